@@ -1,0 +1,58 @@
+"""qkvinspect: which rows of a checkpoint's attention weights are Q, K and V, of which head.
+
+>>> import qkvinspect
+>>> with qkvinspect.open("sample_checkpoints/transformer.pt") as checkpoint:
+...     report = qkvinspect.inspect(checkpoint, qkvinspect.Options(heads=("2",)))
+>>> attention = report.attentions[0]
+>>> attention.layer, attention.part("k").rows, attention.part("k").shape
+('encoder.layers.0.self_attn', (range(16, 32),), (16, 16))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
+    from qkvinspect.formats import open_checkpoint as open
+    from qkvinspect.inspect import Options, inspect
+    from qkvinspect.report import Attention, Part, Report
+
+_HOMES = {
+    "CheckpointError": "errors",
+    "LayoutError": "errors",
+    "QkvInspectError": "errors",
+    "UsageError": "errors",
+    "open": "formats:open_checkpoint",
+    "Options": "inspect",
+    "inspect": "inspect",
+    "Attention": "report",
+    "Part": "report",
+    "Report": "report",
+}
+
+__all__ = [
+    "Attention",
+    "CheckpointError",
+    "LayoutError",
+    "Options",
+    "Part",
+    "QkvInspectError",
+    "Report",
+    "UsageError",
+    "__version__",
+    "inspect",
+    "open",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for, when it is asked for: `--help` needs none of it."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qkvinspect' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(f"qkvinspect.{module}"), attribute or name)

@@ -1,0 +1,98 @@
+"""The command line: parse, call the core, render, exit code. The only printer and the only catcher.
+
+A command is one module here and one line in ``app``. Nothing heavy is imported until a command runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from qkvinspect import __version__
+from qkvinspect.cli.explain import explain
+from qkvinspect.cli.export import export
+from qkvinspect.cli.show import show
+from qkvinspect.errors import QkvInspectError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command()(show)
+app.command()(explain)
+app.command()(export)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"qkvinspect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Inspect the attention inside PyTorch checkpoints: which rows are Q, K and V of which head.
+
+    Checkpoints are never trusted: nothing that a file names is imported or run.
+
+    Examples:
+
+    \b
+      qkvinspect show model.pt
+      qkvinspect explain model.pt encoder.layers.0.self_attn --verify
+      qkvinspect export --split model.pt -o qkv.safetensors
+
+    Exit status:
+
+    \b
+      0  fine
+      1  findings or differences
+      2  the input or the command line cannot be used
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; errors become one line on stderr."""
+    _exit_on_sigterm()
+    try:
+        app(args=list(argv) if argv is not None else None, prog_name="qkvinspect")
+        sys.stdout.flush()
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+    except QkvInspectError as error:
+        return _fail(str(error), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has enough
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    from qkvinspect.render.text import clean
+
+    print(f"error: {clean(message)}", file=sys.stderr)
+    return code
+
+
+def _leave(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
+def _exit_on_sigterm() -> None:
+    """Leave through ``finally`` blocks, so that no temporary file stays behind."""
+    with suppress(ValueError):  # not the main thread: the host program handles its signals
+        signal.signal(signal.SIGTERM, _leave)

@@ -1,0 +1,89 @@
+"""qkvinspect explain"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkvinspect.cli import options
+
+if TYPE_CHECKING:
+    from qkvinspect.model import Checkpoint
+    from qkvinspect.report import Attention
+
+
+def explain(
+    path: options.Checkpoints,
+    layer: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[LAYER]...", help="Names or globs of layers; all when none is named.", show_default=False
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run the real nn.MultiheadAttention against the split parts (needs torch)."),
+    ] = False,
+    heads: options.Heads = None,
+    layout: options.Layouts = None,
+    config: options.Config = None,
+    container: options.Container = None,
+) -> None:
+    """Say in words which rows of a layer are Q, K and V, and why.
+
+    Where the biases are, how the heads lie, what would be stored if kdim or vdim differed, and the lines of
+    PyTorch that slice it. With --verify, the largest difference between nn.MultiheadAttention with the stored
+    weights and attention computed from the split parts.
+
+    Examples:
+
+    \b
+      qkvinspect explain model.pt encoder.layers.0.self_attn
+      qkvinspect explain model.pt --heads 8 --verify
+
+    Exit status:
+
+    \b
+      0  explained, and verified where that was asked for
+      1  the split parts do not give what nn.MultiheadAttention gives
+      2  the input or the command line cannot be used
+    """
+    from qkvinspect.explain import explain as explain_layer
+    from qkvinspect.render import prose
+    from qkvinspect.render.text import summary
+
+    failed = False
+    width, colour = options.terminal_width(), options.wants_colour()
+    with options.load(path, container, config) as checkpoint:
+        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
+        sys.stdout.write("\n".join(summary(found)) + "\n")
+        if not found.attentions:
+            sys.stdout.write("No attention was found in it.\n")
+        for attention in found.attentions:
+            sys.stdout.write("\n" + prose.render(explain_layer(attention, checkpoint), width, colour))
+            if verify:
+                failed |= _verify(checkpoint, attention, width, len(found.attentions) > 1)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _verify(checkpoint: Checkpoint, attention: Attention, width: int | None, one_of_many: bool) -> bool:
+    """Print how the proof went; True if it failed."""
+    from qkvinspect.render import prose, text
+    from qkvinspect.verify import LAYOUTS, verify
+
+    if one_of_many and (attention.layout is None or attention.layout.id not in LAYOUTS):
+        sys.stdout.write(prose.point("Verified", "no: this is not nn.MultiheadAttention.", width) + "\n")
+        return False
+    result = verify(checkpoint, attention)
+    heads = "as above" if attention.heads else "1, as their number is unknown: this proves the rows, not the heads"
+    outcome = "yes" if result.agrees else "NO"
+    said = (
+        f"{outcome}: nn.MultiheadAttention with the stored weights (read by {result.reader}) and attention from the "
+        f"split parts differ by at most {result.difference:.1e}, where outputs reach {text.number(result.scale)} "
+        f"(float64, random inputs, heads {heads})."
+    )
+    sys.stdout.write(prose.point("Verified", said, width) + "\n")
+    return not result.agrees

@@ -1,0 +1,94 @@
+"""Options that several commands share, and what they open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkvinspect.render import RENDERERS
+
+if TYPE_CHECKING:
+    from qkvinspect.model import Checkpoint
+    from qkvinspect.report import Report
+
+Checkpoints = Annotated[
+    Path,
+    typer.Argument(metavar="PATH", help="A checkpoint, a shard index, or the directory of one.", show_default=False),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--layer", "-l", metavar="GLOB", help="Only layers whose name matches; repeatable."),
+]
+Heads = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--heads",
+        metavar="[GLOB=]N[/KV]",
+        help="The number of heads (and kv heads), of all layers or those that match; repeatable.",
+    ),
+]
+Layouts = Annotated[
+    list[str] | None,
+    typer.Option("--layout", metavar="[GLOB=]ID", help="The layout of all layers or those that match; repeatable."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Hyper-parameters (JSON or YAML) to trust before any others."),
+]
+Container = Annotated[
+    str | None,
+    typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
+]
+
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = StrEnum("Format", [(name, name) for name in RENDERERS])
+
+
+def load(path: Path, container: str | None, config: Path | None) -> Checkpoint:
+    """Open what the user named."""
+    from qkvinspect.formats import open_checkpoint
+
+    return open_checkpoint(path, container=container, config=config)
+
+
+def report(
+    checkpoint: Checkpoint,
+    *,
+    layers: list[str] | None,
+    heads: list[str] | None,
+    layouts: list[str] | None,
+    norms: bool,
+) -> Report:
+    """Inspect it, with a progress bar if that takes long."""
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.inspect import Options, inspect
+
+    pairs = [text.rpartition("=")[::2] for text in layouts or []]
+    options = Options(
+        heads=tuple(heads or ()),
+        layouts=tuple((glob or "*", id) for glob, id in pairs),
+        layers=tuple(layers or ()),
+        norms=norms,
+    )
+    with Bar("reading") as bar:
+        return inspect(checkpoint, options, bar.advance)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is, or None: then nothing may be cut or wrapped."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def wants_colour() -> bool:
+    """Colour in terminals, unless NO_COLOR is set (https://no-color.org); FORCE_COLOR asks for it anywhere."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")

@@ -1,0 +1,65 @@
+"""A progress bar on stderr, for work that takes over a second, in terminals only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_PATIENCE = 1.0
+"""Seconds before a bar appears."""
+
+
+class Bar:
+    """Shows bytes, speed and the time that is left; disappears when the work is done."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._shown: tuple[Progress, TaskID] | None = None
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    def advance(self, done: int, total: int) -> None:
+        """Told how many bytes are done, of how many."""
+        if not self._terminal or time.monotonic() - self._began < _PATIENCE:
+            return
+        if self._shown is None:
+            self._shown = self._show(total)
+        progress, task = self._shown
+        progress.update(task, completed=done)
+
+    def _show(self, total: int) -> tuple[Progress, TaskID]:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._resources.enter_context(progress)
+        return progress, progress.add_task(self._what, total=total)

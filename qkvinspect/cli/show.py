@@ -1,0 +1,51 @@
+"""qkvinspect show"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from qkvinspect.cli import options
+
+
+def show(
+    path: options.Checkpoints,
+    layer: options.Layers = None,
+    heads: options.Heads = None,
+    per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
+    norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
+    format: Annotated[options.Format, typer.Option("--format", "-f", help="How to print it.")] = options.Format(
+        "table"
+    ),
+    layout: options.Layouts = None,
+    config: options.Config = None,
+    container: options.Container = None,
+) -> None:
+    """Show Q, K and V of every layer: shapes, rows, norms, heads.
+
+    The number of heads comes from --heads, a config beside or inside the checkpoint, or a tensor that fixes
+    it; the table says which. Norms are Frobenius norms.
+
+    Examples:
+
+    \b
+      qkvinspect show model.pt
+      qkvinspect show model.safetensors --layer 'encoder.*' --per-head
+      qkvinspect show model.pt --heads 8 --format json
+      qkvinspect show checkpoint_dir/ --heads 'decoder.*=32/8' --no-norms
+
+    Exit status:
+
+    \b
+      0  shown, also when there is no attention in it
+      2  the input or the command line cannot be used
+    """
+    from qkvinspect.render import renderer
+    from qkvinspect.render.view import View
+
+    with options.load(path, container, config) as checkpoint:
+        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms)
+    view = View(per_head, options.terminal_width(), options.wants_colour())
+    sys.stdout.write(renderer(str(format)).render(found, view))

@@ -1,0 +1,61 @@
+"""Checkpoint files. A new format is one module here and one line in FORMATS."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from qkvinspect.formats import configs, directory, foreign, safetensors, sharded, torch_zip
+from qkvinspect.formats.request import Format, Request
+from qkvinspect.model import ByteSource, Checkpoint, Finding
+from qkvinspect.sources import LocalFile
+
+FORMATS: tuple[Format, ...] = (safetensors, torch_zip, sharded)  # pyright: ignore[reportAssignmentType]
+"""Asked in this order; a file is of the first format whose sniff says so."""
+
+
+def open_checkpoint(path: str | Path, *, container: str | None = None, config: Path | None = None) -> Checkpoint:
+    """Open a file, a shard index or a directory. No tensor is read; close the result when done.
+
+    Args:
+        container: which state_dict, where a file holds several (``state_dict_ema`` ...).
+        config: hyper-parameters to trust before any found beside or inside the checkpoint.
+
+    Raises:
+        CheckpointError: it is not a checkpoint, or is damaged.
+
+    """
+    place = Path(path)
+    findings: tuple[Finding, ...] = ()
+    if place.is_dir():
+        place, findings = directory.choose(place)
+    source = LocalFile(place)
+    try:
+        checkpoint = _open(source, container)
+        beside, config_findings = configs.beside(source)
+    except BaseException:
+        source.close()
+        raise
+    checkpoint.resources.callback(source.close)
+    own = (configs.named(config),) if config is not None else ()
+    return replace(
+        checkpoint,
+        configs=(*own, *beside, *checkpoint.configs),
+        findings=(*findings, *checkpoint.findings, *config_findings),
+    )
+
+
+def _open(source: ByteSource, container: str | None) -> Checkpoint:
+    head = source.read(0, min(source.size, foreign.HEAD))
+    for format in FORMATS:
+        if format.sniff(head):
+            request = Request(container, lambda shard: _open_shard(shard, container))
+            return format.open(source, request)
+    raise foreign.refuse(source, head)
+
+
+def _open_shard(source: ByteSource, container: str | None) -> Checkpoint:
+    head = source.read(0, min(source.size, foreign.HEAD))
+    if sharded.sniff(head):
+        raise foreign.refuse(source, b"{" * 8)
+    return _open(source, container)

@@ -1,0 +1,92 @@
+"""Hyper-parameters in JSON or YAML files beside a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import cast
+
+from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.formats import strict_json
+from qkvinspect.model import ByteSource, Config, Finding
+from qkvinspect.sources import LocalFile
+
+_SUFFIXES = (".json", ".yaml", ".yml")
+_USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
+_NEVER = ("tokenizer", "special_tokens", "vocab", "generation_config", "preprocessor", "added_tokens")
+_MAX_SIZE = 2_000_000
+_MAX_FILES = 20
+
+
+def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]:
+    """The configs beside a checkpoint, the most trusted first: same name, usual name, any other.
+
+    A file that cannot be parsed is a finding, not an error: it may have nothing to do with the model.
+    """
+    stem = PurePath(source.name).name.split(".")[0]
+    names = [
+        name
+        for name in source.siblings()
+        if name.endswith(_SUFFIXES) and not name.startswith(_NEVER) and not name.endswith(".index.json")
+    ]
+    names.sort(key=lambda name: (name.rpartition(".")[0] != stem, _rank(name), name))
+    configs: list[Config] = []
+    findings: list[Finding] = []
+    for name in names[:_MAX_FILES]:
+        try:
+            file = source.relative(name)
+            try:
+                config = _parse(file, f"config:{name}")
+            finally:
+                file.close()
+            if config is not None:
+                configs.append(config)
+        except CheckpointError as error:
+            findings.append(Finding("config-unreadable", "info", f"{name} beside it is not used: {error.message}"))
+    return tuple(configs), tuple(findings)
+
+
+def named(path: Path) -> Config:
+    """The config that the user names with --config.
+
+    Raises:
+        UsageError: it cannot be read as a mapping.
+
+    """
+    try:
+        file = LocalFile(path)
+        try:
+            config = _parse(file, f"config:{path.name}")
+        finally:
+            file.close()
+        if config is None:
+            raise CheckpointError("is not a mapping")
+        return config
+    except CheckpointError as error:
+        raise UsageError(error.message, file=str(path), hint="give a JSON or YAML file with a mapping") from error
+
+
+def _rank(name: str) -> int:
+    return _USUAL.index(name) if name in _USUAL else len(_USUAL)
+
+
+def _parse(file: ByteSource, origin: str) -> Config | None:
+    """The config in a file; None where it holds something else than a mapping (a vocabulary, say)."""
+    if file.size > _MAX_SIZE:
+        raise CheckpointError(f"is too large for a config: {file.size} bytes", file=file.name)
+    data = file.read(0, file.size)
+    try:
+        values = strict_json.loads(data) if file.name.endswith(".json") else _yaml(data)
+    except ValueError as error:
+        raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], file=file.name) from error
+    if not isinstance(values, dict):
+        return None
+    return Config(origin, cast("dict[str, object]", values))
+
+
+def _yaml(data: bytes) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,226 @@
+"""Find the state_dict in what a pickle holds, as people save it.
+
+A checkpoint may be the state_dict itself, hold it under ``state_dict``, ``model``, ``module`` ..., hold an
+average (EMA) of it and an optimizer beside it, nest it by sub-model, or be a whole pickled module.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.formats.pickle import Call, Global
+from qkvinspect.formats.torch_objects import is_tensor
+from qkvinspect.model import Config, Container, Role
+
+_OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$")
+_EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
+_MAX_DEPTH = 32
+_MAX_TENSORS = 4_000_000
+_MAX_PLAIN = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it."""
+
+    container: Container
+    keys: tuple[str, ...]
+    tensors: Mapping[tuple[str, ...], object]
+    modules: Mapping[str, Mapping[str, object]]
+
+
+def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Container, ...]]:
+    """Choose the state_dict: the one named by ``wanted``, else the model, before any average of it.
+
+    Raises:
+        CheckpointError: there is no tensor at all.
+        UsageError: ``wanted`` names no container.
+
+    """
+    counts = _Counts()
+    choices = list(_containers(root, counts))
+    containers = tuple(container for container, _ in choices)
+    if wanted is not None:
+        chosen = next((choice for choice in choices if choice[0].path == wanted), None)
+        if chosen is None:
+            names = ", ".join(repr(container.path) for container in containers)
+            raise UsageError(f"there is no container {wanted!r}", file=file, found=names or "none")
+    else:
+        roles = ("model", "ema")
+        chosen = next((choice for role in roles for choice in choices if choice[0].role == role), None)
+    if chosen is None:
+        raise CheckpointError(
+            "holds no model weights",
+            file=file,
+            expected="a state_dict with tensors",
+            found=_describe(root),
+            hint="name the file that holds the model",
+        )
+    container, keys = chosen
+    node = root
+    for key in keys:
+        node = _children(node)[key]
+    tensors: dict[tuple[str, ...], object] = {}
+    modules: dict[str, Mapping[str, object]] = {}
+    _collect(node, (), container.role, tensors, modules, file)
+    return Found(container, keys, tensors, modules), containers
+
+
+def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
+    """Hyper-parameters stored beside the state_dict (``args``, ``hyper_parameters``, ``model_args`` ...)."""
+    found: list[Config] = []
+    scalars: dict[str, object] = {}
+    if not isinstance(root, dict):
+        return ()
+    for key, node in cast("dict[object, object]", root).items():
+        if not isinstance(key, str) or key in keys[:1] or is_tensor(node) or _OPTIMIZER.search(key):
+            continue
+        value = plain(node)
+        if isinstance(value, dict):
+            found.append(Config(f"checkpoint:{key}", cast("dict[str, object]", value)))
+        elif isinstance(value, (int, str)):
+            scalars[key] = value
+    if scalars:
+        found.append(Config("checkpoint", scalars))
+    return tuple(found)
+
+
+def plain(node: object) -> object:
+    """A node as plain Python values: mappings, lists, numbers and text. Objects become their state."""
+    budget = [_MAX_PLAIN]
+
+    def convert(node: object, depth: int) -> object:
+        budget[0] -= 1
+        if depth > _MAX_DEPTH or budget[0] < 0 or is_tensor(node):
+            return None
+        if node is None or isinstance(node, (str, int, float)):
+            return node
+        if isinstance(node, Call):
+            state = node.state
+            if isinstance(state, dict):
+                content = cast("dict[object, object]", state)
+                # OmegaConf keeps a container's entries in _content and a leaf in _val.
+                return convert(content.get("_content", content.get("_val", content)), depth + 1)
+            return convert(node.entries or node.items or None, depth + 1)
+        if isinstance(node, dict):
+            entries = cast("dict[object, object]", node)
+            return {str(key): convert(value, depth + 1) for key, value in entries.items()}
+        if isinstance(node, (list, tuple)):
+            return [convert(item, depth + 1) for item in cast("list[object]", node)]
+        return None
+
+    return convert(node, 0)
+
+
+class _Counts:
+    """How many tensors lie at or below a node; shared and cyclic nodes are counted once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def direct(self, node: object) -> int:
+        """Tensors that are values of this very mapping."""
+        return sum(map(is_tensor, _children(node).values()))
+
+    def all(self, node: object, depth: int = 0) -> int:
+        """Tensors anywhere below."""
+        if is_tensor(node):
+            return 1
+        if depth > _MAX_DEPTH or not isinstance(node, (dict, list, tuple, Call)):
+            return 0
+        key = id(cast(object, node))
+        if key not in self._known:
+            self._known[key] = 0  # a cycle adds nothing
+            self._known[key] = sum(self.all(child, depth + 1) for child in _children(cast(object, node)).values())
+        return self._known[key]
+
+
+def _containers(root: object, counts: _Counts) -> Iterator[tuple[Container, tuple[str, ...]]]:
+    """Every state_dict in the file, with the keys that lead to it, as seen from the outside in."""
+    node, keys = root, ()
+    for _ in range(_MAX_DEPTH):
+        children = {key: child for key, child in _children(node).items() if counts.all(child)}
+        models = [key for key in children if _role(key) == "model"]
+        inside = sum(counts.all(children[key]) for key in models)
+        is_state_dict = 2 * counts.direct(node) >= inside or is_module(node)
+        if not children:
+            return
+        if is_state_dict or len(models) > 1:
+            yield Container("/".join(keys), counts.all(node) if is_state_dict else inside, "model"), keys
+        if is_state_dict:
+            return
+        for key in (key for key in children if key not in models):
+            yield Container("/".join((*keys, key)), counts.all(children[key]), _role(key)), (*keys, key)
+        if len(models) != 1:
+            return
+        node, keys = children[models[0]], (*keys, models[0])
+
+
+def _role(key: str) -> Role:
+    if _OPTIMIZER.search(key.lower()):
+        return "optimizer"
+    return "ema" if _EMA.search(key.lower()) else "model"
+
+
+def is_module(node: object) -> bool:
+    """Whether a node is a pickled torch.nn.Module: its state has the dicts that Module.__init__ makes."""
+    state = node.state if isinstance(node, Call) else None
+    return isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys()
+
+
+def _children(node: object) -> Mapping[str, object]:
+    """What lies below a node, by key; a module has the keys that its state_dict would have."""
+    if isinstance(node, Call):
+        if not is_module(node):
+            return _children(node.entries)
+        state = cast("dict[object, object]", node.state)
+        unsaved = state.get("_non_persistent_buffers_set")
+        hidden = set(unsaved.items) if isinstance(unsaved, Call) else set[object]()
+        below = {
+            key: child
+            for name in ("_parameters", "_buffers", "_modules")
+            for key, child in _children(state[name]).items()
+        }
+        return {key: child for key, child in below.items() if key not in hidden}
+    if isinstance(node, dict):
+        entries = cast("dict[object, object]", node)
+        return {str(key): value for key, value in entries.items() if isinstance(key, (str, int))}
+    if isinstance(node, (list, tuple)):
+        return {str(index): item for index, item in enumerate(cast("list[object]", node))}
+    return {}
+
+
+def _collect(
+    node: object,
+    path: tuple[str, ...],
+    role: Role,
+    tensors: dict[tuple[str, ...], object],
+    modules: dict[str, Mapping[str, object]],
+    file: str,
+) -> None:
+    """Gather every tensor below a node, leaving out averages and optimizers beside the model's parts."""
+    if len(path) > _MAX_DEPTH or len(tensors) > _MAX_TENSORS:
+        raise CheckpointError("nests its weights too deeply, or in a cycle", file=file, found=".".join(path[:4]))
+    if isinstance(node, Call) and is_module(node):
+        state = cast("dict[str, object]", node.state)
+        modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
+    children = _children(node)
+    for key, child in children.items():
+        if is_tensor(child):
+            tensors[(*path, key)] = child
+        elif isinstance(child, (dict, list, tuple, Call)) and (role != "model" or _role(key) == "model"):
+            _collect(cast(object, child), (*path, key), role, tensors, modules, file)
+
+
+def _describe(root: object) -> str:
+    """What a file without weights holds, in a few words."""
+    if isinstance(root, Call):
+        return f"a {root.function}" if isinstance(root.function, Global) else "an object"
+    if isinstance(root, dict):
+        keys = ", ".join(repr(key) for key in list(cast("dict[object, object]", root))[:6])
+        return f"a dict with {keys}" if keys else "an empty dict"
+    return f"a {type(root).__name__}"

@@ -1,0 +1,51 @@
+"""A directory stands for the checkpoint in it: its index, or its one checkpoint file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qkvinspect.errors import CheckpointError
+from qkvinspect.model import Finding
+
+_USUAL = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "model.pt",
+    "adapter_model.safetensors",
+)
+"""The names that transformers, diffusers and peft give the model, the preferred first."""
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
+    """The file that a folder stands for, and a finding if there were others.
+
+    Raises:
+        CheckpointError: there is none, or no way to tell which.
+
+    """
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except OSError as error:
+        raise CheckpointError(f"cannot be listed: {error.strerror}", file=str(folder)) from error
+    indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
+    files = [name for name in names if name.endswith(_SUFFIXES)]
+    usual = [name for name in _USUAL if name in files]
+    candidates = (sorted(indexes, key=lambda name: ".safetensors." not in name)[:1] or usual[:1]) or files
+    if len(candidates) == 1:
+        others = [name for name in files if name not in candidates]
+        findings: tuple[Finding, ...] = ()
+        if others and not indexes:
+            note = f"{candidates[0]} was read; also here: {', '.join(others)}"
+            findings = (Finding("other-files", "info", note),)
+        return folder / candidates[0], findings
+    raise CheckpointError(
+        "holds several checkpoints" if candidates else "holds no checkpoint",
+        file=str(folder),
+        expected="a shard index or one checkpoint file",
+        found=", ".join(candidates[:8]) or f"{len(names)} other files",
+        hint="name the file itself",
+    )

@@ -1,0 +1,37 @@
+"""What a format is asked for when it opens a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from qkvinspect.model import ByteSource, Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How to open a checkpoint.
+
+    Attributes:
+        container: which state_dict, where a file holds several; None for the model itself.
+        open_shard: opens one more file by its content, for formats that consist of several.
+
+    """
+
+    container: str | None
+    open_shard: Callable[[ByteSource], Checkpoint]
+
+
+class Format(Protocol):
+    """What every module in FORMATS offers."""
+
+    NAME: str
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether a file that begins with ``head`` is of this format."""
+        ...
+
+    def open(self, source: ByteSource, request: Request) -> Checkpoint:
+        """Read what describes the tensors, not the tensors."""
+        ...

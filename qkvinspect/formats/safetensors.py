@@ -1,0 +1,152 @@
+"""The safetensors format: 8 bytes of length, a JSON header, then the tensors' bytes without gaps.
+
+Read here rather than by the safetensors library, which accepts duplicate names and maps the file.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.formats import strict_json
+from qkvinspect.formats.request import Request
+from qkvinspect.model import ByteSource, Checkpoint, Container, Region, TensorInfo, contiguous_strides
+
+NAME = "safetensors"
+
+CODES: dict[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F6_E2M3": "float6_e2m3fn",
+    "F6_E3M2": "float6_e3m2fn",
+    "F4": "float4_e2m1fn",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
+}
+"""The dtypes of safetensors 0.8, by the name that a header gives them."""
+
+_MAX_HEADER = 100_000_000  # safetensors' own limit
+_METADATA = "__metadata__"
+
+
+def sniff(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
+
+
+def open(source: ByteSource, request: Request) -> Checkpoint:
+    """Read the header; no tensor is read.
+
+    Raises:
+        CheckpointError: the header is malformed, or does not describe the file's bytes exactly.
+
+    """
+    if request.container:
+        raise UsageError("safetensors files have no containers", file=source.name, found=repr(request.container))
+    header, data_start = _read_header(source)
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
+    ):
+        raise _malformed(source, "metadata is not a map from text to text", None)
+    tensors = {name: _tensor(source, name, entry, data_start) for name, entry in header.items()}
+    _check_ranges(source, tensors, data_start)
+    return Checkpoint(
+        path=source.name,
+        format=NAME,
+        num_bytes=source.size,
+        tensors=tensors,
+        metadata=cast("dict[str, str]", metadata),
+        containers=(Container("", len(tensors), "model"),),
+    )
+
+
+def _read_header(source: ByteSource) -> tuple[dict[str, object], int]:
+    length = int.from_bytes(source.read(0, 8), "little")
+    if length > _MAX_HEADER:
+        raise _malformed(source, "header is too long", f"{length} bytes, of at most {_MAX_HEADER}")
+    data = source.read(8, length)
+    try:
+        header = strict_json.loads(data)
+    except ValueError as error:
+        raise _malformed(source, f"header is not valid JSON: {error}", None) from error
+    if not isinstance(header, dict):
+        raise _malformed(source, "header is not a JSON object", None)
+    return cast("dict[str, object]", header), 8 + length
+
+
+def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> TensorInfo:
+    fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
+    if fields.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _malformed(source, "header entry needs exactly dtype, shape, data_offsets", None, name)
+    code, sizes, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
+    if sizes is None or not all(0 <= size < 1 << 63 for size in sizes):
+        raise _malformed(source, "shape is not a list of sizes", str(fields["shape"])[:60], name)
+    if offsets is None or len(offsets) != 2:
+        raise _malformed(source, "data_offsets are not two numbers", str(fields["data_offsets"])[:60], name)
+    if not isinstance(code, str) or code not in CODES:
+        raise _malformed(source, "unknown dtype", str(code)[:60], name)
+    start, end = offsets
+    shape = tuple(sizes)
+    dtype = DTYPES[CODES[code]]
+    if not 0 <= start <= end <= source.size - data_start:
+        raise _malformed(source, "data lies outside the file", f"[{start}, {end}) of {source.size - data_start}", name)
+    info = TensorInfo(
+        name, dtype, shape, contiguous_strides(shape), Region(source, data_start + start, end - start), keys=(name,)
+    )
+    if info.numel * dtype.bits != 8 * (end - start):
+        raise CheckpointError(
+            "shape and bytes disagree",
+            file=source.name,
+            tensor=name,
+            expected=f"{info.nbytes} bytes for {list(shape)} of {dtype.name}",
+            found=f"{end - start} bytes",
+            hint="the file is damaged",
+        )
+    return info
+
+
+def _integers(value: object) -> list[int] | None:
+    items = cast(list[object], value) if isinstance(value, list) else None
+    return None if items is None or any(type(item) is not int for item in items) else cast(list[int], items)
+
+
+def _check_ranges(source: ByteSource, tensors: dict[str, TensorInfo], data_start: int) -> None:
+    """The tensors' bytes must follow each other without a hole or an overlap, to the end of the file."""
+    position = data_start
+    for info in sorted(tensors.values(), key=lambda info: (info.region.start, info.region.nbytes)):
+        if info.region.start != position:
+            raise _malformed(
+                source,
+                "its bytes do not follow the tensor before",
+                f"offset {info.region.start - data_start}, expected {position - data_start}",
+                info.name,
+            )
+        position += info.region.nbytes
+    if position != source.size:
+        raise _malformed(source, "bytes belong to no tensor", f"{source.size - position} at the end")
+
+
+def _malformed(source: ByteSource, message: str, found: str | None, tensor: str | None = None) -> CheckpointError:
+    return CheckpointError(
+        message,
+        file=source.name,
+        tensor=tensor,
+        found=found,
+        hint="the file is damaged or truncated: copy or download it again",
+    )

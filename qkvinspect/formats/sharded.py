@@ -1,0 +1,81 @@
+"""Checkpoints in several files, by the index that transformers and diffusers write (``weight_map``)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import cast
+
+from qkvinspect.errors import CheckpointError
+from qkvinspect.formats import strict_json
+from qkvinspect.formats.request import Request
+from qkvinspect.model import ByteSource, Checkpoint, Container, TensorInfo
+
+NAME = "sharded"
+
+_MAX_INDEX = 256_000_000
+
+
+def sniff(head: bytes) -> bool:
+    text = head.lstrip()
+    return text.startswith(b"{") and head[8:9] != b"{"
+
+
+def open(source: ByteSource, request: Request) -> Checkpoint:
+    """Open every shard that the index names.
+
+    Raises:
+        CheckpointError: the index is malformed, a shard is missing, or a tensor is not where it should be.
+
+    """
+    weight_map = _weight_map(source)
+    resources = ExitStack()
+    tensors: dict[str, TensorInfo] = {}
+    shards: dict[str, Checkpoint] = {}
+    size = 0
+    with resources:
+        for file in dict.fromkeys(weight_map.values()):
+            shard_source = source.relative(file)
+            resources.callback(shard_source.close)
+            shards[file] = request.open_shard(shard_source)
+            size += shard_source.size
+        for name, file in weight_map.items():
+            if name not in shards[file].tensors:
+                raise CheckpointError(
+                    f"index says that this tensor is in {file!r}, which does not hold it",
+                    file=source.name,
+                    tensor=name,
+                    hint="index and shards are of different checkpoints, or a shard is incomplete",
+                )
+            tensors[name] = shards[file].tensors[name]
+        formats = sorted({shard.format for shard in shards.values()})
+        return Checkpoint(
+            path=source.name,
+            format=f"sharded-{'+'.join(formats)}",
+            num_bytes=size,
+            tensors=tensors,
+            num_files=len(shards),
+            containers=(Container("", len(tensors), "model"),),
+            findings=tuple(finding for shard in shards.values() for finding in shard.findings),
+            resources=resources.pop_all(),
+        )
+
+
+def _weight_map(source: ByteSource) -> dict[str, str]:
+    if source.size > _MAX_INDEX:
+        raise CheckpointError("is too large for a shard index", file=source.name, found=f"{source.size} bytes")
+    try:
+        index = strict_json.loads(source.read(0, source.size))
+    except ValueError as error:
+        raise CheckpointError(f"is not a checkpoint, and not valid JSON: {error}", file=source.name) from error
+    files = cast(dict[str, object], index).get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(
+            "is JSON but not a shard index",
+            file=source.name,
+            expected="a weight_map from tensors to files",
+            hint="name the checkpoint file itself",
+        )
+    weight_map = cast(dict[str, object], files)
+    if not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError("maps a tensor to something that is not a file name", file=source.name)
+    return cast("dict[str, str]", files)

@@ -1,0 +1,31 @@
+"""JSON as untrusted files must have it: UTF-8, no name twice in an object, no NaN or Infinity."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+
+def loads(data: bytes) -> object:
+    """Parse ``data``.
+
+    Raises:
+        ValueError: it is not such JSON; the message says why.
+
+    """
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"{names.most_common(1)[0][0]!r} stands in it twice")
+    return made
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")

@@ -1,0 +1,109 @@
+"""What a row of the registry says: how one library stores an attention module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qkvinspect.model import Orientation
+from qkvinspect.packing import Packing
+
+Proof = Literal["proven", "source", "excerpt", "memory"]
+"""How a row is known: run against the library's own module, read in its source, seen as an excerpt of it,
+or remembered. A remembered row never outranks another."""
+
+Kind = Literal["fused", "kv-fused", "qk-fused", "separate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored tensor of a module.
+
+    Attributes:
+        key: its name below the layer, in dotted components. A component may list alternatives
+            (``o_proj|out_proj``); a leading ``../`` climbs one component up.
+
+    """
+
+    key: str
+    packing: Packing
+    orientation: Orientation = "out_in"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTensor:
+    """A tensor beside the weights whose size along ``axis`` is the number of heads or their width.
+
+    Where only one layer of a stack holds it (T5's relative bias), it speaks for the whole stack.
+    """
+
+    key: str
+    axis: int
+    fixes: Literal["num_heads", "head_dim"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one library stores an attention module.
+
+    Attributes:
+        id: what JSON, --layout and the README call it.
+        libraries: who stores it so, for people.
+        weights: the projections; the first is the one that a module is recognised by.
+        source: file, class or function that says so.
+        layer: components that the layer's own name must end with; "" for any.
+        label: appended to the layer's name where one module holds two sets of projections.
+        biases: their biases, each optional.
+        out: names that the output projection's weight may have.
+        out_orientation: how that weight lies.
+        extras: other tensors of the module that are mistaken for Q, K or V, and what they are.
+        siblings: keys that must stand beside the weights, else the row does not apply.
+        unless: keys that must not.
+        model_types: values of the config's ``model_type`` (or ``_class_name``) that mean this row.
+        flags: values that the config must hold for this row.
+        needs_config: the names alone do not decide; only a config or --layout does.
+        grouped_query: whether the library allows fewer kv heads than heads.
+        square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
+        head_tensors: tensors that fix the number of heads.
+        note: what to beware of, in a sentence.
+
+    """
+
+    id: str
+    libraries: str
+    weights: tuple[Stored, ...]
+    source: str
+    proof: Proof
+    layer: str = ""
+    label: str = ""
+    biases: tuple[Stored, ...] = ()
+    out: tuple[str, ...] = ()
+    out_orientation: Orientation = "out_in"
+    extras: tuple[tuple[str, str], ...] = ()
+    siblings: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
+    flags: Mapping[str, object] = field(default_factory=dict[str, object])
+    needs_config: bool = False
+    grouped_query: bool = True
+    square: bool = False
+    head_tensors: tuple[HeadTensor, ...] = ()
+    note: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """Whether Q, K and V share a tensor."""
+        held = [weight.packing.parts for weight in self.weights]
+        if any({"q", "k", "v"} <= parts for parts in held):
+            return "fused"
+        if any({"k", "v"} <= parts for parts in held):
+            return "kv-fused"
+        return "qk-fused" if any({"q", "k"} <= parts for parts in held) else "separate"
+
+
+BIAS_KV = (
+    ("bias_k", "one extra key position (add_bias_kv), not a bias of the K projection"),
+    ("bias_v", "one extra value position (add_bias_kv), not a bias of the V projection"),
+)
+"""Extras of nn.MultiheadAttention and fairseq, [1, 1, embed_dim] each."""

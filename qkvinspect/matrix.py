@@ -1,0 +1,101 @@
+"""A stored weight seen as the matrix [out, in] that it stands for. Pure arithmetic; nothing is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.model import Orientation, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A tensor seen as [out, in]: where its elements lie, nothing read.
+
+    Attributes:
+        unit: bits of one column; 8 for types narrower than a byte, whose columns count bytes.
+        offset, row_stride, col_stride: in units, from the start of the storage.
+
+    """
+
+    info: TensorInfo
+    rows: int
+    cols: int
+    row_stride: int
+    col_stride: int
+    offset: int
+    unit: int
+
+    def take(self, rows: range) -> Matrix:
+        """Some of the rows."""
+        return replace(
+            self,
+            rows=len(rows),
+            offset=self.offset + rows.start * self.row_stride,
+            row_stride=self.row_stride * rows.step,
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the rows are one run of bytes, little-endian, in order."""
+        in_order = self.col_stride == 1 or self.cols == 1
+        gapless = self.row_stride == self.cols or self.rows == 1
+        return in_order and gapless and (self.unit == 8 or self.info.byteorder == "little")
+
+
+def shape_as_matrix(info: TensorInfo, orientation: Orientation) -> tuple[int, int]:
+    """(out, in) of a stored weight, in elements; a bias is (out, 1).
+
+    Raises:
+        LayoutError: the tensor has no such form.
+
+    """
+    rows, cols, _, _ = _axes(info, orientation)
+    return rows, cols
+
+
+def as_matrix(info: TensorInfo, orientation: Orientation) -> Matrix:
+    """See a stored weight as [out, in].
+
+    Raises:
+        LayoutError: the tensor has no such form.
+
+    """
+    bits = info.dtype.bits
+    if bits >= 8:
+        rows, cols, row_stride, col_stride = _axes(info, orientation)
+        return Matrix(info, rows, cols, row_stride, col_stride, info.offset, bits)
+    rows, cols, row_stride, _ = _axes(info, orientation)
+    if orientation != "out_in" or not info.contiguous or cols * bits % 8:
+        raise LayoutError(
+            f"rows of {info.dtype.name} do not begin on whole bytes",
+            tensor=info.name,
+            found=f"{cols} elements of {bits} bits a row",
+        )
+    return Matrix(info, rows, cols * bits // 8, row_stride * bits // 8, 1, 0, 8)
+
+
+def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, int]:
+    """(rows, cols, row stride, column stride), in elements."""
+    axes = list(zip(info.shape, info.strides, strict=True))
+    if orientation != "out_in":
+        split = 1 if orientation == "in_heads_dim" else len(axes) - 1
+    elif len(axes) > 2 and set(info.shape[:-1]) == {1}:
+        split = len(axes)  # a bias stored as [1, 1, E]
+    else:
+        split = 1
+    first, second = _merge(info, axes[:split]), _merge(info, axes[split:])
+    (rows, row_stride), (cols, col_stride) = (first, second) if orientation == "out_in" else (second, first)
+    return rows, cols, row_stride, col_stride
+
+
+def _merge(info: TensorInfo, axes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Several neighbouring axes as one: (size, stride)."""
+    size, stride = 1, 1
+    for n, step in reversed(axes):
+        if n == 1:
+            continue
+        if size != 1 and step != size * stride:
+            raise LayoutError("weight has no form [out, in]", tensor=info.name, found=f"shape {list(info.shape)}")
+        size, stride = n * size, stride if size != 1 else step
+    return size, stride

@@ -1,0 +1,15 @@
+"""The JSON contract of report.schema.json."""
+
+from __future__ import annotations
+
+import json
+
+from qkvinspect.render.view import View
+from qkvinspect.report import Report
+
+NAME = "json"
+
+
+def render(report: Report, view: View) -> str:
+    """The whole report; per-head numbers are always in it."""
+    return json.dumps(report.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"

@@ -1,0 +1,51 @@
+"""Tables in GitHub's Markdown, for an issue or a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from qkvinspect.render import rows, text
+from qkvinspect.render.view import View
+from qkvinspect.report import Report
+
+NAME = "markdown"
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@])")
+
+
+def render(report: Report, view: View) -> str:
+    """The whole report."""
+    return "\n".join(_lines(report, view)) + "\n"
+
+
+def _lines(report: Report, view: View) -> Iterator[str]:
+    first, *others = text.summary(report)
+    yield f"**{escape(first)}**"
+    yield from (f"\n{escape(line)}" for line in others)
+    if not report.attentions:
+        yield "\nNo attention was found in it."
+    for attention in report.attentions:
+        yield f"\n### {escape(attention.layer)}\n"
+        yield escape(" · ".join((text.layout(attention), text.stored(attention), text.heads(attention)))) + "\n"
+        yield from _table(rows.PART_COLUMNS, rows.part_rows(attention))
+        if view.per_head and attention.heads:
+            yield ""
+            yield from _table(rows.head_columns(attention), rows.head_rows(attention))
+    if report.findings:
+        yield ""
+    for finding in report.findings:
+        where = f"{finding.layer}: " if finding.layer else ""
+        yield f"- **{finding.severity}** {escape(where + finding.message)}"
+
+
+def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + " --- |" * len(columns)
+    for cells in lines:
+        yield "| " + " | ".join(map(escape, cells)) + " |"
+
+
+def escape(value: str) -> str:
+    """Text that Markdown and HTML show as it is."""
+    return _SPECIAL.sub(r"\\\1", text.clean(value))

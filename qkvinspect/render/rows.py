@@ -1,0 +1,55 @@
+"""The numbers of a report as flat rows, for every format that has columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from qkvinspect.packing import Geometry
+from qkvinspect.render import text
+from qkvinspect.report import Attention, Measure, Part
+
+PART_COLUMNS = ("part", "shape", "rows", "norm", "bias norm", "non-finite")
+
+
+def part_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
+    """One row each for Q, K and V, under PART_COLUMNS."""
+    for part in attention.parts:
+        yield (
+            part.name.upper(),
+            text.shape(part.shape),
+            text.rows(part.rows),
+            text.norm(part.measured),
+            "no bias" if part.bias is None else text.norm(part.bias_measured),
+            nonfinite(part.measured, part.bias_measured),
+        )
+
+
+def head_columns(attention: Attention) -> tuple[str, ...]:
+    """The columns of ``head_rows``."""
+    parts = [f"{part.name.upper()} {what}" for part in attention.parts for what in ("rows", "norm")]
+    grouped = attention.heads is not None and attention.heads.num_kv_heads != attention.heads.num_heads
+    return ("head", *(("kv head",) if grouped else ()), *parts, "non-finite")
+
+
+def head_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
+    """One row a query head; the K and V of a shared kv head stand in the row of each head that uses it."""
+    geometry = attention.heads
+    if geometry is None:
+        return
+    grouped = geometry.num_kv_heads != geometry.num_heads
+    for head in range(geometry.num_heads):
+        kv = text.kv_head(geometry, head)
+        picked = [head_of(part, geometry, head) for part in attention.parts]
+        cells = [cell for rows, measure in picked for cell in (text.rows([rows]), text.norm(measure))]
+        yield (str(head), *((str(kv),) if grouped else ()), *cells, nonfinite(*(m for _, m in picked)))
+
+
+def head_of(part: Part, geometry: Geometry, head: int) -> tuple[range, Measure | None]:
+    """The rows and measure of the head of a part that query head ``head`` uses."""
+    index = head if part.name == "q" else text.kv_head(geometry, head)
+    return part.heads[index], part.head_measures[index] if part.head_measures else None
+
+
+def nonfinite(*measures: Measure | None) -> str:
+    known: Sequence[Measure] = [measure for measure in measures if measure is not None]
+    return str(sum(measure.nonfinite for measure in known)) if known else "-"

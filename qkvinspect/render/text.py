@@ -1,0 +1,112 @@
+"""Text for people: names from a file made harmless, numbers and sizes made short."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from qkvinspect.model import TensorInfo
+from qkvinspect.packing import Geometry, describe
+from qkvinspect.report import Attention, Measure, Report
+
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def clean(text: str) -> str:
+    """Escape whatever could act on a terminal or change the order of what is read."""
+    return _UNSAFE.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text
+    )
+
+
+def number(value: float) -> str:
+    """Three decimals, or three digits where that says more."""
+    if not math.isfinite(value) or value == 0:
+        return str(value) if value else "0"
+    return f"{value:.3f}" if 0.1 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def norm(measure: Measure | None) -> str:
+    return "-" if measure is None else number(measure.norm)
+
+
+def size(nbytes: int) -> str:
+    """Bytes in the unit that fits, decimal as disks and hubs count."""
+    value, unit = float(nbytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{nbytes} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def rows(runs: Sequence[range]) -> str:
+    """Half-open row ranges as slices: ``0:64, 192:256``; many are summed up."""
+    shown = [f"{r.start}:{r.stop}" + (f":{r.step}" if r.step != 1 else "") for r in runs[:4]]
+    if len(runs) > 4:
+        shown = [*shown[:2], f"... {len(runs)} runs"]
+    return ", ".join(shown)
+
+
+def shape(sizes: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, sizes))}]"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def summary(report: Report) -> list[str]:
+    """The file in one line, and what else was found in it in a second."""
+    checkpoint = report.checkpoint
+    facts = [
+        checkpoint.path,
+        checkpoint.format,
+        *([count(checkpoint.num_files, "file")] if checkpoint.num_files > 1 else []),
+        *([f"in {checkpoint.container!r}"] if checkpoint.container else []),
+        count(len(checkpoint.tensors), "tensor"),
+        size(checkpoint.num_bytes),
+        count(len(report.attentions), "attention module") + (" selected" if report.selected else ""),
+    ]
+    lines = ["  ".join(map(clean, facts))]
+    others = [c for c in checkpoint.containers if c.path != checkpoint.container]
+    if others:
+        named = ", ".join(f"{c.path!r} ({c.role}, {count(c.num_tensors, 'tensor')})" for c in others)
+        lines.append(clean(f"also holds {named}: --container NAME shows it"))
+    return lines
+
+
+def heads(attention: Attention) -> str:
+    """How many heads, and who says so."""
+    if attention.heads is None:
+        return "heads unknown"
+    return clean(f"{describe(attention.heads)} ({attention.heads_from.removeprefix('config:')})")
+
+
+def stored(attention: Attention) -> str:
+    """The stored weights, by the end of their names, with shape and dtype."""
+    infos = attention.weights
+    layer = attention.layer + "."
+    names = [info.name.removeprefix(layer) for info in infos]
+    alike = len({(info.shape, info.dtype.name) for info in infos}) == 1
+    if alike:
+        return clean(f"{', '.join(names)} {_kind(infos[0])}")
+    return clean(", ".join(f"{name} {_kind(info)}" for name, info in zip(names, infos, strict=True)))
+
+
+def layout(attention: Attention) -> str:
+    if attention.layout is None:
+        return f"layout ambiguous: {' or '.join(attention.candidates)}"
+    return f"{attention.layout.id} ({attention.layout.kind})"
+
+
+def kv_head(geometry: Geometry, head: int) -> int:
+    """The key/value head that a query head uses."""
+    return head * geometry.num_kv_heads // geometry.num_heads
+
+
+def _kind(info: TensorInfo) -> str:
+    return f"{shape(info.shape)} {info.dtype.name}"

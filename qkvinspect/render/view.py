@@ -1,0 +1,21 @@
+"""How a report is to be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the reader asked for and what they look at.
+
+    Attributes:
+        per_head: one row a head.
+        width: columns of the terminal; None where there is none, and nothing may be cut or wrapped.
+        colour: whether escape sequences for colour are wanted.
+
+    """
+
+    per_head: bool = False
+    width: int | None = None
+    colour: bool = False
