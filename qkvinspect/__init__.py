@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.formats import open_checkpoint as open
-    from qkvinspect.inspect import Options, inspect
+    from qkvinspect.inspection import Options, inspect
     from qkvinspect.report import Attention, Part, Report
 
 _HOMES = {
@@ -26,8 +26,8 @@ _HOMES = {
     "QkvInspectError": "errors",
     "UsageError": "errors",
     "open": "formats:open_checkpoint",
-    "Options": "inspect",
-    "inspect": "inspect",
+    "Options": "inspection",
+    "inspect": "inspection:inspect",
     "Attention": "report",
     "Part": "report",
     "Report": "report",

@@ -32,7 +32,11 @@ class Explanation:
 
 def explain(attention: Attention, checkpoint: Checkpoint) -> Explanation:
     """Say which rows are what, and why."""
-    return Explanation(attention.layer, tuple(_points(attention)), tuple(snippet.python(attention, checkpoint)))
+    return Explanation(
+        attention.layer or "(the module itself)",
+        tuple(_points(attention)),
+        tuple(snippet.python(attention, checkpoint)),
+    )
 
 
 def _points(attention: Attention) -> Iterator[tuple[str, str]]:

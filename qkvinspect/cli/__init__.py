@@ -73,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
     except QkvInspectError as error:
         return _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _fail("this needs torch, which is not installed; pip install torch", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has enough
         return 128 + signal.SIGPIPE

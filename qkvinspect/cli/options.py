@@ -69,7 +69,7 @@ def report(
 ) -> Report:
     """Inspect it, with a progress bar if that takes long."""
     from qkvinspect.cli.progress import Bar
-    from qkvinspect.inspect import Options, inspect
+    from qkvinspect.inspection import Options, inspect
 
     pairs = [text.rpartition("=")[::2] for text in layouts or []]
     options = Options(

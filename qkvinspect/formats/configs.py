@@ -7,6 +7,7 @@ from typing import cast
 
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import strict_json
+from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.model import ByteSource, Config, Finding
 from qkvinspect.sources import LocalFile
 
@@ -22,13 +23,18 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
 
     A file that cannot be parsed is a finding, not an error: it may have nothing to do with the model.
     """
-    stem = PurePath(source.name).name.split(".")[0]
+    own = _stem(PurePath(source.name).name)
+    siblings = source.siblings()
+    others = {_stem(name) for name in siblings if name.endswith(CHECKPOINT_SUFFIXES)} - {own}
     names = [
         name
-        for name in source.siblings()
-        if name.endswith(_SUFFIXES) and not name.startswith(_NEVER) and not name.endswith(".index.json")
+        for name in siblings
+        if name.endswith(_SUFFIXES)
+        and not name.startswith(_NEVER)
+        and not name.endswith(".index.json")
+        and _stem(name) not in others  # the config of another checkpoint in the same folder
     ]
-    names.sort(key=lambda name: (name.rpartition(".")[0] != stem, _rank(name), name))
+    names.sort(key=lambda name: (_stem(name) != own, _rank(name), name))
     configs: list[Config] = []
     findings: list[Finding] = []
     for name in names[:_MAX_FILES]:
@@ -65,12 +71,16 @@ def named(path: Path) -> Config:
         raise UsageError(error.message, file=str(path), hint="give a JSON or YAML file with a mapping") from error
 
 
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def _rank(name: str) -> int:
     return _USUAL.index(name) if name in _USUAL else len(_USUAL)
 
 
 def _parse(file: ByteSource, origin: str) -> Config | None:
-    """The config in a file; None where it holds something else than a mapping (a vocabulary, say)."""
+    """The config in a file; None where it holds something else (a vocabulary, a report of this very tool)."""
     if file.size > _MAX_SIZE:
         raise CheckpointError(f"is too large for a config: {file.size} bytes", file=file.name)
     data = file.read(0, file.size)
@@ -78,7 +88,7 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
         values = strict_json.loads(data) if file.name.endswith(".json") else _yaml(data)
     except ValueError as error:
         raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], file=file.name) from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or {"schema_version", "attentions"} <= values.keys():  # our own report
         return None
     return Config(origin, cast("dict[str, object]", values))
 

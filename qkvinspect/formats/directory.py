@@ -17,7 +17,7 @@ _USUAL = (
 )
 """The names that transformers, diffusers and peft give the model, the preferred first."""
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
@@ -32,7 +32,7 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     except OSError as error:
         raise CheckpointError(f"cannot be listed: {error.strerror}", file=str(folder)) from error
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
-    files = [name for name in names if name.endswith(_SUFFIXES)]
+    files = [name for name in names if name.endswith(SUFFIXES)]
     usual = [name for name in _USUAL if name in files]
     candidates = (sorted(indexes, key=lambda name: ".safetensors." not in name)[:1] or usual[:1]) or files
     if len(candidates) == 1:

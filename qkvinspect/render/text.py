@@ -97,6 +97,11 @@ def stored(attention: Attention) -> str:
     return clean(", ".join(f"{name} {_kind(info)}" for name, info in zip(names, infos, strict=True)))
 
 
+def layer(attention: Attention) -> str:
+    """A module's name; a state_dict of one module alone gives it none."""
+    return clean(attention.layer) or "(the module itself)"
+
+
 def layout(attention: Attention) -> str:
     if attention.layout is None:
         return f"layout ambiguous: {' or '.join(attention.candidates)}"

@@ -1,0 +1,40 @@
+"""An inert reader of pickles: it walks the opcodes and builds plain nodes.
+
+Nothing that the pickle names is imported, called or looked up; a class or function is a Global with two
+strings, a call of it a Call that holds its arguments. Plain values become plain Python values.
+
+The opcodes are those of CPython's Lib/pickle.py and Lib/pickletools.py, protocols 0 to 5.
+"""
+
+from __future__ import annotations
+
+from qkvinspect.errors import CheckpointError
+from qkvinspect.formats.pickle.machine import Machine
+from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
+from qkvinspect.formats.pickle.opcodes import OPCODES
+
+__all__ = ["Call", "Global", "Persistent", "load", "load_prefix"]
+
+
+def load(data: bytes, where: str) -> object:
+    """Read the pickle that ``data`` consists of.
+
+    Args:
+        where: the file (and entry) it came from, for error messages.
+
+    Raises:
+        CheckpointError: it is malformed, or uses opcodes that no torch file does.
+
+    """
+    value, end = load_prefix(data, 0, where)
+    if end != len(data):
+        raise CheckpointError(
+            "has bytes after the pickle's end", file=where, expected=f"{end} bytes", found=f"{len(data)}"
+        )
+    return value
+
+
+def load_prefix(data: bytes, start: int, where: str) -> tuple[object, int]:
+    """Read one pickle that begins at ``start``; returns its value and the offset behind it."""
+    machine = Machine(data, start, where)
+    return machine.run(OPCODES), machine.position

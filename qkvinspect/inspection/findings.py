@@ -1,0 +1,69 @@
+"""What the reader of a report should know besides the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from qkvinspect.errors import UsageError
+from qkvinspect.inspection import geometry
+from qkvinspect.model import Finding
+from qkvinspect.packing import describe
+from qkvinspect.report import Attention
+
+
+def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
+    """What the reader should know of how the number of heads was found, or not."""
+    for fact, reason in solution.rejected:
+        if fact.origin == "flag":
+            raise UsageError(f"--heads does not fit layer {layer!r}: {reason}", hint="see the shapes in `show`")
+        if fact.num_heads is not None:
+            text = f"{fact.origin} says {fact.num_heads} heads, but {reason}"
+            yield Finding("heads-do-not-fit", "warning", text, layer)
+    if solution.known:
+        for fact, sizes in solution.disagreeing:
+            if fact.origin.partition(":")[0] != solution.origin.partition(":")[0]:
+                text = f"{solution.origin} was used, but {fact.origin} says {describe(sizes)}"
+                yield Finding("heads-disagree", "warning", text, layer)
+        return
+    if solution.disagreeing:
+        said = "; ".join(
+            f"{fact.origin} says {fact.num_heads or sizes.num_heads}" for fact, sizes in solution.disagreeing
+        )
+        yield Finding("heads-ambiguous", "warning", f"{said}: --heads N settles it", layer)
+    elif solution.geometry is not None:
+        text = "the number of heads is in no tensor and no config: --heads N tells it"
+        if solution.possible:
+            text += f"; possible: {', '.join(map(str, solution.possible[:16]))}"
+            text += ", ..." if len(solution.possible) > 16 else ""
+        yield Finding("heads-unknown", "info", text, layer)
+    else:
+        text = "it cannot be split without the number of heads: --heads N or --heads N/KV tells it"
+        yield Finding("heads-needed", "warning", text, layer)
+
+
+def about_numbers(attention: Attention) -> Iterator[Finding]:
+    """What the norms themselves say, or why there are none."""
+    for part in attention.parts:
+        for what, measure in (("", part.measured), (" bias", part.bias_measured)):
+            if measure is not None and measure.nonfinite:
+                text = f"{part.name.upper()}{what} holds {measure.nonfinite} NaN or infinite values"
+                yield Finding("nonfinite", "warning", text, attention.layer)
+    kinds = {info.dtype.kind for info in attention.weights}
+    if kinds & {"int", "uint", "bool"}:
+        yield Finding(
+            "integer-weights", "warning", f"norms are of stored {attention.dtype} numbers, unscaled", attention.layer
+        )
+    if "opaque" in kinds:
+        yield Finding("no-norms", "info", f"{attention.dtype} has no value without its scale", attention.layer)
+
+
+def once(findings: Sequence[Finding]) -> list[Finding]:
+    """Say the same thing of many layers once."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.code, finding.message), []).append(finding)
+    return [
+        group[0] if len(group) == 1 else replace(group[0], layer=None, message=f"{message} ({len(group)} layers)")
+        for (_, message), group in groups.items()
+    ]

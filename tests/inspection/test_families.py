@@ -1,0 +1,69 @@
+"""Names and shapes of real libraries (tests/families) lead to the attention that those libraries have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.inspection import Options, inspect
+from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
+from qkvinspect.report import Report
+
+FAMILIES = sorted((Path(__file__).parent.parent / "families").glob("*.json"))
+ROLES = ("q", "k", "v", "q_bias", "k_bias", "v_bias", "out")
+
+
+def _report(family: dict[str, Any]) -> Report:
+    tensors = {
+        name: TensorInfo(name, DTYPES[dtype], tuple(shape), contiguous_strides(tuple(shape)), Region(None, 0, 0))  # type: ignore[arg-type]
+        for name, (dtype, shape) in family["tensors"].items()
+    }
+    configs = (Config("config:config.json", family["config"]),) if family["config"] else ()
+    return inspect(Checkpoint("model", "test", 0, tensors, configs=configs), Options(norms=False))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+def test_the_attention_of_a_family_is_found(path: Path) -> None:
+    family = _load(path)
+    found = {attention.tensors.get("q", attention.layer): attention for attention in _report(family).attentions}
+    assert found.keys() == {truth["q"] for truth in family["attentions"]}
+    for truth in family["attentions"]:
+        tensors = found[truth["q"]].tensors
+        assert {role: tensors.get(role) for role in ROLES} == {role: truth[role] for role in ROLES}
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+def test_head_counts_are_true_or_unknown(path: Path) -> None:
+    family = _load(path)
+    truths = {truth["q"]: truth for truth in family["attentions"]}
+    for attention in _report(family).attentions:
+        truth, heads = truths[attention.tensors["q"]], attention.heads
+        if heads is None:
+            assert truth["num_heads"] in attention.possible_heads
+        else:
+            expected = (truth["num_heads"], truth["num_kv_heads"], truth["head_dim"])
+            assert (heads.num_heads, heads.num_kv_heads, heads.head_dim) == expected
+
+
+def test_a_config_tells_the_heads_of_every_family_that_has_one() -> None:
+    """All but the image autoencoder, whose config says nothing of heads."""
+    unknown = {
+        path.stem
+        for path in FAMILIES
+        if (family := _load(path))["config"] and any(a.heads is None for a in _report(family).attentions)
+    }
+    assert unknown == {"diffusers-vae"}
+
+
+def test_there_are_families_and_decoys() -> None:
+    counts = [len(_load(path)["attentions"]) for path in FAMILIES]
+    assert sum(counts) >= 130
+    assert counts.count(0) >= 13

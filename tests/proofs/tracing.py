@@ -1,0 +1,212 @@
+"""From recorded products to the stored rows of each head: look every operand element up among activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from capture import Activations, Array, Product, ProofError, RowId
+
+Head = tuple[RowId, ...]
+ANCHORS = 4
+SAMPLE = 48
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An operand whose elements were all found: the rows of each head, in the order of the heads.
+
+    Attributes:
+        scale: the factor between operand and activations; None where each vector had its own.
+        values: the operand with its channels last, flattened to vectors.
+        labels: which head each vector is, -1 where it holds something else.
+
+    """
+
+    heads: tuple[Head, ...]
+    scale: float | None
+    values: Array
+    labels: Array
+
+    @property
+    def rows(self) -> frozenset[RowId]:
+        return frozenset(row for head in self.heads for row in head)
+
+
+class Index:
+    """Sorted activations, for looking up by value."""
+
+    def __init__(self, table: Activations, tolerance: float) -> None:
+        self.activations = table
+        flat = table.table.ravel()
+        columns = np.tile(np.arange(len(table.ids)), table.table.shape[0])
+        keep = np.isfinite(flat)
+        order = np.argsort(flat[keep], kind="stable")
+        self.values = flat[keep][order]
+        self.columns = columns[keep][order]
+        self.slack = tolerance * float(np.abs(self.values).max())
+
+    def find(self, wanted: Array) -> Array:
+        """The row of each value: its column, -1 if there is none, -2 if several rows have it."""
+        low = np.searchsorted(self.values, wanted - self.slack, "left")
+        high = np.searchsorted(self.values, wanted + self.slack, "right") - 1
+        found = high >= low
+        first = self.columns[np.minimum(low, len(self.columns) - 1)]
+        last = self.columns[np.maximum(high, 0)]
+        return np.where(found, np.where(first == last, first, -2), -1)
+
+    def hits(self, wanted: Array) -> float:
+        return float((self.find(wanted) != -1).mean())
+
+
+def find_scale(index: Index, operand: Array, dims: Iterable[int]) -> float | None:
+    """The positive factor under which the operand's elements are activations, if there is one."""
+    flat = operand.ravel()
+    flat = flat[np.abs(flat) > 1e-6]
+    if not len(flat) or not len(index.values):
+        return None
+    random = np.random.default_rng(0)
+    sample = random.choice(flat, min(SAMPLE, len(flat)), replace=False)
+    usual = [1.0, *(d**power for d in dims for power in (-0.5, -0.25))]
+    for scale in usual:
+        if index.hits(sample / scale) > 0.2:
+            return scale
+    for anchor in sample[:ANCHORS]:
+        candidates = anchor / index.values[np.abs(index.values) > 1e-6]
+        candidates = candidates[(candidates > 1e-3) & (candidates < 1e3)]
+        hits = (index.find(sample[None, :] / candidates[:, None]) != -1).mean(axis=1)
+        if len(hits) and hits.max() > 0.4:
+            return float(candidates[hits.argmax()])
+    return None
+
+
+def _heads(columns: Array, width: int, partial: bool) -> tuple[list[tuple[int, ...]], Array] | None:
+    """Distinct vectors of rows in order of appearance, if ``columns``' last axis is a head's channels."""
+    vectors = columns.reshape(-1, columns.shape[-1])
+    labels = np.full(len(vectors), -1)
+    heads: dict[tuple[int, ...], int] = {}
+    for number, vector in enumerate(vectors):
+        if -2 in vector or (not partial and -1 in vector):
+            continue
+        rows = tuple(int(column) for column in vector if column >= 0)
+        if len(rows) != width or len(set(rows)) != width:
+            continue
+        labels[number] = heads.setdefault(rows, len(heads))
+    used = [row for head in heads for row in head]
+    if not heads or len(set(used)) != len(used) or (labels >= 0).mean() < 0.4:
+        return None
+    return list(heads), labels
+
+
+def trace(index: Index, operand: Array, widths: Iterable[int], *, directions: bool, partial: bool) -> Traced | None:
+    """Say which stored rows an operand holds, or None if it does not come from the projections."""
+    widths = list(dict.fromkeys(widths))
+    scale = find_scale(index, operand, [*widths, *(size for size in operand.shape[-2:])])
+    columns = None
+    if scale is not None:
+        columns = index.find(operand / scale)
+    for axis in range(operand.ndim - 1, -1, -1):
+        for width in widths:
+            if operand.shape[axis] < width or (operand.shape[axis] != width and not partial):
+                continue
+            values = np.moveaxis(operand, axis, -1)
+            if columns is not None:
+                found = _heads(np.moveaxis(columns, axis, -1), width, partial)
+            elif directions and width > 2:
+                found = _heads(_by_direction(index, values), width, partial)
+            else:
+                found = None
+            if found is not None:
+                ids = index.activations.ids
+                heads = tuple(tuple(ids[column] for column in head) for head in found[0])
+                return Traced(heads, scale, values.reshape(-1, values.shape[-1]), found[1])
+    return None
+
+
+def _by_direction(index: Index, values: Array) -> Array:
+    """Rows of each element of vectors known only up to a positive factor each (normalised q and k)."""
+    table = index.activations.table
+    result = np.full(values.shape, -1).reshape(-1, values.shape[-1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = table[:, None, :] / table[:, :, None]
+    order = np.argsort(ratios, axis=None, kind="stable")
+    ordered = ratios.ravel()[order]
+    for number, vector in enumerate(values.reshape(-1, values.shape[-1])):
+        if np.abs(vector).min() < 1e-9:
+            continue
+        ratio = vector[1] / vector[0]
+        slack = 1e-7 * abs(ratio)
+        low, high = np.searchsorted(ordered, [ratio - slack, ratio + slack])
+        for place in order[low:high]:
+            token, first, _ = np.unravel_index(place, ratios.shape)
+            factor = vector[0] / table[token, first]
+            if not factor > 0:
+                continue
+            distance = np.abs(table[token][None, :] * factor - vector[:, None])
+            if np.nanmax(np.nanmin(distance, axis=1)) < 1e-7 * np.abs(vector).max():
+                result[number] = np.nanargmin(distance, axis=1)
+                break
+    return result.reshape(values.shape)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The traced operands, and where each was: (number of the product, number of the operand)."""
+
+    parts: dict[str, Traced]
+    places: dict[str, tuple[int, int]]
+
+
+def identify(
+    products: list[Product],
+    index: Index,
+    widths: dict[str, int],
+    *,
+    wanted: str = "qkv",
+    swapped: bool = False,
+    directions: bool = False,
+    partial: bool = False,
+) -> Found:
+    """Find q, k and v among the operands, by their place in the products.
+
+    ``scaled_dot_product_attention`` names its operands. Elsewhere the product of two traced operands is
+    q times k, in this order unless ``swapped``, and v is the next traced operand of other rows.
+    """
+    parts: dict[str, Traced] = {}
+    places: dict[str, tuple[int, int]] = {}
+
+    def note(part: str, traced: Traced, product: int, operand: int) -> None:
+        if part in wanted and part not in parts:
+            parts[part], places[part] = traced, (product, operand)
+
+    for number, product in enumerate(products):
+        if product.kind == "sdpa":
+            for position, (part, operand) in enumerate(zip("qkv", product.operands, strict=True)):
+                if part in wanted and part not in parts:
+                    found = trace(index, operand, [widths[part]], directions=directions, partial=partial)
+                    if found is not None:
+                        note(part, found, number, position)
+            continue
+        traced = [
+            trace(index, operand, widths.values(), directions=directions, partial=partial)
+            for operand in product.operands
+        ]
+        if all(traced):
+            first, second = (1, 0) if swapped else (0, 1)
+            note("q", traced[first], number, first)  # pyright: ignore[reportArgumentType]
+            note("k", traced[second], number, second)  # pyright: ignore[reportArgumentType]
+        elif any(traced):
+            position = 0 if traced[0] else 1
+            one = traced[position]
+            assert one is not None
+            if any(one.rows & other.rows for part, other in parts.items() if part != "v"):
+                continue  # q or k again: relative positions
+            if "k" not in parts and "q" not in wanted and "k" in wanted:
+                note("k", one, number, position)
+            elif "k" in parts or "k" not in wanted:
+                note("v", one, number, position)
+    missing = [part for part in wanted if part not in parts]
+    if missing:
+        raise ProofError(f"{', '.join(missing)} not found among {len(products)} products")
+    return Found(parts, places)

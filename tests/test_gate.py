@@ -1,0 +1,27 @@
+"""The rest of the gate: style, types, the direction of imports, and the generated parts of the README."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+COMMANDS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "pyright": ["pyright", "--pythonpath", sys.executable],
+    "lint-imports": ["lint-imports", "--no-cache"],
+    "cog": ["cog", "--check", "--diff", "README.md"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_gate(name: str) -> None:
+    program, *arguments = COMMANDS[name]
+    result = subprocess.run([BIN / program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

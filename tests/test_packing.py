@@ -1,0 +1,111 @@
+"""The packing formula: every row belongs to exactly one head of one part, whatever the packing."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.packing import GROUPED, PER_HEAD, QKV, Geometry, Packing, merge, slots_of, split_rows
+
+ORDERS = st.permutations(["q", "k", "v"]).map(tuple)
+GEOMETRIES = st.builds(
+    lambda kv, share, d, dv: Geometry(kv * share, kv, d, dv),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.none() | st.integers(1, 5),
+)
+
+
+def total(geometry: Geometry) -> int:
+    return sum(geometry.heads(part) * geometry.width(part) for part in "qkv")
+
+
+@given(GEOMETRIES, ORDERS, st.sampled_from(["one", "kv_heads"]))
+def test_every_row_belongs_to_one_head_of_one_part(geometry: Geometry, order: tuple[str, ...], groups: str) -> None:
+    rows = split_rows(Packing(order, groups), geometry, total(geometry))  # type: ignore[arg-type]
+    assert {part: len(heads) for part, heads in rows.items()} == {part: geometry.heads(part) for part in "qkv"}
+    assert {len(run) for part, heads in rows.items() for run in heads if part == "v"} == {geometry.width("v")}
+    assert sorted(chain.from_iterable(chain.from_iterable(rows.values()))) == list(range(total(geometry)))
+
+
+@given(st.integers(1, 6), st.integers(1, 5))
+def test_packings_equal_the_reshapes_that_define_them(heads: int, dim: int) -> None:
+    """Against numpy's reshape, as the libraries write it: [3, H, d], [H, 3, d] and [H, d, 3]."""
+    index = np.arange(3 * heads * dim)
+    geometry = Geometry(heads, heads, dim)
+    reference = {
+        QKV: index.reshape(3, heads, dim),
+        PER_HEAD: index.reshape(heads, 3, dim).transpose(1, 0, 2),
+        Packing(("q", "k", "v"), "heads", slot_innermost=True): index.reshape(heads, dim, 3).transpose(2, 0, 1),
+    }
+    for packing, expected in reference.items():
+        rows = split_rows(packing, geometry, index.size)
+        assert [[list(run) for run in rows[part]] for part in "qkv"] == expected.tolist()
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_grouped_equals_its_reshape(kv: int, share: int, dim: int) -> None:
+    index = np.arange(kv * (share + 2) * dim).reshape(kv, share + 2, dim)
+    rows = split_rows(GROUPED, Geometry(kv * share, kv, dim), index.size)
+    assert [list(run) for run in rows["q"]] == index[:, :share].reshape(-1, dim).tolist()
+    assert [list(run) for run in rows["k"]] == index[:, share].tolist()
+    assert [list(run) for run in rows["v"]] == index[:, share + 1].tolist()
+
+
+def test_grouped_is_per_head_without_sharing_and_blocked_with_one_kv_head() -> None:
+    assert split_rows(GROUPED, Geometry(4, 4, 2), 24) == split_rows(PER_HEAD, Geometry(4, 4, 2), 24)
+    assert split_rows(GROUPED, Geometry(4, 1, 2), 12) == split_rows(QKV, Geometry(4, 1, 2), 12)
+
+
+def test_four_shards_of_q_v_k() -> None:
+    """CodeGen: [4, (q, v, k), H/4, d]."""
+    index = np.arange(4 * 3 * 2 * 3).reshape(4, 3, 2, 3)
+    rows = split_rows(Packing(("q", "v", "k"), 4), Geometry(8, 8, 3), index.size)
+    for slot, part in enumerate("qvk"):
+        assert [list(run) for run in rows[part]] == index[:, slot].reshape(8, 3).tolist()
+
+
+def test_rows_that_are_not_attention_take_what_is_left() -> None:
+    geometry = Geometry(2, 2, 3)
+    assert split_rows(Packing(("q", "k", "v", "mlp")), geometry, 28)["mlp"] == (range(18, 28),)
+    assert split_rows(Packing(("mlp", "q", "k", "v")), geometry, 28)["q"] == (range(10, 13), range(13, 16))
+    gated = split_rows(Packing(("q", "gate"), "heads"), geometry, 12)
+    assert gated == {"q": (range(3), range(6, 9)), "gate": (range(3, 6), range(9, 12))}
+
+
+def test_shared_parts_appear_under_both_names() -> None:
+    rows = split_rows(Packing(("kv",)), Geometry(4, 2, 3), 6)
+    assert rows["k"] == rows["v"] == (range(3), range(3, 6))
+    assert Packing(("kv",)).parts == {"k", "v"}
+
+
+@pytest.mark.parametrize(
+    ("packing", "geometry", "rows"),
+    [
+        (QKV, Geometry(2, 2, 3), 19),
+        (Packing(("q", "v", "k"), 4), Geometry(6, 6, 2), 36),
+        (Packing(("q", "k", "v", "mlp")), Geometry(2, 2, 3), 18),
+        (Packing(("q", "k"), "heads", slot_innermost=True), Geometry(2, 2, 3, widths={"k": 1}), 8),
+    ],
+)
+def test_what_does_not_fit_is_refused(packing: Packing, geometry: Geometry, rows: int) -> None:
+    with pytest.raises(LayoutError):
+        split_rows(packing, geometry, rows)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8))
+def test_merge_keeps_every_row_in_order(cuts: list[int]) -> None:
+    edges = sorted({0, *cuts, 31})
+    runs = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    assert merge(runs) == (range(31),)
+    assert list(chain.from_iterable(merge(runs[::-1]))) == list(chain.from_iterable(runs[::-1]))
+
+
+def test_slots_are_listed_in_order() -> None:
+    assert slots_of(GROUPED, Geometry(4, 2, 8), 64) == (2, [("q", 2, 8), ("k", 1, 8), ("v", 1, 8)])
