@@ -19,7 +19,12 @@ from qkvinspect.cli import main
 from qkvinspect.cli.progress import Bar
 
 COMMANDS = ("show", "explain", "export")
-WITHOUT = "import sys\nfor name in {names!r}: sys.modules[name] = None\nfrom qkvinspect.cli import main\nsys.exit(main({argv!r}))"
+WITHOUT = """
+import sys
+for name in {names!r}: sys.modules[name] = None
+from qkvinspect.cli import main
+sys.exit(main({argv!r}))
+"""
 
 
 def without(names: list[str], *argv: object) -> subprocess.CompletedProcess[str]:
@@ -113,7 +118,7 @@ def test_a_wrong_command_line_is_exit_code_2(run, argv: list[str]) -> None:
         (lambda p: torch.save({"a": torch.zeros(1)}, p, _use_new_zipfile_serialization=False), "legacy"),
         (lambda p: torch.save({"lr": 0.1}, p), "holds no model weights"),
         (lambda p: p.mkdir(), "holds no checkpoint"),
-        (lambda p: os.mkfifo(p), "named pipe"),
+        (os.mkfifo, "named pipe"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, make, words: str) -> None:
@@ -164,13 +169,14 @@ def test_a_reader_that_closes_the_pipe_is_no_error(samples: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
-    torch.save({"a.in_proj_weight": torch.zeros(30, 10)}, tmp_path / "model.pt")
+    source = tmp_path / "model.pt"
+    torch.save({"a.in_proj_weight": torch.zeros(30, 10)}, source)
     slow = (
         "import sys, time, qkvinspect.export as e\n"
         "real = e.read_rows\n"
         "def slow(*a):\n    print('writing', flush=True); time.sleep(30); return real(*a)\n"
         "e.read_rows = slow\nfrom qkvinspect.cli import main\n"
-        f"sys.exit(main(['export', '--split', {str(tmp_path / 'model.pt')!r}, '-o', {str(tmp_path / 'x.safetensors')!r}]))"
+        f"sys.exit(main(['export', '--split', {str(source)!r}, '-o', {str(tmp_path / 'x.safetensors')!r}]))"
     )
     with subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -55,8 +55,8 @@ def test_the_code_of_every_packing(tmp_path: Path, packing: Packing, orientation
     heads, kv = 8, 8 if packing in (CODEGEN, INNERMOST, PER_HEAD) else 4
     total = (heads + 2 * kv) * 2
     weight = torch.randn(total, 16)
-    save_file({"a.w.weight": weight if orientation == "out_in" else weight.T.contiguous(), "a.w.bias": weight[:, 0].clone()},
-              tmp_path / "model.safetensors")  # fmt: skip
+    stored = weight if orientation == "out_in" else weight.T.contiguous()
+    save_file({"a.w.weight": stored, "a.w.bias": weight[:, 0].clone()}, tmp_path / "model.safetensors")
     layout = Layout("x", "X", (Stored("w.weight", packing, orientation),), "x.py", "proven",  # type: ignore[arg-type]
                     biases=(Stored("w.bias", packing),))  # fmt: skip
     with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused(packing: Packing, geometry: Geometry, rows
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8))
 def test_merge_keeps_every_row_in_order(cuts: list[int]) -> None:
     edges = sorted({0, *cuts, 31})
-    runs = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    runs = [range(a, b) for a, b in pairwise(edges)]
     assert merge(runs) == (range(31),)
     assert list(chain.from_iterable(merge(runs[::-1]))) == list(chain.from_iterable(runs[::-1]))
 

@@ -17,7 +17,8 @@ SCHEMA = json.loads((ROOT / "qkvinspect/render/report.schema.json").read_text())
 
 def _generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "sample_checkpoints" / "generate.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

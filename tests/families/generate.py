@@ -144,8 +144,10 @@ def build(case: Case) -> nn.Module:
     for key, value in case.kwargs.items():
         if isinstance(value, tuple) and isinstance(value[0], str) and ":" in value[0]:
             nested = isinstance(value[1], dict)
-            value = load(value[0])(**value[1]) if nested else load(value[0])(*value[1:])
-        kwargs[key] = value
+            made = load(value[0])(**value[1]) if nested else load(value[0])(*value[1:])
+            kwargs[key] = made
+        else:
+            kwargs[key] = value
     cls = load(case.target)
     model = cls(load(f"transformers:{case.config}")(**kwargs)) if case.config else cls(**kwargs)
     torch.manual_seed(0)

@@ -84,7 +84,7 @@ def test_colour_is_only_colour(samples: Path) -> None:
 
 def test_json_has_no_bare_nan_and_keeps_the_schema(samples: Path) -> None:
     out = renderer("json").render(report(samples / "damaged.pt"), View())
-    parsed = json.loads(out, parse_constant=lambda text: pytest.fail(text))
+    parsed = json.loads(out, parse_constant=pytest.fail)
     Draft202012Validator(json.loads(SCHEMA.read_text())).validate(parsed)
     assert parsed["attentions"][0]["k"]["norm"] == "nan"
     assert parsed["attentions"][0]["k"]["nonfinite"] == 1
