@@ -34,7 +34,7 @@ def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, A
     outer, outer_stride = (matrix.cols, matrix.col_stride) if across else (matrix.rows, matrix.row_stride)
     inner, inner_stride = (matrix.rows, matrix.row_stride) if across else (matrix.cols, matrix.col_stride)
     room = max(limit // (matrix.unit // 8), 1)
-    inner_step = min(inner, max(room // max(inner_stride, 1), 1))
+    inner_step = min(inner, max(room // max(inner_stride, 1) // matrix.grain, 1) * matrix.grain)
     span = (inner_step - 1) * inner_stride + 1
     outer_step = max((room - span) // max(outer_stride, 1) + 1, 1) if span <= room else 1
     for first in range(0, outer, outer_step):
@@ -86,7 +86,8 @@ def numbers(words: Array, dtype: DType) -> list[Array]:
     match dtype.kind:
         case "float":
             values = words.view(f"f{dtype.bits // 8}")
-            return [values.astype(np.float32) if dtype.bits == 16 else values]
+            with np.errstate(invalid="ignore"):  # signalling NaN
+                return [values.astype(np.float32) if dtype.bits == 16 else values]
         case "int":
             return [words.view(f"i{dtype.bits // 8}").astype(np.float64)]
         case _:

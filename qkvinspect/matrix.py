@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gcd
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.model import Orientation, TensorInfo
@@ -14,6 +15,7 @@ class Matrix:
 
     Attributes:
         unit: bits of one column; 8 for types narrower than a byte, whose columns count bytes.
+        grain: columns that hold whole elements only together (3 bytes for four 6-bit floats).
         offset, row_stride, col_stride: in units, from the start of the storage.
 
     """
@@ -25,6 +27,7 @@ class Matrix:
     col_stride: int
     offset: int
     unit: int
+    grain: int = 1
 
     def take(self, rows: range) -> Matrix:
         """Some of the rows."""
@@ -72,7 +75,7 @@ def as_matrix(info: TensorInfo, orientation: Orientation) -> Matrix:
             tensor=info.name,
             found=f"{cols} elements of {bits} bits a row",
         )
-    return Matrix(info, rows, cols * bits // 8, row_stride * bits // 8, 1, 0, 8)
+    return Matrix(info, rows, cols * bits // 8, row_stride * bits // 8, 1, 0, 8, grain=bits // gcd(bits, 8))
 
 
 def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, int]:
@@ -91,6 +94,8 @@ def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, in
 
 def _merge(info: TensorInfo, axes: list[tuple[int, int]]) -> tuple[int, int]:
     """Several neighbouring axes as one: (size, stride)."""
+    if any(n == 0 for n, _ in axes):
+        return 0, 1
     size, stride = 1, 1
     for n, step in reversed(axes):
         if n == 1:

@@ -108,7 +108,7 @@ class TensorInfo:
     @property
     def contiguous(self) -> bool:
         """Whether the elements lie in row-major order without gaps."""
-        return all(
+        return 0 in self.shape or all(
             size == 1 or stride == expected
             for size, stride, expected in zip(self.shape, self.strides, contiguous_strides(self.shape), strict=True)
         )

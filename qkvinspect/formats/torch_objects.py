@@ -43,6 +43,7 @@ _WITHOUT_BYTES = {
     "_rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
 }
 _MAX_RANK = 64
+_MAX_EXPANSION = 1 << 30  # bytes that a smaller storage may be expanded to
 
 FindStorage = Callable[[str], Region]
 
@@ -103,7 +104,16 @@ def tensor_info(
             found=f"{needed} bytes for shape {list(shape)}, stride {list(strides)}, offset {offset}",
             hint="the file is damaged",
         )
-    return TensorInfo(name, dtype, shape, strides, region, offset, byteorder)
+    info = TensorInfo(name, dtype, shape, strides, region, offset, byteorder)
+    if info.nbytes > max(_MAX_EXPANSION, region.nbytes):
+        raise CheckpointError(
+            "tensor is an expansion of a much smaller storage",
+            file=file,
+            tensor=name,
+            expected=f"at most {_MAX_EXPANSION} bytes",
+            found=f"{info.nbytes} bytes made of {region.nbytes}",
+        )
+    return info
 
 
 def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Region, DType | None]:
@@ -174,7 +184,11 @@ def _named_dtype(node: object, name: str, file: str) -> DType:
     if isinstance(node, Global) and node.module == "torch" and node.name in DTYPES:
         return DTYPES[node.name]
     raise CheckpointError(
-        "tensor of an unknown dtype", file=file, tensor=name, expected="a dtype of torch 2.13", found=str(node)
+        "tensor of an unknown dtype",
+        file=file,
+        tensor=name,
+        expected="a dtype of torch 2.13",
+        found=str(node) if isinstance(node, Global) else f"a {type(node).__name__}",
     )
 
 

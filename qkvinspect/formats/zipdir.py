@@ -6,6 +6,7 @@ Only what a checkpoint needs: entries that are stored, not compressed, so that e
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 
 from qkvinspect.errors import CheckpointError
@@ -31,6 +32,7 @@ class Entry:
     size: int
     stored_size: int
     header: int
+    crc: int
 
 
 def read_directory(source: ByteSource) -> dict[str, Entry]:
@@ -41,8 +43,6 @@ def read_directory(source: ByteSource) -> dict[str, Entry]:
 
     """
     count, size, start = _find_end(source)
-    if start + size > source.size:
-        raise _damaged(source, "its directory lies outside the file", f"an end at {start + size}")
     data = source.read(start, size)
     entries: dict[str, Entry] = {}
     position = 0
@@ -77,9 +77,12 @@ def region(source: ByteSource, entry: Entry) -> Region:
 
 
 def read_entry(source: ByteSource, entry: Entry) -> bytes:
-    """All bytes of one entry."""
+    """All bytes of one entry, checked against its checksum."""
     place = region(source, entry)
-    return place.read(0, place.nbytes)
+    data = place.read(0, place.nbytes)
+    if zlib.crc32(data) != entry.crc:
+        raise _damaged(source, f"the checksum of entry {entry.name!r} is wrong", f"{zlib.crc32(data):08x}")
+    return data
 
 
 def _find_end(source: ByteSource) -> tuple[int, int, int]:
@@ -99,6 +102,7 @@ def _find_end(source: ByteSource) -> tuple[int, int, int]:
     end = source.size - length + at
     if end + _END.size + comment != source.size:
         raise _damaged(source, "something follows its end record", f"{source.size - end - _END.size} bytes")
+    directory_end = end
     if end >= _END64_LOCATOR.size:
         signature, _, offset, _ = _END64_LOCATOR.unpack(source.read(end - _END64_LOCATOR.size, _END64_LOCATOR.size))
         if signature == b"PK\x06\x07":
@@ -106,8 +110,11 @@ def _find_end(source: ByteSource) -> tuple[int, int, int]:
             if record[0] != b"PK\x06\x06":
                 raise _damaged(source, "its zip64 end record is not where it should be", f"offset {offset}")
             disk, first_disk, here, count, size, start = record[4:10]
+            directory_end = offset
     if disk or first_disk or here != count:
         raise _damaged(source, "it is one part of a zip split over several files", f"disk {disk}")
+    if start + size != directory_end:
+        raise _damaged(source, "its directory is not where its end record says", f"offset {start}")
     return count, size, start
 
 
@@ -132,7 +139,7 @@ def _central_entry(source: ByteSource, data: bytes, position: int) -> tuple[Entr
         name = raw_name.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _damaged(source, "an entry's name is not UTF-8", repr(raw_name)) from error
-    return Entry(name, method, flags, size, stored_size, header), at + name_size + extra_size + comment_size
+    return Entry(name, method, flags, size, stored_size, header, fields[9]), at + name_size + extra_size + comment_size
 
 
 def _zip64_values(source: ByteSource, extra: bytes, count: int) -> tuple[int, ...]:
@@ -152,7 +159,7 @@ def _data_start(source: ByteSource, entry: Entry) -> int:
     if fields[0] != b"PK\x03\x04":
         raise _damaged(source, f"entry {entry.name!r} has no local header", f"offset {entry.header}")
     name = source.read(entry.header + _LOCAL.size, name_size)
-    if name != entry.name.encode() or fields[3] != entry.method:
+    if name != entry.name.encode() or fields[3] != entry.method or (fields[2] ^ entry.flags) & _ENCRYPTED:
         raise _damaged(source, f"entry {entry.name!r} is described otherwise by its own header", repr(name))
     start = entry.header + _LOCAL.size + name_size + extra_size
     if start + entry.stored_size > source.size:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,8 +32,9 @@ def _content(info: TensorInfo) -> bytes:
 def _tensor_bytes(tensor: torch.Tensor) -> bytes:
     if tensor.is_quantized:
         tensor = tensor.int_repr()
-    tensor = tensor.detach()
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    if not tensor.numel():
+        return b""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 @pytest.fixture
@@ -120,11 +124,39 @@ def raw_safetensors(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def in_time() -> Callable[[str, Path], str]:
+    """Run code (``path`` is given, ``open_checkpoint`` imported) in a process of its own that is stopped when it hangs.
+
+    What a CheckpointError says is printed; any other error fails.
+    """
+
+    def run(code: str, path: Path) -> str:
+        body = f"try:\n    {code}\nexcept CheckpointError as error:\n    print('refused:', error)\n"
+        head = "import pathlib, sys\nfrom qkvinspect.errors import CheckpointError\n"
+        head += "from qkvinspect.formats import open_checkpoint\npath = pathlib.Path(sys.argv[1])\n"
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", head + body, str(path)],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+        except subprocess.TimeoutExpired:
+            pytest.fail("it hangs")
+        assert done.returncode == 0, done.stderr[-600:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
 def refused() -> Callable[..., CheckpointError]:
     """Assert that a file cannot be opened and read to the end: one CheckpointError, of one line, naming it."""
 
     def check(path: Path, match: str = "", file: Path | None = None) -> CheckpointError:
-        with pytest.raises(CheckpointError, match=match) as caught, open_checkpoint(path) as checkpoint:
+        with pytest.raises(CheckpointError, match=match or None) as caught, open_checkpoint(path) as checkpoint:
             for info in checkpoint.tensors.values():
                 _content(info)
         message = str(caught.value)

@@ -152,6 +152,31 @@ def test_opcodes_that_today_s_pickle_does_not_write(data: bytes, expected: objec
         assert pickle.loads(data, encoding="latin-1") == expected
 
 
+@pytest.mark.parametrize("text", [b"02", b"0x10", b"1_0", b" 7"])
+def test_numbers_that_are_written_otherwise(text: bytes) -> None:
+    """As the real pickle reads them, or not at all."""
+    try:
+        real = pickle.loads(b"I" + text + b"\n.")
+    except ValueError:
+        real = None
+    try:
+        ours = load(b"I" + text + b"\n.", "f")
+    except CheckpointError:
+        return
+    assert ours == real
+
+
+def test_tuples_that_hold_each_other_many_times_are_no_key_to_hash_for_years(in_time: Any, tmp_path: Path) -> None:
+    """Seven levels of a hundred references each: 10^14 parts to hash in a kilobyte."""
+    data = b"}K\x01\x85q\x000"
+    for level in range(7):
+        data += b"(" + b"h%c" % level * 100 + b"tq%c0" % (level + 1)
+    path = tmp_path / "x.pkl"
+    path.write_bytes(data + b"h\x07Ns.")
+    code = "from qkvinspect.formats.pickle import load; load(path.read_bytes(), 'f')"
+    assert in_time(code, path).startswith("refused")
+
+
 def test_bytearrays() -> None:
     assert load(pickle.dumps(bytearray(b"ab"), 5), "f") == b"ab"
 

@@ -214,7 +214,7 @@ def test_tensors_without_bytes_of_their_own_are_left_out(
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickle_protocols(protocol: int, saved: Any, content: Any, tensor_bytes: Any) -> None:
-    state = {"state_dict": {"w": torch.randn(3, 4), "h": torch.randn(4).half().T}, "args": {"heads": 4}}
+    state = {"state_dict": {"w": torch.randn(3, 4), "h": torch.randn(4, 2).half().T}, "args": {"heads": 4}}
     with open_checkpoint(saved(state, pickle_protocol=protocol)) as checkpoint:
         assert list(checkpoint.tensors) == ["w", "h"]
         for name, info in checkpoint.tensors.items():

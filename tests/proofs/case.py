@@ -37,8 +37,9 @@ class Case:
         save: how the library saves; by default state_dict.
         keep: prefixes of stored names to keep, where the whole would be large; all if empty.
         frozen: parameters not re-initialised (their names contain one of these): gains of norms.
-        swapped: the library multiplies k by q.
-        directions: q and k are normalised: match each vector up to a positive factor.
+        roles: which parts the two operands of the first product are, and the one that follows.
+        directions: q and k are normalised over a head's channels: each vector may have its own factor.
+        over_tokens: q and k are normalised over the tokens: each row may have its own factor.
         partial: operands hold other channels too (rotary parts of MLA).
         late_biases: biases added after the projection was divided.
         post: applied to the projection's output as a whole, before it is divided.
@@ -66,8 +67,9 @@ class Case:
     save: Save | None = None
     keep: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
-    swapped: bool = False
+    roles: str = "qkv"
     directions: bool = False
+    over_tokens: bool = False
     partial: bool = False
     late_biases: tuple[str, ...] = ()
     post: Callable[[Tensor], Tensor] | None = None
@@ -91,7 +93,7 @@ def save_timm(module: nn.Module) -> tuple[State, Config]:
     from timm.models._hub import save_for_hf
 
     with tempfile.TemporaryDirectory() as folder:
-        save_for_hf(module, folder, model_args=getattr(module, "proof_args", None))
+        save_for_hf(module, folder, model_args=getattr(module, "proof_args", None), safe_serialization=True)
         config = json.loads(Path(folder, "config.json").read_text())
         return load_file(Path(folder, "model.safetensors")), config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from case import Case, tokens
 from torch import nn
 
-E, H, D = 24, 4, 6
+E, H, D = 12, 4, 3
 
 
 def mha(id: str, heads: int = H, **kwargs: object) -> Case:
@@ -31,7 +31,7 @@ def layer(id: str, name: str, cross: bool) -> Case:
     return Case(
         id,
         "torch",
-        lambda: getattr(nn, name)(E, H, 32, batch_first=True),
+        lambda: getattr(nn, name)(E, H, 8, batch_first=True),
         forward,
         ("multihead_attn.in_proj_weight" if cross else "self_attn.in_proj_weight",),
         H,
@@ -44,8 +44,8 @@ CASES = [
     mha("torch-mha"),
     mha("torch-mha.no-bias", bias=False),
     mha("torch-mha.bias-kv", add_bias_kv=True),
-    mha("torch-mha-split", kdim=20, vdim=28),
-    mha("torch-mha-split.kdim-only", kdim=20),
+    mha("torch-mha-split", kdim=10, vdim=14),
+    mha("torch-mha-split.kdim-only", kdim=10),
     layer("torch-mha.encoder-layer", "TransformerEncoderLayer", cross=False),
     layer("torch-mha.decoder-self", "TransformerDecoderLayer", cross=False),
     layer("torch-mha.decoder-cross", "TransformerDecoderLayer", cross=True),

@@ -69,7 +69,7 @@ def decision(module: nn.Module) -> object:
 
 
 def crossed(module: nn.Module) -> object:
-    return module(input_ids=ids(length=3), encoder_hidden_states=torch.randn(3, 4, E, dtype=torch.float64))
+    return module(input_ids=ids(length=3), encoder_hidden_states=torch.randn(3, 4, SMALL, dtype=torch.float64))
 
 
 FALCON = {
@@ -94,7 +94,7 @@ BARK = {"block_size": 8, "input_vocab_size": 12, "output_vocab_size": 12, "num_l
 CASES = [
     hf("gpt2", "GPT2Model", "h.0.attn.c_attn.weight", GPT, longer),
     hf("gpt2-cross", "GPT2Model", ("h.0.crossattention.q_attn.weight", "h.0.crossattention.c_attn.weight"),
-       {**GPT, "add_cross_attention": True}, crossed),
+       {**SMALL_GPT, "add_cross_attention": True}, crossed, head_dim=SMALL_D),
     hf("gpt2.openai-gpt", "OpenAIGPTModel", "h.0.attn.c_attn.weight", SMALL_GPT, longer,
        head_dim=SMALL_D),
     hf("gpt2.imagegpt", "ImageGPTModel", "h.0.attn.c_attn.weight", {**GPT, "vocab_size": 13}, longer),
@@ -111,12 +111,12 @@ CASES = [
        {**TEXT, "intermediate_multiple_size": 1}),
     hf("persimmon", "PersimmonModel", "layers.0.self_attn.query_key_value.weight", {**TEXT, "hidden_size": 32, "qk_layernorm": False}, head_dim=8),
     hf("falcon-new", "FalconModel", FALCON_KEY,
-       {**FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}, heads=6, kv_heads=2),
+       {**FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}, heads=6, head_dim=4, kv_heads=2),
     hf("falcon-7b", "FalconModel", FALCON_KEY,
-       {**FALCON, "multi_query": True, "new_decoder_architecture": False}, heads=6, kv_heads=1),
+       {**FALCON, "multi_query": True, "new_decoder_architecture": False}, heads=6, head_dim=4, kv_heads=1),
     hf("falcon-rw", "FalconModel", FALCON_KEY,
        {**FALCON, "multi_query": False, "alibi": True, "bias": True, "new_decoder_architecture": False}, longer,
-       heads=6, late_biases=("h.0.self_attention.query_key_value.bias",)),
+       heads=6, head_dim=4, late_biases=("h.0.self_attention.query_key_value.bias",)),
     hf("gpt-bigcode-mqa", "GPTBigCodeModel", "h.0.attn.c_attn.weight", {**GPT, "multi_query": True}, longer, kv_heads=1),
     hf("gpt-bigcode-mha", "GPTBigCodeModel", "h.0.attn.c_attn.weight", {**GPT, "multi_query": False}, longer),
     hf("codegen", "CodeGenModel", "h.0.attn.qkv_proj.weight",

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from capture import Array, Projection, ProofError, Recording, activations, reinitialise, to_numpy, watching
+from capture import Array, Projection, ProofError, Recording, RowId, activations, reinitialise, to_numpy, watching
 from case import Case, save_state
 from environment import prepare
 from safetensors.torch import save_file
@@ -59,12 +59,23 @@ def once(projections: list[Projection]) -> list[Projection]:
     return kept
 
 
-def stored_name(tensor: Tensor, stored: dict[str, Tensor]) -> str:
-    """A tensor's name in the file: the one of equal values."""
-    names = [name for name, other in stored.items() if other.shape == tensor.shape and other.equal(tensor)]
-    if len(names) != 1:
-        raise ProofError(f"stored as {names}")
-    return names[0]
+def stored_rows(key: str, tensor: Tensor, stored: dict[str, Tensor], axis: int) -> dict[RowId, RowId]:
+    """Where each row of a module's weight is in the file: in the tensor of equal values, else row by row.
+
+    transformers fuses the projections of some models again when it saves them.
+    """
+    equal = [name for name, other in stored.items() if other.shape == tensor.shape and other.equal(tensor)]
+    if len(equal) == 1:
+        return {(key, row): (equal[0], row) for row in range(tensor.shape[axis])}
+    places: dict[bytes, list[RowId]] = {}
+    for name, other in stored.items():
+        if other.dim() == tensor.dim() and other.shape[1:] == tensor.shape[1:]:
+            for row, values in enumerate(other):
+                places.setdefault(values.numpy().tobytes(), []).append((name, row))
+    found = [places.get(values.numpy().tobytes(), []) for values in tensor]
+    if any(len(rows) != 1 for rows in found):
+        raise ProofError(f"{key} is stored as {equal or [rows for rows in found if len(rows) != 1][:2]}")
+    return {(key, row): rows[0] for row, rows in enumerate(found)}
 
 
 def find_biases(values: dict[str, list[list[float]]], stored: dict[str, Tensor], near: str) -> dict[str, Any]:
@@ -80,8 +91,30 @@ def find_biases(values: dict[str, list[list[float]]], stored: dict[str, Tensor],
         for name, vector in vectors.items():
             place = {value: number for number, value in enumerate(vector)}
             if len(place) == len(vector) and all(value in place for head in heads for value in head):
-                found[part] = {"tensor": name, "heads": [[place[value] for value in head] for head in heads]}
+                found[part] = {"tensor": name, "heads": [runs([place[value] for value in head]) for head in heads]}
     return found
+
+
+def stored_total(tensor: Tensor, used: int) -> int:
+    """All rows of a stored tensor; those of an [in, out] weight lie along its second axis."""
+    return used if tensor.dim() == 2 and tensor.shape[0] < used else int(tensor.shape[0])
+
+
+def only(names: set[str]) -> str:
+    if len(names) != 1:
+        raise ProofError(f"one part in several tensors: {sorted(names)}")
+    return names.pop()
+
+
+def runs(rows: list[int]) -> list[list[int]]:
+    """The same row numbers in the same order, shorter to write: [start, stop] of each run of neighbours."""
+    short: list[list[int]] = []
+    for row in rows:
+        if short and short[-1][1] == row:
+            short[-1][1] = row + 1
+        else:
+            short.append([row, row + 1])
+    return short
 
 
 def passed_biases(found: Found, projections: list[Projection]) -> dict[str, list[list[float]]]:
@@ -142,8 +175,8 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     index = Index(activations(projections, case.post), SINGLE if case.single else DOUBLE)
     widths = {"q": case.head_dim, "k": case.head_dim, "v": case.v_head_dim or case.head_dim}
     found = identify(
-        recording.products, index, widths, wanted=case.wanted, swapped=case.swapped,
-        directions=case.directions, partial=case.partial,
+        recording.products, index, widths, wanted=case.wanted, roles=case.roles,
+        free="tokens" if case.over_tokens else "heads" if case.directions else "", partial=case.partial,
     )  # fmt: skip
     kv_heads = case.kv_heads or case.heads
     expected = {"q": case.q_heads or case.heads, "k": case.q_heads or kv_heads, "v": kv_heads}
@@ -153,9 +186,17 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     values = passed_biases(found, projections)
     if case.late_biases:
         values |= late_biases(found, recording, record(case, module, state, zero_late=False))
-    names = {name: case.renamed.get(name) or stored_name(state[name], stored) for name in case.tensors}
+    rows: dict[RowId, RowId] = {}
+    for key in case.tensors:
+        used = max(row for p in projections if p.key == key for row in p.rows) + 1
+        name = case.renamed.get(key)
+        axis = 0 if used == state.get(key, stored.get(name or key)).shape[0] else 1  # pyright: ignore
+        rows |= ({(key, row): (name, row) for row in range(used)} if name
+                 else stored_rows(key, state[key], stored, axis))  # fmt: skip
+    names = list(dict.fromkeys(name for name, _ in rows.values()))
+    total = {name: 1 + max(row for other, row in rows.values() if other == name) for name in names}
     stored = {name: t for name, t in stored.items() if not case.keep or name.startswith(case.keep)}
-    biases = find_biases(values, stored, names[case.tensors[0]])
+    biases = find_biases(values, stored, names[0])
     truth: dict[str, Any] = {
         "id": case.id,
         "library": case.library,
@@ -166,17 +207,16 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
         "head_dim": case.head_dim,
         "v_head_dim": case.v_head_dim or case.head_dim,
         "proven": [part for part in "qkv" if part in found.parts],
-        "tensors": list(names.values()),
-        "total": {name: int(max(row for p in projections if p.key == key for row in p.rows)) + 1
-                  for key, name in names.items()},
+        "tensors": names,
+        "total": {name: stored_total(stored[name], count) for name, count in total.items()},
         "heads_flag": case.heads_flag,
         "layout_flag": case.layout_flag,
         "subset": bool(case.keep),
         "note": case.note,
         "parts": {
             part: {
-                "tensor": names[traced.heads[0][0][0]],
-                "heads": [[row for _, row in head] for head in traced.heads],
+                "tensor": only({rows[row][0] for row in traced.rows}),
+                "heads": [runs([rows[row][1] for row in head]) for head in traced.heads],
                 "scale": traced.scale,
                 "bias": biases.get(part),
             }
@@ -226,7 +266,7 @@ def main(wanted: list[str]) -> int:
                     traceback.print_exc()
                 continue
             size = sum(path.stat().st_size for path in (CAPTURED / case.id).iterdir())
-            first = {part: entry["heads"][0][:3] for part, entry in truth["parts"].items()}
+            first = {part: entry["heads"][0] for part, entry in truth["parts"].items()}
             biases = "".join(part for part, entry in truth["parts"].items() if entry["bias"])
             print(f"{case.id}: {truth['total']} {first} bias={biases} {size} B {time.monotonic() - start:.1f} s")
     del keep_alive

@@ -99,8 +99,13 @@ def _heads(columns: Array, width: int, partial: bool) -> tuple[list[tuple[int, .
     return list(heads), labels
 
 
-def trace(index: Index, operand: Array, widths: Iterable[int], *, directions: bool, partial: bool) -> Traced | None:
-    """Say which stored rows an operand holds, or None if it does not come from the projections."""
+def trace(index: Index, operand: Array, widths: Iterable[int], *, free: str, partial: bool) -> Traced | None:
+    """Say which stored rows an operand holds, or None if it does not come from the projections.
+
+    Args:
+        free: "heads" if the vector of a head may have a factor of its own, "tokens" if every row may.
+
+    """
     widths = list(dict.fromkeys(widths))
     scale = find_scale(index, operand, [*widths, *(size for size in operand.shape[-2:])])
     columns = None
@@ -113,7 +118,9 @@ def trace(index: Index, operand: Array, widths: Iterable[int], *, directions: bo
             values = np.moveaxis(operand, axis, -1)
             if columns is not None:
                 found = _heads(np.moveaxis(columns, axis, -1), width, partial)
-            elif directions and width > 2:
+            elif free == "tokens":
+                found = _heads(_by_row(index, values), width, partial)
+            elif free == "heads" and width > 2:
                 found = _heads(_by_direction(index, values), width, partial)
             else:
                 found = None
@@ -150,6 +157,19 @@ def _by_direction(index: Index, values: Array) -> Array:
     return result.reshape(values.shape)
 
 
+def _by_row(index: Index, values: Array) -> Array:
+    """Rows of operands whose rows were each divided by their norm over the tokens, in the order of the tokens."""
+    table = index.activations.table
+    result = np.full(values.shape, -1)
+    if values.shape[-2] != len(table):
+        return result
+    unit = table / np.linalg.norm(table, axis=0)
+    vectors = values / np.linalg.norm(values, axis=-2, keepdims=True)
+    alike = np.einsum("...tc,tr->...cr", vectors, unit)
+    rows = np.where(alike.max(axis=-1) > 1 - 1e-9, alike.argmax(axis=-1), -1)
+    return np.broadcast_to(rows[..., None, :], values.shape).copy()
+
+
 @dataclass(frozen=True)
 class Found:
     """The traced operands, and where each was: (number of the product, number of the operand)."""
@@ -164,14 +184,14 @@ def identify(
     widths: dict[str, int],
     *,
     wanted: str = "qkv",
-    swapped: bool = False,
-    directions: bool = False,
+    roles: str = "qkv",
+    free: str = "",
     partial: bool = False,
 ) -> Found:
     """Find q, k and v among the operands, by their place in the products.
 
     ``scaled_dot_product_attention`` names its operands. Elsewhere the product of two traced operands is
-    q times k, in this order unless ``swapped``, and v is the next traced operand of other rows.
+    q times k, and v is the next traced operand of other rows, unless ``roles`` says otherwise.
     """
     parts: dict[str, Traced] = {}
     places: dict[str, tuple[int, int]] = {}
@@ -184,28 +204,28 @@ def identify(
         if product.kind == "sdpa":
             for position, (part, operand) in enumerate(zip("qkv", product.operands, strict=True)):
                 if part in wanted and part not in parts:
-                    found = trace(index, operand, [widths[part]], directions=directions, partial=partial)
+                    found = trace(index, operand, [widths[part]], free=free, partial=partial)
                     if found is not None:
                         note(part, found, number, position)
             continue
         traced = [
-            trace(index, operand, widths.values(), directions=directions, partial=partial)
+            trace(index, operand, widths.values(), free=free, partial=partial)
             for operand in product.operands
         ]
         if all(traced):
-            first, second = (1, 0) if swapped else (0, 1)
-            note("q", traced[first], number, first)  # pyright: ignore[reportArgumentType]
-            note("k", traced[second], number, second)  # pyright: ignore[reportArgumentType]
+            for position, one in enumerate(traced):
+                assert one is not None
+                note(roles[position], one, number, position)
         elif any(traced):
             position = 0 if traced[0] else 1
             one = traced[position]
             assert one is not None
-            if any(one.rows & other.rows for part, other in parts.items() if part != "v"):
+            if any(one.rows & other.rows for part, other in parts.items() if part != roles[2]):
                 continue  # q or k again: relative positions
-            if "k" not in parts and "q" not in wanted and "k" in wanted:
-                note("k", one, number, position)
-            elif "k" in parts or "k" not in wanted:
-                note("v", one, number, position)
+            if roles[1] not in parts and roles[0] not in wanted and roles[1] in wanted:
+                note(roles[1], one, number, position)
+            elif roles[1] in parts or roles[1] not in wanted:
+                note(roles[2], one, number, position)
     missing = [part for part in wanted if part not in parts]
     if missing:
         raise ProofError(f"{', '.join(missing)} not found among {len(products)} products")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from codecs import escape_decode  # pyright: ignore[reportUnknownVariableType, reportAttributeAccessIssue]
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -11,6 +12,7 @@ from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
 
 _ORDERED_DICT = Global("collections", "OrderedDict")
 _MAX_LONG = 256
+_MAX_KEY_DEPTH = 16
 _SCALARS = (str, int, float, bytes, type(None), Global)
 _STOP = ord(".")
 
@@ -118,6 +120,8 @@ class Machine:
         self.stack.append(self.memo[index])
 
     def put(self, index: int) -> None:
+        if index < 0:
+            raise MalformedError(f"memo entry {index}")
         self.memo[index] = self.stack[-1]
 
     # Containers.
@@ -195,16 +199,17 @@ class Machine:
         if text in (b"00", b"01"):
             self.push(text == b"01")
         else:
-            self.push(text_number(text))
+            self.push(text_number(text, 0))
 
     def text_long(self) -> None:
-        self.push(text_number(self.line().removesuffix(b"L")))
+        self.push(text_number(self.line().removesuffix(b"L"), 0))
 
     def text_string(self) -> None:
         text = self.line()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
             raise MalformedError("a string is not quoted")
-        self.push(text[1:-1].decode("unicode_escape"))
+        raw, _ = escape_decode(text[1:-1])
+        self.push(raw.decode("latin-1"))
 
     def protocol(self) -> None:
         version = self.take(1)[0]
@@ -221,11 +226,13 @@ def _call(function: object, arguments: object) -> object:
     return Call(function, arguments)
 
 
-def _key(key: object) -> object:
+def _key(key: object, depth: int = 0) -> object:
     """A dict key whose hash cannot recurse without bound."""
-    parts = cast(tuple[object, ...], key) if isinstance(key, tuple) else (key,)
-    if not all(isinstance(part, (*_SCALARS, Call, Persistent)) for part in parts):
-        raise MalformedError(f"{_kind(cast(object, key))} is used as a key")
+    if isinstance(key, tuple) and depth < _MAX_KEY_DEPTH:
+        for part in cast(tuple[object, ...], key):
+            _key(part, depth + 1)
+    elif not isinstance(key, (*_SCALARS, Call, Persistent)):
+        raise MalformedError(f"{_kind(key)} is used as a key")
     return cast(object, key)
 
 
@@ -233,7 +240,7 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__.lower()}"
 
 
-def text_number(text: bytes) -> int:
+def text_number(text: bytes, base: int = 10) -> int:
     if len(text) > _MAX_LONG:
         raise MalformedError(f"an integer of {len(text)} digits")
-    return int(text)
+    return int(text, base)
