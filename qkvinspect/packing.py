@@ -66,6 +66,7 @@ class Geometry:
         head_dim: rows of one head of Q and of K.
         v_head_dim: rows of one head of V; None means ``head_dim``.
         widths: rows of one head of any other part, where they differ from ``head_dim``.
+        subheads: parts that divide each of their heads further (differential attention).
 
     """
 
@@ -74,19 +75,22 @@ class Geometry:
     head_dim: int
     v_head_dim: int | None = None
     widths: Mapping[str, int] = field(default_factory=dict[str, int])
+    subheads: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def heads(self, part: str) -> int:
         """How many heads a part has."""
-        return self.num_heads if part in QUERY_SIDE else self.num_kv_heads
+        heads = self.num_heads if part in QUERY_SIDE else self.num_kv_heads
+        return heads * self.subheads.get(part, 1)
 
     def width(self, part: str) -> int:
         """Rows of one head of a part."""
         if part in self.widths:
             return self.widths[part]
-        return self.v_head_dim if part == "v" and self.v_head_dim is not None else self.head_dim
+        whole = self.v_head_dim if part == "v" and self.v_head_dim is not None else self.head_dim
+        return whole // self.subheads.get(part, 1)
 
 
-_HEADED = frozenset({"q", "k", "v", "kv", "qk", "gate"})
+HEADED = frozenset({"q", "k", "v", "kv", "qk", "gate"})
 
 Rows = dict[str, tuple[range, ...]]
 """For each part, the rows of each of its heads, in the order of the heads."""
@@ -144,7 +148,7 @@ def slots_of(packing: Packing, geometry: Geometry, total: int) -> tuple[int, lis
             pass
     headed: list[tuple[str, int, int]] = []
     for part in packing.order:
-        if part in _HEADED:
+        if part in HEADED:
             heads, left = divmod(geometry.heads(part), groups)
             if left:
                 raise LayoutError(f"{geometry.heads(part)} heads of {part} cannot be shared out over {groups} groups")
@@ -154,7 +158,7 @@ def slots_of(packing: Packing, geometry: Geometry, total: int) -> tuple[int, lis
     if others and (spare <= 0 or spare % others):
         raise LayoutError(f"no rows are left beside {describe(geometry)}", found=f"{total} rows")
     sized = iter(headed)
-    slots = [next(sized) if part in _HEADED else (part, 1, spare // others) for part in packing.order]
+    slots = [next(sized) if part in HEADED else (part, 1, spare // others) for part in packing.order]
     if packing.slot_innermost and {(heads, width) for _, heads, width in slots} != {(1, geometry.head_dim)}:
         raise LayoutError("parts that alternate row by row need one head of equal width each per group")
     return groups, slots

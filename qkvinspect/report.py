@@ -146,7 +146,7 @@ def _attention(attention: Attention) -> dict[str, object]:
         "embed_dim": attention.embed_dim,
         "num_heads": heads.num_heads if heads else None,
         "num_kv_heads": heads.num_kv_heads if heads else None,
-        "head_dim": heads.head_dim if heads else None,
+        "head_dim": heads.width("q") if heads else None,
         "v_head_dim": heads.width("v") if heads else None,
         "num_heads_from": attention.heads_from,
         "possible_num_heads": list(attention.possible_heads),

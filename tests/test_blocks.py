@@ -82,7 +82,7 @@ def from_blocks(matrix: Matrix, limit: int) -> bytes:
 
 def view_of(draw: st.DrawFn, dtype: torch.dtype) -> torch.Tensor:
     """A 2-D view of some sort over a storage of different elements."""
-    raw = torch.from_numpy(np.random.default_rng(draw(st.integers(0, 9))).integers(0, 256, 1536, np.uint8))
+    raw = torch.from_numpy(np.random.default_rng(draw(st.integers(0, 9))).integers(0, 256, 3072, np.uint8))
     base = (raw % 2 if dtype == torch.bool else raw).view(dtype)
     rows, cols = draw(st.integers(0, 6)), draw(st.integers(0, 7))
     strides = draw(st.sampled_from(["dense", "gapped", "transposed", "expanded", "overlapping"]))

@@ -98,7 +98,7 @@ def test_float4_changes_its_count_with_the_format(tmp_path: Path, run) -> None:
 @pytest.mark.parametrize("packing", [QKV, PER_HEAD], ids=["blocked", "per head"])
 def test_views_are_gathered(tmp_path: Path, weight: torch.Tensor, packing: Any) -> None:
     torch.save({"a.w": weight}, tmp_path / "model.pt")
-    layout = Layout("x", "X", (Stored("w", packing),), "x.py", "proven", grouped_query=False)
+    layout = Layout("x", "X", (Stored("w", packing),), "x.py", "proven", kv_heads="equal")
     with open_checkpoint(tmp_path / "model.pt") as checkpoint:
         report = inspect(checkpoint, Options(heads=("4",), norms=False), layouts=(layout,))
         write(report, split_pieces(report), tmp_path / "qkv.safetensors")

@@ -18,7 +18,10 @@ from qkvinspect.blocks import blocks
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.stats import RowStats, row_stats
 
-FLOATS = "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz".split()
+FLOATS = [
+    *("float64", "float32", "float16", "bfloat16"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+]
 LIMITS = [None, 4096, 100, 9]
 
 
@@ -59,7 +62,7 @@ def groups(rows: int) -> dict[str, tuple[range, ...]]:
         "all": (range(rows),),
         "middle": (range(third, 2 * third),),
         "interleaved": (range(1, rows, 3),),
-        "scattered": (range(0, 2), range(third, third + 2), range(rows - 2, rows)),
+        "scattered": (range(2), range(third, third + 2), range(rows - 2, rows)),
         "one": (range(rows - 1, rows),),
         "none": (),
     }

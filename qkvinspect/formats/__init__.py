@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,17 +28,17 @@ def open_checkpoint(path: str | Path, *, container: str | None = None, config: P
     """
     place = Path(path)
     findings: tuple[Finding, ...] = ()
-    if place.is_dir():
+    if os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises where the folder may not be read)
         place, findings = directory.choose(place)
     source = LocalFile(place)
     try:
         checkpoint = _open(source, container)
+        own = (configs.named(config),) if config is not None else ()
         beside, config_findings = configs.beside(source)
     except BaseException:
         source.close()
         raise
     checkpoint.resources.callback(source.close)
-    own = (configs.named(config),) if config is not None else ()
     return replace(
         checkpoint,
         configs=(*own, *beside, *checkpoint.configs),

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import cast
 
 from qkvinspect.errors import CheckpointError, UsageError
-from qkvinspect.formats.pickle import Call, Global
+from qkvinspect.formats.pickle import Call, Global, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
 from qkvinspect.model import Config, Container, Role
 
 _OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$")
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
+_HYPER = re.compile(r"^(hyper_parameters|hparams|args|cfg|(\w+_)?config)$")
 _MAX_DEPTH = 32
-_MAX_TENSORS = 4_000_000
+_MAX_TENSORS = 1_000_000
 _MAX_PLAIN = 20_000
 
 
@@ -66,7 +67,7 @@ def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Cont
         node = _children(node)[key]
     tensors: dict[tuple[str, ...], object] = {}
     modules: dict[str, Mapping[str, object]] = {}
-    _collect(node, (), container.role, tensors, modules, file)
+    _collect(node, (), container.role, tensors, modules, file, counts)
     return Found(container, keys, tensors, modules), containers
 
 
@@ -74,9 +75,9 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
     """Hyper-parameters stored beside the state_dict (``args``, ``hyper_parameters``, ``model_args`` ...)."""
     found: list[Config] = []
     scalars: dict[str, object] = {}
-    if not isinstance(root, dict):
+    if not is_dict(root):
         return ()
-    for key, node in cast("dict[object, object]", root).items():
+    for key, node in root.items():
         if not isinstance(key, str) or key in keys[:1] or is_tensor(node) or _OPTIMIZER.search(key):
             continue
         value = plain(node)
@@ -106,11 +107,13 @@ def plain(node: object) -> object:
                 # OmegaConf keeps a container's entries in _content and a leaf in _val.
                 return convert(content.get("_content", content.get("_val", content)), depth + 1)
             return convert(node.entries or node.items or None, depth + 1)
-        if isinstance(node, dict):
-            entries = cast("dict[object, object]", node)
-            return {str(key): convert(value, depth + 1) for key, value in entries.items()}
-        if isinstance(node, (list, tuple)):
-            return [convert(item, depth + 1) for item in cast("list[object]", node)]
+        if is_dict(node):
+            entries = node
+            return {
+                str(key): convert(value, depth + 1) for key, value in entries.items() if isinstance(key, (str, int))
+            }
+        if is_sequence(node):
+            return [convert(item, depth + 1) for item in node]
         return None
 
     return convert(node, 0)
@@ -130,23 +133,29 @@ class _Counts:
         """Tensors anywhere below."""
         if is_tensor(node):
             return 1
-        if depth > _MAX_DEPTH or not isinstance(node, (dict, list, tuple, Call)):
+        if depth > _MAX_DEPTH or not _may_hold(node):
             return 0
-        key = id(cast(object, node))
+        key = id(node)
         if key not in self._known:
             self._known[key] = 0  # a cycle adds nothing
-            self._known[key] = sum(self.all(child, depth + 1) for child in _children(cast(object, node)).values())
+            self._known[key] = sum(self.all(child, depth + 1) for child in _children(node).values())
         return self._known[key]
 
 
 def _containers(root: object, counts: _Counts) -> Iterator[tuple[Container, tuple[str, ...]]]:
     """Every state_dict in the file, with the keys that lead to it, as seen from the outside in."""
+    if is_dict(root) and {"state", "param_groups"} <= root.keys():
+        yield Container("", counts.all(root), "optimizer"), ()
+        return
     node, keys = root, ()
     for _ in range(_MAX_DEPTH):
-        children = {key: child for key, child in _children(node).items() if counts.all(child)}
+        children = {
+            key: child for key, child in _children(node).items() if counts.all(child) and not _HYPER.search(key)
+        }
         models = [key for key in children if _role(key) == "model"]
         inside = sum(counts.all(children[key]) for key in models)
-        is_state_dict = 2 * counts.direct(node) >= inside or is_module(node)
+        direct = counts.direct(node)
+        is_state_dict = is_module(node) or (direct > 0 and inside <= 2 * direct)
         if not children:
             return
         if is_state_dict or len(models) > 1:
@@ -160,10 +169,24 @@ def _containers(root: object, counts: _Counts) -> Iterator[tuple[Container, tupl
         node, keys = children[models[0]], (*keys, models[0])
 
 
+def _may_hold(node: object) -> bool:
+    """Whether tensors may lie below a node."""
+    return is_dict(node) or is_sequence(node) or isinstance(node, Call)
+
+
 def _role(key: str) -> Role:
     if _OPTIMIZER.search(key.lower()):
         return "optimizer"
     return "ema" if _EMA.search(key.lower()) else "model"
+
+
+def _members(node: object) -> set[object]:
+    """The texts in a set, however its pickle protocol writes it: as items, or as a list to call ``set`` with."""
+    if not isinstance(node, Call):
+        return set()
+    arguments = node.arguments if is_sequence(node.arguments) else ()
+    listed = arguments[0] if arguments and is_sequence(arguments[0]) else []
+    return {item for item in (*node.items, *listed) if isinstance(item, str)}
 
 
 def is_module(node: object) -> bool:
@@ -179,18 +202,18 @@ def _children(node: object) -> Mapping[str, object]:
             return _children(node.entries)
         state = cast("dict[object, object]", node.state)
         unsaved = state.get("_non_persistent_buffers_set")
-        hidden = set(unsaved.items) if isinstance(unsaved, Call) else set[object]()
+        hidden = _members(unsaved)
         below = {
             key: child
             for name in ("_parameters", "_buffers", "_modules")
             for key, child in _children(state[name]).items()
         }
         return {key: child for key, child in below.items() if key not in hidden}
-    if isinstance(node, dict):
-        entries = cast("dict[object, object]", node)
+    if is_dict(node):
+        entries = node
         return {str(key): value for key, value in entries.items() if isinstance(key, (str, int))}
-    if isinstance(node, (list, tuple)):
-        return {str(index): item for index, item in enumerate(cast("list[object]", node))}
+    if is_sequence(node):
+        return {str(index): item for index, item in enumerate(node)}
     return {}
 
 
@@ -201,6 +224,7 @@ def _collect(
     tensors: dict[tuple[str, ...], object],
     modules: dict[str, Mapping[str, object]],
     file: str,
+    counts: _Counts,
 ) -> None:
     """Gather every tensor below a node, leaving out averages and optimizers beside the model's parts."""
     if len(path) > _MAX_DEPTH or len(tensors) > _MAX_TENSORS:
@@ -209,18 +233,22 @@ def _collect(
         state = cast("dict[str, object]", node.state)
         modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
     children = _children(node)
+    if is_dict(node):
+        keys = node
+        if len(children) < sum(isinstance(key, (str, int)) for key in keys):
+            raise CheckpointError("two tensors have the same name", file=file)
     for key, child in children.items():
         if is_tensor(child):
             tensors[(*path, key)] = child
-        elif isinstance(child, (dict, list, tuple, Call)) and (role != "model" or _role(key) == "model"):
-            _collect(cast(object, child), (*path, key), role, tensors, modules, file)
+        elif _may_hold(child) and counts.all(child) and (role != "model" or is_module(node) or _role(key) == "model"):
+            _collect(child, (*path, key), role, tensors, modules, file, counts)
 
 
 def _describe(root: object) -> str:
     """What a file without weights holds, in a few words."""
     if isinstance(root, Call):
         return f"a {root.function}" if isinstance(root.function, Global) else "an object"
-    if isinstance(root, dict):
-        keys = ", ".join(repr(key) for key in list(cast("dict[object, object]", root))[:6])
+    if is_dict(root):
+        keys = ", ".join(repr(key) for key in list(root)[:6])
         return f"a dict with {keys}" if keys else "an empty dict"
     return f"a {type(root).__name__}"

@@ -34,7 +34,7 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
     files = [name for name in names if name.endswith(SUFFIXES)]
     usual = [name for name in _USUAL if name in files]
-    candidates = (sorted(indexes, key=lambda name: ".safetensors." not in name)[:1] or usual[:1]) or files
+    candidates = ([n for n in indexes if ".safetensors." in n] or indexes or usual[:1]) or files
     if len(candidates) == 1:
         others = [name for name in files if name not in candidates]
         findings: tuple[Finding, ...] = ()

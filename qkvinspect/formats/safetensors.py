@@ -100,7 +100,7 @@ def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> Te
     if offsets is None or len(offsets) != 2:
         raise _malformed(source, "data_offsets are not two numbers", str(fields["data_offsets"])[:60], name)
     if not isinstance(code, str) or code not in CODES:
-        raise _malformed(source, "unknown dtype", str(code)[:60], name)
+        raise _malformed(source, "unknown dtype", repr(code)[:60], name)
     start, end = offsets
     shape = tuple(sizes)
     dtype = DTYPES[CODES[code]]

@@ -17,7 +17,7 @@ _MAX_INDEX = 256_000_000
 
 def sniff(head: bytes) -> bool:
     text = head.lstrip()
-    return text.startswith(b"{") and head[8:9] != b"{"
+    return text.startswith(b"{") and (head[8:9] != b"{" or any(head[5:8]))
 
 
 def open(source: ByteSource, request: Request) -> Checkpoint:

@@ -52,11 +52,11 @@ def inspect(
     """
     flags = [heads.parse_flag(text) for text in options.heads]
     names = match.Names(checkpoint.tensors)
-    matches = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
+    matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
     if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     attentions: list[Attention] = []
-    findings = list(checkpoint.findings)
+    findings = [*checkpoint.findings, *stale]
     for found in matches:
         if options.layers and not any(fnmatchcase(found.candidates[0].layer, g) for g in options.layers):
             continue
@@ -178,7 +178,7 @@ def _require_square(layout: Layout, weights: Sequence[TensorInfo], shapes: Seque
     embed_dim = shapes[0][1]
     for stored, info, (rows, _) in zip(layout.weights, weights, shapes, strict=True):
         expected = embed_dim * len(stored.packing.order)
-        if rows != expected:
+        if rows != expected and set(stored.packing.order) <= {"q", "k", "v"}:
             raise LayoutError(
                 f"{info.name} has the name of {layout.id} but not its shape",
                 found=f"{rows} rows where {expected} were expected",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.heads import MAX_HEADS, HeadFact
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.packing import Geometry, Rows, describe, split_rows
+from qkvinspect.packing import HEADED, QUERY_SIDE, Geometry, Rows, split_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,16 @@ def solve(candidate: Candidate, out_features: int | None, facts: Iterable[HeadFa
         for info, stored in zip(candidate.weights, layout.weights, strict=True)
     ]
     totals = [rows for rows, _ in shapes]
-    part_rows = _part_rows(layout, totals, out_features)
+    part_rows = _part_rows(layout, shapes, out_features)
+    facts = list(facts)
+    tensor_dim = next((fact.head_dim for fact in facts if fact.origin.startswith("tensor:") and fact.head_dim), None)
     chosen: tuple[HeadFact, Geometry] | None = None
     rejected: list[tuple[HeadFact, str]] = []
     disagreeing: list[tuple[HeadFact, Geometry]] = []
     for fact in facts:
+        sized = replace(fact, head_dim=fact.head_dim or tensor_dim)
         try:
-            geometry = _geometry(layout, totals, part_rows, fact)
+            geometry = _geometry(layout, totals, part_rows, out_features, sized)
         except LayoutError as error:
             rejected.append((fact, str(error)))
             continue
@@ -94,54 +97,117 @@ def _source(fact: HeadFact) -> str:
     return kind + rest.partition(":")[0] if kind == "config" else fact.origin
 
 
-def _part_rows(layout: Layout, totals: Sequence[int], out_features: int | None) -> dict[str, int]:
+def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: int | None) -> dict[str, int]:
     """How many rows Q, K and V have, where the shapes alone tell."""
     found: dict[str, int] = {}
-    for stored, total in zip(layout.weights, totals, strict=True):
-        parts = sorted(stored.packing.parts & {"q", "k", "v"})
+    for stored, (total, cols) in zip(layout.weights, shapes, strict=True):
+        parts = [part for part in stored.packing.order if part in ("q", "k", "v")]
         if len(stored.packing.order) == 1:
-            found |= dict.fromkeys(parts, total)
-        elif set(stored.packing.order) != set(parts) or stored.packing.groups != "one":
+            found |= dict.fromkeys(stored.packing.parts, total)
+        elif stored.packing.groups != "one":
             continue
-        elif (not layout.grouped_query or parts == ["k", "v"]) and total % len(parts) == 0:
-            found |= {part: total // len(parts) for part in parts}
-        elif parts == ["k", "q", "v"] and out_features and (total - out_features) % 2 == 0:
-            found |= {"q": out_features, "k": (total - out_features) // 2, "v": (total - out_features) // 2}
-    return {part: rows for part, rows in found.items() if rows > 0}
+        elif layout.square:
+            found |= dict.fromkeys(parts, cols)
+        elif len(parts) != len(stored.packing.order):
+            continue
+        elif (layout.kv_heads == "equal" and not layout.v_free) or "q" not in parts:
+            share = _divide(total, len(parts), "rows", "parts")
+            if "v" in parts and out_features not in (None, share):
+                raise LayoutError(f"V would have {share} rows where the output projection takes {out_features}")
+            found |= dict.fromkeys(parts, share)
+        elif (
+            layout.kv_heads == "free"
+            and len(parts) == 3
+            and out_features
+            and total > out_features
+            and (total - out_features) % 2 == 0
+        ):
+            rest = (total - out_features) // 2
+            found |= {"q": out_features, "k": rest, "v": rest}
+    return found if all(found.values()) else {}
 
 
-def _geometry(layout: Layout, totals: Sequence[int], part_rows: Mapping[str, int], fact: HeadFact) -> Geometry:
+def _geometry(
+    layout: Layout,
+    totals: Sequence[int],
+    part_rows: Mapping[str, int],
+    out_features: int | None,
+    fact: HeadFact,
+) -> Geometry:
     """The sizes that a fact leads to.
 
     Raises:
-        LayoutError: the shapes contradict it.
+        LayoutError: the shapes contradict it, or it leaves too much open.
 
     """
-    heads, head_dim = fact.num_heads, fact.head_dim
-    q_rows = part_rows.get("q")
-    if heads is None:
-        heads = _divide(q_rows, head_dim, "rows of Q", "head_dim") if q_rows and head_dim else None
-    if heads is None:
-        raise LayoutError("it does not give the number of heads")
-    kv_heads = fact.num_kv_heads
-    if q_rows is not None:
-        width = _divide(q_rows, heads, "rows of Q", "heads")
+    if fact.num_heads is None and fact.head_dim and "q" in part_rows:
+        heads = _divide(part_rows["q"], fact.head_dim, "rows of Q", "head_dim")
+    elif fact.num_heads is None and fact.head_dim and layout.kv_heads == "equal":
+        parts = sum(len(stored.packing.order) for stored in layout.weights)
+        heads = _divide(sum(totals), parts * fact.head_dim, "rows", f"{parts} parts of head_dim {fact.head_dim}")
+    elif fact.num_heads is not None:
+        heads = fact.num_heads
     else:
+        raise LayoutError("it does not give the number of heads")
+    if "q" in part_rows:
+        width = _divide(part_rows["q"], heads, "rows of Q", "heads")
+        kv_heads = _divide(part_rows["k"], width, "rows of K", "head_dim") if "k" in part_rows else fact.num_kv_heads
         kv_heads = kv_heads or heads
-        sides = [part for stored in layout.weights for part in stored.packing.order]
-        count = sum(heads if part in ("q", "gate") else kv_heads for part in sides)
-        width = _divide(sum(totals), count, "rows", f"{describe(Geometry(heads, kv_heads, 0))} in all")
-    if "k" in part_rows:
-        kv_heads = _divide(part_rows["k"], width, "rows of K", "head_dim")
-    kv_heads = kv_heads or heads
+        v_width = width
+        if "v" in part_rows:
+            v_width = _divide(part_rows["v"], kv_heads, "rows of V", "kv heads")
+        for stored, total in zip(layout.weights, totals, strict=True):
+            if stored.packing.order == ("k", "v") and stored.packing.groups == "heads":
+                v_width = _divide(total, kv_heads, "rows of K and V", "kv heads") - width
+    else:
+        kv_heads, width, v_width = _packed_sizes(layout, totals, out_features, heads, fact)
     if fact.origin == "flag" and fact.num_kv_heads not in (None, kv_heads):
         raise LayoutError(f"the shapes say {kv_heads} kv heads, not {fact.num_kv_heads}")
     if heads % kv_heads or heads > MAX_HEADS:
         raise LayoutError(f"{heads} heads cannot share {kv_heads} kv heads")
-    v_width = _divide(part_rows["v"], kv_heads, "rows of V", "kv heads") if "v" in part_rows else width
-    geometry = Geometry(heads, kv_heads, width, v_width if v_width != width else None)
+    subheads = dict(layout.subheads)
+    geometry = Geometry(heads, kv_heads, width, v_width if v_width != width else None, subheads=subheads)
     rows_of(layout, geometry, totals)
     return geometry
+
+
+def _packed_sizes(
+    layout: Layout, totals: Sequence[int], out_features: int | None, heads: int, fact: HeadFact
+) -> tuple[int, int, int]:
+    """(kv heads, head_dim, width of V) of tensors whose parts only the number of heads tells apart.
+
+    The output projection, where there is one, has heads * v_head_dim columns.
+    """
+    total = sum(totals)
+    order = [part for stored in layout.weights for part in stored.packing.order]
+    parts = [part for part in order if part in HEADED]
+    of_heads = sum(part in QUERY_SIDE for part in parts)
+    of_kv = len(parts) - of_heads
+    v_width = _divide(out_features, heads, "columns of the output projection", "heads") if out_features else None
+    kv_heads = {"free": fact.num_kv_heads, "equal": heads, "one": 1}[layout.kv_heads]
+    if kv_heads is None and v_width and of_kv:
+        kv_heads, left = divmod(total - of_heads * heads * v_width, of_kv * v_width)
+        kv_heads = kv_heads if not left and kv_heads > 0 and heads % kv_heads == 0 else None
+    kv_heads = kv_heads or heads
+    if len(parts) < len(order):  # an MLP takes what is left over, so the total tells nothing
+        if v_width is None:
+            raise LayoutError("the output projection is needed to tell the heads from the MLP")
+        return kv_heads, v_width, v_width
+    if v_width is None and layout.v_ratio and "v" in parts:
+        shares = of_heads * heads + (of_kv - 1 + layout.v_ratio) * kv_heads
+        width = _divide(total, shares, "rows", f"heads of {'+'.join(parts)}")
+        return kv_heads, width, width * layout.v_ratio
+    if v_width is None and fact.head_dim and "v" in parts:
+        spare = total - (of_heads * heads + (of_kv - 1) * kv_heads) * fact.head_dim
+        return kv_heads, fact.head_dim, _divide(spare, kv_heads, "rows of V", "kv heads")
+    if v_width is None or "v" not in parts:
+        width = _divide(total, of_heads * heads + of_kv * kv_heads, "rows", f"heads of {'+'.join(parts)}")
+        return kv_heads, width, width
+    others = of_heads * heads + (of_kv - 1) * kv_heads
+    width = _divide(total - kv_heads * v_width, others, "rows", f"heads of {'+'.join(parts)}")
+    if width != v_width and not layout.v_free:
+        raise LayoutError(f"a head of K would have {width} rows and one of V {v_width}")
+    return kv_heads, width, v_width
 
 
 def _divide(rows: int, count: int, what: str, by: str) -> int:

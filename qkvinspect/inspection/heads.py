@@ -10,6 +10,7 @@ from typing import cast
 
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection.match import Candidate, Names
+from qkvinspect.inspection.scopes import place
 from qkvinspect.model import Config
 
 MAX_HEADS = 65_536
@@ -51,17 +52,9 @@ _KV_HEADS = frozenset(
         "kv_heads",
     ]
 )
-_HEAD_DIM = frozenset(["head_dim", "d_kv", "kv_channels", "dim_head", "head_size", "attention_head_dim"])
-_SCOPES: Mapping[str, tuple[str, ...]] = {
-    "vision": ("vision", "visual", "image"),
-    "text": ("text", "language", "transformer"),
-    "audio": ("audio", "speech"),
-    "encoder": ("encoder",),
-    "decoder": ("decoder",),
-    "qformer": ("qformer",),
-}
-"""Words of a config's keys (``vision_config``, ``encoder_attention_heads``), and the words in the names of
-the layers that they speak of."""
+_HEAD_DIM = frozenset(
+    ["head_dim", "d_kv", "kv_channels", "dim_head", "head_size", "attention_head_dim", "transformer_dim_head"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +106,7 @@ def facts(
             yield HeadFact("flag", flag.num_heads, flag.num_kv_heads)
             break
     for config in configs:
-        yield from _from_config(config, candidate.layer)
+        yield from _from_config(config, candidate.layer, names, frozenset(candidate.layout.head_keys) or _HEADS)
     attributes = modules.get(candidate.layer, {})
     for key in ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads"):
         if _is_count(attributes.get(key)):
@@ -130,10 +123,10 @@ def facts(
             yield HeadFact(origin, head_dim=size)
 
 
-def _from_config(config: Config, layer: str) -> Iterator[HeadFact]:
+def _from_config(config: Config, layer: str, names: Names, keys: frozenset[str]) -> Iterator[HeadFact]:
     """One fact for each distinct answer that a config gives for a layer, in its best scope."""
-    entries = list(_entries(config.values, layer))
-    heads = _scoped(entries, _HEADS, layer)
+    entries = list(_entries(config.values, layer, names.stages(layer)))
+    heads = _scoped(entries, keys, layer)
     kv = _only(_scoped(entries, _KV_HEADS, layer))
     dim = _only(_scoped(entries, _HEAD_DIM, layer))
     if str(config.values.get("_class_name", "")).startswith("UNet") and not heads and dim is not None:
@@ -153,38 +146,30 @@ def _only(found: Sequence[tuple[str, int]]) -> int | None:
 
 
 def _scoped(entries: Iterable[tuple[str, int]], keys: frozenset[str], layer: str) -> list[tuple[str, int]]:
-    """The entries with one of these keys that speak of a layer.
-
-    Those whose own words (vision, decoder ...) are in the layer's name come before those without such words;
-    of several words, the one that stands first in the layer's name counts.
-    """
+    """The entries with one of these keys that speak of a layer, of the best place only."""
     ranked: dict[int, list[tuple[str, int]]] = {}
     for path, value in entries:
-        if path.rpartition(".")[2].partition("[")[0].lower() not in keys:
-            continue
-        places = [
-            min((layer.lower().find(word) for word in words if word in layer.lower()), default=-1)
-            for scope, words in _SCOPES.items()
-            if scope in path.lower()
-        ]
-        if not places:
-            ranked.setdefault(len(layer), []).append((path, value))
-        elif max(places) >= 0:
-            ranked.setdefault(min(place for place in places if place >= 0), []).append((path, value))
+        where = place(path, layer)
+        key, of_list, _ = path.rpartition(".")[2].lower().partition("[")
+        if where is not None and (key in keys or (of_list and f"{key}[]" in keys)):
+            ranked.setdefault(where, []).append((path, value))
     return ranked[min(ranked)] if ranked else []
 
 
-def _entries(values: Mapping[str, object], layer: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
+def _entries(
+    values: Mapping[str, object], layer: str, stages: int, prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, int]]:
     """Every count in a config, with its dotted path.
 
-    Of a list, the entry for the layer's stage: the first number in its name (Swin, SegFormer, OpenELM).
+    Of a list with as many entries as there are stages, the one of the layer's stage, which is the first
+    number in its name (Swin, SegFormer, OpenELM).
     """
     for key, value in values.items():
         if isinstance(value, dict) and depth < _MAX_DEPTH:
-            yield from _entries(cast("dict[str, object]", value), layer, f"{prefix}{key}.", depth + 1)
+            yield from _entries(cast("dict[str, object]", value), layer, stages, f"{prefix}{key}.", depth + 1)
         elif isinstance(value, list) and (stage := re.search(r"\d+", layer)):
             items, index = cast("list[object]", value), int(stage[0])
-            if index < len(items) and _is_count(items[index]):
+            if len(items) == stages and index < stages and _is_count(items[index]):
                 yield f"{prefix}{key}[{index}]", cast("int", items[index])
         elif _is_count(cast(object, value)):
             yield f"{prefix}{key}", cast("int", value)

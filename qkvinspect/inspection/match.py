@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
+from typing import cast
 
 from qkvinspect.errors import LayoutError
+from qkvinspect.inspection.scopes import speaking
 from qkvinspect.layouts import Layout
-from qkvinspect.model import Config, TensorInfo
+from qkvinspect.matrix import shape_as_matrix
+from qkvinspect.model import Config, Finding, TensorInfo
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Components that DataParallel, torch.compile and FSDP put into names. They are stripped when names are
@@ -31,6 +34,16 @@ class Names:
         self.paths = stripped
         self._by_path = {path: name for name, path in stripped.items()}
         self._by_stack: dict[Path, str] | None = None
+        self._ends: set[Path] | None = None
+        self._stages: dict[str, int] = {}
+
+    def has(self, key: str, layer: Path) -> bool:
+        """Whether there is such a tensor; ``//key`` means anywhere."""
+        if not key.startswith("//"):
+            return self.find(key, layer) is not None
+        if self._ends is None:
+            self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
+        return tuple(key[2:].split(".")) in self._ends
 
     def find(self, key: str, layer: Path) -> TensorInfo | None:
         """The tensor called ``key`` below a layer, or None."""
@@ -59,6 +72,17 @@ class Names:
                 return self.tensors[name]
         return None
 
+    def stages(self, layer: str) -> int:
+        """How many different numbers stand where the layer's name has its first one."""
+        found = re.search(r"\d+", layer)
+        if not found:
+            return 0
+        prefix = layer[: found.start()]
+        if prefix not in self._stages:
+            after = (name[len(prefix) :] for name in self.tensors if name.startswith(prefix))
+            self._stages[prefix] = len({number[0] for rest in after if (number := re.match(r"\d+", rest))})
+        return self._stages[prefix]
+
     def find_sibling(self, name: str, last: str) -> str | None:
         """The tensor whose name differs from ``name`` in its last component only."""
         return self._by_path.get((*self.paths[name][:-1], last)) if len(self.paths[name]) > 1 else None
@@ -81,12 +105,14 @@ class Candidate:
     path: Path
     layer: str
     weights: tuple[TensorInfo, ...]
+    settled: bool = False
 
     @property
     def specificity(self) -> int:
         """How much of the names the layout accounts for."""
         layout = self.layout
-        return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings)
+        shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim))
+        return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings) + shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +124,7 @@ class Match:
 
     @property
     def chosen(self) -> Candidate | None:
-        return self.candidates[0] if len(self.candidates) == 1 else None
+        return None if self.decided_by == "ambiguous" else self.candidates[0]
 
 
 def find_attentions(
@@ -106,7 +132,7 @@ def find_attentions(
     layouts: Sequence[Layout],
     configs: Sequence[Config],
     forced: Sequence[tuple[str, str]],
-) -> list[Match]:
+) -> tuple[list[Match], list[Finding]]:
     """Every attention module, in the order of the file; a tensor belongs to at most one.
 
     Args:
@@ -127,6 +153,7 @@ def find_attentions(
         ]
         if candidates:
             found.append(candidates)
+    found, stale = _without_stale(found)
     for candidates in sorted(found, key=lambda some: -max(c.specificity for c in some)):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
         if free:
@@ -134,7 +161,25 @@ def find_attentions(
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     order = {name: position for position, name in enumerate(names.tensors)}
-    return sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name])
+    return sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name]), stale
+
+
+def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]], list[Finding]]:
+    """Leave out rows that another row at the same module supersedes, and say so."""
+    rules = {(c.path, stale): c for candidates in found for c in candidates for stale in c.layout.supersedes}
+    kept: list[list[Candidate]] = []
+    findings: dict[str, Finding] = {}
+    for candidates in found:
+        live = [c for c in candidates if (c.path, c.layout.id) not in rules]
+        for gone in (c for c in candidates if c not in live):
+            names = ", ".join(info.name.removeprefix(f"{gone.layer}.") for info in gone.weights)
+            used = rules[gone.path, gone.layout.id]
+            kept_names = ", ".join(info.name.removeprefix(f"{used.layer}.") for info in used.weights)
+            text = f"{names} are left out: {kept_names} holds the same projections"
+            findings.setdefault(gone.layer, Finding("stale-duplicate", "warning", text, gone.layer))
+        if live:
+            kept.append(live)
+    return kept, list(findings.values())
 
 
 def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
@@ -151,24 +196,47 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     """The layout at this weight, if the names around it fit."""
     _, choices = _pattern(layout.weights[0].key)
     count = len(choices)
-    if len(path) < count or any(part not in some for part, some in zip(path[-count:], choices, strict=True)):
+    if not _ends_with(path, choices):
         return
     layer = path[:-count]
-    if layout.layer:
-        _, context = _pattern(layout.layer)
-        end = layer[-len(context) :]
-        if len(end) < len(context) or any(p not in some for p, some in zip(end, context, strict=True)):
-            return
-    weights = [names.find(weight.key, layer) for weight in layout.weights]
-    if any(info is None for info in weights):
+    if layout.layer and not _ends_with(layer, _pattern(layout.layer)[1]):
         return
-    if any(names.find(key, layer) is None for key in layout.siblings):
+    weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
+    if len(weights) != len(layout.weights) or not _has_form(layout, weights[0]):
         return
-    if any(names.find(key, layer) is not None for key in layout.unless):
+    if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
+        return
+    if not all(names.has(key, layer) for key in layout.siblings) or any(names.has(k, layer) for k in layout.unless):
         return
     stored = names.stored_layer(name, count)
     label = f"{stored}.{layout.label}".lstrip(".") if layout.label else stored
-    yield Candidate(layout, layer, label, tuple(info for info in weights if info is not None))
+    settled = any(names.has(key, layer) for key in layout.settled_by)
+    yield Candidate(layout, layer, label, tuple(weights), settled)
+
+
+def _ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
+    """Whether a layer's name ends with these components; ``#`` is any number."""
+    end = layer[-len(context) :]
+    return len(end) == len(context) and all(
+        part in some or ("#" in some and part.isdecimal()) for part, some in zip(end, context, strict=True)
+    )
+
+
+def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: TensorInfo) -> bool:
+    out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
+    return out is not None and len(out.shape) > 1 and weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
+
+
+def _has_form(layout: Layout, weight: TensorInfo) -> bool:
+    if layout.ndim is not None and len(weight.shape) != layout.ndim:
+        return False
+    if layout.ratio is None:
+        return True
+    try:
+        rows, cols = shape_as_matrix(weight, layout.weights[0].orientation)
+    except LayoutError:
+        return False
+    return rows == layout.ratio * cols
 
 
 def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequence[tuple[str, str]]) -> Match:
@@ -183,25 +251,49 @@ def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequ
                 )
             return Match(fitting, "flag")
     for config in configs:
-        named = [c for c in candidates if _config_says(c.layout, config)]
-        if named:
-            return Match((_best(named),), config.origin)
-    by_name = [c for c in candidates if not c.layout.needs_config]
-    if not by_name:
-        return Match(tuple(candidates), "ambiguous")
-    return Match((_best(by_name),), "names")
+        for key, values in speaking(config, layer):
+            named = _known_first([c for c in candidates if _config_says(c.layout, values)])
+            if named and _agree(best := _most_specific(named)):
+                return Match((best[0],), config.origin + (f":{key}" if key else ""))
+    settled = _most_specific([c for c in candidates if c.settled])
+    if settled and _agree(settled):
+        return Match((settled[0],), "siblings")
+    best = _most_specific(_known_first(candidates))
+    by_name = [c for c in best if not c.layout.needs_config]
+    if by_name and _agree(by_name):
+        return Match((by_name[0],), "names")
+    return Match(tuple(c for c in candidates if c.specificity == best[0].specificity), "ambiguous")
 
 
-def _config_says(layout: Layout, config: Config) -> bool:
-    kinds = {config.values.get("model_type"), config.values.get("_class_name")}
-    return not kinds.isdisjoint(layout.model_types) and all(
-        config.values.get(key) == value for key, value in layout.flags.items()
-    )
+def _config_says(layout: Layout, values: Mapping[str, object]) -> bool:
+    """Whether a config names the row: its kind of model, and every flag."""
+    if not layout.model_types and not layout.flags:
+        return False
+    named = [values.get(key) for key in ("model_type", "_class_name", "architecture")]
+    listed = values.get("architectures")
+    named += cast(list[object], listed) if isinstance(listed, list) else []
+    kinds = [kind for kind in named if isinstance(kind, str)]
+    says = not layout.model_types or any(fnmatchcase(kind, glob) for kind in kinds for glob in layout.model_types)
+    return says and all(_allows(allowed, values.get(key)) for key, allowed in layout.flags.items())
 
 
-def _best(candidates: list[Candidate]) -> Candidate:
-    """The most specific; a remembered row only if there is no other; else the first in the table."""
-    return max(candidates, key=lambda c: (c.layout.proof != "memory", c.specificity))
+def _allows(allowed: tuple[object, ...], value: object) -> bool:
+    return value in allowed or (Ellipsis in allowed and value is not None)
+
+
+def _known_first(candidates: list[Candidate]) -> list[Candidate]:
+    """A remembered row counts only if there is no other."""
+    return [c for c in candidates if c.layout.proof != "memory"] or candidates
+
+
+def _most_specific(candidates: list[Candidate]) -> list[Candidate]:
+    best = max((c.specificity for c in candidates), default=0)
+    return [c for c in candidates if c.specificity == best]
+
+
+def _agree(candidates: list[Candidate]) -> bool:
+    """Whether the candidates store the same things, under whatever name."""
+    return len({c.layout.weights for c in candidates}) == 1
 
 
 def _strip(name: str) -> Path:

@@ -52,20 +52,32 @@ class Layout:
         libraries: who stores it so, for people.
         weights: the projections; the first is the one that a module is recognised by.
         source: file, class or function that says so.
-        layer: components that the layer's own name must end with; "" for any.
+        layer: components that the layer's own name must end with; "" for any; ``#`` is a number.
         label: appended to the layer's name where one module holds two sets of projections.
         biases: their biases, each optional.
         out: names that the output projection's weight may have.
         out_orientation: how that weight lies.
         extras: other tensors of the module that are mistaken for Q, K or V, and what they are.
-        siblings: keys that must stand beside the weights, else the row does not apply.
+        siblings: keys that must stand beside the weights (``//key``: anywhere), else the row does not apply.
         unless: keys that must not.
-        model_types: values of the config's ``model_type`` (or ``_class_name``) that mean this row.
-        flags: values that the config must hold for this row.
-        needs_config: the names alone do not decide; only a config or --layout does.
-        grouped_query: whether the library allows fewer kv heads than heads.
+        ratio: how many times its columns the first weight has rows, where that tells the row from others.
+        out_ratio: how many times the output projection's columns the first weight has rows, likewise.
+        model_types: globs for the config's ``model_type``, ``_class_name``, ``architecture`` or one of its
+            ``architectures`` that mean this row.
+        flags: for each key of the config, the values that mean this row (None: the key is not there;
+            Ellipsis: whatever it holds).
+        needs_config: the names alone do not decide; only a config, --layout or ``settled_by`` does.
+        settled_by: keys of which any one decides for the row, as a config would.
+        ndim: how many axes the first weight has, where that tells the row from others (convolutions).
+        subheads: parts that have several heads for each head of the module (differential attention).
+        kv_heads: whether the library allows fewer kv heads than heads, only as many, or has just one.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
         head_tensors: tensors that fix the number of heads.
+        head_keys: keys of a config that give it, where the usual ones speak of something else; ``key[]``
+            is a list with an entry for each stage.
+        v_free: whether V may be wider or narrower than Q and K.
+        v_ratio: how many times wider a head of V is than one of K, where the library fixes that.
+        supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
         note: what to beware of, in a sentence.
 
     """
@@ -83,12 +95,21 @@ class Layout:
     extras: tuple[tuple[str, str], ...] = ()
     siblings: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
+    ratio: int | None = None
+    out_ratio: int | None = None
     model_types: tuple[str, ...] = ()
-    flags: Mapping[str, object] = field(default_factory=dict[str, object])
+    flags: Mapping[str, tuple[object, ...]] = field(default_factory=dict[str, tuple[object, ...]])
     needs_config: bool = False
-    grouped_query: bool = True
+    settled_by: tuple[str, ...] = ()
+    ndim: int | None = None
+    subheads: tuple[tuple[str, int], ...] = ()
+    kv_heads: Literal["free", "equal", "one"] = "free"
     square: bool = False
     head_tensors: tuple[HeadTensor, ...] = ()
+    head_keys: tuple[str, ...] = ()
+    v_free: bool = False
+    v_ratio: int | None = None
+    supersedes: tuple[str, ...] = ()
     note: str = ""
 
     @property

@@ -154,12 +154,12 @@ LAYOUTS = (
     ),
     _separate(
         "mpnet",
-        "transformers MPNet",
+        "transformers MPNet; timm CaiT class attention",
         "q",
         "k",
         "v",
         layer="attn",
-        out=("o.weight",),
+        out=("o|proj.weight",),
         source="transformers models/mpnet/modeling_mpnet.py, MPNetSelfAttention",
     ),
     _separate(

@@ -1,10 +1,16 @@
 """PyTorch's own attention, and the libraries that use it as it is."""
 
-from qkvinspect.layouts.layout import BIAS_KV, Layout, Stored
+from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Stored
 from qkvinspect.packing import QKV, K, Q, V
 
 _OUT = ("out_proj.weight",)
 _SOURCE = "torch/nn/modules/activation.py, MultiheadAttention; torch/nn/functional.py, _in_projection_packed"
+
+_OPEN_CLIP = (
+    HeadTensor("logit_scale", 0, "num_heads"),
+    HeadTensor("head_scale", 0, "num_heads"),
+    HeadTensor("ln_q.weight", 0, "head_dim"),
+)
 
 LAYOUTS = (
     Layout(
@@ -14,10 +20,23 @@ LAYOUTS = (
         biases=(Stored("in_proj_bias", QKV),),
         out=_OUT,
         extras=BIAS_KV,
-        grouped_query=False,
+        kv_heads="equal",
         square=True,
+        head_tensors=_OPEN_CLIP,
         source=_SOURCE,
         proof="proven",
+    ),
+    Layout(
+        id="torch-ao-mha",
+        libraries="torch.ao.nn.quantizable.MultiheadAttention",
+        weights=(Stored("linear_Q.weight", Q), Stored("linear_K.weight", K), Stored("linear_V.weight", V)),
+        biases=(Stored("linear_Q.bias", Q), Stored("linear_K.bias", K), Stored("linear_V.bias", V)),
+        out=_OUT,
+        kv_heads="equal",
+        supersedes=("torch-mha",),
+        source="torch/ao/nn/quantizable/modules/activation.py, MultiheadAttention",
+        proof="proven",
+        note="the in_proj_weight beside them is a stale copy",
     ),
     Layout(
         id="torch-mha-split",
@@ -26,7 +45,7 @@ LAYOUTS = (
         biases=(Stored("in_proj_bias", QKV),),
         out=_OUT,
         extras=BIAS_KV,
-        grouped_query=False,
+        kv_heads="equal",
         square=True,
         source=_SOURCE,
         proof="proven",

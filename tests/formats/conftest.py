@@ -29,6 +29,12 @@ def _content(info: TensorInfo) -> bytes:
     return b"".join(read_rows(matrix, (range(matrix.rows),)))
 
 
+def _read_all(path: Path) -> None:
+    with open_checkpoint(path) as checkpoint:
+        for info in checkpoint.tensors.values():
+            _content(info)
+
+
 def _tensor_bytes(tensor: torch.Tensor) -> bytes:
     if tensor.is_quantized:
         tensor = tensor.int_repr()
@@ -156,9 +162,8 @@ def refused() -> Callable[..., CheckpointError]:
     """Assert that a file cannot be opened and read to the end: one CheckpointError, of one line, naming it."""
 
     def check(path: Path, match: str = "", file: Path | None = None) -> CheckpointError:
-        with pytest.raises(CheckpointError, match=match or None) as caught, open_checkpoint(path) as checkpoint:
-            for info in checkpoint.tensors.values():
-                _content(info)
+        with pytest.raises(CheckpointError, match=match or None) as caught:
+            _read_all(path)
         message = str(caught.value)
         assert len(message.splitlines()) == 1
         assert message.startswith(str(file or path))

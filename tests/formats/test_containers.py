@@ -203,7 +203,7 @@ HYPER: dict[str, tuple[Any, Any]] = {
         ),
         {"heads": 8, "sub": {"dim": 64}, "list": [1, 2]},
     ),
-    "with a path and a tensor": ({"path": Path("x"), "t": torch.ones(1), "n": 1}, {"n": 1, "t": None}),
+    "with a path": ({"path": Path("x"), "n": 1}, {"n": 1}),
 }
 
 
@@ -214,6 +214,15 @@ def test_hyper_parameters_beside_the_state_dict(stored: Any, expected: Any, key:
         (config,) = checkpoint.configs
         assert config.origin == f"checkpoint:{key}"
         assert {name: config.values[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("key", ["hyper_parameters", "args", "config"])
+def test_a_tensor_among_the_hyper_parameters_is_no_weight(key: str, saved: Any) -> None:
+    """Loss weights, say: they make no second model out of the hyper-parameters."""
+    with open_checkpoint(saved({"state_dict": SD, key: {"pos_weight": torch.ones(3), "heads": 4}})) as checkpoint:
+        assert checkpoint.container == "state_dict"
+        assert list(checkpoint.tensors) == list(SD)
+        assert checkpoint.configs[0].values["heads"] == 4
 
 
 def test_numbers_beside_the_state_dict(saved: Any) -> None:
@@ -364,7 +373,9 @@ def test_a_cycle_beside_the_weights(saved: Any, in_time: Any) -> None:
     assert in_time("print(list(open_checkpoint(path).tensors))", saved({**SD, "x": loop})) == "['a.weight', 'a.bias']\n"
 
 
-def test_keys_that_are_objects_are_not_spelled_out(zipped: Any, in_time: Any, saved: Any, entry: Any, rezip: Any) -> None:
+def test_keys_that_are_objects_are_not_spelled_out(
+    zipped: Any, in_time: Any, saved: Any, entry: Any, rezip: Any
+) -> None:
     """A config whose key is a call with a very deep argument: its text would recurse."""
     path = saved({"state_dict": SD, "args": {"HERE": 1}})
     pickled = entry(path, "data.pkl")

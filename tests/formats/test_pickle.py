@@ -119,6 +119,7 @@ def test_nested_tuples_are_keys_too(protocol: int) -> None:
     assert load(pickle.dumps(original, protocol), "f") == original
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize(
     ("data", "expected"),
     [

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from qkvinspect.dtypes import DTYPES
-from qkvinspect.errors import UsageError
+from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.safetensors import CODES
 
@@ -49,7 +49,9 @@ def test_codes_are_those_of_the_library() -> None:
         safetensors.deserialize(struct.pack("<Q", len(text)) + text)
 
 
-@pytest.mark.parametrize("name", sorted({str(dtype).removeprefix("torch.") for dtype in safetensors.torch._TYPES.values()}))
+@pytest.mark.parametrize(
+    "name", sorted({str(dtype).removeprefix("torch.") for dtype in safetensors.torch._TYPES.values()})
+)
 def test_what_the_library_writes(name: str, tmp_path: Path, content: Any, tensor_bytes: Any) -> None:
     raw = torch.frombuffer(bytearray(BYTES), dtype=torch.uint8)
     tensor = (raw % 2 if name == "bool" else raw.clone()).view(getattr(torch, name)).view(4, -1)
@@ -92,7 +94,9 @@ SOUND: dict[str, tuple[bytes, bytes]] = {
     "scalar": (text({"w": entry(shape=[], data_offsets=[0, 4])}), bytes(4)),
     "no elements": (text({"w": entry(shape=[0, 5], data_offsets=[0, 0])}), b""),
     "no elements at the same place": (
-        text({"a": entry(shape=[0], data_offsets=[0, 0]), "w": entry(), "b": entry(shape=[3, 0], data_offsets=[24, 24])}),
+        text(
+            {"a": entry(shape=[0], data_offsets=[0, 0]), "w": entry(), "b": entry(shape=[3, 0], data_offsets=[24, 24])}
+        ),
         bytes(24),
     ),
     "no elements between": (
@@ -108,7 +112,9 @@ SOUND: dict[str, tuple[bytes, bytes]] = {
     ),
     "rank 1000": (text({"w": entry(shape=[1] * 999 + [6])}), bytes(24)),
     "names of any sort": (
-        text({name: entry(data_offsets=[24 * n, 24 * n + 24]) for n, name in enumerate(["", "../../x", "\x1b[2J", "é"])}),
+        text(
+            {name: entry(data_offsets=[24 * n, 24 * n + 24]) for n, name in enumerate(["", "../../x", "\x1b[2J", "é"])}
+        ),
         bytes(96),
     ),
 }
@@ -126,7 +132,7 @@ def test_sound(header: bytes, data: bytes, raw_safetensors: Any, content: Any) -
 
 
 DEEP = b'{"w":' * 100_000 + b"1" + b"}" * 100_000
-ACCEPTED_BY_THE_LIBRARY = True  # where readers disagree, we refuse
+# A fourth item says that the library accepts the file: where readers disagree, qkvinspect refuses.
 MALFORMED: dict[str, tuple[bytes, bytes, str] | tuple[bytes, bytes, str, bool]] = {
     "not UTF-8": (b'{"w\xff":' + text(entry()) + b"}", bytes(24), "not valid JSON"),
     "not JSON": (b'{"w": }', b"", "not valid JSON"),
@@ -269,8 +275,6 @@ def test_truncated_at_every_byte(tmp_path: Path, refused: Any) -> None:
 def test_every_byte_of_the_header_changed_is_read_as_the_library_reads_it_or_refused(
     tmp_path: Path, content: Any
 ) -> None:
-    from qkvinspect.errors import CheckpointError
-
     header = text({"w": entry(), "v": entry(dtype="U8", shape=[3], data_offsets=[24, 27])})
     whole = struct.pack("<Q", len(header)) + header + bytes(range(27))
     path = tmp_path / "model.safetensors"

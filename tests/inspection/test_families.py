@@ -33,7 +33,12 @@ def _load(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
 def test_the_attention_of_a_family_is_found(path: Path) -> None:
     family = _load(path)
-    found = {attention.tensors.get("q", attention.layer): attention for attention in _report(family).attentions}
+    latent = {name for layer in family.get("mla_layers", ()) for name in layer["weights"]}
+    found = {
+        attention.tensors.get("q", attention.layer): attention
+        for attention in _report(family).attentions
+        if attention.weights[0].name not in latent
+    }
     assert found.keys() == {truth["q"] for truth in family["attentions"]}
     for truth in family["attentions"]:
         tensors = found[truth["q"]].tensors
@@ -45,6 +50,13 @@ def test_head_counts_are_true_or_unknown(path: Path) -> None:
     family = _load(path)
     truths = {truth["q"]: truth for truth in family["attentions"]}
     for attention in _report(family).attentions:
+        if family.get("mla"):
+            (layer,) = (layer for layer in family["mla_layers"] if layer["layer"] == attention.layer)
+            sizes = attention.heads
+            assert sizes is not None
+            assert (sizes.num_heads, sizes.head_dim) == (layer["num_heads"], layer["qk_nope_head_dim"])
+            assert sizes.width("v") == layer["v_head_dim"]
+            continue
         truth, heads = truths[attention.tensors["q"]], attention.heads
         if heads is None:
             assert truth["num_heads"] in attention.possible_heads

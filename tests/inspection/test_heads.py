@@ -68,7 +68,6 @@ def test_grouped_queries_limit_what_is_possible() -> None:
         ({"model": {"stack": {"initargs": {"nhead": 4}}}}, "model.stack.initargs.nhead"),
         ({"head_dim": 4}, "head_dim"),
         ({"d_kv": 4, "num_layers": 3}, "d_kv"),
-        ({"num_heads": [2, 4, 8]}, "num_heads[1]"),
         ({"_class_name": "UNet2DConditionModel", "attention_head_dim": 4}, "attention_head_dim"),
         ({"_class_name": "SD3", "num_attention_heads": 4, "attention_head_dim": 4}, "num_attention_heads"),
     ],
@@ -76,6 +75,17 @@ def test_grouped_queries_limit_what_is_possible() -> None:
 def test_a_config_tells(config: dict[str, Any], origin: str) -> None:
     found = report("layers.1.attn", config__c_json=config)
     assert (heads(found), origins(found), codes(found)) == ([4], [f"config:c.json:{origin}"], [])
+
+
+def test_a_list_tells_the_heads_of_each_stage() -> None:
+    layers = [f"layers.{stage}.blocks.{block}.attn" for stage in range(3) for block in range(2)]
+    found = report(*layers, config__c_json={"num_heads": [2, 4, 8]})
+    assert heads(found) == [2, 2, 4, 4, 8, 8]
+    assert origins(found)[2] == "config:c.json:num_heads[1]"
+
+
+def test_a_list_of_another_length_tells_nothing() -> None:
+    assert heads(report("blocks.0.attn", "blocks.1.attn", config__c_json={"num_heads": [2, 4, 8]})) == [None, None]
 
 
 @pytest.mark.parametrize("value", [0, -4, 4.0, True, "4", None, 1 << 40, [[4]]])

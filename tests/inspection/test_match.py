@@ -132,9 +132,11 @@ def test_a_flag_that_does_not_fit_is_an_error() -> None:
 
 def test_config_flags_tell_rows_of_one_model_type_apart() -> None:
     new = Layout(
-        "new", "F", (Stored("qkv.weight", GROUPED),), "f.py", "proven", model_types=("f",), flags={"new": True}
+        "new", "F", (Stored("qkv.weight", GROUPED),), "f.py", "proven", model_types=("f",), flags={"new": (True,)}
     )
-    old = Layout("old", "F", (Stored("qkv.weight", QKV),), "f.py", "proven", model_types=("f",), flags={"new": False})
+    old = Layout(
+        "old", "F", (Stored("qkv.weight", QKV),), "f.py", "proven", model_types=("f",), flags={"new": (False, None)}
+    )
     for value, id in ((True, "new"), (False, "old")):
         config = {"model_type": "f", "new": value, "num_attention_heads": 4, "num_kv_heads": 2}
         assert only(report({"a.qkv.weight": (16, 8)}, config=config, layouts=(new, old))).candidates == (id,)
@@ -168,7 +170,7 @@ def test_per_head_packing_without_heads_is_not_split() -> None:
 
 
 def test_conv1d_is_split_along_its_columns() -> None:
-    gpt2 = Layout("gpt2", "G", (Stored("c_attn.weight", QKV, "in_out"),), "g.py", "proven", grouped_query=False)
+    gpt2 = Layout("gpt2", "G", (Stored("c_attn.weight", QKV, "in_out"),), "g.py", "proven", kv_heads="equal")
     attention = only(report({"a.c_attn.weight": (8, 24)}, layouts=(gpt2,), options=Options(heads=("4",))))
     assert attention.embed_dim == 8
     assert [part.shape for part in attention.parts] == [(8, 8)] * 3
@@ -184,7 +186,7 @@ def test_an_output_projection_tells_the_size_of_grouped_queries() -> None:
 
 def test_a_tensor_that_fixes_the_heads_is_used() -> None:
     swin = Layout(
-        "swin", "S", (Stored("qkv.weight", QKV),), "s.py", "proven", grouped_query=False,
+        "swin", "S", (Stored("qkv.weight", QKV),), "s.py", "proven", kv_heads="equal",
         head_tensors=(HeadTensor("table", 1, "num_heads"),),
     )  # fmt: skip
     attention = only(report({"a.qkv.weight": (24, 8), "a.table": (9, 4)}, layouts=(swin,)))

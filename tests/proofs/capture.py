@@ -156,11 +156,10 @@ def _baddbmm(watcher: Watcher, real: Callable[..., Tensor]) -> Callable[..., Ten
 
 
 def _einsum(watcher: Watcher, real: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def einsum(equation: str, *operands: Tensor) -> Tensor:
-        flat = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
-        if len(flat) == 2:
-            watcher.product("einsum", *flat)
-        return real(equation, *operands)
+    def einsum(equation: str, operands: list[Tensor], **kwargs: object) -> Tensor:
+        if len(operands) == 2:
+            watcher.product("einsum", *operands)
+        return real(equation, operands, **kwargs)
 
     return einsum
 
@@ -186,7 +185,7 @@ def watching(parameters: Mapping[str, Tensor]) -> Iterator[Recording]:
         (torch, "matmul", _matmul(watcher, torch.matmul)),
         (torch, "bmm", _matmul(watcher, torch.bmm)),
         (torch, "baddbmm", _baddbmm(watcher, torch.baddbmm)),
-        (torch, "einsum", _einsum(watcher, torch.einsum)),
+        (torch.functional._VF, "einsum", _einsum(watcher, torch.functional._VF.einsum)),  # under torch.einsum
         (Tensor, "matmul", _matmul(watcher, Tensor.matmul)),
         (Tensor, "bmm", _matmul(watcher, Tensor.bmm)),
         (Tensor, "baddbmm", _baddbmm(watcher, Tensor.baddbmm)),

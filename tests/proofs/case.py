@@ -44,6 +44,7 @@ class Case:
         late_biases: biases added after the projection was divided.
         post: applied to the projection's output as a whole, before it is divided.
         single: the library computes part of the way in float32, so values agree less closely.
+        dtype: to compute in, where the library cannot do float64 (implies ``single``).
         loads: an older file that the module's own loader rewrites; it is what is saved and matched.
         renamed: names in that file, of ``tensors``.
         note: what else is special, written into truth.json.
@@ -74,6 +75,7 @@ class Case:
     late_biases: tuple[str, ...] = ()
     post: Callable[[Tensor], Tensor] | None = None
     single: bool = False
+    dtype: torch.dtype = torch.float64
     loads: Callable[[nn.Module], State] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     note: str = ""
@@ -100,7 +102,8 @@ def save_timm(module: nn.Module) -> tuple[State, Config]:
 
 def save_state(module: nn.Module) -> tuple[State, Config]:
     """state_dict, without a config."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}, None
+    state = module.state_dict().items()
+    return {name: tensor.detach().clone() for name, tensor in state if isinstance(tensor, Tensor)}, None
 
 
 def ids(batch: int = 3, length: int = 1, top: int = 12) -> Tensor:

@@ -15,6 +15,7 @@ E, H, D = 24, 4, 6
 SHAPE = {"hidden_size": E, "num_hidden_layers": 1, "num_attention_heads": H, "intermediate_size": 8}
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TEXT = {**SHAPE, **IDS, "vocab_size": 12, "max_position_embeddings": 8}
+NARROW = {**TEXT, "hidden_size": 16, "num_attention_heads": 2}  # two heads of eight
 GPT = {**IDS, "vocab_size": 12, "n_embd": E, "n_layer": 1, "n_head": H, "n_positions": 8, "n_inner": 8}
 SMALL, SMALL_D = 12, 3  # for models whose MLP is four times as wide
 SMALL_GPT = {**GPT, "n_embd": SMALL}
@@ -75,13 +76,13 @@ def crossed(module: nn.Module) -> object:
 FALCON = {
     **IDS,
     "vocab_size": 12,
-    "hidden_size": 36,
+    "hidden_size": 24,
     "num_hidden_layers": 1,
     "num_attention_heads": 6,
     "ffn_hidden_size": 8,
 }
 FALCON_KEY = "h.0.self_attention.query_key_value.weight"
-NEXT = {**TEXT, "num_key_value_heads": 2, "head_dim": D, "num_experts": 2, "num_experts_per_tok": 1,
+NEXT = {**TEXT, "hidden_size": 16, "num_key_value_heads": 2, "head_dim": D, "num_experts": 2, "num_experts_per_tok": 1,
         "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8, "decoder_sparse_step": 1,
         "layer_types": ["full_attention"], "experts_implementation": "eager"}  # fmt: skip
 LATENT = {**TEXT, "num_key_value_heads": H, "kv_lora_rank": 5, "q_lora_rank": 7, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6,
@@ -97,7 +98,8 @@ CASES = [
        {**SMALL_GPT, "add_cross_attention": True}, crossed, head_dim=SMALL_D),
     hf("gpt2.openai-gpt", "OpenAIGPTModel", "h.0.attn.c_attn.weight", SMALL_GPT, longer,
        head_dim=SMALL_D),
-    hf("gpt2.imagegpt", "ImageGPTModel", "h.0.attn.c_attn.weight", {**GPT, "vocab_size": 13}, longer),
+    hf("gpt2.imagegpt", "ImageGPTModel", "h.0.attn.c_attn.weight", {**SMALL_GPT, "vocab_size": 13}, longer,
+       head_dim=SMALL_D),
     hf("gpt2.decision-transformer", "DecisionTransformerModel", "encoder.h.0.attn.c_attn.weight",
        {"state_dim": 3, "act_dim": 2, "hidden_size": SMALL, **IDS, "n_layer": 1, "n_head": H, "n_positions": 8, "max_ep_len": 4,
         "vocab_size": 12},
@@ -106,10 +108,10 @@ CASES = [
        {**IDS, "vocab_size": 12, "hidden_size": SMALL, "n_layer": 1, "n_head": H}, longer, head_dim=SMALL_D),
     hf("gpt-neox", "GPTNeoXModel", "layers.0.attention.query_key_value.weight", TEXT),
     hf("gpt-neox.no-bias", "GPTNeoXForCausalLM", "gpt_neox.layers.0.attention.query_key_value.weight",
-       {**TEXT, "attention_bias": False}),
+       {**NARROW, "attention_bias": False}, heads=2, head_dim=8),
     hf("gpt-neox-japanese", "GPTNeoXJapaneseModel", "layers.0.attention.query_key_value.weight",
-       {**TEXT, "intermediate_multiple_size": 1}),
-    hf("persimmon", "PersimmonModel", "layers.0.self_attn.query_key_value.weight", {**TEXT, "hidden_size": 32, "qk_layernorm": False}, head_dim=8),
+       {**NARROW, "intermediate_multiple_size": 1}, heads=2, head_dim=8),
+    hf("persimmon", "PersimmonModel", "layers.0.self_attn.query_key_value.weight", {**NARROW, "qk_layernorm": False}, heads=2, head_dim=8),
     hf("falcon-new", "FalconModel", FALCON_KEY,
        {**FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}, heads=6, head_dim=4, kv_heads=2),
     hf("falcon-7b", "FalconModel", FALCON_KEY,
@@ -117,8 +119,8 @@ CASES = [
     hf("falcon-rw", "FalconModel", FALCON_KEY,
        {**FALCON, "multi_query": False, "alibi": True, "bias": True, "new_decoder_architecture": False}, longer,
        heads=6, head_dim=4, late_biases=("h.0.self_attention.query_key_value.bias",)),
-    hf("gpt-bigcode-mqa", "GPTBigCodeModel", "h.0.attn.c_attn.weight", {**GPT, "multi_query": True}, longer, kv_heads=1),
-    hf("gpt-bigcode-mha", "GPTBigCodeModel", "h.0.attn.c_attn.weight", {**GPT, "multi_query": False}, longer),
+    hf("gpt-bigcode-mqa", "GPTBigCodeModel", "h.0.attn.c_attn.weight", {**SMALL_GPT, "multi_query": True}, longer, head_dim=SMALL_D, kv_heads=1),
+    hf("gpt-bigcode-mha", "GPTBigCodeModel", "h.0.attn.c_attn.weight", {**SMALL_GPT, "multi_query": False}, longer, head_dim=SMALL_D),
     hf("codegen", "CodeGenModel", "h.0.attn.qkv_proj.weight",
        {**GPT, "n_embd": 32, "n_head": 8, "n_ctx": 8, "rotary_dim": 2}, heads=8, head_dim=4, single=True),
     hf("phi3", "Phi3Model", "layers.0.self_attn.qkv_proj.weight", {**TEXT, "num_key_value_heads": 2}, kv_heads=2),
@@ -129,21 +131,21 @@ CASES = [
        {**DBRX, "attn_config": {"kv_n_heads": 2, "clip_qkv": 1e6, "rope_theta": 1e4},
         "ffn_config": {"ffn_hidden_size": 8, "moe_num_experts": 2, "moe_top_k": 1}}, kv_heads=2),
     hf("modernbert", "ModernBertModel", "layers.0.attn.Wqkv.weight",
-       {**TEXT, "cls_token_id": 1, "sep_token_id": 2, "attention_dropout": 0.0}, single=True),
+       {**NARROW, "cls_token_id": 1, "sep_token_id": 2, "attention_dropout": 0.0}, heads=2, head_dim=8, single=True),
     hf("deberta-v1", "DebertaModel", "encoder.layer.0.attention.self.in_proj.weight", TEXT, longer,
        late_biases=tuple(f"encoder.layer.0.attention.self.{part}_bias" for part in "qv")),
     hf("deberta-v1.relative", "DebertaModel", "encoder.layer.0.attention.self.in_proj.weight",
-       {**TEXT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 4,
-        "position_biased_input": False}, longer,
+       {**NARROW, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 4,
+        "position_biased_input": False}, longer, heads=2, head_dim=8,
        late_biases=tuple(f"encoder.layer.0.attention.self.{part}_bias" for part in "qv")),
     hf("bark", "BarkSemanticModel", "layers.0.attn.att_proj.weight", BARK, longer, head_dim=SMALL_D),
     hf("bark.bias", "BarkSemanticModel", "layers.0.attn.att_proj.weight", {**BARK, "bias": True}, longer, head_dim=SMALL_D),
     hf("minimax-lightning", "MiniMaxModel", "layers.0.self_attn.qkv_proj.weight",
-       {**TEXT, "num_key_value_heads": 2, "head_dim": D, "layer_types": ["linear_attention"], "block_size": 4,
+       {**TEXT, "hidden_size": 16, "num_key_value_heads": 2, "head_dim": D, "layer_types": ["linear_attention"], "block_size": 4,
         "num_local_experts": 2, "num_experts_per_tok": 1, "experts_implementation": "eager"}, post=F.silu,
        note="SiLU is applied to the whole projection before it is divided"),
     hf("qwen3-next-full-attn", "Qwen3NextModel", tuple(f"layers.0.self_attn.{part}_proj.weight" for part in "qkv"),
-       NEXT, kv_heads=2, frozen=("q_norm", "k_norm"), directions=True,
+       NEXT, kv_heads=2, frozen=("q_norm", "k_norm"), directions=True, single=True,
        note="every head of q_proj is followed by as many rows of its output gate"),
     hf("deepseek-v3-mla", "DeepseekV3Model", "layers.0.self_attn.kv_b_proj.weight", LATENT,
        head_dim=6, v_head_dim=5, wanted="kv", partial=True,

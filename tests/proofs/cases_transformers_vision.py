@@ -50,7 +50,7 @@ def layoutlmv2() -> nn.Module:
 
 def run_layoutlmv2(module: nn.Module) -> object:
     inner = module.get_submodule(PREFIX.rstrip("."))
-    return inner(torch.randn(2, 3, E).double(), torch.zeros(2, 1, 1, 3).double())
+    return inner(torch.randn(2, 3, E), torch.zeros(2, 1, 1, 3))
 
 
 QWEN = {"depth": 1, "num_heads": H, "in_channels": 3, "patch_size": 2, "temporal_patch_size": 1, "spatial_merge_size": 1}
@@ -77,19 +77,19 @@ CASES = [
            forward=lambda module: module(image(batch=2).unsqueeze(0))),
     vision("timesformer.divided", "TimesformerModel", "encoder.layer.0.temporal_attention.attention.qkv.weight",
            {**TINY, "intermediate_size": 8, "attention_type": "divided_space_time", "num_frames": 2},
-           forward=lambda module: module(image(batch=2).unsqueeze(0))),
+           forward=lambda module: module(image(batch=2).unsqueeze(0)), keep=("encoder.",)),
     vision("mgp-str", "MgpstrModel", "encoder.blocks.0.attn.qkv.weight",
            {**TINY, "image_size": [8, 8], "mlp_ratio": 1.0, "max_token_length": 3, "num_character_labels": 5}),
     vision("hiera", "HieraModel", "encoder.stages.1.layers.0.attn.qkv.weight",
            {"embed_dim": 6, "image_size": [32, 32], "depths": [1, 1], "num_heads": [2, H], "num_query_pool": 1,
             "mlp_ratio": 1.0, "masked_unit_size": [4, 4], "masked_unit_attention": [True, False]}, forward=see(32),
-           note="(3 * dim_out, dim) where the width doubles; q is pooled"),
+           note="(3 * dim_out, dim) where the width doubles; q is pooled", keep=("encoder.stages.1.",)),
     vision("sam2", "sam2:Sam2HieraDetModel", "blocks.1.attn.qkv.weight",
            {"hidden_size": 6, "num_attention_heads": 2, "image_size": [32, 32], "blocks_per_stage": [1, 1],
             "embed_dim_per_stage": [6, E], "num_attention_heads_per_stage": [2, H], "num_query_pool_stages": 1,
             "window_size_per_stage": [4, 4], "global_attention_blocks": [], "mlp_ratio": 1.0,
             "window_positional_embedding_background_size": [4, 4]}, forward=see(32),
-           note="(3 * dim_out, dim) where the width doubles; q is pooled"),
+           note="(3 * dim_out, dim) where the width doubles; q is pooled", keep=("blocks.1.",)),
     vision("qwen2-vl-vision", "qwen2_vl.modeling_qwen2_vl:Qwen2VisionTransformerPretrainedModel", QKV,
            {**QWEN, "embed_dim": 16, "hidden_size": 8, "num_heads": 2, "mlp_ratio": 1}, forward=patches(12), **ROTARY),
     vision("qwen2-vl-vision.qwen2.5", "qwen2_5_vl:Qwen2_5_VisionTransformerPretrainedModel", QKV,
@@ -102,19 +102,19 @@ CASES = [
            {**QWEN, "hidden_size": 16, "num_heads": 2, "intermediate_size": 8, "out_hidden_size": 8, "image_size": 4},
            forward=patches(12), **ROTARY),
     vision("exaone4_5-vision", "exaone4_5:Exaone4_5_VisionModel", QKV,
-           {**QWEN, "hidden_size": 32, "num_heads": 4, "num_key_value_heads": 2, "intermediate_size": 8,
+           {**QWEN, "hidden_size": 16, "num_heads": 4, "num_key_value_heads": 2, "intermediate_size": 8,
             "out_hidden_size": 8, "window_size": 2, "fullatt_block_indexes": [0]}, forward=patches(12),
-           **{**ROTARY, "heads": 4, "kv_heads": 2}),
+           **{**ROTARY, "heads": 4, "kv_heads": 2, "head_dim": 4}),
     vision("davit.florence2-window", "florence2:Florence2VisionBackbone",
            "blocks.0.0.spatial_block.window_attn.qkv.weight",
            {"embed_dim": [E], "num_heads": [H], "num_groups": [H], "depths": [1], "window_size": 2, "patch_size": [3],
-            "patch_stride": [4], "patch_padding": [1], "patch_prenorm": [False], "mlp_ratio": 1.0}),
+            "patch_stride": [4], "patch_padding": [1], "patch_prenorm": [False], "mlp_ratio": 1.0}, keep=("blocks.0.0.spatial_block.",)),
     vision("davit.florence2-channel", "florence2:Florence2VisionBackbone",
            "blocks.0.0.channel_block.channel_attn.qkv.weight",
            {"embed_dim": [E], "num_heads": [2], "num_groups": [H], "depths": [1], "window_size": 2, "patch_size": [3],
             "patch_stride": [4], "patch_padding": [1], "patch_prenorm": [False], "mlp_ratio": 1.0},
-           note="heads are groups of channels; attention over channels"),
-    Case("layoutlmv2", "transformers", layoutlmv2, run_layoutlmv2, (f"{PREFIX}qkv_linear.weight",), H, D,
+           note="heads are groups of channels; attention over channels", keep=("blocks.0.0.channel_block.",)),
+    Case("layoutlmv2", "transformers", layoutlmv2, run_layoutlmv2, (f"{PREFIX}qkv_linear.weight",), H, D, dtype=torch.float32,
          late_biases=(f"{PREFIX}q_bias", f"{PREFIX}v_bias"),
          config={"model_type": "layoutlmv2", "hidden_size": E, "num_attention_heads": H, "fast_qkv": True},
          note="the whole model needs detectron2"),

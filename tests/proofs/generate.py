@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import re
 import shutil
 import sys
 import time
@@ -28,14 +29,17 @@ from tracing import Found, Index, Traced, identify
 CAPTURED = Path(__file__).parent / "captured"
 DOUBLE, SINGLE = 1e-9, 1e-6  # how closely values agree, relative to the largest
 LIBRARIES = (
-    "torch", "transformers", "transformers_vision", "timm", "timm_families", "diffusers", "open_clip",
+    "torch", "transformers", "transformers_vision", "transformers_saved", "timm", "timm_families", "diffusers", "open_clip",
     "litgpt", "vit_pytorch", "esm", "megatron", "olmo", "audio", "others",
 )  # fmt: skip
 
 
 def record(case: Case, module: nn.Module, state: dict[str, Tensor], *, zero_late: bool) -> Recording:
     """Run the module in float64 on the stored values."""
-    module.load_state_dict({name: t.double() if t.is_floating_point() else t for name, t in state.items()})
+    values = {name: t.to(case.dtype) if t.is_floating_point() else t for name, t in state.items()}
+    left = module.load_state_dict(values, strict=False)
+    if left.unexpected_keys or any("_extra_state" not in name for name in left.missing_keys):
+        raise ProofError(str(left))
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if zero_late:
         with torch.no_grad():
@@ -89,9 +93,9 @@ def find_biases(values: dict[str, list[list[float]]], stored: dict[str, Tensor],
     found: dict[str, Any] = {}
     for part, heads in values.items():
         for name, vector in vectors.items():
-            place = {value: number for number, value in enumerate(vector)}
-            if len(place) == len(vector) and all(value in place for head in heads for value in head):
-                found[part] = {"tensor": name, "heads": [runs([place[value] for value in head]) for head in heads]}
+            places = [[nearest(vector, value) for value in head] for head in heads]
+            if all(place is not None for head in places for place in head):
+                found[part] = {"tensor": name, "heads": [runs([p for p in head if p is not None]) for head in places]}
     return found
 
 
@@ -104,6 +108,12 @@ def only(names: set[str]) -> str:
     if len(names) != 1:
         raise ProofError(f"one part in several tensors: {sorted(names)}")
     return names.pop()
+
+
+def nearest(vector: list[float], value: float) -> int | None:
+    """Where the value stands, if it stands in one place only."""
+    near = [place for place, other in enumerate(vector) if abs(other - value) < 2e-6]
+    return near[0] if len(near) == 1 else None
 
 
 def runs(rows: list[int]) -> list[list[int]]:
@@ -159,20 +169,20 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     module = case.build().eval()
     cls = type(module)
     reinitialise(module, keep=lambda name: any(part in name for part in case.frozen))
-    state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    state, _ = save_state(module)
     stored, config = (case.save or save_state)(module)
     if case.loads is not None:
         stored = state = case.loads(module)
     stored = {name: tensor.contiguous() for name, tensor in stored.items()}
     config = dict(case.config) if case.config is not None else config
-    module = module.double()
+    module = module.to(case.dtype)
     recording = record(case, module, state, zero_late=True)
     projections = once(recording.projections)
     if {projection.key for projection in projections} != set(case.tensors):
         raise ProofError(f"only {sorted({p.key for p in projections})} were used")
     for key, name in case.renamed.items():
         projections = [replace(p, weight=to_numpy(stored[name])) if p.key == key else p for p in projections]
-    index = Index(activations(projections, case.post), SINGLE if case.single else DOUBLE)
+    index = Index(activations(projections, case.post), DOUBLE if not case.single and case.dtype == torch.float64 else SINGLE)
     widths = {"q": case.head_dim, "k": case.head_dim, "v": case.v_head_dim or case.head_dim}
     found = identify(
         recording.products, index, widths, wanted=case.wanted, roles=case.roles,
@@ -241,10 +251,14 @@ def write(case: Case) -> dict[str, Any]:
 
 
 def _short_lists(text: str) -> str:
-    """Lists of numbers on one line."""
-    import re
+    """Lists of numbers, and of such lists, on one line."""
 
-    return re.sub(r"\[[\d\s,]+\]", lambda found: re.sub(r"\s+", "", found[0]).replace(",", ", "), text)
+    def one_line(found: re.Match[str]) -> str:
+        return re.sub(r"\s+", "", found[0]).replace(",", ", ")
+
+    for _ in range(3):
+        text = re.sub(r"\[[\d\s,\[\]]+\]", one_line, text)
+    return text
 
 
 def main(wanted: list[str]) -> int:

@@ -45,6 +45,7 @@ class Index:
         order = np.argsort(flat[keep], kind="stable")
         self.values = flat[keep][order]
         self.columns = columns[keep][order]
+        self.tolerance = tolerance
         self.slack = tolerance * float(np.abs(self.values).max())
 
     def find(self, wanted: Array) -> Array:
@@ -82,21 +83,50 @@ def find_scale(index: Index, operand: Array, dims: Iterable[int]) -> float | Non
 
 
 def _heads(columns: Array, width: int, partial: bool) -> tuple[list[tuple[int, ...]], Array] | None:
-    """Distinct vectors of rows in order of appearance, if ``columns``' last axis is a head's channels."""
+    """The heads, in order, if ``columns``' last axis is a head's channels; and which head each vector is.
+
+    Vectors with an element that several rows could have given are told by their other elements.
+    """
     vectors = columns.reshape(-1, columns.shape[-1])
-    labels = np.full(len(vectors), -1)
-    heads: dict[tuple[int, ...], int] = {}
-    for number, vector in enumerate(vectors):
-        if -2 in vector or (not partial and -1 in vector):
-            continue
+    known: dict[tuple[int, ...], int] = {}
+    for vector in vectors:
         rows = tuple(int(column) for column in vector if column >= 0)
-        if len(rows) != width or len(set(rows)) != width:
-            continue
-        labels[number] = heads.setdefault(rows, len(heads))
-    used = [row for head in heads for row in head]
-    if not heads or len(set(used)) != len(used) or (labels >= 0).mean() < 0.4:
+        if -2 not in vector and (partial or -1 not in vector) and len(rows) == len(set(rows)) == width:
+            known.setdefault(rows, len(known))
+    used = [row for head in known for row in head]
+    if not known or len(set(used)) != len(used):
         return None
-    return list(heads), labels
+    labels = np.full(len(vectors), -1)
+    for number, vector in enumerate(vectors):
+        clear = vector[vector >= 0] if partial else vector[vector != -2]
+        fits = [label for rows, label in known.items() if _agrees(rows, vector, clear, partial)]
+        if len(fits) == 1:
+            labels[number] = fits[0]
+    if (labels >= 0).mean() < 0.4:
+        return None
+    heads, order = list(known), list(dict.fromkeys(int(label) for label in labels if label >= 0))
+    turns = [label for label, before in zip(labels, [-1, *labels], strict=False) if label >= 0 and label != before]
+    if any(label != order[number % len(order)] for number, label in enumerate(_once_a_turn(turns))):
+        raise ProofError("the heads do not follow each other in one order")
+    place = {label: number for number, label in enumerate(order)}
+    return [heads[label] for label in order], np.array([place.get(int(label), -1) for label in labels])
+
+
+def _agrees(rows: tuple[int, ...], vector: Array, clear: Array, partial: bool) -> bool:
+    if partial:
+        return len(clear) > 0 and set(clear.tolist()) <= set(rows)
+    return len(clear) * 2 >= len(rows) and all(
+        column in (-2, row) for column, row in zip(vector.tolist(), rows, strict=True)
+    )
+
+
+def _once_a_turn(labels: Iterable[int]) -> list[int]:
+    """Neighbouring equal labels once."""
+    short: list[int] = []
+    for label in labels:
+        if not short or short[-1] != label:
+            short.append(label)
+    return short
 
 
 def trace(index: Index, operand: Array, widths: Iterable[int], *, free: str, partial: bool) -> Traced | None:
@@ -139,11 +169,12 @@ def _by_direction(index: Index, values: Array) -> Array:
         ratios = table[:, None, :] / table[:, :, None]
     order = np.argsort(ratios, axis=None, kind="stable")
     ordered = ratios.ravel()[order]
+    loose = max(1e-7, 10 * index.tolerance)
     for number, vector in enumerate(values.reshape(-1, values.shape[-1])):
         if np.abs(vector).min() < 1e-9:
             continue
         ratio = vector[1] / vector[0]
-        slack = 1e-7 * abs(ratio)
+        slack = loose * abs(ratio)
         low, high = np.searchsorted(ordered, [ratio - slack, ratio + slack])
         for place in order[low:high]:
             token, first, _ = np.unravel_index(place, ratios.shape)
@@ -151,7 +182,7 @@ def _by_direction(index: Index, values: Array) -> Array:
             if not factor > 0:
                 continue
             distance = np.abs(table[token][None, :] * factor - vector[:, None])
-            if np.nanmax(np.nanmin(distance, axis=1)) < 1e-7 * np.abs(vector).max():
+            if np.nanmax(np.nanmin(distance, axis=1)) < loose * np.abs(vector).max():
                 result[number] = np.nanargmin(distance, axis=1)
                 break
     return result.reshape(values.shape)

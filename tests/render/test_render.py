@@ -48,7 +48,7 @@ def test_every_renderer_is_listed_and_named(name: str) -> None:
 @pytest.mark.parametrize("colour", [False, True])
 def test_a_name_can_do_nothing(hostile: Report, name: str, width: int | None, colour: bool) -> None:
     out = renderer(name).render(hostile, View(per_head=True, width=width, colour=colour))
-    for sequence in ("\x1b[31m", "\x1b]", "\x07", "\u202e", "\u200b", "\x00", "\nf"):
+    for sequence in ("\x1b[31m", "\x1b]", "\x07", "\u202e", "\u200b", "\x00", "d\ne"):
         assert sequence not in out
     if not colour:
         assert "\x1b" not in out

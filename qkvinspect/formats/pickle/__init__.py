@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle.machine import Machine
-from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
+from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
 from qkvinspect.formats.pickle.opcodes import OPCODES
 
-__all__ = ["Call", "Global", "Persistent", "load", "load_prefix"]
+__all__ = ["Call", "Global", "Persistent", "is_dict", "is_sequence", "load", "load_prefix"]
 
 
 def load(data: bytes, where: str) -> object:

@@ -12,7 +12,7 @@ from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
 
 _ORDERED_DICT = Global("collections", "OrderedDict")
 _MAX_LONG = 256
-_MAX_KEY_DEPTH = 16
+_MAX_KEY_PARTS = 1000
 _SCALARS = (str, int, float, bytes, type(None), Global)
 _STOP = ord(".")
 
@@ -226,14 +226,20 @@ def _call(function: object, arguments: object) -> object:
     return Call(function, arguments)
 
 
-def _key(key: object, depth: int = 0) -> object:
-    """A dict key whose hash cannot recurse without bound."""
-    if isinstance(key, tuple) and depth < _MAX_KEY_DEPTH:
-        for part in cast(tuple[object, ...], key):
-            _key(part, depth + 1)
-    elif not isinstance(key, (*_SCALARS, Call, Persistent)):
-        raise MalformedError(f"{_kind(key)} is used as a key")
-    return cast(object, key)
+def _key(key: object) -> object:
+    """A dict key whose hash is soon known."""
+    waiting, seen = [key], 0
+    while waiting:
+        part = waiting.pop()
+        seen += 1
+        if isinstance(part, tuple):
+            parts = cast("tuple[object, ...]", part)
+            if seen + len(waiting) + len(parts) > _MAX_KEY_PARTS:
+                raise MalformedError(f"{_kind(key)} of over {_MAX_KEY_PARTS} parts is used as a key")
+            waiting.extend(parts)
+        elif not isinstance(part, (*_SCALARS, Call, Persistent)):
+            raise MalformedError(f"{_kind(part)} is used as a key")
+    return key
 
 
 def _kind(value: object) -> str:

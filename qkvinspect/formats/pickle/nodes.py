@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,13 @@ class Persistent:
     """A reference to something outside the pickle: in torch files, a storage."""
 
     id: object
+
+
+def is_dict(node: object) -> TypeGuard[dict[object, object]]:
+    """Whether a node is a dict, of anything."""
+    return isinstance(node, dict)
+
+
+def is_sequence(node: object) -> TypeGuard[list[object] | tuple[object, ...]]:
+    """Whether a node is a list or tuple, of anything."""
+    return isinstance(node, (list, tuple))

@@ -1,0 +1,90 @@
+"""`c_attn`: GPT-2 and its descendants, with Conv1D or Linear."""
+
+from qkvinspect.layouts.fused import KV, fused
+from qkvinspect.layouts.layout import Layout, Stored
+from qkvinspect.packing import PER_HEAD, Q
+
+_HF = "transformers models"
+
+LAYOUTS: tuple[Layout, ...] = (
+    fused(
+        "gpt2",
+        "transformers GPT-2, OpenAI-GPT, ImageGPT, DecisionTransformer",
+        "c_attn.weight",
+        orientation="in_out",
+        ratio=3,
+        out=("c_proj.weight",),
+        out_orientation="in_out",
+        source=f"{_HF}/gpt2/modeling_gpt2.py, GPT2Attention.forward; Conv1D",
+        note="Conv1D stores [in, out]: Q, K and V are columns",
+    ),
+    Layout(
+        id="gpt2-cross",
+        libraries="transformers GPT-2 cross-attention",
+        weights=(Stored("q_attn.weight", Q, "in_out"), Stored("c_attn.weight", KV, "in_out")),
+        biases=(Stored("q_attn.bias", Q), Stored("c_attn.bias", KV)),
+        layer="crossattention",
+        out=("c_proj.weight",),
+        out_orientation="in_out",
+        kv_heads="equal",
+        source=f"{_HF}/gpt2/modeling_gpt2.py, GPT2Attention.__init__",
+        proof="proven",
+        note="Conv1D stores [in, out]: K and V are columns",
+    ),
+    fused(
+        "nanogpt",
+        "nanoGPT, minGPT",
+        "c_attn.weight",
+        ratio=3,
+        out=("c_proj.weight",),
+        flags={"n_head": (Ellipsis,), "n_embd": (Ellipsis,), "block_size": (Ellipsis,)},
+        needs_config=True,
+        source="nanoGPT model.py, CausalSelfAttention.forward",
+        proof="source",
+    ),
+    fused(
+        "qwen1",
+        "Qwen-1, Qwen-VL",
+        "c_attn.weight",
+        ratio=3,
+        out=("c_proj.weight",),
+        model_types=("qwen",),
+        needs_config=True,
+        source="modeling_qwen.py, QWenAttention.forward",
+        proof="excerpt",
+    ),
+    fused(
+        "gpt-bigcode-mha",
+        "transformers GPTBigCode with multi_query false",
+        "c_attn.weight",
+        PER_HEAD,
+        ratio=3,
+        out=("c_proj.weight",),
+        model_types=("gpt_bigcode",),
+        flags={"multi_query": (False,)},
+        needs_config=True,
+        source=f"{_HF}/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeAttention.forward",
+    ),
+    fused(
+        "gpt-bigcode-mqa",
+        "transformers GPTBigCode (StarCoder)",
+        "c_attn.weight",
+        out=("c_proj.weight",),
+        model_types=("gpt_bigcode",),
+        flags={"multi_query": (True, None)},
+        needs_config=True,
+        kv_heads="one",
+        source=f"{_HF}/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeAttention.forward",
+    ),
+    fused(
+        "codeshell",
+        "CodeShell",
+        "c_attn.weight",
+        out=("c_proj.weight",),
+        model_types=("codeshell",),
+        needs_config=True,
+        kv_heads="free",
+        source="modeling_codeshell.py",
+        proof="memory",
+    ),
+)

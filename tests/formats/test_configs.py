@@ -1,0 +1,202 @@
+"""Configs beside a checkpoint: which are read, in which order, and what becomes of those that cannot be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qkvinspect.errors import UsageError
+from qkvinspect.formats import open_checkpoint
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.ones(1)}, path)
+    return path
+
+
+def origins(path: Path, **options: Any) -> list[str]:
+    with open_checkpoint(path, **options) as checkpoint:
+        assert list(checkpoint.tensors) == ["w"]
+        return [config.origin for config in checkpoint.configs]
+
+
+def test_json_and_yaml_give_the_same(model: Path) -> None:
+    model.with_name("a.json").write_text('{"heads": 8, "sub": {"dim": [1, 2.5, null, true]}}')
+    model.with_name("b.yaml").write_text("heads: 8\nsub:\n  dim: [1, 2.5, null, true]\n")
+    model.with_name("c.yml").write_text("{heads: 8, sub: {dim: [1, 2.5, ~, yes]}}")
+    with open_checkpoint(model) as checkpoint:
+        assert [config.origin for config in checkpoint.configs] == ["config:a.json", "config:b.yaml", "config:c.yml"]
+        for config in checkpoint.configs:
+            assert config.values == {"heads": 8, "sub": {"dim": [1, 2.5, None, True]}}
+
+
+def test_order_same_name_then_usual_then_any(model: Path) -> None:
+    names = [
+        "zzz.json",
+        "aaa.yaml",
+        "config.yaml",
+        "hparams.yaml",
+        "params.json",
+        "config.json",
+        "model.yaml",
+        "model.json",
+    ]
+    for name in names:
+        model.with_name(name).write_text("{}")
+    assert origins(model) == [
+        f"config:{name}"
+        for name in (
+            "model.json",
+            "model.yaml",
+            "config.json",
+            "params.json",
+            "hparams.yaml",
+            "config.yaml",
+            "aaa.yaml",
+            "zzz.json",
+        )
+    ]
+
+
+def test_same_name_with_dots(tmp_path: Path) -> None:
+    path = tmp_path / "sd-v1.5.ckpt"
+    torch.save({"w": torch.ones(1)}, path)
+    for name in ("config.json", "sd-v1.5.yaml"):
+        path.with_name(name).write_text("{}")
+    assert origins(path) == ["config:sd-v1.5.yaml", "config:config.json"]
+
+
+def test_one_inside_comes_after_those_beside_and_the_named_one_first(model: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "args": {"heads": 1}}, model)
+    model.with_name("config.json").write_text('{"heads": 2}')
+    other = tmp_path / "elsewhere" / "mine.yaml"
+    other.parent.mkdir()
+    other.write_text("heads: 3")
+    assert origins(model, config=other) == ["config:mine.yaml", "config:config.json", "checkpoint:args"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "added_tokens.json",
+        "other.safetensors.index.json",
+        "notes.txt",
+        "config.json.bak",
+    ],
+)
+def test_files_that_are_no_configs(name: str, model: Path) -> None:
+    model.with_name(name).write_text('{"heads": 1}')
+    assert origins(model) == []
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '"text"', "3", "null"])
+@pytest.mark.parametrize("name", ["config.json", "config.yaml"])
+def test_files_that_hold_no_mapping_are_passed_over(text: str, name: str, model: Path) -> None:
+    model.with_name(name).write_text(text)
+    with open_checkpoint(model) as checkpoint:
+        assert checkpoint.configs == ()
+        assert checkpoint.findings == ()
+
+
+UNREADABLE: dict[str, tuple[str, bytes]] = {
+    "empty json": ("config.json", b""),
+    "cut json": ("config.json", b'{"a": '),
+    "json twice": ("config.json", b'{"a": 1, "a": 2}'),
+    "json NaN": ("config.json", b'{"a": NaN}'),
+    "json not UTF-8": ("config.json", b'{"a": "\xff"}'),
+    "json too deep": ("config.json", b'{"a":' * 100_000),
+    "json of a huge integer": ("config.json", b'{"a": ' + b"9" * 10_000 + b"}"),
+    "json too large": ("config.json", b'{"a": "' + b"x" * 2_100_000 + b'"}'),
+    "yaml cut": ("config.yaml", b"a: [1, 2"),
+    "yaml tab": ("config.yaml", b"a:\n\t- b: c\n - d"),
+    "yaml not UTF-8": ("config.yaml", b"a: \xff\xfe"),
+    "yaml control": ("config.yaml", b"a: \x00"),
+    "yaml object": ("config.yaml", b"a: !!python/object/apply:os.system ['true']"),
+    "yaml name": ("config.yaml", b"a: !!python/name:os.system"),
+    "yaml own tag": ("config.yaml", b"a: !Mine {b: 1}"),
+    "yaml two documents": ("config.yaml", b"a: 1\n---\nb: 2\n"),
+    "yaml unknown alias": ("config.yaml", b"a: *nothing"),
+    "yaml unhashable key": ("config.yaml", b"{[1, 2]: 3}"),
+    "yaml too deep": ("config.yaml", b"a: " + b"[" * 5000),
+    "yaml bool of nothing": ("config.yaml", b"a: !!bool maybe"),
+    "yaml empty int": ("config.yaml", b"a: !!int ''"),
+    "yaml empty float": ("config.yaml", b"a: !!float ''"),
+    "yaml timestamp of text": ("config.yaml", b"a: !!timestamp soon"),
+    "yaml impossible date": ("config.yaml", b"a: 2001-99-99"),
+    "yaml escape past Unicode": ("config.yaml", b'a: "\\UFFFFFFFF"'),
+    "yaml escape beyond an int": ("config.yaml", b'a: "\\U80000000"'),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), UNREADABLE.values(), ids=UNREADABLE)
+def test_configs_that_cannot_be_read_are_a_finding(name: str, data: bytes, model: Path) -> None:
+    model.with_name(name).write_bytes(data)
+    with open_checkpoint(model) as checkpoint:
+        assert checkpoint.configs == ()
+        (finding,) = checkpoint.findings
+        assert (finding.code, finding.severity) == ("config-unreadable", "info")
+        assert finding.message.startswith(f"{name} ")
+        assert len(finding.message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "data"), UNREADABLE.values(), ids=UNREADABLE)
+def test_the_config_that_the_user_names_must_be_readable(name: str, data: bytes, model: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "elsewhere" / name
+    bad.parent.mkdir()
+    bad.write_bytes(data)
+    with pytest.raises(UsageError) as caught:
+        open_checkpoint(model, config=bad)
+    assert str(caught.value).startswith(str(bad))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_named_config_that_is_missing_or_no_mapping(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        open_checkpoint(model, config=tmp_path / "nothing.json")
+    listed = tmp_path / "list.json"
+    listed.write_text("[]")
+    with pytest.raises(UsageError, match="not a mapping"):
+        open_checkpoint(model, config=listed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what /proc shows")
+def test_no_file_stays_open(model: Path, tmp_path: Path) -> None:
+    model.with_name("config.json").write_text("{")
+    before = len(os.listdir("/proc/self/fd"))
+    with open_checkpoint(model):
+        pass
+    with pytest.raises(UsageError):
+        open_checkpoint(model, config=tmp_path / "nothing.json")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_yaml_that_doubles_costs_nothing(model: Path, in_time: Any) -> None:
+    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
+    model.with_name("config.yaml").write_text("\n".join(lines))
+    assert in_time("print(len(open_checkpoint(path).configs))", model) == "1\n"
+
+
+def test_a_pipe_beside_is_not_waited_for(model: Path) -> None:
+    os.mkfifo(model.with_name("config.json"))
+    assert origins(model) == []
+
+
+def test_many_files_beside(model: Path) -> None:
+    for n in range(50):
+        model.with_name(f"log{n:02}.json").write_text("{}")
+    model.with_name("config.json").write_text("{}")
+    found = origins(model)
+    assert found[0] == "config:config.json"
+    assert len(found) == 20
