@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.blocks import Array, blocks, numbers
-from qkvinspect.matrix import as_matrix
+from qkvinspect.matrix import Matrix, as_matrix
 from qkvinspect.model import Orientation, TensorInfo
 
 Progress = Callable[[int], None]
 """Told how many bytes have just been dealt with."""
 
+Scale = Callable[[slice, slice], Array]
+"""Gives the scales of some rows and columns."""
+
 _CHUNK = 64  # float32 partial sums this short keep a norm within 1e-6 of float64, whatever the values
+_SCALE_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
 _TINY = 1e-25  # mean square under which float32 squares lose digits
 
 
@@ -39,8 +44,14 @@ class RowStats:
         return float(np.sqrt(squares)), nonfinite
 
 
-def row_stats(info: TensorInfo, orientation: Orientation, progress: Progress) -> RowStats | None:
+def row_stats(
+    info: TensorInfo, orientation: Orientation, progress: Progress, *, scale: TensorInfo | None = None
+) -> RowStats | None:
     """Stream one tensor; None if its bits have no value of their own (quantised types).
+
+    Args:
+        scale: what the values must be multiplied by: a number, one a row, or one a block of rows and columns
+            (DeepSeek's weight_scale_inv, 128 x 128).
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -52,8 +63,13 @@ def row_stats(info: TensorInfo, orientation: Orientation, progress: Progress) ->
     squares = np.zeros(matrix.rows)
     nonfinite = np.zeros(matrix.rows, np.int64)
     nans = np.zeros(matrix.rows, np.int64)
-    for rows, _, words in blocks(matrix):
+    scales = _scales(scale, matrix) if scale is not None else None
+    if scale is not None and scales is None:
+        return None
+    for rows, cols, words in blocks(matrix):
         arrays = numbers(words, info.dtype)
+        if scales is not None:
+            arrays = [values * scales(rows, cols) for values in arrays]
         for values in arrays:
             squares[rows] += _squares(values)
         (odd,) = np.nonzero(~np.isfinite(squares[rows]))
@@ -63,6 +79,33 @@ def row_stats(info: TensorInfo, orientation: Orientation, progress: Progress) ->
             nans[rows.start + odd] += np.logical_or.reduce([np.isnan(v) for v in picked]).sum(axis=1)
         progress(words.size * words.itemsize)
     return RowStats(squares, nonfinite, nans)
+
+
+def _scales(info: TensorInfo, matrix: Matrix) -> Scale | None:
+    """Gives the scale of every value of a block; None where the scales have a form that is not known."""
+    grid = as_matrix(info, "out_in")
+    high, wide = _scale_block(matrix.rows, grid.rows), _scale_block(matrix.cols, grid.cols)
+    if high is None or wide is None:
+        return None
+    table = np.zeros((grid.rows, grid.cols))
+    for rows, cols, words in blocks(grid):
+        table[rows, cols] = numbers(words, info.dtype)[0]
+
+    def at(rows: slice, cols: slice) -> Array:
+        down = [row // high for row in range(rows.start, rows.stop)]
+        across = [col // wide for col in range(cols.start, cols.stop)]
+        return table[down][:, across]
+
+    return at
+
+
+def _scale_block(size: int, count: int) -> int | None:
+    """How many values along one axis share a scale."""
+    if count == 1:
+        return size
+    if count == size:
+        return 1
+    return _SCALE_BLOCK if count == ceil(size / _SCALE_BLOCK) else None
 
 
 def _squares(values: Array) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import qkvinspect
 from qkvinspect.cli import main
 from qkvinspect.cli.progress import Bar
 
-COMMANDS = ("show", "explain", "export")
+COMMANDS = ("show", "explain", "export", "layouts")
 WITHOUT = """
 import sys
 for name in {names!r}: sys.modules[name] = None
@@ -45,6 +45,8 @@ def without(names: list[str], *argv: object) -> subprocess.CompletedProcess[str]
         ["show", "bert_like", "--format", "markdown"],
         ["explain", "transformer.pt"],
         ["explain", "sharded"],
+        ["layouts"],
+        ["layouts", "codegen"],
     ],
     ids=" ".join,
 )

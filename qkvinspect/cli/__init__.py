@@ -17,6 +17,7 @@ import typer
 from qkvinspect import __version__
 from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
+from qkvinspect.cli.layouts import layouts
 from qkvinspect.cli.show import show
 from qkvinspect.errors import QkvInspectError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(show)
 app.command()(explain)
 app.command()(export)
+app.command()(layouts)
 
 
 def _version(asked: bool) -> None:

@@ -70,11 +70,13 @@ def report(
     """Inspect it, with a progress bar if that takes long."""
     from qkvinspect.cli.progress import Bar
     from qkvinspect.inspection import Options, inspect
+    from qkvinspect.settings import find
 
+    settings = find(Path.cwd())
     pairs = [text.rpartition("=")[::2] for text in layouts or []]
     options = Options(
-        heads=tuple(heads or ()),
-        layouts=tuple((glob or "*", id) for glob, id in pairs),
+        heads=(*settings.heads, *(heads or ())),
+        layouts=(*settings.layouts, *((glob or "*", id) for glob, id in pairs)),
         layers=tuple(layers or ()),
         norms=norms,
     )

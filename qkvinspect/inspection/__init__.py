@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from qkvinspect.errors import LayoutError, UsageError
-from qkvinspect.inspection import geometry, heads, match
+from qkvinspect.inspection import disguises, geometry, heads, match
 from qkvinspect.inspection.findings import about_heads, about_numbers, once
 from qkvinspect.inspection.measure import Progress, measured
 from qkvinspect.layouts import LAYOUTS, Layout, Stored
@@ -51,19 +51,20 @@ def inspect(
 
     """
     flags = [heads.parse_flag(text) for text in options.heads]
-    names = match.Names(checkpoint.tensors)
+    lost = disguises.without_values(checkpoint.tensors)
+    names = match.Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
     matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
     if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     attentions: list[Attention] = []
-    findings = [*checkpoint.findings, *stale]
+    findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint)]
     for found in matches:
         if options.layers and not any(fnmatchcase(found.candidates[0].layer, g) for g in options.layers):
             continue
         attention, about = _attention(found, names, flags, checkpoint)
         findings += about
         if attention is not None:
-            attentions.append(attention)
+            attentions += [attention, *disguises.adapters(attention, checkpoint.tensors)]
     if options.layers and not attentions:
         known = ", ".join(found.candidates[0].layer for found in matches[:6])
         raise UsageError(
@@ -73,7 +74,7 @@ def inspect(
             hint="give a name or a glob such as 'encoder.*'",
         )
     if options.norms:
-        attentions = measured(attentions, progress)
+        attentions = measured(attentions, checkpoint.tensors, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
     return Report(checkpoint, tuple(attentions), tuple(once(findings)), bool(options.layers))
 

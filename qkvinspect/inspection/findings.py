@@ -50,12 +50,9 @@ def about_numbers(attention: Attention) -> Iterator[Finding]:
                 text = f"{part.name.upper()}{what} holds {measure.nonfinite} NaN or infinite values"
                 yield Finding("nonfinite", "warning", text, attention.layer)
     kinds = {info.dtype.kind for info in attention.weights}
-    if kinds & {"int", "uint", "bool"}:
-        yield Finding(
-            "integer-weights", "warning", f"norms are of stored {attention.dtype} numbers, unscaled", attention.layer
-        )
-    if "opaque" in kinds:
-        yield Finding("no-norms", "info", f"{attention.dtype} has no value without its scale", attention.layer)
+    if not kinds <= {"float", "complex"}:
+        text = f"quantised: {attention.dtype} has no value without its scale, so there are no norms"
+        yield Finding("no-norms", "warning", text, attention.layer)
 
 
 def once(findings: Sequence[Finding]) -> list[Finding]:

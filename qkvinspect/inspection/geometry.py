@@ -108,16 +108,16 @@ def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: 
             continue
         elif layout.square:
             found |= dict.fromkeys(parts, cols)
-        elif len(parts) != len(stored.packing.order):
+        elif not HEADED.issuperset(stored.packing.order):
             continue
         elif (layout.kv_heads == "equal" and not layout.v_free) or "q" not in parts:
-            share = _divide(total, len(parts), "rows", "parts")
+            share = _divide(total, len(stored.packing.order), "rows", "parts")
             if "v" in parts and out_features not in (None, share):
                 raise LayoutError(f"V would have {share} rows where the output projection takes {out_features}")
             found |= dict.fromkeys(parts, share)
         elif (
             layout.kv_heads == "free"
-            and len(parts) == 3
+            and len(stored.packing.order) == 3
             and out_features
             and total > out_features
             and (total - out_features) % 2 == 0

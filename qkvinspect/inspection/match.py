@@ -16,8 +16,8 @@ from qkvinspect.layouts import Layout
 from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Config, Finding, TensorInfo
 
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Components that DataParallel, torch.compile and FSDP put into names. They are stripped when names are
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+"""Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
 matched and kept when they are shown."""
 
 Path = tuple[str, ...]

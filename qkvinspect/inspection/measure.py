@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from qkvinspect.inspection.disguises import scale_of
 from qkvinspect.model import TensorInfo
 from qkvinspect.report import Attention, Measure, Part
 
@@ -12,15 +13,22 @@ Progress = Callable[[int, int], None]
 """Told how many bytes have been measured, and of how many."""
 
 
-def measured(attentions: Sequence[Attention], progress: Progress | None) -> list[Attention]:
-    """Read every weight and bias once, in the order of the files, and attach the norms."""
+def measured(
+    attentions: Sequence[Attention], tensors: Mapping[str, TensorInfo], progress: Progress | None
+) -> list[Attention]:
+    """Read every weight and bias once, in the order of the files, and attach the norms.
+
+    Float8 weights are multiplied by the scales beside them. Integers are not measured: without the scale that
+    belongs to them their norm would be no norm of the weight.
+    """
     from qkvinspect.stats import RowStats, row_stats
 
     wanted: dict[str, tuple[TensorInfo, Part]] = {}
     for attention in attentions:
         for part in attention.parts:
             for info in filter(None, (part.weight, part.bias)):
-                wanted.setdefault(info.name, (info, part))
+                if info.dtype.kind in ("float", "complex"):
+                    wanted.setdefault(info.name, (info, part))
     total = sum(info.nbytes for info, _ in wanted.values())
     done = 0
 
@@ -32,7 +40,8 @@ def measured(attentions: Sequence[Attention], progress: Progress | None) -> list
 
     stats: dict[str, RowStats | None] = {}
     for name, (info, part) in sorted(wanted.items(), key=lambda item: _place(item[1][0])):
-        stats[name] = row_stats(info, part.orientation if info is part.weight else "out_in", advance)
+        orientation = part.orientation if info is part.weight else "out_in"
+        stats[name] = row_stats(info, orientation, advance, scale=scale_of(info, tensors))
 
     def measure(info: TensorInfo | None, rows: Sequence[range]) -> Measure | None:
         found = stats.get(info.name) if info is not None else None

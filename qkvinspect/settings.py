@@ -1,0 +1,81 @@
+"""Lasting answers: ``qkvinspect.toml``, or ``[tool.qkvinspect]`` in ``pyproject.toml``.
+
+[layouts]                       # layer glob = layout id, as --layout
+"decoder.*" = "falcon-new"
+
+[heads]                         # layer glob = heads, or "heads/kv heads", as --heads
+"*" = "32/8"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from qkvinspect.errors import UsageError
+
+_TABLES = ("heads", "layouts")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a project has settled once and for all.
+
+    Attributes:
+        heads: values as --heads takes them; flags of the command line come after and outrank them.
+        layouts: (layer glob, layout id).
+        origin: the file, or "" if there is none.
+
+    """
+
+    heads: tuple[str, ...] = ()
+    layouts: tuple[tuple[str, str], ...] = ()
+    origin: str = ""
+
+
+def find(folder: Path) -> Settings:
+    """The settings of the nearest folder at or above ``folder`` that has any.
+
+    Raises:
+        UsageError: a file is not TOML, or holds a key that is not known.
+
+    """
+    for place in (folder, *folder.parents):
+        own, project = place / "qkvinspect.toml", place / "pyproject.toml"
+        if own.is_file():
+            return _settings(own, _read(own))
+        if project.is_file():
+            tool = _read(project).get("tool")
+            table = cast("dict[str, object]", tool).get("qkvinspect") if isinstance(tool, dict) else None
+            if isinstance(table, dict):
+                return _settings(project, cast("dict[str, object]", table))
+    return Settings()
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot be read as TOML: {error}", file=str(path)) from error
+
+
+def _settings(path: Path, values: Mapping[str, object]) -> Settings:
+    unknown = ", ".join(repr(key) for key in values if key not in _TABLES)
+    if unknown:
+        raise UsageError("holds keys that are not known", file=str(path), expected=" or ".join(_TABLES), found=unknown)
+    heads = _pairs(path, "heads", values.get("heads", {}))
+    layouts = _pairs(path, "layouts", values.get("layouts", {}))
+    return Settings(tuple(f"{glob}={count}" for glob, count in heads), tuple(layouts), str(path))
+
+
+def _pairs(path: Path, name: str, table: object) -> list[tuple[str, str]]:
+    if not isinstance(table, dict):
+        raise UsageError(f"{name} is not a table of layer globs", file=str(path), found=repr(table)[:60])
+    entries = cast("dict[str, object]", table)
+    for glob, value in entries.items():
+        if type(value) not in (str, int):
+            raise UsageError(f"{name} has an odd answer for {glob!r}", file=str(path), found=repr(value)[:60])
+    return [(glob, str(value)) for glob, value in entries.items()]
