@@ -11,6 +11,7 @@ from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.inspection import disguises, geometry, heads, match
 from qkvinspect.inspection.findings import about_heads, about_numbers, once
 from qkvinspect.inspection.measure import Progress, measured
+from qkvinspect.inspection.names import Names
 from qkvinspect.layouts import LAYOUTS, Layout, Stored
 from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Checkpoint, Finding, TensorInfo
@@ -52,7 +53,7 @@ def inspect(
     """
     flags = [heads.parse_flag(text) for text in options.heads]
     lost = disguises.without_values(checkpoint.tensors)
-    names = match.Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
+    names = Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
     matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
     if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
@@ -85,7 +86,7 @@ def _natural(name: str) -> list[str | int]:
 
 
 def _attention(
-    found: match.Match, names: match.Names, flags: Sequence[heads.HeadFlag], checkpoint: Checkpoint
+    found: match.Match, names: Names, flags: Sequence[heads.HeadFlag], checkpoint: Checkpoint
 ) -> tuple[Attention | None, list[Finding]]:
     candidate = found.candidates[0]
     layer = candidate.layer
@@ -112,7 +113,7 @@ def _attention(
 def _split(
     base: Attention,
     candidate: match.Candidate,
-    names: match.Names,
+    names: Names,
     flags: Sequence[heads.HeadFlag],
     checkpoint: Checkpoint,
 ) -> tuple[Attention, list[Finding]]:
@@ -191,7 +192,7 @@ def _tensor_names(
     weights: Sequence[TensorInfo],
     biases: Sequence[tuple[Stored, TensorInfo | None]],
     out: TensorInfo | None,
-    names: match.Names,
+    names: Names,
 ) -> dict[str, str]:
     """The stored tensors by role: ``weight`` and ``bias`` where one holds all parts, else ``q``, ``q_bias``..."""
     found: dict[str, str] = {}

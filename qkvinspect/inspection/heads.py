@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from typing import cast
 
 from qkvinspect.errors import UsageError
-from qkvinspect.inspection.match import Candidate, Names
+from qkvinspect.inspection.match import Candidate
+from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.scopes import place
 from qkvinspect.model import Config
 

@@ -2,99 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from itertools import product
 from typing import cast
 
 from qkvinspect.errors import LayoutError
+from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.scopes import speaking
 from qkvinspect.layouts import Layout
 from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Config, Finding, TensorInfo
-
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
-"""Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
-matched and kept when they are shown."""
-
-Path = tuple[str, ...]
-
-
-class Names:
-    """The tensors of a checkpoint by canonical path: their name's components without wrappers."""
-
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
-        self.tensors = tensors
-        stripped = {name: _strip(name) for name in tensors}
-        if len(set(stripped.values())) != len(tensors):  # both x and module.x: nothing may be stripped
-            stripped = {name: tuple(name.split(".")) for name in tensors}
-        self.paths = stripped
-        self._by_path = {path: name for name, path in stripped.items()}
-        self._by_stack: dict[Path, str] | None = None
-        self._ends: set[Path] | None = None
-        self._stages: dict[str, int] = {}
-
-    def has(self, key: str, layer: Path) -> bool:
-        """Whether there is such a tensor; ``//key`` means anywhere."""
-        if not key.startswith("//"):
-            return self.find(key, layer) is not None
-        if self._ends is None:
-            self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
-        return tuple(key[2:].split(".")) in self._ends
-
-    def find(self, key: str, layer: Path) -> TensorInfo | None:
-        """The tensor called ``key`` below a layer, or None."""
-        climb, choices = _pattern(key)
-        if climb > len(layer):
-            return None
-        base = layer[: len(layer) - climb]
-        for components in product(*choices):
-            name = self._by_path.get(base + components)
-            if name is not None:
-                return self.tensors[name]
-        return None
-
-    def find_in_stack(self, key: str, layer: Path) -> TensorInfo | None:
-        """As ``find``; failing that, the same tensor of another layer of the same stack."""
-        found = self.find(key, layer)
-        if found is not None:
-            return found
-        if self._by_stack is None:
-            self._by_stack = {_numberless(path): name for path, name in reversed(self._by_path.items())}
-        climb, choices = _pattern(key)
-        base = layer[: len(layer) - climb]
-        for components in product(*choices):
-            name = self._by_stack.get(_numberless(base + components))
-            if name is not None:
-                return self.tensors[name]
-        return None
-
-    def stages(self, layer: str) -> int:
-        """How many different numbers stand where the layer's name has its first one."""
-        found = re.search(r"\d+", layer)
-        if not found:
-            return 0
-        prefix = layer[: found.start()]
-        if prefix not in self._stages:
-            after = (name[len(prefix) :] for name in self.tensors if name.startswith(prefix))
-            self._stages[prefix] = len({number[0] for rest in after if (number := re.match(r"\d+", rest))})
-        return self._stages[prefix]
-
-    def find_sibling(self, name: str, last: str) -> str | None:
-        """The tensor whose name differs from ``name`` in its last component only."""
-        return self._by_path.get((*self.paths[name][:-1], last)) if len(self.paths[name]) > 1 else None
-
-    def stored_layer(self, name: str, components: int) -> str:
-        """The stored name without its last ``components`` components, wrappers not counted."""
-        parts = name.split(".")
-        wrapped = len(parts) != len(self.paths[name])
-        while components:
-            last = parts.pop()
-            components -= not (wrapped and last in _WRAPPERS)
-        return ".".join(parts)
+from qkvinspect.packing import HEADED
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +31,7 @@ class Candidate:
     def specificity(self) -> int:
         """How much of the names the layout accounts for."""
         layout = self.layout
-        shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim))
+        shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim)) + layout.square
         return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings) + shape
 
 
@@ -152,7 +72,7 @@ def find_attentions(
             candidate for layout in (*rows[0], *rows[1]) for candidate in _candidates(names, name, path, layout)
         ]
         if candidates:
-            found.append(candidates)
+            found.append([c for c in candidates if _fits(c)] or candidates)
     found, stale = _without_stale(found)
     for candidates in sorted(found, key=lambda some: -max(c.specificity for c in some)):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
@@ -186,7 +106,7 @@ def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
     """Layouts by the end of their first weight's key, two components where the last says little."""
     index: dict[Path, tuple[Layout, ...]] = {}
     for layout in layouts:
-        _, choices = _pattern(layout.weights[0].key)
+        _, choices = pattern(layout.weights[0].key)
         for end in product(*choices[-2:]):
             index[end] = (*index.get(end, ()), layout)
     return index
@@ -194,12 +114,12 @@ def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
 
 def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator[Candidate]:
     """The layout at this weight, if the names around it fit."""
-    _, choices = _pattern(layout.weights[0].key)
+    _, choices = pattern(layout.weights[0].key)
     count = len(choices)
-    if not _ends_with(path, choices):
+    if not ends_with(path, choices):
         return
     layer = path[:-count]
-    if layout.layer and not _ends_with(layer, _pattern(layout.layer)[1]):
+    if layout.layer and not ends_with(layer, pattern(layout.layer)[1]):
         return
     weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
     if len(weights) != len(layout.weights) or not _has_form(layout, weights[0]):
@@ -214,12 +134,16 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     yield Candidate(layout, layer, label, tuple(weights), settled)
 
 
-def _ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
-    """Whether a layer's name ends with these components; ``#`` is any number."""
-    end = layer[-len(context) :]
-    return len(end) == len(context) and all(
-        part in some or ("#" in some and part.isdecimal()) for part, some in zip(end, context, strict=True)
-    )
+def _fits(candidate: Candidate) -> bool:
+    """Whether each part of a ``square`` layout has as many rows as the weight has columns."""
+    if not candidate.layout.square:
+        return True
+    stored = candidate.layout.weights[0]
+    try:
+        rows, cols = shape_as_matrix(candidate.weights[0], stored.orientation)
+    except LayoutError:
+        return False
+    return rows == cols * len(stored.packing.order) or not HEADED.issuperset(stored.packing.order)
 
 
 def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: TensorInfo) -> bool:
@@ -294,19 +218,3 @@ def _most_specific(candidates: list[Candidate]) -> list[Candidate]:
 def _agree(candidates: list[Candidate]) -> bool:
     """Whether the candidates store the same things, under whatever name."""
     return len({c.layout.weights for c in candidates}) == 1
-
-
-def _strip(name: str) -> Path:
-    path = tuple(name.split("."))
-    return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
-
-
-def _numberless(path: Path) -> Path:
-    return tuple(re.sub(r"\d+", "#", part) for part in path)
-
-
-@cache
-def _pattern(key: str) -> tuple[int, tuple[Path, ...]]:
-    """(levels to climb, alternatives of each component)."""
-    climb = key.count("../")
-    return climb, tuple(tuple(part.split("|")) for part in key.replace("../", "").split("."))

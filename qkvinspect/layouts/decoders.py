@@ -54,7 +54,6 @@ LAYOUTS: tuple[Layout, ...] = (
         model_types=("clip*", "unlimited_ocr*"),
         needs_config=True,
         source="transformers conversion_mapping.py",
-        proof="source",
     ),
     fused(
         "codegen",
@@ -92,7 +91,6 @@ LAYOUTS: tuple[Layout, ...] = (
         layer="attention",
         out=("o_proj.weight",),
         source="transformers conversion_mapping.py",
-        proof="source",
     ),
     fused(
         "hrm-text",
@@ -102,7 +100,6 @@ LAYOUTS: tuple[Layout, ...] = (
         layer="attn|self_attn",
         out=("o_proj.weight",),
         source="transformers conversion_mapping.py",
-        proof="source",
     ),
     fused(
         "wqkv-upper",
@@ -183,6 +180,14 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("out_proj.weight",),
         source="transformers conversion_mapping.py",
         proof="source",
+    ),
+    fused(
+        "moshi-depth",
+        "Kyutai Moshi: the depth transformer, one projection for each of its steps",
+        "weight",
+        layer="self_attn.in_projs.#",
+        ratio=3,
+        source="moshi/modules/transformer.py, StreamingMultiheadAttention",
     ),
     fused(
         "litgpt-legacy",

@@ -98,7 +98,6 @@ LAYOUTS: tuple[Layout, ...] = (
         Packing(("q", "k", "v", "mlp")),
         square=True,
         source="diffusers models/transformers/transformer_flux2.py",
-        proof="source",
         note="rows of the MLP come last",
     ),
 )

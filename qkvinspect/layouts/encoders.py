@@ -38,7 +38,6 @@ LAYOUTS: tuple[Layout, ...] = (
         kv_heads="free",
         flags={"attention_output_gate": (None, False)},
         source=f"{_MCORE}, SelfAttention.get_query_key_value_tensors",
-        proof="source",
     ),
     fused(
         "megatron-core-gated",
@@ -50,36 +49,27 @@ LAYOUTS: tuple[Layout, ...] = (
         flags={"attention_output_gate": (True,)},
         needs_config=True,
         source=f"{_MCORE}, SelfAttention.get_query_key_value_tensors",
-        proof="source",
     ),
-    *(
-        Layout(
-            id=id,
-            libraries=libraries,
-            weights=(Stored("linear_q.weight", Q), Stored("linear_kv.weight", KV_PER_HEAD)),
-            biases=(Stored("linear_q.bias", Q), Stored("linear_kv.bias", KV_PER_HEAD)),
-            layer=layer,
-            out=out,
-            kv_heads="equal",
-            source=source,
-            proof="source",
-        )
-        for id, libraries, layer, out, source in (
-            (
-                "megatron-core-cross",
-                "Megatron-Core cross-attention",
-                "cross_attention",
-                ("linear_proj.weight",),
-                _MCORE,
-            ),
-            (
-                "openfold-ipa",
-                "OpenFold, ESMFold: invariant point attention",
-                "ipa",
-                (),
-                "openfold/model/structure_module.py",
-            ),
-        )
+    Layout(
+        id="megatron-core-cross",
+        libraries="Megatron-Core cross-attention",
+        weights=(Stored("linear_q.weight", Q), Stored("linear_kv.weight", KV_PER_HEAD)),
+        biases=(Stored("linear_q.bias", Q), Stored("linear_kv.bias", KV_PER_HEAD)),
+        layer="cross_attention",
+        out=("linear_proj.weight",),
+        kv_heads="equal",
+        source=f"{_MCORE}, CrossAttention.get_query_key_value_tensors",
+        proof="proven",
+    ),
+    Layout(
+        id="openfold-ipa",
+        libraries="OpenFold, ESMFold: invariant point attention",
+        weights=(Stored("linear_q.weight", Q), Stored("linear_kv.weight", KV_PER_HEAD)),
+        biases=(Stored("linear_q.bias", Q), Stored("linear_kv.bias", KV_PER_HEAD)),
+        layer="ipa",
+        kv_heads="equal",
+        source="openfold/model/structure_module.py, InvariantPointAttention.forward",
+        proof="source",
     ),
     *(
         fused(

@@ -1,4 +1,4 @@
-"""Lookalikes: the same keys and shapes with different packings. The answer is right, or it is *ambiguous*; never wrong."""
+"""Lookalikes share keys and shapes but not packings. The answer is right, or it is *ambiguous*; never wrong."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ GCVIT: Shapes = {
 }
 TE: Shapes = {"layers.0.self_attention.layernorm_qkv.weight": (48, 16), "layers.0.self_attention.proj.weight": (16, 16)}
 IN_PROJ: Shapes = {"l.attention.self.in_proj.weight": (48, 16), "l.attention.output.dense.weight": (16, 16)}
+DEBERTA: Shapes = {**IN_PROJ, "l.attention.self.q_bias": (16,), "l.attention.self.v_bias": (16,)}
 BLOOM = {"word_embeddings_layernorm.weight": (16,)}
 NANOGPT = {"n_head": 4, "n_embd": 16, "block_size": 8}
 
@@ -82,7 +83,7 @@ CASES: list[tuple[str, Shapes, Mapping[str, object] | None, str | None]] = [
     ("transformer engine", TE, {"qkv_weight_interleaved": True}, "te-layernorm_qkv-interleaved"),
     ("in_proj of mamba", {"mixer.in_proj.weight": (48, 16), "mixer.A_log": (16,)}, None, None),
     ("in_proj of lfm2", {"conv.in_proj.weight": (48, 16), "conv.conv.weight": (16, 1, 3)}, None, None),
-    ("in_proj of deberta", {**IN_PROJ, "l.attention.self.q_bias": (16,), "l.attention.self.v_bias": (16,)}, None, "deberta-v1"),
+    ("in_proj of deberta", DEBERTA, None, "deberta-v1"),
     ("in_proj alone", IN_PROJ, None, None),
 ]  # fmt: skip
 

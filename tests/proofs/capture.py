@@ -3,7 +3,7 @@
 Nothing here knows a packing. The library's own module runs in float64 on random weights while two kinds of
 call are recorded:
 
-* projections (``F.linear``, convolutions, ``torch.addmm``, matrix products) whose weight is a view of a stored
+* projections (``functional.linear``, convolutions, ``torch.addmm``, matrix products) whose weight is a view of a stored
   tensor under test. Their input times every single stored row, plus the bias that was passed, is that row's
   *activation* at every token;
 * products (scaled_dot_product_attention, matmul, bmm, baddbmm, einsum and their method forms), whose operands
@@ -24,8 +24,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 Array = np.ndarray
 RowId = tuple[str, int]
@@ -177,10 +177,10 @@ def watching(parameters: Mapping[str, Tensor]) -> Iterator[Recording]:
     """Record what runs inside the block."""
     watcher = Watcher(parameters)
     patches: list[tuple[object, str, Callable[..., object]]] = [
-        (F, "linear", _linear(watcher, F.linear)),
-        (F, "conv1d", _conv(watcher, F.conv1d)),
-        (F, "conv2d", _conv(watcher, F.conv2d)),
-        (F, "scaled_dot_product_attention", _sdpa(watcher, F.scaled_dot_product_attention)),
+        (functional, "linear", _linear(watcher, functional.linear)),
+        (functional, "conv1d", _conv(watcher, functional.conv1d)),
+        (functional, "conv2d", _conv(watcher, functional.conv2d)),
+        (functional, "scaled_dot_product_attention", _sdpa(watcher, functional.scaled_dot_product_attention)),
         (torch, "addmm", _addmm(watcher, torch.addmm)),
         (torch, "matmul", _matmul(watcher, torch.matmul)),
         (torch, "bmm", _matmul(watcher, torch.bmm)),

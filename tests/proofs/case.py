@@ -32,7 +32,7 @@ class Case:
         q_heads: heads of Q where they are not as ``heads`` says (differential attention).
         wanted: the parts that can be proven.
         heads_flag: pass --heads: neither config nor tensors tell.
-        layout_flag: names and config do not decide; only --layout does.
+        layout_flag: the --layout that names and config leave to the reader.
         config: the config.json of the checkpoint, where the library's save does not write it.
         save: how the library saves; by default state_dict.
         keep: prefixes of stored names to keep, where the whole would be large; all if empty.
@@ -63,7 +63,7 @@ class Case:
     q_heads: int = 0
     wanted: str = "qkv"
     heads_flag: bool = False
-    layout_flag: bool = False
+    layout_flag: str = ""
     config: Mapping[str, Any] | None = None
     save: Save | None = None
     keep: tuple[str, ...] = ()

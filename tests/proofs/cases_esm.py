@@ -20,9 +20,26 @@ def run(module: nn.Module) -> object:
 
 
 CASES = [
-    block("esm-layernorm-qkv", "esm", lambda: attention(norm=False), "layernorm_qkv.1.weight",
-          "transformer.blocks.0.attn", H, D, run=run),
-    block("esm-layernorm-qkv.norm", "esm", lambda: attention(norm=True), "layernorm_qkv.1.weight",
-          "transformer.blocks.0.attn", H, D, run=run, wanted="v",
-          note="q_ln and k_ln run over all heads at once and subtract the mean: only v can be traced"),
-]  # fmt: skip
+    block(
+        "esm-layernorm-qkv",
+        "esm",
+        lambda: attention(norm=False),
+        "layernorm_qkv.1.weight",
+        "transformer.blocks.0.attn",
+        H,
+        D,
+        run=run,
+    ),
+    block(
+        "esm-layernorm-qkv.norm",
+        "esm",
+        lambda: attention(norm=True),
+        "layernorm_qkv.1.weight",
+        "transformer.blocks.0.attn",
+        H,
+        D,
+        run=run,
+        wanted="v",
+        note="q_ln and k_ln run over all heads at once and subtract the mean: only v can be traced",
+    ),
+]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from case import Case
 from nesting import block
 from torch import nn
+from torch.nn import functional
 
 E, H, D = 16, 4, 6
 
@@ -20,9 +20,11 @@ class Core(nn.Module):
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
-    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, **__: object
+    ) -> torch.Tensor:
         q, k, v = (part.permute(1, 2, 0, 3) for part in (query, key, value))
-        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        out = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
         return out.permute(2, 0, 1, 3).flatten(2)
 
 
@@ -65,6 +67,7 @@ def mcore(id: str, kv_heads: int = 0, **kwargs: Any) -> Case:
     sizes = {"num_query_groups": kv_heads} if kv_heads else {}
     return block(id, "megatron-core", attention(**sizes, **kwargs), "linear_qkv.weight",
                  "decoder.layers.0.self_attention", H, D, run=run, kv_heads=kv_heads,
+                 layout_flag="megatron-core-gated" if "attention_output_gate" in kwargs else "",
                  late_biases=("linear_qkv.bias",) if kwargs.get("add_bias_linear", True) else ())  # fmt: skip
 
 
@@ -75,7 +78,15 @@ CASES = [
     mcore("megatron-core.mqa", 1),
     mcore("megatron-core.bias", 2, add_qkv_bias=True),
     mcore("megatron-core-gated", 2, attention_output_gate=True),
-    block("megatron-core-cross", "megatron-core", attention(cross=True), ("linear_q.weight", "linear_kv.weight"),
-          "decoder.layers.0.cross_attention", H, D, run=crossed,
-          late_biases=("linear_q.bias", "linear_kv.bias")),
-]  # fmt: skip
+    block(
+        "megatron-core-cross",
+        "megatron-core",
+        attention(cross=True),
+        ("linear_q.weight", "linear_kv.weight"),
+        "decoder.layers.0.cross_attention",
+        H,
+        D,
+        run=crossed,
+        late_biases=("linear_q.bias", "linear_kv.bias"),
+    ),
+]

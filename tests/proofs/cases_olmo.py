@@ -18,7 +18,16 @@ SIZES = {"d_model": 16, "n_heads": 4, "n_layers": 1, "mlp_ratio": 1, "vocab_size
 
 def olmo(**kwargs: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        names = ("datasets", "google", "google.api_core", "google.api_core.retry", "cached_path", "cached_path.schemes")
+        names = (
+            "datasets",
+            "olmo_data",
+            "olmo_data.data",
+            "google",
+            "google.api_core",
+            "google.api_core.retry",
+            "cached_path",
+            "cached_path.schemes",
+        )
         with without(*names):
             from olmo.config import ActivationType, LayerNormType, ModelConfig
             from olmo.model import OLMo
@@ -47,6 +56,17 @@ CASES = [
     case("olmo"),
     case("olmo.gqa", n_kv_heads=2),
     case("olmo.mqa", multi_query_attention=True),
-    block("palm", "palm-rlhf-pytorch", palm, "fused_attn_ff_proj.weight", "layers.0.fn", 3, 4, kv_heads=1, single=True,
-          run=lambda module: module(torch.randn(3, 1, 12).double()), note="rows of the MLP come last"),
-]  # fmt: skip
+    block(
+        "palm",
+        "palm-rlhf-pytorch",
+        palm,
+        "fused_attn_ff_proj.weight",
+        "layers.0.fn",
+        3,
+        4,
+        kv_heads=1,
+        single=True,
+        run=lambda module: module(torch.randn(3, 1, 12).double()),
+        note="rows of the MLP come last",
+    ),
+]

@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from environment import without
 from nesting import block
 from torch import nn
@@ -30,15 +29,47 @@ def lucidrains() -> nn.Module:
 
 
 CASES = [
-    block("monai-sablock", "monai", make("monai.networks.blocks.selfattention:SABlock", E, H, qkv_bias=True),
-          "qkv.weight", "blocks.0.attn", H, D, shape=(2, 3, E)),
-    block("sam.segment-anything", "segment_anything",
-          make("segment_anything.modeling.image_encoder:Attention", E, H, use_rel_pos=True, input_size=(2, 3)),
-          "qkv.weight", "image_encoder.blocks.0.attn", H, D, shape=(2, 2, 3, E), heads_flag=False,
-          note="rel_pos_h has the width of a head"),
-    block("timm-vit.dinov2", "dinov2", make("dinov2.layers.attention:Attention", E, H, qkv_bias=True), "qkv.weight",
-          "blocks.0.attn", H, D, shape=(2, 3, E)),
-    block("lucidrains-conv-to-qkv", "denoising-diffusion-pytorch",
-          lucidrains,
-          "to_qkv.weight", "mid_attn.fn", H, 5, shape=(2, E, 2, 3), note="memory keys stand before the tokens"),
-]  # fmt: skip
+    block(
+        "monai-sablock",
+        "monai",
+        make("monai.networks.blocks.selfattention:SABlock", E, H, qkv_bias=True),
+        "qkv.weight",
+        "blocks.0.attn",
+        H,
+        D,
+        shape=(2, 3, E),
+    ),
+    block(
+        "sam.segment-anything",
+        "segment_anything",
+        make("segment_anything.modeling.image_encoder:Attention", E, H, use_rel_pos=True, input_size=(2, 3)),
+        "qkv.weight",
+        "image_encoder.blocks.0.attn",
+        H,
+        D,
+        shape=(2, 2, 3, E),
+        heads_flag=False,
+        note="rel_pos_h has the width of a head",
+    ),
+    block(
+        "timm-vit.dinov2",
+        "dinov2",
+        make("dinov2.layers.attention:Attention", E, H, qkv_bias=True),
+        "qkv.weight",
+        "blocks.0.attn",
+        H,
+        D,
+        shape=(2, 3, E),
+    ),
+    block(
+        "lucidrains-conv-to-qkv",
+        "denoising-diffusion-pytorch",
+        lucidrains,
+        "to_qkv.weight",
+        "mid_attn.fn",
+        H,
+        5,
+        shape=(2, E, 2, 3),
+        note="memory keys stand before the tokens",
+    ),
+]

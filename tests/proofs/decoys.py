@@ -56,27 +56,54 @@ DECOYS: dict[str, Callable[[], nn.Module]] = {
     "transformers/FalconMambaModel": hf("FalconMambaModel", **SSM),
     "transformers/Mamba2Model": hf("Mamba2Model", **SSM, num_heads=4, head_dim=8, n_groups=1),
     "transformers/Lfm2Model": hf("Lfm2Model", **LFM),
-    "transformers/RwkvModel": hf("RwkvModel", **{**TEXT, "num_hidden_layers": 2}, attention_hidden_size=E, intermediate_size=8),
+    "transformers/RwkvModel": hf(
+        "RwkvModel", **{**TEXT, "num_hidden_layers": 2}, attention_hidden_size=E, intermediate_size=8
+    ),
     "transformers/FNetModel": hf("FNetModel", **TEXT, intermediate_size=8),
-    "transformers/FocalNetModel": hf("FocalNetModel", embed_dim=8, depths=[1, 1], focal_levels=[1, 1],
-                                     focal_windows=[3, 3], image_size=16),
+    "transformers/FocalNetModel": hf(
+        "FocalNetModel", embed_dim=8, depths=[1, 1], focal_levels=[1, 1], focal_windows=[3, 3], image_size=16
+    ),
     "transformers/DacModel": hf("DacModel", **DAC),
     "transformers/RecurrentGemma-RGLRU": one(
-        "transformers.models.recurrent_gemma.modeling_recurrent_gemma:RecurrentGemmaRglru", "layers.0.rg_lru",
-        SimpleNamespace(num_attention_heads=4, lru_width=E)),
-    "transformers/PoolFormerModel": hf("PoolFormerModel", hidden_sizes=[8, 8], depths=[1, 1], num_encoder_blocks=2,
-                                       patch_sizes=[3, 3], strides=[2, 2], padding=[1, 1]),
+        "transformers.models.recurrent_gemma.modeling_recurrent_gemma:RecurrentGemmaRglru",
+        "layers.0.rg_lru",
+        SimpleNamespace(num_attention_heads=4, lru_width=E),
+    ),
+    "transformers/PoolFormerModel": hf(
+        "PoolFormerModel",
+        hidden_sizes=[8, 8],
+        depths=[1, 1],
+        num_encoder_blocks=2,
+        patch_sizes=[3, 3],
+        strides=[2, 2],
+        padding=[1, 1],
+    ),
     "transformers/BarkMLP": one(
-        "transformers.models.bark.modeling_bark:BarkMLP", "layers.0.mlp",
-        SimpleNamespace(hidden_size=E, bias=False, dropout=0.0)),
+        "transformers.models.bark.modeling_bark:BarkMLP",
+        "layers.0.mlp",
+        SimpleNamespace(hidden_size=E, bias=False, dropout=0.0),
+    ),
     "transformers/Phi3MLP": one(
-        "transformers.models.phi3.modeling_phi3:Phi3MLP", "model.layers.0.mlp",
-        SimpleNamespace(hidden_size=E, intermediate_size=24, hidden_act="silu")),
-    "transformers/EncodecModel": hf("EncodecModel", num_filters=2, hidden_size=8, upsampling_ratios=[2], num_lstm_layers=1,
-                                    codebook_size=8, num_residual_layers=1),
+        "transformers.models.phi3.modeling_phi3:Phi3MLP",
+        "model.layers.0.mlp",
+        SimpleNamespace(hidden_size=E, intermediate_size=24, hidden_act="silu"),
+    ),
+    "transformers/EncodecModel": hf(
+        "EncodecModel",
+        num_filters=2,
+        hidden_size=8,
+        upsampling_ratios=[2],
+        num_lstm_layers=1,
+        codebook_size=8,
+        num_residual_layers=1,
+    ),
     "transformers/MobileViTV2FFN": one(
-        "transformers.models.mobilevitv2.modeling_mobilevitv2:MobileViTV2FFN", "layers.0.ffn",
-        SimpleNamespace(hidden_act="relu", ffn_dropout=0.0), E, 24),
+        "transformers.models.mobilevitv2.modeling_mobilevitv2:MobileViTV2FFN",
+        "layers.0.ffn",
+        SimpleNamespace(hidden_act="relu", ffn_dropout=0.0),
+        E,
+        24,
+    ),
     "torch/LSTM": lambda: nn.LSTM(E, E, 2, bidirectional=True),
     "torch/GRU": lambda: nn.GRU(E, E, 2),
     "torch/LSTM-proj": lambda: nn.LSTM(E, E, proj_size=8),
@@ -88,31 +115,46 @@ DECOYS: dict[str, Callable[[], nn.Module]] = {
     "timm/SwiGLU": one("timm.layers:SwiGLU", "blocks.0.mlp", E, 32),
     "timm/GluMlp": one("timm.layers:GluMlp", "blocks.0.mlp", E, 32),
     "timm/mixer": lambda: importlib.import_module("timm.models.mlp_mixer").MlpMixer(
-        img_size=16, patch_size=8, embed_dim=E, num_blocks=1, num_classes=0),
+        img_size=16, patch_size=8, embed_dim=E, num_blocks=1, num_classes=0
+    ),
     "timm/focalnet": lambda: importlib.import_module("timm.models.focalnet").FocalNet(
-        embed_dim=8, depths=(1, 1), focal_levels=(1, 1), focal_windows=(3, 3), num_classes=0),
+        embed_dim=8, depths=(1, 1), focal_levels=(1, 1), focal_windows=(3, 3), num_classes=0
+    ),
     "timm/convnext": timm("convnext_atto", depths=(1, 1, 1, 1), dims=(4, 4, 8, 8)),
     "timm/poolformer": lambda: importlib.import_module("timm.models.metaformer").MetaFormer(
-        depths=(1, 1), dims=(8, 8), num_classes=0),
+        depths=(1, 1), dims=(8, 8), num_classes=0
+    ),
     "timm/SqueezeExcite": one("timm.layers:SqueezeExcite", "se", E),
     "timm/GlobalContext": one("timm.layers:GlobalContext", "gc", E),
-    "diffusers/AdaLayerNormZero": one("diffusers.models.normalization:AdaLayerNormZero", "transformer_blocks.0.norm1", E),
+    "diffusers/AdaLayerNormZero": one(
+        "diffusers.models.normalization:AdaLayerNormZero", "transformer_blocks.0.norm1", E
+    ),
     "diffusers/AdaLayerNormZeroSingle": one(
-        "diffusers.models.normalization:AdaLayerNormZeroSingle", "single_transformer_blocks.0.norm", E),
+        "diffusers.models.normalization:AdaLayerNormZeroSingle", "single_transformer_blocks.0.norm", E
+    ),
     "diffusers/AdaLayerNormSingle": one("diffusers.models.normalization:AdaLayerNormSingle", "adaln_single", E),
-    "diffusers/ResnetBlock2D": one("diffusers.models.resnet:ResnetBlock2D", "down_blocks.0.resnets.0", in_channels=32,
-                                   out_channels=32, temb_channels=8),
+    "diffusers/ResnetBlock2D": one(
+        "diffusers.models.resnet:ResnetBlock2D",
+        "down_blocks.0.resnets.0",
+        in_channels=32,
+        out_channels=32,
+        temb_channels=8,
+    ),
     "diffusers/FeedForward-geglu": one("diffusers.models.attention:FeedForward", "transformer_blocks.0.ff", E),
-    "diffusers/Flux2Modulation": one("diffusers.models.transformers.transformer_flux2:Flux2Modulation",
-                                     "double_stream_modulation_img", E, 2),
-    "litgpt/LLaMAMLP": one("litgpt.model:LLaMAMLP", "transformer.h.0.mlp", SimpleNamespace(
-        n_embd=E, intermediate_size=24, bias=False, activation_function_kwargs=None)),
+    "diffusers/Flux2Modulation": one(
+        "diffusers.models.transformers.transformer_flux2:Flux2Modulation", "double_stream_modulation_img", E, 2
+    ),
+    "litgpt/LLaMAMLP": one(
+        "litgpt.model:LLaMAMLP",
+        "transformer.h.0.mlp",
+        SimpleNamespace(n_embd=E, intermediate_size=24, bias=False, activation_function_kwargs=None),
+    ),
     "x-transformers/FeedForward-glu": one("x_transformers.x_transformers:FeedForward", "layers.0.1", E, glu=True),
     "vit-pytorch/FeedForward": one("vit_pytorch.vit:FeedForward", "transformer.layers.0.1", E, 32),
-    "esm/swiglu-ffn": one("esm.layers.blocks:swiglu_ln_ffn", "transformer.blocks.0.ffn", E, 2.0, False),
-    "moshi/ActivationGating": one("moshi.modules.gating:ActivationGating", "transformer.layers.0.gating", E, 32,
-                                  nn.functional.silu),
-}  # fmt: skip
+    "moshi/ActivationGating": one(
+        "moshi.modules.gating:ActivationGating", "transformer.layers.0.gating", E, 32, nn.functional.silu
+    ),
+}
 
 
 def main() -> None:

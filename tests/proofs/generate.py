@@ -29,7 +29,8 @@ from tracing import Found, Index, Traced, identify
 CAPTURED = Path(__file__).parent / "captured"
 DOUBLE, SINGLE = 1e-9, 1e-6  # how closely values agree, relative to the largest
 LIBRARIES = (
-    "torch", "transformers", "transformers_vision", "transformers_saved", "timm", "timm_families", "diffusers", "open_clip",
+    "torch", "transformers", "transformers_more", "transformers_vision", "transformers_saved", "timm",
+    "timm_families", "timm_hybrids", "diffusers", "open_clip",
     "litgpt", "vit_pytorch", "esm", "megatron", "olmo", "audio", "others",
 )  # fmt: skip
 
@@ -112,7 +113,8 @@ def only(names: set[str]) -> str:
 
 def nearest(vector: list[float], value: float) -> int | None:
     """Where the value stands, if it stands in one place only."""
-    near = [place for place, other in enumerate(vector) if abs(other - value) < 2e-6]
+    equal = [place for place, other in enumerate(vector) if other == value]
+    near = equal or [place for place, other in enumerate(vector) if abs(other - value) < 2e-6]
     return near[0] if len(near) == 1 else None
 
 
@@ -167,7 +169,10 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     """Run a case: truth, the tensors of the checkpoint, its config."""
     torch.manual_seed(0)
     module = case.build().eval()
-    cls = type(module)
+    inner = module
+    while type(inner) is nn.Module and len(list(inner.children())) == 1:
+        (inner,) = inner.children()
+    cls = type(inner)
     reinitialise(module, keep=lambda name: any(part in name for part in case.frozen))
     state, _ = save_state(module)
     stored, config = (case.save or save_state)(module)
@@ -182,7 +187,9 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
         raise ProofError(f"only {sorted({p.key for p in projections})} were used")
     for key, name in case.renamed.items():
         projections = [replace(p, weight=to_numpy(stored[name])) if p.key == key else p for p in projections]
-    index = Index(activations(projections, case.post), DOUBLE if not case.single and case.dtype == torch.float64 else SINGLE)
+    index = Index(
+        activations(projections, case.post), DOUBLE if not case.single and case.dtype == torch.float64 else SINGLE
+    )
     widths = {"q": case.head_dim, "k": case.head_dim, "v": case.v_head_dim or case.head_dim}
     found = identify(
         recording.products, index, widths, wanted=case.wanted, roles=case.roles,
@@ -216,6 +223,7 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
         "num_kv_heads": kv_heads,
         "head_dim": case.head_dim,
         "v_head_dim": case.v_head_dim or case.head_dim,
+        "subheads": (case.q_heads or case.heads) // case.heads,
         "proven": [part for part in "qkv" if part in found.parts],
         "tensors": names,
         "total": {name: stored_total(stored[name], count) for name, count in total.items()},
@@ -237,7 +245,7 @@ def prove(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
 
 
 def write(case: Case) -> dict[str, Any]:
-    """Write the folder of one case."""
+    """Write the folder of one case, and its truth outside: what lies beside a checkpoint may be read as a config."""
     truth, stored, config = prove(case)
     folder = CAPTURED / case.id
     shutil.rmtree(folder, ignore_errors=True)
@@ -246,7 +254,7 @@ def write(case: Case) -> dict[str, Any]:
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     text = json.dumps(truth, indent=1)
-    (folder / "truth.json").write_text(_short_lists(text) + "\n")
+    (CAPTURED / f"{case.id}.truth.json").write_text(_short_lists(text) + "\n")
     return truth
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
+
 import qkvinspect
+from qkvinspect import Attention, Options, Part
+from qkvinspect.cli import main
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
 from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.packing import Geometry, Groups, Packing, split_rows
 
 CAPTURED = Path(__file__).parent / "captured"
-CASES = sorted(path.parent.name for path in CAPTURED.glob("*/truth.json"))
+CASES = sorted(path.name.removesuffix(".truth.json") for path in CAPTURED.glob("*.truth.json"))
 DECOYS: dict[str, Any] = json.loads((CAPTURED / "decoys.json").read_text())
 
 Heads = tuple[tuple[int, ...], ...]
@@ -25,7 +29,7 @@ Split = dict[str, Heads]
 
 
 def truth_of(case: str) -> dict[str, Any]:
-    return json.loads((CAPTURED / case / "truth.json").read_text())
+    return json.loads((CAPTURED / f"{case}.truth.json").read_text())
 
 
 def heads_of(entry: dict[str, Any]) -> Heads:
@@ -33,58 +37,112 @@ def heads_of(entry: dict[str, Any]) -> Heads:
     return tuple(tuple(row for start, stop in head for row in range(start, stop)) for head in entry["heads"])
 
 
-def options_of(truth: dict[str, Any]) -> qkvinspect.Options:
-    """Only what neither the names, nor the config, nor the shapes can tell is given."""
-    flag = f"{truth['num_heads']}/{truth['num_kv_heads']}"
-    layout = truth["id"].partition(".")[0]
-    return qkvinspect.Options(
-        norms=False,
-        heads=(flag,) if truth["heads_flag"] else (),
-        layouts=(("*", layout),) if truth["layout_flag"] else (),
-    )
+def wrong_rows(truth: dict[str, Any], found: dict[str, Part]) -> list[str]:
+    """The parts whose rows are not the true ones."""
+    return [
+        name
+        for name in truth["proven"]
+        if name not in found
+        or found[name].weight.name != truth["parts"][name]["tensor"]
+        or tuple(map(tuple, found[name].heads)) != heads_of(truth["parts"][name])
+    ]
+
+
+def attentions_of(truth: dict[str, Any], case: str, layout: str = "") -> list[Attention]:
+    """What inspection finds at the truth's tensors. Only what nothing in the files tells is given."""
+    heads = (f"{truth['num_heads']}/{truth['num_kv_heads']}",) if truth["heads_flag"] else ()
+    wanted = set(truth["tensors"])
+    with qkvinspect.open(CAPTURED / case / "model.safetensors") as checkpoint:
+        report = qkvinspect.inspect(checkpoint, Options(norms=False, heads=() if truth["layout_flag"] else heads))
+        mine = [a for a in report.attentions if wanted & {info.name for info in a.weights}]
+        if layout and mine:
+            options = Options(norms=False, heads=heads, layouts=((mine[0].layer, layout),))
+            report = qkvinspect.inspect(checkpoint, options)
+            mine = [a for a in report.attentions if wanted & {info.name for info in a.weights}]
+    return mine
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_rows_are_those_that_the_library_uses(case: str) -> None:
     truth = truth_of(case)
-    with ExitStack() as stack:
-        checkpoint = stack.enter_context(qkvinspect.open(CAPTURED / case / "model.safetensors"))
-        options = options_of(truth)
-        plain = qkvinspect.inspect(checkpoint, qkvinspect.Options(norms=False, heads=options.heads))
-        wanted = set(truth["tensors"])
-        mine = [a for a in plain.attentions if wanted & {info.name for info in a.weights}]
-        assert mine, f"no attention was found at {sorted(wanted)}"
-        if options.layouts:
-            options = qkvinspect.Options(norms=False, heads=options.heads, layouts=((mine[0].layer, options.layouts[0][1]),))
-            plain = qkvinspect.inspect(checkpoint, options)
-            mine = [a for a in plain.attentions if wanted & {info.name for info in a.weights}]
-        found = {part.name: part for a in mine for part in a.parts if part.weight.name in wanted}
-        for attention in mine:
-            assert attention.layout is not None, attention.candidates
-        for name in truth["proven"]:
-            expected = truth["parts"][name]
-            assert name in found, f"{name} is missing"
-            part = found[name]
-            assert part.weight.name == expected["tensor"]
-            assert tuple(map(tuple, part.heads)) == heads_of(expected)
-            if expected["bias"] is not None:
-                assert part.bias is not None
-                assert part.bias.name == expected["bias"]["tensor"]
-                assert tuple(map(tuple, part.bias_heads)) == heads_of(expected["bias"])
-        sizes = next(a.heads for a in mine if a.parts)
-        assert sizes is not None
-        assert len(found["v"].heads) == truth["num_kv_heads"]
-        if "q" in truth["proven"]:
-            assert sizes.num_heads == len(truth["parts"]["q"]["heads"])
-        assert (sizes.head_dim, sizes.width("v")) == (truth["head_dim"], truth["v_head_dim"])
+    mine = attentions_of(truth, case, truth["layout_flag"])
+    assert mine, f"no attention was found at {truth['tensors']}"
+    for attention in mine:
+        assert attention.layout is not None, attention.candidates
+    found = {part.name: part for a in mine for part in a.parts if part.weight.name in truth["tensors"]}
+    assert wrong_rows(truth, found) == []
+    for name in truth["proven"]:
+        bias = truth["parts"][name]["bias"]
+        if bias is not None:
+            stored = found[name].bias
+            assert stored is not None
+            assert stored.name == bias["tensor"]
+            assert tuple(map(tuple, found[name].bias_heads)) == heads_of(bias)
+    sizes = next(a.heads for a in mine if a.parts)
+    assert sizes is not None
+    if "q" in truth["proven"]:
+        assert sizes.num_heads == truth["num_heads"]
+    assert sizes.num_kv_heads == truth["num_kv_heads"]
+    assert sizes.head_dim == truth["head_dim"] * truth["subheads"]
+    assert sizes.width("v") == truth["v_head_dim"]
 
 
-def packings(parts: str) -> Iterator[Packing]:
+@pytest.mark.parametrize("case", CASES)
+def test_what_the_command_exports_are_those_rows(case: str, tmp_path: Path) -> None:
+    """The whole command, from the library's file to a file that safetensors reads: every head, bit for bit."""
+    truth = truth_of(case)
+    flags = ["--heads", f"{truth['num_heads']}/{truth['num_kv_heads']}"] if truth["heads_flag"] else []
+    mine = attentions_of(truth, case, truth["layout_flag"])
+    for attention in mine:
+        if truth["layout_flag"]:
+            flags += ["--layout", f"{attention.layer}={truth['layout_flag']}"]
+        flags += ["--layer", attention.layer or "*"]
+    target = tmp_path / "heads.safetensors"
+    source = CAPTURED / case / "model.safetensors"
+    assert main(["export", "--heads-split", str(source), "-o", str(target), *flags]) == 0
+    exported, stored = load_file(target), load_file(source)
+    origins = {part.name: (attention, part) for attention in mine for part in attention.parts}
+    for name in truth["proven"]:
+        attention, part = origins[name]
+        weight = stored[truth["parts"][name]["tensor"]]
+        weight = weight.T if part.orientation == "in_out" else weight.reshape(len(weight), -1)
+        for head, rows in enumerate(heads_of(truth["parts"][name])):
+            prefix = f"{attention.layer}." if attention.layer else ""
+            assert np.array_equal(exported[f"{prefix}{name}_proj.heads.{head}.weight"], weight[list(rows)])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if truth_of(case)["layout_flag"]])
+def test_lookalikes_are_not_guessed(case: str) -> None:
+    """Without --layout there is no answer, or the right one."""
+    truth = truth_of(case)
+    for attention in attentions_of(truth, case):
+        if attention.layout is not None and attention.heads is not None:
+            assert wrong_rows(truth, {part.name: part for part in attention.parts}) == []
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if truth_of(case)["heads_flag"]])
+def test_q_k_and_v_are_right_without_heads(case: str) -> None:
+    """Where the number of heads is unknown, Q, K and V are given as a whole, or not at all."""
+    truth = truth_of(case)
+    for attention in attentions_of({**truth, "heads_flag": False}, case):
+        for part in attention.parts if not truth["layout_flag"] else ():
+            if part.name in truth["proven"] and part.weight.name == truth["parts"][part.name]["tensor"]:
+                expected = sorted(row for head in heads_of(truth["parts"][part.name]) for row in head)
+                assert sorted(row for head in part.heads for row in head) == expected
+
+
+def packings(parts: tuple[str, ...]) -> Iterator[Packing]:
     """Every way that some library divides an axis: all orders, repeated in every way, and row by row."""
     groups: tuple[Groups, ...] = ("one", "heads", "kv_heads", 4, 2)
     for order in permutations(parts):
         for group in groups:
-            yield Packing(order, group)
+            for whole in (
+                order,
+                ("mlp", *order),
+                (*order, "mlp"),
+                *((*order[:n], "gate", *order[n:]) for n in range(4)),
+            ):
+                yield Packing(whole, group)
         yield Packing(order, "heads", slot_innermost=True)
 
 
@@ -93,44 +151,47 @@ def split(packing: Packing, geometry: Geometry, total: int) -> Split | None:
         rows = split_rows(packing, geometry, total)
     except LayoutError:
         return None
-    return {part: tuple(tuple(run) for run in heads) for part, heads in rows.items()}
+    return {part: tuple(tuple(run) for run in heads) for part, heads in rows.items() if part in ("q", "k", "v")}
 
 
-def coincide(one: Packing, other: Packing, geometry: Geometry) -> bool:
-    """Whether two packings are the same by arithmetic: as many groups, or one head where that makes no difference."""
+def same(one: Packing, other: Packing, geometry: Geometry) -> bool:
+    """Whether two packings are one division by arithmetic: of the same parts, as many times."""
 
-    def order(packing: Packing) -> tuple[tuple[str, ...], int, bool]:
-        count = {"one": 1, "heads": geometry.num_heads, "kv_heads": geometry.num_kv_heads}.get(
-            str(packing.groups), packing.groups if isinstance(packing.groups, int) else 0
-        )
-        return packing.order, count, packing.slot_innermost and geometry.head_dim > 1
+    def count(packing: Packing) -> int:
+        match packing.groups:
+            case "one":
+                return 1
+            case "heads":
+                return geometry.num_heads
+            case "kv_heads":
+                return geometry.num_kv_heads
+            case int(groups):
+                return groups
 
-    return order(one) == order(other)
+    def parts(packing: Packing) -> list[str]:
+        return ["other" if part in ("gate", "mlp") else part for part in packing.order]
+
+    return (parts(one), count(one), one.slot_innermost) == (parts(other), count(other), other.slot_innermost)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_other_packing_gives_these_rows(case: str) -> None:
-    """Of all packings that fill the tensor, those that give the true rows are one and the same division."""
+    """Of all packings that fill the tensor, those that give the true rows are one and the same division.
+
+    Grouped with as many kv heads as heads is per head, grouped with one kv head is blocked, and so on: ``same``.
+    """
     truth = truth_of(case)
     geometry = Geometry(truth["num_heads"], truth["num_kv_heads"], truth["head_dim"], truth["v_head_dim"])
     by_tensor: dict[str, Split] = {}
     for name, entry in truth["parts"].items():
         by_tensor.setdefault(entry["tensor"], {})[name] = heads_of(entry)
     for tensor, parts in by_tensor.items():
-        if len(parts) == 1:
+        if len(parts) == 1 or truth["subheads"] > 1:
             continue
-        total = truth["total"][tensor]
-        right: list[Packing] = []
-        for packing in packings("".join(parts)):
-            rows = split(packing, geometry, total)
-            if rows is None:
-                continue
-            if rows == parts:
-                right.append(packing)
-            else:
-                assert any(rows[name] != heads for name, heads in parts.items())
-        for packing in right:
-            assert coincide(packing, right[0], geometry), (packing, right[0])
+        fitting = [(p, split(p, geometry, truth["total"][tensor])) for p in packings(tuple(parts))]
+        right = [packing for packing, rows in fitting if rows == parts]
+        assert right, "no packing can say this"
+        assert all(same(packing, right[0], geometry) for packing in right), right
 
 
 def _tensor(name: str, dtype: str, shape: list[int]) -> TensorInfo:
@@ -162,5 +223,5 @@ def test_what_is_no_attention_is_not_reported(decoy: str, with_config: bool) -> 
     tensors = {name: _tensor(name, dtype, shape) for name, (dtype, shape) in entry["tensors"].items()}
     configs = (Config("config:config.json", entry["config"]),) if with_config and entry["config"] else ()
     checkpoint = Checkpoint("decoy", "safetensors", 0, tensors, configs=configs)
-    report = qkvinspect.inspect(checkpoint, qkvinspect.Options(norms=False))
+    report = qkvinspect.inspect(checkpoint, Options(norms=False))
     assert [(a.layer, a.candidates) for a in report.attentions] == []

@@ -239,10 +239,7 @@ def identify(
                     if found is not None:
                         note(part, found, number, position)
             continue
-        traced = [
-            trace(index, operand, widths.values(), free=free, partial=partial)
-            for operand in product.operands
-        ]
+        traced = [trace(index, operand, widths.values(), free=free, partial=partial) for operand in product.operands]
         if all(traced):
             for position, one in enumerate(traced):
                 assert one is not None

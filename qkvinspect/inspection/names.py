@@ -1,0 +1,114 @@
+"""The names of a checkpoint's tensors: wrappers seen through, keys found below a layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from itertools import product
+
+from qkvinspect.model import TensorInfo
+
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+"""Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
+matched and kept when they are shown."""
+
+Path = tuple[str, ...]
+
+
+class Names:
+    """The tensors of a checkpoint by canonical path: their name's components without wrappers."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+        self.tensors = tensors
+        stripped = {name: _strip(name) for name in tensors}
+        if len(set(stripped.values())) != len(tensors):  # both x and module.x: nothing may be stripped
+            stripped = {name: tuple(name.split(".")) for name in tensors}
+        self.paths = stripped
+        self._by_path = {path: name for name, path in stripped.items()}
+        self._by_stack: dict[Path, str] | None = None
+        self._ends: set[Path] | None = None
+        self._stages: dict[str, int] = {}
+
+    def has(self, key: str, layer: Path) -> bool:
+        """Whether there is such a tensor; ``//key`` means anywhere."""
+        if not key.startswith("//"):
+            return self.find(key, layer) is not None
+        if self._ends is None:
+            self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
+        return tuple(key[2:].split(".")) in self._ends
+
+    def find(self, key: str, layer: Path) -> TensorInfo | None:
+        """The tensor called ``key`` below a layer, or None."""
+        climb, choices = pattern(key)
+        if climb > len(layer):
+            return None
+        base = layer[: len(layer) - climb]
+        for components in product(*choices):
+            name = self._by_path.get(base + components)
+            if name is not None:
+                return self.tensors[name]
+        return None
+
+    def find_in_stack(self, key: str, layer: Path) -> TensorInfo | None:
+        """As ``find``; failing that, the same tensor of another layer of the same stack."""
+        found = self.find(key, layer)
+        if found is not None:
+            return found
+        if self._by_stack is None:
+            self._by_stack = {_numberless(path): name for path, name in reversed(self._by_path.items())}
+        climb, choices = pattern(key)
+        base = layer[: len(layer) - climb]
+        for components in product(*choices):
+            name = self._by_stack.get(_numberless(base + components))
+            if name is not None:
+                return self.tensors[name]
+        return None
+
+    def stages(self, layer: str) -> int:
+        """How many different numbers stand where the layer's name has its first one."""
+        found = re.search(r"\d+", layer)
+        if not found:
+            return 0
+        prefix = layer[: found.start()]
+        if prefix not in self._stages:
+            after = (name[len(prefix) :] for name in self.tensors if name.startswith(prefix))
+            self._stages[prefix] = len({number[0] for rest in after if (number := re.match(r"\d+", rest))})
+        return self._stages[prefix]
+
+    def find_sibling(self, name: str, last: str) -> str | None:
+        """The tensor whose name differs from ``name`` in its last component only."""
+        return self._by_path.get((*self.paths[name][:-1], last)) if len(self.paths[name]) > 1 else None
+
+    def stored_layer(self, name: str, components: int) -> str:
+        """The stored name without its last ``components`` components, wrappers not counted."""
+        parts = name.split(".")
+        wrapped = len(parts) != len(self.paths[name])
+        while components:
+            last = parts.pop()
+            components -= not (wrapped and last in _WRAPPERS)
+        return ".".join(parts)
+
+
+def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
+    """Whether a layer's name ends with these components; ``#`` is any number."""
+    end = layer[-len(context) :]
+    return len(end) == len(context) and all(
+        part in some or ("#" in some and part.isdecimal()) for part, some in zip(end, context, strict=True)
+    )
+
+
+def _strip(name: str) -> Path:
+    path = tuple(name.split("."))
+    return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
+
+
+def _numberless(path: Path) -> Path:
+    return tuple(re.sub(r"\d+", "#", part) for part in path)
+
+
+@cache
+def pattern(key: str) -> tuple[int, tuple[Path, ...]]:
+    """(levels to climb, alternatives of each component)."""
+    climb = key.count("../")
+    return climb, tuple(tuple(part.split("|")) for part in key.replace("../", "").split("."))

@@ -1,0 +1,113 @@
+"""transformers: encoders, gates, latent attention."""
+
+from __future__ import annotations
+
+from case import Case
+from cases_transformers import BARK, IDS, LATENT, NARROW, NEXT, SMALL_D, TEXT, D, E, hf, longer
+from torch.nn import functional
+
+CASES: list[Case] = [
+    hf(
+        "modernbert",
+        "ModernBertModel",
+        "layers.0.attn.Wqkv.weight",
+        {**NARROW, "cls_token_id": 1, "sep_token_id": 2, "attention_dropout": 0.0},
+        heads=2,
+        head_dim=8,
+        single=True,
+    ),
+    hf(
+        "deberta-v1",
+        "DebertaModel",
+        "encoder.layer.0.attention.self.in_proj.weight",
+        TEXT,
+        longer,
+        late_biases=tuple(f"encoder.layer.0.attention.self.{part}_bias" for part in "qv"),
+        keep=("encoder.",),
+    ),
+    hf(
+        "deberta-v1.relative",
+        "DebertaModel",
+        "encoder.layer.0.attention.self.in_proj.weight",
+        {
+            **NARROW,
+            "relative_attention": True,
+            "pos_att_type": ["c2p", "p2c"],
+            "max_relative_positions": 4,
+            "position_biased_input": False,
+        },
+        longer,
+        heads=2,
+        head_dim=8,
+        late_biases=tuple(f"encoder.layer.0.attention.self.{part}_bias" for part in "qv"),
+    ),
+    hf("bark", "BarkSemanticModel", "layers.0.attn.att_proj.weight", BARK, longer, head_dim=SMALL_D),
+    hf(
+        "bark.bias",
+        "BarkSemanticModel",
+        "layers.0.attn.att_proj.weight",
+        {**BARK, "bias": True},
+        longer,
+        head_dim=SMALL_D,
+    ),
+    hf(
+        "minimax-lightning",
+        "MiniMaxModel",
+        "layers.0.self_attn.qkv_proj.weight",
+        {
+            **TEXT,
+            "hidden_size": 16,
+            "num_key_value_heads": 2,
+            "head_dim": D,
+            "layer_types": ["linear_attention"],
+            "block_size": 4,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "experts_implementation": "eager",
+        },
+        post=functional.silu,
+        note="SiLU is applied to the whole projection before it is divided",
+    ),
+    hf(
+        "qwen3-next-full-attn",
+        "Qwen3NextModel",
+        tuple(f"layers.0.self_attn.{part}_proj.weight" for part in "qkv"),
+        NEXT,
+        kv_heads=2,
+        frozen=("q_norm", "k_norm"),
+        directions=True,
+        single=True,
+        note="every head of q_proj is followed by as many rows of its output gate",
+    ),
+    hf(
+        "deepseek-v3-mla",
+        "DeepseekV3Model",
+        "layers.0.self_attn.kv_b_proj.weight",
+        LATENT,
+        head_dim=6,
+        v_head_dim=5,
+        wanted="kv",
+        partial=True,
+        note="k is the part without rotary position; head_dim is qk_nope_head_dim",
+    ),
+    hf(
+        "jetmoe-kv",
+        "JetMoeModel",
+        "layers.0.self_attention.kv_proj.weight",
+        {
+            **IDS,
+            "vocab_size": 12,
+            "hidden_size": E,
+            "num_hidden_layers": 1,
+            "num_key_value_heads": 2,
+            "kv_channels": D,
+            "intermediate_size": 8,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": 8,
+        },
+        kv_heads=2,
+        wanted="kv",
+        keep=("layers.0.self_attention.",),
+    ),
+]
