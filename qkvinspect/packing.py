@@ -26,6 +26,9 @@ Groups = Literal["one", "heads", "kv_heads"] | int
 QUERY_SIDE = frozenset({"q", "gate"})
 """Parts with one slot per query head; every other headed part has one per key/value head."""
 
+V_SIDE = frozenset({"v", "vgate"})
+"""Parts whose heads are as wide as those of V."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
@@ -33,8 +36,9 @@ class Packing:
 
     Attributes:
         order: the parts of a group, first row first. ``q``, ``k``, ``v``; ``gate`` (a gate per query
-            head); ``kv`` (one projection used as both K and V); ``qk`` (as both Q and K); any other
-            name stands for rows that are not attention (an MLP), found by what is left over.
+            head), ``vgate`` (a gate as wide as V); ``kv`` (one projection used as both K and V); ``qk`` (as
+            both Q and K); any other name stands for rows that are not attention (an MLP), found by what is
+            left over.
         groups: how many times the order repeats: once, per head, per kv head, or a fixed number.
         slot_innermost: the parts alternate row by row within a group ([heads, head_dim, slots]).
 
@@ -86,11 +90,12 @@ class Geometry:
         """Rows of one head of a part."""
         if part in self.widths:
             return self.widths[part]
-        whole = self.v_head_dim if part == "v" and self.v_head_dim is not None else self.head_dim
+        whole = self.v_head_dim if part in V_SIDE and self.v_head_dim is not None else self.head_dim
         return whole // self.subheads.get(part, 1)
 
 
-HEADED = frozenset({"q", "k", "v", "kv", "qk", "gate"})
+HEADED = frozenset({"q", "k", "v", "kv", "qk", "gate", "vgate"})
+"""Parts that consist of heads; any other takes the rows that are left over."""
 
 Rows = dict[str, tuple[range, ...]]
 """For each part, the rows of each of its heads, in the order of the heads."""

@@ -41,7 +41,7 @@ def test_every_layout_is_listed_once() -> None:
 @pytest.mark.parametrize("row", LAYOUTS, ids=lambda row: row.id)
 def test_a_layout_is_complete(row) -> None:
     held = set().union(*(stored.packing.parts for stored in row.weights))
-    assert held <= {"q", "k", "v", "gate", "mlp"}
+    assert held <= {"q", "k", "v", "gate", "vgate", "mlp"}
     assert row.source
     assert row.libraries
     assert row.id == row.id.lower()

@@ -10,7 +10,7 @@ from qkvinspect.inspection.heads import MAX_HEADS, HeadFact
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.packing import HEADED, QUERY_SIDE, Geometry, Rows, split_rows
+from qkvinspect.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +203,9 @@ def _packed_sizes(
     if v_width is None or "v" not in parts:
         width = _divide(total, of_heads * heads + of_kv * kv_heads, "rows", f"heads of {'+'.join(parts)}")
         return kv_heads, width, width
-    others = of_heads * heads + (of_kv - 1) * kv_heads
-    width = _divide(total - kv_heads * v_width, others, "rows", f"heads of {'+'.join(parts)}")
+    of_v = sum(part in V_SIDE for part in parts)
+    others = of_heads * heads + (of_kv - of_v) * kv_heads
+    width = _divide(total - of_v * kv_heads * v_width, others, "rows", f"heads of {'+'.join(parts)}")
     if width != v_width and not layout.v_free:
         raise LayoutError(f"a head of K would have {width} rows and one of V {v_width}")
     return kv_heads, width, v_width

@@ -1,6 +1,16 @@
 """Every way of storing attention that is known. A new family is one module here and one line below."""
 
-from qkvinspect.layouts import c_attn, decoders, diffusion, encoders, query_key_value, separate, torch, vision
+from qkvinspect.layouts import (
+    c_attn,
+    decoders,
+    diffusion,
+    encoders,
+    linear_attention,
+    query_key_value,
+    separate,
+    torch,
+    vision,
+)
 from qkvinspect.layouts.layout import HeadTensor, Layout, Stored
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -12,6 +22,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *encoders.LAYOUTS,
     *vision.LAYOUTS,
     *diffusion.LAYOUTS,
+    *linear_attention.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 

@@ -235,6 +235,18 @@ LAYOUTS = (
         note="three-dimensional parameters [d_model, num_heads, head_dim]",
     ),
     _separate(
+        "xlstm",
+        "transformers xLSTM: mLSTM layers",
+        "q",
+        "k",
+        "v",
+        layer="mlstm_layer",
+        out=("out_proj.weight",),
+        source="transformers models/xlstm/modeling_xlstm.py, xLSTMLayer",
+        proof="source",
+        note="heads of Q and K are narrower than those of V",
+    ),
+    _separate(
         "annotated-transformer",
         "The Annotated Transformer and its descendants",
         "linears.0",

@@ -105,7 +105,8 @@ def layer(attention: Attention) -> str:
 def layout(attention: Attention) -> str:
     if attention.layout is None:
         return f"layout ambiguous: {' or '.join(attention.candidates)}"
-    return f"{attention.layout.id} ({attention.layout.kind})"
+    memory = ", from memory only" if attention.layout.proof == "memory" else ""
+    return f"{attention.layout.id} ({attention.layout.kind}{memory})"
 
 
 def kv_head(geometry: Geometry, head: int) -> int:

@@ -1,0 +1,82 @@
+"""Linear attention and hybrids that project Q, K and V in one tensor with gates or an MLP."""
+
+from qkvinspect.layouts.fused import KV, fused
+from qkvinspect.layouts.layout import Layout, Stored
+from qkvinspect.packing import QKV, Packing, Q
+
+_STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
+
+LAYOUTS: tuple[Layout, ...] = (
+    fused(
+        "qwen3-next-gdn",
+        "transformers Qwen3-Next: gated delta net",
+        "in_proj_qkvz.weight",
+        Packing(("q", "k", "v", "vgate"), groups="heads"),
+        layer="linear_attn",
+        out=("out_proj.weight",),
+        v_free=True,
+        head_tensors=(),
+        head_keys=("linear_num_key_heads",),
+        source="transformers models/qwen3_next/modeling_qwen3_next.py, fix_query_key_value_ordering",
+        proof="source",
+        note="heads are key heads: one of V stands for all the value heads of that key head",
+    ),
+    fused(
+        "qwen3_5-gdn",
+        "transformers Qwen3.5: gated delta net",
+        "in_proj_qkv.weight",
+        QKV,
+        layer="linear_attn",
+        out=("out_proj.weight",),
+        v_free=True,
+        head_tensors=(),
+        head_keys=("linear_num_key_heads",),
+        source="transformers models/qwen3_5/modeling_qwen3_5.py, Qwen3_5GatedDeltaNet.forward",
+        proof="source",
+        note="heads are key heads: one of V stands for all the value heads of that key head",
+    ),
+    fused(
+        "xlstm-fused",
+        "xLSTM-7B with fused projections",
+        "qkv_opreact.weight",
+        Packing(("q", "k", "v", "vgate")),
+        out=("out_proj.weight",),
+        v_free=True,
+        head_tensors=(),
+        source="transformers models/xlstm/modeling_xlstm.py, weight_mode fused",
+        proof="source",
+        note="the output gate's rows come last; heads of Q and K are narrower than those of V",
+    ),
+    fused(
+        "mamba-mha",
+        "mamba_ssm: attention layers of a hybrid, without an MLP",
+        "in_proj.weight",
+        QKV,
+        layer="mixer",
+        siblings=("out_proj.weight",),
+        unless=_STATE_SPACE,
+        out=("out_proj.weight",),
+        flags={"attn_cfg": (Ellipsis,)},
+        needs_config=True,
+        kv_heads="free",
+        head_tensors=(),
+        source="mamba_ssm/modules/mha.py, MHA.forward",
+        proof="source",
+    ),
+    *(
+        Layout(
+            id=id,
+            libraries=libraries,
+            weights=(Stored(f"{q}.weight", Q), Stored(f"{kv}.weight", KV)),
+            biases=(Stored(f"{q}.bias", Q), Stored(f"{kv}.bias", KV)),
+            layer=layer,
+            kv_heads="equal",
+            source="remembered",
+            proof="memory",
+        )
+        for id, libraries, q, kv, layer in (
+            ("hunyuan-dit-cross", "HunyuanDiT cross-attention", "q_proj", "kv_proj", "attn2"),
+            ("pixart-cross", "PixArt cross-attention", "q_linear", "kv_linear", "cross_attn"),
+        )
+    ),
+)
