@@ -57,6 +57,7 @@ def inspect(
     matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
     if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
+    lora = disguises.lora(checkpoint.tensors)
     attentions: list[Attention] = []
     findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint)]
     for found in matches:
@@ -65,7 +66,7 @@ def inspect(
         attention, about = _attention(found, names, flags, checkpoint)
         findings += about
         if attention is not None:
-            attentions += [attention, *disguises.adapters(attention, checkpoint.tensors)]
+            attentions += [attention, *disguises.adapters(attention, lora)]
     if options.layers and not attentions:
         known = ", ".join(found.candidates[0].layer for found in matches[:6])
         raise UsageError(

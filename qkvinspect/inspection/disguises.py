@@ -118,20 +118,31 @@ def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield Finding("tensor-parallel", "warning", text)
 
 
-def adapters(attention: Attention, tensors: Mapping[str, TensorInfo]) -> Iterator[Attention]:
+Lora = Mapping[str, Mapping[str, TensorInfo]]
+"""For each adapted module, its lora_B matrices by adapter (``lora_B.default``)."""
+
+
+def lora(tensors: Mapping[str, TensorInfo]) -> Lora:
+    """The lora_B matrices of a checkpoint."""
+    found: dict[str, dict[str, TensorInfo]] = {}
+    for name, info in tensors.items():
+        match = _ADAPTER.match(name) if ".lora_B" in name else None
+        if match and match[2] == "B" and len(info.shape) == 2:
+            adapter = name.removeprefix(f"{match[1]}.").removesuffix(".weight")
+            found.setdefault(match[1], {})[adapter] = info
+    return found
+
+
+def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
     """The lora_B matrices that add to a module's weights, split as the weights are; a layer each.
 
     lora_B has the rows of the weight that it adds to, in the same packing (PEFT, tuners/lora/layer.py); its
     columns are the rank.
     """
-    bases = {_base(part.weight.name) for part in attention.parts}
-    found: dict[str, dict[str, TensorInfo]] = {}
-    for name, info in tensors.items():
-        match = _ADAPTER.match(name)
-        if match and match[2] == "B" and match[1] in bases and len(info.shape) == 2:
-            adapter = name.removeprefix(f"{match[1]}.").removesuffix(".weight")
-            found.setdefault(adapter, {})[match[1]] = info
-    for adapter, by_base in found.items():
+    bases = {_base(part.weight.name): by_module.get(_base(part.weight.name), {}) for part in attention.parts}
+    names = dict.fromkeys(adapter for matrices in bases.values() for adapter in matrices)
+    for adapter in names:
+        by_base = {base: matrices[adapter] for base, matrices in bases.items() if adapter in matrices}
         parts = tuple(
             replace(part, weight=info, orientation="out_in", in_features=info.shape[1], bias=None, bias_heads=())
             for part in attention.parts
