@@ -52,8 +52,11 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     yield "Stored", " ".join(_stored(attention))
     if attention.parts:
         yield "Rows", " ".join(_rows(part, attention) for part in attention.parts)
+    else:
+        yield "Rows", "cannot be told yet: the parts take turns head by head, so the number of heads is needed."
     yield "Why", _why(layout)
-    yield "Biases", _biases(attention)
+    if attention.parts:
+        yield "Biases", _biases(attention)
     yield "Heads", _heads(attention)
     if attention.extras:
         yield (
@@ -70,6 +73,7 @@ def _layout(attention: Attention, layout: Layout) -> str:
     how = {
         "names": "told by the tensors' names",
         "flag": "given by --layout",
+        "siblings": "told by the tensors beside it",
     }.get(attention.layout_from, f"told by {attention.layout_from}")
     sure = "; this row of the registry rests on memory only" if layout.proof == "memory" else ""
     return f"{layout.id}: {layout.libraries} ({how}{sure})."
@@ -115,13 +119,13 @@ def _why(layout: Layout) -> str:
             "MultiheadAttention registers q_proj_weight, k_proj_weight and v_proj_weight when kdim or vdim is not "
             "embed_dim; multi_head_attention_forward still chunks one in_proj_bias in three."
         )
-    return f"{layout.source}."
+    return f"so it is in {layout.source}."
 
 
 def _biases(attention: Attention) -> str:
     parts = [part for part in attention.parts if part.bias is not None]
     if not parts:
-        return "none are stored (bias=False)." if attention.parts else "not looked for."
+        return "none are stored (bias=False)."
     where = [
         f"{part.name.upper()} in {_short(part.bias.name, attention)}{_entries(part)}" for part in parts if part.bias
     ]

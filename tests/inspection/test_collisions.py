@@ -111,5 +111,27 @@ def test_lookalikes(shapes: Shapes, config: Mapping[str, object] | None, expecte
         assert attention.layout.id == expected
 
 
+@pytest.mark.parametrize(
+    ("prefix", "expected"), [("language_model", "bloom"), ("vision_tower", "megatron-v2"), ("other", None)]
+)
+def test_sub_configs_speak_of_their_own_part(prefix: str, expected: str | None) -> None:
+    """One name in two towers of one file, packed by two libraries."""
+    config = {
+        "model_type": "both",
+        "text_config": {"model_type": "bloom", "n_head": 4},
+        "vision_config": {"checkpoint_version": 3, "num_heads": 2},
+    }
+    tensors = {
+        f"{prefix}.{name}": TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # type: ignore[arg-type]
+        for name, shape in SELF_QKV.items()
+    }
+    checkpoint = Checkpoint("model", "test", 0, tensors, configs=(Config("config:config.json", config),))
+    (attention,) = inspect(checkpoint, Options(norms=False)).attentions
+    assert (attention.layout.id if attention.layout else None) == expected
+    if expected:
+        assert attention.heads is not None
+        assert attention.heads.num_heads == {"language_model": 4, "vision_tower": 2}[prefix]
+
+
 def test_every_fused_key_with_two_packings_is_among_the_cases() -> None:
     assert sum(expected == "ambiguous" for *_, expected in CASES) >= 10
