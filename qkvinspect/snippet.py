@@ -42,10 +42,10 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
 
 def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
     files = list(dict.fromkeys(info.region.source.name for info in infos))
-    zipped = "torch-zip" in checkpoint.format
+    pickled = "torch-" in checkpoint.format
     if checkpoint.modules:
         load = "torch.load({!r}, weights_only=False).state_dict()  # runs the file's code: only if you trust it"
-    elif zipped:
+    elif pickled:
         load = "torch.load({!r}, weights_only=True, map_location='cpu')"
     else:
         load = "safetensors.torch.load_file({!r})"

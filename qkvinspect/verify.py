@@ -158,7 +158,7 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tu
     import torch
 
     try:
-        if "torch-zip" in checkpoint.format:
+        if "torch-" in checkpoint.format:
             files = {info.region.source.name for info in stored.values()}
             roots = {file: torch.load(file, weights_only=True, map_location="cpu") for file in files}
             return {name: _follow(roots[i.region.source.name], i.keys) for name, i in stored.items()}, "torch.load"

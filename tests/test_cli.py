@@ -117,7 +117,6 @@ def test_a_wrong_command_line_is_exit_code_2(run, argv: list[str]) -> None:
         (lambda p: p.write_bytes(b"GGUF" + bytes(100)), "GGUF"),
         (lambda p: p.write_text("<!DOCTYPE html>"), "web page"),
         (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "truncated"),
-        (lambda p: torch.save({"a": torch.zeros(1)}, p, _use_new_zipfile_serialization=False), "legacy"),
         (lambda p: torch.save({"lr": 0.1}, p), "holds no model weights"),
         (lambda p: p.mkdir(), "holds no checkpoint"),
         (os.mkfifo, "named pipe"),

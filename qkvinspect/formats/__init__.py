@@ -6,12 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from qkvinspect.formats import configs, directory, foreign, safetensors, sharded, torch_zip
+from qkvinspect.formats import configs, directory, foreign, safetensors, sharded, torch_legacy, torch_zip
 from qkvinspect.formats.request import Format, Request
 from qkvinspect.model import ByteSource, Checkpoint, Finding
 from qkvinspect.sources import LocalFile
 
-FORMATS: tuple[Format, ...] = (safetensors, torch_zip, sharded)  # pyright: ignore[reportAssignmentType]
+FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, sharded)  # pyright: ignore[reportAssignmentType]
 """Asked in this order; a file is of the first format whose sniff says so."""
 
 

@@ -16,7 +16,7 @@ from qkvinspect.formats.pickle import Call, Global, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
 from qkvinspect.model import Config, Container, Role
 
-_OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$")
+_OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
 _HYPER = re.compile(r"^(hyper_parameters|hparams|args|cfg|(\w+_)?config)$")
 _MAX_DEPTH = 32

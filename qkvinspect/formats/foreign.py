@@ -10,7 +10,6 @@ HEAD = 512
 _RESAVE = "load it with torch.load(path, weights_only=True) and torch.save it again"
 
 _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", "torch's format before 1.6 (legacy)", _RESAVE),
     (
         257,
         b"ustar",
@@ -45,7 +44,7 @@ def refuse(source: ByteSource, head: bytes) -> CheckpointError:
     return CheckpointError(
         "is not a checkpoint",
         file=source.name,
-        expected="a torch zip file, safetensors or a shard index",
+        expected="a torch file, safetensors or a shard index",
         found=f"bytes {head[:8].hex(' ')}",
         hint="the format is told by the content: check that this is the right file",
     )

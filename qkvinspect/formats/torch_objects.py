@@ -116,20 +116,25 @@ def tensor_info(
     return info
 
 
+def storage_key(node: Persistent) -> tuple[str, DType | None, int] | None:
+    """(key, dtype, number of elements) of a storage; the dtype is None where elements are bytes. None: no storage."""
+    parts = _tuple(node.id)
+    if len(parts) < 5 or parts[0] != "storage":
+        return None
+    kind, key, numel = parts[1], parts[2], parts[4]
+    if not isinstance(kind, Global) or not isinstance(key, str) or not isinstance(numel, int) or numel < 0:
+        return None
+    return key, DTYPES[STORAGES[kind.name]] if kind.name in STORAGES else None, numel
+
+
 def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Region, DType | None]:
     """The bytes and dtype (None: untyped) behind ``('storage', Type, key, location, numel)``."""
-    parts = _tuple(node.id) if isinstance(node, Persistent) else ()
-    if len(parts) < 5 or parts[0] != "storage" or not isinstance(parts[1], Global):
+    found = storage_key(node) if isinstance(node, Persistent) else None
+    if found is None:
         raise _malformed("a storage that is not described as torch does", name, file)
-    kind, key, numel = parts[1].name, parts[2], parts[4]
-    if not isinstance(key, str) or not isinstance(numel, int) or numel < 0:
-        raise _malformed("a storage without key or size", name, file)
-    if kind == "UntypedStorage":
-        dtype, nbytes = None, numel
-    elif kind in STORAGES:
-        dtype = DTYPES[STORAGES[kind]]
-        nbytes = dtype.nbytes(numel)
-    else:
+    key, dtype, numel = found
+    parts = _tuple(cast(Persistent, node).id)
+    if dtype is None and cast(Global, parts[1]).name != "UntypedStorage":
         raise CheckpointError(
             "storage of an unknown type",
             file=file,
@@ -137,6 +142,7 @@ def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Reg
             expected="one of torch's storages",
             found=str(parts[1]),
         )
+    nbytes = dtype.nbytes(numel) if dtype is not None else numel
     region = find(key)
     if region.nbytes != nbytes:
         raise CheckpointError(
@@ -147,7 +153,22 @@ def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Reg
             found=f"{region.nbytes} bytes",
             hint="the file is damaged",
         )
+    view = _tuple(parts[5]) if len(parts) > 5 else ()
+    if view and dtype is not None:
+        region = _view(region, dtype, view, name, file)
     return region, dtype
+
+
+def _view(region: Region, dtype: DType, view: tuple[object, ...], name: str, file: str) -> Region:
+    """Part of a storage, as torch before 0.4 and the legacy format say it: (key, offset, size), in elements."""
+    match view:
+        case (_, int(offset), int(size)) if 0 <= offset <= offset + size:
+            start, nbytes = dtype.nbytes(offset), dtype.nbytes(size)
+        case _:
+            raise _malformed("a view of a storage without offset and size", name, file)
+    if start + nbytes > region.nbytes:
+        raise _malformed("a view that reaches past its storage", name, file)
+    return Region(region.source, lambda: region.start + start, nbytes)
 
 
 def _unwrap(node: object) -> object:

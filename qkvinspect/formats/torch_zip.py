@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import containers, pickle, torch_objects, zipdir
+from qkvinspect.formats import pickle, torch_state, zipdir
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Finding, Region, TensorInfo
+from qkvinspect.model import ByteSource, Checkpoint, Region
 
 NAME = "torch-zip"
 
@@ -28,7 +27,6 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     prefix = _prefix(source, entries)
     byteorder = _byteorder(source, entries.get(f"{prefix}byteorder"))
     root = pickle.load(zipdir.read_entry(source, entries[f"{prefix}data.pkl"]), source.name)
-    found, all_containers = containers.find(root, request.container, source.name)
     regions: dict[str, Region] = {}
 
     def find_storage(key: str) -> Region:
@@ -41,29 +39,7 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             regions[key] = zipdir.region(source, entry)
         return regions[key]
 
-    tensors: dict[str, TensorInfo] = {}
-    findings: list[Finding] = []
-    for keys, node in found.tensors.items():
-        name = ".".join(keys)
-        reason = torch_objects.unreadable(node)
-        if reason is not None:
-            findings.append(Finding("unreadable-tensor", "warning", f"{name} is {reason}: left out"))
-        elif name in tensors:
-            raise CheckpointError("two tensors have the same name", file=source.name, tensor=name)
-        else:
-            info = torch_objects.tensor_info(node, name, source.name, byteorder, find_storage)
-            tensors[name] = replace(info, keys=() if found.modules else (*found.keys, *keys))
-    return Checkpoint(
-        path=source.name,
-        format=NAME,
-        num_bytes=source.size,
-        tensors=tensors,
-        configs=containers.configs(root, found.keys),
-        modules=found.modules,
-        container=found.container.path,
-        containers=all_containers,
-        findings=tuple(findings),
-    )
+    return torch_state.checkpoint(source, NAME, root, request, byteorder, find_storage)
 
 
 def _prefix(source: ByteSource, entries: dict[str, zipdir.Entry]) -> str:

@@ -30,12 +30,6 @@ def a_tar() -> bytes:
     return buffer.getvalue()
 
 
-def legacy() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"w": torch.ones(2)}, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
-
-
 def an_array() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.ones(3))
@@ -62,7 +56,6 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(20), "zstd", "unpack"),
     "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", "7-Zip", "unpack"),
     "tar": (a_tar(), "tar archive", "unpack"),
-    "legacy torch": (legacy(), r"before 1\.6", "torch.save it again"),
     "bare pickle": (pickle.dumps({"w": np.ones(3)}), "bare pickle", "torch.save"),
     "LFS pointer": (LFS, "Git LFS pointer", "git lfs pull"),
     "HTML": (b"<!DOCTYPE html>\n<html><body>404</body></html>", "web page", "download"),

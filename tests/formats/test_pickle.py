@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats.pickle import Call, Global, Persistent, load, load_prefix
+from qkvinspect.formats.pickle import Call, Global, Loaded, Persistent, load, load_prefix
 
 PROTOCOLS = range(6)
 
@@ -226,8 +226,8 @@ def test_persistent_ids(protocol: int) -> None:
 def test_several_pickles_in_a_row(protocol: int) -> None:
     first, second = pickle.dumps([1], protocol), pickle.dumps("two", protocol)
     data = b"junk" + first + second
-    assert load_prefix(data, 4, "f") == ([1], 4 + len(first))
-    assert load_prefix(data, 4 + len(first), "f") == ("two", len(data))
+    assert load_prefix(data, 4, "f") == Loaded([1], 4 + len(first), ())
+    assert load_prefix(data, 4 + len(first), "f") == Loaded("two", len(data), ())
 
 
 MALFORMED = {

@@ -122,8 +122,8 @@ def test_sub_configs_speak_of_their_own_part(prefix: str, expected: str | None) 
         "vision_config": {"checkpoint_version": 3, "num_heads": 2},
     }
     tensors = {
-        f"{prefix}.{name}": TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # type: ignore[arg-type]
-        for name, shape in SELF_QKV.items()
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # type: ignore[arg-type]
+        for name, shape in ((f"{prefix}.{key}", shape) for key, shape in SELF_QKV.items())
     }
     checkpoint = Checkpoint("model", "test", 0, tensors, configs=(Config("config:config.json", config),))
     (attention,) = inspect(checkpoint, Options(norms=False)).attentions

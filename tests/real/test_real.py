@@ -5,6 +5,7 @@ Run with the network, or with a filled cache. ``-m slow`` adds the large ones.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -39,6 +40,8 @@ def check_against_torch(report: dict[str, Any], path: Path) -> None:
     state = (
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
     )
+    for key in filter(None, report["checkpoint"]["container"].split("/")):
+        state = state[key]
     for attention in report["attentions"]:
         for part in "qkv":
             name = attention["tensors"].get("weight") or attention["tensors"][part]
@@ -140,17 +143,38 @@ def test_fracast_has_no_attention(run, file: str) -> None:
     assert "No attention was found" in result.out
 
 
-@pytest.mark.parametrize(
-    ("wheel", "file"),
-    [
-        ("sapiens", "sapiens/models/v1/checkpoint_vh.pt"),
-        ("rxnmapper", "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/pytorch_model.bin"),
-    ],
-)
-def test_legacy_files_are_recognised(run, wheel: str, file: str) -> None:
-    result = run("show", folder(wheel) / file)
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "before 1.6 (legacy)" in result.err
+@pytest.mark.parametrize("file", ["checkpoint_vh.pt", "checkpoint_vl.pt"])
+def test_sapiens(run, file: str) -> None:
+    """A fairseq training file of before 1.6, whose Namespace torch.load(weights_only=True) refuses."""
+    path = folder("sapiens") / "sapiens/models/v1" / file
+    report = run("show", path, "-f", "json").json()
+    assert report["checkpoint"]["format"] == "torch-legacy"
+    assert report["checkpoint"]["container"] == "model"
+    layers = [attention["layer"] for attention in report["attentions"]]
+    assert layers == [f"decoder.sentence_encoder.layers.{layer}.self_attn" for layer in range(4)]
+    for attention in report["attentions"]:
+        assert attention["stored"] == {attention["tensors"][part]: [128, 128] for part in "qkv"}
+        assert (attention["num_heads"], attention["num_heads_from"]) == (8, "checkpoint:args:encoder_attention_heads")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        check_against_torch(report, path)
+
+
+def test_rxnmapper(run) -> None:
+    path = folder("rxnmapper") / "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
+    report = run("show", path, "-f", "json").json()
+    (attention,) = report["attentions"]
+    assert (attention["layout"], attention["num_heads"], attention["embed_dim"]) == ("albert", 8, 256)
+    check_against_torch(report, path / "pytorch_model.bin")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["bert_ft", "bert_ft_10k_25s", "bert_pretrained"])
+def test_rxnfp(run, model: str) -> None:
+    path = folder("rxnfp") / "rxnfp/models/transformers" / model
+    report = run("show", path, "-f", "json").json()
+    assert {(a["num_heads"], a["embed_dim"], a["layout"]) for a in report["attentions"]} == {(4, 256, "bert")}
+    assert len(report["attentions"]) == 12
+    check_against_torch(report, path / "pytorch_model.bin")
 
 
 @pytest.mark.slow

