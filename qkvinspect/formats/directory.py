@@ -42,6 +42,12 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
             note = f"{candidates[0]} was read; also here: {', '.join(others)}"
             findings = (Finding("other-files", "info", note),)
         return folder / candidates[0], findings
+    if ".metadata" in names and not candidates:
+        raise CheckpointError(
+            "is a torch.distributed.checkpoint, which qkvinspect does not read",
+            file=str(folder),
+            hint="convert it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch`",
+        )
     raise CheckpointError(
         "holds several checkpoints" if candidates else "holds no checkpoint",
         file=str(folder),

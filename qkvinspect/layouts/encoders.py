@@ -36,7 +36,6 @@ LAYOUTS: tuple[Layout, ...] = (
         GROUPED,
         out=("linear_proj.weight",),
         kv_heads="free",
-        flags={"attention_output_gate": (None, False)},
         source=f"{_MCORE}, SelfAttention.get_query_key_value_tensors",
     ),
     fused(
