@@ -5,13 +5,14 @@ Read here rather than by the safetensors library, which accepts duplicate names 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Container, Region, TensorInfo, contiguous_strides
+from qkvinspect.model import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
 
 NAME = "safetensors"
 
@@ -64,6 +65,7 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
         isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
     ):
         raise _malformed(source, "metadata is not a map from text to text", None)
+    texts = cast("dict[str, str]", metadata)
     tensors = {name: _tensor(source, name, entry, data_start) for name, entry in header.items()}
     _check_ranges(source, tensors, data_start)
     return Checkpoint(
@@ -71,9 +73,21 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
         format=NAME,
         num_bytes=source.size,
         tensors=tensors,
-        metadata=cast("dict[str, str]", metadata),
+        metadata=texts,
+        configs=tuple(_configs(texts)),
         containers=(Container("", len(tensors), "model"),),
     )
+
+
+def _configs(metadata: dict[str, str]) -> Iterator[Config]:
+    """Hyper-parameters that a library keeps in the metadata, as JSON."""
+    for key, text in metadata.items():
+        if text.startswith("{"):
+            try:
+                values = strict_json.loads(text.encode("utf-8", "surrogatepass"))
+            except ValueError:
+                continue  # any text may begin so
+            yield Config(f"checkpoint:{key}", cast("dict[str, object]", values))
 
 
 def _read_header(source: ByteSource) -> tuple[dict[str, object], int]:

@@ -247,6 +247,18 @@ LAYOUTS = (
         note="heads of Q and K are narrower than those of V",
     ),
     _separate(
+        "invariant-point-attention",
+        "lucidrains' invariant-point-attention, IgFold: the scalar part",
+        "to_scalar_q",
+        "to_scalar_k",
+        "to_scalar_v",
+        out=("to_out.weight",),
+        head_tensors=(HeadTensor("point_weights", 0, "num_heads"),),
+        source="invariant_point_attention.py, InvariantPointAttention",
+        proof="source",
+        note="beside it are projections of points, to_point_q, to_point_k and to_point_v",
+    ),
+    _separate(
         "annotated-transformer",
         "The Annotated Transformer and its descendants",
         "linears.0",

@@ -498,3 +498,14 @@ def test_nothing_that_a_pickle_names_is_imported_or_called(tmp_path: Path, zippe
     assert watch.stderr == ""
     assert watch.stdout.splitlines() == ["EVENTS []", "MODULES []", "CONTROL True"]
     assert not touched.exists()
+
+
+def test_an_ordered_dict_of_pairs_is_a_dict() -> None:
+    """Python 2 pickled it as a call with its items; so do checkpoints of its time (lpips)."""
+    data = b"ccollections\nOrderedDict\n(](](K\x01K\x02e](K\x03K\x04eetR."
+    assert load(data, "f") == pickle.loads(data) == {1: 2, 3: 4}
+
+
+@pytest.mark.parametrize("arguments", [b"(K\x01t", b"(](K\x01etK\x00\x86", b"(](](K\x01eet"])
+def test_an_ordered_dict_of_something_else_stays_a_call(arguments: bytes) -> None:
+    assert isinstance(load(b"ccollections\nOrderedDict\n" + arguments + b"R.", "f"), Call)

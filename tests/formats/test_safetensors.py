@@ -306,3 +306,20 @@ def test_a_container_makes_no_sense(raw_safetensors: Any) -> None:
         open_checkpoint(raw_safetensors(ONE, bytes(24)), container="model")
     with open_checkpoint(raw_safetensors(ONE, bytes(24))) as checkpoint:
         assert [(c.path, c.num_tensors, c.role) for c in checkpoint.containers] == [("", 1, "model")]
+
+
+def test_a_config_in_the_metadata_is_kept(tmp_path: Path) -> None:
+    """As IgFold saves itself: JSON as the text of a metadata entry."""
+    metadata = {
+        "format": "pt",
+        "config": '{"num_heads": 4}',
+        "odd": "{not json",
+        "list": "[1]",
+        "cut": '{"a": "\\ud800',
+    }
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "m.safetensors", metadata=metadata)
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        assert [(config.origin, config.values) for config in checkpoint.configs] == [
+            ("checkpoint:config", {"num_heads": 4})
+        ]
+        assert checkpoint.metadata == metadata

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
+from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_sequence
 
 _ORDERED_DICT = Global("collections", "OrderedDict")
 _MAX_LONG = 256
@@ -226,9 +226,13 @@ class Machine:
 
 
 def _call(function: object, arguments: object) -> object:
-    if function == _ORDERED_DICT and arguments == ():
-        return {}
-    return Call(function, arguments)
+    """A call that is not made; an OrderedDict becomes a plain one, also if made of pairs, as Python 2 did."""
+    if function != _ORDERED_DICT or not is_sequence(arguments) or len(arguments) > 1:
+        return Call(function, arguments)
+    pairs = arguments[0] if arguments else ()
+    if not is_sequence(pairs) or not all(is_sequence(pair) and len(pair) == 2 for pair in pairs):
+        return Call(function, arguments)
+    return {_key(key): value for key, value in filter(is_sequence, pairs)}
 
 
 def _key(key: object) -> object:
