@@ -24,7 +24,7 @@ def test_every_format_is_listed() -> None:
     offering = {
         name for name in modules("formats") if hasattr(importlib.import_module(f"qkvinspect.formats.{name}"), "sniff")
     }
-    assert offering == {module.__name__.rpartition(".")[2] for module in FORMATS}  # type: ignore[attr-defined]
+    assert offering == {module.__name__.rpartition(".")[2] for module in FORMATS}
     assert len({module.NAME for module in FORMATS}) == len(FORMATS)
 
 
@@ -64,4 +64,4 @@ def test_the_public_api_is_what_it_says() -> None:
     for name in qkvinspect.__all__:
         assert getattr(qkvinspect, name) is not None
     with pytest.raises(AttributeError):
-        qkvinspect.nothing  # type: ignore[attr-defined]  # noqa: B018
+        qkvinspect.nothing  # noqa: B018

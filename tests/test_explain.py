@@ -25,7 +25,7 @@ INNERMOST = Packing(("q", "k", "v"), "heads", slot_innermost=True)
 def execute(lines: list[str]) -> dict[str, torch.Tensor]:
     scope: dict[str, object] = {"torch": torch, "safetensors": safetensors}
     exec("\n".join(lines), scope)
-    return scope  # type: ignore[return-value]
+    return scope
 
 
 def rows(tensor: torch.Tensor, heads: tuple[range, ...]) -> torch.Tensor:
@@ -40,9 +40,9 @@ def test_the_code_slices_what_the_report_says(samples: Path, sample: str) -> Non
         for attention in inspect(checkpoint, Options(norms=False)).attentions:
             scope = execute(python(attention, checkpoint))
             for part in attention.parts:
-                stored = scope["state"][part.weight.keys[0]] if len(part.weight.keys) == 1 else None  # type: ignore[call-overload]
+                stored = scope["state"][part.weight.keys[0]] if len(part.weight.keys) == 1 else None
                 if stored is None:
-                    stored = scope["state"]["model_state_dict"][part.weight.name]  # type: ignore[call-overload]
+                    stored = scope["state"]["model_state_dict"][part.weight.name]
                 torch.testing.assert_close(scope[part.name], rows(stored, part.heads), rtol=0, atol=0, equal_nan=True)
                 if attention.heads:
                     assert scope[f"{part.name}_heads"].shape == (len(part.heads), len(part.heads[0]), part.in_features)
@@ -57,7 +57,7 @@ def test_the_code_of_every_packing(tmp_path: Path, packing: Packing, orientation
     weight = torch.randn(total, 16)
     stored = weight if orientation == "out_in" else weight.T.contiguous()
     save_file({"a.w.weight": stored, "a.w.bias": weight[:, 0].clone()}, tmp_path / "model.safetensors")
-    layout = Layout("x", "X", (Stored("w.weight", packing, orientation),), "x.py", "proven",  # type: ignore[arg-type]
+    layout = Layout("x", "X", (Stored("w.weight", packing, orientation),), "x.py", "proven",
                     biases=(Stored("w.bias", packing),))  # fmt: skip
     with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
         (attention,) = inspect(checkpoint, Options(heads=(f"{heads}/{kv}",), norms=False), layouts=(layout,)).attentions

@@ -28,7 +28,7 @@ def total(geometry: Geometry) -> int:
 
 @given(GEOMETRIES, ORDERS, st.sampled_from(["one", "kv_heads"]))
 def test_every_row_belongs_to_one_head_of_one_part(geometry: Geometry, order: tuple[str, ...], groups: str) -> None:
-    rows = split_rows(Packing(order, groups), geometry, total(geometry))  # type: ignore[arg-type]
+    rows = split_rows(Packing(order, groups), geometry, total(geometry))
     assert {part: len(heads) for part, heads in rows.items()} == {part: geometry.heads(part) for part in "qkv"}
     assert {len(run) for part, heads in rows.items() for run in heads if part == "v"} == {geometry.width("v")}
     assert sorted(chain.from_iterable(chain.from_iterable(rows.values()))) == list(range(total(geometry)))

@@ -149,16 +149,22 @@ def _geometry(
         heads = fact.num_heads
     else:
         raise LayoutError("it does not give the number of heads")
+    widths: dict[str, int] = {}
     if "q" in part_rows:
         width = _divide(part_rows["q"], heads, "rows of Q", "heads")
         kv_heads = _divide(part_rows["k"], width, "rows of K", "head_dim") if "k" in part_rows else fact.num_kv_heads
-        kv_heads = kv_heads or heads
+        kv_heads = heads if layout.kv_heads == "equal" else kv_heads or heads
         v_width = width
         if "v" in part_rows:
             v_width = _divide(part_rows["v"], kv_heads, "rows of V", "kv heads")
         for stored, total in zip(layout.weights, totals, strict=True):
             if stored.packing.order == ("k", "v") and stored.packing.groups == "heads":
-                v_width = _divide(total, kv_heads, "rows of K and V", "kv heads") - width
+                both = _divide(total, kv_heads, "rows of K and V", "kv heads")
+                v_width = both - width
+                if out_features is not None:
+                    v_width = _divide(out_features, heads, "columns of the output projection", "heads")
+                if both != v_width + width:
+                    widths["k"] = both - v_width
     else:
         kv_heads, width, v_width = _packed_sizes(layout, totals, out_features, heads, fact)
     if fact.origin == "flag" and fact.num_kv_heads not in (None, kv_heads):
@@ -166,7 +172,9 @@ def _geometry(
     if heads % kv_heads or heads > MAX_HEADS:
         raise LayoutError(f"{heads} heads cannot share {kv_heads} kv heads")
     subheads = dict(layout.subheads)
-    geometry = Geometry(heads, kv_heads, width, v_width if v_width != width else None, subheads=subheads)
+    if min(widths.values(), default=1) < 1 or (widths and not layout.v_free):
+        raise LayoutError(f"heads of Q have {width} rows, those of K {widths['k']} and those of V {v_width}")
+    geometry = Geometry(heads, kv_heads, width, v_width if v_width != width else None, widths, subheads)
     rows_of(layout, geometry, totals)
     return geometry
 

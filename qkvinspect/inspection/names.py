@@ -104,7 +104,7 @@ def _strip(name: str) -> Path:
 
 
 def _numberless(path: Path) -> Path:
-    return tuple(re.sub(r"\d+", "#", part) for part in path)
+    return tuple("#" if part.isdecimal() else part for part in path)
 
 
 @cache

@@ -5,7 +5,7 @@ from qkvinspect.layouts import (
     decoders,
     diffusion,
     encoders,
-    linear_attention,
+    other_attention,
     query_key_value,
     separate,
     torch,
@@ -22,7 +22,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *encoders.LAYOUTS,
     *vision.LAYOUTS,
     *diffusion.LAYOUTS,
-    *linear_attention.LAYOUTS,
+    *other_attention.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 

@@ -217,7 +217,7 @@ def test_persistent_ids(protocol: int) -> None:
 
     buffer = io.BytesIO()
     Pickler(buffer, protocol).dump(["here"])
-    (node,) = load(buffer.getvalue(), "f")  # type: ignore[misc]
+    (node,) = load(buffer.getvalue(), "f")
     assert isinstance(node, Persistent)
     assert node.id == ("storage", 5)
 
@@ -345,7 +345,7 @@ def is_plain(node: object) -> bool:
     return not isinstance(node, (Call, Global, Persistent))
 
 
-class Inert(pickle._Unpickler):  # type: ignore[name-defined]
+class Inert(pickle._Unpickler):
     """The real unpickler in Python (the one in C allots memory for a memo index), without globals."""
 
     def find_class(self, module: str, name: str) -> object:

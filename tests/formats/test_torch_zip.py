@@ -188,11 +188,11 @@ class Tagged(torch.Tensor):
 def wrapped_forms() -> dict[str, Any]:
     plain = torch.arange(6.0).view(2, 3)
     noted = plain.clone()
-    noted.note = "x"  # type: ignore[attr-defined]
+    noted.note = "x"
     noted16 = plain.to(torch.uint16)
-    noted16.note = "x"  # type: ignore[attr-defined]
+    noted16.note = "x"
     parameter = torch.nn.Parameter(plain.clone())
-    parameter.layer = 3  # type: ignore[attr-defined]
+    parameter.layer = 3
     return {
         "parameter": torch.nn.Parameter(plain.clone()),
         "frozen parameter": torch.nn.Parameter(plain.clone(), requires_grad=False),

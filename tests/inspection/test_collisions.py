@@ -93,7 +93,7 @@ CASES: list[tuple[str, Shapes, Mapping[str, object] | None, str | None]] = [
 )
 def test_lookalikes(shapes: Shapes, config: Mapping[str, object] | None, expected: str | None) -> None:
     tensors = {
-        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # type: ignore[arg-type]
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))
         for name, shape in shapes.items()
     }
     configs = (Config("config:config.json", {"num_attention_heads": 4, **config}),) if config is not None else ()
@@ -122,7 +122,7 @@ def test_sub_configs_speak_of_their_own_part(prefix: str, expected: str | None) 
         "vision_config": {"checkpoint_version": 3, "num_heads": 2},
     }
     tensors = {
-        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # type: ignore[arg-type]
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))
         for name, shape in ((f"{prefix}.{key}", shape) for key, shape in SELF_QKV.items())
     }
     checkpoint = Checkpoint("model", "test", 0, tensors, configs=(Config("config:config.json", config),))

@@ -19,7 +19,7 @@ ROLES = ("q", "k", "v", "q_bias", "k_bias", "v_bias", "out")
 
 def _report(family: dict[str, Any]) -> Report:
     tensors = {
-        name: TensorInfo(name, DTYPES[dtype], tuple(shape), contiguous_strides(tuple(shape)), Region(None, 0, 0))  # type: ignore[arg-type]
+        name: TensorInfo(name, DTYPES[dtype], tuple(shape), contiguous_strides(tuple(shape)), Region(None, 0, 0))
         for name, (dtype, shape) in family["tensors"].items()
     }
     configs = (Config("config:config.json", family["config"]),) if family["config"] else ()
@@ -54,7 +54,8 @@ def test_head_counts_are_true_or_unknown(path: Path) -> None:
             (layer,) = (layer for layer in family["mla_layers"] if layer["layer"] == attention.layer)
             sizes = attention.heads
             assert sizes is not None
-            assert (sizes.num_heads, sizes.head_dim) == (layer["num_heads"], layer["qk_nope_head_dim"])
+            assert (sizes.num_heads, sizes.width("k")) == (layer["num_heads"], layer["qk_nope_head_dim"])
+            assert sizes.width("q") == layer["qk_nope_head_dim"] + layer["qk_rope_head_dim"]
             assert sizes.width("v") == layer["v_head_dim"]
             continue
         truth, heads = truths[attention.tensors["q"]], attention.heads

@@ -28,7 +28,7 @@ def report(
     for layer in layers:
         shapes |= {f"{layer}.{part}_proj.weight": (n, 16) for part, n in zip("qkv", rows, strict=True)}
     tensors = {
-        name: TensorInfo(name, DTYPES["float32"], s, contiguous_strides(s), Region(None, 0, 0))  # type: ignore[arg-type]
+        name: TensorInfo(name, DTYPES["float32"], s, contiguous_strides(s), Region(None, 0, 0))
         for name, s in shapes.items()
     }
     found = tuple(Config(origin.replace("__", ":").replace("_json", ".json"), v) for origin, v in configs.items())

@@ -30,7 +30,7 @@ def report(
     layouts: Sequence[Layout] = LAYOUTS,
 ) -> Report:
     tensors = {
-        name: TensorInfo(name, DTYPES["float32"], tuple(s), contiguous_strides(tuple(s)), Region(None, 0, 0))  # type: ignore[arg-type]
+        name: TensorInfo(name, DTYPES["float32"], tuple(s), contiguous_strides(tuple(s)), Region(None, 0, 0))
         for name, s in shapes.items()
     }
     configs = (Config("config:config.json", config),) if config else ()
@@ -116,7 +116,7 @@ def test_a_config_settles_it(kind: str, rows: tuple[range, ...]) -> None:
     config = {"model_type": kind, "num_attention_heads": 4}
     attention = only(report({"attn.qkv.weight": (24, 8)}, config=config, layouts=(PH, BLK)))
     assert attention.layout_from == "config:config.json"
-    assert attention.part("q").heads[:2] == rows  # type: ignore[union-attr]
+    assert attention.part("q").heads[:2] == rows
 
 
 def test_a_flag_settles_it() -> None:
@@ -190,13 +190,13 @@ def test_a_tensor_that_fixes_the_heads_is_used() -> None:
         head_tensors=(HeadTensor("table", 1, "num_heads"),),
     )  # fmt: skip
     attention = only(report({"a.qkv.weight": (24, 8), "a.table": (9, 4)}, layouts=(swin,)))
-    assert (attention.heads.num_heads, attention.heads_from) == (4, "tensor:a.table")  # type: ignore[union-attr]
+    assert (attention.heads.num_heads, attention.heads_from) == (4, "tensor:a.table")
 
 
 def test_fixed_groups() -> None:
     codegen = Layout("codegen", "C", (Stored("qkv_proj.weight", Packing(("q", "v", "k"), 4)),), "c.py", "proven")
     attention = only(report({"a.qkv_proj.weight": (48, 16)}, layouts=(codegen,), options=Options(heads=("8",))))
-    assert attention.part("v").heads[:3] == (range(4, 6), range(6, 8), range(16, 18))  # type: ignore[union-attr]
+    assert attention.part("v").heads[:3] == (range(4, 6), range(6, 8), range(16, 18))
 
 
 def test_layers_are_selected_by_glob() -> None:

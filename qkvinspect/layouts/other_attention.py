@@ -1,12 +1,31 @@
-"""Linear attention and hybrids that project Q, K and V in one tensor with gates or an MLP."""
+"""Attention of other kinds: latent (DeepSeek), linear, and hybrids that project gates or an MLP along."""
 
-from qkvinspect.layouts.fused import KV, fused
+from qkvinspect.layouts.fused import KV, KV_PER_HEAD, fused
 from qkvinspect.layouts.layout import Layout, Stored
 from qkvinspect.packing import QKV, Packing, Q
 
 _STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
 
 LAYOUTS: tuple[Layout, ...] = (
+    *(
+        Layout(
+            id=id,
+            libraries=libraries,
+            weights=(Stored("kv_b_proj.weight", KV_PER_HEAD), Stored(f"{q}.weight", Q)),
+            layer="self_attn",
+            siblings=("kv_a_proj_with_mqa.weight",),
+            out=("o_proj.weight",),
+            v_free=True,
+            kv_heads="equal",
+            source="transformers models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3Attention.forward",
+            proof="proven",
+            note="a head of Q ends with its rotary part; that of K is the same for all heads, in kv_a_proj_with_mqa",
+        )
+        for id, libraries, q in (
+            ("mla", "DeepSeek-V2, V3, R1, Kimi K2, MiniCPM3: latent attention", "q_b_proj"),
+            ("mla-lite", "DeepSeek-V2-Lite: latent attention with a plain query", "q_proj"),
+        )
+    ),
     fused(
         "qwen3-next-gdn",
         "transformers Qwen3-Next: gated delta net",
