@@ -49,7 +49,7 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
         yield "Layout", text
         return
     yield "Layout", _layout(attention, layout)
-    yield "Stored", " ".join(_stored(attention))
+    yield "Stored", " ".join(_stored(attention, layout))
     if attention.parts:
         yield "Rows", " ".join(_rows(part, attention) for part in attention.parts)
     else:
@@ -79,19 +79,19 @@ def _layout(attention: Attention, layout: Layout) -> str:
     return f"{layout.id}: {layout.libraries} ({how}{sure})."
 
 
-def _stored(attention: Attention) -> Iterator[str]:
-    layout = attention.layout
-    fused = layout is not None and layout.kind == "fused"
-    for info in attention.weights:
-        what = "Q, K and V packed in one" if fused else "not packed"
-        yield f"{_short(info.name, attention)} {list(info.shape)} {info.dtype.name}, {what}."
+def _stored(attention: Attention, layout: Layout) -> Iterator[str]:
+    for stored, info in zip(layout.weights, attention.weights, strict=True):
+        held = [part.upper() for part in ("q", "k", "v") if part in stored.packing.parts]
+        what = f"{' and '.join([', '.join(held[:-1]), held[-1]])} packed in one" if len(held) > 1 else "not packed"
+        more = " with rows of something else" if len(stored.packing.parts) > len(held) else ""
+        yield f"{_short(info.name, attention)} {list(info.shape)} {info.dtype.name}, {what}{more}."
     shapes = {part.name: part.in_features for part in attention.parts}
-    if layout is not None and layout.id == "torch-mha-split":
+    if layout.id == "torch-mha-split":
         yield (
             f"kdim is {shapes['k']} and vdim is {shapes['v']} where embed_dim is {attention.embed_dim}, so "
             "PyTorch keeps three weights instead of one in_proj_weight."
         )
-    elif layout is not None and layout.id == "torch-mha":
+    elif layout.id == "torch-mha":
         yield (
             "If kdim or vdim differed from embed_dim, q_proj_weight, k_proj_weight and v_proj_weight would "
             "be stored instead."
@@ -165,6 +165,9 @@ def _head_places(attention: Attention, geometry: Geometry) -> str:
         )
     else:
         places = "The heads of a part are not neighbours: the packing alternates Q, K and V"
+    sizes = {part.name: geometry.width(part.name) for part in attention.parts}
+    if len(set(sizes.values())) > 1:
+        places += f"; a head has {', '.join(f'{size} rows of {name.upper()}' for name, size in sizes.items())}"
     if geometry.num_kv_heads != geometry.num_heads:
         share = geometry.num_heads // geometry.num_kv_heads
         places += f"; {share} query heads share a kv head (query head h uses kv head h//{share})"

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from safetensors.numpy import load_file
 
 import qkvinspect
@@ -19,6 +21,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
 from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.packing import Geometry, Groups, Packing, split_rows
+from qkvinspect.snippet import python
 
 CAPTURED = Path(__file__).parent / "captured"
 CASES = sorted(path.name.removesuffix(".truth.json") for path in CAPTURED.glob("*.truth.json"))
@@ -109,6 +112,21 @@ def test_what_the_command_exports_are_those_rows(case: str, tmp_path: Path) -> N
         for head, rows in enumerate(heads_of(truth["parts"][name])):
             prefix = f"{attention.layer}." if attention.layer else ""
             assert np.array_equal(exported[f"{prefix}{name}_proj.heads.{head}.weight"], weight[list(rows)])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_code_that_explain_prints_slices_those_rows(case: str) -> None:
+    """The lines are run as printed, with safetensors' own reader and torch's own slicing."""
+    truth = truth_of(case)
+    with qkvinspect.open(CAPTURED / case / "model.safetensors") as checkpoint:
+        for attention in attentions_of(truth, case, truth["layout_flag"]):
+            scope: dict[str, Any] = {"torch": torch, "safetensors": safetensors}
+            exec("\n".join(python(attention, checkpoint)), scope)
+            for part in attention.parts:
+                stored = scope["state"][part.weight.name]
+                stored = stored.T if part.orientation == "in_out" else stored.flatten(1)
+                rows = [row for head in part.heads for row in head]
+                assert torch.equal(scope[part.name].flatten(1), stored[rows])
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if truth_of(case)["layout_flag"]])
