@@ -25,6 +25,7 @@ LAYOUTS: tuple[Layout, ...] = (
         subheads=(("q", 2), ("k", 2)),
         head_tensors=(),
         source="diffusers models/transformers/transformer_stable_audio3.py",
+        proof="source",
         note="[q1; q2; k1; k2; v]: the heads of Q and K come twice",
     ),
     Layout(

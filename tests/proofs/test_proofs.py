@@ -19,6 +19,7 @@ from qkvinspect import Attention, Options, Part
 from qkvinspect.cli import main
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
+from qkvinspect.layouts import LAYOUTS
 from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.packing import Geometry, Groups, Packing, split_rows
 from qkvinspect.snippet import python
@@ -238,8 +239,24 @@ _NOWHERE = Region(_Nothing(), 0, 1 << 40)
 @pytest.mark.parametrize("with_config", [True, False])
 def test_what_is_no_attention_is_not_reported(decoy: str, with_config: bool) -> None:
     entry = DECOYS[decoy]
-    tensors = {name: _tensor(name, dtype, shape) for name, (dtype, shape) in entry["tensors"].items()}
-    configs = (Config("config:config.json", entry["config"]),) if with_config and entry["config"] else ()
-    checkpoint = Checkpoint("decoy", "safetensors", 0, tensors, configs=configs)
-    report = qkvinspect.inspect(checkpoint, Options(norms=False))
+    report = _report({**entry, "config": entry["config"] if with_config else None})
     assert [(a.layer, a.candidates) for a in report.attentions] == []
+
+
+def _report(entry: dict[str, Any]) -> qkvinspect.Report:
+    tensors = {name: _tensor(name, dtype, shape) for name, (dtype, shape) in entry["tensors"].items()}
+    configs = (Config("config:config.json", entry["config"]),) if entry["config"] else ()
+    return qkvinspect.inspect(Checkpoint("family", "safetensors", 0, tensors, configs=configs), Options(norms=False))
+
+
+def test_every_row_that_says_proven_was_shown_on_a_library() -> None:
+    """Here, or with the names that libraries write (tests/families); quantizable attention in test_disguises."""
+    shown = {"torch-ao-mha"}
+    for case in CASES:
+        truth = truth_of(case)
+        found = attentions_of(truth, case, truth["layout_flag"])
+        shown |= {attention.layout.id for attention in found if attention.layout}
+    for path in (CAPTURED.parent.parent / "families").glob("*.json"):
+        found = _report(json.loads(path.read_text())).attentions
+        shown |= {attention.layout.id for attention in found if attention.layout}
+    assert {layout.id for layout in LAYOUTS if layout.proof == "proven"} <= shown
