@@ -40,7 +40,6 @@ def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Cont
     Raises:
         CheckpointError: there is no tensor at all.
         UsageError: ``wanted`` names no container.
-
     """
     counts = _Counts()
     choices = list(_containers(root, counts))
@@ -83,7 +82,7 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
         value = plain(node)
         if isinstance(value, dict):
             found.append(Config(f"checkpoint:{key}", cast("dict[str, object]", value)))
-        elif isinstance(value, (int, str)):
+        elif isinstance(value, (int, float, str)):
             scalars[key] = value
     if scalars:
         found.append(Config("checkpoint", scalars))
@@ -108,10 +107,7 @@ def plain(node: object) -> object:
                 return convert(content.get("_content", content.get("_val", content)), depth + 1)
             return convert(node.entries or node.items or None, depth + 1)
         if is_dict(node):
-            entries = node
-            return {
-                str(key): convert(value, depth + 1) for key, value in entries.items() if isinstance(key, (str, int))
-            }
+            return {str(key): convert(value, depth + 1) for key, value in node.items() if isinstance(key, (str, int))}
         if is_sequence(node):
             return [convert(item, depth + 1) for item in node]
         return None
@@ -201,8 +197,7 @@ def _children(node: object) -> Mapping[str, object]:
         if not is_module(node):
             return _children(node.entries)
         state = cast("dict[object, object]", node.state)
-        unsaved = state.get("_non_persistent_buffers_set")
-        hidden = _members(unsaved)
+        hidden = _members(state.get("_non_persistent_buffers_set"))
         below = {
             key: child
             for name in ("_parameters", "_buffers", "_modules")
@@ -210,8 +205,7 @@ def _children(node: object) -> Mapping[str, object]:
         }
         return {key: child for key, child in below.items() if key not in hidden}
     if is_dict(node):
-        entries = node
-        return {str(key): value for key, value in entries.items() if isinstance(key, (str, int))}
+        return {str(key): value for key, value in node.items() if isinstance(key, (str, int))}
     if is_sequence(node):
         return {str(index): item for index, item in enumerate(node)}
     return {}
@@ -233,10 +227,8 @@ def _collect(
         state = cast("dict[str, object]", node.state)
         modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
     children = _children(node)
-    if is_dict(node):
-        keys = node
-        if len(children) < sum(isinstance(key, (str, int)) for key in keys):
-            raise CheckpointError("two tensors have the same name", file=file)
+    if is_dict(node) and len(children) < sum(isinstance(key, (str, int)) for key in node):
+        raise CheckpointError("two tensors have the same name", file=file)
     for key, child in children.items():
         if is_tensor(child):
             tensors[(*path, key)] = child

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+import torch
 
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 
@@ -135,3 +139,15 @@ def test_sub_configs_speak_of_their_own_part(prefix: str, expected: str | None) 
 
 def test_every_fused_key_with_two_packings_is_among_the_cases() -> None:
     assert sum(expected == "ambiguous" for *_, expected in CASES) >= 10
+
+
+@pytest.mark.parametrize(("version", "expected"), [(3.0, "megatron-v2"), (1.0, "megatron-v1"), (0, "megatron-v0")])
+def test_megatron_s_own_version_is_read_from_its_file(tmp_path: Path, version: float, expected: str) -> None:
+    """Megatron-LM saves checkpoint_version as a float beside the model."""
+    layers = {name: torch.zeros(shape) for name, shape in SELF_QKV.items()}
+    content = {"checkpoint_version": version, "args": Namespace(num_attention_heads=4), "model": {"encoder": layers}}
+    torch.save(content, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        (attention,) = inspect(checkpoint, Options(norms=False)).attentions
+    assert attention.layout is not None
+    assert attention.layout.id == expected
