@@ -20,7 +20,6 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
 
     Raises:
         UsageError: the target exists, or its folder cannot be written to.
-
     """
     if not force and os.path.lexists(target):
         raise _exists(target)

@@ -26,7 +26,6 @@ def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, A
     Yields:
         rows, columns, and the stored words there: unsigned integers of the unit's width, or complex
         numbers, in the machine's byte order, of shape [rows, columns].
-
     """
     if not matrix.rows or not matrix.cols:
         return
@@ -74,7 +73,6 @@ def numbers(words: Array, dtype: DType) -> list[Array]:
 
     Args:
         words: as ``blocks`` yields them, [rows, columns].
-
     """
     if dtype.kind == "complex":
         half = DTYPES[{128: "float64", 64: "float32", 32: "float16"}[dtype.bits]]

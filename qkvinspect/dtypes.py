@@ -17,7 +17,6 @@ class MiniFloat:
         specials: which bit patterns are not finite. ``ieee``: exponent all ones; ``fn``: only
             all ones below the sign is NaN; ``fnuz``: only negative zero is NaN; ``finite``: none;
             ``e8m0``: a bare exponent, 0xFF is NaN.
-
     """
 
     exponent: int
@@ -36,7 +35,6 @@ class DType:
         kind: what the bits mean; ``opaque`` has no value without more data (quantised, raw bits).
         mini: the bit layout of floats that numpy does not know.
         values: numbers held by one element (torch's float4_e2m1fn_x2 holds two).
-
     """
 
     name: str

@@ -13,7 +13,6 @@ class QkvInspectError(Exception):
         expected: what should have been there.
         found: what was there instead.
         hint: what the reader can do next, as a clause.
-
     """
 
     def __init__(

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from qkvinspect import snippet
 from qkvinspect.layouts import Layout
 from qkvinspect.model import Checkpoint
-from qkvinspect.packing import Geometry, describe
+from qkvinspect.packing import Geometry, describe, span
 from qkvinspect.report import Attention, Part
 
-_MHA = ("torch-mha", "torch-mha-split")
 _NAMES = {"q": "Q (query)", "k": "K (key)", "v": "V (value)"}
 
 
@@ -22,7 +21,6 @@ class Explanation:
     Attributes:
         points: (what it is about, the sentences), in reading order.
         code: lines of Python that slice the stored tensors.
-
     """
 
     layer: str
@@ -33,7 +31,7 @@ class Explanation:
 def explain(attention: Attention, checkpoint: Checkpoint) -> Explanation:
     """Say which rows are what, and why."""
     return Explanation(
-        attention.layer or "(the module itself)",
+        attention.layer,
         tuple(_points(attention)),
         tuple(snippet.python(attention, checkpoint)),
     )
@@ -102,7 +100,7 @@ def _stored(attention: Attention, layout: Layout) -> Iterator[str]:
 
 def _rows(part: Part, attention: Attention) -> str:
     runs = part.rows
-    shown = ", ".join(f"{r.start}:{r.stop}" + (f":{r.step}" if r.step != 1 else "") for r in runs[:4])
+    shown = ", ".join(map(span, runs[:4]))
     more = f" and {len(runs) - 4} more runs" if len(runs) > 4 else ""
     axis = {"out_in": "rows", "in_out": "columns", "in_heads_dim": "flattened [head, dim] columns"}
     return f"{_NAMES[part.name]}: {axis[part.orientation]} {shown}{more} of {_short(part.weight.name, attention)}."

@@ -6,6 +6,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +18,10 @@ from qkvinspect.formats.safetensors import CODES
 from qkvinspect.matrix import as_matrix
 from qkvinspect.model import Orientation, TensorInfo
 from qkvinspect.packing import merge
+from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Attention, Report, row_ranges
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,6 @@ class Piece:
 
     Attributes:
         shape: [out, in] as nn.Linear stores a weight, [out] for a bias.
-
     """
 
     name: str
@@ -41,10 +40,7 @@ class Piece:
 
     @property
     def nbytes(self) -> int:
-        numel = 1
-        for size in self.shape:
-            numel *= size
-        return self.info.dtype.nbytes(numel)
+        return self.info.dtype.nbytes(prod(self.shape))
 
 
 def split_pieces(report: Report, *, heads_split: bool = False) -> list[Piece]:
@@ -52,7 +48,6 @@ def split_pieces(report: Report, *, heads_split: bool = False) -> list[Piece]:
 
     Raises:
         LayoutError: a layer cannot be split, or two tensors would have the same name.
-
     """
     pieces: dict[str, Piece] = {}
     for attention in report.attentions:
@@ -71,7 +66,6 @@ def write(
     Raises:
         UsageError: the suffix is unknown, the target exists, or is the checkpoint itself.
         LayoutError: the format has no such dtype.
-
     """
     if target.suffix not in SUFFIXES:
         raise UsageError("has a suffix that names no format", file=str(target), expected=" or ".join(SUFFIXES))
@@ -80,7 +74,7 @@ def write(
     metadata = _metadata(report, pieces)
     save = _write_safetensors if target.suffix == ".safetensors" else _write_torch
     with new_file(target, force=force) as file:
-        save(file, pieces, metadata, _counter(pieces, progress))
+        save(file, pieces, metadata, counter(sum(piece.nbytes for piece in pieces), progress))
 
 
 def _pieces(attention: Attention, heads_split: bool) -> Iterator[Piece]:
@@ -140,7 +134,8 @@ def _write_safetensors(
     codes["float4_e2m1fn_x2"] = codes["float4_e2m1fn"]
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
-    for piece in sorted(pieces, key=lambda piece: -piece.info.dtype.bits):
+    ordered = sorted(pieces, key=lambda piece: -piece.info.dtype.bits)
+    for piece in ordered:
         if piece.info.dtype.name not in codes:
             raise LayoutError(
                 f"safetensors has no dtype {piece.info.dtype.name}", tensor=piece.name, hint="write a .pt file instead"
@@ -155,7 +150,7 @@ def _write_safetensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for piece in sorted(pieces, key=lambda piece: -piece.info.dtype.bits):
+    for piece in ordered:
         for chunk in read_rows(as_matrix(piece.info, piece.orientation), piece.rows):
             file.write(chunk)
             advance(len(chunk))
@@ -178,18 +173,6 @@ def _write_torch(
         state[piece.name] = to_torch(data, piece.info.dtype, piece.shape, piece.name)
     state.__dict__["_metadata"] = {"": {"version": 1}, "qkvinspect": dict(metadata)}
     torch.save(state, file)
-
-
-def _counter(pieces: Sequence[Piece], progress: Progress | None) -> Callable[[int], None]:
-    total, done = sum(piece.nbytes for piece in pieces), 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    return advance
 
 
 def _same_file(one: Path, other: Path) -> bool:

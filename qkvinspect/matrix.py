@@ -17,7 +17,6 @@ class Matrix:
         unit: bits of one column; 8 for types narrower than a byte, whose columns count bytes.
         grain: columns that hold whole elements only together (3 bytes for four 6-bit floats).
         offset, row_stride, col_stride: in units, from the start of the storage.
-
     """
 
     info: TensorInfo
@@ -51,7 +50,6 @@ def shape_as_matrix(info: TensorInfo, orientation: Orientation) -> tuple[int, in
 
     Raises:
         LayoutError: the tensor has no such form.
-
     """
     rows, cols, _, _ = _axes(info, orientation)
     return rows, cols
@@ -62,7 +60,6 @@ def as_matrix(info: TensorInfo, orientation: Orientation) -> Matrix:
 
     Raises:
         LayoutError: the tensor has no such form.
-
     """
     bits = info.dtype.bits
     if bits >= 8:

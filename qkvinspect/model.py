@@ -54,7 +54,6 @@ class Region:
     Args:
         start: the offset of the first byte, or a function that finds it when first asked
             (a zip entry's data begins where its local header says, which costs a read).
-
     """
 
     def __init__(self, source: ByteSource, start: int | Callable[[], int], nbytes: int) -> None:
@@ -84,7 +83,6 @@ class TensorInfo:
         offset: elements between the storage's first byte and the tensor's first element.
         byteorder: of multi-byte elements in the file.
         keys: how to reach it in the unpickled object, key by key; empty where it has no such path.
-
     """
 
     name: str
@@ -131,7 +129,6 @@ class Finding:
     Attributes:
         code: stable, in kebab-case.
         layer: the attention module it is about, or None for the whole file.
-
     """
 
     code: str
@@ -146,7 +143,6 @@ class Config:
 
     Attributes:
         origin: ``config:<file>`` beside the checkpoint, or ``checkpoint:<key>`` inside it.
-
     """
 
     origin: str
@@ -174,7 +170,6 @@ class Checkpoint:
         configs: the most trusted first.
         modules: integer attributes (``num_heads`` ...) of the modules in a pickled nn.Module.
         findings: what reading noticed.
-
     """
 
     path: str

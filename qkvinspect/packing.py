@@ -41,7 +41,6 @@ class Packing:
             left over.
         groups: how many times the order repeats: once, per head, per kv head, or a fixed number.
         slot_innermost: the parts alternate row by row within a group ([heads, head_dim, slots]).
-
     """
 
     order: tuple[str, ...]
@@ -71,7 +70,6 @@ class Geometry:
         v_head_dim: rows of one head of V; None means ``head_dim``.
         widths: rows of one head of any other part, where they differ from ``head_dim``.
         subheads: parts that divide each of their heads further (differential attention).
-
     """
 
     num_heads: int
@@ -109,7 +107,6 @@ def split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
 
     Raises:
         LayoutError: the geometry does not fill ``total`` rows under this packing.
-
     """
     groups, slots = slots_of(packing, geometry, total)
     size = sum(heads * width for _, heads, width in slots)
@@ -140,7 +137,6 @@ def slots_of(packing: Packing, geometry: Geometry, total: int) -> tuple[int, lis
 
     Raises:
         LayoutError: the heads cannot be shared out over the groups.
-
     """
     match packing.groups:
         case "one":
@@ -174,6 +170,11 @@ def describe(geometry: Geometry) -> str:
     kv = "" if geometry.num_kv_heads == geometry.num_heads else f" over {geometry.num_kv_heads} kv heads"
     heads = "1 head" if geometry.num_heads == 1 else f"{geometry.num_heads} heads"
     return f"{heads}{kv} x {geometry.head_dim}"
+
+
+def span(run: range) -> str:
+    """A half-open run of rows as a slice: ``0:64``, with the step where it is not 1."""
+    return f"{run.start}:{run.stop}" + (f":{run.step}" if run.step != 1 else "")
 
 
 def merge(runs: Iterable[range]) -> tuple[range, ...]:

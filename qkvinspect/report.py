@@ -32,7 +32,6 @@ class Part:
         bias_heads: the entries of the bias that belong to each head.
         measured: of all the part's weights; None when norms were not asked for or have no meaning.
         head_measures: of each head, as ``heads``.
-
     """
 
     name: str
@@ -70,7 +69,6 @@ class Attention:
             cannot be told apart.
         heads_from: where that number came from, as in the JSON contract; "unknown".
         possible_heads: the counts that the shapes allow, where it is unknown.
-
     """
 
     layer: str
@@ -104,7 +102,6 @@ class Report:
 
     Attributes:
         selected: whether --layer left some modules out.
-
     """
 
     checkpoint: Checkpoint

@@ -28,7 +28,6 @@ class Settings:
         heads: values as --heads takes them; flags of the command line come after and outrank them.
         layouts: (layer glob, layout id).
         origin: the file, or "" if there is none.
-
     """
 
     heads: tuple[str, ...] = ()
@@ -41,7 +40,6 @@ def find(folder: Path) -> Settings:
 
     Raises:
         UsageError: a file is not TOML, or holds a key that is not known.
-
     """
     for place in (folder, *folder.parents):
         own, project = place / "qkvinspect.toml", place / "pyproject.toml"

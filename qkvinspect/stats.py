@@ -55,7 +55,6 @@ def row_stats(
 
     Raises:
         CheckpointError: the bytes cannot be read.
-
     """
     if info.dtype.kind == "opaque":
         return None

@@ -17,7 +17,6 @@ def to_torch(data: bytearray, dtype: DType, shape: Sequence[int], name: str) -> 
 
     Raises:
         LayoutError: torch has no such dtype.
-
     """
     import torch
 

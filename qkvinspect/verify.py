@@ -33,7 +33,6 @@ class Verification:
         scale: largest absolute output.
         num_heads: the heads that both used.
         reader: who read the weights for the real module.
-
     """
 
     difference: float
@@ -55,7 +54,6 @@ def verify(checkpoint: Checkpoint, attention: Attention) -> Verification:
 
     Raises:
         LayoutError: the layer is no nn.MultiheadAttention.
-
     """
     import torch
 

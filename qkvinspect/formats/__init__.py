@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,6 @@ def open_checkpoint(path: str | Path, *, container: str | None = None, config: P
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
-
     """
     place = Path(path)
     findings: tuple[Finding, ...] = ()
@@ -46,17 +46,10 @@ def open_checkpoint(path: str | Path, *, container: str | None = None, config: P
     )
 
 
-def _open(source: ByteSource, container: str | None) -> Checkpoint:
+def _open(source: ByteSource, container: str | None, formats: Sequence[Format] = FORMATS) -> Checkpoint:
     head = source.read(0, min(source.size, foreign.HEAD))
-    for format in FORMATS:
+    single = [format for format in formats if format is not sharded]  # an index cannot be a shard
+    for format in formats:
         if format.sniff(head):
-            request = Request(container, lambda shard: _open_shard(shard, container))
-            return format.open(source, request)
+            return format.open(source, Request(container, lambda shard: _open(shard, container, single)))
     raise foreign.refuse(source, head)
-
-
-def _open_shard(source: ByteSource, container: str | None) -> Checkpoint:
-    head = source.read(0, min(source.size, foreign.HEAD))
-    if sharded.sniff(head):
-        raise foreign.refuse(source, b"{" * 8)
-    return _open(source, container)

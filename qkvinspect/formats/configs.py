@@ -56,7 +56,6 @@ def named(path: Path) -> Config:
 
     Raises:
         UsageError: it cannot be read as a mapping.
-
     """
     try:
         file = LocalFile(path)

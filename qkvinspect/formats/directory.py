@@ -25,7 +25,6 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
 
     Raises:
         CheckpointError: there is none, or no way to tell which.
-
     """
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())

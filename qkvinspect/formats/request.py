@@ -16,7 +16,6 @@ class Request:
     Attributes:
         container: which state_dict, where a file holds several; None for the model itself.
         open_shard: opens one more file by its content, for formats that consist of several.
-
     """
 
     container: str | None

@@ -55,7 +55,6 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
 
     Raises:
         CheckpointError: the header is malformed, or does not describe the file's bytes exactly.
-
     """
     if request.container:
         raise UsageError("safetensors files have no containers", file=source.name, found=repr(request.container))

@@ -25,7 +25,6 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
 
     Raises:
         CheckpointError: the index is malformed, a shard is missing, or a tensor is not where it should be.
-
     """
     weight_map = _weight_map(source)
     resources = ExitStack()

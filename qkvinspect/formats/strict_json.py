@@ -11,7 +11,6 @@ def loads(data: bytes) -> object:
 
     Raises:
         ValueError: it is not such JSON; the message says why.
-
     """
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)

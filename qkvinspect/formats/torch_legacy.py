@@ -9,7 +9,7 @@ from typing import Literal
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, torch_state
 from qkvinspect.formats.request import Request
-from qkvinspect.formats.torch_objects import storage_key
+from qkvinspect.formats.torch_objects import storage_id
 from qkvinspect.model import ByteSource, Checkpoint, Region
 
 NAME = "torch-legacy"
@@ -29,7 +29,6 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
 
     Raises:
         CheckpointError: it is not such a file, or is damaged.
-
     """
     parts = _pickles(source)
     magic, protocol, system, root, keys = (part.value for part in parts)
@@ -66,20 +65,17 @@ def _storages(
     source: ByteSource, keys: object, persistent: tuple[pickle.Persistent, ...], position: int
 ) -> dict[str, Region]:
     """Where each storage lies: its number of elements as eight bytes, then the elements."""
-    known = {
-        key: (dtype, numel) for node in persistent if (found := storage_key(node)) for key, dtype, numel in [found]
-    }
+    known = {storage.key: storage for storage in filter(None, map(storage_id, persistent))}
     if not pickle.is_sequence(keys) or len(set(map(str, keys))) != len(keys) or {*map(str, keys)} != known.keys():
         raise _damaged(source, "the list of storages is not that of the tensors", f"{len(known)} in the tensors")
     regions: dict[str, Region] = {}
     for key in map(str, keys):
-        dtype, numel = known[key]
+        storage = known[key]
         stored = int.from_bytes(source.read(position, 8), "little")
-        nbytes = dtype.nbytes(numel) if dtype is not None else numel
-        if stored != numel or position + 8 + nbytes > source.size:
+        if stored != storage.numel or position + 8 + storage.nbytes > source.size:
             raise _damaged(source, f"storage {key!r} has another size than its pickle says", f"{stored} elements")
-        regions[key] = Region(source, position + 8, nbytes)
-        position += 8 + nbytes
+        regions[key] = Region(source, position + 8, storage.nbytes)
+        position += 8 + storage.nbytes
     if position != source.size:
         raise _damaged(source, "bytes follow the last storage", f"{source.size - position}")
     return regions

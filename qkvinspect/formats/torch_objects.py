@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, cast
 
 from qkvinspect.dtypes import DTYPES, DType
@@ -77,7 +78,6 @@ def tensor_info(
 
     Raises:
         CheckpointError: the node is malformed, or reaches past its storage.
-
     """
     inner = _unwrap(node)
     arguments = _tuple(inner.arguments if isinstance(inner, Call) else None)
@@ -116,47 +116,66 @@ def tensor_info(
     return info
 
 
-def storage_key(node: Persistent) -> tuple[str, DType | None, int] | None:
-    """(key, dtype, number of elements) of a storage; the dtype is None where elements are bytes. None: no storage."""
-    parts = _tuple(node.id)
+@dataclass(frozen=True, slots=True)
+class StorageId:
+    """What a pickle says of a storage: ``('storage', Type, key, location, numel, view)``.
+
+    Attributes:
+        kind: the storage's class.
+        dtype: None where the class is untyped, or not known.
+        numel: elements; bytes where the class is untyped.
+        view: (key, offset, size) if it is part of another storage; empty if not.
+    """
+
+    kind: Global
+    key: str
+    dtype: DType | None
+    numel: int
+    view: tuple[object, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel if self.dtype is None else self.dtype.nbytes(self.numel)
+
+
+def storage_id(node: object) -> StorageId | None:
+    """The storage that a persistent id stands for, or None if it stands for something else."""
+    parts = _tuple(node.id) if isinstance(node, Persistent) else ()
     if len(parts) < 5 or parts[0] != "storage":
         return None
     kind, key, numel = parts[1], parts[2], parts[4]
     if not isinstance(kind, Global) or not isinstance(key, str) or not isinstance(numel, int) or numel < 0:
         return None
-    return key, DTYPES[STORAGES[kind.name]] if kind.name in STORAGES else None, numel
+    dtype = DTYPES[STORAGES[kind.name]] if kind.name in STORAGES else None
+    return StorageId(kind, key, dtype, numel, _tuple(parts[5]) if len(parts) > 5 else ())
 
 
 def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Region, DType | None]:
-    """The bytes and dtype (None: untyped) behind ``('storage', Type, key, location, numel)``."""
-    found = storage_key(node) if isinstance(node, Persistent) else None
-    if found is None:
+    """The bytes and dtype (None: untyped) of a storage."""
+    storage = storage_id(node)
+    if storage is None:
         raise _malformed("a storage that is not described as torch does", name, file)
-    key, dtype, numel = found
-    parts = _tuple(cast(Persistent, node).id)
-    if dtype is None and cast(Global, parts[1]).name != "UntypedStorage":
+    if storage.dtype is None and storage.kind.name != "UntypedStorage":
         raise CheckpointError(
             "storage of an unknown type",
             file=file,
             tensor=name,
             expected="one of torch's storages",
-            found=str(parts[1]),
+            found=str(storage.kind),
         )
-    nbytes = dtype.nbytes(numel) if dtype is not None else numel
-    region = find(key)
-    if region.nbytes != nbytes:
+    region = find(storage.key)
+    if region.nbytes != storage.nbytes:
         raise CheckpointError(
-            f"storage {key!r} has another size than its pickle says",
+            f"storage {storage.key!r} has another size than its pickle says",
             file=file,
             tensor=name,
-            expected=f"{nbytes} bytes",
+            expected=f"{storage.nbytes} bytes",
             found=f"{region.nbytes} bytes",
             hint="the file is damaged",
         )
-    view = _tuple(parts[5]) if len(parts) > 5 else ()
-    if view and dtype is not None:
-        region = _view(region, dtype, view, name, file)
-    return region, dtype
+    if storage.view and storage.dtype is not None:
+        region = _view(region, storage.dtype, storage.view, name, file)
+    return region, storage.dtype
 
 
 def _view(region: Region, dtype: DType, view: tuple[object, ...], name: str, file: str) -> Region:

@@ -27,7 +27,6 @@ def checkpoint(
 
     Raises:
         CheckpointError: there are no tensors, or one is malformed.
-
     """
     found, all_containers = containers.find(root, request.container, source.name)
     tensors: dict[str, TensorInfo] = {}

@@ -21,7 +21,6 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
 
     Raises:
         CheckpointError: it is not such a file, or is damaged.
-
     """
     entries = zipdir.read_directory(source)
     prefix = _prefix(source, entries)

@@ -40,7 +40,6 @@ def read_directory(source: ByteSource) -> dict[str, Entry]:
 
     Raises:
         CheckpointError: there is no sound directory, or two entries share a name.
-
     """
     count, size, start = _find_end(source)
     data = source.read(start, size)
@@ -63,7 +62,6 @@ def region(source: ByteSource, entry: Entry) -> Region:
 
     Raises:
         CheckpointError: the entry is compressed or encrypted, so it is no plain run of bytes.
-
     """
     if entry.method != _STORED or entry.size != entry.stored_size or entry.flags & _ENCRYPTED:
         raise CheckpointError(

@@ -10,12 +10,13 @@ from fnmatch import fnmatchcase
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.inspection import disguises, geometry, heads, match
 from qkvinspect.inspection.findings import about_heads, about_numbers, once
-from qkvinspect.inspection.measure import Progress, measured
+from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.names import Names
 from qkvinspect.layouts import LAYOUTS, Layout, Stored
 from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Checkpoint, Finding, TensorInfo
 from qkvinspect.packing import split_rows
+from qkvinspect.progress import Progress
 from qkvinspect.report import Attention, Part, Report
 
 
@@ -28,7 +29,6 @@ class Options:
         layouts: values of --layout, as (layer glob, layout id).
         layers: globs; only layers that match one are reported. None or empty: all.
         norms: whether to read the weights at all.
-
     """
 
     heads: tuple[str, ...] = ()
@@ -49,7 +49,6 @@ def inspect(
         CheckpointError: the bytes cannot be read.
         LayoutError: an option contradicts the file.
         UsageError: an option has no meaning, or names no layer.
-
     """
     flags = [heads.parse_flag(text) for text in options.heads]
     lost = disguises.without_values(checkpoint.tensors)
@@ -120,13 +119,8 @@ def _split(
 ) -> tuple[Attention, list[Finding]]:
     """Cut the module's tensors into Q, K and V, and those into heads where their number is known."""
     layout = candidate.layout
-    shapes = [
-        shape_as_matrix(info, stored.orientation)
-        for info, stored in zip(candidate.weights, layout.weights, strict=True)
-    ]
-    embed_dim = shapes[0][1]
-    if layout.square:
-        _require_square(layout, candidate.weights, shapes)
+    shapes = candidate.shapes
+    candidate.require_square()
     out = next(filter(None, (names.find(key, candidate.path) for key in layout.out)), None)
     out_features = None
     if out is not None and len(out.shape) > 1:
@@ -165,7 +159,7 @@ def _split(
         base,
         layout=layout,
         tensors=_tensor_names(layout, candidate.weights, biases, out, names),
-        embed_dim=embed_dim,
+        embed_dim=shapes[0][1],
         geometry=sizes,
         heads_from=solution.origin if sizes else "unknown",
         possible_heads=solution.possible,
@@ -174,18 +168,6 @@ def _split(
         extras=extras,
     )
     return attention, findings
-
-
-def _require_square(layout: Layout, weights: Sequence[TensorInfo], shapes: Sequence[tuple[int, int]]) -> None:
-    """nn.MultiheadAttention projects to embed_dim and nothing else."""
-    embed_dim = shapes[0][1]
-    for stored, info, (rows, _) in zip(layout.weights, weights, shapes, strict=True):
-        expected = embed_dim * len(stored.packing.order)
-        if rows != expected and set(stored.packing.order) <= {"q", "k", "v"}:
-            raise LayoutError(
-                f"{info.name} has the name of {layout.id} but not its shape",
-                found=f"{rows} rows where {expected} were expected",
-            )
 
 
 def _tensor_names(

@@ -22,7 +22,6 @@ class Disguise:
         code: of the finding.
         what: what the tensors are, and what to do about it.
         names: finds the stored names; group 1 is the module, or the parameter, that they stand for.
-
     """
 
     code: str

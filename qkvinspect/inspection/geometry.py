@@ -9,7 +9,6 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.heads import MAX_HEADS, HeadFact
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
-from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows
 
 
@@ -23,7 +22,6 @@ class Solution:
         possible: the numbers of heads that the shapes allow.
         rejected: facts that the shapes contradict, and why.
         disagreeing: facts that fit the shapes but say otherwise than the chosen one.
-
     """
 
     geometry: Geometry | None
@@ -43,13 +41,9 @@ def solve(candidate: Candidate, out_features: int | None, facts: Iterable[HeadFa
 
     Args:
         out_features: input width of the output projection, or None: it equals the rows of V's heads.
-
     """
     layout = candidate.layout
-    shapes = [
-        shape_as_matrix(info, stored.orientation)
-        for info, stored in zip(candidate.weights, layout.weights, strict=True)
-    ]
+    shapes = candidate.shapes
     totals = [rows for rows, _ in shapes]
     part_rows = _part_rows(layout, shapes, out_features)
     facts = list(facts)
@@ -86,7 +80,6 @@ def rows_of(layout: Layout, geometry: Geometry, totals: Sequence[int]) -> list[R
 
     Raises:
         LayoutError: the geometry does not fill them.
-
     """
     return [split_rows(stored.packing, geometry, total) for stored, total in zip(layout.weights, totals, strict=True)]
 
@@ -138,7 +131,6 @@ def _geometry(
 
     Raises:
         LayoutError: the shapes contradict it, or it leaves too much open.
-
     """
     if fact.num_heads is None and fact.head_dim and "q" in part_rows:
         heads = _divide(part_rows["q"], fact.head_dim, "rows of Q", "head_dim")

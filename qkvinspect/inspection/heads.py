@@ -82,7 +82,6 @@ def parse_flag(text: str) -> HeadFlag:
 
     Raises:
         UsageError: it has another form.
-
     """
     glob, _, count = text.rpartition("=")
     found = re.fullmatch(r"(\d{1,5})(?:/(\d{1,5}))?", count)

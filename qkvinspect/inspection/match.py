@@ -28,6 +28,31 @@ class Candidate:
     settled: bool = False
 
     @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(rows, columns) of each weight; LayoutError if one has no such form."""
+        return [
+            shape_as_matrix(info, stored.orientation)
+            for info, stored in zip(self.weights, self.layout.weights, strict=True)
+        ]
+
+    def require_square(self) -> None:
+        """nn.MultiheadAttention projects to embed_dim and nothing else.
+
+        Raises:
+            LayoutError: the layout is ``square`` and the shapes are not.
+        """
+        if not self.layout.square:
+            return
+        shapes = self.shapes
+        for stored, info, (rows, _) in zip(self.layout.weights, self.weights, shapes, strict=True):
+            expected = shapes[0][1] * len(stored.packing.order)
+            if rows != expected and HEADED.issuperset(stored.packing.order):
+                raise LayoutError(
+                    f"{info.name} has the name of {self.layout.id} but not its shape",
+                    found=f"{rows} rows where {expected} were expected",
+                )
+
+    @property
     def specificity(self) -> int:
         """How much of the names the layout accounts for."""
         layout = self.layout
@@ -60,7 +85,6 @@ def find_attentions(
 
     Raises:
         LayoutError: a forced layout does not fit the tensors of its layer.
-
     """
     index = _index(layouts)
     claimed: set[str] = set()
@@ -135,15 +159,11 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
 
 
 def _fits(candidate: Candidate) -> bool:
-    """Whether each part of a ``square`` layout has as many rows as the weight has columns."""
-    if not candidate.layout.square:
-        return True
-    stored = candidate.layout.weights[0]
     try:
-        rows, cols = shape_as_matrix(candidate.weights[0], stored.orientation)
+        candidate.require_square()
     except LayoutError:
         return False
-    return rows == cols * len(stored.packing.order) or not HEADED.issuperset(stored.packing.order)
+    return True
 
 
 def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: TensorInfo) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from qkvinspect.inspection.disguises import scale_of
 from qkvinspect.model import TensorInfo
+from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Attention, Measure, Part
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes have been measured, and of how many."""
 
 
 def measured(
@@ -29,15 +27,7 @@ def measured(
             for info in filter(None, (part.weight, part.bias)):
                 if info.dtype.kind in ("float", "complex"):
                     wanted.setdefault(info.name, (info, part))
-    total = sum(info.nbytes for info, _ in wanted.values())
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
+    advance = counter(sum(info.nbytes for info, _ in wanted.values()), progress)
     stats: dict[str, RowStats | None] = {}
     for name, (info, part) in sorted(wanted.items(), key=lambda item: _place(item[1][0])):
         orientation = part.orientation if info is part.weight else "out_in"

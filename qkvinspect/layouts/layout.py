@@ -23,7 +23,6 @@ class Stored:
     Attributes:
         key: its name below the layer, in dotted components. A component may list alternatives
             (``o_proj|out_proj``); a leading ``../`` climbs one component up.
-
     """
 
     key: str
@@ -79,7 +78,6 @@ class Layout:
         v_ratio: how many times wider a head of V is than one of K, where the library fixes that.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
         note: what to beware of, in a sentence.
-
     """
 
     id: str

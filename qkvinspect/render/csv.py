@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from io import StringIO
 
+from qkvinspect.packing import span
 from qkvinspect.render import text
 from qkvinspect.render.view import View
 from qkvinspect.report import Attention, Measure, Part, Report
@@ -58,7 +59,7 @@ def _lines(attention: Attention, part: Part, per_head: bool) -> Iterator[Sequenc
 
 
 def _cells(rows: Sequence[range], part: Part, measure: Measure | None) -> Sequence[object]:
-    spans = " ".join(f"{r.start}:{r.stop}" + (f":{r.step}" if r.step != 1 else "") for r in rows)
+    spans = " ".join(map(span, rows))
     values = (repr(measure.norm), measure.nonfinite) if measure else ("", "")
     return spans, sum(map(len, rows)), part.in_features, *values
 

@@ -26,7 +26,7 @@ def _lines(report: Report, view: View) -> Iterator[str]:
     if not report.attentions:
         yield "\nNo attention was found in it."
     for attention in report.attentions:
-        yield f"\n### {escape(text.layer(attention))}\n"
+        yield f"\n### {escape(text.layer(attention.layer))}\n"
         yield escape(" · ".join((text.layout(attention), text.stored(attention), text.heads(attention)))) + "\n"
         yield from _table(rows.PART_COLUMNS, rows.part_rows(attention))
         if view.per_head and attention.heads:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from qkvinspect.explain import Explanation
-from qkvinspect.render.text import clean
+from qkvinspect.render.text import clean, layer
 
 _INDENT = 11
 _BOLD, _DIM, _RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
@@ -28,7 +28,7 @@ def point(title: str, text: str, width: int | None, colour: bool = False) -> str
 
 
 def _lines(explanation: Explanation, width: int | None, colour: bool) -> Iterator[str]:
-    name = clean(explanation.layer)
+    name = layer(explanation.layer)
     yield f"{_BOLD}{name}{_RESET}" if colour else name
     for title, text in explanation.points:
         yield point(title, text, width, colour)

@@ -38,7 +38,7 @@ def render(report: Report, view: View) -> str:
         console.print("No attention was found in it: no tensor has a name that a known layout uses.")
     for attention in report.attentions:
         console.print()
-        console.print(Text(text.layer(attention), style="bold green"))
+        console.print(Text(text.layer(attention.layer), style="bold green"))
         facts = (text.layout(attention), text.stored(attention), text.heads(attention))
         console.print(Text("  " + "  ".join(facts)))
         if attention.parts:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from qkvinspect.model import TensorInfo
-from qkvinspect.packing import Geometry, describe
+from qkvinspect.packing import Geometry, describe, span
 from qkvinspect.report import Attention, Measure, Report
 
 _UNSAFE = re.compile(
@@ -45,7 +45,7 @@ def size(nbytes: int) -> str:
 
 def rows(runs: Sequence[range]) -> str:
     """Half-open row ranges as slices: ``0:64, 192:256``; many are summed up."""
-    shown = [f"{r.start}:{r.stop}" + (f":{r.step}" if r.step != 1 else "") for r in runs[:4]]
+    shown = [span(run) for run in runs[:4]]
     if len(runs) > 4:
         shown = [*shown[:2], f"... {len(runs)} runs"]
     return ", ".join(shown)
@@ -97,9 +97,9 @@ def stored(attention: Attention) -> str:
     return clean(", ".join(f"{name} {_kind(info)}" for name, info in zip(names, infos, strict=True)))
 
 
-def layer(attention: Attention) -> str:
+def layer(name: str) -> str:
     """A module's name; a state_dict of one module alone gives it none."""
-    return clean(attention.layer) or "(the module itself)"
+    return clean(name) or "(the module itself)"
 
 
 def layout(attention: Attention) -> str:

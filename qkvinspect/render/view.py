@@ -13,7 +13,6 @@ class View:
         per_head: one row a head.
         width: columns of the terminal; None where there is none, and nothing may be cut or wrapped.
         colour: whether escape sequences for colour are wanted.
-
     """
 
     per_head: bool = False

@@ -23,7 +23,6 @@ class LocalFile:
 
     Raises:
         CheckpointError: it does not exist, may not be read, or is not a regular file.
-
     """
 
     def __init__(self, path: Path) -> None:

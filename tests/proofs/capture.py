@@ -65,7 +65,6 @@ def reinitialise(module: nn.Module, seed: int = 0, keep: Callable[[str], bool] =
 
     Args:
         keep: names of parameters to leave alone (gains of norms that must stay 1).
-
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

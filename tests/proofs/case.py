@@ -48,7 +48,6 @@ class Case:
         loads: an older file that the module's own loader rewrites; it is what is saved and matched.
         renamed: names in that file, of ``tensors``.
         note: what else is special, written into truth.json.
-
     """
 
     id: str

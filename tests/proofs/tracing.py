@@ -21,7 +21,6 @@ class Traced:
         scale: the factor between operand and activations; None where each vector had its own.
         values: the operand with its channels last, flattened to vectors.
         labels: which head each vector is, -1 where it holds something else.
-
     """
 
     heads: tuple[Head, ...]
@@ -134,7 +133,6 @@ def trace(index: Index, operand: Array, widths: Iterable[int], *, free: str, par
 
     Args:
         free: "heads" if the vector of a head may have a factor of its own, "tokens" if every row may.
-
     """
     widths = list(dict.fromkeys(widths))
     scale = find_scale(index, operand, [*widths, *(size for size in operand.shape[-2:])])

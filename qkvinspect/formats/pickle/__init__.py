@@ -26,7 +26,6 @@ def load(data: bytes, where: str) -> object:
 
     Raises:
         CheckpointError: it is malformed, or uses opcodes that no torch file does.
-
     """
     loaded = load_prefix(data, 0, where)
     if loaded.end != len(data):

@@ -25,7 +25,6 @@ class Call:
         state: what BUILD would have set on it; None if nothing.
         items: what would have been appended or added to it.
         entries: what would have been set by key.
-
     """
 
     function: object
