@@ -38,6 +38,11 @@ class Matrix:
         )
 
     @property
+    def transposed(self) -> Matrix:
+        """Rows for columns."""
+        return replace(self, rows=self.cols, cols=self.rows, row_stride=self.col_stride, col_stride=self.row_stride)
+
+    @property
     def plain(self) -> bool:
         """Whether the rows are one run of bytes, little-endian, in order."""
         in_order = self.col_stride == 1 or self.cols == 1

@@ -57,6 +57,67 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """A hypothesis and how well it explains the weights.
+
+    Attributes:
+        label: the packing; "" where only heads are in question.
+        score: twice the log-likelihood gained over no heads at all (or over the worst packing weighed), less
+            what its parameters gain by chance; summed over the layers.
+        explained_by: a larger number of heads that explains it: put together in any other order, those heads
+            reach about the same score.
+    """
+
+    label: str
+    num_heads: int
+    score: float
+    explained_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the weights themselves say to a question.
+
+    Attributes:
+        weighed: all hypotheses, the likeliest first, those that others explain last.
+        layers: the layers that were weighed.
+        noise: the score that weights without heads hardly ever reach.
+        confidence: how probable it is that the first is right, if one of them is; 0 where the heads do not
+            stand out from noise.
+        decided: whether that is sure enough to be given as an answer.
+    """
+
+    weighed: tuple[Weighed, ...]
+    layers: tuple[str, ...]
+    noise: float
+    confidence: float
+    decided: bool
+
+    @property
+    def best(self) -> Weighed:
+        return self.weighed[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the weights of a stack of layers say of its heads and packing.
+
+    Attributes:
+        packings: None where the tensors can be divided in one way only.
+        turned: the heads if the weights lay the other way round, where that explains them far better.
+        turns: which rows of a head a rotary embedding turns together, by label; None where it was not asked.
+        profile: (rows apart, how much two rows of a part that lie so far apart are tied, in nats a pair), in
+            equal steps; empty where it was not asked for.
+    """
+
+    heads: Verdict | None
+    packings: Verdict | None = None
+    turned: Verdict | None = None
+    turns: Verdict | None = None
+    profile: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """One attention module of a checkpoint.
 
@@ -69,6 +130,7 @@ class Attention:
             cannot be told apart.
         heads_from: where that number came from, as in the JSON contract; "unknown".
         possible_heads: the counts that the shapes allow, where it is unknown.
+        evidence: what the weights say, where they were asked.
     """
 
     layer: str
@@ -85,6 +147,7 @@ class Attention:
     weights: tuple[TensorInfo, ...] = ()
     out: TensorInfo | None = None
     extras: tuple[tuple[TensorInfo, str], ...] = ()
+    evidence: Evidence | None = None
 
     @property
     def heads(self) -> Geometry | None:
@@ -147,8 +210,22 @@ def _attention(attention: Attention) -> dict[str, object]:
         "v_head_dim": heads.width("v") if heads else None,
         "num_heads_from": attention.heads_from,
         "possible_num_heads": list(attention.possible_heads),
+        "evidence": _evidence(attention.evidence),
         **{name: _part(attention, attention.part(name)) for name in ("q", "k", "v")},
         "extras": {info.name: meaning for info, meaning in attention.extras},
+    }
+
+
+def _evidence(evidence: Evidence | None) -> dict[str, object] | None:
+    """The answers, without the weighing."""
+    if evidence is None:
+        return None
+    heads, packings = evidence.heads, evidence.packings
+    return {
+        "num_heads": heads.best.num_heads if heads and heads.decided else None,
+        "num_heads_confidence": round(heads.confidence, 4) if heads else None,
+        "packing": packings.best.label if packings and packings.decided else None,
+        "packing_confidence": round(packings.confidence, 4) if packings else None,
     }
 
 

@@ -30,18 +30,28 @@ def explain(
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
+    evidence: Annotated[
+        bool | None,
+        typer.Option(
+            "--evidence/--no-evidence",
+            help="Show all that the weights say of heads and packing; or do not ask them at all.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Say in words which rows of a layer are Q, K and V, and why.
 
     Where the biases are, how the heads lie, what would be stored if kdim or vdim differed, and the lines of
     PyTorch that slice it. With --verify, the largest difference between nn.MultiheadAttention with the stored
-    weights and attention computed from the split parts.
+    weights and attention computed from the split parts. With --evidence, every number of heads and packing
+    that fits, how well each explains the weights, and how the tie between rows ends where a head ends.
 
     Examples:
 
     \b
       qkvinspect explain model.pt encoder.layers.0.self_attn
       qkvinspect explain model.pt --heads 8 --verify
+      qkvinspect explain model.pt encoder.layers.0.self_attn --evidence
 
     Exit status:
 
@@ -51,18 +61,24 @@ def explain(
       2  the input or the command line cannot be used
     """
     from qkvinspect.explain import explain as explain_layer
-    from qkvinspect.render import prose
+    from qkvinspect.render import prose, testimony
     from qkvinspect.render.text import summary
 
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
     with options.load(path, container, config) as checkpoint:
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
+        ask = "wanted" if evidence is None else "thorough" if evidence else "none"
+        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         sys.stdout.write("\n".join(summary(found)) + "\n")
         if not found.attentions:
             sys.stdout.write("No attention was found in it.\n")
+        for finding in found.findings:
+            if "weights" in finding.code and finding.severity == "warning":
+                sys.stdout.write(prose.point("Beware", f"{finding.message}.", width) + "\n")
         for attention in found.attentions:
             sys.stdout.write("\n" + prose.render(explain_layer(attention, checkpoint), width, colour))
+            if evidence:
+                sys.stdout.write(testimony.render(attention, width))
             if verify:
                 failed |= _verify(checkpoint, attention, width, len(found.attentions) > 1)
     if failed:

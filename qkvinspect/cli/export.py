@@ -26,6 +26,7 @@ def export(
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
+    evidence: options.AskWeights = True,
 ) -> None:
     """Write the Q, K and V of a checkpoint as tensors of their own.
 
@@ -53,7 +54,8 @@ def export(
     if not (split or heads_split):
         raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
     with options.load(path, container, config) as checkpoint:
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
+        ask = "wanted" if evidence else "none"
+        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         if not found.attentions:
             raise UsageError("there is no attention to export", file=str(path))
         pieces = split_pieces(found, heads_split=heads_split)

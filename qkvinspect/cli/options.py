@@ -7,7 +7,7 @@ import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -46,6 +46,14 @@ Container = Annotated[
     typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
 ]
 
+AskWeights = Annotated[
+    bool,
+    typer.Option(
+        "--evidence/--no-evidence",
+        help="Ask the weights where nothing else tells the heads or the layout, and whether they agree.",
+    ),
+]
+
 if TYPE_CHECKING:
     Format = str
 else:
@@ -66,6 +74,7 @@ def report(
     heads: list[str] | None,
     layouts: list[str] | None,
     norms: bool,
+    evidence: Literal["none", "wanted", "thorough"],
 ) -> Report:
     """Inspect it, with a progress bar if that takes long."""
     from qkvinspect.cli.progress import Bar
@@ -79,6 +88,7 @@ def report(
         layouts=(*settings.layouts, *((glob or "*", id) for glob, id in pairs)),
         layers=tuple(layers or ()),
         norms=norms,
+        evidence=evidence,
     )
     with Bar("reading") as bar:
         return inspect(checkpoint, options, bar.advance)

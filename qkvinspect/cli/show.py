@@ -22,11 +22,13 @@ def show(
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
+    evidence: options.AskWeights = True,
 ) -> None:
     """Show Q, K and V of every layer: shapes, rows, norms, heads.
 
-    The number of heads comes from --heads, a config beside or inside the checkpoint, or a tensor that fixes
-    it; the table says which. Norms are Frobenius norms.
+    The number of heads comes from --heads, a config beside or inside the checkpoint, a tensor that fixes it,
+    or else from the weights themselves, if they are trained; the table says which. Norms are Frobenius norms.
+    With --no-norms no weight is read.
 
     Examples:
 
@@ -45,7 +47,8 @@ def show(
     from qkvinspect.render import renderer
     from qkvinspect.render.view import View
 
+    ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config) as checkpoint:
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms)
+        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     view = View(per_head, options.terminal_width(), options.wants_colour())
     sys.stdout.write(renderer(str(format)).render(found, view))

@@ -9,7 +9,9 @@ from qkvinspect.errors import UsageError
 from qkvinspect.inspection import geometry
 from qkvinspect.model import Finding
 from qkvinspect.packing import describe
-from qkvinspect.report import Attention
+from qkvinspect.report import Attention, Evidence, Verdict
+
+SURE_TO_CONTRADICT = 0.999
 
 
 def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
@@ -40,6 +42,36 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
     else:
         text = "it cannot be split without the number of heads: --heads N or --heads N/KV tells it"
         yield Finding("heads-needed", "warning", text, layer)
+
+
+def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> Iterator[Finding]:
+    """Where the weights contradict what was taken for granted, or were all that told.
+
+    Args:
+        packing: the packing that was taken for granted, in words.
+    """
+    layer = attention.layer
+    if evidence.turned is not None:
+        text = "the weights say that this matrix is stored the other way round than its layout has it"
+        yield Finding("orientation-against-weights", "warning", f"{text} {_sure(evidence.turned)}", layer)
+        return
+    packings, heads, known = evidence.packings, evidence.heads, attention.heads
+    if packings is not None and packings.decided and packing and packings.best.label != packing:
+        text = f"the layout says {packing}, the weights say {packings.best.label}"
+        yield Finding("packing-against-weights", "warning", f"{text} {_sure(packings)}", layer)
+    elif heads is None or not heads.decided:
+        return
+    elif attention.heads_from == "weights":
+        text = f"{heads.best.num_heads} heads are told by the weights alone"
+        yield Finding("heads-from-weights", "info", f"{text} {_sure(heads)}", layer)
+    elif known is not None and heads.best.num_heads != known.num_heads and heads.confidence > SURE_TO_CONTRADICT:
+        text = f"{attention.heads_from} says {known.num_heads} heads, the weights say {heads.best.num_heads}"
+        yield Finding("heads-against-weights", "warning", f"{text} {_sure(heads)}", layer)
+
+
+def _sure(verdict: Verdict) -> str:
+    percent = min(int(verdict.confidence * 10_000) / 100, 99.99)
+    return f"({percent:g} % sure; `qkvinspect explain --evidence` shows why)"
 
 
 def about_numbers(attention: Attention) -> Iterator[Finding]:

@@ -83,7 +83,15 @@ def heads(attention: Attention) -> str:
     """How many heads, and who says so."""
     if attention.heads is None:
         return "heads unknown"
-    return clean(f"{describe(attention.heads)} ({attention.heads_from.removeprefix('config:')})")
+    origin = attention.heads_from.removeprefix("config:")
+    if origin == "weights" and attention.evidence and attention.evidence.heads:
+        origin = f"the weights, {confidence(attention.evidence.heads.confidence)} sure"
+    return clean(f"{describe(attention.heads)} ({origin})")
+
+
+def confidence(share: float) -> str:
+    """A probability as a percentage that never says certain."""
+    return f"{min(int(share * 10_000) / 100, 99.99):g} %"
 
 
 def stored(attention: Attention) -> str:

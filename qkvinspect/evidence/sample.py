@@ -1,0 +1,160 @@
+"""A sample of a layer's weights, small enough to weigh at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.blocks import blocks, numbers
+from qkvinspect.errors import LayoutError
+from qkvinspect.evidence.gram import normal_scores
+from qkvinspect.matrix import Matrix, as_matrix, shape_as_matrix
+from qkvinspect.model import Orientation, TensorInfo
+
+Array = NDArray[Any]
+
+MAX_ROWS = 1280
+"""Rows that are weighed of a layer, of all its weights together."""
+
+MAX_COLUMNS = 2048
+"""Columns that are looked at of each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """Where the biases of some rows of a weight lie."""
+
+    info: TensorInfo
+    rows: Sequence[int]
+    entries: Sequence[int]
+
+
+Weight = tuple[TensorInfo, Orientation, tuple[Bias, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The stored tensors of one layer.
+
+    Attributes:
+        weights: with how they lie and their biases; their rows, one weight after the other, are what a
+            hypothesis divides.
+        out: the output projection, whose columns are tied to V's rows.
+    """
+
+    layer: str
+    weights: tuple[Weight, ...]
+    out: tuple[TensorInfo, Orientation] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """How many rows each weight has."""
+        return tuple(shape_as_matrix(info, orientation)[0] for info, orientation, _ in self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How alike the sampled rows of a layer are.
+
+    Attributes:
+        rows: normal scores among the rows of all weights; among those of one weight only, if not ``joint``.
+        out: normal scores among the columns of the output projection; None where there is none.
+        joint: whether the weights have the same columns, so that rows of different ones can be compared.
+        stride: one row in so many was taken.
+    """
+
+    layer: str
+    rows: Array
+    out: Array | None
+    joint: bool
+    stride: int
+
+
+def stride_of(rows: Sequence[int]) -> int:
+    """One row in how many is taken of weights with so many rows."""
+    stride = 1
+    common = gcd(*rows)
+    while sum(rows) > MAX_ROWS * stride and common % (2 * stride) == 0:
+        stride *= 2
+    return stride
+
+
+def take(source: Source, stride: int) -> Sample | None:
+    """Read a layer's sample; None where it says nothing or has no values of its own.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    weights: list[Array] = []
+    biased = any(biases for _, _, biases in source.weights)
+    for info, orientation, biases in source.weights:
+        values = _read(info, orientation, stride)
+        if values is None:
+            return None
+        weights.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1) if biased else values)
+    joint = len({values.shape[1] for values in weights}) == 1
+    rows = normal_scores(np.concatenate(weights)) if joint else _apart(weights)
+    if rows is None:
+        return None
+    columns = _read(*source.out, stride, columns=True) if source.out is not None else None
+    out = normal_scores(columns) if columns is not None else None
+    return Sample(source.layer, rows, out, joint, stride)
+
+
+def _apart(weights: Sequence[Array]) -> Array | None:
+    total = sum(map(len, weights))
+    scores = np.zeros((total, total), np.float32)
+    start = 0
+    for values in weights:
+        own = normal_scores(values)
+        if own is None:
+            return None
+        scores[start : start + len(values), start : start + len(values)] = own
+        start += len(values)
+    return scores
+
+
+def _read(info: TensorInfo, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
+    """Every ``stride``-th row (or column) and a share of the other axis: float32 [sampled, others]."""
+    mini = info.dtype.mini
+    if info.dtype.kind != "float" or (mini is not None and 1 + mini.exponent + mini.mantissa < 8):
+        return None  # several numbers to a byte
+    try:
+        matrix = as_matrix(info, orientation)
+    except LayoutError:
+        return None
+    matrix = matrix.transposed if columns else matrix
+    if not matrix.rows or not matrix.cols:
+        return None
+    thin = -(-matrix.cols // MAX_COLUMNS)
+    if matrix.col_stride <= matrix.row_stride or matrix.rows == 1:
+        return _lines(matrix, stride)[:, ::thin]
+    return np.ascontiguousarray(_lines(matrix.transposed, thin)[:, ::stride].T)
+
+
+def _lines(matrix: Matrix, step: int) -> Array:
+    """Every ``step``-th row of a matrix whose rows lie together in the file, and nothing between them."""
+    wanted = [matrix] if step == 1 else [matrix.take(range(row, row + 1)) for row in range(0, matrix.rows, step)]
+    values = np.empty((sum(part.rows for part in wanted), matrix.cols), np.float32)
+    start = 0
+    for part in wanted:
+        for rows, cols, words in blocks(part):
+            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and then says nothing
+                values[start + rows.start : start + rows.stop, cols] = numbers(words, matrix.info.dtype)[0]
+        start += part.rows
+    return values
+
+
+def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
+    """The bias of every sampled row as a column; 0 where there is none."""
+    column = np.zeros((count * stride, 1), np.float32)
+    for bias in biases:
+        values = _read(bias.info, "out_in", 1)
+        if values is not None:
+            column[list(bias.rows), 0] = values[list(bias.entries), 0]
+    return column[::stride]
