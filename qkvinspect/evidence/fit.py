@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.evidence.blocksums import BlockSums, block_sums, classes, cross_sums, log_likelihood
+from qkvinspect.evidence.blocksums import FEW, BlockSums, Fitted, Products, block_sums, cross_sums, fitted
 from qkvinspect.evidence.sample import Sample
 
 Array = NDArray[Any]
@@ -42,35 +41,37 @@ class Term:
     given: bool = False
     weight: float = 0.5
 
-    def log_likelihood(self, order: Array) -> float:
+    def fitted(self, order: Array) -> Fitted:
         """With kv heads (or blocks of them) that carry the same number in ``order`` taken together."""
+        return sum((self._class(mask) for mask in self._masks(order)), self._paired)
+
+    def smallest(self, order: Array) -> float:
+        """Entries of the smallest class."""
+        counts = (float(self.sums.counts[mask].sum()) for mask in self._masks(order))
+        return min((count for count in counts if count), default=0.0) * self.weight
+
+    def without_heads(self) -> Fitted:
+        """As if there were no heads."""
+        count, moments = self.sums.of(np.ones(self.sums.counts.shape, bool))
+        if self.given:  # which rows are tied depends on the heads: without heads none are
+            moments = moments[[1, 3]]
+        return fitted(count * self.weight, moments * self.weight) + self._paired
+
+    def _masks(self, order: Array) -> list[Array]:
         down, across = (np.repeat(order, share) for share in self.share)
         same = down[:, None] == across[None]
-        masks = [same, ~same]
-        if self.share[0] > 1 and self.share[0] == self.share[1]:
-            own = np.eye(len(down), dtype=bool)
-            masks = [own, same & ~own, ~same]
-        return self.weight * classes(self.sums, masks, given=self.given) + self._paired
+        if self.share[0] == 1 or self.share[0] != self.share[1]:
+            return [same, ~same]
+        own = np.eye(len(down), dtype=bool)
+        return [own, same & ~own, ~same]
+
+    def _class(self, mask: Array) -> Fitted:
+        count, moments = self.sums.of(mask)
+        return fitted(count * self.weight, moments * self.weight, given=self.given)
 
     @property
-    def parameters(self) -> int:
-        """How many numbers are fitted."""
-        each = 3 if self.given else len(self.sums.moments)
-        kinds = 3 if self.share[0] > 1 and self.share[0] == self.share[1] else 2
-        return each * kinds + 2 * (self.sums.paired is not None)
-
-    def without_heads(self) -> tuple[float, int]:
-        """The log-likelihood if there were no heads, and by how many parameters fewer it has."""
-        everything = np.ones(self.sums.counts.shape, bool)
-        count, moments = self.sums.of(everything)
-        if self.given:  # which rows are tied depends on the heads: without heads none are
-            return self.weight * log_likelihood(count, moments[[1, 3]]), 4
-        lost = {2: 4 if self.share[0] > 1 and self.share[0] == self.share[1] else 2, 5: 5}[len(moments)]
-        return self.weight * log_likelihood(count, moments) + self._paired, lost
-
-    @property
-    def _paired(self) -> float:
-        return log_likelihood(*self.sums.paired) if self.sums.paired else 0.0
+    def _paired(self) -> Fitted:
+        return fitted(*self.sums.paired) if self.sums.paired else Fitted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,75 +83,75 @@ class Fit:
     share: int
 
     @property
-    def log_likelihood(self) -> float:
+    def usable(self) -> bool:
+        """Whether every class has entries enough."""
+        return all(term.smallest(np.arange(self.kv_heads)) >= FEW for term in self.terms)
+
+    def fitted(self) -> Fitted:
         """Of every entry; comparable between hypotheses that use the same entries."""
-        return self.grouped(np.arange(self.kv_heads))
+        order = np.arange(self.kv_heads)
+        return sum((term.fitted(order) for term in self.terms), Fitted())
 
-    def grouped(self, order: Array) -> float:
-        """As if the kv heads that carry the same number in ``order`` were one head."""
-        return sum(term.log_likelihood(order) for term in self.terms)
+    def gain(self, order: Array | None = None) -> Fitted:
+        """What is gained over no heads.
 
-    def gain(self, order: Array | None = None) -> float:
-        """Twice the gain in log-likelihood over no heads, less what chance gives: about 0 on noise."""
-        total = self.log_likelihood if order is None else self.grouped(order)
-        without = [term.without_heads() for term in self.terms]
-        return 2 * (total - sum(value for value, _ in without)) - sum(lost for _, lost in without)
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers are fitted."""
-        return sum(term.parameters for term in self.terms)
-
-    @property
-    def freedom(self) -> int:
-        """Degrees of freedom of the gain: on noise its variance is twice this."""
-        return sum(lost for _, lost in (term.without_heads() for term in self.terms))
+        Args:
+            order: as if the kv heads that carry the same number in it were one head.
+        """
+        order = np.arange(self.kv_heads) if order is None else order
+        return sum((term.fitted(order) - term.without_heads() for term in self.terms), Fitted())
 
 
 def fit(sample: Sample, index: Index) -> Fit:
     """Cut a layer into the heads that a hypothesis says.
 
     Args:
-        index: ``q``, ``k``, ``v`` as far as the layer has them, ``o`` for the columns of the output projection.
+        index: ``q``, ``k``, ``v`` as far as the layer has them, ``o`` for the columns of the output projection,
+            counted from its first.
     """
-    kv_heads = len(index["k"] if "k" in index else index["v"])
-    query_heads = max(len(rows) for rows in index.values())
-    share = query_heads // kv_heads
-    matrices = {part: _among(sample.out if part == "o" else sample.rows, rows) for part, rows in index.items()}
-    terms: list[Term] = []
-    for wide, narrow in (("q", "k"), ("o", "v")):
-        terms += _tied(index, matrices, wide, narrow, share)
-    if sample.joint:
-        for first, second in combinations([part for part in ("q", "k", "v") if part in index], 2):
-            if np.array_equal(index[first], index[second]):
-                continue
-            block = sample.rows[np.ix_(index[first].ravel(), index[second].ravel())]
-            own = (len(index[first]) // kv_heads, len(index[second]) // kv_heads)
-            sums = cross_sums(block, index[first].shape[1], index[second].shape[1], own[0])
-            terms.append(Term(sums, own, weight=1.0))
+    placed = dict(index)
+    if "o" in placed and sample.columns is not None:
+        placed["o"] = placed["o"] + sample.columns
+    else:
+        placed.pop("o", None)
+    kv_heads = len(placed["k"] if "k" in placed else placed["v"])
+    share = max(len(rows) for rows in placed.values()) // kv_heads
+    terms = [*_tied(sample, placed, "q", "k", share), *_tied(sample, placed, "o", "v", share)]
+    for first, second in _ACROSS:
+        if first in placed and second in placed and not np.array_equal(placed[first], placed[second]):
+            terms += _across(sample, placed[first], placed[second], kv_heads)
     return Fit(tuple(terms), kv_heads, share)
 
 
-def _among(scores: Array | None, rows: Array) -> Array | None:
-    flat = rows.ravel()
-    return None if scores is None else scores[np.ix_(flat, flat)]
+_ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"))
+"""Pairs of parts whose rows are compared, never fewer heads in the first."""
 
 
-def _tied(index: Index, matrices: Mapping[str, Array | None], wide: str, narrow: str, share: int) -> list[Term]:
-    """Q with K, or the output projection with V: tied where both are there."""
-    first, second = matrices.get(wide), matrices.get(narrow)
-    tied = first is not None and second is not None and len(first) == share * len(second)
-    if not tied:  # one of them is missing, or has rows that the other has not (a rotary share of its own)
-        found = ((wide, first, share), (narrow, second, 1))
-        return [Term(block_sums(m, index[part].shape[1]), (by, by)) for part, m, by in found if m is not None]
-    assert first is not None
-    assert second is not None
+def _across(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[Term]:
+    products = sample.between(first, second)
+    if products is None:
+        return []
+    sums = cross_sums(products, first.shape[1], second.shape[1], len(first) // len(second))
+    return [Term(sums, (len(first) // kv_heads, len(second) // kv_heads), weight=1.0)]
+
+
+def _tied(sample: Sample, index: Index, wide: str, narrow: str, share: int) -> list[Term]:
+    """Q with K, or the output projection with V: tied where both are there and have the same rows."""
+    there = [part for part in (wide, narrow) if part in index]
+    if len(there) < 2 or index[wide].size != share * index[narrow].size:
+        shares = {wide: share, narrow: 1}
+        return [
+            Term(block_sums(sample.among(index[part]), index[part].shape[1]), (shares[part], shares[part]))
+            for part in there
+        ]
     width = index[wide].shape[1]
     if share == 1:
-        return [Term(block_sums(first, width, second=second), (1, 1))]
+        return [Term(block_sums(sample.among(index[wide], index[narrow]), width), (1, 1))]
+    first = sample.among(index[wide])
+    stacked = Products(_stack(first.matrix, share, width), sample.among(index[narrow]).matrix)
     return [
         Term(block_sums(first, width), (share, share)),
-        Term(block_sums(_stack(first, share, width), width, second=second), (1, 1), given=True),
+        Term(block_sums(stacked, width), (1, 1), given=True),
     ]
 
 

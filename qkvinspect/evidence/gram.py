@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from statistics import NormalDist
 from typing import Any
 
@@ -58,6 +59,12 @@ def _levels(cosines: Array, largest: float) -> Array:
 
 def _quantiles(ranks: Array) -> Array:
     """Normal quantiles, float32, of ranks between 0 and 1."""
-    grid = np.linspace(0, 1, 2049)
-    normal = [NormalDist().inv_cdf(min(max(p, 1e-4), 1 - 1e-4)) for p in grid.tolist()]
+    grid, normal = _normal()
     return np.interp(ranks, grid, normal).astype(np.float32)
+
+
+@cache
+def _normal() -> tuple[Array, Array]:
+    """Probabilities and their normal quantiles."""
+    grid = np.linspace(0, 1, 2049)
+    return grid, np.array([NormalDist().inv_cdf(min(max(p, 1e-4), 1 - 1e-4)) for p in grid.tolist()])

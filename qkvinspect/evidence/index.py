@@ -46,8 +46,9 @@ def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:
     """The sampled rows of every head of every part, as numbers among all sampled rows of the layer.
 
     Returns:
-        int [heads, rows of a head] for ``q``, ``k``, ``v`` and ``o`` (columns of the output projection); None
-        where the heads do not keep their form when one row in ``stride`` is taken, or have heads within heads.
+        int [heads, rows of a head] for ``q``, ``k``, ``v`` and ``o`` (columns of the output projection, from its
+        first); None where the heads do not keep their form when one row in ``stride`` is taken, or have heads
+        within heads.
     """
     if attention.geometry is None or attention.geometry.subheads:
         return None

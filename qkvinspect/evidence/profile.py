@@ -36,7 +36,7 @@ def profile(samples: Sequence[Sample], index: Mapping[str, Array]) -> tuple[tupl
     totals = np.zeros(-(-reach // step))
     for sample in samples:
         for names in parts:
-            if "o" in names and sample.out is None:
+            if "o" in names and sample.columns is None:
                 continue
             matrices = [_ordered(sample, index, name) for name in names]
             far = _law(matrices, range(reach, heads * width))
@@ -48,10 +48,8 @@ def profile(samples: Sequence[Sample], index: Mapping[str, Array]) -> tuple[tupl
 
 
 def _ordered(sample: Sample, index: Mapping[str, Array], part: str) -> Array:
-    rows = index[part].ravel()
-    matrix = sample.out if part == "o" else sample.rows
-    assert matrix is not None
-    return matrix[np.ix_(rows, rows)]
+    rows = index[part].ravel() + (sample.columns or 0 if part == "o" else 0)
+    return sample.scores[np.ix_(rows, rows)]
 
 
 def _law(matrices: Sequence[Array], distances: range) -> tuple[Array, Array, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.evidence.blocksums import log_likelihood
+from qkvinspect.evidence.blocksums import fitted
 from qkvinspect.evidence.sample import Sample
 
 Array = NDArray[Any]
@@ -23,8 +23,6 @@ ENOUGH = 30.0
 
 AHEAD = 20.0
 """By how much it must exceed the best of the other kind."""
-
-_FREEDOM = 5
 
 
 def pairings(width: int) -> dict[str, tuple[Array, Array]]:
@@ -42,11 +40,13 @@ def pairings(width: int) -> dict[str, tuple[Array, Array]]:
 
 def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[str, float]:
     """Twice the gain in log-likelihood of each pairing, less what chance gives; empty where it cannot be asked."""
-    if "q" not in index or "k" not in index or any(not one.joint or one.stride > 1 for one in samples):
+    if "q" not in index or "k" not in index or any(one.stride > 1 for one in samples):
         return {}
     width = index["k"].shape[1]
     totals = dict.fromkeys(pairings(width), 0.0)
     for sample in samples:
+        if sample.spaces[index["q"].flat[0]] != sample.spaces[index["k"].flat[0]]:
+            return {}
         forward, backward = _crossed(sample, index)
         for name, (first, second) in pairings(width).items():
             chosen = np.zeros((width, width), bool)
@@ -54,7 +54,7 @@ def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[str, fl
             turned = max(second) + 1
             among = np.triu(np.ones((width, width), bool), 1)
             among[turned:] = among[:, turned:] = False
-            totals[name] += 2 * _gain(forward, backward, chosen, among & ~chosen) - _FREEDOM
+            totals[name] += _gain(forward, backward, chosen, among & ~chosen)
     return totals
 
 
@@ -62,14 +62,15 @@ def _crossed(sample: Sample, index: Mapping[str, Array]) -> tuple[Array, Array]:
     """For every query head, its similarities with its K: [heads, q row, k row] and the same transposed."""
     q, k = index["q"], index["k"]
     share = len(q) // len(k)
-    forward = np.stack([sample.rows[np.ix_(rows, k[head // share])] for head, rows in enumerate(q)])
+    forward = np.stack([sample.scores[np.ix_(rows, k[head // share])] for head, rows in enumerate(q)])
     return forward, forward.transpose(0, 2, 1)
 
 
 def _gain(forward: Array, backward: Array, chosen: Array, rest: Array) -> float:
     first, second = _moments(forward, backward, chosen), _moments(forward, backward, rest)
     together = first[0] + second[0], first[1] + second[1]
-    return log_likelihood(*first) + log_likelihood(*second) - log_likelihood(*together)
+    gained = fitted(*first) + fitted(*second) - fitted(*together)
+    return gained.value - gained.expected
 
 
 def _moments(forward: Array, backward: Array, mask: Array) -> tuple[float, Array]:

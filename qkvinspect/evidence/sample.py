@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qkvinspect.blocks import blocks, numbers
 from qkvinspect.errors import LayoutError
+from qkvinspect.evidence.blocksums import Products
 from qkvinspect.evidence.gram import normal_scores
 from qkvinspect.matrix import Matrix, as_matrix, shape_as_matrix
 from qkvinspect.model import Orientation, TensorInfo
@@ -62,17 +63,40 @@ class Sample:
     """How alike the sampled rows of a layer are.
 
     Attributes:
-        rows: normal scores among the rows of all weights; among those of one weight only, if not ``joint``.
-        out: normal scores among the columns of the output projection; None where there is none.
-        joint: whether the weights have the same columns, so that rows of different ones can be compared.
+        scores: normal scores among the rows of all weights and, after them, the columns of the output projection.
+        spaces: for each of these, which others it can be compared with: those with the same number. The rows of Q,
+            K and V read from the same stream that the output projection writes to.
+        columns: where the columns of the output projection begin; None where they say nothing.
         stride: one row in so many was taken.
     """
 
     layer: str
-    rows: Array
-    out: Array | None
-    joint: bool
+    scores: Array
+    spaces: Array
+    columns: int | None
     stride: int
+    _kept: dict[object, Products] = field(default_factory=dict[object, Products], repr=False, compare=False)
+
+    def among(self, rows: Array, tied: Array | None = None) -> Products:
+        """The similarities among some rows, with those among the rows tied to them."""
+        return self._products(rows, rows, tied)
+
+    def between(self, rows: Array, others: Array) -> Products | None:
+        """The similarities between rows and other rows, if they can be compared."""
+        if self.spaces[rows.flat[0]] != self.spaces[others.flat[0]]:
+            return None
+        return self._products(rows, others, None)
+
+    def _products(self, rows: Array, columns: Array, tied: Array | None) -> Products:
+        """Numbers of heads differ in how they divide the same rows, so what they share is kept."""
+        key = rows.tobytes(), columns.tobytes(), None if tied is None else tied.tobytes()
+        if key not in self._kept:
+            second = None if tied is None else self._cut(tied, tied)
+            self._kept[key] = Products(self._cut(rows, columns), second)
+        return self._kept[key]
+
+    def _cut(self, rows: Array, columns: Array) -> Array:
+        return self.scores[np.ix_(rows.ravel(), columns.ravel())]
 
 
 def stride_of(rows: Sequence[int]) -> int:
@@ -90,33 +114,30 @@ def take(source: Source, stride: int) -> Sample | None:
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    weights: list[Array] = []
-    biased = any(biases for _, _, biases in source.weights)
+    found: list[Array] = []
     for info, orientation, biases in source.weights:
         values = _read(info, orientation, stride)
         if values is None:
             return None
-        weights.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1) if biased else values)
-    joint = len({values.shape[1] for values in weights}) == 1
-    rows = normal_scores(np.concatenate(weights)) if joint else _apart(weights)
-    if rows is None:
-        return None
-    columns = _read(*source.out, stride, columns=True) if source.out is not None else None
-    out = normal_scores(columns) if columns is not None else None
-    return Sample(source.layer, rows, out, joint, stride)
+        found.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1))
+    columns = sum(map(len, found))
+    out = _read(*source.out, stride, columns=True) if source.out is not None else None
+    if out is None or normal_scores(out) is None:
+        return _sample(source.layer, found, None, stride)
+    return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
 
 
-def _apart(weights: Sequence[Array]) -> Array | None:
-    total = sum(map(len, weights))
-    scores = np.zeros((total, total), np.float32)
-    start = 0
-    for values in weights:
-        own = normal_scores(values)
+def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int) -> Sample | None:
+    """Compare the rows of matrices of the same width with each other."""
+    spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
+    scores = np.zeros((len(spaces), len(spaces)), np.float32)
+    for width in set(spaces.tolist()):
+        (places,) = np.nonzero(spaces == width)
+        own = normal_scores(np.concatenate([values for values in found if values.shape[1] == width]))
         if own is None:
             return None
-        scores[start : start + len(values), start : start + len(values)] = own
-        start += len(values)
-    return scores
+        scores[np.ix_(places, places)] = own
+    return Sample(layer, scores, spaces, columns, stride)
 
 
 def _read(info: TensorInfo, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:

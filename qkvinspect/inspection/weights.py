@@ -99,7 +99,7 @@ class _Stack:
             glance = self._few(self._affordable(_GLANCE))._weigh(layout, glance=True)
             if glance is None or not self._against(glance):
                 return lambda module: module
-        evidence = self._few(self._affordable())._weigh(layout, thorough=thorough)
+        evidence = self._few(max(self._affordable(), 2))._weigh(layout, thorough=thorough)
         if evidence is not None and not self._settled(evidence):
             evidence = self._few(_STRETCH * self._affordable())._weigh(layout, thorough=thorough)
         return (lambda module: module) if evidence is None else (lambda module: self._told(module, evidence))

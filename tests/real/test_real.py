@@ -122,8 +122,7 @@ def test_the_known_norms_of_anarcii(run) -> None:
 
 
 def test_soltrannet(run) -> None:
-    """The trap: feed_forward.linears.N has the same leaf and shape. The number of heads (2) is only in its code
-    and, just visible, in its weights."""
+    """The trap: feed_forward.linears.N has the same leaf and shape. The number of heads (2) is only in its code."""
     path = folder("soltrannet") / "soltrannet/soltrannet_aqsol_trained.weights"
     report = run("show", path, "-f", "json").json()
     layers = [attention["layer"] for attention in report["attentions"]]
@@ -132,11 +131,8 @@ def test_soltrannet(run) -> None:
         assert [attention["tensors"][role].rpartition("linears.")[2] for role in ("q", "k", "v", "out")] == [
             f"{index}.weight" for index in range(4)
         ]
-        assert (attention["num_heads"], attention["num_heads_from"]) == (2, "weights")
-        assert 0.99 <= attention["evidence"]["num_heads_confidence"] < 1
-    blind = run("show", path, "-f", "json", "--no-evidence").json()["attentions"][0]
-    assert (blind["num_heads"], blind["num_heads_from"]) == (None, "unknown")
-    assert 2 in blind["possible_num_heads"]
+        assert attention["num_heads"] is None
+        assert 2 in attention["possible_num_heads"]
     check_against_torch(report, path)
 
 

@@ -1,0 +1,171 @@
+"""Write RESULTS.md: what the weights of trained and of random models say, against the truth.
+
+    python tests/evidence/table.py [TRAINED]
+
+TRAINED is a folder that train.py has filled; without it that section is kept as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from qkvinspect.evidence.weigh import CHANCE
+from qkvinspect.report import Report, Verdict
+from tests.evidence import cases
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+MODELS = 1000
+TRAINED_HERE = "## Trained here"
+RANDOM = "## Random weights"
+
+
+def verdict(report: Report) -> Verdict | None:
+    found = next((a.evidence.heads for a in report.attentions if a.evidence and a.evidence.heads), None)
+    return found
+
+
+def line(label: str, heads: int, report: Report) -> str:
+    """Truth, answer, how sure, the runner-up."""
+    found = verdict(report)
+    if found is None:
+        return f"| {label} | {heads} | nothing to weigh | | | |"
+    best = found.best
+    other = next((one for one in found.weighed[1:] if one.explained_by is None), None)
+    runner = f"{other.num_heads} ({other.score:.0f})" if other else "none"
+    answer = str(best.num_heads) if found.decided else "undetermined"
+    wrong = " **wrong**" if found.decided and best.num_heads != heads else ""
+    return (
+        f"| {label} | {heads} | {answer}{wrong} | {found.confidence:.4f} | {best.num_heads} ({best.score:.0f}; "
+        f"noise {found.noise:.0f}) | {runner} |"
+    )
+
+
+def others() -> Iterator[str]:
+    trained = list(cases.others((*cases.OTHERS, *cases.LARGE)))
+    yield "## Trained by others: how many heads"
+    yield ""
+    yield "| checkpoint | truth | answer | confidence | best (score) | runner-up (score) |"
+    yield "|---|---|---|---|---|---|"
+    decided = right = contradicted = 0
+    for one in trained:
+        report = cases.weigh(one.path)
+        yield line(one.label, one.heads, report)
+        found = verdict(report)
+        if found is not None and found.decided:
+            decided += 1
+            right += found.best.num_heads == one.heads
+        contradicted += bool(against(cases.weigh(one.path, claim=one.heads)))
+    yield ""
+    yield f"Decided {decided} of {len(trained)}, right {right} of {decided}. A right config was contradicted "
+    yield f"{contradicted} times."
+    yield ""
+    yield from packings(trained)
+
+
+def against(report: Report) -> list[str]:
+    return [finding.code for finding in report.findings if finding.code.endswith("-against-weights")]
+
+
+def packings(trained: Sequence[cases.Trained]) -> Iterator[str]:
+    yield "## Trained by others: packing and orientation"
+    yield ""
+    yield "Each packed as every packing of the formula that fits, under the names of nn.MultiheadAttention, with no"
+    yield "config; and each stored apart with every matrix transposed."
+    yield ""
+    yield "| checkpoint | packings | recognised, with its heads | undetermined | wrong | transposed |"
+    yield "|---|---|---|---|---|---|"
+    total = [0, 0, 0, 0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "packed.safetensors")
+        for one in trained:
+            layers = cases.layers(one.path)[:3]
+            choices = cases.packings(one.heads, layers[0].out.shape[1])
+            known = undetermined = wrong = 0
+            for name, packing in choices.items():
+                cases.pack(layers, packing, one.heads, path)
+                evidence = cases.weigh(path).attentions[0].evidence
+                found = evidence.packings if evidence else None
+                if found is None or not found.decided:
+                    undetermined += 1
+                elif (found.best.label, found.best.num_heads) == (name, one.heads):
+                    known += 1
+                else:
+                    wrong += 1
+            cases.apart(layers, path, turned=True)
+            turned = "orientation-against-weights" in against(cases.weigh(path))
+            yield f"| {one.label} | {len(choices)} | {known} | {undetermined} | {wrong} | {'seen' if turned else 'not seen'} |"
+            total = [a + b for a, b in zip(total, (len(choices), known, undetermined, wrong), strict=True)]
+    yield ""
+    yield f"Of {total[0]} packed files {total[1]} were recognised, {total[2]} undetermined, {total[3]} wrong."
+
+
+def here(folder: Path) -> Iterator[str]:
+    yield TRAINED_HERE
+    yield ""
+    yield "By train.py, on a CPU: which steps' weights tell the heads. A step in brackets is undetermined, one in bold"
+    yield "wrong."
+    yield ""
+    yield "| run | heads | loss | steps |"
+    yield "|---|---|---|---|"
+    for file in sorted(folder.glob("*/run.json")):
+        run = json.loads(file.read_text())
+        steps = sorted((int(p.stem.partition("-")[2]), p) for p in file.parent.glob("step-*.safetensors"))
+        cells: list[str] = []
+        for step, path in steps:
+            found = verdict(cases.weigh(path))
+            if found is None or not found.decided:
+                cells.append(f"({step})")
+            else:
+                cells.append(f"{step}" if found.best.num_heads == run["num_heads"] else f"**{step}**")
+        losses = list(run["losses"].values())
+        shared = "" if run["num_kv_heads"] == run["num_heads"] else f" over {run['num_kv_heads']}"
+        yield (
+            f"| {file.parent.name} | {run['num_heads']}{shared} | {losses[0]:.2f} to {losses[-1]:.2f} | "
+            f"{', '.join(cells)} |"
+        )
+
+
+def noise() -> Iterator[str]:
+    yield RANDOM
+    yield ""
+    claims: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "random.safetensors")
+        for seed in range(MODELS):
+            label, tensors = cases.untrained(seed)
+            save_file(tensors, path)
+            report = cases.weigh(path)
+            found = verdict(report)
+            if against(report) or (found is not None and found.decided):
+                claims.append(label)
+    inits = ", ".join(cases.INITS)
+    yield f"{MODELS} models of {min(cases.WIDTHS)} to {max(cases.WIDTHS)} wide and 1 to 4 layers ({inits}; torch's own"
+    yield "nn.MultiheadAttention among them), fused and apart, with and without shared kv heads, in three dtypes:"
+    yield f"{len(claims)} claims, where {MODELS * CHANCE:g} would be expected from a chance of {CHANCE:g} each."
+    yield from (f"- {claim}" for claim in claims)
+
+
+def main() -> None:
+    start = time.monotonic()
+    text = ["# What the weights say, measured", "", "Written by table.py.", "", *others(), ""]
+    if len(sys.argv) > 1:
+        text += [*here(Path(sys.argv[1])), ""]
+    elif RESULTS.exists():
+        kept = RESULTS.read_text(encoding="utf-8")
+        text += [kept[kept.index(TRAINED_HERE) : kept.index(RANDOM)].rstrip(), ""]
+    text += noise()
+    RESULTS.write_text("\n".join(text) + "\n", encoding="utf-8")
+    print(f"{RESULTS}: {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
