@@ -114,7 +114,7 @@ def fit(sample: Sample, index: Index) -> Fit:
         placed["o"] = placed["o"] + sample.columns
     else:
         placed.pop("o", None)
-    kv_heads = len(placed["k"] if "k" in placed else placed["v"])
+    kv_heads = min(len(rows) for rows in placed.values())
     share = max(len(rows) for rows in placed.values()) // kv_heads
     terms = [*_tied(sample, placed, "q", "k", share), *_tied(sample, placed, "o", "v", share)]
     for first, second in _ACROSS:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from qkvinspect.blocks import blocks, numbers
+from qkvinspect.evidence.fit import fit
+from qkvinspect.evidence.gram import normal_scores
+from qkvinspect.evidence.sample import Sample
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect, rivals
 from qkvinspect.layouts import LAYOUTS
@@ -148,6 +151,29 @@ def apart(found: Sequence[Layer], path: Path, *, roles: str = "qkv", turned: boo
             tensors[f"{name}.{role}_proj.bias"] = layer.biases[part]
         tensors[f"{name}.o_proj.weight"] = np.ascontiguousarray(layer.out.T if turned else layer.out)
     save_file(tensors, path)
+
+
+def sample(layer: Layer) -> Sample:
+    """A layer as it is weighed: Q, K, V and the columns of the output projection."""
+    zeros = np.zeros(len(layer.out), np.float32)
+    rows = [np.column_stack([layer.weights[part], layer.biases.get(part, zeros)]) for part in "qkv"]
+    scores = normal_scores(np.concatenate([*rows, np.column_stack([layer.out.T, zeros])]))
+    assert scores is not None
+    return Sample("", scores, np.zeros(len(scores)), 3 * len(layer.out), 1)
+
+
+def gains(sample: Sample, parts: str) -> dict[int, float]:
+    """The score of every number of heads, given only some of the parts."""
+    size = len(sample.scores) // 4
+    found: dict[int, float] = {}
+    for heads in (n for n in range(2, size // 2 + 1) if size % n == 0):
+        places = np.arange(size).reshape(heads, -1)
+        starts = {"q": 0, "k": size, "v": 2 * size, "o": 0}
+        one = fit(sample, {part: places + starts[part] for part in parts})
+        if one.usable:
+            gain = one.gain()
+            found[heads] = gain.value - gain.expected
+    return found
 
 
 INITS = {

@@ -165,5 +165,6 @@ MODELS = {
     "bert": Model(hugging("BertForMaskedLM", HF, intermediate_size=512), hidden_byte, SEPARATE),
     "vit-qknorm": Model(partial(vit, qk_norm=True), classify, "qkv [3E, E]: Q, K, V, each heads in order"),
     "encoder-decoder": Model(ByteRepairer, repair, IN_PROJ),
+    "torch-encoder-64": Model(partial(ByteEncoder, norm_first=True), next_byte, IN_PROJ, width=64, layers=2),
     "torch-encoder-256": Model(partial(ByteEncoder, norm_first=False), next_byte, IN_PROJ, width=256),
 }

@@ -29,8 +29,7 @@ RANDOM = "## Random weights"
 
 
 def verdict(report: Report) -> Verdict | None:
-    found = next((a.evidence.heads for a in report.attentions if a.evidence and a.evidence.heads), None)
-    return found
+    return next((a.evidence.heads for a in report.attentions if a.evidence and a.evidence.heads), None)
 
 
 def line(label: str, heads: int, report: Report) -> str:
@@ -69,6 +68,27 @@ def others() -> Iterator[str]:
     yield f"{contradicted} times."
     yield ""
     yield from packings(trained)
+    yield ""
+    yield from missing(trained)
+
+
+def missing(trained: Sequence[cases.Trained]) -> Iterator[str]:
+    yield "## Trained by others: where a part is missing"
+    yield ""
+    yield "The same statistic without some of the parts: how often the number of heads with the best score is right."
+    yield ""
+    yield "| parts | models | single layers |"
+    yield "|---|---|---|"
+    stacks = [(one.heads, [cases.sample(layer) for layer in cases.layers(one.path)]) for one in trained]
+    for parts in ("qkvo", "qkv", "kvo", "kv", "qk", "vo", "q", "v"):
+        models = layers = count = 0
+        for heads, samples in stacks:
+            gains = [cases.gains(sample, parts) for sample in samples]
+            layers += sum(max(gain, key=gain.__getitem__) == heads for gain in gains)
+            count += len(gains)
+            total = {number: sum(gain[number] for gain in gains) for number in gains[0]}
+            models += max(total, key=total.__getitem__) == heads
+        yield f"| {', '.join(parts.upper())} | {models} of {len(stacks)} | {layers} of {count} |"
 
 
 def against(report: Report) -> list[str]:
@@ -102,7 +122,8 @@ def packings(trained: Sequence[cases.Trained]) -> Iterator[str]:
                     wrong += 1
             cases.apart(layers, path, turned=True)
             turned = "orientation-against-weights" in against(cases.weigh(path))
-            yield f"| {one.label} | {len(choices)} | {known} | {undetermined} | {wrong} | {'seen' if turned else 'not seen'} |"
+            seen = "seen" if turned else "not seen"
+            yield f"| {one.label} | {len(choices)} | {known} | {undetermined} | {wrong} | {seen} |"
             total = [a + b for a, b in zip(total, (len(choices), known, undetermined, wrong), strict=True)]
     yield ""
     yield f"Of {total[0]} packed files {total[1]} were recognised, {total[2]} undetermined, {total[3]} wrong."
