@@ -149,7 +149,8 @@ def _heads(attention: Attention) -> str:
             "num_heads is a plain attribute of the module and is in no tensor; nothing beside or inside the "
             f"checkpoint tells it. --heads N does. {f'Possible: {possible}.' if possible else ''}"
         ).strip()
-    text = f"{describe(geometry)}, from {attention.heads_from}."
+    origin = "the weights" if attention.heads_from == "weights" else attention.heads_from
+    text = f"{describe(geometry)}, from {origin}."
     return f"{text} {_head_places(attention, geometry)}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection import rivals
+from qkvinspect.inspection.disguises import scale_of
 from qkvinspect.inspection.findings import about_evidence
 from qkvinspect.inspection.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
@@ -64,7 +65,7 @@ def ask(
     """
     stacks: dict[object, list[Module]] = {}
     for module in modules:
-        if module.attention is not None:
+        if module.attention is not None and not _scaled(module.attention, names):
             stacks.setdefault(_kind(module.attention), []).append(module)
     told: dict[int, Module] = {}
     for stack in stacks.values():
@@ -80,6 +81,11 @@ def _kind(attention: Attention) -> object:
     before = re.split(r"\d+", attention.layer)[:-1]
     shapes = tuple(info.shape for info in attention.weights)
     return tuple(before), attention.candidates, shapes, attention.heads_from, str(attention.heads)
+
+
+def _scaled(attention: Attention, names: Names) -> bool:
+    """Whether the stored values are not the weights: scales in blocks would look like heads."""
+    return any(scale_of(info, names.tensors) is not None for info in attention.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +205,11 @@ class _Stack:
         assert attention is not None
         found = list(module.findings)
         against = [replace(finding, layer=attention.layer) for finding in self._against(evidence)]
-        heads = evidence.heads
-        if attention.heads is None and heads is not None and heads.decided and not against:
+        heads, packings = evidence.heads, evidence.packings
+        as_declared = packings is None or (
+            attention.layout is not None and packings.best.label == rivals.describe(attention.layout)
+        )
+        if attention.heads is None and heads is not None and heads.decided and as_declared and not against:
             candidate = module.match.candidates[0]
             fact = HeadFact("weights", heads.best.num_heads)
             attention, found = split(unsplit(module.match), candidate, self.names, [fact])
