@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import qkvinspect
 from qkvinspect.cli import main
@@ -253,3 +254,42 @@ def test_a_bar_waits_and_needs_a_terminal(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_main_returns_codes() -> None:
     assert main(["--version"]) == 0
+
+
+def test_the_weights_tell_and_say_how_sure(run, samples: Path) -> None:
+    path = samples / "trained.safetensors"
+    shown = run("show", path)
+    assert shown.out.count("4 heads x 16 (the weights, 99.99 % sure)") == 2
+    assert "heads unknown" in run("show", path, "--no-evidence").out
+    assert "heads unknown" in run("show", path, "--no-norms").out
+    contradicted = run("show", path, "--heads", "8")
+    assert contradicted.code == 0
+    assert "flag says 8 heads, the weights say 4" in contradicted.out
+
+
+def test_explain_shows_the_evidence(run, samples: Path) -> None:
+    told = run("explain", samples / "trained.safetensors", "*.0.*", "--evidence").out
+    assert "Evidence the weights say 4 heads (99.99 % sure; 2 layers of this stack weighed)." in told
+    assert "Packing  the weights say q, k, v in blocks (99.99 % sure). Which of Q and K is which cannot be told" in told
+    assert "no rotary pairs stand out" in told
+    bars = [line.split("|")[1] for line in told.splitlines() if line.lstrip()[:2].strip().isdecimal() and "|" in line]
+    assert len(bars) >= 12
+    near, far = (sum(map(len, some)) / len(some) for some in (bars[:4], bars[-8:]))
+    assert near > 5 * far  # the tie ends where a head ends
+    silent = run("explain", samples / "trained.safetensors", "*.0.*", "--no-evidence").out
+    assert "nothing beside or inside the checkpoint tells it" in silent
+
+
+def test_explain_of_random_weights_is_undetermined(run, samples: Path) -> None:
+    told = run("explain", samples / "transformer.pt", "encoder.*", "--evidence").out
+    assert "the weights do not tell the number of heads: the best score is" in told
+    assert "the weights do not tell the packing" in told
+
+
+def test_export_uses_what_the_weights_tell(run, samples: Path, tmp_path: Path) -> None:
+    out = tmp_path / "heads.safetensors"
+    assert run("export", "--heads-split", samples / "trained.safetensors", "-o", out).code == 0
+    names = load_file(out)
+    assert names["encoder.layers.1.self_attn.q_proj.heads.3.weight"].shape == (16, 64)
+    refused = run("export", "--heads-split", samples / "trained.safetensors", "-o", out, "--no-evidence", "--force")
+    assert refused.code == 2

@@ -22,6 +22,8 @@ Array = NDArray[Any]
 MAX_ROWS = 1280
 """Rows that are weighed of a layer, of all its weights together."""
 
+_KEPT = 32  # products of matrices; a packing in blocks has 8, whatever its heads
+
 MAX_COLUMNS = 2048
 """Columns that are looked at of each row."""
 
@@ -91,6 +93,8 @@ class Sample:
         """Numbers of heads differ in how they divide the same rows, so what they share is kept."""
         key = rows.tobytes(), columns.tobytes(), None if tied is None else tied.tobytes()
         if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
             second = None if tied is None else self._cut(tied, tied)
             self._kept[key] = Products(self._cut(rows, columns), second)
         return self._kept[key]
