@@ -13,6 +13,9 @@ Array = NDArray[Any]
 
 _LEVELS = 1 << 16
 _MANY = 200_000
+_ONE_COLUMN = 1.1
+"""A row shorter than so many times its largest value is hardly more than that value."""
+
 _FLAT = 1e-5
 """Cosines below this are rounding noise: orthogonal or unit rows, which say nothing."""
 
@@ -29,13 +32,16 @@ def normal_scores(rows: Array) -> Array | None:
 
     Returns:
         float32 [n, n], symmetric, 0 on the diagonal; None where the rows say nothing: a value that is not
-        finite, or rows that are all orthogonal, or all alike.
+        finite, or rows that are all orthogonal, all alike, or mostly copies of one column (an identity matrix,
+        whose rows say where they come from and not which head they are in).
     """
     if len(rows) < 4 or not np.isfinite(rows).all():
         return None
     largest_values = np.abs(rows).max(axis=1, keepdims=True)
     unit = rows / np.where(largest_values > 0, largest_values, 1)
     lengths = np.linalg.norm(unit, axis=1, keepdims=True)
+    if np.mean(lengths < _ONE_COLUMN) > 0.5:
+        return None
     unit /= np.where(lengths > 0, lengths, 1)
     cosines = unit @ unit.T
     above = cosines[np.triu_indices(len(rows), 1)]

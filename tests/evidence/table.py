@@ -142,7 +142,7 @@ def here(folder: Path) -> Iterator[str]:
         steps = sorted((int(p.stem.partition("-")[2]), p) for p in file.parent.glob("step-*.safetensors"))
         cells: list[str] = []
         for step, path in steps:
-            found = verdict(cases.weigh(path))
+            found = verdict(cases.weigh(path, thorough=True))
             if found is None or not found.decided:
                 cells.append(f"({step})")
             else:

@@ -20,6 +20,17 @@ from tests.evidence import cases
 UNDECIDED = {"soltrannet/soltrannet_aqsol_trained"}
 """8 wide, in 2 heads of 4 rows: too little to stand out from noise."""
 
+KINDS = (
+    "sceptr/SCEPTR",
+    "sceptr/SCEPTR_CDR3_only_MLM_only",
+    "sceptr/SCEPTR_large",
+    "anarcii/tcr_4_1_128_512",
+    "sapiens/checkpoint_vl",
+    "rxnmapper/albert_heads_8_uspto_all_1310k",
+)
+FAINT = ("sceptr/SCEPTR_tiny", "soltrannet/soltrannet_aqsol_trained")
+"""Sure enough to tell, at most; not to contradict."""
+
 HEADS = {"sceptr": 8, "anarcii": 4, "sapiens": 8, "rxnmapper": 8}
 
 
@@ -53,11 +64,13 @@ def test_heads_of_checkpoints_trained_by_others(others) -> None:
 
 
 def test_a_wrong_config_is_contradicted_and_a_right_one_never(others) -> None:
+    """table.py asks all of them; these are one of each kind, and the two weakest."""
     wrong = {}
-    for label, one in others.items():
+    for label in (*KINDS, *FAINT):
+        one = others[label]
         right = against(cases.weigh(one.path, claim=one.heads))
         double = against(cases.weigh(one.path, claim=2 * one.heads))
-        if right or double != (set() if label in UNDECIDED else {"heads-against-weights"}):
+        if right or double != (set() if label in FAINT else {"heads-against-weights"}):
             wrong[label] = right, double
     assert not wrong
 
@@ -69,7 +82,7 @@ def test_the_finding_names_both_numbers(others) -> None:
     assert finding.severity == "warning"
 
 
-@pytest.mark.parametrize("label", ["sceptr/SCEPTR", "sceptr/SCEPTR_small"])
+@pytest.mark.parametrize("label", ["sceptr/SCEPTR_small"])
 def test_every_packing_is_recognised(others, tmp_path: Path, label: str) -> None:
     one = others[label]
     layers = cases.layers(one.path)
@@ -102,9 +115,9 @@ def test_swapped_and_turned_projections(others, tmp_path: Path) -> None:
 
 
 def test_random_weights_say_nothing(tmp_path: Path) -> None:
-    """All 1,000 are weighed by table.py; one in twenty here."""
+    """All 1,000 are weighed by table.py; one in forty here."""
     claims = []
-    for seed in range(0, 1000, 20):
+    for seed in range(0, 1000, 40):
         label, tensors = cases.untrained(seed)
         save_file(tensors, tmp_path / "random.safetensors")
         report = cases.weigh(tmp_path / "random.safetensors")
@@ -158,8 +171,15 @@ def test_rows_of_trained_weights_in_another_order_are_noise(others) -> None:
 
 @pytest.mark.parametrize(
     "rows",
-    [np.eye(16), np.ones((16, 8)), np.zeros((16, 8)), np.full((16, 8), np.nan), np.full((16, 8), np.inf)],
-    ids=["orthogonal", "alike", "zero", "nan", "infinite"],
+    [
+        np.eye(16),
+        np.eye(16) + 0.05,
+        np.ones((16, 8)),
+        np.zeros((16, 8)),
+        np.full((16, 8), np.nan),
+        np.full((16, 8), np.inf),
+    ],
+    ids=["orthogonal", "identity", "alike", "zero", "nan", "infinite"],
 )
 def test_rows_that_say_nothing(rows) -> None:
     assert normal_scores(rows.astype(np.float32)) is None
