@@ -126,7 +126,7 @@ def take(source: Source, stride: int) -> Sample | None:
         found.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1))
     columns = sum(map(len, found))
     out = _read(*source.out, stride, columns=True) if source.out is not None else None
-    if out is None or normal_scores(out) is None:
+    if out is None or not np.isfinite(out).all() or not out.any():
         return _sample(source.layer, found, None, stride)
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
 

@@ -106,7 +106,7 @@ class _Stack:
             if glance is None or not self._against(glance):
                 return lambda module: module
         evidence = self._few(max(self._affordable(), 2))._weigh(layout, thorough=thorough)
-        if evidence is not None and not self._settled(evidence):
+        if evidence is not None and _promising(evidence):
             evidence = self._few(_STRETCH * self._affordable())._weigh(layout, thorough=thorough)
         return (lambda module: module) if evidence is None else (lambda module: self._told(module, evidence))
 
@@ -129,9 +129,6 @@ class _Stack:
     def _against(self, evidence: Evidence) -> list[Finding]:
         layout = self._attention.layout
         return list(about_evidence(self._attention, evidence, rivals.describe(layout) if layout else ""))
-
-    def _settled(self, evidence: Evidence) -> bool:
-        return evidence.heads is not None and evidence.heads.decided
 
     def _weigh(self, layout: Layout, *, thorough: bool = False, glance: bool = False) -> Evidence | None:
         from qkvinspect.evidence import draw, samples_of, weigh_heads, weigh_packings, weigh_turns
@@ -241,6 +238,12 @@ class _Stack:
         kv_heads = known.num_kv_heads if known is not None and known.num_heads == count else None
         candidate = replace(match.candidates[0], layout=layout)
         return split(unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads)])[0]
+
+
+def _promising(evidence: Evidence) -> bool:
+    """Whether more layers may settle what these do not: the score grows with them, the noise with their root."""
+    heads = evidence.heads
+    return heads is not None and not heads.decided and heads.best.score > heads.noise / _STRETCH
 
 
 def _layout(match: Match, id: str) -> Layout:
