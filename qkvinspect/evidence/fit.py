@@ -84,8 +84,9 @@ class Fit:
 
     @property
     def usable(self) -> bool:
-        """Whether every class has entries enough."""
-        return all(term.smallest(np.arange(self.kv_heads)) >= FEW for term in self.terms)
+        """Whether there are heads to tell apart, and entries enough in every class."""
+        enough = all(term.smallest(np.arange(self.kv_heads)) >= FEW for term in self.terms)
+        return enough and self.gain().variance > 0
 
     def fitted(self) -> Fitted:
         """Of every entry; comparable between hypotheses that use the same entries."""
