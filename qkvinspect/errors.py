@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qkvinspect.codes import Code
+
 
 class QkvInspectError(Exception):
     """Anything that stops a command.
@@ -46,7 +48,28 @@ class QkvInspectError(Exception):
 
 
 class CheckpointError(QkvInspectError):
-    """The file is wrong: it cannot be read, or not without doubt about its bytes."""
+    """The file is wrong: it cannot be read, or not without doubt about its bytes.
+
+    Args:
+        code: which defect it is; stands at the end of the line.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: Code,
+        file: str | None = None,
+        tensor: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, file=file, tensor=tensor, expected=expected, found=found, hint=hint)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} [{self.code}]"
 
 
 class LayoutError(QkvInspectError):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats.pickle import Call, Global, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
@@ -55,6 +56,7 @@ def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Cont
     if chosen is None:
         raise CheckpointError(
             "holds no model weights",
+            code=Code.NO_WEIGHTS,
             file=file,
             expected="a state_dict with tensors",
             found=_describe(root),
@@ -222,13 +224,15 @@ def _collect(
 ) -> None:
     """Gather every tensor below a node, leaving out averages and optimizers beside the model's parts."""
     if len(path) > _MAX_DEPTH or len(tensors) > _MAX_TENSORS:
-        raise CheckpointError("nests its weights too deeply, or in a cycle", file=file, found=".".join(path[:4]))
+        raise CheckpointError(
+            "nests its weights too deeply, or in a cycle", code=Code.WEIGHTS_CYCLE, file=file, found=".".join(path[:4])
+        )
     if isinstance(node, Call) and is_module(node):
         state = cast("dict[str, object]", node.state)
         modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
     children = _children(node)
     if is_dict(node) and len(children) < sum(isinstance(key, (str, int)) for key in node):
-        raise CheckpointError("two tensors have the same name", file=file)
+        raise CheckpointError("two tensors have the same name", code=Code.TENSOR_TWICE, file=file)
     for key, child in children.items():
         if is_tensor(child):
             tensors[(*path, key)] = child

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.model import Finding
 
@@ -29,7 +30,7 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     except OSError as error:
-        raise CheckpointError(f"cannot be listed: {error.strerror}", file=str(folder)) from error
+        raise CheckpointError(f"cannot be listed: {error.strerror}", code=Code.FOLDER_LIST, file=str(folder)) from error
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
     files = [name for name in names if name.endswith(SUFFIXES)]
     usual = [name for name in _USUAL if name in files]
@@ -44,11 +45,13 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     if ".metadata" in names and not candidates:
         raise CheckpointError(
             "is a torch.distributed.checkpoint, which qkvinspect does not read",
+            code=Code.DCP,
             file=str(folder),
             hint="convert it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch`",
         )
     raise CheckpointError(
         "holds several checkpoints" if candidates else "holds no checkpoint",
+        code=Code.FOLDER_SEVERAL if candidates else Code.FOLDER_NONE,
         file=str(folder),
         expected="a shard index or one checkpoint file",
         found=", ".join(candidates[:8]) or f"{len(names)} other files",

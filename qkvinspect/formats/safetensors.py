@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import strict_json
@@ -63,7 +64,7 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
     ):
-        raise _malformed(source, "metadata is not a map from text to text", None)
+        raise _malformed(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
     texts = cast("dict[str, str]", metadata)
     tensors = {name: _tensor(source, name, entry, data_start) for name, entry in header.items()}
     _check_ranges(source, tensors, data_start)
@@ -92,39 +93,58 @@ def _configs(metadata: dict[str, str]) -> Iterator[Config]:
 def _read_header(source: ByteSource) -> tuple[dict[str, object], int]:
     length = int.from_bytes(source.read(0, 8), "little")
     if length > _MAX_HEADER:
-        raise _malformed(source, "header is too long", f"{length} bytes, of at most {_MAX_HEADER}")
+        raise _malformed(source, Code.LIMIT_HEADER, "header is too long", f"{length} bytes, of at most {_MAX_HEADER}")
+    if length > source.size - 8:
+        raise _malformed(
+            source, Code.SAFETENSORS_LENGTH, "header is longer than the file", f"{length} bytes of {source.size - 8}"
+        )
     data = source.read(8, length)
     try:
         header = strict_json.loads(data)
     except ValueError as error:
-        raise _malformed(source, f"header is not valid JSON: {error}", None) from error
-    if not isinstance(header, dict):
-        raise _malformed(source, "header is not a JSON object", None)
+        twice = isinstance(error, strict_json.DuplicateError)
+        code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON
+        raise _malformed(source, code, f"header is not valid JSON: {error}", None) from error
     return cast("dict[str, object]", header), 8 + length
 
 
 def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> TensorInfo:
     fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
     if fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _malformed(source, "header entry needs exactly dtype, shape, data_offsets", None, name)
+        raise _malformed(
+            source, Code.SAFETENSORS_FIELDS, "header entry needs exactly dtype, shape, data_offsets", None, name
+        )
     code, sizes, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
     if sizes is None or not all(0 <= size < 1 << 63 for size in sizes):
-        raise _malformed(source, "shape is not a list of sizes", str(fields["shape"])[:60], name)
+        raise _malformed(
+            source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", str(fields["shape"])[:60], name
+        )
     if offsets is None or len(offsets) != 2:
-        raise _malformed(source, "data_offsets are not two numbers", str(fields["data_offsets"])[:60], name)
+        raise _malformed(
+            source, Code.SAFETENSORS_OFFSETS, "data_offsets are not two numbers", str(fields["data_offsets"])[:60], name
+        )
     if not isinstance(code, str) or code not in CODES:
-        raise _malformed(source, "unknown dtype", repr(code)[:60], name)
+        raise _malformed(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
     start, end = offsets
     shape = tuple(sizes)
     dtype = DTYPES[CODES[code]]
+    if start > end:
+        raise _malformed(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
     if not 0 <= start <= end <= source.size - data_start:
-        raise _malformed(source, "data lies outside the file", f"[{start}, {end}) of {source.size - data_start}", name)
+        raise _malformed(
+            source,
+            Code.SAFETENSORS_RANGE,
+            "data lies outside the file",
+            f"[{start}, {end}) of {source.size - data_start}",
+            name,
+        )
     info = TensorInfo(
         name, dtype, shape, contiguous_strides(shape), Region(source, data_start + start, end - start), keys=(name,)
     )
     if info.numel * dtype.bits != 8 * (end - start):
         raise CheckpointError(
             "shape and bytes disagree",
+            code=Code.SAFETENSORS_SIZE,
             file=source.name,
             tensor=name,
             expected=f"{info.nbytes} bytes for {list(shape)} of {dtype.name}",
@@ -144,20 +164,27 @@ def _check_ranges(source: ByteSource, tensors: dict[str, TensorInfo], data_start
     position = data_start
     for info in sorted(tensors.values(), key=lambda info: (info.region.start, info.region.nbytes)):
         if info.region.start != position:
+            hole = info.region.start > position
             raise _malformed(
                 source,
+                Code.SAFETENSORS_HOLE if hole else Code.SAFETENSORS_OVERLAP,
                 "its bytes do not follow the tensor before",
                 f"offset {info.region.start - data_start}, expected {position - data_start}",
                 info.name,
             )
         position += info.region.nbytes
     if position != source.size:
-        raise _malformed(source, "bytes belong to no tensor", f"{source.size - position} at the end")
+        raise _malformed(
+            source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", f"{source.size - position} at the end"
+        )
 
 
-def _malformed(source: ByteSource, message: str, found: str | None, tensor: str | None = None) -> CheckpointError:
+def _malformed(
+    source: ByteSource, code: Code, message: str, found: str | None, tensor: str | None = None
+) -> CheckpointError:
     return CheckpointError(
         message,
+        code=code,
         file=source.name,
         tensor=tensor,
         found=found,

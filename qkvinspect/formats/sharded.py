@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.request import Request
@@ -41,6 +42,7 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             if name not in shards[file].tensors:
                 raise CheckpointError(
                     f"index says that this tensor is in {file!r}, which does not hold it",
+                    code=Code.INDEX_TENSOR,
                     file=source.name,
                     tensor=name,
                     hint="index and shards are of different checkpoints, or a shard is incomplete",
@@ -61,20 +63,28 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
 
 def _weight_map(source: ByteSource) -> dict[str, str]:
     if source.size > _MAX_INDEX:
-        raise CheckpointError("is too large for a shard index", file=source.name, found=f"{source.size} bytes")
+        raise CheckpointError(
+            "is too large for a shard index", code=Code.LIMIT_HEADER, file=source.name, found=f"{source.size} bytes"
+        )
     try:
         index = strict_json.loads(source.read(0, source.size))
     except ValueError as error:
-        raise CheckpointError(f"is not a checkpoint, and not valid JSON: {error}", file=source.name) from error
+        code = Code.INDEX_DUPLICATE if isinstance(error, strict_json.DuplicateError) else Code.INDEX_JSON
+        raise CheckpointError(
+            f"is not a checkpoint, and not valid JSON: {error}", code=code, file=source.name
+        ) from error
     files = cast(dict[str, object], index).get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:
         raise CheckpointError(
             "is JSON but not a shard index",
+            code=Code.INDEX_MAP,
             file=source.name,
             expected="a weight_map from tensors to files",
             hint="name the checkpoint file itself",
         )
     weight_map = cast(dict[str, object], files)
     if not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError("maps a tensor to something that is not a file name", file=source.name)
+        raise CheckpointError(
+            "maps a tensor to something that is not a file name", code=Code.INDEX_FILE, file=source.name
+        )
     return cast("dict[str, str]", files)

@@ -6,6 +6,10 @@ import json
 from collections import Counter
 
 
+class DuplicateError(ValueError):
+    """A name stands twice in one object, so that readers differ in what it means."""
+
+
 def loads(data: bytes) -> object:
     """Parse ``data``.
 
@@ -22,7 +26,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
         names = Counter(name for name, _ in pairs)
-        raise ValueError(f"{names.most_common(1)[0][0]!r} stands in it twice")
+        raise DuplicateError(f"{names.most_common(1)[0][0]!r} stands in it twice")
     return made
 
 

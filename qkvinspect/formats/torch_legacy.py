@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, torch_state
 from qkvinspect.formats.request import Request
@@ -33,12 +34,12 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     parts = _pickles(source)
     magic, protocol, system, root, keys = (part.value for part in parts)
     if magic != _MAGIC_NUMBER or protocol != _PROTOCOL:
-        raise _damaged(source, "another magic number or protocol than torch writes", f"{protocol!r}")
+        raise _damaged(source, Code.LEGACY_MAGIC, "another magic number or protocol than torch writes", f"{protocol!r}")
     regions = _storages(source, keys, parts[3].persistent, parts[4].end)
 
     def find_storage(key: str) -> Region:
         if key not in regions:
-            raise _damaged(source, f"storage {key!r} is missing", f"{len(regions)} others")
+            raise _damaged(source, Code.STORAGE_MISSING, f"storage {key!r} is missing", f"{len(regions)} others")
         return regions[key]
 
     return torch_state.checkpoint(source, NAME, root, request, _byteorder(source, system), find_storage)
@@ -67,28 +68,39 @@ def _storages(
     """Where each storage lies: its number of elements as eight bytes, then the elements."""
     known = {storage.key: storage for storage in filter(None, map(storage_id, persistent))}
     if not pickle.is_sequence(keys) or len(set(map(str, keys))) != len(keys) or {*map(str, keys)} != known.keys():
-        raise _damaged(source, "the list of storages is not that of the tensors", f"{len(known)} in the tensors")
+        raise _damaged(
+            source, Code.LEGACY_KEYS, "the list of storages is not that of the tensors", f"{len(known)} in the tensors"
+        )
     regions: dict[str, Region] = {}
     for key in map(str, keys):
         storage = known[key]
         stored = int.from_bytes(source.read(position, 8), "little")
         if stored != storage.numel or position + 8 + storage.nbytes > source.size:
-            raise _damaged(source, f"storage {key!r} has another size than its pickle says", f"{stored} elements")
+            raise _damaged(
+                source,
+                Code.STORAGE_SIZE,
+                f"storage {key!r} has another size than its pickle says",
+                f"{stored} elements",
+            )
         regions[key] = Region(source, position + 8, storage.nbytes)
         position += 8 + storage.nbytes
     if position != source.size:
-        raise _damaged(source, "bytes follow the last storage", f"{source.size - position}")
+        raise _damaged(source, Code.LEGACY_TRAILING, "bytes follow the last storage", f"{source.size - position}")
     return regions
 
 
 def _byteorder(source: ByteSource, system: object) -> Literal["little", "big"]:
     little = system.get("little_endian") if pickle.is_dict(system) else None
     if not isinstance(little, bool):
-        raise _damaged(source, "its byte order is not said", repr(little)[:40])
+        raise _damaged(source, Code.LEGACY_BYTEORDER, "its byte order is not said", repr(little)[:40])
     return "little" if little else "big"
 
 
-def _damaged(source: ByteSource, message: str, found: str) -> CheckpointError:
+def _damaged(source: ByteSource, code: Code, message: str, found: str) -> CheckpointError:
     return CheckpointError(
-        f"damaged legacy checkpoint: {message}", file=source.name, found=found, hint="copy or download it again"
+        f"damaged legacy checkpoint: {message}",
+        code=code,
+        file=source.name,
+        found=found,
+        hint="copy or download it again",
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from qkvinspect.codes import Code
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Call, Global, Persistent
@@ -83,21 +84,22 @@ def tensor_info(
     arguments = _tuple(inner.arguments if isinstance(inner, Call) else None)
     function = _function(inner)
     if len(arguments) < 4:
-        raise _malformed("a tensor without storage, offset, size and stride", name, file)
+        raise _malformed(Code.TENSOR_ARGUMENTS, "a tensor without storage, offset, size and stride", name, file)
     storage, offset, size, stride = arguments[:4]
     region, dtype = _storage(storage, name, file, find)
     if function == "_rebuild_tensor_v3":
         dtype = _named_dtype(arguments[6] if len(arguments) > 6 else None, name, file)
     if dtype is None:
-        raise _malformed("an untyped storage without a dtype", name, file)
+        raise _malformed(Code.TENSOR_DTYPE, "an untyped storage without a dtype", name, file)
     shape, strides = _sizes(size, name, file), _sizes(stride, name, file)
     if len(shape) != len(strides) or not isinstance(offset, int) or offset < 0:
-        raise _malformed("a shape, stride or offset that cannot be", name, file)
+        raise _malformed(Code.TENSOR_SHAPE, "a shape, stride or offset that cannot be", name, file)
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     needed = dtype.nbytes(last + 1) if all(shape) else 0
     if needed > region.nbytes:
         raise CheckpointError(
             "tensor reaches past its storage",
+            code=Code.TENSOR_RANGE,
             file=file,
             tensor=name,
             expected=f"at most {region.nbytes} bytes",
@@ -108,6 +110,7 @@ def tensor_info(
     if info.nbytes > max(_MAX_EXPANSION, region.nbytes):
         raise CheckpointError(
             "tensor is an expansion of a much smaller storage",
+            code=Code.LIMIT_EXPANSION,
             file=file,
             tensor=name,
             expected=f"at most {_MAX_EXPANSION} bytes",
@@ -154,10 +157,11 @@ def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Reg
     """The bytes and dtype (None: untyped) of a storage."""
     storage = storage_id(node)
     if storage is None:
-        raise _malformed("a storage that is not described as torch does", name, file)
+        raise _malformed(Code.STORAGE_ID, "a storage that is not described as torch does", name, file)
     if storage.dtype is None and storage.kind.name != "UntypedStorage":
         raise CheckpointError(
             "storage of an unknown type",
+            code=Code.STORAGE_TYPE,
             file=file,
             tensor=name,
             expected="one of torch's storages",
@@ -167,6 +171,7 @@ def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Reg
     if region.nbytes != storage.nbytes:
         raise CheckpointError(
             f"storage {storage.key!r} has another size than its pickle says",
+            code=Code.STORAGE_SIZE,
             file=file,
             tensor=name,
             expected=f"{storage.nbytes} bytes",
@@ -184,9 +189,9 @@ def _view(region: Region, dtype: DType, view: tuple[object, ...], name: str, fil
         case (_, int(offset), int(size)) if 0 <= offset <= offset + size:
             start, nbytes = dtype.nbytes(offset), dtype.nbytes(size)
         case _:
-            raise _malformed("a view of a storage without offset and size", name, file)
+            raise _malformed(Code.STORAGE_VIEW, "a view of a storage without offset and size", name, file)
     if start + nbytes > region.nbytes:
-        raise _malformed("a view that reaches past its storage", name, file)
+        raise _malformed(Code.STORAGE_VIEW, "a view that reaches past its storage", name, file)
     return Region(region.source, lambda: region.start + start, nbytes)
 
 
@@ -225,6 +230,7 @@ def _named_dtype(node: object, name: str, file: str) -> DType:
         return DTYPES[node.name]
     raise CheckpointError(
         "tensor of an unknown dtype",
+        code=Code.TENSOR_DTYPE,
         file=file,
         tensor=name,
         expected="a dtype of torch 2.13",
@@ -237,9 +243,9 @@ def _sizes(node: object, name: str, file: str) -> tuple[int, ...]:
         node = (_tuple(node.arguments) or ((),))[0]
     sizes = _tuple(node)
     if not isinstance(node, (tuple, list)) or len(sizes) > _MAX_RANK:
-        raise _malformed("a shape that is not a tuple of sizes", name, file)
+        raise _malformed(Code.TENSOR_SHAPE, "a shape that is not a tuple of sizes", name, file)
     if not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
-        raise _malformed("a negative, huge or non-integer size", name, file)
+        raise _malformed(Code.TENSOR_SHAPE, "a negative, huge or non-integer size", name, file)
     return cast("tuple[int, ...]", sizes)
 
 
@@ -247,5 +253,5 @@ def _tuple(node: object) -> tuple[object, ...]:
     return tuple(cast("list[object]", node)) if isinstance(node, (tuple, list)) else ()
 
 
-def _malformed(what: str, name: str, file: str) -> CheckpointError:
-    return CheckpointError(f"pickle describes {what}", file=file, tensor=name, hint="the file is damaged")
+def _malformed(code: Code, what: str, name: str, file: str) -> CheckpointError:
+    return CheckpointError(f"pickle describes {what}", code=code, file=file, tensor=name, hint="the file is damaged")

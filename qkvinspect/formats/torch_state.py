@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import containers, torch_objects
 from qkvinspect.formats.request import Request
@@ -37,7 +38,9 @@ def checkpoint(
         if reason is not None:
             findings.append(Finding("unreadable-tensor", "warning", f"{name} is {reason}: left out"))
         elif name in tensors:
-            raise CheckpointError("two tensors have the same name", file=source.name, tensor=name)
+            raise CheckpointError(
+                "two tensors have the same name", code=Code.TENSOR_TWICE, file=source.name, tensor=name
+            )
         else:
             info = torch_objects.tensor_info(node, name, source.name, byteorder, find_storage)
             tensors[name] = replace(info, keys=() if found.modules else (*found.keys, *keys))

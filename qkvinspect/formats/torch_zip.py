@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, torch_state, zipdir
 from qkvinspect.formats.request import Request
@@ -33,7 +34,11 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             entry = entries.get(f"{prefix}data/{key}")
             if entry is None:
                 raise CheckpointError(
-                    "a storage is missing", file=source.name, expected=f"entry {prefix}data/{key}", found="none"
+                    "a storage is missing",
+                    code=Code.STORAGE_MISSING,
+                    file=source.name,
+                    expected=f"entry {prefix}data/{key}",
+                    found="none",
                 )
             regions[key] = zipdir.region(source, entry)
         return regions[key]
@@ -48,18 +53,21 @@ def _prefix(source: ByteSource, entries: dict[str, zipdir.Entry]) -> str:
     if any(name.partition("/")[2] in ("constants.pkl", "code/__torch__.py") for name in entries):
         raise CheckpointError(
             "is a TorchScript program, not a state_dict",
+            code=Code.IS_TORCHSCRIPT,
             file=source.name,
             hint="save torch.jit.load(path).state_dict() with torch.save and inspect that",
         )
     if any(name.partition("/")[2] == ".data/extern_modules" for name in entries):
         raise CheckpointError(
             "is a torch.package archive, not a state_dict",
+            code=Code.IS_PACKAGE,
             file=source.name,
             hint="load the model with torch.package and save its state_dict()",
         )
     if len(found) != 1 or len(prefixes) != 1:
         raise CheckpointError(
             "is a zip file but not a torch checkpoint",
+            code=Code.ZIP_PICKLE,
             file=source.name,
             expected="one folder with a data.pkl",
             found=f"{len(found)} such files in {len(prefixes)} folders, {len(entries)} entries",
@@ -77,5 +85,9 @@ def _byteorder(source: ByteSource, entry: zipdir.Entry | None) -> Literal["littl
             return "big"
         case _:
             raise CheckpointError(
-                "has an unknown byte order", file=source.name, expected="little or big", found=repr(text[:20])
+                "has an unknown byte order",
+                code=Code.ZIP_BYTEORDER,
+                file=source.name,
+                expected="little or big",
+                found=repr(text[:20]),
             )

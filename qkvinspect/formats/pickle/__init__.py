@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle.machine import Machine
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
@@ -30,7 +31,11 @@ def load(data: bytes, where: str) -> object:
     loaded = load_prefix(data, 0, where)
     if loaded.end != len(data):
         raise CheckpointError(
-            "has bytes after the pickle's end", file=where, expected=f"{loaded.end} bytes", found=f"{len(data)}"
+            "has bytes after the pickle's end",
+            code=Code.PICKLE_TRAILING,
+            file=where,
+            expected=f"{loaded.end} bytes",
+            found=f"{len(data)}",
         )
     return loaded.value
 

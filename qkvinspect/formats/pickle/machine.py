@@ -7,6 +7,7 @@ from codecs import escape_decode  # pyright: ignore[reportUnknownVariableType, r
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_sequence
 
@@ -16,16 +17,20 @@ _MAX_KEY_PARTS = 1000
 _SCALARS = (str, int, float, bytes, type(None), Global)
 _STOP = ord(".")
 
-_REASONS: dict[type[Exception], str] = {
-    IndexError: "the stack is empty",
-    struct.error: "it ends inside a number",
-    UnicodeDecodeError: "text that is not UTF-8",
-    ValueError: "a number that cannot be read",
+_REASONS: dict[type[Exception], tuple[Code, str]] = {
+    IndexError: (Code.PICKLE_STACK, "the stack is empty"),
+    struct.error: (Code.PICKLE_TRUNCATED, "it ends inside a number"),
+    UnicodeDecodeError: (Code.PICKLE_TEXT, "text that is not UTF-8"),
+    ValueError: (Code.PICKLE_NUMBER, "a number that cannot be read"),
 }
 
 
 class MalformedError(Exception):
     """Why a pickle cannot be read; becomes a CheckpointError that says where."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(code, reason)
+        self.why = code, reason
 
 
 class Machine:
@@ -50,17 +55,18 @@ class Machine:
                 self.position += 1
                 if opcode == _STOP:
                     if len(self.stack) != 1 or self.marks:
-                        raise MalformedError("STOP leaves an unfinished stack")
+                        raise MalformedError(Code.PICKLE_STOP, "STOP leaves an unfinished stack")
                     return self.stack[0]
                 step = opcodes[opcode]
                 if step is None:
-                    raise MalformedError(f"opcode {bytes([opcode])!r} has no place in a checkpoint")
+                    raise MalformedError(Code.PICKLE_OPCODE, f"opcode {bytes([opcode])!r} has no place in a checkpoint")
                 step(self)
-            raise MalformedError("it ends before its STOP opcode")
-        except (MalformedError, IndexError, struct.error, UnicodeDecodeError, ValueError, KeyError) as error:
-            reason = str(error) if isinstance(error, MalformedError) else _REASONS.get(type(error), str(error))
+            raise MalformedError(Code.PICKLE_TRUNCATED, "it ends before its STOP opcode")
+        except (MalformedError, IndexError, struct.error, UnicodeDecodeError, ValueError) as error:
+            code, reason = error.why if isinstance(error, MalformedError) else _REASONS[type(error)]
             raise CheckpointError(
                 f"malformed pickle at byte {self.position}: {reason}",
+                code=code,
                 file=self.where,
                 hint="the file is damaged or is not a checkpoint",
             ) from error
@@ -70,7 +76,7 @@ class Machine:
     def take(self, count: int) -> bytes:
         end = self.position + count
         if count < 0 or end > len(self.data):
-            raise MalformedError(f"{count} bytes announced, {len(self.data) - self.position} left")
+            raise MalformedError(Code.PICKLE_LENGTH, f"{count} bytes announced, {len(self.data) - self.position} left")
         piece = self.data[self.position : end]
         self.position = end
         return piece
@@ -83,7 +89,7 @@ class Machine:
     def line(self) -> bytes:
         end = self.data.find(b"\n", self.position)
         if end < 0:
-            raise MalformedError("a line does not end")
+            raise MalformedError(Code.PICKLE_TRUNCATED, "a line does not end")
         piece = self.data[self.position : end]
         self.position = end + 1
         return piece
@@ -98,7 +104,7 @@ class Machine:
 
     def pop_mark(self) -> list[object]:
         if not self.marks:
-            raise MalformedError("a MARK is missing")
+            raise MalformedError(Code.PICKLE_MARK, "a MARK is missing")
         items = self.stack
         self.stack = self.marks.pop()
         return items
@@ -121,12 +127,12 @@ class Machine:
 
     def get(self, index: int) -> None:
         if index not in self.memo:
-            raise MalformedError(f"memo entry {index} was never stored")
+            raise MalformedError(Code.PICKLE_MEMO, f"memo entry {index} was never stored")
         self.stack.append(self.memo[index])
 
     def put(self, index: int) -> None:
         if index < 0:
-            raise MalformedError(f"memo entry {index}")
+            raise MalformedError(Code.PICKLE_MEMO, f"memo entry {index}")
         self.memo[index] = self.stack[-1]
 
     # Containers.
@@ -138,15 +144,15 @@ class Machine:
         elif isinstance(target, Call):
             target.items.extend(items)
         else:
-            raise MalformedError(f"items are appended to {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"items are appended to {_kind(target)}")
 
     def set_items(self, items: list[object]) -> None:
         if len(items) % 2:
-            raise MalformedError("a key has no value")
+            raise MalformedError(Code.PICKLE_PAIRS, "a key has no value")
         target = self.stack[-1]
         entries = target.entries if isinstance(target, Call) else target
         if not isinstance(entries, dict):
-            raise MalformedError(f"entries are set on {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"entries are set on {_kind(target)}")
         for index in range(0, len(items), 2):
             entries[_key(items[index])] = items[index + 1]
 
@@ -161,7 +167,7 @@ class Machine:
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
-            raise MalformedError("the stack is too short for a tuple")
+            raise MalformedError(Code.PICKLE_STACK, "the stack is too short for a tuple")
         items = tuple(self.stack[-count:])
         del self.stack[-count:]
         self.push(items)
@@ -179,7 +185,7 @@ class Machine:
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise MalformedError("a global is not named by two strings")
+            raise MalformedError(Code.PICKLE_GLOBAL, "a global is not named by two strings")
         self.push(Global(module, name))
 
     def text_global(self) -> None:
@@ -192,11 +198,11 @@ class Machine:
         if isinstance(target, Call):
             target.state = state
         elif not isinstance(target, dict):  # an OrderedDict's attributes (_metadata) tell us nothing
-            raise MalformedError(f"state is set on {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"state is set on {_kind(target)}")
 
     def long(self, length: int) -> None:
         if length > _MAX_LONG:
-            raise MalformedError(f"an integer of {length} bytes")
+            raise MalformedError(Code.LIMIT_INTEGER, f"an integer of {length} bytes")
         self.push(int.from_bytes(self.take(length), "little", signed=True))
 
     def text_int(self) -> None:
@@ -212,14 +218,14 @@ class Machine:
     def text_string(self) -> None:
         text = self.line()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
-            raise MalformedError("a string is not quoted")
+            raise MalformedError(Code.PICKLE_STRING, "a string is not quoted")
         raw, _ = escape_decode(text[1:-1])
         self.push(raw.decode("latin-1"))
 
     def protocol(self) -> None:
         version = self.take(1)[0]
         if version > 5:
-            raise MalformedError(f"protocol {version} is not known")
+            raise MalformedError(Code.PICKLE_PROTOCOL, f"protocol {version} is not known")
 
     def dup(self) -> None:
         self.push(self.stack[-1])
@@ -244,10 +250,10 @@ def _key(key: object) -> object:
         if isinstance(part, tuple):
             parts = cast("tuple[object, ...]", part)
             if seen + len(waiting) + len(parts) > _MAX_KEY_PARTS:
-                raise MalformedError(f"{_kind(key)} of over {_MAX_KEY_PARTS} parts is used as a key")
+                raise MalformedError(Code.LIMIT_KEY, f"{_kind(key)} of over {_MAX_KEY_PARTS} parts is used as a key")
             waiting.extend(parts)
         elif not isinstance(part, (*_SCALARS, Call, Persistent)):
-            raise MalformedError(f"{_kind(part)} is used as a key")
+            raise MalformedError(Code.PICKLE_KEY, f"{_kind(part)} is used as a key")
     return key
 
 
@@ -257,5 +263,5 @@ def _kind(value: object) -> str:
 
 def text_number(text: bytes, base: int = 10) -> int:
     if len(text) > _MAX_LONG:
-        raise MalformedError(f"an integer of {len(text)} digits")
+        raise MalformedError(Code.LIMIT_INTEGER, f"an integer of {len(text)} digits")
     return int(text, base)
