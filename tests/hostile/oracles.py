@@ -1,0 +1,94 @@
+"""What torch and safetensors themselves read from the same bytes."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tempfile
+import warnings
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import safetensors
+import torch
+
+from qkvinspect.formats.safetensors import CODES
+from tests.hostile.reading import Read
+
+
+def disagreements(data: bytes, tensors: Mapping[str, Read]) -> list[str] | None:
+    """Where the trusted reader of a file gives other tensors than ours; None if it refuses the file."""
+    return _safetensors(data, tensors) if data[8:9] == b"{" else _torch(data, tensors)
+
+
+class _FewGlobals(pickle.Unpickler):
+    """For tars, which torch.load(weights_only=True) does not read: globals that do nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict") or (module == "torch" and name.endswith("Storage")):
+            return super().find_class(module, name)
+        return None
+
+
+_FEW = SimpleNamespace(Unpickler=_FewGlobals, load=lambda file, **options: _FewGlobals(file, **options).load())
+
+
+def _load(data: bytes) -> Any:
+    if data[257:262] != b"ustar":
+        return torch.load(io.BytesIO(data), weights_only=True)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return torch.load(file.name, weights_only=False, pickle_module=_FEW)
+
+
+def _torch(data: bytes, tensors: Mapping[str, Read]) -> list[str] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = _load(data)
+    except Exception:  # it lets everything through, from EOFError to UnicodeDecodeError
+        return None
+    return [line for name, ours in tensors.items() if ours.keys for line in _compare(name, ours, whole)]
+
+
+def _compare(name: str, ours: Read, whole: Any) -> list[str]:
+    theirs = whole
+    for key in ours.keys:
+        theirs = _below(theirs, key)
+    if not isinstance(theirs, torch.Tensor):
+        return [f"{name}: torch has {type(theirs).__name__} there"]
+    dtype, shape = str(theirs.dtype).removeprefix("torch."), tuple(theirs.shape)
+    if (dtype, shape) != (ours.dtype, ours.shape):
+        return [f"{name}: torch has {dtype} {shape}, we {ours.dtype} {ours.shape}"]
+    if ours.content is not None and tensor_bytes(theirs) != ours.content:
+        return [f"{name}: other bytes than torch's"]
+    return []
+
+
+def _below(node: Any, key: str) -> Any:
+    if isinstance(node, dict):
+        return next((value for name, value in node.items() if str(name) == key), None)
+    return node[int(key)] if isinstance(node, (list, tuple)) else None
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """All bytes of a tensor, row-major."""
+    tensor = tensor.int_repr() if tensor.is_quantized else tensor.detach()
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def _safetensors(data: bytes, tensors: Mapping[str, Read]) -> list[str] | None:
+    try:
+        theirs = dict(safetensors.deserialize(data))
+    except Exception:
+        return None
+    found = [f"names: {sorted(theirs)}, ours {sorted(tensors)}"] if theirs.keys() != tensors.keys() else []
+    for name in theirs.keys() & tensors.keys():
+        one, ours = theirs[name], tensors[name]
+        if (CODES.get(one["dtype"]), tuple(one["shape"])) != (ours.dtype, ours.shape):
+            found.append(f"{name}: safetensors has {one['dtype']} {one['shape']}, we {ours.dtype} {ours.shape}")
+        elif ours.content is not None and bytes(one["data"]) != ours.content:
+            found.append(f"{name}: other bytes than safetensors'")
+    return found
