@@ -14,12 +14,12 @@ import safetensors
 import torch
 
 from qkvinspect.formats.safetensors import CODES
-from tests.hostile.reading import Read
+from tests.hostile.reading import Outcome, Read
 
 
-def disagreements(data: bytes, tensors: Mapping[str, Read]) -> list[str] | None:
+def disagreements(data: bytes, found: Outcome) -> list[str] | None:
     """Where the trusted reader of a file gives other tensors than ours; None if it refuses the file."""
-    return _safetensors(data, tensors) if data[8:9] == b"{" else _torch(data, tensors)
+    return _safetensors(data, found.tensors) if data[8:9] == b"{" else _torch(data, found)
 
 
 class _FewGlobals(pickle.Unpickler):
@@ -43,14 +43,25 @@ def _load(data: bytes) -> Any:
         return torch.load(file.name, weights_only=False, pickle_module=_FEW)
 
 
-def _torch(data: bytes, tensors: Mapping[str, Read]) -> list[str] | None:
+def _torch(data: bytes, found: Outcome) -> list[str] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             whole = _load(data)
     except Exception:  # it lets everything through, from EOFError to UnicodeDecodeError
         return None
-    return [line for name, ours in tensors.items() if ours.keys for line in _compare(name, ours, whole)]
+    return [
+        *(line for name, ours in found.tensors.items() if ours.keys for line in _compare(name, ours, whole)),
+        *(f"{name}: only torch has it" for name in _lost(found, whole)),
+    ]
+
+
+def _lost(found: Outcome, whole: Any) -> list[str]:
+    """Tensors of a plain state_dict that are neither read nor spoken of."""
+    if not isinstance(whole, dict) or any(len(ours.keys) != 1 for ours in found.tensors.values()):
+        return []
+    theirs = [str(name) for name, value in whole.items() if isinstance(value, torch.Tensor)]
+    return [name for name in theirs if name not in found.tensors and not any(name in line for line in found.findings)]
 
 
 def _compare(name: str, ours: Read, whole: Any) -> list[str]:

@@ -49,7 +49,7 @@ def outcome(source: ByteSource) -> Outcome:
         Exception: whatever the reader let through; any is a defect.
     """
     try:
-        with formats._open(source, None) as checkpoint:
+        with formats._open(source, None, {}) as checkpoint:
             tensors = {name: _read(info) for name, info in checkpoint.tensors.items()}
             return Outcome(tensors, tuple(clean(finding.message) for finding in checkpoint.findings))
     except QkvInspectError as error:

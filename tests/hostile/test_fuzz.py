@@ -36,7 +36,7 @@ def check(format: str, random: Random) -> Outcome:
     source = MAKERS[format](random)
     found = outcome(source)
     if found.refusal is None and not source.folder:
-        assert not disagreements(source.data, found.tensors)
+        assert not disagreements(source.data, found)
     return found
 
 

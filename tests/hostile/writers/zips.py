@@ -9,20 +9,25 @@ from dataclasses import dataclass, field
 
 LOCAL = struct.Struct("<4s5H3L2H")
 LOCAL_FIELDS = ("signature", "needs", "flags", "method", "time", "date", "crc", "stored", "size", "name", "extra")
+LOCAL_WIDTHS = (4, 2, 2, 2, 2, 2, 4, 4, 4, 2, 2)
 CENTRAL = struct.Struct("<4s6H3L5H2L")
 CENTRAL_FIELDS = (
     *("signature", "made_by", "needs", "flags", "method", "time", "date", "crc", "stored", "size"),
     *("name", "extra", "comment", "disk", "internal", "external", "header"),
 )
+CENTRAL_WIDTHS = (4, 2, 2, 2, 2, 2, 2, 4, 4, 4, 2, 2, 2, 2, 2, 4, 4)
 END = struct.Struct("<4s4H2LH")
 END_FIELDS = ("signature", "disk", "first_disk", "here", "count", "length", "start", "comment")
+END_WIDTHS = (4, 2, 2, 2, 2, 4, 4, 2)
 END64 = struct.Struct("<4sQ2H2L4Q")
 END64_FIELDS = (
     *("signature", "record", "made_by", "needs", "disk", "first_disk"),
     *("here", "count", "length", "start"),
 )
+END64_WIDTHS = (4, 8, 2, 2, 4, 4, 8, 8, 8, 8)
 LOCATOR = struct.Struct("<4sLQL")
 LOCATOR_FIELDS = ("signature", "disk", "offset", "disks")
+LOCATOR_WIDTHS = (4, 4, 8, 4)
 
 Values = Mapping[str, "int | bytes"]
 
