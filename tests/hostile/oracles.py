@@ -87,7 +87,8 @@ def _below(node: Any, key: str) -> Any:
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
     """All bytes of a tensor, row-major."""
     tensor = tensor.int_repr() if tensor.is_quantized else tensor.detach()
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    flat = torch.empty(tuple(tensor.shape), dtype=tensor.dtype).copy_(tensor).reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
 def _safetensors(data: bytes, tensors: Mapping[str, Read]) -> list[str] | None:
