@@ -251,7 +251,13 @@ def pickle(random: Random, data: bytes) -> bytes:
 # Formats: each function makes one broken file.
 
 
+_MANY_OPS = pickles.split(seeds.MANY)
+
+
 def a_pickle(random: Random) -> MemoryFile:
+    if random.random() < 0.2:
+        root = b"".join(some(random, OPCODES, _MANY_OPS))
+        return MemoryFile(zips.torch_archive(root, seeds.MANY_KEYS))
     root = pickle(random, random.choice(list(seeds.PICKLES.values())))
     return MemoryFile(zips.torch_archive(root, seeds.KEYS))
 

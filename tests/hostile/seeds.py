@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
+from pathlib import Path
 
 from tests.hostile.writers import dcp, headers, legacy, pickles, tars, zips
 from tests.hostile.writers.pickles import (
@@ -101,7 +103,13 @@ PICKLES: dict[str, bytes] = {
     "protocol 5": _memoized(5),
 }
 
+with zipfile.ZipFile(Path(__file__).parent / "saved" / "many.pt") as _saved:
+    MANY = _saved.read("many/data.pkl")
+    MANY_KEYS = {name[10:]: _saved.read(name) for name in _saved.namelist() if name.startswith("many/data/")}
+"""What torch.save wrote of 40 tensors: numbers in the memo go over 256, each tensor is written alike."""
+
 ZIPS: dict[str, bytes] = {
+    "many": zips.torch_archive(MANY, MANY_KEYS),
     "torch": zips.torch_archive(PICKLES["plain"], KEYS),
     "views": zips.torch_archive(PICKLES["views"], {"0": FLOATS}),
     "zip64": zips.archive(zips.torch_members(PICKLES["plain"], KEYS), end64={}, locator={}),

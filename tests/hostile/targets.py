@@ -36,6 +36,7 @@ TARGETS: dict[str, Target] = {
     "pickle": Target(
         seeds.PICKLES.values(), mutants.pickle, lambda data: MemoryFile(zips.torch_archive(data, seeds.KEYS))
     ),
+    "many": Target([seeds.MANY], mutants.pickle, lambda data: MemoryFile(zips.torch_archive(data, seeds.MANY_KEYS))),
     "zip": Target(seeds.ZIPS.values(), lambda random, data: zips.with_checksums(_bytes(random, data))),
     "safetensors": Target(seeds.SAFETENSORS.values(), _bytes),
     "legacy": Target(seeds.LEGACY.values(), _bytes),
