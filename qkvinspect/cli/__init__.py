@@ -88,9 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    from qkvinspect.render.text import clean
-
-    print(f"error: {clean(message)}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     return code
 
 

@@ -30,6 +30,7 @@ def explain(
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
+    limit: options.Limits = None,
 ) -> None:
     """Say in words which rows of a layer are Q, K and V, and why.
 
@@ -56,7 +57,7 @@ def explain(
 
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
-    with options.load(path, container, config) as checkpoint:
+    with options.load(path, container, config, limit) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         sys.stdout.write("\n".join(summary(found)) + "\n")
         if not found.attentions:

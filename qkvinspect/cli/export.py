@@ -26,6 +26,7 @@ def export(
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
+    limit: options.Limits = None,
 ) -> None:
     """Write the Q, K and V of a checkpoint as tensors of their own.
 
@@ -52,7 +53,7 @@ def export(
 
     if not (split or heads_split):
         raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
-    with options.load(path, container, config) as checkpoint:
+    with options.load(path, container, config, limit) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         if not found.attentions:
             raise UsageError("there is no attention to export", file=str(path))

@@ -22,6 +22,7 @@ def show(
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
+    limit: options.Limits = None,
 ) -> None:
     """Show Q, K and V of every layer: shapes, rows, norms, heads.
 
@@ -45,7 +46,7 @@ def show(
     from qkvinspect.render import renderer
     from qkvinspect.render.view import View
 
-    with options.load(path, container, config) as checkpoint:
+    with options.load(path, container, config, limit) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms)
     view = View(per_head, options.terminal_width(), options.wants_colour())
     sys.stdout.write(renderer(str(format)).render(found, view))

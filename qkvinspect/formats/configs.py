@@ -9,6 +9,7 @@ from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
+from qkvinspect.formats.limits import Limits
 from qkvinspect.model import ByteSource, Config, Finding
 from qkvinspect.sources import LocalFile
 
@@ -85,7 +86,7 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
         raise CheckpointError(f"is too large for a config: {file.size} bytes", code=Code.CONFIG, file=file.name)
     data = file.read(0, file.size)
     try:
-        values = strict_json.loads(data) if file.name.endswith(".json") else _yaml(data)
+        values = strict_json.loads(data, file.name, Limits()) if file.name.endswith(".json") else _yaml(data)
     except ValueError as error:
         raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], code=Code.CONFIG, file=file.name) from error
     if not isinstance(values, dict) or {"schema_version", "attentions"} <= values.keys():  # our own report

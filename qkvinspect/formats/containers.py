@@ -7,35 +7,45 @@ average (EMA) of it and an optimizer beside it, nest it by sub-model, or be a wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from types import NoneType
 from typing import cast
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
-from qkvinspect.formats.pickle import Call, Global, is_dict, is_sequence
+from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
 from qkvinspect.model import Config, Container, Role
 
 _OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
+_LEAVES = frozenset({str, int, float, bool, bytes, NoneType, Global, Persistent})
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
 _HYPER = re.compile(r"^(hyper_parameters|hparams|args|cfg|(\w+_)?config)$")
-_MAX_DEPTH = 32
-_MAX_TENSORS = 1_000_000
+_MAX_CONFIGS = 1000
 _MAX_PLAIN = 20_000
+_MAX_PLAIN_DEPTH = 32
+_COUNTLESS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it."""
+    """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it.
+
+    Attributes:
+        lost: what seems to be a tensor and is none that is known, with what it is.
+    """
 
     container: Container
     keys: tuple[str, ...]
     tensors: Mapping[tuple[str, ...], object]
     modules: Mapping[str, Mapping[str, object]]
+    lost: Sequence[tuple[tuple[str, ...], str]]
 
 
-def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Container, ...]]:
+def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[Found, tuple[Container, ...]]:
     """Choose the state_dict: the one named by ``wanted``, else the model, before any average of it.
 
     Raises:
@@ -43,7 +53,7 @@ def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Cont
         UsageError: ``wanted`` names no container.
     """
     counts = _Counts()
-    choices = list(_containers(root, counts))
+    choices = list(_containers(root, counts, limits.depth))
     containers = tuple(container for container, _ in choices)
     if wanted is not None:
         chosen = next((choice for choice in choices if choice[0].path == wanted), None)
@@ -66,10 +76,10 @@ def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Cont
     node = root
     for key in keys:
         node = _children(node)[key]
-    tensors: dict[tuple[str, ...], object] = {}
-    modules: dict[str, Mapping[str, object]] = {}
-    _collect(node, (), container.role, tensors, modules, file, counts)
-    return Found(container, keys, tensors, modules), containers
+    limits.check("tensors", counts.all(node), file)
+    collector = _Collector(container.role, counts, file, limits)
+    collector.collect(node, ())
+    return Found(container, keys, collector.tensors, collector.modules, collector.lost), containers
 
 
 def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
@@ -78,7 +88,7 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
     scalars: dict[str, object] = {}
     if not is_dict(root):
         return ()
-    for key, node in root.items():
+    for key, node in islice(root.items(), _MAX_CONFIGS):
         if not isinstance(key, str) or key in keys[:1] or is_tensor(node) or _OPTIMIZER.search(key):
             continue
         value = plain(node)
@@ -97,7 +107,7 @@ def plain(node: object) -> object:
 
     def convert(node: object, depth: int) -> object:
         budget[0] -= 1
-        if depth > _MAX_DEPTH or budget[0] < 0 or is_tensor(node):
+        if depth > _MAX_PLAIN_DEPTH or budget[0] < 0 or is_tensor(node):
             return None
         if node is None or isinstance(node, (str, int, float)):
             return node
@@ -118,35 +128,64 @@ def plain(node: object) -> object:
 
 
 class _Counts:
-    """How many tensors lie at or below a node; shared and cyclic nodes are counted once."""
+    """How many tensors lie at or below a node, as often as they are reached; a cycle adds nothing."""
 
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
 
     def direct(self, node: object) -> int:
         """Tensors that are values of this very mapping."""
-        return sum(map(is_tensor, _children(node).values()))
+        return sum(map(is_tensor, _values(node)))
 
-    def all(self, node: object, depth: int = 0) -> int:
-        """Tensors anywhere below."""
+    def all(self, node: object) -> int:
+        """Tensors anywhere below, however deep."""
         if is_tensor(node):
             return 1
-        if depth > _MAX_DEPTH or not _may_hold(node):
+        if not _may_hold(node):
             return 0
-        key = id(node)
-        if key not in self._known:
-            self._known[key] = 0  # a cycle adds nothing
-            self._known[key] = sum(self.all(child, depth + 1) for child in _children(node).values())
-        return self._known[key]
+        if id(node) not in self._known:
+            self._count(node)
+        return self._known[id(node)]
+
+    def _count(self, root: object) -> None:
+        known = self._known
+        known[id(root)] = 0  # so that a cycle adds nothing
+        open = [(id(root), iter(_values(root)))]
+        totals = [0]
+        while open:
+            key, children = open[-1]
+            for child in children:
+                kind = type(child)
+                if kind is TensorCall:
+                    totals[-1] += 1
+                elif kind in _LEAVES:
+                    continue
+                elif is_tensor(child):
+                    totals[-1] += 1
+                elif id(child) in known:
+                    totals[-1] += known[id(child)]
+                elif _may_hold(child):
+                    known[id(child)] = 0
+                    open.append((id(child), iter(_values(child))))
+                    totals.append(0)
+                    break
+            else:
+                open.pop()
+                total = known[key] = min(totals.pop(), _COUNTLESS)
+                if totals:
+                    totals[-1] += total
 
 
-def _containers(root: object, counts: _Counts) -> Iterator[tuple[Container, tuple[str, ...]]]:
+def _containers(root: object, counts: _Counts, depth: int) -> Iterator[tuple[Container, tuple[str, ...]]]:
     """Every state_dict in the file, with the keys that lead to it, as seen from the outside in."""
     if is_dict(root) and {"state", "param_groups"} <= root.keys():
         yield Container("", counts.all(root), "optimizer"), ()
         return
     node, keys = root, ()
-    for _ in range(_MAX_DEPTH):
+    for _ in range(depth):
+        if 2 * counts.direct(node) >= counts.all(node) > 0:
+            yield Container("/".join(keys), counts.all(node), "model"), keys
+            return
         children = {
             key: child for key, child in _children(node).items() if counts.all(child) and not _HYPER.search(key)
         }
@@ -190,7 +229,9 @@ def _members(node: object) -> set[object]:
 def is_module(node: object) -> bool:
     """Whether a node is a pickled torch.nn.Module: its state has the dicts that Module.__init__ makes."""
     state = node.state if isinstance(node, Call) else None
-    return isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys()
+    return is_dict(state) and all(
+        is_dict(part) or isinstance(part, Call) for part in map(state.get, ("_parameters", "_buffers", "_modules"))
+    )
 
 
 def _children(node: object) -> Mapping[str, object]:
@@ -213,31 +254,59 @@ def _children(node: object) -> Mapping[str, object]:
     return {}
 
 
-def _collect(
-    node: object,
-    path: tuple[str, ...],
-    role: Role,
-    tensors: dict[tuple[str, ...], object],
-    modules: dict[str, Mapping[str, object]],
-    file: str,
-    counts: _Counts,
-) -> None:
-    """Gather every tensor below a node, leaving out averages and optimizers beside the model's parts."""
-    if len(path) > _MAX_DEPTH or len(tensors) > _MAX_TENSORS:
-        raise CheckpointError(
-            "nests its weights too deeply, or in a cycle", code=Code.WEIGHTS_CYCLE, file=file, found=".".join(path[:4])
-        )
-    if isinstance(node, Call) and is_module(node):
-        state = cast("dict[str, object]", node.state)
-        modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
-    children = _children(node)
-    if is_dict(node) and len(children) < sum(isinstance(key, (str, int)) for key in node):
-        raise CheckpointError("two tensors have the same name", code=Code.TENSOR_TWICE, file=file)
-    for key, child in children.items():
-        if is_tensor(child):
-            tensors[(*path, key)] = child
-        elif _may_hold(child) and counts.all(child) and (role != "model" or is_module(node) or _role(key) == "model"):
-            _collect(child, (*path, key), role, tensors, modules, file, counts)
+def _values(node: object) -> Iterable[object]:
+    """What lies below a node, without its keys."""
+    if is_dict(node):
+        return [value for key, value in node.items() if isinstance(key, (str, int))]
+    return node if is_sequence(node) else _children(node).values()
+
+
+class _Collector:
+    """Gathers every tensor below a node, leaving out averages and optimizers beside the model's parts."""
+
+    def __init__(self, role: Role, counts: _Counts, file: str, limits: Limits) -> None:
+        self.tensors: dict[tuple[str, ...], object] = {}
+        self.modules: dict[str, Mapping[str, object]] = {}
+        self._role = role
+        self._counts = counts
+        self._file = file
+        self._limits = limits
+        self.lost: list[tuple[tuple[str, ...], str]] = []
+        self._seen = 0
+
+    def collect(self, node: object, path: tuple[str, ...]) -> None:
+        self._limits.check("depth", len(path), self._file, ".".join(path[:4]))
+        module = is_module(node)
+        if isinstance(node, Call) and module:
+            state = cast("dict[str, object]", node.state)
+            self.modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
+        children = _children(node)
+        self._seen += len(children)
+        self._limits.check("objects", self._seen, self._file)
+        if is_dict(node) and len(children) < len(node):
+            if len(children) < sum(isinstance(key, (str, int)) for key in node):
+                raise CheckpointError("two tensors have the same name", code=Code.TENSOR_TWICE, file=self._file)
+            for key, child in node.items():
+                if is_tensor(child) and not isinstance(key, (str, int)):
+                    self.lost.append((path, f"a dict where a key of type {type(key).__name__} leads to a tensor"))
+        for key, child in children.items():
+            if type(child) is TensorCall or is_tensor(child):
+                self.tensors[(*path, key)] = child
+            elif isinstance(child, Call) and _holds_storage(child):
+                self.lost.append(((*path, key), f"made of a storage by {_function(child)}, which is not known"))
+            elif self._wants(key, module) and _may_hold(child) and self._counts.all(child):
+                self.collect(child, (*path, key))
+
+    def _wants(self, key: str, in_module: bool) -> bool:
+        return self._role != "model" or in_module or _role(key) == "model"
+
+
+def _holds_storage(node: Call) -> bool:
+    return is_sequence(node.arguments) and any(isinstance(item, Persistent) for item in node.arguments)
+
+
+def _function(node: Call) -> str:
+    return str(node.function) if isinstance(node.function, Global) else "something"
 
 
 def _describe(root: object) -> str:
@@ -245,6 +314,6 @@ def _describe(root: object) -> str:
     if isinstance(root, Call):
         return f"a {root.function}" if isinstance(root.function, Global) else "an object"
     if is_dict(root):
-        keys = ", ".join(repr(key) for key in list(root)[:6])
+        keys = ", ".join(repr(key) for key in islice(root, 6) if isinstance(key, (str, int)))
         return f"a dict with {keys}" if keys else "an empty dict"
     return f"a {type(root).__name__}"

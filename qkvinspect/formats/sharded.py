@@ -8,12 +8,11 @@ from typing import cast
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import strict_json
+from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
 from qkvinspect.model import ByteSource, Checkpoint, Container, TensorInfo
 
 NAME = "sharded"
-
-_MAX_INDEX = 256_000_000
 
 
 def sniff(head: bytes) -> bool:
@@ -27,13 +26,15 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     Raises:
         CheckpointError: the index is malformed, a shard is missing, or a tensor is not where it should be.
     """
-    weight_map = _weight_map(source)
+    weight_map = _weight_map(source, request.limits)
     resources = ExitStack()
     tensors: dict[str, TensorInfo] = {}
     shards: dict[str, Checkpoint] = {}
     size = 0
     with resources:
-        for file in dict.fromkeys(weight_map.values()):
+        files = dict.fromkeys(weight_map.values())
+        request.limits.check("shards", len(files), source.name)
+        for file in files:
             shard_source = source.relative(file)
             resources.callback(shard_source.close)
             shards[file] = request.open_shard(shard_source)
@@ -61,13 +62,10 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
         )
 
 
-def _weight_map(source: ByteSource) -> dict[str, str]:
-    if source.size > _MAX_INDEX:
-        raise CheckpointError(
-            "is too large for a shard index", code=Code.LIMIT_HEADER, file=source.name, found=f"{source.size} bytes"
-        )
+def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
+    limits.check("header", source.size, source.name)
     try:
-        index = strict_json.loads(source.read(0, source.size))
+        index = strict_json.loads(source.read(0, source.size), source.name, limits)
     except ValueError as error:
         code = Code.INDEX_DUPLICATE if isinstance(error, strict_json.DuplicateError) else Code.INDEX_JSON
         raise CheckpointError(

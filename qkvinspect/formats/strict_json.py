@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from qkvinspect.formats.limits import Limits
+
 
 class DuplicateError(ValueError):
     """A name stands twice in one object, so that readers differ in what it means."""
 
 
-def loads(data: bytes) -> object:
+def loads(data: bytes, file: str, limits: Limits) -> object:
     """Parse ``data``.
 
     Raises:
         ValueError: it is not such JSON; the message says why.
+        CheckpointError: it would make more objects than the limit.
     """
+    limits.check("objects", data.count(b"{") + data.count(b"["), file)
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:

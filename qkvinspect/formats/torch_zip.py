@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import pickle, torch_state, zipdir
+from qkvinspect.formats import pickle, torch_state, zipdir, zipentry
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Region
+from qkvinspect.model import ByteSource, Checkpoint, Finding, Region
 
 NAME = "torch-zip"
+
+_KNOWN = {"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
+_MAX_VERSION = 10  # kMaxSupportedFileFormatVersion of caffe2/serialize/versions.h
+_MAX_OTHERS = 50
+_SMALL = 1 << 12
 
 
 def sniff(head: bytes) -> bool:
@@ -23,15 +30,18 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     Raises:
         CheckpointError: it is not such a file, or is damaged.
     """
-    entries = zipdir.read_directory(source)
-    prefix = _prefix(source, entries)
-    byteorder = _byteorder(source, entries.get(f"{prefix}byteorder"))
-    root = pickle.load(zipdir.read_entry(source, entries[f"{prefix}data.pkl"]), source.name)
+    directory = zipdir.read_directory(source, request.limits)
+    prefix = _prefix(source, directory)
+    checked = directory.has_checksums
+    small = _small_entries(source, directory, prefix, checked)
+    request.limits.check("pickle", directory[f"{prefix}data.pkl"].size, source.name)
+    data = zipentry.read(source, directory[f"{prefix}data.pkl"], has_checksum=checked)
+    loaded = pickle.load_whole(data, source.name, request.limits)
     regions: dict[str, Region] = {}
 
     def find_storage(key: str) -> Region:
         if key not in regions:
-            entry = entries.get(f"{prefix}data/{key}")
+            entry = directory.get(f"{prefix}data/{key}")
             if entry is None:
                 raise CheckpointError(
                     "a storage is missing",
@@ -40,13 +50,39 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
                     expected=f"entry {prefix}data/{key}",
                     found="none",
                 )
-            regions[key] = zipdir.region(source, entry)
+            regions[key] = zipentry.Stored(source, entry, has_checksum=checked)
         return regions[key]
 
-    return torch_state.checkpoint(source, NAME, root, request, byteorder, find_storage)
+    checkpoint = torch_state.checkpoint(source, NAME, loaded, request, _byteorder(source, small), find_storage)
+    return replace(checkpoint, findings=(*_findings(small, checked), *checkpoint.findings))
 
 
-def _prefix(source: ByteSource, entries: dict[str, zipdir.Entry]) -> str:
+def _small_entries(source: ByteSource, directory: zipdir.Directory, prefix: str, checked: bool) -> dict[str, bytes]:
+    """What torch writes beside pickle and storages, by name; its bytes where it is small.
+
+    Each is read whole, so that a name or a byte that is damaged does not pass for one that is missing.
+    """
+    storages, pickled = f"{prefix}data/", f"{prefix}data.pkl"
+    others = [name for name in directory if not name.startswith(storages) and name != pickled and name[-1:] != "/"]
+    return {
+        entry.name.removeprefix(prefix): zipentry.read(source, entry, has_checksum=checked)
+        if entry.size < _SMALL
+        else b""
+        for entry in map(directory.__getitem__, others[:_MAX_OTHERS])
+    }
+
+
+def _findings(small: dict[str, bytes], checked: bool) -> Iterator[Finding]:
+    if not checked:
+        yield Finding("no-checksums", "warning", "it was saved without checksums: changed bytes would not be noticed")
+    unknown = [name for name in small if name not in _KNOWN]
+    if unknown:
+        yield Finding("unknown-entries", "warning", f"torch.save writes no {', '.join(map(repr, unknown[:4]))}")
+    if "version" not in small:
+        yield Finding("no-version", "warning", "it has no version entry, without which torch.load refuses it")
+
+
+def _prefix(source: ByteSource, entries: zipdir.Directory) -> str:
     """The folder inside the zip that holds ``data.pkl``."""
     found = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     prefixes = {name.partition("/")[0] for name in entries if "/" in name}
@@ -76,8 +112,18 @@ def _prefix(source: ByteSource, entries: dict[str, zipdir.Entry]) -> str:
     return found[0].removesuffix("data.pkl")
 
 
-def _byteorder(source: ByteSource, entry: zipdir.Entry | None) -> Literal["little", "big"]:
-    text = zipdir.read_entry(source, entry) if entry is not None else b"little"
+def _byteorder(source: ByteSource, small: dict[str, bytes]) -> Literal["little", "big"]:
+    version = small.get("version", b"3").strip()
+    if not (version.isdigit() and len(version) < 3 and 1 <= int(version) <= _MAX_VERSION):
+        raise CheckpointError(
+            "is of an unknown version",
+            code=Code.ZIP_VERSION,
+            file=source.name,
+            expected=f"1 to {_MAX_VERSION}",
+            found=repr(version[:20]),
+            hint="the file is damaged, or of a newer torch than this tool knows",
+        )
+    text = small.get("byteorder", b"little")
     match text:
         case b"little":
             return "little"
