@@ -5,6 +5,7 @@ python inert.py FOLDER WARM-UP-FOLDER; the warm-up's own imports are not counted
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -70,6 +71,8 @@ def look(path: Path) -> int:
 def run(folder: Path, warm: Path) -> dict[str, object]:
     for path in sorted(warm.iterdir()):
         look(path)
+    for codec in ("latin-1", "raw_unicode_escape", "unicode_escape"):  # which the interpreter loads when first used
+        codecs.lookup(codec)
     watch = Watch()
     sys.addaudithook(watch)
     files = read = 0

@@ -255,7 +255,7 @@ _MANY_OPS = pickles.split(seeds.MANY)
 
 
 def a_pickle(random: Random) -> MemoryFile:
-    if random.random() < 0.2:
+    if random.random() < 0.08:
         root = b"".join(some(random, OPCODES, _MANY_OPS))
         return MemoryFile(zips.torch_archive(root, seeds.MANY_KEYS))
     root = pickle(random, random.choice(list(seeds.PICKLES.values())))

@@ -31,6 +31,7 @@ def _bytes(random: Random, data: bytes) -> bytes:
 
 _SHARDED = seeds.SHARDED["two"]
 _INDEX = next(iter(_SHARDED))
+_DCP = seeds.DCP["two ranks"]
 
 TARGETS: dict[str, Target] = {
     "pickle": Target(
@@ -42,4 +43,5 @@ TARGETS: dict[str, Target] = {
     "legacy": Target(seeds.LEGACY.values(), _bytes),
     "tar": Target(seeds.TARS.values(), lambda random, data: tars.with_checksums(_bytes(random, data))),
     "sharded": Target([_SHARDED[_INDEX]], _bytes, lambda data: MemoryFile(data, _INDEX, _SHARDED)),
+    "dcp": Target([_DCP[".metadata"]], mutants.pickle, lambda data: MemoryFile(data, ".metadata", _DCP)),
 }

@@ -27,10 +27,9 @@ WARM_UP = (
     *(table[name] for table in (seeds.ZIPS, seeds.LEGACY, seeds.TARS) for name in table),
     seeds.SAFETENSORS["two"],
     headers.safetensors(headers.pairs([("w", {}), ("w", {})])),
-    zips.torch_archive(seeds.PICKLES["text opcodes"], seeds.KEYS),
     b"",
 )
-"""What makes the reader load the parts of the standard library that it loads late: codecs, heapq."""
+"""What makes the reader load the parts of the standard library that it loads late."""
 
 
 def calls() -> Iterator[bytes]:

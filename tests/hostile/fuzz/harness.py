@@ -48,7 +48,10 @@ def main() -> None:
             _keep(error, data)
 
     folders = [] if any(Path(argument).is_dir() for argument in sys.argv[2:]) else [str(corpus)]
-    atheris.Setup([sys.argv[0], *sys.argv[2:], *folders], one, custom_mutator=mutate)
+    again = (
+        f"{sys.executable} {Path(__file__).resolve()} {sys.argv[1]}"  # what libFuzzer runs, through a shell, to merge
+    )
+    atheris.Setup([again, *sys.argv[2:], *folders], one, custom_mutator=mutate)
     atheris.Fuzz()
 
 
