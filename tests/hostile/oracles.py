@@ -60,8 +60,13 @@ def _lost(found: Outcome, whole: Any) -> list[str]:
     """Tensors of a plain state_dict that are neither read nor spoken of."""
     if not isinstance(whole, dict) or any(len(ours.keys) != 1 for ours in found.tensors.values()):
         return []
-    theirs = [str(name) for name, value in whole.items() if isinstance(value, torch.Tensor)]
-    return [name for name in theirs if name not in found.tensors and not any(name in line for line in found.findings)]
+    theirs = [key for key, value in whole.items() if isinstance(value, torch.Tensor) and str(key) not in found.tensors]
+    return [str(key) for key in theirs if not any(_spoken_of(key, line) for line in found.findings)]
+
+
+def _spoken_of(key: object, line: str) -> bool:
+    """A key that is no text has no name to give: what is said of it is its type."""
+    return repr(key)[1:-1] in line if isinstance(key, str) else "leads to a tensor" in line
 
 
 def _compare(name: str, ours: Read, whole: Any) -> list[str]:
