@@ -7,10 +7,9 @@ average (EMA) of it and an optimizer beside it, nest it by sub-model, or be a wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from types import NoneType
 from typing import cast
 
 from qkvinspect.codes import Code
@@ -18,16 +17,15 @@ from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
+from qkvinspect.formats.tree import Counts, children_of, is_module, may_hold
 from qkvinspect.model import Config, Container, Role
 
 _OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
-_LEAVES = frozenset({str, int, float, bool, bytes, NoneType, Global, Persistent})
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
 _HYPER = re.compile(r"^(hyper_parameters|hparams|args|cfg|(\w+_)?config)$")
 _MAX_CONFIGS = 1000
 _MAX_PLAIN = 20_000
 _MAX_PLAIN_DEPTH = 32
-_COUNTLESS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[F
         CheckpointError: there is no tensor at all.
         UsageError: ``wanted`` names no container.
     """
-    counts = _Counts()
+    counts = Counts()
     choices = list(_containers(root, counts, limits.depth))
     containers = tuple(container for container, _ in choices)
     if wanted is not None:
@@ -75,7 +73,7 @@ def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[F
     container, keys = chosen
     node = root
     for key in keys:
-        node = _children(node)[key]
+        node = children_of(node)[key]
     limits.check("tensors", counts.all(node), file)
     collector = _Collector(container.role, counts, file, limits)
     collector.collect(node, ())
@@ -127,56 +125,7 @@ def plain(node: object) -> object:
     return convert(node, 0)
 
 
-class _Counts:
-    """How many tensors lie at or below a node, as often as they are reached; a cycle adds nothing."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, int] = {}
-
-    def direct(self, node: object) -> int:
-        """Tensors that are values of this very mapping."""
-        return sum(map(is_tensor, _values(node)))
-
-    def all(self, node: object) -> int:
-        """Tensors anywhere below, however deep."""
-        if is_tensor(node):
-            return 1
-        if not _may_hold(node):
-            return 0
-        if id(node) not in self._known:
-            self._count(node)
-        return self._known[id(node)]
-
-    def _count(self, root: object) -> None:
-        known = self._known
-        known[id(root)] = 0  # so that a cycle adds nothing
-        open = [(id(root), iter(_values(root)))]
-        totals = [0]
-        while open:
-            key, children = open[-1]
-            for child in children:
-                kind = type(child)
-                if kind is TensorCall:
-                    totals[-1] += 1
-                elif kind in _LEAVES:
-                    continue
-                elif is_tensor(child):
-                    totals[-1] += 1
-                elif id(child) in known:
-                    totals[-1] += known[id(child)]
-                elif _may_hold(child):
-                    known[id(child)] = 0
-                    open.append((id(child), iter(_values(child))))
-                    totals.append(0)
-                    break
-            else:
-                open.pop()
-                total = known[key] = min(totals.pop(), _COUNTLESS)
-                if totals:
-                    totals[-1] += total
-
-
-def _containers(root: object, counts: _Counts, depth: int) -> Iterator[tuple[Container, tuple[str, ...]]]:
+def _containers(root: object, counts: Counts, depth: int) -> Iterator[tuple[Container, tuple[str, ...]]]:
     """Every state_dict in the file, with the keys that lead to it, as seen from the outside in."""
     if is_dict(root) and {"state", "param_groups"} <= root.keys():
         yield Container("", counts.all(root), "optimizer"), ()
@@ -187,7 +136,7 @@ def _containers(root: object, counts: _Counts, depth: int) -> Iterator[tuple[Con
             yield Container("/".join(keys), counts.all(node), "model"), keys
             return
         children = {
-            key: child for key, child in _children(node).items() if counts.all(child) and not _HYPER.search(key)
+            key: child for key, child in children_of(node).items() if counts.all(child) and not _HYPER.search(key)
         }
         models = [key for key in children if _role(key) == "model"]
         inside = sum(counts.all(children[key]) for key in models)
@@ -206,65 +155,16 @@ def _containers(root: object, counts: _Counts, depth: int) -> Iterator[tuple[Con
         node, keys = children[models[0]], (*keys, models[0])
 
 
-def _may_hold(node: object) -> bool:
-    """Whether tensors may lie below a node."""
-    return is_dict(node) or is_sequence(node) or isinstance(node, Call)
-
-
 def _role(key: str) -> Role:
     if _OPTIMIZER.search(key.lower()):
         return "optimizer"
     return "ema" if _EMA.search(key.lower()) else "model"
 
 
-def _members(node: object) -> set[object]:
-    """The texts in a set, however its pickle protocol writes it: as items, or as a list to call ``set`` with."""
-    if not isinstance(node, Call):
-        return set()
-    arguments = node.arguments if is_sequence(node.arguments) else ()
-    listed = arguments[0] if arguments and is_sequence(arguments[0]) else []
-    return {item for item in (*node.items, *listed) if isinstance(item, str)}
-
-
-def is_module(node: object) -> bool:
-    """Whether a node is a pickled torch.nn.Module: its state has the dicts that Module.__init__ makes."""
-    state = node.state if isinstance(node, Call) else None
-    return is_dict(state) and all(
-        is_dict(part) or isinstance(part, Call) for part in map(state.get, ("_parameters", "_buffers", "_modules"))
-    )
-
-
-def _children(node: object) -> Mapping[str, object]:
-    """What lies below a node, by key; a module has the keys that its state_dict would have."""
-    if isinstance(node, Call):
-        if not is_module(node):
-            return _children(node.entries)
-        state = cast("dict[object, object]", node.state)
-        hidden = _members(state.get("_non_persistent_buffers_set"))
-        below = {
-            key: child
-            for name in ("_parameters", "_buffers", "_modules")
-            for key, child in _children(state[name]).items()
-        }
-        return {key: child for key, child in below.items() if key not in hidden}
-    if is_dict(node):
-        return {str(key): value for key, value in node.items() if isinstance(key, (str, int))}
-    if is_sequence(node):
-        return {str(index): item for index, item in enumerate(node)}
-    return {}
-
-
-def _values(node: object) -> Iterable[object]:
-    """What lies below a node, without its keys."""
-    if is_dict(node):
-        return [value for key, value in node.items() if isinstance(key, (str, int))]
-    return node if is_sequence(node) else _children(node).values()
-
-
 class _Collector:
     """Gathers every tensor below a node, leaving out averages and optimizers beside the model's parts."""
 
-    def __init__(self, role: Role, counts: _Counts, file: str, limits: Limits) -> None:
+    def __init__(self, role: Role, counts: Counts, file: str, limits: Limits) -> None:
         self.tensors: dict[tuple[str, ...], object] = {}
         self.modules: dict[str, Mapping[str, object]] = {}
         self._role = role
@@ -280,7 +180,7 @@ class _Collector:
         if isinstance(node, Call) and module:
             state = cast("dict[str, object]", node.state)
             self.modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
-        children = _children(node)
+        children = children_of(node)
         self._seen += len(children)
         self._limits.check("objects", self._seen, self._file)
         if is_dict(node) and len(children) < len(node):
@@ -288,13 +188,15 @@ class _Collector:
                 raise CheckpointError("two tensors have the same name", code=Code.TENSOR_TWICE, file=self._file)
             for key, child in node.items():
                 if is_tensor(child) and not isinstance(key, (str, int)):
-                    self.lost.append((path, f"a dict where a key of type {type(key).__name__} leads to a tensor"))
+                    self.lost.append(
+                        ((*path, str(key)[:300]), f"a key of type {type(key).__name__} that leads to a tensor")
+                    )
         for key, child in children.items():
             if type(child) is TensorCall or is_tensor(child):
                 self.tensors[(*path, key)] = child
             elif isinstance(child, Call) and _holds_storage(child):
                 self.lost.append(((*path, key), f"made of a storage by {_function(child)}, which is not known"))
-            elif self._wants(key, module) and _may_hold(child) and self._counts.all(child):
+            elif self._wants(key, module) and may_hold(child) and self._counts.all(child):
                 self.collect(child, (*path, key))
 
     def _wants(self, key: str, in_module: bool) -> bool:

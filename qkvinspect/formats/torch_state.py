@@ -49,7 +49,7 @@ def checkpoint(
                 node, name, path, source.name, byteorder, find_storage, request.limits
             )
     for keys, what in found.lost:
-        findings.append(Finding("unknown-tensor", "warning", f"{'.'.join(keys) or 'the file'} is {what}: left out"))
+        findings.append(Finding("unknown-tensor", "warning", f"{'.'.join(keys)} is {what}: left out"))
     return Checkpoint(
         path=source.name,
         format=format,

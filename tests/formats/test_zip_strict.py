@@ -126,8 +126,12 @@ def test_one_storage_of_two_types(saved: Any, rezip: Any, entry: Any, refused: A
 
 
 def test_tensors_under_keys_that_are_no_names(saved: Any) -> None:
-    path = saved({"w": torch.ones(1), 1.5: torch.ones(1), None: torch.ones(1)})
-    assert "key of type" in findings(path)["unknown-tensor"]
+    path = saved({"w": torch.ones(1), 1.5: torch.ones(1), ("a", 1): torch.ones(1)})
+    with open_checkpoint(path) as checkpoint:
+        assert [finding.message for finding in checkpoint.findings] == [
+            "1.5 is a key of type float that leads to a tensor: left out",
+            "('a', 1) is a key of type tuple that leads to a tensor: left out",
+        ]
 
 
 def test_an_unknown_call_that_holds_a_storage_is_named(saved: Any, rezip: Any, entry: Any) -> None:
