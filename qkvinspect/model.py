@@ -67,6 +67,11 @@ class Region:
         """Offset of the first byte in the source."""
         return self._start if isinstance(self._start, int) else self._start()
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that hold the bytes."""
+        return (self.source.name,)
+
     def check(self) -> None:
         """Make sure, before any byte is given away, that all are those that were written, where that can be known.
 
@@ -88,9 +93,10 @@ class _Part(Region):
     def __init__(self, whole: Region, offset: int, nbytes: int) -> None:
         super().__init__(whole.source, lambda: whole.start + offset, nbytes)
         self._whole = whole
+        self._offset = offset
 
-    def check(self) -> None:
-        self._whole.check()
+    def read(self, offset: int, length: int) -> bytes:
+        return self._whole.read(self._offset + offset, length)
 
 
 @dataclass(frozen=True, slots=True)

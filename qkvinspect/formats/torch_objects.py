@@ -109,12 +109,12 @@ def _strided(node: object, name: str, file: str) -> _Strided:
     storage, offset = storage_id(arguments[0]), arguments[1]
     if storage is None:
         raise malformed(Code.STORAGE_ID, "a storage that is not described as torch does", name, file)
-    shape, strides = _sizes(arguments[2], name, file), _sizes(arguments[3], name, file)
+    shape, strides = sizes_of(arguments[2], name, file), sizes_of(arguments[3], name, file)
     if len(shape) != len(strides) or type(offset) is not int or not 0 <= offset < 1 << 63:
         raise malformed(Code.TENSOR_SHAPE, "a shape, stride or offset that cannot be", name, file)
     dtype = None
     if _function(node) == "_rebuild_tensor_v3":
-        dtype = _named_dtype(arguments[6] if len(arguments) > 6 else None, name, file)
+        dtype = named_dtype(arguments[6] if len(arguments) > 6 else None, name, file)
     return _Strided(storage, offset, shape, strides, dtype)
 
 
@@ -148,7 +148,8 @@ def _function(node: object) -> str:
     return node.function.name if node.function.module in _MODULES else ""
 
 
-def _named_dtype(node: object, name: str, file: str) -> DType:
+def named_dtype(node: object, name: str, file: str) -> DType:
+    """The dtype that a node names, as ``torch.float32``."""
     if isinstance(node, Global) and node.module == "torch" and node.name in DTYPES:
         return DTYPES[node.name]
     raise CheckpointError(
@@ -161,7 +162,8 @@ def _named_dtype(node: object, name: str, file: str) -> DType:
     )
 
 
-def _sizes(node: object, name: str, file: str) -> tuple[int, ...]:
+def sizes_of(node: object, name: str, file: str) -> tuple[int, ...]:
+    """A tuple of sizes, or a torch.Size."""
     if isinstance(node, Call) and node.function == Global("torch", "Size"):
         node = (_tuple(node.arguments) or ((),))[0]
     sizes = _tuple(node)

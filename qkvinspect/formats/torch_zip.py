@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, torch_state, zipdir, zipentry
+from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
+from qkvinspect.formats.torch_storages import FindStorage
 from qkvinspect.model import ByteSource, Checkpoint, Finding, Region
 
 NAME = "torch-zip"
@@ -24,19 +26,39 @@ def sniff(head: bytes) -> bool:
     return head.startswith(b"PK\x03\x04")
 
 
+class Unpacked(NamedTuple):
+    """A zip that torch.save wrote: its pickle, and what it takes to find the storages."""
+
+    loaded: pickle.Loaded
+    byteorder: Literal["little", "big"]
+    find_storage: FindStorage
+    findings: tuple[Finding, ...]
+
+
 def open(source: ByteSource, request: Request) -> Checkpoint:
     """Read the directory and the pickle of a checkpoint; no storage is read.
 
     Raises:
         CheckpointError: it is not such a file, or is damaged.
     """
-    directory = zipdir.read_directory(source, request.limits)
+    loaded, byteorder, find_storage, findings = unpack(source, request.limits)
+    checkpoint = torch_state.checkpoint(source, NAME, loaded, request, byteorder, find_storage)
+    return replace(checkpoint, findings=(*findings, *checkpoint.findings))
+
+
+def unpack(source: ByteSource, limits: Limits) -> Unpacked:
+    """Read the directory and the pickle, whatever is in it.
+
+    Raises:
+        CheckpointError: it is not a file of torch.save, or is damaged.
+    """
+    directory = zipdir.read_directory(source, limits)
     prefix = _prefix(source, directory)
     checked = directory.has_checksums
     small = _small_entries(source, directory, prefix, checked)
-    request.limits.check("pickle", directory[f"{prefix}data.pkl"].size, source.name)
+    limits.check("pickle", directory[f"{prefix}data.pkl"].size, source.name)
     data = zipentry.read(source, directory[f"{prefix}data.pkl"], has_checksum=checked)
-    loaded = pickle.load_whole(data, source.name, request.limits)
+    loaded = pickle.load_whole(data, source.name, limits)
     regions: dict[str, Region] = {}
 
     def find_storage(key: str) -> Region:
@@ -53,8 +75,7 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             regions[key] = zipentry.Stored(source, entry, has_checksum=checked)
         return regions[key]
 
-    checkpoint = torch_state.checkpoint(source, NAME, loaded, request, _byteorder(source, small), find_storage)
-    return replace(checkpoint, findings=(*_findings(small, checked), *checkpoint.findings))
+    return Unpacked(loaded, _byteorder(source, small), find_storage, tuple(_findings(small, checked)))
 
 
 def _small_entries(source: ByteSource, directory: zipdir.Directory, prefix: str, checked: bool) -> dict[str, bytes]:
