@@ -185,7 +185,13 @@ class _Collector:
         self._limits.check("objects", self._seen, self._file)
         if is_dict(node) and len(children) < len(node):
             if len(children) < sum(isinstance(key, (str, int)) for key in node):
-                raise CheckpointError("two tensors have the same name", code=Code.TENSOR_TWICE, file=self._file)
+                raise CheckpointError(
+                    "two tensors have the same name: one key is a number, the other the same as text",
+                    code=Code.TENSOR_TWICE,
+                    file=self._file,
+                    tensor=".".join(path),
+                    hint="load it with torch, give them names of their own and save it again",
+                )
             for key, child in node.items():
                 if is_tensor(child) and not isinstance(key, (str, int)):
                     self.lost.append(

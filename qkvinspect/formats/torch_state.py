@@ -7,6 +7,7 @@ from typing import Literal
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import containers, pickle, torch_objects
+from qkvinspect.formats.pickle import dangers
 from qkvinspect.formats.request import Request
 from qkvinspect.formats.torch_storages import FindStorage, check_kinds
 from qkvinspect.model import ByteSource, Checkpoint, Finding, TensorInfo
@@ -31,9 +32,13 @@ def checkpoint(
     """
     root = loaded.value
     check_kinds(loaded, source.name)
-    found, all_containers = containers.find(root, request.container, source.name, request.limits)
+    findings = list(dangers.findings(loaded.globals, loaded.called))
+    try:
+        found, all_containers = containers.find(root, request.container, source.name, request.limits)
+    except CheckpointError as error:
+        error.hint = next((f.message for f in findings if f.severity == "warning"), error.hint)
+        raise
     tensors: dict[str, TensorInfo] = {}
-    findings: list[Finding] = []
     for keys, node in found.tensors.items():
         name = ".".join(keys)
         reason = torch_objects.unreadable(node)
@@ -41,7 +46,11 @@ def checkpoint(
             findings.append(Finding("unreadable-tensor", "warning", f"{name} is {reason}: left out"))
         elif name in tensors:
             raise CheckpointError(
-                "two tensors have the same name", code=Code.TENSOR_TWICE, file=source.name, tensor=name
+                "two tensors have the same name: one has a dot where the other is nested",
+                code=Code.TENSOR_TWICE,
+                file=source.name,
+                tensor=name,
+                hint="load it with torch, give them names of their own and save it again",
             )
         else:
             path = () if found.modules else (*found.keys, *keys)

@@ -97,6 +97,7 @@ def check_kinds(loaded: Loaded, file: str) -> None:
                 file=file,
                 expected=str(first),
                 found=str(kind),
+                hint="the file is damaged: copy or download it again",
             )
 
 
@@ -115,6 +116,7 @@ def storage_region(storage: StorageId, name: str, file: str, find: FindStorage) 
             tensor=name,
             expected="one of torch's storages",
             found=str(kind),
+            hint="the file is damaged, or of a newer torch than this tool knows",
         )
     region, nbytes = find(storage.key), storage.nbytes
     if region.nbytes != nbytes:

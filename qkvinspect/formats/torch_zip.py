@@ -71,6 +71,7 @@ def unpack(source: ByteSource, limits: Limits) -> Unpacked:
                     file=source.name,
                     expected=f"entry {prefix}data/{key}",
                     found="none",
+                    hint="the file is incomplete: copy or download it again",
                 )
             regions[key] = zipentry.Stored(source, entry, has_checksum=checked)
         return regions[key]
@@ -86,7 +87,7 @@ def _small_entries(source: ByteSource, directory: zipdir.Directory, prefix: str,
     storages, pickled = f"{prefix}data/", f"{prefix}data.pkl"
     others = [name for name in directory if not name.startswith(storages) and name != pickled and name[-1:] != "/"]
     return {
-        entry.name.removeprefix(prefix): zipentry.read(source, entry, has_checksum=checked)
+        entry.name.removeprefix(prefix) if entry.name.startswith(prefix) else f"/{entry.name}": zipentry.read(source, entry, has_checksum=checked)
         if entry.size < _SMALL
         else b""
         for entry in map(directory.__getitem__, others[:_MAX_OTHERS])
@@ -157,4 +158,5 @@ def _byteorder(source: ByteSource, small: dict[str, bytes]) -> Literal["little",
                 file=source.name,
                 expected="little or big",
                 found=repr(text[:20]),
+                hint="the file is damaged: copy or download it again",
             )

@@ -48,7 +48,9 @@ class LocalFile:
                 hint="check the path and its permissions",
             ) from error
         except ValueError as error:
-            raise CheckpointError(f"is not a path: {error}", code=Code.FILE_PATH, file=self.name) from error
+            raise CheckpointError(
+                f"is not a path: {error}", code=Code.FILE_PATH, file=self.name, hint="check how the path is written"
+            ) from error
         status = os.fstat(self._fd)
         try:
             _check_kind(status.st_mode, self.name)
@@ -81,7 +83,10 @@ class LocalFile:
                 piece = os.pread(self._fd, min(length, _MAX_READ), offset)
             except OSError as error:
                 raise CheckpointError(
-                    f"cannot be read: {error.strerror}", code=Code.FILE_READ, file=self.name
+                    f"cannot be read: {error.strerror}",
+                    code=Code.FILE_READ,
+                    file=self.name,
+                    hint="look at the disk or network that it lies on",
                 ) from error
             if not piece:
                 raise CheckpointError(
@@ -106,6 +111,7 @@ class LocalFile:
                 file=self.name,
                 expected="a plain relative path",
                 found=repr(name),
+                hint="do not use this checkpoint, or mend its index",
             )
         return LocalFile(self._path.parent / path)
 
@@ -127,5 +133,10 @@ def _check_kind(mode: int, name: str) -> None:
         kinds = ((code, kind) for test, code, kind in _KINDS if test(mode))
         code, kind = next(kinds, (Code.FILE_SOCKET, "something else"))
         raise CheckpointError(
-            "is not a file that can be inspected", code=code, file=name, expected="a regular file", found=kind
+            "is not a file that can be inspected",
+            code=code,
+            file=name,
+            expected="a regular file",
+            found=kind,
+            hint="name the checkpoint file itself",
         )

@@ -7,6 +7,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,15 @@ def disagreements(data: bytes, found: Outcome) -> list[str] | None:
     return _safetensors(data, found.tensors) if data[8:9] == b"{" else _torch(data, found)
 
 
+def accepts(data: bytes) -> bool:
+    """Whether torch or safetensors takes a file, whatever it reads."""
+    for reader in (safetensors.deserialize, _load):
+        with suppress(Exception):  # torch lets everything through, from EOFError to UnicodeDecodeError
+            reader(data)
+            return True
+    return False
+
+
 class _FewGlobals(pickle.Unpickler):
     """For tars, which torch.load(weights_only=True) does not read: globals that do nothing."""
 
@@ -35,19 +45,19 @@ _FEW = SimpleNamespace(Unpickler=_FewGlobals, load=lambda file, **options: _FewG
 
 
 def _load(data: bytes) -> Any:
-    if data[257:262] != b"ustar":
-        return torch.load(io.BytesIO(data), weights_only=True)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        return torch.load(file.name, weights_only=False, pickle_module=_FEW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if data[257:262] != b"ustar":
+            return torch.load(io.BytesIO(data), weights_only=True)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            return torch.load(file.name, weights_only=False, pickle_module=_FEW)
 
 
 def _torch(data: bytes, found: Outcome) -> list[str] | None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            whole = _load(data)
+        whole = _load(data)
     except Exception:  # it lets everything through, from EOFError to UnicodeDecodeError
         return None
     return [
