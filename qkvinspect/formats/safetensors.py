@@ -12,6 +12,7 @@ from typing import cast
 from qkvinspect.codes import Code
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
@@ -63,16 +64,12 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     """
     if request.container:
         raise UsageError("safetensors files have no containers", file=source.name, found=repr(request.container))
-    header, data_start = _read_header(source, request.limits)
-    metadata = header.pop(_METADATA, {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
-    ):
-        raise _malformed(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
-    texts = cast("dict[str, str]", metadata)
-    places: list[tuple[int, int, str]] = []
-    tensors = {name: _tensor(source, name, entry, data_start, places) for name, entry in header.items()}
-    _check_places(source, places, source.size - data_start)
+    described = describe(source, request.limits)
+    tensors, texts = described
+    if parts.KEY in texts:
+        offsets = parts.offsets(source, described, request.limits)
+        if parts.is_part(source, offsets):
+            return parts.open(source, (described, offsets), request, describe)
     return Checkpoint(
         path=source.name,
         format=NAME,
@@ -82,6 +79,24 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
         configs=tuple(_configs(texts, source.name, request.limits)),
         containers=(Container("", len(tensors), "model"),),
     )
+
+
+def describe(source: ByteSource, limits: Limits) -> parts.Described:
+    """The tensors and the metadata of one file, by its header.
+
+    Raises:
+        CheckpointError: the header is malformed, or does not describe the file's bytes exactly.
+    """
+    header, data_start = _read_header(source, limits)
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
+    ):
+        raise _malformed(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
+    places: list[tuple[int, int, str]] = []
+    tensors = {name: _tensor(source, name, entry, data_start, places) for name, entry in header.items()}
+    _check_places(source, places, source.size - data_start)
+    return parts.Described(tensors, cast("dict[str, str]", metadata))
 
 
 def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Config]:
