@@ -5,6 +5,7 @@ _legacy_save and _legacy_load).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
@@ -38,7 +39,7 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     if magic != _MAGIC_NUMBER or type(protocol) is not int or protocol != _PROTOCOL:
         found = str(protocol) if isinstance(protocol, int) else f"a {type(protocol).__name__.lower()}"
         raise _damaged(source, Code.LEGACY_MAGIC, "another magic number or protocol than torch writes", found)
-    _check_system(source, system)
+    check_system(source, system)
     regions = _storages(source, keys, parts[3].references, parts[4].end)
 
     def find_storage(key: str) -> Region:
@@ -46,7 +47,8 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             raise _damaged(source, Code.STORAGE_MISSING, f"storage {key!r} is missing", f"{len(regions)} others")
         return regions[key]
 
-    return torch_state.checkpoint(source, NAME, parts[3], request, "little", find_storage)
+    loaded = replace(parts[3], globals=tuple(named for part in parts for named in part.globals))
+    return torch_state.checkpoint(source, NAME, loaded, request, "little", find_storage)
 
 
 def _pickles(source: ByteSource, limits: Limits) -> list[pickle.Loaded]:
@@ -96,7 +98,7 @@ def _storages(
     return regions
 
 
-def _check_system(source: ByteSource, system: object) -> None:
+def check_system(source: ByteSource, system: object) -> None:
     """sys_info must be there; its byte order means nothing, as torch writes and reads little-endian everywhere."""
     little = system.get("little_endian") if pickle.is_dict(system) else None
     if not isinstance(little, bool):

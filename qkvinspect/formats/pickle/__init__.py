@@ -8,7 +8,7 @@ The opcodes are those of CPython's Lib/pickle.py and Lib/pickletools.py, protoco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from qkvinspect.codes import Code
@@ -35,11 +35,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One pickle: its value, the offset behind it, and the outside things that it refers to, in order."""
+    """One pickle: its value, the offset behind it, and the outside things that it refers to, in order.
+
+    Attributes:
+        globals: the classes and functions that it names.
+        called: those that it would call as functions.
+    """
 
     value: object
     end: int
     persistent: tuple[Persistent | TensorCall, ...]
+    globals: tuple[Global, ...] = ()
+    called: tuple[Global, ...] = ()
 
     @property
     def references(self) -> Iterator[Persistent]:
@@ -51,16 +58,19 @@ def load(data: bytes, where: str, limits: Limits | None = None) -> object:
     return load_whole(data, where, limits).value
 
 
-def load_whole(data: bytes, where: str, limits: Limits | None = None) -> Loaded:
+def load_whole(
+    data: bytes, where: str, limits: Limits | None = None, refer: Callable[[object], object] = Persistent
+) -> Loaded:
     """Read the pickle that ``data`` consists of.
 
     Args:
         where: the file (and entry) it came from, for error messages.
+        refer: what stands for an outside thing, by its id.
 
     Raises:
         CheckpointError: it is malformed, uses opcodes that no torch file does, or goes over a limit.
     """
-    loaded = load_prefix(data, 0, where, limits)
+    loaded = load_prefix(data, 0, where, limits, refer)
     if loaded.end != len(data):
         raise CheckpointError(
             "has bytes after the pickle's end",
@@ -68,12 +78,16 @@ def load_whole(data: bytes, where: str, limits: Limits | None = None) -> Loaded:
             file=where,
             expected=f"{loaded.end} bytes",
             found=f"{len(data)}",
+            hint="the file is damaged: copy or download it again",
         )
     return loaded
 
 
-def load_prefix(data: bytes, start: int, where: str, limits: Limits | None = None) -> Loaded:
+def load_prefix(
+    data: bytes, start: int, where: str, limits: Limits | None = None, refer: Callable[[object], object] = Persistent
+) -> Loaded:
     """Read one pickle that begins at ``start``; more may follow it."""
-    machine = Machine(data, start, where, limits or Limits())
+    machine = Machine(data, start, where, limits or Limits(), refer)
     value = walk(machine)
-    return Loaded(value, machine.position, tuple(machine.persistent))
+    called = tuple(dict.fromkeys(machine.called.values()))
+    return Loaded(value, machine.position, tuple(machine.persistent), tuple(machine.globals), called)

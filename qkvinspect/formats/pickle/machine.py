@@ -7,30 +7,20 @@ import struct
 import sys
 from array import array
 from bisect import bisect_right
-from types import NoneType
-from typing import cast
+from collections.abc import Callable
 
 from qkvinspect.codes import Code
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import records
+from qkvinspect.formats.pickle.keys import Keys, MalformedError, kind
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
 from qkvinspect.formats.pickle.records import ORDERED_DICT, REBUILD, TensorCall
 
-_MAX_KEY_PARTS = 200
-_MAX_NUMBER_KEYS = 10_000  # their hashes can be made equal, and a dict of those takes quadratic time
 _MAKERS = b"]}(Q\x85\x86\x87R\x81\x92\x8f\x91\x94"  # a byte or two that make an object of a hundred
 _CHECK_EVERY = 1 << 16
 _SET, _FROZENSET = Global("builtins", "set"), Global("builtins", "frozenset")
 _GETS = re.compile(rb"h.|j.{4}", re.DOTALL)
 _KNOWN = {(known.module, known.name): known for known in (REBUILD, ORDERED_DICT)}
-
-
-class MalformedError(Exception):
-    """Why a pickle cannot be read; becomes a CheckpointError that says where."""
-
-    def __init__(self, code: Code, reason: str) -> None:
-        super().__init__(code, reason)
-        self.why = code, reason
 
 
 class Machine:
@@ -42,10 +32,16 @@ class Machine:
         orderly: whether every memo entry was above those before, so that none was stored twice.
         calls: tensors taken in at one step, whose memo entries are not in ``memo``; in order of these.
         persistent: every reference to something outside, in order.
+        resolve: what stands for something outside, by its id.
+        globals: every class and function that is named.
+        called: those that are called as functions, by their ids.
     """
 
-    def __init__(self, data: bytes, start: int, where: str, limits: Limits) -> None:
+    def __init__(
+        self, data: bytes, start: int, where: str, limits: Limits, resolve: Callable[[object], object]
+    ) -> None:
         self.data = data
+        self.resolve = resolve
         self.position = self.edge = start
         self.where = where
         self.limits = limits
@@ -61,7 +57,9 @@ class Machine:
         self.known: dict[records.Code, records.Named] = {}
         self._counted = start
         self._made = 0
-        self._number_keys = 0
+        self.keys = Keys()
+        self.globals: dict[Global, None] = {}
+        self.called: dict[int, Global] = {}
 
     def at_edge(self) -> None:
         """Hold the walk against its limits, and its opcodes against the frame."""
@@ -81,7 +79,7 @@ class Machine:
         self._counted = self.position
         self._made += len(done) - len(done.translate(None, _MAKERS))
         self.limits.check("objects", self._made, self.where)
-        self.limits.check("memo", len(self.memo) + len(self.calls), self.where)
+        self.limits.check("memo", len(self.memo) + len(self.calls) + len(self.globals), self.where)
         self.limits.check("stack", len(self.stack) + len(self.marks), self.where)
 
     def frame(self) -> None:
@@ -190,13 +188,13 @@ class Machine:
         elif isinstance(target, Call):
             target.items.extend(items)
         else:
-            raise MalformedError(Code.PICKLE_TARGET, f"items are appended to {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"items are appended to {kind(target)}")
 
     def add_items(self) -> None:
         items = self.pop_mark()
         target = self.stack[-1]
         if not isinstance(target, Call):
-            raise MalformedError(Code.PICKLE_TARGET, f"members are added to {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"members are added to {kind(target)}")
         target.items.extend(items)
 
     def set_items(self, items: list[object]) -> None:
@@ -205,11 +203,11 @@ class Machine:
         target = self.stack[-1]
         entries = target.entries if isinstance(target, Call) else target
         if not is_dict(entries):
-            raise MalformedError(Code.PICKLE_TARGET, f"entries are set on {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"entries are set on {kind(target)}")
         keys = items[::2]
         for key in keys:
             if type(key) is not str:
-                self.check_key(key)
+                self.keys.check(key)
         entries.update(zip(keys, items[1::2], strict=True))
 
     def make_dict(self) -> None:
@@ -230,43 +228,29 @@ class Machine:
             raise MalformedError(Code.PICKLE_STACK, "the stack is too short for a tuple")
         self.stack[-3:] = [tuple(self.stack[-3:])]
 
-    def check_key(self, key: object) -> None:
-        """Refuse a dict key that has no hash, or whose hash takes long or is easily made equal to others."""
-        if type(key) is int and -(1 << 63) <= key < 1 << 63:
-            return
-        waiting, seen, numbers = [key], 0, False
-        while waiting:
-            part = waiting.pop()
-            seen += 1
-            if isinstance(part, tuple):
-                parts = cast("tuple[object, ...]", part)
-                if seen + len(waiting) + len(parts) > _MAX_KEY_PARTS:
-                    raise MalformedError(Code.LIMIT_KEY, f"a tuple of over {_MAX_KEY_PARTS} parts is used as a key")
-                waiting.extend(parts)
-            elif isinstance(part, int):
-                numbers = True
-            elif not isinstance(part, (str, float, bytes, NoneType, Global, Call, Persistent)):
-                raise MalformedError(Code.PICKLE_KEY, f"{_kind(part)} is used as a key")
-        self._number_keys += numbers
-        if self._number_keys > _MAX_NUMBER_KEYS:
-            raise MalformedError(Code.LIMIT_KEY, f"over {_MAX_NUMBER_KEYS} tuples or huge numbers are used as keys")
-
     # Objects: named, never made.
 
     def refer(self) -> None:
-        reference = Persistent(self.pop())
-        self.persistent.append(reference)
+        reference = self.resolve(self.pop())
+        if isinstance(reference, Persistent):
+            self.persistent.append(reference)
         self.push(reference)
 
-    def reduce(self) -> None:
+    def new_object(self) -> None:
         arguments = self.pop()
-        self.push(self.call(self.pop(), arguments))
+        self.push(self.make(self.pop(), arguments))
 
     def new_object_ex(self) -> None:
         keywords, arguments = self.pop(), self.pop()
         self.push(Call(self.pop(), (arguments, keywords)))
 
     def call(self, function: object, arguments: object) -> object:
+        """What a function would return."""
+        if type(function) is Global:
+            self.called[id(function)] = function
+        return self.make(function, arguments)
+
+    def make(self, function: object, arguments: object) -> object:
         """A call that is not made; an OrderedDict becomes a plain one, also if made of pairs, as Python 2 did."""
         if function is not ORDERED_DICT or not is_sequence(arguments) or len(arguments) > 1:
             return Call(function, arguments)
@@ -275,7 +259,7 @@ class Machine:
             return Call(function, arguments)
         made: dict[object, object] = {}
         for key, value in filter(is_sequence, pairs):
-            self.check_key(key)
+            self.keys.check(key)
             made[key] = value
         return made
 
@@ -283,11 +267,15 @@ class Machine:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise MalformedError(Code.PICKLE_GLOBAL, "a global is not named by two strings")
-        self.push(_KNOWN.get((module, name)) or Global(module, name))
+        self._push_global(module, name)
 
     def text_global(self) -> None:
-        module, name = self.line().decode(), self.line().decode()
-        self.push(_KNOWN.get((module, name)) or Global(module, name))
+        self._push_global(self.line().decode(), self.line().decode())
+
+    def _push_global(self, module: str, name: str) -> None:
+        named = _KNOWN.get((module, name)) or Global(module, name)
+        self.globals[named] = None
+        self.push(named)
 
     def build(self) -> None:
         state = self.pop()
@@ -295,7 +283,7 @@ class Machine:
         if isinstance(target, Call):
             target.state = state
         elif not isinstance(target, dict):  # an OrderedDict's attributes (_metadata) tell us nothing
-            raise MalformedError(Code.PICKLE_TARGET, f"state is set on {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"state is set on {kind(target)}")
 
     def protocol(self) -> None:
         version = self.take(1)[0]
@@ -307,7 +295,3 @@ class Machine:
 
 
 _U64 = struct.Struct("<Q")
-
-
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__.lower()}"

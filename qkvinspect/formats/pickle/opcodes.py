@@ -70,7 +70,7 @@ _TABLE: dict[bytes, _Step] = {
     b"\x91": Machine.make_frozenset,
     b"c": Machine.text_global,
     b"\x93": Machine.stack_global,
-    b"\x81": Machine.reduce,
+    b"\x81": Machine.new_object,
     b"\x92": Machine.new_object_ex,
     b"b": Machine.build,
     b"Q": Machine.refer,

@@ -7,7 +7,8 @@ from itertools import repeat
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats.pickle.machine import Machine, MalformedError
+from qkvinspect.formats.pickle.keys import MalformedError
+from qkvinspect.formats.pickle.machine import Machine
 from qkvinspect.formats.pickle.opcodes import STEPS
 from qkvinspect.formats.pickle.records import REBUILD, tensor_call
 
