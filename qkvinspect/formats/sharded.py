@@ -10,7 +10,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Container, TensorInfo
+from qkvinspect.model import ByteSource, Checkpoint, Container, Finding, TensorInfo
 
 NAME = "sharded"
 
@@ -50,6 +50,9 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
                 )
             tensors[name] = shards[file].tensors[name]
         formats = sorted({shard.format for shard in shards.values()})
+        twice = [name for file, shard in shards.items() for name in shard.tensors if weight_map.get(name, file) != file]
+        note = f"{', '.join(twice[:4])}: in two shards; read from the one that the index names"
+        findings = [Finding("tensor-in-two-shards", "warning", note)] if twice else []
         return Checkpoint(
             path=source.name,
             format=f"sharded-{'+'.join(formats)}",
@@ -57,7 +60,7 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             tensors=tensors,
             num_files=len(shards),
             containers=(Container("", len(tensors), "model"),),
-            findings=tuple(finding for shard in shards.values() for finding in shard.findings),
+            findings=(*findings, *(finding for shard in shards.values() for finding in shard.findings)),
             resources=resources.pop_all(),
         )
 
@@ -69,7 +72,10 @@ def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
     except ValueError as error:
         code = Code.INDEX_DUPLICATE if isinstance(error, strict_json.DuplicateError) else Code.INDEX_JSON
         raise CheckpointError(
-            f"is not a checkpoint, and not valid JSON: {error}", code=code, file=source.name
+            f"is not a checkpoint, and not valid JSON: {error}",
+            code=code,
+            file=source.name,
+            hint="the file is damaged: copy or download it again",
         ) from error
     files = cast(dict[str, object], index).get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:
@@ -82,7 +88,14 @@ def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
         )
     weight_map = cast(dict[str, object], files)
     if not all(isinstance(file, str) for file in weight_map.values()):
+        name, file = next((name, file) for name, file in weight_map.items() if not isinstance(file, str))
         raise CheckpointError(
-            "maps a tensor to something that is not a file name", code=Code.INDEX_FILE, file=source.name
+            "maps a tensor to something that is not a file name",
+            code=Code.INDEX_FILE,
+            file=source.name,
+            tensor=name,
+            expected="text",
+            found=f"a {type(file).__name__}",
+            hint="the index is damaged: copy or download it again",
         )
     return cast("dict[str, str]", files)
