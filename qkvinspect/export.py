@@ -75,6 +75,7 @@ def write(
     save = _write_safetensors if target.suffix == ".safetensors" else _write_torch
     with new_file(target, force=force) as file:
         save(file, pieces, metadata, counter(sum(piece.nbytes for piece in pieces), progress))
+        report.checkpoint.check()
 
 
 def _pieces(attention: Attention, heads_split: bool) -> Iterator[Piece]:

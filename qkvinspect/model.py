@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from qkvinspect.dtypes import DType
-from qkvinspect.errors import clean
+from qkvinspect.errors import CheckpointError, clean
 
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 """How a stored weight lies: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
@@ -44,6 +44,10 @@ class ByteSource(Protocol):
 
     def siblings(self) -> tuple[str, ...]:
         """Names of the regular files beside this one, sorted; empty where that cannot be known."""
+        ...
+
+    def check(self) -> None:
+        """Make sure that it still is what was opened; CheckpointError if it was changed or replaced."""
         ...
 
     def close(self) -> None: ...
@@ -203,6 +207,7 @@ class Checkpoint:
         configs: the most trusted first.
         modules: integer attributes (``num_heads`` ...) of the modules in a pickled nn.Module.
         findings: what reading noticed.
+        source: the file that was opened; None where there is none.
     """
 
     path: str
@@ -217,6 +222,16 @@ class Checkpoint:
     containers: tuple[Container, ...] = ()
     findings: tuple[Finding, ...] = ()
     resources: ExitStack = field(default_factory=ExitStack, repr=False)
+    source: ByteSource | None = field(default=None, repr=False)
+
+    def check(self) -> None:
+        """Make sure that the file was neither changed nor replaced since it was opened.
+
+        Raises:
+            CheckpointError: it was: what has been read may be of two files.
+        """
+        if self.source is not None:
+            self.source.check()
 
     def close(self) -> None:
         """Close every file. Tensors can no longer be read after this."""
@@ -231,4 +246,8 @@ class Checkpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if error is None or isinstance(error, CheckpointError):
+                self.check()
+        finally:
+            self.close()

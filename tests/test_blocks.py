@@ -40,6 +40,9 @@ class Memory:
     def siblings(self) -> tuple[str, ...]:
         return ()
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import configs, dcp, directory, foreign, safetensors, sharded, torch_legacy, torch_zip
 from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, Request
@@ -46,6 +47,10 @@ def open_checkpoint(
             checkpoint = _open(source, container, limits or {})
         own = (configs.named(config),) if config is not None else ()
         beside, config_findings = configs.beside(source)
+    except CheckpointError:
+        with closing(source):
+            source.check()
+        raise
     except BaseException:
         source.close()
         raise
@@ -54,6 +59,7 @@ def open_checkpoint(
         checkpoint,
         configs=(*own, *beside, *checkpoint.configs),
         findings=(*findings, *checkpoint.findings, *config_findings),
+        source=source,
     )
 
 

@@ -1,7 +1,12 @@
-"""Checkpoints in several files, by the index that transformers and diffusers write (``weight_map``)."""
+"""Checkpoints in several files, by the index that transformers and diffusers write (``weight_map``).
+
+A shard may be a link within the index's folder, or, where the index is a link too, to a file beside the index's
+own (the hub's cache, where both lead into ``blobs``); see ``sources.local``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import cast
 
@@ -13,6 +18,7 @@ from qkvinspect.formats.request import Request
 from qkvinspect.model import ByteSource, Checkpoint, Container, Finding, TensorInfo
 
 NAME = "sharded"
+_MAX_NAMED = 4
 
 
 def sniff(head: bytes) -> bool:
@@ -49,10 +55,9 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
                     hint="index and shards are of different checkpoints, or a shard is incomplete",
                 )
             tensors[name] = shards[file].tensors[name]
+        findings = [finding for shard in shards.values() for finding in shard.findings]
+        findings += _unlisted(source, weight_map, shards)
         formats = sorted({shard.format for shard in shards.values()})
-        twice = [name for file, shard in shards.items() for name in shard.tensors if weight_map.get(name, file) != file]
-        note = f"{', '.join(twice[:4])}: in two shards; read from the one that the index names"
-        findings = [Finding("tensor-in-two-shards", "warning", note)] if twice else []
         return Checkpoint(
             path=source.name,
             format=f"sharded-{'+'.join(formats)}",
@@ -60,9 +65,31 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             tensors=tensors,
             num_files=len(shards),
             containers=(Container("", len(tensors), "model"),),
-            findings=(*findings, *(finding for shard in shards.values() for finding in shard.findings)),
+            findings=tuple(findings),
             resources=resources.pop_all(),
         )
+
+
+def _unlisted(source: ByteSource, weight_map: Mapping[str, str], shards: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    """What stands in a shard other than the index says: readers that go by the shards would take it."""
+    for file, shard in shards.items():
+        extra = [name for name in shard.tensors if weight_map.get(name) != file]
+        twice = next((name for name in extra if name in weight_map), None)
+        if twice is not None:
+            raise CheckpointError(
+                "stands in two shards",
+                code=Code.INDEX_TWICE,
+                file=source.name,
+                tensor=twice,
+                expected=f"it in {weight_map[twice]!r} only, as the index says",
+                found=f"another in {file!r}",
+                hint="the shards are of different checkpoints: copy or download all of them again",
+            )
+        if extra:
+            names = ", ".join(extra[:_MAX_NAMED]) + (
+                f" and {len(extra) - _MAX_NAMED} others" * (len(extra) > _MAX_NAMED)
+            )
+            yield Finding("unlisted-tensors", "warning", f"{file} also holds {names}, which the index omits: left out")
 
 
 def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:

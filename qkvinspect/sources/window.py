@@ -41,5 +41,8 @@ class Window:
     def siblings(self) -> tuple[str, ...]:
         return self._file.siblings()
 
+    def check(self) -> None:
+        self._file.check()
+
     def close(self) -> None:
         pass
