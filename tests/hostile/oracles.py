@@ -41,7 +41,9 @@ class _FewGlobals(pickle.Unpickler):
         return None
 
 
-_FEW = SimpleNamespace(Unpickler=_FewGlobals, load=lambda file, **options: _FewGlobals(file, **options).load())
+_FEW = SimpleNamespace(
+    __name__="few", Unpickler=_FewGlobals, load=lambda file, **options: _FewGlobals(file, **options).load()
+)
 
 
 def _load(data: bytes) -> Any:

@@ -67,7 +67,20 @@ def truncated() -> Iterator[Case]:
     for chunk in CHUNKS[:-1]:
         at += len(chunk)
         yield _pickle(f"it stops behind the opcode {chunk[:1]!r} at byte {at}", PLAIN[:at], Code.PICKLE_TRUNCATED)
-    for inside, code in ((b"X\5\0\0\0wei", Code.PICKLE_LENGTH), (b"X\5\0", Code.PICKLE_TRUNCATED), (b"ctorch._ut", Code.PICKLE_TRUNCATED), (b"J\1", Code.PICKLE_TRUNCATED), (b"G\0\0", Code.PICKLE_TRUNCATED), (b"\x8a", Code.PICKLE_TRUNCATED), (b"\x8a\2\1", Code.PICKLE_LENGTH), (b"I12", Code.PICKLE_TRUNCATED), (b"S'x", Code.PICKLE_TRUNCATED), (b"M\1", Code.PICKLE_TRUNCATED), (b"K", Code.PICKLE_TRUNCATED), (b"\x95\1\0", Code.PICKLE_TRUNCATED)):
+    for inside, code in (
+        (b"X\5\0\0\0wei", Code.PICKLE_LENGTH),
+        (b"X\5\0", Code.PICKLE_TRUNCATED),
+        (b"ctorch._ut", Code.PICKLE_TRUNCATED),
+        (b"J\1", Code.PICKLE_TRUNCATED),
+        (b"G\0\0", Code.PICKLE_TRUNCATED),
+        (b"\x8a", Code.PICKLE_TRUNCATED),
+        (b"\x8a\2\1", Code.PICKLE_LENGTH),
+        (b"I12", Code.PICKLE_TRUNCATED),
+        (b"S'x", Code.PICKLE_TRUNCATED),
+        (b"M\1", Code.PICKLE_TRUNCATED),
+        (b"K", Code.PICKLE_TRUNCATED),
+        (b"\x95\1\0", Code.PICKLE_TRUNCATED),
+    ):
         yield _pickle(f"it stops within {inside!r}", b"\x80\2}" + inside, code)
     yield _pickle("it has no bytes", b"", Code.PICKLE_TRUNCATED)
     yield _pickle("it is its protocol alone", b"\x80\2", Code.PICKLE_TRUNCATED)
@@ -75,17 +88,38 @@ def truncated() -> Iterator[Case]:
 
 
 def trailing() -> Iterator[Case]:
-    for label, more in {"a zero": b"\0", "a STOP": b".", "itself": PLAIN, "a newline": b"\n", "text": b"hello", "a call": b"cos\nsystem\n(S'x'\ntR.", "4096 zeros": bytes(4096)}.items():
+    for label, more in {
+        "a zero": b"\0",
+        "a STOP": b".",
+        "itself": PLAIN,
+        "a newline": b"\n",
+        "text": b"hello",
+        "a call": b"cos\nsystem\n(S'x'\ntR.",
+        "4096 zeros": bytes(4096),
+    }.items():
         yield _pickle(f"{label} behind its STOP", PLAIN + more, Code.PICKLE_TRAILING)
     for value in (b"N", b"]", b"(", b"(N", WEIGHT):
-        yield _pickle(f"{value[:8]!r} left on the stack", b"\x80\2" + value + named({"w": WEIGHT}) + b".", Code.PICKLE_STOP)
+        yield _pickle(
+            f"{value[:8]!r} left on the stack", b"\x80\2" + value + named({"w": WEIGHT}) + b".", Code.PICKLE_STOP
+        )
 
 
-KNOWN = frozenset(b"\x80\x9502N\x88\x89MJGIL\x8a\x8bFSUTVCB\x8e\x96\x8c\x8dX\x87\x86\x85t)](}elasud\x8f\x90\x91c\x93\x81\x92bRQhjgqrp\x941K.")
+KNOWN = frozenset(
+    b"\x80\x9502N\x88\x89MJGIL\x8a\x8bFSUTVCB\x8e\x96\x8c\x8dX\x87\x86\x85t)](}elasud\x8f\x90\x91c\x93\x81\x92bRQhjgqrp\x941K."
+)
 
 
 def unknown_opcodes() -> Iterator[Case]:
-    refused = {b"i": "INST", b"o": "OBJ", b"P": "PERSID", b"\x82": "EXT1", b"\x83": "EXT2", b"\x84": "EXT4", b"\x97": "NEXT_BUFFER", b"\x98": "READONLY_BUFFER"}
+    refused = {
+        b"i": "INST",
+        b"o": "OBJ",
+        b"P": "PERSID",
+        b"\x82": "EXT1",
+        b"\x83": "EXT2",
+        b"\x84": "EXT4",
+        b"\x97": "NEXT_BUFFER",
+        b"\x98": "READONLY_BUFFER",
+    }
     for code, called in refused.items():
         for more in (b"", b"\1\0\0\0", b"os\nsystem\n"):
             yield _x(f"{called} with {more!r}", b"(N" + code + more, Code.PICKLE_OPCODE)
@@ -94,7 +128,25 @@ def unknown_opcodes() -> Iterator[Case]:
             yield _x(f"a byte {code:02x} for an opcode", bytes([code]), Code.PICKLE_OPCODE)
 
 
-NEEDS = {b"0": 0, b"a": 2, b"s": 3, b"b": 2, b"R": 2, b"\x81": 2, b"\x92": 3, b"\x93": 2, b"Q": 1, b"\x85": 1, b"\x86": 2, b"\x87": 3, b"2": 1, b"q\0": 1, b"r\0\0\0\0": 1, b"p0\n": 1, b"\x94": 1}
+NEEDS = {
+    b"0": 0,
+    b"a": 2,
+    b"s": 3,
+    b"b": 2,
+    b"R": 2,
+    b"\x81": 2,
+    b"\x92": 3,
+    b"\x93": 2,
+    b"Q": 1,
+    b"\x85": 1,
+    b"\x86": 2,
+    b"\x87": 3,
+    b"2": 1,
+    b"q\0": 1,
+    b"r\0\0\0\0": 1,
+    b"p0\n": 1,
+    b"\x94": 1,
+}
 
 
 def underflow() -> Iterator[Case]:
@@ -103,7 +155,9 @@ def underflow() -> Iterator[Case]:
             code = Code.PICKLE_MARK if opcode == b"0" else Code.PICKLE_STACK
             yield _pickle(f"{opcode!r} on a stack of {depth}", b"\x80\2" + b"]" * depth + opcode + b"N.", code)
             if opcode != b"0":
-                yield _pickle(f"{opcode!r} on a stack of {depth} above a mark", b"\x80\2N(" + b"]" * depth + opcode + b"tN.", code)
+                yield _pickle(
+                    f"{opcode!r} on a stack of {depth} above a mark", b"\x80\2N(" + b"]" * depth + opcode + b"tN.", code
+                )
     yield _pickle("STOP on an empty stack", b"\x80\2.", Code.PICKLE_STOP)
     yield _pickle("STOP above a mark", b"\x80\2N(.", Code.PICKLE_STOP)
 
@@ -117,7 +171,17 @@ def missing_marks() -> Iterator[Case]:
 
 
 def bad_memo_gets() -> Iterator[Case]:
-    for get in (b"h\0", b"h\xff", b"j\0\0\0\0", b"j\xff\xff\xff\xff", b"j\0\0\0\x80", b"g0\n", b"g99999\n", b"g-1\n", b"g4294967296\n"):
+    for get in (
+        b"h\0",
+        b"h\xff",
+        b"j\0\0\0\0",
+        b"j\xff\xff\xff\xff",
+        b"j\0\0\0\x80",
+        b"g0\n",
+        b"g99999\n",
+        b"g-1\n",
+        b"g4294967296\n",
+    ):
         yield _x(f"{get!r} of nothing stored", get, Code.PICKLE_MEMO)
         yield _x(f"{get!r} where only entry 7 is stored", b"Nq\x070" + get, Code.PICKLE_MEMO)
     for get in (b"g\n", b"gx\n", b"g1.5\n", b"g0x1\n", b"g1 2\n", b"g\xff\n"):
@@ -134,7 +198,12 @@ def huge_memo_indexes() -> Iterator[Case]:
         yield _x(f"a memo entry {index}", b"Nr" + put + b"j" + put + b"0", SOUND)
     for index in (1 << 32, 1 << 62, 1 << 64, 10**30, 10**255):
         digits = b"%d\n" % index
-        yield _x(f"a memo entry of {len(digits) - 1} digits", b"Np" + digits + b"g" + digits + b"0", SOUND, "torch knows no memo entries written as text")
+        yield _x(
+            f"a memo entry of {len(digits) - 1} digits",
+            b"Np" + digits + b"g" + digits + b"0",
+            SOUND,
+            "torch knows no memo entries written as text",
+        )
     for digits in (257, 300, 10_000):
         number = b"1" * digits + b"\n"
         yield _x(f"a memo entry of {digits} digits", b"Np" + number, Code.LIMIT_INTEGER)
@@ -143,7 +212,17 @@ def huge_memo_indexes() -> Iterator[Case]:
 
 
 def huge_lengths() -> Iterator[Case]:
-    for opcode, width, most in ((b"X", 4, 32), (b"T", 4, 32), (b"B", 4, 32), (b"\x8d", 8, 64), (b"\x8e", 8, 64), (b"\x96", 8, 64), (b"\x8c", 1, 8), (b"U", 1, 8), (b"C", 1, 8)):
+    for opcode, width, most in (
+        (b"X", 4, 32),
+        (b"T", 4, 32),
+        (b"B", 4, 32),
+        (b"\x8d", 8, 64),
+        (b"\x8e", 8, 64),
+        (b"\x96", 8, 64),
+        (b"\x8c", 1, 8),
+        (b"U", 1, 8),
+        (b"C", 1, 8),
+    ):
         sizes = {(1 << most) - 1, (1 << (most - 1)), (1 << (most - 1)) - 1, 1 << 30 if most > 8 else 200}
         for size in sorted(sizes):
             value = opcode + size.to_bytes(width, "little") + b"abc"
@@ -189,10 +268,20 @@ def doubling() -> Iterator[Case]:
         yield _x(f"a list doubled {times} times", _doubling(b"]", times), SOUND)
         yield _x(f"a text doubled {times} times", _doubling(text("a" * 1000), times), SOUND)
     for times in (16, 30, 60):
-        dicts = WEIGHT + b"q\0" + b"".join(
-            b"0}q" + bytes([n + 1]) + b"(" + text("a") + b"h" + bytes([n]) + text("b") + b"h" + bytes([n]) + b"u" for n in range(times)
+        dicts = (
+            WEIGHT
+            + b"q\0"
+            + b"".join(
+                b"0}q" + bytes([n + 1]) + b"(" + text("a") + b"h" + bytes([n]) + text("b") + b"h" + bytes([n]) + b"u"
+                for n in range(times)
+            )
         )
-        yield _pickle(f"a tensor under 2^{times} names", whole(dicts), Code.LIMIT_TENSORS, "torch has no names to make, only dicts that hold each other")
+        yield _pickle(
+            f"a tensor under 2^{times} names",
+            whole(dicts),
+            Code.LIMIT_TENSORS,
+            "torch has no names to make, only dicts that hold each other",
+        )
     keys = text("k") + b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(100))
     yield _x("a key that is a tuple doubled 100 times", b"}(" + keys + b"Nu", Code.LIMIT_KEY)
 
@@ -218,11 +307,21 @@ def cycles() -> Iterator[Case]:
     for label, value in own.items():
         yield _x(label, value, SOUND)
     for levels in (1, 2, 5):
-        value = b"}q\1" + (text("a") + b"}") * levels + text("a") + b"h\1" + b"s" * (levels + 1) + text("w") + WEIGHT + b"s"
+        value = (
+            b"}q\1" + (text("a") + b"}") * levels + text("a") + b"h\1" + b"s" * (levels + 1) + text("w") + WEIGHT + b"s"
+        )
         yield _pickle_reads(f"a state_dict that holds itself {levels + 1} levels below", value, SOUND)
 
 
-UNHASHABLE = {"a list": b"]", "a dict": b"}", "a set of protocol 4": b"\x8f", "a list in a tuple": b"]\x85", "a dict in a tuple": b"}\x85", "an OrderedDict": ordered(), "a list deep in a tuple": b"]\x85\x85\x85\x85"}
+UNHASHABLE = {
+    "a list": b"]",
+    "a dict": b"}",
+    "a set of protocol 4": b"\x8f",
+    "a list in a tuple": b"]\x85",
+    "a dict in a tuple": b"}\x85",
+    "an OrderedDict": ordered(),
+    "a list deep in a tuple": b"]\x85\x85\x85\x85",
+}
 
 
 def unhashable_keys() -> Iterator[Case]:
@@ -231,8 +330,18 @@ def unhashable_keys() -> Iterator[Case]:
         yield _x(f"{label} as a key by SETITEM", b"}" + key + b"Ns", expected)
         yield _x(f"{label} as a key by SETITEMS", b"}(" + key + b"Nu", expected)
         yield _x(f"{label} as a key by DICT", b"(" + key + b"Nd", expected)
-        yield _x(f"{label} as a key of an OrderedDict's pair", call(name("collections", "OrderedDict"), items(items(key, b"N"))), expected)
-        yield _pickle(f"{label} as a key beside tensors", whole(b"}(" + text("w") + WEIGHT + key + b"Nu"), Code.PICKLE_KEY) if "set" not in label else _x(label, key, SOUND)
+        yield _x(
+            f"{label} as a key of an OrderedDict's pair",
+            call(name("collections", "OrderedDict"), items(items(key, b"N"))),
+            expected,
+        )
+        yield (
+            _pickle(
+                f"{label} as a key beside tensors", whole(b"}(" + text("w") + WEIGHT + key + b"Nu"), Code.PICKLE_KEY
+            )
+            if "set" not in label
+            else _x(label, key, SOUND)
+        )
     for count in (201, 100_000):
         yield _x(f"a tuple of {count} as a key", b"}(" + b"K\1" * count + b"tNs", Code.LIMIT_KEY, "torch has no limit")
     collide = b"}" + b"".join(number(n * ((1 << 61) - 1)) + b"Ns" for n in range(5, 60_000))
@@ -242,16 +351,37 @@ def unhashable_keys() -> Iterator[Case]:
 def other_keys() -> Iterator[Case]:
     keys = {"a number": (b"K\1", "1"), "True": (b"\x88", "True")}
     for label, (key, called) in keys.items():
-        yield _pickle_reads(f"a tensor under {label}", mapping([(text("w"), WEIGHT), (key, WEIGHT)]), Reads({"w": seeds.FLOATS, called: seeds.FLOATS}))
-    others = {"None": b"N", "a float": pickles.real(1.5), "bytes": b"C\1a", "a tuple": b"K\1\x85", "a class": name("torch", "float32"), "an empty tuple": b")"}
+        yield _pickle_reads(
+            f"a tensor under {label}",
+            mapping([(text("w"), WEIGHT), (key, WEIGHT)]),
+            Reads({"w": seeds.FLOATS, called: seeds.FLOATS}),
+        )
+    others = {
+        "None": b"N",
+        "a float": pickles.real(1.5),
+        "bytes": b"C\1a",
+        "a tuple": b"K\1\x85",
+        "a class": name("torch", "float32"),
+        "an empty tuple": b")",
+    }
     for label, key in others.items():
         expected = Reads({"w": seeds.FLOATS}, findings=("unknown-tensor",))
-        yield _pickle_reads(f"a tensor under {label}", mapping([(text("w"), WEIGHT), (key, WEIGHT)]), expected, "it can have any key; a tensor of no name cannot be named here")
+        yield _pickle_reads(
+            f"a tensor under {label}",
+            mapping([(text("w"), WEIGHT), (key, WEIGHT)]),
+            expected,
+            "it can have any key; a tensor of no name cannot be named here",
+        )
         yield _pickle_reads(f"something else under {label}", mapping([(text("w"), WEIGHT), (key, b"N")]), SOUND)
         state = name("m", "C") + b")\x81" + mapping([(key, b"N")]) + b"b"
         yield _x(f"a state with {label} for a key", state, SOUND)
     for first, second in ((b"K\1", text("1")), (b"\x88", text("True")), (number(-5), text("-5"))):
-        yield _pickle(f"one name as {first!r} and as text", whole(mapping([(first, WEIGHT), (second, WEIGHT)])), Code.TENSOR_TWICE, "they are two keys, but one name")
+        yield _pickle(
+            f"one name as {first!r} and as text",
+            whole(mapping([(first, WEIGHT), (second, WEIGHT)])),
+            Code.TENSOR_TWICE,
+            "they are two keys, but one name",
+        )
     twice = named({"a.b": WEIGHT, "a": named({"b": WEIGHT})})
     yield _pickle("one name with a dot and nested", whole(twice), Code.TENSOR_TWICE, "they are two keys, but one name")
 
@@ -260,21 +390,60 @@ def _pickle_reads(label: str, value: bytes, reads: Reads, trusted: str = "") -> 
     return Case(label, partial(_file, whole(value)), reads, trusted)
 
 
-TARGETS = {"None": b"N", "a number": b"K\1", "text": text("x"), "True": b"\x88", "bytes": b"C\1a", "a float": pickles.real(1.0), "a tuple": b")", "a storage": storage("0", 16), "a class": name("m", "C")}
+TARGETS = {
+    "None": b"N",
+    "a number": b"K\1",
+    "text": text("x"),
+    "True": b"\x88",
+    "bytes": b"C\1a",
+    "a float": pickles.real(1.0),
+    "a tuple": b")",
+    "a storage": storage("0", 16),
+    "a class": name("m", "C"),
+}
 
 
 def wrong_targets() -> Iterator[Case]:
     for label, target in TARGETS.items():
-        for does, more in {"an item": b"Na", "items": b"(NNe", "an entry": b"NNs", "entries": b"(NNu", "members": b"(N\x90", "a state": b"}b"}.items():
+        for does, more in {
+            "an item": b"Na",
+            "items": b"(NNe",
+            "an entry": b"NNs",
+            "entries": b"(NNu",
+            "members": b"(N\x90",
+            "a state": b"}b",
+        }.items():
             yield _x(f"{label} is given {does}", target + more, Code.PICKLE_TARGET)
-    for label, target, more in (("a list", b"]", b"NNs"), ("a list", b"]", b"(N\x90"), ("a dict", b"}", b"Na"), ("a dict", b"}", b"(N\x90"), ("a list", b"]", b"}b")):
+    for label, target, more in (
+        ("a list", b"]", b"NNs"),
+        ("a list", b"]", b"(N\x90"),
+        ("a dict", b"}", b"Na"),
+        ("a dict", b"}", b"(N\x90"),
+        ("a list", b"]", b"}b"),
+    ):
         yield _x(f"{label} is given {more!r}", target + more, Code.PICKLE_TARGET)
     for opcode in (b"u", b"d"):
         for count in (1, 3):
-            yield _x(f"{count} values for {opcode!r}", (b"}(" if opcode == b"u" else b"(") + b"N" * count + opcode, Code.PICKLE_PAIRS)
+            yield _x(
+                f"{count} values for {opcode!r}",
+                (b"}(" if opcode == b"u" else b"(") + b"N" * count + opcode,
+                Code.PICKLE_PAIRS,
+            )
 
 
-MODULES = ("m", "user.models", "torch.nn.modules.linear", "__main__", "", "a b", "é", "os.path", "numpy.core.multiarray", "torch._utils", "\x1b[31m")
+MODULES = (
+    "m",
+    "user.models",
+    "torch.nn.modules.linear",
+    "__main__",
+    "",
+    "a b",
+    "é",
+    "os.path",
+    "numpy.core.multiarray",
+    "torch._utils",
+    "\x1b[31m",
+)
 
 
 def unknown_globals() -> Iterator[Case]:
@@ -283,7 +452,11 @@ def unknown_globals() -> Iterator[Case]:
             thing = name(module, attribute)
             yield _x(f"{module!r}.{attribute!r} named", thing, SOUND)
             yield _x(f"{module!r}.{attribute!r} called", call(thing, number(1)), SOUND)
-    for function, more in ((name("torch._utils", "_rebuild_new"), ()), (name("user", "make"), (number(1),)), (name("torch.nn", "Parameter"), ())):
+    for function, more in (
+        (name("torch._utils", "_rebuild_new"), ()),
+        (name("user", "make"), (number(1),)),
+        (name("torch.nn", "Parameter"), ()),
+    ):
         expected = Reads({"x": seeds.FLOATS}, findings=("unknown-tensor",))
         state = named({"w": call(function, storage("0", 16), *more), "x": WEIGHT})
         yield _pickle_reads("a call that is not known makes a tensor of a storage", state, expected)
@@ -309,22 +482,46 @@ def dangerous_globals() -> Iterator[Case]:
         thing = name(module, attribute)
         yield _x(f"{module}.{attribute} called by REDUCE", call(thing, text("touch /tmp/x")), reads)
         yield _x(f"{module}.{attribute} called by NEWOBJ", thing + row(text("x")) + b"\x81", reads)
-        yield _x(f"{module}.{attribute} named by STACK_GLOBAL", text(module) + text(attribute) + b"\x93", reads, protocol=4)
+        yield _x(
+            f"{module}.{attribute} named by STACK_GLOBAL", text(module) + text(attribute) + b"\x93", reads, protocol=4
+        )
     ex = name("os", "system") + row(text("x")) + b"}\x92"
     yield _x("os.system called by NEWOBJ_EX", ex, reads, protocol=4)
     yield _x("os.system called and dropped", call(name("os", "system"), text("x")) + b"0N", reads)
-    yield _pickle_reads("os.system as the hooks of a tensor", named({"w": WEIGHT.replace(ordered(), call(name("os", "system"), text("x")))}), reads)
-    yield _pickle_reads("os.system in a state", named({"w": WEIGHT, "x": ordered() + call(name("os", "system"), text("x")) + b"b"}), reads)
+    yield _pickle_reads(
+        "os.system as the hooks of a tensor",
+        named({"w": WEIGHT.replace(ordered(), call(name("os", "system"), text("x")))}),
+        reads,
+    )
+    yield _pickle_reads(
+        "os.system in a state",
+        named({"w": WEIGHT, "x": ordered() + call(name("os", "system"), text("x")) + b"b"}),
+        reads,
+    )
 
 
 def bad_ids() -> Iterator[Case]:
     kind = name("torch", "FloatStorage")
     good = [text("storage"), kind, text("0"), text("cpu"), number(16)]
-    ids: dict[str, bytes] = {"None": b"N", "text": text("storage"), "a number": number(0), "an empty tuple": b")", "a list": b"]", "a dict": b"}"}
+    ids: dict[str, bytes] = {
+        "None": b"N",
+        "text": text("storage"),
+        "a number": number(0),
+        "an empty tuple": b")",
+        "a list": b"]",
+        "a dict": b"}",
+    }
     for size in range(5):
         ids[f"its first {size} fields"] = row(*good[:size])
     for place, field in enumerate(("tag", "type", "key", "location", "numel")):
-        for label, wrong in (("None", b"N"), ("a list", b"]"), ("a float", pickles.real(16.0)), ("bytes", b"C\x010"), ("True", b"\x88"), ("a dict", b"}")):
+        for label, wrong in (
+            ("None", b"N"),
+            ("a list", b"]"),
+            ("a float", pickles.real(16.0)),
+            ("bytes", b"C\x010"),
+            ("True", b"\x88"),
+            ("a dict", b"}"),
+        ):
             if field != "location":
                 ids[f"{label} for its {field}"] = row(*(wrong if at == place else part for at, part in enumerate(good)))
     ids["another tag"] = row(text("module"), *good[1:])
@@ -336,34 +533,68 @@ def bad_ids() -> Iterator[Case]:
     for label, place in (("None", b"N"), ("a list", b"]"), ("a class", kind), ("a tuple", row(*good))):
         yield _w(f"a tensor on {label} that is no storage", tensor(place, 0, (4, 4), (4, 1)), Code.STORAGE_ID)
     for kind in ("Storage", "FloatTensor", "float32", "StringStorage", "floatstorage", ""):
-        yield _w(f"a storage of type torch.{kind}", tensor(storage("0", 16, kind), 0, (4, 4), (4, 1)), Code.STORAGE_TYPE)
+        yield _w(
+            f"a storage of type torch.{kind}", tensor(storage("0", 16, kind), 0, (4, 4), (4, 1)), Code.STORAGE_TYPE
+        )
     for module in ("os", "builtins", "torchx", "nottorch", "", "numpy"):
-        yield _w(f"a storage of type {module}.FloatStorage", tensor(storage("0", 16, module=module), 0, (4, 4), (4, 1)), Code.STORAGE_TYPE)
+        yield _w(
+            f"a storage of type {module}.FloatStorage",
+            tensor(storage("0", 16, module=module), 0, (4, 4), (4, 1)),
+            Code.STORAGE_TYPE,
+        )
     for key in ("../0", "/etc/passwd", "0/", "0\0", "00", " 0", "0\n", "\x1b[31m", "\u202e0", "é", "9" * 1000, ""):
         yield _w(f"a storage called {key[:12]!r}", tensor(storage(key, 16), 0, (4, 4), (4, 1)), Code.STORAGE_MISSING)
 
 
 def conflicts() -> Iterator[Case]:
-    kinds = {"IntStorage": 4, "DoubleStorage": 8, "HalfStorage": 2, "ByteStorage": 1, "BoolStorage": 1, "BFloat16Storage": 2, "LongStorage": 8, "ComplexFloatStorage": 8, "QInt32Storage": 4}
+    kinds = {
+        "IntStorage": 4,
+        "DoubleStorage": 8,
+        "HalfStorage": 2,
+        "ByteStorage": 1,
+        "BoolStorage": 1,
+        "BFloat16Storage": 2,
+        "LongStorage": 8,
+        "ComplexFloatStorage": 8,
+        "QInt32Storage": 4,
+    }
     for kind, width in kinds.items():
         numel = 64 // width
         other = tensor(storage("0", numel, kind), 0, (numel,), (1,))
         for label, entries in (("first", {"a": other, "w": WEIGHT}), ("second", {"w": WEIGHT, "a": other})):
-            yield _pickle(f"one storage of floats and of {kind}, the {label}", whole(named(entries)), Code.STORAGE_CONFLICT)
+            yield _pickle(
+                f"one storage of floats and of {kind}, the {label}", whole(named(entries)), Code.STORAGE_CONFLICT
+            )
     other = tensor(storage("0", 16, "UntypedStorage", module="torch.storage"), 0, (4, 4), (4, 1))
     yield _pickle("one storage of floats and untyped", whole(named({"a": other, "w": WEIGHT})), Code.STORAGE_CONFLICT)
     for numel in (15, 17, 0, 8):
         other = tensor(storage("0", numel), 0, (min(numel, 4),), (1,))
-        yield _pickle(f"one storage of 16 and of {numel} numbers", whole(named({"w": WEIGHT, "a": other})), Code.STORAGE_SIZE)
+        yield _pickle(
+            f"one storage of 16 and of {numel} numbers", whole(named({"w": WEIGHT, "a": other})), Code.STORAGE_SIZE
+        )
 
 
 def _tensor(offset: bytes = b"K\0", size: bytes | None = None, stride: bytes | None = None) -> bytes:
     size, stride = size or numbers((4, 4)), stride or numbers((4, 1))
-    return call(name("torch._utils", "_rebuild_tensor_v2"), storage("0", 16), offset, size, stride, pickles.FALSE, ordered())
+    return call(
+        name("torch._utils", "_rebuild_tensor_v2"), storage("0", 16), offset, size, stride, pickles.FALSE, ordered()
+    )
 
 
 def bad_numbers() -> Iterator[Case]:
-    wrong = {"-1": number(-1), "-2^31": number(-(2**31)), "-2^63": number(-(2**63)), "2^63": number(2**63), "2^64": number(2**64), "None": b"N", "a float": pickles.real(1.0), "text": text("1"), "a list": b"]", "True": b"\x88", "-2^100": number(-(2**100))}
+    wrong = {
+        "-1": number(-1),
+        "-2^31": number(-(2**31)),
+        "-2^63": number(-(2**63)),
+        "2^63": number(2**63),
+        "2^64": number(2**64),
+        "None": b"N",
+        "a float": pickles.real(1.0),
+        "text": text("1"),
+        "a list": b"]",
+        "True": b"\x88",
+        "-2^100": number(-(2**100)),
+    }
     for label, value in wrong.items():
         yield _w(f"offset {label}", _tensor(value), Code.TENSOR_SHAPE)
         for place in range(2):
@@ -371,30 +602,73 @@ def bad_numbers() -> Iterator[Case]:
             pair[place] = value
             yield _w(f"size {place} is {label}", _tensor(size=row(*pair)), Code.TENSOR_SHAPE)
             yield _w(f"stride {place} is {label}", _tensor(stride=row(*pair)), Code.TENSOR_SHAPE)
-    for size, stride in (((4, 4), (4,)), ((4,), (4, 1)), ((), (1,)), ((1,) * 65, (1,) * 65), ((1,) * 1000, (1,) * 1000)):
-        yield _w(f"{len(size)} sizes and {len(stride)} strides", _tensor(size=numbers(size), stride=numbers(stride)), Code.TENSOR_SHAPE, "torch allows more than 64 dimensions")
-    for label, value in {"None": b"N", "a number": number(16), "a dict": b"}", "text": text("44"), "a call": call(name("m", "Size"))}.items():
+    for size, stride in (
+        ((4, 4), (4,)),
+        ((4,), (4, 1)),
+        ((), (1,)),
+        ((1,) * 65, (1,) * 65),
+        ((1,) * 1000, (1,) * 1000),
+    ):
+        yield _w(
+            f"{len(size)} sizes and {len(stride)} strides",
+            _tensor(size=numbers(size), stride=numbers(stride)),
+            Code.TENSOR_SHAPE,
+            "torch allows more than 64 dimensions",
+        )
+    for label, value in {
+        "None": b"N",
+        "a number": number(16),
+        "a dict": b"}",
+        "text": text("44"),
+        "a call": call(name("m", "Size")),
+    }.items():
         yield _w(f"{label} for a size", _tensor(size=value), Code.TENSOR_SHAPE)
         yield _w(f"{label} for a stride", _tensor(stride=value), Code.TENSOR_SHAPE)
     for count in range(4):
         arguments = [storage("0", 16), number(0), numbers((4, 4)), numbers((4, 1))][:count]
-        yield _w(f"a tensor of {count} arguments", call(name("torch._utils", "_rebuild_tensor_v2"), *arguments), Code.TENSOR_ARGUMENTS)
+        yield _w(
+            f"a tensor of {count} arguments",
+            call(name("torch._utils", "_rebuild_tensor_v2"), *arguments),
+            Code.TENSOR_ARGUMENTS,
+        )
 
 
 def past_the_storage() -> Iterator[Case]:
     views = (
-        *((1, (4, 4), (4, 1)), (13, (4,), (1,)), (16, (1,), (1,)), (0, (4, 4), (5, 1)), (0, (4, 5), (4, 1)), (0, (17,), (1,))),
+        *(
+            (1, (4, 4), (4, 1)),
+            (13, (4,), (1,)),
+            (16, (1,), (1,)),
+            (0, (4, 4), (5, 1)),
+            (0, (4, 5), (4, 1)),
+            (0, (17,), (1,)),
+        ),
         *((0, (2,), (16,)), (15, (2,), (1,)), (17, (), ()), (16, (), ()), (0, (2, 2), (15, 1)), (1 << 40, (1,), (1,))),
-        *((0, (16, 2), (1, 1)), (0, (4, 4), (1, 5)), (0, (2, 2, 2, 2, 2), (16, 8, 4, 2, 1)), (4, (4, 4), (4, 1)), (1 << 62, (), ())),
+        *(
+            (0, (16, 2), (1, 1)),
+            (0, (4, 4), (1, 5)),
+            (0, (2, 2, 2, 2, 2), (16, 8, 4, 2, 1)),
+            (4, (4, 4), (4, 1)),
+            (1 << 62, (), ()),
+        ),
     )
     for offset, size, stride in views:
-        yield _w(f"offset {offset}, size {size}, stride {stride} of 16", tensor(storage("0", 16), offset, size, stride), Code.TENSOR_RANGE)
+        yield _w(
+            f"offset {offset}, size {size}, stride {stride} of 16",
+            tensor(storage("0", 16), offset, size, stride),
+            Code.TENSOR_RANGE,
+        )
     for offset, size, stride, content in (
         (15, (), (), seeds.FLOATS[60:]), (0, (4, 4), (1, 4), b"".join(seeds.FLOATS[16 * r + 4 * c : 16 * r + 4 * c + 4] for c in range(4) for r in range(4))),
         (3, (2, 2), (0, 1), seeds.FLOATS[12:20] * 2), (12, (4,), (1,), seeds.FLOATS[48:]), (16, (0,), (1,), b""), (99, (0, 3), (3, 1), b""),
     ):  # fmt: skip
         reads = Reads({"w": content})
-        yield _w(f"offset {offset}, size {size}, stride {stride} of 16, which fits", tensor(storage("0", 16), offset, size, stride), reads, "torch refuses an empty view behind the end" if offset == 99 else "")
+        yield _w(
+            f"offset {offset}, size {size}, stride {stride} of 16, which fits",
+            tensor(storage("0", 16), offset, size, stride),
+            reads,
+            "torch refuses an empty view behind the end" if offset == 99 else "",
+        )
 
 
 def stride_overflows() -> Iterator[Case]:
@@ -403,9 +677,19 @@ def stride_overflows() -> Iterator[Case]:
         ((3,), (2**62,)), ((2**40, 2**40), (1, 1)), ((2**61 + 1,), (8,)), ((2**31, 2**31, 4), (1, 1, 1)), ((5,), (2**62 + 1,)),
     ):  # fmt: skip
         yield _w(f"size {size}, stride {stride}", tensor(storage("0", 16), 0, size, stride), Code.TENSOR_RANGE)
-        yield _w(f"size {size}, stride {stride}, and a size of 0", tensor(storage("0", 16), 0, (*size, 0), (*stride, 1)), Reads({"w": None}), "torch computes such strides")
+        yield _w(
+            f"size {size}, stride {stride}, and a size of 0",
+            tensor(storage("0", 16), 0, (*size, 0), (*stride, 1)),
+            Reads({"w": None}),
+            "torch computes such strides",
+        )
     for size in ((2**40,), (2**31, 2**20), (2**63 - 1,), (2**62, 2**62), (2**29,)):
-        yield _w(f"size {size} of one number", tensor(storage("0", 16), 0, size, (0,) * len(size)), Code.LIMIT_EXPANSION, "torch makes a view of it, which no memory can hold when it is copied")
+        yield _w(
+            f"size {size} of one number",
+            tensor(storage("0", 16), 0, size, (0,) * len(size)),
+            Code.LIMIT_EXPANSION,
+            "torch makes a view of it, which no memory can hold when it is copied",
+        )
 
 
 def huge_numels() -> Iterator[Case]:
@@ -420,7 +704,12 @@ def giant_integers() -> Iterator[Case]:
         length = struct.pack("<I", size)
         yield _x(f"LONG4 of {size} bytes that are not there", b"\x8b" + length, Code.LIMIT_INTEGER)
         if size <= 1 << 20:
-            yield _x(f"LONG4 of {size} bytes", b"\x8b" + length + bytes(size - 1) + b"\1", Code.LIMIT_INTEGER, "torch has no limit")
+            yield _x(
+                f"LONG4 of {size} bytes",
+                b"\x8b" + length + bytes(size - 1) + b"\1",
+                Code.LIMIT_INTEGER,
+                "torch has no limit",
+            )
     for size in (0, 1, 8, 255, 256):
         yield _x(f"LONG4 of {size} bytes", b"\x8b" + struct.pack("<I", size) + b"\1" * size, SOUND)
     for opcode, end in ((b"I", b"\n"), (b"L", b"L\n")):
@@ -451,13 +740,27 @@ def frames() -> Iterator[Case]:
     for chunk in chunks[:-1]:
         for inside in range(1, len(chunk)):
             if inside in (1, len(chunk) - 1):
-                yield Case(f"a frame that ends {inside} bytes into {chunk[:1]!r} at {at}", partial(_file, b"\x80\4" + _framed(at + inside, body)), Refused(Code.PICKLE_FRAME))
+                yield Case(
+                    f"a frame that ends {inside} bytes into {chunk[:1]!r} at {at}",
+                    partial(_file, b"\x80\4" + _framed(at + inside, body)),
+                    Refused(Code.PICKLE_FRAME),
+                )
         at += len(chunk)
         if chunk[:1] == b"}":
-            yield Case(f"a frame that ends at {at}, between two opcodes", partial(_file, b"\x80\4" + _framed(at, body)), SOUND)
+            yield Case(
+                f"a frame that ends at {at}, between two opcodes", partial(_file, b"\x80\4" + _framed(at, body)), SOUND
+            )
     for more in (1, 8, 1 << 20, 1 << 32, 1 << 63, (1 << 64) - size - 1):
-        yield Case(f"a frame {more} bytes longer than the file", partial(_file, b"\x80\4" + _framed(size + more, body)), Refused(Code.PICKLE_FRAME))
-    yield Case("a frame within a frame", partial(_file, b"\x80\4" + _framed(size + 9, _framed(size, body))), Refused(Code.PICKLE_FRAME))
+        yield Case(
+            f"a frame {more} bytes longer than the file",
+            partial(_file, b"\x80\4" + _framed(size + more, body)),
+            Refused(Code.PICKLE_FRAME),
+        )
+    yield Case(
+        "a frame within a frame",
+        partial(_file, b"\x80\4" + _framed(size + 9, _framed(size, body))),
+        Refused(Code.PICKLE_FRAME),
+    )
 
 
 def protocols() -> Iterator[Case]:

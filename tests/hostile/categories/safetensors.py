@@ -61,7 +61,9 @@ def short() -> Iterator[Case]:
     whole = seeds.SAFETENSORS["two"]
     for count in range(1, 9):
         yield Case(f"{count} zero bytes", partial(bytes, count), Refused(Code.NOT_A_CHECKPOINT))
-        yield Case(f"the first {count} of a file", partial(whole.__getitem__, slice(count)), Refused(Code.NOT_A_CHECKPOINT))
+        yield Case(
+            f"the first {count} of a file", partial(whole.__getitem__, slice(count)), Refused(Code.NOT_A_CHECKPOINT)
+        )
         yield Case(f"{count} braces", partial(bytes.__mul__, b"{", count), Refused(Code.INDEX_JSON))
 
 
@@ -84,7 +86,9 @@ def claims_a_gigabyte() -> Iterator[Case]:
         build = partial(safetensors, {"w": _entry(0)}, DATA[:SIZE], claim)
         yield Case(f"a small file whose header has {claim} bytes", build, Refused(Code.SAFETENSORS_LENGTH))
         head = safetensors(b"{", b"", claim)
-        yield Case(f"a sparse file whose header has {claim} bytes", partial(Huge, head, claim + 8), Refused(Code.LIMIT_HEADER))
+        yield Case(
+            f"a sparse file whose header has {claim} bytes", partial(Huge, head, claim + 8), Refused(Code.LIMIT_HEADER)
+        )
 
 
 def length_of_64_bits() -> Iterator[Case]:
@@ -173,9 +177,13 @@ def not_utf8() -> Iterator[Case]:
 def byte_order_marks() -> Iterator[Case]:
     text = json.dumps({"w": _entry(0)})
     for encoding in ("utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-32-be"):
-        yield Case(f"a header in {encoding}", partial(_with_text, text.encode(encoding)), Refused(Code.NOT_A_CHECKPOINT))
+        yield Case(
+            f"a header in {encoding}", partial(_with_text, text.encode(encoding)), Refused(Code.NOT_A_CHECKPOINT)
+        )
     for encoding in ("utf-16-le", "utf-32-le"):
-        yield Case(f"a header in {encoding}", partial(_with_text, text.encode(encoding)), Refused(Code.SAFETENSORS_JSON))
+        yield Case(
+            f"a header in {encoding}", partial(_with_text, text.encode(encoding)), Refused(Code.SAFETENSORS_JSON)
+        )
     for where, place in (("before a name", 1), ("behind the last brace", len(text))):
         marked = text[:place].encode() + b"\xef\xbb\xbf" + text[place:].encode()
         yield Case(f"a mark {where}", partial(_with_text, marked), Refused(Code.SAFETENSORS_JSON))
@@ -184,7 +192,15 @@ def byte_order_marks() -> Iterator[Case]:
 NOT_JSON = (
     *(b"{", b"{]", b"{}}", b"{{}}", b"{'w':1}", b"{w:1}", b'{"w"}', b'{"w":}', b'{"w":1,}', b'{,"w":1}', b'{"w" 1}'),
     *(b'{"w":01}', b'{"w":+1}', b'{"w":.5}', b'{"w":1.}', b'{"w":0x1}', b'{"w":1e}', b'{"w":NaN}', b'{"w":Infinity}'),
-    *(b'{"w":-Infinity}', b'{"w":True}', b'{"w":None}', b'{"w":undefined}', b'{"w":"\n"}', b'{"w":"\0"}', b'{"\x1b":1}'),
+    *(
+        b'{"w":-Infinity}',
+        b'{"w":True}',
+        b'{"w":None}',
+        b'{"w":undefined}',
+        b'{"w":"\n"}',
+        b'{"w":"\0"}',
+        b'{"\x1b":1}',
+    ),
     *(b'{"w":"\\x41"}', b'{"w":"\\u12"}', b'{"w":"\\"}', b"{/* */}", b"{} // x", b'{"w":1 "v":2}', b'{"w":[1,]}'),
     *(b'{"w":[1 2]}', b'{"w":1}{"v":2}', b"{\0}", b"{\xc2\xa0}", b'{"w":nul}', b'{"w":tru}', b'{"w":-}', b'{"w":"'),
 )
@@ -200,7 +216,9 @@ def not_json() -> Iterator[Case]:
 def other_roots() -> Iterator[Case]:
     text = b'{"w":%b}' % _FIELD_TEXT
     roots = (b"[]", b"[" + text + b"]", b'"w"', b"1", b"-1", b"1.5", b"null", b"true", b"NaN", b"", b" ")
-    yield from refused(Code.NOT_A_CHECKPOINT, ((f"the header {root[:20]!r}", partial(_with_text, root)) for root in roots))
+    yield from refused(
+        Code.NOT_A_CHECKPOINT, ((f"the header {root[:20]!r}", partial(_with_text, root)) for root in roots)
+    )
     for space in (b" ", b"\n", b"\t", b"\r\n", b" " * 8):
         yield Case(
             f"{space!r} before the header",
@@ -224,7 +242,10 @@ def nesting() -> Iterator[Case]:
                 "a shape": (b'{"w":{"dtype":"U8","shape":%b,"data_offsets":[0,1]}}', Code.SAFETENSORS_SHAPE),
                 "data_offsets": (b'{"w":{"dtype":"U8","shape":[1],"data_offsets":%b}}', Code.SAFETENSORS_OFFSETS),
                 "a dtype": (b'{"w":{"dtype":%b,"shape":[1],"data_offsets":[0,1]}}', Code.SAFETENSORS_DTYPE),
-                "an unknown field": (b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":%b}}', Code.SAFETENSORS_FIELDS),
+                "an unknown field": (
+                    b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":%b}}',
+                    Code.SAFETENSORS_FIELDS,
+                ),
                 "place of a tensor": (b'{"w":%b}', Code.SAFETENSORS_FIELDS),
             }
             for place, (text, plain) in places.items():
@@ -235,7 +256,22 @@ def nesting() -> Iterator[Case]:
 
 def junk_behind_the_header() -> Iterator[Case]:
     text = b'{"w":%b}' % _FIELD_TEXT
-    for junk in (b"\0", b"\0" * 8, b"x", b"{}", b"]", b"}", b",", b'""', b"\x1a", b"\xff", b" \0", b"\n\0", b"\x0b", b"\x0c"):
+    for junk in (
+        b"\0",
+        b"\0" * 8,
+        b"x",
+        b"{}",
+        b"]",
+        b"}",
+        b",",
+        b'""',
+        b"\x1a",
+        b"\xff",
+        b" \0",
+        b"\n\0",
+        b"\x0b",
+        b"\x0c",
+    ):
         yield Case(f"{junk!r} behind the header", partial(_with_text, text + junk), Refused(Code.SAFETENSORS_JSON))
     for space in (b" ", b" " * 7, b"\n", b"\t", b"\r\n"):
         yield Case(f"{space!r} behind the header", partial(_with_text, text + space), Reads({"w": DATA[:SIZE]}))
@@ -257,7 +293,13 @@ def duplicate_names() -> Iterator[Case]:
             build = partial(safetensors, pairs([*_entries(place), twice]), DATA)
             trusted = "" if label == "other bytes" else LAST
             yield Case(f"the {name} tensor twice, {label}", build, Refused(Code.SAFETENSORS_DUPLICATE), trusted)
-    for first, second in ((b"a", rb"\u0061"), (rb"\u00e9", "é".encode()), (b"", b""), (rb"\/", b"/"), (rb"\n", rb"\u000a")):
+    for first, second in (
+        (b"a", rb"\u0061"),
+        (rb"\u00e9", "é".encode()),
+        (b"", b""),
+        (rb"\/", b"/"),
+        (rb"\n", rb"\u000a"),
+    ):
         text = b'{"%b":%b,"%b":%b}' % (first, _FIELD_TEXT, second, _FIELD_TEXT)
         label = f"one name written as {first.decode()!r} and {second.decode()!r}"
         yield Case(label, partial(_with_text, text), Refused(Code.SAFETENSORS_DUPLICATE), LAST)
@@ -337,7 +379,22 @@ def unknown_dtypes() -> Iterator[Case]:
 
 BAD_SHAPES: tuple[object, ...] = (
     *([-1, -6], [-2, 3], [2, -3], [2.0, 3], [2, 3.0], ["2", 3], ["2", "3"], [None, 6], [True, 6], [[2], 3], [[2, 3]]),
-    *([{}], {}, {"0": 2, "1": 3}, "2,3", "[2,3]", "", None, True, 6, 6.0, [1e300, 1], [2**63, 1], [2**64, 1], [6, -0.0]),
+    *(
+        [{}],
+        {},
+        {"0": 2, "1": 3},
+        "2,3",
+        "[2,3]",
+        "",
+        None,
+        True,
+        6,
+        6.0,
+        [1e300, 1],
+        [2**63, 1],
+        [2**64, 1],
+        [6, -0.0],
+    ),
 )
 
 
@@ -356,7 +413,9 @@ def overflows() -> Iterator[Case]:
         header = {"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
         takes = max(shape) < 1 << 64
         trusted = "its sizes go to 2^64, torch's to 2^63" if takes else ""
-        yield Case(f"a shape {shape} without bytes", partial(safetensors, header), Refused(Code.SAFETENSORS_SHAPE), trusted)
+        yield Case(
+            f"a shape {shape} without bytes", partial(safetensors, header), Refused(Code.SAFETENSORS_SHAPE), trusted
+        )
     for shape in ([0, 2**62], [2**62, 0], [0, 2**63 - 1, 2**63 - 1], [2**32, 2**32, 0]):
         header = {"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
         yield Case(f"a shape {shape} without bytes", partial(safetensors, header), Reads({"w": None}))
@@ -392,7 +451,9 @@ def holes() -> Iterator[Case]:
             "before one without bytes": [(0, 8), (8 + size, 8 + size), (8 + size, 16 + size)],
         }
         for where, offsets in shapes.items():
-            yield Case(f"a hole of {size} bytes {where}", partial(_placed, offsets, 16 + size), Refused(Code.SAFETENSORS_HOLE))
+            yield Case(
+                f"a hole of {size} bytes {where}", partial(_placed, offsets, 16 + size), Refused(Code.SAFETENSORS_HOLE)
+            )
 
 
 def overlaps() -> Iterator[Case]:
@@ -410,7 +471,9 @@ def overlaps() -> Iterator[Case]:
     for offsets in ([(0, 0), (0, 8)], [(0, 8), (8, 8)], [(0, 0), (0, 0), (0, 8)], [(0, 4), (4, 4), (4, 4), (4, 8)]):
         content = {f"t{n}": bytes(range(start, end)) for n, (start, end) in enumerate(offsets)}
         yield Case(f"those without bytes share a start: {offsets}", partial(_placed, offsets, 8), Reads(content))
-    yield Case("one without bytes within another", partial(_placed, [(0, 8), (4, 4)], 8), Refused(Code.SAFETENSORS_OVERLAP))
+    yield Case(
+        "one without bytes within another", partial(_placed, [(0, 8), (4, 4)], 8), Refused(Code.SAFETENSORS_OVERLAP)
+    )
 
 
 def bad_offsets() -> Iterator[Case]:
@@ -427,16 +490,33 @@ def truncated() -> Iterator[Case]:
     whole = _among(0)
     start = len(whole) - len(DATA)
     for size in range(start, len(whole)):
-        yield Case(f"{len(whole) - size} bytes of data missing", partial(whole.__getitem__, slice(size)), Refused(Code.SAFETENSORS_RANGE))
+        yield Case(
+            f"{len(whole) - size} bytes of data missing",
+            partial(whole.__getitem__, slice(size)),
+            Refused(Code.SAFETENSORS_RANGE),
+        )
     for size in range(9, start, 5):
-        yield Case(f"only {size} bytes, of a header of {start - 8}", partial(whole.__getitem__, slice(size)), Refused(Code.SAFETENSORS_LENGTH))
+        yield Case(
+            f"only {size} bytes, of a header of {start - 8}",
+            partial(whole.__getitem__, slice(size)),
+            Refused(Code.SAFETENSORS_LENGTH),
+        )
 
 
 def trailing() -> Iterator[Case]:
     whole = _among(0)
     junk = {f"{count} zero bytes": bytes(count) for count in (1, 2, 7, 8, 63, 512, 4096, 1 << 20)}
-    junk |= {"a newline": b"\n", "another file": whole, "a zip": seeds.ZIPS["torch"], "text": b"-----END-----", "FF": b"\xff"}
-    yield from refused(Code.SAFETENSORS_TRAILING, ((f"{label} behind the data", partial(bytes.__add__, whole, more)) for label, more in junk.items()))
+    junk |= {
+        "a newline": b"\n",
+        "another file": whole,
+        "a zip": seeds.ZIPS["torch"],
+        "text": b"-----END-----",
+        "FF": b"\xff",
+    }
+    yield from refused(
+        Code.SAFETENSORS_TRAILING,
+        ((f"{label} behind the data", partial(bytes.__add__, whole, more)) for label, more in junk.items()),
+    )
     yield from refused(Code.SAFETENSORS_TRAILING, {"data without tensors": partial(safetensors, {}, b"abc")})
 
 
@@ -445,7 +525,7 @@ def sizes() -> Iterator[Case]:
         bits = DTYPES[name].bits
         shape = (2, 4)
         nbytes = bits * prod(shape) // 8
-        content = DATA[: nbytes]
+        content = DATA[:nbytes]
         good = {"w": {"dtype": code, "shape": shape, "data_offsets": [0, nbytes]}}
         yield Case(f"{code}, as large as its shape", partial(safetensors, good, content), Reads({"w": content}))
         for wrong in ([2, 3], [2, 5], [9], [1], []):

@@ -52,7 +52,9 @@ def _end(**fields: int | bytes) -> bytes:
 def no_end_record() -> Iterator[Case]:
     start = len(WHOLE) - END.size
     for count in range(1, END.size + 1):
-        yield Case(f"the last {count} bytes missing", partial(WHOLE.__getitem__, slice(-count)), Refused(Code.ZIP_NO_END))
+        yield Case(
+            f"the last {count} bytes missing", partial(WHOLE.__getitem__, slice(-count)), Refused(Code.ZIP_NO_END)
+        )
     for place in range(4):
         for bit in range(8):
             broken = bytearray(WHOLE)
@@ -70,28 +72,53 @@ def truncated() -> Iterator[Case]:
     for size in (1, 2, 3):
         yield Case(f"its first {size} bytes", partial(WHOLE.__getitem__, slice(size)), Refused(Code.NOT_A_CHECKPOINT))
     for size in (1, 16, 64, 300, 1000):
-        yield Case(f"its first {size} bytes missing", partial(WHOLE.__getitem__, slice(size, None)), Refused(Code.NOT_A_CHECKPOINT))
+        yield Case(
+            f"its first {size} bytes missing",
+            partial(WHOLE.__getitem__, slice(size, None)),
+            Refused(Code.NOT_A_CHECKPOINT),
+        )
 
 
 def prepended() -> Iterator[Case]:
-    junk = {"a zero": b"\0", "a newline": b"\n", "a shell": b"#!/bin/sh\nexit 0\n", "a Windows program": b"MZ" + bytes(62)}
+    junk = {
+        "a zero": b"\0",
+        "a newline": b"\n",
+        "a shell": b"#!/bin/sh\nexit 0\n",
+        "a Windows program": b"MZ" + bytes(62),
+    }
     junk |= {"a span marker": b"PK\x07\x08", "half a page": bytes(2048)}
     for label, before in junk.items():
-        yield Case(f"{label} before it, offsets right", partial(archive, MEMBERS, before=before), Refused(Code.NOT_A_CHECKPOINT))
+        yield Case(
+            f"{label} before it, offsets right",
+            partial(archive, MEMBERS, before=before),
+            Refused(Code.NOT_A_CHECKPOINT),
+        )
         yield Case(f"{label} before it, offsets not", partial(bytes, before + WHOLE), Refused(Code.NOT_A_CHECKPOINT))
     header = b"PK\x03\x04" + bytes(26)
     for size in (0, 1, 26, 100, 4096):
         before = header + bytes(size)
         build = partial(archive, MEMBERS, before=before)
-        yield Case(f"an entry of {size} bytes that is not in the directory, first", build, Refused(Code.ZIP_PREPENDED), "it reads by the directory alone")
-        yield Case(f"the same of {size} bytes, offsets not right", partial(bytes, before + WHOLE), Refused(Code.ZIP_PLACE))
+        yield Case(
+            f"an entry of {size} bytes that is not in the directory, first",
+            build,
+            Refused(Code.ZIP_PREPENDED),
+            "it reads by the directory alone",
+        )
+        yield Case(
+            f"the same of {size} bytes, offsets not right", partial(bytes, before + WHOLE), Refused(Code.ZIP_PLACE)
+        )
 
 
 def appended() -> Iterator[Case]:
     junk = {f"{count} zeros": bytes(count) for count in (1, 2, 21, 22, 512, 65_000)}
     junk |= {"a newline": b"\n", "a local header": b"PK\x03\x04" + bytes(26), "text": b"hello"}
     for label, after in junk.items():
-        yield Case(f"{label} behind it", partial(archive, MEMBERS, after=after), Refused(Code.ZIP_TRAILING), "it looks for an end record further up")
+        yield Case(
+            f"{label} behind it",
+            partial(archive, MEMBERS, after=after),
+            Refused(Code.ZIP_TRAILING),
+            "it looks for an end record further up",
+        )
     yield Case("a signature behind it", partial(archive, MEMBERS, after=b"PK\x05\x06"), Refused(Code.ZIP_NO_END))
     for count in (70_000, 1 << 20):
         yield Case(f"{count} zeros behind it", partial(archive, MEMBERS, after=bytes(count)), Refused(Code.ZIP_NO_END))
@@ -101,7 +128,9 @@ def appended() -> Iterator[Case]:
     for comment in (b"x", b"a comment", bytes(1000)):
         yield Case(f"a comment of {len(comment)} bytes", partial(archive, MEMBERS, comment=comment), SOUND)
     for said in (1, 5, 0xFFFF):
-        yield Case(f"a comment of {said} bytes that is not there", partial(_end, comment=said), Refused(Code.ZIP_TRAILING))
+        yield Case(
+            f"a comment of {said} bytes that is not there", partial(_end, comment=said), Refused(Code.ZIP_TRAILING)
+        )
     hidden = archive(MEMBERS, comment=b"PK\x05\x06" + bytes(18))
     yield Case("an end record within the comment", partial(bytes, hidden), Refused(Code.ZIP_PLACE))
 
@@ -115,9 +144,15 @@ def checksums() -> Iterator[Case]:
                 content[at] ^= 1 << bit
                 truth: Values = {"crc": zlib.crc32(member.content)}
                 label = f"bit {bit} of byte {at} of {name} is wrong"
-                yield Case(label, partial(_changed, name, content=bytes(content), fields=truth), Refused(Code.ZIP_CHECKSUM))
+                yield Case(
+                    label, partial(_changed, name, content=bytes(content), fields=truth), Refused(Code.ZIP_CHECKSUM)
+                )
         for crc in (1, zlib.crc32(member.content) ^ 1, 0xFFFFFFFF):
-            yield Case(f"{name} has the checksum {crc:08x}", partial(_changed, name, fields={"crc": crc}), Refused(Code.ZIP_CHECKSUM))
+            yield Case(
+                f"{name} has the checksum {crc:08x}",
+                partial(_changed, name, fields={"crc": crc}),
+                Refused(Code.ZIP_CHECKSUM),
+            )
             for side in ("central", "local"):
                 build = partial(_changed, name, **{side: {"crc": crc}})
                 yield Case(f"{name} has the checksum {crc:08x} in its {side} header", build, Refused(Code.ZIP_MISMATCH))
@@ -216,9 +251,19 @@ def deflated() -> Iterator[Case]:
     why = "it unpacks; a reader that maps the file would take the packed bytes for numbers"
     for name in READ:
         yield Case(f"{name} is deflated", partial(_deflated, name), Refused(Code.ZIP_COMPRESSED), why)
-        stored = b"\x01" + struct.pack("<2H", len(SHORT[name].content), 0xFFFF ^ len(SHORT[name].content)) + SHORT[name].content
-        yield Case(f"{name} is deflated without gain", partial(_deflated, name, stored), Refused(Code.ZIP_COMPRESSED), why)
-        yield Case(f"{name} says that it is deflated and is not", partial(_deflated, name, SHORT[name].content), Refused(Code.ZIP_COMPRESSED))
+        stored = (
+            b"\x01"
+            + struct.pack("<2H", len(SHORT[name].content), 0xFFFF ^ len(SHORT[name].content))
+            + SHORT[name].content
+        )
+        yield Case(
+            f"{name} is deflated without gain", partial(_deflated, name, stored), Refused(Code.ZIP_COMPRESSED), why
+        )
+        yield Case(
+            f"{name} says that it is deflated and is not",
+            partial(_deflated, name, SHORT[name].content),
+            Refused(Code.ZIP_COMPRESSED),
+        )
 
 
 def bombs() -> Iterator[Case]:
@@ -230,7 +275,12 @@ def bombs() -> Iterator[Case]:
             if name == "data.pkl" and size > 1 << 22:
                 code = Code.LIMIT_PICKLE
             yield Case(f"{len(zeros)} bytes of {name} unpack to {size}", build, Refused(code))
-    huge = Member(b"archive/data/0", b"", central={"stored": 0xFFFFFFFF, "size": 0xFFFFFFFF}, central_extra=struct.pack("<2H2Q", 1, 16, 1 << 50, 1 << 50))
+    huge = Member(
+        b"archive/data/0",
+        b"",
+        central={"stored": 0xFFFFFFFF, "size": 0xFFFFFFFF},
+        central_extra=struct.pack("<2H2Q", 1, 16, 1 << 50, 1 << 50),
+    )
     yield Case("an entry of 2^50 bytes", partial(archive, [*MEMBERS[:4], huge]), Refused(Code.ZIP_RANGE))
     build = partial(_big_pickle, 200_000_000)
     yield Case("a pickle of 200 MB of zeros", build, Refused(Code.LIMIT_PICKLE))
@@ -260,8 +310,16 @@ def quoted_overlaps() -> Iterator[Case]:
     quoting = []
     for n in range(2, 12):
         inner = sum(len(member.name) + 30 for member in quoting)
-        quoting.append(Member(b"archive/data/%02d" % n, b"", fields={"stored": 60 * (12 - n) + inner, "size": 60 * (12 - n) + inner}))
-    yield Case("each entry quotes the headers behind it", partial(archive, [*MEMBERS, *quoting, Member(b"archive/x", kernel)]), Refused(Code.ZIP_OVERLAP))
+        quoting.append(
+            Member(
+                b"archive/data/%02d" % n, b"", fields={"stored": 60 * (12 - n) + inner, "size": 60 * (12 - n) + inner}
+            )
+        )
+    yield Case(
+        "each entry quotes the headers behind it",
+        partial(archive, [*MEMBERS, *quoting, Member(b"archive/x", kernel)]),
+        Refused(Code.ZIP_OVERLAP),
+    )
 
 
 def _offsets() -> dict[str, int]:
@@ -281,14 +339,32 @@ def zip64() -> Iterator[Case]:
     wide: Values = {"count": 0xFFFF, "here": 0xFFFF, "length": 0xFFFFFFFF, "start": 0xFFFFFFFF}
     yield Case("numbers in the zip64 record alone", partial(_zip64, end=wide), SOUND)
     for offset in (0, 1, len(WHOLE), len(WHOLE) * 2, 1 << 40, (1 << 63) - 1, (1 << 64) - 1):
-        yield Case(f"a zip64 end record at {offset}", partial(_zip64, locator={"offset": offset}), Refused(Code.ZIP_END64))
+        yield Case(
+            f"a zip64 end record at {offset}", partial(_zip64, locator={"offset": offset}), Refused(Code.ZIP_END64)
+        )
     for signature in (b"PK\x06\x05", b"PK\0\0", b"\0\0\0\0", b"PK\x05\x06", b"PK\x01\x02"):
-        yield Case(f"a zip64 end record that begins {signature!r}", partial(_zip64, {"signature": signature}), Refused(Code.ZIP_END64))
+        yield Case(
+            f"a zip64 end record that begins {signature!r}",
+            partial(_zip64, {"signature": signature}),
+            Refused(Code.ZIP_END64),
+        )
     for record in (0, 1, 43, 45, 1 << 32, (1 << 64) - 1):
-        yield Case(f"a zip64 end record of {record} bytes", partial(_zip64, {"record": record}), Refused(Code.ZIP_END64))
+        yield Case(
+            f"a zip64 end record of {record} bytes", partial(_zip64, {"record": record}), Refused(Code.ZIP_END64)
+        )
     count = len(MEMBERS)
-    for field, wrong in (("count", count + 1), ("count", 0), ("here", 0), ("length", 1), ("start", 1), ("length", 1 << 63), ("start", 1 << 62)):
-        yield Case(f"{field} {wrong} in the zip64 record alone", partial(_zip64, {field: wrong}), Refused(Code.ZIP_END64))
+    for field, wrong in (
+        ("count", count + 1),
+        ("count", 0),
+        ("here", 0),
+        ("length", 1),
+        ("start", 1),
+        ("length", 1 << 63),
+        ("start", 1 << 62),
+    ):
+        yield Case(
+            f"{field} {wrong} in the zip64 record alone", partial(_zip64, {field: wrong}), Refused(Code.ZIP_END64)
+        )
     for field, value in (("disk", 1), ("first_disk", 1), ("disk", 0xFFFFFFFF)):
         yield Case(f"{field} {value} in the zip64 record", partial(_zip64, {field: value}), Refused(Code.ZIP_SPLIT))
     for name in READ:
@@ -322,35 +398,64 @@ def offsets_past_the_end() -> Iterator[Case]:
             place = _offsets()[name] + more
             if place > 0:
                 code = Code.ZIP_PREPENDED if name == "data.pkl" else OFF.get((name, more), Code.ZIP_OVERLAP)
-                yield Case(f"{name} {more} bytes off", partial(_changed, name, central={"header": place}), Refused(code))
-    for field, value in (("start", 0), ("start", 1), ("start", 1 << 31), ("length", 0), ("length", 1), ("length", 0xFFFFFFFE)):
+                yield Case(
+                    f"{name} {more} bytes off", partial(_changed, name, central={"header": place}), Refused(code)
+                )
+    for field, value in (
+        ("start", 0),
+        ("start", 1),
+        ("start", 1 << 31),
+        ("length", 0),
+        ("length", 1),
+        ("length", 0xFFFFFFFE),
+    ):
         yield Case(f"a directory whose {field} is {value}", partial(_end, **{field: value}), Refused(Code.ZIP_PLACE))
     for count in (0, 1, len(MEMBERS) - 1):
         yield Case(f"an end record of {count} entries", partial(_end, count=count, here=count), Refused(Code.ZIP_COUNT))
     for count in (len(MEMBERS) + 1, 0xFFFE):
-        yield Case(f"an end record of {count} entries", partial(_end, count=count, here=count), Refused(Code.ZIP_DIRECTORY))
+        yield Case(
+            f"an end record of {count} entries", partial(_end, count=count, here=count), Refused(Code.ZIP_DIRECTORY)
+        )
     for field in ("disk", "first_disk", "here"):
         yield Case(f"{field} 1 in the end record", partial(_end, **{field: 1}), Refused(Code.ZIP_SPLIT))
     start = len(WHOLE) - END.size - sum(CENTRAL.size + len(member.name) for member in MEMBERS)
     for place in range(4):
         broken = bytearray(WHOLE)
         broken[start + place] ^= 1
-        yield Case(f"byte {place} of the directory's signature is wrong", partial(bytes, bytes(broken)), Refused(Code.ZIP_DIRECTORY))
+        yield Case(
+            f"byte {place} of the directory's signature is wrong",
+            partial(bytes, bytes(broken)),
+            Refused(Code.ZIP_DIRECTORY),
+        )
 
 
 def duplicates() -> Iterator[Case]:
     for name, member in SHORT.items():
-        for label, content in (("the same", member.content), ("other bytes", bytes(len(member.content))), ("no bytes", b"")):
+        for label, content in (
+            ("the same", member.content),
+            ("other bytes", bytes(len(member.content))),
+            ("no bytes", b""),
+        ):
             again = Member(member.name, content)
             for where, members in (("last", [*MEMBERS, again]), ("first", [again, *MEMBERS])):
-                yield Case(f"{name} twice, {label} {where}", partial(archive, members), Refused(Code.ZIP_DUPLICATE), "it takes one of the two")
+                yield Case(
+                    f"{name} twice, {label} {where}",
+                    partial(archive, members),
+                    Refused(Code.ZIP_DUPLICATE),
+                    "it takes one of the two",
+                )
 
 
 def two_prefixes() -> Iterator[Case]:
     for folder in (b"brchive", b"archive2", b"Archive", b"archive ", b"", b"."):
         for rest in (b"data/0", b"version", b"x"):
             build = partial(_with, Member(folder + b"/" + rest, b"3\n"))
-            yield Case(f"an entry {folder + b'/' + rest!r} too", build, Refused(Code.ZIP_PICKLE), "it takes the folder of the first entry")
+            yield Case(
+                f"an entry {folder + b'/' + rest!r} too",
+                build,
+                Refused(Code.ZIP_PICKLE),
+                "it takes the folder of the first entry",
+            )
     for name, text in ((b"version", b"99"), (b"byteorder", b"big"), (b"x", b""), (b"data.pkl", PLAIN), (b"0", b"")):
         build = partial(_with, Member(name, text))
         reads = replace(SOUND, findings=("unknown-entries",))
@@ -364,7 +469,9 @@ def two_pickles() -> Iterator[Case]:
                 members = list(MEMBERS)
                 members.insert(where, Member(folder + b"/data.pkl", content))
                 label = f"{folder.decode()}/data.pkl of {len(content)} bytes too, {'last' if where else 'first'}"
-                yield Case(label, partial(archive, members), Refused(Code.ZIP_PICKLE), "it takes the folder of the first entry")
+                yield Case(
+                    label, partial(archive, members), Refused(Code.ZIP_PICKLE), "it takes the folder of the first entry"
+                )
     for name in (b"archive/DATA.PKL", b"archive/x/data.pkl", b"archive/data.pkl "):
         reads = replace(SOUND, findings=("unknown-entries",))
         yield Case(f"an entry {name!r} too", partial(_with, Member(name, PLAIN)), reads)
@@ -372,17 +479,42 @@ def two_pickles() -> Iterator[Case]:
 
 def no_pickle() -> Iterator[Case]:
     yield Case("data.pkl left out", partial(_without, "data.pkl"), Refused(Code.ZIP_PICKLE))
-    for name in (b"archive/data.pk", b"archive/Data.pkl", b"data.pkl", b"archive/a/data.pkl", b"archive/data.pkl/", b"/data.pkl"):
+    for name in (
+        b"archive/data.pk",
+        b"archive/Data.pkl",
+        b"data.pkl",
+        b"archive/a/data.pkl",
+        b"archive/data.pkl/",
+        b"/data.pkl",
+    ):
         build = partial(archive, [Member(name, PLAIN), *MEMBERS[1:]])
         yield Case(f"{name!r} instead of data.pkl", build, Refused(Code.ZIP_PICKLE))
-    yield Case("a zip without entries, and something before it", partial(archive, [], before=b"PK\x03\x04"), Refused(Code.ZIP_PICKLE))
+    yield Case(
+        "a zip without entries, and something before it",
+        partial(archive, [], before=b"PK\x03\x04"),
+        Refused(Code.ZIP_PICKLE),
+    )
     yield Case("a zip without entries", partial(archive, []), Refused(Code.NOT_A_CHECKPOINT))
     yield Case("a zip of a text", partial(archive, [Member(b"readme.txt", b"hello")]), Refused(Code.ZIP_PICKLE))
 
 
 def versions() -> Iterator[Case]:
     yield Case("no version", partial(_without, "version"), replace(SOUND, findings=("no-version",)))
-    for text in (b"99", b"11", b"100", b"0", b"00", b"", b"-1", b"3.0", b"x", b"\xff", b"3\n4", b"9" * 100, "３".encode()):
+    for text in (
+        b"99",
+        b"11",
+        b"100",
+        b"0",
+        b"00",
+        b"",
+        b"-1",
+        b"3.0",
+        b"x",
+        b"\xff",
+        b"3\n4",
+        b"9" * 100,
+        "３".encode(),
+    ):
         build = partial(_changed, "version", content=text)
         yield Case(f"version {text[:10]!r}", build, Refused(Code.ZIP_VERSION))
     for text in (b"1", b"2", b"3", b"3\n", b"10", b"10\n"):
@@ -391,7 +523,20 @@ def versions() -> Iterator[Case]:
 
 def byte_orders() -> Iterator[Case]:
     yield Case("no byteorder", partial(_without, "byteorder"), SOUND)
-    for text in (b"", b"Little", b"LITTLE", b"little\n", b" little", b"middle", b"\xff", b"l", b"bigg", b"1", b"little\0", bytes(5000)):
+    for text in (
+        b"",
+        b"Little",
+        b"LITTLE",
+        b"little\n",
+        b" little",
+        b"middle",
+        b"\xff",
+        b"l",
+        b"bigg",
+        b"1",
+        b"little\0",
+        bytes(5000),
+    ):
         build = partial(_changed, "byteorder", content=text)
         yield Case(f"byteorder {text[:10]!r}", build, Refused(Code.ZIP_BYTEORDER))
     big = _big_endian()
@@ -420,7 +565,16 @@ def alignments() -> Iterator[Case]:
 def storages_missing() -> Iterator[Case]:
     for key in seeds.KEYS:
         yield Case(f"data/{key} left out", partial(_without, f"data/{key}"), Refused(Code.STORAGE_MISSING))
-        for other in (f"data/0{key}", f"data/{key} ", f"data/{key}/", f"data//{key}", f"Data/{key}", f"data/{key}.bin", f"data/+{key}", f"data\\{key}"):
+        for other in (
+            f"data/0{key}",
+            f"data/{key} ",
+            f"data/{key}/",
+            f"data//{key}",
+            f"Data/{key}",
+            f"data/{key}.bin",
+            f"data/+{key}",
+            f"data\\{key}",
+        ):
             name = f"archive/{other}".encode()
             member = replace(SHORT[f"data/{key}"], name=name)
             full = f"archive/data/{key}".encode()
@@ -449,7 +603,18 @@ LINK, FOLDER = 0o120777 << 16, 0o040755 << 16
 
 def traversals() -> Iterator[Case]:
     unknown = replace(SOUND, findings=("unknown-entries",))
-    for name in ("../x", "data.pkl/../../x", "data/../../../etc/passwd", "/etc/passwd", "..\\x", "C:\\x", "~/x", "\x1b[31m", "\0", "a\nb"):
+    for name in (
+        "../x",
+        "data.pkl/../../x",
+        "data/../../../etc/passwd",
+        "/etc/passwd",
+        "..\\x",
+        "C:\\x",
+        "~/x",
+        "\x1b[31m",
+        "\0",
+        "a\nb",
+    ):
         reads = SOUND if name.startswith("data/") else unknown
         build = partial(_with, Member(f"archive/{name}".encode(), b"x"))
         yield Case(f"an entry archive/{name!r}: nothing is unpacked", build, reads)
@@ -461,15 +626,30 @@ def traversals() -> Iterator[Case]:
     for name in READ:
         for label, kind in kinds.items():
             build = partial(_changed, name, central={"external": kind})
-            yield Case(f"{name} is {label}", build, Refused(Code.ZIP_KIND), "it takes the content, or nothing, by its attributes")
+            yield Case(
+                f"{name} is {label}",
+                build,
+                Refused(Code.ZIP_KIND),
+                "it takes the content, or nothing, by its attributes",
+            )
     for label, kind in (("a link", LINK), ("a folder", FOLDER)):
         more = Member(b"archive/data/2", b"/etc/passwd", central={"external": kind})
-        yield Case(f"one more entry that is {label}", partial(_with, more), Refused(Code.ZIP_KIND), "it does not look at entries that no tensor needs")
+        yield Case(
+            f"one more entry that is {label}",
+            partial(_with, more),
+            Refused(Code.ZIP_KIND),
+            "it does not look at entries that no tensor needs",
+        )
 
 
 def many_entries() -> Iterator[Case]:
     def crowd(count: int) -> bytes:
-        return archive([*MEMBERS, *(Member(b"archive/data/x%d" % n) for n in range(count))], end64={}, locator={}, end={"count": 0xFFFF, "here": 0xFFFF})
+        return archive(
+            [*MEMBERS, *(Member(b"archive/data/x%d" % n) for n in range(count))],
+            end64={},
+            locator={},
+            end={"count": 0xFFFF, "here": 0xFFFF},
+        )
 
     yield Case("100,007 entries", partial(crowd, 100_000), SOUND)
     for count in (1_000_001, 1 << 32, (1 << 64) - 1):
@@ -478,7 +658,9 @@ def many_entries() -> Iterator[Case]:
     length = 200_000_000
     sizes: Values = {"length": length, "start": 100}
     head = b"PK\x03\x04" + bytes(96)
-    tail = archive([], before=head, end64=sizes, locator={"offset": 100 + length}, end={"length": 0xFFFFFFFF, "start": 0xFFFFFFFF})[100:]
+    tail = archive(
+        [], before=head, end64=sizes, locator={"offset": 100 + length}, end={"length": 0xFFFFFFFF, "start": 0xFFFFFFFF}
+    )[100:]
     yield Case("a directory of 200 MB", partial(_sparse, head, tail, 100 + length), Refused(Code.LIMIT_HEADER))
 
 
