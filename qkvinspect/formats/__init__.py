@@ -10,13 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import configs, dcp, directory, foreign, safetensors, sharded, torch_legacy, torch_zip
+from qkvinspect.formats import (
+    configs,
+    dcp,
+    directory,
+    foreign,
+    safetensors,
+    sharded,
+    torch_legacy,
+    torch_tar,
+    torch_zip,
+)
 from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, Request
 from qkvinspect.model import ByteSource, Checkpoint, Finding
 from qkvinspect.sources import LocalFile
 
-FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, dcp, sharded)  # pyright: ignore[reportAssignmentType]
+FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, torch_tar, dcp, sharded)  # pyright: ignore[reportAssignmentType]
 """Asked in this order; a file is of the first format whose sniff says so."""
 
 

@@ -17,6 +17,7 @@ from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
+from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.formats.tree import Counts, children_of, is_module, may_hold
 from qkvinspect.model import Config, Container, Role
 
@@ -202,6 +203,8 @@ class _Collector:
                 self.tensors[(*path, key)] = child
             elif isinstance(child, Call) and _holds_storage(child):
                 self.lost.append(((*path, key), f"made of a storage by {_function(child)}, which is not known"))
+            elif isinstance(child, Persistent) and storage_id(child):
+                self.lost.append(((*path, key), "a bare storage, without a shape"))
             elif self._wants(key, module) and may_hold(child) and self._counts.all(child):
                 self.collect(child, (*path, key))
 

@@ -11,13 +11,6 @@ HEAD = 512
 _RESAVE = "load it with torch.load(path, weights_only=True) and torch.save it again"
 
 _MAGIC: tuple[tuple[int, bytes, Code, str, str], ...] = (
-    (
-        257,
-        b"ustar",
-        Code.IS_TAR,
-        "a tar archive (torch's format before 0.1.10, or a packed folder)",
-        "unpack it first, or " + _RESAVE,
-    ),
     (0, b"GGUF", Code.IS_GGUF, "a GGUF file", "inspect the checkpoint that it was converted from"),
     (0, b"\x89HDF\r\n\x1a\n", Code.IS_HDF5, "an HDF5 file (Keras)", "inspect the PyTorch checkpoint"),
     (0, b"\x93NUMPY", Code.IS_NUMPY, "a NumPy array", "inspect the PyTorch checkpoint"),

@@ -13,7 +13,7 @@ from qkvinspect.formats.torch_storages import FindStorage, StorageId, malformed,
 from qkvinspect.model import TensorInfo
 
 _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
-_PARAMETERS = {"_rebuild_parameter", "_rebuild_parameter_with_state"}
+_PARAMETERS = {"_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter", "Variable"}
 _WITHOUT_BYTES = {
     "_rebuild_sparse_tensor": "a sparse tensor",
     "_rebuild_sparse_csr_tensor": "a sparse tensor",
@@ -24,7 +24,7 @@ _WITHOUT_BYTES = {
     "_rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
 }
 _TENSORS = frozenset({*_STRIDED, *_PARAMETERS, *_WITHOUT_BYTES, "_rebuild_from_type_v2"})
-_MODULES = ("torch._utils", "torch._tensor")
+_MODULES = ("torch._utils", "torch._tensor", "torch.nn.parameter", "torch.autograd.variable")
 _MAX_RANK = 64
 
 
@@ -124,8 +124,9 @@ def _unwrap(node: object) -> object:
         if type(node) is not Call:
             break
         arguments = _tuple(node.arguments)
-        if _function(node) in _PARAMETERS and arguments:
-            node = arguments[0]
+        state = _tuple(node.state)
+        if _function(node) in _PARAMETERS and (arguments or len(state) == 5):
+            node = state[0] if len(state) == 5 else arguments[0]  # five fields: as torch before 0.1.7 pickled one
         elif _function(node) == "_rebuild_from_type_v2" and len(arguments) > 2:
             node = Call(arguments[0], arguments[2])
         else:
@@ -159,6 +160,7 @@ def named_dtype(node: object, name: str, file: str) -> DType:
         tensor=name,
         expected="a dtype of torch 2.13",
         found=str(node) if isinstance(node, Global) else f"a {type(node).__name__}",
+        hint="the file is damaged, or of a newer torch than this tool knows",
     )
 
 

@@ -158,11 +158,17 @@ SAFETENSORS: dict[str, bytes] = {
     "empty": headers.safetensors({}),
 }
 
-_TAR_ROOT = whole(named({"weight": tars.reference(3), "part": tars.reference(4)}))
+_TAR_ROOT = whole(named({"weight": tars.reference(3), "piece": tars.reference(4), "index": tars.reference(6)}))
 _TAR_STORAGES = tars.storages(
     [tars.Storage(1, "FloatStorage", 16, FLOATS), tars.Storage(2, "LongStorage", 4, LONGS)], [tars.View(5, 1, 4, 8)]
 )
-_TAR_TENSORS = tars.tensors([tars.Tensor(3, 1, (4, 4), (4, 1)), tars.Tensor(4, 5, (2, 2), (1, 2), offset=1)])
+_TAR_TENSORS = tars.tensors(
+    [
+        tars.Tensor(3, 1, (4, 4), (4, 1)),
+        tars.Tensor(4, 5, (2, 2), (1, 2), offset=1),
+        tars.Tensor(6, 2, (4,), (1,), kind="LongTensor"),
+    ]
+)
 
 TAR_MEMBERS = (
     tars.Member("storages", _TAR_STORAGES),

@@ -22,13 +22,7 @@ FILES: dict[str, bytes] = {
 }
 
 
-NAMES = [
-    pytest.param(name, marks=pytest.mark.xfail(reason="not read yet")) if name.startswith("tar") else name
-    for name in FILES
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILES)
 def test_sound(name: str) -> None:
     found = outcome(MemoryFile(FILES[name]))
     assert found.refusal is None
