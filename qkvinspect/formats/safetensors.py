@@ -47,13 +47,17 @@ CODES: dict[str, str] = {
 """The dtypes of safetensors 0.8, by the name that a header gives them."""
 
 _MAX_RANK = 1024
+_BEFORE = b" \t\r\n\xef\xbb\xbf"
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 
 def sniff(head: bytes) -> bool:
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
+    """A length, then a brace; what is no safetensors but can be nothing else is refused as one."""
+    if int.from_bytes(head[:8], "little") < 1 << 40:
+        return head[8:].lstrip(_BEFORE)[:1] == b"{" and len(head) > 8
+    return head[8:10] in (b'{"', b"{}") and not head.lstrip().startswith(b"{")
 
 
 def open(source: ByteSource, request: Request) -> Checkpoint:
@@ -117,8 +121,12 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
             source, Code.SAFETENSORS_LENGTH, "header is longer than the file", f"{length} bytes of {source.size - 8}"
         )
     limits.check("header", length, source.name)
+    text = source.read(8, length)
+    if text[:1] != b"{":
+        found = repr(text[:8])
+        raise _malformed(source, Code.SAFETENSORS_JSON, "header does not begin with a brace, as it must", found)
     try:
-        header = strict_json.loads(source.read(8, length), source.name, limits)
+        header = strict_json.loads(text, source.name, limits)
     except ValueError as error:
         twice = isinstance(error, strict_json.DuplicateError)
         code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON

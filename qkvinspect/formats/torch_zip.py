@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import pickle, torch_state, zipdir, zipentry
+from qkvinspect.formats import foreign_parts, pickle, torch_state, zipdir, zipentry
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
 from qkvinspect.formats.torch_storages import FindStorage
@@ -18,6 +19,7 @@ NAME = "torch-zip"
 
 _KNOWN = {"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 _MAX_VERSION = 10  # kMaxSupportedFileFormatVersion of caffe2/serialize/versions.h
+_ALIGNMENT = re.compile(rb"[1-9][0-9]{0,9}")
 _MAX_OTHERS = 50
 _SMALL = 1 << 12
 
@@ -76,7 +78,7 @@ def unpack(source: ByteSource, limits: Limits) -> Unpacked:
             regions[key] = zipentry.Stored(source, entry, has_checksum=checked)
         return regions[key]
 
-    return Unpacked(loaded, _byteorder(source, small), find_storage, tuple(_findings(small, checked)))
+    return Unpacked(loaded, _byteorder(source, small), find_storage, (*_findings(small, checked), *_leaving(directory)))
 
 
 def _small_entries(source: ByteSource, directory: zipdir.Directory, prefix: str, checked: bool) -> dict[str, bytes]:
@@ -87,7 +89,9 @@ def _small_entries(source: ByteSource, directory: zipdir.Directory, prefix: str,
     storages, pickled = f"{prefix}data/", f"{prefix}data.pkl"
     others = [name for name in directory if not name.startswith(storages) and name != pickled and name[-1:] != "/"]
     return {
-        entry.name.removeprefix(prefix) if entry.name.startswith(prefix) else f"/{entry.name}": zipentry.read(source, entry, has_checksum=checked)
+        entry.name.removeprefix(prefix) if entry.name.startswith(prefix) else f"/{entry.name}": zipentry.read(
+            source, entry, has_checksum=checked
+        )
         if entry.size < _SMALL
         else b""
         for entry in map(directory.__getitem__, others[:_MAX_OTHERS])
@@ -100,28 +104,26 @@ def _findings(small: dict[str, bytes], checked: bool) -> Iterator[Finding]:
     unknown = [name for name in small if name not in _KNOWN]
     if unknown:
         yield Finding("unknown-entries", "warning", f"torch.save writes no {', '.join(map(repr, unknown[:4]))}")
+    alignment = small.get(".storage_alignment", b"64")
+    if not _ALIGNMENT.fullmatch(alignment):
+        text = f"its storage_alignment is {alignment[:20]!r}, where torch writes a number"
+        yield Finding("bad-alignment", "warning", text)
     if "version" not in small:
         yield Finding("no-version", "warning", "it has no version entry, without which torch.load refuses it")
+
+
+def _leaving(directory: zipdir.Directory) -> Iterator[Finding]:
+    names = [name for name in directory if "\\" in name or (".." in name and ".." in name.split("/"))]
+    if names:
+        text = f"entries such as {names[0]!r} would be written outside of the folder that it is unpacked to"
+        yield Finding("entries-lead-out", "warning", text)
 
 
 def _prefix(source: ByteSource, entries: zipdir.Directory) -> str:
     """The folder inside the zip that holds ``data.pkl``."""
     found = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     prefixes = {name.partition("/")[0] for name in entries if "/" in name}
-    if any(name.partition("/")[2] in ("constants.pkl", "code/__torch__.py") for name in entries):
-        raise CheckpointError(
-            "is a TorchScript program, not a state_dict",
-            code=Code.IS_TORCHSCRIPT,
-            file=source.name,
-            hint="save torch.jit.load(path).state_dict() with torch.save and inspect that",
-        )
-    if any(name.partition("/")[2] == ".data/extern_modules" for name in entries):
-        raise CheckpointError(
-            "is a torch.package archive, not a state_dict",
-            code=Code.IS_PACKAGE,
-            file=source.name,
-            hint="load the model with torch.package and save its state_dict()",
-        )
+    foreign_parts.check_zip(entries, source.name)
     if len(found) != 1 or len(prefixes) != 1:
         raise CheckpointError(
             "is a zip file but not a torch checkpoint",

@@ -651,7 +651,7 @@ def test_tensors_without_what_makes_one(pickled: bytes, zipped: Any, refused: An
 def test_parameters_of_nothing_are_left_out(pickled: bytes, zipped: Any) -> None:
     with open_checkpoint(zipped(pickled)) as checkpoint:
         assert not checkpoint.tensors
-        assert checkpoint.findings[0].code == "unreadable-tensor"
+        assert "unreadable-tensor" in {finding.code for finding in checkpoint.findings}
 
 
 def test_parameters_in_a_cycle(zipped: Any) -> None:

@@ -94,7 +94,7 @@ def claims_a_gigabyte() -> Iterator[Case]:
 def length_of_64_bits() -> Iterator[Case]:
     for claim in (1 << 40, 1 << 48, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1):
         build = partial(safetensors, {"w": _entry(0)}, DATA[:SIZE], claim)
-        yield Case(f"a header of {claim} bytes", build, Refused(Code.NOT_A_CHECKPOINT))
+        yield Case(f"a header of {claim} bytes", build, Refused(Code.SAFETENSORS_LENGTH))
     for claim in ((0x7B << 56) + 0x7B, (1 << 48) + 0x7B):
         build = partial(safetensors, {"w": _entry(0)}, DATA[:SIZE], claim)
         yield Case(f"a header of {claim} bytes, which begins as JSON does", build, Refused(Code.INDEX_JSON))
@@ -177,9 +177,8 @@ def not_utf8() -> Iterator[Case]:
 def byte_order_marks() -> Iterator[Case]:
     text = json.dumps({"w": _entry(0)})
     for encoding in ("utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-32-be"):
-        yield Case(
-            f"a header in {encoding}", partial(_with_text, text.encode(encoding)), Refused(Code.NOT_A_CHECKPOINT)
-        )
+        code = Code.SAFETENSORS_JSON if encoding == "utf-8-sig" else Code.NOT_A_CHECKPOINT
+        yield Case(f"a header in {encoding}", partial(_with_text, text.encode(encoding)), Refused(code))
     for encoding in ("utf-16-le", "utf-32-le"):
         yield Case(
             f"a header in {encoding}", partial(_with_text, text.encode(encoding)), Refused(Code.SAFETENSORS_JSON)
@@ -223,7 +222,7 @@ def other_roots() -> Iterator[Case]:
         yield Case(
             f"{space!r} before the header",
             partial(_with_text, space + text),
-            Refused(Code.NOT_A_CHECKPOINT),
+            Refused(Code.SAFETENSORS_JSON),
             "its own documentation says that a header begins with a brace, but it skips space",
         )
 
