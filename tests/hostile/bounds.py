@@ -35,7 +35,10 @@ def _late(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def timed(seconds: float = SECONDS) -> Iterator[Callable[..., Any]]:
-    """A function that calls another with its arguments, and gives it so long, in time of the processor: other work must not matter."""
+    """A function that calls another with its arguments, and gives it so long.
+
+    It is time of the processor: what else runs must not matter.
+    """
 
     def within(call: Callable[..., T], *arguments: Any) -> T:
         signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -26,9 +26,9 @@ ELSEWHERE = {
     "FILE_READ": "errors of the disk; tests/sources/test_local.py",
     "CONFIG": "files of hyper-parameters; tests/formats/test_configs.py",
     "NO_WEIGHTS": "sound files without a model; tests/formats/test_containers.py",
-    "PART_OFFSETS": "parts in safetensors; tests/formats/test_safetensors_parts.py",
-    "PART_ALONE": "parts in safetensors; tests/formats/test_safetensors_parts.py",
-    "PART_CONFLICT": "parts in safetensors; tests/formats/test_safetensors_parts.py",
+    "PART_OFFSETS": "parts in safetensors; tests/formats/test_dcp.py",
+    "PART_ALONE": "parts in safetensors; tests/formats/test_dcp.py",
+    "PART_CONFLICT": "parts in safetensors; tests/formats/test_dcp.py",
     "DCP_TRANSFORMED": "extensions of a distributed checkpoint; tests/formats/test_dcp.py",
 }
 """Codes that no case of the categories gives, and why."""
@@ -61,12 +61,12 @@ def lines() -> Iterator[str]:
     total = sum(counter.total() for counter in found.values())
     yield "# Hostile input"
     yield ""
-    yield "Written by `python tests/hostile/report.py`; `test_categories.py` and `test_scenes.py` hold every case to its outcome."
+    yield "Written by `python tests/hostile/report.py`; `test_categories.py` and `test_scenes.py` hold each case to it."
     yield ""
-    yield f"{covered} of 120 categories, {total:,} cases. Each case is read with the right bytes, or refused under its code in one"
-    yield "clean line with the file, what is wrong and the next step: within two seconds and 256 MB, but for the few that say"
-    yield "otherwise because they are files of over 50 MB. Where torch or safetensors take the same bytes they read the same,"
-    yield "or the last column says why they do not."
+    yield f"{covered} of 120 categories, {total:,} cases. Each case is read with the right bytes, or refused under"
+    yield "its code in one clean line with the file, what is wrong and the next step: within two seconds and 256 MB, but"
+    yield "for the few files of over 50 MB. Where torch or safetensors take the same bytes they read the same, or the last"
+    yield "column says why they do not."
     for number, title in enumerate(TITLES, 1):
         if number in SECTIONS:
             yield f"\n## {SECTIONS[number][:1].upper()}{SECTIONS[number][1:]}\n"
@@ -79,8 +79,8 @@ def lines() -> Iterator[str]:
     yield "\n## Codes that no category gives\n"
     yield from (f"* `{Code[name]}` {name}: {why}" for name, why in ELSEWHERE.items())
     yield "\n## Fuzzing\n"
-    yield "`test_fuzz.py` tries 50,000 broken files of each format in every run, `test_every_bit.py` every bit and every length of"
-    yield "one small file a format. Coverage-guided, as of `fuzz/RUNS.md`:\n"
+    yield "`test_fuzz.py` tries 50,000 broken files of each format in every run, `test_every_bit.py` every bit and"
+    yield "every length of one small file a format. Coverage-guided, as of `fuzz/RUNS.md`:\n"
     runs = (FOLDER / "fuzz" / "RUNS.md").read_text()
     yield from (line for line in runs.splitlines() if "executions" in line and not line.startswith("|"))
 

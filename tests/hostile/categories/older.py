@@ -104,7 +104,7 @@ def wrong_protocol() -> Iterator[Case]:
 
 
 def numels() -> Iterator[Case]:
-    for at, one in enumerate(STORED):
+    for one in STORED:
         for numel in (0, 1, one.numel - 1, one.numel + 1, 2 * one.numel, -1, 2**31, 2**62, 2**63 - 1, -(2**63)):
             stored = [replace(each, numel=numel) if each is one else each for each in STORED]
             yield Case(
@@ -129,12 +129,21 @@ def numels() -> Iterator[Case]:
 
 def keys() -> Iterator[Case]:
     lists = {
-        "none": items(), "the first alone": items(text("0")), "the second alone": items(text("1")),
-        "one more": items(text("0"), text("1"), text("2")), "one twice": items(text("0"), text("0")),
-        "both and one twice": items(text("0"), text("1"), text("1")), "others": items(text("2"), text("3")),
-        "numbers": items(number(0), number(1)), "None": b"N", "a text": text("01"), "a dict": named({"0": b"N", "1": b"N"}),
-        "a call": b"cos\nsystem\n)R", "a list in it": items(text("0"), b"]"), "spaces": items(text("0 "), text("1")),
-    }  # fmt: skip
+        "none": items(),
+        "the first alone": items(text("0")),
+        "the second alone": items(text("1")),
+        "one more": items(text("0"), text("1"), text("2")),
+        "one twice": items(text("0"), text("0")),
+        "both and one twice": items(text("0"), text("1"), text("1")),
+        "others": items(text("2"), text("3")),
+        "numbers": items(number(0), number(1)),
+        "None": b"N",
+        "a text": text("01"),
+        "a dict": named({"0": b"N", "1": b"N"}),
+        "a call": b"cos\nsystem\n)R",
+        "a list in it": items(text("0"), b"]"),
+        "spaces": items(text("0 "), text("1")),
+    }
     for label, value in lists.items():
         trusted = "torch takes any mapping for a list" if label in ("a dict", "a text") else ""
         yield Case(
@@ -345,6 +354,14 @@ TRUSTED = {
     91: "torch unpacks the tar and takes what is there",
 }
 MAKERS: Makers = {
-    83: wrong_magic, 84: computed_magic, 85: wrong_protocol, 86: numels, 87: keys, 88: allocation_bombs, 89: views,
-    90: negative_offsets, 91: tar_members, 92: ranks,
-}  # fmt: skip
+    83: wrong_magic,
+    84: computed_magic,
+    85: wrong_protocol,
+    86: numels,
+    87: keys,
+    88: allocation_bombs,
+    89: views,
+    90: negative_offsets,
+    91: tar_members,
+    92: ranks,
+}

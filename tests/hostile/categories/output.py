@@ -65,7 +65,10 @@ def _acts(char: str) -> bool:
     return ord(char) < 32 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 or char in HIDDEN
 
 
-HIDDEN = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\u200b\u200c\u200d\u2060\ufeff\u00ad\u2028\u2029\U000e0041"
+HIDDEN = (
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
+    "\u200b\u200c\u200d\u2060\ufeff\u00ad\u2028\u2029\U000e0041"
+)
 
 
 def _shown(names: Mapping[str, str], in_pickle: bool = False) -> Iterator[Shown]:
@@ -96,12 +99,29 @@ def ansi() -> Iterator[Shown]:
 
 def markup() -> Iterator[Shown]:
     names = {
-        "rich markup": "[bold red]x[/]", "a rich link": "[link=http://x]y[/link]", "an unclosed tag": "[/x", "an emoji code": ":smile:",
-        "HTML": "<b>x</b>", "a script": "<script>alert(1)</script>", "a Markdown link": "[x](http://y)", "a picture": "![x](http://y)",
-        "a table's bar": "a|b|c", "code": "`rm -rf`", "emphasis": "**x** _y_", "a mention": "@someone", "an entity": "&lt;x",
-        "a formula": "=1+1", "a formula by +": "+1+cmd", "a formula by -": "-1+cmd", "a formula by @": "@SUM(A1)", "a call of a program": "=cmd|' /C calc'!A0",
-        "quotes": 'a"b",c', "a comma": "a,b;c", "a format": "{0} %s %(x)s", "a shell's words": "$(x) `y` ; rm",
-    }  # fmt: skip
+        "rich markup": "[bold red]x[/]",
+        "a rich link": "[link=http://x]y[/link]",
+        "an unclosed tag": "[/x",
+        "an emoji code": ":smile:",
+        "HTML": "<b>x</b>",
+        "a script": "<script>alert(1)</script>",
+        "a Markdown link": "[x](http://y)",
+        "a picture": "![x](http://y)",
+        "a table's bar": "a|b|c",
+        "code": "`rm -rf`",
+        "emphasis": "**x** _y_",
+        "a mention": "@someone",
+        "an entity": "&lt;x",
+        "a formula": "=1+1",
+        "a formula by +": "+1+cmd",
+        "a formula by -": "-1+cmd",
+        "a formula by @": "@SUM(A1)",
+        "a call of a program": "=cmd|' /C calc'!A0",
+        "quotes": 'a"b",c',
+        "a comma": "a,b;c",
+        "a format": "{0} %s %(x)s",
+        "a shell's words": "$(x) `y` ; rm",
+    }
     yield from _shown(names)
 
 

@@ -245,7 +245,7 @@ def depth() -> Iterator[Case]:
         trusted = "torch reads it, and Python crashes when such a list is freed or shown" if levels > 1000 else ""
         yield _x(f"{levels} lists in each other", lists, SOUND, trusted)
         yield _x(f"{levels} tuples in each other", b"N" + b"\x85" * levels, SOUND, trusted)
-        yield _x(f"{levels} calls in each other", b"cos\nsystem\n" + b")R" * levels, SOUND)
+        yield _x(f"{levels} calls in each other", b"cm\nC\n" + b")R" * levels, SOUND)
         states = (b"cm\nC\n)R" + b"}X\1\0\0\0a") * levels + b"N" + b"sb" * levels
         yield _x(f"{levels} states in each other", states, Code.LIMIT_STACK if levels > 20_000 else SOUND)
     for levels in (1, 31, 32, 1000, 30_000):
@@ -439,7 +439,6 @@ MODULES = (
     "",
     "a b",
     "é",
-    "os.path",
     "numpy.core.multiarray",
     "torch._utils",
     "\x1b[31m",
@@ -467,13 +466,37 @@ def unknown_globals() -> Iterator[Case]:
 
 
 DANGEROUS = (
-    ("os", "system"), ("posix", "system"), ("nt", "system"), ("subprocess", "Popen"), ("subprocess", "check_output"),
-    ("builtins", "eval"), ("builtins", "exec"), ("builtins", "compile"), ("builtins", "__import__"), ("builtins", "open"),
-    ("builtins", "getattr"), ("__builtin__", "eval"), ("__builtin__", "execfile"), ("runpy", "run_path"), ("pty", "spawn"),
-    ("socket", "socket"), ("shutil", "rmtree"), ("importlib", "import_module"), ("ctypes", "CDLL"), ("pickle", "loads"),
-    ("torch", "load"), ("torch.hub", "load"), ("webbrowser", "open"), ("code", "interact"), ("pip", "main"),
-    ("operator", "attrgetter"), ("types", "FunctionType"), ("marshal", "loads"), ("sys", "exit"), ("os", "remove"),
-)  # fmt: skip
+    ("os", "system"),
+    ("posix", "system"),
+    ("nt", "system"),
+    ("subprocess", "Popen"),
+    ("subprocess", "check_output"),
+    ("builtins", "eval"),
+    ("builtins", "exec"),
+    ("builtins", "compile"),
+    ("builtins", "__import__"),
+    ("builtins", "open"),
+    ("builtins", "getattr"),
+    ("__builtin__", "eval"),
+    ("__builtin__", "execfile"),
+    ("runpy", "run_path"),
+    ("pty", "spawn"),
+    ("socket", "socket"),
+    ("shutil", "rmtree"),
+    ("importlib", "import_module"),
+    ("ctypes", "CDLL"),
+    ("pickle", "loads"),
+    ("torch", "load"),
+    ("torch.hub", "load"),
+    ("webbrowser", "open"),
+    ("code", "interact"),
+    ("pip", "main"),
+    ("operator", "attrgetter"),
+    ("types", "FunctionType"),
+    ("marshal", "loads"),
+    ("sys", "exit"),
+    ("os", "remove"),
+)
 
 
 def dangerous_globals() -> Iterator[Case]:
@@ -633,6 +656,9 @@ def bad_numbers() -> Iterator[Case]:
         )
 
 
+TRANSPOSED = struct.pack("<16f", *(4 * row + column for column in range(4) for row in range(4)))
+
+
 def past_the_storage() -> Iterator[Case]:
     views = (
         *(
@@ -659,9 +685,13 @@ def past_the_storage() -> Iterator[Case]:
             Code.TENSOR_RANGE,
         )
     for offset, size, stride, content in (
-        (15, (), (), seeds.FLOATS[60:]), (0, (4, 4), (1, 4), b"".join(seeds.FLOATS[16 * r + 4 * c : 16 * r + 4 * c + 4] for c in range(4) for r in range(4))),
-        (3, (2, 2), (0, 1), seeds.FLOATS[12:20] * 2), (12, (4,), (1,), seeds.FLOATS[48:]), (16, (0,), (1,), b""), (99, (0, 3), (3, 1), b""),
-    ):  # fmt: skip
+        (15, (), (), seeds.FLOATS[60:]),
+        (0, (4, 4), (1, 4), TRANSPOSED),
+        (3, (2, 2), (0, 1), seeds.FLOATS[12:20] * 2),
+        (12, (4,), (1,), seeds.FLOATS[48:]),
+        (16, (0,), (1,), b""),
+        (99, (0, 3), (3, 1), b""),
+    ):
         reads = Reads({"w": content})
         yield _w(
             f"offset {offset}, size {size}, stride {stride} of 16, which fits",
@@ -673,9 +703,17 @@ def past_the_storage() -> Iterator[Case]:
 
 def stride_overflows() -> Iterator[Case]:
     for size, stride in (
-        ((2, 2), (2**63 - 1, 1)), ((2, 2), (2**62, 2**62)), ((2**62, 4), (4, 1)), ((2**63 - 1,), (1,)), ((2**32, 2**32), (2**32, 1)),
-        ((3,), (2**62,)), ((2**40, 2**40), (1, 1)), ((2**61 + 1,), (8,)), ((2**31, 2**31, 4), (1, 1, 1)), ((5,), (2**62 + 1,)),
-    ):  # fmt: skip
+        ((2, 2), (2**63 - 1, 1)),
+        ((2, 2), (2**62, 2**62)),
+        ((2**62, 4), (4, 1)),
+        ((2**63 - 1,), (1,)),
+        ((2**32, 2**32), (2**32, 1)),
+        ((3,), (2**62,)),
+        ((2**40, 2**40), (1, 1)),
+        ((2**61 + 1,), (8,)),
+        ((2**31, 2**31, 4), (1, 1, 1)),
+        ((5,), (2**62 + 1,)),
+    ):
         yield _w(f"size {size}, stride {stride}", tensor(storage("0", 16), 0, size, stride), Code.TENSOR_RANGE)
         yield _w(
             f"size {size}, stride {stride}, and a size of 0",
@@ -794,9 +832,30 @@ TRUSTED = {
     82: "torch warns of a protocol that it does not know, and goes on",
 }
 MAKERS: Makers = {
-    57: truncated, 58: trailing, 59: unknown_opcodes, 60: underflow, 61: missing_marks, 62: bad_memo_gets,
-    63: huge_memo_indexes, 64: huge_lengths, 65: depth, 66: doubling, 67: dup_bombs, 68: cycles, 69: unhashable_keys,
-    70: other_keys, 71: wrong_targets, 72: unknown_globals, 73: dangerous_globals, 74: bad_ids, 75: conflicts,
-    76: bad_numbers, 77: past_the_storage, 78: stride_overflows, 79: huge_numels, 80: giant_integers, 81: frames,
+    57: truncated,
+    58: trailing,
+    59: unknown_opcodes,
+    60: underflow,
+    61: missing_marks,
+    62: bad_memo_gets,
+    63: huge_memo_indexes,
+    64: huge_lengths,
+    65: depth,
+    66: doubling,
+    67: dup_bombs,
+    68: cycles,
+    69: unhashable_keys,
+    70: other_keys,
+    71: wrong_targets,
+    72: unknown_globals,
+    73: dangerous_globals,
+    74: bad_ids,
+    75: conflicts,
+    76: bad_numbers,
+    77: past_the_storage,
+    78: stride_overflows,
+    79: huge_numels,
+    80: giant_integers,
+    81: frames,
     82: protocols,
-}  # fmt: skip
+}

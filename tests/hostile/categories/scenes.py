@@ -170,7 +170,7 @@ def devices() -> Iterator[Scene]:
 
 def sockets() -> Iterator[Scene]:
     def bound(folder: Path, name: str) -> Path:
-        here = os.getcwd()
+        here = Path.cwd()
         os.chdir(folder)  # the path of a socket must be short
         try:
             with socket.socket(socket.AF_UNIX) as one:
@@ -332,7 +332,10 @@ def containers() -> Iterator[Scene]:
         "GGUF": (b"GGUF\3\0\0\0" + bytes(50), Code.IS_GGUF),
         "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(50), Code.IS_HDF5),
         "NumPy": (b"\x93NUMPY\1\0" + bytes(50), Code.IS_NUMPY),
-        "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", Code.IS_LFS_POINTER),
+        "a pointer of Git LFS": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            Code.IS_LFS_POINTER,
+        ),
         "a web page": (b"\n<!DOCTYPE html>\n<html></html>", Code.IS_WEB_PAGE),
         "XML": (b"<?xml version='1.0'?><Error/>", Code.IS_WEB_PAGE),
         "a bare pickle": (seeds.PICKLES["plain"], Code.IS_BARE_PICKLE),
@@ -340,15 +343,15 @@ def containers() -> Iterator[Scene]:
         "a zip of a safetensors file": (_zip_of("a/model.safetensors", WHOLE), Code.ZIP_PICKLE),
         "a tar of a checkpoint": (_tar_of("model.pt", torch_zip), Code.IS_TAR),
         "gzip in gzip": (gzip.compress(gzip.compress(WHOLE)), Code.IS_COMPRESSED),
-        "TorchScript": (_zip_of("m/code/__torch__.py", b"") , Code.IS_TORCHSCRIPT),
+        "TorchScript": (_zip_of("m/code/__torch__.py", b""), Code.IS_TORCHSCRIPT),
         "TorchScript's constants": (_zip_of("m/constants.pkl", b""), Code.IS_TORCHSCRIPT),
         "torch.package": (_zip_of("m/.data/extern_modules", b""), Code.IS_PACKAGE),
-        "text": (b"hello, world\n" * 10, Code.NOT_A_CHECKPOINT),
+        "text": (b"hello, world\n" * 10, Code.IS_TEXT),
         "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(50), Code.NOT_A_CHECKPOINT),
         "ELF": (b"\x7fELF" + bytes(60), Code.NOT_A_CHECKPOINT),
         "a JSON list": (b'["a"]', Code.NOT_A_CHECKPOINT),
         "a config": (b'{"num_heads": 4}', Code.INDEX_MAP),
-    }  # fmt: skip
+    }
     for label, (data, code) in files.items():
         for name in ("model.pt", "model.safetensors"):
             yield Scene(f"{label}, called {name}", partial(_write, data, name=name), Refused(code))
@@ -360,6 +363,14 @@ def containers() -> Iterator[Scene]:
 
 
 SCENES: Scenes = {
-    97: links_out, 105: folders, 106: pipes, 107: devices, 108: sockets, 109: links, 110: permissions, 111: shrinking,
-    112: replaced, 113: containers,
-}  # fmt: skip
+    97: links_out,
+    105: folders,
+    106: pipes,
+    107: devices,
+    108: sockets,
+    109: links,
+    110: permissions,
+    111: shrinking,
+    112: replaced,
+    113: containers,
+}

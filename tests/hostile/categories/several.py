@@ -56,13 +56,13 @@ def bad_json() -> Iterator[Case]:
         yield Case(f"the index {root!r}", partial(_index, root), Refused(Code.INDEX_MAP))
     for file in (None, 1, 1.5, True, [], ["one.safetensors"], {}, {"file": "one.safetensors"}):
         yield Case(f"a tensor in the file {file!r}", partial(_mapped, {**MAP, "b": file}), Refused(Code.INDEX_FILE))
-    for text in (
+    for index in (
         b'{"weight_map":{"a":NaN}}',
         b'{"weight_map":{"a":Infinity}}',
         b"{'weight_map':{}}",
         b'{"weight_map":{"a":"b",}}',
     ):
-        yield Case(f"the index {text!r}", partial(_index, text), Refused(Code.INDEX_JSON))
+        yield Case(f"the index {index!r}", partial(_index, index), Refused(Code.INDEX_JSON))
     deep = b'{"weight_map":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     yield Case("100,000 lists in each other", partial(_index, deep), Refused(Code.INDEX_JSON))
     yield Case(
@@ -144,9 +144,11 @@ def missing_shards() -> Iterator[Case]:
             Refused(code),
         )
     for label, data, code in (
-        ("empty", b"", Code.FILE_EMPTY), ("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\n", Code.IS_LFS_POINTER),
-        ("a web page", b"<!DOCTYPE html><html>", Code.IS_WEB_PAGE), ("an index", json.dumps({"weight_map": MAP}).encode(), Code.NOT_A_CHECKPOINT),
-    ):  # fmt: skip
+        ("empty", b"", Code.FILE_EMPTY),
+        ("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\n", Code.IS_LFS_POINTER),
+        ("a web page", b"<!DOCTYPE html><html>", Code.IS_WEB_PAGE),
+        ("an index", json.dumps({"weight_map": MAP}).encode(), Code.NOT_A_CHECKPOINT),
+    ):
         yield Case(
             f"a shard that is {label}", partial(_mapped, MAP, {**SHARDS, "two.safetensors": data}), Refused(code)
         )
@@ -342,6 +344,15 @@ def hostile_metadata() -> Iterator[Case]:
 
 TRUSTED: dict[int, str] = {}
 MAKERS: Makers = {
-    93: bad_json, 94: duplicate_keys, 95: parent_folders, 96: absolute, 98: missing_shards, 99: absent_tensors, 100: twice,
-    101: dcp_escapes, 102: dcp_ranges, 103: dcp_cover, 104: hostile_metadata,
-}  # fmt: skip
+    93: bad_json,
+    94: duplicate_keys,
+    95: parent_folders,
+    96: absolute,
+    98: missing_shards,
+    99: absent_tensors,
+    100: twice,
+    101: dcp_escapes,
+    102: dcp_ranges,
+    103: dcp_cover,
+    104: hostile_metadata,
+}
