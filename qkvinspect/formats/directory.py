@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.formats import foreign_parts
 from qkvinspect.model import Finding
 
 _USUAL = (
@@ -28,7 +29,9 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
         CheckpointError: there is none, or no way to tell which.
     """
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+        entries = sorted(folder.iterdir())
+        names = [entry.name for entry in entries if entry.is_file()]
+        arrays = [f"{entry.name}/.zarray" for entry in entries if (entry / ".zarray").is_file()]
     except OSError as error:
         raise CheckpointError(
             f"cannot be listed: {error.strerror}",
@@ -36,6 +39,8 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
             file=str(folder),
             hint="check the permissions of the folder",
         ) from error
+    readable = [name for name in names if name.endswith(SUFFIXES) and not name.endswith("_states.pt")]
+    foreign_parts.check_folder(arrays or (() if readable else names), str(folder))
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
     files = [name for name in names if name.endswith(SUFFIXES)]
     usual = [name for name in _USUAL if name in files]

@@ -12,7 +12,7 @@ from typing import cast
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import strict_json
+from qkvinspect.formats import foreign, strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
 from qkvinspect.model import ByteSource, Checkpoint, Container, Finding, TensorInfo
@@ -106,6 +106,9 @@ def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
         ) from error
     files = cast(dict[str, object], index).get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:
+        said = foreign.json_error(cast(dict[str, object], index), source.name) if isinstance(index, dict) else None
+        if said is not None:
+            raise said
         raise CheckpointError(
             "is JSON but not a shard index",
             code=Code.INDEX_MAP,

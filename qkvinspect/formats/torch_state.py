@@ -6,7 +6,7 @@ from typing import Literal
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import containers, pickle, torch_objects
+from qkvinspect.formats import containers, foreign_parts, pickle, torch_objects
 from qkvinspect.formats.pickle import dangers
 from qkvinspect.formats.request import Request
 from qkvinspect.formats.torch_storages import FindStorage, check_kinds
@@ -32,6 +32,7 @@ def checkpoint(
     """
     root = loaded.value
     check_kinds(loaded, source.name)
+    foreign_parts.check_pickle(root, source.name)
     findings = list(dangers.findings(loaded.globals, loaded.called))
     try:
         found, all_containers = containers.find(root, request.container, source.name, request.limits)
@@ -57,6 +58,7 @@ def checkpoint(
             tensors[name] = torch_objects.tensor_info(
                 node, name, path, source.name, byteorder, find_storage, request.limits
             )
+    foreign_parts.check_tensors(tensors, source.name)
     for keys, what in found.lost:
         findings.append(Finding("unknown-tensor", "warning", f"{'.'.join(keys)} is {what}: left out"))
     return Checkpoint(
