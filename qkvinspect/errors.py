@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+from qkvinspect.codes import Code
+
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e0fff]"
+)
+_MAX_PART = 400
+
+
+def clean(text: str) -> str:
+    """Escape whatever could act on a terminal or change the order of what is read."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class QkvInspectError(Exception):
     """Anything that stops a command.
@@ -34,19 +49,46 @@ class QkvInspectError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        text = ": ".join(part for part in (self.file, self.tensor, self.message) if part)
+        text = ": ".join(_line(part) for part in (self.file, self.tensor, self.message) if part)
         facts = [
-            f"{word} {value}"
+            f"{word} {_line(value)}"
             for word, value in (("expected", self.expected), ("found", self.found))
             if value is not None
         ]
         if facts:
             text += f" ({', '.join(facts)})"
-        return f"{text}; {self.hint}" if self.hint else text
+        return f"{text}; {_line(self.hint)}" if self.hint else text
+
+
+def _line(value: object) -> str:
+    """Text from a file as part of one line."""
+    text = clean(str(value))
+    return text if len(text) <= _MAX_PART else f"{text[: _MAX_PART // 2]} ... {text[-_MAX_PART // 4 :]}"
 
 
 class CheckpointError(QkvInspectError):
-    """The file is wrong: it cannot be read, or not without doubt about its bytes."""
+    """The file is wrong: it cannot be read, or not without doubt about its bytes.
+
+    Args:
+        code: which defect it is; stands at the end of the line.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: Code,
+        file: str | None = None,
+        tensor: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, file=file, tensor=tensor, expected=expected, found=found, hint=hint)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} [{self.code}]"
 
 
 class LayoutError(QkvInspectError):

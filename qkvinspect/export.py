@@ -69,12 +69,13 @@ def write(
     """
     if target.suffix not in SUFFIXES:
         raise UsageError("has a suffix that names no format", file=str(target), expected=" or ".join(SUFFIXES))
-    if any(_same_file(target, Path(piece.info.region.source.name)) for piece in pieces):
+    if any(_same_file(target, Path(file)) for piece in pieces for file in piece.info.region.files):
         raise UsageError("is the checkpoint that is being read", file=str(target), hint="give another name")
     metadata = _metadata(report, pieces)
     save = _write_safetensors if target.suffix == ".safetensors" else _write_torch
     with new_file(target, force=force) as file:
         save(file, pieces, metadata, counter(sum(piece.nbytes for piece in pieces), progress))
+        report.checkpoint.check()
 
 
 def _pieces(attention: Attention, heads_split: bool) -> Iterator[Piece]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from qkvinspect.dtypes import DType
+from qkvinspect.errors import CheckpointError, clean
 
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 """How a stored weight lies: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
@@ -45,6 +46,10 @@ class ByteSource(Protocol):
         """Names of the regular files beside this one, sorted; empty where that cannot be known."""
         ...
 
+    def check(self) -> None:
+        """Make sure that it still is what was opened; CheckpointError if it was changed or replaced."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -66,9 +71,36 @@ class Region:
         """Offset of the first byte in the source."""
         return self._start if isinstance(self._start, int) else self._start()
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that hold the bytes."""
+        return (self.source.name,)
+
+    def check(self) -> None:
+        """Make sure, before any byte is given away, that all are those that were written, where that can be known.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+
+    def part(self, offset: int, nbytes: int) -> Region:
+        """Some of its bytes; what holds for all holds for them."""
+        return _Part(self, offset, nbytes)
+
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset`` within the region; the caller stays inside it."""
+        self.check()
         return self.source.read(self.start + offset, length)
+
+
+class _Part(Region):
+    def __init__(self, whole: Region, offset: int, nbytes: int) -> None:
+        super().__init__(whole.source, lambda: whole.start + offset, nbytes)
+        self._whole = whole
+        self._offset = offset
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._whole.read(self._offset + offset, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +144,7 @@ class TensorInfo:
         )
 
 
+@lru_cache(1 << 12)
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides, in elements, as torch computes them (a size of 0 counts as 1)."""
     strides: list[int] = []
@@ -135,6 +168,10 @@ class Finding:
     severity: Severity
     message: str
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Names from a file go into the message: it stays one harmless line."""
+        object.__setattr__(self, "message", clean(self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +207,7 @@ class Checkpoint:
         configs: the most trusted first.
         modules: integer attributes (``num_heads`` ...) of the modules in a pickled nn.Module.
         findings: what reading noticed.
+        source: the file that was opened; None where there is none.
     """
 
     path: str
@@ -184,6 +222,16 @@ class Checkpoint:
     containers: tuple[Container, ...] = ()
     findings: tuple[Finding, ...] = ()
     resources: ExitStack = field(default_factory=ExitStack, repr=False)
+    source: ByteSource | None = field(default=None, repr=False)
+
+    def check(self) -> None:
+        """Make sure that the file was neither changed nor replaced since it was opened.
+
+        Raises:
+            CheckpointError: it was: what has been read may be of two files.
+        """
+        if self.source is not None:
+            self.source.check()
 
     def close(self) -> None:
         """Close every file. Tensors can no longer be read after this."""
@@ -198,4 +246,8 @@ class Checkpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if error is None or isinstance(error, CheckpointError):
+                self.check()
+        finally:
+            self.close()

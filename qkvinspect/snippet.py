@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 
 from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Checkpoint, TensorInfo
@@ -41,6 +42,8 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
 
 
 def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
+    if checkpoint.format.startswith("dcp"):
+        return list(_load_distributed(infos, checkpoint))
     files = list(dict.fromkeys(info.region.source.name for info in infos))
     pickled = "torch-" in checkpoint.format
     if checkpoint.modules:
@@ -52,6 +55,21 @@ def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
     if len(files) == 1:
         return [f"state = {load.format(files[0])}"]
     return ["state = {}"] + [f"state |= {load.format(file)}" for file in files]
+
+
+def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> Iterator[str]:
+    """torch.distributed.checkpoint fills the tensors of a dict in place."""
+    yield "state = {"
+    for info in infos:
+        yield f"    {info.keys[0]!r}: torch.empty({info.shape}, dtype=torch.{info.dtype.name}),"
+    yield "}"
+    folder = str(PurePath(checkpoint.path).parent)
+    if checkpoint.format == "dcp":
+        yield "# Unpickles .metadata, which runs its code: only if you trust it."
+        yield f"torch.distributed.checkpoint.load(state, checkpoint_id={folder!r}, no_dist=True)"
+    else:
+        yield f"reader = torch.distributed.checkpoint.HuggingFaceStorageReader({folder!r})"
+        yield "torch.distributed.checkpoint.load(state, storage_reader=reader, no_dist=True)"
 
 
 def _reach(info: TensorInfo) -> str:

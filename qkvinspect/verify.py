@@ -155,6 +155,8 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tu
     import safetensors
     import torch
 
+    if checkpoint.format.startswith("dcp"):  # torch.distributed.checkpoint unpickles without weights_only
+        return _read_by_us(stored), "qkvinspect itself"
     try:
         if "torch-" in checkpoint.format:
             files = {info.region.source.name for info in stored.values()}
@@ -166,10 +168,13 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tu
                 state[name] = file.get_tensor(info.name)
         return state, "safetensors"
     except (pickle.UnpicklingError, safetensors.SafetensorError, KeyError, RuntimeError):
-        shapes = {name: info.shape for name, info in stored.items()}
-        rows = {name: (range(as_matrix(info, "out_in").rows),) for name, info in stored.items()}
-        read = {name: _rows(info, "out_in", rows[name]).reshape(shapes[name]) for name, info in stored.items()}
-        return read, "qkvinspect itself (the library refuses the file)"
+        return _read_by_us(stored), "qkvinspect itself (the library refuses the file)"
+
+
+def _read_by_us(stored: dict[str, TensorInfo]) -> dict[str, Tensor]:
+    shapes = {name: info.shape for name, info in stored.items()}
+    rows = {name: (range(as_matrix(info, "out_in").rows),) for name, info in stored.items()}
+    return {name: _rows(info, "out_in", rows[name]).reshape(shapes[name]) for name, info in stored.items()}
 
 
 def _follow(root: Any, keys: tuple[str, ...]) -> Tensor:

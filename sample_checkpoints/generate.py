@@ -139,6 +139,34 @@ def sharded() -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+def distributed() -> None:
+    """One attention saved by two ranks: its in_proj_weight is cut in the middle of K."""
+    import torch
+
+    folder = HERE / "distributed"
+    folder.mkdir(exist_ok=True)
+    torch.multiprocessing.spawn(_save_rank, (str(folder.parent / ".store"),), nprocs=2)
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 8, "num_attention_heads": 2}, indent=1) + "\n")
+
+
+def _save_rank(rank: int, store: str) -> None:
+    import torch
+    import torch.distributed.checkpoint
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    os.chdir(HERE)  # the name of the folder is written into the metadata
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"self_attn": torch.nn.MultiheadAttention(8, 2)})
+    state = {
+        name: distribute_tensor(value, mesh, [Shard(0) if value.dim() > 1 else Replicate()])
+        for name, value in model.state_dict().items()
+    }
+    torch.distributed.checkpoint.save({"model": state, "step": 3}, checkpoint_id="distributed")
+    torch.distributed.destroy_process_group()
+
+
 def bert_like() -> None:
     import torch
     from safetensors.torch import save_file
@@ -175,6 +203,7 @@ MAKERS: tuple[Callable[[], None], ...] = (
     add_bias_kv,
     training,
     sharded,
+    distributed,
     bert_like,
     damaged,
 )

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkvinspect.blocks import blocks, numbers, read_rows
+from qkvinspect.codes import Code
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError, LayoutError
 from qkvinspect.matrix import Matrix, as_matrix, shape_as_matrix
@@ -29,15 +30,18 @@ class Memory:
 
     def read(self, offset: int, length: int) -> bytes:
         if offset < 0 or offset + length > self.size:
-            raise CheckpointError("outside", file=self.name)
+            raise CheckpointError("outside", code=Code.FILE_SHORT, file=self.name)
         self.longest = max(self.longest, length)
         return self.data[offset : offset + length]
 
     def relative(self, name: str) -> Any:
-        raise CheckpointError("alone", file=self.name)
+        raise CheckpointError("alone", code=Code.FILE_ESCAPE, file=self.name)
 
     def siblings(self) -> tuple[str, ...]:
         return ()
+
+    def check(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,8 @@ def test_a_failure_while_writing_leaves_nothing(
 def test_a_source_that_shrinks_while_it_is_read_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "model.safetensors"
     save_file({"a.in_proj_weight": torch.zeros(24, 8)}, source)
-    with open_checkpoint(source) as checkpoint:
+    checkpoint = open_checkpoint(source)
+    with closing(checkpoint):
         report = inspect(checkpoint, Options(norms=False))
         os.truncate(source, 200)
         with pytest.raises(Exception, match="became shorter"):

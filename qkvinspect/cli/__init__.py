@@ -80,17 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail("this needs torch, which is not installed; pip install torch", 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has enough
+        _silence_stdout()  # whoever read us has enough
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        _silence_stdout()
+        return _fail(f"the output cannot be written: {error.strerror}", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     return 0
 
 
-def _fail(message: str, code: int) -> int:
-    from qkvinspect.render.text import clean
+def _silence_stdout() -> None:
+    """What is left in its buffer must not fail a second time at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    print(f"error: {clean(message)}", file=sys.stderr)
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
     return code
 
 

@@ -38,6 +38,7 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    limit: options.Limits = None,
 ) -> None:
     """Say in words which rows of a layer are Q, K and V, and why.
 
@@ -66,7 +67,7 @@ def explain(
 
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
-    with options.load(path, container, config) as checkpoint:
+    with options.load(path, container, config, limit) as checkpoint:
         ask = "wanted" if evidence is None else "thorough" if evidence else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         sys.stdout.write("\n".join(summary(found)) + "\n")

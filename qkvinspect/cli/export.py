@@ -27,6 +27,7 @@ def export(
     config: options.Config = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
+    limit: options.Limits = None,
 ) -> None:
     """Write the Q, K and V of a checkpoint as tensors of their own.
 
@@ -53,7 +54,7 @@ def export(
 
     if not (split or heads_split):
         raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
-    with options.load(path, container, config) as checkpoint:
+    with options.load(path, container, config, limit) as checkpoint:
         ask = "wanted" if evidence else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         if not found.attentions:

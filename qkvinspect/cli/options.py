@@ -41,6 +41,12 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Hyper-parameters (JSON or YAML) to trust before any others."),
 ]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", metavar="NAME=N", help="Allow a file more than usual: header=200MB, tensors=1M ...; repeatable."
+    ),
+]
 Container = Annotated[
     str | None,
     typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
@@ -60,11 +66,12 @@ else:
     Format = StrEnum("Format", [(name, name) for name in RENDERERS])
 
 
-def load(path: Path, container: str | None, config: Path | None) -> Checkpoint:
+def load(path: Path, container: str | None, config: Path | None, limits: list[str] | None) -> Checkpoint:
     """Open what the user named."""
     from qkvinspect.formats import open_checkpoint
+    from qkvinspect.formats.limits import parse
 
-    return open_checkpoint(path, container=container, config=config)
+    return open_checkpoint(path, container=container, config=config, limits=parse(limits or ()))
 
 
 def report(

@@ -23,6 +23,7 @@ def show(
     config: options.Config = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
+    limit: options.Limits = None,
 ) -> None:
     """Show Q, K and V of every layer: shapes, rows, norms, heads.
 
@@ -48,7 +49,7 @@ def show(
     from qkvinspect.render.view import View
 
     ask = "wanted" if evidence and norms else "none"
-    with options.load(path, container, config) as checkpoint:
+    with options.load(path, container, config, limit) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     view = View(per_head, options.terminal_width(), options.wants_colour())
     sys.stdout.write(renderer(str(format)).render(found, view))

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from qkvinspect.formats import configs, directory, foreign, safetensors, sharded, torch_legacy, torch_zip
+from qkvinspect.errors import CheckpointError
+from qkvinspect.formats import (
+    configs,
+    dcp,
+    directory,
+    foreign,
+    safetensors,
+    sharded,
+    torch_legacy,
+    torch_tar,
+    torch_zip,
+)
+from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, Request
 from qkvinspect.model import ByteSource, Checkpoint, Finding
 from qkvinspect.sources import LocalFile
 
-FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, sharded)  # pyright: ignore[reportAssignmentType]
+FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, torch_tar, dcp, sharded)  # pyright: ignore[reportAssignmentType]
 """Asked in this order; a file is of the first format whose sniff says so."""
 
 
-def open_checkpoint(path: str | Path, *, container: str | None = None, config: Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path,
+    *,
+    container: str | None = None,
+    config: Path | None = None,
+    limits: Mapping[str, int] | None = None,
+) -> Checkpoint:
     """Open a file, a shard index or a directory. No tensor is read; close the result when done.
 
     Args:
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
         config: hyper-parameters to trust before any found beside or inside the checkpoint.
+        limits: what to allow a file instead of what is usual for its size; see ``formats.limits.Limits``.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
@@ -32,9 +53,14 @@ def open_checkpoint(path: str | Path, *, container: str | None = None, config: P
         place, findings = directory.choose(place)
     source = LocalFile(place)
     try:
-        checkpoint = _open(source, container)
+        with _without_collector():
+            checkpoint = _open(source, container, limits or {})
         own = (configs.named(config),) if config is not None else ()
         beside, config_findings = configs.beside(source)
+    except CheckpointError:
+        with closing(source):
+            source.check()
+        raise
     except BaseException:
         source.close()
         raise
@@ -43,13 +69,29 @@ def open_checkpoint(path: str | Path, *, container: str | None = None, config: P
         checkpoint,
         configs=(*own, *beside, *checkpoint.configs),
         findings=(*findings, *checkpoint.findings, *config_findings),
+        source=source,
     )
 
 
-def _open(source: ByteSource, container: str | None, formats: Sequence[Format] = FORMATS) -> Checkpoint:
+def _open(
+    source: ByteSource, container: str | None, limits: Mapping[str, int], formats: Sequence[Format] = FORMATS
+) -> Checkpoint:
     head = source.read(0, min(source.size, foreign.HEAD))
-    single = [format for format in formats if format is not sharded]  # an index cannot be a shard
+    single = [format for format in formats if format.NAME not in (sharded.NAME, dcp.NAME)]  # no index is a shard
     for format in formats:
         if format.sniff(head):
-            return format.open(source, Request(container, lambda shard: _open(shard, container, single)))
+            own = limits_for(source.size, limits)
+            return format.open(source, Request(container, lambda shard: _open(shard, container, limits, single), own))
     raise foreign.refuse(source, head)
+
+
+@contextmanager
+def _without_collector() -> Generator[None]:
+    """A pickle makes millions of nodes that all stay: looking for cycles among them again and again takes longest."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
+from qkvinspect.formats.limits import Limits
 from qkvinspect.model import ByteSource, Config, Finding
 from qkvinspect.sources import LocalFile
 
@@ -64,7 +66,7 @@ def named(path: Path) -> Config:
         finally:
             file.close()
         if config is None:
-            raise CheckpointError("is not a mapping")
+            raise CheckpointError("is not a mapping", code=Code.CONFIG)
         return config
     except CheckpointError as error:
         raise UsageError(error.message, file=str(path), hint="give a JSON or YAML file with a mapping") from error
@@ -81,12 +83,12 @@ def _rank(name: str) -> int:
 def _parse(file: ByteSource, origin: str) -> Config | None:
     """The config in a file; None where it holds something else (a vocabulary, a report of this very tool)."""
     if file.size > _MAX_SIZE:
-        raise CheckpointError(f"is too large for a config: {file.size} bytes", file=file.name)
+        raise CheckpointError(f"is too large for a config: {file.size} bytes", code=Code.CONFIG, file=file.name)
     data = file.read(0, file.size)
     try:
-        values = strict_json.loads(data) if file.name.endswith(".json") else _yaml(data)
+        values = strict_json.loads(data, file.name, Limits()) if file.name.endswith(".json") else _yaml(data)
     except ValueError as error:
-        raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], file=file.name) from error
+        raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], code=Code.CONFIG, file=file.name) from error
     if not isinstance(values, dict) or {"schema_version", "attentions"} <= values.keys():  # our own report
         return None
     return Config(origin, cast("dict[str, object]", values))

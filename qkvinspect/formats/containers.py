@@ -7,42 +7,52 @@ average (EMA) of it and an optimizer beside it, nest it by sub-model, or be a wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
-from qkvinspect.formats.pickle import Call, Global, is_dict, is_sequence
+from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
+from qkvinspect.formats.torch_storages import storage_id
+from qkvinspect.formats.tree import Counts, children_of, is_module, may_hold
 from qkvinspect.model import Config, Container, Role
 
 _OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
 _HYPER = re.compile(r"^(hyper_parameters|hparams|args|cfg|(\w+_)?config)$")
-_MAX_DEPTH = 32
-_MAX_TENSORS = 1_000_000
+_MAX_CONFIGS = 1000
 _MAX_PLAIN = 20_000
+_MAX_PLAIN_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it."""
+    """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it.
+
+    Attributes:
+        lost: what seems to be a tensor and is none that is known, with what it is.
+    """
 
     container: Container
     keys: tuple[str, ...]
     tensors: Mapping[tuple[str, ...], object]
     modules: Mapping[str, Mapping[str, object]]
+    lost: Sequence[tuple[tuple[str, ...], str]]
 
 
-def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Container, ...]]:
+def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[Found, tuple[Container, ...]]:
     """Choose the state_dict: the one named by ``wanted``, else the model, before any average of it.
 
     Raises:
         CheckpointError: there is no tensor at all.
         UsageError: ``wanted`` names no container.
     """
-    counts = _Counts()
-    choices = list(_containers(root, counts))
+    counts = Counts()
+    choices = list(_containers(root, counts, limits.depth))
     containers = tuple(container for container, _ in choices)
     if wanted is not None:
         chosen = next((choice for choice in choices if choice[0].path == wanted), None)
@@ -55,6 +65,7 @@ def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Cont
     if chosen is None:
         raise CheckpointError(
             "holds no model weights",
+            code=Code.NO_WEIGHTS,
             file=file,
             expected="a state_dict with tensors",
             found=_describe(root),
@@ -63,11 +74,11 @@ def find(root: object, wanted: str | None, file: str) -> tuple[Found, tuple[Cont
     container, keys = chosen
     node = root
     for key in keys:
-        node = _children(node)[key]
-    tensors: dict[tuple[str, ...], object] = {}
-    modules: dict[str, Mapping[str, object]] = {}
-    _collect(node, (), container.role, tensors, modules, file, counts)
-    return Found(container, keys, tensors, modules), containers
+        node = children_of(node)[key]
+    limits.check("tensors", counts.all(node), file)
+    collector = _Collector(container.role, counts, file, limits)
+    collector.collect(node, ())
+    return Found(container, keys, collector.tensors, collector.modules, collector.lost), containers
 
 
 def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
@@ -76,7 +87,7 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
     scalars: dict[str, object] = {}
     if not is_dict(root):
         return ()
-    for key, node in root.items():
+    for key, node in islice(root.items(), _MAX_CONFIGS):
         if not isinstance(key, str) or key in keys[:1] or is_tensor(node) or _OPTIMIZER.search(key):
             continue
         value = plain(node)
@@ -95,7 +106,7 @@ def plain(node: object) -> object:
 
     def convert(node: object, depth: int) -> object:
         budget[0] -= 1
-        if depth > _MAX_DEPTH or budget[0] < 0 or is_tensor(node):
+        if depth > _MAX_PLAIN_DEPTH or budget[0] < 0 or is_tensor(node):
             return None
         if node is None or isinstance(node, (str, int, float)):
             return node
@@ -115,38 +126,18 @@ def plain(node: object) -> object:
     return convert(node, 0)
 
 
-class _Counts:
-    """How many tensors lie at or below a node; shared and cyclic nodes are counted once."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, int] = {}
-
-    def direct(self, node: object) -> int:
-        """Tensors that are values of this very mapping."""
-        return sum(map(is_tensor, _children(node).values()))
-
-    def all(self, node: object, depth: int = 0) -> int:
-        """Tensors anywhere below."""
-        if is_tensor(node):
-            return 1
-        if depth > _MAX_DEPTH or not _may_hold(node):
-            return 0
-        key = id(node)
-        if key not in self._known:
-            self._known[key] = 0  # a cycle adds nothing
-            self._known[key] = sum(self.all(child, depth + 1) for child in _children(node).values())
-        return self._known[key]
-
-
-def _containers(root: object, counts: _Counts) -> Iterator[tuple[Container, tuple[str, ...]]]:
+def _containers(root: object, counts: Counts, depth: int) -> Iterator[tuple[Container, tuple[str, ...]]]:
     """Every state_dict in the file, with the keys that lead to it, as seen from the outside in."""
     if is_dict(root) and {"state", "param_groups"} <= root.keys():
         yield Container("", counts.all(root), "optimizer"), ()
         return
     node, keys = root, ()
-    for _ in range(_MAX_DEPTH):
+    for _ in range(depth):
+        if 2 * counts.direct(node) >= counts.all(node) > 0:
+            yield Container("/".join(keys), counts.all(node), "model"), keys
+            return
         children = {
-            key: child for key, child in _children(node).items() if counts.all(child) and not _HYPER.search(key)
+            key: child for key, child in children_of(node).items() if counts.all(child) and not _HYPER.search(key)
         }
         models = [key for key in children if _role(key) == "model"]
         inside = sum(counts.all(children[key]) for key in models)
@@ -165,75 +156,68 @@ def _containers(root: object, counts: _Counts) -> Iterator[tuple[Container, tupl
         node, keys = children[models[0]], (*keys, models[0])
 
 
-def _may_hold(node: object) -> bool:
-    """Whether tensors may lie below a node."""
-    return is_dict(node) or is_sequence(node) or isinstance(node, Call)
-
-
 def _role(key: str) -> Role:
     if _OPTIMIZER.search(key.lower()):
         return "optimizer"
     return "ema" if _EMA.search(key.lower()) else "model"
 
 
-def _members(node: object) -> set[object]:
-    """The texts in a set, however its pickle protocol writes it: as items, or as a list to call ``set`` with."""
-    if not isinstance(node, Call):
-        return set()
-    arguments = node.arguments if is_sequence(node.arguments) else ()
-    listed = arguments[0] if arguments and is_sequence(arguments[0]) else []
-    return {item for item in (*node.items, *listed) if isinstance(item, str)}
+class _Collector:
+    """Gathers every tensor below a node, leaving out averages and optimizers beside the model's parts."""
+
+    def __init__(self, role: Role, counts: Counts, file: str, limits: Limits) -> None:
+        self.tensors: dict[tuple[str, ...], object] = {}
+        self.modules: dict[str, Mapping[str, object]] = {}
+        self._role = role
+        self._counts = counts
+        self._file = file
+        self._limits = limits
+        self.lost: list[tuple[tuple[str, ...], str]] = []
+        self._seen = 0
+
+    def collect(self, node: object, path: tuple[str, ...]) -> None:
+        self._limits.check("depth", len(path), self._file, ".".join(path[:4]))
+        module = is_module(node)
+        if isinstance(node, Call) and module:
+            state = cast("dict[str, object]", node.state)
+            self.modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
+        children = children_of(node)
+        self._seen += len(children)
+        self._limits.check("objects", self._seen, self._file)
+        if is_dict(node) and len(children) < len(node):
+            if len(children) < sum(isinstance(key, (str, int)) for key in node):
+                raise CheckpointError(
+                    "two tensors have the same name: one key is a number, the other the same as text",
+                    code=Code.TENSOR_TWICE,
+                    file=self._file,
+                    tensor=".".join(path),
+                    hint="load it with torch, give them names of their own and save it again",
+                )
+            for key, child in node.items():
+                if is_tensor(child) and not isinstance(key, (str, int)):
+                    self.lost.append(
+                        ((*path, str(key)[:300]), f"a key of type {type(key).__name__} that leads to a tensor")
+                    )
+        for key, child in children.items():
+            if type(child) is TensorCall or is_tensor(child):
+                self.tensors[(*path, key)] = child
+            elif isinstance(child, Call) and _holds_storage(child):
+                self.lost.append(((*path, key), f"made of a storage by {_function(child)}, which is not known"))
+            elif isinstance(child, Persistent) and storage_id(child):
+                self.lost.append(((*path, key), "a bare storage, without a shape"))
+            elif self._wants(key, module) and may_hold(child) and self._counts.all(child):
+                self.collect(child, (*path, key))
+
+    def _wants(self, key: str, in_module: bool) -> bool:
+        return self._role != "model" or in_module or _role(key) == "model"
 
 
-def is_module(node: object) -> bool:
-    """Whether a node is a pickled torch.nn.Module: its state has the dicts that Module.__init__ makes."""
-    state = node.state if isinstance(node, Call) else None
-    return isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys()
+def _holds_storage(node: Call) -> bool:
+    return is_sequence(node.arguments) and any(isinstance(item, Persistent) for item in node.arguments)
 
 
-def _children(node: object) -> Mapping[str, object]:
-    """What lies below a node, by key; a module has the keys that its state_dict would have."""
-    if isinstance(node, Call):
-        if not is_module(node):
-            return _children(node.entries)
-        state = cast("dict[object, object]", node.state)
-        hidden = _members(state.get("_non_persistent_buffers_set"))
-        below = {
-            key: child
-            for name in ("_parameters", "_buffers", "_modules")
-            for key, child in _children(state[name]).items()
-        }
-        return {key: child for key, child in below.items() if key not in hidden}
-    if is_dict(node):
-        return {str(key): value for key, value in node.items() if isinstance(key, (str, int))}
-    if is_sequence(node):
-        return {str(index): item for index, item in enumerate(node)}
-    return {}
-
-
-def _collect(
-    node: object,
-    path: tuple[str, ...],
-    role: Role,
-    tensors: dict[tuple[str, ...], object],
-    modules: dict[str, Mapping[str, object]],
-    file: str,
-    counts: _Counts,
-) -> None:
-    """Gather every tensor below a node, leaving out averages and optimizers beside the model's parts."""
-    if len(path) > _MAX_DEPTH or len(tensors) > _MAX_TENSORS:
-        raise CheckpointError("nests its weights too deeply, or in a cycle", file=file, found=".".join(path[:4]))
-    if isinstance(node, Call) and is_module(node):
-        state = cast("dict[str, object]", node.state)
-        modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
-    children = _children(node)
-    if is_dict(node) and len(children) < sum(isinstance(key, (str, int)) for key in node):
-        raise CheckpointError("two tensors have the same name", file=file)
-    for key, child in children.items():
-        if is_tensor(child):
-            tensors[(*path, key)] = child
-        elif _may_hold(child) and counts.all(child) and (role != "model" or is_module(node) or _role(key) == "model"):
-            _collect(child, (*path, key), role, tensors, modules, file, counts)
+def _function(node: Call) -> str:
+    return str(node.function) if isinstance(node.function, Global) else "something"
 
 
 def _describe(root: object) -> str:
@@ -241,6 +225,6 @@ def _describe(root: object) -> str:
     if isinstance(root, Call):
         return f"a {root.function}" if isinstance(root.function, Global) else "an object"
     if is_dict(root):
-        keys = ", ".join(repr(key) for key in list(root)[:6])
+        keys = ", ".join(repr(key) for key in islice(root, 6) if isinstance(key, (str, int)))
         return f"a dict with {keys}" if keys else "an empty dict"
     return f"a {type(root).__name__}"

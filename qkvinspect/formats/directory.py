@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.formats import foreign_parts
 from qkvinspect.model import Finding
 
 _USUAL = (
@@ -27,13 +29,25 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
         CheckpointError: there is none, or no way to tell which.
     """
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+        entries = sorted(folder.iterdir())
+        names = [entry.name for entry in entries if entry.is_file()]
+        arrays = [f"{entry.name}/.zarray" for entry in entries if (entry / ".zarray").is_file()]
     except OSError as error:
-        raise CheckpointError(f"cannot be listed: {error.strerror}", file=str(folder)) from error
+        raise CheckpointError(
+            f"cannot be listed: {error.strerror}",
+            code=Code.FOLDER_LIST,
+            file=str(folder),
+            hint="check the permissions of the folder",
+        ) from error
+    readable = [name for name in names if name.endswith(SUFFIXES) and not name.endswith("_states.pt")]
+    foreign_parts.check_folder(arrays or (() if readable else names), str(folder))
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
     files = [name for name in names if name.endswith(SUFFIXES)]
     usual = [name for name in _USUAL if name in files]
-    candidates = ([n for n in indexes if ".safetensors." in n] or indexes or usual[:1]) or files
+    distributed = [name for name in names if name == ".metadata" and any(n.endswith(".distcp") for n in names)]
+    candidates = [n for n in indexes if ".safetensors." in n] or indexes or usual[:1] or distributed or files
+    if len(candidates) > 1 and all(name.startswith("shard-") and name.endswith(".safetensors") for name in candidates):
+        return folder / candidates[0], ()  # parts of one checkpoint: any stands for all
     if len(candidates) == 1:
         others = [name for name in files if name not in candidates]
         findings: tuple[Finding, ...] = ()
@@ -41,14 +55,18 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
             note = f"{candidates[0]} was read; also here: {', '.join(others)}"
             findings = (Finding("other-files", "info", note),)
         return folder / candidates[0], findings
-    if ".metadata" in names and not candidates:
+    if not candidates and any(name.endswith(".distcp") for name in names):
         raise CheckpointError(
-            "is a torch.distributed.checkpoint, which qkvinspect does not read",
+            "is a torch.distributed.checkpoint without the one .metadata that describes all of it",
+            code=Code.DCP,
             file=str(folder),
-            hint="convert it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch`",
+            expected=".metadata",
+            found=", ".join(name for name in names if name.endswith(".metadata")) or "none",
+            hint="copy the whole folder; if every rank wrote metadata of its own, save again with use_collectives=True",
         )
     raise CheckpointError(
         "holds several checkpoints" if candidates else "holds no checkpoint",
+        code=Code.FOLDER_SEVERAL if candidates else Code.FOLDER_NONE,
         file=str(folder),
         expected="a shard index or one checkpoint file",
         found=", ".join(candidates[:8]) or f"{len(names)} other files",

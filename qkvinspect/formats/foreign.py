@@ -1,50 +1,136 @@
-"""Files that are no checkpoint this tool reads, each with what it is and what to do about it."""
+"""Files that are no checkpoint this tool reads, told by how they begin, each with what to do about it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.model import ByteSource
 
 HEAD = 512
 
-_RESAVE = "load it with torch.load(path, weights_only=True) and torch.save it again"
 
-_MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (
-        257,
-        b"ustar",
-        "a tar archive (torch's format before 0.1.10, or a packed folder)",
-        "unpack it first, or " + _RESAVE,
-    ),
-    (0, b"GGUF", "a GGUF file", "inspect the checkpoint that it was converted from"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)", "inspect the PyTorch checkpoint"),
-    (0, b"\x93NUMPY", "a NumPy array", "inspect the PyTorch checkpoint"),
-    (0, b"\x1f\x8b", "a gzip file", "unpack it with gunzip first"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first"),
-    (0, b"\xfd7zXZ\x00", "an xz file", "unpack it first"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it first"),
-    (0, b"BZh", "a bzip2 file", "unpack it first"),
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
-    (0, b"\x80", "a bare pickle, without tensors of its own", "torch.save the state_dict and inspect that"),
+class Kind(NamedTuple):
+    """A kind of file: what it is, as a noun, and what to do with it."""
+
+    code: Code
+    what: str
+    hint: str
+
+    def error(self, file: str) -> CheckpointError:
+        return CheckpointError(f"is {self.what}", code=self.code, file=file, hint=self.hint)
+
+
+_ORIGINAL = "inspect the PyTorch checkpoint that it was made from"
+_UNPACK = "unpack it first and inspect what it holds"
+_TENSORFLOW = "convert it with transformers' from_pretrained(folder, from_tf=True).save_pretrained(folder)"
+SAVED_MODEL = Kind(Code.IS_TENSORFLOW, "a TensorFlow SavedModel", _TENSORFLOW)
+_INDEX = Kind(Code.IS_TENSORFLOW, "the index of a TensorFlow checkpoint", _TENSORFLOW)
+_FLAX = Kind(
+    Code.IS_MSGPACK,
+    "a msgpack file, as Flax writes",
+    "convert it with transformers' from_pretrained(folder, from_flax=True).save_pretrained(folder)",
 )
-_HTML = (b"<!doctype", b"<html", b"<?xml")
+HDF5 = Kind(Code.IS_HDF5, "an HDF5 file (Keras)", _ORIGINAL)
+NPY = Kind(
+    Code.IS_NUMPY,
+    "a NumPy array, without names",
+    "inspect the PyTorch checkpoint, or save it with safetensors.numpy.save_file under the name of its layer",
+)
+_JSON_ERROR = Kind(
+    Code.IS_JSON_ERROR,
+    "an error message of a server saved under the name of a checkpoint",
+    "download it again; it may need a login or another address",
+)
+
+_BEGINNINGS: tuple[tuple[bytes, Kind], ...] = (
+    (b"GGUF", Kind(Code.IS_GGUF, "a GGUF file", "inspect the checkpoint that it was converted from")),
+    (b"\x89HDF\r\n\x1a\n", HDF5),
+    (b"\x93NUMPY", NPY),
+    (b"\x1f\x8b", Kind(Code.IS_COMPRESSED, "a gzip file", "unpack it with gunzip first")),
+    (b"7z\xbc\xaf\x27\x1c", Kind(Code.IS_COMPRESSED, "a 7-Zip archive", _UNPACK)),
+    (b"Rar!\x1a\x07", Kind(Code.IS_COMPRESSED, "a RAR archive", _UNPACK)),
+    (b"\xfd7zXZ\x00", Kind(Code.IS_COMPRESSED, "an xz file", "unpack it with unxz first")),
+    (b"\x28\xb5\x2f\xfd", Kind(Code.IS_COMPRESSED, "a zstd file", "unpack it with unzstd first")),
+    (b"\x04\x22\x4d\x18", Kind(Code.IS_COMPRESSED, "an lz4 file", "unpack it with unlz4 first")),
+    (b"BZh", Kind(Code.IS_COMPRESSED, "a bzip2 file", "unpack it with bunzip2 first")),
+    (
+        b"version https://git-lfs",
+        Kind(Code.IS_LFS_POINTER, "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
+    ),
+    (b"\x08\x01\x12", SAVED_MODEL),
+    (
+        b"\x80",
+        Kind(
+            Code.IS_BARE_PICKLE,
+            "a bare pickle, without tensors of torch's own",
+            "torch.save the state_dict and inspect that",
+        ),
+    ),
+)
+_SHAPES: tuple[tuple[re.Pattern[bytes], Kind], ...] = (
+    # onnx.proto: ir_version 3 to 31, then another field of ModelProto.
+    (re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]"), Kind(Code.IS_ONNX, "an ONNX model", _ORIGINAL)),
+    # A map whose first key is a text.
+    (re.compile(rb"(?:[\x81-\x8f]|\xde..)(?:[\xa1-\xbf]|\xd9.)[\w.]", re.DOTALL), _FLAX),
+    (
+        re.compile(rb"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE),
+        Kind(Code.IS_WEB_PAGE, "a web page saved under the name of a checkpoint", "download it again"),
+    ),
+    (
+        re.compile(rb"(?![{\[])[\t\n\r -~\x80-\xf4]{9,}"),
+        Kind(
+            Code.IS_TEXT,
+            "a text, not a checkpoint",
+            "read it: it may say what went wrong; then download the checkpoint again",
+        ),
+    ),
+)
+_TABLE_END = bytes.fromhex("57fb808b247547db")  # LevelDB's table_format.md: the last eight bytes of every table
 
 
 def refuse(source: ByteSource, head: bytes) -> CheckpointError:
     """The error for a file of no format that can be read."""
     if not head:
-        return CheckpointError("is empty", file=source.name, hint="copy or download it again")
-    for offset, magic, what, hint in _MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            return CheckpointError(f"is {what}, which qkvinspect does not read", file=source.name, hint=hint)
-    if head.lstrip().lower().startswith(_HTML):
-        return CheckpointError(
-            "is a web page saved under the name of a checkpoint", file=source.name, hint="download it again"
-        )
+        return CheckpointError("is empty", code=Code.FILE_EMPTY, file=source.name, hint="copy or download it again")
+    for beginning, kind in _BEGINNINGS:
+        if head.startswith(beginning):
+            return kind.error(source.name)
+    for shape, kind in _SHAPES:
+        found = shape.match(head)
+        if found and (kind.code is not Code.IS_TEXT or (found.end() == len(head) and _is_utf8(head))):
+            return kind.error(source.name)
+    if source.size >= len(_TABLE_END) and source.read(source.size - 8, 8) == _TABLE_END:
+        return _INDEX.error(source.name)
     return CheckpointError(
         "is not a checkpoint",
+        code=Code.NOT_A_CHECKPOINT,
         file=source.name,
         expected="a torch file, safetensors or a shard index",
         found=f"bytes {head[:8].hex(' ')}",
         hint="the format is told by the content: check that this is the right file",
     )
+
+
+def json_error(content: Mapping[str, object], file: str) -> CheckpointError | None:
+    """The error for what a server says in JSON in place of a file; None if it is something else."""
+    said = [content.get(key) for key in ("error", "errors", "message", "detail")]
+    return _JSON_ERROR.error(file) if any(isinstance(text, (str, dict, list)) for text in said) else None
+
+
+def named(names: Iterable[str], kinds: Iterable[tuple[str, Kind]]) -> Kind | None:
+    """The first kind whose pattern fits one of the names whole."""
+    known = list(names)
+    return next((kind for pattern, kind in kinds if any(re.fullmatch(pattern, name) for name in known)), None)
+
+
+def _is_utf8(head: bytes) -> bool:
+    """Whether it is text; its last letter may be cut."""
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return error.end == len(head) == HEAD and error.reason == "unexpected end of data"
+    return True

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from qkvinspect.formats.limits import Limits
 from qkvinspect.model import ByteSource, Checkpoint
 
 
@@ -16,10 +17,12 @@ class Request:
     Attributes:
         container: which state_dict, where a file holds several; None for the model itself.
         open_shard: opens one more file by its content, for formats that consist of several.
+        limits: what this file may ask for.
     """
 
     container: str | None
     open_shard: Callable[[ByteSource], Checkpoint]
+    limits: Limits
 
 
 class Format(Protocol):

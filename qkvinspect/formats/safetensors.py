@@ -6,11 +6,15 @@ Read here rather than by the safetensors library, which accepts duplicate names 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
+from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
 from qkvinspect.model import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
 
@@ -42,12 +46,18 @@ CODES: dict[str, str] = {
 }
 """The dtypes of safetensors 0.8, by the name that a header gives them."""
 
-_MAX_HEADER = 100_000_000  # safetensors' own limit
+_MAX_RANK = 1024
+_BEFORE = b" \t\r\n\xef\xbb\xbf"
 _METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 
 def sniff(head: bytes) -> bool:
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
+    """A length, then a brace; what is no safetensors but can be nothing else is refused as one."""
+    if int.from_bytes(head[:8], "little") < 1 << 40:
+        return head[8:].lstrip(_BEFORE)[:1] == b"{" and len(head) > 8
+    return head[8:10] in (b'{"', b"{}") and not head.lstrip().startswith(b"{")
 
 
 def open(source: ByteSource, request: Request) -> Checkpoint:
@@ -58,106 +68,138 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     """
     if request.container:
         raise UsageError("safetensors files have no containers", file=source.name, found=repr(request.container))
-    header, data_start = _read_header(source)
-    metadata = header.pop(_METADATA, {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
-    ):
-        raise _malformed(source, "metadata is not a map from text to text", None)
-    texts = cast("dict[str, str]", metadata)
-    tensors = {name: _tensor(source, name, entry, data_start) for name, entry in header.items()}
-    _check_ranges(source, tensors, data_start)
+    described = describe(source, request.limits)
+    tensors, texts = described
+    if parts.KEY in texts:
+        offsets = parts.offsets(source, described, request.limits)
+        if parts.is_part(source, offsets):
+            return parts.open(source, (described, offsets), request, describe)
     return Checkpoint(
         path=source.name,
         format=NAME,
         num_bytes=source.size,
         tensors=tensors,
         metadata=texts,
-        configs=tuple(_configs(texts)),
+        configs=tuple(_configs(texts, source.name, request.limits)),
         containers=(Container("", len(tensors), "model"),),
     )
 
 
-def _configs(metadata: dict[str, str]) -> Iterator[Config]:
+def describe(source: ByteSource, limits: Limits) -> parts.Described:
+    """The tensors and the metadata of one file, by its header.
+
+    Raises:
+        CheckpointError: the header is malformed, or does not describe the file's bytes exactly.
+    """
+    header, data_start = _read_header(source, limits)
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
+    ):
+        raise _malformed(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
+    places: list[tuple[int, int, str]] = []
+    tensors = {name: _tensor(source, name, entry, data_start, places) for name, entry in header.items()}
+    _check_places(source, places, source.size - data_start)
+    return parts.Described(tensors, cast("dict[str, str]", metadata))
+
+
+def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Config]:
     """Hyper-parameters that a library keeps in the metadata, as JSON."""
     for key, text in metadata.items():
         if text.startswith("{"):
             try:
-                values = strict_json.loads(text.encode("utf-8", "surrogatepass"))
+                values = strict_json.loads(text.encode("utf-8", "surrogatepass"), file, limits)
             except ValueError:
                 continue  # any text may begin so
             yield Config(f"checkpoint:{key}", cast("dict[str, object]", values))
 
 
-def _read_header(source: ByteSource) -> tuple[dict[str, object], int]:
+def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object], int]:
     length = int.from_bytes(source.read(0, 8), "little")
-    if length > _MAX_HEADER:
-        raise _malformed(source, "header is too long", f"{length} bytes, of at most {_MAX_HEADER}")
-    data = source.read(8, length)
+    if length > source.size - 8:
+        raise _malformed(
+            source, Code.SAFETENSORS_LENGTH, "header is longer than the file", f"{length} bytes of {source.size - 8}"
+        )
+    limits.check("header", length, source.name)
+    text = source.read(8, length)
+    if text[:1] != b"{":
+        found = repr(text[:8])
+        raise _malformed(source, Code.SAFETENSORS_JSON, "header does not begin with a brace, as it must", found)
     try:
-        header = strict_json.loads(data)
+        header = strict_json.loads(text, source.name, limits)
     except ValueError as error:
-        raise _malformed(source, f"header is not valid JSON: {error}", None) from error
-    if not isinstance(header, dict):
-        raise _malformed(source, "header is not a JSON object", None)
+        twice = isinstance(error, strict_json.DuplicateError)
+        code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON
+        raise _malformed(source, code, f"header is not valid JSON: {error}", None) from error
     return cast("dict[str, object]", header), 8 + length
 
 
-def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> TensorInfo:
+def _tensor(
+    source: ByteSource, name: str, entry: object, data_start: int, places: list[tuple[int, int, str]]
+) -> TensorInfo:
+    """One tensor of the header; where its bytes lie is added to ``places``."""
     fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
-    if fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _malformed(source, "header entry needs exactly dtype, shape, data_offsets", None, name)
-    code, sizes, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
-    if sizes is None or not all(0 <= size < 1 << 63 for size in sizes):
-        raise _malformed(source, "shape is not a list of sizes", str(fields["shape"])[:60], name)
+    if len(fields) != 3 or not fields.keys() >= _FIELDS:
+        message = "header entry needs exactly dtype, shape, data_offsets"
+        raise _malformed(source, Code.SAFETENSORS_FIELDS, message, None, name)
+    code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
+    if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+        found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
+        raise _malformed(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
     if offsets is None or len(offsets) != 2:
-        raise _malformed(source, "data_offsets are not two numbers", str(fields["data_offsets"])[:60], name)
+        message = "data_offsets are not two numbers"
+        raise _malformed(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
     if not isinstance(code, str) or code not in CODES:
-        raise _malformed(source, "unknown dtype", repr(code)[:60], name)
+        raise _malformed(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
     start, end = offsets
-    shape = tuple(sizes)
-    dtype = DTYPES[CODES[code]]
-    if not 0 <= start <= end <= source.size - data_start:
-        raise _malformed(source, "data lies outside the file", f"[{start}, {end}) of {source.size - data_start}", name)
-    info = TensorInfo(
-        name, dtype, shape, contiguous_strides(shape), Region(source, data_start + start, end - start), keys=(name,)
-    )
-    if info.numel * dtype.bits != 8 * (end - start):
+    if start > end:
+        raise _malformed(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
+    if start < 0 or end > source.size - data_start:
+        found = f"[{start}, {end}) of {source.size - data_start}"
+        raise _malformed(source, Code.SAFETENSORS_RANGE, "data lies outside the file", found, name)
+    dtype = _DTYPES[code]
+    if prod(shape) * dtype.bits != 8 * (end - start):
         raise CheckpointError(
             "shape and bytes disagree",
+            code=Code.SAFETENSORS_SIZE,
             file=source.name,
             tensor=name,
-            expected=f"{info.nbytes} bytes for {list(shape)} of {dtype.name}",
+            expected=f"{dtype.nbytes(prod(shape))} bytes for {list(shape)} of {dtype.name}",
             found=f"{end - start} bytes",
             hint="the file is damaged",
         )
-    return info
+    places.append((start, end, name))
+    region = Region(source, data_start + start, end - start)
+    return TensorInfo(name, dtype, shape, contiguous_strides(shape), region, keys=(name,))
 
 
-def _integers(value: object) -> list[int] | None:
+def _integers(value: object) -> tuple[int, ...] | None:
     items = cast(list[object], value) if isinstance(value, list) else None
-    return None if items is None or any(type(item) is not int for item in items) else cast(list[int], items)
+    return (
+        None if items is None or any(type(item) is not int for item in items) else cast("tuple[int, ...]", tuple(items))
+    )
 
 
-def _check_ranges(source: ByteSource, tensors: dict[str, TensorInfo], data_start: int) -> None:
+def _check_places(source: ByteSource, places: list[tuple[int, int, str]], size: int) -> None:
     """The tensors' bytes must follow each other without a hole or an overlap, to the end of the file."""
-    position = data_start
-    for info in sorted(tensors.values(), key=lambda info: (info.region.start, info.region.nbytes)):
-        if info.region.start != position:
-            raise _malformed(
-                source,
-                "its bytes do not follow the tensor before",
-                f"offset {info.region.start - data_start}, expected {position - data_start}",
-                info.name,
-            )
-        position += info.region.nbytes
-    if position != source.size:
-        raise _malformed(source, "bytes belong to no tensor", f"{source.size - position} at the end")
+    position = 0
+    for start, end, name in sorted(places):
+        if start != position:
+            code = Code.SAFETENSORS_HOLE if start > position else Code.SAFETENSORS_OVERLAP
+            found = f"offset {start}, expected {position}"
+            raise _malformed(source, code, "its bytes do not follow the tensor before", found, name)
+        position = end
+    if position != size:
+        found = f"{size - position} at the end"
+        raise _malformed(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", found)
 
 
-def _malformed(source: ByteSource, message: str, found: str | None, tensor: str | None = None) -> CheckpointError:
+def _malformed(
+    source: ByteSource, code: Code, message: str, found: str | None, tensor: str | None = None
+) -> CheckpointError:
     return CheckpointError(
         message,
+        code=code,
         file=source.name,
         tensor=tensor,
         found=found,

@@ -1,18 +1,24 @@
-"""Checkpoints in several files, by the index that transformers and diffusers write (``weight_map``)."""
+"""Checkpoints in several files, by the index that transformers and diffusers write (``weight_map``).
+
+A shard may be a link within the index's folder, or, where the index is a link too, to a file beside the index's
+own (the hub's cache, where both lead into ``blobs``); see ``sources.local``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import cast
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import strict_json
+from qkvinspect.formats import foreign, strict_json
+from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Container, TensorInfo
+from qkvinspect.model import ByteSource, Checkpoint, Container, Finding, TensorInfo
 
 NAME = "sharded"
-
-_MAX_INDEX = 256_000_000
+_MAX_NAMED = 4
 
 
 def sniff(head: bytes) -> bool:
@@ -26,13 +32,15 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     Raises:
         CheckpointError: the index is malformed, a shard is missing, or a tensor is not where it should be.
     """
-    weight_map = _weight_map(source)
+    weight_map = _weight_map(source, request.limits)
     resources = ExitStack()
     tensors: dict[str, TensorInfo] = {}
     shards: dict[str, Checkpoint] = {}
     size = 0
     with resources:
-        for file in dict.fromkeys(weight_map.values()):
+        files = dict.fromkeys(weight_map.values())
+        request.limits.check("shards", len(files), source.name)
+        for file in files:
             shard_source = source.relative(file)
             resources.callback(shard_source.close)
             shards[file] = request.open_shard(shard_source)
@@ -41,11 +49,14 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             if name not in shards[file].tensors:
                 raise CheckpointError(
                     f"index says that this tensor is in {file!r}, which does not hold it",
+                    code=Code.INDEX_TENSOR,
                     file=source.name,
                     tensor=name,
                     hint="index and shards are of different checkpoints, or a shard is incomplete",
                 )
             tensors[name] = shards[file].tensors[name]
+        findings = [finding for shard in shards.values() for finding in shard.findings]
+        findings += _unlisted(source, weight_map, shards)
         formats = sorted({shard.format for shard in shards.values()})
         return Checkpoint(
             path=source.name,
@@ -54,27 +65,67 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
             tensors=tensors,
             num_files=len(shards),
             containers=(Container("", len(tensors), "model"),),
-            findings=tuple(finding for shard in shards.values() for finding in shard.findings),
+            findings=tuple(findings),
             resources=resources.pop_all(),
         )
 
 
-def _weight_map(source: ByteSource) -> dict[str, str]:
-    if source.size > _MAX_INDEX:
-        raise CheckpointError("is too large for a shard index", file=source.name, found=f"{source.size} bytes")
+def _unlisted(source: ByteSource, weight_map: Mapping[str, str], shards: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    """What stands in a shard other than the index says: readers that go by the shards would take it."""
+    for file, shard in shards.items():
+        extra = [name for name in shard.tensors if weight_map.get(name) != file]
+        twice = next((name for name in extra if name in weight_map), None)
+        if twice is not None:
+            raise CheckpointError(
+                "stands in two shards",
+                code=Code.INDEX_TWICE,
+                file=source.name,
+                tensor=twice,
+                expected=f"it in {weight_map[twice]!r} only, as the index says",
+                found=f"another in {file!r}",
+                hint="the shards are of different checkpoints: copy or download all of them again",
+            )
+        if extra:
+            names = ", ".join(extra[:_MAX_NAMED]) + (
+                f" and {len(extra) - _MAX_NAMED} others" * (len(extra) > _MAX_NAMED)
+            )
+            yield Finding("unlisted-tensors", "warning", f"{file} also holds {names}, which the index omits: left out")
+
+
+def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
+    limits.check("header", source.size, source.name)
     try:
-        index = strict_json.loads(source.read(0, source.size))
+        index = strict_json.loads(source.read(0, source.size), source.name, limits)
     except ValueError as error:
-        raise CheckpointError(f"is not a checkpoint, and not valid JSON: {error}", file=source.name) from error
+        code = Code.INDEX_DUPLICATE if isinstance(error, strict_json.DuplicateError) else Code.INDEX_JSON
+        raise CheckpointError(
+            f"is not a checkpoint, and not valid JSON: {error}",
+            code=code,
+            file=source.name,
+            hint="the file is damaged: copy or download it again",
+        ) from error
     files = cast(dict[str, object], index).get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files:
+        said = foreign.json_error(cast(dict[str, object], index), source.name) if isinstance(index, dict) else None
+        if said is not None:
+            raise said
         raise CheckpointError(
             "is JSON but not a shard index",
+            code=Code.INDEX_MAP,
             file=source.name,
             expected="a weight_map from tensors to files",
             hint="name the checkpoint file itself",
         )
     weight_map = cast(dict[str, object], files)
     if not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError("maps a tensor to something that is not a file name", file=source.name)
+        name, file = next((name, file) for name, file in weight_map.items() if not isinstance(file, str))
+        raise CheckpointError(
+            "maps a tensor to something that is not a file name",
+            code=Code.INDEX_FILE,
+            file=source.name,
+            tensor=name,
+            expected="text",
+            found=f"a {type(file).__name__}",
+            hint="the index is damaged: copy or download it again",
+        )
     return cast("dict[str, str]", files)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from qkvinspect.formats.limits import Limits
 
-def loads(data: bytes) -> object:
+
+class DuplicateError(ValueError):
+    """A name stands twice in one object, so that readers differ in what it means."""
+
+
+def loads(data: bytes, file: str, limits: Limits) -> object:
     """Parse ``data``.
 
     Raises:
         ValueError: it is not such JSON; the message says why.
+        CheckpointError: it would make more objects than the limit.
     """
+    limits.check("objects", data.count(b"{") + data.count(b"["), file)
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
@@ -22,7 +30,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
         names = Counter(name for name, _ in pairs)
-        raise ValueError(f"{names.most_common(1)[0][0]!r} stands in it twice")
+        raise DuplicateError(f"{names.most_common(1)[0][0]!r} stands in it twice")
     return made
 
 

@@ -4,12 +4,15 @@ _legacy_save and _legacy_load).
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import replace
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, torch_state
+from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
-from qkvinspect.formats.torch_objects import storage_id
+from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.model import ByteSource, Checkpoint, Region
 
 NAME = "torch-legacy"
@@ -18,6 +21,7 @@ _MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _FIRST_WINDOW = 1 << 20
+_CUT = (Code.PICKLE_TRUNCATED, Code.PICKLE_LENGTH, Code.PICKLE_FRAME)
 
 
 def sniff(head: bytes) -> bool:
@@ -30,65 +34,82 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     Raises:
         CheckpointError: it is not such a file, or is damaged.
     """
-    parts = _pickles(source)
-    magic, protocol, system, root, keys = (part.value for part in parts)
-    if magic != _MAGIC_NUMBER or protocol != _PROTOCOL:
-        raise _damaged(source, "another magic number or protocol than torch writes", f"{protocol!r}")
-    regions = _storages(source, keys, parts[3].persistent, parts[4].end)
+    parts = _pickles(source, request.limits)
+    magic, protocol, system, _, keys = (part.value for part in parts)
+    if magic != _MAGIC_NUMBER or type(protocol) is not int or protocol != _PROTOCOL:
+        found = str(protocol) if isinstance(protocol, int) else f"a {type(protocol).__name__.lower()}"
+        raise _damaged(source, Code.LEGACY_MAGIC, "another magic number or protocol than torch writes", found)
+    check_system(source, system)
+    regions = _storages(source, keys, parts[3].references, parts[4].end)
 
     def find_storage(key: str) -> Region:
         if key not in regions:
-            raise _damaged(source, f"storage {key!r} is missing", f"{len(regions)} others")
+            raise _damaged(source, Code.STORAGE_MISSING, f"storage {key!r} is missing", f"{len(regions)} others")
         return regions[key]
 
-    return torch_state.checkpoint(source, NAME, root, request, _byteorder(source, system), find_storage)
+    loaded = replace(parts[3], globals=tuple(named for part in parts for named in part.globals))
+    return torch_state.checkpoint(source, NAME, loaded, request, "little", find_storage)
 
 
-def _pickles(source: ByteSource) -> list[pickle.Loaded]:
+def _pickles(source: ByteSource, limits: Limits) -> list[pickle.Loaded]:
     """The five pickles at the start; nothing says how long they are, so more is read until they end."""
     window = _FIRST_WINDOW
     while True:
-        size = min(window, source.size)
+        size = min(window, source.size, limits.pickle)
         data = source.read(0, size)
         parts: list[pickle.Loaded] = []
         try:
             for _ in range(5):
-                parts.append(pickle.load_prefix(data, parts[-1].end if parts else 0, source.name))
+                parts.append(pickle.load_prefix(data, parts[-1].end if parts else 0, source.name, limits))
             return parts
-        except CheckpointError:
-            if size == source.size:
+        except CheckpointError as error:
+            if window >= limits.pickle and size < source.size:
+                limits.check("pickle", limits.pickle + 1, source.name)
+            if size == source.size or error.code not in _CUT:
                 raise
             window *= 4
 
 
 def _storages(
-    source: ByteSource, keys: object, persistent: tuple[pickle.Persistent, ...], position: int
+    source: ByteSource, keys: object, references: Iterator[pickle.Persistent], position: int
 ) -> dict[str, Region]:
     """Where each storage lies: its number of elements as eight bytes, then the elements."""
-    known = {storage.key: storage for storage in filter(None, map(storage_id, persistent))}
-    if not pickle.is_sequence(keys) or len(set(map(str, keys))) != len(keys) or {*map(str, keys)} != known.keys():
-        raise _damaged(source, "the list of storages is not that of the tensors", f"{len(known)} in the tensors")
+    known = {storage.key: storage for storage in filter(None, map(storage_id, references))}
+    listed = [key for key in keys if isinstance(key, str)] if pickle.is_sequence(keys) else []
+    if not pickle.is_sequence(keys) or not len(keys) == len(listed) == len(known) or set(listed) != known.keys():
+        raise _damaged(
+            source, Code.LEGACY_KEYS, "the list of storages is not that of the tensors", f"{len(known)} in the tensors"
+        )
     regions: dict[str, Region] = {}
-    for key in map(str, keys):
+    for key in listed:
         storage = known[key]
         stored = int.from_bytes(source.read(position, 8), "little")
         if stored != storage.numel or position + 8 + storage.nbytes > source.size:
-            raise _damaged(source, f"storage {key!r} has another size than its pickle says", f"{stored} elements")
+            raise _damaged(
+                source,
+                Code.STORAGE_SIZE,
+                f"storage {key!r} has another size than its pickle says",
+                f"{stored} elements",
+            )
         regions[key] = Region(source, position + 8, storage.nbytes)
         position += 8 + storage.nbytes
     if position != source.size:
-        raise _damaged(source, "bytes follow the last storage", f"{source.size - position}")
+        raise _damaged(source, Code.LEGACY_TRAILING, "bytes follow the last storage", f"{source.size - position}")
     return regions
 
 
-def _byteorder(source: ByteSource, system: object) -> Literal["little", "big"]:
+def check_system(source: ByteSource, system: object) -> None:
+    """sys_info must be there; its byte order means nothing, as torch writes and reads little-endian everywhere."""
     little = system.get("little_endian") if pickle.is_dict(system) else None
     if not isinstance(little, bool):
-        raise _damaged(source, "its byte order is not said", repr(little)[:40])
-    return "little" if little else "big"
+        raise _damaged(source, Code.LEGACY_BYTEORDER, "its byte order is not said", "neither true nor false")
 
 
-def _damaged(source: ByteSource, message: str, found: str) -> CheckpointError:
+def _damaged(source: ByteSource, code: Code, message: str, found: str) -> CheckpointError:
     return CheckpointError(
-        f"damaged legacy checkpoint: {message}", file=source.name, found=found, hint="copy or download it again"
+        f"damaged legacy checkpoint: {message}",
+        code=code,
+        file=source.name,
+        found=found,
+        hint="copy or download it again",
     )

@@ -1,39 +1,19 @@
-"""What torch puts into its pickles: storages and the calls that rebuild tensors (torch/_utils.py, 2.13)."""
+"""What torch puts into its pickles: the calls that rebuild tensors (torch/_utils.py, 2.13)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
+from qkvinspect.codes import Code
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats.pickle import Call, Global, Persistent
-from qkvinspect.model import Region, TensorInfo
-
-STORAGES: dict[str, str] = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexDoubleStorage": "complex128",
-    "ComplexFloatStorage": "complex64",
-    "QInt32Storage": "qint32",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-}
-"""torch's typed storages; an UntypedStorage counts bytes and leaves the dtype to _rebuild_tensor_v3."""
+from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.pickle import Call, Global, TensorCall, is_sequence
+from qkvinspect.formats.torch_storages import FindStorage, StorageId, malformed, storage_id, storage_region
+from qkvinspect.model import TensorInfo
 
 _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
-_PARAMETERS = {"_rebuild_parameter", "_rebuild_parameter_with_state"}
+_PARAMETERS = {"_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter", "Variable"}
 _WITHOUT_BYTES = {
     "_rebuild_sparse_tensor": "a sparse tensor",
     "_rebuild_sparse_csr_tensor": "a sparse tensor",
@@ -43,161 +23,110 @@ _WITHOUT_BYTES = {
     "_rebuild_device_tensor_from_numpy": "a tensor saved through numpy",
     "_rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
 }
+_TENSORS = frozenset({*_STRIDED, *_PARAMETERS, *_WITHOUT_BYTES, "_rebuild_from_type_v2"})
+_MODULES = ("torch._utils", "torch._tensor", "torch.nn.parameter", "torch.autograd.variable")
 _MAX_RANK = 64
-_MAX_EXPANSION = 1 << 30  # bytes that a smaller storage may be expanded to
-
-FindStorage = Callable[[str], Region]
 
 
 def is_tensor(node: object) -> bool:
     """Whether a node of the pickle stands for a tensor or parameter."""
-    return isinstance(node, Call) and _function(node) in {
-        *_STRIDED,
-        *_PARAMETERS,
-        *_WITHOUT_BYTES,
-        "_rebuild_from_type_v2",
-    }
+    return type(node) is TensorCall or (type(node) is Call and _function(node) in _TENSORS)
 
 
 def unreadable(node: object) -> str | None:
     """Why a tensor node has no bytes of its own to show, or None if it has."""
+    if type(node) is TensorCall:
+        return None
     node = _unwrap(node)
     if isinstance(node, Call) and _function(node) in _STRIDED:
-        flags = _metadata(node)
-        return "a tensor with a lazy conjugate or negative bit" if flags else None
+        return "a tensor with a lazy conjugate or negative bit" if _metadata(node) else None
     return _WITHOUT_BYTES.get(_function(node), "a tensor of an unknown kind")
 
 
 def tensor_info(
-    node: object, name: str, file: str, byteorder: Literal["little", "big"], find: FindStorage
+    node: object,
+    name: str,
+    keys: tuple[str, ...],
+    file: str,
+    byteorder: Literal["little", "big"],
+    find: FindStorage,
+    limits: Limits,
 ) -> TensorInfo:
     """The tensor that a (readable) node stands for.
 
     Args:
+        keys: how to reach it in the unpickled object.
         find: gives the bytes of a storage by its key.
 
     Raises:
         CheckpointError: the node is malformed, or reaches past its storage.
     """
-    inner = _unwrap(node)
-    arguments = _tuple(inner.arguments if isinstance(inner, Call) else None)
-    function = _function(inner)
-    if len(arguments) < 4:
-        raise _malformed("a tensor without storage, offset, size and stride", name, file)
-    storage, offset, size, stride = arguments[:4]
-    region, dtype = _storage(storage, name, file, find)
-    if function == "_rebuild_tensor_v3":
-        dtype = _named_dtype(arguments[6] if len(arguments) > 6 else None, name, file)
+    storage, offset, shape, strides, dtype = _strided(node, name, file)
+    region = storage_region(storage, name, file, find)
+    dtype = dtype or storage.dtype
     if dtype is None:
-        raise _malformed("an untyped storage without a dtype", name, file)
-    shape, strides = _sizes(size, name, file), _sizes(stride, name, file)
-    if len(shape) != len(strides) or not isinstance(offset, int) or offset < 0:
-        raise _malformed("a shape, stride or offset that cannot be", name, file)
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    needed = dtype.nbytes(last + 1) if all(shape) else 0
+        raise malformed(Code.TENSOR_DTYPE, "an untyped storage without a dtype", name, file)
+    last = offset
+    for size, stride in zip(shape, strides, strict=True):
+        last += (size - 1) * stride
+    needed = dtype.nbytes(last + 1) if 0 not in shape else 0
     if needed > region.nbytes:
         raise CheckpointError(
             "tensor reaches past its storage",
+            code=Code.TENSOR_RANGE,
             file=file,
             tensor=name,
             expected=f"at most {region.nbytes} bytes",
             found=f"{needed} bytes for shape {list(shape)}, stride {list(strides)}, offset {offset}",
             hint="the file is damaged",
         )
-    info = TensorInfo(name, dtype, shape, strides, region, offset, byteorder)
-    if info.nbytes > max(_MAX_EXPANSION, region.nbytes):
-        raise CheckpointError(
-            "tensor is an expansion of a much smaller storage",
-            file=file,
-            tensor=name,
-            expected=f"at most {_MAX_EXPANSION} bytes",
-            found=f"{info.nbytes} bytes made of {region.nbytes}",
-        )
+    info = TensorInfo(name, dtype, shape, strides, region, offset, byteorder, keys)
+    if info.nbytes > region.nbytes:
+        limits.check("expansion", info.nbytes, file, name)
     return info
 
 
-@dataclass(frozen=True, slots=True)
-class StorageId:
-    """What a pickle says of a storage: ``('storage', Type, key, location, numel, view)``.
+class _Strided(NamedTuple):
+    """The arguments of a call that rebuilds a tensor; dtype is None where the storage has it."""
 
-    Attributes:
-        kind: the storage's class.
-        dtype: None where the class is untyped, or not known.
-        numel: elements; bytes where the class is untyped.
-        view: (key, offset, size) if it is part of another storage; empty if not.
-    """
-
-    kind: Global
-    key: str
-    dtype: DType | None
-    numel: int
-    view: tuple[object, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel if self.dtype is None else self.dtype.nbytes(self.numel)
+    storage: StorageId
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: DType | None = None
 
 
-def storage_id(node: object) -> StorageId | None:
-    """The storage that a persistent id stands for, or None if it stands for something else."""
-    parts = _tuple(node.id) if isinstance(node, Persistent) else ()
-    if len(parts) < 5 or parts[0] != "storage":
-        return None
-    kind, key, numel = parts[1], parts[2], parts[4]
-    if not isinstance(kind, Global) or not isinstance(key, str) or not isinstance(numel, int) or numel < 0:
-        return None
-    dtype = DTYPES[STORAGES[kind.name]] if kind.name in STORAGES else None
-    return StorageId(kind, key, dtype, numel, _tuple(parts[5]) if len(parts) > 5 else ())
-
-
-def _storage(node: object, name: str, file: str, find: FindStorage) -> tuple[Region, DType | None]:
-    """The bytes and dtype (None: untyped) of a storage."""
-    storage = storage_id(node)
+def _strided(node: object, name: str, file: str) -> _Strided:
+    node = node if type(node) is TensorCall else _unwrap(node)
+    if isinstance(node, TensorCall):
+        key, numel, offset, shape, strides = node.values
+        if len(shape) != len(strides):
+            raise malformed(Code.TENSOR_SHAPE, "a shape and a stride of different ranks", name, file)
+        return _Strided(StorageId(node.kind, key, numel), offset, shape, strides)
+    arguments = _tuple(node.arguments if isinstance(node, Call) else None)
+    if len(arguments) < 4:
+        raise malformed(Code.TENSOR_ARGUMENTS, "a tensor without storage, offset, size and stride", name, file)
+    storage, offset = storage_id(arguments[0]), arguments[1]
     if storage is None:
-        raise _malformed("a storage that is not described as torch does", name, file)
-    if storage.dtype is None and storage.kind.name != "UntypedStorage":
-        raise CheckpointError(
-            "storage of an unknown type",
-            file=file,
-            tensor=name,
-            expected="one of torch's storages",
-            found=str(storage.kind),
-        )
-    region = find(storage.key)
-    if region.nbytes != storage.nbytes:
-        raise CheckpointError(
-            f"storage {storage.key!r} has another size than its pickle says",
-            file=file,
-            tensor=name,
-            expected=f"{storage.nbytes} bytes",
-            found=f"{region.nbytes} bytes",
-            hint="the file is damaged",
-        )
-    if storage.view and storage.dtype is not None:
-        region = _view(region, storage.dtype, storage.view, name, file)
-    return region, storage.dtype
-
-
-def _view(region: Region, dtype: DType, view: tuple[object, ...], name: str, file: str) -> Region:
-    """Part of a storage, as torch before 0.4 and the legacy format say it: (key, offset, size), in elements."""
-    match view:
-        case (_, int(offset), int(size)) if 0 <= offset <= offset + size:
-            start, nbytes = dtype.nbytes(offset), dtype.nbytes(size)
-        case _:
-            raise _malformed("a view of a storage without offset and size", name, file)
-    if start + nbytes > region.nbytes:
-        raise _malformed("a view that reaches past its storage", name, file)
-    return Region(region.source, lambda: region.start + start, nbytes)
+        raise malformed(Code.STORAGE_ID, "a storage that is not described as torch does", name, file)
+    shape, strides = sizes_of(arguments[2], name, file), sizes_of(arguments[3], name, file)
+    if len(shape) != len(strides) or type(offset) is not int or not 0 <= offset < 1 << 63:
+        raise malformed(Code.TENSOR_SHAPE, "a shape, stride or offset that cannot be", name, file)
+    dtype = None
+    if _function(node) == "_rebuild_tensor_v3":
+        dtype = named_dtype(arguments[6] if len(arguments) > 6 else None, name, file)
+    return _Strided(storage, offset, shape, strides, dtype)
 
 
 def _unwrap(node: object) -> object:
     """Follow parameters and tensor subclasses to the call that rebuilds the plain tensor."""
     for _ in range(8):
-        if not isinstance(node, Call):
+        if type(node) is not Call:
             break
         arguments = _tuple(node.arguments)
-        if _function(node) in _PARAMETERS and arguments:
-            node = arguments[0]
+        state = _tuple(node.state)
+        if _function(node) in _PARAMETERS and (arguments or len(state) == 5):
+            node = state[0] if len(state) == 5 else arguments[0]  # five fields: as torch before 0.1.7 pickled one
         elif _function(node) == "_rebuild_from_type_v2" and len(arguments) > 2:
             node = Call(arguments[0], arguments[2])
         else:
@@ -217,35 +146,35 @@ def _function(node: object) -> str:
     """The name of the torch function a node calls, or ""."""
     if not isinstance(node, Call) or not isinstance(node.function, Global):
         return ""
-    return node.function.name if node.function.module in ("torch._utils", "torch._tensor") else ""
+    return node.function.name if node.function.module in _MODULES else ""
 
 
-def _named_dtype(node: object, name: str, file: str) -> DType:
+def named_dtype(node: object, name: str, file: str) -> DType:
+    """The dtype that a node names, as ``torch.float32``."""
     if isinstance(node, Global) and node.module == "torch" and node.name in DTYPES:
         return DTYPES[node.name]
     raise CheckpointError(
         "tensor of an unknown dtype",
+        code=Code.TENSOR_DTYPE,
         file=file,
         tensor=name,
         expected="a dtype of torch 2.13",
         found=str(node) if isinstance(node, Global) else f"a {type(node).__name__}",
+        hint="the file is damaged, or of a newer torch than this tool knows",
     )
 
 
-def _sizes(node: object, name: str, file: str) -> tuple[int, ...]:
+def sizes_of(node: object, name: str, file: str) -> tuple[int, ...]:
+    """A tuple of sizes, or a torch.Size."""
     if isinstance(node, Call) and node.function == Global("torch", "Size"):
         node = (_tuple(node.arguments) or ((),))[0]
     sizes = _tuple(node)
-    if not isinstance(node, (tuple, list)) or len(sizes) > _MAX_RANK:
-        raise _malformed("a shape that is not a tuple of sizes", name, file)
+    if not is_sequence(node) or len(sizes) > _MAX_RANK:
+        raise malformed(Code.TENSOR_SHAPE, "a shape that is not a tuple of sizes", name, file)
     if not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
-        raise _malformed("a negative, huge or non-integer size", name, file)
+        raise malformed(Code.TENSOR_SHAPE, "a negative, huge or non-integer size", name, file)
     return cast("tuple[int, ...]", sizes)
 
 
 def _tuple(node: object) -> tuple[object, ...]:
-    return tuple(cast("list[object]", node)) if isinstance(node, (tuple, list)) else ()
-
-
-def _malformed(what: str, name: str, file: str) -> CheckpointError:
-    return CheckpointError(f"pickle describes {what}", file=file, tensor=name, hint="the file is damaged")
+    return tuple(node) if is_sequence(node) else ()

@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import containers, torch_objects
+from qkvinspect.formats import containers, foreign_parts, pickle, torch_objects
+from qkvinspect.formats.pickle import dangers
 from qkvinspect.formats.request import Request
+from qkvinspect.formats.torch_storages import FindStorage, check_kinds
 from qkvinspect.model import ByteSource, Checkpoint, Finding, TensorInfo
 
 
 def checkpoint(
     source: ByteSource,
     format: str,
-    root: object,
+    loaded: pickle.Loaded,
     request: Request,
     byteorder: Literal["little", "big"],
-    find_storage: torch_objects.FindStorage,
+    find_storage: FindStorage,
 ) -> Checkpoint:
     """Describe every tensor of the chosen state_dict; no storage is read.
 
     Args:
-        root: what the pickle holds.
+        loaded: the pickle.
         find_storage: gives the bytes of a storage by its key.
 
     Raises:
         CheckpointError: there are no tensors, or one is malformed.
     """
-    found, all_containers = containers.find(root, request.container, source.name)
+    root = loaded.value
+    check_kinds(loaded, source.name)
+    foreign_parts.check_pickle(root, source.name)
+    findings = list(dangers.findings(loaded.globals, loaded.called))
+    try:
+        found, all_containers = containers.find(root, request.container, source.name, request.limits)
+    except CheckpointError as error:
+        error.hint = next((f.message for f in findings if f.severity == "warning"), error.hint)
+        raise
     tensors: dict[str, TensorInfo] = {}
-    findings: list[Finding] = []
     for keys, node in found.tensors.items():
         name = ".".join(keys)
         reason = torch_objects.unreadable(node)
         if reason is not None:
             findings.append(Finding("unreadable-tensor", "warning", f"{name} is {reason}: left out"))
         elif name in tensors:
-            raise CheckpointError("two tensors have the same name", file=source.name, tensor=name)
+            raise CheckpointError(
+                "two tensors have the same name: one has a dot where the other is nested",
+                code=Code.TENSOR_TWICE,
+                file=source.name,
+                tensor=name,
+                hint="load it with torch, give them names of their own and save it again",
+            )
         else:
-            info = torch_objects.tensor_info(node, name, source.name, byteorder, find_storage)
-            tensors[name] = replace(info, keys=() if found.modules else (*found.keys, *keys))
+            path = () if found.modules else (*found.keys, *keys)
+            tensors[name] = torch_objects.tensor_info(
+                node, name, path, source.name, byteorder, find_storage, request.limits
+            )
+    foreign_parts.check_tensors(tensors, source.name)
+    for keys, what in found.lost:
+        findings.append(Finding("unknown-tensor", "warning", f"{'.'.join(keys)} is {what}: left out"))
     return Checkpoint(
         path=source.name,
         format=format,

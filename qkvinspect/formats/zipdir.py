@@ -1,86 +1,142 @@
 """The directory of a zip file, read strictly (PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3).
 
-Only what a checkpoint needs: entries that are stored, not compressed, so that each is a run of bytes.
+Only what a checkpoint needs: entries that are stored, not compressed, so that each is a run of bytes. Whatever
+one reader of zips takes in one way and the next in another is refused.
 """
 
 from __future__ import annotations
 
+import stat
 import struct
-import zlib
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.model import ByteSource, Region
+from qkvinspect.formats.limits import Limits
+from qkvinspect.model import ByteSource
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
-_CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
-_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<8x2H4x3L3H4x2L")
+_LOCAL_SIZE = 30
 _MAX_COMMENT = 0xFFFF
-_STORED = 0
-_ENCRYPTED = 0x1
+_WIDE = 0xFFFFFFFF
+_FOLDER = 0x10  # of MS-DOS' attributes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file inside the zip, as its central directory describes it."""
+class Entry(NamedTuple):
+    """One file inside the zip, as its central directory describes it.
+
+    Attributes:
+        header: the offset of its local header.
+        end: where its bytes must end at the latest: no entry shares a byte with another.
+    """
 
     name: str
-    method: int
     flags: int
-    size: int
-    stored_size: int
-    header: int
+    method: int
     crc: int
+    stored_size: int
+    size: int
+    header: int
+    end: int
 
 
-def read_directory(source: ByteSource) -> dict[str, Entry]:
-    """All entries by name, in the order of the directory.
+_Facts = tuple[int, int, int, int, int, int]
+"""Flags to header of an entry."""
+
+
+class Directory:
+    """The entries of a zip by name, in the order of its directory."""
+
+    def __init__(self, facts: dict[str, _Facts], headers: list[int], end: int) -> None:
+        self._facts = facts
+        self._headers = [*headers, end]
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether any entry has a checksum: torch can be told to write none."""
+        return any(facts[2] for facts in self._facts.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def get(self, name: str) -> Entry | None:
+        return self[name] if name in self._facts else None
+
+    def __getitem__(self, name: str) -> Entry:
+        facts = self._facts[name]
+        return Entry(name, *facts, self._headers[bisect_right(self._headers, facts[5])])
+
+
+def read_directory(source: ByteSource, limits: Limits) -> Directory:
+    """The directory of a whole file.
 
     Raises:
-        CheckpointError: there is no sound directory, or two entries share a name.
+        CheckpointError: it is damaged, ambiguous or too large.
     """
     count, size, start = _find_end(source)
+    limits.check("entries", count, source.name)
+    limits.check("header", size, source.name)
     data = source.read(start, size)
-    entries: dict[str, Entry] = {}
+    unpack, fixed = _CENTRAL.unpack_from, _CENTRAL.size
+    entries: dict[str, _Facts] = {}
     position = 0
     for _ in range(count):
-        entry, position = _central_entry(source, data, position)
-        if entry.name in entries:
-            raise _damaged(source, f"two entries are called {entry.name!r}", "a second one")
-        if entry.header + _LOCAL.size + entry.stored_size > start:
-            raise _damaged(source, f"entry {entry.name!r} does not fit before the directory", str(entry.header))
-        entries[entry.name] = entry
+        if data[position : position + 4] != b"PK\x01\x02" or position + fixed > size:
+            raise damaged(source, Code.ZIP_DIRECTORY, "its directory ends too early", f"byte {position} of {size}")
+        flags, method, crc, stored_size, full_size, named, extra, comment, attributes, header = unpack(data, position)
+        begin = position + fixed
+        position = begin + named
+        try:
+            name = data[begin:position].decode()
+        except UnicodeDecodeError as error:
+            raise damaged(source, Code.ZIP_NAME, "an entry's name is not UTF-8", repr(data[begin:position])) from error
+        if extra:
+            sizes = full_size, stored_size, header
+            full_size, stored_size, header = wide_sizes(source, name, data[position : position + extra], sizes)
+        if extra or comment:
+            position += extra + comment
+        if attributes:
+            _check_kind(source, name, attributes, full_size)
+        if name in entries:
+            raise damaged(source, Code.ZIP_DUPLICATE, f"two entries are called {name!r}", "a second one")
+        entries[name] = flags, method, crc, stored_size, full_size, header
     if position != size:
-        raise _damaged(source, f"its directory should hold {count} entries", f"{size - position} more bytes")
-    return entries
+        found = f"{size - position} more bytes"
+        raise damaged(source, Code.ZIP_COUNT, f"its directory should hold {count} entries", found)
+    return Directory(entries, _headers(source, entries, start), start)
 
 
-def region(source: ByteSource, entry: Entry) -> Region:
-    """Where an entry's bytes are; the local header is read when the start is first asked for.
+def _headers(source: ByteSource, entries: dict[str, _Facts], end: int) -> list[int]:
+    """Where the entries begin, in order: none may begin within another or reach into the directory."""
+    headers: list[int] = []
+    position = 0
+    for name, (_, _, _, stored_size, _, header) in sorted(entries.items(), key=lambda item: item[1][5]):
+        if not headers and header:
+            raise damaged(source, Code.ZIP_PREPENDED, "something stands before its first entry", f"{header} bytes")
+        if header < position:
+            raise damaged(source, Code.ZIP_OVERLAP, f"entry {name!r} begins within another", f"offset {header}")
+        position = header + _LOCAL_SIZE + len(name) + stored_size
+        if position > end:
+            found = f"offset {header}"
+            raise damaged(source, Code.ZIP_RANGE, f"entry {name!r} does not fit before the directory", found)
+        headers.append(header)
+    return headers
 
-    Raises:
-        CheckpointError: the entry is compressed or encrypted, so it is no plain run of bytes.
-    """
-    if entry.method != _STORED or entry.size != entry.stored_size or entry.flags & _ENCRYPTED:
-        raise CheckpointError(
-            f"entry {entry.name!r} is compressed or encrypted",
-            file=source.name,
-            expected="a stored entry, as torch.save writes",
-            found=f"method {entry.method}, flags {entry.flags:#x}",
-            hint="unpack the file and zip it again without compression",
-        )
-    return Region(source, lambda: _data_start(source, entry), entry.size)
 
-
-def read_entry(source: ByteSource, entry: Entry) -> bytes:
-    """All bytes of one entry, checked against its checksum."""
-    place = region(source, entry)
-    data = place.read(0, place.nbytes)
-    if zlib.crc32(data) != entry.crc:
-        raise _damaged(source, f"the checksum of entry {entry.name!r} is wrong", f"{zlib.crc32(data):08x}")
-    return data
+def _check_kind(source: ByteSource, name: str, attributes: int, size: int) -> None:
+    """Refuse links and folders with content: one reader gives the content, another nothing."""
+    kind = stat.S_IFMT(attributes >> 16)
+    folder = bool(attributes & _FOLDER) or kind == stat.S_IFDIR
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (folder and size):
+        raise damaged(source, Code.ZIP_KIND, f"entry {name!r} is no regular file", f"attributes {attributes:#x}")
 
 
 def _find_end(source: ByteSource) -> tuple[int, int, int]:
@@ -91,6 +147,7 @@ def _find_end(source: ByteSource) -> tuple[int, int, int]:
     if at < 0 or at + _END.size > length:
         raise CheckpointError(
             "is a zip file without an end record",
+            code=Code.ZIP_NO_END,
             file=source.name,
             expected="a directory at the end",
             found=f"{source.size} bytes that stop before it",
@@ -99,71 +156,52 @@ def _find_end(source: ByteSource) -> tuple[int, int, int]:
     _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
     end = source.size - length + at
     if end + _END.size + comment != source.size:
-        raise _damaged(source, "something follows its end record", f"{source.size - end - _END.size} bytes")
+        raise damaged(
+            source, Code.ZIP_TRAILING, "something follows its end record", f"{source.size - end - _END.size} bytes"
+        )
     directory_end = end
     if end >= _END64_LOCATOR.size:
         signature, _, offset, _ = _END64_LOCATOR.unpack(source.read(end - _END64_LOCATOR.size, _END64_LOCATOR.size))
         if signature == b"PK\x06\x07":
-            record = _END64.unpack(source.read(offset, _END64.size))
-            if record[0] != b"PK\x06\x06":
-                raise _damaged(source, "its zip64 end record is not where it should be", f"offset {offset}")
-            disk, first_disk, here, count, size, start = record[4:10]
+            narrow = here, count, size, start
+            disk, first_disk, here, count, size, start = _end64(source, offset, end - _END64_LOCATOR.size)
             directory_end = offset
+            for small, large, most in zip(
+                narrow, (here, count, size, start), (0xFFFF,) * 2 + (_WIDE,) * 2, strict=True
+            ):
+                if small not in (large, most):
+                    raise damaged(source, Code.ZIP_END64, "its two end records disagree", f"{small} and {large}")
     if disk or first_disk or here != count:
-        raise _damaged(source, "it is one part of a zip split over several files", f"disk {disk}")
+        raise damaged(source, Code.ZIP_SPLIT, "it is one part of a zip split over several files", f"disk {disk}")
     if start + size != directory_end:
-        raise _damaged(source, "its directory is not where its end record says", f"offset {start}")
+        raise damaged(source, Code.ZIP_PLACE, "its directory is not where its end record says", f"offset {start}")
     return count, size, start
 
 
-def _central_entry(source: ByteSource, data: bytes, position: int) -> tuple[Entry, int]:
-    if position + _CENTRAL.size > len(data) or data[position : position + 4] != b"PK\x01\x02":
-        raise _damaged(source, "its directory ends too early", f"byte {position} of {len(data)}")
-    fields = _CENTRAL.unpack_from(data, position)
-    flags, method = fields[5], fields[6]
-    stored_size, size = fields[10], fields[11]
-    name_size, extra_size, comment_size = fields[12:15]
-    header = fields[18]
-    at = position + _CENTRAL.size
-    raw_name = data[at : at + name_size]
-    extra = data[at + name_size : at + name_size + extra_size]
-    wanted = [value for value in (size, stored_size, header) if value == 0xFFFFFFFF]
-    if wanted:
-        wide = iter(_zip64_values(source, extra, len(wanted)))
-        size, stored_size, header = (
-            next(wide) if value == 0xFFFFFFFF else value for value in (size, stored_size, header)
-        )
-    try:
-        name = raw_name.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _damaged(source, "an entry's name is not UTF-8", repr(raw_name)) from error
-    return Entry(name, method, flags, size, stored_size, header, fields[9]), at + name_size + extra_size + comment_size
+def _end64(source: ByteSource, offset: int, locator: int) -> tuple[int, ...]:
+    if offset + _END64.size <= locator:
+        record = _END64.unpack(source.read(offset, _END64.size))
+        if record[0] == b"PK\x06\x06" and offset + 12 + record[1] == locator:
+            return record[4:]
+    raise damaged(source, Code.ZIP_END64, "its zip64 end record is not where it should be", f"offset {offset}")
 
 
-def _zip64_values(source: ByteSource, extra: bytes, count: int) -> tuple[int, ...]:
+def wide_sizes(source: ByteSource, name: str, extra: bytes, narrow: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes (and offset) of an entry, those that need over 32 bits from its zip64 extra field."""
+    count = narrow.count(_WIDE)
+    if not count:
+        return narrow
     position = 0
     while position + 4 <= len(extra):
         tag, size = struct.unpack_from("<2H", extra, position)
         if tag == 1 and size >= 8 * count and position + 4 + size <= len(extra):
-            return struct.unpack_from(f"<{count}Q", extra, position + 4)
+            wide = iter(struct.unpack_from(f"<{count}Q", extra, position + 4))
+            return tuple(next(wide) if value == _WIDE else value for value in narrow)
         position += 4 + size
-    raise _damaged(source, "an entry of over 4 GiB lacks its zip64 sizes", "none")
+    raise damaged(source, Code.ZIP_SIZES64, f"entry {name!r} of over 4 GiB lacks its zip64 sizes", "none")
 
 
-def _data_start(source: ByteSource, entry: Entry) -> int:
-    header = source.read(entry.header, _LOCAL.size)
-    fields = _LOCAL.unpack(header)
-    name_size, extra_size = fields[-2:]
-    if fields[0] != b"PK\x03\x04":
-        raise _damaged(source, f"entry {entry.name!r} has no local header", f"offset {entry.header}")
-    name = source.read(entry.header + _LOCAL.size, name_size)
-    if name != entry.name.encode() or fields[3] != entry.method or (fields[2] ^ entry.flags) & _ENCRYPTED:
-        raise _damaged(source, f"entry {entry.name!r} is described otherwise by its own header", repr(name))
-    start = entry.header + _LOCAL.size + name_size + extra_size
-    if start + entry.stored_size > source.size:
-        raise _damaged(source, f"entry {entry.name!r} goes past the end", f"{start + entry.stored_size}")
-    return start
-
-
-def _damaged(source: ByteSource, message: str, found: str) -> CheckpointError:
-    return CheckpointError(f"damaged zip: {message}", file=source.name, found=found, hint="copy or download it again")
+def damaged(source: ByteSource, code: Code, message: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"damaged zip: {message}", code=code, file=source.name, found=found, hint="copy or download it again"
+    )

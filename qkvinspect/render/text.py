@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
+from qkvinspect.errors import clean
 from qkvinspect.model import TensorInfo
 from qkvinspect.packing import Geometry, describe, span
 from qkvinspect.report import Attention, Measure, Report
-
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
-
-
-def clean(text: str) -> str:
-    """Escape whatever could act on a terminal or change the order of what is read."""
-    return _UNSAFE.sub(
-        lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text
-    )
 
 
 def number(value: float) -> str:

@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path, PurePosixPath
 
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 
 _KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISCHR, "a character device"),
-    (stat.S_ISBLK, "a block device"),
-    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISDIR, Code.FILE_DIRECTORY, "a directory"),
+    (stat.S_ISFIFO, Code.FILE_PIPE, "a named pipe"),
+    (stat.S_ISCHR, Code.FILE_DEVICE, "a character device"),
+    (stat.S_ISBLK, Code.FILE_DEVICE, "a block device"),
+    (stat.S_ISSOCK, Code.FILE_SOCKET, "a socket"),
 )
+_REASONS = {
+    errno.ENOENT: Code.FILE_MISSING,
+    errno.ENOTDIR: Code.FILE_MISSING,
+    errno.EACCES: Code.FILE_PERMISSION,
+    errno.EPERM: Code.FILE_PERMISSION,
+    errno.ELOOP: Code.FILE_LINKS,
+    errno.ENAMETOOLONG: Code.FILE_PATH,
+}
 _MAX_READ = 1 << 30
 
 
 class LocalFile:
     """A regular file, opened for reading.
 
+    Args:
+        kept: whether it stays open between reads: one file of many does not, as the system limits their number.
+
     Raises:
         CheckpointError: it does not exist, may not be read, or is not a regular file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, kept: bool = True) -> None:
         self._path = path
+        self._kept = kept
+        self._closed = False
+        self._fd, self._status = self._open()
+        if not kept:
+            os.close(self._fd)
+
+    def _open(self) -> tuple[int, os.stat_result]:
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            _check_kind(os.stat(self._path).st_mode, self.name)  # before opening: to open a device can act on it
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise CheckpointError(
-                f"cannot be opened: {error.strerror}", file=self.name, hint="check the path and its permissions"
+                f"cannot be opened: {error.strerror}",
+                code=_REASONS.get(error.errno or 0, Code.FILE_OPEN),
+                file=self.name,
+                hint="check the path and its permissions",
             ) from error
         except ValueError as error:
-            raise CheckpointError(f"is not a path: {error}", file=self.name) from error
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            kind = next((name for test, name in _KINDS if test(status.st_mode)), "something else")
             raise CheckpointError(
-                "is not a file that can be inspected", file=self.name, expected="a regular file", found=kind
-            )
-        self._size = status.st_size
+                f"is not a path: {error}", code=Code.FILE_PATH, file=self.name, hint="check how the path is written"
+            ) from error
+        status = os.fstat(fd)
+        try:
+            _check_kind(status.st_mode, self.name)
+        except CheckpointError:
+            os.close(fd)
+            raise
+        return fd, status
 
     @property
     def name(self) -> str:
@@ -50,46 +75,113 @@ class LocalFile:
 
     @property
     def size(self) -> int:
-        return self._size
+        return self._status.st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self._size:
+        if offset < 0 or length < 0 or offset + length > self.size:
             raise CheckpointError(
                 "is shorter than its own header says",
+                code=Code.FILE_SHORT,
                 file=self.name,
                 expected=f"{length} bytes at offset {offset}",
-                found=f"{self._size} bytes in all",
+                found=f"{self.size} bytes in all",
                 hint="the file is truncated: copy or download it again",
             )
+        if self._closed:
+            raise CheckpointError("is closed", code=Code.FILE_READ, file=self.name, hint="open the checkpoint again")
+        if self._kept:
+            return self._read(self._fd, offset, length)
+        fd, _ = self._open()
+        try:
+            return self._read(fd, offset, length)
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, offset: int, length: int) -> bytes:
         pieces: list[bytes] = []
         while length:
             try:
-                piece = os.pread(self._fd, min(length, _MAX_READ), offset)
+                piece = os.pread(fd, min(length, _MAX_READ), offset)
             except OSError as error:
-                raise CheckpointError(f"cannot be read: {error.strerror}", file=self.name) from error
+                raise CheckpointError(
+                    f"cannot be read: {error.strerror}",
+                    code=Code.FILE_READ,
+                    file=self.name,
+                    hint="look at the disk or network that it lies on",
+                ) from error
             if not piece:
                 raise CheckpointError(
                     "became shorter while it was read",
+                    code=Code.FILE_SHRANK,
                     file=self.name,
-                    expected=f"{self._size} bytes",
+                    expected=f"{self.size} bytes",
                     found=f"the end at {offset}",
                     hint="something is writing to it: wait until that is finished",
                 )
             pieces.append(piece)
             offset += len(piece)
             length -= len(piece)
+        self._compare(os.fstat(fd))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def check(self) -> None:
+        try:
+            self._compare(os.stat(self._path))
+        except OSError as error:
+            raise self._changed(f"none: {error.strerror}") from error
+
+    def _compare(self, now: os.stat_result) -> None:
+        then = self._status
+        if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_dev) != (
+            then.st_ino,
+            then.st_size,
+            then.st_mtime_ns,
+            then.st_dev,
+        ):
+            same = now.st_ino == then.st_ino and now.st_dev == then.st_dev
+            raise self._changed(f"one of {now.st_size} bytes, written to since" if same else "another in its place")
+
+    def _changed(self, found: str) -> CheckpointError:
+        return CheckpointError(
+            "was changed or replaced while it was read",
+            code=Code.FILE_CHANGED,
+            file=self.name,
+            expected=f"the file of {self.size} bytes that was opened",
+            found=found,
+            hint="something is writing to it: wait until that is finished",
+        )
+
     def relative(self, name: str) -> LocalFile:
+        """A file beside this one or below its folder.
+
+        A link there is followed to a file of that folder, or, where this file is a link too, to one that lies
+        beside what this one leads to: so the hub's cache keeps ``snapshots/<revision>/<file>`` as links into
+        ``blobs``.
+        """
         path = PurePosixPath(name)
         if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
             raise CheckpointError(
                 "names a file outside its own folder",
+                code=Code.FILE_ESCAPE,
                 file=self.name,
                 expected="a plain relative path",
                 found=repr(name),
+                hint="do not use this checkpoint, or mend its index",
             )
-        return LocalFile(self._path.parent / path)
+        file = LocalFile(self._path.parent / path, kept=False)
+        folder, place = os.path.realpath(self._path.parent), os.path.realpath(file._path)
+        if os.path.commonpath((folder, place)) != folder and not (
+            self._path.is_symlink() and os.path.dirname(place) == os.path.dirname(os.path.realpath(self._path))
+        ):
+            raise CheckpointError(
+                "is a link that leads out of the checkpoint's folder",
+                code=Code.FILE_LINK_OUT,
+                file=file.name,
+                expected=f"a file in {folder}",
+                found=place,
+                hint="copy the file to where the link is",
+            )
+        return file
 
     def siblings(self) -> tuple[str, ...]:
         try:
@@ -99,6 +191,20 @@ class LocalFile:
             return ()
 
     def close(self) -> None:
-        if self._fd >= 0:
+        if self._kept and not self._closed:
             os.close(self._fd)
-            self._fd = -1
+        self._closed = True
+
+
+def _check_kind(mode: int, name: str) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = ((code, kind) for test, code, kind in _KINDS if test(mode))
+        code, kind = next(kinds, (Code.FILE_SOCKET, "something else"))
+        raise CheckpointError(
+            "is not a file that can be inspected",
+            code=code,
+            file=name,
+            expected="a regular file",
+            found=kind,
+            hint="name the checkpoint file itself",
+        )

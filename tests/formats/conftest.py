@@ -108,6 +108,7 @@ def zipped(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / "byhand.pt"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", data_pkl)
+            archive.writestr("archive/version", b"3\n")
             archive.writestr("archive/byteorder", b"little")
             for key, data in (storages or {}).items():
                 archive.writestr(f"archive/data/{key}", data)

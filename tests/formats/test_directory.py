@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed.checkpoint
-from torch.distributed.checkpoint import FileSystemWriter
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
@@ -112,13 +110,3 @@ def test_text_paths_will_do(tmp_path: Path) -> None:
         assert checkpoint.path == str(tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="No such file"):
         open_checkpoint(str(tmp_path / "y.pt"))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_distributed_checkpoint_is_recognised(tmp_path: Path) -> None:
-    """Written by torch.distributed.checkpoint itself."""
-    torch.distributed.checkpoint.save(
-        {"w": torch.ones(3)}, storage_writer=FileSystemWriter(tmp_path / "dcp"), no_dist=True
-    )
-    with pytest.raises(CheckpointError, match=r"torch\.distributed\.checkpoint.*dcp_to_torch"):
-        open_checkpoint(tmp_path / "dcp")

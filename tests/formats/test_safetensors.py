@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from qkvinspect.cli import main
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import open_checkpoint
@@ -196,7 +197,7 @@ MALFORMED: dict[str, tuple[bytes, bytes, str] | tuple[bytes, bytes, str, bool]] 
     "offsets are three": (text({"w": entry(data_offsets=[0, 12, 24])}), bytes(24), "two numbers"),
     "offsets of floats": (text({"w": entry(data_offsets=[0.0, 24.0])}), bytes(24), "two numbers"),
     "offsets are null": (text({"w": entry(data_offsets=None)}), bytes(24), "two numbers"),
-    "offsets reversed": (text({"w": entry(data_offsets=[24, 0])}), bytes(24), "outside the file"),
+    "offsets reversed": (text({"w": entry(data_offsets=[24, 0])}), bytes(24), "end before they start"),
     "offsets negative": (text({"w": entry(data_offsets=[-24, 0])}), bytes(24), "outside the file"),
     "offsets past the end": (text({"w": entry(data_offsets=[24, 48])}), bytes(24), "outside the file"),
     "offsets of 2^64": (text({"w": entry(data_offsets=[0, 1 << 64])}), bytes(24), "outside the file"),
@@ -242,18 +243,18 @@ WHOLE = struct.pack("<Q", len(ONE)) + ONE + bytes(24)
         (b"{", "JSON"),
         (WHOLE[:7], "not a checkpoint"),
         (WHOLE[:8], "not a checkpoint"),
-        (WHOLE[:9], "shorter than its own header says"),
-        (struct.pack("<Q", len(ONE) + 100) + WHOLE[8:], "shorter than its own header says"),
-        (struct.pack("<Q", 100_000_001) + WHOLE[8:], "too long"),
-        (struct.pack("<Q", 1 << 30) + WHOLE[8:], "too long"),
-        (struct.pack("<Q", (1 << 64) - 1) + WHOLE[8:], "not a checkpoint"),
+        (WHOLE[:9], "header is longer than the file"),
+        (struct.pack("<Q", len(ONE) + 100) + WHOLE[8:], "header is longer than the file"),
+        (struct.pack("<Q", 100_000_001) + WHOLE[8:], "longer than the file"),
+        (struct.pack("<Q", 1 << 30) + WHOLE[8:], "longer than the file"),
+        (struct.pack("<Q", (1 << 64) - 1) + WHOLE[8:], "header is longer than the file"),
         (struct.pack("<Q", 0) + WHOLE[8:], "not valid JSON"),
         (struct.pack("<Q", 1) + WHOLE[8:], "not valid JSON"),
         (struct.pack("<Q", len(ONE) - 1) + WHOLE[8:], "not valid JSON"),
-        (struct.pack("<Q", len(ONE) + 3) + b"\xef\xbb\xbf" + ONE + bytes(24), "not a checkpoint"),
-        (struct.pack("<Q", len(ONE) + 1) + b" " + ONE + bytes(24), "not a checkpoint"),
+        (struct.pack("<Q", len(ONE) + 3) + b"\xef\xbb\xbf" + ONE + bytes(24), "not begin with a brace"),
+        (struct.pack("<Q", len(ONE) + 1) + b" " + ONE + bytes(24), "not begin with a brace"),
         (struct.pack("<Q", len(ONE) + 2) + b"[" + ONE + b"]" + bytes(24), "not a checkpoint"),
-        (struct.pack(">Q", len(ONE)) + WHOLE[8:], "not a checkpoint"),
+        (struct.pack(">Q", len(ONE)) + WHOLE[8:], "header is longer than the file"),
     ],
 )
 def test_beginnings(data: bytes, match: str, tmp_path: Path, refused: Any) -> None:
@@ -299,6 +300,22 @@ def test_a_hundred_thousand_tensors(raw_safetensors: Any, content: Any) -> None:
     with open_checkpoint(raw_safetensors(header, bytes(n % 251 for n in range(100_000)))) as checkpoint:
         assert len(checkpoint.tensors) == 100_000
         assert content(checkpoint.tensors["layers.777.w"]) == bytes([777 % 251])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "\x1b[2J\a", "\0", "../../x", "/etc/passwd", "a\nb", "\u202e", "C:\\x", ".", "x" * 9000]
+)
+def test_any_text_is_a_name_and_none_a_path(
+    name: str, raw_safetensors: Any, tmp_path: Path, content: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = raw_safetensors({name: entry(), f"{name}.in_proj_weight": entry("U8", [6, 1], [24, 30])}, bytes(range(30)))
+    before = sorted(tmp_path.rglob("*"))
+    with open_checkpoint(path) as checkpoint:
+        assert content(checkpoint.tensors[name]) == bytes(range(24))
+    for format in ("table", "json", "csv", "markdown"):
+        main(["show", str(path), "--format", format])
+    assert "\x1b[2J" not in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_container_makes_no_sense(raw_safetensors: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from qkvinspect.codes import Code
 from qkvinspect.formats import open_checkpoint
 
 STATE = {f"layers.{n}.weight": torch.full((2, 3), float(n)) for n in range(4)}
@@ -68,13 +71,70 @@ def test_shards_in_folders_below(kind: str, tmp_path: Path, content: Any, tensor
 
 
 def test_shards_of_both_kinds(tmp_path: Path) -> None:
-    write(tmp_path, "bin")
-    path = write(tmp_path, "safetensors")
-    first = next(iter(STATE))
-    change(path, first, "pytorch_model-00001-of-00002.bin")
+    torch.save({"other": torch.ones(2)}, tmp_path / "other.bin")
+    path = change(write(tmp_path, "safetensors"), "other", "other.bin")
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.format == "sharded-safetensors+torch-zip"
         assert checkpoint.num_files == 3
+
+
+@KINDS
+def test_a_tensor_in_two_shards(kind: str, tmp_path: Path, refused: Any) -> None:
+    path = write(tmp_path, kind)
+    _, second = sorted(tmp_path.glob("*-of-*"))
+    save = torch.save if kind == "bin" else safetensors.torch.save_file
+    save({name: STATE[name] for name in list(STATE)[1:]}, second)
+    error = refused(path, "stands in two shards")
+    assert (error.code, error.tensor) == (Code.INDEX_TWICE, "layers.1.weight")
+
+
+@KINDS
+def test_tensors_that_the_index_omits(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind)
+    index = json.loads(path.read_text())
+    del index["weight_map"]["layers.1.weight"]
+    path.write_text(json.dumps(index))
+    with open_checkpoint(path) as checkpoint:
+        assert "layers.1.weight" not in checkpoint.tensors
+        (finding,) = checkpoint.findings
+    assert (finding.code, finding.severity) == ("unlisted-tensors", "warning")
+    assert "layers.1.weight" in finding.message
+
+
+def test_more_shards_than_a_process_may_have_files(tmp_path: Path) -> None:
+    code = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from qkvinspect.formats import open_checkpoint
+with open_checkpoint({str(tmp_path)!r}) as checkpoint:
+    sums = [sum(info.region.read(0, info.nbytes)) for info in checkpoint.tensors.values()]
+assert sums == [n % 251 for n in range(500)]
+"""
+    names = {f"w{n}": f"model-{n}.safetensors" for n in range(500)}
+    for n, (name, file) in enumerate(names.items()):
+        safetensors.torch.save_file({name: torch.tensor([n % 251], dtype=torch.uint8)}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@KINDS
+def test_a_link_that_leads_out(kind: str, tmp_path: Path, refused: Any) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    path = write(inside, kind)
+    shard = next(inside.glob("*-00002-of-*"))
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to("../elsewhere")
+    assert refused(path, "a link that leads out", file=shard).code is Code.FILE_LINK_OUT
+    (tmp_path / "other").mkdir()
+    path.rename(tmp_path / "other" / "index")
+    path.symlink_to("../other/index")
+    assert refused(path, file=shard).code is Code.FILE_LINK_OUT
+    shard.unlink()
+    (tmp_path / "elsewhere").rename(inside / "blob")
+    shard.symlink_to("blob")
+    with open_checkpoint(path) as checkpoint:
+        assert len(checkpoint.tensors) == len(STATE)
 
 
 @KINDS
@@ -209,7 +269,7 @@ def test_every_file_is_closed_again(tmp_path: Path, refused: Any) -> None:
     path = write(tmp_path, "bin")
     before = open_files()
     with open_checkpoint(path) as checkpoint:
-        assert open_files() == before + 3
+        assert open_files() == before + 1  # shards are opened when they are read
         checkpoint.close()
         assert open_files() == before
     change(path, "layers.3.weight", "pytorch_model-00001-of-00002.bin")

@@ -374,8 +374,14 @@ ZIP_DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda data: patch(data, local(data, b"data/0") + 26, b"\x01\x00"),
         "described otherwise",
     ),
-    "local name is endless": (lambda data: patch(data, local(data, b"data/0") + 26, b"\xff\xff"), "described|shorter"),
-    "local extra is endless": (lambda data: patch(data, local(data, b"data/0") + 28, b"\xff\xff"), "past the end"),
+    "local name is endless": (
+        lambda data: patch(data, local(data, b"data/0") + 26, b"\xff\xff"),
+        "goes past the next one",
+    ),
+    "local extra is endless": (
+        lambda data: patch(data, local(data, b"data/0") + 28, b"\xff\xff"),
+        "goes past the next one",
+    ),
     "local method": (lambda data: patch(data, local(data, b"data/0") + 8, b"\x08\x00"), "described otherwise"),
     "local says encrypted": (lambda data: patch(data, local(data, b"data/0") + 6, b"\x01"), "encrypted|otherwise"),
     "method": (lambda data: patch(data, central(data, b"data/0") + 10, b"\x63\x00"), "compressed or encrypted"),
@@ -385,7 +391,7 @@ ZIP_DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "does not fit",
     ),
     "size past the end": (lambda data: patch(data, central(data, b"data/0") + 20, b"\x00\x00\x00\x7f"), "does not fit"),
-    "size larger": (lambda data: patch(data, central(data, b"data/0") + 20, b"\x28\0\0\0\x28\0\0\0"), "another size"),
+    "size larger": (lambda data: patch(data, central(data, b"data/0") + 20, b"\x28\0\0\0\x28\0\0\0"), "within another"),
     "size smaller": (lambda data: patch(data, central(data, b"data/0") + 20, b"\x20\0\0\0\x20\0\0\0"), "another size"),
     "zip64 without its extra": (lambda data: patch(data, central(data, b"data/0") + 24, b"\xff\xff\xff\xff"), "zip64"),
     "one entry fewer": (lambda data: patch(data, end(data) + 8, count(data, -1)), "should hold|split"),
@@ -645,7 +651,7 @@ def test_tensors_without_what_makes_one(pickled: bytes, zipped: Any, refused: An
 def test_parameters_of_nothing_are_left_out(pickled: bytes, zipped: Any) -> None:
     with open_checkpoint(zipped(pickled)) as checkpoint:
         assert not checkpoint.tensors
-        assert checkpoint.findings[0].code == "unreadable-tensor"
+        assert "unreadable-tensor" in {finding.code for finding in checkpoint.findings}
 
 
 def test_parameters_in_a_cycle(zipped: Any) -> None:

@@ -229,6 +229,9 @@ class _Nothing:
     def siblings(self) -> tuple[str, ...]:
         return ()
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None: ...
 
 

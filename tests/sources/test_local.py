@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qkvinspect import export
+from qkvinspect.cli import main
+from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile, local
 
+SAMPLE = Path(__file__).parents[2] / "sample_checkpoints" / "transformer.pt"
 DATA = bytes(range(256)) * 4
 
 
@@ -59,21 +65,82 @@ def test_a_file_that_shrinks(file: LocalFile) -> None:
     with pytest.raises(CheckpointError, match="became shorter while it was read") as caught:
         file.read(1000, 24)
     assert "found the end at 1010" in str(caught.value)
-    assert file.read(1000, 10) == DATA[1000:1010]
+    with pytest.raises(CheckpointError, match="changed or replaced while it was read"):
+        file.read(1000, 10)
 
 
-def test_a_file_that_grows_is_read_as_it_was(file: LocalFile) -> None:
+def test_a_file_that_grows(file: LocalFile) -> None:
     with Path(file.name).open("ab") as more:
         more.write(b"more")
     assert file.size == len(DATA)
-    with pytest.raises(CheckpointError):
-        file.read(len(DATA), 4)
+    with pytest.raises(CheckpointError, match=r"changed .*found one of 1028 bytes, written to since") as caught:
+        file.read(0, 4)
+    assert caught.value.code is Code.FILE_CHANGED
 
 
-def test_a_file_that_is_replaced_is_read_as_it_was(file: LocalFile, tmp_path: Path) -> None:
-    (tmp_path / "new").write_bytes(b"other")
+def test_a_file_that_is_written_to(file: LocalFile) -> None:
+    Path(file.name).write_bytes(DATA[::-1])
+    with pytest.raises(CheckpointError) as caught:
+        file.read(0, 4)
+    assert caught.value.code is Code.FILE_CHANGED
+
+
+def test_a_file_that_is_replaced(file: LocalFile, tmp_path: Path) -> None:
+    (tmp_path / "new").write_bytes(DATA)
     (tmp_path / "new").replace(file.name)
-    assert file.read(0, len(DATA)) == DATA
+    assert file.read(0, len(DATA)) == DATA  # of what was opened
+    with pytest.raises(CheckpointError, match="another in its place") as caught:
+        file.check()
+    assert caught.value.code is Code.FILE_CHANGED
+
+
+def test_a_file_that_is_gone(file: LocalFile) -> None:
+    Path(file.name).unlink()
+    with pytest.raises(CheckpointError, match="found none: No such file"):
+        file.check()
+
+
+def test_a_file_beside_it_that_is_replaced(file: LocalFile, tmp_path: Path) -> None:
+    (tmp_path / "beside").write_bytes(DATA)
+    (tmp_path / "new").write_bytes(DATA)
+    other = file.relative("beside")
+    assert other.read(0, 4) == DATA[:4]
+    (tmp_path / "new").replace(other.name)
+    with pytest.raises(CheckpointError, match="another in its place"):
+        other.read(0, 4)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.pt", tmp_path / "other.pt"
+    for place in (path, other):
+        shutil.copy(SAMPLE, place)
+
+    def read() -> None:
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.tensors
+            other.replace(path)
+
+    with pytest.raises(CheckpointError) as caught:
+        read()
+    assert caught.value.code is Code.FILE_CHANGED
+
+
+def test_a_command_on_a_file_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = tmp_path / "model.pt", tmp_path / "qkv.safetensors"
+    shutil.copy(SAMPLE, path)
+
+    def replaced(report: Any, heads_split: bool) -> Any:
+        shutil.copy(path, tmp_path / "new")
+        (tmp_path / "new").replace(path)
+        yield from pieces(report, heads_split)
+
+    pieces = export._pieces
+    monkeypatch.setattr(export, "_pieces", replaced)
+    assert main(["export", "--split", str(path), "-o", str(target)]) == 2
+    assert "[QKV-F014]" in capsys.readouterr().err
+    assert not target.exists()
 
 
 def test_closing_twice_is_fine_and_reading_after_it_an_error(file: LocalFile) -> None:
@@ -169,4 +236,14 @@ def test_nothing_is_left_open_when_opening_fails(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", tmp_path / "junk", tmp_path / "missing", Path("/dev/null")):
         with pytest.raises(CheckpointError):
             open_checkpoint(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_files_beside_it_are_not_kept_open(file: LocalFile, tmp_path: Path) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("counts what /proc shows")
+    (tmp_path / "beside").write_bytes(DATA)
+    before = len(os.listdir("/proc/self/fd"))
+    others = [file.relative("beside") for _ in range(500)]
+    assert [other.read(4, 2) for other in others] == [DATA[4:6]] * 500
     assert len(os.listdir("/proc/self/fd")) == before

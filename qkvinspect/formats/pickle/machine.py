@@ -2,75 +2,101 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from codecs import escape_decode  # pyright: ignore[reportUnknownVariableType, reportAttributeAccessIssue]
-from collections.abc import Callable, Sequence
-from typing import cast
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable
 
-from qkvinspect.errors import CheckpointError
-from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_sequence
+from qkvinspect.codes import Code
+from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.pickle import records
+from qkvinspect.formats.pickle.keys import Keys, MalformedError, kind
+from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
+from qkvinspect.formats.pickle.records import ORDERED_DICT, REBUILD, TensorCall
 
-_ORDERED_DICT = Global("collections", "OrderedDict")
-_MAX_LONG = 256
-_MAX_KEY_PARTS = 1000
-_SCALARS = (str, int, float, bytes, type(None), Global)
-_STOP = ord(".")
-
-_REASONS: dict[type[Exception], str] = {
-    IndexError: "the stack is empty",
-    struct.error: "it ends inside a number",
-    UnicodeDecodeError: "text that is not UTF-8",
-    ValueError: "a number that cannot be read",
-}
-
-
-class MalformedError(Exception):
-    """Why a pickle cannot be read; becomes a CheckpointError that says where."""
+_MAKERS = b"]}(Q\x85\x86\x87R\x81\x92\x8f\x91\x94"  # a byte or two that make an object of a hundred
+_CHECK_EVERY = 1 << 16
+_SET, _FROZENSET = Global("builtins", "set"), Global("builtins", "frozenset")
+_GETS = re.compile(rb"h.|j.{4}", re.DOTALL)
+_KNOWN = {(known.module, known.name): known for known in (REBUILD, ORDERED_DICT)}
 
 
 class Machine:
-    """One pass over one pickle: a stack, a stack of marks and a memo."""
+    """One pass over one pickle: a stack, a stack of marks and a memo.
 
-    def __init__(self, data: bytes, start: int, where: str) -> None:
+    Attributes:
+        edge: where the walk must stop next to look at its limits, or at the end of a frame.
+        top: the highest memo entry so far.
+        orderly: whether every memo entry was above those before, so that none was stored twice.
+        calls: tensors taken in at one step, whose memo entries are not in ``memo``; in order of these.
+        persistent: every reference to something outside, in order.
+        resolve: what stands for something outside, by its id.
+        globals: every class and function that is named.
+        called: those that are called as functions, by their ids.
+    """
+
+    def __init__(
+        self, data: bytes, start: int, where: str, limits: Limits, resolve: Callable[[object], object]
+    ) -> None:
         self.data = data
-        self.position = start
+        self.resolve = resolve
+        self.position = self.edge = start
         self.where = where
+        self.limits = limits
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
-        self.persistent: list[Persistent] = []
+        self.top = -1
+        self.orderly = True
+        self.calls: list[TensorCall] = []
+        self.persistent: list[Persistent | TensorCall] = []
+        self._frame: int | None = None
+        self.counted = b""
+        self.known: dict[records.Code, records.Named] = {}
+        self._counted = start
+        self._made = 0
+        self.keys = Keys()
+        self.globals: dict[Global, None] = {}
+        self.called: dict[int, Global] = {}
 
-    def run(self, opcodes: Sequence[Callable[[Machine], object] | None]) -> object:
-        """Walk the opcodes up to STOP; ``opcodes`` says what each of the 256 does."""
-        data, size = self.data, len(self.data)
-        opcode = -1
-        try:
-            while self.position < size:
-                opcode = data[self.position]
-                self.position += 1
-                if opcode == _STOP:
-                    if len(self.stack) != 1 or self.marks:
-                        raise MalformedError("STOP leaves an unfinished stack")
-                    return self.stack[0]
-                step = opcodes[opcode]
-                if step is None:
-                    raise MalformedError(f"opcode {bytes([opcode])!r} has no place in a checkpoint")
-                step(self)
-            raise MalformedError("it ends before its STOP opcode")
-        except (MalformedError, IndexError, struct.error, UnicodeDecodeError, ValueError, KeyError) as error:
-            reason = str(error) if isinstance(error, MalformedError) else _REASONS.get(type(error), str(error))
-            raise CheckpointError(
-                f"malformed pickle at byte {self.position}: {reason}",
-                file=self.where,
-                hint="the file is damaged or is not a checkpoint",
-            ) from error
+    def at_edge(self) -> None:
+        """Hold the walk against its limits, and its opcodes against the frame."""
+        position, size = self.position, len(self.data)
+        if position >= size:
+            raise MalformedError(Code.PICKLE_TRUNCATED, "it ends before its STOP opcode")
+        if self._frame is not None and position >= self._frame:
+            if position > self._frame:
+                raise MalformedError(Code.PICKLE_FRAME, "an opcode goes past the end of its frame")
+            self._frame = None
+        self.at_end()
+        self.edge = min(size, position + _CHECK_EVERY, size if self._frame is None else self._frame)
+
+    def at_end(self) -> None:
+        """Hold what was made so far against the limits."""
+        done = self.data[self._counted : self.position]
+        self._counted = self.position
+        self._made += len(done) - len(done.translate(None, _MAKERS))
+        self.limits.check("objects", self._made, self.where)
+        self.limits.check("memo", len(self.memo) + len(self.calls) + len(self.globals), self.where)
+        self.limits.check("stack", len(self.stack) + len(self.marks), self.where)
+
+    def frame(self) -> None:
+        length = self.number(_U64)
+        if self._frame is not None:
+            raise MalformedError(Code.PICKLE_FRAME, "a frame begins within another")
+        if length > len(self.data) - self.position:
+            raise MalformedError(Code.PICKLE_FRAME, f"a frame of {length} bytes, {len(self.data) - self.position} left")
+        self._frame = self.position + length
+        self.edge = min(self.edge, self._frame)
 
     # Reading of arguments.
 
     def take(self, count: int) -> bytes:
         end = self.position + count
         if count < 0 or end > len(self.data):
-            raise MalformedError(f"{count} bytes announced, {len(self.data) - self.position} left")
+            raise MalformedError(Code.PICKLE_LENGTH, f"{count} bytes announced, {len(self.data) - self.position} left")
         piece = self.data[self.position : end]
         self.position = end
         return piece
@@ -83,7 +109,7 @@ class Machine:
     def line(self) -> bytes:
         end = self.data.find(b"\n", self.position)
         if end < 0:
-            raise MalformedError("a line does not end")
+            raise MalformedError(Code.PICKLE_TRUNCATED, "a line does not end")
         piece = self.data[self.position : end]
         self.position = end + 1
         return piece
@@ -98,14 +124,10 @@ class Machine:
 
     def pop_mark(self) -> list[object]:
         if not self.marks:
-            raise MalformedError("a MARK is missing")
+            raise MalformedError(Code.PICKLE_MARK, "a MARK is missing")
         items = self.stack
         self.stack = self.marks.pop()
         return items
-
-    def mark(self) -> None:
-        self.marks.append(self.stack)
-        self.stack = []
 
     def pop_any(self) -> None:
         if self.stack:
@@ -115,19 +137,47 @@ class Machine:
 
     # Memo.
 
-    def refer(self) -> None:
-        self.persistent.append(Persistent(self.pop()))
-        self.push(self.persistent[-1])
-
     def get(self, index: int) -> None:
-        if index not in self.memo:
-            raise MalformedError(f"memo entry {index} was never stored")
-        self.stack.append(self.memo[index])
+        self.push(self.memo[index] if index in self.memo else self.part(index))
+
+    def part(self, index: int) -> object:
+        """The part of a tensor that a memo entry holds."""
+        place = bisect_right(self.calls, index, key=lambda call: call.first) - 1
+        if place >= 0:
+            call = self.calls[place]
+            if index - call.first < len(call.parts):
+                return call.parts[index - call.first]
+        raise MalformedError(Code.PICKLE_MEMO, f"memo entry {index} was never stored")
+
+    def count(self, top: int) -> bytes:
+        """The memo entries from 0 on, far beyond ``top``; none where there cannot be so many."""
+        if top > len(self.data):
+            return b""
+        numbers = array("I", range(2 * top + (1 << 10)))
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        self.counted = numbers.tobytes()
+        return self.counted
+
+    def named(self, code: records.Code) -> records.Named:
+        """The type and device of a tensor's storage, by the code that gets them from the memo."""
+        gets = _GETS.findall(b"".join(code))
+        tag, kind, device, hooks = (self.memo.get(int.from_bytes(get[1:], "little")) for get in gets)
+        if tag == "storage" and hooks is ORDERED_DICT and isinstance(kind, Global) and isinstance(device, str):
+            return kind, device
+        return None
 
     def put(self, index: int) -> None:
         if index < 0:
-            raise MalformedError(f"memo entry {index}")
+            raise MalformedError(Code.PICKLE_MEMO, f"memo entry {index}")
         self.memo[index] = self.stack[-1]
+        self.orderly &= index > self.top
+        self.top = max(self.top, index)
+
+    def memoize(self) -> None:
+        if self.calls:
+            raise MalformedError(Code.PICKLE_MEMO, "it counts memo entries in two ways")
+        self.put(len(self.memo))
 
     # Containers.
 
@@ -138,53 +188,94 @@ class Machine:
         elif isinstance(target, Call):
             target.items.extend(items)
         else:
-            raise MalformedError(f"items are appended to {_kind(target)}")
+            raise MalformedError(Code.PICKLE_TARGET, f"items are appended to {kind(target)}")
+
+    def add_items(self) -> None:
+        items = self.pop_mark()
+        target = self.stack[-1]
+        if not isinstance(target, Call):
+            raise MalformedError(Code.PICKLE_TARGET, f"members are added to {kind(target)}")
+        target.items.extend(items)
 
     def set_items(self, items: list[object]) -> None:
         if len(items) % 2:
-            raise MalformedError("a key has no value")
+            raise MalformedError(Code.PICKLE_PAIRS, "a key has no value")
         target = self.stack[-1]
         entries = target.entries if isinstance(target, Call) else target
-        if not isinstance(entries, dict):
-            raise MalformedError(f"entries are set on {_kind(target)}")
-        for index in range(0, len(items), 2):
-            entries[_key(items[index])] = items[index + 1]
+        if not is_dict(entries):
+            raise MalformedError(Code.PICKLE_TARGET, f"entries are set on {kind(target)}")
+        keys = items[::2]
+        for key in keys:
+            if type(key) is not str:
+                self.keys.check(key)
+        entries.update(zip(keys, items[1::2], strict=True))
 
     def make_dict(self) -> None:
         items = self.pop_mark()
         self.push({})
         self.set_items(items)
 
-    def make_set(self, name: str) -> None:
-        items = self.pop_mark() if name == "frozenset" else []
-        self.push(Call(Global("builtins", name), (), items=items))
+    def make_set(self) -> None:
+        self.push(Call(_SET, ()))
 
-    def tuple_of(self, count: int) -> None:
-        if len(self.stack) < count:
-            raise MalformedError("the stack is too short for a tuple")
-        items = tuple(self.stack[-count:])
-        del self.stack[-count:]
-        self.push(items)
+    def make_frozenset(self) -> None:
+        made = Call(_FROZENSET, ())
+        made.items.extend(self.pop_mark())
+        self.push(made)
+
+    def tuple_of_three(self) -> None:
+        if len(self.stack) < 3:
+            raise MalformedError(Code.PICKLE_STACK, "the stack is too short for a tuple")
+        self.stack[-3:] = [tuple(self.stack[-3:])]
 
     # Objects: named, never made.
 
-    def reduce(self) -> None:
+    def refer(self) -> None:
+        reference = self.resolve(self.pop())
+        if isinstance(reference, Persistent):
+            self.persistent.append(reference)
+        self.push(reference)
+
+    def new_object(self) -> None:
         arguments = self.pop()
-        self.push(_call(self.pop(), arguments))
+        self.push(self.make(self.pop(), arguments))
 
     def new_object_ex(self) -> None:
         keywords, arguments = self.pop(), self.pop()
-        self.push(_call(self.pop(), (arguments, keywords)))
+        self.push(Call(self.pop(), (arguments, keywords)))
+
+    def call(self, function: object, arguments: object) -> object:
+        """What a function would return."""
+        if type(function) is Global:
+            self.called[id(function)] = function
+        return self.make(function, arguments)
+
+    def make(self, function: object, arguments: object) -> object:
+        """A call that is not made; an OrderedDict becomes a plain one, also if made of pairs, as Python 2 did."""
+        if function is not ORDERED_DICT or not is_sequence(arguments) or len(arguments) > 1:
+            return Call(function, arguments)
+        pairs = arguments[0] if arguments else ()
+        if not is_sequence(pairs) or not all(is_sequence(pair) and len(pair) == 2 for pair in pairs):
+            return Call(function, arguments)
+        made: dict[object, object] = {}
+        for key, value in filter(is_sequence, pairs):
+            self.keys.check(key)
+            made[key] = value
+        return made
 
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise MalformedError("a global is not named by two strings")
-        self.push(Global(module, name))
+            raise MalformedError(Code.PICKLE_GLOBAL, "a global is not named by two strings")
+        self._push_global(module, name)
 
     def text_global(self) -> None:
-        module = self.line().decode()
-        self.push(Global(module, self.line().decode()))
+        self._push_global(self.line().decode(), self.line().decode())
+
+    def _push_global(self, module: str, name: str) -> None:
+        named = _KNOWN.get((module, name)) or Global(module, name)
+        self.globals[named] = None
+        self.push(named)
 
     def build(self) -> None:
         state = self.pop()
@@ -192,70 +283,15 @@ class Machine:
         if isinstance(target, Call):
             target.state = state
         elif not isinstance(target, dict):  # an OrderedDict's attributes (_metadata) tell us nothing
-            raise MalformedError(f"state is set on {_kind(target)}")
-
-    def long(self, length: int) -> None:
-        if length > _MAX_LONG:
-            raise MalformedError(f"an integer of {length} bytes")
-        self.push(int.from_bytes(self.take(length), "little", signed=True))
-
-    def text_int(self) -> None:
-        text = self.line()
-        if text in (b"00", b"01"):
-            self.push(text == b"01")
-        else:
-            self.push(text_number(text, 0))
-
-    def text_long(self) -> None:
-        self.push(text_number(self.line().removesuffix(b"L"), 0))
-
-    def text_string(self) -> None:
-        text = self.line()
-        if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
-            raise MalformedError("a string is not quoted")
-        raw, _ = escape_decode(text[1:-1])
-        self.push(raw.decode("latin-1"))
+            raise MalformedError(Code.PICKLE_TARGET, f"state is set on {kind(target)}")
 
     def protocol(self) -> None:
         version = self.take(1)[0]
         if version > 5:
-            raise MalformedError(f"protocol {version} is not known")
+            raise MalformedError(Code.PICKLE_PROTOCOL, f"protocol {version} is not known")
 
     def dup(self) -> None:
         self.push(self.stack[-1])
 
 
-def _call(function: object, arguments: object) -> object:
-    """A call that is not made; an OrderedDict becomes a plain one, also if made of pairs, as Python 2 did."""
-    if function != _ORDERED_DICT or not is_sequence(arguments) or len(arguments) > 1:
-        return Call(function, arguments)
-    pairs = arguments[0] if arguments else ()
-    if not is_sequence(pairs) or not all(is_sequence(pair) and len(pair) == 2 for pair in pairs):
-        return Call(function, arguments)
-    return {_key(key): value for key, value in filter(is_sequence, pairs)}
-
-
-def _key(key: object) -> object:
-    """A dict key whose hash is soon known."""
-    waiting, seen = [key], 0
-    while waiting:
-        part = waiting.pop()
-        seen += 1
-        if isinstance(part, tuple):
-            parts = cast("tuple[object, ...]", part)
-            if seen + len(waiting) + len(parts) > _MAX_KEY_PARTS:
-                raise MalformedError(f"{_kind(key)} of over {_MAX_KEY_PARTS} parts is used as a key")
-            waiting.extend(parts)
-        elif not isinstance(part, (*_SCALARS, Call, Persistent)):
-            raise MalformedError(f"{_kind(part)} is used as a key")
-    return key
-
-
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__.lower()}"
-
-
-def text_number(text: bytes, base: int = 10) -> int:
-    if len(text) > _MAX_LONG:
-        raise MalformedError(f"an integer of {len(text)} digits")
-    return int(text, base)
+_U64 = struct.Struct("<Q")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeGuard
 
 
@@ -17,7 +17,6 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False, slots=True)
 class Call:
     """What a pickle would have made by calling ``function`` with ``arguments``.
 
@@ -27,18 +26,40 @@ class Call:
         entries: what would have been set by key.
     """
 
-    function: object
-    arguments: object
-    state: object = None
-    items: list[object] = field(default_factory=list[object])
-    entries: dict[object, object] = field(default_factory=dict[object, object])
+    __match_args__ = ("function", "arguments")
+    __slots__ = ("_arguments", "_entries", "_items", "function", "state")
+
+    def __init__(self, function: object, arguments: object) -> None:
+        self.function = function
+        self.state: object = None
+        self._arguments = arguments
+        self._items: list[object] | None = None
+        self._entries: dict[object, object] | None = None
+
+    @property
+    def arguments(self) -> object:
+        return self._arguments
+
+    @property
+    def items(self) -> list[object]:
+        if self._items is None:
+            self._items = []
+        return self._items
+
+    @property
+    def entries(self) -> dict[object, object]:
+        if self._entries is None:
+            self._entries = {}
+        return self._entries
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Persistent:
     """A reference to something outside the pickle: in torch files, a storage."""
 
-    id: object
+    __slots__ = ("id",)
+
+    def __init__(self, id: object) -> None:
+        self.id = id
 
 
 def is_dict(node: object) -> TypeGuard[dict[object, object]]:

@@ -1,0 +1,88 @@
+"""The entries of a zip file: where the bytes of one are, and whether they are those that were written."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from functools import cached_property
+
+from qkvinspect.codes import Code
+from qkvinspect.errors import CheckpointError
+from qkvinspect.formats.zipdir import Entry, damaged, wide_sizes
+from qkvinspect.model import ByteSource, Region
+
+_LOCAL = struct.Struct("<4s2x2H4x3L2H")
+_STORED = 0
+_ENCRYPTED = 0x2041  # weak, strong, and of the directory
+_DESCRIPTOR = 0x8  # checksum and sizes follow the data
+_PIECE = 8 << 20
+
+
+class Stored(Region):
+    """The bytes of an entry; its own header is read when they are asked for, and then its checksum is verified.
+
+    Raises:
+        CheckpointError: the entry is compressed or encrypted, so it is no plain run of bytes.
+    """
+
+    def __init__(self, source: ByteSource, entry: Entry, *, has_checksum: bool) -> None:
+        if entry.method != _STORED or entry.size != entry.stored_size or entry.flags & _ENCRYPTED:
+            raise CheckpointError(
+                f"entry {entry.name!r} is compressed or encrypted",
+                code=Code.ZIP_ENCRYPTED if entry.flags & _ENCRYPTED else Code.ZIP_COMPRESSED,
+                file=source.name,
+                expected="a stored entry, as torch.save writes",
+                found=f"method {entry.method}, flags {entry.flags:#x}",
+                hint="unpack the file and zip it again without compression",
+            )
+        super().__init__(source, 0, entry.size)
+        self._entry = entry
+        self._checked = not has_checksum
+
+    @cached_property
+    def start(self) -> int:
+        return _data_start(self.source, self._entry)
+
+    def check(self) -> None:
+        if not self._checked:
+            _check(self.source, self._entry, self.start)
+            self._checked = True
+
+
+def read(source: ByteSource, entry: Entry, *, has_checksum: bool) -> bytes:
+    """All bytes of one entry."""
+    return Stored(source, entry, has_checksum=has_checksum).read(0, entry.size)
+
+
+def _data_start(source: ByteSource, entry: Entry) -> int:
+    name = entry.name.encode()
+    header = source.read(entry.header, _LOCAL.size + len(name))
+    signature, flags, method, crc, stored_size, size, name_size, extra_size = _LOCAL.unpack_from(header)
+    if signature != b"PK\x03\x04":
+        raise damaged(source, Code.ZIP_LOCAL, f"entry {entry.name!r} has no local header", f"offset {entry.header}")
+    start = entry.header + _LOCAL.size + name_size + extra_size
+    if start + entry.stored_size > entry.end:
+        found = f"{start + entry.stored_size} of {entry.end}"
+        raise damaged(source, Code.ZIP_RANGE, f"entry {entry.name!r} goes past the next one", found)
+    if extra_size:
+        extra = source.read(start - extra_size, extra_size)
+        size, stored_size = wide_sizes(source, entry.name, extra, (size, stored_size))
+    said = header[_LOCAL.size :], name_size, flags, method
+    facts = crc, stored_size, size
+    later = bool(flags & _DESCRIPTOR) and not any(facts)
+    if said != (name, len(name), entry.flags, entry.method) or (
+        not later and facts != (entry.crc, entry.stored_size, entry.size)
+    ):
+        raise damaged(
+            source, Code.ZIP_MISMATCH, f"entry {entry.name!r} is described otherwise by its own header", repr(said)
+        )
+    return start
+
+
+def _check(source: ByteSource, entry: Entry, start: int) -> None:
+    """Compare the checksum of all bytes, read piece by piece."""
+    crc = 0
+    for offset in range(0, entry.size, _PIECE):
+        crc = zlib.crc32(source.read(start + offset, min(_PIECE, entry.size - offset)), crc)
+    if crc != entry.crc:
+        raise damaged(source, Code.ZIP_CHECKSUM, f"the checksum of entry {entry.name!r} is wrong", f"{crc:08x}")

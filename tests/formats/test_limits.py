@@ -1,0 +1,209 @@
+"""Limits: bombs end at once and small, what is over a limit is refused by its name, and a flag raises it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qkvinspect.codes import Code
+from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.formats.limits import NAMES, Limits, limits_for, parse
+from qkvinspect.formats.pickle import load
+
+HEAD = b"\x80\x02"
+
+
+def doubled(levels: int) -> bytes:
+    """Lists that hold the one before twice, by the memo."""
+    steps = b"".join(
+        b"]r%b(j%bj%be" % ((n + 1).to_bytes(4, "little"), *[n.to_bytes(4, "little")] * 2) for n in range(levels)
+    )
+    return HEAD + b"]r\0\0\0\0" + steps + b"."
+
+
+EQUAL = [n * (2**61 - 1) << 60 for n in range(40_000)]  # their hashes are all 0
+
+BOMBS: dict[str, tuple[bytes, set[Code] | None]] = {
+    "a million lists in each other": (HEAD + b"]" * 10**6 + b"a" * (10**6 - 1) + b".", {Code.LIMIT_STACK}),
+    "a million tuples in each other": (HEAD + b"N" + b"\x85" * 10**6 + b".", {Code.LIMIT_OBJECTS}),
+    "a quarter million tuples in each other": (HEAD + b"N" + b"\x85" * 250_000 + b".", None),
+    "a million marks": (HEAD + b"(" * 10**6 + b"t" * 10**6 + b".", {Code.LIMIT_STACK}),
+    "twenty million lists": (HEAD + b"]0" * 10**7 + b"N.", {Code.LIMIT_OBJECTS, Code.LIMIT_OPCODES}),
+    "ten million sets": (HEAD + b"\x8f0" * 10**7 + b"N.", {Code.LIMIT_OBJECTS, Code.LIMIT_OPCODES}),
+    "ten million steps": (HEAD + b"N0" * 5 * 10**6 + b"N.", {Code.LIMIT_OPCODES}),
+    "ten million DUP": (HEAD + b"N" + b"2" * 10**7 + b".", {Code.LIMIT_STACK}),
+    "DUP and TUPLE2": (HEAD + b"N" + b"2\x86" * 10**5 + b".", None),
+    "memo doubling": (doubled(5000), {Code.PICKLE_STOP}),
+    "LONG4 of 2 GB": (HEAD + b"\x8b\xff\xff\xff\x7f" + b"a" * 1000 + b".", {Code.LIMIT_INTEGER}),
+    "text of 4 GB": (HEAD + b"X\xff\xff\xff\xff" + b"a" * 1000 + b".", {Code.PICKLE_LENGTH}),
+    "a memo of two million": (
+        HEAD + b"N" + b"".join(b"r" + n.to_bytes(4, "little") for n in range(2 * 10**6)) + b".",
+        {Code.LIMIT_MEMO},
+    ),
+    "keys whose hashes are equal": (
+        HEAD + b"}(" + b"".join(b"\x8a\x14%bN" % number.to_bytes(20, "little") for number in EQUAL) + b"u.",
+        {Code.LIMIT_KEY},
+    ),
+}  # fmt: skip
+
+WATCH = """
+import resource, sys, time
+from qkvinspect.errors import CheckpointError
+from qkvinspect.formats import open_checkpoint
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+try:
+    open_checkpoint(sys.argv[1])
+    outcome = "read"
+except CheckpointError as error:
+    outcome = error.code
+print(outcome, time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def watched(path: Path) -> tuple[str, float, float]:
+    """Outcome, seconds of processor and megabytes of opening a file in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 0, done.stderr[-600:]
+    outcome, seconds, megabytes = done.stdout.split()
+    return outcome, float(seconds), float(megabytes)
+
+
+@pytest.mark.parametrize(("data", "codes"), BOMBS.values(), ids=BOMBS)
+def test_bombs_end_at_once_and_small(data: bytes, codes: set[Code] | None, zipped: Any) -> None:
+    outcome, seconds, megabytes = watched(zipped(data))
+    assert outcome in (codes or {Code.NO_WEIGHTS})
+    assert seconds < 2
+    assert megabytes < 256
+
+
+def test_a_number_of_elements_costs_nothing(zipped: Any) -> None:
+    """A storage of 2^62 elements that the file does not hold."""
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu\x8a\x08" + bytes(7) + b"\x40tQ"
+    data = HEAD + b"}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0K\x01\x85K\x01\x85\x89NtRs."
+    outcome, seconds, megabytes = watched(zipped(data, {"0": bytes(4)}))
+    assert outcome == Code.STORAGE_SIZE
+    assert seconds < 2
+    assert megabytes < 64
+
+
+@pytest.mark.parametrize(
+    ("header", "codes"),
+    [
+        (b'{"a":[' + b"[]," * 4_000_000 + b"[]]}", {Code.LIMIT_OBJECTS}),
+        (b'{"a":' + b"[" * 300_000, {Code.SAFETENSORS_JSON}),
+        (
+            b'{"w":{"dtype":"U8","shape":[%b0],"data_offsets":[0,0]}}' % (b"%d," % 2**62 * 100_000),
+            {Code.SAFETENSORS_SHAPE},
+        ),
+    ],
+    ids=["many lists", "deep", "rank 100,000"],
+)
+def test_headers_that_would_take_memory(header: bytes, codes: set[Code], raw_safetensors: Any) -> None:
+    outcome, seconds, megabytes = watched(raw_safetensors(header))
+    assert outcome in codes
+    assert seconds < 2
+    assert megabytes < 256
+
+
+def test_a_wide_tree_of_names(saved: Any) -> None:
+    """2^28 names of one tensor in a kilobyte."""
+    node: Any = {"w": torch.ones(1)}
+    for _ in range(28):
+        node = {"a": node, "b": node}
+    outcome, seconds, _ = watched(saved({"model": node}))
+    assert outcome == Code.LIMIT_TENSORS
+    assert seconds < 2
+
+
+def test_the_refusal_names_limit_number_and_flag(saved: Any) -> None:
+    path = saved({f"w{n}": torch.ones(1) for n in range(30)})
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path, limits={"tensors": 29})
+    assert caught.value.code == Code.LIMIT_TENSORS
+    assert "expected at most 29, found 30" in str(caught.value)
+    assert "--limit tensors=N" in str(caught.value)
+    with open_checkpoint(path, limits={"tensors": 30}) as checkpoint:
+        assert len(checkpoint.tensors) == 30
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("depth", "header", "shards", "expansion")])
+def test_every_limit_of_a_torch_file_is_held(name: str, saved: Any) -> None:
+    path = saved({"model": {f"w{n}": torch.ones(1) for n in range(30)}})
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path, limits={name: 0})
+    assert caught.value.code == Code[f"LIMIT_{name.upper()}"]
+    assert f"--limit {name}=N" in str(caught.value)
+
+
+def test_other_limits_are_held(tmp_path: Path, saved: Any, raw_safetensors: Any) -> None:
+    expanded = saved({"w": torch.ones(1, 4).expand(8, 4)})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}')
+    deep = saved({"model": {"a": {"b": {"c": {"w": torch.ones(1)}}}, "w": torch.ones(1)}}, "deep.pt")
+    for name, path, code in (
+        ("expansion", expanded, Code.LIMIT_EXPANSION),
+        ("header", raw_safetensors({"w": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}), Code.LIMIT_HEADER),
+        ("shards", index, Code.LIMIT_SHARDS),
+        ("depth", deep, Code.LIMIT_DEPTH),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(path, limits={name: 2 if name == "depth" else 1})
+        assert caught.value.code == code
+
+
+def test_limits_grow_with_the_file() -> None:
+    assert limits_for(1000, {}) == Limits()
+    assert limits_for(10**9, {}).objects > Limits().objects
+    assert limits_for(10**9, {"objects": 5}).objects == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("200MB", 200_000_000), ("5", 5), ("1k", 1000), ("2GiB", 2 << 30), ("3 kb", 3000)],
+)
+def test_how_limits_are_written(text: str, expected: int) -> None:
+    assert parse([f"header={text}"]) == {"header": expected}
+
+
+@pytest.mark.parametrize("text", ["", "header", "header=", "header=x", "header=-1", "nothing=1", "=1", "header=1QB"])
+def test_what_is_no_limit(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a limit"):
+        parse([text])
+
+
+def test_the_flag_reaches_the_reader(saved: Any, run: Any) -> None:
+    path = saved({"w": torch.ones(1)})
+    refused = run("show", path, "--limit", "tensors=0")
+    assert refused.code == 2
+    assert "--limit tensors=N" in refused.err
+    assert run("show", path, "--limit", "tensors=1").code == 0
+
+
+def test_many_tensors_with_an_optimizer_open_fast(saved: Any) -> None:
+    """A tenth of 100,000 parameters, in a tenth of two seconds and some more for a busy machine."""
+    model = {f"layers.{n}.weight": torch.zeros(2) for n in range(10_000)}
+    state = {n: {"step": 1, "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)} for n in range(10_000)}
+    path = saved({"model": model, "optimizer": {"state": state, "param_groups": [{"params": list(range(10_000))}]}})
+    start = time.process_time()
+    with open_checkpoint(path) as checkpoint:
+        assert len(checkpoint.tensors) == 10_000
+    assert time.process_time() - start < 1
+
+
+def test_a_pickle_alone_has_the_limits_of_a_small_file() -> None:
+    assert load(HEAD + b"]" * 50_000 + b"a" * 49_999 + b".", "f")

@@ -1,0 +1,54 @@
+"""What one input may cost: two seconds, and 256 MB more than the process had."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+SECONDS = 2.0
+BYTES = 256 << 20
+_PAGE = resource.getpagesize()
+
+
+@contextmanager
+def bounded_memory(most: int = BYTES) -> Iterator[None]:
+    """Make an allocation beyond ``most`` more bytes of address space a MemoryError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
+    resource.setrlimit(resource.RLIMIT_AS, (now + most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _late(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError("too long for one input")
+
+
+@contextmanager
+def timed(seconds: float = SECONDS) -> Iterator[Callable[..., Any]]:
+    """A function that calls another with its arguments, and gives it so long.
+
+    It is time of the processor: what else runs must not matter.
+    """
+
+    def within(call: Callable[..., T], *arguments: Any) -> T:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            return call(*arguments)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    before = signal.signal(signal.SIGPROF, _late)
+    try:
+        yield within
+    finally:
+        signal.signal(signal.SIGPROF, before)

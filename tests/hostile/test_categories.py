@@ -1,0 +1,85 @@
+"""The 120 categories of hostile input: each case ends exactly as it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from qkvinspect import formats
+from qkvinspect.errors import CheckpointError
+from tests.hostile.bounds import bounded_memory, timed
+from tests.hostile.categories.case import Case, Reads, Refused
+from tests.hostile.categories.catalogue import CASES
+from tests.hostile.memory import MemoryFile
+from tests.hostile.oracles import accepts, disagreements
+from tests.hostile.reading import Outcome, Read, clean, content, outcome
+
+
+def _read(source: MemoryFile, expected: Reads) -> tuple[Outcome, tuple[str, ...]]:
+    with formats._without_collector(), formats._open(source, None, {}) as checkpoint:
+        assert len(checkpoint.tensors) == (len(expected.tensors) if expected.count is None else expected.count)
+        tensors = {}
+        for name, wanted in expected.tensors.items():
+            info = checkpoint.tensors[name]
+            raw = None if wanted is None else content(info)
+            assert raw == wanted, name
+            tensors[name] = Read(info.dtype.name, info.shape, raw, info.keys)
+        warnings = [finding for finding in checkpoint.findings if finding.severity != "info"]
+        messages = tuple(clean(finding.message) for finding in warnings)
+        return Outcome(tensors, messages), tuple(finding.code for finding in warnings)
+
+
+def _read_all(source: MemoryFile) -> None:
+    with formats._without_collector(), formats._open(source, None, {}) as checkpoint:
+        for info in checkpoint.tensors.values():
+            content(info)
+
+
+def _refuse(source: MemoryFile, expected: Refused) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        _read_all(source)
+    error = caught.value
+    line = clean(str(error))
+    assert error.code == expected.code, line
+    assert expected.says in line
+    assert error.file
+    assert line.startswith(clean(error.file)[:200])
+    assert error.file == source.name or source.folder
+    assert line.endswith(f" [{expected.code}]")
+    assert error.hint, f"it does not say what to do next: {line}"
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{number}: {case.label}") for number, case in CASES])
+def test_category(case: Case) -> None:
+    source = case.source()
+    found, warnings = None, ()
+    with timed(case.seconds) as within, bounded_memory(case.megabytes << 20):
+        if isinstance(case.outcome, Refused):
+            within(_refuse, source, case.outcome)
+        else:
+            found, warnings = within(_read, source, case.outcome)
+    if isinstance(case.outcome, Reads):
+        assert warnings == case.outcome.findings
+    if source.folder or type(source) is not MemoryFile or not source.size:
+        return
+    if found is None:
+        assert case.trusted or not accepts(source.data)
+    else:
+        differs = disagreements(source.data, found)
+        if case.outcome.count is not None:
+            differs = [line for line in differs or () if not line.startswith("names: ")]
+        assert case.trusted or not differs
+
+
+def test_reasons_are_true() -> None:
+    """Whatever is said of torch and safetensors holds for at least one case."""
+    true: dict[tuple[int, str], bool] = {}
+    for number, case in CASES:
+        key = number, case.trusted
+        if not case.trusted or true.get(key):
+            continue
+        source = case.source()
+        if isinstance(case.outcome, Refused):
+            true[key] = accepts(source.data)
+        else:
+            true[key] = bool(disagreements(source.data, outcome(source)))
+    assert [key for key, holds in true.items() if not holds] == []

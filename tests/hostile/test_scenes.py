@@ -1,0 +1,170 @@
+"""Hostile surroundings and hostile names: what is opened on a file system, and what a command then shows of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qkvinspect.errors import CheckpointError
+from qkvinspect.formats import open_checkpoint
+from tests.hostile import seeds
+from tests.hostile.bounds import timed
+from tests.hostile.categories.case import Reads, Refused
+from tests.hostile.categories.catalogue import SCENES, SHOWN
+from tests.hostile.categories.output import Shown
+from tests.hostile.categories.scenes import Scene
+from tests.hostile.reading import clean, content
+
+HERE = Path(__file__).parents[2]
+
+
+def _opened(path: Path | str, scene: Scene) -> dict[str, bytes]:
+    with open_checkpoint(path) as checkpoint:
+        if scene.meanwhile is not None:
+            scene.meanwhile(Path(path))
+        return {name: content(info) for name, info in checkpoint.tensors.items()}
+
+
+def _as(user: int, path: Path | str) -> tuple[int, str]:
+    """Opened by another user, in a process of its own."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            open_checkpoint(path).close()
+            line = ""
+        except CheckpointError as error:
+            line = str(error)
+        except BaseException as error:
+            line = f"{error!r}"
+        os.write(writer, line.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as answer:
+        line = answer.read()
+    return os.waitpid(child, 0)[1], line
+
+
+@pytest.mark.parametrize("scene", [pytest.param(scene, id=f"{number}: {scene.label}") for number, scene in SCENES])
+def test_scene(scene: Scene, tmp_path: Path) -> None:
+    path = scene.arrange(tmp_path)
+    if scene.user is not None:
+        if os.getuid():
+            pytest.skip("only root can be another user")
+        for folder in (tmp_path, *tmp_path.parents):
+            if not folder.stat().st_mode & 0o001 and folder.is_relative_to("/tmp/"):
+                folder.chmod(folder.stat().st_mode | 0o711)
+        status, line = _as(scene.user, path)
+        assert status == 0
+        assert line.endswith(f"[{scene.outcome.code}]" if isinstance(scene.outcome, Refused) else ""), line
+        assert bool(line) == isinstance(scene.outcome, Refused)
+        return
+    with timed() as within:
+        if isinstance(scene.outcome, Reads):
+            assert within(_opened, path, scene) == scene.outcome.tensors
+            return
+        with pytest.raises(CheckpointError) as caught:
+            within(_opened, path, scene)
+    line = clean(str(caught.value))
+    assert caught.value.code == scene.outcome.code, line
+    assert caught.value.hint
+    assert str(tmp_path) in line or str(path) in line or "\0" in str(path)
+
+
+@pytest.mark.parametrize("shown", [pytest.param(shown, id=f"{number}: {shown.label!r}") for number, shown in SHOWN])
+def test_shown(shown: Shown, tmp_path: Path, run) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(shown.build())
+    result = run(*shown.command, path)
+    assert (result.code, result.err) == (0, "")
+    for line in result.out.split("\n"):
+        clean(line or " ")
+    assert shown.shows in result.out
+    if "json" in shown.command:
+        assert shown.module in {each["layer"] for each in json.loads(result.out)["attentions"]}
+    if "csv" in shown.command:
+        rows = list(csv.reader(io.StringIO(result.out)))
+        assert {len(row) for row in rows} == {len(rows[0])}
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for cell in row)
+
+
+def _run(*argv: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qkvinspect", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=HERE, **options)
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(Shown("", (), "attn", "").build())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("most", [0, 1, 100])
+def test_120_the_disk_is_full(suffix: str, most: int, sample: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / f"x{suffix}"
+    target.parent.mkdir()
+    limited = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
+        "from qkvinspect.cli import main\n"
+        f"sys.exit(main(['export', '--split', {str(sample)!r}, '-o', {str(target)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "File too large" in done.stderr or "No space" in done.stderr
+    assert not list(target.parent.iterdir())
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown"])
+def test_120_stdout_is_full(format: str, sample: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "qkvinspect", "show", str(sample), "-f", format]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60, cwd=HERE
+        )
+    assert (done.returncode, done.stderr) == (2, "error: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown"])
+def test_120_nobody_reads_on(format: str, sample: Path) -> None:
+    command = f"{sys.executable} -m qkvinspect show {sample} -f {format} | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60, cwd=HERE)
+    assert done.stderr == ""
+    assert len(done.stdout) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("command", ["show", "explain"])
+def test_120_it_is_interrupted_while_it_reads(number: int, code: int, command: str, sample: Path) -> None:
+    slow = (
+        "import sys, time\n"
+        "from qkvinspect.sources.local import LocalFile\n"
+        "def read(*a):\n    print('reading', flush=True); time.sleep(30)\n"
+        "LocalFile.read = read\nfrom qkvinspect.cli import main\n"
+        f"sys.exit(main([{command!r}, {str(sample)!r}]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(20) == code
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_the_sound_parts_are_sound() -> None:
+    assert {len(seeds.FLOATS), len(seeds.LONGS)} == {64, 32}

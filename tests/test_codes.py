@@ -1,0 +1,38 @@
+"""The codes of refused files: stable, unique, each with a meaning, in the README, and raised somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import qkvinspect
+from qkvinspect.codes import Code
+from qkvinspect.errors import CheckpointError
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PACKAGE = "\n".join(
+    path.read_text() for path in Path(qkvinspect.__file__).parent.rglob("*.py") if path.name != "codes.py"
+)
+
+
+@pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
+def test_a_code_is_documented_and_used(code: Code) -> None:
+    assert re.fullmatch(r"QKV-F\d{3}", code)
+    assert re.fullmatch(r"[A-Z].*\.", code.meaning)
+    assert f"| `{code}` | {code.name} | {code.meaning} |" in README
+    assert re.search(rf"Code\.{code.name}\b", PACKAGE)
+
+
+def test_codes_are_unique_and_in_order() -> None:
+    values = [code.value for code in Code]
+    assert values == sorted(set(values))
+    assert len(Code) == len(Code.__members__)  # no aliases
+
+
+def test_an_error_ends_with_its_code() -> None:
+    error = CheckpointError("is odd", code=Code.FILE_EMPTY, file="x.pt", found=3, hint="look again")
+    assert str(error) == "x.pt: is odd (found 3); look again [QKV-F010]"
+    assert error.code is Code.FILE_EMPTY
