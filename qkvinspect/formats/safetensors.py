@@ -124,7 +124,9 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
     text = source.read(8, length)
     if text[:1] != b"{":
         found = repr(text[:8])
-        raise _malformed(source, Code.SAFETENSORS_JSON, "header does not begin with a brace, as it must", found)
+        raise _malformed(
+            source, Code.SAFETENSORS_JSON, "header is not valid JSON: it does not begin with a brace", found
+        )
     try:
         header = strict_json.loads(text, source.name, limits)
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import prod
 from typing import Literal, NamedTuple, cast
 
 from qkvinspect.codes import Code
@@ -66,10 +68,8 @@ def tensor_info(
     dtype = dtype or storage.dtype
     if dtype is None:
         raise malformed(Code.TENSOR_DTYPE, "an untyped storage without a dtype", name, file)
-    last = offset
-    for size, stride in zip(shape, strides, strict=True):
-        last += (size - 1) * stride
-    needed = dtype.nbytes(last + 1) if 0 not in shape else 0
+    numel, reach = _extent(shape, strides)
+    needed = dtype.nbytes(offset + reach + 1) if numel else 0
     if needed > region.nbytes:
         raise CheckpointError(
             "tensor reaches past its storage",
@@ -80,10 +80,16 @@ def tensor_info(
             found=f"{needed} bytes for shape {list(shape)}, stride {list(strides)}, offset {offset}",
             hint="the file is damaged",
         )
-    info = TensorInfo(name, dtype, shape, strides, region, offset, byteorder, keys)
-    if info.nbytes > region.nbytes:
-        limits.check("expansion", info.nbytes, file, name)
-    return info
+    nbytes = dtype.nbytes(numel)
+    if nbytes > region.nbytes:
+        limits.check("expansion", nbytes, file, name)
+    return TensorInfo(name, dtype, shape, strides, region, offset, byteorder, keys)
+
+
+@lru_cache(1 << 12)
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
+    """The number of elements, and the steps from the first to the farthest."""
+    return prod(shape), sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 class _Strided(NamedTuple):
