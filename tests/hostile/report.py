@@ -64,9 +64,9 @@ def lines() -> Iterator[str]:
     yield "Written by `python tests/hostile/report.py`; `test_categories.py` and `test_scenes.py` hold each case to it."
     yield ""
     yield f"{covered} of 120 categories, {total:,} cases. Each case is read with the right bytes, or refused under"
-    yield "its code in one clean line with the file, what is wrong and the next step: within two seconds and 256 MB, but"
-    yield "for the few files of over 50 MB. Where torch or safetensors take the same bytes they read the same, or the"
-    yield "last column says why they do not."
+    yield "its code in one clean line with the file, what is wrong and the next step: within two seconds and 256 MB,"
+    yield "but for the few files of over 50 MB. Where torch or safetensors take the same bytes they read the same, or"
+    yield "the last column says why they do not."
     for number, title in enumerate(TITLES, 1):
         if number in SECTIONS:
             yield f"\n## {SECTIONS[number][:1].upper()}{SECTIONS[number][1:]}\n"
