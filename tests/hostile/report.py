@@ -33,6 +33,9 @@ ELSEWHERE = {
 }
 """Codes that no case of the categories gives, and why."""
 
+KINDS = "QKV-F7"
+"""Files of other kinds, each made and recognised in tests/formats/test_foreign.py."""
+
 
 def outcomes() -> dict[int, Counter[str]]:
     """How often each outcome is expected, by category."""
@@ -64,9 +67,9 @@ def lines() -> Iterator[str]:
     yield "Written by `python tests/hostile/report.py`; `test_categories.py` and `test_scenes.py` hold each case to it."
     yield ""
     yield f"{covered} of 120 categories, {total:,} cases. Each case is read with the right bytes, or refused under"
-    yield "its code in one clean line with the file, what is wrong and the next step: within two seconds and 256 MB, but"
-    yield "for the few files of over 50 MB. Where torch or safetensors take the same bytes they read the same, or the last"
-    yield "column says why they do not."
+    yield "its code in one clean line with the file, what is wrong and the next step: within two seconds and 256 MB,"
+    yield "but for the few files of over 50 MB. Where torch or safetensors take the same bytes they read the same, or"
+    yield "the last column says why they do not."
     for number, title in enumerate(TITLES, 1):
         if number in SECTIONS:
             yield f"\n## {SECTIONS[number][:1].upper()}{SECTIONS[number][1:]}\n"
@@ -78,6 +81,7 @@ def lines() -> Iterator[str]:
         yield f"| {number} | {title} | {counts.total()} | {told} | {'; '.join(trusted)} |"
     yield "\n## Codes that no category gives\n"
     yield from (f"* `{Code[name]}` {name}: {why}" for name, why in ELSEWHERE.items())
+    yield f"* `{KINDS}..`, in part: files of other kinds; tests/formats/test_foreign.py"
     yield "\n## Fuzzing\n"
     yield "`test_fuzz.py` tries 50,000 broken files of each format in every run, `test_every_bit.py` every bit and"
     yield "every length of one small file a format. Coverage-guided, as of `fuzz/RUNS.md`:\n"
