@@ -33,6 +33,9 @@ ELSEWHERE = {
 }
 """Codes that no case of the categories gives, and why."""
 
+KINDS = "QKV-F7"
+"""Files of other kinds, each made and recognised in tests/formats/test_foreign.py."""
+
 
 def outcomes() -> dict[int, Counter[str]]:
     """How often each outcome is expected, by category."""
@@ -78,6 +81,7 @@ def lines() -> Iterator[str]:
         yield f"| {number} | {title} | {counts.total()} | {told} | {'; '.join(trusted)} |"
     yield "\n## Codes that no category gives\n"
     yield from (f"* `{Code[name]}` {name}: {why}" for name, why in ELSEWHERE.items())
+    yield f"* `{KINDS}..`, in part: files of other kinds; tests/formats/test_foreign.py"
     yield "\n## Fuzzing\n"
     yield "`test_fuzz.py` tries 50,000 broken files of each format in every run, `test_every_bit.py` every bit and"
     yield "every length of one small file a format. Coverage-guided, as of `fuzz/RUNS.md`:\n"
