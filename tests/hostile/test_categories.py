@@ -11,7 +11,7 @@ from tests.hostile.categories.case import Case, Reads, Refused
 from tests.hostile.categories.catalogue import CASES
 from tests.hostile.memory import MemoryFile
 from tests.hostile.oracles import accepts, disagreements
-from tests.hostile.reading import Outcome, Read, clean, content, outcome
+from tests.hostile.reading import Outcome, Read, clean, content
 
 
 def _read(source: MemoryFile, expected: Reads) -> tuple[Outcome, tuple[str, ...]]:
