@@ -61,6 +61,8 @@ class Assembled(Region):
     def read(self, offset: int, length: int) -> bytes:
         import numpy as np
 
+        if not length:
+            return b""
         if len(self._pieces) == 1:
             info = self._pieces[0].info
             if info.contiguous and info.byteorder == "little":

@@ -40,6 +40,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_every_bit_is_kept(tmp_path: Path, run, dtype: torch.dtype, suffix: str) -> None:
     weight = torch.randint(0, 256, (24, 8 * dtype.itemsize), dtype=torch.uint8).view(dtype)
+    weight.view(torch.uint8)[:, :8] = torch.tensor([1, 0, 0, 0, 0, 0, 0xF0, 0x7F])  # float64's signalling NaN
     bias = torch.randint(0, 256, (24 * dtype.itemsize,), dtype=torch.uint8).view(dtype)
     torch.save({"a.in_proj_weight": weight, "a.in_proj_bias": bias}, tmp_path / "model.pt")
     target = tmp_path / f"qkv{suffix}"

@@ -169,7 +169,7 @@ def _lines(matrix: Matrix, step: int) -> Array:
     start = 0
     for part in wanted:
         for rows, cols, words in blocks(part):
-            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and then says nothing
+            with np.errstate(all="ignore"):  # float64 beyond float32, and signalling NaN: neither says anything
                 values[start + rows.start : start + rows.stop, cols] = numbers(words, matrix.info.dtype)[0]
         start += part.rows
     return values

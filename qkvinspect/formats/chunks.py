@@ -44,7 +44,9 @@ def assembled(
 def _check_cover(shape: tuple[int, ...], boxes: Sequence[Box], file: str, name: str, limits: Limits) -> None:
     """Compare corners: boxes fill a box exactly if their corners, + and - in turn along every axis, sum to its own."""
     for at, sizes in boxes:
-        if len(at) != len(shape) or any(a + n > whole for a, n, whole in zip(at, sizes, shape, strict=True)):
+        if not len(at) == len(sizes) == len(shape) or any(
+            a + n > whole for a, n, whole in zip(at, sizes, shape, strict=True)
+        ):
             raise CheckpointError(
                 "a chunk does not lie within its tensor",
                 code=Code.CHUNK_OUTSIDE,

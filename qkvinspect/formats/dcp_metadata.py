@@ -118,7 +118,7 @@ def _places(fields: Mapping[object, object], file: str) -> dict[tuple[str, Sizes
         info = _fields(node, "_StorageInfo", file, name)
         path, offset, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if not isinstance(path, str) or type(offset) is not int or type(length) is not int:
-            found = f"{path!r}, {offset!r}, {length!r}"
+            found = ", ".join(type(value).__name__ for value in (path, offset, length))
             raise _malformed("a chunk has no place", file, "relative_path, offset and length", found, name)
         places[place] = Place(path, offset, length, bool(info.get("transform_descriptors")))
     return places

@@ -1,11 +1,10 @@
-"""Limits: bombs end at once and small, what is over a limit is refused by its name, and a flag raises it."""
+"""Limits: bombs end small, what is over a limit is refused by its name, and a flag raises it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +54,21 @@ BOMBS: dict[str, tuple[bytes, set[Code] | None]] = {
 }  # fmt: skip
 
 WATCH = """
-import resource, sys, time
+import resource, sys
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     open_checkpoint(sys.argv[1])
     outcome = "read"
 except CheckpointError as error:
     outcome = error.code
-print(outcome, time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(outcome, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-def watched(path: Path) -> tuple[str, float, float]:
-    """Outcome, seconds of processor and megabytes of opening a file in a process of its own."""
+def watched(path: Path) -> tuple[str, float]:
+    """Outcome and megabytes of opening a file in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", WATCH, str(path)],
         capture_output=True,
@@ -79,15 +78,14 @@ def watched(path: Path) -> tuple[str, float, float]:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.returncode == 0, done.stderr[-600:]
-    outcome, seconds, megabytes = done.stdout.split()
-    return outcome, float(seconds), float(megabytes)
+    outcome, megabytes = done.stdout.split()
+    return outcome, float(megabytes)
 
 
 @pytest.mark.parametrize(("data", "codes"), BOMBS.values(), ids=BOMBS)
-def test_bombs_end_at_once_and_small(data: bytes, codes: set[Code] | None, zipped: Any) -> None:
-    outcome, seconds, megabytes = watched(zipped(data))
+def test_bombs_end_small(data: bytes, codes: set[Code] | None, zipped: Any) -> None:
+    outcome, megabytes = watched(zipped(data))
     assert outcome in (codes or {Code.NO_WEIGHTS})
-    assert seconds < 2
     assert megabytes < 256
 
 
@@ -95,9 +93,8 @@ def test_a_number_of_elements_costs_nothing(zipped: Any) -> None:
     """A storage of 2^62 elements that the file does not hold."""
     storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu\x8a\x08" + bytes(7) + b"\x40tQ"
     data = HEAD + b"}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0K\x01\x85K\x01\x85\x89NtRs."
-    outcome, seconds, megabytes = watched(zipped(data, {"0": bytes(4)}))
+    outcome, megabytes = watched(zipped(data, {"0": bytes(4)}))
     assert outcome == Code.STORAGE_SIZE
-    assert seconds < 2
     assert megabytes < 64
 
 
@@ -114,9 +111,8 @@ def test_a_number_of_elements_costs_nothing(zipped: Any) -> None:
     ids=["many lists", "deep", "rank 100,000"],
 )
 def test_headers_that_would_take_memory(header: bytes, codes: set[Code], raw_safetensors: Any) -> None:
-    outcome, seconds, megabytes = watched(raw_safetensors(header))
+    outcome, megabytes = watched(raw_safetensors(header))
     assert outcome in codes
-    assert seconds < 2
     assert megabytes < 256
 
 
@@ -125,9 +121,8 @@ def test_a_wide_tree_of_names(saved: Any) -> None:
     node: Any = {"w": torch.ones(1)}
     for _ in range(28):
         node = {"a": node, "b": node}
-    outcome, seconds, _ = watched(saved({"model": node}))
+    outcome, _ = watched(saved({"model": node}))
     assert outcome == Code.LIMIT_TENSORS
-    assert seconds < 2
 
 
 def test_the_refusal_names_limit_number_and_flag(saved: Any) -> None:
@@ -192,17 +187,6 @@ def test_the_flag_reaches_the_reader(saved: Any, run: Any) -> None:
     assert refused.code == 2
     assert "--limit tensors=N" in refused.err
     assert run("show", path, "--limit", "tensors=1").code == 0
-
-
-def test_many_tensors_with_an_optimizer_open_fast(saved: Any) -> None:
-    """A tenth of 100,000 parameters, in a tenth of two seconds and some more for a busy machine."""
-    model = {f"layers.{n}.weight": torch.zeros(2) for n in range(10_000)}
-    state = {n: {"step": 1, "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)} for n in range(10_000)}
-    path = saved({"model": model, "optimizer": {"state": state, "param_groups": [{"params": list(range(10_000))}]}})
-    start = time.process_time()
-    with open_checkpoint(path) as checkpoint:
-        assert len(checkpoint.tensors) == 10_000
-    assert time.process_time() - start < 1
 
 
 def test_a_pickle_alone_has_the_limits_of_a_small_file() -> None:

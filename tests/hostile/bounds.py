@@ -1,4 +1,7 @@
-"""What one input may cost: two seconds, and 256 MB more than the process had."""
+"""What one input may cost here: 256 MB more than the process had, and no minute.
+
+The promise is two seconds. tests/benchmarks/hostile.py measures it, where no coverage slows the reader.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-SECONDS = 2.0
+HANG = 60.0
+"""Seconds of the processor after which an input counts as one that hangs."""
+
 BYTES = 256 << 20
 _PAGE = resource.getpagesize()
 
@@ -34,14 +39,14 @@ def _late(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def timed(seconds: float = SECONDS) -> Iterator[Callable[..., Any]]:
-    """A function that calls another with its arguments, and gives it so long.
+def no_hang() -> Iterator[Callable[..., Any]]:
+    """A function that calls another with its arguments, and stops it where it hangs.
 
     It is time of the processor: what else runs must not matter.
     """
 
     def within(call: Callable[..., T], *arguments: Any) -> T:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_PROF, HANG)
         try:
             return call(*arguments)
         finally:

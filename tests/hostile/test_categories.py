@@ -6,7 +6,7 @@ import pytest
 
 from qkvinspect import formats
 from qkvinspect.errors import CheckpointError
-from tests.hostile.bounds import bounded_memory, timed
+from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.categories.case import Case, Reads, Refused
 from tests.hostile.categories.catalogue import CASES
 from tests.hostile.memory import MemoryFile
@@ -52,7 +52,7 @@ def _refuse(source: MemoryFile, expected: Refused) -> None:
 def test_category(case: Case) -> None:
     source = case.source()
     found, warnings = None, ()
-    with timed(case.seconds) as within, bounded_memory(case.megabytes << 20):
+    with no_hang() as within, bounded_memory(case.megabytes << 20):
         if isinstance(case.outcome, Refused):
             within(_refuse, source, case.outcome)
         else:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.hostile import seeds
-from tests.hostile.bounds import timed
+from tests.hostile.bounds import no_hang
 from tests.hostile.memory import MemoryFile
 from tests.hostile.oracles import disagreements
 from tests.hostile.reading import Outcome, outcome
@@ -169,7 +169,7 @@ def test_every_bit(name: str) -> None:
     verdicts: Counter[str] = Counter()
     misread: list[str] = []
     may_change_nothing = neutral(name, data)
-    with timed() as within:
+    with no_hang() as within:
         for at, flipped in flips(data):
             file = make(flipped)
             said = verdict(name, sound, within(outcome, file), file)

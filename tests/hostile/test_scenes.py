@@ -16,7 +16,7 @@ import pytest
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from tests.hostile import seeds
-from tests.hostile.bounds import timed
+from tests.hostile.bounds import no_hang
 from tests.hostile.categories.case import Reads, Refused
 from tests.hostile.categories.catalogue import SCENES, SHOWN
 from tests.hostile.categories.output import Shown
@@ -70,7 +70,7 @@ def test_scene(scene: Scene, tmp_path: Path) -> None:
         assert line.endswith(f"[{scene.outcome.code}]" if isinstance(scene.outcome, Refused) else ""), line
         assert bool(line) == isinstance(scene.outcome, Refused)
         return
-    with timed() as within:
+    with no_hang() as within:
         if isinstance(scene.outcome, Reads):
             assert within(_opened, path, scene) == scene.outcome.tensors
             return

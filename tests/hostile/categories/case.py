@@ -40,14 +40,13 @@ class Case:
         label: what is broken, in words.
         build: makes the file.
         trusted: why torch or safetensors takes what is refused here, or reads something else, where it does.
-        seconds, megabytes: what it may cost, where it is so large that the usual is not enough.
+        megabytes: the memory it may take, where it is so large that the usual is not enough.
     """
 
     label: str
     build: Callable[[], bytes | MemoryFile]
     outcome: Refused | Reads
     trusted: str = ""
-    seconds: float = 2.0
     megabytes: int = 256
 
     def source(self) -> MemoryFile:
