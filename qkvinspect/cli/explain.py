@@ -63,7 +63,7 @@ def explain(
     """
     from qkvinspect.explain import explain as explain_layer
     from qkvinspect.render import prose, testimony
-    from qkvinspect.render.text import summary
+    from qkvinspect.render.text import findings, summary
 
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
@@ -73,9 +73,9 @@ def explain(
         sys.stdout.write("\n".join(summary(found)) + "\n")
         if not found.attentions:
             sys.stdout.write("No attention was found in it.\n")
-        for finding in found.findings:
+        for finding, message in findings(found.findings):
             if "weights" in finding.code and finding.severity == "warning":
-                sys.stdout.write(prose.point("Beware", f"{finding.message}.", width) + "\n")
+                sys.stdout.write(prose.point("Beware", f"{message}.", width) + "\n")
         for attention in found.attentions:
             sys.stdout.write("\n" + prose.render(explain_layer(attention, checkpoint), width, colour))
             if evidence:

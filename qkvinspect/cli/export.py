@@ -50,7 +50,7 @@ def export(
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
     from qkvinspect.export import split_pieces, write
-    from qkvinspect.render.text import clean, count, size
+    from qkvinspect.render.text import clean, count, findings, size
 
     if not (split or heads_split):
         raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
@@ -65,6 +65,6 @@ def export(
     written = sum(piece.nbytes for piece in pieces)
     layers = count(len(found.attentions), "layer")
     sys.stdout.write(clean(f"{out}: {count(len(pieces), 'tensor')} of {layers}, {size(written)}") + "\n")
-    for finding in found.findings:
+    for finding, message in findings(found.findings):
         if finding.severity != "info":
-            print(clean(f"{finding.severity}: {finding.message}"), file=sys.stderr)
+            print(f"{finding.severity}: {message}", file=sys.stderr)

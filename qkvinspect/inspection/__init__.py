@@ -10,7 +10,7 @@ from typing import Literal
 
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.inspection import disguises, heads, match, weights
-from qkvinspect.inspection.findings import about_numbers, once
+from qkvinspect.inspection.findings import about_numbers
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import split, unsplit
@@ -89,7 +89,7 @@ def inspect(
     if options.norms:
         attentions = measured(attentions, checkpoint.tensors, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
-    return Report(checkpoint, tuple(attentions), tuple(once(findings)), bool(options.layers))
+    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers))
 
 
 def _natural(name: str) -> list[str | int]:

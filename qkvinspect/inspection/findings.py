@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection import geometry
@@ -85,14 +84,3 @@ def about_numbers(attention: Attention) -> Iterator[Finding]:
     if not kinds <= {"float", "complex"}:
         text = f"quantised: {attention.dtype} has no value without its scale, so there are no norms"
         yield Finding("no-norms", "warning", text, attention.layer)
-
-
-def once(findings: Sequence[Finding]) -> list[Finding]:
-    """Say the same thing of many layers once."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.code, finding.message), []).append(finding)
-    return [
-        group[0] if len(group) == 1 else replace(group[0], layer=None, message=f"{message} ({len(group)} layers)")
-        for (_, message), group in groups.items()
-    ]

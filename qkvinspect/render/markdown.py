@@ -34,9 +34,8 @@ def _lines(report: Report, view: View) -> Iterator[str]:
             yield from _table(rows.head_columns(attention), rows.head_rows(attention))
     if report.findings:
         yield ""
-    for finding in report.findings:
-        where = f"{finding.layer}: " if finding.layer else ""
-        yield f"- **{finding.severity}** {escape(where + finding.message)}"
+    for finding, message in text.findings(report.findings):
+        yield f"- **{finding.severity}** {escape(message)}"
 
 
 def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -17,7 +17,6 @@ from qkvinspect.report import Report
 NAME = "table"
 
 _PIPE_WIDTH = 100_000
-_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def render(report: Report, view: View) -> str:
@@ -47,10 +46,8 @@ def render(report: Report, view: View) -> str:
             console.print(_table(rows.head_columns(attention), rows.head_rows(attention)))
     if report.findings:
         console.print()
-    for finding in report.findings:
-        line = Text(f"{finding.severity}: ", style=_STYLES[finding.severity])
-        where = f"{finding.layer}: " if finding.layer else ""
-        console.print(line.append(text.clean(f"{where}{finding.message}"), style="none"))
+    for finding, message in text.findings(report.findings):
+        console.print(Text(f"{finding.severity}: ", style=text.STYLES[finding.severity]).append(message, style="none"))
     return "\n".join(line.rstrip() for line in out.getvalue().split("\n"))
 
 

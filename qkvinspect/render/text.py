@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 
 from qkvinspect.errors import clean
-from qkvinspect.model import TensorInfo
+from qkvinspect.model import Finding, TensorInfo
 from qkvinspect.packing import Geometry, describe, span
 from qkvinspect.report import Attention, Measure, Report
+
+STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+"""The colour of each severity."""
 
 
 def number(value: float) -> str:
@@ -65,6 +68,23 @@ def summary(report: Report) -> list[str]:
     if others:
         named = ", ".join(f"{c.path!r} ({c.role}, {count(c.num_tensors, 'tensor')})" for c in others)
         lines.append(clean(f"also holds {named}: --container NAME shows it"))
+    return lines
+
+
+def findings(found: Sequence[Finding]) -> list[tuple[Finding, str]]:
+    """Each finding in a line; what holds for several layers is said once, with the first of them."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in found:
+        groups.setdefault((finding.code, finding.message), []).append(finding)
+    lines: list[tuple[Finding, str]] = []
+    for group in groups.values():
+        first, message = group[0], group[0].message
+        if len(group) > 1:
+            named = ", ".join(layer(each.layer or "") for each in group[:3])
+            message += f" ({count(len(group), 'layer')}: {named}{', ...' if len(group) > 3 else ''})"
+        elif first.layer:
+            message = f"{first.layer}: {message}"
+        lines.append((first, clean(message)))
     return lines
 
 
