@@ -60,12 +60,15 @@ def _read(matrix: Matrix, offset: int, shape: tuple[int, int], strides: tuple[in
 
 
 def _word(matrix: Matrix) -> np.dtype[Any]:
-    dtype = matrix.info.dtype
-    order = "<" if matrix.info.byteorder == "little" else ">"
+    return stored_words(matrix.info.dtype, matrix.unit, "<" if matrix.info.byteorder == "little" else ">")
+
+
+def stored_words(dtype: DType, unit: int, order: str = "<") -> np.dtype[Any]:
+    """The unsigned integers, of ``unit`` bits, that ``blocks`` yields and ``read_rows`` joins."""
     if dtype.kind == "complex":
         half = f"{order}u{dtype.bits // 16}"
         return np.dtype([("real", half), ("imag", half)])
-    return np.dtype(order + _WORDS[matrix.unit])
+    return np.dtype(order + _WORDS[unit])
 
 
 def numbers(words: Array, dtype: DType) -> list[Array]:

@@ -5,19 +5,22 @@
 
 [heads]                         # layer glob = heads, or "heads/kv heads", as --heads
 "*" = "32/8"
+
+[check]                         # see checks/policy.py
+fail_on = "warning"
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from qkvinspect.errors import UsageError
 
-_TABLES = ("heads", "layouts")
+_TABLES = ("heads", "layouts", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,13 @@ class Settings:
     Attributes:
         heads: values as --heads takes them; flags of the command line come after and outrank them.
         layouts: (layer glob, layout id).
+        check: the table of ``qkvinspect check``, as it stands; checks/policy.py reads it.
         origin: the file, or "" if there is none.
     """
 
     heads: tuple[str, ...] = ()
     layouts: tuple[tuple[str, str], ...] = ()
+    check: Mapping[str, object] = field(default_factory=dict[str, object])
     origin: str = ""
 
 
@@ -66,7 +71,11 @@ def _settings(path: Path, values: Mapping[str, object]) -> Settings:
         raise UsageError("holds keys that are not known", file=str(path), expected=" or ".join(_TABLES), found=unknown)
     heads = _pairs(path, "heads", values.get("heads", {}))
     layouts = _pairs(path, "layouts", values.get("layouts", {}))
-    return Settings(tuple(f"{glob}={count}" for glob, count in heads), tuple(layouts), str(path))
+    check = values.get("check", {})
+    if not isinstance(check, dict):
+        raise UsageError("check is not a table", file=str(path), found=repr(check)[:60])
+    flags = tuple(f"{glob}={count}" for glob, count in heads)
+    return Settings(flags, tuple(layouts), cast("dict[str, object]", check), str(path))
 
 
 def _pairs(path: Path, name: str, table: object) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from qkvinspect.codes import Code
@@ -20,6 +22,44 @@ _USUAL = (
 """The names that transformers, diffusers and peft give the model, the preferred first."""
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+def below(path: Path) -> Iterator[Path]:
+    """The checkpoints at a path: itself; or, if it is a folder that is none, those of the folders and files in it.
+
+    Links to folders are not followed.
+    """
+    if not path.is_dir() or _is_one(path):
+        yield path
+        return
+    found = False
+    for folder, folders, names in os.walk(path):
+        here = Path(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if here != path and _is_one(here):
+            folders.clear()
+            found = True
+            yield here
+            continue
+        for name in sorted(names):
+            if name.endswith(SUFFIXES):
+                found = True
+                yield here / name
+    if not found:
+        yield path  # whose opening says what is wrong with it
+
+
+def _is_one(folder: Path) -> bool:
+    """Whether a folder has the index, the usual name or the parts of one checkpoint."""
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except OSError:
+        return True
+    return (
+        not names.isdisjoint((*_USUAL, ".metadata"))
+        or any(name.endswith(".index.json") for name in names)
+        or sum(name.endswith(SUFFIXES) for name in names) == len(names - {"config.json"}) == 1
+    )
 
 
 def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:

@@ -46,7 +46,7 @@ DISGUISES = (
     ),
     Disguise(
         "quantised-gptq",
-        "GPTQ or AWQ: packed integers, [in, out] with several to a word; dequantise the model and save it",
+        "quantised integers in the way of GPTQ and AWQ (qweight); dequantise the model and save it",
         _named("qweight|qzeros"),
     ),
     Disguise(

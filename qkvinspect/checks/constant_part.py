@@ -1,0 +1,24 @@
+"""All values of Q, K or V, or of one head of it, are the same number, which is not zero.
+
+Such weights were filled, not trained (``torch.ones``, a placeholder, an uninitialised page of memory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told, heads_named
+
+CODE = "constant-part"
+SEVERITY = "error"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for attention, part, facts in subject.parts():
+        if part.shape[0] * part.shape[1] < 2 * len(facts):
+            continue  # a head of one value is constant by nature
+        same = [head for head, fact in enumerate(facts) if fact.lowest == fact.highest and fact.lowest]
+        if same and len({facts[head].lowest for head in same}) == 1 and len(same) == len(facts):
+            yield attention.layer, f"every value of {part.name.upper()} is {facts[0].lowest:g}: it was filled"
+        elif same and attention.heads is not None:
+            yield attention.layer, f"{part.name.upper()} has one value throughout in {heads_named(same)}"

@@ -1,0 +1,36 @@
+"""A head's norm is far below that of its peers: under a fiftieth of their median.
+
+Weight decay takes a head that gets no gradient down to nothing. The heads of one part of the trained checkpoints
+that this was tried on lie within a factor of ten of their median. A head of Q or K without norm attends to
+everything alike; one of V adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+from statistics import median
+
+from qkvinspect.checks.subject import Subject, Told, heads_named
+
+CODE = "dead-head"
+SEVERITY = "warning"
+
+SHARE = 0.02
+FEWEST = 3
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for layer, part, facts, norms in subject.heads():
+        sizes = [measure.norm for measure in norms]
+        if len(sizes) < FEWEST or not all(map(isfinite, sizes)):
+            continue
+        middle = median(sizes)
+        dead = [head for head, size in enumerate(sizes) if 0 < size < SHARE * middle and _varies(facts[head].lowest)]
+        if dead:
+            text = f"the norm of {part.name.upper()} in {heads_named(dead)} is under {SHARE:g} of the median head's"
+            yield layer, f"{text} ({middle:.3g})"
+
+
+def _varies(lowest: float | None) -> bool:
+    return lowest is None or isfinite(lowest)

@@ -1,0 +1,36 @@
+"""Two of Q, K and V of a layer hold the same bytes.
+
+A conversion that writes V's rows where K's belong does this (huggingface/transformers#40253). Models that share
+one projection for both by design store one tensor, which is no finding; where they store it twice, ignore this
+check for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.report import Part
+
+CODE = "equal-parts"
+SEVERITY = "error"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for attention in subject.attentions:
+        for one, other in combinations(attention.parts, 2):
+            mine, others = (subject.facts.get((attention.layer, part.name), ()) for part in (one, other))
+            constant = any(fact.lowest is not None and fact.lowest == fact.highest for fact in mine)
+            if not mine or constant or same_rows(one, other):
+                continue
+            if one.shape == other.shape and [f.digest for f in mine] == [f.digest for f in others]:
+                names = f"{one.name.upper()} and {other.name.upper()}"
+                yield attention.layer, f"{names} hold the same values: one was written in the other's place"
+
+
+def same_rows(one: Part, other: Part) -> bool:
+    """Whether both are the same stored bytes, as where modules share a parameter."""
+    a, b = one.weight.region, other.weight.region
+    place = a.source.name, a.start, one.weight.offset
+    return place == (b.source.name, b.start, other.weight.offset) and one.rows == other.rows

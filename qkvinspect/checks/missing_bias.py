@@ -1,0 +1,29 @@
+"""A layer lacks a bias or an output projection that the rest of its stack has, or has one too many.
+
+Counted within stacks of at least four layers, where at most a quarter differ; architectures without a bias, or with
+one for Q and V only, have none in any layer and are no finding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told
+
+CODE = "missing-bias"
+SEVERITY = "warning"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for stack in subject.stacks.values():
+        roles = {attention.layer: frozenset(attention.tensors) for attention in stack}
+        ((usual, count),) = Counter(roles.values()).most_common(1)
+        odd = [layer for layer, own in roles.items() if own != usual]
+        if count < 4 or 4 * len(odd) > len(roles):
+            continue
+        for layer in odd:
+            for verb, difference in (("lacks", usual - roles[layer]), ("has", roles[layer] - usual)):
+                if difference:
+                    named = ", ".join(sorted(difference))
+                    yield layer, f"it {verb} {named}, unlike {count} others of its stack"

@@ -1,0 +1,29 @@
+"""Q, K and V of a layer have different dtypes, or a layer another than the rest of its stack.
+
+Part of a conversion to another dtype was left out. Of stacks, those of at least four layers count, where at most a
+quarter differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told
+
+CODE = "mixed-dtype"
+SEVERITY = "warning"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for attention in subject.attentions:
+        if len({info.dtype.name for info in attention.weights}) > 1:
+            named = ", ".join(f"{info.name} {info.dtype.name}" for info in attention.weights)
+            yield attention.layer, f"its weights differ in dtype: {named}"
+    for stack in subject.stacks.values():
+        dtypes = {attention.layer: attention.dtype for attention in stack}
+        ((usual, count),) = Counter(dtypes.values()).most_common(1)
+        odd = [layer for layer, dtype in dtypes.items() if dtype != usual]
+        if count >= 4 and 4 * len(odd) <= len(dtypes):
+            for layer in odd:
+                yield layer, f"it is {dtypes[layer]}, where {count} others of its stack are {usual}"

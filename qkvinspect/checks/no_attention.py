@@ -1,0 +1,19 @@
+"""No attention was found.
+
+A gate that finds nothing to check must not pass. Where a checkpoint holds none on purpose, ignore this check for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told
+
+CODE = "no-attention"
+SEVERITY = "error"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    if not subject.report.attentions:
+        count = len(subject.report.checkpoint.tensors)
+        yield None, f"none of its {count} tensors has a name that a known layout uses"

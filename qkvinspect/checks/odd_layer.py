@@ -1,0 +1,35 @@
+"""A layer has another size than the rest of its stack.
+
+Layers whose names differ in their last number only are a stack. Where at least four share embed_dim, num_heads,
+num_kv_heads and head_dim and at most a quarter differ, those are named: a layer of another model was copied in, or
+its heads were cut. Pruned models differ by intent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.packing import describe
+from qkvinspect.report import Attention
+
+CODE = "odd-layer"
+SEVERITY = "warning"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for stack in subject.stacks.values():
+        sizes = {attention.layer: _sizes(attention) for attention in stack if attention.parts}
+        if not sizes:
+            continue
+        ((usual, count),) = Counter(sizes.values()).most_common(1)
+        odd = [layer for layer, size in sizes.items() if size != usual]
+        if count >= 4 and 4 * len(odd) <= len(sizes):
+            for layer in odd:
+                yield layer, f"it has {sizes[layer]}, where {count} others of its stack have {usual}"
+
+
+def _sizes(attention: Attention) -> str:
+    parts = ", ".join(f"{part.name.upper()} {list(part.shape)}" for part in attention.parts)
+    return f"{describe(attention.heads)}, {parts}" if attention.heads else parts

@@ -1,0 +1,32 @@
+"""The rows of a head are all but multiples of one row: its stable rank is under 1.05.
+
+Such a head can only scale one direction: it was copied from a vector, or training collapsed. The stable rank is the
+squared Frobenius norm over the squared spectral norm, at least 1; heads of at least eight rows are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told, heads_named
+
+CODE = "rank-collapse"
+SEVERITY = "warning"
+
+LEAST = 1.05
+FEWEST_ROWS = 8
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for attention, part, facts in subject.parts():
+        low = [
+            head
+            for head, (rows, fact) in enumerate(zip(part.heads, facts, strict=False))
+            if fact.stable_rank is not None
+            and fact.stable_rank < LEAST
+            and fact.lowest != fact.highest
+            and len(rows) >= FEWEST_ROWS
+            and part.in_features >= FEWEST_ROWS
+        ]
+        if low:
+            yield attention.layer, f"{part.name.upper()} has all but rank one in {heads_named(low)}"

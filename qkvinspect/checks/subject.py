@@ -1,0 +1,81 @@
+"""What the checks look at: a report, what is known of every head, and what was expected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from qkvinspect.checks.facts import Facts, Key
+from qkvinspect.checks.policy import Expectation
+from qkvinspect.checks.recorded import Baseline
+from qkvinspect.report import Attention, Measure, Part, Report
+
+Told = tuple[str | None, str]
+"""A layer, or None for the whole file, and what is wrong with it."""
+
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One checkpoint.
+
+    Attributes:
+        facts: of every head, by layer and part.
+        expect: by glob of layers.
+        baseline: what to compare with, or None.
+        tolerance: relative, of norms against the baseline.
+    """
+
+    report: Report
+    facts: Mapping[Key, tuple[Facts, ...]] = field(default_factory=dict[Key, tuple[Facts, ...]])
+    expect: tuple[tuple[str, Expectation], ...] = ()
+    baseline: Baseline | None = None
+    tolerance: float = 0.0
+
+    @cached_property
+    def attentions(self) -> tuple[Attention, ...]:
+        """All but LoRA's matrices, which are zero at first and of any rank."""
+        return tuple(one for one in self.report.attentions if ".lora_" not in one.layer)
+
+    @cached_property
+    def stacks(self) -> Mapping[str, tuple[Attention, ...]]:
+        """Layers whose names differ in their last number only, by the name with ``#`` in its place."""
+        found: dict[str, list[Attention]] = {}
+        for attention in self.attentions:
+            if _LAST_NUMBER.search(attention.layer):
+                found.setdefault(_LAST_NUMBER.sub("#", attention.layer), []).append(attention)
+        return {name: tuple(stack) for name, stack in found.items()}
+
+    def parts(self) -> Iterator[tuple[Attention, Part, tuple[Facts, ...]]]:
+        """Every part with the facts of its heads; one "head" where their number is not known."""
+        for attention in self.attentions:
+            for part in attention.parts:
+                yield attention, part, self.facts.get((attention.layer, part.name), ())
+
+    def heads(self) -> Iterator[tuple[str, Part, tuple[Facts, ...], tuple[Measure, ...]]]:
+        """Layer, part, facts and norms of the parts whose heads are known and are several."""
+        for attention, part, facts in self.parts():
+            if attention.heads is not None and len(facts) > 1:
+                yield attention.layer, part, facts, part.head_measures
+
+
+def number_in(layer: str) -> int:
+    """The last number of a layer's name."""
+    found = _LAST_NUMBER.search(layer)
+    return int(found[0][:9]) if found else -1
+
+
+def listed(numbers: list[int], most: int = 8) -> str:
+    """``2, 3 and 7``."""
+    named = [str(number) for number in numbers[:most]]
+    if len(numbers) > most:
+        return f"{', '.join(named)} and {len(numbers) - most} more"
+    return f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
+
+
+def heads_named(numbers: list[int]) -> str:
+    """``head 2``, ``heads 2 and 3``."""
+    return f"head{'s' if len(numbers) > 1 else ''} {listed(numbers)}"

@@ -1,0 +1,20 @@
+"""A head of Q, K or V is zero in every value, and others are not.
+
+Pruning leaves such heads; so does a copy of too few rows. It is a warning, as the first is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told, heads_named
+
+CODE = "zero-head"
+SEVERITY = "warning"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for layer, part, facts, _ in subject.heads():
+        zero = [head for head, fact in enumerate(facts) if fact.lowest == fact.highest == 0]
+        if 0 < len(zero) < len(facts):
+            yield layer, f"{part.name.upper()} is zero in {heads_named(zero)}: pruned, or never written"

@@ -1,0 +1,20 @@
+"""Q, K or V is zero in every value.
+
+Nothing trains to exactly zero: the tensor was allocated and never filled, or its source was not found when the
+checkpoint was converted. Biases start at zero and are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told
+
+CODE = "zero-part"
+SEVERITY = "error"
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for attention, part, facts in subject.parts():
+        if facts and all(fact.lowest == fact.highest == 0 for fact in facts):
+            yield attention.layer, f"{part.name.upper()} is zero throughout: convert or copy its weights again"

@@ -1,0 +1,212 @@
+"""qkvinspect check"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from qkvinspect.cli import options
+from qkvinspect.render.checks import CHECK_RENDERERS
+
+if TYPE_CHECKING:
+    from qkvinspect.checks.policy import Policy
+    from qkvinspect.checks.result import Checked
+    from qkvinspect.model import Checkpoint, Severity
+    from qkvinspect.report import Report
+
+    CheckFormat = str
+else:
+    CheckFormat = StrEnum("CheckFormat", [(name, name) for name in CHECK_RENDERERS])
+
+Codes = list[str] | None
+
+_GLOB = re.compile(r"[*?[]")
+
+
+def check(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Checkpoints, folders of them, or globs in quotes.", show_default=False),
+    ] = None,
+    select: Annotated[Codes, typer.Option("--select", metavar="CODE", help="Only these checks; repeatable.")] = None,
+    ignore: Annotated[Codes, typer.Option("--ignore", metavar="CODE", help="Not these checks; repeatable.")] = None,
+    fail_on: Annotated[
+        Literal["error", "warning", "info"] | None,
+        typer.Option("--fail-on", help="The least severity that makes the exit code 1.", show_default="error"),
+    ] = None,
+    format: Annotated[
+        CheckFormat | None,
+        typer.Option("--format", "-f", help="How to print it.", show_default="text, on GitHub's runners also github"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there; text goes to stdout.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="Fail on what changed since it was written.")
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option("--write-baseline", metavar="FILE", help="Record what the checkpoint is like now.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="How far norms may be from the baseline, relatively.")
+    ] = 0.01,
+    layer: options.Layers = None,
+    heads: options.Heads = None,
+    layout: options.Layouts = None,
+    config: options.Config = None,
+    container: options.Container = None,
+    evidence: options.AskWeights = True,
+    limit: options.Limits = None,
+    list_checks: Annotated[bool, typer.Option("--list", help="List the checks and their severities.")] = False,
+) -> None:
+    """Check checkpoints before they are released; made for CI.
+
+    Every weight is read. Settings in qkvinspect.toml, or [tool.qkvinspect] in pyproject.toml, choose the
+    checks and say which numbers are expected.
+
+    Examples:
+
+    \b
+      qkvinspect check model.safetensors
+      qkvinspect check 'checkpoints/*.pt' --heads 8 --fail-on warning
+      qkvinspect check release/ --format junit -o checks.xml
+      qkvinspect check model.pt --write-baseline attention.json
+      qkvinspect check model.pt --baseline attention.json
+
+    Exit status:
+
+    \b
+      0  nothing as grave as --fail-on was found
+      1  something was
+      2  a checkpoint or the command line cannot be used
+    """
+    from qkvinspect.checks import failing
+    from qkvinspect.errors import UsageError
+
+    if list_checks:
+        _list()
+        return
+    if not paths:
+        raise UsageError("no checkpoint is named", hint="give a path; `qkvinspect check --help` has examples")
+    found = list(checkpoints(paths))
+    for flag, file in (("--baseline", baseline), ("--write-baseline", write_baseline)):
+        if file is not None and len(found) > 1:
+            raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
+    job = _Job(
+        policy=_policy(select, ignore, fail_on),
+        open=lambda path: options.load(path, container, config, limit),
+        inspect=lambda opened: options.report(
+            opened,
+            layers=layer,
+            heads=heads,
+            layouts=layout,
+            norms=True,
+            evidence="thorough" if evidence else "none",
+        ),
+        baseline=baseline,
+        record=write_baseline,
+        tolerance=tolerance,
+    )
+    results = [job.check(path) for path in found]
+    _print(results, str(format) if format else None, output)
+    if any(one.error for one in results):
+        raise typer.Exit(2)
+    if failing((finding for one in results for finding in one.findings), job.policy):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What to do with each checkpoint."""
+
+    policy: Policy
+    open: Callable[[Path], Checkpoint]
+    inspect: Callable[[Checkpoint], Report]
+    baseline: Path | None
+    record: Path | None
+    tolerance: float
+
+    def check(self, path: Path) -> Checked:
+        from qkvinspect.checks import recorded, run
+        from qkvinspect.checks.result import Checked
+        from qkvinspect.cli.progress import Bar
+        from qkvinspect.errors import CheckpointError, LayoutError
+
+        before = recorded.read(self.baseline) if self.baseline else None
+        try:
+            with self.open(path) as checkpoint, Bar(f"checking {path.name[:40]}") as bar:
+                report = self.inspect(checkpoint)
+                findings = run(report, self.policy, baseline=before, tolerance=self.tolerance, progress=bar.advance)
+        except (CheckpointError, LayoutError) as error:
+            return Checked(str(path), error=str(error))
+        if self.record:
+            recorded.write(recorded.record(report), self.record)
+        return Checked(str(path), tuple(findings), len(report.attentions))
+
+
+def checkpoints(paths: Sequence[str]) -> Iterator[Path]:
+    """The checkpoints that paths and globs name; of a folder that is not one itself, all below it."""
+    from qkvinspect.errors import UsageError
+    from qkvinspect.formats.directory import below
+
+    seen: set[Path] = set()
+    for text in paths:
+        path = Path(text)
+        named = (
+            [path] if path.exists() or not _GLOB.search(text) else [Path(p) for p in sorted(glob(text, recursive=True))]
+        )
+        if not named:
+            raise UsageError("no file matches", file=text)
+        for one in named:
+            for found in below(one):
+                if found not in seen:
+                    seen.add(found)
+                    yield found
+
+
+def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:
+    """The settings of the project, and what the command line has in their place."""
+    from qkvinspect.checks import parse_policy
+    from qkvinspect.settings import find
+
+    settings = find(Path.cwd())
+    policy = parse_policy(settings.check, settings.origin)
+    flags = {"select": select or ["*"], "ignore": ignore or [], "fail_on": fail_on or policy.fail_on}
+    given = parse_policy(flags)
+    return replace(
+        policy,
+        select=given.select if select else policy.select,
+        ignore=(*policy.ignore, *given.ignore),
+        fail_on=given.fail_on,
+    )
+
+
+def _print(results: Sequence[Checked], format: str | None, output: Path | None) -> None:
+    from qkvinspect.atomic import new_file
+    from qkvinspect.render.checks import check_renderer
+    from qkvinspect.render.view import View
+
+    view = View(colour=options.wants_colour())
+    if output is not None:
+        with new_file(output, force=True) as file:
+            file.write(check_renderer(format or "text").render(results, View()).encode())
+        format = None
+    sys.stdout.write(check_renderer(format or "text").render(results, view))
+    if format is None and os.environ.get("GITHUB_ACTIONS") == "true":
+        sys.stdout.write(check_renderer("github").render(results, view))
+
+
+def _list() -> None:
+    from qkvinspect.checks import rules
+
+    for rule in rules():
+        sys.stdout.write(f"{rule.severity:7}  {rule.code:25}  {rule.summary}\n")
