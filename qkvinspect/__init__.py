@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qkvinspect.checks import check
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.formats import open_checkpoint as open
     from qkvinspect.inspection import Options, inspect
+    from qkvinspect.model import Finding
     from qkvinspect.report import Attention, Part, Report
 
 _HOMES = {
@@ -25,17 +27,20 @@ _HOMES = {
     "LayoutError": "errors",
     "QkvInspectError": "errors",
     "UsageError": "errors",
+    "check": "checks:check",
     "open": "formats:open_checkpoint",
     "Options": "inspection",
     "inspect": "inspection:inspect",
     "Attention": "report",
     "Part": "report",
+    "Finding": "model",
     "Report": "report",
 }
 
 __all__ = [
     "Attention",
     "CheckpointError",
+    "Finding",
     "LayoutError",
     "Options",
     "Part",
@@ -43,6 +48,7 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "check",
     "inspect",
     "open",
 ]

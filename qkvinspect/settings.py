@@ -30,14 +30,14 @@ class Settings:
     Attributes:
         heads: values as --heads takes them; flags of the command line come after and outrank them.
         layouts: (layer glob, layout id).
-        check: the table of ``qkvinspect check``, as it stands; checks/policy.py reads it.
         origin: the file, or "" if there is none.
+        check: the table of ``qkvinspect check``, as it stands; checks/policy.py reads it.
     """
 
     heads: tuple[str, ...] = ()
     layouts: tuple[tuple[str, str], ...] = ()
-    check: Mapping[str, object] = field(default_factory=dict[str, object])
     origin: str = ""
+    check: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def find(folder: Path) -> Settings:
@@ -75,7 +75,7 @@ def _settings(path: Path, values: Mapping[str, object]) -> Settings:
     if not isinstance(check, dict):
         raise UsageError("check is not a table", file=str(path), found=repr(check)[:60])
     flags = tuple(f"{glob}={count}" for glob, count in heads)
-    return Settings(flags, tuple(layouts), cast("dict[str, object]", check), str(path))
+    return Settings(flags, tuple(layouts), str(path), cast("dict[str, object]", check))
 
 
 def _pairs(path: Path, name: str, table: object) -> list[tuple[str, str]]:

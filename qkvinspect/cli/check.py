@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -161,9 +160,9 @@ def checkpoints(paths: Sequence[str]) -> Iterator[Path]:
     seen: set[Path] = set()
     for text in paths:
         path = Path(text)
-        named = (
-            [path] if path.exists() or not _GLOB.search(text) else [Path(p) for p in sorted(glob(text, recursive=True))]
-        )
+        pattern = str(path.relative_to(path.anchor))
+        plain = path.exists() or not _GLOB.search(text)
+        named = [path] if plain else sorted(Path(path.anchor).glob(pattern))
         if not named:
             raise UsageError("no file matches", file=text)
         for one in named:

@@ -1,0 +1,159 @@
+"""Every check fires on the fault that it is for, names the layer, and is silent on the same model without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from qkvinspect.checks import CHECKS, rules
+from tests.checks.conftest import HEADS, LAYERS, WIDTH, State, name
+
+DIM = WIDTH // HEADS
+Q, K, V = slice(0, WIDTH), slice(WIDTH, 2 * WIDTH), slice(2 * WIDTH, 3 * WIDTH)
+
+
+def head(part: slice, number: int) -> slice:
+    return slice(part.start + number * DIM, part.start + (number + 1) * DIM)
+
+
+def edit(layer: int, rows: slice, value: Callable[[torch.Tensor], Any]) -> Callable[[State], None]:
+    def edit(state: State) -> None:
+        state[name(layer)][rows] = value(state[name(layer)])
+
+    return edit
+
+
+def nan_in_a_bias(state: State) -> None:
+    state[name(3, "in_proj_bias")][WIDTH + 1] = torch.nan
+
+
+def copied_layer(state: State) -> None:
+    for key in list(state):
+        if "layers.2." in key:
+            state[key.replace(".2.", ".5.")] = state[key].clone()
+
+
+def wrong_output(state: State) -> None:
+    state[name(1, "out_proj.weight")] = torch.randn(WIDTH, WIDTH // 2)
+
+
+def another_size(state: State) -> None:
+    state[name(4)] = torch.randn(3 * 16, 16)
+    state[name(4, "in_proj_bias")] = torch.randn(3 * 16)
+    state[name(4, "out_proj.weight")] = torch.randn(16, 16)
+
+
+def no_bias(state: State) -> None:
+    del state[name(6, "in_proj_bias")]
+
+
+def no_layer(state: State) -> None:
+    for key in [key for key in state if "layers.3.self_attn." in key]:
+        del state[key]
+
+
+def extra_key_as_bias(state: State) -> None:
+    state[name(0, "bias_k")] = torch.randn(WIDTH)
+    state[name(0, "bias_v")] = torch.randn(WIDTH)
+
+
+def one_extra_position(state: State) -> None:
+    state[name(2, "bias_k")] = torch.randn(1, 1, WIDTH)
+
+
+def half(state: State) -> None:
+    for tensor in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"):
+        state[name(7, tensor)] = state[name(7, tensor)].half()
+
+
+def nothing(state: State) -> None:
+    for key in list(state):
+        if "attn" in key:
+            del state[key]
+
+
+RANK_ONE = torch.outer(torch.linspace(0.1, 1, DIM), torch.linspace(-1, 1, WIDTH))
+
+FAULTS: list[tuple[str, str, int | None, Callable[[State], None], str]] = [
+    ("nonfinite", "error", 2, edit(2, slice(40, 41), lambda _: torch.nan), "in head 1"),
+    ("nonfinite", "error", 2, edit(2, K, lambda _: torch.inf), "in every head"),
+    ("nonfinite", "error", 3, nan_in_a_bias, "the bias of K holds 1"),
+    ("zero-part", "error", 1, edit(1, K, lambda _: 0), "K is zero throughout"),
+    ("zero-head", "warning", 5, edit(5, head(V, 3), lambda _: 0), "V is zero in head 3"),
+    ("constant-part", "error", 0, edit(0, Q, lambda _: 0.5), "every value of Q is 0.5"),
+    ("constant-part", "error", 0, edit(0, head(K, 2), lambda _: 0.5), "K has one value throughout in head 2"),
+    ("equal-parts", "error", 4, edit(4, K, lambda weight: weight[V]), "K and V hold the same values"),
+    ("equal-parts", "error", 4, edit(4, Q, lambda weight: weight[K]), "Q and K hold the same values"),
+    ("equal-heads", "warning", 3, edit(3, head(Q, 3), lambda w: w[head(Q, 1)]), "heads 1 and 3 of Q hold"),
+    (
+        "equal-heads",
+        "warning",
+        3,
+        edit(3, K, lambda w: torch.cat([w[head(K, n // 2)] for n in range(HEADS)])),
+        "the heads of K are 2 kv heads, each written 2 times",
+    ),
+    ("equal-layers", "warning", 5, copied_layer, "its Q, K and V hold the same values as layers.2.self_attn"),
+    ("projection-shape", "error", 1, wrong_output, "takes 16 values, but 4 heads of V of 8 give 32"),
+    ("odd-layer", "warning", 4, another_size, "where 7 others of its stack have"),
+    ("missing-bias", "warning", 6, no_bias, "it lacks bias, unlike 7 others"),
+    ("missing-layer", "warning", None, no_layer, "there is no attention for N = 3 of 0 to 7"),
+    ("norm-outlier", "warning", 5, edit(5, V, lambda weight: 30 * weight[V]), "times larger than the median"),
+    ("norm-outlier", "warning", 5, edit(5, Q, lambda weight: weight[Q] / 30), "times smaller than the median"),
+    ("dead-head", "warning", 2, edit(2, head(Q, 1), lambda w: w[head(Q, 1)] / 1e3), "Q in head 1 is under 0.02"),
+    ("rank-collapse", "warning", 6, edit(6, head(K, 0), lambda _: RANK_ONE), "K has all but rank one in head 0"),
+    ("bias-kv", "error", 0, extra_key_as_bias, "belong in in_proj_bias"),
+    ("bias-kv", "error", 2, one_extra_position, "has bias_k alone"),
+    ("mixed-dtype", "warning", 7, half, "it is float16, where 7 others of its stack are float32"),
+    ("no-attention", "error", None, nothing, "has a name that a known layout uses"),
+]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_sound_model_is_silent(sound: State, check: Any, suffix: str) -> None:
+    assert check(sound, suffix=suffix, code=0) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "severity", "layer", "fault", "says"), FAULTS, ids=[f"{code}: {says}" for code, _, _, _, says in FAULTS]
+)
+def test_a_fault_is_named(
+    code: str, severity: str, layer: int | None, fault: Callable[[State], None], says: str, sound: State, check: Any
+) -> None:
+    fault(sound)
+    found = check(sound, code=int(severity == "error"))
+    wanted = [finding for finding in found if finding["code"] == code]
+    assert wanted, found
+    assert wanted[0]["severity"] == severity
+    assert wanted[0]["layer"] == (None if layer is None else name(layer, "").rstrip("."))
+    assert says in wanted[0]["message"]
+    assert {finding["layer"] for finding in found} == {wanted[0]["layer"]}
+    assert check(sound, "--ignore", code) == [finding for finding in found if finding["code"] != code]
+
+
+def test_every_check_has_a_fault_here() -> None:
+    elsewhere = {"expected", "changed"}  # test_expectations.py
+    assert {module.CODE for module in CHECKS} == {code for code, *_ in FAULTS} | elsewhere
+
+
+def test_layers_that_share_storage_are_no_copies(sound: State, check: Any) -> None:
+    for key in list(sound):
+        if "layers.2." in key:
+            sound[key.replace(".2.", ".5.")] = sound[key]
+    assert check(sound) == []
+
+
+def test_every_other_layer_may_be_of_another_kind(sound: State, check: Any) -> None:
+    for key in list(sound):
+        if "self_attn" in key and int(key.split(".")[1]) % 2:
+            del sound[key]
+    assert check(sound) == []
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.code)
+def test_every_rule_is_documented(rule) -> None:
+    assert rule.summary.endswith(".")
+    assert rule.code == rule.code.lower()
+    assert LAYERS
