@@ -1,0 +1,146 @@
+"""Faults that reached releases, made anew in trained checkpoints by others: check names them, and is silent before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.real.test_real import ANARCII, SCEPTR, VARIANTS, folder
+
+State = dict[str, torch.Tensor]
+
+ALBERT = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
+LAYER = "encoder.albert_layer_groups.0.albert_layers.0.attention"
+
+
+def checked(run: Any, path: Path, *options: object) -> list[tuple[str, str, str | None]]:
+    (found,) = run("check", path, "--format", "json", *options).json()["checkpoints"]
+    assert found["error"] is None
+    return [(one["code"], one["severity"], one["layer"]) for one in found["findings"] if one["severity"] != "info"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sceptr_is_sound(variant: str, run: Any) -> None:
+    assert checked(run, folder("sceptr") / SCEPTR / variant) == []
+
+
+COLLAPSED = {
+    "decoder.layers.0.self_attention.multihead_attn": "V",
+    "decoder.layers.0.encoder_attention.multihead_attn": "Q V",
+}
+"""What attends from one position only has no use for more than one direction."""
+
+
+@pytest.mark.parametrize("file", ANARCII)
+def test_anarcii_is_sound_but_for_a_decoder_of_one_position(file: str, run: Any) -> None:
+    path = folder("anarcii") / "anarcii" / file
+    expected = [("rank-collapse", layer) for layer, parts in COLLAPSED.items() for _ in parts.split()]
+    found = [(code, layer) for code, _, layer in checked(run, path)]
+    assert found == (expected if "classifii" in file else [])
+    if found:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        weight = state["decoder.layers.0.self_attention.multihead_attn.in_proj_weight"].double()
+        for head in weight[256:].split(32):
+            values = torch.linalg.svdvals(head)
+            assert (values**2).sum() < 1.05 * values[0] ** 2
+
+
+@pytest.mark.parametrize(
+    ("wheel", "path"),
+    [("sapiens", "sapiens/models/v1"), ("rxnmapper", ALBERT), ("soltrannet", "soltrannet")],
+)
+def test_others_are_sound(wheel: str, path: str, run: Any) -> None:
+    found = [file for file in (folder(wheel) / path).rglob("*") if file.suffix in (".pt", ".bin", ".weights")]
+    models = [file for file in found if "training_args" not in file.name]
+    assert models
+    for file in models:
+        assert checked(run, file) == []
+
+
+@pytest.fixture
+def sceptr(tmp_path: Path) -> Callable[..., Path]:
+    """A changed copy of SCEPTR, 3 layers of 8 heads of 8, its config beside it."""
+
+    def write(change: Callable[[State], Any]) -> Path:
+        shutil.copytree(folder("sceptr") / SCEPTR / "SCEPTR", tmp_path / "copy")
+        path = tmp_path / "copy" / "state_dict.pt"
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        change(state)
+        torch.save(state, path)
+        return tmp_path / "copy"
+
+    return write
+
+
+def in_proj(state: State) -> list[str]:
+    return [name for name in state if name.endswith("in_proj_weight")]
+
+
+def test_rows_of_v_written_to_k(sceptr: Any, run: Any) -> None:
+    """huggingface/transformers#40253."""
+
+    def change(state: State) -> str:
+        name = in_proj(state)[1]
+        state[name][64:128] = state[name][128:]
+        return name
+
+    path = folder("sceptr") / SCEPTR / "SCEPTR" / "state_dict.pt"
+    name = in_proj(torch.load(path, weights_only=True))[1]
+    assert ("equal-parts", "error", name.removesuffix(".in_proj_weight")) in checked(run, sceptr(change))
+
+
+def test_zeros_for_k_and_v(tmp_path: Path, run: Any) -> None:
+    """TransformerLensOrg/TransformerLens#1620."""
+    state = torch.load(folder("rxnmapper") / ALBERT / "pytorch_model.bin", weights_only=True, map_location="cpu")
+    (key,) = (name for name in state if name.endswith("attention.key.weight"))
+    for part in ("key", "value"):
+        state[key.replace("key", part)] = torch.zeros_like(state[key])
+    torch.save(state, tmp_path / "model.pt")
+    found = checked(run, tmp_path / "model.pt", "--heads", "8")
+    assert [(code, severity) for code, severity, _ in found if code == "zero-part"] == [("zero-part", "error")] * 2
+    assert key.removesuffix(".key.weight") in {layer for _, _, layer in found}
+
+
+def test_heads_that_were_not_taken_apart(sceptr: Any, run: Any) -> None:
+    """Rows per head, q k v in turn, under the name of blocks: as a Megatron checkpoint that was only renamed."""
+
+    def change(state: State) -> None:
+        for name in in_proj(state):
+            for key in (name, name.replace("weight", "bias")):
+                parts = state[key].view(3, 8, 8, -1)
+                state[key] = parts.transpose(0, 1).reshape(state[key].shape).contiguous()
+
+    found = checked(run, sceptr(change))
+    assert [(code, severity) for code, severity, _ in found] == [("packing-against-weights", "error")] * 3
+    assert len({layer for *_, layer in found}) == 3
+
+
+def test_a_matrix_the_other_way_round(tmp_path: Path, run: Any) -> None:
+    """Q, K and V of a BERT written as Conv1D writes them: square, so they load."""
+    state = torch.load(folder("rxnmapper") / ALBERT / "pytorch_model.bin", weights_only=True, map_location="cpu")
+    for name in state:
+        if name.endswith(("query.weight", "key.weight", "value.weight", "attention.dense.weight")):
+            state[name] = state[name].t().contiguous()
+    torch.save(state, tmp_path / "model.pt")
+    found = checked(run, tmp_path / "model.pt", "--heads", "8")
+    assert [(code, severity) for code, severity, _ in found] == [("orientation-against-weights", "error")]
+
+
+def test_a_wrong_number_of_heads(sceptr: Any, run: Any) -> None:
+    found = checked(run, sceptr(lambda _: None), "--heads", "4")
+    assert {code for code, severity, _ in found if severity == "error"} == {"heads-against-weights"}
+
+
+def test_a_model_that_was_not_read_to_its_end(sceptr: Any, run: Any) -> None:
+    """Half of a layer NaN, as memory that was never written may be."""
+
+    def change(state: State) -> None:
+        state[in_proj(state)[2]][96:] = torch.nan
+
+    found = checked(run, sceptr(change))
+    assert [code for code, _, _ in found].count("nonfinite") == 2
