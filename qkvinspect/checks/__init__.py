@@ -172,7 +172,7 @@ def check(
 
     wanted = parse_policy({"select": list(select), "ignore": list(ignore)})
     with open_checkpoint(Path(path)) as checkpoint:
-        return run(inspect(checkpoint, Options(heads=tuple(heads), evidence="thorough")), wanted)
+        return run(inspect(checkpoint, Options(heads=tuple(heads), evidence="each")), wanted)
 
 
 def _may_fire(check: Check, wanted: Policy) -> bool:

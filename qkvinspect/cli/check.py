@@ -109,7 +109,7 @@ def check(
             heads=heads,
             layouts=layout,
             norms=True,
-            evidence="thorough" if evidence else "none",
+            evidence="each" if evidence else "none",
         ),
         baseline=baseline,
         record=write_baseline,

@@ -81,7 +81,7 @@ def report(
     heads: list[str] | None,
     layouts: list[str] | None,
     norms: bool,
-    evidence: Literal["none", "wanted", "thorough"],
+    evidence: Literal["none", "wanted", "thorough", "each"],
 ) -> Report:
     """Inspect it, with a progress bar if that takes long."""
     from qkvinspect.cli.progress import Bar

@@ -30,14 +30,15 @@ class Options:
         layers: globs; only layers that match one are reported. None or empty: all.
         norms: whether to read the weights and measure them.
         evidence: whether the weights are asked about heads and packing: not at all, where nothing else tells
-            (with a glance where something does), or thoroughly for every layer.
+            (with a glance where something does), thoroughly for every stack of layers, or so and then each layer
+            alone.
     """
 
     heads: tuple[str, ...] = ()
     layouts: tuple[tuple[str, str], ...] = ()
     layers: tuple[str, ...] = ()
     norms: bool = True
-    evidence: Literal["none", "wanted", "thorough"] = "none"
+    evidence: Literal["none", "wanted", "thorough", "each"] = "none"
 
 
 def inspect(
@@ -70,8 +71,9 @@ def inspect(
     if options.evidence == "none":
         modules = [_module(found, names, facts) for found in matches if wanted(found)]
     else:
+        thorough = options.evidence in ("thorough", "each")
         every = [_module(found, names, facts) for found in matches]
-        modules = weights.ask(every, wanted, names, facts, thorough=options.evidence == "thorough")
+        modules = weights.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
     findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint)]
     attentions: list[Attention] = []
     for module in modules:

@@ -48,7 +48,13 @@ class Module:
 
 
 def ask(
-    modules: Sequence[Module], wanted: Callable[[Match], bool], names: Names, facts: Facts, *, thorough: bool
+    modules: Sequence[Module],
+    wanted: Callable[[Match], bool],
+    names: Names,
+    facts: Facts,
+    *,
+    thorough: bool,
+    each: bool = False,
 ) -> list[Module]:
     """Weigh what is open, and what is known against the weights.
 
@@ -56,6 +62,7 @@ def ask(
         modules: all of them: layers that are not wanted speak for others of their stack.
         thorough: weigh every stack at length and keep what came of it; else a stack whose heads are known gets
             a glance, and more only where that contradicts them.
+        each: look at every layer alone as well: one of many may be packed otherwise.
 
     Returns:
         the wanted ones.
@@ -73,7 +80,18 @@ def ask(
         if chosen:
             answer = _Stack(stack, names, facts).answer(thorough)
             told |= {id(module): answer(module) for module in chosen}
+            if each and len(stack) > 1:
+                told |= {id(module): _alone(told[id(module)], names, facts) for module in chosen}
     return [told.get(id(module), module) for module in modules if wanted(module.match)]
+
+
+def _alone(module: Module, names: Names, facts: Facts) -> Module:
+    """The module with what its own weights have against what its stack says, if that has nothing against it."""
+    attention = module.attention
+    if attention is None or attention.heads is None or any("against" in finding.code for finding in module.findings):
+        return module
+    own = _Stack([module], names, facts).answer(thorough=False)(module)
+    return replace(module, findings=own.findings)
 
 
 def _kind(attention: Attention) -> object:

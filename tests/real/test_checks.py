@@ -120,6 +120,20 @@ def test_heads_that_were_not_taken_apart(sceptr: Any, run: Any) -> None:
     assert len({layer for *_, layer in found}) == 3
 
 
+def test_one_layer_whose_heads_were_not_taken_apart(sceptr: Any, run: Any) -> None:
+    """The layers of a stack are weighed together: this one is told by itself."""
+
+    def change(state: State) -> None:
+        name = in_proj(state)[1]
+        for key in (name, name.replace("weight", "bias")):
+            state[key] = state[key].view(3, 8, 8, -1).transpose(0, 1).reshape(state[key].shape).contiguous()
+
+    (found,) = checked(run, sceptr(change))
+    assert found[:2] == ("packing-against-weights", "error")
+    assert found[2] is not None
+    assert found[2].endswith("layers.1.self_attn")
+
+
 def test_a_matrix_the_other_way_round(tmp_path: Path, run: Any) -> None:
     """Q, K and V of a BERT written as Conv1D writes them: square, so they load."""
     state = torch.load(folder("rxnmapper") / ALBERT / "pytorch_model.bin", weights_only=True, map_location="cpu")
