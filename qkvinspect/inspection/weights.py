@@ -90,8 +90,7 @@ def _alone(module: Module, names: Names, facts: Facts) -> Module:
     attention = module.attention
     if attention is None or attention.heads is None or any("against" in finding.code for finding in module.findings):
         return module
-    own = _Stack([module], names, facts).answer(thorough=False)(module)
-    return replace(module, findings=own.findings)
+    return _Stack([module], names, facts).alone(module)
 
 
 def _kind(attention: Attention) -> object:
@@ -128,6 +127,17 @@ class _Stack:
             evidence = self._few(_STRETCH * self._affordable())._weigh(layout, thorough=thorough)
         return (lambda module: module) if evidence is None else (lambda module: self._told(module, evidence))
 
+    def alone(self, module: Module) -> Module:
+        """The one layer, whose heads are taken as known: its packing and orientation only."""
+        layout, heads = self._attention.layout, self._attention.heads
+        assert layout is not None
+        assert heads is not None
+        glance = self._weigh(layout, glance=True, counts=[heads.num_heads])
+        if glance is None or not self._against(glance):
+            return module
+        evidence = self._weigh(layout)
+        return module if evidence is None else replace(module, findings=self._told(module, evidence).findings)
+
     @property
     def _attention(self) -> Attention:
         found = self.modules[0].attention
@@ -148,10 +158,12 @@ class _Stack:
         layout = self._attention.layout
         return list(about_evidence(self._attention, evidence, rivals.describe(layout) if layout else ""))
 
-    def _weigh(self, layout: Layout, *, thorough: bool = False, glance: bool = False) -> Evidence | None:
+    def _weigh(
+        self, layout: Layout, *, thorough: bool = False, glance: bool = False, counts: Sequence[int] = ()
+    ) -> Evidence | None:
         from qkvinspect.evidence import draw, samples_of, weigh_heads, weigh_packings, weigh_turns
 
-        own = self._variants(lambda _: layout, self._counts())
+        own = self._variants(lambda _: layout, counts or self._counts())
         samples = samples_of(next(iter(own.values()))) if own else []
         if not samples:
             return None
