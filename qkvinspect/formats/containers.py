@@ -139,7 +139,7 @@ def _containers(root: object, counts: Counts, depth: int) -> Iterator[tuple[Cont
         children = {
             key: child for key, child in children_of(node).items() if counts.all(child) and not _HYPER.search(key)
         }
-        models = [key for key in children if _role(key) == "model"]
+        models = {key: None for key in children if _role(key) == "model"}
         inside = sum(counts.all(children[key]) for key in models)
         direct = counts.direct(node)
         is_state_dict = is_module(node) or (direct > 0 and inside <= 2 * direct)
@@ -153,7 +153,8 @@ def _containers(root: object, counts: Counts, depth: int) -> Iterator[tuple[Cont
             yield Container("/".join((*keys, key)), counts.all(children[key]), _role(key)), (*keys, key)
         if len(models) != 1:
             return
-        node, keys = children[models[0]], (*keys, models[0])
+        (only,) = models
+        node, keys = children[only], (*keys, only)
 
 
 def _role(key: str) -> Role:
