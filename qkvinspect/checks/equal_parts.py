@@ -20,7 +20,7 @@ SEVERITY = "error"
 def told(subject: Subject) -> Iterator[Told]:
     for attention in subject.attentions:
         for one, other in combinations(attention.parts, 2):
-            mine, others = (subject.facts.get((attention.layer, part.name), ()) for part in (one, other))
+            mine, others = (subject.facts.get((part.weight.name, part.name), ()) for part in (one, other))
             constant = any(fact.lowest is not None and fact.lowest == fact.highest for fact in mine)
             if not mine or constant or same_rows(one, other):
                 continue

@@ -35,7 +35,7 @@ class Facts:
 
 
 Key = tuple[str, str]
-"""Layer and part."""
+"""The stored tensor and the part: two modules may have one name."""
 
 
 def gather(attentions: Sequence[Attention], progress: Progress | None = None) -> Mapping[Key, tuple[Facts, ...]]:
@@ -48,7 +48,7 @@ def gather(attentions: Sequence[Attention], progress: Progress | None = None) ->
     advance = counter(sum(_nbytes(part) for _, part in parts), progress)
     found: dict[Key, tuple[Facts, ...]] = {}
     for attention, part in parts:
-        found[attention.layer, part.name] = tuple(_facts(part, known=attention.heads is not None))
+        found[part.weight.name, part.name] = tuple(_facts(part, known=attention.heads is not None))
         advance(_nbytes(part))
     return found
 

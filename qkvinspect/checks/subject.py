@@ -23,7 +23,7 @@ class Subject:
     """One checkpoint.
 
     Attributes:
-        facts: of every head, by layer and part.
+        facts: of every head, by stored tensor and part.
         expect: by glob of layers.
         baseline: what to compare with, or None.
         tolerance: relative, of norms against the baseline.
@@ -53,7 +53,7 @@ class Subject:
         """Every part with the facts of its heads; one "head" where their number is not known."""
         for attention in self.attentions:
             for part in attention.parts:
-                yield attention, part, self.facts.get((attention.layer, part.name), ())
+                yield attention, part, self.facts.get((part.weight.name, part.name), ())
 
     def heads(self) -> Iterator[tuple[str, Part, tuple[Facts, ...], tuple[Measure, ...]]]:
         """Layer, part, facts and norms of the parts whose heads are known and are several."""
