@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from qkvinspect import __version__
+from qkvinspect.cli.diff import diff
 from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(show)
 app.command()(explain)
 app.command()(export)
+app.command()(diff)
 app.command()(layouts)
 
 
@@ -55,6 +57,7 @@ def root(
       qkvinspect show model.pt
       qkvinspect explain model.pt encoder.layers.0.self_attn --verify
       qkvinspect export --split model.pt -o qkv.safetensors
+      qkvinspect diff before.pt after.safetensors
 
     Exit status:
 

@@ -1,0 +1,146 @@
+"""A difference as words and flat rows, for every format that people read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from qkvinspect.diff.difference import SAME, Comparison, Difference, LayerDifference
+from qkvinspect.render import text
+from qkvinspect.render.view import View
+
+PART_COLUMNS = ("part", "A", "B", "status", "relative L2", "max difference", "cosine", "changed", "largest change")
+HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[3:])
+NUMERIC = frozenset({"head", "relative L2", "max difference", "cosine", "changed"})
+
+_MOST_OTHERS = 20
+_MOST_LAYERS = 4
+_LABELS = {"q": "Q", "k": "K", "v": "V"}
+
+
+def sides(difference: Difference) -> Iterator[str]:
+    """Each file in one line."""
+    for side, file in (("A", difference.a), ("B", difference.b)):
+        container = [f"in {file.container!r}"] if file.container else []
+        facts = (side, file.path, file.format, *container, text.count(len(file.tensors), "tensor"))
+        yield text.clean("  ".join((*facts, text.size(file.num_bytes))))
+
+
+def layer_columns(difference: Difference) -> tuple[str, ...]:
+    """The columns of ``layer_rows``: names in B only where one differs."""
+    renamed = any(layer.a != layer.b for layer in difference.layers)
+    return ("layer", *(("in B", "matched by") if renamed else ()), "status", "relative L2", "what")
+
+
+def layer_rows(difference: Difference) -> Iterator[tuple[str, ...]]:
+    """One row a layer, those that only one side holds last."""
+    renamed = any(layer.a != layer.b for layer in difference.layers)
+    for layer in difference.layers:
+        largest = max((part.whole.relative_l2 or 0.0 for part in layer.parts), default=0.0)
+        names = (text.layer(layer.b), layer.matched_by) if renamed else ()
+        yield (text.layer(layer.a), *names, layer.status, text.number(largest), _what(layer))
+    for status, names in (("removed", difference.removed), ("added", difference.added)):
+        for name in names:
+            yield (text.layer(name), *(("-", "-") if renamed else ()), status, "-", "")
+
+
+def happened(difference: Difference) -> Iterator[str]:
+    """What was recognised, once for all the layers that it happened to."""
+    layers: dict[str, list[str]] = {}
+    for layer in difference.layers:
+        for relation in layer.relations:
+            layers.setdefault(relation.message, []).append(text.layer(layer.a))
+    for message, names in layers.items():
+        some = ", ".join(names[:_MOST_LAYERS]) + (f", ... {len(names)} layers" if len(names) > _MOST_LAYERS else "")
+        where = f"in all {len(names)} layers" if len(names) == len(difference.layers) > 1 else f"in {some}"
+        yield text.clean(f"{message} ({where})")
+
+
+def detailed(difference: Difference, view: View) -> Iterator[LayerDifference]:
+    """The layers whose parts are worth a table."""
+    for layer in difference.layers:
+        if layer.status not in SAME or (view.per_head and layer.status != "identical"):
+            yield layer
+
+
+def stored(layer: LayerDifference) -> str:
+    """How each side stores a layer."""
+    one, other = layer.stored
+    return text.clean(one if one == other else f"A: {one}; B: {other}")
+
+
+def part_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
+    """One row a part, under PART_COLUMNS."""
+    for part in layer.parts:
+        kinds = ("-" if kind is None else f"{text.shape(kind[1])} {kind[0]}" for kind in (part.a, part.b))
+        yield (_label(part.name), *kinds, *_cells(part.whole))
+
+
+def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
+    """One row a head of each part that is not identical, under HEAD_COLUMNS."""
+    for part in layer.parts:
+        if part.whole.status != "identical":
+            for head, found in enumerate(part.heads):
+                yield (_label(part.name), str(head), *_cells(found))
+
+
+def others(difference: Difference) -> Iterator[str]:
+    """The tensors outside attention: how many, and which are not the same."""
+    if not difference.others:
+        return
+    counts = Counter(other.whole.status for other in difference.others)
+    yield "other tensors: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    named = [other for other in difference.others if other.whole.status not in SAME]
+    for other in named[:_MOST_OTHERS]:
+        found, name = other.whole, text.clean(other.a or other.b or "")
+        detail = f", relative L2 {text.number(found.relative_l2)}" if found.relative_l2 is not None else ""
+        place = f", {_place(found)}" if found.largest else ""
+        yield f"  {name} {found.status}{detail}{place}"
+    if len(named) > _MOST_OTHERS:
+        yield f"  ... and {len(named) - _MOST_OTHERS} more; --format json names all"
+
+
+def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
+    """(severity, text) of notes and warnings."""
+    for note in difference.notes:
+        yield "info", text.clean(note)
+    for side, finding in difference.findings:
+        where = f"{finding.layer}: " if finding.layer else ""
+        yield finding.severity, text.clean(f"{side.upper()}: {where}{finding.message}")
+
+
+def verdict(difference: Difference) -> str:
+    """The answer in one line."""
+    layers = Counter(layer.status for layer in difference.layers)
+    layers.update(added=len(difference.added), removed=len(difference.removed))
+    total = sum(layers.values())
+    said = ", ".join(f"{count} {status}" for status, count in layers.items() if count)
+    return f"{'same' if difference.same else 'different'}: {text.count(total, 'layer')}{f' ({said})' if said else ''}"
+
+
+def _what(layer: LayerDifference) -> str:
+    """The parts that are not the same."""
+    return ", ".join(_label(part.name) for part in layer.parts if part.whole.status not in SAME)
+
+
+def _label(name: str) -> str:
+    if name.endswith("_bias"):
+        return f"{_label(name.removesuffix('_bias'))} bias"
+    return _LABELS.get(name, name)
+
+
+def _cells(found: Comparison) -> tuple[str, ...]:
+    numbers = (found.relative_l2, found.max_difference)
+    shown = ("-" if value is None else text.number(value) for value in numbers)
+    cosine = "-" if found.cosine is None else f"{found.cosine:.6f}"
+    return (found.status, *shown, cosine, str(found.changed), _place(found))
+
+
+def _place(found: Comparison) -> str:
+    spot = found.largest
+    if spot is None:
+        return ""
+    head = "" if spot.head is None else f"head {spot.head}, "
+    column = "" if spot.column is None else f", column {spot.column}"
+    odd = f"; {found.nonfinite} not finite" if found.nonfinite else ""
+    return f"{head}row {spot.row}{column}: {spot.a:.9g} -> {spot.b:.9g}{odd}"
