@@ -13,6 +13,7 @@ from qkvinspect.diff.pairing import Pair, Prefixes, Renames, pair_names
 from qkvinspect.diff.parts import Parts, common_heads, heads_of, parts_of, stored_of, tensors_of
 from qkvinspect.diff.relations import relate
 from qkvinspect.diff.stacks import pair_by_order
+from qkvinspect.diff.storage import lying_otherwise
 from qkvinspect.diff.tally import Advance
 from qkvinspect.diff.tally import compare as compare_lines
 from qkvinspect.errors import UsageError
@@ -164,7 +165,7 @@ def _compare_layer(layer: _Layer, tolerance: float | None, advance: Advance) -> 
         stored=(_stored(layer.a), _stored(layer.b)),
         num_heads=geometry.num_heads if geometry else None,
         parts=parts,
-        relations=relations,
+        relations=lying_otherwise(layer.a, layer.b, relations),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from qkvinspect.diff.fingerprint import Fingerprint, fingerprint
 from qkvinspect.diff.origin import Origin, find_origin
 from qkvinspect.diff.parts import Parts
 from qkvinspect.diff.recut import find_recut
-from qkvinspect.diff.tally import Advance
+from qkvinspect.diff.tally import Advance, rounded_through
 from qkvinspect.packing import Geometry
 
 LABELS = {"q": "Q", "k": "K", "v": "V", "out": "the output projection"}
@@ -26,26 +26,29 @@ def relate(
     Args:
         sizes: the heads, or each number of heads that the shapes allow.
     """
-    emptied = tuple(part.name for part in found if part.whole.emptied)
-    relations = (
-        [_relation("zero-filled", f"{_list(emptied)} {_are(emptied)} all zero in B", emptied)] if emptied else []
-    )
-    relations += _empty_heads(found)
+    relations = list(_empty(found))
     changed = [
         part.name
         for part in found
         if part.whole.status in ("changed", "reshaped") and not part.name.endswith("bias") and not part.whole.emptied
     ]
-    weights = [name for name in a if name in b and not name.endswith("bias")]
-    if not changed or any(side[name].dtype.kind != "float" for side in (a, b) for name in weights):
+    kept = [name for name in a if name in b]
+    if not changed or any(side[name].dtype.kind != "float" for side in (a, b) for name in kept):
         return tuple(relations)
-    into = min((side[name].dtype for side in (a, b) for name in weights), key=lambda dtype: dtype.bits)
-    ours, theirs = ({name: fingerprint(side[name], into, advance) for name in weights} for side in (a, b))
+    through = {name: dtype for name in changed if (dtype := rounded_through(a[name], b[name])) is not None}
+    for dtype in dict.fromkeys(through.values()):
+        names = [name for name in through if through[name] == dtype]
+        relations.append(
+            _relation("rounded-through", f"{_list(names)} of B hold the values of A rounded to {dtype}", names)
+        )
+    changed = [name for name in changed if name not in through]
+    if not changed:
+        return tuple(relations)
+    into = min((side[name].dtype for side in (a, b) for name in kept), key=lambda dtype: dtype.bits)
+    ours, theirs = ({name: fingerprint(side[name], into, advance) for name in kept} for side in (a, b))
     origins = {name: origin for name in changed if (origin := _origin(name, ours, theirs[name], sizes)) is not None}
-    relations += _moved(origins)
-    relations += _permuted(origins)
-    relations += _turned(origins)
-    relations += _transposed(origins)
+    stale = {name for name, origin in origins.items() if not _bias_went_along(name, origin, ours, theirs)}
+    relations += [*_moved(origins, stale), *_permuted(origins, stale), *_turned(origins, stale), *_transposed(origins)]
     unexplained = [name for name in changed if name not in origins]
     if {"q", "k", "v"} <= ours.keys() and not {"q", "k", "v"}.isdisjoint(unexplained):
         before, after = ({name: side[name].rows for name in ("q", "k", "v")} for side in (ours, theirs))
@@ -58,6 +61,14 @@ def relate(
     return tuple(relations)
 
 
+def _bias_went_along(name: str, origin: Origin, a: Mapping[str, Fingerprint], b: Mapping[str, Fingerprint]) -> bool:
+    """Whether the bias of a part came from A in the same way, where there is one."""
+    before, after = a.get(f"{origin.part}_bias"), b.get(f"{name}_bias")
+    if name == "out" or origin.transposed or before is None or after is None:
+        return True
+    return np.array_equal(before.rows[origin.index], after.rows)
+
+
 def _origin(name: str, a: Mapping[str, Fingerprint], b: Fingerprint, sizes: Sequence[Geometry]) -> Origin | None:
     family = [part for part in a if part in ("q", "k", "v")] if name in ("q", "k", "v") else []
     sources = {part: a[part] for part in dict.fromkeys((name, *family))}
@@ -68,19 +79,19 @@ def _origin(name: str, a: Mapping[str, Fingerprint], b: Fingerprint, sizes: Sequ
     return find_origin(name, b, sources, dict.fromkeys([*counts, 1]), turning=name in ("q", "k"))
 
 
-def _moved(origins: Mapping[str, Origin]) -> Iterator[Relation]:
+def _moved(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation]:
     moved = {name: one.part for name, one in origins.items() if one.part != name}
     for name, source in moved.items():
         if moved.get(source) == name:
             if name < source:
                 text = f"{_label(name)} and {_label(source)} are swapped"
-                yield _relation("parts-swapped", text, (name, source), origins)
+                yield _relation("parts-swapped", text, (name, source), origins, stale)
         else:
             text = f"{_label(name)} of B is {_label(source)} of A"
-            yield _relation("part-copied", text, (name,), origins)
+            yield _relation("part-copied", text, (name,), origins, stale)
 
 
-def _permuted(origins: Mapping[str, Origin]) -> Iterator[Relation]:
+def _permuted(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation]:
     moved = {name: one for name, one in origins.items() if one.moved}
     groups: list[list[str]] = []
     for name, origin in moved.items():
@@ -94,12 +105,12 @@ def _permuted(origins: Mapping[str, Origin]) -> Iterator[Relation]:
         order = ", ".join(map(str, heads[:_SHOWN])) + (", ..." if len(heads) > _SHOWN else "")
         if sorted(heads) == list(range(len(heads))):
             text = f"heads are permuted in {_list(group)}: those of B are {order} of A"
-            if {"q", "k", "v", "out"} <= set(group):
+            if {"q", "k", "v", "out"} <= set(group) and stale.isdisjoint(group):
                 text += "; the layer computes the same"
-            yield _relation("heads-permuted", text, group, moved)
+            yield _relation("heads-permuted", text, group, moved, stale)
         else:
             text = f"some heads of {_list(group)} stand in place of others: those of B are {order} of A"
-            yield _relation("heads-copied", text, group, moved)
+            yield _relation("heads-copied", text, group, moved, stale)
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
@@ -109,7 +120,7 @@ def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
     return len(many) % len(few) == 0 and all(few[i // share] == head // share for i, head in enumerate(many))
 
 
-def _turned(origins: Mapping[str, Origin]) -> Iterator[Relation]:
+def _turned(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation]:
     turned = {name: one for name, one in origins.items() if one.turn}
     for turn, width in dict.fromkeys((one.turn, one.width) for one in turned.values()):
         names = [name for name, one in turned.items() if (one.turn, one.width) == (turn, width)]
@@ -118,7 +129,7 @@ def _turned(origins: Mapping[str, Origin]) -> Iterator[Relation]:
         pairs = ("neighbours (interleaved)", "halves (rotate-half)")
         before, after = pairs if turn == "halves" else pairs[::-1]
         text = f"rotary pairs{share} are {before} in A and {after} in B, in {_list(names)}"
-        yield _relation("rotary-permuted", text, names, turned)
+        yield _relation("rotary-permuted", text, names, turned, stale)
 
 
 def _transposed(origins: Mapping[str, Origin]) -> Iterator[Relation]:
@@ -127,13 +138,15 @@ def _transposed(origins: Mapping[str, Origin]) -> Iterator[Relation]:
         yield _relation("transposed", f"{_list(names)} {_are(names)} transposed", names, origins)
 
 
-def _empty_heads(found: Sequence[PartDifference]) -> Iterator[Relation]:
+def _empty(found: Sequence[PartDifference]) -> Iterator[Relation]:
+    parts = [part.name for part in found if part.whole.emptied]
+    if parts:
+        yield _relation("zero-filled", f"{_list(parts)} {_are(parts)} all zero in B", parts)
     for part in found:
         heads = [str(head) for head, one in enumerate(part.heads) if one.emptied]
         if heads and not part.whole.emptied:
             which = f"head{'s' if len(heads) > 1 else ''} {', '.join(heads)} of {_label(part.name)}"
-            text = f"{which} {_are(heads)} all zero in B"
-            yield _relation("zero-filled", text, (part.name,))
+            yield _relation("zero-filled", f"{which} {_are(heads)} all zero in B", (part.name,))
 
 
 def _shuffled(name: str, a: Fingerprint, b: Fingerprint) -> Iterator[Relation]:
@@ -145,10 +158,20 @@ def _shuffled(name: str, a: Fingerprint, b: Fingerprint) -> Iterator[Relation]:
             return
 
 
-def _relation(code: str, text: str, parts: Sequence[str], origins: Mapping[str, Origin] | None = None) -> Relation:
+def _relation(
+    code: str,
+    text: str,
+    parts: Sequence[str],
+    origins: Mapping[str, Origin] | None = None,
+    stale: Set[str] = frozenset(),
+) -> Relation:
+    """Args: ``stale``, parts whose bias did not come along."""
     missing = sum(origins[part].missing for part in parts) if origins else 0
     if missing:
         text += f", but for {missing} row{'s' if missing > 1 else ''}"
+    left = [f"{part}_bias" for part in parts if part in stale]
+    if left:
+        text += f", but not {_list(left)}"
     return Relation(code, text, tuple(parts))
 
 

@@ -12,7 +12,7 @@ from qkvinspect.blocks import Array
 from qkvinspect.diff.difference import IDENTICAL, Comparison, Spot
 from qkvinspect.diff.lines import Lines, tiles
 from qkvinspect.diff.rounding import rounded
-from qkvinspect.dtypes import DType
+from qkvinspect.dtypes import DTYPES, DType
 
 Advance = Callable[[int], None]
 """Told how many bytes have just been read."""
@@ -69,6 +69,17 @@ def _directions(a: DType, b: DType) -> Iterator[DType]:
         yield b
     if b.bits >= a.bits and a != b:
         yield a
+
+
+def rounded_through(a: Lines, b: Lines) -> str | None:
+    """The 16-bit dtype through which the values of A went to become those of B, in a wider dtype, if they did."""
+    if a.shape != b.shape or min(a.dtype.bits, b.dtype.bits) < 32:
+        return None
+    for dtype in (DTYPES["bfloat16"], DTYPES["float16"]):
+        pairs = ((side.values(side.words(*tile)) for side in (a, b)) for tile in tiles(a, b))
+        if not any(_differs(rounded(x, dtype), y).any() for x, y in pairs):
+            return dtype.name
+    return None
 
 
 class _Tally:

@@ -36,7 +36,7 @@ def _lines(difference: Difference, view: View) -> Iterator[str]:
             yield ""
             yield from table(words.HEAD_COLUMNS, words.head_rows(layer))
         yield "\n</details>"
-    others = [line.strip() for line in words.others(difference)]
+    others = list(words.others(difference))
     remarks = list(words.remarks(difference))
     if others or remarks:
         yield ""

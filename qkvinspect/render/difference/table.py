@@ -39,7 +39,7 @@ def render(difference: Difference, view: View) -> str:
             terminal.print(grid(words.HEAD_COLUMNS, words.head_rows(layer), words.NUMERIC, _style))
     terminal.print()
     for line in words.others(difference):
-        terminal.print(Text(line))
+        terminal.print(Text(line, style="red"))
     for severity, line in words.remarks(difference):
         terminal.print(Text(f"{severity}: ", style=STYLES[severity]).append(line, style="none"))
     terminal.print(Text(words.verdict(difference), style="bold"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from math import inf
 
 from qkvinspect.diff.difference import SAME, Comparison, Difference, LayerDifference
 from qkvinspect.render import text
 from qkvinspect.render.view import View
 
-PART_COLUMNS = ("part", "A", "B", "status", "relative L2", "max difference", "cosine", "changed", "largest change")
-HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[3:])
+PART_COLUMNS = ("part", "stored", "status", "relative L2", "max difference", "cosine", "changed", "largest change")
+HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
 NUMERIC = frozenset({"head", "relative L2", "max difference", "cosine", "changed"})
 
 _MOST_OTHERS = 20
@@ -36,9 +37,8 @@ def layer_rows(difference: Difference) -> Iterator[tuple[str, ...]]:
     """One row a layer, those that only one side holds last."""
     renamed = any(layer.a != layer.b for layer in difference.layers)
     for layer in difference.layers:
-        largest = max((part.whole.relative_l2 or 0.0 for part in layer.parts), default=0.0)
         names = (text.layer(layer.b), layer.matched_by) if renamed else ()
-        yield (text.layer(layer.a), *names, layer.status, text.number(largest), _what(layer))
+        yield (text.layer(layer.a), *names, layer.status, _largest(layer), _what(layer))
     for status, names in (("removed", difference.removed), ("added", difference.added)):
         for name in names:
             yield (text.layer(name), *(("-", "-") if renamed else ()), status, "-", "")
@@ -70,10 +70,11 @@ def stored(layer: LayerDifference) -> str:
 
 
 def part_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
-    """One row a part, under PART_COLUMNS."""
+    """One row a part that is not identical, under PART_COLUMNS."""
     for part in layer.parts:
-        kinds = ("-" if kind is None else f"{text.shape(kind[1])} {kind[0]}" for kind in (part.a, part.b))
-        yield (_label(part.name), *kinds, *_cells(part.whole))
+        if part.whole.status != "identical":
+            kinds = [f"{text.shape(kind[1])} {kind[0]}" if kind else "nothing" for kind in (part.a, part.b)]
+            yield (_label(part.name), " -> ".join(dict.fromkeys(kinds)), *_cells(part.whole))
 
 
 def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
@@ -85,19 +86,15 @@ def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
 
 
 def others(difference: Difference) -> Iterator[str]:
-    """The tensors outside attention: how many, and which are not the same."""
-    if not difference.others:
-        return
-    counts = Counter(other.whole.status for other in difference.others)
-    yield "other tensors: " + ", ".join(f"{count} {status}" for status, count in counts.items())
-    named = [other for other in difference.others if other.whole.status not in SAME]
+    """The tensors outside attention that are not the same."""
+    named = [other for other in difference.others or () if other.whole.status not in SAME]
     for other in named[:_MOST_OTHERS]:
         found, name = other.whole, text.clean(other.a or other.b or "")
-        detail = f", relative L2 {text.number(found.relative_l2)}" if found.relative_l2 is not None else ""
+        detail = f", relative L2 {_relative(found)}" if found.relative_l2 is not None else ""
         place = f", {_place(found)}" if found.largest else ""
-        yield f"  {name} {found.status}{detail}{place}"
+        yield f"{name}: {found.status}{detail}{place}"
     if len(named) > _MOST_OTHERS:
-        yield f"  ... and {len(named) - _MOST_OTHERS} more; --format json names all"
+        yield f"... and {len(named) - _MOST_OTHERS} more; --format json names all"
 
 
 def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
@@ -111,16 +108,40 @@ def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
 
 def verdict(difference: Difference) -> str:
     """The answer in one line."""
-    layers = Counter(layer.status for layer in difference.layers)
+    layers = Counter[str](layer.status for layer in difference.layers)
     layers.update(added=len(difference.added), removed=len(difference.removed))
-    total = sum(layers.values())
-    said = ", ".join(f"{count} {status}" for status, count in layers.items() if count)
-    return f"{'same' if difference.same else 'different'}: {text.count(total, 'layer')}{f' ({said})' if said else ''}"
+    said = [f"{text.count(layers.total(), 'layer')}{_counted(layers)}"]
+    if difference.others:
+        others = Counter[str](other.whole.status for other in difference.others)
+        said.append(f"{text.count(others.total(), 'other tensor')}{_counted(others)}")
+    return f"{'same' if difference.same else 'different'}: {', '.join(said)}"
+
+
+def _counted(statuses: Counter[str]) -> str:
+    said = ", ".join(f"{count} {status}" for status, count in statuses.items() if count)
+    return f" ({said})" if said else ""
 
 
 def _what(layer: LayerDifference) -> str:
     """The parts that are not the same."""
     return ", ".join(_label(part.name) for part in layer.parts if part.whole.status not in SAME)
+
+
+def _largest(layer: LayerDifference) -> str:
+    """The largest relative difference of a weight; of a bias, which may be near zero, only where no weight differs."""
+    weights = [part.whole for part in layer.parts if not part.name.endswith("_bias")]
+    biases = [part.whole for part in layer.parts if part.name.endswith("_bias")]
+    for some in (weights, biases):
+        found = [one for one in some if one.status != "identical"]
+        if found:
+            return _relative(max(found, key=lambda one: inf if one.nonfinite else one.relative_l2 or 0.0))
+    return "0"
+
+
+def _relative(found: Comparison) -> str:
+    if found.nonfinite:
+        return "nan"
+    return "-" if found.relative_l2 is None else text.number(found.relative_l2)
 
 
 def _label(name: str) -> str:
@@ -130,10 +151,9 @@ def _label(name: str) -> str:
 
 
 def _cells(found: Comparison) -> tuple[str, ...]:
-    numbers = (found.relative_l2, found.max_difference)
-    shown = ("-" if value is None else text.number(value) for value in numbers)
+    gap = "-" if found.max_difference is None else text.number(found.max_difference)
     cosine = "-" if found.cosine is None else f"{found.cosine:.6f}"
-    return (found.status, *shown, cosine, str(found.changed), _place(found))
+    return (found.status, _relative(found), gap, cosine, str(found.changed), _place(found))
 
 
 def _place(found: Comparison) -> str:
