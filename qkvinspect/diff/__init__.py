@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 
 from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
 from qkvinspect.diff.lines import Lines
-from qkvinspect.diff.others import Others, pair_others
-from qkvinspect.diff.pairing import Pair, Prefixes, Renames, pair_names
+from qkvinspect.diff.others import pair_others
+from qkvinspect.diff.pairing import Pair, Renames, pair_names
 from qkvinspect.diff.parts import Parts, common_heads, heads_of, parts_of, stored_of, tensors_of
 from qkvinspect.diff.relations import relate
 from qkvinspect.diff.stacks import pair_by_order
@@ -72,7 +72,14 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
     ordered, undecided = pair_by_order(a.attentions, b.attentions, pairs)
     place = {name: position for position, name in enumerate(of_a)}
     pairs = sorted([*pairs, *ordered], key=lambda pair: place[pair.a])
-    others = _others(a, b, options, renames, prefixes)
+    apart = {pair for pair in pairs if not (of_a[pair.a].parts and of_b[pair.b].parts)}
+    taken = (
+        _taken(a, {pair.a for pair in apart}),
+        _taken(b, {pair.b for pair in apart}),
+    )
+    others = pair_others(a.checkpoint, b.checkpoint, taken, renames, prefixes)
+    if not options.others or options.layers:
+        others = None
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
     notes = list(_notes(pairs, undecided))
@@ -106,10 +113,13 @@ def _wanted(options: DiffOptions, *names: str) -> bool:
     return not options.layers or any(fnmatchcase(name, glob) for name in names for glob in options.layers)
 
 
-def _others(a: Report, b: Report, options: DiffOptions, renames: Renames, prefixes: set[Prefixes]) -> Others | None:
-    taken = tuple({name for one in side.attentions for name in tensors_of(one)} for side in (a, b))
-    found = pair_others(a.checkpoint, b.checkpoint, (taken[0], taken[1]), renames, prefixes)
-    return found if options.others and not options.layers else None
+def _taken(report: Report, stored: set[str]) -> set[str]:
+    """The tensors that are compared as part of a layer; of layers in ``stored`` the weights alone."""
+    return {
+        name
+        for one in report.attentions
+        for name in ({info.name for info in one.weights} if one.layer in stored else tensors_of(one))
+    }
 
 
 def _notes(pairs: Sequence[Pair], undecided: int) -> list[str]:
@@ -137,8 +147,9 @@ def _disagreeing(work: Sequence[_Layer]) -> list[str]:
 
 def _without_out(a: Report, b: Report) -> str:
     """A or B, if one of them is an extract of Q, K and V, as ``export --split`` writes."""
-    held = [any(one.out is not None for one in side.attentions) for side in (a, b)]
-    return "" if held[0] == held[1] else "B" if held[0] else "A"
+    known = [[one for one in side.attentions if one.parts] for side in (a, b)]
+    held = [any(one.out is not None for one in some) for some in known]
+    return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
 
 
 def _layer(pair: Pair, a: Attention, b: Attention, files: tuple[Checkpoint, Checkpoint], extract: str) -> _Layer:

@@ -17,7 +17,8 @@ but for the signs of zeros and the bits of NaNs). ``tolerated``: changed within 
 ``removed``: only in B, only in A."""
 
 SAME: frozenset[Status] = frozenset({"identical", "rounding", "tolerated"})
-_WORST: tuple[Status, ...] = ("identical", "rounding", "tolerated", "changed", "reshaped", "added", "removed")
+STATUSES: tuple[Status, ...] = ("identical", "rounding", "tolerated", "changed", "reshaped", "added", "removed")
+"""The best first."""
 
 MatchedBy = Literal["name", "wrapper", "prefix", "map", "order"]
 Side = Literal["a", "b"]
@@ -25,7 +26,7 @@ Side = Literal["a", "b"]
 
 def worst(statuses: Iterable[Status]) -> Status:
     """The status of what consists of several."""
-    return _WORST[max(map(_WORST.index, statuses), default=0)]
+    return STATUSES[max(map(STATUSES.index, statuses), default=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ def _comparison(found: Comparison) -> dict[str, object]:
 
 def _others(others: tuple[TensorDifference, ...]) -> dict[str, object]:
     """All are counted; those that are not identical are named."""
-    counts = dict.fromkeys(_WORST, 0)
+    counts = dict.fromkeys(STATUSES, 0)
     for other in others:
         counts[other.whole.status] += 1
     named = [other for other in others if other.whole.status != "identical"]

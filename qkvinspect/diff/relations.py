@@ -128,7 +128,8 @@ def _turned(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation
         share = "" if width == head_dim else f" of the first {width} rows of each head"
         pairs = ("neighbours (interleaved)", "halves (rotate-half)")
         before, after = pairs if turn == "halves" else pairs[::-1]
-        text = f"rotary pairs{share} are {before} in A and {after} in B, in {_list(names)}"
+        ways = f"{before} in A and {after} in B" if width > 4 else f"{before} in one file and {after} in the other"
+        text = f"rotary pairs{share} are {ways}, in {_list(names)}"  # two pairs are turned back as they were turned
         yield _relation("rotary-permuted", text, names, turned, stale)
 
 

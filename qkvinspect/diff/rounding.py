@@ -41,7 +41,8 @@ def _nearest(values: Array, dtype: DType) -> Array:
     middle = (low + high) / 2
     up = (size > middle) | ((size == middle) & (above % 2 == 0))
     found = np.where(up, high, low)
-    overflow = size >= table[-1] + (table[-1] - table[-2]) / 2
+    edge = table[-1] + (table[-1] - table[-2]) / 2
+    overflow = size >= edge if len(table) % 2 == 0 else size > edge  # the largest is even: a tie stays there
     found = np.where(np.isnan(values), values, np.where(overflow, np.float32(np.inf), found))
     return np.copysign(found, values)
 

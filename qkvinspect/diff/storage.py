@@ -19,7 +19,7 @@ def lying_otherwise(a: Attention, b: Attention, relations: tuple[Relation, ...])
         for name, info in ours.items()
         if name in theirs and info.shape != theirs[name].shape and info.shape == theirs[name].shape[::-1]
     ]
-    if not turned:
+    if not turned or any(one.code == "transposed" and set(turned) & set(one.parts) for one in relations):
         return relations
     shapes = f"{list(ours[turned[0]].shape)} in A and {list(theirs[turned[0]].shape)} in B"
     text = f"{' and '.join(turned)} {'is' if len(turned) == 1 else 'are'} stored as {shapes}"

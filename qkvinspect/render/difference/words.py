@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from math import inf
 
-from qkvinspect.diff.difference import SAME, Comparison, Difference, LayerDifference
+from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, LayerDifference
 from qkvinspect.render import text
 from qkvinspect.render.view import View
 
@@ -14,7 +14,8 @@ PART_COLUMNS = ("part", "stored", "status", "relative L2", "max difference", "co
 HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
 NUMERIC = frozenset({"head", "relative L2", "max difference", "cosine", "changed"})
 
-_MOST_OTHERS = 20
+_MOST_OTHERS = 12
+_MOST_ALIKE = 3
 _MOST_LAYERS = 4
 _LABELS = {"q": "Q", "k": "K", "v": "V"}
 
@@ -88,6 +89,7 @@ def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
 def others(difference: Difference) -> Iterator[str]:
     """The tensors outside attention that are not the same."""
     named = [other for other in difference.others or () if other.whole.status not in SAME]
+    named.sort(key=lambda other: other.whole.status != "changed")
     for other in named[:_MOST_OTHERS]:
         found, name = other.whole, text.clean(other.a or other.b or "")
         detail = f", relative L2 {_relative(found)}" if found.relative_l2 is not None else ""
@@ -101,9 +103,15 @@ def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
     """(severity, text) of notes and warnings."""
     for note in difference.notes:
         yield "info", text.clean(note)
+    alike: Counter[tuple[str, str]] = Counter()
     for side, finding in difference.findings:
-        where = f"{finding.layer}: " if finding.layer else ""
-        yield finding.severity, text.clean(f"{side.upper()}: {where}{finding.message}")
+        alike[side, finding.code] += 1
+        if alike[side, finding.code] <= _MOST_ALIKE:
+            where = f"{finding.layer}: " if finding.layer else ""
+            yield finding.severity, text.clean(f"{side.upper()}: {where}{finding.message}")
+    for (side, code), count in alike.items():
+        if count > _MOST_ALIKE:
+            yield "info", f"{side.upper()}: {count - _MOST_ALIKE} more of {code}, which `qkvinspect show` names"
 
 
 def verdict(difference: Difference) -> str:
@@ -118,7 +126,7 @@ def verdict(difference: Difference) -> str:
 
 
 def _counted(statuses: Counter[str]) -> str:
-    said = ", ".join(f"{count} {status}" for status, count in statuses.items() if count)
+    said = ", ".join(f"{count} {status}" for status in STATUSES if (count := statuses[status]))
     return f" ({said})" if said else ""
 
 
@@ -153,7 +161,8 @@ def _label(name: str) -> str:
 def _cells(found: Comparison) -> tuple[str, ...]:
     gap = "-" if found.max_difference is None else text.number(found.max_difference)
     cosine = "-" if found.cosine is None else f"{found.cosine:.6f}"
-    return (found.status, _relative(found), gap, cosine, str(found.changed), _place(found))
+    changed = "-" if found.max_difference is None else str(found.changed)
+    return (found.status, _relative(found), gap, cosine, changed, _place(found))
 
 
 def _place(found: Comparison) -> str:
