@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qkvinspect.diff import DiffOptions, compare
+    from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.formats import open_checkpoint as open
     from qkvinspect.inspection import Options, inspect
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CheckpointError": "errors",
+    "DiffOptions": "diff",
+    "Difference": "diff.difference",
     "LayoutError": "errors",
     "QkvInspectError": "errors",
     "UsageError": "errors",
+    "compare": "diff:compare",
     "open": "formats:open_checkpoint",
     "Options": "inspection",
     "inspect": "inspection:inspect",
@@ -36,6 +41,8 @@ _HOMES = {
 __all__ = [
     "Attention",
     "CheckpointError",
+    "DiffOptions",
+    "Difference",
     "LayoutError",
     "Options",
     "Part",
@@ -43,6 +50,7 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "compare",
     "inspect",
     "open",
 ]
