@@ -22,6 +22,8 @@ STATUSES: tuple[Status, ...] = ("identical", "rounding", "tolerated", "changed",
 
 MatchedBy = Literal["name", "wrapper", "prefix", "map", "order"]
 Side = Literal["a", "b"]
+Kind = tuple[str, tuple[int, ...]]
+"""dtype and shape"""
 
 
 def worst(statuses: Iterable[Status]) -> Status:
@@ -86,8 +88,8 @@ class PartDifference:
     """
 
     name: str
-    a: tuple[str, tuple[int, ...]] | None
-    b: tuple[str, tuple[int, ...]] | None
+    a: Kind | None
+    b: Kind | None
     whole: Comparison
     heads: tuple[Comparison, ...] = ()
 
@@ -131,10 +133,16 @@ class LayerDifference:
 
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
-    """A tensor outside attention; ``a`` or ``b`` is None where only the other side has it."""
+    """A tensor outside attention.
+
+    Attributes:
+        a, b: its names; None where only the other side has it.
+        kinds: dtype and shape of each side that has it.
+    """
 
     a: str | None
     b: str | None
+    kinds: tuple[Kind, ...]
     whole: Comparison
 
 
@@ -216,7 +224,7 @@ def _layer(layer: LayerDifference) -> dict[str, object]:
     }
 
 
-def _kind(kind: tuple[str, tuple[int, ...]] | None) -> dict[str, object] | None:
+def _kind(kind: Kind | None) -> dict[str, object] | None:
     return None if kind is None else {"dtype": kind[0], "shape": list(kind[1])}
 
 

@@ -31,7 +31,8 @@ class Others:
                 found = Comparison("removed" if a else "added", None, None, None)
             else:
                 found = _compare(a, b, tolerance, advance)
-            yield TensorDifference(a.name if a else None, b.name if b else None, found)
+            kinds = tuple((info.dtype.name, info.shape) for info in (a, b) if info)
+            yield TensorDifference(a.name if a else None, b.name if b else None, kinds, found)
 
 
 def pair_others(

@@ -32,11 +32,13 @@ def _lines(difference: Difference, view: View) -> Iterator[str]:
         yield f"\n<details><summary>{_html(text.layer(layer.a))}</summary>\n"
         yield f"{escape(words.stored(layer))}\n"
         yield from table(words.PART_COLUMNS, words.part_rows(layer))
+        yield ""
+        yield from (f"- {escape(line)}" for line in words.spots(layer))
         if view.per_head:
             yield ""
             yield from table(words.HEAD_COLUMNS, words.head_rows(layer))
         yield "\n</details>"
-    others = list(words.others(difference))
+    others = [*words.left_out(difference, view), *words.others(difference)]
     remarks = list(words.remarks(difference))
     if others or remarks:
         yield ""

@@ -35,9 +35,13 @@ def render(difference: Difference, view: View) -> str:
         terminal.print(Text(text.layer(layer.a), style="bold green"))
         terminal.print(Text(f"  {words.stored(layer)}"))
         terminal.print(grid(words.PART_COLUMNS, words.part_rows(layer), words.NUMERIC, _style))
+        for line in words.spots(layer):
+            terminal.print(Text(f"  {line}"))
         if view.per_head:
             terminal.print(grid(words.HEAD_COLUMNS, words.head_rows(layer), words.NUMERIC, _style))
     terminal.print()
+    for line in words.left_out(difference, view):
+        terminal.print(line)
     for line in words.others(difference):
         terminal.print(Text(line, style="red"))
     for severity, line in words.remarks(difference):

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from math import inf
 
-from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, LayerDifference
+from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
 from qkvinspect.render import text
 from qkvinspect.render.view import View
 
-PART_COLUMNS = ("part", "stored", "status", "relative L2", "max difference", "cosine", "changed", "largest change")
+PART_COLUMNS = ("part", "stored", "status", "relative L2", "max diff", "cosine", "changed")
 HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
-NUMERIC = frozenset({"head", "relative L2", "max difference", "cosine", "changed"})
+NUMERIC = frozenset({"head", "relative L2", "max diff", "cosine", "changed"})
 
 _MOST_OTHERS = 12
 _MOST_ALIKE = 3
+_MOST_DETAILED = 6
 _MOST_LAYERS = 4
 _LABELS = {"q": "Q", "k": "K", "v": "V"}
 
@@ -31,18 +32,18 @@ def sides(difference: Difference) -> Iterator[str]:
 def layer_columns(difference: Difference) -> tuple[str, ...]:
     """The columns of ``layer_rows``: names in B only where one differs."""
     renamed = any(layer.a != layer.b for layer in difference.layers)
-    return ("layer", *(("in B", "matched by") if renamed else ()), "status", "relative L2", "what")
+    return ("layer", *(("in B",) if renamed else ()), "status", "relative L2", "what")
 
 
 def layer_rows(difference: Difference) -> Iterator[tuple[str, ...]]:
     """One row a layer, those that only one side holds last."""
     renamed = any(layer.a != layer.b for layer in difference.layers)
     for layer in difference.layers:
-        names = (text.layer(layer.b), layer.matched_by) if renamed else ()
+        names = (text.layer(layer.b),) if renamed else ()
         yield (text.layer(layer.a), *names, layer.status, _largest(layer), _what(layer))
     for status, names in (("removed", difference.removed), ("added", difference.added)):
         for name in names:
-            yield (text.layer(name), *(("-", "-") if renamed else ()), status, "-", "")
+            yield (text.layer(name), *(("-",) if renamed else ()), status, "-", "")
 
 
 def happened(difference: Difference) -> Iterator[str]:
@@ -57,25 +58,40 @@ def happened(difference: Difference) -> Iterator[str]:
         yield text.clean(f"{message} ({where})")
 
 
-def detailed(difference: Difference, view: View) -> Iterator[LayerDifference]:
-    """The layers whose parts are worth a table."""
-    for layer in difference.layers:
-        if layer.status not in SAME or (view.per_head and layer.status != "identical"):
-            yield layer
+def detailed(difference: Difference, view: View) -> list[LayerDifference]:
+    """The first layers whose parts are worth a table: a comment on GitHub holds 65,536 characters."""
+    return _worth_a_table(difference, view)[:_MOST_DETAILED]
+
+
+def left_out(difference: Difference, view: View) -> list[str]:
+    """How many others there are."""
+    count = len(_worth_a_table(difference, view)) - _MOST_DETAILED
+    return [f"... and {text.count(count, 'layer')} more; --layer GLOB shows them"] if count > 0 else []
+
+
+def _worth_a_table(difference: Difference, view: View) -> list[LayerDifference]:
+    shown = ("identical",) if view.per_head else SAME
+    return [layer for layer in difference.layers if layer.status not in shown]
 
 
 def stored(layer: LayerDifference) -> str:
     """How each side stores a layer."""
     one, other = layer.stored
-    return text.clean(one if one == other else f"A: {one}; B: {other}")
+    return text.clean(one if one == other else f"{one} -> {other}")
 
 
 def part_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
     """One row a part that is not identical, under PART_COLUMNS."""
     for part in layer.parts:
         if part.whole.status != "identical":
-            kinds = [f"{text.shape(kind[1])} {kind[0]}" if kind else "nothing" for kind in (part.a, part.b)]
-            yield (_label(part.name), " -> ".join(dict.fromkeys(kinds)), *_cells(part.whole))
+            yield (_label(part.name), _kinds(part.a, part.b), *_cells(part.whole))
+
+
+def spots(layer: LayerDifference) -> Iterator[str]:
+    """Where each changed part differs most."""
+    for part in layer.parts:
+        if part.whole.largest is not None:
+            yield f"{_label(part.name)} differs most in {_place(part.whole)}"
 
 
 def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
@@ -94,7 +110,8 @@ def others(difference: Difference) -> Iterator[str]:
         found, name = other.whole, text.clean(other.a or other.b or "")
         detail = f", relative L2 {_relative(found)}" if found.relative_l2 is not None else ""
         place = f", {_place(found)}" if found.largest else ""
-        yield f"{name}: {found.status}{detail}{place}"
+        kinds = f" {_kinds(*other.kinds)}" if found.status == "reshaped" else ""
+        yield f"{name}: {found.status}{kinds}{detail}{place}"
     if len(named) > _MOST_OTHERS:
         yield f"... and {len(named) - _MOST_OTHERS} more; --format json names all"
 
@@ -132,7 +149,15 @@ def _counted(statuses: Counter[str]) -> str:
 
 def _what(layer: LayerDifference) -> str:
     """The parts that are not the same."""
-    return ", ".join(_label(part.name) for part in layer.parts if part.whole.status not in SAME)
+    parts = [_label(part.name) for part in layer.parts if part.whole.status not in SAME]
+    return "all" if 1 < len(parts) == len(layer.parts) else ", ".join(parts)
+
+
+def _kinds(*kinds: Kind | None) -> str:
+    """The shape; with the dtypes where they differ, or one side is missing."""
+    dtypes = list(dict.fromkeys(kind[0] if kind else "nothing" for kind in kinds))
+    shapes = list(dict.fromkeys(text.shape(kind[1]) for kind in kinds if kind))
+    return " -> ".join(shapes) + (f" {' -> '.join(dtypes)}" if len(dtypes) > 1 else "")
 
 
 def _largest(layer: LayerDifference) -> str:
@@ -162,7 +187,7 @@ def _cells(found: Comparison) -> tuple[str, ...]:
     gap = "-" if found.max_difference is None else text.number(found.max_difference)
     cosine = "-" if found.cosine is None else f"{found.cosine:.6f}"
     changed = "-" if found.max_difference is None else str(found.changed)
-    return (found.status, _relative(found), gap, cosine, changed, _place(found))
+    return (found.status, _relative(found), gap, cosine, changed)
 
 
 def _place(found: Comparison) -> str:
