@@ -27,9 +27,9 @@ def rounded(values: Array, dtype: DType) -> Array:
 
 
 def _bfloat16(values: Array) -> Array:
-    bits = values.view(np.uint32).astype(np.uint64)
-    upper = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32)
-    return np.where(np.isnan(values), values, upper.view(np.float32))
+    bits = values.view(np.uint32)
+    upper = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(values), values, upper.view(np.float32))  # only NaN can run over 32 bits
 
 
 def _nearest(values: Array, dtype: DType) -> Array:

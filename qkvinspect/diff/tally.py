@@ -77,7 +77,7 @@ def rounded_through(a: Lines, b: Lines) -> str | None:
         return None
     for dtype in (DTYPES["bfloat16"], DTYPES["float16"]):
         pairs = ((side.values(side.words(*tile)) for side in (a, b)) for tile in tiles(a, b))
-        if not any(_differs(rounded(x, dtype), y).any() for x, y in pairs):
+        if not any(_unequal(rounded(x, dtype), y).any() for x, y in pairs):
             return dtype.name
     return None
 
@@ -97,24 +97,34 @@ class _Tally:
             rows = slice(down.start, down.stop)
             one, other = a.words(down, across), b.words(down, across)
             x, y = a.values(one), b.values(other)
-            bits = one != other if a.dtype == b.dtype else np.ones_like(one, bool)
-            self.touched[rows] |= bits.any(axis=1)
-            if a.dtype == b.dtype and a.dtype.kind not in ("float", "complex"):
-                differs = bits  # float64 does not hold every int64
+            if a.dtype != b.dtype:
+                self.touched[rows] = True
+                differs = _unequal(
+                    x if a.dtype == into else rounded(x, into), y if b.dtype == into else rounded(y, into)
+                )
+            elif a.dtype.kind in ("float", "complex"):
+                self.touched[rows] |= (one != other).any(axis=1)
+                differs = _unequal(x, y)
             else:
-                differs = _differs(rounded(x, into), rounded(y, into)) | (np.isfinite(x) != np.isfinite(y))
+                differs = one != other  # float64 does not hold every int64
+                self.touched[rows] |= differs.any(axis=1)
             self._add(rows, across, differs, x.astype(np.float64), y.astype(np.float64))
 
     def _add(self, rows: slice, across: range, differs: Array, x: Array, y: Array) -> None:
         finite = np.isfinite(x) & np.isfinite(y)
+        whole = bool(finite.all())
+        if not whole:
+            differs |= np.isfinite(x) != np.isfinite(y)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            p, q = np.where(finite, x, 0), np.where(finite, y, 0)
+            p, q = (x, y) if whole else (np.where(finite, x, 0), np.where(finite, y, 0))
             gap = np.abs(q - p)
             pairs = ((p, p), (q, q), (p, q), (gap, gap))
             self.sums[rows] += np.stack([np.einsum("ij,ij->i", one, other) for one, other in pairs], axis=1)
+        self.gap[rows] = np.maximum(self.gap[rows], gap.max(axis=1))
+        if not differs.any():
+            return
         self.changed[rows] += differs.sum(axis=1)
         self.nonfinite[rows] += (differs & ~finite).sum(axis=1)
-        self.gap[rows] = np.maximum(self.gap[rows], gap.max(axis=1))
         weight = np.where(differs, np.where(finite, gap, np.inf), -1.0)
         column = weight.argmax(axis=1)
         lines = np.arange(len(column))
@@ -151,7 +161,7 @@ class _Tally:
         return replace(found, status="tolerated" if forgiven else "changed", largest=spot)
 
 
-def _differs(x: Array, y: Array) -> Array:
+def _unequal(x: Array, y: Array) -> Array:
     return (x != y) & ~(np.isnan(x) & np.isnan(y))
 
 
