@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qkvinspect.checks import check
+    from qkvinspect.diff import DiffOptions, compare
+    from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.formats import open_checkpoint as open
     from qkvinspect.inspection import Options, inspect
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CheckpointError": "errors",
+    "DiffOptions": "diff",
+    "Difference": "diff.difference",
     "LayoutError": "errors",
     "QkvInspectError": "errors",
     "UsageError": "errors",
     "check": "checks:check",
+    "compare": "diff:compare",
     "open": "formats:open_checkpoint",
     "Options": "inspection",
     "inspect": "inspection:inspect",
@@ -40,6 +45,8 @@ _HOMES = {
 __all__ = [
     "Attention",
     "CheckpointError",
+    "DiffOptions",
+    "Difference",
     "Finding",
     "LayoutError",
     "Options",
@@ -49,6 +56,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "check",
+    "compare",
     "inspect",
     "open",
 ]

@@ -142,6 +142,21 @@ def read_rows(matrix: Matrix, rows: Iterable[range], limit: int = BLOCK) -> Iter
             yield _gather(matrix.take(run[start : start + step]))
 
 
+def gather(matrix: Matrix, rows: Iterable[range]) -> Array:
+    """The stored words of some rows, in the order given: [rows, columns], as ``blocks`` yields them.
+
+    All are held at once: the caller asks for few enough.
+    """
+    pieces = [matrix.take(run) for run in rows]
+    out = np.empty((sum(piece.rows for piece in pieces), matrix.cols), _word(matrix).newbyteorder("="))
+    start = 0
+    for piece in pieces:
+        for down, across, words in blocks(piece):
+            out[start + down.start : start + down.stop, across] = words
+        start += piece.rows
+    return out
+
+
 def _gather(matrix: Matrix) -> bytes:
     if matrix.plain:
         size = matrix.unit // 8

@@ -196,6 +196,21 @@ def damaged() -> None:
     (HERE / "damaged.yaml").write_text("num_heads: 4\n")
 
 
+def miswritten() -> None:
+    """trained.safetensors with Q, K and V apart, as a wrong conversion writes it: in layer 1, K holds V's rows."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(HERE / "trained.safetensors")
+    for layer in range(2):
+        for end in ("weight", "bias"):
+            q, k, v = state.pop(f"encoder.layers.{layer}.self_attn.in_proj_{end}").chunk(3)
+            for part, rows in (("q", q), ("k", v if layer == 1 else k), ("v", v)):
+                state[f"encoder.layers.{layer}.self_attn.{part}_proj.{end}"] = rows.clone()
+    save_file(
+        {name.removeprefix("encoder."): tensor for name, tensor in state.items()}, HERE / "miswritten.safetensors"
+    )
+
+
 MAKERS: tuple[Callable[[], None], ...] = (
     transformer,
     kdim_vdim,
@@ -206,6 +221,7 @@ MAKERS: tuple[Callable[[], None], ...] = (
     distributed,
     bert_like,
     damaged,
+    miswritten,
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import qkvinspect
 from qkvinspect.cli import main
 from qkvinspect.cli.progress import Bar
 
-COMMANDS = ("show", "explain", "export", "layouts")
+COMMANDS = ("show", "explain", "export", "diff", "layouts")
 WITHOUT = """
 import sys
 for name in {names!r}: sys.modules[name] = None
@@ -46,6 +46,8 @@ def without(names: list[str], *argv: object) -> subprocess.CompletedProcess[str]
         ["show", "bert_like", "--format", "markdown"],
         ["explain", "transformer.pt"],
         ["explain", "sharded"],
+        ["diff", "transformer.pt", "transformer.safetensors"],
+        ["diff", "sharded", "sharded", "--format", "markdown"],
         ["layouts"],
         ["layouts", "codegen"],
     ],

@@ -16,6 +16,7 @@ import typer
 
 from qkvinspect import __version__
 from qkvinspect.cli.check import check
+from qkvinspect.cli.diff import diff
 from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
@@ -32,6 +33,7 @@ app.command()(show)
 app.command()(explain)
 app.command()(export)
 app.command()(check)
+app.command()(diff)
 app.command()(layouts)
 
 
@@ -58,6 +60,7 @@ def root(
       qkvinspect explain model.pt encoder.layers.0.self_attn --verify
       qkvinspect export --split model.pt -o qkv.safetensors
       qkvinspect check model.pt
+      qkvinspect diff before.pt after.safetensors
 
     Exit status:
 

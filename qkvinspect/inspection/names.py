@@ -21,7 +21,7 @@ class Names:
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
         self.tensors = tensors
-        stripped = {name: _strip(name) for name in tensors}
+        stripped = {name: unwrapped(name) for name in tensors}
         if len(set(stripped.values())) != len(tensors):  # both x and module.x: nothing may be stripped
             stripped = {name: tuple(name.split(".")) for name in tensors}
         self.paths = stripped
@@ -56,11 +56,11 @@ class Names:
         if found is not None:
             return found
         if self._by_stack is None:
-            self._by_stack = {_numberless(path): name for path, name in reversed(self._by_path.items())}
+            self._by_stack = {numberless(path): name for path, name in reversed(self._by_path.items())}
         climb, choices = pattern(key)
         base = layer[: len(layer) - climb]
         for components in product(*choices):
-            name = self._by_stack.get(_numberless(base + components))
+            name = self._by_stack.get(numberless(base + components))
             if name is not None:
                 return self.tensors[name]
         return None
@@ -98,12 +98,14 @@ def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
     )
 
 
-def _strip(name: str) -> Path:
+def unwrapped(name: str) -> Path:
+    """A name's components without those of wrappers."""
     path = tuple(name.split("."))
     return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
 
 
-def _numberless(path: Path) -> Path:
+def numberless(path: Path) -> Path:
+    """The same for every layer of a stack."""
     return tuple("#" if part.isdecimal() else part for part in path)
 
 

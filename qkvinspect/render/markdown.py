@@ -28,17 +28,18 @@ def _lines(report: Report, view: View) -> Iterator[str]:
     for attention in report.attentions:
         yield f"\n### {escape(text.layer(attention.layer))}\n"
         yield escape(" · ".join((text.layout(attention), text.stored(attention), text.heads(attention)))) + "\n"
-        yield from _table(rows.PART_COLUMNS, rows.part_rows(attention))
+        yield from table(rows.PART_COLUMNS, rows.part_rows(attention))
         if view.per_head and attention.heads:
             yield ""
-            yield from _table(rows.head_columns(attention), rows.head_rows(attention))
+            yield from table(rows.head_columns(attention), rows.head_rows(attention))
     if report.findings:
         yield ""
     for finding, message in text.findings(report.findings):
         yield f"- **{finding.severity}** {escape(message)}"
 
 
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table."""
     yield "| " + " | ".join(columns) + " |"
     yield "|" + " --- |" * len(columns)
     for cells in lines:

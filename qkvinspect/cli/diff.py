@@ -1,0 +1,115 @@
+"""qkvinspect diff"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from qkvinspect.cli import options
+from qkvinspect.render.difference import DIFFERENCE_RENDERERS
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = StrEnum("Format", [(name, name) for name in DIFFERENCE_RENDERERS])
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint: what there was.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another: what became of it.", show_default=False)],
+    layer: options.Layers = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="OLD=NEW", help="The name in B of a layer, a prefix or a glob of A; repeatable."),
+    ] = None,
+    per_head: Annotated[bool, typer.Option("--per-head", help="One row a head of what is not identical.")] = False,
+    attention_only: Annotated[
+        bool, typer.Option("--attention-only", help="Leave out the tensors outside attention.")
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", metavar="X", min=0.0, help="A relative L2 difference up to X counts as the same."),
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format("table"),
+    heads: options.Heads = None,
+    layout: options.Layouts = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is B's."),
+    ] = None,
+    container: Annotated[
+        list[str] | None,
+        typer.Option("--container", metavar="NAME", help="Which state_dict of a file; a second one is B's."),
+    ] = None,
+    evidence: options.AskWeights = True,
+    limit: options.Limits = None,
+) -> None:
+    """Compare Q, K, V and output of every layer, however they are stored.
+
+    A fused tensor is compared with separate ones, Conv1D with Linear, interleaved with blocked, float32 with
+    bfloat16. Each part is identical, equal but for the rounding to its dtype, or changed, and by how much.
+    Permuted heads, K and V swapped, rows turned for another form of rotary embedding, transposed, zero-filled
+    and wrongly cut weights are recognised. All other tensors are compared by name.
+
+    Examples:
+
+    \b
+      qkvinspect diff before.pt after.safetensors
+      qkvinspect diff timm.pt hf_model/ --map 'blocks.*.attn=encoder.layer.*.attention.self'
+      qkvinspect diff fp32.safetensors bf16.safetensors --per-head --format markdown
+      qkvinspect diff train.pt train.pt --container model --container ema
+
+    Exit status:
+
+    \b
+      0  the same: identical, or equal but for rounding (or within --tolerance)
+      1  something is changed, added or removed
+      2  the input or the command line cannot be used
+    """
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.diff import DiffOptions, compare
+    from qkvinspect.errors import UsageError
+    from qkvinspect.render.difference import difference_renderer
+    from qkvinspect.render.view import View
+
+    ask = "wanted" if evidence else "none"
+    configs, containers = _each(config, "--config"), _each(container, "--container")
+    with (
+        options.load(a, containers[0], configs[0], limit) as one,
+        options.load(b, containers[1], configs[1], limit) as other,
+    ):
+        before, after = (
+            options.report(file, layers=None, heads=heads, layouts=layout, norms=False, evidence=ask)
+            for file in (one, other)
+        )
+        if attention_only and not before.attentions and not after.attentions:
+            raise UsageError("there is no attention to compare", file=str(a))
+        wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance)
+        with Bar("comparing") as bar:
+            found = compare(before, after, wanted, bar.advance)
+    view = View(per_head, options.terminal_width(), options.wants_colour())
+    sys.stdout.write(difference_renderer(str(format)).render(found, view))
+    if not found.same:
+        raise typer.Exit(1)
+
+
+def _each(values: Sequence[T] | None, flag: str) -> tuple[T | None, T | None]:
+    """One value is for both sides, two are for A and B."""
+    from qkvinspect.errors import UsageError
+
+    match values or []:
+        case []:
+            return None, None
+        case [both]:
+            return both, both
+        case [first, second]:
+            return first, second
+        case _:
+            raise UsageError(f"{flag} is given more than twice", hint="once for both sides, or once for each")

@@ -1,0 +1,215 @@
+"""From two reports to what differs between them: layers matched, parts compared, faults recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
+from qkvinspect.diff.lines import Lines
+from qkvinspect.diff.others import pair_others
+from qkvinspect.diff.pairing import Pair, Renames, pair_names
+from qkvinspect.diff.parts import Parts, common_heads, heads_of, parts_of, stored_of, tensors_of
+from qkvinspect.diff.relations import relate
+from qkvinspect.diff.stacks import pair_by_order
+from qkvinspect.diff.storage import lying_otherwise
+from qkvinspect.diff.tally import Advance
+from qkvinspect.diff.tally import compare as compare_lines
+from qkvinspect.errors import UsageError
+from qkvinspect.model import Checkpoint, Finding
+from qkvinspect.packing import Geometry
+from qkvinspect.progress import Progress, counter
+from qkvinspect.report import Attention, Report
+
+ORDER = ("q", "k", "v", "out", "q_bias", "k_bias", "v_bias", "out_bias")
+_MOST_GUESSES = 24  # numbers of heads that are tried where none is known
+
+
+@dataclass(frozen=True, slots=True)
+class DiffOptions:
+    """What is compared, and when it counts as the same.
+
+    Attributes:
+        maps: values of --map.
+        layers: globs; only layers of which A's or B's name matches one are compared. Empty: all.
+        others: whether tensors outside attention are compared too.
+        tolerance: the relative L2 difference up to which a changed tensor counts as the same.
+    """
+
+    maps: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    others: bool = True
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What of two modules is compared."""
+
+    pair: Pair
+    a: Attention
+    b: Attention
+    parts: tuple[Parts, Parts]
+    names: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(side[name].nbytes for side in self.parts for name in self.names if name in side)
+
+
+def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress: Progress | None = None) -> Difference:
+    """Compare two checkpoints, which must still be open, layer by layer in bounded memory.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+        UsageError: an option has no meaning, or names nothing.
+    """
+    renames = Renames(options.maps)
+    of_a, of_b = ({one.layer: one for one in side.attentions} for side in (a, b))
+    pairs = pair_names(list(of_a), list(of_b), renames)
+    prefixes = {pair.prefixes for pair in pairs}
+    ordered, undecided = pair_by_order(a.attentions, b.attentions, pairs)
+    place = {name: position for position, name in enumerate(of_a)}
+    pairs = sorted([*pairs, *ordered], key=lambda pair: place[pair.a])
+    apart = {pair for pair in pairs if not (of_a[pair.a].parts and of_b[pair.b].parts)}
+    taken = (
+        _taken(a, {pair.a for pair in apart}),
+        _taken(b, {pair.b for pair in apart}),
+    )
+    others = pair_others(a.checkpoint, b.checkpoint, taken, renames, prefixes)
+    if not options.others or options.layers:
+        others = None
+    if renames.unused:
+        raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
+    notes = list(_notes(pairs, undecided))
+    chosen = [pair for pair in pairs if _wanted(options, pair.a, pair.b)]
+    removed = [name for name in of_a if name not in {pair.a for pair in pairs} and _wanted(options, name)]
+    added = [name for name in of_b if name not in {pair.b for pair in pairs} and _wanted(options, name)]
+    if options.layers and not (chosen or removed or added):
+        raise UsageError(f"no attention module of either side is called {' or '.join(options.layers)}")
+    extract = _without_out(a, b)
+    if extract:
+        notes.append(f"{extract} holds no output projection at all, so none was compared")
+    work = [_layer(pair, of_a[pair.a], of_b[pair.b], (a.checkpoint, b.checkpoint), extract) for pair in chosen]
+    total = sum(one.nbytes for one in work) + (others.nbytes if others else 0)
+    advance = counter(total, progress)
+    layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
+    notes += _disagreeing(work)
+    return Difference(
+        a=a.checkpoint,
+        b=b.checkpoint,
+        layers=layers,
+        added=tuple(added),
+        removed=tuple(removed),
+        others=tuple(others.compare(options.tolerance, advance)) if others else None,
+        findings=tuple(_warnings(a, b)),
+        notes=tuple(notes),
+        tolerance=options.tolerance,
+    )
+
+
+def _wanted(options: DiffOptions, *names: str) -> bool:
+    return not options.layers or any(fnmatchcase(name, glob) for name in names for glob in options.layers)
+
+
+def _taken(report: Report, stored: set[str]) -> set[str]:
+    """The tensors that are compared as part of a layer; of layers in ``stored`` the weights alone."""
+    return {
+        name
+        for one in report.attentions
+        for name in ({info.name for info in one.weights} if one.layer in stored else tensors_of(one))
+    }
+
+
+def _notes(pairs: Sequence[Pair], undecided: int) -> list[str]:
+    notes: list[str] = []
+    for before, after in dict.fromkeys(pair.prefixes for pair in pairs if pair.matched_by == "prefix"):
+        gone = " and ".join(f"{prefix!r} of {side}" for prefix, side in ((before, "A"), (after, "B")) if prefix)
+        notes.append(f"names were matched without {gone}")
+    ordered = sum(pair.matched_by == "order" for pair in pairs)
+    if ordered:
+        text = f"{ordered} layer{'s' if ordered > 1 else ''} with other names in B were matched by order and shape"
+        notes.append(f"{text}: --map settles it if that is wrong")
+    if undecided:
+        text = f"{undecided} layers of A have the shapes of layers of B, but in more than one order"
+        notes.append(f"{text}: --map 'old=new' says which are which")
+    return notes
+
+
+def _disagreeing(work: Sequence[_Layer]) -> list[str]:
+    odd = [one for one in work if one.a.heads and one.b.heads and not common_heads(one.a, one.b)]
+    if not odd:
+        return []
+    a, b = (f"{one.heads.num_heads} ({one.heads_from})" for one in (odd[0].a, odd[0].b) if one.heads)
+    return [f"A has {a} heads and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
+
+
+def _without_out(a: Report, b: Report) -> str:
+    """A or B, if one of them is an extract of Q, K and V, as ``export --split`` writes."""
+    known = [[one for one in side.attentions if one.parts] for side in (a, b)]
+    held = [any(one.out is not None for one in some) for some in known]
+    return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
+
+
+def _layer(pair: Pair, a: Attention, b: Attention, files: tuple[Checkpoint, Checkpoint], extract: str) -> _Layer:
+    if a.parts and b.parts:
+        one, other = parts_of(a, files[0]), parts_of(b, files[1])
+        names = [name for name in ORDER if name in one or name in other]
+        if extract:
+            names = [name for name in names if not name.startswith("out")]
+    else:
+        one, other = stored_of(a), stored_of(b)
+        names = list(dict.fromkeys([*one, *other]))
+    return _Layer(pair, a, b, (one, other), tuple(names))
+
+
+def _compare_layer(layer: _Layer, tolerance: float | None, advance: Advance) -> LayerDifference:
+    geometry = common_heads(layer.a, layer.b)
+    a, b = layer.parts
+    parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
+    relations = relate(a, b, parts, _sizes(layer, geometry), lambda _: None)
+    return LayerDifference(
+        a=layer.pair.a,
+        b=layer.pair.b,
+        matched_by=layer.pair.matched_by,
+        stored=(_stored(layer.a), _stored(layer.b)),
+        num_heads=geometry.num_heads if geometry else None,
+        parts=parts,
+        relations=lying_otherwise(layer.a, layer.b, relations),
+    )
+
+
+def _part(
+    name: str, a: Lines | None, b: Lines | None, geometry: Geometry | None, tolerance: float | None, advance: Advance
+) -> PartDifference:
+    if a is None or b is None:
+        whole, heads = Comparison("removed" if a else "added", None, None, None), ()
+        advance(a.nbytes if a else b.nbytes if b else 0)
+    else:
+        whole, heads = compare_lines(a, b, heads_of(name, a, geometry), tolerance, advance)
+    one, other = ((side.dtype.name, side.shape) if side else None for side in (a, b))
+    return PartDifference(name, one, other, whole, heads)
+
+
+def _sizes(layer: _Layer, geometry: Geometry | None) -> list[Geometry]:
+    """The heads; where they are unknown, every number that the shapes allow."""
+    if geometry is not None:
+        return [geometry]
+    q, k = layer.a.part("q"), layer.a.part("k")
+    if q is None or k is None:
+        return []
+    counts = layer.a.possible_heads or layer.b.possible_heads
+    rows, others = q.shape[0], k.shape[0]
+    return [Geometry(n, n * others // rows, rows // n) for n in counts[:_MOST_GUESSES] if n * others % rows == 0]
+
+
+def _stored(attention: Attention) -> str:
+    if attention.layout is None:
+        return f"ambiguous: {' or '.join(attention.candidates)}"
+    return f"{attention.layout.id} ({attention.layout.kind}) {attention.dtype}"
+
+
+def _warnings(a: Report, b: Report) -> list[tuple[Side, Finding]]:
+    sides: tuple[tuple[Side, Report], ...] = (("a", a), ("b", b))
+    return [(side, finding) for side, report in sides for finding in report.findings if finding.severity != "info"]

@@ -1,0 +1,256 @@
+"""What ``diff`` finds, as plain dataclasses, and its form as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from qkvinspect.model import Checkpoint, Finding
+from qkvinspect.report import number
+
+SCHEMA_VERSION = 1
+
+Status = Literal["identical", "rounding", "tolerated", "changed", "reshaped", "added", "removed"]
+"""``identical``: bit for bit. ``rounding``: equal once rounded to the dtype of the other side (in the same dtype:
+but for the signs of zeros and the bits of NaNs). ``tolerated``: changed within --tolerance. ``added`` and
+``removed``: only in B, only in A."""
+
+SAME: frozenset[Status] = frozenset({"identical", "rounding", "tolerated"})
+STATUSES: tuple[Status, ...] = ("identical", "rounding", "tolerated", "changed", "reshaped", "added", "removed")
+"""The best first."""
+
+MatchedBy = Literal["name", "wrapper", "prefix", "map", "order"]
+Side = Literal["a", "b"]
+Kind = tuple[str, tuple[int, ...]]
+"""dtype and shape"""
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """The status of what consists of several."""
+    return STATUSES[max(map(STATUSES.index, statuses), default=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A value that differs.
+
+    Attributes:
+        row, column: of the part on its own, as nn.Linear would store it; no column for a bias. Of a tensor outside
+            attention: its first index, and the place among all that follow.
+        head: None where heads are unknown.
+    """
+
+    row: int
+    column: int | None
+    a: float
+    b: float
+    head: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How the values of A and B differ.
+
+    Attributes:
+        relative_l2: norm of B - A over the norm of A, of values that are finite on both sides; None where values
+            were not compared as numbers.
+        max_difference: of those values.
+        cosine: of the two as vectors; None where one is zero.
+        changed: how many values differ by more than rounding.
+        nonfinite: how many of them are not finite on one side or both.
+        largest: where they differ most.
+        emptied: whether A holds values there and B only zeros.
+    """
+
+    status: Status
+    relative_l2: float | None = 0.0
+    max_difference: float | None = 0.0
+    cosine: float | None = 1.0
+    changed: int = 0
+    nonfinite: int = 0
+    largest: Spot | None = None
+    emptied: bool = False
+
+
+IDENTICAL = Comparison("identical")
+
+
+@dataclass(frozen=True, slots=True)
+class PartDifference:
+    """Q, K, V or the output projection of one layer, weight or bias.
+
+    Attributes:
+        name: ``q``, ``k``, ``v``, ``out``, each also with ``_bias``; where parts cannot be told apart, the stored
+            tensor's own name.
+        a, b: dtype and shape of each side, [out, in] or [out]; None where it has none.
+        heads: of each head, where their number is known.
+    """
+
+    name: str
+    a: Kind | None
+    b: Kind | None
+    whole: Comparison
+    heads: tuple[Comparison, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How B came from A, where that can be told from its rows.
+
+    Attributes:
+        code: stable, in kebab-case.
+        parts: those that it speaks of.
+    """
+
+    code: str
+    message: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDifference:
+    """One attention module that both sides hold.
+
+    Attributes:
+        a, b: its names.
+        stored: how each side stores it, for people.
+        num_heads: None where unknown, or where the two sides disagree.
+    """
+
+    a: str
+    b: str
+    matched_by: MatchedBy
+    stored: tuple[str, str]
+    num_heads: int | None
+    parts: tuple[PartDifference, ...]
+    relations: tuple[Relation, ...] = ()
+
+    @property
+    def status(self) -> Status:
+        return worst(part.whole.status for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDifference:
+    """A tensor outside attention.
+
+    Attributes:
+        a, b: its names; None where only the other side has it.
+        kinds: dtype and shape of each side that has it.
+    """
+
+    a: str | None
+    b: str | None
+    kinds: tuple[Kind, ...]
+    whole: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Everything that ``diff`` prints.
+
+    Attributes:
+        added, removed: names of layers that only B, only A holds.
+        others: tensors outside attention; None where they were left out.
+        findings: warnings about one side.
+        notes: what the reader should know of how the two were compared.
+    """
+
+    a: Checkpoint
+    b: Checkpoint
+    layers: tuple[LayerDifference, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    others: tuple[TensorDifference, ...] | None
+    findings: tuple[tuple[Side, Finding], ...]
+    notes: tuple[str, ...]
+    tolerance: float | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing is changed, added or removed."""
+        statuses = [layer.status for layer in self.layers] + [other.whole.status for other in self.others or ()]
+        return not self.added and not self.removed and SAME.issuperset(statuses)
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON contract: see difference.schema.json."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "same": self.same,
+            "tolerance": self.tolerance,
+            "a": _checkpoint(self.a),
+            "b": _checkpoint(self.b),
+            "layers": [_layer(layer) for layer in self.layers],
+            "added": list(self.added),
+            "removed": list(self.removed),
+            "others": None if self.others is None else _others(self.others),
+            "findings": [
+                {"side": side, "code": f.code, "severity": f.severity, "layer": f.layer, "message": f.message}
+                for side, f in self.findings
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
+    return {
+        "path": checkpoint.path,
+        "format": checkpoint.format,
+        "container": checkpoint.container,
+        "num_tensors": len(checkpoint.tensors),
+        "num_bytes": checkpoint.num_bytes,
+    }
+
+
+def _layer(layer: LayerDifference) -> dict[str, object]:
+    return {
+        "a": layer.a,
+        "b": layer.b,
+        "matched_by": layer.matched_by,
+        "status": layer.status,
+        "num_heads": layer.num_heads,
+        "parts": [
+            {
+                "part": part.name,
+                "a": _kind(part.a),
+                "b": _kind(part.b),
+                **_comparison(part.whole),
+                "heads": [{"head": head, **_comparison(one)} for head, one in enumerate(part.heads)],
+            }
+            for part in layer.parts
+        ],
+        "relations": [{"code": r.code, "parts": list(r.parts), "message": r.message} for r in layer.relations],
+    }
+
+
+def _kind(kind: Kind | None) -> dict[str, object] | None:
+    return None if kind is None else {"dtype": kind[0], "shape": list(kind[1])}
+
+
+def _comparison(found: Comparison) -> dict[str, object]:
+    spot = found.largest
+    return {
+        "status": found.status,
+        "relative_l2": _number(found.relative_l2),
+        "max_difference": _number(found.max_difference),
+        "cosine": _number(found.cosine),
+        "values_changed": found.changed,
+        "nonfinite_changed": found.nonfinite,
+        "largest": None
+        if spot is None
+        else {"head": spot.head, "row": spot.row, "column": spot.column, "a": number(spot.a), "b": number(spot.b)},
+    }
+
+
+def _others(others: tuple[TensorDifference, ...]) -> dict[str, object]:
+    """All are counted; those that are not identical are named."""
+    counts = dict.fromkeys(STATUSES, 0)
+    for other in others:
+        counts[other.whole.status] += 1
+    named = [other for other in others if other.whole.status != "identical"]
+    return {**counts, "tensors": [{"a": other.a, "b": other.b, **_comparison(other.whole)} for other in named]}
+
+
+def _number(value: float | None) -> float | str | None:
+    return None if value is None else number(value)

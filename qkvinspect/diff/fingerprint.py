@@ -1,0 +1,52 @@
+"""A number for every row and every column of a part, by which rows are found again wherever they went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.blocks import Array
+from qkvinspect.diff.lines import Lines, tiles
+from qkvinspect.diff.rounding import rounded
+from qkvinspect.diff.tally import Advance
+from qkvinspect.dtypes import DType
+
+Numbers = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """64 bits for each row, and for each column; those of the transposed matrix are the same, swapped."""
+
+    rows: Numbers
+    cols: Numbers
+
+
+def fingerprint(lines: Lines, into: DType, advance: Advance) -> Fingerprint:
+    """Stream a part whose values are rounded to ``into``, so that a copy in that dtype gets the same numbers."""
+    keys = _keys(max(lines.rows, lines.cols))
+    rows, cols = np.zeros(lines.rows, np.uint64), np.zeros(lines.cols, np.uint64)
+    for down, across in tiles(lines):
+        words = lines.words(down, across)
+        mixed = _mixed(rounded(lines.values(words), into))
+        rows[down.start : down.stop] += (mixed * keys[across.start : across.stop]).sum(axis=1, dtype=np.uint64)
+        cols[across.start : across.stop] += (mixed.T * keys[down.start : down.stop]).sum(axis=1, dtype=np.uint64)
+        advance(words.nbytes)
+    return Fingerprint(rows, cols)
+
+
+def _mixed(values: Array) -> Numbers:
+    """The bits of each value, spread over 64: the low ones of a bfloat16 are all zero, and a sum would keep them so."""
+    wide = values.astype(np.float64) + 0.0  # no negative zero
+    wide[np.isnan(wide)] = np.nan
+    bits = np.ascontiguousarray(wide).view(np.uint64)
+    bits = (bits ^ (bits >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    return bits ^ (bits >> np.uint64(29))
+
+
+@lru_cache(maxsize=4)
+def _keys(count: int) -> Numbers:
+    return np.random.default_rng(7).integers(0, 1 << 64, count, dtype=np.uint64) | np.uint64(1)

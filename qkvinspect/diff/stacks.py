@@ -1,0 +1,46 @@
+"""Layers whose names have nothing in common, matched by their order where their shapes allow one order only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from qkvinspect.diff.pairing import Pair
+from qkvinspect.inspection.names import numberless
+from qkvinspect.report import Attention
+
+Signature = tuple[object, ...]
+
+
+def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Iterable[Pair]) -> tuple[list[Pair], int]:
+    """Stacks (layers whose names differ in their numbers only) of which no layer has been matched.
+
+    Returns:
+        the pairs, and how many layers of A have the shapes of some in B, but of more than one stack.
+    """
+    pairs = list(matched)
+    of_a = _stacks(a, {pair.a for pair in pairs})
+    of_b = _stacks(b, {pair.b for pair in pairs})
+    found: list[Pair] = []
+    undecided = 0
+    for signature, stacks in of_a.items():
+        others = of_b.get(signature, [])
+        if len(stacks) == len(others) == 1:
+            found += [Pair(x.layer, y.layer, "order") for x, y in zip(stacks[0], others[0], strict=True)]
+        elif others:
+            undecided += sum(map(len, stacks))
+    return found, undecided
+
+
+def _stacks(attentions: Sequence[Attention], matched: set[str]) -> dict[Signature, list[list[Attention]]]:
+    """Stacks by the shapes of their layers, in the order of the numbers in their names."""
+    by_name: dict[tuple[str, ...], list[Attention]] = {}
+    for attention in attentions:
+        by_name.setdefault(numberless(tuple(attention.layer.split("."))), []).append(attention)
+    found: dict[Signature, list[list[Attention]]] = {}
+    for stack in by_name.values():
+        if all(one.layer not in matched and one.parts for one in stack):
+            ordered = sorted(stack, key=lambda one: [int(number) for number in re.findall(r"\d{1,9}", one.layer)])
+            signature = tuple((tuple(part.shape for part in one.parts)) for one in ordered)
+            found.setdefault(signature, []).append(ordered)
+    return found

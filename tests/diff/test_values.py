@@ -1,0 +1,194 @@
+"""Values: what counts as rounding in every dtype, NaN and infinities, the numbers, tensors of any form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.torch import save_file
+
+from qkvinspect.diff.difference import Comparison
+from qkvinspect.diff.lines import TILE
+from qkvinspect.diff.parts import whole
+from qkvinspect.diff.rounding import rounded
+from qkvinspect.diff.tally import compare
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.formats import open_checkpoint
+
+NARROW = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+
+
+def compared(folder: Path, a: torch.Tensor, b: torch.Tensor, tolerance: float | None = None) -> Comparison:
+    torch.save({"a": a, "b": b}, folder / "x.pt")
+    with open_checkpoint(folder / "x.pt") as checkpoint:
+        one, other = checkpoint.tensors["a"], checkpoint.tensors["b"]
+        return compare(whole(one), whole(other), (), tolerance, lambda _: None)[0]
+
+
+@pytest.mark.parametrize("name", NARROW)
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, 50, elements=st.floats(width=32, allow_nan=False)))
+def test_rounding_is_that_of_torch(name: str, values: np.ndarray) -> None:
+    theirs = torch.from_numpy(values).to(getattr(torch, name)).to(torch.float32).numpy()
+    ours = rounded(values, DTYPES[name])
+    kept = np.isfinite(ours)  # what is too large is never called rounding, also where torch puts the largest
+    assert np.array_equal(ours[kept], theirs[kept])
+    assert (np.abs(values[~kept]) > torch.finfo(getattr(torch, name)).max).all()
+
+
+@pytest.mark.parametrize("name", NARROW[1:])
+def test_every_value_of_a_type_and_the_middles_between_them_round_as_in_torch(name: str) -> None:
+    dtype = getattr(torch, name)
+    size = 16 if name.endswith("16") else 8
+    every = torch.arange(1 << size).to(torch.int32).to(getattr(torch, f"uint{size}")).view(dtype).to(torch.float32)
+    values = every[every.isfinite()].unique()
+    values = torch.cat([values, (values[1:] + values[:-1]) / 2]).numpy()
+    theirs = torch.from_numpy(values).to(dtype).to(torch.float32).numpy()
+    kept = np.isfinite(theirs)
+    assert np.array_equal(rounded(values, DTYPES[name])[kept], theirs[kept])
+
+
+@pytest.mark.parametrize("wide", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("narrow", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_a_cast_is_rounding_in_both_directions(tmp_path: Path, wide: torch.dtype, narrow: torch.dtype) -> None:
+    a = (torch.randn(40, 30, dtype=torch.float64) / 8).to(wide)
+    b = a.to(narrow)
+    b[3, 4] = a[3, 4] = math.nan
+    for one, other in ((a, b), (b, a)):
+        found = compared(tmp_path, one, other)
+        assert found.status == ("identical" if wide == narrow else "rounding")
+    nearest = b.clone()
+    nearest[2, 17] = 10
+    found = compared(tmp_path, a, nearest)
+    assert (found.status, found.changed) == ("changed", 1)
+    assert found.largest is not None
+    assert (found.largest.row, found.largest.column) == (2, 17)
+
+
+def test_the_numbers_are_those_of_torch(tmp_path: Path) -> None:
+    a = torch.randn(700, 900)  # more than one tile
+    assert a.numel() > 2 * TILE
+    b = a + 0.01 * torch.randn_like(a)
+    b[:350] = a[:350]
+    found = compared(tmp_path, a, b)
+    x, y = a.double(), b.double()
+    assert found.relative_l2 == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-9)
+    assert found.max_difference == pytest.approx(float((y - x).abs().max()), rel=1e-12)
+    assert found.cosine == pytest.approx(float((x * y).sum() / (x.norm() * y.norm())), rel=1e-9)
+    assert found.changed == int((a != b).sum())
+    assert found.largest is not None
+    assert (found.largest.row, found.largest.column) == divmod(int((y - x).abs().argmax()), 900)
+
+
+def test_a_number_that_became_infinite_is_changed_not_rounded(tmp_path: Path) -> None:
+    a = torch.tensor([[1.0, 70000.0], [2.0, 3.0]])
+    found = compared(tmp_path, a, a.half())
+    assert (found.status, found.changed, found.nonfinite) == ("changed", 1, 1)
+    assert found.largest is not None
+    assert (found.largest.a, found.largest.b) == (70000, math.inf)
+    assert compared(tmp_path, a, a.half(), tolerance=1e9).status == "changed"
+
+
+def test_a_nan_on_one_side_is_named_before_any_other_value(tmp_path: Path) -> None:
+    a = torch.ones(5, 7)
+    b = a.clone()
+    b[1, 2], b[4, 6] = 100, math.nan
+    found = compared(tmp_path, a, b)
+    assert (found.changed, found.nonfinite, found.max_difference) == (2, 1, 99)
+    assert found.largest is not None
+    assert (found.largest.row, found.largest.column) == (4, 6)
+    assert math.isnan(found.largest.b)
+
+
+def test_zeros_of_another_sign_and_other_nans_have_the_same_value(tmp_path: Path) -> None:
+    a = torch.tensor([[0.0, 1.0]])
+    assert compared(tmp_path, a, -a * torch.tensor([[1.0, -1.0]])).status == "rounding"
+    payload = torch.tensor([[0x7FC00001, 0x3F800000]], dtype=torch.int32).view(torch.float32)
+    assert compared(tmp_path, torch.tensor([[math.nan, 1.0]]), payload).status == "rounding"
+
+
+def test_integers_are_compared_bit_for_bit(tmp_path: Path) -> None:
+    a = torch.tensor([[2**53, 5]])
+    assert compared(tmp_path, a, a + torch.tensor([[1, 0]])).status == "changed"
+    assert compared(tmp_path, a.to(torch.int32) * 0 + 5, a * 0 + 5).status == "rounding"
+
+
+def test_complex_values_are_compared(tmp_path: Path) -> None:
+    a = torch.randn(4, 6, dtype=torch.complex64)
+    b = a.clone()
+    b[2, 3] += 1j
+    found = compared(tmp_path, a, b)
+    assert (found.changed, found.max_difference) == (1, pytest.approx(1))
+    assert found.largest is not None
+    assert (found.largest.row, found.largest.column) == (2, 3)
+
+
+def test_the_tolerance_is_the_largest_relative_difference_that_is_the_same(tmp_path: Path) -> None:
+    a = torch.ones(10, 10)
+    assert compared(tmp_path, a, a * 1.01, tolerance=0.011).status == "tolerated"
+    assert compared(tmp_path, a, a * 1.01, tolerance=0.009).status == "changed"
+
+
+FORMS = {
+    "no axes": lambda: torch.tensor(3.5),
+    "empty": lambda: torch.empty(0, 4),
+    "one axis": lambda: torch.randn(9),
+    "four axes": lambda: torch.randn(4, 3, 2, 2),
+    "channels last": lambda: torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
+    "transposed": lambda: torch.randn(5, 8).T,
+    "every second": lambda: torch.randn(8, 10)[::2, ::2],
+    "integers": lambda: torch.arange(12).view(3, 4),
+    "booleans": lambda: torch.tensor([[False, False]]),
+}
+
+
+@pytest.mark.parametrize("one", FORMS)
+def test_tensors_of_any_form_are_compared(run, tmp_path: Path, one: str) -> None:
+    tensor = FORMS[one]()
+    torch.save({"x": tensor, "y": tensor}, tmp_path / "a.pt")
+    torch.save({"x": tensor.contiguous(), "y": tensor}, tmp_path / "b.pt")
+    assert run("diff", tmp_path / "a.pt", tmp_path / "b.pt").code == 0
+    if tensor.numel():
+        other = tensor.clone()
+        other[(-1,) * other.ndim] = 7
+        torch.save({"x": other.contiguous(), "y": other}, tmp_path / "b.pt")
+        found = run("diff", tmp_path / "a.pt", tmp_path / "b.pt", "-f", "json")
+        assert [entry["a"] for entry in found.json()["others"]["tensors"]] == ["x", "y"]
+
+
+def test_floats_narrower_than_a_byte_are_compared(tmp_path: Path, run) -> None:
+    header = b'{"x":{"dtype":"F4","shape":[2,8],"data_offsets":[0,8]}}'
+    for name, data in (("a", bytes(range(8))), ("b", bytes(7) + b"\x07"), ("c", bytes(range(8)))):
+        content = len(header).to_bytes(8, "little") + header + data
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    assert run("diff", tmp_path / "a.safetensors", tmp_path / "c.safetensors").code == 0
+    found = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "-f", "json")
+    assert found.code == 1
+    assert found.json()["others"]["tensors"][0]["values_changed"] == 6
+
+
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
+    import tracemalloc
+
+    from qkvinspect.diff import compare as compare_reports
+    from qkvinspect.inspection import Options, inspect
+
+    peaks = []
+    for rows in (1024, 4096):
+        a = {"l.0.in_proj_weight": torch.randn(3 * rows, rows), "other": torch.randn(rows, rows)}
+        save_file(a, tmp_path / "a.safetensors")
+        save_file({name: (tensor + 1).bfloat16() for name, tensor in a.items()}, tmp_path / "b.safetensors")
+        with open_checkpoint(tmp_path / "a.safetensors") as one, open_checkpoint(tmp_path / "b.safetensors") as other:
+            reports = [inspect(checkpoint, Options(norms=False)) for checkpoint in (one, other)]
+            tracemalloc.start()
+            assert not compare_reports(*reports).same
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert max(peaks) < 40_000_000
+    assert peaks[1] < 1.6 * peaks[0]
