@@ -59,7 +59,12 @@ class Region:
     Args:
         start: the offset of the first byte, or a function that finds it when first asked
             (a zip entry's data begins where its local header says, which costs a read).
+
+    Attributes:
+        checked: whether ``check`` has nothing left to do.
     """
+
+    checked = True
 
     def __init__(self, source: ByteSource, start: int | Callable[[], int], nbytes: int) -> None:
         self.source = source

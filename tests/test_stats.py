@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkvinspect import stats
-from qkvinspect.blocks import blocks
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.stats import RowStats, row_stats
 
@@ -35,7 +33,7 @@ def limit(request: pytest.FixtureRequest) -> Iterator[int | None]:
     """Blocks of the usual size, and far smaller ones."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param:
-            patch.setattr(stats, "blocks", partial(blocks, limit=request.param))
+            patch.setattr(stats, "_PIECE", request.param)
         yield request.param
 
 
@@ -106,7 +104,7 @@ def test_norms_of_any_scale(
     tensor = tensor.T if transposed else tensor
     with pytest.MonkeyPatch.context() as patch:
         if cut:
-            patch.setattr(stats, "blocks", partial(blocks, limit=cut))
+            patch.setattr(stats, "_PIECE", cut)
         check(measured(folder, tensor), tensor)
 
 

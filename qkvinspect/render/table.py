@@ -3,64 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from io import StringIO
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from qkvinspect.render import rows, text
+from qkvinspect.render.page import Page
 from qkvinspect.render.view import View
 from qkvinspect.report import Report
 
 NAME = "table"
 
-_PIPE_WIDTH = 100_000
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def render(report: Report, view: View) -> str:
     """The whole report."""
-    out = StringIO()
-    console = Console(
-        file=out,
-        width=view.width or _PIPE_WIDTH,
-        force_terminal=view.colour,
-        color_system="standard" if view.colour else None,
-        no_color=not view.colour,
-        highlight=False,
-        soft_wrap=view.width is None,
-    )
+    page = Page(view)
     for line in text.summary(report):
-        console.print(Text(line, style="bold"))
+        page.line((line, "bold"))
     if not report.attentions:
-        console.print("No attention was found in it: no tensor has a name that a known layout uses.")
+        page.line(("No attention was found in it: no tensor has a name that a known layout uses.", ""))
     for attention in report.attentions:
-        console.print()
-        console.print(Text(text.layer(attention.layer), style="bold green"))
+        page.line()
+        page.line((text.layer(attention.layer), "bold green"))
         facts = (text.layout(attention), text.stored(attention), text.heads(attention))
-        console.print(Text("  " + "  ".join(facts)))
+        page.line(("  " + "  ".join(facts), ""))
         if attention.parts:
-            console.print(_table(rows.PART_COLUMNS, rows.part_rows(attention)))
+            _table(page, rows.PART_COLUMNS, rows.part_rows(attention))
         if view.per_head and attention.heads:
-            console.print(_table(rows.head_columns(attention), rows.head_rows(attention)))
+            _table(page, rows.head_columns(attention), rows.head_rows(attention))
     if report.findings:
-        console.print()
+        page.line()
     for finding in report.findings:
-        line = Text(f"{finding.severity}: ", style=_STYLES[finding.severity])
         where = f"{finding.layer}: " if finding.layer else ""
-        console.print(line.append(text.clean(f"{where}{finding.message}"), style="none"))
-    return "\n".join(line.rstrip() for line in out.getvalue().split("\n"))
+        page.line((f"{finding.severity}: ", _STYLES[finding.severity]), (text.clean(f"{where}{finding.message}"), ""))
+    return str(page)
 
 
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=True, header_style="dim", show_edge=False)
-    for column in columns:
-        numeric = column.endswith("norm") or column in ("non-finite", "head", "kv head")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    last = len(columns) - 1
-    for cells in lines:
-        bad = columns[last] == "non-finite" and cells[last] not in ("0", "-")
-        table.add_row(*(Text(text.clean(cell)) for cell in cells), style="red" if bad else None)
-    return table
+def _table(page: Page, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    right = [column.endswith("norm") or column in ("non-finite", "head", "kv head") for column in columns]
+    page.table(columns, right, lines, lambda cells: columns[-1] == "non-finite" and cells[-1] not in ("0", "-"))
