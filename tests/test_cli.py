@@ -175,9 +175,9 @@ def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, number: int, code
     torch.save({"a.in_proj_weight": torch.zeros(30, 10)}, source)
     slow = (
         "import sys, time, qkvinspect.export as e\n"
-        "real = e.read_rows\n"
+        "real = e.copy_rows\n"
         "def slow(*a):\n    print('writing', flush=True); time.sleep(30); return real(*a)\n"
-        "e.read_rows = slow\nfrom qkvinspect.cli import main\n"
+        "e.copy_rows = slow\nfrom qkvinspect.cli import main\n"
         f"sys.exit(main(['export', '--split', {str(source)!r}, '-o', {str(tmp_path / 'x.safetensors')!r}]))"
     )
     with subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
