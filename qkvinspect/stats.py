@@ -62,15 +62,14 @@ class _Part:
     """What was found in a piece.
 
     Attributes:
-        nonfinite, nans: how many of each row; None where there are none.
+        odd: how many values of each row are not finite, and how many are NaN; None where there are none.
     """
 
     number: int
     nbytes: int
     rows: slice
     squares: NDArray[np.float64]
-    nonfinite: NDArray[np.int64] | None = None
-    nans: NDArray[np.int64] | None = None
+    odd: NDArray[np.int64] | None = None
 
 
 @dataclass(slots=True)
@@ -78,22 +77,33 @@ class RowStats:
     """Per output row: sum of squares (float64; inf where a value is not finite) and non-finite counts."""
 
     squares: NDArray[np.float64]
-    nonfinite: NDArray[np.int64]
-    nans: NDArray[np.int64]
-    _finite: bool = True
+    _odd: NDArray[np.int64] | None = None
+
+    @property
+    def nonfinite(self) -> NDArray[np.int64]:
+        """How many values are NaN or infinite."""
+        return self._counts[0]
+
+    @property
+    def nans(self) -> NDArray[np.int64]:
+        """How many values are NaN."""
+        return self._counts[1]
+
+    @property
+    def _counts(self) -> NDArray[np.int64]:
+        return np.zeros((2, len(self.squares)), np.int64) if self._odd is None else self._odd
 
     def add(self, part: _Part) -> None:
         """Take in a piece of some of the rows."""
         self.squares[part.rows] += part.squares
-        if part.nonfinite is not None and part.nans is not None:
-            self._finite = False
-            self.nonfinite[part.rows] += part.nonfinite
-            self.nans[part.rows] += part.nans
+        if part.odd is not None:
+            self._odd = self._counts
+            self._odd[:, part.rows] += part.odd
 
     def measure(self, rows: Sequence[range]) -> tuple[float, int]:
         """Frobenius norm and non-finite count of some rows; the norm is nan if any value is."""
         squares = sum(float(self.squares[r.start : r.stop : r.step].sum()) for r in rows)
-        if self._finite:
+        if self._odd is None:
             return float(np.sqrt(squares)), 0
         nonfinite = sum(int(self.nonfinite[r.start : r.stop : r.step].sum()) for r in rows)
         if any(self.nans[r.start : r.stop : r.step].any() for r in rows):
@@ -139,8 +149,7 @@ def stream(requests: Sequence[Request], progress: Progress) -> Iterator[RowStats
 def _nothing(job: _Job | None) -> RowStats | None:
     if job is None:
         return None
-    rows = job.matrix.rows
-    return RowStats(np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, np.int64))
+    return RowStats(np.zeros(job.matrix.rows))
 
 
 _Pieces = list[tuple[_Job, Span]]
@@ -206,10 +215,10 @@ def _measure(job: _Job, span: Span) -> _Part:
     finite = np.logical_and.reduce([np.isfinite(found) for found in values])
     if finite.all():
         return part
-    nonfinite, nans = np.zeros(len(words), np.int64), np.zeros(len(words), np.int64)
-    nonfinite[odd] = (~finite).sum(axis=1)
-    nans[odd] = np.logical_or.reduce([np.isnan(found) for found in values]).sum(axis=1)
-    return replace(part, nonfinite=nonfinite, nans=nans)
+    nan = np.logical_or.reduce([np.isnan(found) for found in values])
+    counts = np.zeros((2, len(words)), np.int64)
+    counts[:, odd] = (~finite).sum(axis=1), nan.sum(axis=1)
+    return replace(part, odd=counts)
 
 
 def _scales(info: TensorInfo, matrix: Matrix) -> Scale | None:
