@@ -7,13 +7,12 @@ seconds and peak memory. Given words, only the cases that have one of them in th
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from processes import QKVINSPECT, run
 
 SIZES = {"F32": 4, "BF16": 2}
 Shapes = dict[str, tuple[int, ...]]
@@ -97,16 +96,9 @@ def main() -> None:
     print("| | size | seconds | peak MB |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for name, path, size, flags in cases(Path(folder)):
-            if words and not any(word in name for word in words):
-                continue
-            began = time.perf_counter()
-            command = [sys.executable, "-m", "qkvinspect", "show", str(path), *flags]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            taken = time.perf_counter() - began
-            assert process.returncode == 0
-            print(f"| {name} | {size / 1e9:,.1f} GB | {taken:.2f} | {usage.ru_maxrss / 1e3:.0f} |", flush=True)
+            if not words or any(word in name for word in words):
+                taken, _ = run((*QKVINSPECT, "show", path, *flags), Path(folder, "cache"))
+                print(f"| {name} | {size / 1e9:,.1f} GB | {taken.seconds:.2f} | {taken.megabytes:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
