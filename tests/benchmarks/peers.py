@@ -1,7 +1,7 @@
 """qkvinspect beside what else there is, on the same files in the same run.
 
     python -m venv peers && peers/bin/pip install -c constraints.txt -r tests/benchmarks/peers.txt
-    python tests/benchmarks/peers.py peers/bin [ROUNDS] > tests/benchmarks/RESULTS.md
+    python tests/benchmarks/peers.py peers/bin [ROUNDS] | tee tests/benchmarks/RESULTS.md
 
 Makes its files (24 layers of nn.TransformerEncoder, 1024 wide), checks that all find the same norms, runs all in
 turn, and prints medians. Every file is in the cache of the system when it is timed.

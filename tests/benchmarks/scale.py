@@ -1,4 +1,6 @@
-"""What checkpoints of many layers, tensors and terabytes cost: python tests/benchmarks/scale.py [WORD ...]
+"""What checkpoints of many layers, tensors and terabytes cost.
+
+    python tests/benchmarks/scale.py [WORD ...] | tee tests/benchmarks/SCALE.md
 
 Files with real headers and no contents (sparse: they take no place on the disk), each shown by a process of its own:
 seconds and peak memory. Given words, only the cases that have one of them in their name.
