@@ -41,7 +41,8 @@ def row_squares(words: Array, dtype: DType) -> tuple[Sums, NDArray[np.intp]]:
         fine = total < most
         if not narrow:
             fine &= total >= _TINY * words.shape[1]
-            if words.dtype.names is None and not total.all():
+            has_zero = words.dtype.names is None and (dtype.mini is None or dtype.mini.mantissa > 0)
+            if has_zero and not total.all():
                 fine |= np.bitwise_or.reduce(words, axis=1) == 0
     return total, np.nonzero(~fine)[0]
 
