@@ -58,15 +58,23 @@ class Assembled(Region):
     def files(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(piece.file for piece in self._pieces))
 
+    @cached_property
+    def _only(self) -> TensorInfo | None:
+        """The piece that is the whole tensor, just as its bytes are wanted."""
+        info = self._pieces[0].info if len(self._pieces) == 1 else None
+        return info if info is not None and info.contiguous and info.byteorder == "little" else None
+
+    def place(self, offset: int) -> tuple[ByteSource, int] | None:
+        only = self._only
+        return None if only is None else only.region.place(only.offset * self._width + offset)
+
     def read(self, offset: int, length: int) -> bytes:
         import numpy as np
 
         if not length:
             return b""
-        if len(self._pieces) == 1:
-            info = self._pieces[0].info
-            if info.contiguous and info.byteorder == "little":
-                return info.region.read(info.offset * self._width + offset, length)
+        if self._only is not None:
+            return self._only.region.read(self._only.offset * self._width + offset, length)
         first, last = offset // self._width, -(-(offset + length) // self._width)
         words = np.empty(last - first, f"V{self._width}")
         self._fill(words, (), first, last)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from qkvinspect.dtypes import DTYPES, DType
@@ -20,13 +20,41 @@ BLOCK = 8 << 20
 _WORDS = {8: "u1", 16: "u2", 32: "u4", 64: "u8"}
 
 
-def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, Array]]:
-    """Read a matrix in pieces of about ``limit`` bytes, in the order of the file.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a matrix that is read at once.
 
-    Yields:
-        rows, columns, and the stored words there: unsigned integers of the unit's width, or complex
-        numbers, in the machine's byte order, of shape [rows, columns].
+    Attributes:
+        rows, cols: what it holds of the matrix.
+        offset, shape, strides: how that lies in the storage, the axis of larger steps first; in units.
+        across: whether that axis is the columns.
     """
+
+    matrix: Matrix
+    rows: slice
+    cols: slice
+    offset: int
+    shape: tuple[int, int]
+    strides: tuple[int, int]
+    across: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Of its own elements."""
+        return self.shape[0] * self.shape[1] * self.matrix.unit // 8
+
+    def read(self) -> Array:
+        """The stored words, [rows, columns]."""
+        size = self.matrix.unit // 8
+        reach = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) + 1
+        data = self.matrix.info.region.read(self.offset * size, reach * size)
+        words = np.ndarray(self.shape, _word(self.matrix), data, 0, tuple(step * size for step in self.strides))
+        words = words if words.dtype.isnative else words.astype(words.dtype.newbyteorder("="))
+        return words.T if self.across else words
+
+
+def spans(matrix: Matrix, limit: int) -> Iterator[Span]:
+    """Cut a matrix into pieces of about ``limit`` bytes, in the order of the file; nothing is read yet."""
     if not matrix.rows or not matrix.cols:
         return
     across = matrix.col_stride > matrix.row_stride  # columns lie further apart: read by columns
@@ -40,23 +68,21 @@ def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, A
         many = min(outer_step, outer - first)
         for start in range(0, inner, inner_step):
             count = min(inner_step, inner - start)
-            words = _read(
-                matrix,
-                matrix.offset + first * outer_stride + start * inner_stride,
-                (many, count),
-                (outer_stride, inner_stride),
-            )
-            outer_slice, inner_slice = slice(first, first + many), slice(start, start + count)
-            yield (inner_slice, outer_slice, words.T) if across else (outer_slice, inner_slice, words)
+            offset = matrix.offset + first * outer_stride + start * inner_stride
+            sides = slice(first, first + many), slice(start, start + count)
+            rows, cols = reversed(sides) if across else sides
+            yield Span(matrix, rows, cols, offset, (many, count), (outer_stride, inner_stride), across)
 
 
-def _read(matrix: Matrix, offset: int, shape: tuple[int, int], strides: tuple[int, int]) -> Array:
-    size = matrix.unit // 8
-    span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
-    data = matrix.info.region.read(offset * size, span * size)
-    words = np.frombuffer(data, _word(matrix))
-    view = as_strided(words, shape, tuple(stride * size for stride in strides), writeable=False)
-    return view if view.dtype.isnative else view.astype(view.dtype.newbyteorder("="))
+def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, Array]]:
+    """Read a matrix in pieces of about ``limit`` bytes, in the order of the file.
+
+    Yields:
+        rows, columns, and the stored words there: unsigned integers of the unit's width, or complex
+        numbers, in the machine's byte order, of shape [rows, columns].
+    """
+    for span in spans(matrix, limit):
+        yield span.rows, span.cols, span.read()
 
 
 def _word(matrix: Matrix) -> np.dtype[Any]:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from qkvinspect import __version__
 from qkvinspect.atomic import new_file
 from qkvinspect.blocks import read_rows
+from qkvinspect.copying import copy_rows
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.formats.safetensors import CODES
 from qkvinspect.matrix import as_matrix
@@ -152,9 +153,7 @@ def _write_safetensors(
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for piece in ordered:
-        for chunk in read_rows(as_matrix(piece.info, piece.orientation), piece.rows):
-            file.write(chunk)
-            advance(len(chunk))
+        copy_rows(as_matrix(piece.info, piece.orientation), piece.rows, file, advance)
 
 
 def _write_torch(

@@ -59,7 +59,12 @@ class Region:
     Args:
         start: the offset of the first byte, or a function that finds it when first asked
             (a zip entry's data begins where its local header says, which costs a read).
+
+    Attributes:
+        checked: whether ``check`` has nothing left to do.
     """
+
+    checked = True
 
     def __init__(self, source: ByteSource, start: int | Callable[[], int], nbytes: int) -> None:
         self.source = source
@@ -87,6 +92,15 @@ class Region:
         """Some of its bytes; what holds for all holds for them."""
         return _Part(self, offset, nbytes)
 
+    def place(self, offset: int) -> tuple[ByteSource, int] | None:
+        """Where in which file the byte at ``offset`` lies, all others around it; None where they lie otherwise.
+
+        Raises:
+            CheckpointError: they are not those that were written.
+        """
+        self.check()
+        return self.source, self.start + offset
+
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset`` within the region; the caller stays inside it."""
         self.check()
@@ -98,6 +112,9 @@ class _Part(Region):
         super().__init__(whole.source, lambda: whole.start + offset, nbytes)
         self._whole = whole
         self._offset = offset
+
+    def place(self, offset: int) -> tuple[ByteSource, int] | None:
+        return self._whole.place(self._offset + offset)
 
     def read(self, offset: int, length: int) -> bytes:
         return self._whole.read(self._offset + offset, length)

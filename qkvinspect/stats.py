@@ -5,16 +5,19 @@ Every packing, head and part is a set of rows, so any norm is a sum over these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.blocks import Array, blocks, numbers
+from qkvinspect.blocks import Array, Span, blocks, numbers, spans
 from qkvinspect.matrix import Matrix, as_matrix
-from qkvinspect.model import Orientation, TensorInfo
+from qkvinspect.model import Orientation, Region, TensorInfo
+from qkvinspect.squares import row_squares, scaled_squares
+from qkvinspect.workers import in_order
 
 Progress = Callable[[int], None]
 """Told how many bytes have just been dealt with."""
@@ -22,22 +25,86 @@ Progress = Callable[[int], None]
 Scale = Callable[[slice, slice], Array]
 """Gives the scales of some rows and columns."""
 
-_CHUNK = 64  # float32 partial sums this short keep a norm within 1e-6 of float64, whatever the values
+_PIECE = 512 << 10
+"""Bytes read at once: they stay in the processor's cache until they are dealt with."""
+
+_BATCH = 4 << 20
+"""Bytes that a core takes at a time."""
+
 _SCALE_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
-_TINY = 1e-25  # mean square under which float32 squares lose digits
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A tensor to stream.
+
+    Attributes:
+        scale: what the values must be multiplied by: a number, one a row, or one a block of rows and columns
+            (DeepSeek's weight_scale_inv, 128 x 128).
+    """
+
+    info: TensorInfo
+    orientation: Orientation
+    scale: TensorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A tensor that has values, and its place among all."""
+
+    number: int
+    matrix: Matrix
+    scales: Scale | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What was found in a piece.
+
+    Attributes:
+        odd: how many values of each row are not finite, and how many are NaN; None where there are none.
+    """
+
+    number: int
+    nbytes: int
+    rows: slice
+    squares: NDArray[np.float64]
+    odd: NDArray[np.int64] | None = None
+
+
+@dataclass(slots=True)
 class RowStats:
     """Per output row: sum of squares (float64; inf where a value is not finite) and non-finite counts."""
 
     squares: NDArray[np.float64]
-    nonfinite: NDArray[np.int64]
-    nans: NDArray[np.int64]
+    _odd: NDArray[np.int64] | None = None
+
+    @property
+    def nonfinite(self) -> NDArray[np.int64]:
+        """How many values are NaN or infinite."""
+        return self._counts[0]
+
+    @property
+    def nans(self) -> NDArray[np.int64]:
+        """How many values are NaN."""
+        return self._counts[1]
+
+    @property
+    def _counts(self) -> NDArray[np.int64]:
+        return np.zeros((2, len(self.squares)), np.int64) if self._odd is None else self._odd
+
+    def add(self, part: _Part) -> None:
+        """Take in a piece of some of the rows."""
+        self.squares[part.rows] += part.squares
+        if part.odd is not None:
+            self._odd = self._counts
+            self._odd[:, part.rows] += part.odd
 
     def measure(self, rows: Sequence[range]) -> tuple[float, int]:
         """Frobenius norm and non-finite count of some rows; the norm is nan if any value is."""
         squares = sum(float(self.squares[r.start : r.stop : r.step].sum()) for r in rows)
+        if self._odd is None:
+            return float(np.sqrt(squares)), 0
         nonfinite = sum(int(self.nonfinite[r.start : r.stop : r.step].sum()) for r in rows)
         if any(self.nans[r.start : r.stop : r.step].any() for r in rows):
             return float("nan"), nonfinite
@@ -49,35 +116,109 @@ def row_stats(
 ) -> RowStats | None:
     """Stream one tensor; None if its bits have no value of their own (quantised types).
 
-    Args:
-        scale: what the values must be multiplied by: a number, one a row, or one a block of rows and columns
-            (DeepSeek's weight_scale_inv, 128 x 128).
-
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    if info.dtype.kind == "opaque":
+    (found,) = stream([Request(info, orientation, scale)], progress)
+    return found
+
+
+def stream(requests: Sequence[Request], progress: Progress) -> Iterator[RowStats | None]:
+    """What ``row_stats`` finds in each of these tensors, streamed on all cores in the order given.
+
+    It does not depend on how many cores there are: what they find is added up in that order.
+    """
+    jobs: deque[_Job | None] = deque()
+    begun = 0
+    found: RowStats | None = None
+    for parts in in_order(_work, _batches(requests, jobs)):
+        for part in parts:
+            while begun <= part.number:
+                if begun:
+                    yield found
+                found = _nothing(jobs.popleft())
+                begun += 1
+            assert found is not None
+            found.add(part)
+            progress(part.nbytes)
+    if begun:
+        yield found
+    yield from map(_nothing, jobs)
+
+
+def _nothing(job: _Job | None) -> RowStats | None:
+    if job is None:
         return None
-    matrix = as_matrix(info, orientation)
-    squares = np.zeros(matrix.rows)
-    nonfinite = np.zeros(matrix.rows, np.int64)
-    nans = np.zeros(matrix.rows, np.int64)
-    scales = _scales(scale, matrix) if scale is not None else None
-    if scale is not None and scales is None:
+    return RowStats(np.zeros(job.matrix.rows))
+
+
+_Pieces = list[tuple[_Job, Span]]
+
+
+def _batches(requests: Sequence[Request], jobs: deque[_Job | None]) -> Iterator[_Pieces | Region]:
+    """The pieces of all tensors in batches of about equal size, and each storage that has a checksum before them.
+
+    One storage more is verified than is read, so that no core waits for the one that does it.
+    """
+    batch: _Pieces = []
+    size = 0
+    yield from _unchecked(requests[:1])
+    for number, request in enumerate(requests):
+        yield from _unchecked(requests[number + 1 : number + 2])
+        job = _job(number, request)
+        jobs.append(job)
+        if job is None:
+            continue
+        for span in spans(job.matrix, _PIECE):
+            batch.append((job, span))
+            size += span.nbytes
+            if size >= _BATCH:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _unchecked(requests: Iterable[Request]) -> Iterator[Region]:
+    for request in requests:
+        region = request.info.region
+        if not region.checked and region.nbytes > _PIECE:
+            yield region
+
+
+def _job(number: int, request: Request) -> _Job | None:
+    if request.info.dtype.kind == "opaque":
         return None
-    for rows, cols, words in blocks(matrix):
-        arrays = numbers(words, info.dtype)
-        if scales is not None:
-            arrays = [values * scales(rows, cols) for values in arrays]
-        for values in arrays:
-            squares[rows] += _squares(values)
-        (odd,) = np.nonzero(~np.isfinite(squares[rows]))
-        if len(odd):
-            picked = [values[odd] for values in arrays]
-            nonfinite[rows.start + odd] += (~np.logical_and.reduce([np.isfinite(v) for v in picked])).sum(axis=1)
-            nans[rows.start + odd] += np.logical_or.reduce([np.isnan(v) for v in picked]).sum(axis=1)
-        progress(words.size * words.itemsize)
-    return RowStats(squares, nonfinite, nans)
+    matrix = as_matrix(request.info, request.orientation)
+    scales = _scales(request.scale, matrix) if request.scale is not None else None
+    return None if request.scale is not None and scales is None else _Job(number, matrix, scales)
+
+
+def _work(work: _Pieces | Region) -> list[_Part]:
+    if isinstance(work, Region):
+        work.check()
+        return []
+    return [_measure(job, span) for job, span in work]
+
+
+def _measure(job: _Job, span: Span) -> _Part:
+    words, dtype = span.read(), job.matrix.info.dtype
+    scales = job.scales(span.rows, span.cols) if job.scales is not None else None
+    squares, odd = row_squares(words, dtype) if scales is None else scaled_squares(words, dtype, scales)
+    part = _Part(job.number, span.nbytes, span.rows, squares)
+    if not len(odd):
+        return part
+    with np.errstate(all="ignore"):  # signalling NaN, and float64 squares beyond float64
+        values = [found.astype(np.float64) for found in numbers(words[odd], dtype)]
+        values = [found * scales[odd] for found in values] if scales is not None else values
+        squares[odd] = sum(np.einsum("ij,ij->i", found, found) for found in values)
+    finite = np.logical_and.reduce([np.isfinite(found) for found in values])
+    if finite.all():
+        return part
+    nan = np.logical_or.reduce([np.isnan(found) for found in values])
+    counts = np.zeros((2, len(words)), np.int64)
+    counts[:, odd] = (~finite).sum(axis=1), nan.sum(axis=1)
+    return replace(part, odd=counts)
 
 
 def _scales(info: TensorInfo, matrix: Matrix) -> Scale | None:
@@ -105,17 +246,3 @@ def _scale_block(size: int, count: int) -> int | None:
     if count == size:
         return 1
     return _SCALE_BLOCK if count == ceil(size / _SCALE_BLOCK) else None
-
-
-def _squares(values: Array) -> NDArray[np.float64]:
-    """Sum of squares of each row, in float32 where that is exact enough, else in more."""
-    whole = values.shape[1] // _CHUNK * _CHUNK
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        chunks = np.ascontiguousarray(values[:, :whole]).reshape(len(values), -1, _CHUNK)
-        total = np.einsum("ijk,ijk->ij", chunks, chunks).sum(axis=1, dtype=np.float64)
-        total += np.einsum("ij,ij->i", values[:, whole:], values[:, whole:])
-        (odd,) = np.nonzero(~np.isfinite(total) | (total < _TINY * values.shape[1]))
-        if len(odd) and values.dtype == np.float32:
-            wide = values[odd].astype(np.float64)
-            total[odd] = np.einsum("ij,ij->i", wide, wide)
-    return total

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkvinspect import stats
-from qkvinspect.blocks import blocks
+from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.stats import RowStats, row_stats
 
@@ -35,7 +35,7 @@ def limit(request: pytest.FixtureRequest) -> Iterator[int | None]:
     """Blocks of the usual size, and far smaller ones."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param:
-            patch.setattr(stats, "blocks", partial(blocks, limit=request.param))
+            patch.setattr(stats, "_PIECE", request.param)
         yield request.param
 
 
@@ -106,7 +106,7 @@ def test_norms_of_any_scale(
     tensor = tensor.T if transposed else tensor
     with pytest.MonkeyPatch.context() as patch:
         if cut:
-            patch.setattr(stats, "blocks", partial(blocks, limit=cut))
+            patch.setattr(stats, "_PIECE", cut)
         check(measured(folder, tensor), tensor)
 
 
@@ -247,3 +247,52 @@ def test_floats_of_scaled_formats(name: str, folder: Path) -> None:
     for row in range(4):
         norm, _ = result.measure((range(row, row + 1),))
         assert norm == pytest.approx(torch.linalg.norm(expected[row]).item(), rel=1e-6)
+
+
+def test_many_tensors_on_any_number_of_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, whatever their sizes; the same bits from one core and from many."""
+    sizes = [(40, 64), (0, 3), (3, 7000), (5, 5), (1, 1), (300, 20), (2, 0), (64, 64)]
+    kinds = [torch.float32, torch.bfloat16, torch.float16]
+    state = {f"{n}": torch.randn(size).to(kinds[n % 3]) for n, size in enumerate(sizes)}
+    state["1"] = state["1"].to(torch.uint8).view(torch.bits8)
+    state["5"][7, 7] = math.nan
+    torch.save(state, folder / "many.pt")
+    monkeypatch.setattr(stats, "_PIECE", 1000)
+    monkeypatch.setattr(stats, "_BATCH", 5000)
+    found: list[list[bytes | None]] = []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr("qkvinspect.workers.cores", lambda cores=cores: cores)
+        told: list[int] = []
+        with open_checkpoint(folder / "many.pt") as checkpoint:
+            requests = [stats.Request(info, "out_in") for info in checkpoint.tensors.values()]
+            results = list(stats.stream(requests, told.append))
+        assert sum(told) == sum(tensor.nbytes for tensor in state.values())
+        assert [result is None for result in results] == [name == "1" for name in state]
+        assert [len(result.squares) for result in results if result] == [n for n, _ in sizes if (n, _) != (0, 3)]
+        assert results[5] is not None
+        assert results[5].nans.sum() == 1
+        found.append([result and result.squares.tobytes() for result in results])
+    assert found[0] == found[1] == found[2]
+    monkeypatch.undo()
+    for name, result in zip(state, found[0], strict=True):
+        if name not in ("1", "5"):
+            assert result is not None
+            expected = state[name].double().square().sum(dim=1)
+            assert torch.frombuffer(bytearray(result) or bytearray(8), dtype=torch.float64)[
+                : len(expected)
+            ].tolist() == (pytest.approx(expected.tolist(), rel=1e-6))
+
+
+def test_a_wrong_checksum_gives_no_norm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "damaged.pt"
+    torch.save({f"{n}": torch.full((64, 64), float(n + 1)) for n in range(4)}, path)
+    data = bytearray(path.read_bytes())
+    at = data.index(torch.full((64, 64), 3.0).numpy().tobytes()) + 5000
+    data[at] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr(stats, "_PIECE", 1000)
+    with open_checkpoint(path) as checkpoint:
+        given = checkpoint.tensors.values()
+        results = stats.stream([stats.Request(info, "out_in") for info in given], lambda _: None)
+        with pytest.raises(CheckpointError, match="checksum"):
+            deque(results, maxlen=0)

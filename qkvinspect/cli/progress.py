@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 _PATIENCE = 1.0
 """Seconds before a bar appears."""
 
+_PAUSE = 0.1
+"""Seconds between two looks of it: work tells of every half megabyte."""
+
 
 class Bar:
     """Shows bytes, speed and the time that is left; disappears when the work is done."""
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._began = time.monotonic()
+        self._due = time.monotonic() + _PATIENCE
         self._terminal = sys.stderr.isatty()
         self._shown: tuple[Progress, TaskID] | None = None
         self._resources = ExitStack()
@@ -35,8 +38,10 @@ class Bar:
 
     def advance(self, done: int, total: int) -> None:
         """Told how many bytes are done, of how many."""
-        if not self._terminal or time.monotonic() - self._began < _PATIENCE:
+        now = time.monotonic()
+        if not self._terminal or now < self._due:
             return
+        self._due = now + _PAUSE
         if self._shown is None:
             self._shown = self._show(total)
         progress, task = self._shown

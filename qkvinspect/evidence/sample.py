@@ -22,7 +22,7 @@ Array = NDArray[Any]
 MAX_ROWS = 1280
 """Rows that are weighed of a layer, of all its weights together."""
 
-_KEPT = 32  # products of matrices; a packing in blocks has 8, whatever its heads
+_KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
 
 MAX_COLUMNS = 2048
 """Columns that are looked at of each row."""

@@ -10,6 +10,8 @@ from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_d
 from qkvinspect.formats.torch_objects import is_tensor
 
 _LEAVES = frozenset({str, int, float, bool, bytes, NoneType, Global, Persistent})
+_PLAIN = _LEAVES | {TensorCall}
+_KEYS = frozenset({str, int})
 _COUNTLESS = 1 << 62
 
 
@@ -62,6 +64,14 @@ def may_hold(node: object) -> bool:
     return is_dict(node) or is_sequence(node) or isinstance(node, Call)
 
 
+def _flat(node: dict[object, object]) -> int | None:
+    """How many tensors a dict holds as values, if it holds nothing that must be looked into."""
+    kinds = list(map(type, node.values()))
+    if _PLAIN.issuperset(kinds) and _KEYS.issuperset(map(type, node)):
+        return kinds.count(TensorCall)
+    return None
+
+
 class Counts:
     """How many tensors lie at or below a node, as often as they are reached; a cycle adds nothing."""
 
@@ -95,6 +105,8 @@ class Counts:
                     totals[-1] += 1
                 elif kind in _LEAVES:
                     continue
+                elif kind is dict and (held := _flat(cast("dict[object, object]", child))) is not None:
+                    totals[-1] += held
                 elif is_tensor(child):
                     totals[-1] += 1
                 elif id(child) in known:

@@ -89,7 +89,7 @@ def read_directory(source: ByteSource, limits: Limits) -> Directory:
     entries: dict[str, _Facts] = {}
     position = 0
     for _ in range(count):
-        if data[position : position + 4] != b"PK\x01\x02" or position + fixed > size:
+        if position + fixed > size or not data.startswith(b"PK\x01\x02", position):
             raise damaged(source, Code.ZIP_DIRECTORY, "its directory ends too early", f"byte {position} of {size}")
         flags, method, crc, stored_size, full_size, named, extra, comment, attributes, header = unpack(data, position)
         begin = position + fixed

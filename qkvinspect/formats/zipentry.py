@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from functools import cached_property
+from threading import Lock
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
@@ -37,16 +38,20 @@ class Stored(Region):
             )
         super().__init__(source, 0, entry.size)
         self._entry = entry
-        self._checked = not has_checksum
+        self.checked = not has_checksum
+        self._checking = Lock()
 
     @cached_property
     def start(self) -> int:
         return _data_start(self.source, self._entry)
 
     def check(self) -> None:
-        if not self._checked:
-            _check(self.source, self._entry, self.start)
-            self._checked = True
+        if self.checked:
+            return
+        with self._checking:
+            if not self.checked:
+                _check(self.source, self._entry, self.start)
+                self.checked = True
 
 
 def read(source: ByteSource, entry: Entry, *, has_checksum: bool) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from qkvinspect.inspection.disguises import scale_of
@@ -19,34 +19,40 @@ def measured(
     Float8 weights are multiplied by the scales beside them. Integers are not measured: without the scale that
     belongs to them their norm would be no norm of the weight.
     """
-    from qkvinspect.stats import RowStats, row_stats
+    from qkvinspect.stats import Request, stream
 
-    wanted: dict[str, tuple[TensorInfo, Part]] = {}
+    wanted: dict[str, Request] = {}
+    groups: dict[str, set[tuple[range, ...]]] = {}
     for attention in attentions:
         for part in attention.parts:
-            for info in filter(None, (part.weight, part.bias)):
+            for info, rows in _groups(part):
                 if info.dtype.kind in ("float", "complex"):
-                    wanted.setdefault(info.name, (info, part))
-    advance = counter(sum(info.nbytes for info, _ in wanted.values()), progress)
-    stats: dict[str, RowStats | None] = {}
-    for name, (info, part) in sorted(wanted.items(), key=lambda item: _place(item[1][0])):
-        orientation = part.orientation if info is part.weight else "out_in"
-        stats[name] = row_stats(info, orientation, advance, scale=scale_of(info, tensors))
-
-    def measure(info: TensorInfo | None, rows: Sequence[range]) -> Measure | None:
-        found = stats.get(info.name) if info is not None else None
-        return Measure(*found.measure(rows)) if found is not None else None
+                    orientation = part.orientation if info is part.weight else "out_in"
+                    wanted.setdefault(info.name, Request(info, orientation, scale_of(info, tensors)))
+                    groups.setdefault(info.name, set()).add(rows)
+    requests = sorted(wanted.values(), key=lambda request: _place(request.info))
+    advance = counter(sum(request.info.nbytes for request in requests), progress)
+    found: dict[tuple[str, tuple[range, ...]], Measure] = {}
+    for request, stats in zip(requests, stream(requests, advance), strict=True):
+        name = request.info.name
+        if stats is not None:
+            found.update(((name, rows), Measure(*stats.measure(rows))) for rows in groups[name])
 
     def with_norms(part: Part) -> Part:
-        each = tuple(filter(None, (measure(part.weight, [rows]) for rows in part.heads)))
-        return replace(
-            part,
-            measured=measure(part.weight, part.rows),
-            bias_measured=measure(part.bias, part.bias_heads),
-            head_measures=each,
-        )
+        whole, *rest = (found.get((info.name, rows)) for info, rows in _groups(part))
+        heads = tuple(filter(None, rest[: len(part.heads)]))
+        return replace(part, measured=whole, bias_measured=rest[-1] if part.bias else None, head_measures=heads)
 
     return [replace(a, parts=tuple(map(with_norms, a.parts))) for a in attentions]
+
+
+def _groups(part: Part) -> Iterator[tuple[TensorInfo, tuple[range, ...]]]:
+    """Whose norms are asked for: all of the weight, each of its heads, the bias."""
+    yield part.weight, part.rows
+    for rows in part.heads:
+        yield part.weight, (rows,)
+    if part.bias is not None:
+        yield part.bias, part.bias_heads
 
 
 def _place(info: TensorInfo) -> tuple[str, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from qkvinspect.codes import Code
@@ -87,13 +89,31 @@ class LocalFile:
                 found=f"{self.size} bytes in all",
                 hint="the file is truncated: copy or download it again",
             )
+        with self._descriptor() as fd:
+            return self._read(fd, offset, length)
+
+    def copy(self, offset: int, length: int, target: int) -> int:
+        """Have the system append bytes to the file of descriptor ``target``; how many were: none where it cannot."""
+        if not hasattr(os, "copy_file_range"):
+            return 0
+        with self._descriptor() as fd:
+            try:
+                copied = os.copy_file_range(fd, target, length, offset)
+            except OSError:  # of whichever file: reading and writing tells
+                return 0
+            self._compare(os.fstat(fd))
+            return copied
+
+    @contextmanager
+    def _descriptor(self) -> Generator[int]:
         if self._closed:
             raise CheckpointError("is closed", code=Code.FILE_READ, file=self.name, hint="open the checkpoint again")
         if self._kept:
-            return self._read(self._fd, offset, length)
+            yield self._fd
+            return
         fd, _ = self._open()
         try:
-            return self._read(fd, offset, length)
+            yield fd
         finally:
             os.close(fd)
 

@@ -1,218 +1,161 @@
-"""What other tools say of the same checkpoints: copies that are the same, and faults. Writes PEERS.md beside it.
+"""qkvinspect beside what else there is, on the same files in the same run.
 
-    python -m venv PEERS && PEERS/bin/pip install sft-cli==0.2.2 'ckptkit[cli]==0.3.0'
-    python tests/benchmarks/peers.py PEERS/bin
+    python -m venv peers && peers/bin/pip install -c constraints.txt -r tests/benchmarks/peers.txt
+    python tests/benchmarks/peers.py peers/bin [ROUNDS] | tee tests/benchmarks/RESULTS.md
 
-The checkpoint is sapiens' checkpoint_vh (tests/real/wheels.py), as safetensors, which all of them read.
+Makes its files (24 layers of nn.TransformerEncoder, 1024 wide), checks that all find the same norms, runs all in
+turn, and prints medians. Every file is in the cache of the system when it is timed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
+import math
+import os
+import platform
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from engine import bandwidths
+from processes import QKVINSPECT, interleaved, printed, run
+from scripts import ENDING, HEADS
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "real"))
-import wheels
+HERE = Path(__file__).parent
+SAMPLE = HERE.parents[1] / "sample_checkpoints" / "transformer.pt"
+SHOW = (*QKVINSPECT, "show", "--heads", str(HEADS), "--per-head")
+NORMS = (*SHOW, "--no-evidence")
 
-State = dict[str, Tensor]
-
-HEADS, LAYERS = 8, 4
-BASE = "decoder.sentence_encoder.layers.{}.self_attn"
-OUT = Path(__file__).with_name("PEERS.md")
+Command = Sequence[str | Path]
 
 
-def original() -> State:
-    path = wheels.unpacked("sapiens") / "sapiens/models/v1/checkpoint_vh.pt"
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        state = torch.load(path, weights_only=True, map_location="cpu")["model"]
-    return {name: tensor.clone() for name, tensor in state.items()}
+def works(files: Path, peers: Path) -> dict[str, dict[str, Command]]:
+    """What is done, and by whom; the first of each is what the others are divided by."""
+    stored, pickled = files / "float32.safetensors", files / "float32.pt"
+    script = (peers / "python", HERE / "scripts.py")
+    copy = f"cp {files / 'split.safetensors'} {files / 'copy'}"
+    return {
+        "norms of every head, .safetensors": {
+            "qkvinspect show --no-evidence": (*NORMS, stored),
+            "qkvinspect show": (*SHOW, stored),
+            "torch: load_file and a loop": (*script, "torch_load_file", stored),
+            "numpy: safe_open and a loop": (*script, "numpy_safe_open", stored),
+            "sft stat --include (no heads)": (peers / "sft", "stat", stored, f"--include=*{ENDING}", "--json"),
+            "cat to nowhere (the whole file)": ("cat", stored),
+        },
+        "norms of every head, .pt": {
+            "qkvinspect show --no-evidence": (*NORMS, pickled),
+            "torch: load(mmap=True) and a loop": (*script, "torch_load", pickled),
+        },
+        "norms of every head, bfloat16": {
+            "qkvinspect show --no-evidence": (*NORMS, files / "bfloat16.safetensors"),
+            "torch: load_file and a loop": (*script, "torch_load_file", files / "bfloat16.safetensors"),
+        },
+        "norms of every head, float16": {
+            "qkvinspect show --no-evidence": (*NORMS, files / "float16.safetensors"),
+            "torch: load_file and a loop": (*script, "torch_load_file", files / "float16.safetensors"),
+        },
+        "shapes, .safetensors": {
+            "qkvinspect show --no-norms": (*QKVINSPECT, "show", "--no-norms", stored),
+            "safetensors-print": (peers / "safetensors-print", stored),
+            "modelinfo": (peers / "modelinfo", stored),
+        },
+        "shapes, .pt": {
+            "qkvinspect show --no-norms": (*QKVINSPECT, "show", "--no-norms", pickled),
+            "ckptkit info": (peers / "ckptkit", "info", pickled),
+        },
+        "Q, K and V as tensors of their own": {
+            "qkvinspect export --split": (*QKVINSPECT, *split(stored, files / "new.safetensors"), "--force"),
+            "cp of as many bytes, and sync": ("sh", "-c", f"rm -f {files / 'copy'}; {copy}; sync {files / 'copy'}"),
+            "cp of as many bytes": ("sh", "-c", f"rm -f {files / 'copy'}; {copy}"),
+        },
+        "start": {
+            "qkvinspect --help": (*QKVINSPECT, "--help"),
+            "python -c 'import typer, rich.console'": (sys.executable, "-c", "import typer, rich.console"),
+            "python -c 'import numpy'": (sys.executable, "-c", "import numpy"),
+            "python -c 'import torch'": (sys.executable, "-c", "import torch"),
+            "qkvinspect show (a small file)": (*QKVINSPECT, "show", SAMPLE),
+            "qkvinspect explain (a small file)": (*QKVINSPECT, "explain", SAMPLE),
+        },
+    }
 
 
-def faulty(change: Callable[[Callable[[str], Tensor], int], None]) -> State:
-    """A copy in which ``change`` has changed the parts of each layer in place."""
-    state = original()
-    for layer, base in enumerate(map(BASE.format, range(LAYERS))):
-        change(lambda part, base=base: state[f"{base}.{part}"], layer)
-    return state
+def split(source: Path, target: Path) -> Command:
+    return ("export", "--split", "--no-evidence", source, "-o", target)
 
 
-def fused() -> State:
-    state = original()
-    for base in map(BASE.format, range(LAYERS)):
-        for end in ("weight", "bias"):
-            state[f"{base}.qkv.{end}"] = torch.cat([state.pop(f"{base}.{part}_proj.{end}") for part in "qkv"])
-            state[f"{base}.proj.{end}"] = state.pop(f"{base}.out_proj.{end}")
-    return state
+def norms(found: Any) -> dict[str, list[float]]:
+    """What qkvinspect prints as JSON, in the form of scripts.py."""
+    return {
+        one["tensors"]["weight"]: [head["norm"] for part in "qkv" for head in one[part]["heads"]]
+        for one in found["attentions"]
+    }
 
 
-def conv1d() -> State:
-    state = fused()
-    for base in map(BASE.format, range(LAYERS)):
-        for old, new in (("qkv", "c_attn"), ("proj", "c_proj")):
-            state[f"{base}.{new}.weight"] = state.pop(f"{base}.{old}.weight").T
-            state[f"{base}.{new}.bias"] = state.pop(f"{base}.{old}.bias")
-    return state
+def totals(found: Any) -> dict[str, list[float]]:
+    """The norm of a whole tensor, from what sft says of it."""
+    return {one["name"]: [math.sqrt(math.prod(one["shape"]) * (one["std"] ** 2 + one["mean"] ** 2))] for one in found}
 
 
-def v_in_k(part: Callable[[str], Tensor], _: int) -> None:
-    for end in ("weight", "bias"):
-        part(f"k_proj.{end}")[:] = part(f"v_proj.{end}")
+def check(todo: Mapping[str, Mapping[str, Command]], cache: Path) -> None:
+    """Make sure that all find the same norms before any time is compared.
+
+    Raises:
+        SystemExit: they do not.
+    """
+    for work, commands in todo.items():
+        if not work.startswith("norms"):
+            continue
+        own: dict[str, list[float]] | None = None
+        for name, command in commands.items():
+            if name.startswith("qkvinspect"):
+                found = norms(printed((*command, "--format", "json"), cache))
+            elif name.startswith("sft"):
+                found = totals(printed(command, cache))
+            elif name.startswith("cat"):
+                continue
+            else:
+                found: Any = printed(command, cache)
+            own = own or found
+            if found.keys() != own.keys() or not all(alike(own[key], found[key]) for key in own):
+                raise SystemExit(f"{work}: {name} finds other norms")
 
 
-def zeros(part: Callable[[str], Tensor], layer: int) -> None:
-    for name in ("k_proj.weight", "v_proj.weight", "k_proj.bias", "v_proj.bias") if layer == 1 else ():
-        part(name)[:] = 0
+def alike(own: list[float], other: list[float]) -> bool:
+    if len(other) == 1:
+        own = [math.hypot(*own)]
+    return len(own) == len(other) and all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(own, other, strict=True))
 
 
-def swapped(part: Callable[[str], Tensor], layer: int) -> None:
-    for end in ("weight", "bias") if layer == 1 else ():
-        k = part(f"k_proj.{end}").clone()
-        part(f"k_proj.{end}")[:] = part(f"v_proj.{end}")
-        part(f"v_proj.{end}")[:] = k
-
-
-def cut_otherwise(part: Callable[[str], Tensor], _: int) -> None:
-    for end in ("weight", "bias"):
-        mixed = torch.stack([part(f"{name}_proj.{end}").unflatten(0, (HEADS, -1)) for name in "qkv"], dim=1)
-        for name, rows in zip("qkv", mixed.flatten(0, 2).chunk(3), strict=True):
-            part(f"{name}_proj.{end}")[:] = rows
-
-
-def transposed(part: Callable[[str], Tensor], _: int) -> None:
-    for name in "qkv":
-        part(f"{name}_proj.weight")[:] = part(f"{name}_proj.weight").T.clone()
-
-
-def permuted(part: Callable[[str], Tensor], _: int) -> None:
-    order = torch.arange(HEADS).flip(0)
-    for name in "qkv":
-        for end in ("weight", "bias"):
-            rows = part(f"{name}_proj.{end}")
-            rows[:] = rows.unflatten(0, (HEADS, -1))[order].flatten(0, 1)
-    out = part("out_proj.weight")
-    out[:] = out.unflatten(1, (HEADS, -1))[:, order].flatten(1)
-
-
-def turned(part: Callable[[str], Tensor], _: int) -> None:
-    for name in "qk":
-        for end in ("weight", "bias"):
-            rows = part(f"{name}_proj.{end}")
-            pairs = rows.view(HEADS, len(rows) // HEADS // 2, 2, -1)
-            rows[:] = pairs.transpose(1, 2).reshape(rows.shape).clone()
-
-
-def one_value(part: Callable[[str], Tensor], layer: int) -> None:
-    if layer == 2:
-        part("q_proj.weight")[17, 5] += 1e-3
-
-
-def half_nan(part: Callable[[str], Tensor], layer: int) -> None:
-    if layer == 3:
-        part("v_proj.weight")[64:] = float("nan")
-
-
-SAME: dict[str, Callable[[], State]] = {
-    "a copy": original,
-    "Q, K, V fused in one tensor": fused,
-    "fused and transposed (Conv1D)": conv1d,
-    "cast to bfloat16": lambda: {name: t.bfloat16() if t.is_floating_point() else t for name, t in original().items()},
-    "every name behind `module.`": lambda: {f"module.{name}": tensor for name, tensor in original().items()},
-}
-FAULTS: dict[str, Callable[[], State]] = {
-    "V's rows written to K": lambda: faulty(v_in_k),
-    "K and V of layer 1 all zero": lambda: faulty(zeros),
-    "K and V of layer 1 swapped": lambda: faulty(swapped),
-    "rows per head cut in three": lambda: faulty(cut_otherwise),
-    "Q, K, V transposed": lambda: faulty(transposed),
-    "heads permuted": lambda: faulty(permuted),
-    "rotary rows permuted": lambda: faulty(turned),
-    "one value of layer 2 changed": lambda: faulty(one_value),
-    "half of V of layer 3 NaN": lambda: faulty(half_nan),
-}
-
-
-def call(*argv: object) -> tuple[int, str]:
-    result = subprocess.run([str(arg) for arg in argv], capture_output=True, text=True, check=False)
-    return result.returncode, result.stdout
-
-
-def ours(a: Path, b: Path) -> str:
-    code, out = call(sys.executable, "-m", "qkvinspect", "diff", a, b, "--heads", HEADS, "-f", "json")
-    found = json.loads(out)
-    said = {relation["message"] for layer in found["layers"] for relation in layer["relations"]}
-    spots = [
-        f"{part['part'].upper()} head {part['largest']['head']}, row {part['largest']['row']}"
-        for layer in found["layers"]
-        for part in layer["parts"]
-        if part["largest"] and not layer["relations"]
-    ]
-    where = [layer["a"].split(".")[3] for layer in found["layers"] if layer["status"] == "changed"]
-    layers = f" (layer{'s' if len(where) > 1 else ''} {', '.join(where)})" if where else ""
-    counts = Counter(layer["status"] for layer in found["layers"])
-    summary = ", ".join(f"{count} layers {status}" for status, count in counts.items())
-    return f"exit {code}: {'; '.join([*said, *spots]) or summary}{layers}"
-
-
-def sft(tools: Path, a: Path, b: Path) -> str:
-    code, out = call(tools / "sft", "diff", a, b, "--delta", "--json")
-    found = json.loads(out)
-    counts = {word: len(found[word]) for word in ("added", "removed", "shape_changed", "dtype_changed")}
-    counts |= Counter(entry["status"] for entry in found.get("value_diffs", {}).values())
-    said = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in counts.items() if count)
-    return f"exit {code}: {said}"
-
-
-def ckptkit(tools: Path, a: Path, b: Path) -> str:
-    code, out = call(tools / "ckptkit", "diff", a, b)
-    said = re.search(r"Shared: .*", out)
-    return f"exit {code}: {said[0] if said else out.strip()[:80]}"
-
-
-def checks(tools: Path, b: Path) -> tuple[str, str]:
-    sft_code, _ = call(tools / "sft", "check", b)
-    code, out = call(tools / "ckptkit", "validate", b)
-    return f"exit {sft_code}", f"exit {code}{': warns' if 'warn' in out.lower() or 'nan' in out.lower() else ''}"
-
-
-def rows(tools: Path, folder: Path, cases: dict[str, Callable[[], State]]) -> list[str]:
-    lines = [
-        "| B | qkvinspect diff | sft diff --delta | ckptkit diff | sft check B | ckptkit validate B |",
-        "|" + " --- |" * 6,
-    ]
-    for name, make in cases.items():
-        b = folder / "b" / "model.safetensors"
-        b.parent.mkdir(exist_ok=True)
-        save_file({key: tensor.contiguous() for key, tensor in make().items()}, b)
-        a = folder / "a" / "model.safetensors"
-        lines.append(
-            "| " + " | ".join((name, ours(a, b), sft(tools, a, b), ckptkit(tools, a, b), *checks(tools, b))) + " |"
-        )
-    return lines
+def versions(peers: Path) -> str:
+    asked = "sft-cli", "ckptkit", "modelinfo-cli", "safetensors-print", "safetensors", "torch", "numpy"
+    code = f"from importlib.metadata import version; print(*(f'{{n}} {{version(n)}}' for n in {asked!r}), sep=', ')"
+    return subprocess.run([peers / "python", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
-    tools = Path(sys.argv[1])
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "a").mkdir()
-        save_file(original(), folder / "a" / "model.safetensors")
-        same, faults = rows(tools, folder, SAME), rows(tools, folder, FAULTS)
-    head = (
-        "# The same files, other tools\n\nWritten by `python tests/benchmarks/peers.py`; sft-cli 0.2.2, ckptkit 0.3.0."
-    )
-    text = [head, "", "## B holds the weights of A", "", *same, "", "## B holds a fault", "", *faults]
-    OUT.write_text("\n".join(text) + "\n")
+    peers, rounds = Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    with tempfile.TemporaryDirectory() as folder:
+        files, cache = Path(folder), Path(folder, "cache")
+        run((peers / "python", HERE / "scripts.py", "make", files), cache)
+        run((*QKVINSPECT, *split(files / "float32.safetensors", files / "split.safetensors")), cache)
+        todo = works(files, peers)
+        check(todo, cache)
+        print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {versions(peers)}.")
+        print(f"Medians of {rounds} runs in turn, all files in the system's cache; the most memory of any run.\n")
+        print("| work | by | seconds | times the first | peak MB |\n| --- | --- | --- | --- | --- |")
+        for work, commands in todo.items():
+            taken = interleaved(commands, rounds, cache)
+            first = next(iter(taken.values())).seconds
+            for number, (name, one) in enumerate(taken.items()):
+                ratio = one.seconds / first
+                cells = work if number == 0 else "", f"`{name}`", f"{one.seconds:.3f}", f"{ratio:.2f}"
+                print(f"| {' | '.join(cells)} | {one.megabytes:.0f} |", flush=True)
+        print("\n| norms in the engine alone | GB/s | of a float32 `max` in memory |\n| --- | --- | --- |")
+        for name, speed, share in bandwidths(files, rounds):
+            print(f"| {name} | {speed:.1f} | {share:.2f} |")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,9 +116,14 @@ def test_heads_that_were_not_taken_apart(sceptr: Any, run: Any) -> None:
                 parts = state[key].view(3, 8, 8, -1)
                 state[key] = parts.transpose(0, 1).reshape(state[key].shape).contiguous()
 
-    found = checked(run, sceptr(change))
+    path = sceptr(change)
+    found = checked(run, path)
     assert [(code, severity) for code, severity, _ in found] == [("packing-against-weights", "error")] * 3
     assert len({layer for *_, layer in found}) == 3
+    (hint,) = (line for line in run("check", path).out.splitlines() if "look closer: " in line)
+    looked = run(*shlex.split(hint.partition("qkvinspect ")[2].replace("PATH", str(path))))
+    assert looked.code == 0
+    assert "the weights say" in looked.out
 
 
 def test_one_layer_whose_heads_were_not_taken_apart(sceptr: Any, run: Any) -> None:

@@ -40,7 +40,7 @@ def hostile(tmp_path: Path) -> Report:
 def test_every_renderer_is_listed_and_named(name: str) -> None:
     assert name == renderer(name).NAME
     modules = {path.stem for path in SCHEMA.parent.glob("*.py")}
-    assert modules - {"__init__", "view", "text", "rows", "grid", "prose", "testimony", "catalogue"} == set(RENDERERS)
+    assert modules - {"__init__", "view", "page", "text", "rows", "prose", "testimony", "catalogue"} == set(RENDERERS)
 
 
 @pytest.mark.parametrize("name", RENDERERS)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from io import StringIO
-
-from rich.console import Console
-from rich.text import Text
+from collections.abc import Sequence
 
 from qkvinspect.checks.result import Checked, totals
 from qkvinspect.errors import clean
 from qkvinspect.render import text
+from qkvinspect.render.page import Page
 from qkvinspect.render.view import View
 
 NAME = "text"
@@ -22,50 +19,41 @@ _ASIDE = 60
 
 def render(checked: Sequence[Checked], view: View) -> str:
     """All of them, and a summary."""
-    out = StringIO()
-    console = Console(
-        file=out,
-        force_terminal=view.colour,
-        color_system="standard" if view.colour else None,
-        no_color=not view.colour,
-        highlight=False,
-        soft_wrap=True,
-    )
+    page = Page(view)
     for one in checked:
-        for line in _block(one):
-            console.print(line)
-    console.print(_summary(checked))
-    return out.getvalue()
+        _block(page, one)
+    _summary(page, checked)
+    return str(page)
 
 
-def _block(one: Checked) -> Iterator[Text]:
+def _block(page: Page, one: Checked) -> None:
     path = clean(one.path)
     if one.error:
-        yield Text(f"{path}  not checked", style="bold")
-        yield Text("  unreadable  ", style=text.STYLES["error"]).append(clean(one.error), style="none")
+        page.line((f"{path}  not checked", "bold"))
+        page.line(("  unreadable  ", text.STYLES["error"]), (clean(one.error), ""))
         return
     counted = text.count(one.num_attentions, "attention module")
     said = text.findings(one.findings)
-    yield Text(f"{path}  {counted}{'' if said else '  ok'}", style="bold")
+    page.line((f"{path}  {counted}{'' if said else '  ok'}", "bold"))
     width = max((len(finding.code) for finding, _ in said), default=0)
     for finding, message in said:
-        line = Text(f"  {finding.severity:7}  ", style=text.STYLES[finding.severity])
-        yield line.append(f"{finding.code:{width}}  ", style="dim").append(message, style="none")
+        severity = f"  {finding.severity:7}  ", text.STYLES[finding.severity]
+        page.line(severity, (f"{finding.code:{width}}  ", "dim"), (message, ""))
     first = next((f for f, _ in said if f.severity != "info" and f.layer), None)
     if first is not None:
         name = shlex.quote(path) if len(path) <= _ASIDE else "PATH"
-        verb = "explain --evidence" if "against-weights" in first.code else "show --per-head"
-        yield Text(
-            f"  look closer: qkvinspect {verb} {name} --layer {shlex.quote(clean(first.layer or ''))}", style="dim"
-        )
+        layer = shlex.quote(clean(first.layer or ""))
+        shown = f"show --per-head {name} --layer {layer}"
+        command = f"explain --evidence {name} {layer}" if "against-weights" in first.code else shown
+        page.line((f"  look closer: qkvinspect {command}", "dim"))
 
 
-def _summary(checked: Sequence[Checked]) -> Text:
+def _summary(page: Page, checked: Sequence[Checked]) -> None:
     counts = totals(checked)
     unreadable = sum(bool(one.error) for one in checked)
     facts = [text.count(counts["error"], "error"), text.count(counts["warning"], "warning")]
     if unreadable:
         facts.append(f"{unreadable} not readable")
-    line = f"{text.count(len(checked), 'checkpoint')}: {', '.join(facts)}"
     bad = counts["error"] or unreadable
-    return Text(line, style="bold red" if bad else "bold yellow" if counts["warning"] else "bold green")
+    style = "bold red" if bad else "yellow" if counts["warning"] else "bold green"
+    page.line((f"{text.count(len(checked), 'checkpoint')}: {', '.join(facts)}", style))

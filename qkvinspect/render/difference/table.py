@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from io import StringIO
-
-from rich.text import Text
+from collections.abc import Iterable, Sequence
 
 from qkvinspect.diff.difference import SAME, Difference
 from qkvinspect.render import text
 from qkvinspect.render.difference import words
-from qkvinspect.render.grid import console, grid, stripped
-from qkvinspect.render.text import STYLES
+from qkvinspect.render.page import Page
 from qkvinspect.render.view import View
 
 NAME = "table"
@@ -19,38 +15,36 @@ NAME = "table"
 
 def render(difference: Difference, view: View) -> str:
     """The layers in a table, what was recognised, the parts of what changed, the answer."""
-    out = StringIO()
-    terminal = console(out, view)
+    page = Page(view)
     for line in words.sides(difference):
-        terminal.print(Text(line, style="bold"))
-    columns = words.layer_columns(difference)
+        page.line((line, "bold"))
     if difference.layers or difference.added or difference.removed:
-        terminal.print()
-        terminal.print(grid(columns, words.layer_rows(difference), words.NUMERIC, _style))
+        page.line()
+        _table(page, words.layer_columns(difference), words.layer_rows(difference))
     else:
-        terminal.print("No attention was found in either.")
+        page.line(("No attention was found in either.", ""))
     for line in words.happened(difference):
-        terminal.print(Text(line, style="bold red"))
+        page.line((line, "bold red"))
     for layer in words.detailed(difference, view):
-        terminal.print()
-        terminal.print(Text(text.layer(layer.a), style="bold green"))
-        terminal.print(Text(f"  {words.stored(layer)}"))
-        terminal.print(grid(words.PART_COLUMNS, words.part_rows(layer), words.NUMERIC, _style))
+        page.line()
+        page.line((text.layer(layer.a), "bold green"))
+        page.line((f"  {words.stored(layer)}", ""))
+        _table(page, words.PART_COLUMNS, words.part_rows(layer))
         for line in words.spots(layer):
-            terminal.print(Text(f"  {line}"))
+            page.line((f"  {line}", ""))
         if view.per_head:
-            terminal.print(grid(words.HEAD_COLUMNS, words.head_rows(layer), words.NUMERIC, _style))
-    terminal.print()
+            _table(page, words.HEAD_COLUMNS, words.head_rows(layer))
+    page.line()
     for line in words.left_out(difference, view):
-        terminal.print(line)
+        page.line((line, ""))
     for line in words.others(difference):
-        terminal.print(Text(line, style="red"))
+        page.line((line, "red"))
     for severity, line in words.remarks(difference):
-        terminal.print(Text(f"{severity}: ", style=STYLES[severity]).append(line, style="none"))
-    terminal.print(Text(words.verdict(difference), style="bold"))
-    return stripped(out)
+        page.line((f"{severity}: ", text.STYLES[severity]), (line, ""))
+    page.line((words.verdict(difference), "bold"))
+    return str(page)
 
 
-def _style(cells: Sequence[str]) -> str | None:
+def _table(page: Page, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     """Red where a row says that something differs."""
-    return None if SAME.intersection(cells) else "red"
+    page.table(columns, [column in words.NUMERIC for column in columns], lines, SAME.isdisjoint)

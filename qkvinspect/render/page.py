@@ -1,0 +1,103 @@
+"""Lines and tables for a terminal, or for a pipe. What fits is laid out here; rich folds what does not.
+
+Rich takes a millisecond a row, and a tenth of a second to be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from qkvinspect.render.text import clean
+from qkvinspect.render.view import View
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Bad = Callable[[Sequence[str]], bool]
+"""Tells of a row whether it is to stand out."""
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "bold red": "1;31", "bold green": "1;32", "yellow": "33", "cyan": "36"}
+
+
+class Page:
+    """Text that grows line by line."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._lines: list[str] = []
+
+    def line(self, *parts: tuple[str, str]) -> None:
+        """A line of parts, each with its style, "" for none; longer ones are wrapped in a terminal."""
+        if self._fits("".join(text for text, _ in parts)):
+            self._add("".join(self._styled(text, style) for text, style in parts))
+        else:
+            from rich.text import Text
+
+            self._fold(Text.assemble(*((text, style or "none") for text, style in parts)))
+
+    def table(self, columns: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]], bad: Bad) -> None:
+        """A table.
+
+        Args:
+            right: which columns are flush right.
+            bad: which rows are red.
+        """
+        cells = [[clean(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        rule = "─" * (sum(widths) + 3 * len(widths) - 1)
+        if self._view.width is not None and (len(rule) > self._view.width or not all(map(_plain, cells))):
+            self._fold_table(columns, right, cells, bad)
+            return
+        forms = [f"{{:{'>' if flush else '<'}{width}}}" for flush, width in zip(right, widths, strict=True)]
+        form = f" {'   '.join(forms)}"
+        self._add(self._styled(form.format(*columns).rstrip(), "dim"))
+        self._add(rule)
+        for row in cells:
+            self._add(self._styled(form.format(*row).rstrip(), "red" if bad(row) else ""))
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines) + "\n"
+
+    def _add(self, line: str) -> None:
+        self._lines.append(line.rstrip())
+
+    def _fits(self, text: str) -> bool:
+        return self._view.width is None or (text.isascii() and len(text) <= self._view.width)
+
+    def _styled(self, text: str, style: str) -> str:
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and self._view.colour else text
+
+    def _fold(self, shown: RenderableType) -> None:
+        from io import StringIO
+
+        from rich.console import Console
+
+        colour = self._view.colour
+        out = StringIO()
+        Console(
+            file=out,
+            width=self._view.width,
+            force_terminal=colour,
+            color_system="standard" if colour else None,
+            no_color=not colour,
+            highlight=False,
+        ).print(shown)
+        self._lines += [line.rstrip() for line in out.getvalue().removesuffix("\n").split("\n")]
+
+    def _fold_table(self, columns: Sequence[str], right: Sequence[bool], rows: list[list[str]], bad: Bad) -> None:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=SIMPLE_HEAD, pad_edge=True, header_style="dim", show_edge=False)
+        for column, flush in zip(columns, right, strict=True):
+            table.add_column(column, justify="right" if flush else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row), style="red" if bad(row) else None)
+        self._fold(table)
+
+
+def _plain(cells: Sequence[str]) -> bool:
+    """Whether every character is one column wide."""
+    return all(map(str.isascii, cells))

@@ -1,0 +1,83 @@
+"""Work that runs on all cores while its results are taken in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 2
+"""Items of each worker that wait or are done, before the first of them is taken."""
+
+
+class _Task(Generic[Item, Result]):
+    """One item, and what became of it."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self._made: list[Result] = []
+        self._error: BaseException | None = None
+        self._done = Lock()
+        self._done.acquire()
+
+    def run(self, work: Callable[[Item], Result]) -> None:
+        try:
+            self._made.append(work(self.item))
+        except BaseException as error:  # raised again where the result is taken
+            self._error = error
+        finally:
+            self._done.release()
+
+    def result(self) -> Result:
+        self._done.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._made.pop()
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+    """What ``work`` makes of each item, in their order; several at a time, if there are several.
+
+    Only a few items are ever ahead of the one that is taken. An error is raised when its item's turn comes.
+    """
+    todo: SimpleQueue[_Task[Item, Result] | None] = SimpleQueue()
+    waiting: deque[_Task[Item, Result]] = deque()
+    threads: list[Thread] = []
+    most = cores()
+
+    def serve() -> None:
+        while (task := todo.get()) is not None:
+            task.run(work)
+
+    try:
+        for item in items:
+            task = _Task[Item, Result](item)
+            waiting.append(task)
+            todo.put(task)
+            if len(threads) < most and len(waiting) > len(threads) + 1:
+                threads.append(Thread(target=serve, daemon=True))
+                threads[-1].start()
+            if len(waiting) > most * _AHEAD:
+                yield waiting.popleft().result()
+        if waiting and not threads:
+            waiting[0].run(work)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        while not todo.empty():
+            todo.get()
+        for _ in threads:
+            todo.put(None)
+        for thread in threads:
+            thread.join()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
