@@ -9,8 +9,8 @@ def convert(
     path: options.Checkpoints,
     to: saving.To,
     out: saving.Out,
-    heads: saving.NumHeads = 0,
-    kv_heads: saving.KvHeads = 0,
+    heads: saving.NumHeads = None,
+    kv_heads: saving.KvHeads = None,
     zero_bias: saving.ZeroBias = False,
     rename: saving.Rename = None,
     max_shard_size: saving.MaxShard = None,
@@ -49,7 +49,7 @@ def convert(
     from qkvinspect.export.naming import renaming
     from qkvinspect.layouts import by_id
 
-    target = Target(by_id(to), heads, kv_heads, zero_bias, renaming(rename or ()))
+    target = Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, renaming(rename or ()))
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
     with options.load(path, container, config, limit) as checkpoint:

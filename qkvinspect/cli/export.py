@@ -84,4 +84,6 @@ def export(
             pieces, layers = split_pieces(found, heads_split=heads_split, names=names or DEFAULT), len(found.attentions)
         saving.save(found, pieces, out, how, layers=layers, dry_run=dry_run)
         if everything:
+            if not layers:
+                saving.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")
             saving.explain_rest(found, pieces, out)

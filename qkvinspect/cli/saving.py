@@ -20,8 +20,10 @@ Out = Annotated[
     ),
 ]
 To = Annotated[str, typer.Option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")]
-NumHeads = Annotated[int, typer.Option("--heads", metavar="N", help="The number of heads.", min=1)]
-KvHeads = Annotated[int, typer.Option("--kv-heads", metavar="M", help="The number of kv heads, if fewer.", min=1)]
+NumHeads = Annotated[int | None, typer.Option("--heads", metavar="N", help="The number of heads.", min=1)]
+KvHeads = Annotated[
+    int | None, typer.Option("--kv-heads", metavar="M", help="The number of kv heads, if fewer.", min=1)
+]
 ZeroBias = Annotated[
     bool, typer.Option("--zero-bias", help="Fill the bias of a part that has none with zeros, where others have one.")
 ]

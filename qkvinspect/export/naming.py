@@ -78,6 +78,13 @@ def renaming(texts: Sequence[str]) -> Callable[[str], str]:
     return rename
 
 
+def without_label(layer: str, layout: Layout | None) -> str:
+    """The module itself, where a label tells two sets of one module apart."""
+    if layout is None or not layout.label:
+        return layer
+    return "" if layer == layout.label else layer.removesuffix(f".{layout.label}")
+
+
 def layer_in(target: Layout, layer: str, source: Layout | None) -> str:
     """What a layer is called in another layout: as it was, but for the end that the layout demands.
 
@@ -88,9 +95,7 @@ def layer_in(target: Layout, layer: str, source: Layout | None) -> str:
     >>> layer_in(by_id["litgpt"], "model.layers.7.self_attn", None)
     'model.h.7.attn'
     """
-    for label in {target.label, source.label if source else ""} - {""}:
-        layer = layer if layer != label else ""
-        layer = layer.removesuffix(f".{label}")
+    layer = without_label(without_label(layer, source), target)
     if not target.layer:
         return layer
     demanded = [choice.split("|") for choice in target.layer.split(".")]

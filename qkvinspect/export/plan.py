@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from qkvinspect.errors import LayoutError, UsageError
-from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in
+from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in, without_label
 from qkvinspect.export.parts import Source, source_of
 from qkvinspect.export.pieces import Piece, Run, unchanged
 from qkvinspect.export.repack import repack
+from qkvinspect.export.reread import require_known
 from qkvinspect.export.split import split_layer
 from qkvinspect.export.whole import Change, require_plain, whole
 from qkvinspect.layouts import Layout
@@ -120,7 +121,7 @@ def convert_whole(report: Report, target: Target) -> Plan:
     return _rewritten(report, sources, target)
 
 
-def _rewritten(report: Report, sources: Iterable[tuple[Source, Attention | None]], target: Target) -> Plan:
+def _rewritten(report: Report, sources: Sequence[tuple[Source, Attention | None]], target: Target) -> Plan:
     """Args:
     sources: the layers, and where the output projection changes too, the modules that they were.
     """
@@ -131,8 +132,15 @@ def _rewritten(report: Report, sources: Iterable[tuple[Source, Attention | None]
         packed = repack(_sized(source, target), target.layout, layer, zero_bias=target.zero_bias)
         out = list(_out(attention, target.layout, layer, report.checkpoint)) if attention else []
         consumed = source.consumed | {info.name for piece in out for info in piece.sources}
-        changes.append(Change((source.layer, layer), consumed, (*packed.weights, *packed.biases, *out)))
+        changes.append(
+            Change(
+                (without_label(source.layer, source.layout), layer), consumed, (*packed.weights, *packed.biases, *out)
+            )
+        )
         zeros += [(source.layer, part) for part in packed.zeros]
+    if any(attention for _, attention in sources):
+        label = f".{target.layout.label}" if target.layout.label else ""
+        require_known(whole(report, changes), target.layout, [f"{change.layer[1]}{label}" for change in changes])
     return Plan(tuple(whole(report, changes, target.rename)), len(changes), tuple(zeros))
 
 
@@ -151,14 +159,15 @@ def _sized(source: Source, target: Target) -> Source:
             raise UsageError("--kv-heads means nothing without --heads", hint="give both")
         return source
     heads = target.heads
+    known = source.heads or (0, 0)
     kv_heads = target.kv_heads or {"equal": heads, "one": 1, "free": _kv_heads(source, heads)}[target.layout.kv_heads]
     if heads % kv_heads:
         raise UsageError(f"{heads} heads cannot share {kv_heads} kv heads", hint="give --heads N and --kv-heads M")
-    if source.heads is not None and (source.heads[0] != heads or source.heads[1] != kv_heads):
+    if source.heads and known != (heads, kv_heads):
         raise LayoutError(
             f"layer {source.layer!r} has other heads than --heads says",
             expected=f"{heads}/{kv_heads}",
-            found="/".join(map(str, source.heads)),
+            found="/".join(map(str, known)),
         )
     return replace(source, heads=(heads, kv_heads))
 
@@ -179,7 +188,7 @@ def _with_extra(source: Source, checkpoint: Checkpoint) -> Source:
     for part in _EXTRA:
         for kind, held in (("weight", weights), ("bias", biases)):
             info = checkpoint.tensors.get(name(source.layer, part, kind))
-            if info is not None and part not in held and len(info.shape) <= 2:
+            if info is not None and part not in held and 1 <= len(info.shape) <= 2:
                 held[part] = (Run(range(info.shape[0]), info),)
                 consumed.add(info.name)
     return replace(source, weights=weights, biases=biases, consumed=frozenset(consumed))
@@ -192,14 +201,16 @@ def _pairs(checkpoint: Checkpoint, known: set[str]) -> Iterator[Source]:
         layer, found, _ = key.rpartition("k_proj.weight")
         layer = layer.removesuffix(".")
         infos = {part: checkpoint.tensors.get(name(layer, part, "weight")) for part in "kv"}
-        if not found or layer in known or name(layer, "k", "weight") != key or None in infos.values():
+        if not found or layer in known or name(layer, "k", "weight") != key:
+            continue
+        if any(info is None or len(info.shape) != 2 for info in infos.values()):
             continue
         if name(layer, "q", "weight") in checkpoint.tensors:
             continue
         biases = {part: checkpoint.tensors.get(name(layer, part, "bias")) for part in "kv"}
 
         def runs(infos: dict[str, TensorInfo | None]) -> dict[str, tuple[Run, ...]]:
-            return {part: (Run(range(info.shape[0]), info),) for part, info in infos.items() if info is not None}
+            return {part: (Run(range(info.shape[0]), info),) for part, info in infos.items() if info and info.shape}
 
         consumed = frozenset(info.name for info in (*infos.values(), *biases.values()) if info is not None)
         yield Source(layer, None, runs(infos), runs(biases), consumed=consumed)
