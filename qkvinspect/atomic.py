@@ -34,10 +34,7 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
     require_free(target, force=force)
     temporary = _temporary(target)
     try:
-        descriptor, named = _create(temporary)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    try:
+        descriptor, named = _create(temporary, target)
         with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
@@ -47,7 +44,7 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
         if force:
             os.replace(temporary, target)
         elif named:
-            _link(temporary, target)
+            _rename(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
         raise _failed(target, error) from error
@@ -66,10 +63,10 @@ def new_folder(target: Path) -> Generator[Path]:
     require_free(target, force=False)
     temporary = _temporary(target)
     try:
-        temporary.mkdir()
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    try:
+        try:
+            temporary.mkdir()
+        except OSError as error:
+            raise _unwritable(target, error) from error
         yield temporary
         sync_folder(temporary)
         _rename(temporary, target)
@@ -100,12 +97,15 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _create(temporary: Path) -> tuple[int, bool]:
+def _create(temporary: Path, target: Path) -> tuple[int, bool]:
     """A descriptor to write to, and whether the file has a name already."""
     if Path("/proc/self/fd").is_dir() and (nameless := getattr(os, "O_TMPFILE", 0)):
         with suppress(OSError):  # not every file system has such files
             return os.open(temporary.parent, os.O_RDWR | os.O_CLOEXEC | nameless, 0o666), False
-    return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
+    try:
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
+    except OSError as error:
+        raise _unwritable(target, error) from error
 
 
 def _temporary(target: Path) -> Path:
@@ -121,18 +121,8 @@ def _give_name(descriptor: int, target: Path) -> None:
         raise _exists(target) from error
 
 
-def _link(file: Path, target: Path) -> None:
-    """Give a file its name only if nothing has it."""
-    try:
-        os.link(file, target)
-    except FileExistsError as error:
-        raise _exists(target) from error
-    except OSError:
-        _rename(file, target)  # a file system without hard links
-
-
 def _rename(old: Path, new: Path) -> None:
-    """Rename only if nothing has the new name, where the system can promise that."""
+    """Rename only if nothing has the new name."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None:
         if renameat2(_HERE, os.fsencode(old), _HERE, os.fsencode(new), _NO_REPLACE) == 0:
@@ -142,8 +132,13 @@ def _rename(old: Path, new: Path) -> None:
             raise _exists(new)
         if number not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(number, os.strerror(number))
-    require_free(new, force=False)
-    old.rename(new)
+    try:
+        os.link(old, new)
+    except FileExistsError as error:
+        raise _exists(new) from error
+    except OSError:  # a folder, or a file system that has neither: a name that is taken just now is lost
+        require_free(new, force=False)
+        old.rename(new)
 
 
 def _exists(target: Path) -> UsageError:

@@ -85,8 +85,11 @@ def without_label(layer: str, layout: Layout | None) -> str:
     return "" if layer == layout.label else layer.removesuffix(f".{layout.label}")
 
 
-def layer_in(target: Layout, layer: str, source: Layout | None) -> str:
+def layer_in(target: Layout, layer: str, source: Layout | None, *, behind: bool = False) -> str:
     """What a layer is called in another layout: as it was, but for the end that the layout demands.
+
+    Args:
+        behind: put that end behind the whole name, not in the place of its last components.
 
     >>> from qkvinspect.layouts import LAYOUTS
     >>> by_id = {layout.id: layout for layout in LAYOUTS}
@@ -106,8 +109,8 @@ def layer_in(target: Layout, layer: str, source: Layout | None) -> str:
     )
     if fits:
         return layer
+    kept = parts if behind else parts[: -len(demanded)]
     number = next((part for part in reversed(parts) if part.isdecimal()), "0")
-    kept = parts[: -len(demanded)]
     return ".".join([*kept, *(number if some[0] == "#" else some[0] for some in demanded)])
 
 

@@ -127,8 +127,8 @@ def _rewritten(report: Report, sources: Sequence[tuple[Source, Attention | None]
     """
     changes: list[Change] = []
     zeros: list[tuple[str, str]] = []
-    for source, attention in sources:
-        layer = layer_in(target.layout, source.layer, source.layout)
+    layers = _layers([source for source, _ in sources], target.layout)
+    for (source, attention), layer in zip(sources, layers, strict=True):
         packed = repack(_sized(source, target), target.layout, layer, zero_bias=target.zero_bias)
         out = list(_out(attention, target.layout, layer, report.checkpoint)) if attention else []
         consumed = source.consumed | {info.name for piece in out for info in piece.sources}
@@ -142,6 +142,14 @@ def _rewritten(report: Report, sources: Sequence[tuple[Source, Attention | None]
         label = f".{target.layout.label}" if target.layout.label else ""
         require_known(whole(report, changes), target.layout, [f"{change.layer[1]}{label}" for change in changes])
     return Plan(tuple(whole(report, changes, target.rename)), len(changes), tuple(zeros))
+
+
+def _layers(sources: Sequence[Source], target: Layout) -> Iterator[str]:
+    """What the layers will be called; where that would be the same, their own names stay whole."""
+    names = [layer_in(target, source.layer, source.layout) for source in sources]
+    for name, source in zip(names, sources, strict=True):
+        alone = names.count(name) == 1
+        yield name if alone else layer_in(target, source.layer, source.layout, behind=True)
 
 
 def _apart(attention: Attention) -> bool:
