@@ -131,12 +131,9 @@ class Layer:
         source = self._source
         if part not in source.weights:
             raise LayoutError(f"layer {source.layer!r} holds no {part.upper()} of its own")
-        bias = (
-            Rows(_piece(f"{source.layer}.{part}.bias", _share(source.biases[part], head)))
-            if part in source.biases
-            else None
-        )
-        return Rows(_piece(f"{source.layer}.{part}", _share(source.weights[part], head), matrix=True), bias)
+        name, runs = f"{source.layer}.{part}", source.biases.get(part)
+        bias = Rows(_piece(f"{name}.bias", _share(runs, head))) if runs else None
+        return Rows(_piece(name, _share(source.weights[part], head), matrix=True), bias)
 
 
 class OpenCheckpoint(Checkpoint):

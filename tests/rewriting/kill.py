@@ -36,9 +36,7 @@ def source(folder: Path, layers: int = 6, width: int = 512) -> Path:
 
 def digest(target: Path) -> str:
     files = sorted(target.iterdir()) if target.is_dir() else [target]
-    return hashlib.sha256(
-        b"".join(file.name.encode() * target.is_dir() + file.read_bytes() for file in files)
-    ).hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def attack(path: Path, code: str, target: str, options: Sequence[str], number: int, times: int) -> Counter[str]:
