@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from qkvinspect.cli import options, saving
 
 
@@ -53,8 +55,9 @@ def convert(
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
     with options.load(path, container, config, limit) as checkpoint:
-        ask = "wanted" if evidence else "none"
-        found = options.report(checkpoint, layers=layer, heads=given, layouts=layout, norms=False, evidence=ask)
+        look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
+        grouped = any(stored.packing.groups != "one" for stored in target.layout.weights)
+        found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)
         if not found.attentions:
             raise UsageError("there is no attention to convert", file=str(path))
         saving.save_plan(found, convert_whole(found, target), target, out, how, dry_run=dry_run)

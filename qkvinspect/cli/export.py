@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -73,8 +74,8 @@ def export(
         raise UsageError("--rename is for whole checkpoints", hint="give --all, or --names for the parts alone")
     how = saving.how(max_shard_size, force=force, verify=verify, whole=everything)
     with options.load(path, container, config, limit) as checkpoint:
-        ask = "wanted" if evidence else "none"
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
+        look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
+        found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=not everything)
         if not found.attentions:
             raise UsageError("there is no attention to export", file=str(path))
         if everything:

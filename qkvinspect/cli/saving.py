@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -52,6 +52,13 @@ def how(max_shard: str | None, *, force: bool, verify: bool, whole: bool) -> How
     from qkvinspect.formats.limits import size
 
     return How(force, size(max_shard, "--max-shard-size") if max_shard else 0, verify, hashed=whole, kept=whole)
+
+
+def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: bool, heads_needed: bool) -> Report:
+    """What is in a checkpoint; its weights are read for that only where nothing else tells what must be known."""
+    found = look("none")
+    open_ends = (not layer.parts or (heads_needed and layer.heads is None) for layer in found.attentions)
+    return look("wanted") if evidence and any(open_ends) else found
 
 
 def save(report: Report, pieces: Sequence[Piece], out: Path, how: How, *, layers: int, dry_run: bool) -> None:

@@ -3,10 +3,10 @@
 A plan says what every tensor to write consists of; nothing is read before it is written.
 """
 
+from qkvinspect.export.files import SUFFIXES, How, require_possible, shards, write
 from qkvinspect.export.pieces import Piece
 from qkvinspect.export.plan import Plan, Target, convert_whole, pack_whole, split_whole
 from qkvinspect.export.split import split_pieces
-from qkvinspect.export.write import SUFFIXES, How, require_possible, shards, write
 
 __all__ = [
     "SUFFIXES",

@@ -133,9 +133,9 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(
     samples: Path, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that loses a bit."""
-    from qkvinspect.export import write
+    from qkvinspect.export import files
 
-    honest = write.write_safetensors
+    honest = files.write_safetensors
 
     def lossy(file: Any, *rest: Any) -> None:
         honest(file, *rest)
@@ -144,7 +144,7 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(
         file.seek(-5, os.SEEK_END)
         file.write(bytes([byte[0] ^ 1]))
 
-    monkeypatch.setattr(write, "write_safetensors", lossy)
+    monkeypatch.setattr(files, "write_safetensors", lossy)
     arguments = ("export", "--split", "--all", samples / "transformer.pt", "-o", tmp_path / "out.safetensors")
     result = run(*arguments, "--verify")
     assert (result.code, os.listdir(tmp_path)) == (2, [])
