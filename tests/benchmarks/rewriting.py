@@ -1,7 +1,7 @@
-"""How fast and within what memory a large checkpoint is rewritten: ``python tests/benchmarks/rewriting.py [GIGABYTES]``.
+"""How fast, and within what memory, a checkpoint is rewritten: ``python tests/benchmarks/rewriting.py [GIGABYTES]``.
 
 The source is a sparse safetensors file of 24 layers (10 GB unless told otherwise). Prints the time as a multiple of
-cp's, and the peak memory of the process.
+that of cp and sync (what is written here is on the disk when it has its name), and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "model.safetensors"), Path(folder, "out")
         sparse(source, nbytes)
-        copied, _ = timed(["cp", "--sparse=never", "--reflink=never", str(source), str(target)])
+        command = 'cp --sparse=never --reflink=never "$0" "$1" && sync "$1"'
+        copied, _ = timed(["sh", "-c", command, str(source), str(target)])
         target.unlink()
         for what, command, suffix in (
             ("export --split --all", [*run, "export", "--split", "--all"], ".safetensors"),
