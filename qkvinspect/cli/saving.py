@@ -70,7 +70,7 @@ def save(report: Report, pieces: Sequence[Piece], out: Path, how: How, *, layers
 
     if dry_run:
         require_possible(report, pieces, out, how)
-        sys.stdout.write(plan.render(pieces))
+        sys.stdout.write(plan.listing(pieces))
     else:
         with Bar("writing") as bar:
             write(report, pieces, out, how, bar.advance)

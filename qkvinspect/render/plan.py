@@ -9,7 +9,7 @@ from qkvinspect.export import Piece
 from qkvinspect.render.text import count, rows
 
 
-def render(pieces: Sequence[Piece]) -> str:
+def listing(pieces: Sequence[Piece]) -> str:
     """New tensors with where their rows come from; those that stay as they are, counted."""
     lines = [f"{p.name} {list(p.shape)} {p.dtype.name}  from {'; '.join(_origin(p))}" for p in pieces if _new(p)]
     same = sum(not _new(piece) for piece in pieces)
