@@ -6,6 +6,10 @@
 >>> attention = report.attentions[0]
 >>> attention.layer, attention.part("k").rows, attention.part("k").shape
 ('encoder.layers.0.self_attn', (range(16, 32),), (16, 16))
+
+>>> with qkvinspect.open("sample_checkpoints/transformer.pt", heads="2") as checkpoint:
+...     checkpoint.attentions["encoder.layers.0.self_attn"].heads[1].k.numpy().shape
+(8, 16)
 """
 
 from __future__ import annotations
@@ -15,14 +19,15 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qkvinspect.api import OpenCheckpoint, open
     from qkvinspect.checks import check
     from qkvinspect.diff import DiffOptions, compare
     from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
-    from qkvinspect.formats import open_checkpoint as open
     from qkvinspect.inspection import Options, inspect
     from qkvinspect.model import Finding
     from qkvinspect.report import Attention, Part, Report
+    from qkvinspect.state_dicts import pack, split
 
 _HOMES = {
     "CheckpointError": "errors",
@@ -33,7 +38,10 @@ _HOMES = {
     "UsageError": "errors",
     "check": "checks:check",
     "compare": "diff:compare",
-    "open": "formats:open_checkpoint",
+    "OpenCheckpoint": "api",
+    "open": "api:open",
+    "pack": "state_dicts:pack",
+    "split": "state_dicts:split",
     "Options": "inspection",
     "inspect": "inspection:inspect",
     "Attention": "report",
@@ -49,6 +57,7 @@ __all__ = [
     "Difference",
     "Finding",
     "LayoutError",
+    "OpenCheckpoint",
     "Options",
     "Part",
     "QkvInspectError",
@@ -59,6 +68,8 @@ __all__ = [
     "compare",
     "inspect",
     "open",
+    "pack",
+    "split",
 ]
 
 

@@ -1,9 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,59 +14,81 @@ from typing import BinaryIO
 
 from qkvinspect.errors import QkvInspectError, UsageError
 
+_HERE = -100
+"""AT_FDCWD of <fcntl.h>: paths are as usual."""
+
+_NO_REPLACE = 1
+"""RENAME_NOREPLACE of <linux/fs.h>."""
+
 
 @contextmanager
 def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
-    """Write a temporary file beside ``target``; on success it takes that name, on any failure it goes.
+    """Write a file that gets its name ``target`` on success; on any failure it goes.
 
-    The contents are on disk before the name is, and nothing is overwritten unless ``force``.
+    The contents are on disk before the name is, and nothing is overwritten unless ``force``. Where the system
+    can, the file has no name until then, so that not even a killed process leaves it behind.
 
     Raises:
         UsageError: the target exists, or its folder cannot be written to.
     """
-    if not force and os.path.lexists(target):
-        raise _exists(target)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    require_free(target, force=force)
+    temporary = _temporary(target)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise UsageError(
-            f"cannot be written: {error.strerror}", file=str(target), hint="check the folder and its permissions"
-        ) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        descriptor, named = _create(temporary, target)
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if not named:
+                _give_name(file.fileno(), temporary if force else target)
         if force:
             os.replace(temporary, target)
-        else:
-            _link(temporary, target)
-        _sync_folder(target.parent)
+        elif named:
+            _rename(temporary, target)
+        sync_folder(target.parent)
     except OSError as error:
-        raise QkvInspectError(
-            f"could not be written: {error.strerror}", file=str(target), hint="nothing was left behind"
-        ) from error
+        raise _failed(target, error) from error
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
 
 
-def _link(temporary: Path, target: Path) -> None:
-    """Give the file its name only if nothing has it."""
+@contextmanager
+def new_folder(target: Path) -> Generator[Path]:
+    """Fill a folder beside ``target`` that takes that name on success; on any failure it goes.
+
+    Raises:
+        UsageError: the target exists, or the folder that it shall be in cannot be written to.
+    """
+    require_free(target, force=False)
+    temporary = _temporary(target)
     try:
-        os.link(temporary, target)
-    except FileExistsError as error:
-        raise _exists(target) from error
-    except OSError:  # a file system without hard links: reserve the name, then replace the reservation
         try:
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        except FileExistsError as error:
-            raise _exists(target) from error
-        os.replace(temporary, target)
+            temporary.mkdir()
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        yield temporary
+        sync_folder(temporary)
+        _rename(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise _failed(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def require_free(target: Path, *, force: bool) -> None:
+    """Refuse a target that exists and may not be replaced.
+
+    Raises:
+        UsageError: it is so.
+    """
+    if not force and os.path.lexists(target):
+        raise _exists(target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk."""
     with suppress(OSError):  # some file systems cannot sync a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -72,5 +97,59 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _create(temporary: Path, target: Path) -> tuple[int, bool]:
+    """A descriptor to write to, and whether the file has a name already."""
+    if Path("/proc/self/fd").is_dir() and (nameless := getattr(os, "O_TMPFILE", 0)):
+        with suppress(OSError):  # not every file system has such files
+            return os.open(temporary.parent, os.O_RDWR | os.O_CLOEXEC | nameless, 0o666), False
+    try:
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+
+
+def _give_name(descriptor: int, target: Path) -> None:
+    """Link a nameless file, only if nothing has the name."""
+    own = f"/proc/self/fd/{descriptor}"
+    try:
+        os.link(own, target, src_dir_fd=descriptor, follow_symlinks=True)  # else Python links the link itself
+    except FileExistsError as error:
+        raise _exists(target) from error
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename only if nothing has the new name."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        if renameat2(_HERE, os.fsencode(old), _HERE, os.fsencode(new), _NO_REPLACE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number == errno.EEXIST:
+            raise _exists(new)
+        if number not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number))
+    try:
+        os.link(old, new)
+    except FileExistsError as error:
+        raise _exists(new) from error
+    except OSError:  # a folder, or a file system that has neither: a name that is taken just now is lost
+        require_free(new, force=False)
+        old.rename(new)
+
+
 def _exists(target: Path) -> UsageError:
     return UsageError("exists already", file=str(target), hint="give another name, or --force to replace it")
+
+
+def _unwritable(target: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot be written: {error.strerror}", file=str(target), hint="check the folder and its permissions"
+    )
+
+
+def _failed(target: Path, error: OSError) -> QkvInspectError:
+    return QkvInspectError(f"could not be written: {error.strerror}", file=str(target), hint="nothing was left behind")

@@ -1,12 +1,10 @@
-"""Rows from one file into another: ranges of bytes where they are that, else gathered piece by piece."""
+"""Ranges of bytes from one file into another, without carrying them through this process where that can be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from qkvinspect.blocks import read_rows
-from qkvinspect.matrix import Matrix
 from qkvinspect.model import Region
 
 _STEP = 8 << 20
@@ -24,8 +22,8 @@ class Copying(Protocol):
         ...
 
 
-def copy_rows(matrix: Matrix, rows: Iterable[range], file: BinaryIO, advance: Callable[[int], None]) -> None:
-    """Write rows of a matrix, row-major and little-endian.
+def copy_range(region: Region, offset: int, length: int, file: BinaryIO, advance: Callable[[int], None]) -> None:
+    """Write some bytes of a region to a file, by the system where it can.
 
     Args:
         advance: told how many bytes have just been written.
@@ -33,18 +31,6 @@ def copy_rows(matrix: Matrix, rows: Iterable[range], file: BinaryIO, advance: Ca
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    for run in rows:
-        part = matrix.take(run)
-        if part.plain:
-            size = part.unit // 8
-            _copy(part.info.region, part.offset * size, part.rows * part.cols * size, file, advance)
-        else:
-            for chunk in read_rows(matrix, (run,)):
-                file.write(chunk)
-                advance(len(chunk))
-
-
-def _copy(region: Region, offset: int, length: int, file: BinaryIO, advance: Callable[[int], None]) -> None:
     source, start = region.place(offset) or (None, 0)
     if isinstance(source, Copying) and length >= _SMALL:
         file.flush()

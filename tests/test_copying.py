@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from qkvinspect import copying
-from qkvinspect.copying import copy_rows
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError
+from qkvinspect.export.pieces import Piece, Run, copy, spans
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.matrix import as_matrix
 from qkvinspect.model import Orientation, Region, TensorInfo
@@ -60,7 +60,12 @@ def copied(info: TensorInfo, rows: tuple[range, ...], target: Path, orientation:
     told: list[int] = []
     with target.open("wb") as file:
         file.write(b"head")
-        copy_rows(as_matrix(info, orientation), rows, file, told.append)
+        runs = tuple(Run(run, info, orientation) for run in rows)
+        copy(
+            spans(Piece("w", (sum(map(len, rows)), as_matrix(info, orientation).cols), info.dtype, runs)),
+            file,
+            told.append,
+        )
         file.write(b"tail")
     data = target.read_bytes()
     assert (data[:4], data[-4:]) == (b"head", b"tail")

@@ -16,12 +16,16 @@ import typer
 
 from qkvinspect import __version__
 from qkvinspect.cli.check import check
+from qkvinspect.cli.convert import convert
 from qkvinspect.cli.diff import diff
 from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
+from qkvinspect.cli.pack import pack
 from qkvinspect.cli.show import show
 from qkvinspect.errors import QkvInspectError
+
+_CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +38,8 @@ app.command()(explain)
 app.command()(export)
 app.command()(check)
 app.command()(diff)
+app.command()(pack)
+app.command()(convert)
 app.command()(layouts)
 
 
@@ -73,7 +79,7 @@ def root(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become one line on stderr."""
-    _exit_on_sigterm()
+    _leave_on_signals()
     try:
         app(args=list(argv) if argv is not None else None, prog_name="qkvinspect")
         sys.stdout.flush()
@@ -107,10 +113,15 @@ def _fail(message: str, code: int) -> int:
 
 
 def _leave(number: int, _: object) -> None:
+    for other in _CATCHABLE:
+        signal.signal(other, signal.SIG_IGN)  # a second one must not stop the cleaning up
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
 
 
-def _exit_on_sigterm() -> None:
+def _leave_on_signals() -> None:
     """Leave through ``finally`` blocks, so that no temporary file stays behind."""
     with suppress(ValueError):  # not the main thread: the host program handles its signals
-        signal.signal(signal.SIGTERM, _leave)
+        for number in _CATCHABLE:
+            signal.signal(number, _leave)

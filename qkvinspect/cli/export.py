@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, saving
 
 
 def export(
     path: options.Checkpoints,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: .safetensors, .pt or .pth.")
-    ],
+    out: saving.Out,
     split: Annotated[
         bool, typer.Option("--split", help="Write Q, K and V of each layer as tensors of their own.")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The whole checkpoint, each fused tensor replaced by its parts.")
+    ] = False,
     heads_split: Annotated[bool, typer.Option("--heads-split", help="Write each head apart.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            metavar="NAMES",
+            help="How to call the parts: hf, bert, timm, diffusers, torch, or such as '{layer}.{part}_proj.{kind}'.",
+        ),
+    ] = None,
+    rename: saving.Rename = None,
+    max_shard_size: saving.MaxShard = None,
+    dry_run: saving.DryRun = False,
+    verify: saving.Verify = False,
+    force: saving.Force = False,
     layer: options.Layers = None,
     heads: options.Heads = None,
     layout: options.Layouts = None,
@@ -33,13 +45,16 @@ def export(
 
     They are called <layer>.q_proj.weight, .k_proj.weight, .v_proj.weight and the same with .bias, each
     [out, in] as nn.Linear stores it, and keep their dtype bit for bit. With --heads-split they are called
-    <layer>.q_proj.heads.0.weight and so on. The file appears whole or not at all.
+    <layer>.q_proj.heads.0.weight and so on. With --all everything else of the checkpoint comes along, byte for
+    byte. The file appears whole or not at all.
 
     Examples:
 
     \b
       qkvinspect export --split model.pt -o qkv.safetensors
       qkvinspect export --split model.pt -o heads.pt --heads-split --heads 8
+      qkvinspect export --split --all model.pt -o unfused.safetensors --verify
+      qkvinspect export --split --all big/ -o unfused --max-shard-size 5GB --names diffusers
 
     Exit status:
 
@@ -47,24 +62,29 @@ def export(
       0  written
       2  the input or the command line cannot be used; nothing was written
     """
-    from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
-    from qkvinspect.export import split_pieces, write
-    from qkvinspect.render.text import clean, count, findings, size
+    from qkvinspect.export import split_pieces, split_whole
+    from qkvinspect.export.naming import DEFAULT, renaming
 
     if not (split or heads_split):
         raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
+    if everything and heads_split:
+        raise UsageError("--all and --heads-split do not go together", hint="leave one of them out")
+    if rename and not everything:
+        raise UsageError("--rename is for whole checkpoints", hint="give --all, or --names for the parts alone")
+    how = saving.how(max_shard_size, force=force, verify=verify, whole=everything)
     with options.load(path, container, config, limit) as checkpoint:
-        ask = "wanted" if evidence else "none"
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
+        look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
+        found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=heads_split)
         if not found.attentions:
             raise UsageError("there is no attention to export", file=str(path))
-        pieces = split_pieces(found, heads_split=heads_split)
-        with Bar("writing") as bar:
-            write(found, pieces, out, force=force, progress=bar.advance)
-    written = sum(piece.nbytes for piece in pieces)
-    layers = count(len(found.attentions), "layer")
-    sys.stdout.write(clean(f"{out}: {count(len(pieces), 'tensor')} of {layers}, {size(written)}") + "\n")
-    for finding, message in findings(found.findings):
-        if finding.severity != "info":
-            print(f"{finding.severity}: {message}", file=sys.stderr)
+        if everything:
+            plan = split_whole(found, names=names, rename=renaming(rename or ()))
+            pieces, layers = plan.pieces, plan.layers
+        else:
+            pieces, layers = split_pieces(found, heads_split=heads_split, names=names or DEFAULT), len(found.attentions)
+        saving.save(found, pieces, out, how, layers=layers, dry_run=dry_run)
+        if everything:
+            if not layers:
+                saving.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")
+            saving.explain_rest(found, pieces, out)

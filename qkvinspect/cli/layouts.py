@@ -32,17 +32,10 @@ def layouts(
       0  listed
       2  there is no layout of this id
     """
-    from difflib import get_close_matches
-
-    from qkvinspect.errors import UsageError
-    from qkvinspect.layouts import LAYOUTS
+    from qkvinspect.layouts import LAYOUTS, by_id
     from qkvinspect.render import catalogue
 
-    chosen = [layout for layout in LAYOUTS if id in (None, layout.id)]
-    if not chosen:
-        close = get_close_matches(id or "", [layout.id for layout in LAYOUTS])
-        hint = f"did you mean {' or '.join(close)}?" if close else "`qkvinspect layouts` lists them all"
-        raise UsageError(f"there is no layout {id!r}", hint=hint)
+    chosen = list(LAYOUTS) if id is None else [by_id(id)]
     if format == "json":
         sys.stdout.write(catalogue.as_json(chosen))
     elif id is not None:

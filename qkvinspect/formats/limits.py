@@ -99,6 +99,18 @@ def limits_for(size: int, given: Mapping[str, int]) -> Limits:
     return replace(scaled, **given)
 
 
+def size(text: str, option: str) -> int:
+    """A number of bytes as the command line gives it: ``5GB``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    number = _NUMBER.fullmatch(text.strip())
+    if number is None or not int(number[1]):
+        raise UsageError(f"{option} {text} is no size", expected="a number such as 500MB or 5GB")
+    return int(number[1]) * _UNITS[(number[2] or "").lower()]
+
+
 def parse(texts: Iterable[str]) -> dict[str, int]:
     """Limits as the command line gives them: ``header=200MB``, ``tensors=1000000``.
 

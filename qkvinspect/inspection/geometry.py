@@ -105,7 +105,7 @@ def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: 
             continue
         elif (layout.kv_heads == "equal" and not layout.v_free) or "q" not in parts:
             share = _divide(total, len(stored.packing.order), "rows", "parts")
-            if "v" in parts and out_features not in (None, share):
+            if "v" in parts and layout.kv_heads == "equal" and out_features not in (None, share):
                 raise LayoutError(f"V would have {share} rows where the output projection takes {out_features}")
             found |= dict.fromkeys(parts, share)
         elif (
@@ -206,7 +206,7 @@ def _packed_sizes(
     of_v = sum(part in V_SIDE for part in parts)
     others = of_heads * heads + (of_kv - of_v) * kv_heads
     width = _divide(total - of_v * kv_heads * v_width, others, "rows", f"heads of {'+'.join(parts)}")
-    if width != v_width and not layout.v_free:
+    if width * (layout.v_ratio or 1) != v_width and not layout.v_free:
         raise LayoutError(f"a head of K would have {width} rows and one of V {v_width}")
     return kv_heads, width, v_width
 

@@ -1,5 +1,8 @@
 """Every way of storing attention that is known. A new family is one module here and one line below."""
 
+from difflib import get_close_matches
+
+from qkvinspect.errors import UsageError
 from qkvinspect.layouts import (
     c_attn,
     decoders,
@@ -26,4 +29,20 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 
-__all__ = ["LAYOUTS", "HeadTensor", "Layout", "Stored"]
+_BY_ID = {layout.id: layout for layout in LAYOUTS}
+
+
+def by_id(id: str) -> Layout:
+    """The row of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if id not in _BY_ID:
+        close = get_close_matches(id, _BY_ID)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`qkvinspect layouts` lists them all"
+        raise UsageError(f"there is no layout {id!r}", hint=hint)
+    return _BY_ID[id]
+
+
+__all__ = ["LAYOUTS", "HeadTensor", "Layout", "Stored", "by_id"]

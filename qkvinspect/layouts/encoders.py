@@ -18,6 +18,7 @@ LAYOUTS: tuple[Layout, ...] = (
         bias=_QV_BIAS,
         out=("../output.dense.weight",),
         source="transformers models/deberta/modeling_deberta.py, DisentangledSelfAttention.forward",
+        no_bias=("k",),
         note="q_bias and v_bias are added after the division; K has no bias",
     ),
     fused(
@@ -27,6 +28,7 @@ LAYOUTS: tuple[Layout, ...] = (
         layer="self",
         bias=_QV_BIAS,
         out=("../output.dense.weight",),
+        no_bias=("k",),
         source="transformers models/layoutlmv2/modeling_layoutlmv2.py, LayoutLMv2SelfAttention.compute_qkv",
     ),
     fused(

@@ -50,6 +50,7 @@ def fused(
     head_keys: tuple[str, ...] = (),
     v_free: bool = False,
     v_ratio: int | None = None,
+    no_bias: tuple[str, ...] = (),
     supersedes: tuple[str, ...] = (),
     note: str = "",
 ) -> Layout:
@@ -83,6 +84,7 @@ def fused(
         head_keys=head_keys,
         v_free=v_free,
         v_ratio=v_ratio,
+        no_bias=no_bias,
         supersedes=supersedes,
         note=note,
     )

@@ -76,6 +76,7 @@ class Layout:
             is a list with an entry for each stage.
         v_free: whether V may be wider or narrower than Q and K.
         v_ratio: how many times wider a head of V is than one of K, where the library fixes that.
+        no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
         note: what to beware of, in a sentence.
     """
@@ -107,6 +108,7 @@ class Layout:
     head_keys: tuple[str, ...] = ()
     v_free: bool = False
     v_ratio: int | None = None
+    no_bias: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
     note: str = ""
 

@@ -23,6 +23,7 @@ def _separate(
     extras: tuple[tuple[str, str], ...] = (),
     unless: tuple[str, ...] = (),
     head_tensors: tuple[HeadTensor, ...] = (),
+    no_bias: tuple[str, ...] = (),
     proof: Proof = "proven",
     note: str = "",
 ) -> Layout:
@@ -39,6 +40,7 @@ def _separate(
         extras=extras,
         unless=unless,
         head_tensors=head_tensors,
+        no_bias=no_bias,
         source=source,
         proof=proof,
         note=note,
@@ -108,6 +110,7 @@ LAYOUTS = (
         layer="attn|cross_attn",
         out=("out.weight",),
         source="whisper/model.py, MultiHeadAttention",
+        no_bias=("k",),
         note="the key projection has no bias",
     ),
     _separate(
@@ -170,6 +173,7 @@ LAYOUTS = (
         "v_head",
         out=("post_proj.weight",),
         source="transformers models/funnel/modeling_funnel.py, FunnelRelMultiheadAttention",
+        no_bias=("q",),
         note="the query projection has no bias",
     ),
     _separate(

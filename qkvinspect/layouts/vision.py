@@ -49,6 +49,7 @@ LAYOUTS: tuple[Layout, ...] = (
         out=_PROJ,
         head_tensors=_HEADS,
         source="timm/models/beit.py, Attention.forward: cat(q_bias, zeros, v_bias)",
+        no_bias=("k",),
         note="K has no bias",
     ),
     *(

@@ -28,6 +28,8 @@ import wheels
 State = dict[str, Tensor]
 
 HEADS, LAYERS = 8, 4
+COLUMNS = ("B", "qkvinspect diff", "qkvinspect check B", "sft diff --delta", "ckptkit diff", "sft check B",
+           "ckptkit validate B")  # fmt: skip
 BASE = "decoder.sentence_encoder.layers.{}.self_attn"
 OUT = Path(__file__).with_name("VERDICTS.md")
 
@@ -195,9 +197,8 @@ def checks(tools: Path, b: Path) -> tuple[str, str]:
 
 def rows(tools: Path, folder: Path, cases: dict[str, Callable[[], State]]) -> list[str]:
     lines = [
-        "| B | qkvinspect diff | qkvinspect check B | sft diff --delta | ckptkit diff | sft check B "
-        "| ckptkit validate B |",
-        "|" + " --- |" * 7,
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + " --- |" * len(COLUMNS),
     ]
     for name, make in cases.items():
         b = folder / "b" / "model.safetensors"

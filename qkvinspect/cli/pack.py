@@ -1,0 +1,51 @@
+"""qkvinspect pack"""
+
+from __future__ import annotations
+
+from qkvinspect.cli import options, saving
+
+
+def pack(
+    path: options.Checkpoints,
+    to: saving.To,
+    out: saving.Out,
+    heads: saving.NumHeads = None,
+    kv_heads: saving.KvHeads = None,
+    zero_bias: saving.ZeroBias = False,
+    rename: saving.Rename = None,
+    max_shard_size: saving.MaxShard = None,
+    dry_run: saving.DryRun = False,
+    verify: saving.Verify = False,
+    force: saving.Force = False,
+    layer: options.Layers = None,
+    config: options.Config = None,
+    container: options.Container = None,
+    limit: options.Limits = None,
+) -> None:
+    """Join Q, K and V that lie apart into the tensors of another layout.
+
+    What export --split took apart, pack puts together again: the same bytes. Everything else of the checkpoint
+    comes along as it is. Where the layout's rows go by heads, their number comes from a config beside the
+    checkpoint or from --heads.
+
+    Examples:
+
+    \b
+      qkvinspect pack unfused.safetensors --to torch-mha -o model.pt
+      qkvinspect pack parts.pt --to megatron-core --heads 32 --kv-heads 8 -o fused.safetensors
+
+    Exit status:
+
+    \b
+      0  written
+      2  the input or the command line cannot be used; nothing was written
+    """
+    from qkvinspect.export import Target, pack_whole
+    from qkvinspect.export.naming import renaming
+    from qkvinspect.layouts import by_id
+
+    target = Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, renaming(rename or ()))
+    how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
+    with options.load(path, container, config, limit) as checkpoint:
+        found = options.report(checkpoint, layers=layer, heads=None, layouts=None, norms=False, evidence="none")
+        saving.save_plan(found, pack_whole(found, target, tuple(layer or ())), target, out, how, dry_run=dry_run)

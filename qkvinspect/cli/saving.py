@@ -1,0 +1,122 @@
+"""What the commands that write checkpoints share: their options, and how they write and what they then say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from qkvinspect.export import How, Piece, Plan, Target
+    from qkvinspect.report import Report
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="Where to write: .safetensors, .pt or .pth; a folder with --max-shard-size."
+    ),
+]
+To = Annotated[str, typer.Option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")]
+NumHeads = Annotated[int | None, typer.Option("--heads", metavar="N", help="The number of heads.", min=1)]
+KvHeads = Annotated[
+    int | None, typer.Option("--kv-heads", metavar="M", help="The number of kv heads, if fewer.", min=1)
+]
+ZeroBias = Annotated[
+    bool, typer.Option("--zero-bias", help="Fill the bias of a part that has none with zeros, where others have one.")
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename",
+        metavar="PATTERN=NEW",
+        help="Replace a regular expression in every name; repeatable.",
+    ),
+]
+MaxShard = Annotated[
+    str | None,
+    typer.Option("--max-shard-size", metavar="SIZE", help="Write files of at most 5GB (or so), with an index."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read the result again and compare it bit for bit, before it has its name.")
+]
+
+
+def how(max_shard: str | None, *, force: bool, verify: bool, whole: bool) -> How:
+    """How to write, from the options."""
+    from qkvinspect.export import How
+    from qkvinspect.formats.limits import size
+
+    return How(force, size(max_shard, "--max-shard-size") if max_shard else 0, verify, hashed=whole, kept=whole)
+
+
+def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: bool, heads_needed: bool) -> Report:
+    """What is in a checkpoint; its weights are asked unless nothing hangs on what they say.
+
+    Heads that nobody needs to know are not searched for; heads that are known are held against the weights.
+    """
+    found = look("none")
+    asked = (not layer.parts or heads_needed or layer.heads is not None for layer in found.attentions)
+    return look("wanted") if evidence and any(asked) else found
+
+
+def save(report: Report, pieces: Sequence[Piece], out: Path, how: How, *, layers: int, dry_run: bool) -> None:
+    """Write the pieces, or say what would be written."""
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.export import require_possible, shards, write
+    from qkvinspect.render import plan
+    from qkvinspect.render.text import clean, count, findings, size
+
+    if dry_run:
+        require_possible(report, pieces, out, how)
+        sys.stdout.write(plan.listing(pieces))
+    else:
+        with Bar("writing") as bar:
+            write(report, pieces, out, how, bar.advance)
+    files = f" in {count(len(shards(pieces, how.max_shard)), 'file')}" if how.max_shard else ""
+    total = size(sum(piece.nbytes for piece in pieces))
+    state = ", verified" if how.verify and not dry_run else ", not written" if dry_run else ""
+    sys.stdout.write(
+        clean(f"{out}: {count(len(pieces), 'tensor')} of {count(layers, 'layer')}, {total}{files}{state}") + "\n"
+    )
+    for finding, message in findings(report.findings):
+        if finding.severity != "info":
+            note(f"{finding.severity}: {message}")
+
+
+def explain_rest(report: Report, pieces: Sequence[Piece], out: Path) -> None:
+    """Say what of a checkpoint did not come along."""
+    from qkvinspect.export.ties import shared
+    from qkvinspect.render.text import count
+
+    checkpoint = report.checkpoint
+    if checkpoint.container:
+        left = [repr(other.path) for other in checkpoint.containers if other.path != checkpoint.container]
+        rest = f"; {', '.join(left)} and whatever else the file holds is left out" if left else ""
+        note(f"info: only the state_dict {checkpoint.container!r} was taken{rest}")
+    tied = shared(pieces)
+    if tied and out.suffix not in (".pt", ".pth"):
+        note(f"info: {count(tied, 'tensor')} shared memory with another and is written apart: safetensors has no ties")
+
+
+def save_plan(report: Report, plan: Plan, target: Target, out: Path, how: How, *, dry_run: bool) -> None:
+    """Write what pack and convert planned, and say what the reader of the file must know."""
+    save(report, plan.pieces, out, how, layers=plan.layers, dry_run=dry_run)
+    explain_rest(report, plan.pieces, out)
+    if plan.zeros:
+        shown = ", ".join(f"{part.upper()} of {layer}" for layer, part in plan.zeros[:3])
+        note(f"info: zeros stand for the bias of {shown}{', ...' if len(plan.zeros) > 3 else ''}")
+    if target.layout.needs_config:
+        note(
+            f"info: names do not tell this layout: read it with --layout {target.layout.id}, or with the model's config"
+        )
+
+
+def note(text: str) -> None:
+    from qkvinspect.render.text import clean
+
+    print(clean(text), file=sys.stderr)

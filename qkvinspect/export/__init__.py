@@ -1,0 +1,24 @@
+"""Rewrite a checkpoint: Q, K and V apart, packed, or in another library's layout, bit for bit as they are stored.
+
+A plan says what every tensor to write consists of; nothing is read before it is written.
+"""
+
+from qkvinspect.export.files import SUFFIXES, How, require_possible, shards, write
+from qkvinspect.export.pieces import Piece
+from qkvinspect.export.plan import Plan, Target, convert_whole, pack_whole, split_whole
+from qkvinspect.export.split import split_pieces
+
+__all__ = [
+    "SUFFIXES",
+    "How",
+    "Piece",
+    "Plan",
+    "Target",
+    "convert_whole",
+    "pack_whole",
+    "require_possible",
+    "shards",
+    "split_pieces",
+    "split_whole",
+    "write",
+]

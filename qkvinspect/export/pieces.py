@@ -1,0 +1,174 @@
+"""A tensor to write, as rows of stored ones; which of its bytes can be copied as they lie, which must be gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from qkvinspect.blocks import BLOCK, blocks, read_rows
+from qkvinspect.copying import copy_range
+from qkvinspect.dtypes import DType
+from qkvinspect.errors import LayoutError
+from qkvinspect.matrix import as_matrix
+from qkvinspect.model import Orientation, Region, TensorInfo
+
+_GATHERED = 4 * BLOCK
+"""Bytes gathered at a time where they do not lie in order: what lies between is read again for each such piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some rows along the output axis of a stored tensor; zeros where there is none."""
+
+    rows: range
+    info: TensorInfo | None = None
+    orientation: Orientation = "out_in"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One tensor to write: a stored one as it is, or rows of stored ones one after the other.
+
+    Attributes:
+        shape: as it will be stored.
+        lying: how the rows of ``runs`` are stored: [in, out] for all but ``out_in``.
+        whole: the tensor that is written as it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    runs: tuple[Run, ...] = ()
+    lying: Orientation = "out_in"
+    whole: TensorInfo | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.nbytes(prod(self.shape))
+
+    @property
+    def sources(self) -> tuple[TensorInfo, ...]:
+        """The stored tensors that its bytes come from."""
+        if self.whole is not None:
+            return (self.whole,)
+        return tuple({run.info.name: run.info for run in self.runs if run.info is not None}.values())
+
+
+def unchanged(info: TensorInfo, name: str | None = None) -> Piece:
+    """A stored tensor as it is, under another name if one is given."""
+    return Piece(name or info.name, info.shape, info.dtype, whole=info)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes that can be copied as they lie."""
+
+    region: Region
+    offset: int
+    nbytes: int
+
+
+def spans(piece: Piece) -> Iterator[Span | bytes]:
+    """What the tensor's bytes are, row-major and little-endian, in order.
+
+    Raises:
+        LayoutError: its elements are narrower than a byte and not in order.
+    """
+    if piece.whole is not None:
+        yield from _whole(piece.whole)
+    elif piece.lying != "out_in":
+        yield from _transposed(piece)
+    else:
+        for run in piece.runs:
+            yield from _rows(run, piece.dtype)
+
+
+def contents(pieces: Iterable[Span | bytes]) -> Iterator[bytes]:
+    """The bytes themselves, about a block at a time."""
+    for span in pieces:
+        if isinstance(span, bytes):
+            yield span
+        else:
+            for start in range(0, span.nbytes, BLOCK):
+                yield span.region.read(span.offset + start, min(BLOCK, span.nbytes - start))
+
+
+def copy(pieces: Iterable[Span | bytes], file: BinaryIO, advance: Callable[[int], None]) -> None:
+    """Write them to a file, told how many bytes have just been written."""
+    for span in pieces:
+        if isinstance(span, bytes):
+            file.write(span)
+            advance(len(span))
+        else:
+            copy_range(span.region, span.offset, span.nbytes, file, advance)
+
+
+def _rows(run: Run, dtype: DType) -> Iterator[Span | bytes]:
+    if run.info is None:
+        yield bytes(dtype.nbytes(len(run.rows)))
+        return
+    matrix = as_matrix(run.info, run.orientation)
+    part = matrix.take(run.rows)
+    if part.plain:
+        size = part.unit // 8
+        yield Span(run.info.region, part.offset * size, part.rows * part.cols * size)
+    else:
+        yield from read_rows(matrix, (run.rows,), _GATHERED)
+
+
+def _transposed(piece: Piece) -> Iterator[bytes]:
+    """[in, out]: some input features of all rows at a time."""
+    parts = [as_matrix(run.info, run.orientation).take(run.rows) for run in piece.runs if run.info is not None]
+    if piece.dtype.bits < 8:
+        raise LayoutError(f"{piece.dtype.name} cannot be transposed: a byte holds several", tensor=piece.name)
+    total = sum(part.rows for part in parts)
+    step = max(_GATHERED // max(total * piece.dtype.bits // 8, 1), 1)
+    for first in range(0, parts[0].cols, step):
+        count = min(step, parts[0].cols - first)
+        out = np.empty((count, total), _word(piece.dtype, "<"))
+        place = 0
+        for part in parts:
+            for rows, cols, words in blocks(part.transposed.take(range(first, first + count)).transposed):
+                out[cols, place + rows.start : place + rows.stop] = words.T
+            place += part.rows
+        yield out.tobytes()
+
+
+def _whole(info: TensorInfo) -> Iterator[Span | bytes]:
+    bits = info.dtype.bits
+    if info.contiguous and (info.byteorder == "little" or bits <= 8) and info.offset * bits % 8 == 0:
+        yield Span(info.region, info.offset * bits // 8, info.nbytes)
+    elif bits < 8:
+        raise LayoutError(f"{info.dtype.name} is stored out of order: a byte holds several", tensor=info.name)
+    elif info.numel:
+        yield from _strided(info, info.shape, info.strides, info.offset)
+
+
+def _strided(info: TensorInfo, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Iterator[bytes]:
+    """A view of any strides: halved until a piece and what lies between its elements fit in memory."""
+    size = info.dtype.bits // 8
+    span = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
+    if max(span, prod(shape)) * size <= _GATHERED:
+        words = np.frombuffer(info.region.read(offset * size, span * size), _word(info.dtype, info.byteorder))
+        view = as_strided(words, shape, tuple(step * size for step in strides), writeable=False)
+        yield view.astype(_word(info.dtype, "<")).tobytes()
+    elif shape[0] == 1:
+        yield from _strided(info, shape[1:], strides[1:], offset)
+    else:
+        half = shape[0] // 2
+        yield from _strided(info, (half, *shape[1:]), strides, offset)
+        yield from _strided(info, (shape[0] - half, *shape[1:]), strides, offset + half * strides[0])
+
+
+def _word(dtype: DType, byteorder: str) -> np.dtype[Any]:
+    """An element as bits; a complex one as its two halves, each of which has the byte order."""
+    order = {"little": "<", "big": ">"}.get(byteorder, byteorder)
+    if dtype.kind == "complex":
+        half = f"{order}u{dtype.bits // 16}"
+        return np.dtype([("real", half), ("imag", half)])
+    return np.dtype(f"{order}u{dtype.bits // 8}")

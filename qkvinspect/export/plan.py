@@ -1,0 +1,244 @@
+"""What a rewritten checkpoint will hold: split apart, packed, or converted from one layout to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from qkvinspect.errors import LayoutError, UsageError
+from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in, without_label
+from qkvinspect.export.parts import Source, source_of
+from qkvinspect.export.pieces import Piece, Run, unchanged
+from qkvinspect.export.repack import repack
+from qkvinspect.export.reread import require_known
+from qkvinspect.export.split import split_layer
+from qkvinspect.export.whole import Change, require_plain, whole
+from qkvinspect.layouts import Layout
+from qkvinspect.matrix import shape_as_matrix
+from qkvinspect.model import Checkpoint, TensorInfo
+from qkvinspect.report import Attention, Report
+
+_EXTRA = ("gate", "vgate", "mlp")
+_UNKNOWN = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that will be written.
+
+    Attributes:
+        pieces: in the order of the checkpoint.
+        layers: how many were rewritten.
+        zeros: biases that were filled with zeros, as (layer, part).
+    """
+
+    pieces: tuple[Piece, ...]
+    layers: int
+    zeros: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where pack and convert go.
+
+    Attributes:
+        heads, kv_heads: of the result, where the checkpoint does not tell them; 0: as it tells.
+        zero_bias: fill a missing bias with zeros where others are there.
+        rename: from the name that a tensor would have to the one that it gets.
+    """
+
+    layout: Layout
+    heads: int = _UNKNOWN
+    kv_heads: int = _UNKNOWN
+    zero_bias: bool = False
+    rename: Callable[[str], str] = str
+
+
+def split_whole(report: Report, *, names: str | None = None, rename: Callable[[str], str] = str) -> Plan:
+    """The whole checkpoint, each fused tensor as its parts.
+
+    Args:
+        names: a preset or a template; where one is given, layers whose parts lie apart already are renamed too.
+
+    Raises:
+        LayoutError: a layer cannot be split, or names collide.
+        UsageError: ``names`` is no such thing.
+    """
+    if names not in (None, TORCH):
+        naming(names or DEFAULT)
+    changes: list[Change] = []
+    for attention in report.attentions:
+        require_plain(report, attention)
+        source = source_of(attention)
+        if names is None and _apart(attention):
+            continue
+        pieces = split_layer(attention, names=names or DEFAULT, everything=True)
+        changes.append(Change((attention.layer, attention.layer), source.consumed, tuple(pieces)))
+    return Plan(tuple(whole(report, changes, rename)), len(changes))
+
+
+def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> Plan:
+    """The whole checkpoint, layers whose Q, K and V lie apart packed; the rest of a layer stays as it is.
+
+    Args:
+        layers: globs of the layers to pack; all where there is none.
+
+    Raises:
+        LayoutError: a layer cannot be packed so, or names collide.
+        UsageError: there is none to pack.
+    """
+    sources: list[Source] = []
+    for attention in report.attentions:
+        if attention.layout is not None and attention.layout.kind == "separate":
+            require_plain(report, attention)
+            sources.append(_with_extra(source_of(attention), report.checkpoint))
+    known = {attention.layer for attention in report.attentions}
+    sources += [
+        source
+        for source in _pairs(report.checkpoint, known)
+        if not layers or any(fnmatchcase(source.layer, glob) for glob in layers)
+    ]
+    if not sources:
+        raise UsageError(
+            "holds no layer whose Q, K and V lie apart",
+            file=report.checkpoint.path,
+            hint="`qkvinspect convert` goes from one packing to another",
+        )
+    return _rewritten(report, [(source, None) for source in sources], target)
+
+
+def convert_whole(report: Report, target: Target) -> Plan:
+    """The whole checkpoint, its layers as another layout stores them, the output projection included.
+
+    Raises:
+        LayoutError: a layer cannot be stored so, or names collide.
+    """
+    sources: list[tuple[Source, Attention | None]] = []
+    for attention in report.attentions:
+        require_plain(report, attention)
+        sources.append((_with_extra(source_of(attention), report.checkpoint), attention))
+    return _rewritten(report, sources, target)
+
+
+def _rewritten(report: Report, sources: Sequence[tuple[Source, Attention | None]], target: Target) -> Plan:
+    """Args:
+    sources: the layers, and where the output projection changes too, the modules that they were.
+    """
+    changes: list[Change] = []
+    zeros: list[tuple[str, str]] = []
+    layers = _layers([source for source, _ in sources], target.layout)
+    for (source, attention), layer in zip(sources, layers, strict=True):
+        packed = repack(_sized(source, target), target.layout, layer, zero_bias=target.zero_bias)
+        out = list(_out(attention, target.layout, layer, report.checkpoint)) if attention else []
+        consumed = source.consumed | {info.name for piece in out for info in piece.sources}
+        changes.append(
+            Change(
+                (without_label(source.layer, source.layout), layer), consumed, (*packed.weights, *packed.biases, *out)
+            )
+        )
+        zeros += [(source.layer, part) for part in packed.zeros]
+    if any(attention for _, attention in sources):
+        label = f".{target.layout.label}" if target.layout.label else ""
+        require_known(whole(report, changes), target.layout, [f"{change.layer[1]}{label}" for change in changes])
+    return Plan(tuple(whole(report, changes, target.rename)), len(changes), tuple(zeros))
+
+
+def _layers(sources: Sequence[Source], target: Layout) -> Iterator[str]:
+    """What the layers will be called; where that would be the same, their own names stay whole."""
+    names = [layer_in(target, source.layer, source.layout) for source in sources]
+    for name, source in zip(names, sources, strict=True):
+        alone = names.count(name) == 1
+        yield name if alone else layer_in(target, source.layer, source.layout, behind=True)
+
+
+def _apart(attention: Attention) -> bool:
+    """Whether every stored tensor of the layer is one part already."""
+    layout = attention.layout
+    return layout is not None and all(
+        len(stored.packing.parts) == len(stored.packing.order) == 1 for stored in (*layout.weights, *layout.biases)
+    )
+
+
+def _sized(source: Source, target: Target) -> Source:
+    """The source with the heads that it shall have."""
+    if not target.heads:
+        if target.kv_heads:
+            raise UsageError("--kv-heads means nothing without --heads", hint="give both")
+        return source
+    heads = target.heads
+    known = source.heads or (0, 0)
+    kv_heads = target.kv_heads or {"equal": heads, "one": 1, "free": _kv_heads(source, heads)}[target.layout.kv_heads]
+    if heads % kv_heads:
+        raise UsageError(f"{heads} heads cannot share {kv_heads} kv heads", hint="give --heads N and --kv-heads M")
+    if source.heads and known != (heads, kv_heads):
+        raise LayoutError(
+            f"layer {source.layer!r} has other heads than --heads says",
+            expected=f"{heads}/{kv_heads}",
+            found="/".join(map(str, known)),
+        )
+    return replace(source, heads=(heads, kv_heads))
+
+
+def _kv_heads(source: Source, heads: int) -> int:
+    """As many as K has of the width that Q's have."""
+    if "q" not in source.weights or "k" not in source.weights:
+        return heads
+    width, left = divmod(source.rows("q"), heads)
+    count, rest = divmod(source.rows("k"), max(width, 1))
+    return count if count and not left and not rest and heads % count == 0 else heads
+
+
+def _with_extra(source: Source, checkpoint: Checkpoint) -> Source:
+    """With the rows that are not attention, under the names that split gives them."""
+    name = naming(DEFAULT)
+    weights, biases, consumed = dict(source.weights), dict(source.biases), set(source.consumed)
+    for part in _EXTRA:
+        for kind, held in (("weight", weights), ("bias", biases)):
+            info = checkpoint.tensors.get(name(source.layer, part, kind))
+            if info is not None and part not in held and 1 <= len(info.shape) <= 2:
+                held[part] = (Run(range(info.shape[0]), info),)
+                consumed.add(info.name)
+    return replace(source, weights=weights, biases=biases, consumed=frozenset(consumed))
+
+
+def _pairs(checkpoint: Checkpoint, known: set[str]) -> Iterator[Source]:
+    """K and V whose Q lies elsewhere, under the names that split gives them."""
+    name = naming(DEFAULT)
+    for key in checkpoint.tensors:
+        layer, found, _ = key.rpartition("k_proj.weight")
+        layer = layer.removesuffix(".")
+        infos = {part: checkpoint.tensors.get(name(layer, part, "weight")) for part in "kv"}
+        if not found or layer in known or name(layer, "k", "weight") != key:
+            continue
+        if any(info is None or len(info.shape) != 2 for info in infos.values()):
+            continue
+        if name(layer, "q", "weight") in checkpoint.tensors:
+            continue
+        biases = {part: checkpoint.tensors.get(name(layer, part, "bias")) for part in "kv"}
+
+        def runs(infos: dict[str, TensorInfo | None]) -> dict[str, tuple[Run, ...]]:
+            return {part: (Run(range(info.shape[0]), info),) for part, info in infos.items() if info and info.shape}
+
+        consumed = frozenset(info.name for info in (*infos.values(), *biases.values()) if info is not None)
+        yield Source(layer, None, runs(infos), runs(biases), consumed=consumed)
+
+
+def _out(attention: Attention, target: Layout, layer: str, checkpoint: Checkpoint) -> Iterator[Piece]:
+    """The output projection and its bias, as the target lays and calls them."""
+    info, source = attention.out, attention.layout
+    if info is None or source is None or not target.out:
+        return
+    names = [tensor_in(layer, key) for key in target.out]
+    bias_name = attention.tensors.get("out_bias")
+    bias = checkpoint.tensors[bias_name] if bias_name else None
+    name = info.name if info.name in names else names[0]
+    if source.out_orientation == target.out_orientation:
+        yield unchanged(info, name)
+    else:
+        rows, cols = shape_as_matrix(info, source.out_orientation)
+        shape = (rows, cols) if target.out_orientation == "out_in" else (cols, rows)
+        run = Run(range(rows), info, source.out_orientation)
+        yield Piece(name, shape, info.dtype, (run,), target.out_orientation)
+    if bias is not None:
+        yield unchanged(bias, f"{name.removesuffix('weight').removesuffix('.')}.bias".removeprefix("."))

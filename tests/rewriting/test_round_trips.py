@@ -1,0 +1,138 @@
+"""Split then pack, and convert there and back: the same bytes, for every layout and any geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.export import How, Plan, Target, convert_whole, pack_whole, split_whole, write
+from qkvinspect.export.naming import tensor_in
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
+from qkvinspect.layouts import LAYOUTS, Layout, by_id
+from qkvinspect.packing import HEADED, Geometry, Packing
+from qkvinspect.report import Report
+
+ODD = {"timm-efficientformer": (1, 4), "stable-audio3": (2, 1)}
+"""Layouts that want a head of V in a fixed proportion to one of K: (K, V)."""
+
+MLP = 6
+SAFE = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@st.composite
+def geometries(draw: Any, layout: Layout) -> Geometry:
+    kv_heads = draw(st.integers(1, 3))
+    share = draw(st.integers(1, 3)) if layout.kv_heads != "equal" else 1
+    if layout.kv_heads == "one":
+        kv_heads = 1
+    heads = kv_heads * share
+    groups = next((s.packing.groups for s in layout.weights if isinstance(s.packing.groups, int)), 1)
+    dim = 2 * draw(st.integers(1, 4))
+    k, v = ODD.get(layout.id, (1, 1))
+    return Geometry(
+        heads * groups, kv_heads * groups, dim * k, dim * v if k != v else None, subheads=dict(layout.subheads)
+    )
+
+
+def rows(packing: Packing, sizes: Geometry) -> int:
+    return sum(sizes.heads(p) * sizes.width(p) if p in HEADED else MLP for p in packing.order)
+
+
+def state_of(layout: Layout, sizes: Geometry) -> dict[str, torch.Tensor]:
+    """A module as the layout stores it, with what must stand beside it."""
+    end = ".".join(part.split("|")[0].replace("#", "3") for part in layout.layer.split(".")) if layout.layer else "x"
+    layer, width = f"m.0.{end}", sizes.num_heads * sizes.head_dim
+    state: dict[str, torch.Tensor] = {}
+    for stored in layout.weights:
+        count = rows(stored.packing, sizes)
+        shape = {
+            "out_in": (count, width, *(1,) * ((layout.ndim or 2) - 2)),
+            "in_out": (width, count),
+            "in_heads_dim": (width, sizes.heads(stored.packing.order[0]), sizes.head_dim),
+        }[stored.orientation]
+        state[tensor_in(layer, stored.key)] = torch.randn(shape)
+    for stored in layout.biases:
+        state[tensor_in(layer, stored.key)] = torch.randn(rows(stored.packing, sizes))
+    if layout.out:
+        shape = (width, sizes.num_heads * sizes.width("v"))
+        shape = shape if layout.out_orientation == "out_in" else shape[::-1]
+        state[tensor_in(layer, layout.out[0])] = torch.randn(shape)
+    for key in (*layout.siblings, *layout.settled_by):
+        if not key.startswith("//"):
+            state.setdefault(tensor_in(layer, key), torch.randn(sizes.head_dim, sizes.head_dim))
+    return state | {"m.0.other.weight": torch.randn(3, 5)}
+
+
+def rewritten(
+    source: Path, target: Path, layout: Layout | None, heads: str | None, plan: Callable[[Report], Plan]
+) -> None:
+    forced = (("*", layout.id),) if layout else ()
+    with open_checkpoint(source) as checkpoint:
+        report = inspect(checkpoint, Options(heads=(heads,) if heads else (), layouts=forced, norms=False))
+        write(report, plan(report).pieces, target, How(force=True, verify=True))
+
+
+def flag(target: Target) -> str:
+    return f"{target.heads}/{target.kv_heads}"
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
+    @SAFE
+    @given(geometries(layout))
+    def holds(sizes: Geometry) -> None:
+        state = state_of(layout, sizes)
+        target = Target(layout, sizes.num_heads, sizes.num_kv_heads)
+        torch.save(state, tmp_path / "a.pt")
+        rewritten(tmp_path / "a.pt", tmp_path / "b.pt", layout, flag(target), partial(split_whole, names="hf"))
+        rewritten(tmp_path / "b.pt", tmp_path / "c.pt", None, None, partial(pack_whole, target=target))
+        again = read(tmp_path / "c.pt")
+        assert again.keys() == state.keys()
+        for name, tensor in state.items():
+            assert torch.equal(again[name].flatten(), tensor.flatten()), name
+
+    holds()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
+    """Through layouts of every kind that can hold it; at least one other can, but for a few that are alone."""
+    through = ("bert", "gpt2", "torch-mha", "megatron-core", "megatron-v1", "bloom", "codegen", "xlnet", "phi3", "mla")
+
+    @settings(SAFE, max_examples=2)
+    @given(geometries(layout))
+    def holds(sizes: Geometry) -> None:
+        state = state_of(layout, sizes)
+        back = Target(layout, sizes.num_heads, sizes.num_kv_heads, zero_bias=True)
+        torch.save(state, tmp_path / "a.pt")
+        for other in map(by_id, through):
+            there = replace(back, layout=other)
+            try:
+                rewritten(
+                    tmp_path / "a.pt", tmp_path / "b.pt", layout, flag(back), partial(convert_whole, target=there)
+                )
+            except LayoutError:
+                continue
+            held.add(other.id)
+            rewritten(tmp_path / "b.pt", tmp_path / "c.pt", other, flag(back), partial(convert_whole, target=back))
+            again = [tensor.flatten() for tensor in read(tmp_path / "c.pt").values() if tensor.any()]
+            assert sorted(t.numpy().tobytes() for t in again) == sorted(t.numpy().tobytes() for t in state.values())
+
+    held: set[str] = set()
+    holds()
+    parts = set().union(*(stored.packing.parts for stored in layout.weights))
+    assert held or parts != {"q", "k", "v"} or layout.subheads or layout.v_ratio
