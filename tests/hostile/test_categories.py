@@ -13,6 +13,8 @@ from tests.hostile.memory import MemoryFile
 from tests.hostile.oracles import accepts, disagreements
 from tests.hostile.reading import Outcome, Read, clean, content
 
+pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
+
 
 def _read(source: MemoryFile, expected: Reads) -> tuple[Outcome, tuple[str, ...]]:
     with formats._without_collector(), formats._open(source, None, {}) as checkpoint:

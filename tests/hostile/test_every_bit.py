@@ -21,6 +21,9 @@ from tests.hostile.writers import zips
 Make = Callable[[bytes], MemoryFile]
 
 
+pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
+
+
 def _saved(**options: object) -> bytes:
     buffer = io.BytesIO()
     torch.save({"weight": torch.arange(6.0).reshape(2, 3).T, "index": torch.tensor([3, -1])}, buffer, **options)

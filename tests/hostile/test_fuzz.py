@@ -17,6 +17,8 @@ from tests.hostile.mutants import MAKERS
 from tests.hostile.oracles import disagreements
 from tests.hostile.reading import Outcome, outcome
 
+pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
+
 COUNT = int(os.environ.get("QKVINSPECT_FUZZ", "50000"))
 PARTS = 2
 

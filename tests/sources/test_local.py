@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkvinspect import export
 from qkvinspect.cli import main
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.export import files
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile, local
 
@@ -131,13 +131,13 @@ def test_a_command_on_a_file_that_is_replaced(
     path, target = tmp_path / "model.pt", tmp_path / "qkv.safetensors"
     shutil.copy(SAMPLE, path)
 
-    def replaced(report: Any, heads_split: bool) -> Any:
+    def replaced(*arguments: Any) -> Any:
         shutil.copy(path, tmp_path / "new")
         (tmp_path / "new").replace(path)
-        yield from pieces(report, heads_split)
+        return write(*arguments)
 
-    pieces = export._pieces
-    monkeypatch.setattr(export, "_pieces", replaced)
+    write = files.write_safetensors
+    monkeypatch.setattr(files, "write_safetensors", replaced)
     assert main(["export", "--split", str(path), "-o", str(target)]) == 2
     assert "[QKV-F014]" in capsys.readouterr().err
     assert not target.exists()
