@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ Index = Mapping[str, Array]
 """For each part, the sampled rows of its heads: int [heads, rows of a head]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Term:
     """One matrix of similarities, or two that are tied, cut into blocks by heads.
 
@@ -50,6 +51,7 @@ class Term:
         counts = (float(self.sums.counts[mask].sum()) for mask in self._masks(order))
         return min((count for count in counts if count), default=0.0) * self.weight
 
+    @cached_property
     def without_heads(self) -> Fitted:
         """As if there were no heads."""
         count, moments = self.sums.of(np.ones(self.sums.counts.shape, bool))
@@ -74,7 +76,7 @@ class Term:
         return fitted(*self.sums.paired) if self.sums.paired else Fitted()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fit:
     """A hypothesis applied to one layer."""
 
@@ -88,10 +90,10 @@ class Fit:
         enough = all(term.smallest(np.arange(self.kv_heads)) >= FEW for term in self.terms)
         return enough and self.gain().variance > 0
 
+    @cached_property
     def fitted(self) -> Fitted:
         """Of every entry; comparable between hypotheses that use the same entries."""
-        order = np.arange(self.kv_heads)
-        return sum((term.fitted(order) for term in self.terms), Fitted())
+        return self._fitted(np.arange(self.kv_heads))
 
     def gain(self, order: Array | None = None) -> Fitted:
         """What is gained over no heads.
@@ -99,8 +101,14 @@ class Fit:
         Args:
             order: as if the kv heads that carry the same number in it were one head.
         """
-        order = np.arange(self.kv_heads) if order is None else order
-        return sum((term.fitted(order) - term.without_heads() for term in self.terms), Fitted())
+        return (self.fitted if order is None else self._fitted(order)) - self._without_heads
+
+    @cached_property
+    def _without_heads(self) -> Fitted:
+        return sum((term.without_heads for term in self.terms), Fitted())
+
+    def _fitted(self, order: Array) -> Fitted:
+        return sum((term.fitted(order) for term in self.terms), Fitted())
 
 
 def fit(sample: Sample, index: Index) -> Fit:

@@ -84,7 +84,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
         fits = {heads: fitted for heads, of in variants.items() if (fitted := _fits(of, samples))}
         if not fits:
             continue
-        scores = {heads: _score(one.fitted() for one in of) for heads, of in fits.items()}
+        scores = {heads: _score(one.fitted for one in of) for heads, of in fits.items()}
         best = max(scores, key=lambda heads: scores[heads])
         if any(abs(scores[best] - one.score) < 1e-6 and one.num_heads == best for one in weighed):
             continue  # the same rows under another name: one head a group, or as many groups as heads
