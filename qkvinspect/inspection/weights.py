@@ -88,7 +88,7 @@ def ask(
 def _alone(module: Module, names: Names, facts: Facts) -> Module:
     """The module with what its own weights have against what its stack says, if that has nothing against it."""
     attention = module.attention
-    if attention is None or attention.heads is None or any("against" in finding.code for finding in module.findings):
+    if attention is None or attention.heads is None or any(map(_contradicts, module.findings)):
         return module
     return _Stack([module], names, facts).alone(module)
 
@@ -133,10 +133,11 @@ class _Stack:
         assert layout is not None
         assert heads is not None
         glance = self._weigh(layout, glance=True, counts=[heads.num_heads])
-        if glance is None or not self._against(glance):
+        if glance is None or not any(map(_contradicts, self._against(glance))):
             return module
         evidence = self._weigh(layout)
-        return module if evidence is None else replace(module, findings=self._told(module, evidence).findings)
+        against = filter(_contradicts, self._against(evidence)) if evidence is not None else ()
+        return replace(module, findings=(*module.findings, *against))
 
     @property
     def _attention(self) -> Attention:
@@ -268,6 +269,10 @@ class _Stack:
         kv_heads = known.num_kv_heads if known is not None and known.num_heads == count else None
         candidate = replace(match.candidates[0], layout=layout)
         return split(unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads)])[0]
+
+
+def _contradicts(finding: Finding) -> bool:
+    return finding.code.endswith("-against-weights")
 
 
 def _promising(evidence: Evidence) -> bool:

@@ -123,6 +123,12 @@ def test_annotations_come_by_themselves_on_githubs_runners(
     assert JUnitXml.fromfile(str(target)).failures == 1
 
 
+def test_what_the_weights_tell_is_said_once_a_layer(samples: Path) -> None:
+    found = qkvinspect.check(samples / "trained.safetensors")
+    layers = [f"encoder.layers.{n}.self_attn" for n in range(2)]
+    assert [(one.code, one.layer) for one in found] == [("heads-from-weights", layer) for layer in layers]
+
+
 def test_from_python(samples: Path) -> None:
     found = qkvinspect.check(samples / "damaged.pt")
     assert [(finding.code, finding.severity) for finding in found] == [("nonfinite", "error"), ("zero-head", "warning")]
