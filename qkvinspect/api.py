@@ -53,16 +53,14 @@ class Rows:
         """
         import numpy as np
 
-        from qkvinspect.blocks import numbers
+        from qkvinspect.blocks import numbers, stored_words
 
         dtype, data = self.piece.dtype, b"".join(contents(spans(self.piece)))
         if dtype.kind == "opaque":
             raise LayoutError(f"{dtype.name} is no number without its scales", tensor=self.piece.name)
         if dtype.mini is None and dtype.name != "complex32":
             return np.frombuffer(bytearray(data), np.dtype(dtype.name)).reshape(self.shape)
-        words = np.frombuffer(data, f"<u{max(dtype.bits // 8, 1)}" if dtype.kind != "complex" else "<u2,<u2")
-        if dtype.kind == "complex":
-            words = words.view([("real", "<u2"), ("imag", "<u2")])
+        words = np.frombuffer(data, stored_words(dtype, max(dtype.bits, 8)))
         values = numbers(words.reshape(self.shape[0], -1), dtype)
         whole = values[0] if len(values) == 1 else values[0] + 1j * values[1]
         return whole.reshape(*self.shape[:-1], -1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.matrix import Matrix
+from qkvinspect.model import ByteOrder
 
 Array = NDArray[Any]
 
@@ -86,11 +87,12 @@ def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, A
 
 
 def _word(matrix: Matrix) -> np.dtype[Any]:
-    return stored_words(matrix.info.dtype, matrix.unit, "<" if matrix.info.byteorder == "little" else ">")
+    return stored_words(matrix.info.dtype, matrix.unit, matrix.info.byteorder)
 
 
-def stored_words(dtype: DType, unit: int, order: str = "<") -> np.dtype[Any]:
+def stored_words(dtype: DType, unit: int, byteorder: ByteOrder = "little") -> np.dtype[Any]:
     """The unsigned integers, of ``unit`` bits, that ``blocks`` yields and ``read_rows`` joins."""
+    order = "<" if byteorder == "little" else ">"
     if dtype.kind == "complex":
         half = f"{order}u{dtype.bits // 16}"
         return np.dtype([("real", half), ("imag", half)])

@@ -13,6 +13,8 @@ from typing import Literal, Protocol, Self
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError, clean
 
+ByteOrder = Literal["little", "big"]
+
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 """How a stored weight lies: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
 XLNet's [in, num_heads, head_dim]."""
@@ -140,7 +142,7 @@ class TensorInfo:
     strides: tuple[int, ...]
     region: Region
     offset: int = 0
-    byteorder: Literal["little", "big"] = "little"
+    byteorder: ByteOrder = "little"
     keys: tuple[str, ...] = ()
 
     @property
@@ -189,6 +191,10 @@ class Finding:
     def __post_init__(self) -> None:
         """Names from a file go into the message: it stays one harmless line."""
         object.__setattr__(self, "message", clean(self.message))
+
+    def to_dict(self) -> dict[str, object]:
+        """Its form in every JSON contract."""
+        return {"code": self.code, "severity": self.severity, "layer": self.layer, "message": self.message}
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,9 +186,7 @@ class Report:
                 "num_bytes": checkpoint.num_bytes,
             },
             "attentions": [_attention(attention) for attention in self.attentions],
-            "findings": [
-                {"code": f.code, "severity": f.severity, "layer": f.layer, "message": f.message} for f in self.findings
-            ],
+            "findings": [finding.to_dict() for finding in self.findings],
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Protocol, cast
@@ -30,7 +30,6 @@ from qkvinspect.checks import (
     zero_head,
     zero_part,
 )
-from qkvinspect.checks.facts import gather
 from qkvinspect.checks.noticed import NOTICED
 from qkvinspect.checks.policy import SEVERITIES, Policy
 from qkvinspect.checks.recorded import Baseline
@@ -76,9 +75,6 @@ CHECKS = cast(
         changed,
     ),
 )
-
-_OF_FACTS = {module.CODE for module in (zero_part, zero_head, constant_part, equal_parts, equal_heads, equal_layers,
-                                        dead_head, rank_collapse)}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +128,7 @@ def run(
         CheckpointError: the bytes cannot be read.
     """
     chosen = [check for check in CHECKS if _may_fire(check, wanted)]
-    subject = Subject(report, {}, wanted.expect, baseline, tolerance)
-    if any(check.CODE in _OF_FACTS for check in chosen):
-        subject = replace(subject, facts=gather(report.attentions, progress))
+    subject = Subject(report, wanted.expect, baseline, tolerance, progress)
     found = list(_judged(_noticed(report.findings), wanted))
     for check in chosen:
         told = (Finding(check.CODE, check.SEVERITY, message, layer) for layer, message in check.told(subject))

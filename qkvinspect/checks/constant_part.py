@@ -17,7 +17,7 @@ def told(subject: Subject) -> Iterator[Told]:
     for attention, part, facts in subject.parts():
         if part.shape[0] * part.shape[1] < 2 * len(facts):
             continue  # a head of one value is constant by nature
-        same = [head for head, fact in enumerate(facts) if fact.lowest == fact.highest and fact.lowest]
+        same = [head for head, fact in enumerate(facts) if fact.constant and fact.lowest]
         if same and len({facts[head].lowest for head in same}) == 1 and len(same) == len(facts):
             yield attention.layer, f"every value of {part.name.upper()} is {facts[0].lowest:g}: it was filled"
         elif same and attention.heads is not None:

@@ -21,16 +21,12 @@ FEWEST = 3
 
 
 def told(subject: Subject) -> Iterator[Told]:
-    for layer, part, facts, norms in subject.heads():
+    for layer, part, _, norms in subject.heads():
         sizes = [measure.norm for measure in norms]
         if len(sizes) < FEWEST or not all(map(isfinite, sizes)):
             continue
         middle = median(sizes)
-        dead = [head for head, size in enumerate(sizes) if 0 < size < SHARE * middle and _varies(facts[head].lowest)]
+        dead = [head for head, size in enumerate(sizes) if 0 < size < SHARE * middle]
         if dead:
             text = f"the norm of {part.name.upper()} in {heads_named(dead)} is under {SHARE:g} of the median head's"
             yield layer, f"{text} ({middle:.3g})"
-
-
-def _varies(lowest: float | None) -> bool:
-    return lowest is None or isfinite(lowest)

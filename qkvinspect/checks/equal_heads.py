@@ -18,7 +18,7 @@ def told(subject: Subject) -> Iterator[Told]:
     for layer, part, facts, _ in subject.heads():
         places: dict[bytes, list[int]] = {}
         for head, fact in enumerate(facts):
-            if fact.lowest is None or fact.lowest != fact.highest:
+            if not fact.constant:
                 places.setdefault(fact.digest, []).append(head)
         copies = [heads for heads in places.values() if len(heads) > 1]
         if copies and part.name != "q" and _repeats(list(places.values()), len(facts)):

@@ -20,7 +20,7 @@ def told(subject: Subject) -> Iterator[Told]:
     first: dict[tuple[object, ...], tuple[str, Part]] = {}
     copies: dict[tuple[str, str], list[str]] = {}
     for attention, part, facts in subject.parts():
-        if not facts or any(fact.lowest is not None and fact.lowest == fact.highest for fact in facts):
+        if not facts or any(fact.constant for fact in facts):
             continue
         layer, seen = first.setdefault(
             (part.name, part.shape, *(fact.digest for fact in facts)), (attention.layer, part)

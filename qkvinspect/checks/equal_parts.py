@@ -20,9 +20,8 @@ SEVERITY = "error"
 def told(subject: Subject) -> Iterator[Told]:
     for attention in subject.attentions:
         for one, other in combinations(attention.parts, 2):
-            mine, others = (subject.facts.get((part.weight.name, part.name), ()) for part in (one, other))
-            constant = any(fact.lowest is not None and fact.lowest == fact.highest for fact in mine)
-            if not mine or constant or same_rows(one, other):
+            mine, others = (subject.facts[part.weight.name, part.name] for part in (one, other))
+            if not mine or any(fact.constant for fact in mine) or same_rows(one, other):
                 continue
             if one.shape == other.shape and [f.digest for f in mine] == [f.digest for f in others]:
                 names = f"{one.name.upper()} and {other.name.upper()}"

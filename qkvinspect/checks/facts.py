@@ -33,6 +33,11 @@ class Facts:
     highest: float | None
     stable_rank: float | None
 
+    @property
+    def constant(self) -> bool:
+        """Whether all values are the same number, as far as that is known."""
+        return self.lowest is not None and self.lowest == self.highest
+
 
 Key = tuple[str, str]
 """The stored tensor and the part: two modules may have one name."""

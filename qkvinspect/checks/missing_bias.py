@@ -6,10 +6,9 @@ one for Q and V only, have none in any layer and are no finding.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Subject, Told, outvoted
 
 CODE = "missing-bias"
 SEVERITY = "warning"
@@ -18,10 +17,9 @@ SEVERITY = "warning"
 def told(subject: Subject) -> Iterator[Told]:
     for stack in subject.stacks.values():
         roles = {attention.layer: frozenset(attention.tensors) for attention in stack}
-        ((usual, count),) = Counter(roles.values()).most_common(1)
-        odd = [layer for layer, own in roles.items() if own != usual]
-        if count < 4 or 4 * len(odd) > len(roles):
+        if not (vote := outvoted(roles)):
             continue
+        usual, count, odd = vote
         for layer in odd:
             for verb, difference in (("lacks", usual - roles[layer]), ("has", roles[layer] - usual)):
                 if difference:

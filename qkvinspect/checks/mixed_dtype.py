@@ -6,10 +6,9 @@ quarter differ.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Subject, Told, outvoted
 
 CODE = "mixed-dtype"
 SEVERITY = "warning"
@@ -22,8 +21,7 @@ def told(subject: Subject) -> Iterator[Told]:
             yield attention.layer, f"its weights differ in dtype: {named}"
     for stack in subject.stacks.values():
         dtypes = {attention.layer: attention.dtype for attention in stack}
-        ((usual, count),) = Counter(dtypes.values()).most_common(1)
-        odd = [layer for layer, dtype in dtypes.items() if dtype != usual]
-        if count >= 4 and 4 * len(odd) <= len(dtypes):
+        if vote := outvoted(dtypes):
+            usual, count, odd = vote
             for layer in odd:
                 yield layer, f"it is {dtypes[layer]}, where {count} others of its stack are {usual}"

@@ -7,10 +7,9 @@ its heads were cut. Pruned models differ by intent.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Subject, Told, outvoted
 from qkvinspect.packing import describe
 from qkvinspect.report import Attention
 
@@ -21,11 +20,8 @@ SEVERITY = "warning"
 def told(subject: Subject) -> Iterator[Told]:
     for stack in subject.stacks.values():
         sizes = {attention.layer: _sizes(attention) for attention in stack if attention.parts}
-        if not sizes:
-            continue
-        ((usual, count),) = Counter(sizes.values()).most_common(1)
-        odd = [layer for layer, size in sizes.items() if size != usual]
-        if count >= 4 and 4 * len(odd) <= len(sizes):
+        if vote := outvoted(sizes):
+            usual, count, odd = vote
             for layer in odd:
                 yield layer, f"it has {sizes[layer]}, where {count} others of its stack have {usual}"
 

@@ -24,7 +24,7 @@ def told(subject: Subject) -> Iterator[Told]:
             for head, (rows, fact) in enumerate(zip(part.heads, facts, strict=False))
             if fact.stable_rank is not None
             and fact.stable_rank < LEAST
-            and fact.lowest != fact.highest
+            and not fact.constant
             and len(rows) >= FEWEST_ROWS
             and part.in_features >= FEWEST_ROWS
         ]

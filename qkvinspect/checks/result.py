@@ -44,10 +44,7 @@ def to_dict(checked: Sequence[Checked]) -> dict[str, object]:
                 "path": one.path,
                 "error": one.error or None,
                 "num_attentions": one.num_attentions,
-                "findings": [
-                    {"code": f.code, "severity": f.severity, "layer": f.layer, "message": f.message}
-                    for f in one.findings
-                ],
+                "findings": [finding.to_dict() for finding in one.findings],
             }
             for one in checked
         ],

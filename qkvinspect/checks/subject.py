@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
-from qkvinspect.checks.facts import Facts, Key
+from qkvinspect.checks.facts import Facts, Key, gather
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.checks.recorded import Baseline
+from qkvinspect.progress import Progress
 from qkvinspect.report import Attention, Measure, Part, Report
 
 Told = tuple[str | None, str]
 """A layer, or None for the whole file, and what is wrong with it."""
+
+Value = TypeVar("Value", bound=Hashable)
 
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
@@ -23,17 +28,22 @@ class Subject:
     """One checkpoint.
 
     Attributes:
-        facts: of every head, by stored tensor and part.
         expect: by glob of layers.
         baseline: what to compare with, or None.
         tolerance: relative, of norms against the baseline.
+        progress: told how far the reading of the facts is.
     """
 
     report: Report
-    facts: Mapping[Key, tuple[Facts, ...]] = field(default_factory=dict[Key, tuple[Facts, ...]])
     expect: tuple[tuple[str, Expectation], ...] = ()
     baseline: Baseline | None = None
     tolerance: float = 0.0
+    progress: Progress | None = None
+
+    @cached_property
+    def facts(self) -> Mapping[Key, tuple[Facts, ...]]:
+        """Of every head, by stored tensor and part; read when a check first asks."""
+        return gather(self.report.attentions, self.progress)
 
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:
@@ -53,13 +63,25 @@ class Subject:
         """Every part with the facts of its heads; one "head" where their number is not known."""
         for attention in self.attentions:
             for part in attention.parts:
-                yield attention, part, self.facts.get((part.weight.name, part.name), ())
+                yield attention, part, self.facts[part.weight.name, part.name]
 
     def heads(self) -> Iterator[tuple[str, Part, tuple[Facts, ...], tuple[Measure, ...]]]:
         """Layer, part, facts and norms of the parts whose heads are known and are several."""
         for attention, part, facts in self.parts():
             if attention.heads is not None and len(facts) > 1:
                 yield attention.layer, part, facts, part.head_measures
+
+
+def outvoted(values: Mapping[str, Value]) -> tuple[Value, int, list[str]] | None:
+    """What most layers of a stack have, how many do, and the others; None where that says nothing.
+
+    At least four must agree, and at most a quarter differ.
+    """
+    if not values:
+        return None
+    ((usual, count),) = Counter(values.values()).most_common(1)
+    odd = [layer for layer, value in values.items() if value != usual]
+    return (usual, count, odd) if odd and count >= 4 and 4 * len(odd) <= len(values) else None
 
 
 def number_in(layer: str) -> int:

@@ -15,6 +15,6 @@ SEVERITY = "warning"
 
 def told(subject: Subject) -> Iterator[Told]:
     for layer, part, facts, _ in subject.heads():
-        zero = [head for head, fact in enumerate(facts) if fact.lowest == fact.highest == 0]
+        zero = [head for head, fact in enumerate(facts) if fact.constant and not fact.lowest]
         if 0 < len(zero) < len(facts):
             yield layer, f"{part.name.upper()} is zero in {heads_named(zero)}: pruned, or never written"

@@ -16,5 +16,5 @@ SEVERITY = "error"
 
 def told(subject: Subject) -> Iterator[Told]:
     for attention, part, facts in subject.parts():
-        if facts and all(fact.lowest == fact.highest == 0 for fact in facts):
+        if facts and all(fact.constant and not fact.lowest for fact in facts):
             yield attention.layer, f"{part.name.upper()} is zero throughout: convert or copy its weights again"

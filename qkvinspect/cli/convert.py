@@ -47,11 +47,9 @@ def convert(
       2  the input or the command line cannot be used; nothing was written
     """
     from qkvinspect.errors import UsageError
-    from qkvinspect.export import Target, convert_whole
-    from qkvinspect.export.naming import renaming
-    from qkvinspect.layouts import by_id
+    from qkvinspect.export import convert_whole
 
-    target = Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, renaming(rename or ()))
+    target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
     with options.load(path, container, config, limit) as checkpoint:

@@ -40,11 +40,9 @@ def pack(
       0  written
       2  the input or the command line cannot be used; nothing was written
     """
-    from qkvinspect.export import Target, pack_whole
-    from qkvinspect.export.naming import renaming
-    from qkvinspect.layouts import by_id
+    from qkvinspect.export import pack_whole
 
-    target = Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, renaming(rename or ()))
+    target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     with options.load(path, container, config, limit) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=None, layouts=None, norms=False, evidence="none")

@@ -54,6 +54,15 @@ def how(max_shard: str | None, *, force: bool, verify: bool, whole: bool) -> How
     return How(force, size(max_shard, "--max-shard-size") if max_shard else 0, verify, hashed=whole, kept=whole)
 
 
+def target(to: str, heads: int | None, kv_heads: int | None, *, zero_bias: bool, rename: list[str] | None) -> Target:
+    """Where to, from the options."""
+    from qkvinspect.export import Target
+    from qkvinspect.export.naming import renaming
+    from qkvinspect.layouts import by_id
+
+    return Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, renaming(rename or ()))
+
+
 def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: bool, heads_needed: bool) -> Report:
     """What is in a checkpoint; its weights are asked unless nothing hangs on what they say.
 

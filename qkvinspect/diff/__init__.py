@@ -168,7 +168,7 @@ def _compare_layer(layer: _Layer, tolerance: float | None, advance: Advance) -> 
     geometry = common_heads(layer.a, layer.b)
     a, b = layer.parts
     parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
-    relations = relate(a, b, parts, _sizes(layer, geometry), lambda _: None)
+    relations = relate(a, b, parts, _sizes(layer, geometry))
     return LayerDifference(
         a=layer.pair.a,
         b=layer.pair.b,

@@ -185,10 +185,7 @@ class Difference:
             "added": list(self.added),
             "removed": list(self.removed),
             "others": None if self.others is None else _others(self.others),
-            "findings": [
-                {"side": side, "code": f.code, "severity": f.severity, "layer": f.layer, "message": f.message}
-                for side, f in self.findings
-            ],
+            "findings": [{"side": side, **finding.to_dict()} for side, finding in self.findings],
             "notes": list(self.notes),
         }
 

