@@ -190,7 +190,7 @@ def _job(number: int, request: Request) -> _Job | None:
     if request.info.dtype.kind == "opaque":
         return None
     matrix = as_matrix(request.info, request.orientation)
-    scales = _scales(request.scale, matrix) if request.scale is not None else None
+    scales = scales_of(request.scale, matrix) if request.scale is not None else None
     return None if request.scale is not None and scales is None else _Job(number, matrix, scales)
 
 
@@ -221,7 +221,7 @@ def _measure(job: _Job, span: Span) -> _Part:
     return replace(part, odd=counts)
 
 
-def _scales(info: TensorInfo, matrix: Matrix) -> Scale | None:
+def scales_of(info: TensorInfo, matrix: Matrix) -> Scale | None:
     """Gives the scale of every value of a block; None where the scales have a form that is not known."""
     grid = as_matrix(info, "out_in")
     high, wide = _scale_block(matrix.rows, grid.rows), _scale_block(matrix.cols, grid.cols)

@@ -1,0 +1,111 @@
+"""What analysis finds of each head, as plain dataclasses, and its form as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import cast
+
+from qkvinspect.report import number
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Of a matrix, by its singular values s.
+
+    Attributes:
+        largest: the spectral norm.
+        stable_rank: sum of s^2 over the largest s^2; 0 for a matrix of zeros.
+        effective_rank: exp of the entropy of s / sum(s) (Roy and Vetterli 2007); 0 for a matrix of zeros; None
+            where only the largest were reckoned.
+    """
+
+    largest: float
+    stable_rank: float
+    effective_rank: float | None = None
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm."""
+        return self.largest * sqrt(self.stable_rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Similar:
+    """The head of the same layer whose circuit is most like this one's.
+
+    Attributes:
+        cosine: of the angle between the two circuits as vectors, -1 to 1; the greatest in size.
+    """
+
+    head: int
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFigures:
+    """Of one query head, and of the key and value head that it uses. None is what cannot be said.
+
+    Attributes:
+        qk, ov: of the circuits W_Q^T W_K and W_O W_V.
+        symmetric: the share of the QK circuit's squared Frobenius norm that lies in its symmetric part: 1 if
+            attention does not depend on who asks whom, 0 if it changes sign, 0.5 for unrelated Q and K.
+        logit_bound: the greatest attention logit, before softmax, that inputs can reach; see ``Bound``.
+        similar_qk, similar_ov: the head with the most similar circuit.
+    """
+
+    head: int
+    kv_head: int
+    q: Spectrum | None = None
+    k: Spectrum | None = None
+    v: Spectrum | None = None
+    qk: Spectrum | None = None
+    ov: Spectrum | None = None
+    symmetric: float | None = None
+    logit_bound: float | None = None
+    similar_qk: Similar | None = None
+    similar_ov: Similar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFigures:
+    """Of one attention module.
+
+    Attributes:
+        parts: of each of Q, K and V as a whole.
+        bound_from: what the bound on the logits rests on, in words.
+        why: why there are no figures; "" where there are.
+    """
+
+    layer: str
+    heads: tuple[HeadFigures, ...] = ()
+    parts: tuple[tuple[str, Spectrum], ...] = ()
+    bound_from: str = ""
+    why: str = ""
+
+    def part(self, name: str) -> Spectrum | None:
+        return dict(self.parts).get(name)
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON contract: see analysis.schema.json."""
+        return {
+            "layer": self.layer,
+            "parts": {name: _plain(asdict(spectrum)) for name, spectrum in self.parts},
+            "heads": [_plain(asdict(head)) for head in self.heads],
+            "logit_bound_from": self.bound_from,
+            "why_not": self.why or None,
+        }
+
+
+def to_dict(path: str, layers: Iterable[LayerFigures]) -> dict[str, object]:
+    """The JSON contract: see analysis.schema.json."""
+    return {"schema_version": SCHEMA_VERSION, "path": path, "layers": [layer.to_dict() for layer in layers]}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in cast("dict[str, object]", value).items()}
+    return number(value) if isinstance(value, float) else value

@@ -1,0 +1,57 @@
+"""One figure of every head as a picture needs it: layers down, heads across."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+
+from qkvinspect.analysis.columns import BY_KEY, Column
+from qkvinspect.analysis.figures import LayerFigures
+from qkvinspect.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Values by layer and head.
+
+    Attributes:
+        layers: names as stored in the file: whatever shows them makes them harmless.
+        rows: of each layer, the value of each head; None where it cannot be said; empty where heads are not known.
+    """
+
+    column: Column
+    layers: tuple[str, ...]
+    rows: tuple[tuple[float | None, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """The most heads of any layer."""
+        return max(map(len, self.rows), default=0)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and greatest of the scale; that of the finite values there are, unless the column fixes it."""
+        if self.column.scale != "values":
+            return (0.0, 1.0) if self.column.scale == "share" else (-1.0, 1.0)
+        known = [value for row in self.rows for value in row if value is not None and isfinite(value)]
+        return (min(known), max(known)) if known else (0.0, 0.0)
+
+
+def grid(column: Column, layers: Iterable[LayerFigures]) -> Grid:
+    """A column of an analysis."""
+    chosen = tuple(layers)
+    return Grid(column, tuple(one.layer for one in chosen), tuple(tuple(map(column.of, one.heads)) for one in chosen))
+
+
+NORMS = ("q_norm", "k_norm", "v_norm")
+"""Columns that need no analysis: a report has them."""
+
+
+def norms(report: Report, key: str) -> Grid:
+    """One of NORMS; each head of K and V once, as it is stored."""
+    rows: list[tuple[float | None, ...]] = []
+    for attention in report.attentions:
+        part = attention.part(key[0]) if attention.heads is not None else None
+        rows.append(tuple(measure.norm for measure in part.head_measures) if part else ())
+    return Grid(BY_KEY[key], tuple(attention.layer for attention in report.attentions), tuple(rows))

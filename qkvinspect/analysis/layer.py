@@ -1,0 +1,153 @@
+"""The figures of one attention module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from qkvinspect.analysis.bounds import Bound, Bounds
+from qkvinspect.analysis.circuits import Factor, Side, circuit, inner_products, most_similar, symmetric_share
+from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
+from qkvinspect.analysis.spectra import reduced, spectrum
+from qkvinspect.analysis.weights import has_values, of_output, of_part
+from qkvinspect.model import TensorInfo
+from qkvinspect.packing import Geometry
+from qkvinspect.report import Attention
+
+_WHAT = {"q": "Q", "k": "K", "v": "V", "o": "the output projection"}
+
+Pairs = list[tuple[int, int]]
+
+
+def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bounds) -> LayerFigures:
+    """Everything that is said of a module.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    geometry = attention.heads
+    if geometry is None:
+        return LayerFigures(attention.layer, why="the number of heads is not known")
+    if not all(has_values(info, tensors) for info in attention.weights):
+        return LayerFigures(attention.layer, why=f"{attention.dtype} has no value without its scale")
+    bound = bounds.of(attention)
+    try:
+        queries = _qk(_factors("qk", attention, geometry, tensors), geometry, bound)
+        values = _ov(_factors("vo", attention, geometry, tensors), geometry)
+    except _NotFiniteError as error:
+        return LayerFigures(attention.layer, why=f"{error} has values that are not finite")
+    heads: list[HeadFigures] = []
+    for head, (query, key) in enumerate(_query_pairs(geometry)):
+        whole = head // geometry.subheads.get("q", 1)
+        kv = _kv_head(geometry, whole)
+        heads.append(
+            HeadFigures(
+                head=head,
+                kv_head=kv,
+                q=queries.spectrum("q", query),
+                k=queries.spectrum("k", key),
+                v=values.spectrum("v", kv),
+                qk=queries.circuits[head],
+                ov=values.circuits[whole],
+                symmetric=queries.symmetric[head],
+                logit_bound=queries.bounds[head],
+                similar_qk=queries.similar[head],
+                similar_ov=values.similar[whole],
+            )
+        )
+    wholes = {**queries.sides, **values.sides}
+    return LayerFigures(
+        attention.layer,
+        tuple(heads),
+        tuple((name, wholes[name].whole) for name in "qkv" if name in wholes),
+        bound_from=bound if isinstance(bound, str) else bound.origin,
+    )
+
+
+class _NotFiniteError(Exception):
+    """Says what holds NaN or infinity."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What two factors give: of each circuit, None where a factor is not stored."""
+
+    sides: Mapping[str, Side]
+    circuits: Sequence[Spectrum | None]
+    similar: Sequence[Similar | None]
+    symmetric: Sequence[float | None] = ()
+    bounds: Sequence[float | None] = ()
+
+    def spectrum(self, name: str, head: int) -> Spectrum | None:
+        """Of one head of a factor."""
+        return self.sides[name].spectra[head] if name in self.sides else None
+
+
+def _kv_head(geometry: Geometry, head: int) -> int:
+    return head * geometry.num_kv_heads // geometry.num_heads
+
+
+def _query_pairs(geometry: Geometry) -> Pairs:
+    """For each head of Q the head of K that it is compared with; both may be divided further."""
+    q, k = geometry.subheads.get("q", 1), geometry.subheads.get("k", 1)
+    return [(head, _kv_head(geometry, head // q) * k + head % q % k) for head in range(geometry.heads("q"))]
+
+
+def _factors(
+    names: str, attention: Attention, geometry: Geometry, tensors: Mapping[str, TensorInfo]
+) -> dict[str, Factor]:
+    """Those of the named factors that are stored."""
+    found: dict[str, Factor] = {}
+    for name in names:
+        part = attention.part(name)
+        if name == "o":
+            rows = of_output(attention, geometry.num_heads * geometry.width("v"), tensors)
+        else:
+            rows = of_part(part, tensors) if part is not None else None
+        if rows is None:
+            continue
+        if not np.isfinite(rows).all():
+            raise _NotFiniteError(_WHAT[name])
+        found[name] = Factor(rows, geometry.num_heads if name == "o" else geometry.heads(name))
+    return found
+
+
+def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -> _Pair:
+    sides = {name: Side(factor) for name, factor in factors.items()}
+    pairs = _query_pairs(geometry)
+    if len(sides) < 2:
+        none = [None] * len(pairs)
+        return _Pair(sides, none, none, none, none)
+    q, k = sides["q"], sides["k"]
+    circuits = [circuit(q, k, pair) for pair in pairs]
+    symmetric = [symmetric_share(factors["q"].head(i), factors["k"].head(j)) for i, j in pairs]
+    bounds = [_logit_bound(factors, pair, found, bound) for pair, found in zip(pairs, circuits, strict=True)]
+    return _Pair(sides, circuits, most_similar(inner_products(q, k, pairs)), symmetric, bounds)
+
+
+def _ov(factors: Mapping[str, Factor], geometry: Geometry) -> _Pair:
+    sides = {name: Side(factor) for name, factor in factors.items()}
+    pairs = [(head, _kv_head(geometry, head)) for head in range(geometry.num_heads)]
+    if len(sides) < 2:
+        none = [None] * len(pairs)
+        return _Pair(sides, none, none)
+    o, v = sides["o"], sides["v"]
+    circuits = [circuit(o, v, pair) for pair in pairs]
+    return _Pair(sides, circuits, most_similar(inner_products(o, v, pairs)))
+
+
+def _logit_bound(
+    factors: Mapping[str, Factor], pair: tuple[int, int], found: Spectrum, bound: Bound | str
+) -> float | None:
+    if isinstance(bound, str):
+        return None
+    if bound.most_q:
+        return bound.scale * bound.most_q[pair[0]] * bound.most_k[pair[1]]
+    query, key = factors["q"].head(pair[0]), factors["k"].head(pair[1])
+    largest = found.largest
+    if bound.gain is not None:
+        largest = spectrum(reduced(query * bound.gain).T @ reduced(key * bound.gain)).largest
+    return bound.scale * largest * sqrt(query.shape[1] * key.shape[1])

@@ -1,0 +1,66 @@
+"""Singular values, reckoned on whatever small matrix has the same ones. float64 throughout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qkvinspect.analysis.figures import Spectrum
+from qkvinspect.blocks import Array
+
+_DIRECT = 512
+"""Rows up to which all eigenvalues of a Gram matrix are reckoned; Lanczos finds the largest of more in less time."""
+
+_STEPS = 1000
+_RESIDUAL = 1e-10  # relative; the error of the eigenvalue is its square over the gap, and never more than itself
+
+
+def reduced(rows: Array) -> Array:
+    """R^T of the thin QR decomposition of rows^T: the same singular values and products, at most square."""
+    triangle: Array = np.linalg.qr(rows.T, mode="r")  # pyright: ignore[reportAssignmentType]
+    return triangle.T
+
+
+def spectrum(matrix: Array) -> Spectrum:
+    """Of all singular values of a small matrix."""
+    values = np.linalg.svd(matrix, compute_uv=False)
+    largest = float(values[0]) if len(values) else 0.0
+    if not largest:
+        return Spectrum(0.0, 0.0, 0.0)
+    scaled = values / largest
+    share = scaled / scaled.sum()
+    share = share[share > 0]
+    return Spectrum(largest, float(scaled @ scaled), float(np.exp(-(share * np.log(share)).sum())))
+
+
+def spectrum_of_gram(gram: Array) -> Spectrum:
+    """Of a matrix M, by M M^T; small singular values are lost in the squares, and with them the effective rank."""
+    square = _largest_eigenvalue(gram)
+    return Spectrum(float(np.sqrt(square)), float(np.trace(gram)) / square) if square > 0 else Spectrum(0.0, 0.0)
+
+
+def _largest_eigenvalue(gram: Array) -> float:
+    """Of a positive semidefinite matrix, to about 1e-10 of itself."""
+    size = len(gram)
+    if size <= _DIRECT:
+        return float(np.linalg.eigvalsh(gram)[-1]) if size else 0.0
+    basis = np.zeros((min(_STEPS, size), size))
+    diagonal: list[float] = []
+    beside: list[float] = []
+    vector = np.random.default_rng(0).standard_normal(size)
+    vector /= np.linalg.norm(vector)
+    for step in range(len(basis)):
+        basis[step] = vector
+        vector = gram @ vector
+        diagonal.append(float(vector @ basis[step]))
+        for _ in range(2):  # once is not enough for orthogonality
+            vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
+        length = float(np.linalg.norm(vector))
+        if step % 10 == 9 or length == 0 or step == len(basis) - 1:
+            values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+            if length * abs(vectors[-1, -1]) <= _RESIDUAL * values[-1]:
+                return float(values[-1])
+        if length == 0:
+            break
+        beside.append(length)
+        vector /= length
+    return float(np.linalg.eigvalsh(gram)[-1])
