@@ -8,12 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from qkvinspect.analysis.analysis import Analysis
 from qkvinspect.analysis.columns import COLUMNS, Column, column
-from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum, to_dict
+from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
+from qkvinspect.analysis.values import Values, value_statistics
 from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Attention, Report
 
-__all__ = ["COLUMNS", "Column", "HeadFigures", "LayerFigures", "Similar", "Spectrum", "analyze", "column", "to_dict"]
+__all__ = [
+    "COLUMNS",
+    "Analysis",
+    "Column",
+    "HeadFigures",
+    "LayerFigures",
+    "Similar",
+    "Spectrum",
+    "Values",
+    "analyze",
+    "column",
+    "value_statistics",
+]
 
 
 def analyze(

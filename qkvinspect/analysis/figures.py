@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import cast
 
 from qkvinspect.report import number
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ class LayerFigures:
         return dict(self.parts).get(name)
 
     def to_dict(self) -> dict[str, object]:
-        """The JSON contract: see analysis.schema.json."""
+        """Its form in the JSON contract: see analysis.schema.json."""
         return {
             "layer": self.layer,
             "parts": {name: _plain(asdict(spectrum)) for name, spectrum in self.parts},
@@ -98,11 +95,6 @@ class LayerFigures:
             "logit_bound_from": self.bound_from,
             "why_not": self.why or None,
         }
-
-
-def to_dict(path: str, layers: Iterable[LayerFigures]) -> dict[str, object]:
-    """The JSON contract: see analysis.schema.json."""
-    return {"schema_version": SCHEMA_VERSION, "path": path, "layers": [layer.to_dict() for layer in layers]}
 
 
 def _plain(value: object) -> object:

@@ -19,6 +19,9 @@ from qkvinspect.report import Attention
 
 _WHAT = {"q": "Q", "k": "K", "v": "V", "o": "the output projection"}
 
+_MOST = 1e60
+"""The product of four such values is still finite in float64."""
+
 Pairs = list[tuple[int, int]]
 
 
@@ -37,8 +40,8 @@ def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bou
     try:
         queries = _qk(_factors("qk", attention, geometry, tensors), geometry, bound)
         values = _ov(_factors("vo", attention, geometry, tensors), geometry)
-    except _NotFiniteError as error:
-        return LayerFigures(attention.layer, why=f"{error} has values that are not finite")
+    except _UnusableError as error:
+        return LayerFigures(attention.layer, why=str(error))
     heads: list[HeadFigures] = []
     for head, (query, key) in enumerate(_query_pairs(geometry)):
         whole = head // geometry.subheads.get("q", 1)
@@ -67,8 +70,8 @@ def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bou
     )
 
 
-class _NotFiniteError(Exception):
-    """Says what holds NaN or infinity."""
+class _UnusableError(Exception):
+    """Says of which factor nothing can be reckoned, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,9 @@ def _factors(
         if rows is None:
             continue
         if not np.isfinite(rows).all():
-            raise _NotFiniteError(_WHAT[name])
+            raise _UnusableError(f"{_WHAT[name]} has values that are not finite")
+        if rows.size and max(rows.max(), -rows.min()) > _MOST:
+            raise _UnusableError(f"{_WHAT[name]} has values above {_MOST:g}")
         found[name] = Factor(rows, geometry.num_heads if name == "o" else geometry.heads(name))
     return found
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from qkvinspect import __version__
+from qkvinspect.cli.analyze import analyze
 from qkvinspect.cli.check import check
 from qkvinspect.cli.convert import convert
 from qkvinspect.cli.diff import diff
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command()(show)
 app.command()(explain)
+app.command()(analyze)
 app.command()(export)
 app.command()(check)
 app.command()(diff)
@@ -64,6 +66,7 @@ def root(
     \b
       qkvinspect show model.pt
       qkvinspect explain model.pt encoder.layers.0.self_attn --verify
+      qkvinspect analyze model.pt --sort logit_bound --top 10
       qkvinspect export --split model.pt -o qkv.safetensors
       qkvinspect check model.pt
       qkvinspect diff before.pt after.safetensors

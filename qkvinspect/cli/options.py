@@ -52,6 +52,11 @@ Container = Annotated[
     typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
 ]
 
+Heat = Annotated[
+    str | None,
+    typer.Option("--heat", metavar="COLUMN", help="A picture instead of tables: this figure by layer and head."),
+]
+
 AskWeights = Annotated[
     bool,
     typer.Option(

@@ -19,6 +19,7 @@ def show(
     format: Annotated[options.Format, typer.Option("--format", "-f", help="How to print it.")] = options.Format(
         "table"
     ),
+    heat: options.Heat = None,
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
@@ -29,7 +30,7 @@ def show(
 
     The number of heads comes from --heads, a config beside or inside the checkpoint, a tensor that fixes it,
     or else from the weights themselves, if they are trained; the table says which. Norms are Frobenius norms.
-    With --no-norms no weight is read.
+    With --no-norms no weight is read. --heat draws q_norm, k_norm or v_norm; analyze has more figures.
 
     Examples:
 
@@ -37,6 +38,7 @@ def show(
       qkvinspect show model.pt
       qkvinspect show model.safetensors --layer 'encoder.*' --per-head
       qkvinspect show model.pt --heads 8 --format json
+      qkvinspect show model.pt --heat v_norm
       qkvinspect show checkpoint_dir/ --heads 'decoder.*=32/8' --no-norms
 
     Exit status:
@@ -45,11 +47,23 @@ def show(
       0  shown, also when there is no attention in it
       2  the input or the command line cannot be used
     """
+    from qkvinspect.errors import UsageError
     from qkvinspect.render import renderer
     from qkvinspect.render.view import View
 
+    if heat is not None:
+        from qkvinspect.analysis.grid import NORMS
+
+        if heat not in NORMS or not norms:
+            raise UsageError(f"{heat!r} cannot be drawn here", hint=f"{', '.join(NORMS)}; or qkvinspect analyze --heat")
     ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config, limit) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     view = View(per_head, options.terminal_width(), options.wants_colour())
+    if heat is not None:
+        from qkvinspect.analysis.grid import norms as grid
+        from qkvinspect.render.heatmap import render as picture
+
+        sys.stdout.write(picture(grid(found, heat), view))
+        return
     sys.stdout.write(renderer(str(format)).render(found, view))

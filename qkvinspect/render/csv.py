@@ -40,7 +40,7 @@ def render(report: Report, view: View) -> str:
     for attention in report.attentions:
         for part in attention.parts:
             for cells in _lines(attention, part, view.per_head and attention.heads is not None):
-                writer.writerow(_harmless(str(cell)) for cell in cells)
+                writer.writerow(harmless(str(cell)) for cell in cells)
     return out.getvalue()
 
 
@@ -64,7 +64,7 @@ def _cells(rows: Sequence[range], part: Part, measure: Measure | None) -> Sequen
     return spans, sum(map(len, rows)), part.in_features, *values
 
 
-def _harmless(cell: str) -> str:
+def harmless(cell: str) -> str:
     """No control characters, and nothing that a spreadsheet would run as a formula."""
     cell = text.clean(cell)
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell

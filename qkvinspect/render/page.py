@@ -36,6 +36,10 @@ class Page:
 
             self._fold(Text.assemble(*((text, style or "none") for text, style in parts)))
 
+    def raw(self, line: str) -> None:
+        """A line that is laid out already."""
+        self._add(line)
+
     def table(self, columns: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]], bad: Bad) -> None:
         """A table.
 

@@ -1,0 +1,114 @@
+"""What the values of a part are like, without any algebra: mean, spread, quantiles, zeros, a histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qkvinspect.model import TensorInfo
+from qkvinspect.progress import Progress, counter
+from qkvinspect.report import Attention, Part, Report, number
+
+if TYPE_CHECKING:
+    from qkvinspect.blocks import Array
+
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+BINS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Of the weights of a part, or of one head of it; float64, quantiles exact (linear interpolation).
+
+    Attributes:
+        head: None for the whole part.
+        count: parameters, biases not counted.
+        num_bytes: as stored.
+        nonfinite: how many are NaN or infinite; all that follows is of the others, and zero if there are none.
+        std: of the whole population.
+        zeros: the share that is exactly zero.
+        quantiles: at QUANTILES.
+        histogram: counts in BINS equal bins from ``least`` to ``greatest``.
+    """
+
+    part: str
+    head: int | None
+    count: int
+    num_bytes: int
+    nonfinite: int
+    mean: float
+    std: float
+    least: float
+    greatest: float
+    zeros: float
+    quantiles: tuple[float, ...]
+    histogram: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Its form in the JSON contract."""
+        return {
+            "part": self.part,
+            "head": self.head,
+            "count": self.count,
+            "num_bytes": self.num_bytes,
+            "nonfinite": self.nonfinite,
+            **{name: number(getattr(self, name)) for name in ("mean", "std", "least", "greatest", "zeros")},
+            "quantiles": {f"{share:g}": number(value) for share, value in zip(QUANTILES, self.quantiles, strict=True)},
+            "histogram": list(self.histogram),
+        }
+
+
+def value_statistics(report: Report, progress: Progress | None = None) -> Iterator[tuple[Values, ...]]:
+    """Of each layer, its parts and their heads; one part is in memory at a time.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    tensors = report.checkpoint.tensors
+    sizes = [part.weight.dtype.nbytes(part.shape[0] * part.shape[1]) for a in report.attentions for part in a.parts]
+    advance = counter(sum(sizes), progress)
+    left = iter(sizes)
+    for attention in report.attentions:
+        found: list[Values] = []
+        for part in attention.parts:
+            found += _of_part(part, attention, tensors)
+            advance(next(left))
+        yield tuple(found)
+
+
+def _of_part(part: Part, attention: Attention, tensors: Mapping[str, TensorInfo]) -> Iterator[Values]:
+    from qkvinspect.analysis.weights import has_values, of_part
+
+    if not has_values(part.weight, tensors):
+        return
+    rows = of_part(part, tensors)
+    bits = part.weight.dtype.bits
+    yield _values(part.name, None, rows.ravel(), bits)
+    if attention.heads is not None:
+        for head, values in enumerate(rows.reshape(len(part.heads), -1)):
+            yield _values(part.name, head, values, bits)
+
+
+def _values(part: str, head: int | None, flat: Array, bits: int) -> Values:
+    import numpy as np
+
+    known = flat[np.isfinite(flat)]
+    nbytes, odd = flat.size * bits // 8, flat.size - known.size
+    if not known.size:
+        return Values(part, head, flat.size, nbytes, odd, 0, 0, 0, 0, 0, (0.0,) * len(QUANTILES), (0,) * BINS)
+    low, high = float(known.min()), float(known.max())
+    return Values(
+        part,
+        head,
+        flat.size,
+        nbytes,
+        odd,
+        mean=float(known.mean()),
+        std=float(known.std()),
+        least=low,
+        greatest=high,
+        zeros=float((known == 0).mean()),
+        quantiles=tuple(map(float, np.quantile(known, QUANTILES))),
+        histogram=tuple(map(int, np.histogram(known, BINS, (low, high))[0])),
+    )

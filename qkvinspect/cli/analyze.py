@@ -1,0 +1,93 @@
+"""qkvinspect analyze"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkvinspect.cli import options
+from qkvinspect.render.analysis import ANALYSIS_RENDERERS
+
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = StrEnum("Format", [(name, name) for name in ANALYSIS_RENDERERS])
+
+
+def analyze(
+    path: options.Checkpoints,
+    layer: options.Layers = None,
+    heads: options.Heads = None,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="COLUMN", help="Rank the heads of all layers by this figure, greatest first."),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", metavar="N", min=1, help="Only the first N heads of the ranking.")
+    ] = None,
+    heat: options.Heat = None,
+    values: Annotated[
+        bool, typer.Option("--values", help="Mean, spread, quantiles, zeros and a histogram instead of the circuits.")
+    ] = False,
+    per_head: Annotated[bool, typer.Option("--per-head", help="With --values: one row a head, too.")] = False,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format("table"),
+    layout: options.Layouts = None,
+    config: options.Config = None,
+    container: options.Container = None,
+    evidence: options.AskWeights = True,
+    limit: options.Limits = None,
+) -> None:
+    """Analyze each head: spectra, circuits, bounds on logits, twins.
+
+    For each head the spectral norm, stable and effective rank of Q, K and V, of the QK circuit W_Q^T W_K and of the
+    OV circuit W_O W_V; how symmetric QK is; how large its logits can become, whatever the data; and the head of the
+    layer that is most like it. For rotary models QK is that of two tokens at the same place. Biases are left out.
+
+    COLUMN is q_, k_, v_, qk_ or ov_ with norm, spectral_norm, stable_rank or effective_rank; symmetric;
+    logit_bound; similar_qk or similar_ov.
+
+    Examples:
+
+    \b
+      qkvinspect analyze model.pt
+      qkvinspect analyze model.safetensors --layer '*.11.*' --format csv
+      qkvinspect analyze model.pt --sort logit_bound --top 10
+      qkvinspect analyze model.pt --heat ov_spectral_norm
+      qkvinspect analyze model.pt --values --per-head
+
+    Exit status:
+
+    \b
+      0  analyzed, also when there is no attention in it
+      2  the input or the command line cannot be used
+    """
+    from qkvinspect.analysis import Analysis, column, value_statistics
+    from qkvinspect.analysis import analyze as figures
+    from qkvinspect.analysis.grid import grid
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.errors import UsageError
+    from qkvinspect.render.analysis import analysis_renderer
+    from qkvinspect.render.heatmap import render as picture
+    from qkvinspect.render.view import View
+
+    if values and (sort or top or heat):
+        raise UsageError("--values shows no figures to rank or to draw", hint="leave out --values, or the others")
+    if top and not sort:
+        raise UsageError("--top needs a ranking", hint="--sort COLUMN")
+    ranked, drawn = (column(key) if key else None for key in (sort, heat))
+    with options.load(path, container, config, limit) as checkpoint:
+        ask = "wanted" if evidence else "none"
+        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
+        with Bar("analyzing") as bar:
+            if values:
+                analysis = Analysis(found, values=tuple(value_statistics(found, bar.advance)))
+            else:
+                analysis = Analysis(found, tuple(figures(found, progress=bar.advance)), sort=ranked, top=top)
+    view = View(per_head, options.terminal_width(), options.wants_colour())
+    if drawn is not None:
+        sys.stdout.write(picture(grid(drawn, analysis.layers), view))
+    else:
+        sys.stdout.write(analysis_renderer(str(format)).render(analysis, view))
