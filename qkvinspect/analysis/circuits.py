@@ -1,20 +1,23 @@
 """The circuits QK and OV of each head, on thin factors only.
 
 A head's QK circuit is W_Q^T W_K, [in, in] but of rank head_dim; OV is W_O W_V. With the thin QR decompositions
-W_Q^T = A R and W_K^T = B S the singular values of W_Q^T W_K are those of R S^T, which is small. The inner product of
-two heads' circuits is that of the blocks of the Gram matrices of all their factors.
+W_Q^T = A R and W_K^T = B S the singular values of W_Q^T W_K are those of R S^T, which is small. The Gram matrices of
+all heads give R (by Cholesky, where that is exact enough) and the inner products of any two heads' circuits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from qkvinspect.analysis.figures import Similar, Spectrum
-from qkvinspect.analysis.spectra import reduced, spectrum, spectrum_of_gram
+from qkvinspect.analysis.spectra import reduced, singular_values, spectrum_of, spectrum_of_gram
 from qkvinspect.blocks import Array
+
+_WELL = 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,17 @@ class Side:
 
     def __init__(self, factor: Factor) -> None:
         self.heads = factor.heads
-        self.small = [reduced(factor.head(head)) for head in range(factor.heads)]
-        self.spectra = [spectrum(one) for one in self.small]
         self.gram: Array = factor.rows @ factor.rows.T
-        self.whole: Spectrum = spectrum_of_gram(self.gram)
+        self.small: list[Array] = []
+        self.spectra: list[Spectrum] = []
+        for head in range(factor.heads):
+            small, values = _triangle(self.block(head)[:, head], factor.head(head))
+            self.small.append(small)
+            self.spectra.append(spectrum_of(values))
+
+    def whole(self) -> Spectrum:
+        """Of all heads together."""
+        return spectrum_of_gram(self.gram)
 
     def block(self, head: int) -> Array:
         """The rows of the Gram matrix that belong to a head: [width, heads, width]."""
@@ -51,9 +61,23 @@ class Side:
         return self.gram[head * width : (head + 1) * width].reshape(width, self.heads, width)
 
 
+def _triangle(gram: Array, rows: Array) -> tuple[Array, Array]:
+    """R^T of the rows, [width, width] or less, and its singular values.
+
+    Cholesky squares the condition number: from 1e3 on QR takes its place.
+    """
+    with suppress(np.linalg.LinAlgError):
+        small = np.linalg.cholesky(gram)
+        values = singular_values(small)
+        if len(values) and values[0] < _WELL * values[-1]:
+            return small, values
+    small = reduced(rows)
+    return small, singular_values(small)
+
+
 def circuit(left: Side, right: Side, pair: tuple[int, int]) -> Spectrum:
     """Of left[i]^T right[j]."""
-    return spectrum(left.small[pair[0]].T @ right.small[pair[1]])
+    return spectrum_of(singular_values(left.small[pair[0]].T @ right.small[pair[1]]))
 
 
 def inner_products(left: Side, right: Side, pairs: Sequence[tuple[int, int]]) -> Array:
@@ -79,10 +103,12 @@ def most_similar(products: Array) -> list[Similar | None]:
     return found
 
 
-def symmetric_share(query: Array, key: Array) -> float | None:
+def symmetric_share(factors: tuple[Factor, Factor], sides: tuple[Side, Side], pair: tuple[int, int]) -> float | None:
     """The share of the squared Frobenius norm of W_Q^T W_K in its symmetric part; None if not square, or zero."""
+    query, key = (factor.head(head) for factor, head in zip(factors, pair, strict=True))
     if query.shape[1] != key.shape[1]:
         return None
     crossed = key @ query.T
-    whole = float(((query @ query.T) * (key @ key.T)).sum())
+    q, k = (side.block(head)[:, head] for side, head in zip(sides, pair, strict=True))
+    whole = float((q * k).sum())
     return 0.5 + float((crossed * crossed.T).sum()) / (2 * whole) if whole > 0 else None

@@ -11,7 +11,7 @@ import numpy as np
 from qkvinspect.analysis.bounds import Bound, Bounds
 from qkvinspect.analysis.circuits import Factor, Side, circuit, inner_products, most_similar, symmetric_share
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
-from qkvinspect.analysis.spectra import reduced, spectrum
+from qkvinspect.analysis.spectra import reduced, singular_values
 from qkvinspect.analysis.weights import has_values, of_output, of_part
 from qkvinspect.model import TensorInfo
 from qkvinspect.packing import Geometry
@@ -65,7 +65,7 @@ def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bou
     return LayerFigures(
         attention.layer,
         tuple(heads),
-        tuple((name, wholes[name].whole) for name in "qkv" if name in wholes),
+        tuple((name, wholes[name].whole()) for name in "qkv" if name in wholes),
         bound_from=bound if isinstance(bound, str) else bound.origin,
     )
 
@@ -128,7 +128,7 @@ def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -
         return _Pair(sides, none, none, none, none)
     q, k = sides["q"], sides["k"]
     circuits = [circuit(q, k, pair) for pair in pairs]
-    symmetric = [symmetric_share(factors["q"].head(i), factors["k"].head(j)) for i, j in pairs]
+    symmetric = [symmetric_share((factors["q"], factors["k"]), (q, k), pair) for pair in pairs]
     bounds = [_logit_bound(factors, pair, found, bound) for pair, found in zip(pairs, circuits, strict=True)]
     return _Pair(sides, circuits, most_similar(inner_products(q, k, pairs)), symmetric, bounds)
 
@@ -154,5 +154,5 @@ def _logit_bound(
     query, key = factors["q"].head(pair[0]), factors["k"].head(pair[1])
     largest = found.largest
     if bound.gain is not None:
-        largest = spectrum(reduced(query * bound.gain).T @ reduced(key * bound.gain)).largest
+        largest = float(singular_values(reduced(query * bound.gain).T @ reduced(key * bound.gain))[0])
     return bound.scale * largest * sqrt(query.shape[1] * key.shape[1])

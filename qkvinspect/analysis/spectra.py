@@ -20,9 +20,13 @@ def reduced(rows: Array) -> Array:
     return triangle.T
 
 
-def spectrum(matrix: Array) -> Spectrum:
-    """Of all singular values of a small matrix."""
-    values = np.linalg.svd(matrix, compute_uv=False)
+def singular_values(matrix: Array) -> Array:
+    """The greatest first."""
+    return np.linalg.svd(matrix, compute_uv=False)
+
+
+def spectrum_of(values: Array) -> Spectrum:
+    """Of all singular values of a matrix, the greatest first."""
     largest = float(values[0]) if len(values) else 0.0
     if not largest:
         return Spectrum(0.0, 0.0, 0.0)
@@ -46,6 +50,7 @@ def _largest_eigenvalue(gram: Array) -> float:
     basis = np.zeros((min(_STEPS, size), size))
     diagonal: list[float] = []
     beside: list[float] = []
+    look = 20
     vector = np.random.default_rng(0).standard_normal(size)
     vector /= np.linalg.norm(vector)
     for step in range(len(basis)):
@@ -55,7 +60,8 @@ def _largest_eigenvalue(gram: Array) -> float:
         for _ in range(2):  # once is not enough for orthogonality
             vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
         length = float(np.linalg.norm(vector))
-        if step % 10 == 9 or length == 0 or step == len(basis) - 1:
+        if step == look or length == 0 or step == len(basis) - 1:
+            look = 3 * step // 2
             values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
             if length * abs(vectors[-1, -1]) <= _RESIDUAL * values[-1]:
                 return float(values[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,6 +133,30 @@ def test_against_torch(
     if not bare:
         outs = o.double().reshape(width, heads, dim).transpose(0, 1)
         similar([one.similar_ov for one in layer.heads], outs @ v.double()[shares])
+
+
+@pytest.mark.parametrize("condition", [1e1, 1e2, 9e2, 2e3, 1e6, 1e12])
+def test_ill_conditioned_heads(condition: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    width, dim = 32, 8
+
+    def head() -> torch.Tensor:
+        left, right = (
+            torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64))[0],
+            torch.randn(dim, width, dtype=torch.float64),
+        )
+        values = torch.logspace(0, -torch.tensor(condition).log10().item(), dim, dtype=torch.float64)
+        return left @ torch.diag(values) @ torch.linalg.qr(right.T)[0].T
+
+    q, k, v = head(), head(), head()
+    layer_name = "model.layers.0.self_attn"
+    torch.save(
+        {f"{layer_name}.{name}_proj.weight": part for name, part in zip("qkv", (q, k, v), strict=True)},
+        tmp_path / "m.pt",
+    )
+    with open_checkpoint(tmp_path / "m.pt") as checkpoint:
+        (layer,) = analyze(inspect(checkpoint, Options(("1",), norms=False)))
+    check(layer.heads[0], q, k, v, None)
 
 
 def test_the_known_values_of_sceptr() -> None:

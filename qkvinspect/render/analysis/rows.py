@@ -100,4 +100,4 @@ def _number(value: float | None) -> str:
 
 
 def _like(similar: Similar | None) -> str:
-    return "-" if similar is None else f"{similar.head} ({similar.cosine:.2f})"
+    return "-" if similar is None else f"{similar.head} ({similar.cosine:z.2f})"
