@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qkvinspect.analysis import LayerFigures, analyze
     from qkvinspect.api import OpenCheckpoint, open
     from qkvinspect.checks import check
     from qkvinspect.diff import DiffOptions, compare
@@ -33,9 +34,11 @@ _HOMES = {
     "CheckpointError": "errors",
     "DiffOptions": "diff",
     "Difference": "diff.difference",
+    "LayerFigures": "analysis",
     "LayoutError": "errors",
     "QkvInspectError": "errors",
     "UsageError": "errors",
+    "analyze": "analysis:analyze",
     "check": "checks:check",
     "compare": "diff:compare",
     "OpenCheckpoint": "api",
@@ -56,6 +59,7 @@ __all__ = [
     "DiffOptions",
     "Difference",
     "Finding",
+    "LayerFigures",
     "LayoutError",
     "OpenCheckpoint",
     "Options",
@@ -64,6 +68,7 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "analyze",
     "check",
     "compare",
     "inspect",

@@ -208,3 +208,20 @@ def test_a_head_of_zeros(tmp_path: Any) -> None:
     first = layer.heads[0]
     assert first.q == first.qk == Spectrum(0.0, 0.0, 0.0)
     assert (first.symmetric, first.logit_bound, first.ov) == (None, 0.0, None)
+
+
+def test_heads_of_q_and_k_that_are_halved(tmp_path: Path) -> None:
+    """timm's DiffAttention: [heads, 2, head_dim / 2] of Q and K for each head of V."""
+    torch.manual_seed(0)
+    heads, dim, width = 3, 8, 24
+    weight, out = torch.randn(3 * width, width), torch.randn(width, width)
+    beside = {f"attn.lambda_{name}": torch.zeros(dim // 2) for name in ("q1", "k1", "q2", "k2")}
+    torch.save({"attn.qkv.weight": weight, "attn.proj.weight": out, **beside}, tmp_path / "m.pt")
+    with open_checkpoint(tmp_path / "m.pt") as checkpoint:
+        (layer,) = analyze(inspect(checkpoint, Options((str(heads),), norms=False)))
+    q, k = weight.double()[: 2 * width].reshape(2, 2 * heads, dim // 2, width)
+    v = weight.double()[2 * width :].reshape(heads, dim, width)
+    o = out.double().reshape(width, heads, dim)
+    assert len(layer.heads) == 2 * heads
+    for half, found in enumerate(layer.heads):
+        check(found, q[half], k[half], v[half // 2], o[:, half // 2])
