@@ -37,6 +37,8 @@ def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bou
     if not all(has_values(info, tensors) for info in attention.weights):
         return LayerFigures(attention.layer, why=f"{attention.dtype} has no value without its scale")
     bound = bounds.of(attention)
+    if geometry.width("q") != geometry.width("k"):  # latent attention keeps its rotary part with K's latents
+        bound = "a head of Q is wider than one of K: a part of K lies elsewhere"
     try:
         queries = _qk(_factors("qk", attention, geometry, tensors), geometry, bound)
         values = _ov(_factors("vo", attention, geometry, tensors), geometry)
@@ -123,7 +125,7 @@ def _factors(
 def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -> _Pair:
     sides = {name: Side(factor) for name, factor in factors.items()}
     pairs = _query_pairs(geometry)
-    if len(sides) < 2:
+    if len(sides) < 2 or geometry.width("q") != geometry.width("k"):
         none = [None] * len(pairs)
         return _Pair(sides, none, none, none, none)
     q, k = sides["q"], sides["k"]
