@@ -11,7 +11,7 @@ separate ones (pytorch/pytorch#166378).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import exp, inf, isfinite, log, prod
+from math import exp, isfinite, log, prod
 from statistics import median
 
 from qkvinspect.checks.subject import Subject, Told
@@ -45,5 +45,5 @@ def _outliers(name: str, sizes: dict[str, float]) -> Iterator[Told]:
         away = abs(size - middle)
         if away > log(FACTOR) and away > DEVIATIONS * spread:
             times = f"{exp(min(away, 700)):.3g} times {'larger' if size > middle else 'smaller'}"
-            far = f"{away / spread:.0f} robust standard deviations" if spread else f"{inf} deviations: all others agree"
+            far = f"{away / spread:.0f} robust standard deviations" if spread else "most others are equal"
             yield layer, f"the values of {name.upper()} are {times} than the median of {len(sizes)} layers ({far})"
