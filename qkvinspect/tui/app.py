@@ -1,0 +1,312 @@
+"""The browser: a tree of layers with a page beside it, and the map of all heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import ContentSwitcher, Footer, Input, Static, Tree
+
+from qkvinspect.analysis import COLUMNS, Column
+from qkvinspect.analysis.grid import NORMS
+from qkvinspect.errors import QkvInspectError
+from qkvinspect.render import text
+from qkvinspect.tui import heatmap, pages
+from qkvinspect.tui.heatmap import HeatMap
+from qkvinspect.tui.layers import Layers
+from qkvinspect.tui.outline import Branch, outline
+from qkvinspect.tui.screens import Columns, Help
+from qkvinspect.tui.session import Job, Keep, Session
+from qkvinspect.tui.work import Work
+
+_REST = 0.15
+"""Seconds for which the cursor rests before a layer is read: who runs past it does not want it."""
+
+_TICK = 0.2
+"""Seconds between two looks at how far the reading is."""
+
+_CSS = """
+#file { height: 1; background: $panel; text-style: bold; padding: 0 1; }
+#views { height: 1fr; }
+#tree { width: 36%; min-width: 24; max-width: 60; padding: 0 1; }
+#page { width: 1fr; padding: 0 1; border-left: solid $panel; }
+#page:focus { border-left: solid $accent; }
+#title, #cell { height: 1; padding: 0 1; }
+#title { text-style: bold; }
+#cells { height: 1fr; padding: 0 1; }
+#filter { display: none; height: 1; border: none; }
+#filter.shown { display: block; }
+#status { height: auto; max-height: 6; padding: 0 1; }
+Help, Columns { align: center middle; }
+.box { width: 72; max-width: 100%; height: auto; max-height: 90%; }
+.box { border: round $accent; padding: 0 1; background: $surface; }
+"""
+
+
+@dataclass
+class Done(Message):
+    """The thread has finished a job.
+
+    Attributes:
+        keep: puts what was read in its place; None where there is nothing.
+        error: what went wrong, in a line.
+    """
+
+    job: Job
+    keep: Keep | None
+    error: str
+
+
+class _StoppedError(Exception):
+    """What is being read is no longer wanted."""
+
+
+class Browser(App[None]):
+    """Everything that is known of a checkpoint, read as it is looked at."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = _CSS
+    BINDINGS = [  # noqa: RUF012
+        Binding("slash", "filter", "Filter"),
+        Binding("m", "map", "Map"),
+        Binding("c", "column", "Column"),
+        Binding("a", "analyze", "Analyze"),
+        Binding("e", "evidence", "Evidence"),
+        Binding("question_mark", "help", "Help"),
+        Binding("q", "quit", "Quit"),
+        Binding("escape", "leave", show=False),
+    ]
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.work = Work(session)
+        self.column: Column = COLUMNS[0]
+        self.chosen = session.matching("")
+        self.branch = outline(session.attentions, self.chosen)
+        self._path = ""
+        self._error = ""
+        self._rest: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        """A line about the file, the views, a line about the reading, the keys."""
+        yield Static(Text("  ".join(text.summary(self.session.report)), no_wrap=True, overflow="ellipsis"), id="file")
+        with ContentSwitcher(initial="layers", id="views"):
+            with Horizontal(id="layers"):
+                yield Layers()
+                with VerticalScroll(id="page"):
+                    yield Static(id="text")
+            with Vertical(id="map"):
+                yield Static(id="title")
+                yield HeatMap()
+                yield Static(id="cell")
+        yield Input(placeholder="words of a layer's name or layout", id="filter", compact=True)
+        yield Static(id="status")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Show all layers."""
+        self.query_one(Layers).fill(self.branch, self.session)
+        self.query_one(Layers).focus()
+        self.set_interval(_TICK, self._say)
+
+    def on_unmount(self) -> None:
+        """Let the thread end."""
+        self.work.stopping = True
+
+    # What is looked at
+
+    @property
+    def on_map(self) -> bool:
+        """Whether the map is shown."""
+        return self.query_one(ContentSwitcher).current == "map"
+
+    def on_tree_node_highlighted(self, event: Tree.NodeHighlighted[Branch]) -> None:
+        """Show what the cursor is on, and read it when it stays there."""
+        branch = event.node.data
+        if branch is None:
+            return
+        self.branch, self._path = branch, self.query_one(Layers).path(event.node)
+        self._write()
+        self.query_one("#page", VerticalScroll).scroll_home(animate=False)
+        if self._rest is not None:
+            self._rest.stop()
+        self._rest = self.set_timer(_REST, self._rested)
+
+    def _rested(self) -> None:
+        self.work.show(None if self.branch.children or not self.branch.layers else self.branch.layers[0])
+        self._next()
+
+    def _write(self) -> None:
+        self.query_one("#text", Static).update(pages.page(self.session, self.branch, self._path))
+
+    def _draw(self) -> None:
+        """Fill the map."""
+        cells = self.query_one(HeatMap)
+        geometries = (self.session.attentions[number].heads for number in self.chosen)
+        part = self.column.key[0] if self.column.key in NORMS else "q"
+        cells.fill(self.session.grid(self.column, self.chosen), [one.heads(part) if one else 0 for one in geometries])
+        unit = f", {self.column.unit}" if self.column.unit not in ("", self.column.title) else ""
+        self.query_one("#title", Static).update(Text(f"{self.column.title}{unit}: layers down, heads across"))
+        self._tell()
+
+    def on_moved(self, _: heatmap.Moved) -> None:
+        """Say what the cell holds, and read the rows that came onto the screen."""
+        self._tell()
+        self._next()
+
+    def on_chosen(self, event: heatmap.Chosen) -> None:
+        """Leave the map for a layer."""
+        self.action_map()
+        self.query_one(Layers).look_at(self.chosen[event.row])
+
+    def _tell(self) -> None:
+        """The cell that is looked at, in words."""
+        cells, line = self.query_one(HeatMap), Text("no layer")
+        if self.chosen:
+            value = cells.value
+            shown = "not read" if value is None else text.number(value)
+            name = text.layer(self.session.attentions[self.chosen[cells.row]].layer)
+            line = Text.assemble(
+                (f"head {cells.head}: {shown}", "bold"), f"  {name}", no_wrap=True, overflow="ellipsis"
+            )
+        self.query_one("#cell", Static).update(line)
+
+    # Keys
+
+    def action_filter(self) -> None:
+        """Ask for words."""
+        field = self.query_one("#filter", Input)
+        field.add_class("shown")
+        field.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Show the layers that have all of the words."""
+        self.chosen = self.session.matching(event.value)
+        self.query_one(Layers).fill(
+            outline(self.session.attentions, self.chosen), self.session, opened=bool(event.value)
+        )
+        if self.on_map:
+            self._draw()
+
+    def on_input_submitted(self) -> None:
+        """Go to what was found."""
+        self._focus()
+
+    def action_leave(self) -> None:
+        """Stop reading; else show all layers again."""
+        field = self.query_one("#filter", Input)
+        if self.work.left or (self.work.running and self.work.running.what != "norms"):
+            self.work.stop()
+        else:
+            field.value = ""
+            field.remove_class("shown")
+            self._focus()
+        self._error = ""
+        self._say()
+
+    def action_map(self) -> None:
+        """Change between the tree and the map."""
+        self.query_one(ContentSwitcher).current = "layers" if self.on_map else "map"
+        if self.on_map:
+            self._draw()
+        self._focus()
+        self.call_after_refresh(self._next)
+
+    def _focus(self) -> None:
+        (self.query_one(HeatMap) if self.on_map else self.query_one(Layers)).focus()
+
+    def action_column(self) -> None:
+        """Choose what the map shows."""
+        self.push_screen(Columns(self.column), self._take)
+
+    def _take(self, column: Column | None) -> None:
+        if column is not None:
+            self.column = column
+            if not self.on_map:
+                self.action_map()
+            self._draw()
+            self._next()
+
+    def action_analyze(self) -> None:
+        """Analyze what is chosen."""
+        self.work.analyze(self._scope())
+        self._next()
+
+    def action_evidence(self) -> None:
+        """Ask the weights of what is chosen."""
+        if self._scope():
+            self.work.ask(self._scope())
+            self._next()
+
+    def _scope(self) -> tuple[int, ...]:
+        return tuple(self.chosen) if self.on_map else self.branch.layers
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        self.push_screen(Help())
+
+    # Reading
+
+    def _next(self) -> None:
+        """Start the next job, unless one runs."""
+        if self.work.running is not None:
+            return
+        rows = self.query_one(HeatMap).on_screen if self.on_map and self.column.key in NORMS else ()
+        job = self.work.begin([self.chosen[row] for row in rows if self.session.attentions[self.chosen[row]].heads])
+        if job is not None:
+            self._error = ""
+            self.run_worker(partial(self._read, job), thread=True)
+        self._say()
+
+    def _read(self, job: Job) -> None:
+        """In a thread of its own."""
+        keep, error = None, ""
+        try:
+            keep = self.session.read(job, self._advance)
+        except _StoppedError:
+            pass
+        except QkvInspectError as problem:
+            error = str(problem)
+        self.post_message(Done(job, keep, error))
+
+    def _advance(self, done: int, total: int) -> None:
+        if self.work.stopping:
+            raise _StoppedError
+        self.work.share = done / total if total else 0.0
+
+    def on_done(self, event: Done) -> None:
+        """Show what was read, and go on."""
+        self.work.end(failed=bool(event.error))
+        if event.keep is not None:
+            event.keep()
+            if self.on_map:
+                self._draw()
+            if set(event.job.layers) & set(self.branch.layers):
+                self._write()
+        self._next()
+        if event.error:
+            self._error = event.error
+            self._say()
+
+    def _say(self) -> None:
+        """What is being read, or what went wrong."""
+        job, line = self.work.running, Text()
+        if self._error:
+            line = Text(f"error: {self._error}", style="bold red")
+        elif job is not None:
+            doing = {"norms": "measuring", "figures": "analyzing", "evidence": "asking the weights of"}[job.what]
+            name = text.layer(self.session.attentions[job.layers[0]].layer)
+            what = name if len(job.layers) == 1 else text.count(len(job.layers), "layer")
+            share = f" {self.work.share:.0%}" if job.what == "norms" and self.work.share else ""
+            left = f", {self.work.left} more; esc stops" if self.work.left else ""
+            line = Text(f"{doing} {what}{share}{left}", style="italic", no_wrap=True, overflow="ellipsis")
+        elif self.on_map and self.column.key not in NORMS and len(self.session.figures) < len(self.chosen):
+            line = Text("a analyzes all layers of the map", style="dim")
+        self.query_one("#status", Static).update(line)

@@ -1,0 +1,90 @@
+"""Layers as a tree: by the components of their names, layers of a stack side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qkvinspect.inspection.names import numberless
+from qkvinspect.report import Attention
+from qkvinspect.tui.session import layouts
+
+Path = tuple[str, ...]
+
+_DEEPEST = 8
+"""Levels of the tree: what lies deeper keeps the rest of its name in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Layers whose names begin alike; one layer if it has no children.
+
+    Attributes:
+        label: what its name has in addition to those above; ``*`` is the number of a layer of a stack.
+        layers: by their place in the report.
+        alike: whether all of them have the same layout and shapes.
+    """
+
+    label: str
+    layers: tuple[int, ...]
+    children: tuple[Branch, ...] = ()
+    alike: bool = False
+
+
+def outline(attentions: Sequence[Attention], chosen: Sequence[int]) -> Branch:
+    """The tree of the chosen layers."""
+    stacks: dict[Path, list[int]] = {}
+    for number in chosen:
+        stacks.setdefault(numberless(_path(attentions[number])), []).append(number)
+    named = [
+        (
+            tuple("*" if part == "#" else part for part in path) if len(layers) > 1 else _path(attentions[layers[0]]),
+            layers,
+        )
+        for path, layers in stacks.items()
+    ]
+    return Branch("", tuple(chosen), _branches(attentions, named, 0))
+
+
+def _branches(attentions: Sequence[Attention], stacks: list[tuple[Path, list[int]]], depth: int) -> tuple[Branch, ...]:
+    groups: dict[Path, list[tuple[Path, list[int]]]] = {}
+    for path, layers in stacks:
+        groups.setdefault(path[:1] if depth < _DEEPEST else path, []).append((path, layers))
+    found: list[Branch] = []
+    for group in groups.values():
+        if len(group) == 1:
+            found.append(_stack(attentions, *group[0]))
+            continue
+        common = _common([path for path, _ in group])
+        children = _branches(attentions, [(path[len(common) :], layers) for path, layers in group], depth + 1)
+        layers = tuple(layer for child in children for layer in child.layers)
+        found.append(Branch(".".join(common), layers, children))
+    return tuple(found)
+
+
+def _common(paths: Sequence[Path]) -> Path:
+    """The components that all begin with; it is enough to look at the first and the last."""
+    first, last = min(paths), max(paths)
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((place for place, (one, other) in pairs if one != other), min(len(first), len(last)))]
+
+
+def _stack(attentions: Sequence[Attention], path: Path, layers: list[int]) -> Branch:
+    label = ".".join(path)
+    if len(layers) == 1:
+        return Branch(label, tuple(layers))
+    children = tuple(Branch(_numbers(attentions[layer]), (layer,)) for layer in layers)
+    kinds = {_kind(attentions[layer]) for layer in layers}
+    return Branch(label, tuple(layers), children, alike=len(kinds) == 1)
+
+
+def _kind(attention: Attention) -> object:
+    return layouts(attention), attention.dtype, tuple(info.shape for info in attention.weights)
+
+
+def _path(attention: Attention) -> Path:
+    return tuple(attention.layer.split("."))
+
+
+def _numbers(attention: Attention) -> str:
+    return ".".join(part for part in _path(attention) if part.isdecimal())
