@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -17,7 +18,9 @@ from qkvinspect.analysis import COLUMNS, Column
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.errors import QkvInspectError
 from qkvinspect.render import text
+from qkvinspect.report import Report
 from qkvinspect.tui import heatmap, pages
+from qkvinspect.tui.colours import legend
 from qkvinspect.tui.heatmap import HeatMap
 from qkvinspect.tui.layers import Layers
 from qkvinspect.tui.outline import Branch, outline
@@ -34,12 +37,12 @@ _TICK = 0.2
 _CSS = """
 #file { height: 1; background: $panel; text-style: bold; padding: 0 1; }
 #views { height: 1fr; }
-#tree { width: 36%; min-width: 24; max-width: 60; padding: 0 1; }
-#page { width: 1fr; padding: 0 1; border-left: solid $panel; }
+#tree { width: 30%; min-width: 22; max-width: 60; padding: 0 1; scrollbar-size-vertical: 1; }
+#page { width: 1fr; padding: 0 1; border-left: solid $panel; scrollbar-size-vertical: 1; }
 #page:focus { border-left: solid $accent; }
 #title, #cell { height: 1; padding: 0 1; }
-#title { text-style: bold; }
-#cells { height: 1fr; padding: 0 1; }
+#file, #title, #cell { text-wrap: nowrap; text-overflow: ellipsis; }
+#cells { height: 1fr; padding: 0 1; scrollbar-size: 1 1; }
 #filter { display: none; height: 1; border: none; }
 #filter.shown { display: block; }
 #status { height: auto; max-height: 6; padding: 0 1; }
@@ -61,6 +64,12 @@ class Done(Message):
     job: Job
     keep: Keep | None
     error: str
+
+
+def _headline(report: Report) -> str:
+    """The file in a line, without the folders that it lies in."""
+    path, line = text.clean(report.checkpoint.path), text.summary(report)[0]
+    return f"{Path(path).name}{line.removeprefix(path)}"
 
 
 class _StoppedError(Exception):
@@ -92,28 +101,33 @@ class Browser(App[None]):
         self.branch = outline(session.attentions, self.chosen)
         self._path = ""
         self._error = ""
-        self._rest: Timer | None = None
+        self._resting: Timer | None = None
+        self._views = ContentSwitcher(initial="layers", id="views")
+        self._tree, self._cells = Layers(), HeatMap()
+        self._page, self._text = VerticalScroll(id="page"), Static(id="text")
+        self._title, self._cell, self._status = Static(id="title"), Static(id="cell"), Static(id="status")
+        self._filter = Input(placeholder="words of a layer's name or layout", id="filter", compact=True)
 
     def compose(self) -> ComposeResult:
         """A line about the file, the views, a line about the reading, the keys."""
-        yield Static(Text("  ".join(text.summary(self.session.report)), no_wrap=True, overflow="ellipsis"), id="file")
-        with ContentSwitcher(initial="layers", id="views"):
+        yield Static(Text(_headline(self.session.report)), id="file")
+        with self._views:
             with Horizontal(id="layers"):
-                yield Layers()
-                with VerticalScroll(id="page"):
-                    yield Static(id="text")
+                yield self._tree
+                with self._page:
+                    yield self._text
             with Vertical(id="map"):
-                yield Static(id="title")
-                yield HeatMap()
-                yield Static(id="cell")
-        yield Input(placeholder="words of a layer's name or layout", id="filter", compact=True)
-        yield Static(id="status")
+                yield self._title
+                yield self._cells
+                yield self._cell
+        yield self._filter
+        yield self._status
         yield Footer()
 
     def on_mount(self) -> None:
         """Show all layers."""
-        self.query_one(Layers).fill(self.branch, self.session)
-        self.query_one(Layers).focus()
+        self._tree.fill(self.branch)
+        self._tree.focus()
         self.set_interval(_TICK, self._say)
 
     def on_unmount(self) -> None:
@@ -125,35 +139,34 @@ class Browser(App[None]):
     @property
     def on_map(self) -> bool:
         """Whether the map is shown."""
-        return self.query_one(ContentSwitcher).current == "map"
+        return self._views.current == "map"
 
     def on_tree_node_highlighted(self, event: Tree.NodeHighlighted[Branch]) -> None:
         """Show what the cursor is on, and read it when it stays there."""
         branch = event.node.data
         if branch is None:
             return
-        self.branch, self._path = branch, self.query_one(Layers).path(event.node)
+        self.branch, self._path = branch, self._tree.path(event.node)
         self._write()
-        self.query_one("#page", VerticalScroll).scroll_home(animate=False)
-        if self._rest is not None:
-            self._rest.stop()
-        self._rest = self.set_timer(_REST, self._rested)
+        self._page.scroll_home(animate=False)
+        if self._resting is not None:
+            self._resting.stop()
+        self._resting = self.set_timer(_REST, self._rested)
 
     def _rested(self) -> None:
         self.work.show(None if self.branch.children or not self.branch.layers else self.branch.layers[0])
         self._next()
 
     def _write(self) -> None:
-        self.query_one("#text", Static).update(pages.page(self.session, self.branch, self._path))
+        self._text.update(pages.page(self.session, self.branch, self._path))
 
     def _draw(self) -> None:
         """Fill the map."""
-        cells = self.query_one(HeatMap)
-        geometries = (self.session.attentions[number].heads for number in self.chosen)
+        known = (self.session.attentions[number].heads for number in self.chosen)
         part = self.column.key[0] if self.column.key in NORMS else "q"
-        cells.fill(self.session.grid(self.column, self.chosen), [one.heads(part) if one else 0 for one in geometries])
-        unit = f", {self.column.unit}" if self.column.unit not in ("", self.column.title) else ""
-        self.query_one("#title", Static).update(Text(f"{self.column.title}{unit}: layers down, heads across"))
+        heads = [one.heads(part) if one else 0 for one in known]
+        self._cells.fill(self.session.grid(self.column, self.chosen), heads)
+        self._title.update(legend(self.column, self._cells.limits))
         self._tell()
 
     def on_moved(self, _: heatmap.Moved) -> None:
@@ -164,11 +177,11 @@ class Browser(App[None]):
     def on_chosen(self, event: heatmap.Chosen) -> None:
         """Leave the map for a layer."""
         self.action_map()
-        self.query_one(Layers).look_at(self.chosen[event.row])
+        self._tree.look_at(self.chosen[event.row])
 
     def _tell(self) -> None:
         """The cell that is looked at, in words."""
-        cells, line = self.query_one(HeatMap), Text("no layer")
+        cells, line = self._cells, Text("no layer")
         if self.chosen:
             value = cells.value
             shown = "not read" if value is None else text.number(value)
@@ -176,22 +189,19 @@ class Browser(App[None]):
             line = Text.assemble(
                 (f"head {cells.head}: {shown}", "bold"), f"  {name}", no_wrap=True, overflow="ellipsis"
             )
-        self.query_one("#cell", Static).update(line)
+        self._cell.update(line)
 
     # Keys
 
     def action_filter(self) -> None:
         """Ask for words."""
-        field = self.query_one("#filter", Input)
-        field.add_class("shown")
-        field.focus()
+        self._filter.add_class("shown")
+        self._filter.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Show the layers that have all of the words."""
         self.chosen = self.session.matching(event.value)
-        self.query_one(Layers).fill(
-            outline(self.session.attentions, self.chosen), self.session, opened=bool(event.value)
-        )
+        self._tree.fill(outline(self.session.attentions, self.chosen), opened=bool(event.value))
         if self.on_map:
             self._draw()
 
@@ -201,26 +211,25 @@ class Browser(App[None]):
 
     def action_leave(self) -> None:
         """Stop reading; else show all layers again."""
-        field = self.query_one("#filter", Input)
         if self.work.left or (self.work.running and self.work.running.what != "norms"):
             self.work.stop()
         else:
-            field.value = ""
-            field.remove_class("shown")
+            self._filter.value = ""
+            self._filter.remove_class("shown")
             self._focus()
         self._error = ""
         self._say()
 
     def action_map(self) -> None:
         """Change between the tree and the map."""
-        self.query_one(ContentSwitcher).current = "layers" if self.on_map else "map"
+        self._views.current = "layers" if self.on_map else "map"
         if self.on_map:
             self._draw()
         self._focus()
         self.call_after_refresh(self._next)
 
     def _focus(self) -> None:
-        (self.query_one(HeatMap) if self.on_map else self.query_one(Layers)).focus()
+        (self._cells if self.on_map else self._tree).focus()
 
     def action_column(self) -> None:
         """Choose what the map shows."""
@@ -258,7 +267,7 @@ class Browser(App[None]):
         """Start the next job, unless one runs."""
         if self.work.running is not None:
             return
-        rows = self.query_one(HeatMap).on_screen if self.on_map and self.column.key in NORMS else ()
+        rows = self._cells.on_screen if self.on_map and self.column.key in NORMS else ()
         job = self.work.begin([self.chosen[row] for row in rows if self.session.attentions[self.chosen[row]].heads])
         if job is not None:
             self._error = ""
@@ -306,7 +315,7 @@ class Browser(App[None]):
             what = name if len(job.layers) == 1 else text.count(len(job.layers), "layer")
             share = f" {self.work.share:.0%}" if job.what == "norms" and self.work.share else ""
             left = f", {self.work.left} more; esc stops" if self.work.left else ""
-            line = Text(f"{doing} {what}{share}{left}", style="italic", no_wrap=True, overflow="ellipsis")
+            line = Text(f"{doing} {what}{share}{left}", style="italic")
         elif self.on_map and self.column.key not in NORMS and len(self.session.figures) < len(self.chosen):
             line = Text("a analyzes all layers of the map", style="dim")
-        self.query_one("#status", Static).update(line)
+        self._status.update(line)

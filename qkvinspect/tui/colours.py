@@ -6,6 +6,10 @@ from math import isfinite
 
 from rich.color import Color
 from rich.style import Style
+from rich.text import Text
+
+from qkvinspect.analysis import Column
+from qkvinspect.render.text import number
 
 _VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
@@ -13,19 +17,22 @@ _DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130),
 _LIGHT = 128
 """Of a background, from 0 to 255: black is read on anything lighter."""
 
+_STEPS = 16
+"""Colours in the legend."""
+
 NUMBER = 6
 """Columns of a number."""
 
 
-def style(value: float | None, limits: tuple[float, float], *, diverging: bool) -> Style:
-    """The cell of a value, on a scale that ends at the limits."""
+def style(value: float | None, limits: tuple[float, float], scale: str) -> Style:
+    """The cell of a value, on a scale (see ``Column``) that ends at the limits."""
     if value is None:
         return Style(dim=True)
     if not isfinite(value):
         return Style(color="red", bold=True)
     low, high = limits
     share = min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.5
-    stops = _DIVERGING if diverging else _VIRIDIS
+    stops = _DIVERGING if scale == "cosine" else _VIRIDIS
     place = share * (len(stops) - 1)
     below = min(int(place), len(stops) - 2)
     red, green, blue = (
@@ -41,7 +48,17 @@ def short(value: float | None) -> str:
     if value is None:
         return "·"
     for digits in (3, 2):
-        shown = f"{value:.{digits}g}"
+        shown = f"{value:#.{digits}g}".removesuffix(".")
         if len(shown) <= NUMBER:
             return shown
     return f"{value:.1g}"[:NUMBER]
+
+
+def legend(column: Column, limits: tuple[float, float]) -> Text:
+    """What is shown, and the colours from the least to the greatest value."""
+    low, high = limits
+    unit = "" if column.unit in column.title else f", {column.unit}"
+    shown = Text.assemble((f"{column.title}{unit}", "bold"), f"   {number(low)} ")
+    for step in range(_STEPS):
+        shown.append(" ", style(low + (high - low) * step / (_STEPS - 1), limits, column.scale))
+    return shown.append(f" {number(high)}")

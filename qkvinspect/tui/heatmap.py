@@ -18,6 +18,8 @@ from textual.strip import Strip
 from qkvinspect.analysis.grid import Grid
 from qkvinspect.render import text
 from qkvinspect.tui.colours import NUMBER, short, style
+from qkvinspect.tui.outline import distinct
+from qkvinspect.tui.tables import shortened
 
 _CELL = NUMBER + 1
 _NAME = 28
@@ -41,6 +43,7 @@ class HeatMap(ScrollView, can_focus=True):
 
     Attributes:
         row, head: the cell that is looked at.
+        limits: the ends of the scale.
     """
 
     BINDINGS = [  # noqa: RUF012
@@ -60,9 +63,10 @@ class HeatMap(ScrollView, can_focus=True):
         self.row = self.head = 0
         self._grid: Grid | None = None
         self._heads: Sequence[int] = ()
-        self._name = 0
+        self._labels: list[str] = []
+        self._left = 0
         self._across = 0
-        self._limits = (0.0, 0.0)
+        self.limits = (0.0, 0.0)
 
     def fill(self, grid: Grid, heads: Sequence[int]) -> None:
         """Show a grid.
@@ -71,12 +75,13 @@ class HeatMap(ScrollView, can_focus=True):
             heads: how many cells the rows have whose values are not known.
         """
         self._grid, self._heads = grid, heads
-        self._name = min(max((cell_len(text.layer(name)) for name in grid.layers), default=0), _NAME) + 1
+        self._labels = [text.layer(label) for label in distinct(grid.layers)]
+        self._left = min(max(map(cell_len, (*self._labels, "layer"))), _NAME) + 1
         self.row = max(min(self.row, len(grid.rows) - 1), 0)
         self.head = max(min(self.head, self._width(self.row) - 1), 0)
         self._across = max(map(self._width, range(len(grid.rows))), default=0)
-        self._limits = grid.limits
-        self.virtual_size = Size(self._name + self._across * _CELL, len(grid.rows) + 1)
+        self.limits = grid.limits
+        self.virtual_size = Size(self._left + self._across * _CELL, len(grid.rows) + 1)
         self.refresh()
 
     @property
@@ -97,10 +102,10 @@ class HeatMap(ScrollView, can_focus=True):
         if self._grid is None or (y and row >= len(self._grid.rows)):
             return Strip.blank(self.size.width, self.rich_style)
         first = round(self.scroll_x / _CELL)
-        across = max((self.size.width - self._name) // _CELL, 1)
+        across = max((self.size.width - self._left) // _CELL, 1)
         base = self.rich_style
         if y == 0:
-            segments = [Segment("layer".ljust(self._name), base + Style(dim=True))]
+            segments = [Segment("layer".ljust(self._left), base + Style(dim=True))]
             segments += [
                 Segment(f"{head:>{NUMBER}} ", base + Style(dim=True, bold=head == self.head))
                 for head in range(first, min(first + across, self._across))
@@ -112,19 +117,23 @@ class HeatMap(ScrollView, can_focus=True):
     def _cells(self, row: int, first: int, across: int, base: Style) -> list[Segment]:
         assert self._grid is not None
         here = row == self.row
-        segments = [Segment(_shortened(self._grid.layers[row], self._name - 1) + " ", base + Style(bold=here))]
+        segments = [Segment(self._label(row), base + Style(bold=here))]
         values = self._grid.rows[row] or (None,) * self._heads[row]
         for head in range(first, min(first + across, len(values))):
             shown = f"{short(values[head]):>{NUMBER}}"
             if here and head == self.head:
                 looked = Style(reverse=True, bold=True) if self.has_focus else Style(bold=True, underline=True)
-                segments.append(Segment(f"[{shown.strip():^{NUMBER - 1}}]", base + looked))
+                marked = f"[{short(values[head])}]".rjust(_CELL)
+                segments.append(Segment(marked if len(marked) == _CELL else f"{shown} ", base + looked))
             else:
-                colours = style(values[head], self._limits, diverging=self._grid.column.scale == "cosine")
+                colours = style(values[head], self.limits, self._grid.column.scale)
                 segments.append(Segment(f"{shown} ", base + colours))
         if not values:
             segments.append(Segment("heads unknown", base + Style(dim=True)))
         return segments
+
+    def _label(self, row: int) -> str:
+        return set_cell_size(shortened(self._labels[row], self._left - 1), self._left)
 
     def _width(self, row: int) -> int:
         if self._grid is None or row >= len(self._grid.rows):
@@ -137,14 +146,14 @@ class HeatMap(ScrollView, can_focus=True):
             return
         self.row = max(min(row, len(self._heads) - 1), 0)
         self.head = max(min(head, self._width(self.row) - 1), 0)
-        cell = Region(self._name + self.head * _CELL, self.row + 1, _CELL, 1)
+        cell = Region(self._left + self.head * _CELL, self.row + 1, _CELL, 1)
         top, left = round(self.scroll_y), round(self.scroll_x)
         if self.row < top:
             top = self.row
         elif self.row > top + self.size.height - 2:
             top = self.row - self.size.height + 2
-        if cell.x - self._name < left:
-            left = cell.x - self._name
+        if cell.x - self._left < left:
+            left = cell.x - self._left
         elif cell.right > left + self.size.width:
             left = -(-(cell.right - self.size.width) // _CELL) * _CELL
         self.scroll_to(left, top, animate=False)
@@ -171,16 +180,6 @@ class HeatMap(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Look at the cell under the mouse."""
-        head = (event.x - self._name) // _CELL + round(self.scroll_x / _CELL)
+        head = (event.x - self._left) // _CELL + round(self.scroll_x / _CELL)
         if event.y:
             self.look_at(round(self.scroll_y) + event.y - 1, head)
-
-
-def _shortened(name: str, width: int) -> str:
-    shown = text.layer(name)
-    if cell_len(shown) > width:
-        shown = shown[-width:]
-        while cell_len(shown) >= width:
-            shown = shown[1:]
-        shown = f"…{shown}"
-    return set_cell_size(shown, width)

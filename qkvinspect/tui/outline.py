@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qkvinspect.inspection.names import numberless
+from qkvinspect.packing import describe
 from qkvinspect.report import Attention
 from qkvinspect.tui.session import layouts
 
@@ -21,11 +22,13 @@ class Branch:
 
     Attributes:
         label: what its name has in addition to those above; ``*`` is the number of a layer of a stack.
+        note: how many there are, or what a layer has of its own.
         layers: by their place in the report.
         alike: whether all of them have the same layout and shapes.
     """
 
     label: str
+    note: str
     layers: tuple[int, ...]
     children: tuple[Branch, ...] = ()
     alike: bool = False
@@ -43,7 +46,7 @@ def outline(attentions: Sequence[Attention], chosen: Sequence[int]) -> Branch:
         )
         for path, layers in stacks.items()
     ]
-    return Branch("", tuple(chosen), _branches(attentions, named, 0))
+    return Branch("", str(len(chosen)), tuple(chosen), _branches(attentions, named, 0))
 
 
 def _branches(attentions: Sequence[Attention], stacks: list[tuple[Path, list[int]]], depth: int) -> tuple[Branch, ...]:
@@ -58,7 +61,7 @@ def _branches(attentions: Sequence[Attention], stacks: list[tuple[Path, list[int
         common = _common([path for path, _ in group])
         children = _branches(attentions, [(path[len(common) :], layers) for path, layers in group], depth + 1)
         layers = tuple(layer for child in children for layer in child.layers)
-        found.append(Branch(".".join(common), layers, children))
+        found.append(Branch(".".join(common), str(len(layers)), layers, children))
     return tuple(found)
 
 
@@ -72,10 +75,16 @@ def _common(paths: Sequence[Path]) -> Path:
 def _stack(attentions: Sequence[Attention], path: Path, layers: list[int]) -> Branch:
     label = ".".join(path)
     if len(layers) == 1:
-        return Branch(label, tuple(layers))
-    children = tuple(Branch(_numbers(attentions[layer]), (layer,)) for layer in layers)
-    kinds = {_kind(attentions[layer]) for layer in layers}
-    return Branch(label, tuple(layers), children, alike=len(kinds) == 1)
+        return Branch(label, _heads(attentions[layers[0]]), tuple(layers))
+    alike = len({_kind(attentions[layer]) for layer in layers}) == 1
+    children = tuple(
+        Branch(_numbers(attentions[layer]), "" if alike else _heads(attentions[layer]), (layer,)) for layer in layers
+    )
+    return Branch(label, f"{len(layers)} alike" if alike else str(len(layers)), tuple(layers), children, alike)
+
+
+def _heads(attention: Attention) -> str:
+    return describe(attention.heads) if attention.heads else "heads ?"
 
 
 def _kind(attention: Attention) -> object:

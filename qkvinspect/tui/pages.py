@@ -67,7 +67,7 @@ def _facts_of(attention: Attention) -> Iterator[tuple[str, str]]:
     for info, meaning in attention.extras:
         yield "Also", f"{info.name.removeprefix(f'{attention.layer}.')}: {meaning}"
     if attention.evidence is None:
-        yield "Evidence", "the weights were not asked: e asks them"
+        yield "Evidence", "not asked yet: press e"
 
 
 def _facts(lines: Iterable[tuple[str, str]]) -> Table:
@@ -83,7 +83,10 @@ def _measures(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Wide:
     cells = list(lines)
     right = [column.endswith("norm") or column in ("non-finite", "head", "kv head") for column in columns]
     return Wide(
-        [column.replace(" ", "\n") for column in columns], cells, right, [row[-1] not in ("0", "-") for row in cells]
+        [column.replace(" ", "\n").replace("-", "-\n") for column in columns],
+        cells,
+        right,
+        [row[-1] not in ("0", "-") for row in cells],
     )
 
 
@@ -106,6 +109,9 @@ def _figures(head: HeadFigures) -> Iterator[str]:
 
 def _several(session: Session, branch: Branch, path: str) -> Iterator[RenderableType]:
     yield Text(text.clean(path), style="bold green")
+    everything = len(branch.layers) == len(session.attentions)
+    if everything:
+        yield from (Text(line) for line in text.summary(session.report))
     if not branch.layers:
         yield Text("No attention was found: no tensor has a name that a known layout uses, or the filter hides all.")
     else:
@@ -115,7 +121,6 @@ def _several(session: Session, branch: Branch, path: str) -> Iterator[Renderable
         yield Wide(("layer", "layout", "heads", "from", "Q", "K", "V"), *_layers(session, branch.layers[:_MOST]))
         if len(branch.layers) > _MOST:
             yield Text(f"... and {len(branch.layers) - _MOST} more", style="dim")
-    everything = len(branch.layers) == len(session.attentions)
     yield from _findings(
         list(session.report.findings)
         if everything

@@ -112,9 +112,17 @@ class Session:
             for attention in found.attentions:
                 number = names.get(attention.layer)
                 if number is not None:
-                    self.attentions[number] = attention
+                    self._testify(number, attention)
                     self._findings[number] = [one for one in found.findings if one.layer == attention.layer]
-                    self.measured.discard(number)  # the weights may have told the heads
-                    self.figures.pop(number, None)
 
         return keep
+
+    def _testify(self, number: int, attention: Attention) -> None:
+        """Keep the evidence; where it told the heads, all that rests on them is to be read anew."""
+        known = self.attentions[number]
+        if (attention.heads, attention.layout) == (known.heads, known.layout):
+            self.attentions[number] = replace(known, evidence=attention.evidence)
+        else:
+            self.attentions[number] = attention
+            self.measured.discard(number)
+            self.figures.pop(number, None)

@@ -6,13 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from qkvinspect.render.text import clean
 
 _GAP = 2
+
+
+def shortened(name: str, width: int) -> str:
+    """The end of a name that is wider."""
+    if cell_len(name) <= width:
+        return name
+    name = name[-width:]
+    while cell_len(name) >= width:
+        name = name[1:]
+    return f"…{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +40,10 @@ class Wide:
     right: Sequence[bool]
     bad: Sequence[bool] = ()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        for chosen in self._chunks(options.max_width):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        for place, chosen in enumerate(self._chunks(options.max_width)):
+            if place:
+                yield Text()
             table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
             for column in (0, *chosen):
                 table.add_column(
