@@ -40,19 +40,29 @@ def outline(attentions: Sequence[Attention], chosen: Sequence[int]) -> Branch:
     for number in chosen:
         stacks.setdefault(numberless(_path(attentions[number])), []).append(number)
     named = [
-        (
-            tuple("*" if part == "#" else part for part in path) if len(layers) > 1 else _path(attentions[layers[0]]),
-            layers,
-        )
-        for path, layers in stacks.items()
+        (_named(path) if len(layers) > 1 else _path(attentions[layers[0]]), layers) for path, layers in stacks.items()
     ]
     return Branch("", str(len(chosen)), tuple(chosen), _branches(attentions, named, 0))
 
 
+def distinct(layers: Sequence[str]) -> list[str]:
+    """Names without the components that all of them begin with, and end with."""
+    paths = [tuple(layer.split(".")) for layer in layers]
+    if len(set(paths)) < 2:
+        return list(layers)
+    begin = len(_common(paths))
+    end = min(len(_common([path[::-1] for path in paths])), min(map(len, paths)) - begin - 1)
+    return [".".join(path[begin : len(path) - max(end, 0)]) for path in paths]
+
+
+def _named(stack: Path) -> Path:
+    return tuple("*" if part == "#" else part for part in stack)
+
+
 def _branches(attentions: Sequence[Attention], stacks: list[tuple[Path, list[int]]], depth: int) -> tuple[Branch, ...]:
-    groups: dict[Path, list[tuple[Path, list[int]]]] = {}
+    groups: dict[object, list[tuple[Path, list[int]]]] = {}
     for path, layers in stacks:
-        groups.setdefault(path[:1] if depth < _DEEPEST else path, []).append((path, layers))
+        groups.setdefault(path[:1] if depth < _DEEPEST else layers[0], []).append((path, layers))
     found: list[Branch] = []
     for group in groups.values():
         if len(group) == 1:
