@@ -37,7 +37,7 @@ _TICK = 0.2
 _CSS = """
 #file { height: 1; background: $panel; text-style: bold; padding: 0 1; }
 #views { height: 1fr; }
-#tree { width: 30%; min-width: 22; max-width: 60; padding: 0 1; scrollbar-size-vertical: 1; }
+#tree { width: 30%; min-width: 22; max-width: 60; padding: 0 1; scrollbar-size: 1 1; }
 #page { width: 1fr; padding: 0 1; border-left: solid $panel; scrollbar-size-vertical: 1; }
 #page:focus { border-left: solid $accent; }
 #title, #cell { height: 1; padding: 0 1; }

@@ -15,6 +15,8 @@ from qkvinspect.tui.tables import shortened
 _MOST = 24
 """Layers of a stack that is open at first."""
 
+_SCROLLBAR = 1
+
 _SHORTEST = 8
 """Columns of a name that is cut to fit."""
 
@@ -64,7 +66,7 @@ class Layers(Tree[Branch]):
         while above is not None:
             depth, above = depth + 1, above.parent
         note = f"  {branch.note}" if branch.note else ""
-        room = self.size.width - depth * self.guide_depth - len(self.ICON_NODE) - cell_len(note)
+        room = self.size.width - depth * self.guide_depth - len(self.ICON_NODE) - cell_len(note) - _SCROLLBAR
         name = shortened(text.layer(branch.label) if node.parent else "all layers", max(room, _SHORTEST))
         icon = (self.ICON_NODE_EXPANDED if node.is_expanded else self.ICON_NODE) if branch.children else ""
         return Text.assemble((icon, base_style), (name, style), (note, style + Style(dim=True)))

@@ -90,7 +90,7 @@ def _stack(attentions: Sequence[Attention], path: Path, layers: list[int]) -> Br
     children = tuple(
         Branch(_numbers(attentions[layer]), "" if alike else _heads(attentions[layer]), (layer,)) for layer in layers
     )
-    return Branch(label, f"{len(layers)} alike" if alike else str(len(layers)), tuple(layers), children, alike)
+    return Branch(label, f"{len(layers)}{'' if alike else ' mixed'}", tuple(layers), children, alike)
 
 
 def _heads(attention: Attention) -> str:
