@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from threading import Thread
 
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -126,7 +127,7 @@ class Browser(App[None]):
 
     def on_mount(self) -> None:
         """Show all layers."""
-        self._tree.fill(self.branch)
+        self._fill(self.branch)
         self._tree.focus()
         self.set_interval(_TICK, self._say)
 
@@ -143,10 +144,11 @@ class Browser(App[None]):
 
     def on_tree_node_highlighted(self, event: Tree.NodeHighlighted[Branch]) -> None:
         """Show what the cursor is on, and read it when it stays there."""
-        branch = event.node.data
-        if branch is None:
-            return
-        self.branch, self._path = branch, self._tree.path(event.node)
+        if event.node.data is not None:
+            self._look(event.node.data, self._tree.path(event.node))
+
+    def _look(self, branch: Branch, path: str) -> None:
+        self.branch, self._path = branch, path
         self._write()
         self._page.scroll_home(animate=False)
         if self._resting is not None:
@@ -156,6 +158,11 @@ class Browser(App[None]):
     def _rested(self) -> None:
         self.work.show(None if self.branch.children or not self.branch.layers else self.branch.layers[0])
         self._next()
+
+    def _fill(self, branch: Branch, *, opened: bool = False) -> None:
+        """Put other layers into the tree, and look at all of them."""
+        self._tree.fill(branch, opened=opened)
+        self._look(branch, self._tree.path(self._tree.root))
 
     def _write(self) -> None:
         self._text.update(pages.page(self.session, self.branch, self._path))
@@ -201,7 +208,7 @@ class Browser(App[None]):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Show the layers that have all of the words."""
         self.chosen = self.session.matching(event.value)
-        self._tree.fill(outline(self.session.attentions, self.chosen), opened=bool(event.value))
+        self._fill(outline(self.session.attentions, self.chosen), opened=bool(event.value))
         if self.on_map:
             self._draw()
 
@@ -271,7 +278,7 @@ class Browser(App[None]):
         job = self.work.begin([self.chosen[row] for row in rows if self.session.attentions[self.chosen[row]].heads])
         if job is not None:
             self._error = ""
-            self.run_worker(partial(self._read, job), thread=True)
+            Thread(target=self._read, args=(job,), daemon=True).start()  # nobody who leaves waits for it
         self._say()
 
     def _read(self, job: Job) -> None:
@@ -283,7 +290,8 @@ class Browser(App[None]):
             pass
         except QkvInspectError as problem:
             error = str(problem)
-        self.post_message(Done(job, keep, error))
+        with suppress(RuntimeError):  # the browser was left
+            self.post_message(Done(job, keep, error))
 
     def _advance(self, done: int, total: int) -> None:
         if self.work.stopping:

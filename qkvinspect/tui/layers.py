@@ -38,7 +38,6 @@ class Layers(Tree[Branch]):
         self.root.data = branch
         self._add(self.root, branch, opened=opened)
         self.root.expand()
-        self.cursor_line = -1
         self.cursor_line = 0
 
     def look_at(self, layer: int) -> None:

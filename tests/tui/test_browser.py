@@ -32,6 +32,8 @@ from qkvinspect.tui.session import Session
 from tests.real.test_real import SCEPTR, folder
 
 Act = Callable[[Browser, Pilot[None]], Awaitable[None]]
+SHAPES = Options(norms=False)
+
 SAMPLES = [
     "transformer.pt",
     "sharded",
@@ -43,7 +45,7 @@ SAMPLES = [
 ]
 
 
-def browse(path: Path, act: Act, size: tuple[int, int] = (80, 24), options: Options = Options(norms=False)) -> None:
+def browse(path: Path, act: Act, size: tuple[int, int] = (80, 24), options: Options = SHAPES) -> None:
     """Open a checkpoint in the browser and do something there."""
 
     async def go() -> None:
@@ -68,7 +70,7 @@ async def until(pilot: Pilot[None], ready: Callable[[], bool]) -> None:
 
 def shown(app: Browser, name: str) -> str:
     """What a widget says, uncut."""
-    console = Console(width=300, no_color=True)
+    console = Console(width=300, color_system=None)
     with console.capture() as capture:
         console.print(app.query_one(name, Static).content)
     return capture.get()
@@ -98,10 +100,11 @@ def test_the_tree_has_all_layers_and_their_pages_the_norms_of_show(samples: Path
     report = run("show", samples / sample, "-f", "json", "--no-evidence").json()
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
+        layers = report["attentions"]
         found = [leaf.data.layers[0] for leaf in leaves(app.query_one(Layers).root) if leaf.data]
-        assert sorted(found) == list(range(len(report["attentions"])))
+        assert sorted(found) == list(range(len(layers)))
         assert app.session.measured == set()
-        for number, attention in enumerate(report["attentions"]):
+        for number, attention in enumerate(layers):
             await look_at(app, pilot, number)
             lines = [words(line) for line in shown(app, "#text").splitlines()]
             assert shown(app, "#text").splitlines()[0].rstrip() == text.layer(attention["layer"])
@@ -302,7 +305,8 @@ def test_100_gigabytes_open_at_once(tmp_path: Path, counted: list[int]) -> None:
     path = tmp_path / "model.safetensors"
     sparse(path, 200, 8192)
     assert path.stat().st_size > 100e9
-    (header,) = struct.unpack("<Q", path.open("rb").read(8))
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         await pilot.press("down")
