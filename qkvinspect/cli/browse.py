@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+
+import typer
 
 from qkvinspect.cli import options
 
@@ -47,4 +50,9 @@ def browse(
         raise UsageError("browse needs Textual, which is not installed", hint="pip install textual") from error
     with options.load(path, container, config, limit) as checkpoint:
         asked = options.asked(layers=layer, heads=heads, layouts=layout, norms=False, evidence="none")
-        Browser(Session(options.inspected(checkpoint, asked), asked)).run()
+        browser = Browser(Session(options.inspected(checkpoint, asked), asked))
+        for number in (signal.SIGTERM, signal.SIGHUP):  # an exception would end in the middle of Textual's loop
+            signal.signal(number, lambda number, _: browser.exit(return_code=128 + number))
+        browser.run()
+    if browser.return_code:
+        raise typer.Exit(browser.return_code)

@@ -35,23 +35,6 @@ _REST = 0.15
 _TICK = 0.2
 """Seconds between two looks at how far the reading is."""
 
-_CSS = """
-#file { height: 1; background: $panel; text-style: bold; padding: 0 1; }
-#views { height: 1fr; }
-#tree { width: 30%; min-width: 22; max-width: 60; padding: 0 1; scrollbar-size: 1 1; }
-#page { width: 1fr; padding: 0 1; border-left: solid $panel; scrollbar-size-vertical: 1; }
-#page:focus { border-left: solid $accent; }
-#title, #cell { height: 1; padding: 0 1; }
-#file, #title, #cell { text-wrap: nowrap; text-overflow: ellipsis; }
-#cells { height: 1fr; padding: 0 1; scrollbar-size: 1 1; }
-#filter { display: none; height: 1; border: none; }
-#filter.shown { display: block; }
-#status { height: auto; max-height: 6; padding: 0 1; }
-Help, Columns { align: center middle; }
-.box { width: 72; max-width: 100%; height: auto; max-height: 90%; }
-.box { border: round $accent; padding: 0 1; background: $surface; }
-"""
-
 
 @dataclass
 class Done(Message):
@@ -81,7 +64,7 @@ class Browser(App[None]):
     """Everything that is known of a checkpoint, read as it is looked at."""
 
     ENABLE_COMMAND_PALETTE = False
-    CSS = _CSS
+    CSS_PATH = "browser.tcss"
     BINDINGS = [  # noqa: RUF012
         Binding("slash", "filter", "Filter"),
         Binding("m", "map", "Map"),

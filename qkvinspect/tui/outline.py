@@ -50,9 +50,10 @@ def distinct(layers: Sequence[str]) -> list[str]:
     paths = [tuple(layer.split(".")) for layer in layers]
     if len(set(paths)) < 2:
         return list(layers)
-    begin = len(_common(paths))
-    end = min(len(_common([path[::-1] for path in paths])), min(map(len, paths)) - begin - 1)
-    return [".".join(path[begin : len(path) - max(end, 0)]) for path in paths]
+    most = min(map(len, paths)) - 1
+    begin = min(len(_common(paths)), most)
+    end = min(len(_common([path[::-1] for path in paths])), most - begin)
+    return [".".join(path[begin : len(path) - end]) for path in paths]
 
 
 def _named(stack: Path) -> Path:
