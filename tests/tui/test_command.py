@@ -20,9 +20,10 @@ import pytest
 WITHOUT_TEXTUAL = "import sys; sys.modules['textual'] = None; from qkvinspect.cli import main; sys.exit(main({argv}))"
 
 
-def in_terminal(
-    command: list[str], act: Callable[[subprocess.Popen[bytes], int], None] | None
-) -> tuple[int, str, bool]:
+Act = Callable[[subprocess.Popen[bytes], int], None]
+
+
+def in_terminal(command: list[str], act: Act | None) -> tuple[int, str, bool]:
     """Run a command in a terminal of 80x24.
 
     Args:
