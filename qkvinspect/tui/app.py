@@ -27,6 +27,7 @@ from qkvinspect.tui.layers import Layers
 from qkvinspect.tui.outline import Branch, outline
 from qkvinspect.tui.screens import Columns, Help
 from qkvinspect.tui.session import Job, Keep, Session
+from qkvinspect.tui.tables import shortened
 from qkvinspect.tui.work import Work
 
 _REST = 0.15
@@ -176,9 +177,8 @@ class Browser(App[None]):
             value = cells.value
             shown = "not read" if value is None else text.number(value)
             name = text.layer(self.session.attentions[self.chosen[cells.row]].layer)
-            line = Text.assemble(
-                (f"head {cells.head}: {shown}", "bold"), f"  {name}", no_wrap=True, overflow="ellipsis"
-            )
+            said = f"head {cells.head}: {shown}  "
+            line = Text.assemble((said, "bold"), shortened(name, max(self._cell.size.width - len(said), 1)))
         self._cell.update(line)
 
     # Keys

@@ -14,7 +14,7 @@ from qkvinspect.render.text import number
 _VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
 
-_LIGHT = 128
+_LIGHT = 100
 """Of a background, from 0 to 255: black is read on anything lighter."""
 
 _STEPS = 16

@@ -25,6 +25,9 @@ _CELL = NUMBER + 1
 _NAME = 28
 """Most columns that a layer's name takes; its end tells more than its beginning."""
 
+_CURSOR = Style(color="#ffffff", bgcolor="#b0008e", bold=True)
+"""A colour that no scale has."""
+
 
 @dataclass
 class Moved(Message):
@@ -122,9 +125,8 @@ class HeatMap(ScrollView, can_focus=True):
         for head in range(first, min(first + across, len(values))):
             shown = f"{short(values[head]):>{NUMBER}}"
             if here and head == self.head:
-                looked = Style(reverse=True, bold=True) if self.has_focus else Style(bold=True, underline=True)
                 marked = f"[{short(values[head])}]".rjust(_CELL)
-                segments.append(Segment(marked if len(marked) == _CELL else f"{shown} ", base + looked))
+                segments.append(Segment(marked if len(marked) == _CELL else f"{shown}<", base + _CURSOR))
             else:
                 colours = style(values[head], self.limits, self._grid.column.scale)
                 segments.append(Segment(f"{shown} ", base + colours))

@@ -86,7 +86,7 @@ def _common(paths: Sequence[Path]) -> Path:
 def _stack(attentions: Sequence[Attention], path: Path, layers: list[int]) -> Branch:
     label = ".".join(path)
     if len(layers) == 1:
-        return Branch(label, _heads(attentions[layers[0]]), tuple(layers))
+        return Branch(label, "", tuple(layers))
     alike = len({_kind(attentions[layer]) for layer in layers}) == 1
     children = tuple(
         Branch(_numbers(attentions[layer]), "" if alike else _heads(attentions[layer]), (layer,)) for layer in layers

@@ -95,10 +95,14 @@ def _analysis(figures: LayerFigures) -> Iterator[RenderableType]:
     if figures.why:
         yield Text(f"none: {text.clean(figures.why)}")
         return
-    titles = ["head", *(column.key.replace("_", "\n") for column in COLUMNS)]
+    titles = ["head", *(_title(column.key) for column in COLUMNS)]
     cells = [[str(head.head), *_figures(head)] for head in figures.heads]
     yield Wide(titles, cells, [True] * len(titles))
     yield Text(f"Bound on the logits: {text.clean(figures.bound_from)}", style="dim")
+
+
+def _title(key: str) -> str:
+    return "\n".join(word.upper() if word in ("q", "k", "v", "qk", "ov") else word for word in key.split("_"))
 
 
 def _figures(head: HeadFigures) -> Iterator[str]:
@@ -112,20 +116,17 @@ def _several(session: Session, branch: Branch, path: str) -> Iterator[Renderable
     everything = len(branch.layers) == len(session.attentions)
     if everything:
         yield from (Text(line) for line in text.summary(session.report))
+    else:
+        yield Text(text.count(len(branch.layers), "attention module"))
     if not branch.layers:
         yield Text("No attention was found: no tensor has a name that a known layout uses, or the filter hides all.")
     else:
-        alike = ", all with the same layout and shapes" if branch.alike else ""
-        yield Text(f"{text.count(len(branch.layers), 'attention module')}{alike}")
-        yield Text()
-        yield Wide(("layer", "layout", "heads", "from", "Q", "K", "V"), *_layers(session, branch.layers[:_MOST]))
+        yield Text("All have the same layout and shapes." if branch.alike else "")
+        yield Wide(("layer", "heads", "Q", "K", "V", "layout", "from"), *_layers(session, branch.layers[:_MOST]))
         if len(branch.layers) > _MOST:
             yield Text(f"... and {len(branch.layers) - _MOST} more", style="dim")
-    yield from _findings(
-        list(session.report.findings)
-        if everything
-        else [finding for number in branch.layers for finding in session.findings(number)]
-    )
+    found = [finding for number in branch.layers for finding in session.findings(number)]
+    yield from _findings([*session.others, *found] if everything else found)
 
 
 def _layers(session: Session, numbers: Sequence[int]) -> tuple[list[tuple[str, ...]], list[bool]]:
@@ -135,13 +136,13 @@ def _layers(session: Session, numbers: Sequence[int]) -> tuple[list[tuple[str, .
         lines.append(
             (
                 text.layer(attention.layer),
-                attention.layout.id if attention.layout else "ambiguous",
                 describe(heads) if heads else "unknown",
-                attention.heads_from.removeprefix("config:") if heads else "",
                 *(_norm(attention, name) for name in "qkv"),
+                attention.layout.id if attention.layout else "ambiguous",
+                attention.heads_from.removeprefix("config:") if heads else "",
             )
         )
-    return lines, [column in (4, 5, 6) for column in range(7)]
+    return lines, [column in (2, 3, 4) for column in range(7)]
 
 
 def _norm(attention: Attention, name: str) -> str:

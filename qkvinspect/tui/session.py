@@ -40,6 +40,7 @@ class Session:
         attentions: as the report has them, with norms and evidence as these become known.
         figures: of the layers that were analysed.
         measured: the layers whose norms are known.
+        others: findings about the file, and about what is no layer of the report.
     """
 
     def __init__(self, report: Report, options: Options) -> None:
@@ -48,6 +49,8 @@ class Session:
         self.figures: dict[int, LayerFigures] = {}
         self.measured: set[int] = set()
         self._options = options
+        known = {attention.layer for attention in report.attentions}
+        self.others = [finding for finding in report.findings if finding.layer not in known]
         self._findings = {
             number: [finding for finding in report.findings if finding.layer == attention.layer]
             for number, attention in enumerate(report.attentions)

@@ -21,6 +21,7 @@ from textual.widgets.tree import TreeNode
 from qkvinspect.analysis import COLUMNS, analyze, column
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from qkvinspect.model import Finding
 from qkvinspect.render import text
 from qkvinspect.report import Report
 from qkvinspect.sources.local import LocalFile
@@ -362,6 +363,31 @@ def test_a_file_that_changes_is_a_line_in_the_app(samples: Path, tmp_path: Path,
 
     with pytest.raises(Exception, match="was changed or replaced"):  # of the checkpoint, when it is closed
         browse(path, act, options=Options(norms=False, heads=("4",)))
+
+
+def test_findings_are_on_the_page_of_their_layer_and_of_all(samples: Path) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        assert "NaN" not in shown(app, "#text")
+        await look_at(app, pilot, 0)
+        assert "warning: layers.0.self_attn: K holds 1 NaN or infinite values" in shown(app, "#text")
+        await pilot.press("home")
+        await until(pilot, lambda: len(app.branch.children) > 0)
+        assert "warning: layers.0.self_attn: K holds 1 NaN or infinite values" in shown(app, "#text")
+
+    browse(samples / "damaged.pt", act)
+
+
+def test_what_a_file_would_run_is_on_the_first_page(samples: Path) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        assert "also holds 'model_ema' (ema, 24 tensors)" in shown(app, "#text")
+        app.session.others.append(Finding("dangerous-global", "error", "this file would run os.system"))
+        await look_at(app, pilot, 1)
+        assert "os.system" not in shown(app, "#text")
+        await pilot.press("home")
+        await until(pilot, lambda: len(app.branch.children) > 0)
+        assert "error: this file would run os.system" in shown(app, "#text")
+
+    browse(samples / "training.pt", act)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (160, 50)])
