@@ -13,7 +13,7 @@ from qkvinspect.model import Finding
 from qkvinspect.packing import describe
 from qkvinspect.render import rows, testimony, text
 from qkvinspect.report import Attention
-from qkvinspect.tui.outline import Branch
+from qkvinspect.tui.outline import Branch, distinct
 from qkvinspect.tui.session import Session
 from qkvinspect.tui.tables import Wide
 
@@ -131,11 +131,12 @@ def _several(session: Session, branch: Branch, path: str) -> Iterator[Renderable
 
 def _layers(session: Session, numbers: Sequence[int]) -> tuple[list[tuple[str, ...]], list[bool]]:
     lines: list[tuple[str, ...]] = []
-    for attention in (session.attentions[number] for number in numbers):
+    chosen = [session.attentions[number] for number in numbers]
+    for attention, label in zip(chosen, distinct([one.layer for one in chosen]), strict=True):
         heads = attention.heads
         lines.append(
             (
-                text.layer(attention.layer),
+                text.layer(label),
                 describe(heads) if heads else "unknown",
                 *(_norm(attention, name) for name in "qkv"),
                 attention.layout.id if attention.layout else "ambiguous",
