@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite, log
 
 from qkvinspect.analysis.columns import BY_KEY, Column
@@ -13,7 +14,7 @@ from qkvinspect.report import Report
 _WIDE = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Grid:
     """Values by layer and head.
 
@@ -26,12 +27,12 @@ class Grid:
     layers: tuple[str, ...]
     rows: tuple[tuple[float | None, ...], ...]
 
-    @property
+    @cached_property
     def width(self) -> int:
         """The most heads of any layer."""
         return max(map(len, self.rows), default=0)
 
-    @property
+    @cached_property
     def limits(self) -> tuple[float, float]:
         """Least and greatest of the scale; that of the finite values there are, unless the column fixes it."""
         if self.column.scale != "values":
@@ -46,10 +47,8 @@ class Grid:
         return self.column.scale == "values" and 0 < _WIDE * low < high
 
     def share(self, value: float) -> float:
-        """Where a finite value lies on the scale, 0 to 1; of a cosine, its size."""
+        """Where a finite value lies on the scale, 0 to 1."""
         low, high = self.limits
-        if self.column.scale == "cosine":
-            return abs(value)
         if high == low:
             return 0.0
         return log(value / low) / log(high / low) if self.logarithmic else (value - low) / (high - low)

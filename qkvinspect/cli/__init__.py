@@ -16,6 +16,7 @@ import typer
 
 from qkvinspect import __version__
 from qkvinspect.cli.analyze import analyze
+from qkvinspect.cli.browse import browse
 from qkvinspect.cli.check import check
 from qkvinspect.cli.convert import convert
 from qkvinspect.cli.diff import diff
@@ -43,6 +44,7 @@ app.command()(diff)
 app.command()(pack)
 app.command()(convert)
 app.command()(layouts)
+app.command()(browse)
 
 
 def _version(asked: bool) -> None:

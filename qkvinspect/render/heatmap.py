@@ -81,7 +81,7 @@ def _cells(grid: Grid, row: Sequence[float | None], heads: range, cell: int, col
         if value is None or not isfinite(value):
             yield f"{'.' if value is None else '!':>{cell - 1}} "
             continue
-        step = min(int(grid.share(value) * 10), 9)
+        step = min(int((abs(value) if signed else grid.share(value)) * 10), 9)
         shown = f"{'-' if signed and value < 0 and step else ''}{step}"
         palette = _VALUES if not signed else _POSITIVE if value >= 0 else _NEGATIVE
         yield _painted(f"{shown:>{cell - 1}} ", palette[step]) if colour else f"{shown:>{cell - 1}} "

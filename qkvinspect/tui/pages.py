@@ -1,0 +1,158 @@
+"""What is written of a layer, of several, and of the whole checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
+from qkvinspect.model import Finding
+from qkvinspect.packing import describe
+from qkvinspect.render import rows, testimony, text
+from qkvinspect.report import Attention
+from qkvinspect.tui.outline import Branch, distinct
+from qkvinspect.tui.session import Session
+from qkvinspect.tui.tables import Wide
+
+_MOST = 200
+"""Layers in one table."""
+
+_WIDTH = 76
+"""Of the text that the evidence is."""
+
+
+def page(session: Session, branch: Branch, path: str) -> Group:
+    """Everything that is known of a branch.
+
+    Args:
+        path: what it is called.
+    """
+    if len(branch.layers) == 1 and not branch.children:
+        return Group(*_layer(session, branch.layers[0]))
+    return Group(*_several(session, branch, path))
+
+
+def _layer(session: Session, number: int) -> Iterator[RenderableType]:
+    attention = session.attentions[number]
+    yield Text(text.layer(attention.layer), style="bold green")
+    yield _facts(_facts_of(attention))
+    if attention.parts:
+        yield Text()
+        yield _measures(rows.PART_COLUMNS, rows.part_rows(attention))
+    if attention.heads is not None:
+        yield Text()
+        yield _measures(rows.head_columns(attention), rows.head_rows(attention))
+    figures = session.figures.get(number)
+    if figures is not None:
+        yield Text()
+        yield from _analysis(figures)
+    if attention.evidence is not None:
+        yield Text()
+        yield Text(testimony.render(attention, _WIDTH).rstrip("\n"))
+    yield from _findings(session.findings(number))
+
+
+def _facts_of(attention: Attention) -> Iterator[tuple[str, str]]:
+    yield "Layout", f"{text.layout(attention)}, told by {attention.layout_from}"
+    yield "Stored", text.stored(attention)
+    heads = text.heads(attention)
+    if attention.heads is None and attention.possible_heads:
+        heads += f"; possible: {', '.join(map(str, attention.possible_heads[:16]))}"
+    yield "Heads", heads
+    if attention.out is not None:
+        yield "Output", f"{attention.out.name.removeprefix(f'{attention.layer}.')} {text.shape(attention.out.shape)}"
+    for info, meaning in attention.extras:
+        yield "Also", f"{info.name.removeprefix(f'{attention.layer}.')}: {meaning}"
+    if attention.evidence is None:
+        yield "Evidence", "not asked yet: press e"
+
+
+def _facts(lines: Iterable[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, line in lines:
+        table.add_row(Text(title), Text(text.clean(line)))
+    return table
+
+
+def _measures(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Wide:
+    cells = list(lines)
+    right = [column.endswith("norm") or column in ("non-finite", "head", "kv head") for column in columns]
+    return Wide(
+        [column.replace(" ", "\n").replace("-", "-\n") for column in columns],
+        cells,
+        right,
+        [row[-1] not in ("0", "-") for row in cells],
+    )
+
+
+def _analysis(figures: LayerFigures) -> Iterator[RenderableType]:
+    yield Text("Analysis", style="bold")
+    if figures.why:
+        yield Text(f"none: {text.clean(figures.why)}")
+        return
+    titles = ["head", *(_title(column.key) for column in COLUMNS)]
+    cells = [[str(head.head), *_figures(head)] for head in figures.heads]
+    yield Wide(titles, cells, [True] * len(titles))
+    yield Text(f"Bound on the logits: {text.clean(figures.bound_from)}", style="dim")
+
+
+def _title(key: str) -> str:
+    return "\n".join(word.upper() if word in ("q", "k", "v", "qk", "ov") else word for word in key.split("_"))
+
+
+def _figures(head: HeadFigures) -> Iterator[str]:
+    for column in COLUMNS:
+        value = column.of(head)
+        yield "-" if value is None else text.number(value)
+
+
+def _several(session: Session, branch: Branch, path: str) -> Iterator[RenderableType]:
+    yield Text(text.clean(path), style="bold green")
+    everything = len(branch.layers) == len(session.attentions)
+    if everything:
+        yield from (Text(line) for line in text.summary(session.report))
+    else:
+        yield Text(text.count(len(branch.layers), "attention module"))
+    if not branch.layers:
+        yield Text("No attention was found: no tensor has a name that a known layout uses, or the filter hides all.")
+    else:
+        yield Text("All have the same layout and shapes." if branch.alike else "")
+        yield Wide(("layer", "heads", "Q", "K", "V", "layout", "from"), *_layers(session, branch.layers[:_MOST]))
+        if len(branch.layers) > _MOST:
+            yield Text(f"... and {len(branch.layers) - _MOST} more", style="dim")
+    found = [finding for number in branch.layers for finding in session.findings(number)]
+    yield from _findings([*session.others, *found] if everything else found)
+
+
+def _layers(session: Session, numbers: Sequence[int]) -> tuple[list[tuple[str, ...]], list[bool]]:
+    lines: list[tuple[str, ...]] = []
+    chosen = [session.attentions[number] for number in numbers]
+    for attention, label in zip(chosen, distinct([one.layer for one in chosen]), strict=True):
+        heads = attention.heads
+        lines.append(
+            (
+                text.layer(label),
+                describe(heads) if heads else "unknown",
+                *(_norm(attention, name) for name in "qkv"),
+                attention.layout.id if attention.layout else "ambiguous",
+                attention.heads_from.removeprefix("config:") if heads else "",
+            )
+        )
+    return lines, [column in (2, 3, 4) for column in range(7)]
+
+
+def _norm(attention: Attention, name: str) -> str:
+    part = attention.part(name)
+    return text.norm(part.measured) if part else ""
+
+
+def _findings(found: Sequence[Finding]) -> Iterator[RenderableType]:
+    if found:
+        yield Text()
+    for finding, message in text.findings(found):
+        yield Text.assemble((f"{finding.severity}: ", text.STYLES[finding.severity]), message)

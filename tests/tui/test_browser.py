@@ -1,0 +1,419 @@
+"""The browser, driven by Textual's pilot: what it shows is what the other commands print."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.tree import TreeNode
+
+from qkvinspect.analysis import COLUMNS, analyze, column
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
+from qkvinspect.model import Finding
+from qkvinspect.render import text
+from qkvinspect.report import Report
+from qkvinspect.sources.local import LocalFile
+from qkvinspect.tui.app import Browser
+from qkvinspect.tui.heatmap import HeatMap
+from qkvinspect.tui.layers import Layers
+from qkvinspect.tui.outline import Branch
+from qkvinspect.tui.session import Session
+from tests.real.test_real import SCEPTR, folder
+
+Act = Callable[[Browser, Pilot[None]], Awaitable[None]]
+SHAPES = Options(norms=False)
+
+SAMPLES = [
+    "transformer.pt",
+    "sharded",
+    "training.pt",
+    "trained.safetensors",
+    "bert_like",
+    "kdim_vdim.pt",
+    "distributed",
+]
+
+
+def browse(path: Path, act: Act, size: tuple[int, int] = (80, 24), options: Options = SHAPES) -> None:
+    """Open a checkpoint in the browser and do something there."""
+
+    async def go() -> None:
+        with open_checkpoint(path) as checkpoint:
+            app = Browser(Session(inspect(checkpoint, options), options))
+            async with app.run_test(size=size) as pilot:
+                await pilot.pause()
+                await act(app, pilot)
+
+    asyncio.run(go())
+
+
+async def until(pilot: Pilot[None], ready: Callable[[], bool]) -> None:
+    """Wait for what a thread does."""
+    for _ in range(400):
+        if ready():
+            await pilot.pause()
+            return
+        await pilot.pause(0.02)
+    raise AssertionError("it never came")
+
+
+def shown(app: Browser, name: str) -> str:
+    """What a widget says, uncut."""
+    console = Console(width=300, color_system=None)
+    with console.capture() as capture:
+        console.print(app.query_one(name, Static).content)
+    return capture.get()
+
+
+def words(line: str) -> list[str]:
+    return line.split()
+
+
+def leaves(node: TreeNode[Branch]) -> list[TreeNode[Branch]]:
+    return [leaf for child in node.children for leaf in leaves(child)] if node.children else [node]
+
+
+def read_by_show(path: Path) -> Report:
+    with open_checkpoint(path) as checkpoint:
+        return inspect(checkpoint, Options())
+
+
+async def look_at(app: Browser, pilot: Pilot[None], number: int) -> None:
+    """Go to a layer and wait until it has been read."""
+    app.query_one(Layers).look_at(number)
+    await until(pilot, lambda: app.branch.layers == (number,) and number in app.session.measured)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_the_tree_has_all_layers_and_their_pages_the_norms_of_show(samples: Path, run, sample: str) -> None:
+    report = run("show", samples / sample, "-f", "json", "--no-evidence").json()
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        layers = report["attentions"]
+        found = [leaf.data.layers[0] for leaf in leaves(app.query_one(Layers).root) if leaf.data]
+        assert sorted(found) == list(range(len(layers)))
+        assert app.session.measured == set()
+        for number, attention in enumerate(layers):
+            await look_at(app, pilot, number)
+            lines = [words(line) for line in shown(app, "#text").splitlines()]
+            assert shown(app, "#text").splitlines()[0].rstrip() == text.layer(attention["layer"])
+            for part in "qkv":
+                if attention[part]:
+                    (row,) = [line for line in lines if line[:1] == [part.upper()] and "[" in line[1]]
+                    assert text.number(attention[part]["norm"]) in row
+            for head in range(attention["num_heads"] or 0):
+                (row,) = [line for line in lines if line[:1] == [str(head)]]
+                group = attention["num_heads"] // attention["num_kv_heads"]
+                for part, index in (("q", head), ("k", head // group), ("v", head // group)):
+                    assert text.number(attention[part]["heads"][index]["norm"]) in row
+
+    browse(samples / sample, act)
+
+
+def test_sceptr(run) -> None:
+    path = folder("sceptr") / SCEPTR / "SCEPTR"
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        await look_at(app, pilot, 0)
+        page = shown(app, "#text")
+        assert all(norm in page for norm in ("41.509", "24.213", "9.007"))
+        assert "8 heads x 8 (config.json:model.self_attention_stack.initargs.nhead)" in page
+        await pilot.press("e")
+        await until(pilot, lambda: app.session.attentions[0].evidence is not None)
+        assert "the weights say 8 heads (99.99 % sure" in re.sub(r"\s+", " ", shown(app, "#text"))
+        assert "41.509" in shown(app, "#text")
+
+    browse(path, act)
+
+
+def test_the_weights_tell_the_heads_when_asked(samples: Path) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        assert all(attention.heads is None for attention in app.session.attentions)
+        await pilot.press("e")
+        await until(pilot, lambda: all(attention.heads is not None for attention in app.session.attentions))
+        await look_at(app, pilot, 1)
+        assert "4 heads x 16 (the weights, 99.99 % sure)" in shown(app, "#text")
+
+    browse(samples / "trained.safetensors", act)
+
+
+@pytest.mark.parametrize(
+    ("typed", "layers"), [("decoder", {1, 2}), ("MULTIHEAD", {2}), ("torch-mha enc", {0}), ("nonsense", set())]
+)
+def test_the_filter_filters(samples: Path, typed: str, layers: set[int]) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        tree = app.query_one(Layers)
+        await pilot.press("slash", *("space" if letter == " " else letter for letter in typed))
+        await pilot.pause()
+        assert {number for leaf in leaves(tree.root) if leaf.data for number in leaf.data.layers} == layers
+        await pilot.press("enter", "m")
+        await pilot.pause()
+        assert len(app.chosen) == len(layers)
+        await pilot.press("m", "escape")
+        await pilot.pause()
+        assert len(leaves(tree.root)) == len(app.session.attentions) == 3
+        assert app.query_one(Input).value == ""
+
+    browse(samples / "transformer.pt", act, options=Options(norms=False, heads=("2",)))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+def test_the_map_shows_the_norm_of_every_head(samples: Path, size: tuple[int, int]) -> None:
+    report = read_by_show(samples / "sharded")
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        await pilot.press("m")
+        await until(pilot, lambda: len(app.session.measured) == len(report.attentions))
+        cells = app.query_one(HeatMap)
+        for row, attention in enumerate(report.attentions):
+            part = attention.part("q")
+            assert part is not None
+            for head, measure in enumerate(part.head_measures):
+                cells.look_at(row, head)
+                await pilot.pause()
+                assert words(shown(app, "#cell")) == ["head", f"{head}:", text.number(measure.norm), attention.layer]
+                line = "".join(segment.text for segment in cells.render_line(row + 1))
+                assert f"{measure.norm:#.3g}" in line
+        await pilot.press("enter")
+        await until(pilot, lambda: app.branch.layers == (len(report.attentions) - 1,))
+
+    browse(samples / "sharded", act, size)
+
+
+def test_keys_move_in_the_map_and_choose_its_column(samples: Path) -> None:
+    path = samples / "sharded"
+    with open_checkpoint(path) as checkpoint:
+        figures = list(analyze(inspect(checkpoint, Options())))
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        await pilot.press("c")
+        await pilot.pause()
+        app.screen.query_one(OptionList).highlighted = COLUMNS.index(column("symmetric"))
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "symmetric share of QK" in shown(app, "#title")
+        assert "not read" in shown(app, "#cell")
+        await pilot.press("a")
+        await until(pilot, lambda: len(app.session.figures) == len(figures))
+        await pilot.press("down", "right", "right")
+        await pilot.pause()
+        expected = figures[1].heads[2].symmetric
+        assert expected is not None
+        assert shown(app, "#cell").startswith(f"head 2: {text.number(expected)}")
+
+    browse(path, act)
+
+
+def test_analysis_is_that_of_analyze(samples: Path) -> None:
+    path = samples / "trained.safetensors"
+    options = Options(norms=False, heads=("4",))
+    with open_checkpoint(path) as checkpoint:
+        report = inspect(checkpoint, options)
+        expected = list(analyze(report))
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        await look_at(app, pilot, 1)
+        assert app.session.figures == {}
+        await pilot.press("a")
+        await until(pilot, lambda: 1 in app.session.figures)
+        assert app.session.figures == {1: expected[1]}
+        page = shown(app, "#text")
+        after = page[page.index("Analysis") :]
+        for head in expected[1].heads:
+            rows = [words(line)[1:] for line in after.splitlines() if words(line)[:1] == [str(head.head)]]
+            values = [one.of(head) for one in COLUMNS]
+            assert [cell for row in rows for cell in row] == [
+                "-" if value is None else text.number(value) for value in values
+            ]
+
+    browse(path, act, options=options)
+
+
+HOSTILE = [
+    "[red]x[/red].self_attn",
+    "[link=https://x.invalid]y.self_attn",
+    "\x1b[31mz\x07\x9b2J.attn",
+    "\u202eq[/].[@click=app.quit]a",
+]
+
+
+def test_names_from_a_file_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({f"{name}.in_proj_weight": torch.ones(24, 8) for name in HOSTILE}, path)
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        for number, attention in enumerate(app.session.attentions):
+            await look_at(app, pilot, number)
+            page = shown(app, "#text")
+            assert page.splitlines()[0].rstrip() == text.layer(attention.layer)
+            assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", page)
+        await pilot.press("a", "e")
+        await until(pilot, lambda: len(app.session.figures) == 1 and app.work.running is None)
+        for _ in range(2):
+            picture = app.export_screenshot()
+            assert "[red]x[/red]" in picture.replace("&#160;", " ")
+            assert not re.search("\x1b|\x07|\x9b|\u202e", picture)
+            await pilot.press("m")
+            await pilot.pause()
+
+    browse(path, act, (160, 50), Options(norms=False, heads=("2",)))
+
+
+def sparse(path: Path, layers: int, width: int) -> None:
+    """A checkpoint of a real header and holes."""
+    header: dict[str, object] = {}
+    at = 0
+    for layer in range(layers):
+        for name in "qkvo":
+            end = at + 2 * width * width
+            header[f"model.layers.{layer}.self_attn.{name}_proj.weight"] = {
+                "dtype": "BF16", "shape": [width, width], "data_offsets": [at, end],
+            }  # fmt: skip
+            at = end
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all reads of files."""
+    sizes: list[int] = []
+    real = LocalFile.read
+
+    def read(self: LocalFile, offset: int, length: int) -> bytes:
+        sizes.append(length)
+        return real(self, offset, length)
+
+    monkeypatch.setattr(LocalFile, "read", read)
+    return sizes
+
+
+def test_100_gigabytes_open_at_once(tmp_path: Path, counted: list[int]) -> None:
+    path = tmp_path / "model.safetensors"
+    sparse(path, 200, 8192)
+    assert path.stat().st_size > 100e9
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        await pilot.press("down")
+        await pilot.pause(0.3)
+        assert len(app.session.attentions) == 200
+        assert sum(counted) < 2 * header + 100_000
+        assert app.session.measured == set()
+
+    browse(path, act)
+
+
+def test_a_layer_that_is_left_is_not_read_on(tmp_path: Path, counted: list[int]) -> None:
+    path = tmp_path / "model.safetensors"
+    sparse(path, 2, 32768)
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        before = sum(counted)
+        app.query_one(Layers).look_at(0)
+        await until(pilot, lambda: app.work.running is not None and sum(counted) > before)
+        await pilot.press("home")
+        await until(pilot, lambda: app.work.running is None)
+        assert sum(counted) < 3e9 < 3 * 2 * 32768**2
+        assert app.session.measured == set()
+
+    browse(path, act)
+
+
+@pytest.mark.parametrize("key", ["", "a", "e", "m"])
+@pytest.mark.parametrize("how", ["changed", "shorter", "replaced", "gone"])
+def test_a_file_that_changes_is_a_line_in_the_app(samples: Path, tmp_path: Path, key: str, how: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((samples / "trained.safetensors").read_bytes())
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        if how == "changed":
+            os.utime(path, (1, 1))
+        elif how == "shorter":
+            os.truncate(path, 3000)
+        elif how == "replaced":
+            path.rename(tmp_path / "other")
+            path.write_bytes((samples / "trained.safetensors").read_bytes())
+        else:
+            path.unlink()
+        if key:
+            await pilot.press(key)
+        else:
+            app.query_one(Layers).look_at(1)
+        await until(pilot, lambda: "error: " in shown(app, "#status"))
+        assert re.search(r"was changed or replaced|became shorter", shown(app, "#status"))
+        assert shown(app, "#status").count("[QKV-F") == 1
+        assert app.work.running is None
+        await pilot.press("m", "question_mark", "escape", "slash", "x", "escape")
+
+    with pytest.raises(Exception, match="was changed or replaced"):  # of the checkpoint, when it is closed
+        browse(path, act, options=Options(norms=False, heads=("4",)))
+
+
+def test_findings_are_on_the_page_of_their_layer_and_of_all(samples: Path) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        assert "NaN" not in shown(app, "#text")
+        await look_at(app, pilot, 0)
+        assert "warning: layers.0.self_attn: K holds 1 NaN or infinite values" in shown(app, "#text")
+        await pilot.press("home")
+        await until(pilot, lambda: len(app.branch.children) > 0)
+        assert "warning: layers.0.self_attn: K holds 1 NaN or infinite values" in shown(app, "#text")
+
+    browse(samples / "damaged.pt", act)
+
+
+def test_what_a_file_would_run_is_on_the_first_page(samples: Path) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        assert "also holds 'model_ema' (ema, 24 tensors)" in shown(app, "#text")
+        app.session.others.append(Finding("dangerous-global", "error", "this file would run os.system"))
+        await look_at(app, pilot, 1)
+        assert "os.system" not in shown(app, "#text")
+        await pilot.press("home")
+        await until(pilot, lambda: len(app.branch.children) > 0)
+        assert "error: this file would run os.system" in shown(app, "#text")
+
+    browse(samples / "training.pt", act)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 10), (160, 50)])
+def test_the_keys_are_in_the_footer_and_the_help(samples: Path, size: tuple[int, int]) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        picture = app.export_screenshot().replace("&#160;", " ")
+        if size[0] >= 80:
+            assert all(word in picture for word in ("Filter", "Map", "Column", "Analyze", "Evidence", "Help", "Quit"))
+        await pilot.press("question_mark")
+        await pilot.pause()
+        assert "another layer" in app.export_screenshot().replace("&#160;", " ")
+        await pilot.press("escape", "q")
+        assert app.return_code == 0
+
+    browse(samples / "transformer.pt", act, size)
+
+
+def test_nothing_to_see(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"x.weight": torch.ones(2, 2)}, path)
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        assert "No attention was found" in shown(app, "#text")
+        await pilot.press(
+            "a", "e", "m", "down", "right", "enter", "c", "escape", "pagedown", "m", "enter", "slash", "x"
+        )
+        await pilot.pause()
+
+    browse(path, act)
