@@ -26,7 +26,7 @@ class Request:
 
 
 class Format(Protocol):
-    """What every module in FORMATS offers."""
+    """What every module of FORMATS offers."""
 
     NAME: str
 
