@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.matrix import Matrix
 from qkvinspect.model import ByteOrder
+from qkvinspect.records import dataclass
 
 Array = NDArray[Any]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import gcd
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.model import Orientation, TensorInfo
+from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,12 @@ Rows are Python ``range`` objects over the stored tensor's output axis; only a s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain
 from typing import Literal
 
 from qkvinspect.errors import LayoutError
+from qkvinspect.records import dataclass
 
 Groups = Literal["one", "heads", "kv_heads"] | int
 

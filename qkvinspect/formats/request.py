@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from qkvinspect.formats.limits import Limits
 from qkvinspect.model import ByteSource, Checkpoint
+from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

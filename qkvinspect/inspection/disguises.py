@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.model import Checkpoint, Finding, TensorInfo
+from qkvinspect.records import dataclass
 from qkvinspect.report import Attention
 
 

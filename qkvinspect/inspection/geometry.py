@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.heads import MAX_HEADS, HeadFact
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows
+from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
