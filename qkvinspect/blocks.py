@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.matrix import Matrix
-from qkvinspect.model import ByteOrder
+from qkvinspect.model import BLOCK, ByteOrder
 from qkvinspect.records import dataclass
 
 Array = NDArray[Any]
-
-BLOCK = 8 << 20
-"""Bytes read at a time."""
 
 _WORDS = {8: "u1", 16: "u2", 32: "u4", 64: "u8"}
 

@@ -15,6 +15,9 @@ from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError, clean
 from qkvinspect.records import dataclass
 
+BLOCK = 8 << 20
+"""Bytes read at a time."""
+
 ByteOrder = Literal["little", "big"]
 
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
