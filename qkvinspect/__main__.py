@@ -1,8 +1,6 @@
 """python -m qkvinspect"""
 
-import sys
-
-from qkvinspect.cli import main
+from qkvinspect.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -7,9 +7,11 @@ import errno
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import BinaryIO
 
 from qkvinspect.errors import QkvInspectError, UsageError
@@ -19,6 +21,12 @@ _HERE = -100
 
 _NO_REPLACE = 1
 """RENAME_NOREPLACE of <linux/fs.h>."""
+
+_LOOK = 0.01
+"""Seconds between two looks at how much has been written."""
+
+_FLOW = 32 << 20
+"""Bytes that are brought to the disk at a time while more are written."""
 
 
 @contextmanager
@@ -36,8 +44,9 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
     try:
         descriptor, named = _create(temporary, target)
         with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
+            with _flowing(file.fileno()):
+                yield file
+                file.flush()
             os.fsync(file.fileno())
             if not named:
                 _give_name(file.fileno(), temporary if force else target)
@@ -75,6 +84,35 @@ def new_folder(target: Path) -> Generator[Path]:
         raise _failed(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _flowing(descriptor: int) -> Generator[None]:
+    """Have what is written brought to the disk beside other work: to wait for all of it at the end takes longer."""
+    over = Event()
+    failed: list[OSError] = []
+
+    def flow() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the main thread
+        done = 0
+        while not failed and not over.wait(_LOOK):
+            size = os.fstat(descriptor).st_size
+            if size - done >= _FLOW:
+                done = size
+                try:
+                    os.fsync(descriptor)
+                except OSError as error:  # which the system tells once
+                    failed.append(error)
+
+    thread = Thread(target=flow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def require_free(target: Path, *, force: bool) -> None:

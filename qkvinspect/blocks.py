@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ from numpy.typing import NDArray
 
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.matrix import Matrix
-from qkvinspect.model import ByteOrder
+from qkvinspect.model import BLOCK, ByteOrder
+from qkvinspect.records import dataclass
 
 Array = NDArray[Any]
-
-BLOCK = 8 << 20
-"""Bytes read at a time."""
 
 _WORDS = {8: "u1", 16: "u2", 32: "u4", 64: "u8"}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from qkvinspect.records import dataclass
 
 Kind = Literal["float", "int", "uint", "bool", "complex", "opaque"]
 Specials = Literal["ieee", "fn", "fnuz", "finite", "e8m0"]

@@ -15,6 +15,8 @@ _MAX_PART = 400
 
 def clean(text: str) -> str:
     """Escape whatever could act on a terminal or change the order of what is read."""
+    if text.isascii() and text.isprintable():
+        return text
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

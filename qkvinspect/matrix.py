@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from math import gcd
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.model import Orientation, TensorInfo
+from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +84,33 @@ def as_matrix(info: TensorInfo, orientation: Orientation) -> Matrix:
 
 def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, int]:
     """(rows, cols, row stride, column stride), in elements."""
-    axes = list(zip(info.shape, info.strides, strict=True))
+    found = _form(info.shape, info.strides, orientation)
+    if found is None:
+        raise LayoutError("weight has no form [out, in]", tensor=info.name, found=f"shape {list(info.shape)}")
+    return found
+
+
+@lru_cache(1 << 10)
+def _form(
+    shape: tuple[int, ...], strides: tuple[int, ...], orientation: Orientation
+) -> tuple[int, int, int, int] | None:
+    """As ``_axes``; None where there is no such form. The layers of a stack are alike."""
+    axes = list(zip(shape, strides, strict=True))
     if orientation != "out_in":
         split = 1 if orientation == "in_heads_dim" else len(axes) - 1
-    elif len(axes) > 2 and set(info.shape[:-1]) == {1}:
+    elif len(axes) > 2 and set(shape[:-1]) == {1}:
         split = len(axes)  # a bias stored as [1, 1, E]
     else:
         split = 1
-    first, second = _merge(info, axes[:split]), _merge(info, axes[split:])
+    first, second = _merge(axes[:split]), _merge(axes[split:])
+    if first is None or second is None:
+        return None
     (rows, row_stride), (cols, col_stride) = (first, second) if orientation == "out_in" else (second, first)
     return rows, cols, row_stride, col_stride
 
 
-def _merge(info: TensorInfo, axes: list[tuple[int, int]]) -> tuple[int, int]:
-    """Several neighbouring axes as one: (size, stride)."""
+def _merge(axes: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """Several neighbouring axes as one: (size, stride); None where they cannot be."""
     if any(n == 0 for n, _ in axes):
         return 0, 1
     size, stride = 1, 1
@@ -103,6 +118,6 @@ def _merge(info: TensorInfo, axes: list[tuple[int, int]]) -> tuple[int, int]:
         if n == 1:
             continue
         if size != 1 and step != size * stride:
-            raise LayoutError("weight has no form [out, in]", tensor=info.name, found=f"shape {list(info.shape)}")
+            return None
         size, stride = n * size, stride if size != 1 else step
     return size, stride

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, lru_cache
 from math import prod
 from types import TracebackType
@@ -12,6 +13,10 @@ from typing import Literal, Protocol, Self
 
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError, clean
+from qkvinspect.records import dataclass
+
+BLOCK = 8 << 20
+"""Bytes read at a time."""
 
 ByteOrder = Literal["little", "big"]
 
@@ -218,7 +223,7 @@ class Container:
     role: Role
 
 
-@dataclass
+@dataclasses.dataclass
 class Checkpoint:
     """An opened checkpoint: its tensors by name, and whatever tells what they mean.
 

@@ -15,11 +15,12 @@ Rows are Python ``range`` objects over the stored tensor's output axis; only a s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain
 from typing import Literal
 
 from qkvinspect.errors import LayoutError
+from qkvinspect.records import dataclass
 
 Groups = Literal["one", "heads", "kv_heads"] | int
 
@@ -79,6 +80,12 @@ class Geometry:
     widths: Mapping[str, int] = field(default_factory=dict[str, int])
     subheads: Mapping[str, int] = field(default_factory=dict[str, int])
 
+    @property
+    def sizes(self) -> tuple[object, ...]:
+        """All that tells it from another, hashable."""
+        shares = tuple(self.widths.items()), tuple(self.subheads.items())
+        return self.num_heads, self.num_kv_heads, self.head_dim, self.v_head_dim, *shares
+
     def heads(self, part: str) -> int:
         """How many heads a part has."""
         heads = self.num_heads if part in QUERY_SIDE else self.num_kv_heads
@@ -95,7 +102,7 @@ class Geometry:
 HEADED = frozenset({"q", "k", "v", "kv", "qk", "gate", "vgate"})
 """Parts that consist of heads; any other takes the rows that are left over."""
 
-Rows = dict[str, tuple[range, ...]]
+Rows = Mapping[str, tuple[range, ...]]
 """For each part, the rows of each of its heads, in the order of the heads."""
 
 
@@ -108,6 +115,21 @@ def split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
     Raises:
         LayoutError: the geometry does not fill ``total`` rows under this packing.
     """
+    key = packing, *geometry.sizes, total
+    if key not in _SPLIT:
+        if len(_SPLIT) > _REMEMBERED:
+            _SPLIT.clear()
+        _SPLIT[key] = _split_rows(packing, geometry, total)
+    return _SPLIT[key]
+
+
+_SPLIT: dict[object, Rows] = {}
+"""What ``split_rows`` found: the layers of a stack are split alike, and share their ranges."""
+
+_REMEMBERED = 256
+
+
+def _split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
     groups, slots = slots_of(packing, geometry, total)
     size = sum(heads * width for _, heads, width in slots)
     if size * groups != total:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from qkvinspect.layouts import Layout
 from qkvinspect.model import Checkpoint, Finding, Orientation, TensorInfo
 from qkvinspect.packing import Geometry, merge
+from qkvinspect.records import dataclass
 
 SCHEMA_VERSION = 1
 

@@ -13,11 +13,12 @@ fail_on = "warning"
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import cast
 
 from qkvinspect.errors import UsageError
+from qkvinspect.records import dataclass
 
 _TABLES = ("heads", "layouts", "check")
 

@@ -1,11 +1,13 @@
 """Sums of squares of stored words, row by row, at a good part of the speed of memory.
 
-The words of a block are read once and never leave the processor's cache. What comes out is exact to a few parts in
+What is made of the words of a block never leaves the processor's cache. What comes out is exact to a few parts in
 10**7; where that cannot be said of a row (it is not finite, too large or too small), it is said so.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from threading import local
@@ -22,10 +24,11 @@ Sums = NDArray[np.float64]
 _RUN = 256  # float32 squares that BLAS sums; it keeps at least four sums, so a norm stays within 1e-6
 _DEEP = 32  # float32 squares that are summed one after the other
 _TINY = 1e-25  # mean square under which float32 squares lose digits
-_LOOKED_UP = 1 << 16  # words that are looked up at a time
+_AT_ONCE = 1 << 18  # words that are turned into numbers
 _SAMPLED = 61  # one word in so many tells of the others
 _HALF_LIMIT = 2.0**32  # what the square of a float16 that is not finite comes to here; no other reaches it
 
+_ONES = np.ones((_RUN, 1), np.float32)
 _ROOMS = local()
 
 
@@ -58,43 +61,43 @@ def scaled_squares(words: Array, dtype: DType, scales: Array) -> tuple[Sums, NDA
 
 def _totals(words: Array, dtype: DType) -> tuple[Sums, float]:
     """The sums, and the least that is too much for a sum to be right."""
-    paired = words.flags.c_contiguous and words.shape[1] % 2 == 0
-    if paired and dtype.name == "bfloat16":
-        return _bfloat16(words.view(np.uint32)), np.inf
-    if paired and dtype.name == "float16":
-        if _subnormal(words):
-            return _looked_up(words, _table(dtype)), np.inf
-        return _float16(words.view(np.uint32)), _HALF_LIMIT
-    if paired and dtype.bits in (4, 8) and dtype.kind == "float":
-        return _looked_up(words.view(np.uint16), _pair_table(dtype)), np.inf
+    if words.flags.c_contiguous:
+        if dtype.name == "bfloat16" and sys.byteorder == "little":
+            return _by_rows(words, lambda some: _squares(_bfloat16(some))), np.inf
+        if dtype.name == "float16" and not _subnormal(words):
+            return _by_rows(words, lambda some: _squares(_float16(some))), _HALF_LIMIT
+        if dtype.name == "float16":
+            return _by_rows(words, lambda some: _looked_up(some, _table(dtype))), np.inf
+        if words.shape[1] % 2 == 0 and dtype.bits in (4, 8) and dtype.kind == "float":
+            pairs = _pair_table(dtype)
+            return _by_rows(words.view(np.uint16), lambda some: _looked_up(some, pairs)), np.inf
     total = np.zeros(len(words))
     for values in numbers(words, dtype):
         total += _squares(values)
     return total, np.inf
 
 
-def _bfloat16(pairs: Array) -> Sums:
-    """A bfloat16 is the upper half of a float32; of two in one word one is there already."""
-    room = _room(pairs.shape, np.uint32)
-    values = room.view(np.float32)
-    np.bitwise_and(pairs, np.uint32(0xFFFF0000), out=room)
-    total = _squares(values)
-    np.left_shift(pairs, np.uint32(16), out=room)
-    return total + _squares(values)
+def _by_rows(words: Array, summed: Callable[[Array], Sums]) -> Sums:
+    """Some rows at a time: what is made of them is larger than they are, and stays in the processor's cache."""
+    step = max(_AT_ONCE // max(words.shape[1], 1), 1)
+    return np.concatenate([summed(words[start : start + step]) for start in range(0, len(words), step)])
 
 
-def _float16(pairs: Array) -> Sums:
+def _bfloat16(words: Array) -> Array:
+    """A bfloat16 is the upper half of a float32: widened to uint32 and written two bytes late, it lies in that half."""
+    room = _room((words.size + 1,), np.uint32)
+    room[0] = 0
+    np.copyto(np.ndarray(words.shape, np.uint32, room.data, 2), words)
+    return room[:-1].view(np.float32).reshape(words.shape)
+
+
+def _float16(words: Array) -> Array:
     """Without its sign and moved to where float32 has its exponent, a float16 is 2**-112 of its value, exactly."""
-    room = _room(pairs.shape, np.uint32)
+    bare, room = _room(words.shape, np.uint16), _room(words.shape, np.uint32)
+    np.bitwise_and(words, np.uint16(0x7FFF), out=bare)
+    np.left_shift(bare, np.uint32(13), out=room, dtype=np.uint32)
     values = room.view(np.float32)
-    np.right_shift(pairs, np.uint32(3), out=room)
-    np.bitwise_and(room, np.uint32(0x0FFFE000), out=room)
-    np.multiply(values, np.float32(2.0**112), out=values)
-    total = _squares(values)
-    np.bitwise_and(pairs, np.uint32(0x7FFF), out=room)
-    np.left_shift(room, np.uint32(13), out=room)
-    np.multiply(values, np.float32(2.0**112), out=values)
-    return total + _squares(values)
+    return np.multiply(values, np.float32(2.0**112), out=values)
 
 
 def _subnormal(words: Array) -> bool:
@@ -105,15 +108,10 @@ def _subnormal(words: Array) -> bool:
 
 def _looked_up(words: Array, table: NDArray[np.float32]) -> Sums:
     """By a table: no arithmetic, so that all numbers take equally long."""
-    total = np.empty(len(words))
-    step = max(_LOOKED_UP // max(words.shape[1], 1), 1)
-    for start in range(0, len(words), step):
-        some = words[start : start + step]
-        places, found = _room(some.shape, np.intp), _room(some.shape, np.float32)
-        np.copyto(places, some)
-        np.take(table, places, out=found, mode="wrap")
-        total[start : start + step] = np.add.reduce(found, axis=1)
-    return total
+    places, found = _room(words.shape, np.intp), _room(words.shape, np.float32)
+    np.copyto(places, words)
+    np.take(table, places, out=found, mode="wrap")
+    return _in_runs(found, _sums)
 
 
 @lru_cache(1)
@@ -143,14 +141,22 @@ def _squares(values: Array) -> Sums:
     """Of each row; what lies together in memory is read together."""
     if values.T.flags.c_contiguous and not values.flags.c_contiguous:
         return _down(values.T)
-    values = np.ascontiguousarray(values)
+    return _in_runs(np.ascontiguousarray(values), _dots)
+
+
+def _in_runs(values: Array, summed: Callable[[Array], Any]) -> Sums:
+    """Sums of rows, by what sums short ones in float32."""
     whole = values.shape[1] // _RUN * _RUN
     runs = values[:, :whole].reshape(len(values), -1, _RUN)
-    return _dots(runs).sum(axis=1, dtype=np.float64) + _dots(values[:, whole:])
+    return summed(runs).sum(axis=1, dtype=np.float64) + summed(values[:, whole:])
 
 
 def _dots(values: Array) -> Any:
     return np.matmul(values[..., None, :], values[..., :, None])[..., 0, 0]
+
+
+def _sums(values: Array) -> Any:
+    return np.matmul(values[..., None, :], _ONES[: values.shape[-1]])[..., 0, 0]
 
 
 def _down(values: Array) -> Sums:

@@ -5,9 +5,10 @@ Every packing, head and part is a set of rows, so any norm is a sum over these.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from qkvinspect.blocks import Array, Span, blocks, numbers, spans
 from qkvinspect.matrix import Matrix, as_matrix
 from qkvinspect.model import Orientation, Region, TensorInfo
+from qkvinspect.records import dataclass
 from qkvinspect.squares import row_squares, scaled_squares
 from qkvinspect.workers import in_order
 
@@ -25,8 +27,8 @@ Progress = Callable[[int], None]
 Scale = Callable[[slice, slice], Array]
 """Gives the scales of some rows and columns."""
 
-_PIECE = 512 << 10
-"""Bytes read at once: they stay in the processor's cache until they are dealt with."""
+_PIECE = 4 << 20
+"""Bytes read at once: with less, the threads wait for one another (the interpreter's lock) more than they work."""
 
 _BATCH = 4 << 20
 """Bytes that a core takes at a time."""
@@ -72,7 +74,7 @@ class _Part:
     odd: NDArray[np.int64] | None = None
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class RowStats:
     """Per output row: sum of squares (float64; inf where a value is not finite) and non-finite counts."""
 

@@ -9,7 +9,7 @@ import pytest
 
 import qkvinspect
 from qkvinspect import cli
-from qkvinspect.formats import FORMATS
+from qkvinspect.formats import FORMATS, formats
 from qkvinspect.layouts import LAYOUTS
 
 PACKAGE = Path(qkvinspect.__file__).parent
@@ -24,8 +24,8 @@ def test_every_format_is_listed() -> None:
     offering = {
         name for name in modules("formats") if hasattr(importlib.import_module(f"qkvinspect.formats.{name}"), "sniff")
     }
-    assert offering == {module.__name__.rpartition(".")[2] for module in FORMATS}
-    assert len({module.NAME for module in FORMATS}) == len(FORMATS)
+    assert offering == set(FORMATS)
+    assert len({module.NAME for module in formats()}) == len(FORMATS)
 
 
 def test_every_layout_is_listed_once() -> None:

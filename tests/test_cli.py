@@ -95,6 +95,7 @@ print(*sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)
         (["show", "transformer.pt", "--per-head"], "numpy"),
         (["show", "sharded", "-f", "markdown"], "numpy"),
         (["explain", "trained.safetensors"], "numpy"),
+        (["export", "--split", "sharded", "-o", "OUT", "--no-evidence"], ""),
         (["export", "--split", "sharded", "-o", "OUT"], "numpy"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

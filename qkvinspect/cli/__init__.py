@@ -5,12 +5,14 @@ A command is one module here and one line in ``app``. Nothing heavy is imported 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from copy import copy
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -82,11 +84,23 @@ def root(
     """
 
 
+def run() -> NoReturn:
+    """What the system starts: ``main`` in a process of its own, which ends at once."""
+    gc.disable()  # what a command makes, it needs
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: there are threads enough
+    code = main()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # to take the interpreter apart takes longer than many a command
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become one line on stderr."""
     _leave_on_signals()
     try:
-        app(args=list(argv) if argv is not None else None, prog_name="qkvinspect")
+        words = list(sys.argv[1:] if argv is None else argv)
+        _asked(words)(args=words, prog_name="qkvinspect")
         sys.stdout.flush()
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
@@ -105,6 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     return 0
+
+
+def _asked(words: Sequence[str]) -> typer.Typer:
+    """The app with the one command that is asked for: to build all of them takes as long as to run one."""
+    commands = [c for c in app.registered_commands if c.callback and [c.callback.__name__] == words[:1]]
+    one = copy(app)
+    one.registered_commands = commands or app.registered_commands
+    return one
 
 
 def _silence_stdout() -> None:

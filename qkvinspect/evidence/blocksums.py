@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import log
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qkvinspect.records import dataclass
 
 Array = NDArray[Any]
 

@@ -44,7 +44,7 @@ def normal_scores(rows: Array) -> Array | None:
         return None
     unit /= np.where(lengths > 0, lengths, 1)
     cosines = unit @ unit.T
-    above = cosines[np.triu_indices(len(rows), 1)]
+    above = cosines[~np.tri(len(rows), dtype=bool)]
     largest = float(np.abs(above).max())
     if largest < _FLAT:
         return None
@@ -52,7 +52,7 @@ def normal_scores(rows: Array) -> Array | None:
     counts = np.bincount(_levels(above[:: len(above) // _MANY + 1], largest), minlength=_LEVELS)
     if np.count_nonzero(counts) < len(rows):
         return None
-    scores = _quantiles((np.cumsum(counts) - counts / 2) / counts.sum())[levels]
+    scores = np.take(_quantiles((np.cumsum(counts) - counts / 2) / counts.sum()), levels)
     np.fill_diagonal(scores, 0)
     return scores
 

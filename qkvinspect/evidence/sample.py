@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import gcd
 from typing import Any
 
@@ -16,6 +16,7 @@ from qkvinspect.evidence.blocksums import Products
 from qkvinspect.evidence.gram import normal_scores
 from qkvinspect.matrix import Matrix, as_matrix, shape_as_matrix
 from qkvinspect.model import Orientation, TensorInfo
+from qkvinspect.records import dataclass
 
 Array = NDArray[Any]
 

@@ -12,10 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from qkvinspect import __version__
-from qkvinspect.blocks import BLOCK
 from qkvinspect.export.pieces import Piece
 from qkvinspect.formats.safetensors_parts import KEY as PARTS
-from qkvinspect.model import Checkpoint
+from qkvinspect.model import BLOCK, Checkpoint
 from qkvinspect.report import Report, row_ranges
 from qkvinspect.sources import LocalFile
 

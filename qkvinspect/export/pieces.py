@@ -1,4 +1,7 @@
-"""A tensor to write, as rows of stored ones; which of its bytes can be copied as they lie, which must be gathered."""
+"""A tensor to write, as rows of stored ones; which of its bytes can be copied as they lie, which must be gathered.
+
+What is copied as it lies needs no numpy, which takes longer to import than many a file to copy.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import BinaryIO
 
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
-
-from qkvinspect.blocks import BLOCK, blocks, read_rows, stored_words
 from qkvinspect.copying import copy_range
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.matrix import as_matrix
-from qkvinspect.model import Orientation, Region, TensorInfo
-
-_GATHERED = 4 * BLOCK
-"""Bytes gathered at a time where they do not lie in order: what lies between is read again for each such piece."""
+from qkvinspect.model import BLOCK, Orientation, Region, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,9 @@ def spans(piece: Piece) -> Iterator[Span | bytes]:
     if piece.whole is not None:
         yield from _whole(piece.whole)
     elif piece.lying != "out_in":
-        yield from _transposed(piece)
+        from qkvinspect.export.gathering import transposed
+
+        yield from transposed(piece)
     else:
         for run in piece.runs:
             yield from _rows(run, piece.dtype)
@@ -118,25 +116,9 @@ def _rows(run: Run, dtype: DType) -> Iterator[Span | bytes]:
         size = part.unit // 8
         yield Span(run.info.region, part.offset * size, part.rows * part.cols * size)
     else:
-        yield from read_rows(matrix, (run.rows,), _GATHERED)
+        from qkvinspect.export.gathering import scattered
 
-
-def _transposed(piece: Piece) -> Iterator[bytes]:
-    """[in, out]: some input features of all rows at a time."""
-    parts = [as_matrix(run.info, run.orientation).take(run.rows) for run in piece.runs if run.info is not None]
-    if piece.dtype.bits < 8:
-        raise LayoutError(f"{piece.dtype.name} cannot be transposed: a byte holds several", tensor=piece.name)
-    total = sum(part.rows for part in parts)
-    step = max(_GATHERED // max(total * piece.dtype.bits // 8, 1), 1)
-    for first in range(0, parts[0].cols, step):
-        count = min(step, parts[0].cols - first)
-        out = np.empty((count, total), stored_words(piece.dtype, piece.dtype.bits))
-        place = 0
-        for part in parts:
-            for rows, cols, words in blocks(part.transposed.take(range(first, first + count)).transposed):
-                out[cols, place + rows.start : place + rows.stop] = words.T
-            place += part.rows
-        yield out.tobytes()
+        yield from scattered(matrix, run.rows)
 
 
 def _whole(info: TensorInfo) -> Iterator[Span | bytes]:
@@ -146,22 +128,6 @@ def _whole(info: TensorInfo) -> Iterator[Span | bytes]:
     elif bits < 8:
         raise LayoutError(f"{info.dtype.name} is stored out of order: a byte holds several", tensor=info.name)
     elif info.numel:
-        yield from _strided(info, info.shape, info.strides, info.offset)
+        from qkvinspect.export.gathering import strided
 
-
-def _strided(info: TensorInfo, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Iterator[bytes]:
-    """A view of any strides: halved until a piece and what lies between its elements fit in memory."""
-    size = info.dtype.bits // 8
-    span = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
-    if max(span, prod(shape)) * size <= _GATHERED:
-        words = np.frombuffer(
-            info.region.read(offset * size, span * size), stored_words(info.dtype, info.dtype.bits, info.byteorder)
-        )
-        view = as_strided(words, shape, tuple(step * size for step in strides), writeable=False)
-        yield view.astype(stored_words(info.dtype, info.dtype.bits)).tobytes()
-    elif shape[0] == 1:
-        yield from _strided(info, shape[1:], strides[1:], offset)
-    else:
-        half = shape[0] // 2
-        yield from _strided(info, (half, *shape[1:]), strides, offset)
-        yield from _strided(info, (shape[0] - half, *shape[1:]), strides, offset + half * strides[0])
+        yield from strided(info, info.shape, info.strides, info.offset)

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import (
-    configs,
-    dcp,
-    directory,
-    foreign,
-    safetensors,
-    sharded,
-    torch_legacy,
-    torch_tar,
-    torch_zip,
-)
+from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, Request
 from qkvinspect.model import ByteSource, Checkpoint, Finding
 from qkvinspect.sources import LocalFile
 
-FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, torch_tar, dcp, sharded)  # pyright: ignore[reportAssignmentType]
-"""Asked in this order; a file is of the first format whose sniff says so."""
+FORMATS: tuple[str, ...] = ("safetensors", "torch_zip", "torch_legacy", "torch_tar", "dcp", "sharded")
+"""Modules here, asked in this order, and imported only then; a file is of the first format whose sniff says so."""
+
+_OF_SEVERAL = ("dcp", "sharded")
+
+
+def formats(names: Sequence[str] = FORMATS) -> Iterator[Format]:
+    """The formats of these names, each imported when its turn comes."""
+    for name in names:
+        yield import_module(f"qkvinspect.formats.{name}")  # pyright: ignore[reportReturnType]
 
 
 def open_checkpoint(
@@ -74,11 +73,11 @@ def open_checkpoint(
 
 
 def _open(
-    source: ByteSource, container: str | None, limits: Mapping[str, int], formats: Sequence[Format] = FORMATS
+    source: ByteSource, container: str | None, limits: Mapping[str, int], names: Sequence[str] = FORMATS
 ) -> Checkpoint:
     head = source.read(0, min(source.size, foreign.HEAD))
-    single = [format for format in formats if format.NAME not in (sharded.NAME, dcp.NAME)]  # no index is a shard
-    for format in formats:
+    single = [name for name in names if name not in _OF_SEVERAL]  # no index is a shard
+    for format in formats(names):
         if format.sniff(head):
             own = limits_for(source.size, limits)
             return format.open(source, Request(container, lambda shard: _open(shard, container, limits, single), own))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
@@ -20,6 +19,7 @@ from qkvinspect.formats.torch_objects import is_tensor
 from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.formats.tree import Counts, children_of, is_module, may_hold
 from qkvinspect.model import Config, Container, Role
+from qkvinspect.records import dataclass
 
 _OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")

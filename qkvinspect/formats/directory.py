@@ -8,7 +8,6 @@ from pathlib import Path
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import foreign_parts
 from qkvinspect.model import Finding
 
 _USUAL = (
@@ -68,6 +67,8 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     Raises:
         CheckpointError: there is none, or no way to tell which.
     """
+    from qkvinspect.formats import foreign_parts
+
     try:
         entries = sorted(folder.iterdir())
         names = [entry.name for entry in entries if entry.is_file()]

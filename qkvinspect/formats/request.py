@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from qkvinspect.formats.limits import Limits
 from qkvinspect.model import ByteSource, Checkpoint
+from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Request:
 
 
 class Format(Protocol):
-    """What every module in FORMATS offers."""
+    """What every module of FORMATS offers."""
 
     NAME: str
 

@@ -60,6 +60,9 @@ def sniff(head: bytes) -> bool:
     return head[8:10] in (b'{"', b"{}") and not head.lstrip().startswith(b"{")
 
 
+_INTEGERS = frozenset({int})
+
+
 def open(source: ByteSource, request: Request) -> Checkpoint:
     """Read the header; no tensor is read.
 
@@ -177,9 +180,9 @@ def _tensor(
 
 def _integers(value: object) -> tuple[int, ...] | None:
     items = cast(list[object], value) if isinstance(value, list) else None
-    return (
-        None if items is None or any(type(item) is not int for item in items) else cast("tuple[int, ...]", tuple(items))
-    )
+    if items is None or not _INTEGERS.issuperset(map(type, items)):
+        return None
+    return cast("tuple[int, ...]", tuple(items))
 
 
 def _check_places(source: ByteSource, places: list[tuple[int, int, str]], size: int) -> None:

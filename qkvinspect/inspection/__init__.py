@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -17,6 +16,7 @@ from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
 from qkvinspect.model import Checkpoint, Finding
 from qkvinspect.progress import Progress
+from qkvinspect.records import dataclass
 from qkvinspect.report import Attention, Report
 
 
@@ -43,7 +43,7 @@ class Options:
 
 def inspect(
     checkpoint: Checkpoint,
-    options: Options = Options(),
+    options: Options = Options(),  # noqa: B008  (immutable)
     progress: Progress | None = None,
     layouts: Sequence[Layout] = LAYOUTS,
 ) -> Report:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.model import Checkpoint, Finding, TensorInfo
+from qkvinspect.records import dataclass
 from qkvinspect.report import Attention
 
 
@@ -71,6 +72,8 @@ DISGUISES = (
     ),
 )
 
+_DISGUISED = re.compile("|".join(disguise.names.pattern for disguise in DISGUISES))
+
 _LEAVES = frozenset(
     name
     for layout in LAYOUTS
@@ -102,12 +105,13 @@ def scale_of(weight: TensorInfo, tensors: Mapping[str, TensorInfo]) -> TensorInf
 def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Say which attention layers are stored in disguise."""
     tensors = checkpoint.tensors
+    disguised = [name for name in tensors if _DISGUISED.match(name)]
     for disguise in DISGUISES:
-        modules = {found[1]: None for name in tensors if (found := disguise.names.match(name))}
+        modules = {found[1]: None for name in disguised if (found := disguise.names.match(name))}
         layers = (module.rpartition(".")[0] for module in modules if module.rpartition(".")[2] in _LEAVES)
         for layer in dict.fromkeys(layers):
             yield Finding(disguise.code, "warning", disguise.what, layer)
-    adapted = {found[1] for name in tensors if (found := _ADAPTER.match(name))}
+    adapted = {found[1] for name in tensors if ".lora_" in name and (found := _ADAPTER.match(name))}
     endings = (".weight", ".base_layer.weight", ".base_layer.in_proj_weight")
     if adapted and tensors.keys().isdisjoint(f"{module}{end}" for module in adapted for end in endings):
         text = f"a LoRA adapter without its base model ({len(adapted)} modules): merge it into the model to see it"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.heads import MAX_HEADS, HeadFact
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows
+from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,31 @@ def solve(candidate: Candidate, out_features: int | None, facts: Iterable[HeadFa
     Args:
         out_features: input width of the output projection, or None: it equals the rows of V's heads.
     """
-    layout = candidate.layout
-    shapes = candidate.shapes
+    shapes, known = tuple(candidate.shapes), tuple(facts)
+    return _solve(_Same(candidate.layout), shapes, out_features, known)
+
+
+class _Same:
+    """A layout by its identity, for a cache: what it holds has no hash."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.layout is self.layout
+
+    def __hash__(self) -> int:
+        return id(self.layout)
+
+
+@lru_cache(256)
+def _solve(
+    same: _Same, shapes: tuple[tuple[int, int], ...], out_features: int | None, facts: tuple[HeadFact, ...]
+) -> Solution:
+    """As ``solve``; the layers of a stack are alike."""
+    layout = same.layout
     totals = [rows for rows, _ in shapes]
     part_rows = _part_rows(layout, shapes, out_features)
-    facts = list(facts)
     tensor_dim = next((fact.head_dim for fact in facts if fact.origin.startswith("tensor:") and fact.head_dim), None)
     chosen: tuple[HeadFact, Geometry] | None = None
     rejected: list[tuple[HeadFact, str]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import cast
 
@@ -13,6 +12,7 @@ from qkvinspect.inspection.match import Candidate
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.scopes import place
 from qkvinspect.model import Config
+from qkvinspect.records import dataclass
 
 MAX_HEADS = 65_536
 _MAX_DEPTH = 8

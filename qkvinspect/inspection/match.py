@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
 from typing import cast
@@ -15,6 +14,7 @@ from qkvinspect.layouts import Layout
 from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Config, Finding, TensorInfo
 from qkvinspect.packing import HEADED
+from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

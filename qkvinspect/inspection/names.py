@@ -26,6 +26,7 @@ class Names:
             stripped = {name: tuple(name.split(".")) for name in tensors}
         self.paths = stripped
         self._by_path = {path: name for name, path in stripped.items()}
+        self._last = {path[-1] for path in self._by_path}
         self._by_stack: dict[Path, str] | None = None
         self._ends: set[Path] | None = None
         self._stages: dict[str, int] = {}
@@ -41,7 +42,7 @@ class Names:
     def find(self, key: str, layer: Path) -> TensorInfo | None:
         """The tensor called ``key`` below a layer, or None."""
         climb, choices = pattern(key)
-        if climb > len(layer):
+        if climb > len(layer) or self._last.isdisjoint(choices[-1]):
             return None
         base = layer[: len(layer) - climb]
         for components in product(*choices):
@@ -55,9 +56,11 @@ class Names:
         found = self.find(key, layer)
         if found is not None:
             return found
+        climb, choices = pattern(key)
+        if self._last.isdisjoint(choices[-1]) and not any(part.isdecimal() for part in choices[-1]):
+            return None
         if self._by_stack is None:
             self._by_stack = {numberless(path): name for path, name in reversed(self._by_path.items())}
-        climb, choices = pattern(key)
         base = layer[: len(layer) - climb]
         for components in product(*choices):
             name = self._by_stack.get(numberless(base + components))
@@ -93,9 +96,12 @@ class Names:
 def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
     """Whether a layer's name ends with these components; ``#`` is any number."""
     end = layer[-len(context) :]
-    return len(end) == len(context) and all(
-        part in some or ("#" in some and part.isdecimal()) for part, some in zip(end, context, strict=True)
-    )
+    if len(end) != len(context):
+        return False
+    for part, some in zip(end, context, strict=True):  # a plain loop: asked of every tensor and layout
+        if part not in some and not ("#" in some and part.isdecimal()):
+            return False
+    return True
 
 
 def unwrapped(name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkvinspect.errors import LayoutError
@@ -17,6 +17,7 @@ from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import Layout
 from qkvinspect.model import Finding
+from qkvinspect.records import dataclass
 from qkvinspect.report import Attention, Evidence, Verdict
 
 if TYPE_CHECKING:

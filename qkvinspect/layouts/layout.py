@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from qkvinspect.model import Orientation
 from qkvinspect.packing import Packing
+from qkvinspect.records import dataclass
 
 Proof = Literal["proven", "source", "excerpt", "memory"]
 """How a row is known: run against the library's own module, read in its source, seen as an excerpt of it,

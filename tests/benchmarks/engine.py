@@ -7,10 +7,13 @@ of which every .safetensors is read: all tensors named in_proj_weight, again and
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +21,55 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qkvinspect.formats import open_checkpoint
+from qkvinspect.model import TensorInfo
 from qkvinspect.stats import Request, stream
 
 BYTES = 256 << 20
+PIECE = 1 << 20
 
 
 def bandwidths(folder: Path, rounds: int) -> Iterator[tuple[str, float, float]]:
-    """Name of a file, gigabytes a second, and the ratio to a float32 max over as many bytes in the same round."""
+    """Name of a file, gigabytes a second, and the ratio to a float32 max over as many bytes in the same round.
+
+    Beside them what reading alone allows: the same bytes by as many threads, each into one buffer.
+    """
     values = np.ones(BYTES // 4, np.float32)
     for path in sorted(folder.glob("*float*.safetensors")):
         with open_checkpoint(path) as checkpoint:
             infos = [info for name, info in checkpoint.tensors.items() if name.endswith("in_proj_weight")]
-            requests = [Request(info, "out_in") for info in infos]
-            size = sum(info.nbytes for info in infos)
-            speeds: list[float] = []
-            shares: list[float] = []
-            for number in range(rounds + 1):
-                began = time.perf_counter()
-                for _ in stream(requests, lambda _: None):
-                    pass
-                between = time.perf_counter()
-                values.max()
-                ended = time.perf_counter()
-                if number:
-                    speeds.append(size / (between - began) / 1e9)
-                    shares.append(speeds[-1] / (BYTES / (ended - between) / 1e9))
-            yield path.stem, statistics.median(speeds), statistics.median(shares)
+            for name, work in ((path.stem, norms), (f"{path.stem}, read only", read)):
+                speeds: list[float] = []
+                shares: list[float] = []
+                for number in range(rounds + 1):
+                    began = time.perf_counter()
+                    work(path, infos)
+                    between = time.perf_counter()
+                    values.max()
+                    ended = time.perf_counter()
+                    if number:
+                        speeds.append(sum(info.nbytes for info in infos) / (between - began) / 1e9)
+                        shares.append(speeds[-1] / (BYTES / (ended - between) / 1e9))
+                yield name, statistics.median(speeds), statistics.median(shares)
+
+
+def norms(_: Path, infos: Sequence[TensorInfo]) -> None:
+    deque(stream([Request(info, "out_in") for info in infos], lambda _: None), maxlen=0)
+
+
+def read(path: Path, infos: Sequence[TensorInfo]) -> None:
+    """The bytes of some tensors, not looked at."""
+    threads = os.cpu_count() or 1
+    descriptor = os.open(path, os.O_RDONLY)
+
+    def some(first: int) -> None:
+        buffer = memoryview(bytearray(PIECE))
+        for info in infos[first::threads]:
+            for start in range(0, info.nbytes, PIECE):
+                os.preadv(descriptor, [buffer[: info.nbytes - start]], info.region.start + start)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(some, range(threads)))
+    os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -68,12 +68,14 @@ def works(files: Path, peers: Path) -> dict[str, dict[str, Command]]:
         },
         "Q, K and V as tensors of their own": {
             "qkvinspect export --split": (*QKVINSPECT, *split(stored, files / "new.safetensors"), "--force"),
+            "the same, --dry-run": (*QKVINSPECT, *split(stored, files / "new.safetensors"), "--force", "--dry-run"),
             "cp of as many bytes, and sync": ("sh", "-c", f"rm -f {files / 'copy'}; {copy}; sync {files / 'copy'}"),
             "cp of as many bytes": ("sh", "-c", f"rm -f {files / 'copy'}; {copy}"),
         },
         "start": {
             "qkvinspect --help": (*QKVINSPECT, "--help"),
             "python -c 'import typer, rich.console'": (sys.executable, "-c", "import typer, rich.console"),
+            "python -c pass": (sys.executable, "-c", "pass"),
             "python -c 'import numpy'": (sys.executable, "-c", "import numpy"),
             "python -c 'import torch'": (sys.executable, "-c", "import torch"),
             "qkvinspect show (a small file)": (*QKVINSPECT, "show", SAMPLE),

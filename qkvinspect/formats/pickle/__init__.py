@@ -9,7 +9,6 @@ The opcodes are those of CPython's Lib/pickle.py and Lib/pickletools.py, protoco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
@@ -18,6 +17,7 @@ from qkvinspect.formats.pickle.machine import Machine
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
 from qkvinspect.formats.pickle.records import TensorCall
 from qkvinspect.formats.pickle.walk import walk
+from qkvinspect.records import dataclass
 
 __all__ = [
     "Call",

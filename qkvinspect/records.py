@@ -1,0 +1,41 @@
+"""Dataclasses that are quick to import: their methods are shared, not compiled anew for each of dozens.
+
+For what a short command imports; used as ``dataclasses.dataclass`` is, which the type checker takes it for.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+__all__ = ["dataclass"]
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    import dataclasses
+    from collections.abc import Callable
+
+    T = TypeVar("T")
+
+    def dataclass(*, frozen: bool, slots: bool) -> Callable[[type[T]], type[T]]:
+        """Compared and hashed by value; that nothing is changed later is left to the type checker."""
+        assert frozen
+
+        def made(kind: type[T]) -> type[T]:
+            kind = dataclasses.dataclass(repr=False, eq=False, slots=slots)(kind)
+            kind._values = staticmethod(attrgetter(*kind.__dataclass_fields__))
+            kind.__eq__, kind.__hash__, kind.__repr__ = _equal, _hash, _text
+            return kind
+
+        return made
+
+    def _equal(self: Any, other: object) -> bool:
+        return self._values(self) == self._values(other) if type(other) is type(self) else NotImplemented
+
+    def _hash(self: Any) -> int:
+        return hash(self._values(self))
+
+    def _text(self: Any) -> str:
+        fields = (f"{name}={getattr(self, name)!r}" for name, f in self.__dataclass_fields__.items() if f.repr)
+        return f"{type(self).__qualname__}({', '.join(fields)})"
