@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log
 
 from qkvinspect.analysis.columns import BY_KEY, Column
 from qkvinspect.analysis.figures import LayerFigures
 from qkvinspect.report import Report
+
+_WIDE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,21 @@ class Grid:
             return (0.0, 1.0) if self.column.scale == "share" else (-1.0, 1.0)
         known = [value for row in self.rows for value in row if value is not None and isfinite(value)]
         return (min(known), max(known)) if known else (0.0, 0.0)
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the scale is: where the greatest value would make all others look alike."""
+        low, high = self.limits
+        return self.column.scale == "values" and 0 < _WIDE * low < high
+
+    def share(self, value: float) -> float:
+        """Where a finite value lies on the scale, 0 to 1; of a cosine, its size."""
+        low, high = self.limits
+        if self.column.scale == "cosine":
+            return abs(value)
+        if high == low:
+            return 0.0
+        return log(value / low) / log(high / low) if self.logarithmic else (value - low) / (high - low)
 
 
 def grid(column: Column, layers: Iterable[LayerFigures]) -> Grid:
