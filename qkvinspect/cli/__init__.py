@@ -22,6 +22,7 @@ from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
 from qkvinspect.cli.pack import pack
+from qkvinspect.cli.report import report
 from qkvinspect.cli.show import show
 from qkvinspect.errors import QkvInspectError
 
@@ -40,6 +41,7 @@ app.command()(check)
 app.command()(diff)
 app.command()(pack)
 app.command()(convert)
+app.command()(report)
 app.command()(layouts)
 
 
