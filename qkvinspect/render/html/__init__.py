@@ -15,7 +15,7 @@ from qkvinspect.diff.difference import Difference
 from qkvinspect.errors import UsageError
 from qkvinspect.render.html.controls import heads, maps
 from qkvinspect.render.html.data import data, dumped
-from qkvinspect.render.html.markup import Markup, joined, tag, text
+from qkvinspect.render.html.markup import joined, text
 from qkvinspect.render.html.side import Side
 from qkvinspect.render.html.summary import summary
 from qkvinspect.render.html.words import differences, evidence, findings
@@ -49,22 +49,22 @@ def render(sides: Sequence[Side], difference: Difference | None, library: str) -
         library: what ``plotly`` gives.
     """
     numbers = data(sides, difference)
-    sections = [
+    sections = (
         summary(sides),
         *([differences(difference)] if difference else []),
         findings(sides),
         maps(sides, numbers),
         heads(sides, numbers),
         evidence(sides),
-    ]
+    )
     scripts = [library, "\n".join(map(_file, _SCRIPTS))]
     return Template(_file("page.html")).substitute(
         policy=_POLICY.format(scripts=" ".join(f"'{_hash(script)}'" for script in scripts)),
         title=text(f"Attention in {_named(sides)}"),
         style=_file("page.css"),
         version=text(__version__),
-        sections=joined(sections),
-        links=_links(sections),
+        sections=joined(one.body for one in sections),
+        links=joined(one.link for one in sections),
         data=dumped(numbers),
         library=scripts[0],
         script=scripts[1],
@@ -76,14 +76,6 @@ def _named(sides: Sequence[Side]) -> str:
     paths = [Path(side.report.checkpoint.path) for side in sides]
     same = len({path.name for path in paths}) < len(paths)
     return " and ".join("/".join(path.parts[-2:]) if same else path.name or str(path) for path in paths)
-
-
-def _links(sections: Sequence[Markup]) -> Markup:
-    """To each section, by its id and title."""
-    named = [("summary", "Summary"), ("differences", "Differences"), ("findings", "Findings"), ("maps", "Heat maps")]
-    named += [("heads", "Every head"), ("evidence", "What the weights say")]
-    there = joined(sections)
-    return joined(tag("a", title, href=f"#{id}") for id, title in named if f'<section id="{id}"' in there)
 
 
 def _file(name: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qkvinspect.render.html.markup import Markup, joined, section, tag
+from qkvinspect.render.html.markup import Markup, Section, joined, section, tag
 from qkvinspect.render.html.side import Side
 
 _NONE = "No layer has a known number of heads; --heads gives it."
 
 
-def maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Markup:
+def maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
     """A heat map of each side, and what is shown in them."""
     if not _any_heads(numbers):
         return section("maps", "Heat maps", tag("p", _NONE))
@@ -42,7 +42,7 @@ def maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Markup:
     )
 
 
-def heads(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Markup:
+def heads(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
     """The table, its filter and its pages."""
     if not _any_heads(numbers):
         return section("heads", "Every head", tag("p", _NONE))

@@ -11,8 +11,7 @@ from qkvinspect.analysis.grid import NORMS
 from qkvinspect.diff.difference import Difference
 from qkvinspect.packing import Geometry
 from qkvinspect.render import labels, text
-from qkvinspect.render.html.side import Side
-from qkvinspect.render.testimony import Stack, stacks
+from qkvinspect.render.html.side import Side, shown_stacks
 from qkvinspect.report import Attention, number
 
 Pair = tuple[str | None, ...]
@@ -48,14 +47,12 @@ def data(sides: Sequence[Side], difference: Difference | None) -> dict[str, obje
             for name, label, row in zip(names, short, rows, strict=True)
         ],
         "profiles": [
-            {"width": stack.width, "ties": stack.evidence.profile} for side in sides for stack in profiled(side)
+            {"width": stack.width, "ties": stack.evidence.profile}
+            for side in sides
+            for stack in shown_stacks(side)[0]
+            if stack.evidence.profile
         ],
     }
-
-
-def profiled(side: Side) -> Iterator[Stack]:
-    """The stacks of which there is a profile."""
-    return (stack for stack in stacks(side.report.attentions) if stack.evidence.profile)
 
 
 def columns(sides: Sequence[Side]) -> list[Column]:

@@ -100,6 +100,7 @@ function panelsOf(key) {
 }
 
 function drawMaps() {
+  cellText.textContent = "";
   const key = byId("figure").value;
   const column = { key, ...data.columns[key] };
   const panels = panelsOf(key);
@@ -115,7 +116,14 @@ function drawMaps() {
   });
 }
 
-// The arrow keys go from cell to cell; what hovering shows is shown, and said.
+function mark(div) {
+  const [y, x] = div.cursor || [];
+  const line = { color: colour("mark"), width: 3 };
+  const box = { type: "rect", x0: x - 0.5, x1: x + 0.5, y0: y - 0.5, y1: y + 0.5, line };
+  Plotly.relayout(div, { shapes: div.cursor ? [box] : [] });
+}
+
+// The arrow keys go from cell to cell; what hovering would show is said.
 function move(event, div, panel, column) {
   const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   if (!step) return;
@@ -123,8 +131,7 @@ function move(event, div, panel, column) {
   const [y, x] = div.cursor ? [div.cursor[0] + step[0], div.cursor[1] + step[1]] : [0, 0];
   if (!panel.values[y] || panel.values[y][x] === undefined) return;
   div.cursor = [y, x];
-  const curve = typeof panel.values[y][x] === "number" ? 1 : 0;
-  Plotly.Fx.hover(div, [{ curveNumber: curve, pointNumber: [y, x] }]);
+  mark(div);
   cellText.textContent = hoverOf(panel, column, y, x).join(", ");
 }
 
@@ -136,7 +143,7 @@ if (byId("figure")) {
   data.sides.forEach((_, number) => {
     byId(`map-${number}`).addEventListener("blur", (event) => {
       event.target.cursor = null;
-      Plotly.Fx.unhover(event.target);
+      mark(event.target);
     });
   });
   drawings.push(drawMaps);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from qkvinspect.render.text import clean
@@ -61,6 +62,23 @@ def listed(lines: Iterable[str], **attributes: str) -> Markup:
     return tag("ul", items, **attributes) if items else items
 
 
-def section(id: str, title: str, *inner: str) -> Markup:
+@dataclass(frozen=True, slots=True)
+class Section:
     """A part of the page that can be linked to."""
-    return tag("section", tag("h2", title, id=f"{id}-title"), *inner, id=id, aria_labelledby=f"{id}-title")
+
+    id: str
+    title: str
+    inner: tuple[str, ...]
+
+    @property
+    def link(self) -> Markup:
+        return tag("a", self.title, href=f"#{self.id}")
+
+    @property
+    def body(self) -> Markup:
+        title = f"{self.id}-title"
+        return tag("section", tag("h2", self.title, id=title), *self.inner, id=self.id, aria_labelledby=title)
+
+
+def section(id: str, title: str, *inner: str) -> Section:
+    return Section(id, title, inner)

@@ -8,7 +8,10 @@ from functools import cached_property
 
 from qkvinspect.analysis import LayerFigures
 from qkvinspect.model import Finding
+from qkvinspect.render.testimony import Stack, stacks
 from qkvinspect.report import Attention, Report
+
+_MOST_STACKS = 12
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,9 @@ class Side:
     @cached_property
     def by_layer(self) -> Mapping[str, LayerFigures]:
         return {one.layer: one for one in self.figures}
+
+
+def shown_stacks(side: Side) -> tuple[list[Stack], int]:
+    """The stacks whose evidence is shown, and how many are left out."""
+    found = stacks(side.report.attentions)
+    return found[:_MOST_STACKS], max(len(found) - _MOST_STACKS, 0)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from qkvinspect.model import TensorInfo
 from qkvinspect.render import labels, text
-from qkvinspect.render.html.markup import Markup, joined, section, table, tag
+from qkvinspect.render.html.markup import Section, joined, section, table, tag
 from qkvinspect.render.html.side import Side
 from qkvinspect.report import Attention, Report
 
@@ -20,7 +20,7 @@ _Size = tuple[int, int]
 """Parameters and bytes."""
 
 
-def summary(sides: Sequence[Side]) -> Markup:
+def summary(sides: Sequence[Side]) -> Section:
     """The first section."""
     facts = [dict(_facts(side)) for side in sides]
     columns = ("file", *(fact.pop("file") for fact in facts))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from qkvinspect.diff.difference import Difference
 from qkvinspect.render import testimony, text
 from qkvinspect.render.difference import words
-from qkvinspect.render.html.markup import Markup, joined, listed, section, table, tag
-from qkvinspect.render.html.side import Side
+from qkvinspect.render.html.markup import Markup, Section, joined, listed, section, table, tag
+from qkvinspect.render.html.side import Side, shown_stacks
 from qkvinspect.render.view import View
 
 
-def findings(sides: Sequence[Side]) -> Markup:
+def findings(sides: Sequence[Side]) -> Section:
     """What the reader should know, the gravest first as the checks have it."""
     rows = [
         (side.label, finding.severity, message, finding.code)
@@ -27,23 +27,26 @@ def findings(sides: Sequence[Side]) -> Markup:
     return section("findings", "Findings", shown)
 
 
-def evidence(sides: Sequence[Side]) -> Markup:
-    """What the weights themselves say; the profiles are drawn in the order of ``data.profiled``."""
+def evidence(sides: Sequence[Side]) -> Section:
+    """What the weights themselves say; the profiles are drawn in the same order."""
     inner: list[str] = []
     drawn = 0
     for side in sides:
-        for stack in testimony.stacks(side.report.attentions):
+        stacks, left = shown_stacks(side)
+        for stack in stacks:
             inner.append(tag("h3", f"{side.label}: {stack.named}" if side.label else stack.named))
             inner += map(_point, testimony.points(stack.evidence))
             if stack.evidence.profile:
                 inner.append(_profile(stack, drawn))
                 drawn += 1
+        if left:
+            inner.append(tag("p", f"... and {left} more; `qkvinspect explain --evidence` shows them."))
     if not inner:
         inner = [tag("p", "None: the weights were not asked, or have no values that could be compared.")]
     return section("evidence", "What the weights say", joined(inner))
 
 
-def differences(difference: Difference) -> Markup:
+def differences(difference: Difference) -> Section:
     """How B differs from A."""
     inner: list[str] = [tag("p", words.verdict(difference), class_="verdict")]
     inner.append(listed(words.happened(difference), class_="happened"))
