@@ -95,6 +95,20 @@ def test_norms_without_analysis_are_those_of_the_analysis(
             assert values == pytest.approx(one["sides"][0]["values"][key], rel=1e-5)
 
 
+def test_norms_of_divided_heads_are_those_of_the_analysis(report: Callable[..., str], tmp_path: Path) -> None:
+    """Differential attention: two heads of Q and K for each of V."""
+    state = {"attn.qkv.weight": torch.randn(96, 32), "attn.proj.weight": torch.randn(32, 32)}
+    state |= {f"attn.lambda_{name}": torch.randn(4) for name in ("q1", "k1", "q2", "k2")}
+    save_file(state, tmp_path / "a.safetensors")
+    flags = ([], ["--no-analysis"])
+    whole, quick = (data(report(tmp_path / "a.safetensors", "--heads", "4", *more))["rows"][0] for more in flags)
+    (one,), (other,) = whole["sides"], quick["sides"]
+    assert one["kv"] == other["kv"] == [0, 0, 1, 1, 2, 2, 3, 3]
+    for key, values in other["values"].items():
+        assert values == pytest.approx(one["values"][key], rel=1e-5)
+        assert len(set(values)) == (4 if key == "v_norm" else 8)
+
+
 def test_parameters_and_bytes_are_those_of_the_tensors(report: Callable[..., str], samples: Path) -> None:
     state = load_file(samples / "trained.safetensors")
     shown = {row[0]: row[1:] for row in Text(report(samples / "trained.safetensors")).rows if len(row) == 4}
@@ -178,7 +192,9 @@ def test_unknown_heads_and_no_attention_are_said(report: Callable[..., str], sam
     assert "No layer has a known number of heads" in page
     assert 'id="every"' not in page
     save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
-    assert "No attention was found in it." in report(tmp_path / "a.safetensors")
+    page = report(tmp_path / "a.safetensors")
+    assert "No attention was found in it." in page
+    assert re.findall('<section id="([a-z]+)"', page) == ["summary", "findings"]
 
 
 def test_only_its_own_scripts_may_run_and_nothing_is_fetched(report: Callable[..., str], samples: Path) -> None:

@@ -13,7 +13,7 @@ from string import Template
 from qkvinspect import __version__
 from qkvinspect.diff.difference import Difference
 from qkvinspect.errors import UsageError
-from qkvinspect.render.html.controls import heads, maps
+from qkvinspect.render.html.controls import pictures
 from qkvinspect.render.html.data import data, dumped
 from qkvinspect.render.html.markup import joined, text
 from qkvinspect.render.html.side import Side
@@ -53,9 +53,8 @@ def render(sides: Sequence[Side], difference: Difference | None, library: str) -
         summary(sides),
         *([differences(difference)] if difference else []),
         findings(sides),
-        maps(sides, numbers),
-        heads(sides, numbers),
-        evidence(sides),
+        *pictures(sides, numbers),
+        *([evidence(sides)] if numbers["rows"] else []),
     )
     scripts = [library, "\n".join(map(_file, _SCRIPTS))]
     return Template(_file("page.html")).substitute(

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qkvinspect.render.html.markup import Markup, Section, joined, section, tag
 from qkvinspect.render.html.side import Side
 
-_NONE = "No layer has a known number of heads; --heads gives it."
+_USE = (
+    "Point at a cell for its number, or go to a map with Tab and move with the arrow keys. Grey is a head without a "
+    "value, a gap is no head. All numbers are in the table below."
+)
+_MEANING = (
+    " Circuits are of the weights alone: biases and position embeddings are left out, so for rotary models QK is that "
+    "of two tokens at the same place."
+)
 
 
-def maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
+def pictures(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Iterator[Section]:
+    """Both sections, as far as there is anything to show."""
+    if any(one and one["kv"] for row in numbers["rows"] for one in row["sides"]):
+        yield _maps(sides, numbers)
+        yield _heads(sides, numbers)
+    elif numbers["rows"]:
+        yield section("maps", "Heat maps", tag("p", "No layer has a known number of heads; --heads gives it."))
+
+
+def _maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
     """A heat map of each side, and what is shown in them."""
-    if not _any_heads(numbers):
-        return section("maps", "Heat maps", tag("p", _NONE))
     columns, groups = numbers["columns"], numbers["groups"]
     options = joined(
         tag("optgroup", *(tag("option", columns[key]["title"], value=key) for key in keys), label=title)
@@ -33,19 +47,12 @@ def maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
         tag("p", id="place", class_="note"),
         tag("div", figures, class_="maps"),
         tag("p", "", id="cell", class_="note", role="status"),
-        tag(
-            "p",
-            "Point at a cell for its number, or go to a map with Tab and move with the arrow keys. Grey is a head "
-            "without a value, a gap is no head. All numbers are in the table below.",
-            class_="note",
-        ),
+        tag("p", _USE, _MEANING if "qk_norm" in columns else "", class_="note"),
     )
 
 
-def heads(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
+def _heads(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
     """The table, its filter and its pages."""
-    if not _any_heads(numbers):
-        return section("heads", "Every head", tag("p", _NONE))
     chosen = [tag("option", title, value=title) for title in ("Figure of the heat maps", *numbers["groups"])]
     sizes = [tag("option", size, value=value) for size, value in (("25", "25"), ("100", "100"), ("all", "0"))]
     caption = tag("caption", "Every head", " of A beside B" if len(sides) > 1 else "")
@@ -81,7 +88,3 @@ def _map(number: int, side: Side) -> Markup:
     said = "Heat map of heads; the arrow keys move, the number is said below."
     drawn = tag("div", id=f"map-{number}", class_="map", role="group", tabindex="0", aria_label=said)
     return tag("figure", caption, drawn)
-
-
-def _any_heads(numbers: Mapping[str, Any]) -> bool:
-    return any(one and one["kv"] for row in numbers["rows"] for one in row["sides"])
