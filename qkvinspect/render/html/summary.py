@@ -76,7 +76,7 @@ def _modules(side: Side) -> Iterator[tuple[str, ...]]:
 
 def _named(names: Sequence[str]) -> str:
     place, rest = labels.shared(names)
-    if place and len(names) > _NAMED:
+    if place:
         return f"{place} ({rest[0]} to {rest[-1]})"
     return ", ".join(text.layer(name) for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
