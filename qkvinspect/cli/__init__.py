@@ -26,6 +26,7 @@ from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
 from qkvinspect.cli.pack import pack
+from qkvinspect.cli.report import report
 from qkvinspect.cli.show import show
 from qkvinspect.errors import QkvInspectError
 
@@ -45,6 +46,7 @@ app.command()(check)
 app.command()(diff)
 app.command()(pack)
 app.command()(convert)
+app.command()(report)
 app.command()(layouts)
 app.command()(browse)
 

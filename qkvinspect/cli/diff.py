@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qkvinspect.cli import options
 from qkvinspect.render.difference import DIFFERENCE_RENDERERS
-
-T = TypeVar("T")
 
 if TYPE_CHECKING:
     Format = str
@@ -80,7 +77,7 @@ def diff(
     from qkvinspect.render.view import View
 
     ask = "wanted" if evidence else "none"
-    configs, containers = _each(config, "--config"), _each(container, "--container")
+    configs, containers = options.each(config, "--config"), options.each(container, "--container")
     with (
         options.load(a, containers[0], configs[0], limit) as one,
         options.load(b, containers[1], configs[1], limit) as other,
@@ -98,18 +95,3 @@ def diff(
     sys.stdout.write(difference_renderer(str(format)).render(found, view))
     if not found.same:
         raise typer.Exit(1)
-
-
-def _each(values: Sequence[T] | None, flag: str) -> tuple[T | None, T | None]:
-    """One value is for both sides, two are for A and B."""
-    from qkvinspect.errors import UsageError
-
-    match values or []:
-        case []:
-            return None, None
-        case [both]:
-            return both, both
-        case [first, second]:
-            return first, second
-        case _:
-            raise UsageError(f"{flag} is given more than twice", hint="once for both sides, or once for each")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +40,13 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw how the tie between rows ends where a head ends: .png, .svg or .pdf."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing plot.")] = False,
     limit: options.Limits = None,
 ) -> None:
     """Say in words which rows of a layer are Q, K and V, and why.
@@ -53,6 +62,7 @@ def explain(
       qkvinspect explain model.pt encoder.layers.0.self_attn
       qkvinspect explain model.pt --heads 8 --verify
       qkvinspect explain model.pt encoder.layers.0.self_attn --evidence
+      qkvinspect explain model.pt --plot heads.png
 
     Exit status:
 
@@ -65,11 +75,15 @@ def explain(
     from qkvinspect.render import prose, testimony
     from qkvinspect.render.text import findings, summary
 
+    if plot is not None:
+        _require_plottable(plot, evidence, force=force)
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
     with options.load(path, container, config, limit) as checkpoint:
-        ask = "wanted" if evidence is None else "thorough" if evidence else "none"
+        ask = "thorough" if evidence or plot else "wanted" if evidence is None else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
+        if plot is not None:
+            _plot(found.attentions, plot, force=force)
         sys.stdout.write("\n".join(summary(found)) + "\n")
         if not found.attentions:
             sys.stdout.write("No attention was found in it.\n")
@@ -84,6 +98,24 @@ def explain(
                 failed |= _verify(checkpoint, attention, width, len(found.attentions) > 1)
     if failed:
         raise typer.Exit(1)
+
+
+def _require_plottable(plot: Path, evidence: bool | None, *, force: bool) -> None:
+    from qkvinspect.errors import UsageError
+    from qkvinspect.render import plots
+
+    if evidence is False:
+        raise UsageError("--plot draws what --no-evidence leaves out", hint="leave one of them out")
+    plots.require_plottable(plot, force=force)
+
+
+def _plot(attentions: Sequence[Attention], plot: Path, *, force: bool) -> None:
+    """Draw what the weights of each stack of layers say."""
+    from qkvinspect.render import plots
+    from qkvinspect.render.testimony import stacks
+
+    drawn = [stack for stack in stacks(attentions) if stack.evidence.profile]
+    plots.save_profiles([plots.Profile(one.named, one.evidence.profile, one.width) for one in drawn], plot, force)
 
 
 def _verify(checkpoint: Checkpoint, attention: Attention, width: int | None, one_of_many: bool) -> bool:

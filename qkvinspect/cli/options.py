@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from qkvinspect.inspection import Options
     from qkvinspect.model import Checkpoint
     from qkvinspect.report import Report
+
+T = TypeVar("T")
 
 Checkpoints = Annotated[
     Path,
@@ -123,6 +126,21 @@ def asked(
         norms=norms,
         evidence=evidence,
     )
+
+
+def each(values: Sequence[T] | None, flag: str) -> tuple[T | None, T | None]:
+    """One value is for both sides, two are for A and B."""
+    from qkvinspect.errors import UsageError
+
+    match values or []:
+        case []:
+            return None, None
+        case [both]:
+            return both, both
+        case [first, second]:
+            return first, second
+        case _:
+            raise UsageError(f"{flag} is given more than twice", hint="once for both sides, or once for each")
 
 
 def terminal_width() -> int | None:

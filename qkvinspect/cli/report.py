@@ -1,0 +1,148 @@
+"""qkvinspect report"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkvinspect.cli import options
+
+if TYPE_CHECKING:
+    from qkvinspect.diff import Difference
+    from qkvinspect.model import Finding
+    from qkvinspect.render.html import Side
+    from qkvinspect.report import Report
+
+
+def report(
+    path: options.Checkpoints,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: one .html file.")],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OTHER]", help="A second checkpoint, to stand beside it.", show_default=False),
+    ] = None,
+    analysis: Annotated[
+        bool, typer.Option("--analysis/--no-analysis", help="Analyse every head; norms alone take less time.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    layer: options.Layers = None,
+    heads: options.Heads = None,
+    layout: options.Layouts = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is OTHER's."),
+    ] = None,
+    container: Annotated[
+        list[str] | None,
+        typer.Option("--container", metavar="NAME", help="Which state_dict of a file; a second one is OTHER's."),
+    ] = None,
+    evidence: options.AskWeights = True,
+    limit: options.Limits = None,
+) -> None:
+    """Write all about a checkpoint, or two side by side, into one HTML file that opens offline.
+
+    Heat maps of every figure, a table of every head to sort and filter, what the checks find, what the weights
+    say of heads and packing; with OTHER, how the two differ. The file loads nothing from anywhere. The settings
+    of `check` count. Needs the extra [report] (plotly).
+
+    Examples:
+
+    \b
+      qkvinspect report model.safetensors -o report.html
+      qkvinspect report before.pt after.pt -o report.html --layer 'encoder.*'
+      qkvinspect report big/ -o report.html --no-analysis --force
+
+    Exit status:
+
+    \b
+      0  written, whatever was found
+      2  the input or the command line cannot be used; nothing was written
+    """
+    from qkvinspect.atomic import new_file, require_free
+    from qkvinspect.render import html
+    from qkvinspect.render.text import clean, count, size
+
+    library = html.plotly()
+    require_free(out, force=force)
+    configs, containers = options.each(config, "--config"), options.each(container, "--container")
+    with ExitStack() as opened:
+        found: list[Report] = []
+        for place, file in enumerate([path] if other is None else [path, other]):
+            checkpoint = opened.enter_context(options.load(file, containers[place], configs[place], limit))
+            found.append(
+                options.report(
+                    checkpoint,
+                    layers=None if other else layer,
+                    heads=heads,
+                    layouts=layout,
+                    norms=True,
+                    evidence="each" if evidence else "none",
+                )
+            )
+        difference = _difference(found, layer) if other else None
+        if difference is not None and layer:
+            found = _chosen(found, difference)
+        labels = ("A", "B") if other else ("",)
+        sides = [_side(label, one, analysis=analysis) for label, one in zip(labels, found, strict=True)]
+    page = html.render(sides, difference, library).encode()
+    with new_file(out, force=force) as written:
+        written.write(page)
+    modules = count(sum(len(one.attentions) for one in found), "attention module")
+    findings = count(sum(len(side.findings) for side in sides), "finding")
+    sys.stdout.write(clean(f"{out}: {modules}, {findings}, {size(len(page))}") + "\n")
+
+
+def _difference(found: Sequence[Report], layers: list[str] | None) -> Difference:
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.diff import DiffOptions, compare
+
+    with Bar("comparing") as bar:
+        return compare(found[0], found[1], DiffOptions(layers=tuple(layers or ())), bar.advance)
+
+
+def _chosen(found: Sequence[Report], difference: Difference) -> list[Report]:
+    """Only the layers that were compared: --layer may name those of either side."""
+    names = (
+        {layer.a for layer in difference.layers}.union(difference.removed),
+        {layer.b for layer in difference.layers}.union(difference.added),
+    )
+    return [
+        replace(
+            one,
+            attentions=tuple(attention for attention in one.attentions if attention.layer in wanted),
+            findings=tuple(finding for finding in one.findings if finding.layer is None or finding.layer in wanted),
+            selected=True,
+        )
+        for one, wanted in zip(found, names, strict=True)
+    ]
+
+
+def _side(label: str, found: Report, *, analysis: bool) -> Side:
+    from qkvinspect.analysis import analyze
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.render.html import Side
+
+    findings = tuple(_findings(found))
+    if not analysis:
+        return Side(label, found, findings)
+    with Bar("analysing") as bar:
+        return Side(label, found, findings, tuple(analyze(found, progress=bar.advance)))
+
+
+def _findings(found: Report) -> list[Finding]:
+    """Those of the checks, as the project's settings judge them, and what reading noticed beyond."""
+    from qkvinspect.checks import parse_policy, rules, run
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.settings import find
+
+    settings = find(Path.cwd())
+    with Bar("checking") as bar:
+        checked = run(found, parse_policy(settings.check, settings.origin), progress=bar.advance)
+    known = {rule.code for rule in rules()}
+    return [*checked, *(finding for finding in found.findings if finding.code not in known)]

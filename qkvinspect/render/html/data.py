@@ -1,0 +1,129 @@
+"""The numbers of a page, as the JSON that its scripts read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from qkvinspect.analysis.columns import COLUMNS, Column
+from qkvinspect.analysis.figures import HeadFigures, LayerFigures
+from qkvinspect.analysis.grid import NORMS
+from qkvinspect.diff.difference import Difference
+from qkvinspect.packing import Geometry
+from qkvinspect.render import labels, text
+from qkvinspect.render.html.side import Side, shown_stacks
+from qkvinspect.report import Attention, number
+
+Pair = tuple[str | None, ...]
+"""The name of one layer on each side."""
+
+_OVERVIEW = (*NORMS, "qk_spectral_norm", "ov_spectral_norm", "logit_bound", "similar_qk", "similar_ov")
+_GROUPS = {"q": "Q", "k": "K", "v": "V", "qk": "QK circuit", "ov": "OV circuit"}
+_SPECIAL = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&"})
+
+
+def dumped(value: object) -> str:
+    """JSON that no HTML parser sees anything else in."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(_SPECIAL)
+
+
+def data(sides: Sequence[Side], difference: Difference | None) -> dict[str, object]:
+    """Everything that the scripts draw and list."""
+    rows = list(pairs(sides, difference))
+    names = [next(text.layer(name) for name in row if name is not None) for row in rows]
+    place, short = labels.shared(names)
+    shown = columns(sides)
+    return {
+        "place": place,
+        "sides": [side.label for side in sides],
+        "columns": {one.key: {"title": one.title, "unit": one.unit, "scale": one.scale} for one in shown},
+        "groups": groups(shown),
+        "rows": [
+            {
+                "name": name,
+                "label": label,
+                "sides": [_layer(side, own, shown) for side, own in zip(sides, row, strict=True)],
+            }
+            for name, label, row in zip(names, short, rows, strict=True)
+        ],
+        "profiles": [
+            {"width": stack.width, "ties": stack.evidence.profile}
+            for side in sides
+            for stack in shown_stacks(side)[0]
+            if stack.evidence.profile
+        ],
+    }
+
+
+def columns(sides: Sequence[Side]) -> list[Column]:
+    """Those that there are numbers for."""
+    return [one for one in COLUMNS if one.key in NORMS or any(side.figures for side in sides)]
+
+
+def groups(shown: Sequence[Column]) -> dict[str, list[str]]:
+    """Columns that are looked at together."""
+    found: dict[str, list[str]] = {"Overview": [one.key for one in shown if one.key in _OVERVIEW]}
+    for one in shown:
+        found.setdefault(_GROUPS.get(one.key.partition("_")[0], "Other figures"), []).append(one.key)
+    return {**found, "All": [one.key for one in shown]}
+
+
+def pairs(sides: Sequence[Side], difference: Difference | None) -> Iterator[Pair]:
+    """Layers that stand in one row."""
+    if difference is None:
+        yield from ((one.layer,) for one in sides[0].report.attentions)
+        return
+    yield from ((layer.a, layer.b) for layer in difference.layers)
+    yield from ((name, None) for name in difference.removed)
+    yield from ((None, name) for name in difference.added)
+
+
+def _layer(side: Side, name: str | None, shown: Sequence[Column]) -> dict[str, object] | None:
+    if name is None:
+        return None
+    attention, figures = side.attentions[name], side.by_layer.get(name)
+    geometry = attention.heads
+    if geometry is None:
+        return {"name": text.layer(name), "kv": [], "values": {}}
+    if figures is None or not figures.heads:
+        norms = {key: _norms(attention, key[0], geometry) for key in NORMS}
+        return {"name": text.layer(name), "kv": _kv_heads(geometry), "values": norms}
+    return {
+        "name": text.layer(name),
+        "kv": [head.kv_head for head in figures.heads],
+        "values": {one.key: [_short(one.of(head)) for head in figures.heads] for one in shown},
+        "partners": _partners(figures),
+    }
+
+
+def _partners(figures: LayerFigures) -> Mapping[str, list[int | None]]:
+    """For each head the one that its circuits are most like."""
+
+    def of(head: HeadFigures, name: str) -> int | None:
+        similar = head.similar_qk if name == "similar_qk" else head.similar_ov
+        return similar.head if similar else None
+
+    return {name: [of(head, name) for head in figures.heads] for name in ("similar_qk", "similar_ov")}
+
+
+def _kv_heads(geometry: Geometry) -> list[int]:
+    """That of each head of Q."""
+    each = geometry.subheads.get("q", 1)
+    return [text.kv_head(geometry, head // each) for head in range(geometry.heads("q"))]
+
+
+def _norms(attention: Attention, name: str, geometry: Geometry) -> list[float | str | None]:
+    """Of a part, for each head of Q the one that it uses."""
+    part = attention.part(name)
+    if part is None or not part.head_measures:
+        return [None] * geometry.heads("q")
+    norms = [_short(measure.norm) for measure in part.head_measures]
+    each, own = geometry.subheads.get("q", 1), geometry.subheads.get(name, 1)
+    if name == "q":
+        return norms
+    return [norms[kv * own + head % each % own] for head, kv in enumerate(_kv_heads(geometry))]
+
+
+def _short(value: float | None) -> float | str | None:
+    """Six digits: what a reader can use, in half the bytes."""
+    return None if value is None else number(float(f"{value:.6g}"))

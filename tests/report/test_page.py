@@ -1,0 +1,289 @@
+"""The report in headless Chromium: what hovering, filtering, sorting and the keyboard do, and what nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Browser, expect
+from safetensors.torch import load_file, save_file
+
+from qkvinspect.analysis import LayerFigures, analyze, column
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
+from tests.report.pages import cell, chromium, hovered, opened, rows
+
+Run = Callable[..., Any]
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "$x^2$ &lt;b&gt; <!--",
+    "\x1b[31mred\u202e<a href='javascript:alert(3)'>link</a>",
+    "%{x} ${z} `w` <b>bold</b>",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Generator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def trained(run: Run, samples: Path, tmp_path: Path) -> Path:
+    result = run("report", samples / "trained.safetensors", "-o", tmp_path / "report.html", "--heads", "4")
+    assert (result.code, result.err) == (0, "")
+    return tmp_path / "report.html"
+
+
+@pytest.fixture
+def figures(samples: Path) -> list[LayerFigures]:
+    with open_checkpoint(samples / "trained.safetensors") as checkpoint:
+        return list(analyze(inspect(checkpoint, Options(heads=("4",), norms=False))))
+
+
+def shown(value: float | None) -> str:
+    """Five digits, as JavaScript writes them."""
+    assert value is not None
+    stored = float(f"{value:.6g}")
+    return repr(float(f"{stored:.5g}")).removesuffix(".0")
+
+
+def hostile(path: Path) -> Path:
+    state: dict[str, torch.Tensor] = {"</style><script>alert(4)</script>": torch.randn(2)}
+    for place, name in enumerate(HOSTILE):
+        state[f"{name}.{place}.attn.in_proj_weight"] = torch.randn(48, 16)
+        state[f"{name}.{place}.attn.out_proj.weight"] = torch.randn(16, 16)
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize(("scheme", "page_is"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(15, 19, 24)")])
+def test_it_opens_in_light_and_dark(browser: Browser, trained: Path, scheme: Any, page_is: str) -> None:
+    with opened(browser, trained, scheme, offline=True) as page:
+        expect(page.locator("body")).to_have_css("background-color", page_is)
+        expect(page.locator("#map-0 .heatmaplayer image").last).to_be_visible()
+        expect(page.locator("#profile-0 .bars .point").first).to_be_visible()
+
+
+def test_a_change_of_theme_is_drawn(browser: Browser, trained: Path) -> None:
+    with opened(browser, trained) as page:
+        tick = page.locator("#map-0 .xtick text").first
+        expect(tick).to_have_css("fill", "rgb(28, 33, 40)")
+        page.emulate_media(color_scheme="dark")
+        expect(tick).to_have_css("fill", "rgb(227, 232, 238)")
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        expect(tick).to_have_css("fill", "rgb(0, 0, 0)")
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        expect(tick).to_have_css("fill", "rgb(227, 232, 238)")
+
+
+@pytest.mark.parametrize("key", ["q_norm", "logit_bound", "similar_ov"])
+def test_hovering_shows_the_number(browser: Browser, trained: Path, figures: list[LayerFigures], key: str) -> None:
+    wanted = column(key)
+    with opened(browser, trained) as page:
+        page.select_option("#figure", key)
+        for place, layer in enumerate(figures):
+            for head in layer.heads:
+                lines = hovered(page, (place, head.head), (2, 4))
+                assert lines[:2] == [layer.layer, f"head {head.head}"]
+                like = f" (head {head.similar_ov.head})" if key == "similar_ov" and head.similar_ov else ""
+                assert lines[2] == f"{wanted.title}: {shown(wanted.of(head))}{like}"
+
+
+def test_the_arrow_keys_say_the_number(browser: Browser, trained: Path, figures: list[LayerFigures]) -> None:
+    with opened(browser, trained) as page:
+        page.locator("#map-0").focus()
+        for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowUp"):
+            page.keyboard.press(key)
+        spectrum = figures[0].heads[2].q
+        assert spectrum is not None
+        said = f"{figures[0].layer}, head 2, Q Frobenius norm: {shown(spectrum.norm)}"
+        expect(page.locator("#cell")).to_have_text(said)
+        expect(page.locator("#map-0 .shapelayer path")).to_have_count(1)
+        page.keyboard.press("Tab")
+        expect(page.locator("#map-0 .shapelayer path")).to_have_count(0)
+
+
+def test_the_filter_filters(browser: Browser, trained: Path, figures: list[LayerFigures]) -> None:
+    bounds = [head.logit_bound for layer in figures for head in layer.heads if head.logit_bound]
+    middle = sorted(bounds)[4]
+    with opened(browser, trained) as page:
+        assert len(rows(page)) == 8
+        page.fill("#filter", "LAYERS.1 head=2")
+        assert [row[:2] for row in rows(page)] == [["encoder.layers.1.self_attn", "2"]]
+        page.fill("#filter", f"logit_bound>={middle - 1e-3:.3f}")
+        assert len(rows(page)) == 4
+        expect(page.locator("#shown")).to_have_text("Heads 1 to 4 of 4 (8 in all).")
+        page.fill("#filter", "nothing>3")
+        assert rows(page) == []
+        expect(page.locator("#shown")).to_have_text("No figure is called nothing.")
+        expect(page.locator("#filter")).to_have_attribute("aria-invalid", "true")
+        page.fill("#filter", "")
+        assert len(rows(page)) == 8
+
+
+def test_sorting_sorts(browser: Browser, trained: Path, figures: list[LayerFigures]) -> None:
+    norms = sorted(head.v.norm for layer in figures for head in layer.heads if head.v)
+    with opened(browser, trained) as page:
+        heading = page.locator("#every thead th", has_text="V Frobenius norm")
+        expect(heading).to_have_attribute("aria-sort", "none")
+        for state, expected in (("ascending", norms), ("descending", norms[::-1])):
+            heading.get_by_role("button").press("Enter")
+            expect(heading).to_have_attribute("aria-sort", state)
+            assert [row[4] for row in rows(page)] == list(map(shown, expected))
+        page.get_by_role("button", name="layer").click()
+        assert [row[0][-11] for row in rows(page)] == list("00001111")
+
+
+def test_the_table_shows_the_columns_that_are_chosen(
+    browser: Browser, trained: Path, figures: list[LayerFigures]
+) -> None:
+    with opened(browser, trained) as page:
+        page.select_option("#group", "QK circuit")
+        titles = page.locator("#every thead th").all_text_contents()
+        assert titles == [
+            "layer",
+            "head",
+            *(f"QK {one}" for one in ("Frobenius norm", "spectral norm", "stable rank", "effective rank")),
+        ]
+        circuit = figures[1].heads[3].qk
+        assert circuit is not None
+        assert rows(page)[7][2:5] == [shown(circuit.norm), shown(circuit.largest), shown(circuit.stable_rank)]
+        page.select_option("#group", "Figure of the heat maps")
+        page.select_option("#figure", "symmetric")
+        assert page.locator("#every thead th").all_text_contents()[2:] == ["symmetric share of QK"]
+
+
+def test_every_control_is_reached_with_tab(browser: Browser, run: Run, samples: Path, tmp_path: Path) -> None:
+    files = [samples / "trained.safetensors", samples / "miswritten.safetensors"]
+    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
+    with opened(browser, tmp_path / "a.html") as page:
+        wanted = page.evaluate(
+            """() => {
+              window.reached = new Set();
+              document.addEventListener("focusin", (event) => window.reached.add(event.target));
+              const all = document.querySelectorAll("a, button, select, input, summary, [tabindex='0']");
+              window.wanted = [...all].filter((one) => one.checkVisibility() && !one.disabled);
+              return window.wanted.length;
+            }"""
+        )
+        assert wanted > 30
+        for _ in range(wanted + 5):
+            page.keyboard.press("Tab")
+        assert (
+            page.evaluate("window.wanted.filter((one) => !window.reached.has(one)).map((one) => one.outerHTML)") == []
+        )
+        unnamed = page.evaluate(
+            "window.wanted.filter((one) => !(one.textContent.trim() || one.getAttribute('aria-label')"
+            " || (one.labels && one.labels.length))).map((one) => one.outerHTML)"
+        )
+        assert unnamed == []
+
+
+def test_two_checkpoints_stand_side_by_side(browser: Browser, run: Run, samples: Path, tmp_path: Path) -> None:
+    state = load_file(samples / "trained.safetensors")
+    name = "encoder.layers.1.self_attn.in_proj_weight"
+    changed = state[name].clone()
+    changed[16:32] *= 2  # Q of head 1
+    save_file({**state, name: changed}, tmp_path / "b.safetensors")
+    files = [samples / "trained.safetensors", tmp_path / "b.safetensors"]
+    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
+    with opened(browser, tmp_path / "a.html") as page:
+        expect(page.locator("#caption-0")).to_have_text("A: Q Frobenius norm")
+        expect(page.locator("#caption-1")).to_have_text("B: Q Frobenius norm")
+        one, other = (float(hovered(page, (1, 1), (2, 4), number)[2].split()[-1]) for number in (0, 1))
+        assert other == pytest.approx(2 * one, rel=1e-4)
+        page.select_option("#view", "difference")
+        expect(page.locator("#caption-1")).to_be_hidden()
+        assert float(hovered(page, (1, 1), (2, 4))[2].split()[-1]) == pytest.approx(one, rel=1e-3)
+        assert hovered(page, (0, 1), (2, 4))[2] == "B − A of Q Frobenius norm: 0"
+        page.fill("#filter", "layers.1 head=1")
+        (row,) = rows(page)
+        assert float(row[3]) == pytest.approx(2 * float(row[2]), rel=1e-4)
+        assert "different: 2 layers (1 identical, 1 changed)" in page.locator("#differences").inner_text()
+
+
+def test_layers_that_one_side_has_not_are_gaps(browser: Browser, run: Run, samples: Path, tmp_path: Path) -> None:
+    state = load_file(samples / "trained.safetensors")
+    save_file({key: value for key, value in state.items() if "layers.0" in key}, tmp_path / "b.safetensors")
+    files = [samples / "trained.safetensors", tmp_path / "b.safetensors"]
+    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
+    with opened(browser, tmp_path / "a.html") as page:
+        assert len(rows(page)) == 8
+        assert rows(page)[7][3] == "–"
+        page.mouse.move(*cell(page, (1, 1), (2, 4), 1))
+        page.wait_for_timeout(200)
+        expect(page.locator("#map-1 .hovertext")).to_have_count(0)
+        assert hovered(page, (0, 1), (2, 4), 1)[0] == "encoder.layers.0.self_attn"
+
+
+def test_names_stay_text(browser: Browser, run: Run, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    a, b = hostile(tmp_path / "<b>a&amp;.safetensors"), hostile(tmp_path / "b'\".safetensors")
+    assert run("report", a, b, "-o", tmp_path / "a.html", "--heads", "2").code == 0
+    harmless = [name.replace("\x1b", r"\x1b").replace("\u202e", r"\u202e") for name in HOSTILE]
+    with opened(browser, tmp_path / "a.html") as page:
+        named = {row[0] for row in rows(page)}
+        assert named == {f"{name}.{place}.attn" for place, name in enumerate(harmless)}
+        order = list(dict.fromkeys(row[0] for row in rows(page)))
+        for place, name in enumerate(order):
+            assert hovered(page, (place, 1), (5, 2))[0] == name
+        ticks = page.locator("#map-0 .ytick text").all_text_contents()
+        assert "<img src=x onerror=alert(1)>.0" in ticks
+        assert "$x^2$ &lt;b&gt; <!--.2" in ticks
+        assert "<b>a&amp;.safetensors" in page.title()
+        assert "</style><script>alert(4)</script>: changed" in page.locator("#differences").inner_text()
+        assert page.evaluate(
+            "[document.images.length, document.scripts.length, document.querySelectorAll('b').length]"
+        ) == [0, 3, 0]
+        assert page.evaluate("[...document.links].every((link) => link.getAttribute('href').startsWith('#'))")
+
+
+def test_nothing_could_leave_or_be_slipped_in(browser: Browser, trained: Path) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(trained.as_uri())
+        asked = "fetch('data:text/plain,x').then(() => 'fetched', () => 'refused')"
+        assert page.evaluate(asked) == "refused"
+        page.evaluate(
+            "document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = true'}))"
+        )
+        page.evaluate(
+            "document.body.insertAdjacentHTML('beforeend', '<img src=\"nowhere:\" onerror=\"window.ran = true\">')"
+        )
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.ran") is None
+
+
+def test_without_scripts_the_words_are_there(browser: Browser, trained: Path) -> None:
+    with opened(browser, trained, java_script_enabled=False) as page:
+        assert "torch-mha (fused)" in page.locator("#summary").inner_text()
+        assert "need JavaScript" in page.locator("main").inner_text()
+
+
+def test_pages_of_many_heads(browser: Browser, run: Run, tmp_path: Path) -> None:
+    """32 layers of 32 heads, analysed, are under 6 MB."""
+    state = {f"h.{place}.attn.in_proj_weight": torch.randn(192, 64) for place in range(32)}
+    state |= {f"h.{place}.attn.out_proj.weight": torch.randn(64, 64) for place in range(32)}
+    save_file(state, tmp_path / "a.safetensors")
+    command = ("report", tmp_path / "a.safetensors", "-o", tmp_path / "a.html", "--heads", "32", "--no-evidence")
+    assert run(*command).code == 0
+    assert (tmp_path / "a.html").stat().st_size < 6_000_000
+    with opened(browser, tmp_path / "a.html") as page:
+        expect(page.locator("#shown")).to_have_text("Heads 1 to 25 of 1024.")
+        expect(page.get_by_role("button", name="Previous")).to_be_disabled()
+        page.get_by_role("button", name="Next").press("Enter")
+        expect(page.locator("#shown")).to_have_text("Heads 26 to 50 of 1024.")
+        page.fill("#filter", "head=31")
+        expect(page.locator("#shown")).to_have_text("Heads 1 to 25 of 32 (1024 in all).")
+        page.get_by_role("button", name="Next").click()
+        expect(page.get_by_role("button", name="Next")).to_be_disabled()
+        assert len(rows(page)) == 7
+        page.select_option("#size", "0")
+        assert len(rows(page)) == 32
+        assert hovered(page, (31, 31), (32, 32))[:2] == ["h.31.attn", "head 31"]
