@@ -7,6 +7,7 @@ from math import isfinite
 
 from qkvinspect.analysis.grid import Grid
 from qkvinspect.render import text
+from qkvinspect.render.labels import apart
 from qkvinspect.render.page import Page
 from qkvinspect.render.view import View
 
@@ -28,7 +29,7 @@ def render(grid: Grid, view: View) -> str:
         page.line(("There is nothing to draw: no layer whose heads are known.", ""))
         return str(page)
     page.line((grid.column.title, "bold"), (f" by layer and head: {_legend(grid)}", ""))
-    place, labels = _labels(grid.layers)
+    place, labels = apart(grid.layers)
     if place:
         page.line((f"layers {place}", "dim"))
     across = max(map(len, labels), default=0)
@@ -50,19 +51,6 @@ def _legend(grid: Grid) -> str:
     if high == low:
         return f"all {text.number(low)}"
     return f"0 for {text.number(low)}, 9 for {text.number(high)}{', logarithmic' if grid.logarithmic else ''}"
-
-
-def _labels(layers: Sequence[str]) -> tuple[str, list[str]]:
-    """What the names have in common, and what is left of each."""
-    paths = [text.layer(name).split(".") for name in layers]
-    if len(paths) < 2:
-        return "", [".".join(path) for path in paths]
-    shortest = min(map(len, paths))
-    before = next((i for i in range(shortest) if len({path[i] for path in paths}) > 1), shortest)
-    after = next((i for i in range(shortest - before) if len({path[-1 - i] for path in paths}) > 1), shortest - before)
-    rest = [".".join(path[before : len(path) - after]) for path in paths]
-    first = paths[0]
-    return ".".join([*first[:before], "*", *first[len(first) - after :]]), rest
 
 
 def _ruler(heads: range, cell: int) -> str:

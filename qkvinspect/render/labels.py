@@ -1,4 +1,4 @@
-"""Names of layers for the axis of a picture: what all have in common is said once."""
+"""Names of layers beside each other: what all have in common is said once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from qkvinspect.render import text
 LONGEST = 36
 
 
-def shared(names: Sequence[str]) -> tuple[str, list[str]]:
+def apart(names: Sequence[str]) -> tuple[str, list[str]]:
     """``model.layers.*.attn`` and what stands for ``*`` in each name; "" and the names where they share nothing."""
     paths = [text.layer(name).split(".") for name in names]
-    shortest = min(map(len, paths), default=0)
-    if len(paths) < 2:
-        return "", [shortened(".".join(path)) for path in paths]
-    before = next((i for i in range(shortest - 1) if len({path[i] for path in paths}) > 1), shortest - 1)
-    room = shortest - 1 - before
+    most = min(map(len, paths), default=1) - 1
+    before = next((i for i in range(most) if len({path[i] for path in paths}) > 1), most)
+    room = most - before
     after = next((i for i in range(room) if len({path[-1 - i] for path in paths}) > 1), room)
-    rest = [shortened(".".join(path[before : len(path) - after])) for path in paths]
-    if not before and not after:
-        return "", rest
+    if len(paths) < 2 or not (before or after):
+        return "", [".".join(path) for path in paths]
     first = paths[0]
-    return shortened(".".join([*first[:before], "*", *first[len(first) - after :]]), 2 * LONGEST), rest
+    place = ".".join([*first[:before], "*", *first[len(first) - after :]])
+    return place, [".".join(path[before : len(path) - after]) for path in paths]
+
+
+def shared(names: Sequence[str]) -> tuple[str, list[str]]:
+    """As ``apart``, no name longer than a picture has room for."""
+    place, rest = apart(names)
+    return shortened(place, 2 * LONGEST), [shortened(name) for name in rest]
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:

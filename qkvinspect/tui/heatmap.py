@@ -16,9 +16,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from qkvinspect.analysis.grid import Grid
-from qkvinspect.render import text
+from qkvinspect.render.labels import apart
 from qkvinspect.tui.colours import NUMBER, short, style
-from qkvinspect.tui.outline import distinct
 from qkvinspect.tui.tables import shortened
 
 _CELL = NUMBER + 1
@@ -76,7 +75,7 @@ class HeatMap(ScrollView, can_focus=True):
             heads: how many cells the rows have whose values are not known.
         """
         self._grid, self._heads = grid, heads
-        self._labels = [text.layer(label) for label in distinct(grid.layers)]
+        self._labels = apart(grid.layers)[1]
         self._left = min(max(map(cell_len, (*self._labels, "layer"))), _NAME) + 1
         self.row = max(min(self.row, len(grid.rows) - 1), 0)
         self.head = max(min(self.head, self._width(self.row) - 1), 0)

@@ -45,17 +45,6 @@ def outline(attentions: Sequence[Attention], chosen: Sequence[int]) -> Branch:
     return Branch("", str(len(chosen)), tuple(chosen), _branches(attentions, named, 0))
 
 
-def distinct(layers: Sequence[str]) -> list[str]:
-    """Names without the components that all of them begin with, and end with."""
-    paths = [tuple(layer.split(".")) for layer in layers]
-    if len(set(paths)) < 2:
-        return list(layers)
-    most = min(map(len, paths)) - 1
-    begin = min(len(_common(paths)), most)
-    end = min(len(_common([path[::-1] for path in paths])), most - begin)
-    return [".".join(path[begin : len(path) - end]) for path in paths]
-
-
 def _named(stack: Path) -> Path:
     return tuple("*" if part == "#" else part for part in stack)
 

@@ -12,8 +12,9 @@ from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
 from qkvinspect.model import Finding
 from qkvinspect.packing import describe
 from qkvinspect.render import rows, testimony, text
+from qkvinspect.render.labels import apart
 from qkvinspect.report import Attention
-from qkvinspect.tui.outline import Branch, distinct
+from qkvinspect.tui.outline import Branch
 from qkvinspect.tui.session import Session
 from qkvinspect.tui.tables import Wide
 
@@ -132,7 +133,7 @@ def _several(session: Session, branch: Branch, path: str) -> Iterator[Renderable
 def _layers(session: Session, numbers: Sequence[int]) -> tuple[list[tuple[str, ...]], list[bool]]:
     lines: list[tuple[str, ...]] = []
     chosen = [session.attentions[number] for number in numbers]
-    for attention, label in zip(chosen, distinct([one.layer for one in chosen]), strict=True):
+    for attention, label in zip(chosen, apart([one.layer for one in chosen])[1], strict=True):
         heads = attention.heads
         lines.append(
             (

@@ -36,7 +36,20 @@ def hostile(tmp_path: Path) -> Report:
     return report(tmp_path / "model.safetensors", "2")
 
 
-OTHERS = {"__init__", "view", "page", "text", "rows", "prose", "testimony", "catalogue", "plan", "labels", "plots", "heatmap"}
+OTHERS = {
+    "__init__",
+    "view",
+    "page",
+    "text",
+    "rows",
+    "prose",
+    "testimony",
+    "catalogue",
+    "plan",
+    "labels",
+    "plots",
+    "heatmap",
+}
 
 
 @pytest.mark.parametrize("name", RENDERERS)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkvinspect.report import Attention
-from qkvinspect.tui.outline import Branch, distinct, outline
+from qkvinspect.tui.outline import Branch, outline
 
 
 def attentions(*names: str, dtype: str = "float32") -> list[Attention]:
@@ -77,10 +77,10 @@ def test_layers_that_differ_are_called_mixed() -> None:
 
 @given(NAMES)
 def test_labels_tell_layers_apart(names: list[str]) -> None:
-    labels = distinct(names)
+    _, labels = apart(names)
     assert len(set(labels)) == len(labels) == len(names)
 
 
 def test_labels_leave_out_what_all_have() -> None:
-    assert distinct(["m.layers.0.attn", "m.layers.10.attn"]) == ["0", "10"]
-    assert distinct(["m.attn", "m.attn.lora"]) == ["attn", "attn.lora"]
+    assert apart(["m.layers.0.attn", "m.layers.10.attn"]) == ("m.layers.*.attn", ["0", "10"])
+    assert apart(["m.attn", "m.attn.lora"]) == ("m.*", ["attn", "attn.lora"])
