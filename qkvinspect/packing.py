@@ -115,9 +115,11 @@ def split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
     Raises:
         LayoutError: the geometry does not fill ``total`` rows under this packing.
     """
+    if geometry.num_heads > _MANY:
+        return _split_rows(packing, geometry, total)
     key = packing, *geometry.sizes, total
     if key not in _SPLIT:
-        if len(_SPLIT) > _REMEMBERED:
+        if len(_SPLIT) >= _REMEMBERED:
             _SPLIT.clear()
         _SPLIT[key] = _split_rows(packing, geometry, total)
     return _SPLIT[key]
@@ -126,7 +128,10 @@ def split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
 _SPLIT: dict[object, Rows] = {}
 """What ``split_rows`` found: the layers of a stack are split alike, and share their ranges."""
 
-_REMEMBERED = 256
+_REMEMBERED = 64
+
+_MANY = 256
+"""Heads above which it is only asked to try whether they fit, and takes much memory."""
 
 
 def _split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
