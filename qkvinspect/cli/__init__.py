@@ -32,6 +32,9 @@ from qkvinspect.errors import QkvInspectError
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_LASTING = frozenset({"analyze", "report", "browse", "scan", "trend"})
+"""Commands that multiply large matrices, on all cores, or work for so long that what they drop must go."""
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -88,8 +91,9 @@ def root(
 
 def run() -> NoReturn:
     """What the system starts: ``main`` in a process of its own, which ends at once."""
-    gc.disable()  # what a command makes, it needs
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: there are threads enough
+    if _LASTING.isdisjoint(sys.argv[1:2]):
+        gc.disable()  # what these commands make, they need
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: there are threads enough
     code = main()
     with suppress(OSError):
         sys.stdout.flush()
