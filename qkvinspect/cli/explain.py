@@ -39,6 +39,7 @@ def explain(
         ),
     ] = None,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Say in words which rows of a layer are Q, K and V, and why.
 
@@ -67,7 +68,7 @@ def explain(
 
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         ask = "wanted" if evidence is None else "thorough" if evidence else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         sys.stdout.write("\n".join(summary(found)) + "\n")

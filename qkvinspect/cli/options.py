@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from qkvinspect.report import Report
 
 Checkpoints = Annotated[
-    Path,
-    typer.Argument(metavar="PATH", help="A checkpoint, a shard index, or the directory of one.", show_default=False),
+    str,
+    typer.Argument(
+        metavar="PATH", help="A checkpoint, a shard index, the directory of one, or a URL.", show_default=False
+    ),
 ]
 Layers = Annotated[
     list[str] | None,
@@ -38,7 +40,7 @@ Layouts = Annotated[
     typer.Option("--layout", metavar="[GLOB=]ID", help="The layout of all layers or those that match; repeatable."),
 ]
 Config = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--config", metavar="FILE", help="Hyper-parameters (JSON or YAML) to trust before any others."),
 ]
 Limits = Annotated[
@@ -51,6 +53,8 @@ Container = Annotated[
     str | None,
     typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
 ]
+
+Download = Annotated[bool, typer.Option("--download", help="Fetch what a URL leads to whole, to a temporary file.")]
 
 AskWeights = Annotated[
     bool,
@@ -66,12 +70,17 @@ else:
     Format = StrEnum("Format", [(name, name) for name in RENDERERS])
 
 
-def load(path: Path, container: str | None, config: Path | None, limits: list[str] | None) -> Checkpoint:
+def load(path: str, container: str | None, config: str | None, limits: list[str] | None, download: bool) -> Checkpoint:
     """Open what the user named."""
+    from qkvinspect.cli.progress import Bar
     from qkvinspect.formats import open_checkpoint
     from qkvinspect.formats.limits import parse
 
-    return open_checkpoint(path, container=container, config=config, limits=parse(limits or ()))
+    allowed = parse(limits or ())
+    with Bar("downloading") as bar:
+        return open_checkpoint(
+            path, container=container, config=config, limits=allowed, download=download, progress=bar.advance
+        )
 
 
 def report(

@@ -24,6 +24,7 @@ def show(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Show Q, K and V of every layer: shapes, rows, norms, heads.
 
@@ -49,7 +50,7 @@ def show(
     from qkvinspect.render.view import View
 
     ask = "wanted" if evidence and norms else "none"
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     view = View(per_head, options.terminal_width(), options.wants_colour())
     sys.stdout.write(renderer(str(format)).render(found, view))

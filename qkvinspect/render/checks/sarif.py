@@ -70,7 +70,7 @@ def _result(path: str, finding: Finding, places: dict[str, int]) -> dict[str, ob
 
 
 def _location(path: str, layer: str | None) -> dict[str, object]:
-    uri = quote(PurePath(path).as_posix().encode(errors="surrogatepass"))
+    uri = quote((path if "://" in path else PurePath(path).as_posix()).encode(errors="surrogatepass"), safe="/:")
     place: dict[str, object] = {"artifactLocation": {"uri": f"file://{uri}" if path.startswith("/") else uri}}
     location: dict[str, object] = {"physicalLocation": place}
     if layer:
