@@ -94,7 +94,7 @@ class HttpFile:
             if response.status_code not in _REDIRECTS:
                 return response
             with closing(response):
-                target = urljoin(url, self._session.get_redirect_target(response) or "")
+                target = _joined(url, self._session.get_redirect_target(response) or "")
             if not urls.is_web(target) or (urls.scheme(url) == "https" and urls.scheme(target) != "https"):
                 raise self._wrong(Code.FILE_ANSWER, "is redirected to where it is not followed", urls.scheme(target))
             url = target
@@ -186,6 +186,13 @@ def _session() -> requests.Session:
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
+
+
+def _joined(url: str, target: str) -> str:
+    try:
+        return urljoin(url, target)
+    except ValueError:
+        return ""
 
 
 def _validator(headers: Mapping[str, str]) -> str:

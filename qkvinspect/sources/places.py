@@ -40,6 +40,7 @@ def remote(url: str, reach: Reach) -> RemoteFile | RemoteFolder:
         CheckpointError: it is not there, or may not be read.
         UsageError: it needs a package that is missing.
     """
+    urls.require_sound(url)
     if urls.is_web(url):
         return RemoteFolder(url, reach) if urlsplit(url).path.endswith("/") else _web(url, reach)
     stored = connect(url)

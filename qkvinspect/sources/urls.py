@@ -26,6 +26,20 @@ def local_path(text: str) -> Path:
     return Path(unquote(urlsplit(text).path) if _URL.match(text) else text)
 
 
+def require_sound(url: str) -> None:
+    """Refuse what only looks like a URL.
+
+    Raises:
+        CheckpointError: it cannot be taken apart.
+    """
+    try:
+        if urlsplit(url).hostname or not is_web(url):
+            return
+    except ValueError:
+        pass
+    raise CheckpointError("is no URL", code=Code.FILE_PATH, file=shown(url), hint="check how it is written")
+
+
 def scheme(url: str) -> str:
     return url.partition("://")[0].lower()
 

@@ -177,8 +177,9 @@ def test_every_command_takes_a_url(run, tmp_path: Path, web: Web) -> None:
     assert "torch.load('a.pt', weights_only=True" in explained.out
     assert f"# Of the folder of {a}, downloaded to here:" in explained.out
     assert run("diff", a, tmp_path / "a.pt").code == 0
-    assert run("diff", a, b, "-f", "json").json()["layers"] == (
-        run("diff", tmp_path / "a.pt", tmp_path / "b.pt", "-f", "json").json()["layers"]
+    assert (
+        run("diff", a, b, "-f", "json").json()["layers"]
+        == (run("diff", tmp_path / "a.pt", tmp_path / "b.pt", "-f", "json").json()["layers"])
     )
     assert run("export", "--split", a, "-o", tmp_path / "qkv.safetensors").code == 0
     parts = f"{web.url}/qkv.safetensors"
