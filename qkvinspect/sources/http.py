@@ -87,14 +87,14 @@ class HttpFile:
                 response = self._session.get(
                     url, headers={"Range": wanted}, stream=True, allow_redirects=False, timeout=self._timeout
                 )
-            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError):
                 raise self._wrong(Code.FILE_PATH, "is not an address that can be asked") from None
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 raise self._temporary(error) from None
             if response.status_code not in _REDIRECTS:
                 return response
             with closing(response):
-                target = _joined(url, self._session.get_redirect_target(response) or "")
+                target = _joined(url, response.headers.get("Location", ""))
             if not urls.is_web(target) or (urls.scheme(url) == "https" and urls.scheme(target) != "https"):
                 raise self._wrong(Code.FILE_ANSWER, "is redirected to where it is not followed", urls.scheme(target))
             url = target
@@ -179,8 +179,13 @@ class HttpFile:
         return CheckpointError(message, code=code, file=self.name, found=found, hint=hint)
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: what requests would follow or only prepare, it first reads to the end, be that where it may."""
+
+
 def _session() -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     session.headers.update({"User-Agent": f"qkvinspect/{__version__}", "Accept-Encoding": "identity"})
     adapter = HTTPAdapter(pool_connections=8, pool_maxsize=8)
     session.mount("https://", adapter)
@@ -190,7 +195,7 @@ def _session() -> requests.Session:
 
 def _joined(url: str, target: str) -> str:
     try:
-        return urljoin(url, target)
+        return urljoin(url, target.encode("latin-1").decode())
     except ValueError:
         return ""
 

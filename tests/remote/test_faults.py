@@ -116,6 +116,15 @@ def redirect_to(target: str) -> Fault:
     return answers(302, Location=target)
 
 
+def redirect_without_end(handler: Handler, asked: Asked) -> bool:
+    handler.close_connection = True
+    handler.head(302, {"Location": f"/{NAME}"})
+    while asked.sent < 1 << 27:
+        handler.wfile.write(bytes(1 << 16))
+        asked.sent += 1 << 16
+    return True
+
+
 def silent(handler: Handler, asked: Asked) -> bool:
     time.sleep(3)
     handler.close_connection = True
@@ -168,6 +177,7 @@ MENDED = {
     "503 of the first": once(answers(503), at=1),
     "silent once": once(silent),
     "endless": after(endless),
+    "endless redirect": once(redirect_without_end, at=1),
 }
 
 
