@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from qkvinspect.sources.spool import Spool
-from qkvinspect.sources.transport import TemporaryError, failed, timeout
+from qkvinspect.sources.transport import TemporaryError, failed
 
 T = TypeVar("T")
 
@@ -34,6 +34,11 @@ class Target(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def patience(self) -> float:
+        """Seconds without any news after which it is given up."""
+        ...
 
     def attempt(self, job: Job) -> None:
         """Fetch what is missing of a job, once.
@@ -72,7 +77,6 @@ class Fetcher:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.spool = Spool()
-        self.timeout = timeout()
         self._urgent = deque[Job]()
         self._planned = deque[Job]()
         self._announced = self._reached = 0
@@ -115,11 +119,11 @@ class Fetcher:
         Raises:
             CheckpointError: nothing has for too long: a server may hold a connection open and send nothing.
         """
-        self.changed.wait(min(1.0, self.timeout))
+        self.changed.wait(min(1.0, file.patience))
         if self._closed.is_set():
             raise failed(file.name, "was closed while it was read")
-        if time.monotonic() - self._alive > 2 * self.timeout:
-            raise failed(file.name, f"nothing has come for {2 * self.timeout:g} seconds")
+        if time.monotonic() - self._alive > file.patience:
+            raise failed(file.name, f"nothing has come for {file.patience:g} seconds")
 
     def alive(self, later: float = 0.0) -> None:
         """Told of progress; ``later`` seconds from now at the latest there will be more."""

@@ -15,11 +15,14 @@ from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.fetching import patiently
-from qkvinspect.sources.transport import Answer, TemporaryError, failed
+from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
 _TELLING = ("ETag", "etag", "md5Hash", "generation", "blob_id", "content_settings", "LastModified", "last_modified")
 """What file systems tell of a file that changes with it; ``mtime`` and ``created`` where there is nothing else."""
+
+_PATIENCE = 20
+"""Times longer than a silent web server is waited for: a request here tells nothing before it is done."""
 
 T = TypeVar("T")
 
@@ -37,6 +40,10 @@ class StoredFile:
     @property
     def name(self) -> str:
         return urls.shown(self._url)
+
+    @property
+    def patience(self) -> float:
+        return _PATIENCE * timeout()
 
     def is_folder(self) -> bool:
         return patiently(self.name, self._info)["type"] == "directory"

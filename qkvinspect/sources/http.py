@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import urljoin
 
 from qkvinspect import __version__
@@ -59,6 +60,10 @@ class HttpFile:
     @property
     def name(self) -> str:
         return urls.shown(self._url)
+
+    @property
+    def patience(self) -> float:
+        return 2 * self._timeout
 
     @contextmanager
     def fetch(self, start: int, stop: int) -> Generator[Answer]:
@@ -187,6 +192,7 @@ class _Session(requests.Session):
 def _session() -> requests.Session:
     session = _Session()
     session.headers.update({"User-Agent": f"qkvinspect/{__version__}", "Accept-Encoding": "identity"})
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     adapter = HTTPAdapter(pool_connections=8, pool_maxsize=8)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
@@ -210,7 +216,7 @@ def _wait(text: str) -> float:
         return float(text)
     try:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

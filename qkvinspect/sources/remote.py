@@ -70,6 +70,10 @@ class RemoteFile:
         return self._transport.name
 
     @property
+    def patience(self) -> float:
+        return self._transport.patience
+
+    @property
     def size(self) -> int:
         with self._fetcher.changed:
             while self._known is None or self._known[0] is None or self._incomplete():

@@ -53,6 +53,11 @@ class Transport(Protocol):
         """Its URL, without what may be secret."""
         ...
 
+    @property
+    def patience(self) -> float:
+        """Seconds without any news after which it is given up."""
+        ...
+
     def fetch(self, start: int, stop: int) -> AbstractContextManager[Answer]:
         """Ask for a range once.
 

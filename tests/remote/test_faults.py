@@ -242,6 +242,43 @@ def test_what_is_refused(run, web: Web, kind: str) -> None:
     assert len(web.asked) < 60
 
 
+OK = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-131071/1062000\r\n"
+RAW = {
+    "nothing": b"",
+    "noise": bytes(range(256)) * 20,
+    "no headers": b"HTTP/1.1 206\r\n\r\n",
+    "status": b"HTTP/1.1 999 What\r\n\r\n",
+    "negative status": b"HTTP/1.1 -20 What\r\n\r\n",
+    "a long line": OK + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+    "many headers": OK + b"X: y\r\n" * 1000 + b"\r\n",
+    "no colon": OK + b"nonsense\r\n\r\n",
+    "chunks": OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a huge chunk": OK + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nx",
+    "two lengths": OK + b"Content-Length: 5\r\nContent-Length: 131072\r\n\r\n",
+    "a negative length": OK + b"Content-Length: -5\r\n\r\n",
+    "not latin": b"HTTP/1.1 302 \xff\r\nLocation: \xff\xfe://\x00\r\n\r\n",
+    "no location": b"HTTP/1.1 302 Found\r\n\r\n",
+    "cookies": OK + b"Set-Cookie: " + b"a=b;" * 1000 + b"\r\n\r\n",
+    "strange dates": b"HTTP/1.1 503 No\r\nRetry-After: Mon, 01 Jan 0001 00:00:00 -2359\r\n\r\n",
+    "continue": b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+    "switching": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+    "old": b"<html>old</html>",
+}
+
+
+@pytest.mark.parametrize("kind", RAW)
+def test_what_is_no_proper_answer(run, web: Web, kind: str) -> None:
+    def raw(handler: Handler, asked: Asked) -> bool:
+        handler.wfile.write(RAW[kind])
+        handler.cut()
+        return True
+
+    web.fault = after(raw, at=1)
+    result = run("show", f"{web.url}/{NAME}")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "[QKV-F0" in result.err
+
+
 def test_wrong_bytes_of_a_zip_are_seen(run, tmp_path: Path, web: Web) -> None:
     torch.save(files.small(), tmp_path / "model.pt")
 
