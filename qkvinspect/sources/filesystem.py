@@ -96,10 +96,12 @@ class StoredFile:
         """The names of the files in the folder that this is."""
         return self.names(self._path)
 
+    def renew(self) -> None:
+        self._system.invalidate_cache()
+
     def validator(self) -> str | None:
         if self._size is None:
             return None
-        self._try(self._system.invalidate_cache)
         return _validator(self._info())
 
     def close(self) -> None:
@@ -144,6 +146,7 @@ def connect(url: str) -> StoredFile:
     try:
         fsspec: Any = import_module("fsspec.core")
         system, path = fsspec.url_to_fs(url)
+        system.invalidate_cache()  # one of the same kind may have been asked before, in this process
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         hint = f"pip install 'qkvinspect[{extra}]'" if extra else f"pip install what fsspec needs for {scheme}://"

@@ -79,6 +79,9 @@ class HttpFile:
     def names(self) -> None:
         return None
 
+    def renew(self) -> None:
+        pass
+
     def validator(self) -> None:
         return None
 
@@ -154,18 +157,27 @@ class HttpFile:
         return first, last, size
 
     def _pieces(self, response: requests.Response, left: int | None) -> Iterator[bytes]:
+        """The body as it comes, in pieces of some size, or of what a second brings."""
         due, came = time.monotonic() + self._timeout, 0
+        gathered, told = bytearray(), time.monotonic()
         while left is None or left:
             piece = response.raw.read1(_PIECE if left is None else min(_PIECE, left), decode_content=False)
             if not piece:
-                return
-            yield piece
+                break
             left = None if left is None else left - len(piece)
+            gathered += piece
+            now = time.monotonic()
+            if len(gathered) >= _PIECE or now - told > 1:
+                yield bytes(gathered)
+                gathered.clear()
+                told = now
             came += len(piece)
-            if time.monotonic() > due:
+            if now > due:
                 if came < _LEAST:
                     raise TemporaryError(f"only {came} bytes came in {self._timeout:g} seconds")
-                due, came = time.monotonic() + self._timeout, 0
+                due, came = now + self._timeout, 0
+        if gathered:
+            yield bytes(gathered)
 
     def _temporary(self, error: Exception) -> TemporaryError | CheckpointError:
         """What happened, in words without an address: those of the libraries tell all of it, with its secrets."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
@@ -133,8 +134,10 @@ class RemoteFile:
     def check(self) -> None:
         """Ask again what tells the files from others, where not every answer has told it."""
         files = [file for file in self._family() if file._known is not None]
+        self._transport.renew()
         with ThreadPoolExecutor(8) as pool:
-            for file, now in zip(files, pool.map(RemoteFile._validator, files), strict=True):
+            asked = chain(map(RemoteFile._validator, files[:1]), pool.map(RemoteFile._validator, files[1:]))
+            for file, now in zip(files, asked, strict=True):
                 if now is not None and file._known is not None and now != file._known[1]:
                     raise file._changed("another")
 

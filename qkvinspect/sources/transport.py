@@ -75,6 +75,10 @@ class Transport(Protocol):
         """The names of the files in its folder; None where they cannot be listed."""
         ...
 
+    def renew(self) -> None:
+        """Forget what was told of this file and those beside it."""
+        ...
+
     def validator(self) -> str | None:
         """What tells the file from others, asked again; None where every answer carries it."""
         ...

@@ -54,6 +54,44 @@ def test_any_file_system_of_fsspec(run, samples: Path, memory: Any) -> None:
         assert f"QKV-{code}" in refused.err
 
 
+def test_a_download_from_a_store(run, memory: Any, tmp_path: Path) -> None:
+    torch.save(files.small(), tmp_path / "model.pt")
+    memory.pipe_file("/model.pt", (tmp_path / "model.pt").read_bytes())
+    assert run("diff", "memory://model.pt", tmp_path / "model.pt", "--download").code == 0
+
+
+def test_what_a_store_says_wrongly(run, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More bytes than were asked for, fewer, none, and an error of its own: each is one line."""
+    torch.save(files.small(), tmp_path / "model.pt")
+    data = (tmp_path / "model.pt").read_bytes()
+    memory.pipe_file("/model.pt", data)
+
+    class Odd:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def seek(self, place: int) -> None:
+            pass
+
+        def read(self, length: int) -> bytes:
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    for answer in (data, b"x", b"", OSError(f"{SECRET} reset"), PermissionError(SECRET), RuntimeError(SECRET)):
+        monkeypatch.setattr(type(memory), "open", lambda *args, answer=answer, **options: Odd(answer))
+        refused = run("show", "memory://model.pt")
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "[QKV-F0" in refused.err
+        assert SECRET not in refused.err
+
+
 def test_a_file_that_changes_in_a_store(run, tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from qkvinspect.inspection import measure
 
