@@ -38,6 +38,7 @@ def show(
       qkvinspect show model.pt
       qkvinspect show model.safetensors --layer 'encoder.*' --per-head
       qkvinspect show model.pt --heads 8 --format json
+      qkvinspect show hf://org/model --layer '*.0.*'
       qkvinspect show checkpoint_dir/ --heads 'decoder.*=32/8' --no-norms
 
     Exit status:

@@ -95,14 +95,17 @@ class HttpFile:
                 response = self._session.get(
                     url, headers={"Range": wanted}, stream=True, allow_redirects=False, timeout=self._timeout
                 )
+                if response.status_code not in _REDIRECTS:
+                    return response
+                with closing(response):
+                    length = response.headers.get("Content-Length", "")
+                    if _NUMBER.fullmatch(length) and int(length) <= _LEAST:
+                        response.raw.read(_LEAST, decode_content=False)  # which keeps the connection
+                    target = _joined(url, response.headers.get("Location", ""))
             except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError):
                 raise self._wrong(Code.FILE_PATH, "is not an address that can be asked") from None
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 raise self._temporary(error) from None
-            if response.status_code not in _REDIRECTS:
-                return response
-            with closing(response):
-                target = _joined(url, response.headers.get("Location", ""))
             if not urls.is_web(target) or (urls.scheme(url) == "https" and urls.scheme(target) != "https"):
                 raise self._wrong(Code.FILE_ANSWER, "is redirected to where it is not followed", urls.scheme(target))
             url = target

@@ -44,12 +44,14 @@ class Web:
     Attributes:
         asked: every request, in order.
         fault: what it does instead of answering, where it is told to misbehave.
+        connections: how many were made.
     """
 
     folder: Path
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
     fault: Fault | None = None
+    connections: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, name: str) -> list[Asked]:
@@ -69,6 +71,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16
     web: Web
+
+    def setup(self) -> None:
+        with self.web.lock:
+            self.web.connections += 1
+        super().setup()
 
     def do_GET(self) -> None:
         name = unquote(urlsplit(self.path).path).lstrip("/")

@@ -178,6 +178,24 @@ def test_a_download_says_how_far_it_is(web: Web, tmp_path: Path) -> None:
     assert told[-1] == (size, size)
 
 
+@pytest.mark.parametrize("redirected", [False, True])
+def test_connections_are_kept(web: Web, noise: bytes, redirected: bool) -> None:
+    def elsewhere(handler: Handler, asked: Asked) -> bool:
+        if asked.name == "noise":
+            handler.refuse(302, Location="/there")
+            return True
+        asked.name = "noise"
+        return False
+
+    web.fault = elsewhere if redirected else None
+    file = opened(web, "noise")
+    for start in range(200_000, 2_200_000, 100_000):
+        assert file.read(start, 100_000) == noise[start : start + 100_000]
+    file.close()
+    assert len(web.asked) == 21 * (1 + redirected)
+    assert web.connections <= 8
+
+
 def test_the_first_request_is_small(web: Web, noise: bytes) -> None:
     file = opened(web, "noise")
     assert file.size == len(noise)
