@@ -159,12 +159,13 @@ def open(
     path: str | Path,
     *,
     container: str | None = None,
-    config: Path | None = None,
+    config: str | Path | None = None,
     heads: str | None = None,
     layout: str | None = None,
     limits: Mapping[str, int] | None = None,
+    download: bool = False,
 ) -> OpenCheckpoint:
-    """Open a file, a shard index or a directory. No tensor is read; close the result when done.
+    """Open a file, a shard index, a directory, or a URL of one. No tensor is read; close the result when done.
 
     Args:
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
@@ -172,11 +173,13 @@ def open(
         heads: the number of heads of every layer, ``8`` or ``32/8``, where nothing in the file tells it.
         layout: the layout of every layer, where names do not tell it.
         limits: what to allow a file instead of what is usual for its size.
+        download: fetch remote files whole, to a temporary file, rather than the ranges that are read.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
+        UsageError: the URL needs a package that is missing.
     """
-    found = open_checkpoint(path, container=container, config=config, limits=limits)
+    found = open_checkpoint(path, container=container, config=config, limits=limits, download=download)
     opened = OpenCheckpoint(**{field.name: getattr(found, field.name) for field in fields(found)})
     opened.options = Options(heads=(heads,) if heads else (), layouts=(("*", layout),) if layout else (), norms=False)
     return opened

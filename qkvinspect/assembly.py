@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from qkvinspect.dtypes import DType
-from qkvinspect.model import ByteSource, Region, TensorInfo
+from qkvinspect.model import ByteSource, Extent, Region, TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,13 +26,13 @@ class Piece:
 
     Attributes:
         at, sizes: its first element and its sizes, in the whole.
-        file: the name of the file that holds it.
+        reach: all that is read of the file that holds it.
         open: describes it as a tensor of its own, of ``sizes``; asked when it is first read.
     """
 
     at: tuple[int, ...]
     sizes: tuple[int, ...]
-    file: str
+    reach: Region
     open: Callable[[], TensorInfo]
 
     @cached_property
@@ -55,8 +55,8 @@ class Assembled(Region):
         self._pieces = [piece for piece in pieces if 0 not in piece.sizes]
 
     @property
-    def files(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(piece.file for piece in self._pieces))
+    def extents(self) -> tuple[Extent, ...]:
+        return tuple(extent for piece in self._pieces for extent in piece.reach.extents)
 
     @cached_property
     def _only(self) -> TensorInfo | None:

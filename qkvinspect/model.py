@@ -9,7 +9,7 @@ from dataclasses import field
 from functools import cached_property, lru_cache
 from math import prod
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError, clean
@@ -60,6 +60,14 @@ class ByteSource(Protocol):
     def close(self) -> None: ...
 
 
+class Extent(NamedTuple):
+    """Bytes of a file, from ``start`` to before ``stop``."""
+
+    source: ByteSource
+    start: int
+    stop: int
+
+
 class Region:
     """A run of bytes in a source: the storage behind one or more tensors.
 
@@ -84,9 +92,9 @@ class Region:
         return self._start if isinstance(self._start, int) else self._start()
 
     @property
-    def files(self) -> tuple[str, ...]:
-        """The names of the files that hold the bytes."""
-        return (self.source.name,)
+    def extents(self) -> tuple[Extent, ...]:
+        """All that is read where any of the bytes is asked for; known without reading."""
+        return (Extent(self.source, self.start, self.start + self.nbytes),)
 
     def check(self) -> None:
         """Make sure, before any byte is given away, that all are those that were written, where that can be known.
@@ -119,6 +127,10 @@ class _Part(Region):
         super().__init__(whole.source, lambda: whole.start + offset, nbytes)
         self._whole = whole
         self._offset = offset
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        return self._whole.extents
 
     def place(self, offset: int) -> tuple[ByteSource, int] | None:
         return self._whole.place(self._offset + offset)

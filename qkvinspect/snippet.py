@@ -9,6 +9,7 @@ from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Checkpoint, TensorInfo
 from qkvinspect.packing import Geometry, Packing, slots_of
 from qkvinspect.report import Attention
+from qkvinspect.sources import is_remote
 
 _ORIENT = {"out_in": "", "in_out": ".T", "in_heads_dim": ".flatten(1).T"}
 
@@ -22,7 +23,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
     if layout is None or geometry is None:
         return []
     infos = {info.name: info for part in attention.parts for info in (part.weight, part.bias) if info}
-    lines = _load(list(infos.values()), checkpoint)
+    lines = [*_fetch(checkpoint), *_load(list(infos.values()), checkpoint)]
     for stored, info in zip(layout.weights, attention.weights, strict=True):
         names = [part.name for part in attention.parts if part.weight.name == info.name]
         total, _ = shape_as_matrix(info, stored.orientation)
@@ -41,10 +42,24 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
     return lines
 
 
+def _fetch(checkpoint: Checkpoint) -> Iterator[str]:
+    """Torch and safetensors read files of this machine only."""
+    if is_remote(checkpoint.path):
+        yield f"# Of the folder of {checkpoint.path}, downloaded to here:"
+
+
+def _here(path: str, checkpoint: Checkpoint) -> str:
+    """The path of a file that is loaded."""
+    if not is_remote(path):
+        return path
+    folder = f"{checkpoint.path.rpartition('/')[0]}/"
+    return path.removeprefix(folder) if path.startswith(folder) else PurePath(path).name
+
+
 def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
     if checkpoint.format.startswith("dcp"):
         return list(_load_distributed(infos, checkpoint))
-    files = list(dict.fromkeys(info.region.source.name for info in infos))
+    files = list(dict.fromkeys(_here(info.region.source.name, checkpoint) for info in infos))
     pickled = "torch-" in checkpoint.format
     if checkpoint.modules:
         load = "torch.load({!r}, weights_only=False).state_dict()  # runs the file's code: only if you trust it"
@@ -63,7 +78,7 @@ def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> It
     for info in infos:
         yield f"    {info.keys[0]!r}: torch.empty({info.shape}, dtype=torch.{info.dtype.name}),"
     yield "}"
-    folder = str(PurePath(checkpoint.path).parent)
+    folder = str(PurePath(_here(checkpoint.path, checkpoint)).parent)
     if checkpoint.format == "dcp":
         yield "# Unpickles .metadata, which runs its code: only if you trust it."
         yield f"torch.distributed.checkpoint.load(state, checkpoint_id={folder!r}, no_dist=True)"

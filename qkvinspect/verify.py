@@ -12,6 +12,7 @@ from qkvinspect.matrix import as_matrix
 from qkvinspect.model import Checkpoint, Orientation, TensorInfo
 from qkvinspect.packing import merge
 from qkvinspect.report import Attention
+from qkvinspect.sources import is_remote
 from qkvinspect.tensors import to_torch
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tu
     import safetensors
     import torch
 
+    if is_remote(checkpoint.path):
+        return _read_by_us(stored), "qkvinspect itself, as it is not on this machine"
     if checkpoint.format.startswith("dcp"):  # torch.distributed.checkpoint unpickles without weights_only
         return _read_by_us(stored), "qkvinspect itself"
     try:

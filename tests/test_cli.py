@@ -71,6 +71,9 @@ def test_export_needs_no_torch(samples: Path, tmp_path: Path, suffix: str) -> No
 LARGE = {"torch", "numpy", "safetensors", "yaml", "rich", "jsonschema", "concurrent.futures", "logging"}
 """Modules that take long to import."""
 
+LARGE |= {"asyncio", "fsspec", "http.client", "requests", "socket", "ssl", "urllib3", "qkvinspect.sources.remote"}
+"""Modules that only a URL needs."""
+
 LOADED = f"""
 import sys
 from qkvinspect.cli import main

@@ -14,6 +14,7 @@ from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spec
 from qkvinspect.analysis.values import Values, value_statistics
 from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Attention, Report
+from qkvinspect.sources import announce
 
 __all__ = [
     "COLUMNS",
@@ -48,6 +49,7 @@ def analyze(
     sizes = [_nbytes(attention) for attention in chosen]
     advance = counter(sum(sizes), progress)
     bounds = Bounds(report.checkpoint)
+    announce(info.region for one in chosen for info in (*one.weights, one.out) if info is not None)
     for attention, size in zip(chosen, sizes, strict=True):
         yield figures(attention, report.checkpoint.tensors, bounds)
         advance(size)

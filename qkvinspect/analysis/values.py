@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.model import TensorInfo
 from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Attention, Part, Report, number
+from qkvinspect.sources import announce
 
 if TYPE_CHECKING:
     from qkvinspect.blocks import Array
@@ -69,6 +70,7 @@ def value_statistics(report: Report, progress: Progress | None = None) -> Iterat
     sizes = [part.weight.dtype.nbytes(part.shape[0] * part.shape[1]) for a in report.attentions for part in a.parts]
     advance = counter(sum(sizes), progress)
     left = iter(sizes)
+    announce(info.region for attention in report.attentions for info in attention.weights)
     for attention in report.attentions:
         found: list[Values] = []
         for part in attention.parts:

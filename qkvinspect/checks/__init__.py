@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
+from os import PathLike, fspath
 from typing import Protocol, cast
 
 from qkvinspect.checks import (
@@ -165,7 +164,7 @@ def check(
     from qkvinspect.inspection import Options, inspect
 
     wanted = parse_policy({"select": list(select), "ignore": list(ignore)})
-    with open_checkpoint(Path(path)) as checkpoint:
+    with open_checkpoint(fspath(path)) as checkpoint:
         return run(inspect(checkpoint, Options(heads=tuple(heads), evidence="each")), wanted)
 
 

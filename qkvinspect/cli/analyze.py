@@ -39,6 +39,7 @@ def analyze(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Analyze each head: spectra, circuits, bounds on logits, twins.
 
@@ -78,7 +79,7 @@ def analyze(
     if top and not sort:
         raise UsageError("--top needs a ranking", hint="--sort COLUMN")
     ranked, drawn = (column(key) if key else None for key in (sort, heat))
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         ask = "wanted" if evidence else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         with Bar("analyzing") as bar:

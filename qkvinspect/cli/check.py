@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -34,7 +34,9 @@ _GLOB = re.compile(r"[*?[]")
 def check(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH...", help="Checkpoints, folders of them, or globs in quotes.", show_default=False),
+        typer.Argument(
+            metavar="PATH...", help="Checkpoints, folders of them, globs in quotes, or URLs.", show_default=False
+        ),
     ] = None,
     select: Annotated[Codes, typer.Option("--select", metavar="CODE", help="Only these checks; repeatable.")] = None,
     ignore: Annotated[Codes, typer.Option("--ignore", metavar="CODE", help="Not these checks; repeatable.")] = None,
@@ -65,6 +67,7 @@ def check(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and their severities.")] = False,
 ) -> None:
     """Check checkpoints before they are released; made for CI.
@@ -102,7 +105,7 @@ def check(
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
     job = _Job(
         policy=_policy(select, ignore, fail_on),
-        open=lambda path: options.load(path, container, config, limit),
+        open=lambda path: options.load(path, container, config, limit, download),
         inspect=lambda opened: options.report(
             opened,
             layers=layer,
@@ -128,45 +131,52 @@ class _Job:
     """What to do with each checkpoint."""
 
     policy: Policy
-    open: Callable[[Path], Checkpoint]
+    open: Callable[[str], Checkpoint]
     inspect: Callable[[Checkpoint], Report]
     baseline: Path | None
     record: Path | None
     tolerance: float
 
-    def check(self, path: Path) -> Checked:
+    def check(self, path: str) -> Checked:
         from qkvinspect.checks import recorded, run
         from qkvinspect.checks.result import Checked
         from qkvinspect.cli.progress import Bar
         from qkvinspect.errors import CheckpointError, LayoutError
+        from qkvinspect.sources.urls import shown
 
+        name = shown(path)
         before = recorded.read(self.baseline) if self.baseline else None
         try:
-            with self.open(path) as checkpoint, Bar(f"checking {path.name[:40]}") as bar:
+            with self.open(path) as checkpoint, Bar(f"checking {PurePath(name).name[:40]}") as bar:
                 report = self.inspect(checkpoint)
                 findings = run(report, self.policy, baseline=before, tolerance=self.tolerance, progress=bar.advance)
         except (CheckpointError, LayoutError) as error:
-            return Checked(str(path), error=str(error))
+            return Checked(name, error=str(error))
         if self.record:
             recorded.write(recorded.record(report), self.record)
-        return Checked(str(path), tuple(findings), len(report.attentions))
+        return Checked(name, tuple(findings), len(report.attentions))
 
 
-def checkpoints(paths: Sequence[str]) -> Iterator[Path]:
-    """The checkpoints that paths and globs name; of a folder that is not one itself, all below it."""
+def checkpoints(paths: Sequence[str]) -> Iterator[str]:
+    """The checkpoints that paths, globs and URLs name; of a folder that is not one itself, all below it."""
     from qkvinspect.errors import UsageError
     from qkvinspect.formats.directory import below
+    from qkvinspect.sources import is_remote, local_path
 
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for text in paths:
-        path = Path(text)
+        if is_remote(text):
+            yield from {text} - seen
+            seen.add(text)
+            continue
+        path = local_path(text)
         pattern = str(path.relative_to(path.anchor))
         plain = path.exists() or not _GLOB.search(text)
         named = [path] if plain else sorted(Path(path.anchor).glob(pattern))
         if not named:
             raise UsageError("no file matches", file=text)
         for one in named:
-            for found in below(one):
+            for found in map(str, below(one)):
                 if found not in seen:
                     seen.add(found)
                     yield found

@@ -25,6 +25,7 @@ def convert(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Store the attention of a checkpoint as another library does.
 
@@ -52,10 +53,10 @@ def convert(
     target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
         grouped = any(stored.packing.groups != "one" for stored in target.layout.weights)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)
         if not found.attentions:
-            raise UsageError("there is no attention to convert", file=str(path))
+            raise UsageError("there is no attention to convert", file=checkpoint.path)
         saving.save_plan(found, convert_whole(found, target), target, out, how, dry_run=dry_run)

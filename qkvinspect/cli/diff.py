@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,8 +18,8 @@ else:
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint: what there was.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another: what became of it.", show_default=False)],
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint or a URL: what there was.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another: what became of it.", show_default=False)],
     layer: options.Layers = None,
     map: Annotated[
         list[str] | None,
@@ -38,7 +37,7 @@ def diff(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is B's."),
     ] = None,
     container: Annotated[
@@ -47,6 +46,7 @@ def diff(
     ] = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Compare Q, K, V and output of every layer, however they are stored.
 
@@ -79,15 +79,15 @@ def diff(
     ask = "wanted" if evidence else "none"
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
     with (
-        options.load(a, containers[0], configs[0], limit) as one,
-        options.load(b, containers[1], configs[1], limit) as other,
+        options.load(a, containers[0], configs[0], limit, download) as one,
+        options.load(b, containers[1], configs[1], limit, download) as other,
     ):
         before, after = (
             options.report(file, layers=None, heads=heads, layouts=layout, norms=False, evidence=ask)
             for file in (one, other)
         )
         if attention_only and not before.attentions and not after.attentions:
-            raise UsageError("there is no attention to compare", file=str(a))
+            raise UsageError("there is no attention to compare", file=one.path)
         wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance)
         with Bar("comparing") as bar:
             found = compare(before, after, wanted, bar.advance)

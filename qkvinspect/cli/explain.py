@@ -48,6 +48,7 @@ def explain(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing plot.")] = False,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Say in words which rows of a layer are Q, K and V, and why.
 
@@ -79,7 +80,7 @@ def explain(
         _require_plottable(plot, evidence, force=force)
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         ask = "thorough" if evidence or plot else "wanted" if evidence is None else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         if plot is not None:

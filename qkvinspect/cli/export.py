@@ -40,6 +40,7 @@ def export(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Write the Q, K and V of a checkpoint as tensors of their own.
 
@@ -73,11 +74,11 @@ def export(
     if rename and not everything:
         raise UsageError("--rename is for whole checkpoints", hint="give --all, or --names for the parts alone")
     how = saving.how(max_shard_size, force=force, verify=verify, whole=everything)
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=heads_split)
         if not found.attentions:
-            raise UsageError("there is no attention to export", file=str(path))
+            raise UsageError("there is no attention to export", file=checkpoint.path)
         if everything:
             plan = split_whole(found, names=names, rename=renaming(rename or ()))
             pieces, layers = plan.pieces, plan.layers

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Checkpoints = Annotated[
-    Path,
-    typer.Argument(metavar="PATH", help="A checkpoint, a shard index, or the directory of one.", show_default=False),
+    str,
+    typer.Argument(
+        metavar="PATH", help="A checkpoint, a shard index, the directory of one, or a URL.", show_default=False
+    ),
 ]
 Layers = Annotated[
     list[str] | None,
@@ -42,7 +44,7 @@ Layouts = Annotated[
     typer.Option("--layout", metavar="[GLOB=]ID", help="The layout of all layers or those that match; repeatable."),
 ]
 Config = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--config", metavar="FILE", help="Hyper-parameters (JSON or YAML) to trust before any others."),
 ]
 Limits = Annotated[
@@ -61,6 +63,8 @@ Heat = Annotated[
     typer.Option("--heat", metavar="COLUMN", help="A picture instead of tables: this figure by layer and head."),
 ]
 
+Download = Annotated[bool, typer.Option("--download", help="Fetch what a URL leads to whole, to a temporary file.")]
+
 AskWeights = Annotated[
     bool,
     typer.Option(
@@ -75,12 +79,17 @@ else:
     Format = StrEnum("Format", [(name, name) for name in RENDERERS])
 
 
-def load(path: Path, container: str | None, config: Path | None, limits: list[str] | None) -> Checkpoint:
+def load(path: str, container: str | None, config: str | None, limits: list[str] | None, download: bool) -> Checkpoint:
     """Open what the user named."""
+    from qkvinspect.cli.progress import Bar
     from qkvinspect.formats import open_checkpoint
     from qkvinspect.formats.limits import parse
 
-    return open_checkpoint(path, container=container, config=config, limits=parse(limits or ()))
+    allowed = parse(limits or ())
+    with Bar("downloading") as bar:
+        return open_checkpoint(
+            path, container=container, config=config, limits=allowed, download=download, progress=bar.advance
+        )
 
 
 def report(

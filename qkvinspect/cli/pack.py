@@ -21,6 +21,7 @@ def pack(
     config: options.Config = None,
     container: options.Container = None,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Join Q, K and V that lie apart into the tensors of another layout.
 
@@ -44,6 +45,6 @@ def pack(
 
     target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=None, layouts=None, norms=False, evidence="none")
         saving.save_plan(found, pack_whole(found, target, tuple(layer or ())), target, out, how, dry_run=dry_run)

@@ -24,7 +24,7 @@ def report(
     path: options.Checkpoints,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: one .html file.")],
     other: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(metavar="[OTHER]", help="A second checkpoint, to stand beside it.", show_default=False),
     ] = None,
     analysis: Annotated[
@@ -35,7 +35,7 @@ def report(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is OTHER's."),
     ] = None,
     container: Annotated[
@@ -44,6 +44,7 @@ def report(
     ] = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Write all about a checkpoint, or two side by side, into one HTML file that opens offline.
 
@@ -74,7 +75,7 @@ def report(
     with ExitStack() as opened:
         found: list[Report] = []
         for place, file in enumerate([path] if other is None else [path, other]):
-            checkpoint = opened.enter_context(options.load(file, containers[place], configs[place], limit))
+            checkpoint = opened.enter_context(options.load(file, containers[place], configs[place], limit, download))
             found.append(
                 options.report(
                     checkpoint,

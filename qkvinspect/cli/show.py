@@ -25,6 +25,7 @@ def show(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    download: options.Download = False,
 ) -> None:
     """Show Q, K and V of every layer: shapes, rows, norms, heads.
 
@@ -39,6 +40,7 @@ def show(
       qkvinspect show model.safetensors --layer 'encoder.*' --per-head
       qkvinspect show model.pt --heads 8 --format json
       qkvinspect show model.pt --heat v_norm
+      qkvinspect show hf://org/model --layer '*.0.*'
       qkvinspect show checkpoint_dir/ --heads 'decoder.*=32/8' --no-norms
 
     Exit status:
@@ -57,7 +59,7 @@ def show(
         if heat not in NORMS or not norms:
             raise UsageError(f"{heat!r} cannot be drawn here", hint=f"{', '.join(NORMS)}; or qkvinspect analyze --heat")
     ask = "wanted" if evidence and norms else "none"
-    with options.load(path, container, config, limit) as checkpoint:
+    with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     view = View(per_head, options.terminal_width(), options.wants_colour())
     if heat is not None:

@@ -21,6 +21,7 @@ from qkvinspect.model import Checkpoint, Finding
 from qkvinspect.packing import Geometry
 from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Attention, Report
+from qkvinspect.sources import announce
 
 ORDER = ("q", "k", "v", "out", "q_bias", "k_bias", "v_bias", "out_bias")
 _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
@@ -94,6 +95,9 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
     work = [_layer(pair, of_a[pair.a], of_b[pair.b], (a.checkpoint, b.checkpoint), extract) for pair in chosen]
     total = sum(one.nbytes for one in work) + (others.nbytes if others else 0)
     advance = counter(total, progress)
+    for side in (0, 1):
+        announce(lines.matrix.info.region for one in work for lines in one.parts[side].values())
+        announce(info.region for pair in (others.pairs if others else ()) if all(pair) and (info := pair[side]))
     layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
     notes += _disagreeing(work)
     return Difference(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field
 from math import gcd
 from typing import Any
@@ -17,6 +17,7 @@ from qkvinspect.evidence.gram import normal_scores
 from qkvinspect.matrix import Matrix, as_matrix, shape_as_matrix
 from qkvinspect.model import Orientation, TensorInfo
 from qkvinspect.records import dataclass
+from qkvinspect.sources import announce
 
 Array = NDArray[Any]
 
@@ -119,6 +120,7 @@ def take(source: Source, stride: int) -> Sample | None:
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    announce(info.region for info in _stored(source))
     found: list[Array] = []
     for info, orientation, biases in source.weights:
         values = _read(info, orientation, stride)
@@ -130,6 +132,14 @@ def take(source: Source, stride: int) -> Sample | None:
     if out is None or not np.isfinite(out).all() or not out.any():
         return _sample(source.layer, found, None, stride)
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
+
+
+def _stored(source: Source) -> Iterator[TensorInfo]:
+    for info, _, biases in source.weights:
+        yield info
+        yield from (bias.info for bias in biases)
+    if source.out is not None:
+        yield source.out[0]
 
 
 def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int) -> Sample | None:

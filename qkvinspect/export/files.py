@@ -19,6 +19,7 @@ from qkvinspect.export.safetensors_file import require_code, write_safetensors
 from qkvinspect.export.torch_file import as_torch_counts, write_torch
 from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Report
+from qkvinspect.sources import announce
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 INDEX = "model.safetensors.index.json"
@@ -56,6 +57,7 @@ def write(
     require_possible(report, pieces, target, how)
     total = sum(piece.nbytes for piece in pieces)
     advance = counter(total * (2 if how.verify else 1), progress)
+    announce(info.region for piece in pieces for info in piece.sources)
     with Manifest(report, pieces, hashed=how.hashed, kept=how.kept) as manifest:
         if how.max_shard:
             with new_folder(target) as folder:

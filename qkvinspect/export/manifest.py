@@ -14,9 +14,9 @@ from typing import Self
 from qkvinspect import __version__
 from qkvinspect.export.pieces import Piece
 from qkvinspect.formats.safetensors_parts import KEY as PARTS
-from qkvinspect.model import BLOCK, Checkpoint
+from qkvinspect.model import BLOCK, ByteSource, Checkpoint
 from qkvinspect.report import Report, row_ranges
-from qkvinspect.sources import LocalFile
+from qkvinspect.sources import Window
 
 _OWN = "qkvinspect."
 _PENDING = "0" * hashlib.sha256().digest_size * 2
@@ -50,8 +50,8 @@ class Manifest:
     def texts(self) -> dict[str, str]:
         """The metadata, as long at any time."""
         files = [
-            {"path": path, "size": size, **({"sha256": self._sums[path]} if self._sums else {})}
-            for path, size in self._files.items()
+            {"path": path, "size": file.size, **({"sha256": self._sums[path]} if self._sums else {})}
+            for path, file in self._files.items()
         ]
         return {**self._fixed, "qkvinspect.manifest": json.dumps(files)}
 
@@ -82,29 +82,26 @@ class Manifest:
     def _hash(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the main thread
         try:
-            for path, size in self._files.items():
-                self._sums[path] = self._sum(path, size)
+            for path, file in self._files.items():
+                self._sums[path] = self._sum(file)
         except Exception as error:
             self._failure = error
 
-    def _sum(self, path: str, size: int) -> str:
-        file = LocalFile(Path(path))
-        try:
-            total = hashlib.sha256()
-            for start in range(0, size, BLOCK):
-                if self._stop.is_set():
-                    break
-                total.update(file.read(start, min(BLOCK, size - start)))
-            return total.hexdigest()
-        finally:
-            file.close()
+    def _sum(self, file: ByteSource) -> str:
+        total = hashlib.sha256()
+        for start in range(0, file.size, BLOCK):
+            if self._stop.is_set():
+                break
+            total.update(file.read(start, min(BLOCK, file.size - start)))
+        return total.hexdigest()
 
 
-def source_files(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> dict[str, int]:
-    """The files that the pieces are read from, and their sizes."""
-    names = dict.fromkeys([checkpoint.source.name] if checkpoint.source else [])
-    names |= dict.fromkeys(file for piece in pieces for info in piece.sources for file in info.region.files)
-    return {name: Path(name).stat().st_size for name in names}
+def source_files(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> dict[str, ByteSource]:
+    """The files that the pieces are read from, by name."""
+    sources = [checkpoint.source] if checkpoint.source else []
+    sources += [extent.source for piece in pieces for info in piece.sources for extent in info.region.extents]
+    files = (source.file if isinstance(source, Window) else source for source in sources)
+    return {file.name: file for file in files}
 
 
 def _kept(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -15,7 +15,8 @@ from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, Request
 from qkvinspect.model import ByteSource, Checkpoint, Finding
-from qkvinspect.sources import LocalFile
+from qkvinspect.progress import Progress
+from qkvinspect.sources import LocalFile, is_remote, local_path
 
 FORMATS: tuple[str, ...] = ("safetensors", "torch_zip", "torch_legacy", "torch_tar", "dcp", "sharded")
 """Modules here, asked in this order, and imported only then; a file is of the first format whose sniff says so."""
@@ -33,28 +34,29 @@ def open_checkpoint(
     path: str | Path,
     *,
     container: str | None = None,
-    config: Path | None = None,
+    config: str | Path | None = None,
     limits: Mapping[str, int] | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
 ) -> Checkpoint:
-    """Open a file, a shard index or a directory. No tensor is read; close the result when done.
+    """Open a file, a shard index, a directory, or a URL of one. No tensor is read; close the result when done.
 
     Args:
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
         config: hyper-parameters to trust before any found beside or inside the checkpoint.
         limits: what to allow a file instead of what is usual for its size; see ``formats.limits.Limits``.
+        download: fetch remote files whole, to a temporary file.
+        progress: told how far that is.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
+        UsageError: the URL needs a package that is missing.
     """
-    place = Path(path)
-    findings: tuple[Finding, ...] = ()
-    if os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises where the folder may not be read)
-        place, findings = directory.choose(place)
-    source = LocalFile(place)
+    source, findings = _find(os.fspath(path), download, progress)
     try:
         with _without_collector():
             checkpoint = _open(source, container, limits or {})
-        own = (configs.named(config),) if config is not None else ()
+        own = (configs.named(os.fspath(config)),) if config is not None else ()
         beside, config_findings = configs.beside(source)
     except CheckpointError:
         with closing(source):
@@ -70,6 +72,20 @@ def open_checkpoint(
         findings=(*findings, *checkpoint.findings, *config_findings),
         source=source,
     )
+
+
+def _find(path: str, download: bool, progress: Progress | None) -> tuple[ByteSource, tuple[Finding, ...]]:
+    """The file that a path or a URL stands for."""
+    if is_remote(path):
+        from qkvinspect.sources.places import Reach, RemoteFile, remote
+
+        found = remote(path, Reach(download, progress))
+        return (found, ()) if isinstance(found, RemoteFile) else directory.choose_remote(found)
+    place = local_path(path)
+    if os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises where the folder may not be read)
+        place, findings = directory.choose(place)
+        return LocalFile(place), findings
+    return LocalFile(place), ()
 
 
 def _open(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import cast
 
 from qkvinspect.codes import Code
@@ -11,7 +11,7 @@ from qkvinspect.formats import strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
 from qkvinspect.model import ByteSource, Config, Finding
-from qkvinspect.sources import LocalFile
+from qkvinspect.sources import LocalFile, is_remote, local_path
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 _USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
@@ -53,23 +53,34 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
     return tuple(configs), tuple(findings)
 
 
-def named(path: Path) -> Config:
+def named(path: str) -> Config:
     """The config that the user names with --config.
 
     Raises:
         UsageError: it cannot be read as a mapping.
     """
     try:
-        file = LocalFile(path)
+        file = _opened(path)
         try:
-            config = _parse(file, f"config:{path.name}")
+            config = _parse(file, f"config:{PurePath(file.name).name}")
         finally:
             file.close()
         if config is None:
-            raise CheckpointError("is not a mapping", code=Code.CONFIG)
+            raise CheckpointError("is not a mapping", code=Code.CONFIG, file=file.name)
         return config
     except CheckpointError as error:
-        raise UsageError(error.message, file=str(path), hint="give a JSON or YAML file with a mapping") from error
+        raise UsageError(error.message, file=error.file, hint="give a JSON or YAML file with a mapping") from error
+
+
+def _opened(path: str) -> ByteSource:
+    if not is_remote(path):
+        return LocalFile(local_path(path))
+    from qkvinspect.sources.places import Reach, RemoteFile, remote
+
+    found = remote(path, Reach())
+    if isinstance(found, RemoteFile):
+        return found
+    raise CheckpointError("is a folder", code=Code.FILE_DIRECTORY, file=found.name)
 
 
 def _stem(name: str) -> str:

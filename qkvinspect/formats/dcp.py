@@ -20,7 +20,7 @@ from qkvinspect.formats.dcp_metadata import Metadata, Sizes, Tensor, parse
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, dangers, is_dict, is_sequence
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Finding, TensorInfo
+from qkvinspect.model import ByteSource, Checkpoint, Finding, Region, TensorInfo
 from qkvinspect.sources import Window
 
 NAME = "dcp"
@@ -139,7 +139,7 @@ class _Reader:
 
     def _piece(self, key: str, entry: Tensor, at: Sizes, sizes: Sizes) -> Piece:
         window = self._window(key, at)
-        return Piece(at, sizes, window.name, lambda: self._chunk(window, key, entry, sizes))
+        return Piece(at, sizes, Region(window, 0, window.size), lambda: self._chunk(window, key, entry, sizes))
 
     def _chunk(self, window: Window, key: str, entry: Tensor, sizes: Sizes) -> TensorInfo:
         """The tensor in a chunk; it must be the one that the metadata tells of."""

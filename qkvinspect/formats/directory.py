@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.model import Finding
+
+if TYPE_CHECKING:
+    from qkvinspect.sources.places import RemoteFile, RemoteFolder
 
 _USUAL = (
     "model.safetensors",
@@ -19,6 +23,8 @@ _USUAL = (
     "adapter_model.safetensors",
 )
 """The names that transformers, diffusers and peft give the model, the preferred first."""
+
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -67,8 +73,6 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     Raises:
         CheckpointError: there is none, or no way to tell which.
     """
-    from qkvinspect.formats import foreign_parts
-
     try:
         entries = sorted(folder.iterdir())
         names = [entry.name for entry in entries if entry.is_file()]
@@ -80,27 +84,63 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
             file=str(folder),
             hint="check the permissions of the folder",
         ) from error
+    name, findings = _pick(names, arrays, str(folder))
+    return folder / name, findings
+
+
+def choose_remote(folder: RemoteFolder) -> tuple[RemoteFile, tuple[Finding, ...]]:
+    """The file that a remote folder stands for; where its files cannot be listed, the first of the usual names.
+
+    Raises:
+        CheckpointError: there is none, or no way to tell which.
+    """
+    names = folder.names()
+    if names is not None:
+        name, findings = _pick(names, (), folder.name)
+        return folder.file(name), findings
+    for name in (*_INDEXES, *_USUAL):
+        file = folder.file(name)
+        try:
+            if file.size:
+                return file, ()
+        except CheckpointError as error:
+            if error.code not in (Code.FILE_MISSING, Code.FILE_PERMISSION):
+                file.close()
+                raise
+        file.close()
+    raise CheckpointError(
+        "holds no checkpoint of a usual name, and a web server does not list its files",
+        code=Code.FOLDER_NONE,
+        file=folder.name,
+        hint="name the file itself",
+    )
+
+
+def _pick(names: Sequence[str], arrays: Sequence[str], folder: str) -> tuple[str, tuple[Finding, ...]]:
+    """Which of a folder's files stands for it."""
+    from qkvinspect.formats import foreign_parts
+
     readable = [name for name in names if name.endswith(SUFFIXES) and not name.endswith("_states.pt")]
-    foreign_parts.check_folder(arrays or (() if readable else names), str(folder))
+    foreign_parts.check_folder(arrays or (() if readable else names), folder)
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
     files = [name for name in names if name.endswith(SUFFIXES)]
     usual = [name for name in _USUAL if name in files]
     distributed = [name for name in names if name == ".metadata" and any(n.endswith(".distcp") for n in names)]
     candidates = [n for n in indexes if ".safetensors." in n] or indexes or usual[:1] or distributed or files
     if len(candidates) > 1 and all(name.startswith("shard-") and name.endswith(".safetensors") for name in candidates):
-        return folder / candidates[0], ()  # parts of one checkpoint: any stands for all
+        return candidates[0], ()  # parts of one checkpoint: any stands for all
     if len(candidates) == 1:
         others = [name for name in files if name not in candidates]
         findings: tuple[Finding, ...] = ()
         if others and not indexes:
             note = f"{candidates[0]} was read; also here: {', '.join(others)}"
             findings = (Finding("other-files", "info", note),)
-        return folder / candidates[0], findings
+        return candidates[0], findings
     if not candidates and any(name.endswith(".distcp") for name in names):
         raise CheckpointError(
             "is a torch.distributed.checkpoint without the one .metadata that describes all of it",
             code=Code.DCP,
-            file=str(folder),
+            file=folder,
             expected=".metadata",
             found=", ".join(name for name in names if name.endswith(".metadata")) or "none",
             hint="copy the whole folder; if every rank wrote metadata of its own, save again with use_collectives=True",
@@ -108,7 +148,7 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     raise CheckpointError(
         "holds several checkpoints" if candidates else "holds no checkpoint",
         code=Code.FOLDER_SEVERAL if candidates else Code.FOLDER_NONE,
-        file=str(folder),
+        file=folder,
         expected="a shard index or one checkpoint file",
         found=", ".join(candidates[:8]) or f"{len(names)} other files",
         hint="name the file itself",

@@ -115,9 +115,9 @@ def _join(
     source: ByteSource, files: list[tuple[ByteSource, Described, Offsets]], limits: Limits
 ) -> tuple[dict[str, TensorInfo], list[Finding]]:
     pieces: dict[str, list[Piece]] = {}
-    for file, described, offsets in sorted(files, key=lambda item: item[0].name):
+    for _, described, offsets in sorted(files, key=lambda item: item[0].name):
         for name, info in described.tensors.items():
-            pieces.setdefault(name, []).append(Piece(offsets[name], info.shape, file.name, lambda info=info: info))
+            pieces.setdefault(name, []).append(Piece(offsets[name], info.shape, info.region, lambda info=info: info))
     tensors: dict[str, TensorInfo] = {}
     findings: list[Finding] = []
     for name, parts in pieces.items():
@@ -127,9 +127,9 @@ def _join(
                 raise CheckpointError(
                     "two files give a tensor other dtypes or ranks",
                     code=Code.PART_CONFLICT,
-                    file=part.file,
+                    file=part.reach.source.name,
                     tensor=name,
-                    expected=f"{first.dtype.name} of rank {len(first.shape)}, as in {parts[0].file}",
+                    expected=f"{first.dtype.name} of rank {len(first.shape)}, as in {parts[0].reach.source.name}",
                     found=f"{info.dtype.name} of rank {len(info.shape)}",
                     hint="the files are of different checkpoints",
                 )

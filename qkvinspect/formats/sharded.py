@@ -40,8 +40,8 @@ def open(source: ByteSource, request: Request) -> Checkpoint:
     with resources:
         files = dict.fromkeys(weight_map.values())
         request.limits.check("shards", len(files), source.name)
-        for file in files:
-            shard_source = source.relative(file)
+        sources = {file: source.relative(file) for file in files}  # remote ones are asked all at once
+        for file, shard_source in sources.items():
             resources.callback(shard_source.close)
             shards[file] = request.open_shard(shard_source)
             size += shard_source.size

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
@@ -14,13 +15,14 @@ from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
 from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.model import ByteSource, Checkpoint, Region
+from qkvinspect.sources import announce
 
 NAME = "torch-legacy"
 
 _MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_FIRST_WINDOW = 1 << 20
+_FIRST_WINDOW = 128 << 10
 _CUT = (Code.PICKLE_TRUNCATED, Code.PICKLE_LENGTH, Code.PICKLE_FRAME)
 
 
@@ -80,6 +82,8 @@ def _storages(
         raise _damaged(
             source, Code.LEGACY_KEYS, "the list of storages is not that of the tensors", f"{len(known)} in the tensors"
         )
+    places = accumulate((8 + known[key].nbytes for key in listed), initial=position)
+    announce(Region(source, place, 8) for place in places if 0 <= place < source.size)
     regions: dict[str, Region] = {}
     for key in listed:
         storage = known[key]

@@ -11,7 +11,7 @@ from zlib_ng import zlib_ng
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.zipdir import Entry, damaged, wide_sizes
-from qkvinspect.model import ByteSource, Region
+from qkvinspect.model import ByteSource, Extent, Region
 
 _LOCAL = struct.Struct("<4s2x2H4x3L2H")
 _STORED = 0
@@ -45,6 +45,10 @@ class Stored(Region):
     @cached_property
     def start(self) -> int:
         return _data_start(self.source, self._entry)
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        return (Extent(self.source, self._entry.header, self._entry.end),)
 
     def check(self) -> None:
         if self.checked:

@@ -9,6 +9,7 @@ from qkvinspect.inspection.disguises import scale_of
 from qkvinspect.model import TensorInfo
 from qkvinspect.progress import Progress, counter
 from qkvinspect.report import Attention, Measure, Part
+from qkvinspect.sources import announce
 
 
 def measured(
@@ -31,6 +32,7 @@ def measured(
                     wanted.setdefault(info.name, Request(info, orientation, scale_of(info, tensors)))
                     groups.setdefault(info.name, set()).add(rows)
     requests = sorted(wanted.values(), key=lambda request: _place(request.info))
+    announce(info.region for request in requests for info in (request.scale, request.info) if info is not None)
     advance = counter(sum(request.info.nbytes for request in requests), progress)
     found: dict[tuple[str, tuple[range, ...]], Measure] = {}
     for request, stats in zip(requests, stream(requests, advance), strict=True):
@@ -55,5 +57,6 @@ def _groups(part: Part) -> Iterator[tuple[TensorInfo, tuple[range, ...]]]:
         yield part.bias, part.bias_heads
 
 
-def _place(info: TensorInfo) -> tuple[str, int]:
-    return info.region.source.name, info.region.start + info.offset * info.dtype.bits // 8
+def _place(info: TensorInfo) -> tuple[str, int, int]:
+    first = next(iter(info.region.extents), None)
+    return (first.source.name, first.start, info.offset) if first else ("", 0, 0)

@@ -1,6 +1,11 @@
-"""Where bytes come from. Local files now; anything that offers ByteSource later."""
+"""Where bytes come from: files on this machine, and what URLs lead to.
 
+``places``, and all that it imports, is left to where a URL is given.
+"""
+
+from qkvinspect.sources.ahead import announce
 from qkvinspect.sources.local import LocalFile
+from qkvinspect.sources.urls import is_remote, local_path
 from qkvinspect.sources.window import Window
 
-__all__ = ["LocalFile", "Window"]
+__all__ = ["LocalFile", "Window", "announce", "is_remote", "local_path"]

@@ -7,10 +7,11 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.sources.urls import require_plain
 
 _KINDS = (
     (stat.S_ISDIR, Code.FILE_DIRECTORY, "a directory"),
@@ -178,17 +179,8 @@ class LocalFile:
         beside what this one leads to: so the hub's cache keeps ``snapshots/<revision>/<file>`` as links into
         ``blobs``.
         """
-        path = PurePosixPath(name)
-        if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-            raise CheckpointError(
-                "names a file outside its own folder",
-                code=Code.FILE_ESCAPE,
-                file=self.name,
-                expected="a plain relative path",
-                found=repr(name),
-                hint="do not use this checkpoint, or mend its index",
-            )
-        file = LocalFile(self._path.parent / path, kept=False)
+        require_plain(name, self.name)
+        file = LocalFile(self._path.parent / name, kept=False)
         folder, place = os.path.realpath(self._path.parent), os.path.realpath(file._path)
         if os.path.commonpath((folder, place)) != folder and not (
             self._path.is_symlink() and os.path.dirname(place) == os.path.dirname(os.path.realpath(self._path))

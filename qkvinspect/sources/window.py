@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.model import ByteSource
+from qkvinspect.sources.ahead import Foreseeing
 
 
 class Window:
     """``size`` bytes of ``file`` from ``start``; closing it leaves the file open."""
 
     def __init__(self, file: ByteSource, start: int, size: int) -> None:
-        self._file = file
+        self.file = file
         self._start = start
         self._size = size
 
     @property
     def name(self) -> str:
-        return self._file.name
+        return self.file.name
 
     @property
     def size(self) -> int:
@@ -33,16 +36,20 @@ class Window:
                 found=f"{self._size} bytes in all",
                 hint="the file is damaged: copy or download it again",
             )
-        return self._file.read(self._start + offset, length)
+        return self.file.read(self._start + offset, length)
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        if isinstance(self.file, Foreseeing):
+            self.file.expect([(self._start + start, self._start + stop) for start, stop in ranges])
 
     def relative(self, name: str) -> ByteSource:
-        return self._file.relative(name)
+        return self.file.relative(name)
 
     def siblings(self) -> tuple[str, ...]:
-        return self._file.siblings()
+        return self.file.siblings()
 
     def check(self) -> None:
-        self._file.check()
+        self.file.check()
 
     def close(self) -> None:
         pass

@@ -149,14 +149,14 @@ def test_rows_of_all_shapes_and_cuts() -> None:
         file = MemoryFile(b"??" + data)
         info = TensorInfo("x", DTYPES["uint16"], part.shape, strides, Region(file, 0, len(data) + 2), 1,
                           "big" if big else "little")  # fmt: skip
-        pieces.append(Piece(tuple(a for a, _ in spans), part.shape, str(count), lambda info=info: info))
+        pieces.append(Piece(tuple(a for a, _ in spans), part.shape, info.region, lambda info=info: info))
     region = Assembled(MemoryFile(b""), DTYPES["uint16"], shape, pieces)
     expected = whole.tobytes()
     for start in range(0, 120, 5):
         for stop in range(start, 121):
             assert region.read(start, stop - start) == expected[start:stop]
             assert start % 17 or region.part(start, 120 - start).read(0, stop - start) == expected[start:stop]
-    assert region.files == tuple(map(str, range(8)))
+    assert [extent.source for extent in region.extents] == [piece.reach.source for piece in pieces]
 
 
 FLOATS = np.arange(16, dtype="<f4")
@@ -190,7 +190,8 @@ def test_a_folder_by_hand(folder: Any, content: Any) -> None:
 
 
 def test_no_element_in_several_pieces() -> None:
-    pieces = [Piece((0, 0), (0, 3), "a", lambda: pytest.fail("there is nothing to read"))] * 2
+    nowhere = Region(MemoryFile(b""), 0, 0)
+    pieces = [Piece((0, 0), (0, 3), nowhere, lambda: pytest.fail("there is nothing to read"))] * 2
     assert Assembled(MemoryFile(b""), DTYPES["float32"], (4, 0), pieces).read(0, 0) == b""
 
 

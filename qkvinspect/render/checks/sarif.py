@@ -14,6 +14,7 @@ from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
 from qkvinspect.model import Finding
 from qkvinspect.render.view import View
+from qkvinspect.sources import is_remote
 
 NAME = "sarif"
 
@@ -70,7 +71,8 @@ def _result(path: str, finding: Finding, places: dict[str, int]) -> dict[str, ob
 
 
 def _location(path: str, layer: str | None) -> dict[str, object]:
-    uri = quote(PurePath(path).as_posix().encode(errors="surrogatepass"))
+    where, safe = (path, "/:") if is_remote(path) else (PurePath(path).as_posix(), "/")
+    uri = quote(where.encode(errors="surrogatepass"), safe)
     place: dict[str, object] = {"artifactLocation": {"uri": f"file://{uri}" if path.startswith("/") else uri}}
     location: dict[str, object] = {"physicalLocation": place}
     if layer:

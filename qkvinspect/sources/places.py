@@ -1,0 +1,53 @@
+"""What the user named: a file on this machine, or one that a URL leads to, or a remote folder of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from qkvinspect.sources import urls
+from qkvinspect.sources.filesystem import StoredFile, connect
+from qkvinspect.sources.remote import Reach, RemoteFile
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFolder:
+    """A URL that names a folder."""
+
+    url: str
+    reach: Reach
+    folder: StoredFile | None = None
+
+    @property
+    def name(self) -> str:
+        return urls.shown(self.url)
+
+    def names(self) -> tuple[str, ...] | None:
+        """The names of its files; None where they cannot be listed."""
+        return None if self.folder is None else self.folder.names_within()
+
+    def file(self, name: str) -> RemoteFile:
+        """One of its files."""
+        if self.folder is None:
+            return _web(urls.beside(self.url, name), self.reach)
+        return RemoteFile(self.folder.within(name), self.reach)
+
+
+def remote(url: str, reach: Reach) -> RemoteFile | RemoteFolder:
+    """What a URL names: of the web a folder ends with a slash, elsewhere the store says what it is.
+
+    Raises:
+        CheckpointError: it is not there, or may not be read.
+        UsageError: it needs a package that is missing.
+    """
+    urls.require_sound(url)
+    if urls.is_web(url):
+        return RemoteFolder(url, reach) if urlsplit(url).path.endswith("/") else _web(url, reach)
+    stored = connect(url)
+    return RemoteFolder(url, reach, stored) if stored.is_folder() else RemoteFile(stored, reach)
+
+
+def _web(url: str, reach: Reach) -> RemoteFile:
+    from qkvinspect.sources.http import HttpFile
+
+    return RemoteFile(HttpFile(url, whole=reach.download), reach)

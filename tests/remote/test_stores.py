@@ -1,0 +1,285 @@
+"""Object stores and hubs through fsspec: S3 by a real API server, the hub by a stub that huggingface_hub talks to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.remote import files
+from tests.remote.server import Asked, Handler, Web
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+SECRET = "hunter2hunter2"
+
+
+def shown(run: Any, place: object) -> Any:
+    result = run("show", place, "-f", "json")
+    assert result.code == 0, result.err
+    report = result.json()
+    del report["checkpoint"]["path"]
+    return report
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+def test_any_file_system_of_fsspec(run, samples: Path, memory: Any) -> None:
+    for path in (samples / "sharded").iterdir():
+        memory.pipe_file(f"/models/sharded/{path.name}", path.read_bytes())
+    memory.pipe_file("/models/model.pt", (samples / "transformer.pt").read_bytes())
+    expected = shown(run, samples / "sharded")
+    assert shown(run, "memory://models/sharded") == expected
+    assert shown(run, "memory://models/sharded/model.safetensors.index.json") == expected
+    assert run("show", "memory://models/model.pt", "-f", "json").json()["checkpoint"]["path"] == (
+        "memory://models/model.pt"
+    )
+    assert run("diff", "memory://models/model.pt", samples / "transformer.pt").code == 0
+    memory.pipe_file("/empty/notes.txt", b"none")
+    for place, code in (("memory://models/none.pt", "F001"), ("memory://empty", "F021"), ("memory://no", "F001")):
+        refused = run("show", place)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert f"QKV-{code}" in refused.err
+
+
+def test_a_download_from_a_store(run, memory: Any, tmp_path: Path) -> None:
+    torch.save(files.small(), tmp_path / "model.pt")
+    memory.pipe_file("/model.pt", (tmp_path / "model.pt").read_bytes())
+    assert run("diff", "memory://model.pt", tmp_path / "model.pt", "--download").code == 0
+
+
+def test_what_a_store_says_wrongly(run, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More bytes than were asked for, fewer, none, and an error of its own: each is one line."""
+    torch.save(files.small(), tmp_path / "model.pt")
+    data = (tmp_path / "model.pt").read_bytes()
+    memory.pipe_file("/model.pt", data)
+
+    class Odd:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def seek(self, place: int) -> None:
+            pass
+
+        def read(self, length: int) -> bytes:
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    for answer in (data, b"x", b"", OSError(f"{SECRET} reset"), PermissionError(SECRET), RuntimeError(SECRET)):
+        monkeypatch.setattr(type(memory), "open", lambda *args, answer=answer, **options: Odd(answer))
+        refused = run("show", "memory://model.pt")
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "[QKV-F0" in refused.err
+        assert SECRET not in refused.err
+
+
+def test_a_file_that_changes_in_a_store(run, tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qkvinspect.inspection import measure
+
+    torch.save(files.small(), tmp_path / "model.pt")
+    memory.pipe_file("/model.pt", (tmp_path / "model.pt").read_bytes())
+    real = measure.measured
+
+    def meanwhile(*args: Any) -> Any:
+        memory.pipe_file("/model.pt", (tmp_path / "model.pt").read_bytes())
+        return real(*args)
+
+    monkeypatch.setattr("qkvinspect.inspection.measured", meanwhile)
+    refused = run("show", "memory://model.pt")
+    assert refused.code == 2
+    assert "QKV-F014" in refused.err
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """A bucket of a real API server on loopback."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    import boto3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="models")
+        yield client
+    server.stop()
+
+
+def cli(*argv: object) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own: the event loops of these libraries outlive a test."""
+    return subprocess.run(
+        [sys.executable, "-m", "qkvinspect", *map(str, argv)], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
+    for path in (samples / "sharded").iterdir():
+        bucket.upload_file(str(path), "models", f"llama/{path.name}")
+    torch.save(files.small(), tmp_path / "model.pt")
+    bucket.upload_file(str(tmp_path / "model.pt"), "models", "one/model.pt")
+    for place, here in (
+        ("s3://models/llama", samples / "sharded"),
+        ("s3://models/llama/model.safetensors.index.json", samples / "sharded"),
+        ("s3://models/one/model.pt", tmp_path / "model.pt"),
+    ):
+        result = cli("show", place, "-f", "json")
+        assert (result.returncode, result.stderr) == (0, "")
+        report = json.loads(result.stdout)
+        assert report["checkpoint"].pop("path").startswith(place)
+        assert report == shown(run, here)
+    result = cli("export", "--split", "--all", "s3://models/one/model.pt", "-o", tmp_path / "x.safetensors", "--verify")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert SECRET.encode() not in (tmp_path / "x.safetensors").read_bytes()
+    missing = cli("show", "s3://models/none.pt")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "QKV-F001" in missing.stderr
+    assert SECRET not in missing.stderr
+
+
+def test_s3_without_credentials(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = cli("show", "s3://models/one/model.pt")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+
+
+def hub(folder: Path) -> Any:
+    """What huggingface_hub asks of the hub, for the one model org/tiny, whose files are those of a folder."""
+
+    def answer(handler: Handler, asked: Asked) -> bool:
+        def send(value: object, status: int = 200) -> bool:
+            data = json.dumps(value).encode()
+            handler.head(status, {"Content-Length": str(len(data)), "Content-Type": "application/json"})
+            handler.wfile.write(data)
+            return True
+
+        if asked.headers.get("authorization") != f"Bearer {SECRET}":
+            return send({"error": "Unauthorized"}, 401)
+        model = "api/models/org/tiny"
+        entries = [
+            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": f"{path.stat().st_mtime_ns:040x}"}
+            for path in sorted(folder.iterdir())
+        ]
+        if asked.name in (model, f"{model}/revision/main", f"{model}/revision/v1"):
+            return send({"id": "org/tiny", "sha": "0" * 40, "siblings": [{"rfilename": e["path"]} for e in entries]})
+        if asked.name.startswith(f"{model}/tree/"):
+            return send(entries)
+        for revision in ("main", "v1"):
+            prefix = f"org/tiny/resolve/{revision}/"
+            if asked.name.startswith(prefix):
+                asked.name = str((folder / asked.name.removeprefix(prefix)).relative_to(handler.web.folder))
+                return False
+        handler.refuse(404, X_Error_Code="RepoNotFound")
+        return True
+
+    return answer
+
+
+def test_the_hub(run, web: Web, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    web.folder = samples
+    web.fault = hub(samples / "sharded")
+    for name, value in {
+        "HF_ENDPOINT": web.url,
+        "HF_TOKEN": SECRET,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    expected = shown(run, samples / "sharded")
+    for place in (
+        "hf://org/tiny",
+        "hf://org/tiny@v1",
+        "hf://org/tiny@v1/model.safetensors.index.json",
+        "hf://org/tiny/model.safetensors.index.json",
+    ):
+        web.asked.clear()
+        result = cli("show", place, "-f", "json")
+        assert (result.returncode, result.stderr) == (0, ""), web.asked
+        report = json.loads(result.stdout)
+        assert report["checkpoint"].pop("path").startswith(place)
+        assert report == expected
+        revision = "v1" if "@v1" in place else "main"
+        fetched = [asked for asked in web.asked if asked.name.endswith(".safetensors")]
+        assert fetched
+        assert all(f"/resolve/{revision}/" in asked.target and asked.range for asked in fetched)
+    missing = cli("show", "hf://org/none")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    monkeypatch.setenv("HF_TOKEN", "another")
+    refused = cli("show", "hf://org/tiny")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "another" not in refused.stderr + missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "url", "extra"),
+    [
+        ("requests", "https://h/x.pt", "http"),
+        ("s3fs", "s3://b/x.pt", "s3"),
+        ("gcsfs", "gs://b/x.pt", "gs"),
+        ("adlfs", "az://b/x.pt", "az"),
+        ("huggingface_hub", "hf://a/b", "hf"),
+    ],
+)
+def test_a_missing_package_is_named(module: str, url: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from qkvinspect.cli import main; sys.exit(main(sys.argv[1:]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "show", url], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"pip install 'qkvinspect[{extra}]'" in result.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense://x/y.pt", "hf://one-word", "s3://"])
+def test_what_is_no_url_of_a_store(url: str) -> None:
+    result = cli("show", url)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+
+
+def test_what_is_secret_is_shown_nowhere(run, web: Web, tmp_path: Path) -> None:
+    """User, password and signature: sent to the server, and in no output, error, report or written file."""
+    torch.save(files.small(), tmp_path / "model.pt")
+    (tmp_path / "broken.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:-9])
+    base = web.url.replace("http://", f"http://me:{SECRET}@")
+    for name in ("model.pt", "broken.pt", "missing.pt"):
+        place = f"{base}/{name}?X-Amz-Signature={SECRET}"
+        results = [
+            run("show", place, "-f", "json"),
+            run("explain", place, "--verify"),
+            *(run("check", place, "-f", form) for form in ("text", "json", "sarif", "junit", "github")),
+            run("diff", place, place),
+            run("export", "--split", "--all", place, "-o", tmp_path / f"x-{name}", "--force"),
+            run("show", tmp_path / "model.pt", "--config", place),
+            run("show", place, "--layer", "none"),
+        ]
+        for result in results:
+            assert SECRET not in result.out + result.err
+            assert "Traceback" not in result.err
+    assert SECRET.encode() not in (tmp_path / "x-model.pt").read_bytes()
+    assert all(SECRET in asked.target and asked.headers["authorization"].startswith("Basic") for asked in web.asked)
