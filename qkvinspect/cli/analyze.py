@@ -29,6 +29,8 @@ def analyze(
         int | None, typer.Option("--top", metavar="N", min=1, help="Only the first N heads of the ranking.")
     ] = None,
     heat: options.Heat = None,
+    plot: options.Plot = None,
+    force: options.Force = False,
     values: Annotated[
         bool, typer.Option("--values", help="Mean, spread, quantiles, zeros and a histogram instead of the circuits.")
     ] = False,
@@ -56,7 +58,7 @@ def analyze(
       qkvinspect analyze model.pt
       qkvinspect analyze model.safetensors --layer '*.11.*' --format csv
       qkvinspect analyze model.pt --sort logit_bound --top 10
-      qkvinspect analyze model.pt --heat ov_spectral_norm
+      qkvinspect analyze model.pt --heat ov_spectral_norm --plot ov.svg
       qkvinspect analyze model.pt --values --per-head
 
     Exit status:
@@ -71,13 +73,13 @@ def analyze(
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
     from qkvinspect.render.analysis import analysis_renderer
-    from qkvinspect.render.heatmap import render as picture
     from qkvinspect.render.view import View
 
     if values and (sort or top or heat):
         raise UsageError("--values shows no figures to rank or to draw", hint="leave out --values, or the others")
     if top and not sort:
         raise UsageError("--top needs a ranking", hint="--sort COLUMN")
+    options.require_plottable(plot, heat, force=force)
     ranked, drawn = (column(key) if key else None for key in (sort, heat))
     with options.load(path, container, config, limit, download) as checkpoint:
         ask = "wanted" if evidence else "none"
@@ -89,6 +91,6 @@ def analyze(
                 analysis = Analysis(found, tuple(figures(found, progress=bar.advance)), sort=ranked, top=top)
     view = View(per_head, options.terminal_width(), options.wants_colour())
     if drawn is not None:
-        sys.stdout.write(picture(grid(drawn, analysis.layers), view))
+        options.draw(grid(drawn, analysis.layers), checkpoint, view, plot, force=force)
     else:
         sys.stdout.write(analysis_renderer(str(format)).render(analysis, view))

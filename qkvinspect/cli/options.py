@@ -15,8 +15,10 @@ import typer
 from qkvinspect.render import RENDERERS
 
 if TYPE_CHECKING:
+    from qkvinspect.analysis.grid import Grid
     from qkvinspect.inspection import Options
     from qkvinspect.model import Checkpoint
+    from qkvinspect.render.view import View
     from qkvinspect.report import Report
 
 T = TypeVar("T")
@@ -62,6 +64,12 @@ Heat = Annotated[
     str | None,
     typer.Option("--heat", metavar="COLUMN", help="A picture instead of tables: this figure by layer and head."),
 ]
+
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="With --heat: draw it into a file: .png, .svg or .pdf."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing plot.")]
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch what a URL leads to whole, to a temporary file.")]
 
@@ -150,6 +158,30 @@ def each(values: Sequence[T] | None, flag: str) -> tuple[T | None, T | None]:
             return first, second
         case _:
             raise UsageError(f"{flag} is given more than twice", hint="once for both sides, or once for each")
+
+
+def require_plottable(plot: Path | None, heat: str | None, *, force: bool) -> None:
+    """Refuse what cannot be drawn before any work."""
+    if plot is None:
+        return
+    from qkvinspect.errors import UsageError
+    from qkvinspect.render import plots
+
+    if heat is None:
+        raise UsageError("--plot needs to know what to draw", hint="--heat COLUMN")
+    plots.require_plottable(plot, force=force)
+
+
+def draw(grid: Grid, checkpoint: Checkpoint, view: View, plot: Path | None, *, force: bool) -> None:
+    """A heat map, into a file or onto stdout."""
+    if plot is not None:
+        from qkvinspect.render import plots
+
+        plots.save(grid, checkpoint.path, plot, force=force)
+    else:
+        from qkvinspect.render.heatmap import render
+
+        sys.stdout.write(render(grid, view))
 
 
 def terminal_width() -> int | None:

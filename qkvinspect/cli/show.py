@@ -20,6 +20,8 @@ def show(
         "table"
     ),
     heat: options.Heat = None,
+    plot: options.Plot = None,
+    force: options.Force = False,
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
@@ -39,7 +41,7 @@ def show(
       qkvinspect show model.pt
       qkvinspect show model.safetensors --layer 'encoder.*' --per-head
       qkvinspect show model.pt --heads 8 --format json
-      qkvinspect show model.pt --heat v_norm
+      qkvinspect show model.pt --heat v_norm --plot v.png
       qkvinspect show hf://org/model --layer '*.0.*'
       qkvinspect show checkpoint_dir/ --heads 'decoder.*=32/8' --no-norms
 
@@ -58,14 +60,14 @@ def show(
 
         if heat not in NORMS or not norms:
             raise UsageError(f"{heat!r} cannot be drawn here", hint=f"{', '.join(NORMS)}; or qkvinspect analyze --heat")
+    options.require_plottable(plot, heat, force=force)
     ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     view = View(per_head, options.terminal_width(), options.wants_colour())
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid
-        from qkvinspect.render.heatmap import render as picture
 
-        sys.stdout.write(picture(grid(found, heat), view))
+        options.draw(grid(found, heat), checkpoint, view, plot, force=force)
         return
     sys.stdout.write(renderer(str(format)).render(found, view))
