@@ -31,6 +31,23 @@ _REASONS = {
 _MAX_READ = 1 << 30
 
 
+def require_within(name: str, size: int, offset: int, length: int) -> None:
+    """Refuse what would be read beyond the end of a file.
+
+    Raises:
+        CheckpointError: always then: a header says more than there is.
+    """
+    if offset < 0 or length < 0 or offset + length > size:
+        raise CheckpointError(
+            "is shorter than its own header says",
+            code=Code.FILE_SHORT,
+            file=name,
+            expected=f"{length} bytes at offset {offset}",
+            found=f"{size} bytes in all",
+            hint="the file is truncated: copy or download it again",
+        )
+
+
 class LocalFile:
     """A regular file, opened for reading.
 
@@ -81,15 +98,7 @@ class LocalFile:
         return self._status.st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise CheckpointError(
-                "is shorter than its own header says",
-                code=Code.FILE_SHORT,
-                file=self.name,
-                expected=f"{length} bytes at offset {offset}",
-                found=f"{self.size} bytes in all",
-                hint="the file is truncated: copy or download it again",
-            )
+        require_within(self.name, self.size, offset, length)
         with self._descriptor() as fd:
             return self._read(fd, offset, length)
 

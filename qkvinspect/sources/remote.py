@@ -16,6 +16,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.progress import Progress
 from qkvinspect.sources import spool
 from qkvinspect.sources.fetching import CHUNK, Fetcher, Job, patiently
+from qkvinspect.sources.local import require_within
 from qkvinspect.sources.runs import Range, Runs, gaps, joined
 from qkvinspect.sources.transport import Answer, TemporaryError, Transport
 
@@ -84,15 +85,7 @@ class RemoteFile:
 
     def read(self, offset: int, length: int) -> bytes:
         stop = offset + length
-        if offset < 0 or length < 0 or stop > self.size:
-            raise CheckpointError(
-                "is shorter than its own header says",
-                code=Code.FILE_SHORT,
-                file=self.name,
-                expected=f"{length} bytes at offset {offset}",
-                found=f"{self.size} bytes in all",
-                hint="the file is truncated: copy it again to where it lies",
-            )
+        require_within(self.name, self.size, offset, length)
         if not length:
             return b""
         with self._fetcher.changed:
