@@ -23,6 +23,7 @@ from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
 from qkvinspect.cli.pack import pack
+from qkvinspect.cli.scan import scan
 from qkvinspect.cli.show import show
 from qkvinspect.errors import QkvInspectError
 
@@ -40,6 +41,7 @@ app.command()(analyze)
 app.command()(export)
 app.command()(check)
 app.command()(diff)
+app.command()(scan)
 app.command()(pack)
 app.command()(convert)
 app.command()(layouts)
@@ -70,6 +72,7 @@ def root(
       qkvinspect export --split model.pt -o qkv.safetensors
       qkvinspect check model.pt
       qkvinspect diff before.pt after.safetensors
+      qkvinspect scan 'run/**/*.pt' -o run.jsonl
 
     Exit status:
 

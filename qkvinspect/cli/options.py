@@ -14,6 +14,7 @@ import typer
 from qkvinspect.render import RENDERERS
 
 if TYPE_CHECKING:
+    from qkvinspect.inspection import Options
     from qkvinspect.model import Checkpoint
     from qkvinspect.report import Report
 
@@ -90,20 +91,34 @@ def report(
 ) -> Report:
     """Inspect it, with a progress bar if that takes long."""
     from qkvinspect.cli.progress import Bar
-    from qkvinspect.inspection import Options, inspect
+    from qkvinspect.inspection import inspect
+
+    wanted = asked(layers=layers, heads=heads, layouts=layouts, norms=norms, evidence=evidence)
+    with Bar("reading") as bar:
+        return inspect(checkpoint, wanted, bar.advance)
+
+
+def asked(
+    *,
+    layers: list[str] | None,
+    heads: list[str] | None,
+    layouts: list[str] | None,
+    norms: bool,
+    evidence: Literal["none", "wanted", "thorough", "each"],
+) -> Options:
+    """What the project's settings and the command line ask of inspection."""
+    from qkvinspect.inspection import Options
     from qkvinspect.settings import find
 
     settings = find(Path.cwd())
     pairs = [text.rpartition("=")[::2] for text in layouts or []]
-    options = Options(
+    return Options(
         heads=(*settings.heads, *(heads or ())),
         layouts=(*settings.layouts, *((glob or "*", id) for glob, id in pairs)),
         layers=tuple(layers or ()),
         norms=norms,
         evidence=evidence,
     )
-    with Bar("reading") as bar:
-        return inspect(checkpoint, options, bar.advance)
 
 
 def terminal_width() -> int | None:

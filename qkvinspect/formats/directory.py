@@ -29,14 +29,14 @@ def below(path: Path) -> Iterator[Path]:
 
     Links to folders are not followed.
     """
-    if not path.is_dir() or _is_one(path):
+    if not path.is_dir() or is_one(path):
         yield path
         return
     found = False
     for folder, folders, names in os.walk(path):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if here != path and _is_one(here):
+        if here != path and is_one(here):
             folders.clear()
             found = True
             yield here
@@ -49,7 +49,7 @@ def below(path: Path) -> Iterator[Path]:
         yield path  # whose opening says what is wrong with it
 
 
-def _is_one(folder: Path) -> bool:
+def is_one(folder: Path) -> bool:
     """Whether a folder has the index, the usual name or the parts of one checkpoint."""
     try:
         names = {entry.name for entry in folder.iterdir()}
