@@ -82,7 +82,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
 
 def limit(count: int) -> None:
     """Use no more cores than that, from now on: this process is one of several."""
-    global _limit
+    global _limit  # noqa: PLW0603
     _limit = count
 
 

@@ -25,6 +25,7 @@ from qkvinspect.cli.layouts import layouts
 from qkvinspect.cli.pack import pack
 from qkvinspect.cli.scan import scan
 from qkvinspect.cli.show import show
+from qkvinspect.cli.trend import trend
 from qkvinspect.errors import QkvInspectError
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,6 +43,7 @@ app.command()(export)
 app.command()(check)
 app.command()(diff)
 app.command()(scan)
+app.command()(trend)
 app.command()(pack)
 app.command()(convert)
 app.command()(layouts)
@@ -73,6 +75,7 @@ def root(
       qkvinspect check model.pt
       qkvinspect diff before.pt after.safetensors
       qkvinspect scan 'run/**/*.pt' -o run.jsonl
+      qkvinspect trend run.jsonl
 
     Exit status:
 

@@ -24,13 +24,13 @@ def scan(
             metavar="PATTERN...", help="Checkpoints, folders of them, or globs in quotes.", show_default=False
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .parquet.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .parquet.")],
     columns: Annotated[
         str | None, typer.Option("--columns", metavar="KEY,KEY", help="Beside norms: columns of show and analyze.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill, or with checkpoints that are new.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after a kill, or with checkpoints that are new.")
+    ] = False,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Only share I of N, from 1 on.")] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes.", show_default="as many as cores")
@@ -141,7 +141,9 @@ def _job(
     from qkvinspect.inspection.heads import parse_flag
     from qkvinspect.runs.rows import Job, parse_columns
 
-    asked = options.asked(layers=layers, heads=heads, layouts=layouts, norms=True, evidence="wanted" if evidence else "none")
+    asked = options.asked(
+        layers=layers, heads=heads, layouts=layouts, norms=True, evidence="wanted" if evidence else "none"
+    )
     for text in asked.heads:
         parse_flag(text)
     if config is not None:

@@ -19,15 +19,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol
 
 from qkvinspect import __version__
 from qkvinspect.errors import QkvInspectError, UsageError
 from qkvinspect.runs.rows import Job, Scanned, lost, scan_one
 from qkvinspect.workers import limit
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
 
 _TRIES = 2
 """How often a checkpoint is tried alone before it is given up."""
@@ -110,7 +107,7 @@ def processes(jobs: int) -> Generator[Engine]:
     try:
         yield engine
     except BaseException:
-        for process in cast("set[BaseProcess]", set(multiprocessing.active_children())) - before:
+        for process in set(multiprocessing.active_children()) - before:
             process.terminate()
         raise
     finally:
@@ -159,7 +156,9 @@ def dask(address: str) -> Generator[Engine]:
     try:
         from distributed import Client  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
     except ModuleNotFoundError as error:
-        raise UsageError("--dask needs distributed, which is not installed", hint="pip install 'qkvinspect[dask]'") from error
+        raise UsageError(
+            "--dask needs distributed, which is not installed", hint="pip install 'qkvinspect[dask]'"
+        ) from error
     with ExitStack() as stack:
         try:
             client: Any = stack.enter_context(Client(address, timeout=10, set_as_default=False))
@@ -170,7 +169,9 @@ def dask(address: str) -> Generator[Engine]:
         try:
             there = executor.submit(_version).result()
         except ModuleNotFoundError as error:
-            raise UsageError(f"the workers cannot run it: {error}", file=address, hint="install it there, too") from error
+            raise UsageError(
+                f"the workers cannot run it: {error}", file=address, hint="install it there, too"
+            ) from error
         if there != __version__:
             raise UsageError("the workers have another qkvinspect", file=address, expected=__version__, found=there)
         yield _Dask(client, executor)

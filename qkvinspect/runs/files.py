@@ -92,7 +92,7 @@ def _matches(pattern: str) -> Iterator[str]:
     anything = pattern.endswith("*")
     recursive = pattern.rstrip(os.sep).endswith("**")  # what lies below a folder that matches, matches, too
     whole = ""
-    for match in iglob(pattern, recursive=True):
+    for match in iglob(pattern, recursive=True):  # noqa: PTH207  (Path.glob rewrites what it is given)
         path = Path(match)
         if whole and match.startswith(whole):
             continue  # a file of the checkpoint that its folder is

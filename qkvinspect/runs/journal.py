@@ -73,7 +73,8 @@ class Journal:
             if not self._database.execute("INSERT OR IGNORE INTO wanted VALUES (?)", (key,)).rowcount:
                 continue
             count += 1
-            known = self._database.execute("SELECT stamp FROM found WHERE path = ? AND error IS NULL", (key,)).fetchone()
+            query = "SELECT stamp FROM found WHERE path = ? AND lines IS NOT NULL AND error IS NULL"
+            known = self._database.execute(query, (key,)).fetchone()
             if known is None or known[0] != stamp(path):
                 stale += 1
                 values = (key, natural(path))

@@ -146,9 +146,8 @@ def _rows(report: Report, columns: Sequence[str]) -> Iterator[Row]:
                     yield first | {"head": head} | _measure(measure)
         for one in next(figures).heads if figures else ():
             values = {key: BY_KEY[key].of(one) for key in asked}
-            yield {"layer": attention.layer, "part": HEAD, "head": one.head} | {
-                key: None if value is None else number(value) for key, value in values.items()
-            }
+            place: Row = {"layer": attention.layer, "part": HEAD, "head": one.head}
+            yield place | {key: None if value is None else number(value) for key, value in values.items()}
 
 
 def _measure(measure: Measure | None) -> Row:

@@ -11,7 +11,7 @@ _KEYS = (
     ("global_step", "global_steps", "step", "steps", "iteration", "iter", "iter_num", "num_updates", "it"),
     ("epoch", "epochs"),
 )
-"""What trainers call it: Lightning, transformers, DeepSpeed, Megatron, nanoGPT, fairseq; epochs only where that is all."""
+"""What Lightning, transformers, DeepSpeed, Megatron, nanoGPT and fairseq call it; epochs only where that is all."""
 
 _WORDS = ("global_?steps?|steps?|iterations?|iters?|it|updates?", "checkpoint|ckpt", "epochs?|ep")
 _NUMBER = r"[=_\-. ]?(\d{1,18})(?![\dA-Za-z]|\.\d)"
@@ -48,7 +48,11 @@ def in_name(path: str, words: tuple[re.Pattern[str], ...] = _IN_NAMES) -> tuple[
         for word in words:
             found = {int(match[2]): match[0] for match in word.finditer(name)}
             if found:
-                return next(((number, f"name:{text}") for number, text in found.items()), None) if len(found) == 1 else None
+                return (
+                    next(((number, f"name:{text}") for number, text in found.items()), None)
+                    if len(found) == 1
+                    else None
+                )
         if words[0] is _IN_NAMES[0] and _BARE.fullmatch(name):
             return int(name), f"name:{name}"
     return None

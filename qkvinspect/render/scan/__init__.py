@@ -41,7 +41,9 @@ def scan_writer(out: Path) -> ScanWriter:
     """
     name = out.suffix.removeprefix(".")
     if name not in SCAN_WRITERS:
-        raise UsageError("cannot be written", file=str(out), expected=".jsonl, .csv or .parquet", found=out.suffix or None)
+        raise UsageError(
+            "cannot be written", file=str(out), expected=".jsonl, .csv or .parquet", found=out.suffix or None
+        )
     writer: ScanWriter = import_module(f"qkvinspect.render.scan.{name}")  # pyright: ignore[reportAssignmentType]
     writer.require()
     return writer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from itertools import batched
+from itertools import islice
 from typing import Any, BinaryIO
 
 from qkvinspect.errors import UsageError
@@ -19,7 +19,7 @@ _ROWS = 50_000
 
 
 def require() -> None:
-    """pyarrow."""
+    """Pyarrow."""
     try:
         import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -34,7 +34,7 @@ def write(scanned: Iterable[Scanned], fields: Sequence[str], file: BinaryIO) -> 
     schema = arrow.schema([(key, kinds.get(key, arrow.int64())) for key in fields])
     rows = (json.loads(line) for one in scanned for line in one.rows().splitlines())
     with import_module("pyarrow.parquet").ParquetWriter(file, schema) as writer:
-        for some in batched(rows, _ROWS):
+        while some := list(islice(rows, _ROWS)):
             columns = [arrow.array([_value(key, row[key]) for row in some], schema.field(key).type) for key in fields]
             writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
 
