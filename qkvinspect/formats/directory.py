@@ -11,7 +11,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import foreign_parts
 from qkvinspect.model import Finding
 
-_USUAL = (
+USUAL = (
     "model.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.safetensors",
@@ -56,7 +56,7 @@ def is_one(folder: Path) -> bool:
     except OSError:
         return True
     return (
-        not names.isdisjoint((*_USUAL, ".metadata"))
+        not names.isdisjoint((*USUAL, ".metadata"))
         or any(name.endswith(".index.json") for name in names)
         or sum(name.endswith(SUFFIXES) for name in names) == len(names - {"config.json"}) == 1
     )
@@ -83,7 +83,7 @@ def choose(folder: Path) -> tuple[Path, tuple[Finding, ...]]:
     foreign_parts.check_folder(arrays or (() if readable else names), str(folder))
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
     files = [name for name in names if name.endswith(SUFFIXES)]
-    usual = [name for name in _USUAL if name in files]
+    usual = [name for name in USUAL if name in files]
     distributed = [name for name in names if name == ".metadata" and any(n.endswith(".distcp") for n in names)]
     candidates = [n for n in indexes if ".safetensors." in n] or indexes or usual[:1] or distributed or files
     if len(candidates) > 1 and all(name.startswith("shard-") and name.endswith(".safetensors") for name in candidates):

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from qkvinspect.errors import UsageError
-from qkvinspect.formats.directory import SUFFIXES, below, is_one
+from qkvinspect.formats.directory import SUFFIXES, USUAL, below, is_one
 
 _SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 _READABLE = (*SUFFIXES, ".index.json")
@@ -87,7 +87,7 @@ def _matches(pattern: str) -> Iterator[str]:
         yield pattern
         return
     if os.path.lexists(pattern) or not has_magic(pattern):
-        yield from (str(path) for path in below(Path(pattern)))
+        yield from map(_named, below(Path(pattern)))
         return
     anything = pattern.endswith("*")
     recursive = pattern.rstrip(os.sep).endswith("**")  # what lies below a folder that matches, matches, too
@@ -101,6 +101,14 @@ def _matches(pattern: str) -> Iterator[str]:
                 yield str(path)
         elif is_one(path):
             whole = f"{path}{os.sep}"
-            yield str(path)
+            yield _named(path)
         elif not recursive:
-            yield from (str(one) for one in below(path) if one != path)
+            yield from (_named(one) for one in below(path) if one != path)
+
+
+def _named(path: Path) -> str:
+    """A folder with one file of any name is that file: it may be the first of a run."""
+    names = os.listdir(path) if path.is_dir() else []
+    files = [name for name in names if name.endswith(SUFFIXES)]
+    alone = len(files) == 1 and files[0] not in USUAL and {*names} <= {*files, "config.json"}
+    return str(path / files[0]) if alone else str(path)

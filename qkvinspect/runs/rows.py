@@ -111,6 +111,7 @@ def scan_one(path: str, job: Job) -> Scanned:
         if not found:
             error = "no attention was found in it"
     except QkvInspectError as wrong:
+        wrong.file = None if wrong.file == path else wrong.file  # which is in the row
         error = str(wrong)
     except Exception as wrong:  # one file must not end the scan of a million
         error = f"{type(wrong).__name__}: {clean(str(wrong))[:300]}"

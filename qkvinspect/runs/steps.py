@@ -46,13 +46,9 @@ def in_name(path: str, words: tuple[re.Pattern[str], ...] = _IN_NAMES) -> tuple[
     """The step that the name of a file, or of the folder that it lies in, gives; None where it gives none or two."""
     for name in _names(path):
         for word in words:
-            found = {int(match[2]): match[0] for match in word.finditer(name)}
+            found = {int(match[2]): f"name:{match[0]}" for match in word.finditer(name)}
             if found:
-                return (
-                    next(((number, f"name:{text}") for number, text in found.items()), None)
-                    if len(found) == 1
-                    else None
-                )
+                return next(iter(found.items())) if len(found) == 1 else None
         if words[0] is _IN_NAMES[0] and _BARE.fullmatch(name):
             return int(name), f"name:{name}"
     return None

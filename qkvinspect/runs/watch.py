@@ -27,6 +27,8 @@ in values that are not finite."""
 BOUND_DRIFT = DRIFT**2
 """The same of a bound on logits, which is a product of two norms."""
 
+_UNSETTLED = "in the second half of the run and does not settle"
+
 _STEADY = 0.8
 """The share of equal distances between steps from which another distance is a gap."""
 
@@ -88,9 +90,7 @@ def drift(run: Run) -> Iterator[Finding]:
     for series in run.of("norm", heads=False):
         factor = _drift(series)
         if factor is not None and not 1 / DRIFT <= factor <= DRIFT:
-            text = (
-                f"the norm of {series.key.part.upper()} {_by(factor)} in the second half of the run and does not settle"
-            )
+            text = f"the norm of {series.key.part.upper()} {_by(factor)} {_UNSETTLED}"
             yield Finding("norm-drift", "warning", text, series.key.layer)
 
 
@@ -103,9 +103,7 @@ def bounds(run: Run) -> Iterator[Finding]:
             grown[series.key.layer].append((factor, series.key.head))
     for layer, those in grown.items():
         where = _named(sorted(head for _, head in those))
-        text = (
-            f"the bound on the logits of {where} {_by(max(those)[0])} in the second half of the run and does not settle"
-        )
+        text = f"the bound on the logits of {where} {_by(max(those)[0])} {_UNSETTLED}"
         yield Finding("logit-bound-growth", "warning", text, layer)
 
 

@@ -43,16 +43,23 @@ def _chart(lines: Sequence[Line], wide: int) -> Iterator[str]:
     first, last = min(line.series.steps[0] for line in lines), max(line.series.steps[-1] for line in lines)
     dots = [[0] * wide for _ in range(_HIGH)]
     for line in lines:
-        before: int | None = None
+        before: tuple[int, int] | None = None
         for x, value in enumerate(rows.buckets(line.series, 2 * wide, first, last)):
             if value is None:
                 continue
             y = round((high - value) / (high - low) * (4 * _HIGH - 1)) if high > low else 2 * _HIGH
-            for at in range(min(y, before or y), max(y, before or y) + 1) if before is not None else (y,):
-                dots[at // 4][x // 2] |= _DOTS[at % 4][x % 2]
-            before = y
+            for across, down in _between(before or (x, y), (x, y)):
+                dots[down // 4][across // 2] |= _DOTS[down % 4][across % 2]
+            before = x, y
     for number, row in enumerate(dots):
         label = text.number(high) if not number else text.number(low) if number == _HIGH - 1 else ""
         yield f"{label:>9} │{''.join(chr(0x2800 + cell) for cell in row)}"
     yield f"{'':9} └{'─' * wide}"
     yield f"{'':11}{first}{last:>{max(wide - len(str(first)), 1)}}"
+
+
+def _between(a: tuple[int, int], b: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The dots of a straight line."""
+    count = max(b[0] - a[0], abs(b[1] - a[1]), 1)
+    for i in range(count + 1):
+        yield round(a[0] + (b[0] - a[0]) * i / count), round(a[1] + (b[1] - a[1]) * i / count)
