@@ -81,7 +81,7 @@ def scan(
     from qkvinspect.render.text import clean, count
     from qkvinspect.runs.engine import scan_all
     from qkvinspect.runs.files import Shard, expand, parse_shard
-    from qkvinspect.runs.journal import Journal, journal_of
+    from qkvinspect.runs.journal import Journal, discard, journal_of
 
     if dask and jobs:
         raise UsageError("--jobs and --dask exclude each other", hint="the cluster knows how many workers it has")
@@ -92,7 +92,7 @@ def scan(
     job = _job(columns, layer, heads, layout, config, container, limit, evidence=evidence)
     journal_path = journal_of(out)
     if force:
-        journal_path.unlink(missing_ok=True)
+        discard(journal_path)
     elif not resume:
         require_free(out, force=False)
         if journal_path.exists():
@@ -149,7 +149,7 @@ def _job(
     if config is not None:
         configs.named(config)
         config = config.absolute()  # workers have a folder of their own
-    return Job(parse_columns(columns), asked, container, config, parse(limits or ()))
+    return Job(parse_columns(columns), asked, container, config, str(Path.cwd()), parse(limits or ()))
 
 
 def _about(job: Job) -> dict[str, object]:

@@ -7,6 +7,7 @@ kills its worker is found and given up, and no other is.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from qkvinspect.workers import limit
 
 _TRIES = 2
 """How often a checkpoint is tried alone before it is given up."""
+
+_PATIENCE = 5
+"""Seconds for a scheduler to answer."""
 
 _BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -66,11 +70,12 @@ def scan_all(paths: Iterable[str], job: Job, engine: Engine) -> Generator[Scanne
     flying: dict[Future[list[Scanned]], list[str]] = {}
 
     def launch(batch: list[str]) -> None:
-        try:
-            flying[engine.executor().submit(_work, batch, job)] = batch
-        except BrokenProcessPool as error:  # broken since its last result
-            engine.broken(error)
-            flying[engine.executor().submit(_work, batch, job)] = batch
+        with _uninterrupted():
+            try:
+                flying[engine.executor().submit(_work, batch, job)] = batch
+            except BrokenProcessPool as error:  # broken since its last result
+                engine.broken(error)
+                flying[engine.executor().submit(_work, batch, job)] = batch
 
     while True:
         if alone:
@@ -84,7 +89,7 @@ def scan_all(paths: Iterable[str], job: Job, engine: Engine) -> Generator[Scanne
         done, _ = wait(flying, return_when=FIRST_COMPLETED)
         for future in done:
             batch = flying.pop(future)
-            error = future.exception()
+            error = CancelledError() if future.cancelled() else future.exception()
             if error is None:
                 yield from future.result()
                 continue
@@ -159,9 +164,10 @@ def dask(address: str) -> Generator[Engine]:
         raise UsageError(
             "--dask needs distributed, which is not installed", hint="pip install 'qkvinspect[dask]'"
         ) from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)  # what matters is raised
     with ExitStack() as stack:
         try:
-            client: Any = stack.enter_context(Client(address, timeout=10, set_as_default=False))
+            client: Any = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
         except (OSError, ValueError) as error:
             text = f"there is no Dask scheduler: {str(error).splitlines()[0]}"
             raise UsageError(text, file=address, hint="give its address, such as tcp://host:8786") from error
@@ -194,7 +200,7 @@ class _Dask:
         return self._width
 
     def broken(self, error: BaseException) -> None:
-        if self.client.status != "running":
+        if isinstance(error, CancelledError) or self.client.status != "running":
             raise QkvInspectError("the Dask scheduler is gone", hint="--resume goes on") from error
 
 
@@ -213,9 +219,22 @@ def _version() -> str:
     return __version__
 
 
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Processes that are started here inherit that they ignore Ctrl-C: it is for the one that started them."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _begin() -> None:
-    """A worker leaves interrupts to whom it works for, and ends with it, even if that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker ends with whom it works for, even if that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.join,), daemon=True).start()

@@ -26,7 +26,7 @@ CREATE TABLE found (
 );
 CREATE INDEX ordered ON found (step IS NULL, step, natural, path);
 """
-_PAUSE = 1.0
+_PAUSE = 0.2
 """Seconds between two times that what was found is brought to disk: as much is done again after a kill."""
 
 
@@ -48,7 +48,7 @@ class Journal:
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             known = self._database.execute("SELECT name FROM sqlite_master").fetchone()
             if known is None:
-                self._database.executescript(_TABLES)
+                self._database.executescript(f"BEGIN; {_TABLES}")
                 self._database.execute("INSERT INTO about VALUES (?)", (what,))
                 self._database.commit()
             elif self._database.execute("SELECT what FROM about").fetchone() != (what,):
@@ -127,6 +127,12 @@ class Journal:
     ) -> None:
         self.keep()
         self._database.close()
+
+
+def discard(path: Path) -> None:
+    """Remove a journal, and what SQLite keeps beside one that was in use when its process was killed."""
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
 
 
 def journal_of(out: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.packing import span
 from qkvinspect.report import Attention, Measure, Part, Report, number
-from qkvinspect.runs.files import stamp
+from qkvinspect.runs.files import is_remote, stamp
 from qkvinspect.runs.steps import in_name, step_of
 
 HEAD = "head"
@@ -50,12 +51,14 @@ class Job:
 
     Attributes:
         columns: beside norms; keys of SHOWN and of ``analysis.COLUMNS``.
+        folder: what paths are relative to; workers elsewhere have a folder of their own.
     """
 
     columns: tuple[str, ...] = ()
     options: Options = field(default_factory=Options)
     container: str | None = None
     config: Path | None = None
+    folder: str = ""
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
@@ -99,19 +102,20 @@ def parse_columns(text: str | None) -> tuple[str, ...]:
 
 def scan_one(path: str, job: Job) -> Scanned:
     """Open and measure a checkpoint; whatever goes wrong is in its one row."""
-    before = stamp(path)
+    place = path if is_remote(path) else os.path.join(job.folder, path)
+    before = stamp(place)
     step, origin = in_name(path) or (None, None)
     error: str | None = None
     found: list[Row] = []
     try:
-        with open_checkpoint(path, container=job.container, config=job.config, limits=job.limits) as checkpoint:
+        with open_checkpoint(place, container=job.container, config=job.config, limits=job.limits) as checkpoint:
             step, origin = step_of(checkpoint, path)
             report = inspect(checkpoint, job.options)
             found = list(_rows(report, job.columns))
         if not found:
             error = "no attention was found in it"
     except QkvInspectError as wrong:
-        wrong.file = None if wrong.file == path else wrong.file  # which is in the row
+        wrong.file = None if wrong.file == place else wrong.file  # which is in the row
         error = str(wrong)
     except Exception as wrong:  # one file must not end the scan of a million
         error = f"{type(wrong).__name__}: {clean(str(wrong))[:300]}"

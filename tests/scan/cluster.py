@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).parents[2]
+
+
+class Poison(str):
+    """A path that ends the process that looks into it."""
+
+    __slots__ = ()
+
+    def __contains__(self, part: object) -> NoReturn:
+        os._exit(1)
 
 
 @contextmanager
-def cluster() -> Generator[str]:
-    """Its address."""
-    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def cluster() -> Generator[tuple[str, subprocess.Popen[str]]]:
+    """Its address, and its process. It gives up a task as soon as one worker died of it: that is left to the scan."""
+    settings = {"PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    command = [sys.executable, "-m", "tests.scan.cluster"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, env=os.environ | settings)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process
     finally:
         process.stdin.close()
         process.wait(60)
