@@ -164,7 +164,8 @@ def dask(address: str) -> Generator[Engine]:
         raise UsageError(
             "--dask needs distributed, which is not installed", hint="pip install 'qkvinspect[dask]'"
         ) from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)  # what matters is raised
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).handlers[:] = [logging.NullHandler()]  # what matters is raised
     with ExitStack() as stack:
         try:
             client: Any = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
