@@ -29,10 +29,12 @@ _MAD = 1.4826
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """Attributes:
-    step: of the checkpoint that differs.
-    before: the value one checkpoint earlier.
-    back: whether it soon jumps back.
+    """One of them.
+
+    Attributes:
+        step: of the checkpoint that differs.
+        before: the value one checkpoint earlier.
+        back: whether it soon jumps back.
     """
 
     step: int
@@ -54,7 +56,12 @@ def jumps(series: Series, stack: float) -> Iterator[Jump]:
     found: list[tuple[int, float]] = []
     for index, rest, around in rests:
         change = rest * (series.steps[index] - series.steps[index - 1])
-        if index >= _FIRST and abs(change) > log(FACTOR) and abs(rest) > DEVIATIONS * max(own, around, stack):
+        real = abs(log(series.values[index] / series.values[index - 1]))  # where all around moves, rest is no move
+        if (
+            index >= _FIRST
+            and min(abs(change), real) > log(FACTOR)
+            and abs(rest) > DEVIATIONS * max(own, around, stack)
+        ):
             found.append((index, rest))
     last = -_AROUND - 1, 0.0
     for number, (index, rest) in enumerate(found):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.sources import listing
 
 _KINDS = (
     (stat.S_ISDIR, Code.FILE_DIRECTORY, "a directory"),
@@ -204,11 +205,7 @@ class LocalFile:
         return file
 
     def siblings(self) -> tuple[str, ...]:
-        try:
-            with os.scandir(self._path.parent) as entries:
-                return tuple(sorted(entry.name for entry in entries if entry.is_file()))
-        except OSError:
-            return ()
+        return listing.files(str(self._path.parent))
 
     def close(self) -> None:
         if self._kept and not self._closed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from tests.scan.training import HEADS, LAYERS, K, Q, V, name, rows_of, save, train
+from tests.scan.training import HEADS, LAYERS, Q, name, rows_of, ruined, save, train
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/trend/trend.schema.json").read_text())
-
-States = Iterator[tuple[int, dict[str, torch.Tensor]]]
 
 
 def trended(run, *argv: object, code: int = 0) -> dict[str, Any]:
@@ -53,20 +50,10 @@ def test_a_run_that_went_well_has_no_findings(tmp_path: Path, run, seed: int, op
     assert found["findings"] == []
 
 
-def ruined(states: States) -> States:
-    """One checkpoint whose K has four times its size, and a head whose V dies away."""
-    for step, state in states:
-        if step == 120:
-            rows_of(state, 1, K).mul_(4)
-        if step > 100:
-            rows_of(state, 2, V, 3).mul_(0.8 ** ((step - 100) / 5))
-        if step == 185:
-            rows_of(state, 0, Q, 2)[0, 0] = torch.inf
-        yield step, state
-
-
 def test_what_is_wrong_is_named_and_nothing_else(tmp_path: Path, run) -> None:
-    save(tmp_path / "run", ruined(train(0, 200, every=5)))
+    states = dict(ruined(train(0, 200, every=5)))
+    rows_of(states[185], 0, Q, 2)[0, 0] = torch.inf
+    save(tmp_path / "run", iter(states.items()))
     (tmp_path / "run" / "step=300.pt").write_bytes(b"bad")
     run("scan", tmp_path / "run", "-o", tmp_path / "run.jsonl", "--columns", "logit_bound")
     found = said(trended(run, tmp_path / "run.jsonl", code=1))
@@ -83,7 +70,7 @@ def test_what_is_wrong_is_named_and_nothing_else(tmp_path: Path, run) -> None:
     assert messages[2].startswith(
         "the norm of V in head 3 falls towards zero: under 0.25 of the other heads' from step 1"
     )
-    assert 130 <= int(messages[2].partition("from step ")[2].partition(" on")[0]) <= 140
+    assert 160 <= int(messages[2].partition("from step ")[2].partition(" on")[0]) <= 180
     assert "1 of the checkpoints" in messages[3]
 
 
@@ -190,6 +177,11 @@ def test_what_a_person_reads(trained_rows: list[dict[str, Any]], tmp_path: Path,
     dots = [line.partition("│")[2] for line in chart.splitlines() if "│" in line]
     assert len(dots) == 30
     assert all(any(row[x] != "\u2800" for row in dots[:10]) for x in range(72)), "the curves have no holes"
+
+
+def test_the_rows_of_the_readme(run) -> None:
+    found = said(trended(run, Path(__file__).parent / "run.jsonl", code=1))
+    assert [one[:2] for one in found] == [("norm-spike", name(1)), ("dying-head", name(2))]
 
 
 def test_a_plot(trained_rows: list[dict[str, Any]], tmp_path: Path, run) -> None:

@@ -1,11 +1,14 @@
 """Training runs of small transformers, and what is done to them: shared by tests and the benchmark.
 
 The task is to copy what stood some tokens before, which attention learns in a few hundred steps.
+
+    python -m tests.scan.training       # writes tests/scan/run.jsonl, the run of the README
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import exp
 from pathlib import Path
 
 import torch
@@ -72,6 +75,16 @@ def save(folder: Path, run: Iterator[tuple[int, dict[str, torch.Tensor]]], suffi
     return folder
 
 
+def ruined(run: Iterator[tuple[int, dict[str, torch.Tensor]]]) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """One checkpoint whose K has four times its size, and a head whose V dies away."""
+    for step, state in run:
+        if step == 120:
+            rows_of(state, 1, K).mul_(4)
+        if step > 60:
+            rows_of(state, 2, V, 3).mul_(exp(-(((step - 60) / 90) ** 2)))
+        yield step, state
+
+
 def rows_of(state: dict[str, torch.Tensor], layer: int, part: int, head: int | None = None) -> torch.Tensor:
     """The rows of a part, or of one of its heads, to be changed where they are."""
     weight = state[f"encoder.layers.{layer}.self_attn.in_proj_weight"]
@@ -83,3 +96,20 @@ def rows_of(state: dict[str, torch.Tensor], layer: int, part: int, head: int | N
 def name(layer: int) -> str:
     """As it is in the file."""
     return f"encoder.layers.{layer}.self_attn"
+
+
+def main() -> None:
+    import contextlib
+    import tempfile
+
+    from qkvinspect.cli import main as qkvinspect
+
+    out = Path(__file__).with_name("run.jsonl")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        save(Path("run"), ruined(train(0, 200, every=20)))
+        qkvinspect(["scan", "run", "-o", str(out), "--force", "--layer", "*.1.*", "--layer", "*.2.*"])
+    out.with_name("run.jsonl.journal").unlink()
+
+
+if __name__ == "__main__":
+    main()
