@@ -19,7 +19,7 @@ import qkvinspect
 from qkvinspect.cli import main
 from qkvinspect.cli.progress import Bar
 
-COMMANDS = ("show", "explain", "export", "diff", "layouts")
+COMMANDS = ("show", "explain", "export", "diff", "scan", "trend", "layouts")
 WITHOUT = """
 import sys
 for name in {names!r}: sys.modules[name] = None

@@ -22,10 +22,14 @@ from qkvinspect.runs.rows import Scanned
 _TABLES = """
 CREATE TABLE about (what TEXT NOT NULL);
 CREATE TABLE found (
-    path BLOB PRIMARY KEY, natural BLOB NOT NULL, step INTEGER, stamp TEXT, error TEXT, lines BLOB
+    path BLOB PRIMARY KEY, natural BLOB NOT NULL, step INTEGER, stamp TEXT, error TEXT, lines BLOB NOT NULL
 );
 CREATE INDEX ordered ON found (step IS NULL, step, natural, path);
 """
+_WANTED = "CREATE TEMP TABLE wanted (natural BLOB, path BLOB, todo BOOL, PRIMARY KEY (natural, path)) WITHOUT ROWID"
+_STAMP = "SELECT stamp FROM found WHERE path = ? AND error IS NULL"
+_PAGE = "SELECT * FROM wanted WHERE (natural, path) > (?, ?) ORDER BY natural, path LIMIT 1000"
+
 _PAUSE = 0.2
 """Seconds between two times that what was found is brought to disk: as much is done again after a kill."""
 
@@ -67,41 +71,30 @@ class Journal:
         What failed, and what was changed since, is scanned again.
         """
         count = stale = 0
-        self._database.execute("CREATE TEMP TABLE wanted (path BLOB PRIMARY KEY)")
+        self._database.execute(_WANTED)
         for path in paths:
             key = os.fsencode(path)
-            if not self._database.execute("INSERT OR IGNORE INTO wanted VALUES (?)", (key,)).rowcount:
-                continue
-            count += 1
-            query = "SELECT stamp FROM found WHERE path = ? AND lines IS NOT NULL AND error IS NULL"
-            known = self._database.execute(query, (key,)).fetchone()
-            if known is None or known[0] != stamp(path):
-                stale += 1
-                values = (key, natural(path))
-                self._database.execute("INSERT OR REPLACE INTO found (path, natural) VALUES (?, ?)", values)
-        self._database.commit()
+            known = self._database.execute(
+                "SELECT stamp FROM found WHERE path = ? AND error IS NULL", (key,)
+            ).fetchone()
+            todo = known is None or known[0] != stamp(path)
+            values = (natural(path), key, todo)
+            if self._database.execute("INSERT OR IGNORE INTO wanted VALUES (?, ?, ?)", values).rowcount:
+                count += 1
+                stale += todo
         return count, stale
 
     def todo(self) -> Iterator[str]:
-        """What is still to be scanned, in natural order; taken in pages, as results come in between."""
+        """What is to be scanned, in natural order; taken in pages, as results come in between."""
         last = b"", b""
-        while True:
-            page = self._database.execute(
-                "SELECT natural, path FROM found JOIN wanted USING (path) WHERE lines IS NULL "
-                "AND (natural, path) > (?, ?) ORDER BY natural, path LIMIT 1000",
-                last,
-            ).fetchall()
-            if not page:
-                return
-            yield from (os.fsdecode(path) for _, path in page)
-            last = page[-1]
+        while page := self._database.execute(_PAGE, last).fetchall():
+            yield from (os.fsdecode(path) for _, path, todo in page if todo)
+            last = page[-1][:2]
 
     def add(self, found: Scanned) -> None:
         """What a checkpoint gave: all of its rows, or none after a kill."""
-        self._database.execute(
-            "UPDATE found SET step = ?, stamp = ?, error = ?, lines = ? WHERE path = ?",
-            (found.step, found.stamp, found.error, found.lines, os.fsencode(found.path)),
-        )
+        values = (os.fsencode(found.path), natural(found.path), found.step, found.stamp, found.error, found.lines)
+        self._database.execute("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?, ?)", values)
         if time.monotonic() - self._kept > _PAUSE:
             self.keep()
 
@@ -113,8 +106,7 @@ class Journal:
     def scanned(self) -> Iterator[Scanned]:
         """All that was found, by step and name; those without a step last."""
         every = self._database.execute(
-            "SELECT path, stamp, step, error, lines FROM found WHERE lines IS NOT NULL "
-            "ORDER BY step IS NULL, step, natural, path"
+            "SELECT path, stamp, step, error, lines FROM found ORDER BY step IS NULL, step, natural, path"
         )
         for path, *rest in every:
             yield Scanned(os.fsdecode(path), *rest)

@@ -20,7 +20,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from processes import QKVINSPECT, Taken, environment, run
+from processes import QKVINSPECT, Taken, environment, interleaved, run
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -108,12 +108,15 @@ def main() -> None:
             return run(argv, cache)[0]
 
         scan(hundred, "warm.jsonl")
-        loop = run((sys.executable, "-c", LOOP, thousand, folder / "loop.jsonl"), cache)[0]
-        one = scan(thousand, "one.jsonl", "--jobs", 1)
-        two = scan(thousand, "two.jsonl", "--jobs", 2)
         with cluster() as (address, _):
-            scan(hundred, "warm.jsonl", "--dask", address)
-            dask = scan(thousand, "dask.jsonl", "--dask", address)
+            engines = {"one": ("--jobs", "1"), "two": ("--jobs", "2"), "dask": ("--dask", address)}
+            commands = {
+                name: (*QKVINSPECT, "scan", thousand, "-o", folder / f"{name}.jsonl", "--force", *flags)
+                for name, flags in engines.items()
+            }
+            commands["loop"] = (sys.executable, "-c", LOOP, thousand, folder / "loop.jsonl")
+            loop, one, two, dask = map(interleaved(commands, 3, cache).get, ("loop", *engines))
+            assert loop and one and two and dask
         whole = (folder / "one.jsonl").read_bytes()
         assert (folder / "two.jsonl").read_bytes() == (folder / "dask.jsonl").read_bytes() == whole
         assert sorted((folder / "loop.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
@@ -129,7 +132,8 @@ def main() -> None:
         milliseconds = 1000 * taken.seconds / count
         print(f"| {what} | {count:,} | {taken.seconds:.1f} | {milliseconds:.1f} | {taken.megabytes:.0f} |")
 
-    print("2 cores; 3 layers of 4 heads, 45 rows a checkpoint; MB of the process that has most.\n")
+    print("2 cores; 3 layers of 4 heads, 45 rows a checkpoint; the first four are medians of 3 runs in turn.")
+    print("MB are those of the process that has most.\n")
     print("| | checkpoints | seconds | ms each | peak MB |\n| --- | --- | --- | --- | --- |")
     line("a plain loop over them, in one process", loop, 1000)
     line("`scan --jobs 1`", one, 1000)
@@ -143,7 +147,7 @@ def main() -> None:
     print(
         f"\nEvery further checkpoint takes {1000 * each:.1f} ms on 2 cores, {rows / 1e3:.1f} kB of rows and "
         f"{journal / 1e3:.1f} kB of journal: extrapolated, 1,000,000 of them take {hours:.1f} hours, or "
-        f"{60 * hours / 32:.0f} minutes in 32 such jobs (`--shard`), {rows / 1e3:.0f} GB of rows, and as much memory."
+        f"{60 * hours / 32:.0f} minutes in 32 such jobs (`--shard`), {rows / 1e3:.0f} GB of rows, and memory as above."
     )
 
 
