@@ -15,6 +15,8 @@ Result = TypeVar("Result")
 _AHEAD = 2
 """Items of each worker that wait or are done, before the first of them is taken."""
 
+_limit: int | None = None
+
 
 class _Task(Generic[Item, Result]):
     """One item, and what became of it."""
@@ -78,6 +80,14 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
             thread.join()
 
 
+def limit(count: int) -> None:
+    """Use no more cores than that, from now on: this process is one of several."""
+    global _limit  # noqa: PLW0603
+    _limit = count
+
+
 def cores() -> int:
     """How many cores this process may use."""
+    if _limit is not None:
+        return _limit
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

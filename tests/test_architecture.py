@@ -11,6 +11,8 @@ import qkvinspect
 from qkvinspect import cli
 from qkvinspect.formats import FORMATS, formats
 from qkvinspect.layouts import LAYOUTS
+from qkvinspect.render.scan import SCAN_WRITERS
+from qkvinspect.render.trend import TREND_RENDERERS
 
 PACKAGE = Path(qkvinspect.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -51,6 +53,11 @@ def test_every_command_is_registered() -> None:
     commands = set(modules("cli")) - {"options", "progress", "saving"}
     registered = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     assert registered == commands
+
+
+def test_every_output_of_runs_is_listed() -> None:
+    assert set(modules("render/trend")) - {"rows", "plot"} == set(TREND_RENDERERS)
+    assert set(modules("render/scan")) == set(SCAN_WRITERS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

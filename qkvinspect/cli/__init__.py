@@ -27,7 +27,9 @@ from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
 from qkvinspect.cli.pack import pack
 from qkvinspect.cli.report import report
+from qkvinspect.cli.scan import scan
 from qkvinspect.cli.show import show
+from qkvinspect.cli.trend import trend
 from qkvinspect.errors import QkvInspectError
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,6 +49,8 @@ app.command()(analyze)
 app.command()(export)
 app.command()(check)
 app.command()(diff)
+app.command()(scan)
+app.command()(trend)
 app.command()(pack)
 app.command()(convert)
 app.command()(report)
@@ -79,6 +83,8 @@ def root(
       qkvinspect export --split model.pt -o qkv.safetensors
       qkvinspect check model.pt
       qkvinspect diff before.pt after.safetensors
+      qkvinspect scan 'run/**/*.pt' -o run.jsonl
+      qkvinspect trend run.jsonl
 
     Exit status:
 

@@ -19,10 +19,15 @@ _PAUSE = 0.1
 
 
 class Bar:
-    """Shows bytes, speed and the time that is left; disappears when the work is done."""
+    """Shows bytes, speed and the time that is left; disappears when the work is done.
 
-    def __init__(self, what: str) -> None:
+    Args:
+        unit: what is counted instead of bytes.
+    """
+
+    def __init__(self, what: str, unit: str | None = None) -> None:
         self._what = what
+        self._unit = unit
         self._due = time.monotonic() + _PATIENCE
         self._terminal = sys.stderr.isatty()
         self._shown: tuple[Progress, TaskID] | None = None
@@ -37,7 +42,7 @@ class Bar:
         self._resources.close()
 
     def advance(self, done: int, total: int) -> None:
-        """Told how many bytes are done, of how many."""
+        """Told how much is done, of how much."""
         now = time.monotonic()
         if not self._terminal or now < self._due:
             return
@@ -52,19 +57,17 @@ class Bar:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            MofNCompleteColumn,
             Progress,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+        counted = (
+            (MofNCompleteColumn(), TextColumn(self._unit)) if self._unit else (DownloadColumn(), TransferSpeedColumn())
         )
+        columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
         progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._resources.enter_context(progress)
         return progress, progress.add_task(self._what, total=total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import cast
+from typing import NamedTuple, cast
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
@@ -26,15 +26,11 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
     A file that cannot be parsed is a finding, not an error: it may have nothing to do with the model.
     """
     own = _stem(PurePath(source.name).name)
-    siblings = source.siblings()
-    others = {_stem(name) for name in siblings if name.endswith(CHECKPOINT_SUFFIXES)} - {own}
+    around = _around(source.siblings())
     names = [
         name
-        for name in siblings
-        if name.endswith(_SUFFIXES)
-        and not name.startswith(_NEVER)
-        and not name.endswith(".index.json")
-        and _stem(name) not in others  # the config of another checkpoint in the same folder
+        for name in around.configs
+        if _stem(name) == own or _stem(name) not in around.checkpoints  # the config of another in the same folder
     ]
     names.sort(key=lambda name: (_stem(name) != own, _rank(name), name))
     configs: list[Config] = []
@@ -81,6 +77,38 @@ def _opened(path: str) -> ByteSource:
     if isinstance(found, RemoteFile):
         return found
     raise CheckpointError("is a folder", code=Code.FILE_DIRECTORY, file=found.name)
+
+
+class _Around(NamedTuple):
+    """What lies beside a checkpoint.
+
+    Attributes:
+        configs: files that may be some.
+        checkpoints: what checkpoints are called, without suffix.
+    """
+
+    siblings: tuple[str, ...]
+    configs: tuple[str, ...]
+    checkpoints: frozenset[str]
+
+
+_last = _Around((), (), frozenset())
+
+
+def _around(siblings: tuple[str, ...]) -> _Around:
+    """What is among these files; the same as before for the very same tuple, as of thousands in one folder."""
+    global _last  # noqa: PLW0603
+    known = _last
+    if known.siblings is siblings:
+        return known
+    configs = (
+        name
+        for name in siblings
+        if name.endswith(_SUFFIXES) and not name.startswith(_NEVER) and not name.endswith(".index.json")
+    )
+    checkpoints = frozenset(_stem(name) for name in siblings if name.endswith(CHECKPOINT_SUFFIXES))
+    _last = known = _Around(siblings, tuple(configs), checkpoints)
+    return known
 
 
 def _stem(name: str) -> str:

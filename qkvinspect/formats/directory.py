@@ -14,7 +14,7 @@ from qkvinspect.model import Finding
 if TYPE_CHECKING:
     from qkvinspect.sources.places import RemoteFile, RemoteFolder
 
-_USUAL = (
+USUAL = (
     "model.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.safetensors",
@@ -34,14 +34,14 @@ def below(path: Path) -> Iterator[Path]:
 
     Links to folders are not followed.
     """
-    if not path.is_dir() or _is_one(path):
+    if not path.is_dir() or is_one(path):
         yield path
         return
     found = False
     for folder, folders, names in os.walk(path):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if here != path and _is_one(here):
+        if here != path and is_one(here):
             folders.clear()
             found = True
             yield here
@@ -54,14 +54,14 @@ def below(path: Path) -> Iterator[Path]:
         yield path  # whose opening says what is wrong with it
 
 
-def _is_one(folder: Path) -> bool:
+def is_one(folder: Path) -> bool:
     """Whether a folder has the index, the usual name or the parts of one checkpoint."""
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return True
     return (
-        not names.isdisjoint((*_USUAL, ".metadata"))
+        not names.isdisjoint((*USUAL, ".metadata"))
         or any(name.endswith(".index.json") for name in names)
         or sum(name.endswith(SUFFIXES) for name in names) == len(names - {"config.json"}) == 1
     )
@@ -98,7 +98,7 @@ def choose_remote(folder: RemoteFolder) -> tuple[RemoteFile, tuple[Finding, ...]
     if names is not None:
         name, findings = _pick(names, (), folder.name)
         return folder.file(name), findings
-    for name in (*_INDEXES, *_USUAL):
+    for name in (*_INDEXES, *USUAL):
         file = folder.file(name)
         try:
             if file.size:
@@ -124,7 +124,7 @@ def _pick(names: Sequence[str], arrays: Sequence[str], folder: str) -> tuple[str
     foreign_parts.check_folder(arrays or (() if readable else names), folder)
     indexes = [name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))]
     files = [name for name in names if name.endswith(SUFFIXES)]
-    usual = [name for name in _USUAL if name in files]
+    usual = [name for name in USUAL if name in files]
     distributed = [name for name in names if name == ".metadata" and any(n.endswith(".distcp") for n in names)]
     candidates = [n for n in indexes if ".safetensors." in n] or indexes or usual[:1] or distributed or files
     if len(candidates) > 1 and all(name.startswith("shard-") and name.endswith(".safetensors") for name in candidates):

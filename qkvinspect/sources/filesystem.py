@@ -96,6 +96,11 @@ class StoredFile:
         """The names of the files in the folder that this is."""
         return self.names(self._path)
 
+    def matches(self) -> tuple[str, ...]:
+        """The addresses of the files that this names, which may have wildcards as fsspec knows them."""
+        found: list[str] = patiently(self.name, lambda: self._try(lambda: self._system.glob(self._path)))
+        return tuple(self._system.unstrip_protocol(one) for one in sorted(found))
+
     def renew(self) -> None:
         self._system.invalidate_cache()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qkvinspect.codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.sources import listing
 from qkvinspect.sources.urls import require_plain
 
 _KINDS = (
@@ -205,11 +206,7 @@ class LocalFile:
         return file
 
     def siblings(self) -> tuple[str, ...]:
-        try:
-            with os.scandir(self._path.parent) as entries:
-                return tuple(sorted(entry.name for entry in entries if entry.is_file()))
-        except OSError:
-            return ()
+        return listing.files(str(self._path.parent))
 
     def close(self) -> None:
         if self._kept and not self._closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from qkvinspect.errors import UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.filesystem import StoredFile, connect
 from qkvinspect.sources.remote import Reach, RemoteFile
@@ -45,6 +46,18 @@ def remote(url: str, reach: Reach) -> RemoteFile | RemoteFolder:
         return RemoteFolder(url, reach) if urlsplit(url).path.endswith("/") else _web(url, reach)
     stored = connect(url)
     return RemoteFolder(url, reach, stored) if stored.is_folder() else RemoteFile(stored, reach)
+
+
+def matches(pattern: str) -> tuple[str, ...]:
+    """The addresses that match one with wildcards.
+
+    Raises:
+        CheckpointError: they cannot be listed.
+        UsageError: as ``remote``; or it is of the web, where nothing can be listed.
+    """
+    if urls.is_web(pattern):
+        raise UsageError("a web server does not list its files", file=urls.shown(pattern), hint="name each of them")
+    return connect(pattern).matches()
 
 
 def _web(url: str, reach: Reach) -> RemoteFile:

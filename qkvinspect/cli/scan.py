@@ -1,0 +1,175 @@
+"""qkvinspect scan"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkvinspect.cli import options
+
+if TYPE_CHECKING:
+    from qkvinspect.runs.engine import Engine
+    from qkvinspect.runs.rows import Job
+
+
+def scan(
+    patterns: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATTERN...", help="Checkpoints, folders of them, or globs in quotes.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .parquet.")],
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="KEY,KEY", help="Beside norms: columns of show and analyze.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after a kill, or with checkpoints that are new.")
+    ] = False,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Only share I of N, from 1 on.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes.", show_default="as many as cores")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option("--dask", metavar="ADDRESS", help="On a Dask cluster; its scheduler's address.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any checkpoint failed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file, and begin anew.")] = False,
+    layer: options.Layers = None,
+    heads: options.Heads = None,
+    layout: options.Layouts = None,
+    config: options.Config = None,
+    container: options.Container = None,
+    evidence: Annotated[
+        bool, typer.Option("--evidence/--no-evidence", help="Ask the weights where nothing else tells the heads.")
+    ] = False,
+    limit: options.Limits = None,
+) -> None:
+    """Scan many checkpoints: a row for each layer, part and head.
+
+    A row has the checkpoint, its step and where that comes from, layer, part, head (none for the whole part),
+    norm and non-finite values; --columns adds more. Those of show stand in the rows of whole parts; those of
+    analyze in rows of their own, whose part is "head". A checkpoint that cannot be read is one row with its error.
+    Rows are sorted by step. What is found is kept in FILE.journal, from which --resume goes on; it redoes what
+    failed and what was changed.
+
+    Examples:
+
+    \b
+      qkvinspect scan 'run/**/*.pt' -o run.jsonl --heads 8
+      qkvinspect scan run/ -o run.jsonl --columns logit_bound,ov_spectral_norm --resume
+      qkvinspect scan 'run/step=*.ckpt' -o run.parquet --jobs 16
+      qkvinspect scan run/ -o rows-$SLURM_ARRAY_TASK_ID.jsonl --shard $SLURM_ARRAY_TASK_ID/64
+      qkvinspect scan run/ -o run.jsonl --dask tcp://scheduler:8786
+
+    Exit status:
+
+    \b
+      0  scanned, also if some checkpoints failed
+      1  some failed, with --strict
+      2  the command line cannot be used
+    """
+    from qkvinspect.atomic import new_file, require_free
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.errors import UsageError
+    from qkvinspect.render.scan import scan_writer
+    from qkvinspect.render.text import clean, count
+    from qkvinspect.runs.engine import scan_all
+    from qkvinspect.runs.files import Shard, expand, parse_shard
+    from qkvinspect.runs.journal import Journal, discard, journal_of
+
+    if dask and jobs:
+        raise UsageError("--jobs and --dask exclude each other", hint="the cluster knows how many workers it has")
+    if resume and force:
+        raise UsageError("--resume and --force exclude each other", hint="one goes on, the other begins anew")
+    writer = scan_writer(out)
+    share = parse_shard(shard) if shard else Shard()
+    job = _job(columns, layer, heads, layout, config, container, limit, evidence=evidence)
+    journal_path = journal_of(out)
+    if force:
+        discard(journal_path)
+    elif not resume:
+        require_free(out, force=False)
+        if journal_path.exists():
+            raise UsageError(
+                "holds a scan that was begun", file=str(journal_path), hint="--resume goes on, --force begins anew"
+            )
+    failed = 0
+    with Journal(journal_path, _about(job)) as journal:
+        total, todo = journal.expect(path for path in expand(patterns) if path in share)
+        with Bar("scanning", "checkpoints") as bar:
+            if todo:
+                with _engine(dask, min(jobs or _cores(), todo)) as engine:
+                    for done, found in enumerate(scan_all(journal.todo(), job, engine), 1):
+                        journal.add(found)
+                        if found.error and (failed := failed + 1) <= _SHOWN:
+                            print(clean(f"failed: {found.path}: {found.error}"), file=sys.stderr)
+                        bar.advance(done, todo)
+            journal.keep()
+        with new_file(out, force=force or resume) as file:
+            writer.write(journal.scanned(), job.fields, file)
+    before = f", {total - todo} of them before" if todo < total else ""
+    errors = f", {failed} failed (see the column error)" if failed else ""
+    print(clean(f"{out}: {count(total, 'checkpoint')}{before}{errors}"), file=sys.stderr)
+    if failed and strict:
+        raise typer.Exit(1)
+
+
+_SHOWN = 3
+"""Errors that are printed; all are in the file."""
+
+
+def _job(
+    columns: str | None,
+    layers: list[str] | None,
+    heads: list[str] | None,
+    layouts: list[str] | None,
+    config: str | None,
+    container: str | None,
+    limits: list[str] | None,
+    *,
+    evidence: bool,
+) -> Job:
+    """What is asked of each checkpoint; what would be wrong for all of them is said now."""
+    from qkvinspect.formats import configs
+    from qkvinspect.formats.limits import parse
+    from qkvinspect.inspection.heads import parse_flag
+    from qkvinspect.runs.rows import Job, parse_columns
+    from qkvinspect.sources import is_remote
+
+    asked = options.asked(
+        layers=layers, heads=heads, layouts=layouts, norms=True, evidence="wanted" if evidence else "none"
+    )
+    for text in asked.heads:
+        parse_flag(text)
+    if config is not None:
+        configs.named(config)
+        config = config if is_remote(config) else str(Path(config).absolute())  # workers have a folder of their own
+    return Job(parse_columns(columns), asked, container, config, str(Path.cwd()), parse(limits or ()))
+
+
+def _about(job: Job) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from qkvinspect import __version__
+
+    return {**asdict(job), "config": str(job.config), "version": __version__}
+
+
+def _cores() -> int:
+    from qkvinspect.workers import cores
+
+    return cores()
+
+
+@contextmanager
+def _engine(address: str | None, jobs: int) -> Generator[Engine]:
+    from qkvinspect.runs import engine
+
+    with engine.dask(address) if address else engine.processes(jobs) as chosen:
+        yield chosen

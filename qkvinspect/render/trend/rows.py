@@ -1,0 +1,67 @@
+"""The lines of a trend as rows of text, for every format that has columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.render import text
+from qkvinspect.runs.rows import HEAD
+from qkvinspect.runs.series import Key, Series
+from qkvinspect.runs.trend import Line, Trend
+
+COLUMNS = ("layer", "part", "first", "last", "min", "max", "per 1000 steps", "")
+
+_WIDE = 24
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def summary(trend: Trend) -> str:
+    """The run in one line."""
+    steps = trend.run.steps
+    layers = text.count(len(trend.run.layers), "layer")
+    return f"{text.count(len(steps), 'checkpoint')}, steps {min(steps)} to {max(steps)}, {layers}"
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    """Under COLUMNS."""
+    figures = (line.first, line.last, line.least, line.greatest, line.slope)
+    return (text.layer(line.key.layer), part(line.key), *map(text.number, figures), spark(line.series))
+
+
+def part(key: Key) -> str:
+    """Which rows of the layer."""
+    if key.head is not None:
+        return f"head {key.head}" if key.part == HEAD else f"{key.part.upper()} head {key.head}"
+    return "greatest head" if key.part == HEAD else key.part.upper()
+
+
+def verdict(trend: Trend) -> str:
+    """What was found, counted."""
+    counts = [sum(f.severity == severity for f in trend.findings) for severity in ("error", "warning")]
+    return f"{text.count(counts[0], 'error')}, {text.count(counts[1], 'warning')}"
+
+
+def spark(series: Series) -> str:
+    """The curve, from its least to its greatest value."""
+    return "".join(_BLOCKS[min(int(share * 8), 7)] for share in _shares(series, _WIDE))
+
+
+def buckets(series: Series, count: int, first: int, last: int) -> list[float | None]:
+    """Of each of so many equal stretches of steps, the value farthest from the one before; None: no checkpoint."""
+    found: list[float | None] = [None] * count
+    before = series.values[0]
+    for step, value in zip(series.steps, series.values, strict=True):
+        place = min((step - first) * count // max(last - first, 1), count - 1)
+        old = found[place]
+        if old is None:
+            before = found[place - 1] if place and found[place - 1] is not None else before
+        if old is None or abs(value - (before or 0.0)) > abs(old - (before or 0.0)):
+            found[place] = value
+    return found
+
+
+def _shares(series: Series, count: int) -> Iterator[float]:
+    low, high = min(series.values), max(series.values)
+    for value in buckets(series, min(count, len(series.steps)), series.steps[0], series.steps[-1]):
+        if value is not None:
+            yield (value - low) / (high - low) if high > low else 0.0

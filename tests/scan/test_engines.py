@@ -1,0 +1,180 @@
+"""Processes and Dask find the same; what is killed is done again, once; a scan that is killed goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from qkvinspect.runs.engine import dask, processes, scan_all
+from qkvinspect.runs.rows import Job, Scanned
+from tests.scan.cluster import Poison, cluster
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with cluster() as (found, _):
+        assert found.startswith("tcp://")
+        yield found
+
+
+@pytest.fixture
+def many(training: Path) -> list[str]:
+    """Absolute paths of 123 checkpoints: workers have folders of their own."""
+    for path in list(training.iterdir()):
+        for copy in range(2):
+            os.link(path, training / f"{copy}-{path.name}")
+    return sorted(str(path) for path in training.iterdir())
+
+
+def lines(found: list[Scanned]) -> dict[str, bytes]:
+    assert len({one.path for one in found}) == len(found)
+    return {one.path: one.rows() for one in found}
+
+
+def expected(many: list[str]) -> dict[str, bytes]:
+    from qkvinspect.runs.rows import scan_one
+
+    return {path: scan_one(path, Job()).rows() for path in many}
+
+
+def test_dask_and_processes_find_the_same(many: list[str], address: str, run) -> None:
+    argv = ("scan", "run", "--columns", "logit_bound", "-o")
+    assert run(*argv, "processes.jsonl").code == 0
+    assert run(*argv, "dask.jsonl", "--dask", address).code == 0
+    assert Path("dask.jsonl").read_bytes() == Path("processes.jsonl").read_bytes()
+    assert Path("dask.jsonl").read_bytes().count(b"\n") == 123 * 3 * (3 * 5 + 4)
+
+
+def test_a_killed_process_loses_nothing(many: list[str]) -> None:
+    found: list[Scanned] = []
+    killed: list[int | None] = []
+    with processes(2) as engine:
+        for one in scan_all(many, Job(), engine):
+            found.append(one)
+            if len(found) in (20, 80):
+                victim = multiprocessing.active_children()[0]
+                assert victim.pid is not None
+                killed.append(victim.pid)
+                os.kill(victim.pid, signal.SIGKILL)
+    assert len(set(killed)) == 2
+    assert lines(found) == expected(many)
+
+
+def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> None:
+    found: list[Scanned] = []
+    with Client(address, set_as_default=False) as client:
+        pids = client.run(os.getpid)
+        with dask(address) as engine:
+            engine.batch = 2
+            for one in scan_all(many, Job(), engine):
+                found.append(one)
+                if len(found) == 20:
+                    os.kill(min(pids.values()), signal.SIGKILL)
+        assert set(client.run(os.getpid).values()) != set(pids.values())
+    assert lines(found) == expected(many)
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_checkpoint_that_kills_its_worker_is_given_up_and_no_other(many: list[str], kind: str, request) -> None:
+    paths = [*many[:10], Poison("/run/step=7.pt"), *many[10:20]]
+    engine = processes(2) if kind == "processes" else dask(request.getfixturevalue("address"))
+    with engine as chosen:
+        found = list(scan_all(paths, Job(), chosen))
+    bad = [one for one in found if one.error]
+    assert [(one.path, one.step) for one in bad] == [("/run/step=7.pt", 7)]
+    assert "its worker died" in (bad[0].error or "")
+    assert lines([one for one in found if not one.error]) == expected(many[:20])
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def done(journal: str) -> int:
+    """How many checkpoints a scan that is running has brought to disk."""
+    try:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro&immutable=1", uri=True)) as database:
+            return database.execute("SELECT count(lines) FROM found").fetchone()[0]
+    except sqlite3.Error:  # not there yet, or just being written
+        return 0
+
+
+def test_a_killed_scan_goes_on(many: list[str], run) -> None:
+    for path in map(Path, many):
+        for copy in "ab":
+            os.link(path, path.with_name(f"{copy}-{path.name}"))
+    argv = ["scan", "run", "--jobs", "1", "-o"]
+    process = subprocess.Popen([sys.executable, "-m", "qkvinspect", *argv, "killed.jsonl"], stderr=subprocess.DEVNULL)
+    workers: list[int] = []
+    while process.poll() is None and not done("killed.jsonl.journal"):
+        workers = children(process.pid) or workers
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not Path("killed.jsonl").exists()
+    resumed = run(*argv, "killed.jsonl", "--resume")
+    assert resumed.code == 0
+    before = int(resumed.err.partition("369 checkpoints, ")[2].partition(" of them before")[0])
+    assert 0 < before < 369
+    run(*argv, "whole.jsonl")
+    assert Path("killed.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+    deadline = time.monotonic() + 20
+    assert workers
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "workers outlive the scan"
+        time.sleep(0.05)
+
+
+def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(many: list[str], run) -> None:
+    argv = ["scan", "run", "--jobs", "2", "-o", "x.jsonl"]
+    process = subprocess.Popen([sys.executable, "-m", "qkvinspect", *argv], stderr=subprocess.PIPE, text=True)
+    while len(children(process.pid)) < 3:  # two workers, and what tracks their semaphores
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "")
+    assert run(*argv, "--resume").code == 0
+    assert Path("x.jsonl").read_bytes().count(b"\n") == 123 * 45
+
+
+def test_a_scheduler_that_goes_away_is_one_line_and_the_scan_can_go_on(many: list[str], run) -> None:
+    for path in map(Path, many):
+        for copy in "abcd":
+            os.link(path, path.with_name(f"{copy}-{path.name}"))
+    argv = ["scan", "run", "-o", "x.jsonl"]
+    with cluster() as (address, process):
+        command = [sys.executable, "-m", "qkvinspect", *argv, "--dask", address]
+        scan = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while scan.poll() is None and not done("x.jsonl.journal"):
+            time.sleep(0.01)
+        process.kill()
+        _, error = scan.communicate(timeout=120)
+    assert (scan.returncode, error) == (2, "error: the Dask scheduler is gone; --resume goes on\n")
+    assert run(*argv, "--resume").code == 0
+    assert Path("x.jsonl").read_bytes().count(b"\n") == 615 * 45
+
+
+def test_no_scheduler(training: Path, run) -> None:
+    result = run("scan", "run", "-o", "x.jsonl", "--dask", "tcp://127.0.0.1:1")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "there is no Dask scheduler" in result.err
+
+
+def test_what_is_not_installed(training: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
+    for name, argv in (("distributed", ("x.jsonl", "--dask", "tcp://h:1")), ("pyarrow.parquet", ("x.parquet",))):
+        monkeypatch.setitem(sys.modules, name, None)
+        result = run("scan", "run", "-o", *argv)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert "pip install 'qkvinspect[" in result.err

@@ -1,0 +1,98 @@
+"""Which checkpoints patterns name, and whose share each is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qkvinspect.errors import UsageError
+from qkvinspect.runs.files import Shard, expand, parse_shard, stamp
+from qkvinspect.runs.journal import natural
+
+TREE = (
+    "run/step=1.pt",
+    "run/step=2.pt",
+    "run/log.txt",
+    "run/logs/events.0",
+    "run/checkpoint-10/model.safetensors",
+    "run/checkpoint-10/config.json",
+    "run/checkpoint-10/optimizer.pt",
+    "run/checkpoint-20/model-00001-of-00002.safetensors",
+    "run/checkpoint-20/model.safetensors.index.json",
+    "run/old/step=0.ckpt",
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in TREE:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ALL = ["run/checkpoint-10", "run/checkpoint-20", "run/old/step=0.ckpt", "run/step=1.pt", "run/step=2.pt"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        (["run/step=*.pt"], ["run/step=1.pt", "run/step=2.pt"]),
+        (["run/*.pt", "run/step=1.pt"], ["run/step=1.pt", "run/step=1.pt", "run/step=2.pt"]),
+        (["run/checkpoint-*"], ALL[:2]),
+        (["run/checkpoint-10/"], ALL[:1]),
+        (["run"], ALL),
+        (["run/*"], ALL),
+        (["run/**"], ALL),
+        (["run/**/*.ckpt"], ["run/old/step=0.ckpt"]),
+        (["run/log.txt"], ["run/log.txt"]),
+        (["s3://bucket/*.pt"], ["s3://bucket/*.pt"]),
+        (["nowhere.pt"], ["nowhere.pt"]),
+    ],
+)
+def test_patterns(tree: Path, patterns: list[str], found: list[str]) -> None:
+    assert sorted(expand(patterns)) == found
+
+
+def test_a_pattern_without_a_match_is_refused(tree: Path) -> None:
+    with pytest.raises(UsageError, match="no checkpoint matches"):
+        list(expand(["run/*.safetensors"]))
+
+
+def test_a_name_with_brackets_is_itself(tmp_path: Path) -> None:
+    (tmp_path / "a[1].pt").touch()
+    assert list(expand([str(tmp_path / "a[1].pt")])) == [str(tmp_path / "a[1].pt")]
+
+
+def test_shards_share_everything_and_keep_what_they_have() -> None:
+    paths = [f"run/step={number}.pt" for number in range(2000)]
+    shards = [[path for path in paths if path in Shard(i, 8)] for i in range(1, 9)]
+    assert sorted(path for shard in shards for path in shard) == sorted(paths)
+    assert all(200 < len(shard) < 300 for shard in shards)
+    assert [path for path in paths[:100] if path in Shard(3, 8)] == [path for path in shards[2] if path in paths[:100]]
+    assert all(path in Shard() for path in paths)
+
+
+@pytest.mark.parametrize("text", ["0/8", "9/8", "3", "3/", "a/b", "-1/8", "1/0", "3/8\n"])
+def test_what_is_no_shard(text: str) -> None:
+    with pytest.raises(UsageError, match="--shard"):
+        parse_shard(text)
+    assert parse_shard("3/8") == Shard(3, 8)
+
+
+def test_a_stamp_follows_the_files(tree: Path) -> None:
+    folder, file = "run/checkpoint-10", "run/step=1.pt"
+    before = stamp(folder), stamp(file)
+    os.utime("run/checkpoint-10/model.safetensors", (1, 1))
+    Path(file).write_text("x")
+    assert stamp(folder) != before[0] != ""
+    assert stamp(file) != before[1] != ""
+    assert stamp("s3://bucket/a.pt") == ""
+
+
+def test_numbers_are_sorted_as_numbers() -> None:
+    names = ["step-100", "step-9", "tep-1", "step-10b", "step-10"]
+    assert sorted(names, key=natural) == ["step-9", "step-10", "step-10b", "step-100", "tep-1"]

@@ -1,0 +1,52 @@
+"""Runs that lie elsewhere: globs of what fsspec can list, rows without secrets, one bad file that ends nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from tests.remote.server import serving
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """Three checkpoints and what is none, in fsspec's own memory."""
+    system = fsspec.filesystem("memory")
+    system.rm("/run", recursive=True) if system.exists("/run") else None
+    for step in (10, 2, 30):
+        torch.save({"a.in_proj_weight": torch.full((24, 8), float(step))}, tmp_path / "one.pt")
+        system.pipe(f"/run/step={step}.pt", (tmp_path / "one.pt").read_bytes())
+    system.pipe("/run/log.txt", b"loss")
+    system.pipe("/run/step=40.pt", b"no checkpoint")
+    return "memory://run"
+
+
+def test_a_remote_glob(run, store: str, tmp_path: Path) -> None:
+    result = run("scan", f"{store}/*", "-o", tmp_path / "run.jsonl", "--heads", "2", "--jobs", "1")
+    assert result.code == 0
+    rows = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    whole = [row for row in rows if row["part"] == "q" and row["head"] is None]
+    assert [(row["step"], row["norm"]) for row in whole] == [(2, 16.0), (10, 80.0), (30, 240.0)]
+    (bad,) = (row for row in rows if row["error"])
+    assert bad["checkpoint"].endswith("run/step=40.pt")
+
+
+def test_the_web_lists_nothing(run, tmp_path: Path) -> None:
+    result = run("scan", "http://127.0.0.1:9/run/*.pt", "-o", tmp_path / "run.jsonl")
+    assert result.code == 2
+    assert "does not list its files" in result.err
+
+
+def test_rows_have_no_secrets(run, tmp_path: Path) -> None:
+    torch.save({"a.in_proj_weight": torch.ones(24, 8)}, tmp_path / "one.pt")
+    with serving(tmp_path) as web:
+        url = web.url.replace("http://", "http://user:hidden@") + "/one.pt?signature=hidden"
+        result = run("scan", url, "-o", tmp_path / "run.jsonl", "--heads", "2", "--jobs", "1")
+    assert (result.code, "hidden" in result.out + result.err) == (0, False)
+    text = (tmp_path / "run.jsonl").read_text()
+    assert '"norm": 8.0' in text
+    assert "hidden" not in text
