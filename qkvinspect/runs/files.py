@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from qkvinspect.errors import UsageError
 from qkvinspect.formats.directory import SUFFIXES, USUAL, below, is_one
-from qkvinspect.sources import is_remote
+from qkvinspect.sources import is_remote, local_path
 
 _SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 _READABLE = (*SUFFIXES, ".index.json")
@@ -84,6 +84,8 @@ def _matches(pattern: str) -> Iterator[str]:
     if is_remote(pattern):
         yield from _remote(pattern)
         return
+    if pattern.startswith("file:"):
+        pattern = str(local_path(pattern))
     if os.path.lexists(pattern) or not has_magic(pattern):
         yield from map(_named, below(Path(pattern)))
         return

@@ -24,6 +24,9 @@ PROCESSES = 18
 ELSEWHERE = {
     "FILE_OPEN": "errors of the system that no test can make for real",
     "FILE_READ": "errors of the disk; tests/sources/test_local.py",
+    "FILE_REMOTE": "faults of networks and servers; tests/remote/test_faults.py",
+    "FILE_RANGES": "servers that give whole files only; tests/remote/test_faults.py",
+    "FILE_ANSWER": "lies of servers; tests/remote/test_faults.py",
     "CONFIG": "files of hyper-parameters; tests/formats/test_configs.py",
     "NO_WEIGHTS": "sound files without a model; tests/formats/test_containers.py",
     "PART_OFFSETS": "parts in safetensors; tests/formats/test_dcp.py",

@@ -18,7 +18,7 @@ class Poison(str):
 
     __slots__ = ()
 
-    def __contains__(self, part: object) -> NoReturn:
+    def startswith(self, *_: object) -> NoReturn:
         os._exit(1)
 
 

@@ -49,7 +49,7 @@ ALL = ["run/checkpoint-10", "run/checkpoint-20", "run/old/step=0.ckpt", "run/ste
         (["run/**"], ALL),
         (["run/**/*.ckpt"], ["run/old/step=0.ckpt"]),
         (["run/log.txt"], ["run/log.txt"]),
-        (["s3://bucket/*.pt"], ["s3://bucket/*.pt"]),
+        (["s3://bucket/a.pt"], ["s3://bucket/a.pt"]),
         (["nowhere.pt"], ["nowhere.pt"]),
     ],
 )
