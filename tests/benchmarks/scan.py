@@ -93,6 +93,7 @@ def killed(folder: Path, thousand: Path, cache: Path, whole: bytes) -> None:
 
 
 def main() -> None:
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cache = folder / "cache"
@@ -115,11 +116,7 @@ def main() -> None:
                 for name, flags in engines.items()
             }
             commands["loop"] = (sys.executable, "-c", LOOP, thousand, folder / "loop.jsonl")
-            loop, one, two, dask = map(interleaved(commands, 3, cache).get, ("loop", *engines))
-            assert loop
-            assert one
-            assert two
-            assert dask
+            taken = interleaved(commands, 3, cache)
         whole = (folder / "one.jsonl").read_bytes()
         assert (folder / "two.jsonl").read_bytes() == (folder / "dask.jsonl").read_bytes() == whole
         assert sorted((folder / "loop.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
@@ -128,7 +125,7 @@ def main() -> None:
         many = scan(ten, "ten.jsonl", "--jobs", 2)
         again = run((*QKVINSPECT, "scan", ten, "-o", folder / "ten.jsonl", "--resume"), cache)[0]
         trend = run((*QKVINSPECT, "trend", folder / "one.jsonl", "-f", "csv"), cache)[0]
-        each = (many.seconds - two.seconds) / 9000
+        each = (many.seconds - taken["two"].seconds) / 9000
         rows, journal = ((folder / f"ten.jsonl{end}").stat().st_size / 1e4 for end in ("", ".journal"))
 
     def line(what: str, taken: Taken, count: int) -> None:
@@ -136,12 +133,12 @@ def main() -> None:
         print(f"| {what} | {count:,} | {taken.seconds:.1f} | {milliseconds:.1f} | {taken.megabytes:.0f} |")
 
     print("2 cores; 3 layers of 4 heads, 45 rows a checkpoint; the first four are medians of 3 runs in turn.")
-    print("MB are those of the process that has most.\n")
+    print(f"MB are those of the process that has most. Other work on the machine when it began: load {load:.1f}.\n")
     print("| | checkpoints | seconds | ms each | peak MB |\n| --- | --- | --- | --- | --- |")
-    line("a plain loop over them, in one process", loop, 1000)
-    line("`scan --jobs 1`", one, 1000)
-    line("`scan --jobs 2`", two, 1000)
-    line("`scan --dask`, 2 workers over TCP", dask, 1000)
+    line("a plain loop over them, in one process", taken["loop"], 1000)
+    line("`scan --jobs 1`", taken["one"], 1000)
+    line("`scan --jobs 2`", taken["two"], 1000)
+    line("`scan --dask`, 2 workers over TCP", taken["dask"], 1000)
     line("`scan --jobs 2`", few, 100)
     line("`scan --jobs 2`", many, 10_000)
     line("`scan --resume` with nothing left to do", again, 10_000)

@@ -17,7 +17,7 @@ _NAMED = 12
 
 
 def plot(trend: Trend, out: Path, *, force: bool) -> None:
-    """Draw all figures; steps of findings are marked in the curves' own panel.
+    """Draw all figures.
 
     Raises:
         UsageError: matplotlib is not there, the suffix is not known, or the file exists.
@@ -49,6 +49,7 @@ def plot(trend: Trend, out: Path, *, force: bool) -> None:
                 panel.set_title(part.upper() if len(part) == 1 else "heads")
                 panel.set_ylabel(column.replace("_", " "))
                 panel.set_xlabel("step")
+                panel.tick_params(labelbottom=True)
         figure.suptitle(rows.summary(trend))
         if len(order) <= _NAMED:
             handles, labels = panels[0][0].get_legend_handles_labels()
