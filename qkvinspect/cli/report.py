@@ -46,9 +46,9 @@ def report(
     limit: options.Limits = None,
     download: options.Download = False,
 ) -> None:
-    """Write all about a checkpoint, or two side by side, into one HTML file that opens offline.
+    """Write all about a checkpoint, or two side by side, into one HTML file.
 
-    Heat maps of every figure, a table of every head to sort and filter, what the checks find, what the weights
+    It opens offline: heat maps of every figure, a table of every head to sort and filter, what the checks find, what the weights
     say of heads and packing; with OTHER, how the two differ. The file loads nothing from anywhere. The settings
     of `check` count. Needs the extra [report] (plotly).
 
