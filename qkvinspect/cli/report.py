@@ -48,9 +48,9 @@ def report(
 ) -> None:
     """Write all about a checkpoint, or two side by side, into one HTML file.
 
-    It opens offline: heat maps of every figure, a table of every head to sort and filter, what the checks find, what the weights
-    say of heads and packing; with OTHER, how the two differ. The file loads nothing from anywhere. The settings
-    of `check` count. Needs the extra [report] (plotly).
+    It opens offline: heat maps of every figure, a table of every head to sort and filter, what the checks find,
+    what the weights say of heads and packing; with OTHER, how the two differ. The file loads nothing from
+    anywhere. The settings of `check` count. Needs the extra [report] (plotly).
 
     Examples:
 

@@ -69,7 +69,7 @@ def main(peers: Path) -> None:
             "torch: the circuits as full matrices": [peers / "python", "-c", SCRIPT, path, str(HEADS)],
             "WeightWatcher: four matrices a layer": [peers / "python", "-c", WATCHER, path],
         }
-        agree(*(run(command, cache)[1] for command in commands.values()))
+        agree(*(run(command, cache)[1].decode() for command in commands.values()))
         taken = interleaved(commands, 3, cache)
     print(
         f"{LAYERS} layers, {WIDTH} wide, {HEADS} heads, float32; all find the same figures. Medians of 3 runs in turn."

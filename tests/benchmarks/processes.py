@@ -40,7 +40,7 @@ def environment(cache: Path) -> dict[str, str]:
     return kept | {"PYTHONPATH": root, "PYTHONPYCACHEPREFIX": str(cache)}
 
 
-def run(command: Sequence[str | Path], cache: Path) -> tuple[Taken, str]:
+def run(command: Sequence[str | Path], cache: Path) -> tuple[Taken, bytes]:
     """Run a command that must succeed; what it took, and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
         printed = Path(folder) / "out"
@@ -54,7 +54,7 @@ def run(command: Sequence[str | Path], cache: Path) -> tuple[Taken, str]:
         seconds, megabytes, code = map(float, launched.stdout.split())
         if code:
             raise SystemExit(f"{' '.join(map(str, command))} failed: {launched.stderr}")
-        return Taken(seconds, megabytes), printed.read_text(errors="replace")
+        return Taken(seconds, megabytes), printed.read_bytes()
 
 
 def interleaved(commands: Mapping[str, Sequence[str | Path]], rounds: int, cache: Path) -> dict[str, Taken]:
