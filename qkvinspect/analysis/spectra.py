@@ -11,7 +11,9 @@ _DIRECT = 512
 """Rows up to which all eigenvalues of a Gram matrix are reckoned; Lanczos finds the largest of more in less time."""
 
 _STEPS = 1000
-_RESIDUAL = 1e-10  # relative; the error of the eigenvalue is its square over the gap, and never more than itself
+_RESIDUAL = 1e-10
+_ERROR = 1e-13
+"""Relative: the error of an eigenvalue is at most the residual, and its square over the gap to the next one."""
 
 
 def reduced(rows: Array) -> Array:
@@ -61,10 +63,11 @@ def _largest_eigenvalue(gram: Array) -> float:
             vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
         length = float(np.linalg.norm(vector))
         if step == look or length == 0 or step == len(basis) - 1:
-            look = 3 * step // 2
+            look = 5 * step // 4
             values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
-            if length * abs(vectors[-1, -1]) <= _RESIDUAL * values[-1]:
-                return float(values[-1])
+            residual, most = length * abs(vectors[-1, -1]), values[-1]
+            if residual <= _RESIDUAL * most or residual**2 <= _ERROR * most * (most - values[-2]):
+                return float(most)
         if length == 0:
             break
         beside.append(length)

@@ -3,9 +3,10 @@
     python -m venv peers && peers/bin/pip install -c constraints.txt torch weightwatcher==0.7.7
     python tests/benchmarks/analysis.py peers/bin | tee tests/benchmarks/ANALYSIS.md
 
-The script reckons the singular values of W_Q^T W_K and W_O W_V, [1024, 1024], in float64 with torch.linalg; it takes
-so long that it is given two layers. WeightWatcher does not see in_proj_weight, so it is given Q, K, V and the output
-projection as four nn.Linear of the same values; it knows neither heads nor circuits. Figures are compared before times.
+The script reckons the singular values of W_Q^T W_K and W_O W_V, [1024, 1024], in float64 with torch.linalg, and
+takes so long that there are eight layers only. WeightWatcher does not see in_proj_weight, so it is given Q, K, V and
+the output projection as four nn.Linear of the same values; it knows neither heads nor circuits. Figures are compared
+before times.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from processes import QKVINSPECT, interleaved, run
 from safetensors.torch import save_file
 
-WIDTH, HEADS, LAYERS = 1024, 16, 2
+WIDTH, HEADS, LAYERS = 1024, 16, 8
 
 SCRIPT = """
 import json, sys, torch
@@ -65,7 +66,16 @@ def main(peers: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, cache = write(Path(folder)), Path(folder) / "cache"
         commands: dict[str, list[str | Path]] = {
-            "`qkvinspect analyze`": [*QKVINSPECT, "analyze", path, "--heads", str(HEADS), "--format", "json"],
+            "`qkvinspect analyze --no-evidence`": [
+                *QKVINSPECT,
+                "analyze",
+                path,
+                "--heads",
+                str(HEADS),
+                "--no-evidence",
+                "-f",
+                "json",
+            ],
             "torch: the circuits as full matrices": [peers / "python", "-c", SCRIPT, path, str(HEADS)],
             "WeightWatcher: four matrices a layer": [peers / "python", "-c", WATCHER, path],
         }
