@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-NAMELESS = "from qkvinspect.cli import main; import sys; sys.exit(main())"
+NAMELESS = "from qkvinspect.cli import run; run()"
 NAMED = f"import os; del os.O_TMPFILE; {NAMELESS}"
 """As on a file system that knows no files without a name."""
 
