@@ -30,7 +30,8 @@ def shown(run: Any, place: object) -> Any:
 
 @pytest.fixture
 def memory() -> Iterator[Any]:
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec
+
     system = fsspec.filesystem("memory")
     yield system
     system.store.clear()
@@ -112,8 +113,9 @@ def test_a_file_that_changes_in_a_store(run, tmp_path: Path, memory: Any, monkey
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Any]:
     """A bucket of a real API server on loopback."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     import boto3
@@ -202,7 +204,6 @@ def hub(folder: Path) -> Any:
 
 
 def test_the_hub(run, web: Web, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("huggingface_hub")
     web.folder = samples
     web.fault = hub(samples / "sharded")
     for name, value in {
