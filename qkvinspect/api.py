@@ -13,7 +13,7 @@ from qkvinspect.export.parts import Source, source_of
 from qkvinspect.export.pieces import Piece, Run, contents, spans
 from qkvinspect.export.runs import count, merged
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection import Options, for_all, inspect
 from qkvinspect.matrix import shape_as_matrix
 from qkvinspect.model import Checkpoint, TensorInfo
 from qkvinspect.report import Attention
@@ -181,7 +181,7 @@ def open(
     """
     found = open_checkpoint(path, container=container, config=config, limits=limits, download=download)
     opened = OpenCheckpoint(**{field.name: getattr(found, field.name) for field in fields(found)})
-    opened.options = Options(heads=(heads,) if heads else (), layouts=(("*", layout),) if layout else (), norms=False)
+    opened.options = for_all(heads, layout)
     return opened
 
 

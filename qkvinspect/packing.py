@@ -91,6 +91,15 @@ class Geometry:
         heads = self.num_heads if part in QUERY_SIDE else self.num_kv_heads
         return heads * self.subheads.get(part, 1)
 
+    def kv_head(self, head: int) -> int:
+        """The kv head that a head uses."""
+        return head * self.num_kv_heads // self.num_heads
+
+    def partner(self, part: str, query: int) -> int:
+        """Which head of a part goes with one of Q, where both may be divided further."""
+        q, own = self.subheads.get("q", 1), self.subheads.get(part, 1)
+        return query if part == "q" else self.kv_head(query // q) * own + query % q % own
+
     def width(self, part: str) -> int:
         """Rows of one head of a part."""
         if part in self.widths:

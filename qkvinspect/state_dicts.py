@@ -10,7 +10,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.export.naming import DEFAULT
 from qkvinspect.export.pieces import Piece, Run
 from qkvinspect.export.plan import Plan, Target, convert_whole, split_whole
-from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection import for_all, inspect
 from qkvinspect.layouts import by_id
 from qkvinspect.model import Checkpoint, Config, Orientation, Region, TensorInfo
 from qkvinspect.report import Report
@@ -89,8 +89,7 @@ def _report(
     tensors = {name: _info(name, tensor) for name, tensor in state_dict.items()}
     configs = (Config("config:given", config),) if config else ()
     checkpoint = Checkpoint("state_dict", "memory", 0, tensors, configs=configs)
-    options = Options(heads=(heads,) if heads else (), layouts=(("*", layout),) if layout else (), norms=False)
-    return inspect(checkpoint, options)
+    return inspect(checkpoint, for_all(heads, layout))
 
 
 class _InMemory(Region):

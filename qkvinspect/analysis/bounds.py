@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from qkvinspect.analysis.weights import of_vector
+from qkvinspect.blocks import Array
 from qkvinspect.inspection.names import Names, unwrapped
 from qkvinspect.model import Checkpoint, Config, TensorInfo
 from qkvinspect.report import Attention
-
-if TYPE_CHECKING:
-    from qkvinspect.blocks import Array
 
 _NO_SOFTMAX = frozenset({"minimax-lightning", "qwen3-next-gdn", "qwen3_5-gdn", "xlstm", "xlstm-fused", "davit-channel"})
 """Layouts of linear attention and the like: nothing there is a logit."""
@@ -100,7 +100,7 @@ class Bounds:
             if info is not None and info.shape == (attention.embed_dim,):
                 offset = self._offset(info, layout.id)
                 if offset is not None:
-                    return Bound(scale, f"{scaled}, {info.name}", _vector(info) + offset)
+                    return Bound(scale, f"{scaled}, {info.name}", of_vector(info) + offset)
         return Bound(scale, f"{scaled}, inputs normalised without a gain")
 
     def _offset(self, info: TensorInfo, layout: str) -> float | None:
@@ -135,10 +135,8 @@ def _longest(
     info: TensorInfo, bias: TensorInfo | None, offset: float, heads: int, width: int
 ) -> tuple[float, ...] | None:
     """The greatest length of each head's vector behind a norm over the head, or over all heads together."""
-    import numpy as np
-
-    gain = _vector(info) + offset
-    added = _vector(bias) if bias is not None else np.zeros_like(gain)
+    gain = of_vector(info) + offset
+    added = of_vector(bias) if bias is not None else np.zeros_like(gain)
     if gain.size not in (width, heads * width) or added.size != gain.size:
         return None
     together = info.shape in ((heads * width,), (1, heads * width)) and heads > 1
@@ -147,16 +145,3 @@ def _longest(
     shifts = np.broadcast_to(added.reshape(-1, width), (heads, width))
     most = rows.max(axis=1) * length + np.linalg.norm(shifts, axis=1)
     return tuple(map(float, most))
-
-
-def _vector(info: TensorInfo) -> Array:
-    """A small tensor, flat, float64."""
-    import numpy as np
-
-    from qkvinspect.blocks import blocks, numbers
-    from qkvinspect.matrix import as_matrix
-
-    found = [
-        numbers(words, info.dtype)[0].ravel().astype(np.float64) for _, _, words in blocks(as_matrix(info, "out_in"))
-    ]
-    return np.concatenate(found) if found else np.zeros(0)

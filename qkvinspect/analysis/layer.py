@@ -47,7 +47,7 @@ def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bou
     heads: list[HeadFigures] = []
     for head, (query, key) in enumerate(_query_pairs(geometry)):
         whole = head // geometry.subheads.get("q", 1)
-        kv = _kv_head(geometry, whole)
+        kv = geometry.kv_head(whole)
         heads.append(
             HeadFigures(
                 head=head,
@@ -91,14 +91,9 @@ class _Pair:
         return self.sides[name].spectra[head] if name in self.sides else None
 
 
-def _kv_head(geometry: Geometry, head: int) -> int:
-    return head * geometry.num_kv_heads // geometry.num_heads
-
-
 def _query_pairs(geometry: Geometry) -> Pairs:
     """For each head of Q the head of K that it is compared with; both may be divided further."""
-    q, k = geometry.subheads.get("q", 1), geometry.subheads.get("k", 1)
-    return [(head, _kv_head(geometry, head // q) * k + head % q % k) for head in range(geometry.heads("q"))]
+    return [(head, geometry.partner("k", head)) for head in range(geometry.heads("q"))]
 
 
 def _factors(
@@ -137,7 +132,7 @@ def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -
 
 def _ov(factors: Mapping[str, Factor], geometry: Geometry) -> _Pair:
     sides = {name: Side(factor) for name, factor in factors.items()}
-    pairs = [(head, _kv_head(geometry, head)) for head in range(geometry.num_heads)]
+    pairs = [(head, geometry.kv_head(head)) for head in range(geometry.num_heads)]
     if len(sides) < 2:
         none = [None] * len(pairs)
         return _Pair(sides, none, none)

@@ -46,6 +46,15 @@ def of_output(attention: Attention, inputs: int, tensors: Mapping[str, TensorInf
     return _rows(info, layout.out_orientation, [range(rows)], tensors).T
 
 
+def of_vector(info: TensorInfo) -> Array:
+    """All of a small tensor, such as a norm's gain, flat.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    return _rows(info, "out_in", [range(as_matrix(info, "out_in").rows)], {}).ravel()
+
+
 def _rows(
     info: TensorInfo, orientation: Orientation, rows: Sequence[range], tensors: Mapping[str, TensorInfo]
 ) -> Array:

@@ -41,6 +41,11 @@ class Options:
     evidence: Literal["none", "wanted", "thorough", "each"] = "none"
 
 
+def for_all(heads: str | None, layout: str | None) -> Options:
+    """The same number of heads and the same layout for every layer, as far as they are given; no norms."""
+    return Options(heads=(heads,) if heads else (), layouts=(("*", layout),) if layout else (), norms=False)
+
+
 def inspect(
     checkpoint: Checkpoint,
     options: Options = Options(),  # noqa: B008  (immutable)

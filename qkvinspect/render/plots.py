@@ -82,7 +82,7 @@ def save(grid: Grid, subtitle: str, path: Path, force: bool) -> None:
     height = max(min(1.9 + _ROW * len(grid.rows), 40.0), 2.8)
     place, names = labels.shared(grid.layers)
     lines = [subtitle, *([f"layers {place}"] if place else ())]
-    with _drawn(path, (width, height), force=force) as figure:
+    with drawn(path, (width, height), force=force) as figure:
         axes = figure.add_subplot()
         _entitle(axes, grid.column.title, lines, width)
         bar = figure.colorbar(_cells(axes, grid), ax=axes, pad=0.02, aspect=5 * height, format=_tick)
@@ -102,7 +102,7 @@ def save_profiles(profiles: Sequence[Profile], path: Path, force: bool) -> None:
     if not profiles:
         raise UsageError("there is nothing to plot", hint="the weights tell no heads apart, or were not asked")
     shown = profiles[:_MOST_PANELS]
-    with _drawn(path, (7.0, 0.9 + 2.3 * len(shown)), force=force) as figure:
+    with drawn(path, (7.0, 0.9 + 2.3 * len(shown)), force=force) as figure:
         more = f" (the first {len(shown)} of {len(profiles)} stacks)" if len(profiles) > len(shown) else ""
         figure.suptitle(f"How strongly two rows are tied{more}", x=0.02, ha="left", fontsize=12)
         for place, profile in enumerate(shown, 1):
@@ -110,7 +110,7 @@ def save_profiles(profiles: Sequence[Profile], path: Path, force: bool) -> None:
 
 
 @contextmanager
-def _drawn(path: Path, inches: tuple[float, float], *, force: bool) -> Generator[Figure]:
+def drawn(path: Path, inches: tuple[float, float], *, force: bool) -> Generator[Figure]:
     """A figure to draw on; then it is written, the same bytes for the same picture."""
     require_plottable(path, force=force)
     import matplotlib as mpl
@@ -151,9 +151,9 @@ def _tick(value: float, _: object) -> str:
 
 def _entitle(axes: Axes, title: str, lines: Sequence[str], width: float) -> None:
     """A title, and smaller lines that fit below it."""
-    fitting = [labels.shortened(_drawable(line), int(11 * width)) for line in lines]
+    fitting = [labels.shortened(drawable(line), int(11 * width)) for line in lines]
     axes.set_title("\n".join(fitting), loc="left", fontsize=8, color="0.35")
-    axes.figure.suptitle(_drawable(title), x=0.02, ha="left", fontsize=12)
+    axes.figure.suptitle(drawable(title), x=0.02, ha="left", fontsize=12)
 
 
 def _name_axes(axes: Axes, names: Sequence[str], heads: int, height: float) -> None:
@@ -162,7 +162,7 @@ def _name_axes(axes: Axes, names: Sequence[str], heads: int, height: float) -> N
     axes.set_ylim(len(names), 0)
     every = max(-(-len(names) // max(int((height - 1.5) / 0.17), 1)), 1)
     rows, columns = range(0, len(names), every), range(0, heads, 1 if heads <= 32 else 4 * -(-heads // 128))
-    axes.set_yticks([row + 0.5 for row in rows], [_drawable(names[row]) for row in rows], fontsize=8)
+    axes.set_yticks([row + 0.5 for row in rows], [drawable(names[row]) for row in rows], fontsize=8)
     axes.set_xticks([head + 0.5 for head in columns], list(map(str, columns)), fontsize=8)
     axes.tick_params(length=0)
     for side in axes.spines.values():
@@ -200,7 +200,7 @@ def _draw_profile(axes: Axes, profile: Profile) -> None:
     step = distances[1] - distances[0] if len(distances) > 1 else 1
     ties = [tie for _, tie in profile.ties]
     axes.bar(distances, ties, width=step * 0.9, align="edge", color="#00538a")
-    axes.set_title(_drawable(labels.shortened(profile.title, 90)), loc="left", fontsize=8, color="0.35")
+    axes.set_title(drawable(labels.shortened(profile.title, 90)), loc="left", fontsize=8, color="0.35")
     axes.set_xlabel("rows apart")
     axes.set_ylabel("tie, nats a pair")
     axes.set_xlim(left=0)
@@ -212,7 +212,7 @@ def _draw_profile(axes: Axes, profile: Profile) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _drawable(name: str) -> str:
+def drawable(name: str) -> str:
     """Harmless text; what the font cannot draw is escaped."""
     from matplotlib.font_manager import findfont, get_font
 

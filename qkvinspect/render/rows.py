@@ -38,7 +38,7 @@ def head_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
         return
     grouped = geometry.num_kv_heads != geometry.num_heads
     for head in range(geometry.num_heads):
-        kv = text.kv_head(geometry, head)
+        kv = geometry.kv_head(head)
         picked = [head_of(part, geometry, head) for part in attention.parts]
         cells = [cell for rows, measure in picked for cell in (text.rows([rows]), text.norm(measure))]
         yield (str(head), *((str(kv),) if grouped else ()), *cells, nonfinite(*(m for _, m in picked)))
@@ -46,7 +46,7 @@ def head_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
 
 def head_of(part: Part, geometry: Geometry, head: int) -> tuple[range, Measure | None]:
     """The rows and measure of the head of a part that query head ``head`` uses."""
-    index = head if part.name == "q" else text.kv_head(geometry, head)
+    index = head if part.name == "q" else geometry.kv_head(head)
     return part.heads[index], part.head_measures[index] if part.head_measures else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qkvinspect.errors import clean
 from qkvinspect.model import Finding, TensorInfo
-from qkvinspect.packing import Geometry, describe, span
+from qkvinspect.packing import describe, span
 from qkvinspect.report import Attention, Measure, Report
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -124,11 +124,6 @@ def layout(attention: Attention) -> str:
         return f"layout ambiguous: {' or '.join(attention.candidates)}"
     memory = ", from memory only" if attention.layout.proof == "memory" else ""
     return f"{attention.layout.id} ({attention.layout.kind}{memory})"
-
-
-def kv_head(geometry: Geometry, head: int) -> int:
-    """The key/value head that a query head uses."""
-    return head * geometry.num_kv_heads // geometry.num_heads
 
 
 def _kind(info: TensorInfo) -> str:

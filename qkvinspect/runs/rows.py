@@ -120,21 +120,21 @@ def scan_one(path: str, job: Job) -> Scanned:
         error = str(wrong)
     except Exception as wrong:  # one file must not end the scan of a million
         error = f"{type(wrong).__name__}: {clean(str(wrong))[:300]}"
-    head: Row = {"checkpoint": shown(path), "step": step, "step_from": origin}
-    if error is not None:
-        found = [{}]
-    return _scanned(path, before, step, error, [head | row for row in found], job)
+    return _scanned(path, before, (step, origin), error, [{}] if error is not None else found, job)
 
 
 def lost(path: str, why: str, job: Job) -> Scanned:
     """What is left of a checkpoint at which workers die."""
-    step, origin = in_name(path) or (None, None)
-    return _scanned(path, "", step, why, [{"checkpoint": shown(path), "step": step, "step_from": origin}], job)
+    return _scanned(path, "", in_name(path) or (None, None), why, [{}], job)
 
 
-def _scanned(path: str, before: str, step: int | None, error: str | None, rows: Sequence[Row], job: Job) -> Scanned:
-    whole = (json.dumps({key: row.get(key) for key in job.fields} | {LAST: error}) for row in rows)
-    return Scanned(path, before, step, error, zlib.compress("".join(f"{line}\n" for line in whole).encode(), 1))
+def _scanned(
+    path: str, before: str, at: tuple[int | None, str | None], error: str | None, rows: Sequence[Row], job: Job
+) -> Scanned:
+    always: Row = {"checkpoint": shown(path), "step": at[0], "step_from": at[1], LAST: error}
+    empty = dict[str, object].fromkeys(job.fields)
+    whole = (json.dumps(empty | row | always) for row in rows)
+    return Scanned(path, before, at[0], error, zlib.compress("".join(f"{line}\n" for line in whole).encode(), 1))
 
 
 def _rows(report: Report, columns: Sequence[str]) -> Iterator[Row]:

@@ -32,6 +32,18 @@ _REASONS = {
 _MAX_READ = 1 << 30
 
 
+def changed(name: str, size: int | None, found: str) -> CheckpointError:
+    """A file is no longer the one that was opened."""
+    return CheckpointError(
+        "was changed or replaced while it was read",
+        code=Code.FILE_CHANGED,
+        file=name,
+        expected=f"the file of {size} bytes that was opened",
+        found=found,
+        hint="something is writing to it: wait until that is finished",
+    )
+
+
 def require_within(name: str, size: int, offset: int, length: int) -> None:
     """Refuse what would be read beyond the end of a file.
 
@@ -159,7 +171,7 @@ class LocalFile:
         try:
             self._compare(os.stat(self._path))
         except OSError as error:
-            raise self._changed(f"none: {error.strerror}") from error
+            raise changed(self.name, self.size, f"none: {error.strerror}") from error
 
     def _compare(self, now: os.stat_result) -> None:
         then = self._status
@@ -170,17 +182,8 @@ class LocalFile:
             then.st_dev,
         ):
             same = now.st_ino == then.st_ino and now.st_dev == then.st_dev
-            raise self._changed(f"one of {now.st_size} bytes, written to since" if same else "another in its place")
-
-    def _changed(self, found: str) -> CheckpointError:
-        return CheckpointError(
-            "was changed or replaced while it was read",
-            code=Code.FILE_CHANGED,
-            file=self.name,
-            expected=f"the file of {self.size} bytes that was opened",
-            found=found,
-            hint="something is writing to it: wait until that is finished",
-        )
+            found = f"one of {now.st_size} bytes, written to since" if same else "another in its place"
+            raise changed(self.name, self.size, found)
 
     def relative(self, name: str) -> LocalFile:
         """A file beside this one or below its folder.

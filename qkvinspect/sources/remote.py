@@ -16,7 +16,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.progress import Progress
 from qkvinspect.sources import spool
 from qkvinspect.sources.fetching import CHUNK, Fetcher, Job, patiently
-from qkvinspect.sources.local import require_within
+from qkvinspect.sources.local import changed, require_within
 from qkvinspect.sources.runs import Range, Runs, gaps, joined
 from qkvinspect.sources.transport import Answer, TemporaryError, Transport
 
@@ -246,12 +246,4 @@ class RemoteFile:
             return error.code not in (Code.FILE_MISSING, Code.FILE_PERMISSION)
 
     def _changed(self, found: str) -> CheckpointError:
-        size = self._known[0] if self._known else None
-        return CheckpointError(
-            "was changed or replaced while it was read",
-            code=Code.FILE_CHANGED,
-            file=self.name,
-            expected=f"the file of {size} bytes that was opened",
-            found=found,
-            hint="something is writing to it: wait until that is finished",
-        )
+        return changed(self.name, self._known[0] if self._known else None, found)

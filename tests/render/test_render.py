@@ -179,4 +179,4 @@ def test_many_runs_are_summed_up() -> None:
 
 
 def test_kv_heads_are_shared_in_order() -> None:
-    assert [text.kv_head(Geometry(6, 2, 4), head) for head in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert [Geometry(6, 2, 4).kv_head(head) for head in range(6)] == [0, 0, 0, 1, 1, 1]

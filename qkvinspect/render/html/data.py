@@ -109,7 +109,7 @@ def _partners(figures: LayerFigures) -> Mapping[str, list[int | None]]:
 def _kv_heads(geometry: Geometry) -> list[int]:
     """That of each head of Q."""
     each = geometry.subheads.get("q", 1)
-    return [text.kv_head(geometry, head // each) for head in range(geometry.heads("q"))]
+    return [geometry.kv_head(head // each) for head in range(geometry.heads("q"))]
 
 
 def _norms(attention: Attention, name: str, geometry: Geometry) -> list[float | str | None]:
@@ -118,10 +118,7 @@ def _norms(attention: Attention, name: str, geometry: Geometry) -> list[float | 
     if part is None or not part.head_measures:
         return [None] * geometry.heads("q")
     norms = [_short(measure.norm) for measure in part.head_measures]
-    each, own = geometry.subheads.get("q", 1), geometry.subheads.get(name, 1)
-    if name == "q":
-        return norms
-    return [norms[kv * own + head % each % own] for head, kv in enumerate(_kv_heads(geometry))]
+    return [norms[geometry.partner(name, head)] for head in range(geometry.heads("q"))]
 
 
 def _short(value: float | None) -> float | str | None:

@@ -1,13 +1,15 @@
 """A trend as a picture in a file, by matplotlib: figures down, parts across, a curve for each layer."""
+# pyright: reportUnknownMemberType=false
+# matplotlib declares its keywords only in part.
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from qkvinspect.atomic import new_file
 from qkvinspect.errors import UsageError
 from qkvinspect.render import text
+from qkvinspect.render.plots import drawable, drawn
 from qkvinspect.render.trend import rows
 from qkvinspect.runs.trend import Trend
 
@@ -22,20 +24,14 @@ def plot(trend: Trend, out: Path, *, force: bool) -> None:
     Raises:
         UsageError: matplotlib is not there, the suffix is not known, or the file exists.
     """
-    try:
-        from matplotlib import colormaps, rc_context  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
-        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
-    except ModuleNotFoundError as error:
-        text_ = "--plot needs matplotlib, which is not installed"
-        raise UsageError(text_, hint="pip install 'qkvinspect[plot]'") from error
     if out.suffix not in _KINDS:
         raise UsageError("cannot be drawn", file=str(out), expected=" or ".join(_KINDS), found=out.suffix or None)
     parts = {column: list(dict.fromkeys(line.key.part for line in trend.of(column))) for column in trend.columns}
     wide = max(map(len, parts.values()), default=1)
     order = {layer: number for number, layer in enumerate(trend.run.layers)}
-    with rc_context({"text.parse_math": False, "text.usetex": False}):
-        size = (1.5 + 4 * wide, 1 + 3 * len(parts))
-        figure: Any = Figure(figsize=size, layout="constrained")
+    with drawn(out, (1.5 + 4 * wide, 1 + 3 * len(parts)), force=force) as figure:
+        from matplotlib import colormaps
+
         panels: Any = figure.subplots(len(parts), wide, squeeze=False, sharex=True)
         for row, (column, names) in zip(panels, parts.items(), strict=True):
             for panel in row[len(names) :]:
@@ -43,7 +39,7 @@ def plot(trend: Trend, out: Path, *, force: bool) -> None:
             for panel, part in zip(row, names, strict=False):
                 for line in (line for line in trend.of(column) if line.key.part == part):
                     shade = order[line.key.layer] / max(len(order) - 1, 1)
-                    label = text.layer(line.key.layer)
+                    label = drawable(text.layer(line.key.layer))
                     colour = colormaps["viridis"](0.9 * shade)
                     panel.plot(list(line.series.steps), list(line.series.values), color=colour, lw=1.2, label=label)
                 panel.set_title(part.upper() if len(part) == 1 else "heads")
@@ -54,5 +50,3 @@ def plot(trend: Trend, out: Path, *, force: bool) -> None:
         if len(order) <= _NAMED:
             handles, labels = panels[0][0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", fontsize="small")
-        with new_file(out, force=force) as file:
-            figure.savefig(file, format=out.suffix[1:], dpi=150)
