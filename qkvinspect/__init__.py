@@ -20,15 +20,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qkvinspect.analysis import LayerFigures, analyze
-    from qkvinspect.api import OpenCheckpoint, open
+    from qkvinspect.api.checkpoints import OpenCheckpoint, open
+    from qkvinspect.api.state_dicts import pack, split
+    from qkvinspect.checkpoint import Finding
     from qkvinspect.checks import check
     from qkvinspect.diff import DiffOptions, compare
     from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.inspection import Options, inspect
-    from qkvinspect.model import Finding
-    from qkvinspect.report import Attention, Part, Report
-    from qkvinspect.state_dicts import pack, split
+    from qkvinspect.inspection.report import Attention, Part, Report
 
 _HOMES = {
     "CheckpointError": "errors",
@@ -41,16 +41,16 @@ _HOMES = {
     "analyze": "analysis:analyze",
     "check": "checks:check",
     "compare": "diff:compare",
-    "OpenCheckpoint": "api",
-    "open": "api:open",
-    "pack": "state_dicts:pack",
-    "split": "state_dicts:split",
+    "OpenCheckpoint": "api.checkpoints",
+    "open": "api.checkpoints:open",
+    "pack": "api.state_dicts:pack",
+    "split": "api.state_dicts:split",
     "Options": "inspection",
     "inspect": "inspection:inspect",
-    "Attention": "report",
-    "Part": "report",
-    "Finding": "model",
-    "Report": "report",
+    "Attention": "inspection.report",
+    "Part": "inspection.report",
+    "Finding": "checkpoint",
+    "Report": "inspection.report",
 }
 
 __all__ = [

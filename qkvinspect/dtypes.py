@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qkvinspect.records import dataclass
+from qkvinspect.fast_dataclass import dataclass
 
 Kind = Literal["float", "int", "uint", "bool", "complex", "opaque"]
 Specials = Literal["ieee", "fn", "fnuz", "finite", "e8m0"]

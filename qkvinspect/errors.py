@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ud800-\udfff"

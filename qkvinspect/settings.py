@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import cast
 
 from qkvinspect.errors import UsageError
-from qkvinspect.records import dataclass
+from qkvinspect.fast_dataclass import dataclass
 
 _TABLES = ("heads", "layouts", "check")
 

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkvinspect.blocks import blocks, numbers, read_rows
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, LayoutError
-from qkvinspect.matrix import Matrix, as_matrix, shape_as_matrix
-from qkvinspect.model import Region, TensorInfo, contiguous_strides
+from qkvinspect.weights.reading import blocks, numbers, read_rows
+from qkvinspect.weights.strided import Matrix, as_matrix, shape_as_matrix
 
 
 class Memory:

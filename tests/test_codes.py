@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import qkvinspect
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PACKAGE = "\n".join(
-    path.read_text() for path in Path(qkvinspect.__file__).parent.rglob("*.py") if path.name != "codes.py"
+    path.read_text() for path in Path(qkvinspect.__file__).parent.rglob("*.py") if path.name != "error_codes.py"
 )
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from qkvinspect import copying
+from qkvinspect.checkpoint import Orientation, Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError
 from qkvinspect.export.pieces import Piece, Run, copy, spans
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.matrix import as_matrix
-from qkvinspect.model import Orientation, Region, TensorInfo
 from qkvinspect.sources import LocalFile, Window
+from qkvinspect.weights import copying
+from qkvinspect.weights.strided import as_matrix
 
 real = os.copy_file_range
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from qkvinspect.blocks import numbers
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.weights.reading import numbers
 
 TORCH_NAMES = [name for name in DTYPES if isinstance(getattr(torch, name, None), torch.dtype)]
 QUANTISED = {"qint32", "qint8", "quint8", "quint4x2", "quint2x4"}

@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
-from qkvinspect.explain import explain
+from qkvinspect.explain.explanation import explain
+from qkvinspect.explain.snippet import python
+from qkvinspect.explain.verify import verify
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.layouts import Layout, Stored
-from qkvinspect.packing import GROUPED, PER_HEAD, QKV, Packing
-from qkvinspect.snippet import python
-from qkvinspect.verify import verify
+from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
 CODEGEN = Packing(("q", "v", "k"), 4)
 INNERMOST = Packing(("q", "k", "v"), "heads", slot_innermost=True)
@@ -153,7 +153,7 @@ def test_verify_falls_back_to_our_reader_and_says_so(tmp_path: Path, run) -> Non
 
 
 def test_a_failed_proof_is_exit_code_1(samples: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkvinspect.verify.TOLERANCE", -1.0)
+    monkeypatch.setattr("qkvinspect.explain.verify.TOLERANCE", -1.0)
     result = run("explain", samples / "transformer.pt", "--verify")
     assert result.code == 1
     assert "Verified NO" in result.out

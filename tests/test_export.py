@@ -15,12 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from qkvinspect.blocks import BLOCK
 from qkvinspect.export import split_pieces, write
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.layouts import Layout, Stored
-from qkvinspect.packing import PER_HEAD, QKV
+from qkvinspect.layouts.packing import PER_HEAD, QKV
+from qkvinspect.weights.reading import BLOCK
 
 FLOATS = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,

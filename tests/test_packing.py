@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkvinspect.errors import LayoutError
-from qkvinspect.packing import GROUPED, PER_HEAD, QKV, Geometry, Packing, merge, slots_of, split_rows
+from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Geometry, Packing, merge, slots_of, split_rows
 
 ORDERS = st.permutations(["q", "k", "v"]).map(tuple)
 GEOMETRIES = st.builds(

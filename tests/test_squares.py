@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qkvinspect import squares
-from qkvinspect.blocks import numbers
 from qkvinspect.dtypes import DTYPES
-from qkvinspect.squares import row_squares
+from qkvinspect.weights import sums_of_squares as squares
+from qkvinspect.weights.reading import numbers
+from qkvinspect.weights.sums_of_squares import row_squares
 
 SMALL = [
     *("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkvinspect import stats
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.stats import RowStats, row_stats
+from qkvinspect.weights import norms as stats
+from qkvinspect.weights.norms import RowStats, row_stats
 
 FLOATS = [
     *("float64", "float32", "float16", "bfloat16"),

@@ -12,8 +12,8 @@ from qkvinspect.analysis.analysis import Analysis
 from qkvinspect.analysis.columns import COLUMNS, Column, column
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
 from qkvinspect.analysis.values import Values, value_statistics
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.progress import Progress, counter
-from qkvinspect.report import Attention, Report
 from qkvinspect.sources import announce
 
 __all__ = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qkvinspect.analysis.columns import Column
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures
 from qkvinspect.analysis.values import Values
-from qkvinspect.report import Report
+from qkvinspect.inspection.report import Report
 
 SCHEMA_VERSION = 1
 

@@ -15,10 +15,10 @@ from math import sqrt
 import numpy as np
 
 from qkvinspect.analysis.weights import of_vector
-from qkvinspect.blocks import Array
+from qkvinspect.checkpoint import Checkpoint, Config, TensorInfo
 from qkvinspect.inspection.names import Names, unwrapped
-from qkvinspect.model import Checkpoint, Config, TensorInfo
-from qkvinspect.report import Attention
+from qkvinspect.inspection.report import Attention
+from qkvinspect.weights.reading import Array
 
 _NO_SOFTMAX = frozenset({"minimax-lightning", "qwen3-next-gdn", "qwen3_5-gdn", "xlstm", "xlstm-fused", "davit-channel"})
 """Layouts of linear attention and the like: nothing there is a logit."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from qkvinspect.analysis.figures import Similar, Spectrum
 from qkvinspect.analysis.spectra import reduced, singular_values, spectrum_of, spectrum_of_gram
-from qkvinspect.blocks import Array
+from qkvinspect.weights.reading import Array
 
 _WELL = 1e3
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import cast
 
-from qkvinspect.report import number
+from qkvinspect.inspection.report import number
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from math import isfinite, log
 
 from qkvinspect.analysis.columns import BY_KEY, Column
 from qkvinspect.analysis.figures import LayerFigures
-from qkvinspect.report import Report
+from qkvinspect.inspection.report import Report
 
 _WIDE = 30.0
 

@@ -13,9 +13,9 @@ from qkvinspect.analysis.circuits import Factor, Side, circuit, inner_products, 
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
 from qkvinspect.analysis.spectra import reduced, singular_values
 from qkvinspect.analysis.weights import has_values, of_output, of_part
-from qkvinspect.model import TensorInfo
-from qkvinspect.packing import Geometry
-from qkvinspect.report import Attention
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import Geometry
 
 _WHAT = {"q": "Q", "k": "K", "v": "V", "o": "the output projection"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qkvinspect.analysis.figures import Spectrum
-from qkvinspect.blocks import Array
+from qkvinspect.weights.reading import Array
 
 _DIRECT = 512
 """Rows up to which all eigenvalues of a Gram matrix are reckoned; Lanczos finds the largest of more in less time."""

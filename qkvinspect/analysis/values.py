@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qkvinspect.model import TensorInfo
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.inspection.report import Attention, Part, Report, number
 from qkvinspect.progress import Progress, counter
-from qkvinspect.report import Attention, Part, Report, number
 from qkvinspect.sources import announce
 
 if TYPE_CHECKING:
-    from qkvinspect.blocks import Array
+    from qkvinspect.weights.reading import Array
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 BINS = 24

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qkvinspect.blocks import Array, blocks, gather, numbers
-from qkvinspect.inspection.disguises import scale_of
-from qkvinspect.matrix import as_matrix
-from qkvinspect.model import Orientation, TensorInfo
-from qkvinspect.report import Attention, Part
-from qkvinspect.stats import scales_of
+from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.inspection.adapters_and_wrappers import scale_of
+from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.weights.norms import scales_of
+from qkvinspect.weights.reading import Array, blocks, gather, numbers
+from qkvinspect.weights.strided import as_matrix
 
 
 def has_values(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Protocol, cast
 
+from qkvinspect.checkpoint import Finding, Severity
 from qkvinspect.checks import (
     bias_kv,
     changed,
@@ -29,13 +30,12 @@ from qkvinspect.checks import (
     zero_head,
     zero_part,
 )
+from qkvinspect.checks.baseline import Baseline
 from qkvinspect.checks.noticed import NOTICED
 from qkvinspect.checks.policy import SEVERITIES, Policy
-from qkvinspect.checks.recorded import Baseline
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.model import Finding, Severity
+from qkvinspect.inspection.report import Report
 from qkvinspect.progress import Progress
-from qkvinspect.report import Report
 
 TOLERANCE = 0.01
 _ANY = Policy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.recorded import Layer, record
+from qkvinspect.checks.baseline import Layer, record
 from qkvinspect.checks.subject import Subject, Told
 
 CODE = "changed"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from qkvinspect.checks.equal_parts import same_rows
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.report import Part
+from qkvinspect.inspection.report import Part
 
 CODE = "equal-layers"
 SEVERITY = "warning"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.report import Part
+from qkvinspect.inspection.report import Part
 
 CODE = "equal-parts"
 SEVERITY = "error"

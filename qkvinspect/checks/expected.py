@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.report import Attention
+from qkvinspect.inspection.report import Attention
 
 CODE = "expected"
 SEVERITY = "error"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qkvinspect.model import Severity
+from qkvinspect.checkpoint import Severity
 
 NOTICED: Mapping[str, tuple[Severity, str]] = {
     "adapter-only": ("warning", "A LoRA adapter without its base model."),

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told, outvoted
-from qkvinspect.packing import describe
-from qkvinspect.report import Attention
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import describe
 
 CODE = "odd-layer"
 SEVERITY = "warning"

@@ -25,8 +25,8 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
+from qkvinspect.checkpoint import Severity
 from qkvinspect.errors import UsageError
-from qkvinspect.model import Severity
 
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 """The least grave first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.matrix import shape_as_matrix
+from qkvinspect.weights.strided import shape_as_matrix
 
 CODE = "projection-shape"
 SEVERITY = "error"

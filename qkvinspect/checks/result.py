@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qkvinspect.model import Finding, Severity
+from qkvinspect.checkpoint import Finding, Severity
 
 SCHEMA_VERSION = 1
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from qkvinspect.checks.facts import Facts, Key, gather
+from qkvinspect.checks.baseline import Baseline
+from qkvinspect.checks.head_facts import Facts, Key, gather
 from qkvinspect.checks.policy import Expectation
-from qkvinspect.checks.recorded import Baseline
+from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.progress import Progress
-from qkvinspect.report import Attention, Measure, Part, Report
 
 Told = tuple[str | None, str]
 """A layer, or None for the whole file, and what is wrong with it."""

@@ -17,10 +17,10 @@ from qkvinspect.cli import options
 from qkvinspect.render.checks import CHECK_RENDERERS
 
 if TYPE_CHECKING:
+    from qkvinspect.checkpoint import Checkpoint, Severity
     from qkvinspect.checks.policy import Policy
     from qkvinspect.checks.result import Checked
-    from qkvinspect.model import Checkpoint, Severity
-    from qkvinspect.report import Report
+    from qkvinspect.inspection.report import Report
 
     CheckFormat = str
 else:
@@ -138,7 +138,8 @@ class _Job:
     tolerance: float
 
     def check(self, path: str) -> Checked:
-        from qkvinspect.checks import recorded, run
+        from qkvinspect.checks import baseline as recorded
+        from qkvinspect.checks import run
         from qkvinspect.checks.result import Checked
         from qkvinspect.cli.progress import Bar
         from qkvinspect.errors import CheckpointError, LayoutError

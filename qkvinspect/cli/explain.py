@@ -12,8 +12,8 @@ import typer
 from qkvinspect.cli import options
 
 if TYPE_CHECKING:
-    from qkvinspect.model import Checkpoint
-    from qkvinspect.report import Attention
+    from qkvinspect.checkpoint import Checkpoint
+    from qkvinspect.inspection.report import Attention
 
 
 def explain(
@@ -72,8 +72,9 @@ def explain(
       1  the split parts do not give what nn.MultiheadAttention gives
       2  the input or the command line cannot be used
     """
-    from qkvinspect.explain import explain as explain_layer
-    from qkvinspect.render import prose, testimony
+    from qkvinspect.explain.explanation import explain as explain_layer
+    from qkvinspect.render import evidence as testimony
+    from qkvinspect.render import prose
     from qkvinspect.render.text import findings, summary
 
     if plot is not None:
@@ -113,7 +114,7 @@ def _require_plottable(plot: Path, evidence: bool | None, *, force: bool) -> Non
 def _plot(attentions: Sequence[Attention], plot: Path, *, force: bool) -> None:
     """Draw what the weights of each stack of layers say."""
     from qkvinspect.render import plots
-    from qkvinspect.render.testimony import stacks
+    from qkvinspect.render.evidence import stacks
 
     drawn = [stack for stack in stacks(attentions) if stack.evidence.profile]
     plots.save_profiles([plots.Profile(one.named, one.evidence.profile, one.width) for one in drawn], plot, force)
@@ -121,8 +122,8 @@ def _plot(attentions: Sequence[Attention], plot: Path, *, force: bool) -> None:
 
 def _verify(checkpoint: Checkpoint, attention: Attention, width: int | None, one_of_many: bool) -> bool:
     """Print how the proof went; True if it failed."""
+    from qkvinspect.explain.verify import LAYOUTS, verify
     from qkvinspect.render import prose, text
-    from qkvinspect.verify import LAYOUTS, verify
 
     if one_of_many and (attention.layout is None or attention.layout.id not in LAYOUTS):
         sys.stdout.write(prose.point("Verified", "no: this is not nn.MultiheadAttention.", width) + "\n")

@@ -16,10 +16,10 @@ from qkvinspect.render import RENDERERS
 
 if TYPE_CHECKING:
     from qkvinspect.analysis.grid import Grid
+    from qkvinspect.checkpoint import Checkpoint
     from qkvinspect.inspection import Options
-    from qkvinspect.model import Checkpoint
+    from qkvinspect.inspection.report import Report
     from qkvinspect.render.view import View
-    from qkvinspect.report import Report
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ import typer
 from qkvinspect.cli import options
 
 if TYPE_CHECKING:
+    from qkvinspect.checkpoint import Finding
     from qkvinspect.diff import Difference
-    from qkvinspect.model import Finding
+    from qkvinspect.inspection.report import Report
     from qkvinspect.render.html import Side
-    from qkvinspect.report import Report
 
 
 def report(

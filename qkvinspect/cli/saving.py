@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from qkvinspect.export import How, Piece, Plan, Target
-    from qkvinspect.report import Report
+    from qkvinspect.inspection.report import Report
 
 Out = Annotated[
     Path,

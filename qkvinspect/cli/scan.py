@@ -13,8 +13,8 @@ import typer
 from qkvinspect.cli import options
 
 if TYPE_CHECKING:
-    from qkvinspect.runs.engine import Engine
-    from qkvinspect.runs.rows import Job
+    from qkvinspect.scans.engine import Engine
+    from qkvinspect.scans.rows import Job
 
 
 def scan(
@@ -79,9 +79,9 @@ def scan(
     from qkvinspect.errors import UsageError
     from qkvinspect.render.scan import scan_writer
     from qkvinspect.render.text import clean, count
-    from qkvinspect.runs.engine import scan_all
-    from qkvinspect.runs.files import Shard, expand, parse_shard
-    from qkvinspect.runs.journal import Journal, discard, journal_of
+    from qkvinspect.scans.engine import scan_all
+    from qkvinspect.scans.files import Shard, expand, parse_shard
+    from qkvinspect.scans.journal import Journal, discard, journal_of
 
     if dask and jobs:
         raise UsageError("--jobs and --dask exclude each other", hint="the cluster knows how many workers it has")
@@ -138,8 +138,8 @@ def _job(
     """What is asked of each checkpoint; what would be wrong for all of them is said now."""
     from qkvinspect.formats import configs
     from qkvinspect.formats.limits import parse
-    from qkvinspect.inspection.heads import parse_flag
-    from qkvinspect.runs.rows import Job, parse_columns
+    from qkvinspect.inspection.facts.heads import parse_flag
+    from qkvinspect.scans.rows import Job, parse_columns
     from qkvinspect.sources import is_remote
 
     asked = options.asked(
@@ -169,7 +169,7 @@ def _cores() -> int:
 
 @contextmanager
 def _engine(address: str | None, jobs: int) -> Generator[Engine]:
-    from qkvinspect.runs import engine
+    from qkvinspect.scans import engine
 
     with engine.dask(address) if address else engine.processes(jobs) as chosen:
         yield chosen

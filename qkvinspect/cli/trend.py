@@ -58,8 +58,8 @@ def trend(
     from qkvinspect.errors import UsageError
     from qkvinspect.render.trend import trend_renderer
     from qkvinspect.render.view import View
-    from qkvinspect.runs.series import read
-    from qkvinspect.runs.trend import trend as summed_up
+    from qkvinspect.scans.series import read
+    from qkvinspect.scans.trend import trend as summed_up
 
     run = read(rows, layer or ())
     if not run.layers:

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from qkvinspect.checkpoint import Checkpoint, Finding
 from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
-from qkvinspect.diff.lines import Lines
-from qkvinspect.diff.others import pair_others
+from qkvinspect.diff.ordered_rows import Lines
+from qkvinspect.diff.orientation import lying_otherwise
+from qkvinspect.diff.other_tensors import pair_others
 from qkvinspect.diff.pairing import Pair, Renames, pair_names
 from qkvinspect.diff.parts import Parts, common_heads, heads_of, parts_of, stored_of, tensors_of
 from qkvinspect.diff.relations import relate
 from qkvinspect.diff.stacks import pair_by_order
-from qkvinspect.diff.storage import lying_otherwise
 from qkvinspect.diff.tally import Advance
 from qkvinspect.diff.tally import compare as compare_lines
 from qkvinspect.errors import UsageError
-from qkvinspect.model import Checkpoint, Finding
-from qkvinspect.packing import Geometry
+from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.layouts.packing import Geometry
 from qkvinspect.progress import Progress, counter
-from qkvinspect.report import Attention, Report
 from qkvinspect.sources import announce
 
 ORDER = ("q", "k", "v", "out", "q_bias", "k_bias", "v_bias", "out_bias")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from qkvinspect.model import Checkpoint, Finding
-from qkvinspect.report import number
+from qkvinspect.checkpoint import Checkpoint, Finding
+from qkvinspect.inspection.report import number
 
 SCHEMA_VERSION = 1
 

@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.blocks import Array
-from qkvinspect.diff.lines import Lines, tiles
+from qkvinspect.diff.ordered_rows import Lines, tiles
 from qkvinspect.diff.rounding import rounded
 from qkvinspect.dtypes import DType
+from qkvinspect.weights.reading import Array
 
 Numbers = NDArray[np.uint64]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from qkvinspect.diff.lines import Lines, flip, head_runs
-from qkvinspect.matrix import as_matrix
-from qkvinspect.model import Checkpoint, TensorInfo
-from qkvinspect.packing import Geometry, merge
-from qkvinspect.report import Attention
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import Geometry, merge
+from qkvinspect.weights.strided import as_matrix
 
 Parts = dict[str, Lines]
 """``q``, ``k``, ``v``, ``out`` and the same with ``_bias``; or stored tensors by the ends of their names."""

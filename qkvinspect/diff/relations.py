@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
+from qkvinspect.diff.cut_otherwise import find_recut
 from qkvinspect.diff.difference import PartDifference, Relation
 from qkvinspect.diff.fingerprint import Fingerprint, fingerprint
 from qkvinspect.diff.origin import Origin, find_origin
 from qkvinspect.diff.parts import Parts
-from qkvinspect.diff.recut import find_recut
 from qkvinspect.diff.tally import rounded_through
-from qkvinspect.packing import Geometry
+from qkvinspect.layouts.packing import Geometry
 
 LABELS = {"q": "Q", "k": "K", "v": "V", "out": "the output projection"}
 _SHOWN = 16  # heads of a permutation that are written out

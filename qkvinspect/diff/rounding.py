@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from qkvinspect.blocks import Array, numbers
 from qkvinspect.dtypes import DType
+from qkvinspect.weights.reading import Array, numbers
 
 
 def rounded(values: Array, dtype: DType) -> Array:

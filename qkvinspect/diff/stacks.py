@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from qkvinspect.diff.pairing import Pair
 from qkvinspect.inspection.names import numberless
-from qkvinspect.report import Attention
+from qkvinspect.inspection.report import Attention
 
 Signature = tuple[object, ...]
 

@@ -8,11 +8,11 @@ from math import sqrt
 
 import numpy as np
 
-from qkvinspect.blocks import Array
 from qkvinspect.diff.difference import IDENTICAL, Comparison, Spot
-from qkvinspect.diff.lines import Lines, tiles
+from qkvinspect.diff.ordered_rows import Lines, tiles
 from qkvinspect.diff.rounding import rounded
 from qkvinspect.dtypes import DTYPES, DType
+from qkvinspect.weights.reading import Array
 
 Advance = Callable[[int], None]
 """Told how many bytes have just been read."""

@@ -8,9 +8,9 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import Source
 from qkvinspect.export.pieces import Piece, Run
-from qkvinspect.export.runs import BOTH, arrange, count, is_zero, joined, one_dtype
+from qkvinspect.export.row_runs import BOTH, arrange, count, is_zero, joined, one_dtype
 from qkvinspect.layouts import Layout
-from qkvinspect.packing import Geometry
+from qkvinspect.layouts.packing import Geometry
 
 
 def biases_in(

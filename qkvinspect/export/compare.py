@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qkvinspect.errors import QkvInspectError
 from qkvinspect.export.pieces import Piece, contents, spans, unchanged
-from qkvinspect.export.runs import same_bytes
+from qkvinspect.export.row_runs import same_bytes
 from qkvinspect.formats import open_checkpoint
 
 

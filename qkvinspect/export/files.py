@@ -17,8 +17,8 @@ from qkvinspect.export.manifest import Manifest, source_files
 from qkvinspect.export.pieces import Piece
 from qkvinspect.export.safetensors_file import require_code, write_safetensors
 from qkvinspect.export.torch_file import as_torch_counts, write_torch
+from qkvinspect.inspection.report import Report
 from qkvinspect.progress import Progress, counter
-from qkvinspect.report import Report
 from qkvinspect.sources import announce
 
 SUFFIXES = (".safetensors", ".pt", ".pth")

@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Self
 
 from qkvinspect import __version__
+from qkvinspect.checkpoint import BLOCK, ByteSource, Checkpoint
 from qkvinspect.export.pieces import Piece
 from qkvinspect.formats.safetensors_parts import KEY as PARTS
-from qkvinspect.model import BLOCK, ByteSource, Checkpoint
-from qkvinspect.report import Report, row_ranges
+from qkvinspect.inspection.report import Report, row_ranges
 from qkvinspect.sources import Window
 
 _OWN = "qkvinspect."

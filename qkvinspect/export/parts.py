@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import Run
+from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import Layout, Stored
-from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.model import TensorInfo
-from qkvinspect.packing import split_rows
-from qkvinspect.report import Attention
+from qkvinspect.layouts.packing import split_rows
+from qkvinspect.weights.strided import shape_as_matrix
 
 Heads = tuple[int, int]
 """Heads and kv heads."""

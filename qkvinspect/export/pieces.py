@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import BinaryIO
 
-from qkvinspect.copying import copy_range
+from qkvinspect.checkpoint import BLOCK, Orientation, Region, TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.matrix import as_matrix
-from qkvinspect.model import BLOCK, Orientation, Region, TensorInfo
+from qkvinspect.weights.copying import copy_range
+from qkvinspect.weights.strided import as_matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def spans(piece: Piece) -> Iterator[Span | bytes]:
     if piece.whole is not None:
         yield from _whole(piece.whole)
     elif piece.lying != "out_in":
-        from qkvinspect.export.gathering import transposed
+        from qkvinspect.export.scattered import transposed
 
         yield from transposed(piece)
     else:
@@ -116,7 +116,7 @@ def _rows(run: Run, dtype: DType) -> Iterator[Span | bytes]:
         size = part.unit // 8
         yield Span(run.info.region, part.offset * size, part.rows * part.cols * size)
     else:
-        from qkvinspect.export.gathering import scattered
+        from qkvinspect.export.scattered import scattered
 
         yield from scattered(matrix, run.rows)
 
@@ -128,6 +128,6 @@ def _whole(info: TensorInfo) -> Iterator[Span | bytes]:
     elif bits < 8:
         raise LayoutError(f"{info.dtype.name} is stored out of order: a byte holds several", tensor=info.name)
     elif info.numel:
-        from qkvinspect.export.gathering import strided
+        from qkvinspect.export.scattered import strided
 
         yield from strided(info, info.shape, info.strides, info.offset)

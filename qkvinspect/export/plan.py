@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in, without_label
 from qkvinspect.export.parts import Source, source_of
@@ -14,10 +15,9 @@ from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
 from qkvinspect.export.split import split_layer
 from qkvinspect.export.whole import Change, require_plain, whole
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts import Layout
-from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.model import Checkpoint, TensorInfo
-from qkvinspect.report import Attention, Report
+from qkvinspect.weights.strided import shape_as_matrix
 
 _EXTRA = ("gate", "vgate", "mlp")
 _UNKNOWN = 0

@@ -12,10 +12,10 @@ from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import Source
 from qkvinspect.export.pieces import Piece, Run, contents, spans
 from qkvinspect.export.reread import read_again
-from qkvinspect.export.runs import BOTH, arrange, count, joined, one_dtype, same_bytes
+from qkvinspect.export.row_runs import BOTH, arrange, count, joined, one_dtype, same_bytes
 from qkvinspect.layouts import Layout, Stored
-from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.packing import HEADED, Geometry
+from qkvinspect.layouts.packing import HEADED, Geometry
+from qkvinspect.weights.strided import shape_as_matrix
 
 
 @dataclass(frozen=True, slots=True)

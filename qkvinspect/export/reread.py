@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from glob import escape
 from math import prod
 
+from qkvinspect.checkpoint import Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import Source
 from qkvinspect.export.pieces import Piece
-from qkvinspect.inspection.heads import HeadFact
+from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match, find_attentions
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
-from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.model import Region, TensorInfo, contiguous_strides
-from qkvinspect.packing import Geometry, describe, merge, split_rows
+from qkvinspect.layouts.packing import Geometry, describe, merge, split_rows
+from qkvinspect.weights.strided import shape_as_matrix
 
 
 def read_again(source: Source, target: Layout, layer: str, geometry: Geometry, weights: Sequence[Piece]) -> None:

@@ -9,10 +9,10 @@ from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
 from qkvinspect.export.parts import Source, source_of
 from qkvinspect.export.pieces import Piece, Run
 from qkvinspect.export.repack import repack
-from qkvinspect.export.runs import count, merged
+from qkvinspect.export.row_runs import count, merged
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts import by_id
-from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.report import Attention, Report
+from qkvinspect.weights.strided import shape_as_matrix
 
 _MAIN = ("q", "k", "v")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from qkvinspect.checkpoint import TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DType
 from qkvinspect.export.pieces import Piece, Span, spans
-from qkvinspect.model import TensorInfo, contiguous_strides
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import Piece, unchanged
-from qkvinspect.inspection.disguises import scale_of
-from qkvinspect.model import TensorInfo
-from qkvinspect.report import Attention, Report
+from qkvinspect.inspection.adapters_and_wrappers import scale_of
+from qkvinspect.inspection.report import Attention, Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, Request
-from qkvinspect.model import ByteSource, Checkpoint, Finding
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
@@ -77,7 +77,7 @@ def open_checkpoint(
 def _find(path: str, download: bool, progress: Progress | None) -> tuple[ByteSource, tuple[Finding, ...]]:
     """The file that a path or a URL stands for."""
     if is_remote(path):
-        from qkvinspect.sources.places import Reach, RemoteFile, remote
+        from qkvinspect.sources.locate import Reach, RemoteFile, remote
 
         found = remote(path, Reach(download, progress))
         return (found, ()) if isinstance(found, RemoteFile) else directory.choose_remote(found)

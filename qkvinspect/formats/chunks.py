@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import product
 from math import prod
 
-from qkvinspect.assembly import Assembled, Piece
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DType
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.formats.assembled import Assembled, Piece
 from qkvinspect.formats.limits import Limits
-from qkvinspect.model import ByteSource, TensorInfo, contiguous_strides
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 """First element and sizes."""

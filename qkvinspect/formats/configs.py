@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import NamedTuple, cast
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Config, Finding
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
-from qkvinspect.model import ByteSource, Config, Finding
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -71,7 +71,7 @@ def named(path: str) -> Config:
 def _opened(path: str) -> ByteSource:
     if not is_remote(path):
         return LocalFile(local_path(path))
-    from qkvinspect.sources.places import Reach, RemoteFile, remote
+    from qkvinspect.sources.locate import Reach, RemoteFile, remote
 
     found = remote(path, Reach())
     if isinstance(found, RemoteFile):

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import cast
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import Config, Container, Role
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
 from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.formats.tree import Counts, children_of, is_module, may_hold
-from qkvinspect.model import Config, Container, Role
-from qkvinspect.records import dataclass
 
 _OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")

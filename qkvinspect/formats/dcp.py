@@ -12,15 +12,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import prod
 
-from qkvinspect.assembly import Piece
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding, Region, TensorInfo
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import chunks, containers, pickle, torch_objects, torch_zip
+from qkvinspect.formats.assembled import Piece
 from qkvinspect.formats.dcp_metadata import Metadata, Sizes, Tensor, parse
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, dangers, is_dict, is_sequence
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Finding, Region, TensorInfo
 from qkvinspect.sources import Window
 
 NAME = "dcp"

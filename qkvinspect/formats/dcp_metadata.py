@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from qkvinspect.codes import Code
 from qkvinspect.dtypes import DType
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Call, Global, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import named_dtype, sizes_of

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import Finding
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.model import Finding
 
 if TYPE_CHECKING:
-    from qkvinspect.sources.places import RemoteFile, RemoteFolder
+    from qkvinspect.sources.locate import RemoteFile, RemoteFolder
 
 USUAL = (
     "model.safetensors",

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.model import ByteSource
 
 HEAD = 512
 

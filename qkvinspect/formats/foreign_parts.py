@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.formats.foreign import SAVED_MODEL, Kind, named
 from qkvinspect.formats.pickle import is_dict
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
-from qkvinspect.records import dataclass
+from qkvinspect.fast_dataclass import dataclass
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _NUMBER = re.compile(r"(\d+)\s*([kmgt]i?)?b?", re.IGNORECASE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from qkvinspect.checkpoint import ByteSource, Checkpoint
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.limits import Limits
-from qkvinspect.model import ByteSource, Checkpoint
-from qkvinspect.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

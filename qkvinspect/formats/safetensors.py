@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from math import prod
 from typing import cast
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
 
 NAME = "safetensors"
 

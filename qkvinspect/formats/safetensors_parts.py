@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from pathlib import PurePath
 from typing import NamedTuple, cast
 
-from qkvinspect.assembly import Piece
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, Finding, TensorInfo
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import chunks, strict_json
+from qkvinspect.formats.assembled import Piece
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Container, Finding, TensorInfo
 
 NAME = "dcp-safetensors"
 KEY = "DCP_SHARDING_INFO"

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import cast
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, Finding, TensorInfo
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import foreign, strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
-from qkvinspect.model import ByteSource, Checkpoint, Container, Finding, TensorInfo
 
 NAME = "sharded"
 _MAX_NAMED = 4

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.model import ByteSource
 
 _BLOCK = 512
 _CHECKSUM, _SIZE = slice(148, 156), slice(124, 136)

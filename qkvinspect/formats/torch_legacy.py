@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Region
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, torch_state
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
 from qkvinspect.formats.torch_storages import storage_id
-from qkvinspect.model import ByteSource, Checkpoint, Region
 from qkvinspect.sources import announce
 
 NAME = "torch-legacy"

@@ -6,13 +6,13 @@ from functools import lru_cache
 from math import prod
 from typing import Literal, NamedTuple, cast
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DTYPES, DType
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, TensorCall, is_sequence
 from qkvinspect.formats.torch_storages import FindStorage, StorageId, malformed, storage_id, storage_region
-from qkvinspect.model import TensorInfo
 
 _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
 _PARAMETERS = {"_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter", "Variable"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding, TensorInfo
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import containers, foreign_parts, pickle, torch_objects
 from qkvinspect.formats.pickle import dangers
 from qkvinspect.formats.request import Request
 from qkvinspect.formats.torch_storages import FindStorage, check_kinds
-from qkvinspect.model import ByteSource, Checkpoint, Finding, TensorInfo
 
 
 def checkpoint(

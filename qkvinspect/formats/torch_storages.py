@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import Region
 from qkvinspect.dtypes import DTYPES, DType
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Global, Loaded, Persistent, TensorCall, is_sequence
-from qkvinspect.model import Region
 
 _TYPES: dict[str, DType | None] = {
     "DoubleStorage": DTYPES["float64"],

@@ -7,7 +7,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Region
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, tardir, torch_state
 from qkvinspect.formats.limits import Limits
@@ -16,7 +17,6 @@ from qkvinspect.formats.request import Request
 from qkvinspect.formats.tardir import damaged
 from qkvinspect.formats.torch_legacy import check_system
 from qkvinspect.formats.torch_storages import StorageId
-from qkvinspect.model import ByteSource, Checkpoint, Region
 
 NAME = "torch-tar"
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding, Region
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import foreign_parts, pickle, torch_state, zipdir, zipentry
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import Request
 from qkvinspect.formats.torch_storages import FindStorage
-from qkvinspect.model import ByteSource, Checkpoint, Finding, Region
 
 NAME = "torch-zip"
 

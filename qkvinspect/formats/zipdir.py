@@ -12,10 +12,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.limits import Limits
-from qkvinspect.model import ByteSource
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")

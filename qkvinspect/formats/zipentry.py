@@ -8,10 +8,10 @@ from threading import Lock
 
 from zlib_ng import zlib_ng
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource, Extent, Region
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.zipdir import Entry, damaged, wide_sizes
-from qkvinspect.model import ByteSource, Extent, Region
 
 _LOCAL = struct.Struct("<4s2x2H4x3L2H")
 _STORED = 0

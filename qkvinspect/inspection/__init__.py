@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from qkvinspect.checkpoint import Checkpoint, Finding
 from qkvinspect.errors import LayoutError, UsageError
-from qkvinspect.inspection import disguises, heads, match, weights
-from qkvinspect.inspection.findings import about_numbers
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection import adapters_and_wrappers as disguises
+from qkvinspect.inspection import match
+from qkvinspect.inspection import weighing as weights
+from qkvinspect.inspection.facts import heads
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.notices import about_numbers
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
-from qkvinspect.model import Checkpoint, Finding
 from qkvinspect.progress import Progress
-from qkvinspect.records import dataclass
-from qkvinspect.report import Attention, Report
 
 
 @dataclass(frozen=True, slots=True)

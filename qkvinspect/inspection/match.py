@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import cast
 
+from qkvinspect.checkpoint import Config, Finding, TensorInfo
 from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
-from qkvinspect.inspection.scopes import speaking
 from qkvinspect.layouts import Layout
-from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.model import Config, Finding, TensorInfo
-from qkvinspect.packing import HEADED
-from qkvinspect.records import dataclass
+from qkvinspect.layouts.packing import HEADED
+from qkvinspect.weights.strided import shape_as_matrix
 
 
 @dataclass(frozen=True, slots=True)

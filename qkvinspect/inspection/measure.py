@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from qkvinspect.inspection.disguises import scale_of
-from qkvinspect.model import TensorInfo
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.inspection.adapters_and_wrappers import scale_of
+from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.progress import Progress, counter
-from qkvinspect.report import Attention, Measure, Part
 from qkvinspect.sources import announce
 
 
@@ -20,7 +20,7 @@ def measured(
     Float8 weights are multiplied by the scales beside them. Integers are not measured: without the scale that
     belongs to them their norm would be no norm of the weight.
     """
-    from qkvinspect.stats import Request, stream
+    from qkvinspect.weights.norms import Request, stream
 
     wanted: dict[str, Request] = {}
     groups: dict[str, set[tuple[range, ...]]] = {}

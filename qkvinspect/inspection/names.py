@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import product
 
-from qkvinspect.model import TensorInfo
+from qkvinspect.checkpoint import TensorInfo
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from qkvinspect.inspection import geometry
-from qkvinspect.inspection.findings import about_heads
-from qkvinspect.inspection.heads import HeadFact
+from qkvinspect.checkpoint import Finding, TensorInfo
+from qkvinspect.inspection import solve as geometry
+from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.notices import about_heads
+from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import Layout, Stored
-from qkvinspect.matrix import shape_as_matrix
-from qkvinspect.model import Finding, TensorInfo
-from qkvinspect.packing import split_rows
-from qkvinspect.report import Attention, Part
+from qkvinspect.layouts.packing import split_rows
+from qkvinspect.weights.strided import shape_as_matrix
 
 
 def unsplit(found: Match) -> Attention:

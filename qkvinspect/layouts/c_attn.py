@@ -2,7 +2,7 @@
 
 from qkvinspect.layouts.fused import KV, fused
 from qkvinspect.layouts.layout import Layout, Stored
-from qkvinspect.packing import PER_HEAD, Q
+from qkvinspect.layouts.packing import PER_HEAD, Q
 
 _HF = "transformers models"
 

@@ -2,7 +2,7 @@
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, KVQ, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, Stored
-from qkvinspect.packing import GROUPED, PER_HEAD, K, Packing, Q, V
+from qkvinspect.layouts.packing import GROUPED, PER_HEAD, K, Packing, Q, V
 
 _HF = "transformers models"
 

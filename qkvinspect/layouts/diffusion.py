@@ -2,7 +2,7 @@
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, fused
 from qkvinspect.layouts.layout import Layout, Stored
-from qkvinspect.packing import PER_HEAD, QKV, Packing, Q
+from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q
 
 _TO_OUT = ("to_out.0.weight", "to_out.weight")
 

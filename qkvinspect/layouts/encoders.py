@@ -2,7 +2,7 @@
 
 from qkvinspect.layouts.fused import KV_PER_HEAD, fused
 from qkvinspect.layouts.layout import Layout, Stored
-from qkvinspect.packing import GROUPED, PER_HEAD, QKV, Packing, Q, V
+from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing, Q, V
 
 _QV_BIAS = (Stored("q_bias", Q), Stored("v_bias", V))
 _MCORE = "megatron/core/transformer/attention.py"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.layouts.layout import HeadTensor, Layout, Proof, Stored
-from qkvinspect.model import Orientation
-from qkvinspect.packing import QKV, Packing
+from qkvinspect.layouts.packing import QKV, Packing
 
 CONFIG_ONLY: Mapping[str, tuple[object, ...]] = {}
 KV = Packing(("k", "v"))

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Literal
 
-from qkvinspect.model import Orientation
-from qkvinspect.packing import Packing
-from qkvinspect.records import dataclass
+from qkvinspect.checkpoint import Orientation
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.layouts.packing import Packing
 
 Proof = Literal["proven", "source", "excerpt", "memory"]
 """How a row is known: run against the library's own module, read in its source, seen as an excerpt of it,

@@ -2,7 +2,7 @@
 
 from qkvinspect.layouts.fused import KV, KV_PER_HEAD, fused
 from qkvinspect.layouts.layout import Layout, Stored
-from qkvinspect.packing import QKV, Packing, Q
+from qkvinspect.layouts.packing import QKV, Packing, Q
 
 _STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
 

@@ -2,7 +2,7 @@
 
 from qkvinspect.layouts.fused import fused
 from qkvinspect.layouts.layout import Layout, Stored
-from qkvinspect.packing import GROUPED, PER_HEAD, QKV, Packing
+from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
 _KEY = "query_key_value.weight"
 _DENSE = ("dense.weight",)

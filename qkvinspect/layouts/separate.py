@@ -1,8 +1,8 @@
 """Libraries that store Q, K and V apart, as one nn.Linear each."""
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Proof, Stored
-from qkvinspect.model import Orientation
-from qkvinspect.packing import K, Q, V
+from qkvinspect.layouts.packing import K, Q, V
 
 _QK_NORMS = (HeadTensor("q_norm|q_layernorm|norm_q.weight", 0, "head_dim"),)
 

@@ -1,7 +1,7 @@
 """PyTorch's own attention, and the libraries that use it as it is."""
 
 from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Stored
-from qkvinspect.packing import QKV, K, Q, V
+from qkvinspect.layouts.packing import QKV, K, Q, V
 
 _OUT = ("out_proj.weight",)
 _SOURCE = "torch/nn/modules/activation.py, MultiheadAttention; torch/nn/functional.py, _in_projection_packed"

@@ -2,7 +2,7 @@
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, KV_PER_HEAD, QK, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, Stored
-from qkvinspect.packing import PER_HEAD, QKV, Packing, Q, V
+from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q, V
 
 _PROJ = ("proj.weight", "projection.weight", "../output.dense.weight", "out.weight")
 _BIASES = (HeadTensor("attention_biases", 0, "num_heads"),)

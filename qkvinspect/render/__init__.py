@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from qkvinspect.inspection.report import Report
     from qkvinspect.render.view import View
-    from qkvinspect.report import Report
 
 
 class Renderer(Protocol):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.layouts import Layout, Stored
-from qkvinspect.packing import HEADED, QUERY_SIDE, Geometry, Packing, slots_of, split_rows
+from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry, Packing, slots_of, split_rows
 from qkvinspect.render.prose import point
 
 _PROOFS = {

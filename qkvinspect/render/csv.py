@@ -6,10 +6,10 @@ import csv
 from collections.abc import Iterator, Sequence
 from io import StringIO
 
-from qkvinspect.packing import span
+from qkvinspect.inspection.report import Attention, Measure, Part, Report
+from qkvinspect.layouts.packing import span
 from qkvinspect.render import text
 from qkvinspect.render.view import View
-from qkvinspect.report import Attention, Measure, Part, Report
 
 NAME = "csv"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from qkvinspect.inspection.report import Report
 from qkvinspect.render.view import View
-from qkvinspect.report import Report
 
 NAME = "json"
 

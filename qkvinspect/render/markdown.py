@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from qkvinspect.inspection.report import Report
 from qkvinspect.render import rows, text
 from qkvinspect.render.view import View
-from qkvinspect.report import Report
 
 NAME = "markdown"
 

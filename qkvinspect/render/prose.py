@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from qkvinspect.explain import Explanation
+from qkvinspect.explain.explanation import Explanation
 from qkvinspect.render.text import clean, layer
 
 _INDENT = 11

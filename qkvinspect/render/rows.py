@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qkvinspect.packing import Geometry
+from qkvinspect.inspection.report import Attention, Measure, Part
+from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import text
-from qkvinspect.report import Attention, Measure, Part
 
 PART_COLUMNS = ("part", "shape", "rows", "norm", "bias norm", "non-finite")
 

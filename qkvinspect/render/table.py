@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from qkvinspect.inspection.report import Report
 from qkvinspect.render import rows, text
 from qkvinspect.render.page import Page
 from qkvinspect.render.view import View
-from qkvinspect.report import Report
 
 NAME = "table"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from qkvinspect.checkpoint import Finding, TensorInfo
 from qkvinspect.errors import clean
-from qkvinspect.model import Finding, TensorInfo
-from qkvinspect.packing import describe, span
-from qkvinspect.report import Attention, Measure, Report
+from qkvinspect.inspection.report import Attention, Measure, Report
+from qkvinspect.layouts.packing import describe, span
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 """The colour of each severity."""

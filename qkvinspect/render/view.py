@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qkvinspect.records import dataclass
+from qkvinspect.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

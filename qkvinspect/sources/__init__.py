@@ -3,8 +3,8 @@
 ``places``, and all that it imports, is left to where a URL is given.
 """
 
-from qkvinspect.sources.ahead import announce
 from qkvinspect.sources.local import LocalFile
+from qkvinspect.sources.prefetch import announce
 from qkvinspect.sources.urls import is_remote, local_path
 from qkvinspect.sources.window import Window
 

@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.fetching import patiently

@@ -15,7 +15,7 @@ from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import urljoin
 
 from qkvinspect import __version__
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout

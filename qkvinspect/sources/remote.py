@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.progress import Progress
 from qkvinspect.sources import spool
 from qkvinspect.sources.fetching import CHUNK, Fetcher, Job, patiently
 from qkvinspect.sources.local import changed, require_within
-from qkvinspect.sources.runs import Range, Runs, gaps, joined
+from qkvinspect.sources.range_map import Range, Runs, gaps, joined
 from qkvinspect.sources.transport import Answer, TemporaryError, Transport
 
 _HEAD = 128 << 10

@@ -9,7 +9,7 @@ import weakref
 from typing import NamedTuple
 
 from qkvinspect.errors import UsageError
-from qkvinspect.sources.runs import Runs
+from qkvinspect.sources.range_map import Runs
 
 _LEAST, _MOST = 256 << 20, 8 << 30
 

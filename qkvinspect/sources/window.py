@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import ByteSource
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.model import ByteSource
-from qkvinspect.sources.ahead import Foreseeing
+from qkvinspect.sources.prefetch import Foreseeing
 
 
 class Window:

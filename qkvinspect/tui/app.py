@@ -18,8 +18,8 @@ from textual.widgets import ContentSwitcher, Footer, Input, Static, Tree
 from qkvinspect.analysis import COLUMNS, Column
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.errors import QkvInspectError
+from qkvinspect.inspection.report import Report
 from qkvinspect.render import text
-from qkvinspect.report import Report
 from qkvinspect.tui import heatmap, pages
 from qkvinspect.tui.colours import legend
 from qkvinspect.tui.heatmap import HeatMap

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qkvinspect.inspection.names import numberless
-from qkvinspect.packing import describe
-from qkvinspect.report import Attention
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import describe
 from qkvinspect.tui.session import layouts
 
 Path = tuple[str, ...]

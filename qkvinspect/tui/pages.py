@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
-from qkvinspect.model import Finding
-from qkvinspect.packing import describe
-from qkvinspect.render import rows, testimony, text
+from qkvinspect.checkpoint import Finding
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import describe
+from qkvinspect.render import evidence as testimony
+from qkvinspect.render import rows, text
 from qkvinspect.render.labels import apart
-from qkvinspect.report import Attention
 from qkvinspect.tui.outline import Branch
 from qkvinspect.tui.session import Session
 from qkvinspect.tui.tables import Wide

@@ -9,12 +9,12 @@ from typing import Literal
 
 from qkvinspect.analysis import Column, LayerFigures, analyze
 from qkvinspect.analysis.grid import NORMS, Grid, grid, norms
+from qkvinspect.checkpoint import Finding
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.findings import about_numbers
 from qkvinspect.inspection.measure import measured
-from qkvinspect.model import Finding
+from qkvinspect.inspection.notices import about_numbers
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.progress import Progress
-from qkvinspect.report import Attention, Report
 
 Keep = Callable[[], None]
 """Puts what was read where others see it."""

@@ -20,9 +20,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.model import TensorInfo
-from qkvinspect.stats import Request, stream
+from qkvinspect.weights.norms import Request, stream
 
 BYTES = 256 << 20
 PIECE = 1 << 20

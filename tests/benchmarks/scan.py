@@ -32,7 +32,7 @@ COPIES = 20
 LOOP = """
 import sys
 from pathlib import Path
-from qkvinspect.runs.rows import Job, scan_one
+from qkvinspect.scans.rows import Job, scan_one
 from qkvinspect.workers import limit
 limit(1)
 with open(sys.argv[2], "wb") as file:

@@ -14,9 +14,9 @@ from junitparser import JUnitXml
 from sarif_pydantic import Sarif
 
 import qkvinspect
+from qkvinspect.checkpoint import Finding
 from qkvinspect.checks import check
 from qkvinspect.checks.result import Checked
-from qkvinspect.model import Finding
 from qkvinspect.render.checks import CHECK_RENDERERS, check_renderer
 from qkvinspect.render.view import View
 from tests.checks.conftest import State, name

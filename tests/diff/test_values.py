@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 
 from qkvinspect.diff.difference import Comparison
-from qkvinspect.diff.lines import TILE
+from qkvinspect.diff.ordered_rows import TILE
 from qkvinspect.diff.parts import whole
 from qkvinspect.diff.rounding import rounded
 from qkvinspect.diff.tally import compare

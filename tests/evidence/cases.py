@@ -12,17 +12,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from qkvinspect.blocks import blocks, numbers
-from qkvinspect.evidence.fit import fit
-from qkvinspect.evidence.gram import normal_scores
-from qkvinspect.evidence.sample import Sample
+from qkvinspect.checkpoint import Config, Orientation, TensorInfo
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import Options, inspect, rivals
+from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection import alternatives as rivals
+from qkvinspect.inspection.evidence.fit import fit
+from qkvinspect.inspection.evidence.gram import normal_scores
+from qkvinspect.inspection.evidence.sample import Sample
+from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS
-from qkvinspect.matrix import as_matrix
-from qkvinspect.model import Config, Orientation, TensorInfo
-from qkvinspect.packing import Geometry, Packing, split_rows
-from qkvinspect.report import Report
+from qkvinspect.layouts.packing import Geometry, Packing, split_rows
+from qkvinspect.weights.reading import blocks, numbers
+from qkvinspect.weights.strided import as_matrix
 from tests.real import wheels
 
 Array = NDArray[Any]

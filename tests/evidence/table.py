@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qkvinspect.evidence.weigh import CHANCE
-from qkvinspect.report import Report, Verdict
+from qkvinspect.inspection.evidence.weigh import CHANCE
+from qkvinspect.inspection.report import Report, Verdict
 from tests.evidence import cases
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

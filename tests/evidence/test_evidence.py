@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from qkvinspect.evidence.fit import fit
-from qkvinspect.evidence.gram import normal_scores
-from qkvinspect.evidence.sample import Sample
-from qkvinspect.evidence.weigh import weigh_heads
-from qkvinspect.report import Report
+from qkvinspect.inspection.evidence.fit import fit
+from qkvinspect.inspection.evidence.gram import normal_scores
+from qkvinspect.inspection.evidence.sample import Sample
+from qkvinspect.inspection.evidence.weigh import weigh_heads
+from qkvinspect.inspection.report import Report
 from tests.evidence import cases
 from tests.real import wheels
 

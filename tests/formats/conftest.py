@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from qkvinspect.blocks import read_rows
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.matrix import as_matrix
-from qkvinspect.model import TensorInfo
+from qkvinspect.weights.reading import read_rows
+from qkvinspect.weights.strided import as_matrix
 
 Saved = Callable[..., Path]
 Content = Callable[[TensorInfo], bytes]

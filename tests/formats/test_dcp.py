@@ -19,11 +19,11 @@ import torch
 import torch.distributed.checkpoint
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from qkvinspect.assembly import Assembled, Piece
-from qkvinspect.codes import Code
+from qkvinspect.checkpoint import Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.error_codes import Code
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.model import Region, TensorInfo
+from qkvinspect.formats.assembled import Assembled, Piece
 from tests.hostile.memory import MemoryFile
 from tests.hostile.writers import dcp, pickles
 

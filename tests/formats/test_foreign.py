@@ -23,7 +23,7 @@ import pytest
 import torch
 import torch.package
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import formats, open_checkpoint
 

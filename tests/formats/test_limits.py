@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.limits import NAMES, Limits, limits_for, parse

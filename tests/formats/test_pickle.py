@@ -507,9 +507,9 @@ def bare_global(module: str, name: str, protocol: int) -> bytes:
 
 WATCH = """
 import sys, pathlib
-from qkvinspect.blocks import read_rows
+from qkvinspect.weights.reading import read_rows
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.matrix import as_matrix
+from qkvinspect.weights.strided import as_matrix
 
 def read(path):
     with open_checkpoint(path) as checkpoint:

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.formats import open_checkpoint
 
 STATE = {f"layers.{n}.weight": torch.full((2, 3), float(n)) for n in range(4)}

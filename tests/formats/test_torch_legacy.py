@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from qkvinspect.blocks import read_rows
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.matrix import as_matrix
+from qkvinspect.weights.reading import read_rows
+from qkvinspect.weights.strided import as_matrix
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from tests.hostile.writers import pickles, tars

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.pickle import Call
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from math import prod
 
 from qkvinspect import formats
-from qkvinspect.blocks import read_rows
+from qkvinspect.checkpoint import ByteSource, TensorInfo
 from qkvinspect.errors import LayoutError, QkvInspectError
-from qkvinspect.matrix import as_matrix
-from qkvinspect.model import ByteSource, TensorInfo
+from qkvinspect.weights.reading import read_rows
+from qkvinspect.weights.strided import as_matrix
 
 MOST = 1 << 20
 """Tensors of more bytes (expanded ones, then) are looked at, not read: a fuzzer has no time for them."""

@@ -13,7 +13,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
-from qkvinspect.codes import Code  # noqa: E402
+from qkvinspect.error_codes import Code  # noqa: E402
 from tests.hostile.categories.case import Reads, Refused  # noqa: E402
 from tests.hostile.categories.catalogue import CASES, SCENES, SHOWN  # noqa: E402
 from tests.hostile.categories.titles import SECTIONS, TITLES  # noqa: E402

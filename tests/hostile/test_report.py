@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from tests.hostile import report
 from tests.hostile.categories.titles import TITLES
 

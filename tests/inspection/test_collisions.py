@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 
 Shapes = Mapping[str, tuple[int, ...]]
 

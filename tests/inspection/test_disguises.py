@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.report import Report
+from qkvinspect.inspection.report import Report
 
 
 def report(state: dict[str, torch.Tensor], folder: Path, *heads: str, name: str = "model.safetensors") -> Report:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
-from qkvinspect.report import Report
+from qkvinspect.inspection.report import Report
 
 FAMILIES = sorted((Path(__file__).parent.parent / "families").glob("*.json"))
 ROLES = ("q", "k", "v", "q_bias", "k_bias", "v_bias", "out")

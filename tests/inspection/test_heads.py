@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.heads import parse_flag
-from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
-from qkvinspect.report import Report
+from qkvinspect.inspection.facts.heads import parse_flag
+from qkvinspect.inspection.report import Report
 
 
 def report(

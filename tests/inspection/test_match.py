@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts import LAYOUTS, HeadTensor, Layout, Stored
-from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
-from qkvinspect.packing import GROUPED, PER_HEAD, QKV, Packing
-from qkvinspect.report import Attention, Report
+from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
 PH = Layout("ph", "A", (Stored("qkv.weight", PER_HEAD),), "a.py", "proven", model_types=("a",), needs_config=True)
 BLK = Layout("blk", "B", (Stored("qkv.weight", QKV),), "b.py", "proven", model_types=("b",), needs_config=True)

@@ -16,13 +16,13 @@ from safetensors.numpy import load_file
 
 import qkvinspect
 from qkvinspect import Attention, Options, Part
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.cli import main
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
+from qkvinspect.explain.snippet import python
 from qkvinspect.layouts import LAYOUTS
-from qkvinspect.model import Checkpoint, Config, Region, TensorInfo, contiguous_strides
-from qkvinspect.packing import Geometry, Groups, Packing, split_rows
-from qkvinspect.snippet import python
+from qkvinspect.layouts.packing import Geometry, Groups, Packing, split_rows
 
 CAPTURED = Path(__file__).parent / "captured"
 CASES = sorted(path.name.removesuffix(".truth.json") for path in CAPTURED.glob("*.truth.json"))

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 import qkvinspect
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import fetching, remote, spool
-from qkvinspect.sources.places import Reach, RemoteFile
-from qkvinspect.sources.places import remote as connect
+from qkvinspect.sources.locate import Reach, RemoteFile
+from qkvinspect.sources.locate import remote as connect
 from tests.remote import files
 from tests.remote.server import Asked, Handler, Web
 

@@ -6,7 +6,7 @@ import pytest
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.sources import is_remote
-from qkvinspect.sources.runs import Runs, gaps, joined
+from qkvinspect.sources.range_map import Runs, gaps, joined
 from qkvinspect.sources.urls import beside, shown
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.packing import Geometry
+from qkvinspect.inspection.report import Report
+from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import RENDERERS, renderer, text
 from qkvinspect.render.view import View
-from qkvinspect.report import Report
 
 SCHEMA = Path(__file__).parent.parent.parent / "qkvinspect/render/report.schema.json"
 HOSTILE = "a\x1b[31m\x1b]0;title\x07b\u202ec\u200bd\ne\x00f|g<script>[bold]h`i"

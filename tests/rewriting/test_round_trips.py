@@ -18,9 +18,9 @@ from qkvinspect.export import How, Plan, Target, convert_whole, pack_whole, spli
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS, Layout, by_id
-from qkvinspect.packing import HEADED, Geometry, Packing
-from qkvinspect.report import Report
+from qkvinspect.layouts.packing import HEADED, Geometry, Packing
 
 ODD = {"timm-efficientformer": (1, 4), "stable-audio3": (2, 1)}
 """Layouts that want a head of V in a fixed proportion to one of K: (K, V)."""

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from qkvinspect.runs.engine import dask, processes, scan_all
-from qkvinspect.runs.rows import Job, Scanned
+from qkvinspect.scans.engine import dask, processes, scan_all
+from qkvinspect.scans.rows import Job, Scanned
 from tests.scan.cluster import Poison, cluster
 
 
@@ -43,7 +43,7 @@ def lines(found: list[Scanned]) -> dict[str, bytes]:
 
 
 def expected(many: list[str]) -> dict[str, bytes]:
-    from qkvinspect.runs.rows import scan_one
+    from qkvinspect.scans.rows import scan_one
 
     return {path: scan_one(path, Job()).rows() for path in many}
 

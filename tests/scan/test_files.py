@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from qkvinspect.errors import UsageError
-from qkvinspect.runs.files import Shard, expand, parse_shard, stamp
-from qkvinspect.runs.journal import natural
+from qkvinspect.scans.files import Shard, expand, parse_shard, stamp
+from qkvinspect.scans.journal import natural
 
 TREE = (
     "run/step=1.pt",

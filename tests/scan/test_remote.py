@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.runs.files import expand
+from qkvinspect.scans.files import expand
 from tests.remote.server import serving
 
 

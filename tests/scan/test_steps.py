@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.runs.steps import in_name, step_of
+from qkvinspect.scans.steps import in_name, step_of
 
 WEIGHTS = {"a.in_proj_weight": torch.zeros(12, 4)}
 

@@ -19,11 +19,11 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.tree import TreeNode
 
 from qkvinspect.analysis import COLUMNS, analyze, column
+from qkvinspect.checkpoint import Finding
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.model import Finding
+from qkvinspect.inspection.report import Report
 from qkvinspect.render import text
-from qkvinspect.report import Report
 from qkvinspect.sources.local import LocalFile
 from qkvinspect.tui.app import Browser
 from qkvinspect.tui.heatmap import HeatMap

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkvinspect.inspection.report import Attention
 from qkvinspect.render.labels import apart
-from qkvinspect.report import Attention
 from qkvinspect.tui.outline import Branch, outline
 
 

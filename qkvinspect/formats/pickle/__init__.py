@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle.machine import Machine
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
 from qkvinspect.formats.pickle.records import TensorCall
 from qkvinspect.formats.pickle.walk import walk
-from qkvinspect.records import dataclass
 
 __all__ = [
     "Call",

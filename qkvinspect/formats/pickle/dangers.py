@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from qkvinspect.checkpoint import Finding
 from qkvinspect.formats.pickle.nodes import Global
-from qkvinspect.model import Finding
 
 
 def _words(text: str) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import NoneType
 from typing import cast
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
 
 _MAX_PARTS = 200

@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import records
 from qkvinspect.formats.pickle.keys import Keys, MalformedError, kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-from qkvinspect.records import dataclass
+from qkvinspect.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecs import escape_decode  # pyright: ignore[reportUnknownVariableType, reportAttributeAccessIssue]
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.formats.pickle.keys import MalformedError
 from qkvinspect.formats.pickle.machine import Machine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from itertools import repeat
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle.keys import MalformedError
 from qkvinspect.formats.pickle.machine import Machine

@@ -9,10 +9,10 @@ from pathlib import PurePath
 from urllib.parse import quote
 
 from qkvinspect import __version__
+from qkvinspect.checkpoint import Finding
 from qkvinspect.checks import Rule, rules
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
-from qkvinspect.model import Finding
 from qkvinspect.render.view import View
 from qkvinspect.sources import is_remote
 

@@ -9,10 +9,10 @@ from qkvinspect.analysis.columns import COLUMNS, Column
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.diff.difference import Difference
-from qkvinspect.packing import Geometry
+from qkvinspect.inspection.report import Attention, number
+from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import labels, text
 from qkvinspect.render.html.side import Side, shown_stacks
-from qkvinspect.report import Attention, number
 
 Pair = tuple[str | None, ...]
 """The name of one layer on each side."""

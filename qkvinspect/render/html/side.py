@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qkvinspect.analysis import LayerFigures
-from qkvinspect.model import Finding
-from qkvinspect.render.testimony import Stack, stacks
-from qkvinspect.report import Attention, Report
+from qkvinspect.checkpoint import Finding
+from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.render.evidence import Stack, stacks
 
 _MOST_STACKS = 12
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from qkvinspect.model import TensorInfo
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render import labels, text
 from qkvinspect.render.html.markup import Section, joined, section, table, tag
 from qkvinspect.render.html.side import Side
-from qkvinspect.report import Attention, Report
 
 _MODULES = ("layers", "modules", "layout", "stored", "heads", "width", "logit bound rests on")
 _SIZES = ("part", "parameters", "bytes", "share")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkvinspect.diff.difference import Difference
-from qkvinspect.render import testimony, text
+from qkvinspect.render import evidence as testimony
+from qkvinspect.render import text
 from qkvinspect.render.difference import words
 from qkvinspect.render.html.markup import Markup, Section, joined, listed, section, table, tag
 from qkvinspect.render.html.side import Side, shown_stacks

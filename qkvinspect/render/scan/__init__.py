@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from qkvinspect.errors import UsageError
-from qkvinspect.runs.rows import Scanned
+from qkvinspect.scans.rows import Scanned
 
 
 class ScanWriter(Protocol):

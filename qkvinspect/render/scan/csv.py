@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from typing import BinaryIO
 
 from qkvinspect.render.csv import harmless
-from qkvinspect.runs.rows import TEXTS, Scanned
+from qkvinspect.scans.rows import TEXTS, Scanned
 
 NAME = "csv"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
-from qkvinspect.runs.rows import Scanned
+from qkvinspect.scans.rows import Scanned
 
 NAME = "jsonl"
 

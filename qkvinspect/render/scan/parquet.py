@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from qkvinspect.errors import UsageError
 from qkvinspect.render.text import clean
-from qkvinspect.runs.rows import FLOATS, TEXTS, Scanned
+from qkvinspect.scans.rows import FLOATS, TEXTS, Scanned
 
 NAME = "parquet"
 

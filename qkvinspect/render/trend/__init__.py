@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from qkvinspect.render.view import View
-    from qkvinspect.runs.trend import Trend
+    from qkvinspect.scans.trend import Trend
 
 
 class TrendRenderer(Protocol):

@@ -9,7 +9,7 @@ from qkvinspect.render.page import Page
 from qkvinspect.render.trend import rows
 from qkvinspect.render.trend.table import end
 from qkvinspect.render.view import View
-from qkvinspect.runs.trend import Line, Trend
+from qkvinspect.scans.trend import Line, Trend
 
 NAME = "chart"
 

@@ -7,7 +7,7 @@ from io import StringIO
 
 from qkvinspect.render.csv import harmless
 from qkvinspect.render.view import View
-from qkvinspect.runs.trend import Trend
+from qkvinspect.scans.trend import Trend
 
 NAME = "csv"
 

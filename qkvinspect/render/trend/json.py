@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from qkvinspect.render.view import View
-from qkvinspect.runs.trend import Trend
+from qkvinspect.scans.trend import Trend
 
 NAME = "json"
 

@@ -11,7 +11,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.render import text
 from qkvinspect.render.plots import drawable, drawn
 from qkvinspect.render.trend import rows
-from qkvinspect.runs.trend import Trend
+from qkvinspect.scans.trend import Trend
 
 _KINDS = (".png", ".svg", ".pdf")
 _NAMED = 12

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.render import text
-from qkvinspect.runs.rows import HEAD
-from qkvinspect.runs.series import Key, Series
-from qkvinspect.runs.trend import Line, Trend
+from qkvinspect.scans.rows import HEAD
+from qkvinspect.scans.series import Key, Series
+from qkvinspect.scans.trend import Line, Trend
 
 COLUMNS = ("layer", "part", "first", "last", "min", "max", "per 1000 steps", "")
 

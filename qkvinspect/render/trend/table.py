@@ -6,7 +6,7 @@ from qkvinspect.render import text
 from qkvinspect.render.page import Page
 from qkvinspect.render.trend import rows
 from qkvinspect.render.view import View
-from qkvinspect.runs.trend import Trend
+from qkvinspect.scans.trend import Trend
 
 NAME = "table"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from tests.hostile.memory import MemoryFile
 
 

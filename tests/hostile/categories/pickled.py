@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from tests.hostile import seeds
 from tests.hostile.categories.case import Case, Makers, Reads, Refused
 from tests.hostile.writers import pickles

@@ -8,8 +8,8 @@ from functools import partial
 from itertools import combinations
 from math import prod
 
-from qkvinspect.codes import Code
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.error_codes import Code
 from qkvinspect.formats.safetensors import CODES
 from tests.hostile import seeds
 from tests.hostile.categories.case import Case, Huge, Makers, Reads, Refused, refused

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from qkvinspect.codes import Code
+from qkvinspect.error_codes import Code
 from tests.hostile import seeds
 from tests.hostile.categories.case import Reads, Refused
 from tests.hostile.categories.several import INDEX, MAP, SHARDS

@@ -1,0 +1,206 @@
+"""Q, K and V of an opened checkpoint as arrays: nothing is read before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.errors import LayoutError
+from qkvinspect.export.parts import Source, source_of
+from qkvinspect.export.pieces import Piece, Run, contents, spans
+from qkvinspect.export.row_runs import count, merged
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, for_all, inspect
+from qkvinspect.inspection.report import Attention
+from qkvinspect.weights.strided import shape_as_matrix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Q, K or V of a layer or of one head, as nn.Linear would store it.
+
+    Attributes:
+        bias: that of the same rows, or None.
+    """
+
+    piece: Piece
+    bias: Rows | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in]; [out] of a bias."""
+        return self.piece.shape
+
+    @property
+    def dtype(self) -> str:
+        """The stored dtype, by torch's name."""
+        return self.piece.dtype.name
+
+    def numpy(self) -> NDArray[Any]:
+        """The values; those of a dtype that numpy does not have (bfloat16, float8) as float32, which holds them all.
+
+        Raises:
+            CheckpointError: the bytes cannot be read.
+            LayoutError: the stored bits stand for no numbers by themselves (quantised).
+        """
+        import numpy as np
+
+        from qkvinspect.weights.reading import numbers, stored_words
+
+        dtype, data = self.piece.dtype, b"".join(contents(spans(self.piece)))
+        if dtype.kind == "opaque":
+            raise LayoutError(f"{dtype.name} is no number without its scales", tensor=self.piece.name)
+        if dtype.mini is None and dtype.name != "complex32":
+            return np.frombuffer(bytearray(data), np.dtype(dtype.name)).reshape(self.shape)
+        words = np.frombuffer(data, stored_words(dtype, max(dtype.bits, 8)))
+        values = numbers(words.reshape(self.shape[0], -1), dtype)
+        whole = values[0] if len(values) == 1 else values[0] + 1j * values[1]
+        return whole.reshape(*self.shape[:-1], -1)
+
+    def torch(self) -> Tensor:
+        """The very bits, as a tensor of the stored dtype.
+
+        Raises:
+            CheckpointError: the bytes cannot be read.
+            LayoutError: torch has no such dtype.
+        """
+        from qkvinspect.weights.to_torch import to_torch
+
+        data = bytearray(b"".join(contents(spans(self.piece))))
+        return to_torch(data, self.piece.dtype, self.shape, self.piece.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Q, K and V of a layer, or of one of its heads."""
+
+    q: Rows
+    k: Rows
+    v: Rows
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention module.
+
+    Attributes:
+        report: what inspection says of it.
+    """
+
+    report: Attention
+
+    @cached_property
+    def _source(self) -> Source:
+        return source_of(self.report)
+
+    @property
+    def q(self) -> Rows:
+        return self._part("q")
+
+    @property
+    def k(self) -> Rows:
+        return self._part("k")
+
+    @property
+    def v(self) -> Rows:
+        return self._part("v")
+
+    @cached_property
+    def heads(self) -> tuple[Parts, ...]:
+        """One for each query head; where several share K and V, each has those that it uses.
+
+        Raises:
+            LayoutError: the number of heads is unknown.
+        """
+        if self._source.heads is None:
+            raise LayoutError(f"layer {self.report.layer!r} has an unknown number of heads", hint="open it with heads=")
+        heads = self._source.heads[0]
+        return tuple(Parts(*(self._part(part, (head, heads)) for part in ("q", "k", "v"))) for head in range(heads))
+
+    def _part(self, part: str, head: tuple[int, int] | None = None) -> Rows:
+        source = self._source
+        if part not in source.weights:
+            raise LayoutError(f"layer {source.layer!r} holds no {part.upper()} of its own")
+        name, runs = f"{source.layer}.{part}", source.biases.get(part)
+        bias = Rows(_piece(f"{name}.bias", _share(runs, head))) if runs else None
+        return Rows(_piece(name, _share(source.weights[part], head), matrix=True), bias)
+
+
+class OpenCheckpoint(Checkpoint):
+    """A checkpoint whose attention can be asked for; a context manager, like any open file."""
+
+    options: Options = Options(norms=False)
+
+    @cached_property
+    def attentions(self) -> Mapping[str, Layer]:
+        """Every attention module by its name in the file.
+
+        >>> import qkvinspect
+        >>> with qkvinspect.open("sample_checkpoints/sharded") as checkpoint:
+        ...     attention = checkpoint.attentions["model.layers.0.self_attn"]
+        ...     attention.q.shape, attention.heads[3].k.shape, attention.heads[3].k.numpy().dtype
+        ((16, 16), (4, 16), dtype('float32'))
+
+        Raises:
+            LayoutError: an option contradicts the file.
+        """
+        return {attention.layer: Layer(attention) for attention in inspect(self, self.options).attentions}
+
+
+def open(
+    path: str | Path,
+    *,
+    container: str | None = None,
+    config: str | Path | None = None,
+    heads: str | None = None,
+    layout: str | None = None,
+    limits: Mapping[str, int] | None = None,
+    download: bool = False,
+) -> OpenCheckpoint:
+    """Open a file, a shard index, a directory, or a URL of one. No tensor is read; close the result when done.
+
+    Args:
+        container: which state_dict, where a file holds several (``state_dict_ema`` ...).
+        config: hyper-parameters to trust before any found beside or inside the checkpoint.
+        heads: the number of heads of every layer, ``8`` or ``32/8``, where nothing in the file tells it.
+        layout: the layout of every layer, where names do not tell it.
+        limits: what to allow a file instead of what is usual for its size.
+        download: fetch remote files whole, to a temporary file, rather than the ranges that are read.
+
+    Raises:
+        CheckpointError: it is not a checkpoint, or is damaged.
+        UsageError: the URL needs a package that is missing.
+    """
+    found = open_checkpoint(path, container=container, config=config, limits=limits, download=download)
+    opened = OpenCheckpoint(**{field.name: getattr(found, field.name) for field in fields(found)})
+    opened.options = for_all(heads, layout)
+    return opened
+
+
+def _share(runs: tuple[Run, ...], head: tuple[int, int] | None) -> tuple[Run, ...]:
+    """All rows of a part, or those that one of so many query heads uses."""
+    if head is None:
+        return merged(runs)
+    index, heads = head
+    if len(runs) >= heads:  # differential attention has several of its own for each head
+        each = len(runs) // heads
+        return merged(runs[index * each : (index + 1) * each])
+    return (runs[index * len(runs) // heads],)
+
+
+def _piece(name: str, runs: tuple[Run, ...], *, matrix: bool = False) -> Piece:
+    info = _stored(runs)
+    shape = (count(runs), shape_as_matrix(info, runs[0].orientation)[1]) if matrix else (count(runs),)
+    return Piece(name, shape, info.dtype, runs)
+
+
+def _stored(runs: tuple[Run, ...]) -> TensorInfo:
+    return next(run.info for run in runs if run.info is not None)

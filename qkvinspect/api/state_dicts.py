@@ -1,0 +1,153 @@
+"""Split and pack the state_dict of a model in memory: views of its tensors wherever strides can say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from qkvinspect.checkpoint import Checkpoint, Config, Orientation, Region, TensorInfo
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.errors import UsageError
+from qkvinspect.export.naming import DEFAULT
+from qkvinspect.export.pieces import Piece, Run
+from qkvinspect.export.plan import Plan, Target, convert_whole, split_whole
+from qkvinspect.inspection import for_all, inspect
+from qkvinspect.inspection.report import Report
+from qkvinspect.layouts import by_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def split(
+    state_dict: Mapping[str, Tensor],
+    *,
+    heads: str | None = None,
+    layout: str | None = None,
+    config: Mapping[str, object] | None = None,
+    names: str = DEFAULT,
+) -> dict[str, Tensor]:
+    """The state_dict with each fused tensor as its parts; tensors that are not attention are the same objects.
+
+    Rows that lie together are views of the given tensors; only rows that do not (one packing in groups) are copied.
+
+    >>> import torch, qkvinspect
+    >>> state = torch.nn.MultiheadAttention(8, 2).state_dict()
+    >>> parts = qkvinspect.split(state)
+    >>> list(parts)[:3], parts["k_proj.weight"].shape
+    (['q_proj.weight', 'q_proj.bias', 'k_proj.weight'], torch.Size([8, 8]))
+    >>> parts["k_proj.weight"].untyped_storage().data_ptr() == state["in_proj_weight"].untyped_storage().data_ptr()
+    True
+
+    Args:
+        heads: of every layer, ``8`` or ``32/8``, where the packing needs it.
+        layout: of every layer, where names do not tell it.
+        config: hyper-parameters of the model, as in its ``config.json``.
+        names: how to call the parts: ``hf``, ``bert``, ``timm``, ``diffusers``, ``torch`` or a template.
+
+    Raises:
+        LayoutError: a layer cannot be split.
+        UsageError: a value is no tensor, or an option has no meaning.
+    """
+    report = _report(state_dict, heads, layout, config)
+    return _run(split_whole(report, names=None if names == DEFAULT else names), state_dict)
+
+
+def pack(
+    state_dict: Mapping[str, Tensor],
+    layout: str,
+    *,
+    heads: int = 0,
+    kv_heads: int = 0,
+    zero_bias: bool = False,
+    config: Mapping[str, object] | None = None,
+) -> dict[str, Tensor]:
+    """The state_dict with the attention of every layer as a layout stores it, the output projection included.
+
+    >>> import torch, qkvinspect
+    >>> state = torch.nn.MultiheadAttention(8, 2).state_dict()
+    >>> packed = qkvinspect.pack(qkvinspect.split(state), "torch-mha")
+    >>> packed.keys() == state.keys() and all(torch.equal(packed[name], state[name]) for name in state)
+    True
+
+    Args:
+        layout: its id, as ``qkvinspect layouts`` lists them.
+        heads, kv_heads: where the packing needs them.
+        zero_bias: fill the bias of a part that has none with zeros, where others have one.
+
+    Raises:
+        LayoutError: a layer cannot be stored so.
+        UsageError: there is no such layout, or a value is no tensor.
+    """
+    target = Target(by_id(layout), heads, kv_heads, zero_bias)
+    return _run(convert_whole(_report(state_dict, None, None, config), target), state_dict)
+
+
+def _report(
+    state_dict: Mapping[str, Tensor], heads: str | None, layout: str | None, config: Mapping[str, object] | None
+) -> Report:
+    tensors = {name: _info(name, tensor) for name, tensor in state_dict.items()}
+    configs = (Config("config:given", config),) if config else ()
+    checkpoint = Checkpoint("state_dict", "memory", 0, tensors, configs=configs)
+    return inspect(checkpoint, for_all(heads, layout))
+
+
+class _InMemory(Region):
+    """A tensor of the state_dict; its bytes are read only where two tensors must be compared."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.nbytes = tensor.untyped_storage().nbytes()
+        self._tensor = tensor
+
+    def read(self, offset: int, length: int) -> bytes:
+        import torch
+
+        data = torch.empty(0, dtype=torch.uint8).set_(self._tensor.untyped_storage().cpu())
+        return data[offset : offset + length].numpy().tobytes()
+
+
+def _info(name: str, tensor: object) -> TensorInfo:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise UsageError(f"{name} is no tensor", found=type(tensor).__name__, hint="leave it out")
+    dtype = DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+    if dtype is None or tensor.layout is not torch.strided:
+        raise UsageError(f"{name} is no plain tensor", found=f"{tensor.dtype}, {tensor.layout}", hint="leave it out")
+    region = _InMemory(tensor)
+    return TensorInfo(name, dtype, tuple(tensor.shape), tensor.stride(), region, int(tensor.storage_offset()))
+
+
+def _run(plan: Plan, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {piece.name: _tensor(piece, state_dict) for piece in plan.pieces}
+
+
+def _tensor(piece: Piece, state_dict: Mapping[str, Tensor]) -> Tensor:
+    import torch
+
+    if piece.whole is not None:
+        return state_dict[piece.whole.name]
+    like = state_dict[piece.sources[0].name]
+    rows = [_rows(run, state_dict, like) for run in piece.runs]
+    whole = rows[0] if len(rows) == 1 else torch.cat(rows)
+    if piece.lying != "out_in":
+        whole = whole.T
+    return whole if whole.shape == piece.shape else whole.reshape(piece.shape)
+
+
+def _rows(run: Run, state_dict: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    if run.info is None:
+        return like.new_zeros(len(run.rows))
+    matrix = _as_matrix(state_dict[run.info.name], run.orientation)
+    return matrix[run.rows.start : run.rows.stop : run.rows.step]
+
+
+def _as_matrix(tensor: Tensor, orientation: Orientation) -> Tensor:
+    match orientation:
+        case "out_in":
+            flat = tensor.dim() > 2 and set(tensor.shape[:-1]) == {1}
+            return tensor.flatten() if flat or tensor.dim() == 1 else tensor.flatten(1)
+        case "in_out":
+            return tensor.flatten(0, -2).T
+        case "in_heads_dim":
+            return tensor.flatten(1).T

@@ -1,0 +1,293 @@
+"""What everything else speaks of: byte sources, tensors, checkpoints, findings. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import field
+from functools import cached_property, lru_cache
+from math import prod
+from types import TracebackType
+from typing import Literal, NamedTuple, Protocol, Self
+
+from qkvinspect.dtypes import DType
+from qkvinspect.errors import CheckpointError, clean
+from qkvinspect.fast_dataclass import dataclass
+
+BLOCK = 8 << 20
+"""Bytes read at a time."""
+
+ByteOrder = Literal["little", "big"]
+
+Orientation = Literal["out_in", "in_out", "in_heads_dim"]
+"""How a stored weight lies: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
+XLNet's [in, num_heads, head_dim]."""
+
+Role = Literal["model", "ema", "optimizer"]
+Severity = Literal["info", "warning", "error"]
+
+
+class ByteSource(Protocol):
+    """Where bytes come from. Formats are given one and never open a file themselves."""
+
+    @property
+    def name(self) -> str:
+        """The path, as a person would type it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Length in bytes when it was opened."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes from ``offset``; CheckpointError if they are not there."""
+        ...
+
+    def relative(self, name: str) -> ByteSource:
+        """A file beside this one, or below its folder; CheckpointError if the name leaves it."""
+        ...
+
+    def siblings(self) -> tuple[str, ...]:
+        """Names of the regular files beside this one, sorted; empty where that cannot be known."""
+        ...
+
+    def check(self) -> None:
+        """Make sure that it still is what was opened; CheckpointError if it was changed or replaced."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Extent(NamedTuple):
+    """Bytes of a file, from ``start`` to before ``stop``."""
+
+    source: ByteSource
+    start: int
+    stop: int
+
+
+class Region:
+    """A run of bytes in a source: the storage behind one or more tensors.
+
+    Args:
+        start: the offset of the first byte, or a function that finds it when first asked
+            (a zip entry's data begins where its local header says, which costs a read).
+
+    Attributes:
+        checked: whether ``check`` has nothing left to do.
+    """
+
+    checked = True
+
+    def __init__(self, source: ByteSource, start: int | Callable[[], int], nbytes: int) -> None:
+        self.source = source
+        self.nbytes = nbytes
+        self._start = start
+
+    @cached_property
+    def start(self) -> int:
+        """Offset of the first byte in the source."""
+        return self._start if isinstance(self._start, int) else self._start()
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """All that is read where any of the bytes is asked for; known without reading."""
+        return (Extent(self.source, self.start, self.start + self.nbytes),)
+
+    def check(self) -> None:
+        """Make sure, before any byte is given away, that all are those that were written, where that can be known.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+
+    def part(self, offset: int, nbytes: int) -> Region:
+        """Some of its bytes; what holds for all holds for them."""
+        return _Part(self, offset, nbytes)
+
+    def place(self, offset: int) -> tuple[ByteSource, int] | None:
+        """Where in which file the byte at ``offset`` lies, all others around it; None where they lie otherwise.
+
+        Raises:
+            CheckpointError: they are not those that were written.
+        """
+        self.check()
+        return self.source, self.start + offset
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset`` within the region; the caller stays inside it."""
+        self.check()
+        return self.source.read(self.start + offset, length)
+
+
+class _Part(Region):
+    def __init__(self, whole: Region, offset: int, nbytes: int) -> None:
+        super().__init__(whole.source, lambda: whole.start + offset, nbytes)
+        self._whole = whole
+        self._offset = offset
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        return self._whole.extents
+
+    def place(self, offset: int) -> tuple[ByteSource, int] | None:
+        return self._whole.place(self._offset + offset)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._whole.read(self._offset + offset, length)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor as a view of bytes; nothing of it has been read.
+
+    Attributes:
+        name: the key in the state_dict, as stored.
+        shape: sizes, in elements.
+        strides: steps between neighbours along each axis, in elements.
+        region: the storage; several tensors may share one.
+        offset: elements between the storage's first byte and the tensor's first element.
+        byteorder: of multi-byte elements in the file.
+        keys: how to reach it in the unpickled object, key by key; empty where it has no such path.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    region: Region
+    offset: int = 0
+    byteorder: ByteOrder = "little"
+    keys: tuple[str, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's own elements, not of its storage."""
+        return self.dtype.nbytes(self.numel)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
+        return 0 in self.shape or all(
+            size == 1 or stride == expected
+            for size, stride, expected in zip(self.shape, self.strides, contiguous_strides(self.shape), strict=True)
+        )
+
+
+@lru_cache(1 << 12)
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides, in elements, as torch computes them (a size of 0 counts as 1)."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something the reader should know.
+
+    Attributes:
+        code: stable, in kebab-case.
+        layer: the attention module it is about, or None for the whole file.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    layer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Names from a file go into the message: it stays one harmless line."""
+        object.__setattr__(self, "message", clean(self.message))
+
+    def to_dict(self) -> dict[str, object]:
+        """Its form in every JSON contract."""
+        return {"code": self.code, "severity": self.severity, "layer": self.layer, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Hyper-parameters that came with a checkpoint, as plain Python values.
+
+    Attributes:
+        origin: ``config:<file>`` beside the checkpoint, or ``checkpoint:<key>`` inside it.
+    """
+
+    origin: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A state_dict found inside a checkpoint; ``path`` is "" for the root."""
+
+    path: str
+    num_tensors: int
+    role: Role
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """An opened checkpoint: its tensors by name, and whatever tells what they mean.
+
+    Attributes:
+        tensors: of the chosen state_dict, in the order of the file.
+        container: where in the file that state_dict was found; "" for the root.
+        containers: all that were found.
+        metadata: string pairs that the format itself carries.
+        configs: the most trusted first.
+        modules: integer attributes (``num_heads`` ...) of the modules in a pickled nn.Module.
+        findings: what reading noticed.
+        source: the file that was opened; None where there is none.
+    """
+
+    path: str
+    format: str
+    num_bytes: int
+    tensors: Mapping[str, TensorInfo]
+    num_files: int = 1
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    configs: tuple[Config, ...] = ()
+    modules: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
+    container: str = ""
+    containers: tuple[Container, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    resources: ExitStack = field(default_factory=ExitStack, repr=False)
+    source: ByteSource | None = field(default=None, repr=False)
+
+    def check(self) -> None:
+        """Make sure that the file was neither changed nor replaced since it was opened.
+
+        Raises:
+            CheckpointError: it was: what has been read may be of two files.
+        """
+        if self.source is not None:
+            self.source.check()
+
+    def close(self) -> None:
+        """Close every file. Tensors can no longer be read after this."""
+        self.resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None or isinstance(error, CheckpointError):
+                self.check()
+        finally:
+            self.close()

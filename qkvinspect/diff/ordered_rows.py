@@ -1,0 +1,114 @@
+"""Rows of a stored tensor in the order (head, dim), whatever its packing, orientation, strides and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import numpy as np
+
+from qkvinspect.dtypes import DType
+from qkvinspect.weights.reading import Array, gather, numbers
+from qkvinspect.weights.strided import Matrix
+
+TILE = 1 << 18
+"""Values compared at a time."""
+
+_GRAIN = 24  # values that fill whole bytes in every dtype: four 6-bit floats are 3 bytes
+_SQUARE = 512  # rows of a tile where one side lies by rows and the other by columns
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some rows of a stored tensor.
+
+    Attributes:
+        runs: the stored rows, in the order in which they are compared.
+        flipped: whether these rows are the columns of what people call the matrix (the output projection).
+    """
+
+    matrix: Matrix
+    runs: tuple[range, ...]
+    flipped: bool = False
+
+    @property
+    def dtype(self) -> DType:
+        return self.matrix.info.dtype
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.runs))
+
+    @property
+    def cols(self) -> int:
+        """Values in a row."""
+        return self.matrix.cols * self.matrix.unit // self._width
+
+    @property
+    def vector(self) -> bool:
+        """Whether it is a bias, or another tensor of one axis."""
+        return len(self.matrix.info.shape) < 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in], or as stored where that is not known; [out] of a bias."""
+        if self.vector:
+            return (self.rows,)
+        return (self.cols, self.rows) if self.flipped else (self.rows, self.cols)
+
+    @property
+    def across(self) -> bool:
+        """Whether neighbours in the file belong to different rows."""
+        return self.matrix.col_stride > self.matrix.row_stride
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.matrix.cols * self.matrix.unit // 8
+
+    @property
+    def _width(self) -> int:
+        return self.dtype.bits // self.dtype.values
+
+    def words(self, rows: range, cols: range) -> Array:
+        """The stored words of a tile: [rows, columns in units]."""
+        units = range(cols.start * self._width // self.matrix.unit, cols.stop * self._width // self.matrix.unit)
+        return gather(self.matrix.transposed.take(units).transposed, self._stored(rows))
+
+    def values(self, words: Array) -> Array:
+        """Words of ``words`` as numbers; of complex ones the real parts, then the imaginary ones."""
+        found = numbers(words, self.dtype)
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+    def _stored(self, rows: range) -> Iterator[range]:
+        """The stored rows behind some of the rows."""
+        for run, end in zip(self.runs, accumulate(map(len, self.runs)), strict=True):
+            begin = end - len(run)
+            low, high = max(rows.start, begin), min(rows.stop, end)
+            if low < high:
+                yield run[low - begin : high - begin]
+
+
+def tiles(*sides: Lines) -> Iterator[tuple[range, range]]:
+    """Cut rows and columns into tiles that every side reads with few bytes too many."""
+    rows, cols = sides[0].rows, sides[0].cols
+    across = {side.across for side in sides}
+    high = TILE if across == {True} else _SQUARE if len(across) == 2 else max(TILE // max(cols, 1), 1)
+    high = max(min(high, rows), 1)
+    wide = max(TILE // high // _GRAIN, 1) * _GRAIN
+    for row in range(0, rows, high):
+        for col in range(0, cols, wide):
+            yield range(row, min(row + high, rows)), range(col, min(col + wide, cols))
+
+
+def head_runs(rows: int, heads: int) -> Sequence[range]:
+    """Equal runs of rows, one a head; none where that cannot be."""
+    if heads < 1 or rows % heads:
+        return ()
+    width = rows // heads
+    return [range(head * width, (head + 1) * width) for head in range(heads)]
+
+
+def flip(lines: Lines) -> Lines:
+    """The columns as rows: all of the matrix must be in ``lines``."""
+    return replace(lines, matrix=lines.matrix.transposed, runs=(range(lines.matrix.cols),), flipped=not lines.flipped)

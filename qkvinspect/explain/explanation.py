@@ -1,0 +1,173 @@
+"""What a layer's tensors are, in plain words, with the code that slices them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.explain import snippet
+from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.layouts import Layout
+from qkvinspect.layouts.packing import Geometry, describe, span
+
+_NAMES = {"q": "Q (query)", "k": "K (key)", "v": "V (value)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One layer in words.
+
+    Attributes:
+        points: (what it is about, the sentences), in reading order.
+        code: lines of Python that slice the stored tensors.
+    """
+
+    layer: str
+    points: tuple[tuple[str, str], ...]
+    code: tuple[str, ...]
+
+
+def explain(attention: Attention, checkpoint: Checkpoint) -> Explanation:
+    """Say which rows are what, and why."""
+    return Explanation(
+        attention.layer,
+        tuple(_points(attention)),
+        tuple(snippet.python(attention, checkpoint)),
+    )
+
+
+def _points(attention: Attention) -> Iterator[tuple[str, str]]:
+    layout = attention.layout
+    if layout is None:
+        text = (
+            f"cannot be told: {' or '.join(attention.candidates)} store different things under this name and "
+            f"shape. --layout '{attention.layer}=ID' or --config FILE settles it."
+        )
+        yield "Layout", text
+        return
+    yield "Layout", _layout(attention, layout)
+    yield "Stored", " ".join(_stored(attention, layout))
+    if attention.parts:
+        yield "Rows", " ".join(_rows(part, attention) for part in attention.parts)
+    else:
+        yield "Rows", "cannot be told yet: the parts take turns head by head, so the number of heads is needed."
+    yield "Why", _why(layout)
+    if attention.parts:
+        yield "Biases", _biases(attention)
+    yield "Heads", _heads(attention)
+    if attention.extras:
+        yield (
+            "Beware",
+            " ".join(
+                f"{_short(info.name, attention)} {list(info.shape)} is {what}." for info, what in attention.extras
+            ),
+        )
+    if layout.note:
+        yield "Note", f"{layout.note[0].upper()}{layout.note[1:]}."
+
+
+def _layout(attention: Attention, layout: Layout) -> str:
+    how = {
+        "names": "told by the tensors' names",
+        "flag": "given by --layout",
+        "siblings": "told by the tensors beside it",
+    }.get(attention.layout_from, f"told by {attention.layout_from}")
+    sure = "; this row of the registry rests on memory only" if layout.proof == "memory" else ""
+    return f"{layout.id}: {layout.libraries} ({how}{sure})."
+
+
+def _stored(attention: Attention, layout: Layout) -> Iterator[str]:
+    for stored, info in zip(layout.weights, attention.weights, strict=True):
+        held = [part.upper() for part in ("q", "k", "v") if part in stored.packing.parts]
+        what = f"{' and '.join([', '.join(held[:-1]), held[-1]])} packed in one" if len(held) > 1 else "not packed"
+        more = " with rows of something else" if len(stored.packing.parts) > len(held) else ""
+        yield f"{_short(info.name, attention)} {list(info.shape)} {info.dtype.name}, {what}{more}."
+    shapes = {part.name: part.in_features for part in attention.parts}
+    if layout.id == "torch-mha-split":
+        yield (
+            f"kdim is {shapes['k']} and vdim is {shapes['v']} where embed_dim is {attention.embed_dim}, so "
+            "PyTorch keeps three weights instead of one in_proj_weight."
+        )
+    elif layout.id == "torch-mha":
+        yield (
+            "If kdim or vdim differed from embed_dim, q_proj_weight, k_proj_weight and v_proj_weight would "
+            "be stored instead."
+        )
+    if attention.out is not None:
+        yield f"The output projection is {_short(attention.out.name, attention)} {list(attention.out.shape)}."
+
+
+def _rows(part: Part, attention: Attention) -> str:
+    runs = part.rows
+    shown = ", ".join(map(span, runs[:4]))
+    more = f" and {len(runs) - 4} more runs" if len(runs) > 4 else ""
+    axis = {"out_in": "rows", "in_out": "columns", "in_heads_dim": "flattened [head, dim] columns"}
+    return f"{_NAMES[part.name]}: {axis[part.orientation]} {shown}{more} of {_short(part.weight.name, attention)}."
+
+
+def _why(layout: Layout) -> str:
+    if layout.id == "torch-mha":
+        return (
+            "torch.nn.functional._in_projection_packed takes the weight as 'packed along dimension 0, in q, k, v "
+            "order', and chunks it in three; MultiheadAttention registers it as [3 * embed_dim, embed_dim]."
+        )
+    if layout.id == "torch-mha-split":
+        return (
+            "MultiheadAttention registers q_proj_weight, k_proj_weight and v_proj_weight when kdim or vdim is not "
+            "embed_dim; multi_head_attention_forward still chunks one in_proj_bias in three."
+        )
+    return f"so it is in {layout.source}."
+
+
+def _biases(attention: Attention) -> str:
+    parts = [part for part in attention.parts if part.bias is not None]
+    if not parts:
+        return "none are stored (bias=False)."
+    where = [
+        f"{part.name.upper()} in {_short(part.bias.name, attention)}{_entries(part)}" for part in parts if part.bias
+    ]
+    without = [part.name.upper() for part in attention.parts if part.bias is None]
+    return f"{', '.join(where)}." + (f" {' and '.join(without)} has none." if without else "")
+
+
+def _entries(part: Part) -> str:
+    first, last = part.bias_heads[0], part.bias_heads[-1]
+    return f"[{first.start}:{last.stop}]" if first.step == 1 else " (interleaved)"
+
+
+def _short(name: str, attention: Attention) -> str:
+    """A tensor's name below its layer."""
+    return name.removeprefix(f"{attention.layer}.")
+
+
+def _heads(attention: Attention) -> str:
+    geometry = attention.heads
+    if geometry is None:
+        possible = ", ".join(map(str, attention.possible_heads[:16]))
+        return (
+            "num_heads is a plain attribute of the module and is in no tensor; nothing beside or inside the "
+            f"checkpoint tells it. --heads N does. {f'Possible: {possible}.' if possible else ''}"
+        ).strip()
+    origin = "the weights" if attention.heads_from == "weights" else attention.heads_from
+    text = f"{describe(geometry)}, from {origin}."
+    return f"{text} {_head_places(attention, geometry)}"
+
+
+def _head_places(attention: Attention, geometry: Geometry) -> str:
+    width = geometry.head_dim
+    if all(len(part.rows) == 1 for part in attention.parts):
+        places = (
+            f"Head h of a part is {width} neighbouring rows: h*{width}:(h+1)*{width} of Q"
+            if geometry.num_heads > 1
+            else "The one head is the whole part"
+        )
+    else:
+        places = "The heads of a part are not neighbours: the packing alternates Q, K and V"
+    sizes = {part.name: geometry.width(part.name) for part in attention.parts}
+    if len(set(sizes.values())) > 1:
+        places += f"; a head has {', '.join(f'{size} rows of {name.upper()}' for name, size in sizes.items())}"
+    if geometry.num_kv_heads != geometry.num_heads:
+        share = geometry.num_heads // geometry.num_kv_heads
+        places += f"; {share} query heads share a kv head (query head h uses kv head h//{share})"
+    return f"{places}."

@@ -1,0 +1,116 @@
+"""PyTorch code that slices a stored projection, derived from the packing formula."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import Geometry, Packing, slots_of
+from qkvinspect.sources import is_remote
+from qkvinspect.weights.strided import shape_as_matrix
+
+_ORIENT = {"out_in": "", "in_out": ".T", "in_heads_dim": ".flatten(1).T"}
+
+
+def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
+    """Lines that leave q, k, v (and biases q_bias, k_bias, v_bias) as nn.Linear would store them.
+
+    Where the number of heads is known, also q_heads, k_heads, v_heads: [heads, head_dim, in_features].
+    """
+    layout, geometry = attention.layout, attention.geometry
+    if layout is None or geometry is None:
+        return []
+    infos = {info.name: info for part in attention.parts for info in (part.weight, part.bias) if info}
+    lines = [*_fetch(checkpoint), *_load(list(infos.values()), checkpoint)]
+    for stored, info in zip(layout.weights, attention.weights, strict=True):
+        names = [part.name for part in attention.parts if part.weight.name == info.name]
+        total, _ = shape_as_matrix(info, stored.orientation)
+        expression = _reach(info) + _ORIENT[stored.orientation]
+        lines += _split(stored.packing, geometry, total, names, "", expression)
+    for info in {part.bias.name: part.bias for part in attention.parts if part.bias}.values():
+        names = [part.name for part in attention.parts if part.bias and part.bias.name == info.name]
+        packing = next(stored.packing for stored in layout.biases if set(names) <= stored.packing.parts)
+        flat = ".flatten()" if len(info.shape) > 1 else ""
+        lines += _split(packing, geometry, info.numel, names, "_bias", _reach(info) + flat)
+    if attention.heads is not None:
+        for part in attention.parts:
+            sizes = f"({attention.heads.heads(part.name)}, {attention.heads.width(part.name)})"
+            lines.append(f"{part.name}_heads = {part.name}.unflatten(0, {sizes})")
+        lines[-1] += "  # [heads, head_dim, in_features]"
+    return lines
+
+
+def _fetch(checkpoint: Checkpoint) -> Iterator[str]:
+    """Torch and safetensors read files of this machine only."""
+    if is_remote(checkpoint.path):
+        yield f"# Of the folder of {checkpoint.path}, downloaded to here:"
+
+
+def _here(path: str, checkpoint: Checkpoint) -> str:
+    """The path of a file that is loaded."""
+    if not is_remote(path):
+        return path
+    folder = f"{checkpoint.path.rpartition('/')[0]}/"
+    return path.removeprefix(folder) if path.startswith(folder) else PurePath(path).name
+
+
+def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
+    if checkpoint.format.startswith("dcp"):
+        return list(_load_distributed(infos, checkpoint))
+    files = list(dict.fromkeys(_here(info.region.source.name, checkpoint) for info in infos))
+    pickled = "torch-" in checkpoint.format
+    if checkpoint.modules:
+        load = "torch.load({!r}, weights_only=False).state_dict()  # runs the file's code: only if you trust it"
+    elif pickled:
+        load = "torch.load({!r}, weights_only=True, map_location='cpu')"
+    else:
+        load = "safetensors.torch.load_file({!r})"
+    if len(files) == 1:
+        return [f"state = {load.format(files[0])}"]
+    return ["state = {}"] + [f"state |= {load.format(file)}" for file in files]
+
+
+def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> Iterator[str]:
+    """torch.distributed.checkpoint fills the tensors of a dict in place."""
+    yield "state = {"
+    for info in infos:
+        yield f"    {info.keys[0]!r}: torch.empty({info.shape}, dtype=torch.{info.dtype.name}),"
+    yield "}"
+    folder = str(PurePath(_here(checkpoint.path, checkpoint)).parent)
+    if checkpoint.format == "dcp":
+        yield "# Unpickles .metadata, which runs its code: only if you trust it."
+        yield f"torch.distributed.checkpoint.load(state, checkpoint_id={folder!r}, no_dist=True)"
+    else:
+        yield f"reader = torch.distributed.checkpoint.HuggingFaceStorageReader({folder!r})"
+        yield "torch.distributed.checkpoint.load(state, storage_reader=reader, no_dist=True)"
+
+
+def _reach(info: TensorInfo) -> str:
+    keys = info.keys or (info.name,)
+    return "state" + "".join(f"[{key!r}]" for key in keys)
+
+
+def _split(
+    packing: Packing,
+    geometry: Geometry,
+    total: int,
+    names: Sequence[str],
+    suffix: str,
+    expression: str,
+) -> list[str]:
+    """Assign the parts of one stored tensor; ``names`` are the parts that it gives."""
+    if len(packing.order) == 1:
+        return [f"{' = '.join(name + suffix for name in names)} = {expression}"]
+    groups, slots = slots_of(packing, geometry, total)
+    targets = [f"{part}{suffix}" for part, _, _ in slots]
+    sizes = [heads * width for _, heads, width in slots]
+    if packing.slot_innermost:
+        inner = f"{expression}.unflatten(0, ({groups}, {geometry.head_dim}, {len(slots)}))"
+        return [f"{', '.join(targets)} = (part.flatten(0, 1) for part in {inner}.unbind(2))"]
+    if groups == 1:
+        cut = f".chunk({len(sizes)})" if len(set(sizes)) == 1 else f".split({sizes})"
+        return [f"{', '.join(targets)} = {expression}{cut}"]
+    cut = f"{expression}.unflatten(0, ({groups}, {sum(sizes)})).split({sizes}, dim=1)"
+    return [f"{', '.join(targets)} = (part.flatten(0, 1) for part in {cut})"]

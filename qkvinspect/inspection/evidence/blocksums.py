@@ -1,0 +1,165 @@
+"""Sums over the blocks that heads cut out of a matrix, and the likelihood of heads given these."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.fast_dataclass import dataclass
+
+Array = NDArray[Any]
+
+FEW = 4
+"""Entries that a class needs; a hypothesis with a smaller one cannot be weighed."""
+
+_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSums:
+    """Moments of the entries of one or two matrices, for every two heads.
+
+    Attributes:
+        counts: float64 [heads, other heads]: how many entries a block has, its diagonal left out.
+        moments: float64 [2 or 5, heads, other heads]: sums of x and x^2, or of x, y, x^2, y^2 and xy.
+        paired: count and sums of x and x^2 of the diagonals left out, where they mean something.
+    """
+
+    counts: Array
+    moments: Array
+    paired: tuple[float, Array] | None = None
+
+    def of(self, chosen: Array) -> tuple[float, Array]:
+        """Count and moments of the blocks that a boolean [heads, other heads] chooses."""
+        return float(self.counts[chosen].sum()), self.moments[:, chosen].sum(axis=1)
+
+
+class Products:
+    """The entries of one matrix, or of two of the same form, and their products: what sums are made of.
+
+    Sums over blocks are kept, as blocks of twice the size are four of them.
+    """
+
+    def __init__(self, matrix: Array, second: Array | None = None) -> None:
+        products = [matrix, matrix * matrix]
+        if second is not None:
+            products = [matrix, second, matrix * matrix, second * second, matrix * second]
+        self.matrix = matrix
+        self.values: Array = np.array(products)
+        self._sums: dict[tuple[int, int], Array] = {}
+
+    def add_up(self, width: int, other: int) -> Array:
+        """Sums over blocks of ``width`` rows and ``other`` columns: float64 [2 or 5, blocks, blocks]."""
+        if (width, other) not in self._sums:
+            self._sums[width, other] = self._add_up(width, other)
+        return self._sums[width, other]
+
+    def _add_up(self, width: int, other: int) -> Array:
+        if width % 2 or other % 2:
+            height, length = self.matrix.shape
+            down, right = np.arange(0, int(height), width), np.arange(0, int(length), other)
+            rows = np.add.reduceat(self.values, down, axis=1, dtype=np.float64)
+            return np.add.reduceat(rows, right, axis=2)
+        quarters = self.values if width == other == 2 else self.add_up(width // 2, other // 2)
+        upper = np.add(quarters[:, ::2, ::2], quarters[:, 1::2, ::2], dtype=np.float64)
+        return upper + quarters[:, ::2, 1::2] + quarters[:, 1::2, 1::2]
+
+
+def block_sums(products: Products, width: int) -> BlockSums:
+    """Add up the blocks of symmetric matrices whose diagonals are 0 and mean nothing.
+
+    Args:
+        products: of [heads * width, heads * width], in the order of the heads.
+    """
+    moments = products.add_up(width, width)
+    heads = moments.shape[1]
+    counts: Array = np.full((heads, heads), float(width * width)) - width * np.eye(heads)
+    return BlockSums(counts, moments)
+
+
+def cross_sums(products: Products, width: int, other: int, share: int) -> BlockSums:
+    """Add up the blocks of similarities between two parts.
+
+    The similarity of a row with the row at the same place of the other part's head is kept apart: these pairs
+    are special in trained weights whatever the heads are.
+
+    Args:
+        products: of [heads * width, other heads * other].
+        share: how many heads downwards belong to one across.
+    """
+    moments = products.add_up(width, other)
+    counts = np.full(moments.shape[1:], float(width * other))
+    if width != other:
+        return BlockSums(counts, moments)
+    heads = np.arange(len(counts))
+    down = np.arange(len(products.matrix))
+    own = products.matrix[down, down // width // share * width + down % width].astype(np.float64).reshape(-1, width)
+    sums = np.array([own.sum(axis=1), (own * own).sum(axis=1)])
+    moments = moments.copy()
+    moments[:, heads, heads // share] -= sums
+    counts[heads, heads // share] -= width
+    return BlockSums(counts, moments, (float(own.size), sums.sum(axis=1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """How well a normal distribution fits entries, and how well it would if they were nothing but noise.
+
+    Attributes:
+        value: twice the log-likelihood of the fitted distribution, up to a constant an entry.
+        expected, variance: of that on noise: exact also for few entries, unlike degrees of freedom.
+    """
+
+    value: float = 0.0
+    expected: float = 0.0
+    variance: float = 0.0
+
+    def __add__(self, other: Fitted) -> Fitted:
+        return Fitted(self.value + other.value, self.expected + other.expected, self.variance + other.variance)
+
+    def __sub__(self, other: Fitted) -> Fitted:
+        """What is gained over a distribution that this one divides further."""
+        return Fitted(self.value - other.value, self.expected - other.expected, self.variance - other.variance)
+
+
+def fitted(count: float, moments: Array, *, given: bool = False) -> Fitted:
+    """Fit entries that share a normal distribution.
+
+    Args:
+        moments: as in ``BlockSums``.
+        given: of y where x is known, for two matrices.
+    """
+    if count < FEW:
+        return Fitted()
+    mean = moments / count
+    if len(mean) == 2:
+        spread = mean[1] - mean[0] ** 2
+        lost = (1,)
+    else:
+        x, y, both = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
+        spread = y - both * both / max(x, _FLOOR) if given else x * y - both * both
+        lost = (2,) if given else (1, 2)
+    value = -count * float(np.log(max(spread, _FLOOR ** len(lost))))
+    expected = -count * sum(_digamma((count - n) / 2) - log(count / 2) for n in lost)
+    return Fitted(value, expected, count * count * sum(_trigamma((count - n) / 2) for n in lost))
+
+
+def _digamma(x: float) -> float:
+    """The mean of the logarithm of a gamma variable."""
+    total = 0.0
+    while x < 6:
+        total -= 1 / x
+        x += 1
+    return total + log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
+
+
+def _trigamma(x: float) -> float:
+    """The variance of the logarithm of a gamma variable."""
+    total = 0.0
+    while x < 6:
+        total += 1 / x**2
+        x += 1
+    return total + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)

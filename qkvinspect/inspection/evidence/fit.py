@@ -1,0 +1,171 @@
+"""How well a hypothesis about heads explains one layer.
+
+A head uses W_Q and W_K only through the product W_Q^T W_K, and W_V and W_O only through W_O W_V. Under gradient
+descent with such a product the two factors stay balanced (Du, Hu, Lee 2018; Kunin et al. 2021), and an optimizer
+or an initial state that breaks the balance still moves all rows of a head together. So the similarities of rows
+follow one law within a head and another across heads, and those of Q's rows are tied to those of K's, those of
+V's to those of the output projection's columns. Every entry of these matrices of similarities is given a normal
+distribution by its class (same head, heads that share a kv head, others), tied pairs a joint one; the likelihood
+of all entries under a hypothesis is its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.inspection.evidence.blocksums import FEW, BlockSums, Fitted, Products, block_sums, cross_sums, fitted
+from qkvinspect.inspection.evidence.sample import Sample
+
+Array = NDArray[Any]
+Index = Mapping[str, Array]
+"""For each part, the sampled rows of its heads: int [heads, rows of a head]."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One matrix of similarities, or two that are tied, cut into blocks by heads.
+
+    Attributes:
+        share: how many neighbouring blocks downwards, and across, share a kv head.
+        given: the likelihood is that of the second matrix where the first is known.
+        weight: 0.5 for a symmetric matrix, whose entries are counted twice.
+    """
+
+    sums: BlockSums
+    share: tuple[int, int]
+    given: bool = False
+    weight: float = 0.5
+
+    def fitted(self, order: Array) -> Fitted:
+        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together."""
+        return sum((self._class(mask) for mask in self._masks(order)), self._paired)
+
+    def smallest(self, order: Array) -> float:
+        """Entries of the smallest class."""
+        counts = (float(self.sums.counts[mask].sum()) for mask in self._masks(order))
+        return min((count for count in counts if count), default=0.0) * self.weight
+
+    @cached_property
+    def without_heads(self) -> Fitted:
+        """As if there were no heads."""
+        count, moments = self.sums.of(np.ones(self.sums.counts.shape, bool))
+        if self.given:  # which rows are tied depends on the heads: without heads none are
+            moments = moments[[1, 3]]
+        return fitted(count * self.weight, moments * self.weight) + self._paired
+
+    def _masks(self, order: Array) -> list[Array]:
+        down, across = (np.repeat(order, share) for share in self.share)
+        same = down[:, None] == across[None]
+        if self.share[0] == 1 or self.share[0] != self.share[1]:
+            return [same, ~same]
+        own = np.eye(len(down), dtype=bool)
+        return [own, same & ~own, ~same]
+
+    def _class(self, mask: Array) -> Fitted:
+        count, moments = self.sums.of(mask)
+        return fitted(count * self.weight, moments * self.weight, given=self.given)
+
+    @property
+    def _paired(self) -> Fitted:
+        return fitted(*self.sums.paired) if self.sums.paired else Fitted()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A hypothesis applied to one layer."""
+
+    terms: tuple[Term, ...]
+    kv_heads: int
+    share: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether there are heads to tell apart, and entries enough in every class."""
+        enough = all(term.smallest(np.arange(self.kv_heads)) >= FEW for term in self.terms)
+        return enough and self.gain().variance > 0
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """Of every entry; comparable between hypotheses that use the same entries."""
+        return self._fitted(np.arange(self.kv_heads))
+
+    def gain(self, order: Array | None = None) -> Fitted:
+        """What is gained over no heads.
+
+        Args:
+            order: as if the kv heads that carry the same number in it were one head.
+        """
+        return (self.fitted if order is None else self._fitted(order)) - self._without_heads
+
+    @cached_property
+    def _without_heads(self) -> Fitted:
+        return sum((term.without_heads for term in self.terms), Fitted())
+
+    def _fitted(self, order: Array) -> Fitted:
+        return sum((term.fitted(order) for term in self.terms), Fitted())
+
+
+def fit(sample: Sample, index: Index) -> Fit:
+    """Cut a layer into the heads that a hypothesis says.
+
+    Args:
+        index: ``q``, ``k``, ``v`` as far as the layer has them, ``o`` for the columns of the output projection,
+            counted from its first.
+    """
+    placed = dict(index)
+    if "o" in placed and sample.columns is not None:
+        placed["o"] = placed["o"] + sample.columns
+    else:
+        placed.pop("o", None)
+    kv_heads = min(len(rows) for rows in placed.values())
+    share = max(len(rows) for rows in placed.values()) // kv_heads
+    terms = [*_tied(sample, placed, "q", "k", share), *_tied(sample, placed, "o", "v", share)]
+    for first, second in _ACROSS:
+        if first in placed and second in placed and not np.array_equal(placed[first], placed[second]):
+            terms += _across(sample, placed[first], placed[second], kv_heads)
+    return Fit(tuple(terms), kv_heads, share)
+
+
+_ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"))
+"""Pairs of parts whose rows are compared, never fewer heads in the first."""
+
+
+def _across(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[Term]:
+    products = sample.between(first, second)
+    if products is None:
+        return []
+    sums = cross_sums(products, first.shape[1], second.shape[1], len(first) // len(second))
+    return [Term(sums, (len(first) // kv_heads, len(second) // kv_heads), weight=1.0)]
+
+
+def _tied(sample: Sample, index: Index, wide: str, narrow: str, share: int) -> list[Term]:
+    """Q with K, or the output projection with V: tied where both are there and have the same rows."""
+    there = [part for part in (wide, narrow) if part in index]
+    if len(there) < 2 or index[wide].size != share * index[narrow].size:
+        shares = {wide: share, narrow: 1}
+        return [
+            Term(block_sums(sample.among(index[part]), index[part].shape[1]), (shares[part], shares[part]))
+            for part in there
+        ]
+    width = index[wide].shape[1]
+    if share == 1:
+        return [Term(block_sums(sample.among(index[wide], index[narrow]), width), (1, 1))]
+    first = sample.among(index[wide])
+    stacked = Products(_stack(first.matrix, share, width), sample.among(index[narrow]).matrix)
+    return [
+        Term(block_sums(first, width), (share, share)),
+        Term(block_sums(stacked, width), (1, 1), given=True),
+    ]
+
+
+def _stack(scores: Array, share: int, width: int) -> Array:
+    """Sum over the query heads that share a kv head: what stays balanced with that kv head."""
+    kv_heads = len(scores) // (share * width)
+    parted = scores.reshape(kv_heads, share, width, kv_heads, share, width)
+    return np.einsum("arxbry->axby", parted).reshape(kv_heads * width, kv_heads * width)

@@ -1,0 +1,87 @@
+"""From an attention module to what is weighed: its stored tensors, and which of their rows are which heads."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.inspection.evidence.sample import Bias, Source, Weight
+from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.weights.strided import shape_as_matrix
+
+Array = NDArray[Any]
+
+
+def source_of(attention: Attention) -> Source | None:
+    """The tensors of a module whose parts are known; None where a part of it has no rows of its own."""
+    layout = attention.layout
+    if layout is None or not attention.parts:
+        return None
+    out = (attention.out, layout.out_orientation) if attention.out is not None else None
+    if out is not None and len(out[0].shape) < 2:
+        out = None
+    weights: tuple[Weight, ...] = tuple(
+        (info, stored.orientation, tuple(_biases(attention, info.name)))
+        for stored, info in zip(layout.weights, attention.weights, strict=True)
+    )
+    return Source(attention.layer, weights, out)
+
+
+def _biases(attention: Attention, name: str) -> list[Bias]:
+    return [
+        Bias(part.bias, _flat(part.heads), _flat(part.bias_heads))
+        for part in attention.parts
+        if part.bias is not None and part.weight.name == name
+    ]
+
+
+def _flat(runs: tuple[range, ...]) -> list[int]:
+    return [row for run in runs for row in run]
+
+
+def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:
+    """The sampled rows of every head of every part, as numbers among all sampled rows of the layer.
+
+    Returns:
+        int [heads, rows of a head] for ``q``, ``k``, ``v`` and ``o`` (columns of the output projection, from its
+        first); None where the heads do not keep their form when one row in ``stride`` is taken, or have heads
+        within heads.
+    """
+    if attention.geometry is None or attention.geometry.subheads:
+        return None
+    starts = _starts(attention)
+    index: dict[str, Array] = {}
+    for part in attention.parts:
+        rows = _sampled(part, stride)
+        if rows is None:
+            return None
+        index[part.name] = rows + starts[part.weight.name] // stride
+    out = attention.out
+    if out is not None and len(out.shape) > 1 and "v" in index:
+        assert attention.layout is not None
+        heads, width = attention.geometry.num_heads, int(index["v"].shape[1])
+        if shape_as_matrix(out, attention.layout.out_orientation)[1] == heads * width * stride:
+            index["o"] = np.arange(heads * width).reshape(heads, width)
+    return index
+
+
+def _starts(attention: Attention) -> dict[str, int]:
+    assert attention.layout is not None
+    totals = [
+        shape_as_matrix(info, stored.orientation)[0]
+        for stored, info in zip(attention.layout.weights, attention.weights, strict=True)
+    ]
+    names = [info.name for info in attention.weights]
+    return dict(zip(names, accumulate(totals, initial=0), strict=False))
+
+
+def _sampled(part: Part, stride: int) -> Array | None:
+    rows = np.array([list(run) for run in part.heads])
+    if stride == 1:
+        return rows
+    kept = rows[:, ::stride]
+    whole = rows.shape[1] % stride == 0 and kept.shape[1] >= 2 and not (kept % stride).any()
+    return kept // stride if whole else None

@@ -1,0 +1,79 @@
+"""Which rows of a head a rotary embedding turns together: halves (i, i + d/2) or neighbours (2i, 2i + 1).
+
+Rotary embeddings tie each row of Q to the same row and to one other of K: those two turn together. So the
+similarity of a row of Q with the partner of its own row in K follows a law of its own. Nothing else does that:
+in models without rotary embeddings such pairs are like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.inspection.evidence.blocksums import fitted
+from qkvinspect.inspection.evidence.sample import Sample
+
+Array = NDArray[Any]
+
+ENOUGH = 30.0
+"""The score of a pairing that is there: in models without rotary embeddings none was over 15."""
+
+AHEAD = 20.0
+"""By how much it must exceed the best of the other kind."""
+
+
+def pairings(width: int) -> dict[str, tuple[Array, Array]]:
+    """The pairs of rows under each way to turn a head of ``width`` rows, or its first half or quarter."""
+    found: dict[str, tuple[Array, Array]] = {}
+    for turned in (width, width // 2, width // 4):
+        if turned < 4 or turned % 2:
+            continue
+        rows = np.arange(turned // 2)
+        share = "" if turned == width else f" of the first {turned} rows"
+        found[f"halves{share}"] = rows, rows + turned // 2
+        found[f"neighbours{share}"] = 2 * rows, 2 * rows + 1
+    return found
+
+
+def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[str, float]:
+    """Twice the gain in log-likelihood of each pairing, less what chance gives; empty where it cannot be asked."""
+    if "q" not in index or "k" not in index or any(one.stride > 1 for one in samples):
+        return {}
+    width = index["k"].shape[1]
+    totals = dict.fromkeys(pairings(width), 0.0)
+    for sample in samples:
+        if sample.spaces[index["q"].flat[0]] != sample.spaces[index["k"].flat[0]]:
+            return {}
+        forward, backward = _crossed(sample, index)
+        for name, (first, second) in pairings(width).items():
+            chosen = np.zeros((width, width), bool)
+            chosen[first, second] = True
+            turned = max(second) + 1
+            among = np.triu(np.ones((width, width), bool), 1)
+            among[turned:] = among[:, turned:] = False
+            totals[name] += _gain(forward, backward, chosen, among & ~chosen)
+    return totals
+
+
+def _crossed(sample: Sample, index: Mapping[str, Array]) -> tuple[Array, Array]:
+    """For every query head, its similarities with its K: [heads, q row, k row] and the same transposed."""
+    q, k = index["q"], index["k"]
+    share = len(q) // len(k)
+    forward = np.stack([sample.scores[np.ix_(rows, k[head // share])] for head, rows in enumerate(q)])
+    return forward, forward.transpose(0, 2, 1)
+
+
+def _gain(forward: Array, backward: Array, chosen: Array, rest: Array) -> float:
+    first, second = _moments(forward, backward, chosen), _moments(forward, backward, rest)
+    together = first[0] + second[0], first[1] + second[1]
+    gained = fitted(*first) + fitted(*second) - fitted(*together)
+    return gained.value - gained.expected
+
+
+def _moments(forward: Array, backward: Array, mask: Array) -> tuple[float, Array]:
+    x, y = forward[:, mask].astype(np.float64), backward[:, mask].astype(np.float64)
+    sums = [x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]
+    return float(x.size), np.array(sums)

@@ -1,0 +1,196 @@
+"""A sample of a layer's weights, small enough to weigh at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from math import gcd
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.evidence.blocksums import Products
+from qkvinspect.inspection.evidence.gram import normal_scores
+from qkvinspect.sources import announce
+from qkvinspect.weights.reading import blocks, numbers
+from qkvinspect.weights.strided import Matrix, as_matrix, shape_as_matrix
+
+Array = NDArray[Any]
+
+MAX_ROWS = 1280
+"""Rows that are weighed of a layer, of all its weights together."""
+
+_KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
+
+MAX_COLUMNS = 2048
+"""Columns that are looked at of each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """Where the biases of some rows of a weight lie."""
+
+    info: TensorInfo
+    rows: Sequence[int]
+    entries: Sequence[int]
+
+
+Weight = tuple[TensorInfo, Orientation, tuple[Bias, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The stored tensors of one layer.
+
+    Attributes:
+        weights: with how they lie and their biases; their rows, one weight after the other, are what a
+            hypothesis divides.
+        out: the output projection, whose columns are tied to V's rows.
+    """
+
+    layer: str
+    weights: tuple[Weight, ...]
+    out: tuple[TensorInfo, Orientation] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """How many rows each weight has."""
+        return tuple(shape_as_matrix(info, orientation)[0] for info, orientation, _ in self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How alike the sampled rows of a layer are.
+
+    Attributes:
+        scores: normal scores among the rows of all weights and, after them, the columns of the output projection.
+        spaces: for each of these, which others it can be compared with: those with the same number. The rows of Q,
+            K and V read from the same stream that the output projection writes to.
+        columns: where the columns of the output projection begin; None where they say nothing.
+        stride: one row in so many was taken.
+    """
+
+    layer: str
+    scores: Array
+    spaces: Array
+    columns: int | None
+    stride: int
+    _kept: dict[object, Products] = field(default_factory=dict[object, Products], repr=False, compare=False)
+
+    def among(self, rows: Array, tied: Array | None = None) -> Products:
+        """The similarities among some rows, with those among the rows tied to them."""
+        return self._products(rows, rows, tied)
+
+    def between(self, rows: Array, others: Array) -> Products | None:
+        """The similarities between rows and other rows, if they can be compared."""
+        if self.spaces[rows.flat[0]] != self.spaces[others.flat[0]]:
+            return None
+        return self._products(rows, others, None)
+
+    def _products(self, rows: Array, columns: Array, tied: Array | None) -> Products:
+        """Numbers of heads differ in how they divide the same rows, so what they share is kept."""
+        key = rows.tobytes(), columns.tobytes(), None if tied is None else tied.tobytes()
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            second = None if tied is None else self._cut(tied, tied)
+            self._kept[key] = Products(self._cut(rows, columns), second)
+        return self._kept[key]
+
+    def _cut(self, rows: Array, columns: Array) -> Array:
+        return self.scores[np.ix_(rows.ravel(), columns.ravel())]
+
+
+def stride_of(rows: Sequence[int]) -> int:
+    """One row in how many is taken of weights with so many rows."""
+    stride = 1
+    common = gcd(*rows)
+    while sum(rows) > MAX_ROWS * stride and common % (2 * stride) == 0:
+        stride *= 2
+    return stride
+
+
+def take(source: Source, stride: int) -> Sample | None:
+    """Read a layer's sample; None where it says nothing or has no values of its own.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    announce(info.region for info in _stored(source))
+    found: list[Array] = []
+    for info, orientation, biases in source.weights:
+        values = _read(info, orientation, stride)
+        if values is None:
+            return None
+        found.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1))
+    columns = sum(map(len, found))
+    out = _read(*source.out, stride, columns=True) if source.out is not None else None
+    if out is None or not np.isfinite(out).all() or not out.any():
+        return _sample(source.layer, found, None, stride)
+    return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
+
+
+def _stored(source: Source) -> Iterator[TensorInfo]:
+    for info, _, biases in source.weights:
+        yield info
+        yield from (bias.info for bias in biases)
+    if source.out is not None:
+        yield source.out[0]
+
+
+def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int) -> Sample | None:
+    """Compare the rows of matrices of the same width with each other."""
+    spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
+    scores = np.zeros((len(spaces), len(spaces)), np.float32)
+    for width in set(spaces.tolist()):
+        (places,) = np.nonzero(spaces == width)
+        own = normal_scores(np.concatenate([values for values in found if values.shape[1] == width]))
+        if own is None:
+            return None
+        scores[np.ix_(places, places)] = own
+    return Sample(layer, scores, spaces, columns, stride)
+
+
+def _read(info: TensorInfo, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
+    """Every ``stride``-th row (or column) and a share of the other axis: float32 [sampled, others]."""
+    mini = info.dtype.mini
+    if info.dtype.kind != "float" or (mini is not None and 1 + mini.exponent + mini.mantissa < 8):
+        return None  # several numbers to a byte
+    try:
+        matrix = as_matrix(info, orientation)
+    except LayoutError:
+        return None
+    matrix = matrix.transposed if columns else matrix
+    if not matrix.rows or not matrix.cols:
+        return None
+    thin = -(-matrix.cols // MAX_COLUMNS)
+    if matrix.col_stride <= matrix.row_stride or matrix.rows == 1:
+        return _lines(matrix, stride)[:, ::thin]
+    return np.ascontiguousarray(_lines(matrix.transposed, thin)[:, ::stride].T)
+
+
+def _lines(matrix: Matrix, step: int) -> Array:
+    """Every ``step``-th row of a matrix whose rows lie together in the file, and nothing between them."""
+    wanted = [matrix] if step == 1 else [matrix.take(range(row, row + 1)) for row in range(0, matrix.rows, step)]
+    values = np.empty((sum(part.rows for part in wanted), matrix.cols), np.float32)
+    start = 0
+    for part in wanted:
+        for rows, cols, words in blocks(part):
+            with np.errstate(all="ignore"):  # float64 beyond float32, and signalling NaN: neither says anything
+                values[start + rows.start : start + rows.stop, cols] = numbers(words, matrix.info.dtype)[0]
+        start += part.rows
+    return values
+
+
+def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
+    """The bias of every sampled row as a column; 0 where there is none."""
+    column = np.zeros((count * stride, 1), np.float32)
+    for bias in biases:
+        values = _read(bias.info, "out_in", 1)
+        if values is not None:
+            column[list(bias.rows), 0] = values[list(bias.entries), 0]
+    return column[::stride]

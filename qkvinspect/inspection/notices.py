@@ -1,0 +1,86 @@
+"""What the reader of a report should know besides the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.checkpoint import Finding
+from qkvinspect.errors import UsageError
+from qkvinspect.inspection import solve as geometry
+from qkvinspect.inspection.report import Attention, Evidence, Verdict
+from qkvinspect.layouts.packing import describe
+
+SURE_TO_CONTRADICT = 0.999
+
+
+def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
+    """What the reader should know of how the number of heads was found, or not."""
+    for fact, reason in solution.rejected:
+        if fact.origin == "flag":
+            raise UsageError(f"--heads does not fit layer {layer!r}: {reason}", hint="see the shapes in `show`")
+        if fact.num_heads is not None:
+            text = f"{fact.origin} says {fact.num_heads} heads, but {reason}"
+            yield Finding("heads-do-not-fit", "warning", text, layer)
+    if solution.known:
+        for fact, sizes in solution.disagreeing:
+            if fact.origin.partition(":")[0] != solution.origin.partition(":")[0]:
+                text = f"{solution.origin} was used, but {fact.origin} says {describe(sizes)}"
+                yield Finding("heads-disagree", "warning", text, layer)
+        return
+    if solution.disagreeing:
+        said = "; ".join(
+            f"{fact.origin} says {fact.num_heads or sizes.num_heads}" for fact, sizes in solution.disagreeing
+        )
+        yield Finding("heads-ambiguous", "warning", f"{said}: --heads N settles it", layer)
+    elif solution.geometry is not None:
+        text = "the number of heads is in no tensor and no config: --heads N tells it"
+        if solution.possible:
+            text += f"; possible: {', '.join(map(str, solution.possible[:16]))}"
+            text += ", ..." if len(solution.possible) > 16 else ""
+        yield Finding("heads-unknown", "info", text, layer)
+    else:
+        text = "it cannot be split without the number of heads: --heads N or --heads N/KV tells it"
+        yield Finding("heads-needed", "warning", text, layer)
+
+
+def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> Iterator[Finding]:
+    """Where the weights contradict what was taken for granted, or were all that told.
+
+    Args:
+        packing: the packing that was taken for granted, in words.
+    """
+    layer = attention.layer
+    if evidence.turned is not None:
+        text = "the weights say that this matrix is stored the other way round than its layout has it"
+        yield Finding("orientation-against-weights", "warning", f"{text} {_sure(evidence.turned)}", layer)
+        return
+    packings, heads, known = evidence.packings, evidence.heads, attention.heads
+    if packings is not None and packings.decided and packing and packings.best.label != packing:
+        text = f"the layout says {packing}, the weights say {packings.best.label}"
+        yield Finding("packing-against-weights", "warning", f"{text} {_sure(packings)}", layer)
+    elif heads is None or not heads.decided:
+        return
+    elif attention.heads_from == "weights":
+        text = f"{heads.best.num_heads} heads are told by the weights alone"
+        yield Finding("heads-from-weights", "info", f"{text} {_sure(heads)}", layer)
+    elif known is not None and heads.best.num_heads != known.num_heads and heads.confidence > SURE_TO_CONTRADICT:
+        text = f"{attention.heads_from} says {known.num_heads} heads, the weights say {heads.best.num_heads}"
+        yield Finding("heads-against-weights", "warning", f"{text} {_sure(heads)}", layer)
+
+
+def _sure(verdict: Verdict) -> str:
+    percent = min(int(verdict.confidence * 10_000) / 100, 99.99)
+    return f"({percent:g} % sure; `qkvinspect explain --evidence` shows why)"
+
+
+def about_numbers(attention: Attention) -> Iterator[Finding]:
+    """What the norms themselves say, or why there are none."""
+    for part in attention.parts:
+        for what, measure in (("", part.measured), (" bias", part.bias_measured)):
+            if measure is not None and measure.nonfinite:
+                text = f"{part.name.upper()}{what} holds {measure.nonfinite} NaN or infinite values"
+                yield Finding("nonfinite", "warning", text, attention.layer)
+    kinds = {info.dtype.kind for info in attention.weights}
+    if not kinds <= {"float", "complex"}:
+        text = f"quantised: {attention.dtype} has no value without its scale, so there are no norms"
+        yield Finding("no-norms", "warning", text, attention.layer)

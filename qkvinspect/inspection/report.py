@@ -1,0 +1,263 @@
+"""What inspection finds, as plain dataclasses, and its form as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from qkvinspect.checkpoint import Checkpoint, Finding, Orientation, TensorInfo
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.layouts import Layout
+from qkvinspect.layouts.packing import Geometry, merge
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Frobenius norm of some rows, and how many of their values are NaN or infinite."""
+
+    norm: float
+    nonfinite: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Q, K or V of one layer: which rows of which stored tensor.
+
+    Attributes:
+        weight: the stored tensor; rows are counted along its output axis.
+        heads: the rows of each head, in order; a single entry where the number of heads is unknown.
+        bias: the stored tensor that holds the bias, or None.
+        bias_heads: the entries of the bias that belong to each head.
+        measured: of all the part's weights; None when norms were not asked for or have no meaning.
+        head_measures: of each head, as ``heads``.
+    """
+
+    name: str
+    weight: TensorInfo
+    orientation: Orientation
+    in_features: int
+    heads: tuple[range, ...]
+    bias: TensorInfo | None = None
+    bias_heads: tuple[range, ...] = ()
+    measured: Measure | None = None
+    bias_measured: Measure | None = None
+    head_measures: tuple[Measure, ...] = ()
+
+    @property
+    def rows(self) -> tuple[range, ...]:
+        """The part's rows, neighbouring heads joined."""
+        return merge(self.heads)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[out, in] of the part on its own, as nn.Linear would store it."""
+        return sum(map(len, self.heads)), self.in_features
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A hypothesis and how well it explains the weights.
+
+    Attributes:
+        label: the packing; "" where only heads are in question.
+        score: twice the log-likelihood gained over no heads at all (or over the worst packing weighed), less
+            what its parameters gain by chance; summed over the layers.
+        explained_by: a larger number of heads that explains it: put together in any other order, those heads
+            reach about the same score.
+    """
+
+    label: str
+    num_heads: int
+    score: float
+    explained_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the weights themselves say to a question.
+
+    Attributes:
+        weighed: all hypotheses, the likeliest first, those that others explain last.
+        layers: the layers that were weighed.
+        noise: the score that weights without heads hardly ever reach.
+        confidence: how probable it is that the first is right, if one of them is; 0 where the heads do not
+            stand out from noise.
+        decided: whether that is sure enough to be given as an answer.
+    """
+
+    weighed: tuple[Weighed, ...]
+    layers: tuple[str, ...]
+    noise: float
+    confidence: float
+    decided: bool
+
+    @property
+    def best(self) -> Weighed:
+        return self.weighed[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the weights of a stack of layers say of its heads and packing.
+
+    Attributes:
+        packings: None where the tensors can be divided in one way only.
+        turned: the heads if the weights lay the other way round, where that explains them far better.
+        turns: which rows of a head a rotary embedding turns together, by label; None where it was not asked.
+        profile: (rows apart, how much two rows of a part that lie so far apart are tied, in nats a pair), in
+            equal steps; empty where it was not asked for.
+    """
+
+    heads: Verdict | None
+    packings: Verdict | None = None
+    turned: Verdict | None = None
+    turns: Verdict | None = None
+    profile: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One attention module of a checkpoint.
+
+    Attributes:
+        layer: the module's name as stored in the file.
+        layout: how it is stored; None where the candidates cannot be told apart.
+        layout_from: what decided that.
+        candidates: ids of the layouts that it may be, if there is more than one.
+        geometry: the sizes; one "head" a part where the number of heads is unknown; None where the parts
+            cannot be told apart.
+        heads_from: where that number came from, as in the JSON contract; "unknown".
+        possible_heads: the counts that the shapes allow, where it is unknown.
+        evidence: what the weights say, where they were asked.
+    """
+
+    layer: str
+    layout: Layout | None
+    layout_from: str
+    candidates: tuple[str, ...]
+    tensors: dict[str, str]
+    dtype: str
+    embed_dim: int | None
+    geometry: Geometry | None = None
+    heads_from: str = "unknown"
+    possible_heads: tuple[int, ...] = ()
+    parts: tuple[Part, ...] = ()
+    weights: tuple[TensorInfo, ...] = ()
+    out: TensorInfo | None = None
+    extras: tuple[tuple[TensorInfo, str], ...] = ()
+    evidence: Evidence | None = None
+
+    @property
+    def heads(self) -> Geometry | None:
+        """The sizes of the heads, or None where their number is unknown."""
+        return None if self.heads_from == "unknown" else self.geometry
+
+    def part(self, name: str) -> Part | None:
+        """``q``, ``k`` or ``v``; None where the layer does not hold it or it cannot be told."""
+        return next((part for part in self.parts if part.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that ``show`` prints.
+
+    Attributes:
+        selected: whether --layer left some modules out.
+    """
+
+    checkpoint: Checkpoint
+    attentions: tuple[Attention, ...]
+    findings: tuple[Finding, ...]
+    selected: bool = False
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON contract: see report.schema.json."""
+        checkpoint = self.checkpoint
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "checkpoint": {
+                "path": checkpoint.path,
+                "format": checkpoint.format,
+                "container": checkpoint.container,
+                "num_files": checkpoint.num_files,
+                "num_tensors": len(checkpoint.tensors),
+                "num_bytes": checkpoint.num_bytes,
+            },
+            "attentions": [_attention(attention) for attention in self.attentions],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def _attention(attention: Attention) -> dict[str, object]:
+    layout, heads = attention.layout, attention.heads
+    return {
+        "layer": attention.layer,
+        "layout": layout.id if layout else None,
+        "layout_from": attention.layout_from,
+        "candidates": list(attention.candidates),
+        "kind": layout.kind if layout else None,
+        "tensors": attention.tensors,
+        "stored": {info.name: list(info.shape) for info in attention.weights},
+        "dtype": attention.dtype,
+        "embed_dim": attention.embed_dim,
+        "num_heads": heads.num_heads if heads else None,
+        "num_kv_heads": heads.num_kv_heads if heads else None,
+        "head_dim": heads.width("q") if heads else None,
+        "v_head_dim": heads.width("v") if heads else None,
+        "num_heads_from": attention.heads_from,
+        "possible_num_heads": list(attention.possible_heads),
+        "evidence": _evidence(attention.evidence),
+        **{name: _part(attention, attention.part(name)) for name in ("q", "k", "v")},
+        "extras": {info.name: meaning for info, meaning in attention.extras},
+    }
+
+
+def _evidence(evidence: Evidence | None) -> dict[str, object] | None:
+    """The answers, without the weighing."""
+    if evidence is None:
+        return None
+    heads, packings = evidence.heads, evidence.packings
+    return {
+        "num_heads": heads.best.num_heads if heads and heads.decided else None,
+        "num_heads_confidence": round(heads.confidence, 4) if heads else None,
+        "packing": packings.best.label if packings and packings.decided else None,
+        "packing_confidence": round(packings.confidence, 4) if packings else None,
+    }
+
+
+def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
+    if part is None:
+        return None
+    heads: list[dict[str, object]] = []
+    if attention.heads is not None:
+        measures: Sequence[Measure | None] = part.head_measures or [None] * len(part.heads)
+        heads = [
+            {"head": head, "rows": row_ranges([rows]), **_measure(measure)}
+            for head, (rows, measure) in enumerate(zip(part.heads, measures, strict=True))
+        ]
+    return {
+        "shape": list(part.shape),
+        "rows": row_ranges(part.rows),
+        **_measure(part.measured),
+        "bias_norm": number(part.bias_measured.norm) if part.bias_measured else None,
+        "bias_nonfinite": part.bias_measured.nonfinite if part.bias_measured else None,
+        "heads": heads,
+    }
+
+
+def _measure(measure: Measure | None) -> dict[str, object]:
+    if measure is None:
+        return {"norm": None, "nonfinite": None}
+    return {"norm": number(measure.norm), "nonfinite": measure.nonfinite}
+
+
+def row_ranges(rows: Sequence[range]) -> list[list[int]]:
+    """Half-open ranges as [start, stop], with the step as a third number where it is not 1."""
+    return [[r.start, r.stop] if r.step == 1 else [r.start, r.stop, r.step] for r in rows]
+
+
+def number(value: float) -> float | str:
+    """A float, or "nan", "inf" or "-inf" where JSON has no number for it."""
+    return value if math.isfinite(value) else str(value)

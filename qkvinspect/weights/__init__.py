@@ -1,0 +1,1 @@
+"""From stored bytes to numbers: reading in pieces, sums of squares, copying, tensors of torch."""

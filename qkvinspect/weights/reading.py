@@ -1,0 +1,192 @@
+"""Reading tensors piece by piece: bounded memory, any strides, any byte order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.checkpoint import BLOCK, ByteOrder
+from qkvinspect.dtypes import DTYPES, DType
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.strided import Matrix
+
+Array = NDArray[Any]
+
+_WORDS = {8: "u1", 16: "u2", 32: "u4", 64: "u8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a matrix that is read at once.
+
+    Attributes:
+        rows, cols: what it holds of the matrix.
+        offset, shape, strides: how that lies in the storage, the axis of larger steps first; in units.
+        across: whether that axis is the columns.
+    """
+
+    matrix: Matrix
+    rows: slice
+    cols: slice
+    offset: int
+    shape: tuple[int, int]
+    strides: tuple[int, int]
+    across: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Of its own elements."""
+        return self.shape[0] * self.shape[1] * self.matrix.unit // 8
+
+    def read(self) -> Array:
+        """The stored words, [rows, columns]."""
+        size = self.matrix.unit // 8
+        reach = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) + 1
+        data = self.matrix.info.region.read(self.offset * size, reach * size)
+        words = np.ndarray(self.shape, _word(self.matrix), data, 0, tuple(step * size for step in self.strides))
+        words = words if words.dtype.isnative else words.astype(words.dtype.newbyteorder("="))
+        return words.T if self.across else words
+
+
+def spans(matrix: Matrix, limit: int) -> Iterator[Span]:
+    """Cut a matrix into pieces of about ``limit`` bytes, in the order of the file; nothing is read yet."""
+    if not matrix.rows or not matrix.cols:
+        return
+    across = matrix.col_stride > matrix.row_stride  # columns lie further apart: read by columns
+    outer, outer_stride = (matrix.cols, matrix.col_stride) if across else (matrix.rows, matrix.row_stride)
+    inner, inner_stride = (matrix.rows, matrix.row_stride) if across else (matrix.cols, matrix.col_stride)
+    room = max(limit // (matrix.unit // 8), 1)
+    inner_step = min(inner, max(room // max(inner_stride, 1) // matrix.grain, 1) * matrix.grain)
+    span = (inner_step - 1) * inner_stride + 1
+    outer_step = max((room - span) // max(outer_stride, 1) + 1, 1) if span <= room else 1
+    for first in range(0, outer, outer_step):
+        many = min(outer_step, outer - first)
+        for start in range(0, inner, inner_step):
+            count = min(inner_step, inner - start)
+            offset = matrix.offset + first * outer_stride + start * inner_stride
+            sides = slice(first, first + many), slice(start, start + count)
+            rows, cols = reversed(sides) if across else sides
+            yield Span(matrix, rows, cols, offset, (many, count), (outer_stride, inner_stride), across)
+
+
+def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, Array]]:
+    """Read a matrix in pieces of about ``limit`` bytes, in the order of the file.
+
+    Yields:
+        rows, columns, and the stored words there: unsigned integers of the unit's width, or complex
+        numbers, in the machine's byte order, of shape [rows, columns].
+    """
+    for span in spans(matrix, limit):
+        yield span.rows, span.cols, span.read()
+
+
+def _word(matrix: Matrix) -> np.dtype[Any]:
+    return stored_words(matrix.info.dtype, matrix.unit, matrix.info.byteorder)
+
+
+def stored_words(dtype: DType, unit: int, byteorder: ByteOrder = "little") -> np.dtype[Any]:
+    """The unsigned integers, of ``unit`` bits, that ``blocks`` yields and ``read_rows`` joins."""
+    order = "<" if byteorder == "little" else ">"
+    if dtype.kind == "complex":
+        half = f"{order}u{dtype.bits // 16}"
+        return np.dtype([("real", half), ("imag", half)])
+    return np.dtype(order + _WORDS[unit])
+
+
+def numbers(words: Array, dtype: DType) -> list[Array]:
+    """Turn stored words into float32 or float64 of the same values; complex numbers give two arrays.
+
+    Args:
+        words: as ``blocks`` yields them, [rows, columns].
+    """
+    if dtype.kind == "complex":
+        half = DTYPES[{128: "float64", 64: "float32", 32: "float16"}[dtype.bits]]
+        return [numbers(words[part], half)[0] for part in ("real", "imag")]
+    if dtype.mini is not None:
+        if dtype.bits == 16:  # bfloat16 is the upper half of a float32
+            return [(words.astype(np.uint32) << 16).view(np.float32)]
+        return [_mini_table(dtype)[_codes(words, dtype)]]
+    match dtype.kind:
+        case "float":
+            values = words.view(f"f{dtype.bits // 8}")
+            with np.errstate(invalid="ignore"):  # signalling NaN
+                return [values.astype(np.float32) if dtype.bits == 16 else values]
+        case "int":
+            return [words.view(f"i{dtype.bits // 8}").astype(np.float64)]
+        case _:
+            return [words.astype(np.float64)]
+
+
+def _codes(words: Array, dtype: DType) -> Array:
+    """The bit patterns of mini floats: one a byte, or several packed, the lowest bits first."""
+    width = 1 + dtype.mini.exponent + dtype.mini.mantissa if dtype.mini else 8
+    if width >= 8:
+        return words
+    bits = np.unpackbits(np.ascontiguousarray(words), axis=1, bitorder="little")
+    grouped = bits.reshape(len(words), -1, width)
+    return grouped @ (1 << np.arange(width, dtype=np.uint8))
+
+
+def _mini_table(dtype: DType) -> Array:
+    """The float32 value of every bit pattern of a float of at most 8 bits."""
+    mini = dtype.mini
+    assert mini is not None
+    codes = np.arange(1 << min(8, 1 + mini.exponent + mini.mantissa), dtype=np.int64)
+    if mini.specials == "e8m0":
+        values = np.exp2(codes - float(mini.bias))
+        values[-1] = np.nan
+        return values.astype(np.float32)
+    mantissa = codes & ((1 << mini.mantissa) - 1)
+    exponent = (codes >> mini.mantissa) & ((1 << mini.exponent) - 1)
+    sign = np.where(codes >> (mini.mantissa + mini.exponent), -1.0, 1.0)
+    step = 2.0**-mini.mantissa
+    fraction = np.where(exponent == 0, mantissa * step, 1 + mantissa * step)
+    values = sign * fraction * np.exp2(np.maximum(exponent, 1) - float(mini.bias))
+    top = exponent == (1 << mini.exponent) - 1
+    match mini.specials:
+        case "ieee":
+            values[top] = np.where(mantissa[top] == 0, sign[top] * np.inf, np.nan)
+        case "fn":
+            values[top & (mantissa == (1 << mini.mantissa) - 1)] = np.nan
+        case "fnuz":
+            values[(sign < 0) & (exponent == 0) & (mantissa == 0)] = np.nan
+        case _:
+            pass
+    return values.astype(np.float32)
+
+
+def read_rows(matrix: Matrix, rows: Iterable[range], limit: int = BLOCK) -> Iterator[bytes]:
+    """The bytes of some rows, row-major and little-endian, in pieces of about ``limit`` bytes."""
+    row_bytes = matrix.cols * matrix.unit // 8
+    step = max(limit // max(row_bytes, 1), 1)
+    for run in rows:
+        for start in range(0, len(run), step):
+            yield _gather(matrix.take(run[start : start + step]))
+
+
+def gather(matrix: Matrix, rows: Iterable[range]) -> Array:
+    """The stored words of some rows, in the order given: [rows, columns], as ``blocks`` yields them.
+
+    All are held at once: the caller asks for few enough.
+    """
+    pieces = [matrix.take(run) for run in rows]
+    out = np.empty((sum(piece.rows for piece in pieces), matrix.cols), _word(matrix).newbyteorder("="))
+    start = 0
+    for piece in pieces:
+        for down, across, words in blocks(piece):
+            out[start + down.start : start + down.stop, across] = words
+        start += piece.rows
+    return out
+
+
+def _gather(matrix: Matrix) -> bytes:
+    if matrix.plain:
+        size = matrix.unit // 8
+        return matrix.info.region.read(matrix.offset * size, matrix.rows * matrix.cols * size)
+    out = np.empty((matrix.rows, matrix.cols), _word(matrix).newbyteorder("<"))
+    for rows, cols, words in blocks(matrix):
+        out[rows, cols] = words
+    return out.tobytes()
