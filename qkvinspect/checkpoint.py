@@ -105,7 +105,7 @@ class Region:
 
     def part(self, offset: int, nbytes: int) -> Region:
         """Some of its bytes; what holds for all holds for them."""
-        return _Part(self, offset, nbytes)
+        return _RegionPart(self, offset, nbytes)
 
     def place(self, offset: int) -> tuple[ByteSource, int] | None:
         """Where in which file the byte at ``offset`` lies, all others around it; None where they lie otherwise.
@@ -122,7 +122,7 @@ class Region:
         return self.source.read(self.start + offset, length)
 
 
-class _Part(Region):
+class _RegionPart(Region):
     def __init__(self, whole: Region, offset: int, nbytes: int) -> None:
         super().__init__(whole.source, lambda: whole.start + offset, nbytes)
         self._whole = whole

@@ -13,7 +13,7 @@ import torch
 from qkvinspect.checkpoint import Orientation, Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import CheckpointError
-from qkvinspect.export.pieces import Piece, Run, copy, spans
+from qkvinspect.export.pieces import OutputTensor, RowRun, copy, spans
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile, Window
 from qkvinspect.weights import copying
@@ -60,9 +60,9 @@ def copied(info: TensorInfo, rows: tuple[range, ...], target: Path, orientation:
     told: list[int] = []
     with target.open("wb") as file:
         file.write(b"head")
-        runs = tuple(Run(run, info, orientation) for run in rows)
+        runs = tuple(RowRun(run, info, orientation) for run in rows)
         copy(
-            spans(Piece("w", (sum(map(len, rows)), as_matrix(info, orientation).cols), info.dtype, runs)),
+            spans(OutputTensor("w", (sum(map(len, rows)), as_matrix(info, orientation).cols), info.dtype, runs)),
             file,
             told.append,
         )

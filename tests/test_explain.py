@@ -15,7 +15,7 @@ from qkvinspect.explain.snippet import python
 from qkvinspect.explain.verify import verify
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.layouts import Layout, Stored
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
 CODEGEN = Packing(("q", "v", "k"), 4)
@@ -57,8 +57,8 @@ def test_the_code_of_every_packing(tmp_path: Path, packing: Packing, orientation
     weight = torch.randn(total, 16)
     stored = weight if orientation == "out_in" else weight.T.contiguous()
     save_file({"a.w.weight": stored, "a.w.bias": weight[:, 0].clone()}, tmp_path / "model.safetensors")
-    layout = Layout("x", "X", (Stored("w.weight", packing, orientation),), "x.py", "proven",
-                    biases=(Stored("w.bias", packing),))  # fmt: skip
+    layout = Layout("x", "X", (StoredWeight("w.weight", packing, orientation),), "x.py", "proven",
+                    biases=(StoredWeight("w.bias", packing),))  # fmt: skip
     with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
         (attention,) = inspect(checkpoint, Options(heads=(f"{heads}/{kv}",), norms=False), layouts=(layout,)).attentions
         scope = execute(python(attention, checkpoint))
@@ -109,7 +109,7 @@ def test_grouped_queries_are_explained(samples: Path, run) -> None:
 
 def test_ambiguity_is_explained(tmp_path: Path) -> None:
     layouts = tuple(
-        Layout(name, name, (Stored("qkv.weight", packing),), "x.py", "proven", needs_config=True)
+        Layout(name, name, (StoredWeight("qkv.weight", packing),), "x.py", "proven", needs_config=True)
         for name, packing in (("one", QKV), ("two", PER_HEAD))
     )
     save_file({"a.qkv.weight": torch.zeros(24, 8)}, tmp_path / "model.safetensors")

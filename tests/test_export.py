@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from qkvinspect.export import split_pieces, write
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.layouts import Layout, Stored
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import PER_HEAD, QKV
 from qkvinspect.weights.reading import BLOCK
 
@@ -100,7 +100,7 @@ def test_float4_changes_its_count_with_the_format(tmp_path: Path, run) -> None:
 @pytest.mark.parametrize("packing", [QKV, PER_HEAD], ids=["blocked", "per head"])
 def test_views_are_gathered(tmp_path: Path, weight: torch.Tensor, packing: Any) -> None:
     torch.save({"a.w": weight}, tmp_path / "model.pt")
-    layout = Layout("x", "X", (Stored("w", packing),), "x.py", "proven", kv_heads="equal")
+    layout = Layout("x", "X", (StoredWeight("w", packing),), "x.py", "proven", kv_heads="equal")
     with open_checkpoint(tmp_path / "model.pt") as checkpoint:
         report = inspect(checkpoint, Options(heads=("4",), norms=False), layouts=(layout,))
         write(report, split_pieces(report), tmp_path / "qkv.safetensors")

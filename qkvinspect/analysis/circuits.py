@@ -38,7 +38,7 @@ class Factor:
         return self.rows[index * width : (index + 1) * width]
 
 
-class Side:
+class CircuitSide:
     """A factor with what is reckoned of it once."""
 
     def __init__(self, factor: Factor) -> None:
@@ -75,12 +75,12 @@ def _triangle(gram: Array, rows: Array) -> tuple[Array, Array]:
     return small, singular_values(small)
 
 
-def circuit(left: Side, right: Side, pair: tuple[int, int]) -> Spectrum:
+def circuit(left: CircuitSide, right: CircuitSide, pair: tuple[int, int]) -> Spectrum:
     """Of left[i]^T right[j]."""
     return spectrum_of(singular_values(left.small[pair[0]].T @ right.small[pair[1]]))
 
 
-def inner_products(left: Side, right: Side, pairs: Sequence[tuple[int, int]]) -> Array:
+def inner_products(left: CircuitSide, right: CircuitSide, pairs: Sequence[tuple[int, int]]) -> Array:
     """<left[i]^T right[j], left[k]^T right[l]> of all pairs (i, j) and (k, l)."""
     ones, others = (list(side) for side in zip(*pairs, strict=True))
     products = [
@@ -103,7 +103,9 @@ def most_similar(products: Array) -> list[Similar | None]:
     return found
 
 
-def symmetric_share(factors: tuple[Factor, Factor], sides: tuple[Side, Side], pair: tuple[int, int]) -> float | None:
+def symmetric_share(
+    factors: tuple[Factor, Factor], sides: tuple[CircuitSide, CircuitSide], pair: tuple[int, int]
+) -> float | None:
     """The share of the squared Frobenius norm of W_Q^T W_K in its symmetric part; None if not square, or zero."""
     query, key = (factor.head(head) for factor, head in zip(factors, pair, strict=True))
     if query.shape[1] != key.shape[1]:

@@ -9,7 +9,7 @@ from math import sqrt
 import numpy as np
 
 from qkvinspect.analysis.bounds import Bound, Bounds
-from qkvinspect.analysis.circuits import Factor, Side, circuit, inner_products, most_similar, symmetric_share
+from qkvinspect.analysis.circuits import CircuitSide, Factor, circuit, inner_products, most_similar, symmetric_share
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
 from qkvinspect.analysis.spectra import reduced, singular_values
 from qkvinspect.analysis.weights import has_values, of_output, of_part
@@ -80,7 +80,7 @@ class _UnusableError(Exception):
 class _Pair:
     """What two factors give: of each circuit, None where a factor is not stored."""
 
-    sides: Mapping[str, Side]
+    sides: Mapping[str, CircuitSide]
     circuits: Sequence[Spectrum | None]
     similar: Sequence[Similar | None]
     symmetric: Sequence[float | None] = ()
@@ -118,7 +118,7 @@ def _factors(
 
 
 def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -> _Pair:
-    sides = {name: Side(factor) for name, factor in factors.items()}
+    sides = {name: CircuitSide(factor) for name, factor in factors.items()}
     pairs = _query_pairs(geometry)
     if len(sides) < 2 or geometry.width("q") != geometry.width("k"):
         none = [None] * len(pairs)
@@ -131,7 +131,7 @@ def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -
 
 
 def _ov(factors: Mapping[str, Factor], geometry: Geometry) -> _Pair:
-    sides = {name: Side(factor) for name, factor in factors.items()}
+    sides = {name: CircuitSide(factor) for name, factor in factors.items()}
     pairs = [(head, geometry.kv_head(head)) for head in range(geometry.num_heads)]
     if len(sides) < 2:
         none = [None] * len(pairs)

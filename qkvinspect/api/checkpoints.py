@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.export.parts import Source, source_of
-from qkvinspect.export.pieces import Piece, Run, contents, spans
+from qkvinspect.export.parts import StoredPart, source_of
+from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.row_runs import count, merged
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, for_all, inspect
@@ -31,7 +31,7 @@ class Rows:
         bias: that of the same rows, or None.
     """
 
-    piece: Piece
+    piece: OutputTensor
     bias: Rows | None = None
 
     @property
@@ -98,7 +98,7 @@ class Layer:
     report: Attention
 
     @cached_property
-    def _source(self) -> Source:
+    def _source(self) -> StoredPart:
         return source_of(self.report)
 
     @property
@@ -185,7 +185,7 @@ def open(
     return opened
 
 
-def _share(runs: tuple[Run, ...], head: tuple[int, int] | None) -> tuple[Run, ...]:
+def _share(runs: tuple[RowRun, ...], head: tuple[int, int] | None) -> tuple[RowRun, ...]:
     """All rows of a part, or those that one of so many query heads uses."""
     if head is None:
         return merged(runs)
@@ -196,11 +196,11 @@ def _share(runs: tuple[Run, ...], head: tuple[int, int] | None) -> tuple[Run, ..
     return (runs[index * len(runs) // heads],)
 
 
-def _piece(name: str, runs: tuple[Run, ...], *, matrix: bool = False) -> Piece:
+def _piece(name: str, runs: tuple[RowRun, ...], *, matrix: bool = False) -> OutputTensor:
     info = _stored(runs)
     shape = (count(runs), shape_as_matrix(info, runs[0].orientation)[1]) if matrix else (count(runs),)
-    return Piece(name, shape, info.dtype, runs)
+    return OutputTensor(name, shape, info.dtype, runs)
 
 
-def _stored(runs: tuple[Run, ...]) -> TensorInfo:
+def _stored(runs: tuple[RowRun, ...]) -> TensorInfo:
     return next(run.info for run in runs if run.info is not None)

@@ -9,7 +9,7 @@ from qkvinspect.checkpoint import Checkpoint, Config, Orientation, Region, Tenso
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import UsageError
 from qkvinspect.export.naming import DEFAULT
-from qkvinspect.export.pieces import Piece, Run
+from qkvinspect.export.pieces import OutputTensor, RowRun
 from qkvinspect.export.plan import Plan, Target, convert_whole, split_whole
 from qkvinspect.inspection import for_all, inspect
 from qkvinspect.inspection.report import Report
@@ -122,7 +122,7 @@ def _run(plan: Plan, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {piece.name: _tensor(piece, state_dict) for piece in plan.pieces}
 
 
-def _tensor(piece: Piece, state_dict: Mapping[str, Tensor]) -> Tensor:
+def _tensor(piece: OutputTensor, state_dict: Mapping[str, Tensor]) -> Tensor:
     import torch
 
     if piece.whole is not None:
@@ -135,7 +135,7 @@ def _tensor(piece: Piece, state_dict: Mapping[str, Tensor]) -> Tensor:
     return whole if whole.shape == piece.shape else whole.reshape(piece.shape)
 
 
-def _rows(run: Run, state_dict: Mapping[str, Tensor], like: Tensor) -> Tensor:
+def _rows(run: RowRun, state_dict: Mapping[str, Tensor], like: Tensor) -> Tensor:
     if run.info is None:
         return like.new_zeros(len(run.rows))
     matrix = _as_matrix(state_dict[run.info.name], run.orientation)

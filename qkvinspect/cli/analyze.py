@@ -73,7 +73,7 @@ def analyze(
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
     from qkvinspect.render.analysis import analysis_renderer
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
     if values and (sort or top or heat):
         raise UsageError("--values shows no figures to rank or to draw", hint="leave out --values, or the others")
@@ -89,7 +89,7 @@ def analyze(
                 analysis = Analysis(found, values=tuple(value_statistics(found, bar.advance)))
             else:
                 analysis = Analysis(found, tuple(figures(found, progress=bar.advance)), sort=ranked, top=top)
-    view = View(per_head, options.terminal_width(), options.wants_colour())
+    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
     if drawn is not None:
         options.draw(grid(drawn, analysis.layers), checkpoint, view, plot, force=force)
     else:

@@ -103,7 +103,7 @@ def check(
     for flag, file in (("--baseline", baseline), ("--write-baseline", write_baseline)):
         if file is not None and len(found) > 1:
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
-    job = _Job(
+    job = _CheckJob(
         policy=_policy(select, ignore, fail_on),
         open=lambda path: options.load(path, container, config, limit, download),
         inspect=lambda opened: options.report(
@@ -127,7 +127,7 @@ def check(
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _CheckJob:
     """What to do with each checkpoint."""
 
     policy: Policy
@@ -203,12 +203,12 @@ def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:
 def _print(results: Sequence[Checked], format: str | None, output: Path | None) -> None:
     from qkvinspect.atomic import new_file
     from qkvinspect.render.checks import check_renderer
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
-    view = View(colour=options.wants_colour())
+    view = ViewOptions(colour=options.wants_colour())
     if output is not None:
         with new_file(output, force=True) as file:
-            file.write(check_renderer(format or "text").render(results, View()).encode())
+            file.write(check_renderer(format or "text").render(results, ViewOptions()).encode())
         format = None
     sys.stdout.write(check_renderer(format or "text").render(results, view))
     if format is None and os.environ.get("GITHUB_ACTIONS") == "true":

@@ -74,7 +74,7 @@ def diff(
     from qkvinspect.diff import DiffOptions, compare
     from qkvinspect.errors import UsageError
     from qkvinspect.render.difference import difference_renderer
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
     ask = "wanted" if evidence else "none"
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
@@ -91,7 +91,7 @@ def diff(
         wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance)
         with Bar("comparing") as bar:
             found = compare(before, after, wanted, bar.advance)
-    view = View(per_head, options.terminal_width(), options.wants_colour())
+    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
     sys.stdout.write(difference_renderer(str(format)).render(found, view))
     if not found.same:
         raise typer.Exit(1)

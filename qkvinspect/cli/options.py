@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qkvinspect.checkpoint import Checkpoint
     from qkvinspect.inspection import Options
     from qkvinspect.inspection.report import Report
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
 T = TypeVar("T")
 
@@ -172,7 +172,7 @@ def require_plottable(plot: Path | None, heat: str | None, *, force: bool) -> No
     plots.require_plottable(plot, force=force)
 
 
-def draw(grid: Grid, checkpoint: Checkpoint, view: View, plot: Path | None, *, force: bool) -> None:
+def draw(grid: Grid, checkpoint: Checkpoint, view: ViewOptions, plot: Path | None, *, force: bool) -> None:
     """A heat map, into a file or onto stdout."""
     if plot is not None:
         from qkvinspect.render import plots

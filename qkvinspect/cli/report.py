@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qkvinspect.checkpoint import Finding
     from qkvinspect.diff import Difference
     from qkvinspect.inspection.report import Report
-    from qkvinspect.render.html import Side
+    from qkvinspect.render.html import PageSide
 
 
 def report(
@@ -124,16 +124,16 @@ def _chosen(found: Sequence[Report], difference: Difference) -> list[Report]:
     ]
 
 
-def _side(label: str, found: Report, *, analysis: bool) -> Side:
+def _side(label: str, found: Report, *, analysis: bool) -> PageSide:
     from qkvinspect.analysis import analyze
     from qkvinspect.cli.progress import Bar
-    from qkvinspect.render.html import Side
+    from qkvinspect.render.html import PageSide
 
     findings = tuple(_findings(found))
     if not analysis:
-        return Side(label, found, findings)
+        return PageSide(label, found, findings)
     with Bar("analysing") as bar:
-        return Side(label, found, findings, tuple(analyze(found, progress=bar.advance)))
+        return PageSide(label, found, findings, tuple(analyze(found, progress=bar.advance)))
 
 
 def _findings(found: Report) -> list[Finding]:

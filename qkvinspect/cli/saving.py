@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from qkvinspect.export import How, Piece, Plan, Target
+    from qkvinspect.export import How, OutputTensor, Plan, Target
     from qkvinspect.inspection.report import Report
 
 Out = Annotated[
@@ -73,7 +73,7 @@ def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: 
     return look("wanted") if evidence and any(asked) else found
 
 
-def save(report: Report, pieces: Sequence[Piece], out: Path, how: How, *, layers: int, dry_run: bool) -> None:
+def save(report: Report, pieces: Sequence[OutputTensor], out: Path, how: How, *, layers: int, dry_run: bool) -> None:
     """Write the pieces, or say what would be written."""
     from qkvinspect.cli.progress import Bar
     from qkvinspect.export import require_possible, shards, write
@@ -97,7 +97,7 @@ def save(report: Report, pieces: Sequence[Piece], out: Path, how: How, *, layers
             note(f"{finding.severity}: {message}")
 
 
-def explain_rest(report: Report, pieces: Sequence[Piece], out: Path) -> None:
+def explain_rest(report: Report, pieces: Sequence[OutputTensor], out: Path) -> None:
     """Say what of a checkpoint did not come along."""
     from qkvinspect.export.ties import shared
     from qkvinspect.render.text import count

@@ -14,7 +14,7 @@ from qkvinspect.cli import options
 
 if TYPE_CHECKING:
     from qkvinspect.scans.engine import Engine
-    from qkvinspect.scans.rows import Job
+    from qkvinspect.scans.rows import ScanJob
 
 
 def scan(
@@ -134,12 +134,12 @@ def _job(
     limits: list[str] | None,
     *,
     evidence: bool,
-) -> Job:
+) -> ScanJob:
     """What is asked of each checkpoint; what would be wrong for all of them is said now."""
     from qkvinspect.formats import configs
     from qkvinspect.formats.limits import parse
     from qkvinspect.inspection.facts.heads import parse_flag
-    from qkvinspect.scans.rows import Job, parse_columns
+    from qkvinspect.scans.rows import ScanJob, parse_columns
     from qkvinspect.sources import is_remote
 
     asked = options.asked(
@@ -150,10 +150,10 @@ def _job(
     if config is not None:
         configs.named(config)
         config = config if is_remote(config) else str(Path(config).absolute())  # workers have a folder of their own
-    return Job(parse_columns(columns), asked, container, config, str(Path.cwd()), parse(limits or ()))
+    return ScanJob(parse_columns(columns), asked, container, config, str(Path.cwd()), parse(limits or ()))
 
 
-def _about(job: Job) -> dict[str, object]:
+def _about(job: ScanJob) -> dict[str, object]:
     from dataclasses import asdict
 
     from qkvinspect import __version__

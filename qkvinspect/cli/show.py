@@ -53,7 +53,7 @@ def show(
     """
     from qkvinspect.errors import UsageError
     from qkvinspect.render import renderer
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
     if heat is not None:
         from qkvinspect.analysis.grid import NORMS
@@ -64,7 +64,7 @@ def show(
     ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
-    view = View(per_head, options.terminal_width(), options.wants_colour())
+    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid
 

@@ -57,7 +57,7 @@ def trend(
     """
     from qkvinspect.errors import UsageError
     from qkvinspect.render.trend import trend_renderer
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
     from qkvinspect.scans.series import read
     from qkvinspect.scans.trend import trend as summed_up
 
@@ -69,7 +69,7 @@ def trend(
         from qkvinspect.render.trend.plot import plot as draw
 
         draw(found, plot, force=force)
-    view = View(per_head, options.terminal_width(), options.wants_colour())
+    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
     sys.stdout.write(trend_renderer(str(format)).render(found, view))
     if found.failed:
         raise typer.Exit(1)

@@ -4,14 +4,14 @@ A plan says what every tensor to write consists of; nothing is read before it is
 """
 
 from qkvinspect.export.files import SUFFIXES, How, require_possible, shards, write
-from qkvinspect.export.pieces import Piece
+from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.export.plan import Plan, Target, convert_whole, pack_whole, split_whole
 from qkvinspect.export.split import split_pieces
 
 __all__ = [
     "SUFFIXES",
     "How",
-    "Piece",
+    "OutputTensor",
     "Plan",
     "Target",
     "convert_whole",

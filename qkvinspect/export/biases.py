@@ -6,16 +6,16 @@ from itertools import chain
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import tensor_in
-from qkvinspect.export.parts import Source
-from qkvinspect.export.pieces import Piece, Run
+from qkvinspect.export.parts import StoredPart
+from qkvinspect.export.pieces import OutputTensor, RowRun
 from qkvinspect.export.row_runs import BOTH, arrange, count, is_zero, joined, one_dtype
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry
 
 
 def biases_in(
-    source: Source, target: Layout, layer: str, geometry: Geometry, zero_bias: bool
-) -> tuple[list[Piece], tuple[str, ...]]:
+    source: StoredPart, target: Layout, layer: str, geometry: Geometry, zero_bias: bool
+) -> tuple[list[OutputTensor], tuple[str, ...]]:
     """The biases as the layout stores them, and for which parts zeros were put in.
 
     Raises:
@@ -32,14 +32,14 @@ def biases_in(
                 hint="choose a layout that has one",
             )
     dtype = one_dtype(source, [run.info for runs in source.biases.values() for run in runs if run.info is not None])
-    pieces: list[Piece] = []
+    pieces: list[OutputTensor] = []
     zeros: list[str] = []
     for stored in target.biases:
         own = [BOTH.get(part, (part,))[0] for part in stored.packing.order]
         present = [part for part in own if part in source.biases]
         if not present:
             continue
-        parts: dict[str, tuple[Run, ...]] = {}
+        parts: dict[str, tuple[RowRun, ...]] = {}
         for part, one in zip(stored.packing.order, own, strict=True):
             if one in source.biases:
                 parts[part] = source.biases[one]
@@ -51,7 +51,7 @@ def biases_in(
                     hint="--zero-bias puts zeros there, which computes the same",
                 )
             zeros.append(one)
-            parts[part] = (Run(range(source.rows(one))),)
+            parts[part] = (RowRun(range(source.rows(one))),)
         runs = arrange(stored.packing, geometry, parts)
-        pieces.append(Piece(tensor_in(layer, stored.key), (count(runs),), dtype, runs))
+        pieces.append(OutputTensor(tensor_in(layer, stored.key), (count(runs),), dtype, runs))
     return pieces, tuple(zeros)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from qkvinspect.errors import QkvInspectError
-from qkvinspect.export.pieces import Piece, contents, spans, unchanged
+from qkvinspect.export.pieces import OutputTensor, contents, spans, unchanged
 from qkvinspect.export.row_runs import same_bytes
 from qkvinspect.formats import open_checkpoint
 
 
-def verify(written: Path, pieces: Sequence[Piece], shown: Path, advance: Callable[[int], None]) -> None:
+def verify(written: Path, pieces: Sequence[OutputTensor], shown: Path, advance: Callable[[int], None]) -> None:
     """Compare every tensor of ``written``.
 
     Args:

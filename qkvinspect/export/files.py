@@ -14,7 +14,7 @@ from qkvinspect.atomic import new_file, new_folder, require_free
 from qkvinspect.errors import UsageError
 from qkvinspect.export.compare import verify
 from qkvinspect.export.manifest import Manifest, source_files
-from qkvinspect.export.pieces import Piece
+from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.export.safetensors_file import require_code, write_safetensors
 from qkvinspect.export.torch_file import as_torch_counts, write_torch
 from qkvinspect.inspection.report import Report
@@ -45,7 +45,7 @@ class How:
 
 
 def write(
-    report: Report, pieces: Sequence[Piece], target: Path, how: How = How(), progress: Progress | None = None
+    report: Report, pieces: Sequence[OutputTensor], target: Path, how: How = How(), progress: Progress | None = None
 ) -> None:
     """Write the pieces to ``target``, whole or not at all; its suffix chooses the format.
 
@@ -76,7 +76,7 @@ def write(
             report.checkpoint.check()
 
 
-def require_possible(report: Report, pieces: Sequence[Piece], target: Path, how: How) -> None:
+def require_possible(report: Report, pieces: Sequence[OutputTensor], target: Path, how: How) -> None:
     """Refuse before anything is written.
 
     Raises:
@@ -107,9 +107,9 @@ def require_possible(report: Report, pieces: Sequence[Piece], target: Path, how:
             )
 
 
-def shards(pieces: Sequence[Piece], most: int) -> list[list[Piece]]:
+def shards(pieces: Sequence[OutputTensor], most: int) -> list[list[OutputTensor]]:
     """The pieces in their order, in runs of at most ``most`` bytes; a larger tensor has a file of its own."""
-    found: list[list[Piece]] = [[]]
+    found: list[list[OutputTensor]] = [[]]
     size = 0
     for piece in pieces:
         if found[-1] and size + piece.nbytes > most:
@@ -121,7 +121,7 @@ def shards(pieces: Sequence[Piece], most: int) -> list[list[Piece]]:
 
 
 def _write_shards(
-    folder: Path, pieces: Sequence[Piece], manifest: Manifest, most: int, advance: Callable[[int], None]
+    folder: Path, pieces: Sequence[OutputTensor], manifest: Manifest, most: int, advance: Callable[[int], None]
 ) -> None:
     """The index comes last: without it the folder is no checkpoint."""
     parts = shards(pieces, most)
@@ -142,7 +142,7 @@ def _shard_metadata() -> dict[str, str]:
 
 
 def _write_file(
-    file: BinaryIO, suffix: str, pieces: Sequence[Piece], manifest: Manifest, advance: Callable[[int], None]
+    file: BinaryIO, suffix: str, pieces: Sequence[OutputTensor], manifest: Manifest, advance: Callable[[int], None]
 ) -> None:
     if suffix == ".safetensors":
         write_safetensors(file, pieces, manifest.texts, manifest.finished, advance)

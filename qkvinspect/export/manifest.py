@@ -13,7 +13,7 @@ from typing import Self
 
 from qkvinspect import __version__
 from qkvinspect.checkpoint import BLOCK, ByteSource, Checkpoint
-from qkvinspect.export.pieces import Piece
+from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.formats.safetensors_parts import KEY as PARTS
 from qkvinspect.inspection.report import Report, row_ranges
 from qkvinspect.sources import Window
@@ -30,7 +30,7 @@ class Manifest:
         kept: whether the source's own metadata is carried along.
     """
 
-    def __init__(self, report: Report, pieces: Sequence[Piece], *, hashed: bool, kept: bool) -> None:
+    def __init__(self, report: Report, pieces: Sequence[OutputTensor], *, hashed: bool, kept: bool) -> None:
         checkpoint = report.checkpoint
         self._files = source_files(checkpoint, pieces)
         self._sums: dict[str, str] = dict.fromkeys(self._files, _PENDING) if hashed else {}
@@ -96,7 +96,7 @@ class Manifest:
         return total.hexdigest()
 
 
-def source_files(checkpoint: Checkpoint, pieces: Sequence[Piece]) -> dict[str, ByteSource]:
+def source_files(checkpoint: Checkpoint, pieces: Sequence[OutputTensor]) -> dict[str, ByteSource]:
     """The files that the pieces are read from, by name."""
     sources = [checkpoint.source] if checkpoint.source else []
     sources += [extent.source for piece in pieces for info in piece.sources for extent in info.region.extents]
@@ -121,7 +121,7 @@ def _layers(report: Report) -> dict[str, object]:
     }
 
 
-def _origin(pieces: Sequence[Piece]) -> dict[str, object]:
+def _origin(pieces: Sequence[OutputTensor]) -> dict[str, object]:
     """The stored tensor and rows of each new one; a list where there are several. What is unchanged is left out."""
     origin: dict[str, object] = {}
     for piece in pieces:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.export.pieces import Run
+from qkvinspect.export.pieces import RowRun
 from qkvinspect.inspection.report import Attention
-from qkvinspect.layouts import Layout, Stored
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import split_rows
 from qkvinspect.weights.strided import shape_as_matrix
 
@@ -18,7 +18,7 @@ Heads = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class StoredPart:
     """A layer as its parts.
 
     Attributes:
@@ -30,8 +30,8 @@ class Source:
 
     layer: str
     layout: Layout | None
-    weights: Mapping[str, tuple[Run, ...]]
-    biases: Mapping[str, tuple[Run, ...]]
+    weights: Mapping[str, tuple[RowRun, ...]]
+    biases: Mapping[str, tuple[RowRun, ...]]
     heads: Heads | None = None
     no_bias: frozenset[str] = frozenset()
     consumed: frozenset[str] = field(default_factory=frozenset[str])
@@ -40,7 +40,7 @@ class Source:
         return sum(len(run.rows) for run in self.weights[part])
 
 
-def source_of(attention: Attention) -> Source:
+def source_of(attention: Attention) -> StoredPart:
     """The parts of an attention module.
 
     Raises:
@@ -55,12 +55,14 @@ def source_of(attention: Attention) -> Source:
             hint="see what `qkvinspect explain` says of it, or leave it out with --layer",
         )
 
-    def split(held: Iterable[tuple[Stored, TensorInfo]], *, bias: bool) -> Iterator[tuple[str, tuple[Run, ...]]]:
+    def split(
+        held: Iterable[tuple[StoredWeight, TensorInfo]], *, bias: bool
+    ) -> Iterator[tuple[str, tuple[RowRun, ...]]]:
         for stored, info in held:
             total = info.numel if bias else shape_as_matrix(info, stored.orientation)[0]
             orientation = "out_in" if bias else stored.orientation
             for part, ranges in split_rows(stored.packing, sizes, total).items():
-                yield part, tuple(Run(rows, info, orientation) for rows in ranges)
+                yield part, tuple(RowRun(rows, info, orientation) for rows in ranges)
 
     weights = list(zip(layout.weights, attention.weights, strict=True))
     by_part = {part.name: part.bias for part in attention.parts if part.bias is not None}
@@ -70,7 +72,7 @@ def source_of(attention: Attention) -> Source:
         if (info := next((by_part[part] for part in "qkv" if part in stored.packing.parts and part in by_part), None))
     ]
     heads = attention.heads
-    return Source(
+    return StoredPart(
         layer=attention.layer,
         layout=layout,
         weights=dict(split(weights, bias=False)),

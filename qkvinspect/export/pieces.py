@@ -18,7 +18,7 @@ from qkvinspect.weights.strided import as_matrix
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RowRun:
     """Some rows along the output axis of a stored tensor; zeros where there is none."""
 
     rows: range
@@ -27,7 +27,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutputTensor:
     """One tensor to write: a stored one as it is, or rows of stored ones one after the other.
 
     Attributes:
@@ -39,7 +39,7 @@ class Piece:
     name: str
     shape: tuple[int, ...]
     dtype: DType
-    runs: tuple[Run, ...] = ()
+    runs: tuple[RowRun, ...] = ()
     lying: Orientation = "out_in"
     whole: TensorInfo | None = None
 
@@ -55,13 +55,13 @@ class Piece:
         return tuple({run.info.name: run.info for run in self.runs if run.info is not None}.values())
 
 
-def unchanged(info: TensorInfo, name: str | None = None) -> Piece:
+def unchanged(info: TensorInfo, name: str | None = None) -> OutputTensor:
     """A stored tensor as it is, under another name if one is given."""
-    return Piece(name or info.name, info.shape, info.dtype, whole=info)
+    return OutputTensor(name or info.name, info.shape, info.dtype, whole=info)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteRun:
     """Bytes that can be copied as they lie."""
 
     region: Region
@@ -69,7 +69,7 @@ class Span:
     nbytes: int
 
 
-def spans(piece: Piece) -> Iterator[Span | bytes]:
+def spans(piece: OutputTensor) -> Iterator[ByteRun | bytes]:
     """What the tensor's bytes are, row-major and little-endian, in order.
 
     Raises:
@@ -86,7 +86,7 @@ def spans(piece: Piece) -> Iterator[Span | bytes]:
             yield from _rows(run, piece.dtype)
 
 
-def contents(pieces: Iterable[Span | bytes]) -> Iterator[bytes]:
+def contents(pieces: Iterable[ByteRun | bytes]) -> Iterator[bytes]:
     """The bytes themselves, about a block at a time."""
     for span in pieces:
         if isinstance(span, bytes):
@@ -96,7 +96,7 @@ def contents(pieces: Iterable[Span | bytes]) -> Iterator[bytes]:
                 yield span.region.read(span.offset + start, min(BLOCK, span.nbytes - start))
 
 
-def copy(pieces: Iterable[Span | bytes], file: BinaryIO, advance: Callable[[int], None]) -> None:
+def copy(pieces: Iterable[ByteRun | bytes], file: BinaryIO, advance: Callable[[int], None]) -> None:
     """Write them to a file, told how many bytes have just been written."""
     for span in pieces:
         if isinstance(span, bytes):
@@ -106,7 +106,7 @@ def copy(pieces: Iterable[Span | bytes], file: BinaryIO, advance: Callable[[int]
             copy_range(span.region, span.offset, span.nbytes, file, advance)
 
 
-def _rows(run: Run, dtype: DType) -> Iterator[Span | bytes]:
+def _rows(run: RowRun, dtype: DType) -> Iterator[ByteRun | bytes]:
     if run.info is None:
         yield bytes(dtype.nbytes(len(run.rows)))
         return
@@ -114,17 +114,17 @@ def _rows(run: Run, dtype: DType) -> Iterator[Span | bytes]:
     part = matrix.take(run.rows)
     if part.plain:
         size = part.unit // 8
-        yield Span(run.info.region, part.offset * size, part.rows * part.cols * size)
+        yield ByteRun(run.info.region, part.offset * size, part.rows * part.cols * size)
     else:
         from qkvinspect.export.scattered import scattered
 
         yield from scattered(matrix, run.rows)
 
 
-def _whole(info: TensorInfo) -> Iterator[Span | bytes]:
+def _whole(info: TensorInfo) -> Iterator[ByteRun | bytes]:
     bits = info.dtype.bits
     if info.contiguous and (info.byteorder == "little" or bits <= 8) and info.offset * bits % 8 == 0:
-        yield Span(info.region, info.offset * bits // 8, info.nbytes)
+        yield ByteRun(info.region, info.offset * bits // 8, info.nbytes)
     elif bits < 8:
         raise LayoutError(f"{info.dtype.name} is stored out of order: a byte holds several", tensor=info.name)
     elif info.numel:

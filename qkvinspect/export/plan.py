@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in, without_label
-from qkvinspect.export.parts import Source, source_of
-from qkvinspect.export.pieces import Piece, Run, unchanged
+from qkvinspect.export.parts import StoredPart, source_of
+from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
 from qkvinspect.export.split import split_layer
@@ -33,7 +33,7 @@ class Plan:
         zeros: biases that were filled with zeros, as (layer, part).
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[OutputTensor, ...]
     layers: int
     zeros: tuple[tuple[str, str], ...] = ()
 
@@ -88,7 +88,7 @@ def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> 
         LayoutError: a layer cannot be packed so, or names collide.
         UsageError: there is none to pack.
     """
-    sources: list[Source] = []
+    sources: list[StoredPart] = []
     for attention in report.attentions:
         if attention.layout is not None and attention.layout.kind == "separate":
             require_plain(report, attention)
@@ -114,14 +114,14 @@ def convert_whole(report: Report, target: Target) -> Plan:
     Raises:
         LayoutError: a layer cannot be stored so, or names collide.
     """
-    sources: list[tuple[Source, Attention | None]] = []
+    sources: list[tuple[StoredPart, Attention | None]] = []
     for attention in report.attentions:
         require_plain(report, attention)
         sources.append((_with_extra(source_of(attention), report.checkpoint), attention))
     return _rewritten(report, sources, target)
 
 
-def _rewritten(report: Report, sources: Sequence[tuple[Source, Attention | None]], target: Target) -> Plan:
+def _rewritten(report: Report, sources: Sequence[tuple[StoredPart, Attention | None]], target: Target) -> Plan:
     """Args:
     sources: the layers, and where the output projection changes too, the modules that they were.
     """
@@ -144,7 +144,7 @@ def _rewritten(report: Report, sources: Sequence[tuple[Source, Attention | None]
     return Plan(tuple(whole(report, changes, target.rename)), len(changes), tuple(zeros))
 
 
-def _layers(sources: Sequence[Source], target: Layout) -> Iterator[str]:
+def _layers(sources: Sequence[StoredPart], target: Layout) -> Iterator[str]:
     """What the layers will be called; where that would be the same, their own names stay whole."""
     names = [layer_in(target, source.layer, source.layout) for source in sources]
     for name, source in zip(names, sources, strict=True):
@@ -160,7 +160,7 @@ def _apart(attention: Attention) -> bool:
     )
 
 
-def _sized(source: Source, target: Target) -> Source:
+def _sized(source: StoredPart, target: Target) -> StoredPart:
     """The source with the heads that it shall have."""
     if not target.heads:
         if target.kv_heads:
@@ -180,7 +180,7 @@ def _sized(source: Source, target: Target) -> Source:
     return replace(source, heads=(heads, kv_heads))
 
 
-def _kv_heads(source: Source, heads: int) -> int:
+def _kv_heads(source: StoredPart, heads: int) -> int:
     """As many as K has of the width that Q's have."""
     if "q" not in source.weights or "k" not in source.weights:
         return heads
@@ -189,7 +189,7 @@ def _kv_heads(source: Source, heads: int) -> int:
     return count if count and not left and not rest and heads % count == 0 else heads
 
 
-def _with_extra(source: Source, checkpoint: Checkpoint) -> Source:
+def _with_extra(source: StoredPart, checkpoint: Checkpoint) -> StoredPart:
     """With the rows that are not attention, under the names that split gives them."""
     name = naming(DEFAULT)
     weights, biases, consumed = dict(source.weights), dict(source.biases), set(source.consumed)
@@ -197,12 +197,12 @@ def _with_extra(source: Source, checkpoint: Checkpoint) -> Source:
         for kind, held in (("weight", weights), ("bias", biases)):
             info = checkpoint.tensors.get(name(source.layer, part, kind))
             if info is not None and part not in held and 1 <= len(info.shape) <= 2:
-                held[part] = (Run(range(info.shape[0]), info),)
+                held[part] = (RowRun(range(info.shape[0]), info),)
                 consumed.add(info.name)
     return replace(source, weights=weights, biases=biases, consumed=frozenset(consumed))
 
 
-def _pairs(checkpoint: Checkpoint, known: set[str]) -> Iterator[Source]:
+def _pairs(checkpoint: Checkpoint, known: set[str]) -> Iterator[StoredPart]:
     """K and V whose Q lies elsewhere, under the names that split gives them."""
     name = naming(DEFAULT)
     for key in checkpoint.tensors:
@@ -217,14 +217,14 @@ def _pairs(checkpoint: Checkpoint, known: set[str]) -> Iterator[Source]:
             continue
         biases = {part: checkpoint.tensors.get(name(layer, part, "bias")) for part in "kv"}
 
-        def runs(infos: dict[str, TensorInfo | None]) -> dict[str, tuple[Run, ...]]:
-            return {part: (Run(range(info.shape[0]), info),) for part, info in infos.items() if info and info.shape}
+        def runs(infos: dict[str, TensorInfo | None]) -> dict[str, tuple[RowRun, ...]]:
+            return {part: (RowRun(range(info.shape[0]), info),) for part, info in infos.items() if info and info.shape}
 
         consumed = frozenset(info.name for info in (*infos.values(), *biases.values()) if info is not None)
-        yield Source(layer, None, runs(infos), runs(biases), consumed=consumed)
+        yield StoredPart(layer, None, runs(infos), runs(biases), consumed=consumed)
 
 
-def _out(attention: Attention, target: Layout, layer: str, checkpoint: Checkpoint) -> Iterator[Piece]:
+def _out(attention: Attention, target: Layout, layer: str, checkpoint: Checkpoint) -> Iterator[OutputTensor]:
     """The output projection and its bias, as the target lays and calls them."""
     info, source = attention.out, attention.layout
     if info is None or source is None or not target.out:
@@ -238,7 +238,7 @@ def _out(attention: Attention, target: Layout, layer: str, checkpoint: Checkpoin
     else:
         rows, cols = shape_as_matrix(info, source.out_orientation)
         shape = (rows, cols) if target.out_orientation == "out_in" else (cols, rows)
-        run = Run(range(rows), info, source.out_orientation)
-        yield Piece(name, shape, info.dtype, (run,), target.out_orientation)
+        run = RowRun(range(rows), info, source.out_orientation)
+        yield OutputTensor(name, shape, info.dtype, (run,), target.out_orientation)
     if bias is not None:
         yield unchanged(bias, f"{name.removesuffix('weight').removesuffix('.')}.bias".removeprefix("."))

@@ -9,11 +9,11 @@ from itertools import chain
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.biases import biases_in
 from qkvinspect.export.naming import tensor_in
-from qkvinspect.export.parts import Source
-from qkvinspect.export.pieces import Piece, Run, contents, spans
+from qkvinspect.export.parts import StoredPart
+from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.reread import read_again
 from qkvinspect.export.row_runs import BOTH, arrange, count, joined, one_dtype, same_bytes
-from qkvinspect.layouts import Layout, Stored
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, Geometry
 from qkvinspect.weights.strided import shape_as_matrix
 
@@ -27,13 +27,13 @@ class Repacked:
         geometry: the sizes that it has there.
     """
 
-    weights: tuple[Piece, ...]
-    biases: tuple[Piece, ...]
+    weights: tuple[OutputTensor, ...]
+    biases: tuple[OutputTensor, ...]
     zeros: tuple[str, ...]
     geometry: Geometry
 
 
-def repack(source: Source, target: Layout, layer: str, *, zero_bias: bool = False) -> Repacked:
+def repack(source: StoredPart, target: Layout, layer: str, *, zero_bias: bool = False) -> Repacked:
     """The tensors of a layer as ``target`` stores them, under the name ``layer``.
 
     Args:
@@ -54,14 +54,14 @@ def repack(source: Source, target: Layout, layer: str, *, zero_bias: bool = Fals
         )
     weights = dict(source.weights) | {both: _same(source, both) for both in wanted if both in BOTH}
     geometry = _geometry(source, target, {part: count(runs) for part, runs in weights.items()})
-    out: list[Piece] = []
+    out: list[OutputTensor] = []
     for stored in target.weights:
         parts = {part: weights[part] for part in stored.packing.order}
         runs = arrange(stored.packing, geometry, parts)
         first = next(run.info for run in runs if run.info is not None)
         width = _width(source, stored, runs)
         out.append(
-            Piece(
+            OutputTensor(
                 tensor_in(layer, stored.key),
                 _shape(target, stored, geometry, (count(runs), width)),
                 first.dtype,
@@ -74,7 +74,7 @@ def repack(source: Source, target: Layout, layer: str, *, zero_bias: bool = Fals
     return Repacked(tuple(out), tuple(biases), zeros, geometry)
 
 
-def _same(source: Source, both: str) -> tuple[Run, ...]:
+def _same(source: StoredPart, both: str) -> tuple[RowRun, ...]:
     """The rows that stand for two parts at once.
 
     Raises:
@@ -91,7 +91,7 @@ def _same(source: Source, both: str) -> tuple[Run, ...]:
     return one
 
 
-def _geometry(source: Source, target: Layout, rows: Mapping[str, int]) -> Geometry:
+def _geometry(source: StoredPart, target: Layout, rows: Mapping[str, int]) -> Geometry:
     """The sizes that the layout's formula needs.
 
     Raises:
@@ -120,7 +120,7 @@ def _geometry(source: Source, target: Layout, rows: Mapping[str, int]) -> Geomet
     return Geometry(heads, kv_heads, width, widths=widths, subheads=dict(target.subheads))
 
 
-def _width(source: Source, stored: Stored, runs: Sequence[Run]) -> int:
+def _width(source: StoredPart, stored: StoredWeight, runs: Sequence[RowRun]) -> int:
     """The input features of the rows that go into one tensor.
 
     Raises:
@@ -139,7 +139,7 @@ def _width(source: Source, stored: Stored, runs: Sequence[Run]) -> int:
     return next(iter(widths.values()))
 
 
-def _shape(target: Layout, stored: Stored, geometry: Geometry, size: tuple[int, int]) -> tuple[int, ...]:
+def _shape(target: Layout, stored: StoredWeight, geometry: Geometry, size: tuple[int, int]) -> tuple[int, ...]:
     rows, cols = size
     match stored.orientation:
         case "out_in":

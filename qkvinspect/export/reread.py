@@ -10,8 +10,8 @@ from qkvinspect.checkpoint import Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import tensor_in
-from qkvinspect.export.parts import Source
-from qkvinspect.export.pieces import Piece
+from qkvinspect.export.parts import StoredPart
+from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match, find_attentions
 from qkvinspect.inspection.names import Names
@@ -21,7 +21,9 @@ from qkvinspect.layouts.packing import Geometry, describe, merge, split_rows
 from qkvinspect.weights.strided import shape_as_matrix
 
 
-def read_again(source: Source, target: Layout, layer: str, geometry: Geometry, weights: Sequence[Piece]) -> None:
+def read_again(
+    source: StoredPart, target: Layout, layer: str, geometry: Geometry, weights: Sequence[OutputTensor]
+) -> None:
     """Have inspection split the tensors that will be written: it must come to the very rows that were put there.
 
     Raises:
@@ -60,7 +62,7 @@ def read_again(source: Source, target: Layout, layer: str, geometry: Geometry, w
         )
 
 
-def require_known(pieces: Sequence[Piece], target: Layout, layers: Sequence[str]) -> None:
+def require_known(pieces: Sequence[OutputTensor], target: Layout, layers: Sequence[str]) -> None:
     """Have inspection find the layers among all tensors that will be written, as what they shall be.
 
     Raises:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.export.parts import Source
-from qkvinspect.export.pieces import Piece, Run, contents, spans
+from qkvinspect.export.parts import StoredPart
+from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.layouts.packing import Geometry, Packing, split_rows
 from qkvinspect.weights.strided import shape_as_matrix
 
@@ -17,15 +17,15 @@ BOTH = {"kv": ("k", "v"), "qk": ("q", "k")}
 """Parts that stand for two at once."""
 
 
-def count(runs: Sequence[Run]) -> int:
+def count(runs: Sequence[RowRun]) -> int:
     return sum(len(run.rows) for run in runs)
 
 
-def arrange(packing: Packing, geometry: Geometry, parts: Mapping[str, tuple[Run, ...]]) -> tuple[Run, ...]:
+def arrange(packing: Packing, geometry: Geometry, parts: Mapping[str, tuple[RowRun, ...]]) -> tuple[RowRun, ...]:
     """The rows of the parts in the order of a packing."""
     total = sum(map(count, parts.values()))
     places = split_rows(packing, geometry, total)
-    placed: list[tuple[int, Run]] = []
+    placed: list[tuple[int, RowRun]] = []
     for part, runs in parts.items():
         targets = places[BOTH.get(part, (part,))[0]]
         waiting = list(reversed(runs))
@@ -42,27 +42,27 @@ def arrange(packing: Packing, geometry: Geometry, parts: Mapping[str, tuple[Run,
     return merged(run for _, run in placed)
 
 
-def merged(runs: Iterable[Run]) -> tuple[Run, ...]:
+def merged(runs: Iterable[RowRun]) -> tuple[RowRun, ...]:
     """Join neighbouring rows of the same tensor."""
-    found: list[Run] = []
+    found: list[RowRun] = []
     for run in runs:
         last = found[-1] if found else None
         if last is not None and last.info is run.info and last.orientation == run.orientation:
             a, b = last.rows, run.rows
             step = b.start - a[-1] if len(a) and len(b) else 0
             if step > 0 and all(len(r) == 1 or r.step == step for r in (a, b)):
-                found[-1] = Run(range(a.start, b[-1] + 1, step), run.info, run.orientation)
+                found[-1] = RowRun(range(a.start, b[-1] + 1, step), run.info, run.orientation)
                 continue
         found.append(run)
     return tuple(found)
 
 
-def joined(name: str, runs: tuple[Run, ...]) -> Piece:
+def joined(name: str, runs: tuple[RowRun, ...]) -> OutputTensor:
     info = next(run.info for run in runs if run.info is not None)
-    return Piece(name, (count(runs), shape_as_matrix(info, runs[0].orientation)[1]), info.dtype, runs)
+    return OutputTensor(name, (count(runs), shape_as_matrix(info, runs[0].orientation)[1]), info.dtype, runs)
 
 
-def is_zero(piece: Piece) -> bool:
+def is_zero(piece: OutputTensor) -> bool:
     return not any(any(data) for data in contents(spans(piece)))
 
 
@@ -80,7 +80,7 @@ def same_bytes(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
         left, right = left[count:], right[count:]
 
 
-def one_dtype(source: Source, infos: Sequence[TensorInfo]) -> DType:
+def one_dtype(source: StoredPart, infos: Sequence[TensorInfo]) -> DType:
     dtypes = {info.dtype.name: info.dtype for info in infos}
     if len(dtypes) > 1:
         raise LayoutError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
 from qkvinspect.errors import LayoutError
-from qkvinspect.export.pieces import Piece, copy, spans
+from qkvinspect.export.pieces import OutputTensor, copy, spans
 from qkvinspect.formats.safetensors import CODES
 
 _CODES = {name: code for code, name in CODES.items()} | {"float4_e2m1fn_x2": "F4"}
@@ -15,7 +15,7 @@ _CODES = {name: code for code, name in CODES.items()} | {"float4_e2m1fn_x2": "F4
 
 def write_safetensors(
     file: BinaryIO,
-    pieces: Sequence[Piece],
+    pieces: Sequence[OutputTensor],
     before: Callable[[], Mapping[str, str]],
     after: Callable[[], Mapping[str, str]],
     advance: Callable[[int], None],
@@ -36,7 +36,7 @@ def write_safetensors(
     file.write(header)
 
 
-def require_code(piece: Piece) -> None:
+def require_code(piece: OutputTensor) -> None:
     """Refuse what the format cannot hold.
 
     Raises:
@@ -48,7 +48,7 @@ def require_code(piece: Piece) -> None:
         )
 
 
-def _header(pieces: Sequence[Piece], metadata: Mapping[str, str]) -> bytes:
+def _header(pieces: Sequence[OutputTensor], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for piece in pieces:

@@ -15,7 +15,7 @@ from qkvinspect.weights.reading import blocks, read_rows, stored_words
 from qkvinspect.weights.strided import Matrix, as_matrix
 
 if TYPE_CHECKING:
-    from qkvinspect.export.pieces import Piece
+    from qkvinspect.export.pieces import OutputTensor
 
 _GATHERED = 4 * BLOCK
 """Bytes gathered at a time: what lies between is read again for each such piece."""
@@ -26,7 +26,7 @@ def scattered(matrix: Matrix, rows: range) -> Iterator[bytes]:
     return read_rows(matrix, (rows,), _GATHERED)
 
 
-def transposed(piece: Piece) -> Iterator[bytes]:
+def transposed(piece: OutputTensor) -> Iterator[bytes]:
     """[in, out]: some input features of all rows at a time."""
     parts = [as_matrix(run.info, run.orientation).take(run.rows) for run in piece.runs if run.info is not None]
     if piece.dtype.bits < 8:

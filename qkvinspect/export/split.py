@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
-from qkvinspect.export.parts import Source, source_of
-from qkvinspect.export.pieces import Piece, Run
+from qkvinspect.export.parts import StoredPart, source_of
+from qkvinspect.export.pieces import OutputTensor, RowRun
 from qkvinspect.export.repack import repack
 from qkvinspect.export.row_runs import count, merged
 from qkvinspect.inspection.report import Attention, Report
@@ -17,7 +17,7 @@ from qkvinspect.weights.strided import shape_as_matrix
 _MAIN = ("q", "k", "v")
 
 
-def split_pieces(report: Report, *, heads_split: bool = False, names: str = DEFAULT) -> list[Piece]:
+def split_pieces(report: Report, *, heads_split: bool = False, names: str = DEFAULT) -> list[OutputTensor]:
     """What ``export --split`` writes: ``<layer>.q_proj.weight`` and so on; with ``heads_split`` each head apart.
 
     Args:
@@ -27,7 +27,7 @@ def split_pieces(report: Report, *, heads_split: bool = False, names: str = DEFA
         LayoutError: a layer cannot be split, or two tensors would have the same name.
         UsageError: ``names`` is neither.
     """
-    pieces: dict[str, Piece] = {}
+    pieces: dict[str, OutputTensor] = {}
     for attention in report.attentions:
         for piece in split_layer(attention, heads_split=heads_split, names=names):
             if piece.name in pieces:
@@ -38,7 +38,7 @@ def split_pieces(report: Report, *, heads_split: bool = False, names: str = DEFA
 
 def split_layer(
     attention: Attention, *, heads_split: bool = False, names: str = DEFAULT, everything: bool = False
-) -> list[Piece]:
+) -> list[OutputTensor]:
     """The parts of one layer.
 
     Args:
@@ -59,7 +59,7 @@ def split_layer(
     return list(_apart(source, naming(names), heads_split=heads_split, everything=everything))
 
 
-def _apart(source: Source, name: Naming, *, heads_split: bool, everything: bool) -> Iterator[Piece]:
+def _apart(source: StoredPart, name: Naming, *, heads_split: bool, everything: bool) -> Iterator[OutputTensor]:
     parts = [part for part in _MAIN if part in source.weights]
     if everything:
         parts += [part for part in source.weights if part not in _MAIN]
@@ -73,9 +73,9 @@ def _apart(source: Source, name: Naming, *, heads_split: bool, everything: bool)
                 yield _piece(name(source.layer, part, kind), merged(runs), kind)
 
 
-def _piece(name: str, runs: tuple[Run, ...], kind: str) -> Piece:
+def _piece(name: str, runs: tuple[RowRun, ...], kind: str) -> OutputTensor:
     info, orientation = runs[0].info, runs[0].orientation
     assert info is not None
     rows = count(runs)
     shape = (rows,) if kind == "bias" else (rows, shape_as_matrix(info, orientation)[1])
-    return Piece(name, shape, info.dtype, runs)
+    return OutputTensor(name, shape, info.dtype, runs)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from qkvinspect.checkpoint import TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DType
-from qkvinspect.export.pieces import Piece, Span, spans
+from qkvinspect.export.pieces import ByteRun, OutputTensor, spans
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TiedView:
     """A tensor as a view of a storage, in elements."""
 
-    piece: Piece
+    piece: OutputTensor
     offset: int
     strides: tuple[int, ...]
 
@@ -25,11 +25,11 @@ class Storage:
 
     dtype: DType
     nbytes: int
-    contents: Iterable[Span | bytes]
-    views: tuple[View, ...]
+    contents: Iterable[ByteRun | bytes]
+    views: tuple[TiedView, ...]
 
 
-def storages(pieces: Sequence[Piece]) -> Iterator[Storage]:
+def storages(pieces: Sequence[OutputTensor]) -> Iterator[Storage]:
     """What a format that knows storages holds, in the order of the pieces."""
     groups = _groups(pieces)
     first = {id(group[0]): group for group in groups}
@@ -40,25 +40,25 @@ def storages(pieces: Sequence[Piece]) -> Iterator[Storage]:
         yield _shared(first[id(piece)]) if id(piece) in first else _own(piece)
 
 
-def shared(pieces: Sequence[Piece]) -> int:
+def shared(pieces: Sequence[OutputTensor]) -> int:
     """How many tensors share memory with an earlier one."""
     return sum(len(group) - 1 for group in _groups(pieces))
 
 
-def _own(piece: Piece) -> Storage:
-    return Storage(piece.dtype, piece.nbytes, spans(piece), (View(piece, 0, contiguous_strides(piece.shape)),))
+def _own(piece: OutputTensor) -> Storage:
+    return Storage(piece.dtype, piece.nbytes, spans(piece), (TiedView(piece, 0, contiguous_strides(piece.shape)),))
 
 
-def _shared(group: Sequence[Piece]) -> Storage:
+def _shared(group: Sequence[OutputTensor]) -> Storage:
     """Tensors written as they are: all that lies between the first byte of any and the last."""
     infos = [piece.whole for piece in group if piece.whole is not None]
     low, high = min(_extent(info)[0] for info in infos), max(_extent(info)[1] for info in infos)
     size = infos[0].dtype.bits // 8
-    views = (View(p, i.offset - low // size, i.strides) for p, i in zip(group, infos, strict=True))
-    return Storage(infos[0].dtype, high - low, (Span(infos[0].region, low, high - low),), tuple(views))
+    views = (TiedView(p, i.offset - low // size, i.strides) for p, i in zip(group, infos, strict=True))
+    return Storage(infos[0].dtype, high - low, (ByteRun(infos[0].region, low, high - low),), tuple(views))
 
 
-def _groups(pieces: Sequence[Piece]) -> list[list[Piece]]:
+def _groups(pieces: Sequence[OutputTensor]) -> list[list[OutputTensor]]:
     """Tensors that are written as they are and overlap, in the order of the pieces."""
     extents = sorted(
         (id(info.region), info.dtype.name, *_extent(info), index)

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.export.pieces import Piece, Span, contents
-from qkvinspect.export.ties import Storage, View, storages
+from qkvinspect.export.pieces import ByteRun, OutputTensor, contents
+from qkvinspect.export.ties import Storage, TiedView, storages
 
 _TYPES = {
     "float64": "DoubleStorage",
@@ -38,7 +38,7 @@ _ZIP64 = 20
 
 def write_torch(
     file: BinaryIO,
-    pieces: Sequence[Piece],
+    pieces: Sequence[OutputTensor],
     metadata: Callable[[], Mapping[str, str]],
     advance: Callable[[int], None],
 ) -> None:
@@ -58,7 +58,7 @@ def write_torch(
             _entry(archive, name, len(data), (data,), lambda _: None)
 
 
-def as_torch_counts(piece: Piece) -> Piece:
+def as_torch_counts(piece: OutputTensor) -> OutputTensor:
     """With a dtype of torch, which counts pairs of 4-bit floats.
 
     Raises:
@@ -73,7 +73,7 @@ def as_torch_counts(piece: Piece) -> Piece:
 
 
 def _entry(
-    archive: zipfile.ZipFile, name: str, nbytes: int, data: Iterable[Span | bytes], advance: Callable[[int], None]
+    archive: zipfile.ZipFile, name: str, nbytes: int, data: Iterable[ByteRun | bytes], advance: Callable[[int], None]
 ) -> None:
     """One entry; its bytes begin on a multiple of 64, as torch has them, so that they can be mapped."""
     info = zipfile.ZipInfo(f"{_ROOT}/{name}", _NEVER)
@@ -94,7 +94,7 @@ def _tensors(held: Sequence[Storage]) -> Iterator[tuple[str, bytes]]:
             yield view.piece.name, b"".join(_tensor(storage, key, view))
 
 
-def _tensor(storage: Storage, key: int, view: View) -> Iterator[bytes]:
+def _tensor(storage: Storage, key: int, view: TiedView) -> Iterator[bytes]:
     """``_rebuild_tensor_v2(storage, offset, shape, strides, False, OrderedDict())`` of torch._utils."""
     typed = _TYPES.get(storage.dtype.name)
     yield _global("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.export.pieces import Piece, unchanged
+from qkvinspect.export.pieces import OutputTensor, unchanged
 from qkvinspect.inspection.adapters_and_wrappers import scale_of
 from qkvinspect.inspection.report import Attention, Report
 
@@ -23,11 +23,13 @@ class Change:
 
     layer: tuple[str, str]
     consumed: frozenset[str]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[OutputTensor, ...]
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def whole(report: Report, changes: Iterable[Change], rename: Callable[[str], str] = lambda name: name) -> list[Piece]:
+def whole(
+    report: Report, changes: Iterable[Change], rename: Callable[[str], str] = lambda name: name
+) -> list[OutputTensor]:
     """Every tensor of the checkpoint, in its order, with the changed layers in their places.
 
     Raises:
@@ -37,7 +39,7 @@ def whole(report: Report, changes: Iterable[Change], rename: Callable[[str], str
     by_tensor = {name: change for change in changes for name in change.consumed}
     moved = {old: new for change in changes for old, new in change.renamed.items()}
     prefixes = {change.layer[0]: change.layer[1] for change in changes if change.layer[0] != change.layer[1]}
-    pieces: dict[str, Piece] = {}
+    pieces: dict[str, OutputTensor] = {}
     written: set[int] = set()
     for name, info in report.checkpoint.tensors.items():
         change = by_tensor.get(name)

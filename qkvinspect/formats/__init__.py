@@ -14,7 +14,7 @@ from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
-from qkvinspect.formats.request import Format, Request
+from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
@@ -96,7 +96,9 @@ def _open(
     for format in formats(names):
         if format.sniff(head):
             own = limits_for(source.size, limits)
-            return format.open(source, Request(container, lambda shard: _open(shard, container, limits, single), own))
+            return format.open(
+                source, OpenRequest(container, lambda shard: _open(shard, container, limits, single), own)
+            )
     raise foreign.refuse(source, head)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Box:
     """A box of a tensor.
 
     Attributes:
@@ -48,7 +48,7 @@ class Assembled(Region):
         pieces: these hold every element of ``shape`` exactly once.
     """
 
-    def __init__(self, source: ByteSource, dtype: DType, shape: tuple[int, ...], pieces: Sequence[Piece]) -> None:
+    def __init__(self, source: ByteSource, dtype: DType, shape: tuple[int, ...], pieces: Sequence[Box]) -> None:
         super().__init__(source, 0, dtype.nbytes(prod(shape)))
         self._width = dtype.bits // 8
         self._shape = shape

@@ -11,10 +11,10 @@ from qkvinspect.checkpoint import ByteSource, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats.assembled import Assembled, Piece
+from qkvinspect.formats.assembled import Assembled, Box
 from qkvinspect.formats.limits import Limits
 
-Box = tuple[tuple[int, ...], tuple[int, ...]]
+Extents = tuple[tuple[int, ...], tuple[int, ...]]
 """First element and sizes."""
 
 
@@ -24,7 +24,7 @@ def assembled(
     key: str,
     dtype: DType,
     shape: tuple[int, ...],
-    pieces: Sequence[Piece],
+    pieces: Sequence[Box],
     limits: Limits,
 ) -> TensorInfo:
     """The tensor of ``shape`` that the pieces make together.
@@ -41,7 +41,7 @@ def assembled(
     return TensorInfo(name, dtype, shape, contiguous_strides(shape), region, keys=(key,))
 
 
-def _check_cover(shape: tuple[int, ...], boxes: Sequence[Box], file: str, name: str, limits: Limits) -> None:
+def _check_cover(shape: tuple[int, ...], boxes: Sequence[Extents], file: str, name: str, limits: Limits) -> None:
     """Compare corners: boxes fill a box exactly if their corners, + and - in turn along every axis, sum to its own."""
     for at, sizes in boxes:
         if not len(at) == len(sizes) == len(shape) or any(

@@ -16,11 +16,11 @@ from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding, Region, Tenso
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import chunks, containers, pickle, torch_objects, torch_zip
-from qkvinspect.formats.assembled import Piece
+from qkvinspect.formats.assembled import Box
 from qkvinspect.formats.dcp_metadata import Metadata, Sizes, Tensor, parse
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, dangers, is_dict, is_sequence
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 from qkvinspect.sources import Window
 
 NAME = "dcp"
@@ -36,7 +36,7 @@ def sniff(head: bytes) -> bool:
     return head.startswith(b"\x80") and _ROOT.search(head[:128]) is not None
 
 
-def open(source: ByteSource, request: Request) -> Checkpoint:
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     """Read the metadata and open the files of chunks; no chunk is read.
 
     Raises:
@@ -137,9 +137,9 @@ class _Reader:
         pieces = [self._piece(key, entry, at, sizes) for at, sizes in entry.chunks]
         return chunks.assembled(self.source, name, key, entry.dtype, entry.shape, pieces, self.limits)
 
-    def _piece(self, key: str, entry: Tensor, at: Sizes, sizes: Sizes) -> Piece:
+    def _piece(self, key: str, entry: Tensor, at: Sizes, sizes: Sizes) -> Box:
         window = self._window(key, at)
-        return Piece(at, sizes, Region(window, 0, window.size), lambda: self._chunk(window, key, entry, sizes))
+        return Box(at, sizes, Region(window, 0, window.size), lambda: self._chunk(window, key, entry, sizes))
 
     def _chunk(self, window: Window, key: str, entry: Tensor, sizes: Sizes) -> TensorInfo:
         """The tensor in a chunk; it must be the one that the metadata tells of."""

@@ -11,7 +11,7 @@ from qkvinspect.formats.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class OpenRequest:
     """How to open a checkpoint.
 
     Attributes:
@@ -34,6 +34,6 @@ class Format(Protocol):
         """Whether a file that begins with ``head`` is of this format."""
         ...
 
-    def open(self, source: ByteSource, request: Request) -> Checkpoint:
+    def open(self, source: ByteSource, request: OpenRequest) -> Checkpoint:
         """Read what describes the tensors, not the tensors."""
         ...

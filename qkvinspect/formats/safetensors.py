@@ -16,7 +16,7 @@ from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 
 NAME = "safetensors"
 
@@ -63,7 +63,7 @@ def sniff(head: bytes) -> bool:
 _INTEGERS = frozenset({int})
 
 
-def open(source: ByteSource, request: Request) -> Checkpoint:
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     """Read the header; no tensor is read.
 
     Raises:

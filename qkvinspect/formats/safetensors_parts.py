@@ -15,9 +15,9 @@ from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, Finding, Te
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import chunks, strict_json
-from qkvinspect.formats.assembled import Piece
+from qkvinspect.formats.assembled import Box
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 
 NAME = "dcp-safetensors"
 KEY = "DCP_SHARDING_INFO"
@@ -64,7 +64,7 @@ def is_part(source: ByteSource, offsets: Offsets) -> bool:
     return _file(source).startswith(_PREFIX) or any(map(any, offsets.values()))
 
 
-def open(source: ByteSource, own: tuple[Described, Offsets], request: Request, describe: Describe) -> Checkpoint:
+def open(source: ByteSource, own: tuple[Described, Offsets], request: OpenRequest, describe: Describe) -> Checkpoint:
     """Put the parts in a file together with those in the files beside it.
 
     Raises:
@@ -114,10 +114,10 @@ def open(source: ByteSource, own: tuple[Described, Offsets], request: Request, d
 def _join(
     source: ByteSource, files: list[tuple[ByteSource, Described, Offsets]], limits: Limits
 ) -> tuple[dict[str, TensorInfo], list[Finding]]:
-    pieces: dict[str, list[Piece]] = {}
+    pieces: dict[str, list[Box]] = {}
     for _, described, offsets in sorted(files, key=lambda item: item[0].name):
         for name, info in described.tensors.items():
-            pieces.setdefault(name, []).append(Piece(offsets[name], info.shape, info.region, lambda info=info: info))
+            pieces.setdefault(name, []).append(Box(offsets[name], info.shape, info.region, lambda info=info: info))
     tensors: dict[str, TensorInfo] = {}
     findings: list[Finding] = []
     for name, parts in pieces.items():

@@ -15,7 +15,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import foreign, strict_json
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 
 NAME = "sharded"
 _MAX_NAMED = 4
@@ -26,7 +26,7 @@ def sniff(head: bytes) -> bool:
     return text.startswith(b"{") and (head[8:9] != b"{" or any(head[5:8]))
 
 
-def open(source: ByteSource, request: Request) -> Checkpoint:
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     """Open every shard that the index names.
 
     Raises:

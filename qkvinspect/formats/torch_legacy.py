@@ -13,7 +13,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, torch_state
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.sources import announce
 
@@ -30,7 +30,7 @@ def sniff(head: bytes) -> bool:
     return head.startswith(_MAGIC)
 
 
-def open(source: ByteSource, request: Request) -> Checkpoint:
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     """Read the pickles and the sizes between the storages; no storage is read.
 
     Raises:

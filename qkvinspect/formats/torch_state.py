@@ -9,7 +9,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import containers, foreign_parts, pickle, torch_objects
 from qkvinspect.formats.pickle import dangers
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import FindStorage, check_kinds
 
 
@@ -17,7 +17,7 @@ def checkpoint(
     source: ByteSource,
     format: str,
     loaded: pickle.Loaded,
-    request: Request,
+    request: OpenRequest,
     byteorder: Literal["little", "big"],
     find_storage: FindStorage,
 ) -> Checkpoint:

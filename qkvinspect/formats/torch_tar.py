@@ -13,7 +13,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, tardir, torch_state
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle.records import REBUILD
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.tardir import damaged
 from qkvinspect.formats.torch_legacy import check_system
 from qkvinspect.formats.torch_storages import StorageId
@@ -32,7 +32,7 @@ def sniff(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
-def open(source: ByteSource, request: Request) -> Checkpoint:
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     """Read the pickles and what stands between them; no storage is read.
 
     Raises:

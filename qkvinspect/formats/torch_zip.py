@@ -12,7 +12,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import foreign_parts, pickle, torch_state, zipdir, zipentry
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.request import Request
+from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import FindStorage
 
 NAME = "torch-zip"
@@ -37,7 +37,7 @@ class Unpacked(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def open(source: ByteSource, request: Request) -> Checkpoint:
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     """Read the directory and the pickle of a checkpoint; no storage is read.
 
     Raises:
@@ -75,7 +75,7 @@ def unpack(source: ByteSource, limits: Limits) -> Unpacked:
                     found="none",
                     hint="the file is incomplete: copy or download it again",
                 )
-            regions[key] = zipentry.Stored(source, entry, has_checksum=checked)
+            regions[key] = zipentry.EntryRegion(source, entry, has_checksum=checked)
         return regions[key]
 
     return Unpacked(loaded, _byteorder(source, small), find_storage, (*_findings(small, checked), *_leaving(directory)))

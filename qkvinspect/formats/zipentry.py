@@ -20,7 +20,7 @@ _DESCRIPTOR = 0x8  # checksum and sizes follow the data
 _PIECE = 4 << 20
 
 
-class Stored(Region):
+class EntryRegion(Region):
     """The bytes of an entry; its own header is read when they are asked for, and then its checksum is verified.
 
     Raises:
@@ -61,7 +61,7 @@ class Stored(Region):
 
 def read(source: ByteSource, entry: Entry, *, has_checksum: bool) -> bytes:
     """All bytes of one entry."""
-    return Stored(source, entry, has_checksum=has_checksum).read(0, entry.size)
+    return EntryRegion(source, entry, has_checksum=has_checksum).read(0, entry.size)
 
 
 def _data_start(source: ByteSource, entry: Entry) -> int:

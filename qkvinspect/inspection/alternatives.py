@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from qkvinspect.checkpoint import Orientation
-from qkvinspect.layouts import Layout, Stored
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
 
 
@@ -46,7 +46,7 @@ def _words(packing: Packing) -> str:
             return f"{parts} in {groups} groups"
 
 
-def _others(layout: Layout) -> Iterator[tuple[Stored, ...]]:
+def _others(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:
     held = [stored.packing for stored in layout.weights]
     if len(held) == 1 and sorted(held[0].order) == ["k", "q", "v"]:
         first, second = (part for part in held[0].order if part != "v")

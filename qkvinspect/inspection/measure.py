@@ -20,16 +20,16 @@ def measured(
     Float8 weights are multiplied by the scales beside them. Integers are not measured: without the scale that
     belongs to them their norm would be no norm of the weight.
     """
-    from qkvinspect.weights.norms import Request, stream
+    from qkvinspect.weights.norms import StreamRequest, stream
 
-    wanted: dict[str, Request] = {}
+    wanted: dict[str, StreamRequest] = {}
     groups: dict[str, set[tuple[range, ...]]] = {}
     for attention in attentions:
         for part in attention.parts:
             for info, rows in _groups(part):
                 if info.dtype.kind in ("float", "complex"):
                     orientation = part.orientation if info is part.weight else "out_in"
-                    wanted.setdefault(info.name, Request(info, orientation, scale_of(info, tensors)))
+                    wanted.setdefault(info.name, StreamRequest(info, orientation, scale_of(info, tensors)))
                     groups.setdefault(info.name, set()).add(rows)
     requests = sorted(wanted.values(), key=lambda request: _place(request.info))
     announce(info.region for request in requests for info in (request.scale, request.info) if info is not None)

@@ -12,7 +12,7 @@ from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_heads
 from qkvinspect.inspection.report import Attention, Part
-from qkvinspect.layouts import Layout, Stored
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import split_rows
 from qkvinspect.weights.strided import shape_as_matrix
 
@@ -97,7 +97,7 @@ def split(
 def _tensor_names(
     layout: Layout,
     weights: Sequence[TensorInfo],
-    biases: Sequence[tuple[Stored, TensorInfo | None]],
+    biases: Sequence[tuple[StoredWeight, TensorInfo | None]],
     out: TensorInfo | None,
     names: Names,
 ) -> dict[str, str]:
@@ -117,6 +117,6 @@ def _tensor_names(
     return found
 
 
-def _role(stored: Stored, whole: str) -> str:
+def _role(stored: StoredWeight, whole: str) -> str:
     parts = stored.packing.parts & {"q", "k", "v"}
     return whole if len(parts) == 3 else "".join(sorted(parts, key="qkv".index))

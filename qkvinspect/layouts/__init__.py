@@ -14,7 +14,7 @@ from qkvinspect.layouts import (
     torch,
     vision,
 )
-from qkvinspect.layouts.layout import HeadTensor, Layout, Stored
+from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 
 LAYOUTS: tuple[Layout, ...] = (
     *torch.LAYOUTS,
@@ -45,4 +45,4 @@ def by_id(id: str) -> Layout:
     return _BY_ID[id]
 
 
-__all__ = ["LAYOUTS", "HeadTensor", "Layout", "Stored", "by_id"]
+__all__ = ["LAYOUTS", "HeadTensor", "Layout", "StoredWeight", "by_id"]

@@ -1,7 +1,7 @@
 """`c_attn`: GPT-2 and its descendants, with Conv1D or Linear."""
 
 from qkvinspect.layouts.fused import KV, fused
-from qkvinspect.layouts.layout import Layout, Stored
+from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import PER_HEAD, Q
 
 _HF = "transformers models"
@@ -21,8 +21,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="gpt2-cross",
         libraries="transformers GPT-2 cross-attention",
-        weights=(Stored("c_attn.weight", KV, "in_out"), Stored("q_attn.weight", Q, "in_out")),
-        biases=(Stored("c_attn.bias", KV), Stored("q_attn.bias", Q)),
+        weights=(StoredWeight("c_attn.weight", KV, "in_out"), StoredWeight("q_attn.weight", Q, "in_out")),
+        biases=(StoredWeight("c_attn.bias", KV), StoredWeight("q_attn.bias", Q)),
         layer="crossattention",
         ratio=2,
         out=("c_proj.weight",),
@@ -35,8 +35,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="gpt-bigcode-cross",
         libraries="transformers GPTBigCode cross-attention",
-        weights=(Stored("c_attn.weight", KV), Stored("q_attn.weight", Q)),
-        biases=(Stored("c_attn.bias", KV), Stored("q_attn.bias", Q)),
+        weights=(StoredWeight("c_attn.weight", KV), StoredWeight("q_attn.weight", Q)),
+        biases=(StoredWeight("c_attn.bias", KV), StoredWeight("q_attn.bias", Q)),
         layer="crossattention",
         ratio=2,
         out=("c_proj.weight",),

@@ -1,7 +1,7 @@
 """Decoder-only language models with a fused projection: qkv_proj, Wqkv, wqkv, att_proj and others."""
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, KVQ, fused
-from qkvinspect.layouts.layout import HeadTensor, Layout, Stored
+from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, K, Packing, Q, V
 
 _HF = "transformers models"
@@ -112,8 +112,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="flash-attn-cross",
         libraries="flash-attn MHA, cross-attention",
-        weights=(Stored("Wq.weight", Q), Stored("Wkv.weight", KV)),
-        biases=(Stored("Wq.bias", Q), Stored("Wkv.bias", KV)),
+        weights=(StoredWeight("Wq.weight", Q), StoredWeight("Wkv.weight", KV)),
+        biases=(StoredWeight("Wq.bias", Q), StoredWeight("Wkv.bias", KV)),
         out=("out_proj.weight",),
         source="flash_attn/modules/mha.py, MHA.forward",
         proof="source",
@@ -257,14 +257,14 @@ LAYOUTS: tuple[Layout, ...] = (
         id="qwen3-next",
         libraries="transformers Qwen3-Next, Qwen3.5: full attention with an output gate",
         weights=(
-            Stored("q_proj.weight", Packing(("q", "gate"), groups="heads")),
-            Stored("k_proj.weight", K),
-            Stored("v_proj.weight", V),
+            StoredWeight("q_proj.weight", Packing(("q", "gate"), groups="heads")),
+            StoredWeight("k_proj.weight", K),
+            StoredWeight("v_proj.weight", V),
         ),
         biases=(
-            Stored("q_proj.bias", Packing(("q", "gate"), groups="heads")),
-            Stored("k_proj.bias", K),
-            Stored("v_proj.bias", V),
+            StoredWeight("q_proj.bias", Packing(("q", "gate"), groups="heads")),
+            StoredWeight("k_proj.bias", K),
+            StoredWeight("v_proj.bias", V),
         ),
         layer="self_attn",
         out=("o_proj.weight",),
@@ -288,7 +288,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="reformer-lsh",
         libraries="transformers Reformer: LSH attention, where Q is K",
-        weights=(Stored("query_key.weight", Packing(("qk",))), Stored("value.weight", V)),
+        weights=(StoredWeight("query_key.weight", Packing(("qk",))), StoredWeight("value.weight", V)),
         layer="self_attention",
         out=("../output.dense.weight",),
         kv_heads="equal",

@@ -1,7 +1,7 @@
 """Diffusion models, and the to_qkv of lucidrains' libraries."""
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, fused
-from qkvinspect.layouts.layout import Layout, Stored
+from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q
 
 _TO_OUT = ("to_out.0.weight", "to_out.weight")
@@ -31,8 +31,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="to-q-and-kv",
         libraries="diffusers fused cross-attention; vit-pytorch CaiT, cross-attention; Perceiver, Flamingo",
-        weights=(Stored("to_q.weight", Q), Stored("to_kv.weight", KV)),
-        biases=(Stored("to_q.bias", Q), Stored("to_kv.bias", KV)),
+        weights=(StoredWeight("to_q.weight", Q), StoredWeight("to_kv.weight", KV)),
+        biases=(StoredWeight("to_q.bias", Q), StoredWeight("to_kv.bias", KV)),
         out=_TO_OUT,
         kv_heads="equal",
         supersedes=("to-qkv",),

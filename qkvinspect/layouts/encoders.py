@@ -1,10 +1,10 @@
 """Encoders with a fused projection and odd biases, and frameworks for training large models."""
 
 from qkvinspect.layouts.fused import KV_PER_HEAD, fused
-from qkvinspect.layouts.layout import Layout, Stored
+from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing, Q, V
 
-_QV_BIAS = (Stored("q_bias", Q), Stored("v_bias", V))
+_QV_BIAS = (StoredWeight("q_bias", Q), StoredWeight("v_bias", V))
 _MCORE = "megatron/core/transformer/attention.py"
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -54,8 +54,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="megatron-core-cross",
         libraries="Megatron-Core cross-attention",
-        weights=(Stored("linear_q.weight", Q), Stored("linear_kv.weight", KV_PER_HEAD)),
-        biases=(Stored("linear_q.bias", Q), Stored("linear_kv.bias", KV_PER_HEAD)),
+        weights=(StoredWeight("linear_q.weight", Q), StoredWeight("linear_kv.weight", KV_PER_HEAD)),
+        biases=(StoredWeight("linear_q.bias", Q), StoredWeight("linear_kv.bias", KV_PER_HEAD)),
         layer="cross_attention",
         out=("linear_proj.weight",),
         kv_heads="equal",
@@ -65,8 +65,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="openfold-ipa",
         libraries="OpenFold, ESMFold: invariant point attention",
-        weights=(Stored("linear_q.weight", Q), Stored("linear_kv.weight", KV_PER_HEAD)),
-        biases=(Stored("linear_q.bias", Q), Stored("linear_kv.bias", KV_PER_HEAD)),
+        weights=(StoredWeight("linear_q.weight", Q), StoredWeight("linear_kv.weight", KV_PER_HEAD)),
+        biases=(StoredWeight("linear_q.bias", Q), StoredWeight("linear_kv.bias", KV_PER_HEAD)),
         layer="ipa",
         kv_heads="equal",
         source="openfold/model/structure_module.py, InvariantPointAttention.forward",
@@ -83,7 +83,7 @@ LAYOUTS: tuple[Layout, ...] = (
             kv_heads="free",
             flags={"qkv_weight_interleaved": (interleaved,)},
             needs_config=True,
-            bias=(Stored(f"{name}.bias", packing),),
+            bias=(StoredWeight(f"{name}.bias", packing),),
             source="transformer_engine/pytorch/attention/multi_head_attention.py",
             proof="source",
         )
@@ -97,11 +97,12 @@ LAYOUTS: tuple[Layout, ...] = (
         id="te-unfused",
         libraries="TransformerEngine MultiheadAttention without fuse_qkv_params",
         weights=tuple(
-            Stored(f"{part}_weight", packing)
+            StoredWeight(f"{part}_weight", packing)
             for part, packing in (("query", Q), ("key", Packing(("k",))), ("value", V))
         ),
         biases=tuple(
-            Stored(f"{part}_bias", packing) for part, packing in (("query", Q), ("key", Packing(("k",))), ("value", V))
+            StoredWeight(f"{part}_bias", packing)
+            for part, packing in (("query", Q), ("key", Packing(("k",))), ("value", V))
         ),
         layer="layernorm_qkv|qkv",
         out=("../proj.weight",),

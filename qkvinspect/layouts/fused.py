@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from qkvinspect.checkpoint import Orientation
-from qkvinspect.layouts.layout import HeadTensor, Layout, Proof, Stored
+from qkvinspect.layouts.layout import HeadTensor, Layout, Proof, StoredWeight
 from qkvinspect.layouts.packing import QKV, Packing
 
 CONFIG_ONLY: Mapping[str, tuple[object, ...]] = {}
@@ -31,7 +31,7 @@ def fused(
     orientation: Orientation = "out_in",
     layer: str = "",
     label: str = "",
-    bias: tuple[Stored, ...] | None = None,
+    bias: tuple[StoredWeight, ...] | None = None,
     out: tuple[str, ...] = (),
     out_orientation: Orientation = "out_in",
     siblings: tuple[str, ...] = (),
@@ -56,11 +56,11 @@ def fused(
 ) -> Layout:
     """A row for one tensor that holds several parts; its bias lies beside it and is packed alike."""
     if bias is None:
-        bias = (Stored(key.removesuffix("weight") + "bias", packing),) if key.endswith(".weight") else ()
+        bias = (StoredWeight(key.removesuffix("weight") + "bias", packing),) if key.endswith(".weight") else ()
     return Layout(
         id=id,
         libraries=libraries,
-        weights=(Stored(key, packing, orientation),),
+        weights=(StoredWeight(key, packing, orientation),),
         source=source,
         proof=proof,
         layer=layer,

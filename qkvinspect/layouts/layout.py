@@ -18,7 +18,7 @@ Kind = Literal["fused", "kv-fused", "qk-fused", "separate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredWeight:
     """One stored tensor of a module.
 
     Attributes:
@@ -84,12 +84,12 @@ class Layout:
 
     id: str
     libraries: str
-    weights: tuple[Stored, ...]
+    weights: tuple[StoredWeight, ...]
     source: str
     proof: Proof
     layer: str = ""
     label: str = ""
-    biases: tuple[Stored, ...] = ()
+    biases: tuple[StoredWeight, ...] = ()
     out: tuple[str, ...] = ()
     out_orientation: Orientation = "out_in"
     extras: tuple[tuple[str, str], ...] = ()

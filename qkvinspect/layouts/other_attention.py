@@ -1,7 +1,7 @@
 """Attention of other kinds: latent (DeepSeek), linear, and hybrids that project gates or an MLP along."""
 
 from qkvinspect.layouts.fused import KV, KV_PER_HEAD, fused
-from qkvinspect.layouts.layout import Layout, Stored
+from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import QKV, Packing, Q
 
 _STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
@@ -11,7 +11,7 @@ LAYOUTS: tuple[Layout, ...] = (
         Layout(
             id=id,
             libraries=libraries,
-            weights=(Stored("kv_b_proj.weight", KV_PER_HEAD), Stored(f"{q}.weight", Q)),
+            weights=(StoredWeight("kv_b_proj.weight", KV_PER_HEAD), StoredWeight(f"{q}.weight", Q)),
             layer="self_attn",
             siblings=("kv_a_proj_with_mqa.weight",),
             out=("o_proj.weight",),
@@ -86,8 +86,8 @@ LAYOUTS: tuple[Layout, ...] = (
         Layout(
             id=id,
             libraries=libraries,
-            weights=(Stored(f"{q}.weight", Q), Stored(f"{kv}.weight", KV)),
-            biases=(Stored(f"{q}.bias", Q), Stored(f"{kv}.bias", KV)),
+            weights=(StoredWeight(f"{q}.weight", Q), StoredWeight(f"{kv}.weight", KV)),
+            biases=(StoredWeight(f"{q}.bias", Q), StoredWeight(f"{kv}.bias", KV)),
             layer=layer,
             kv_heads="equal",
             source="remembered",

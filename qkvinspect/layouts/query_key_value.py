@@ -1,7 +1,7 @@
 """`query_key_value`: one name, and more packings than any other. Names alone never decide."""
 
 from qkvinspect.layouts.fused import fused
-from qkvinspect.layouts.layout import Layout, Stored
+from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
 _KEY = "query_key_value.weight"
@@ -220,8 +220,8 @@ LAYOUTS: tuple[Layout, ...] = (
         Layout(
             id=f"megatron-cross-v{version}",
             libraries=f"Megatron-LM cross-attention, checkpoint_version {version}",
-            weights=(Stored("query.weight", Packing(("q",))), Stored("key_value.weight", packing)),
-            biases=(Stored("query.bias", Packing(("q",))), Stored("key_value.bias", packing)),
+            weights=(StoredWeight("query.weight", Packing(("q",))), StoredWeight("key_value.weight", packing)),
+            biases=(StoredWeight("query.bias", Packing(("q",))), StoredWeight("key_value.bias", packing)),
             layer="inter_attention",
             out=_DENSE,
             flags={"checkpoint_version": versions},

@@ -1,7 +1,7 @@
 """Libraries that store Q, K and V apart, as one nn.Linear each."""
 
 from qkvinspect.checkpoint import Orientation
-from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Proof, Stored
+from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Proof, StoredWeight
 from qkvinspect.layouts.packing import K, Q, V
 
 _QK_NORMS = (HeadTensor("q_norm|q_layernorm|norm_q.weight", 0, "head_dim"),)
@@ -32,8 +32,8 @@ def _separate(
     return Layout(
         id=id,
         libraries=libraries,
-        weights=tuple(Stored(name + suffix, packing, orientation) for name, packing in names),
-        biases=tuple(Stored(f"{name}.bias", packing) for name, packing in names),
+        weights=tuple(StoredWeight(name + suffix, packing, orientation) for name, packing in names),
+        biases=tuple(StoredWeight(f"{name}.bias", packing) for name, packing in names),
         out=out,
         layer=layer,
         label=label,

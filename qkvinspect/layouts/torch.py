@@ -1,6 +1,6 @@
 """PyTorch's own attention, and the libraries that use it as it is."""
 
-from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Stored
+from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import QKV, K, Q, V
 
 _OUT = ("out_proj.weight",)
@@ -16,8 +16,8 @@ LAYOUTS = (
     Layout(
         id="torch-mha",
         libraries="torch nn.MultiheadAttention and nn.Transformer, CLIP, open_clip, DETR",
-        weights=(Stored("in_proj_weight", QKV),),
-        biases=(Stored("in_proj_bias", QKV),),
+        weights=(StoredWeight("in_proj_weight", QKV),),
+        biases=(StoredWeight("in_proj_bias", QKV),),
         out=_OUT,
         extras=BIAS_KV,
         kv_heads="equal",
@@ -29,8 +29,8 @@ LAYOUTS = (
     Layout(
         id="audiocraft",
         libraries="audiocraft MusicGen, AudioGen with kv_repeat",
-        weights=(Stored("in_proj_weight", QKV),),
-        biases=(Stored("in_proj_bias", QKV),),
+        weights=(StoredWeight("in_proj_weight", QKV),),
+        biases=(StoredWeight("in_proj_bias", QKV),),
         out=_OUT,
         siblings=_OUT,
         source="audiocraft/modules/transformer.py, StreamingMultiheadAttention",
@@ -40,8 +40,12 @@ LAYOUTS = (
     Layout(
         id="torch-ao-mha",
         libraries="torch.ao.nn.quantizable.MultiheadAttention",
-        weights=(Stored("linear_Q.weight", Q), Stored("linear_K.weight", K), Stored("linear_V.weight", V)),
-        biases=(Stored("linear_Q.bias", Q), Stored("linear_K.bias", K), Stored("linear_V.bias", V)),
+        weights=(
+            StoredWeight("linear_Q.weight", Q),
+            StoredWeight("linear_K.weight", K),
+            StoredWeight("linear_V.weight", V),
+        ),
+        biases=(StoredWeight("linear_Q.bias", Q), StoredWeight("linear_K.bias", K), StoredWeight("linear_V.bias", V)),
         out=_OUT,
         kv_heads="equal",
         supersedes=("torch-mha", "audiocraft"),
@@ -52,8 +56,8 @@ LAYOUTS = (
     Layout(
         id="torch-mha-split",
         libraries="torch nn.MultiheadAttention with kdim or vdim other than embed_dim",
-        weights=(Stored("q_proj_weight", Q), Stored("k_proj_weight", K), Stored("v_proj_weight", V)),
-        biases=(Stored("in_proj_bias", QKV),),
+        weights=(StoredWeight("q_proj_weight", Q), StoredWeight("k_proj_weight", K), StoredWeight("v_proj_weight", V)),
+        biases=(StoredWeight("in_proj_bias", QKV),),
         out=_OUT,
         extras=BIAS_KV,
         kv_heads="equal",

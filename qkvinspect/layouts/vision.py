@@ -1,7 +1,7 @@
 """Vision transformers: timm, transformers' vision towers, lucidrains' vit-pytorch; most keep [Q;K;V] in `qkv`."""
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, KV_PER_HEAD, QK, fused
-from qkvinspect.layouts.layout import HeadTensor, Layout, Stored
+from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q, V
 
 _PROJ = ("proj.weight", "projection.weight", "../output.dense.weight", "out.weight")
@@ -20,10 +20,10 @@ _HEADS = (
 )
 
 
-def _pair(id: str, libraries: str, one: Stored, other: Stored, **how: object) -> Layout:
+def _pair(id: str, libraries: str, one: StoredWeight, other: StoredWeight, **how: object) -> Layout:
     """A row of two weights; their biases lie beside them and are packed alike."""
     weights = (one, other)
-    biases = tuple(Stored(s.key.removesuffix("weight") + "bias", s.packing) for s in weights)
+    biases = tuple(StoredWeight(s.key.removesuffix("weight") + "bias", s.packing) for s in weights)
     return Layout(id=id, libraries=libraries, weights=weights, biases=biases, **how)  # pyright: ignore[reportArgumentType]
 
 
@@ -45,7 +45,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "qkv.weight",
         ndim=2,
         siblings=("q_bias", "v_bias"),
-        bias=(Stored("q_bias", Q), Stored("v_bias", V)),
+        bias=(StoredWeight("q_bias", Q), StoredWeight("v_bias", V)),
         out=_PROJ,
         head_tensors=_HEADS,
         source="timm/models/beit.py, Attention.forward: cat(q_bias, zeros, v_bias)",
@@ -165,8 +165,8 @@ LAYOUTS: tuple[Layout, ...] = (
     _pair(
         "timm-halo",
         "timm HaloNet",
-        Stored("q.weight", Q),
-        Stored("kv.weight", KV_PER_HEAD),
+        StoredWeight("q.weight", Q),
+        StoredWeight("kv.weight", KV_PER_HEAD),
         ndim=4,
         siblings=("pos_embed.height_rel",),
         kv_heads="equal",
@@ -202,8 +202,8 @@ LAYOUTS: tuple[Layout, ...] = (
     _pair(
         "timm-levit-downsample",
         "timm LeViT between stages",
-        Stored("q.ln.linear.weight", Q),
-        Stored("kv.linear.weight", KV_PER_HEAD),
+        StoredWeight("q.ln.linear.weight", Q),
+        StoredWeight("kv.linear.weight", KV_PER_HEAD),
         out=("proj.ln.linear.weight",),
         kv_heads="equal",
         head_tensors=_BIASES,
@@ -254,8 +254,8 @@ LAYOUTS: tuple[Layout, ...] = (
     _pair(
         "q-and-kv",
         "timm PVT V2, Twins, VOLO, attention pooling; SegFormer as first released",
-        Stored("q.weight", Q),
-        Stored("kv.weight", KV),
+        StoredWeight("q.weight", Q),
+        StoredWeight("kv.weight", KV),
         ndim=2,
         out=_PROJ,
         kv_heads="equal",
@@ -267,8 +267,8 @@ LAYOUTS: tuple[Layout, ...] = (
         _pair(
             id,
             libraries,
-            Stored("qk.weight", QK),
-            Stored("v.weight", V),
+            StoredWeight("qk.weight", QK),
+            StoredWeight("v.weight", V),
             layer=layer,
             out=("proj.weight",),
             kv_heads="equal",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.report import Report
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
 
 class Renderer(Protocol):
@@ -15,7 +15,7 @@ class Renderer(Protocol):
 
     NAME: str
 
-    def render(self, report: Report, view: View) -> str: ...
+    def render(self, report: Report, view: ViewOptions) -> str: ...
 
 
 RENDERERS: tuple[str, ...] = ("table", "json", "csv", "markdown")

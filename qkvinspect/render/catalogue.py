@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from qkvinspect.layouts import Layout, Stored
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry, Packing, slots_of, split_rows
 from qkvinspect.render.prose import point
 
@@ -124,5 +124,5 @@ def _told_by(layout: Layout) -> Iterator[str]:
     yield "a config or --layout only" if layout.needs_config else "the names"
 
 
-def _below(layout: Layout, stored: Stored) -> str:
+def _below(layout: Layout, stored: StoredWeight) -> str:
     return f"{layout.layer}.{stored.key}" if layout.layer else stored.key

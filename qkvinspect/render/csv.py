@@ -9,7 +9,7 @@ from io import StringIO
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
 from qkvinspect.render import text
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "csv"
 
@@ -32,7 +32,7 @@ COLUMNS = (
 )
 
 
-def render(report: Report, view: View) -> str:
+def render(report: Report, view: ViewOptions) -> str:
     """One line a part; with per_head one line a head."""
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")

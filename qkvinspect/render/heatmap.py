@@ -9,7 +9,7 @@ from qkvinspect.analysis.grid import Grid
 from qkvinspect.render import text
 from qkvinspect.render.labels import apart
 from qkvinspect.render.page import Page
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 _VALUES = (17, 54, 60, 66, 72, 78, 114, 149, 191, 227)
 """Of the 256 colours, from dark blue to light yellow, each lighter than the one before: also without colour vision."""
@@ -22,7 +22,7 @@ _BRIGHT = frozenset({*_VALUES[4:], *_POSITIVE[:7], *_NEGATIVE[:7]})
 _FEWEST = 8  # heads in a row, however narrow the terminal
 
 
-def render(grid: Grid, view: View) -> str:
+def render(grid: Grid, view: ViewOptions) -> str:
     """The whole picture; heads that do not fit into a line go on in a block of their own."""
     page = Page(view)
     if not any(grid.rows):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from qkvinspect.inspection.report import Report
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "json"
 
 
-def render(report: Report, view: View) -> str:
+def render(report: Report, view: ViewOptions) -> str:
     """The whole report; per-head numbers are always in it."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"

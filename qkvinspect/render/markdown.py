@@ -7,19 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from qkvinspect.inspection.report import Report
 from qkvinspect.render import rows, text
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "markdown"
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@])")
 
 
-def render(report: Report, view: View) -> str:
+def render(report: Report, view: ViewOptions) -> str:
     """The whole report."""
     return "\n".join(_lines(report, view)) + "\n"
 
 
-def _lines(report: Report, view: View) -> Iterator[str]:
+def _lines(report: Report, view: ViewOptions) -> Iterator[str]:
     first, *others = text.summary(report)
     yield f"**{escape(first)}**"
     yield from (f"\n{escape(line)}" for line in others)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.render.text import clean
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +23,7 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "bold red": "1;31", "bold green"
 class Page:
     """Text that grows line by line."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: ViewOptions) -> None:
         self._view = view
         self._lines: list[str] = []
 

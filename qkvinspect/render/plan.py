@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.errors import clean
-from qkvinspect.export import Piece
+from qkvinspect.export import OutputTensor
 from qkvinspect.render.text import count, rows
 
 
-def listing(pieces: Sequence[Piece]) -> str:
+def listing(pieces: Sequence[OutputTensor]) -> str:
     """New tensors with where their rows come from; those that stay as they are, counted."""
     lines = [f"{p.name} {list(p.shape)} {p.dtype.name}  from {'; '.join(_origin(p))}" for p in pieces if _new(p)]
     same = sum(not _new(piece) for piece in pieces)
@@ -18,11 +18,11 @@ def listing(pieces: Sequence[Piece]) -> str:
     return "".join(clean(line) + "\n" for line in lines)
 
 
-def _new(piece: Piece) -> bool:
+def _new(piece: OutputTensor) -> bool:
     return piece.whole is None or piece.whole.name != piece.name
 
 
-def _origin(piece: Piece) -> Iterator[str]:
+def _origin(piece: OutputTensor) -> Iterator[str]:
     if piece.whole is not None:
         yield piece.whole.name
     found: dict[str, list[range]] = {}

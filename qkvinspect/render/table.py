@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from qkvinspect.inspection.report import Report
 from qkvinspect.render import rows, text
 from qkvinspect.render.page import Page
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "table"
 
 
-def render(report: Report, view: View) -> str:
+def render(report: Report, view: ViewOptions) -> str:
     """The whole report."""
     page = Page(view)
     for line in text.summary(report):

@@ -6,7 +6,7 @@ from qkvinspect.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ViewOptions:
     """What the reader asked for and what they look at.
 
     Attributes:

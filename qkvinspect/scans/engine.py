@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from qkvinspect import __version__
 from qkvinspect.errors import QkvInspectError, UsageError
-from qkvinspect.scans.rows import Job, Scanned, lost, scan_one
+from qkvinspect.scans.rows import ScanJob, Scanned, lost, scan_one
 from qkvinspect.workers import limit
 
 _TRIES = 2
@@ -62,7 +62,7 @@ class Engine(Protocol):
         ...
 
 
-def scan_all(paths: Iterable[str], job: Job, engine: Engine) -> Generator[Scanned]:
+def scan_all(paths: Iterable[str], job: ScanJob, engine: Engine) -> Generator[Scanned]:
     """Scan checkpoints wherever the engine does, and give what each became, in no order, each once."""
     batches = _batches(paths, engine.batch)
     alone: deque[str] = deque()
@@ -211,7 +211,7 @@ def _batches(paths: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _work(batch: Sequence[str], job: Job) -> list[Scanned]:
+def _work(batch: Sequence[str], job: ScanJob) -> list[Scanned]:
     limit(1)
     return [scan_one(path, job) for path in batch]
 

@@ -47,7 +47,7 @@ FLOATS = frozenset({"norm", "bias_norm", *BY_KEY})
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ScanJob:
     """What is asked of every checkpoint.
 
     Attributes:
@@ -101,7 +101,7 @@ def parse_columns(text: str | None) -> tuple[str, ...]:
     return keys
 
 
-def scan_one(path: str, job: Job) -> Scanned:
+def scan_one(path: str, job: ScanJob) -> Scanned:
     """Open and measure a checkpoint; whatever goes wrong is in its one row."""
     place = path if is_remote(path) else os.path.join(job.folder, path)
     before = stamp(place)
@@ -123,13 +123,13 @@ def scan_one(path: str, job: Job) -> Scanned:
     return _scanned(path, before, (step, origin), error, [{}] if error is not None else found, job)
 
 
-def lost(path: str, why: str, job: Job) -> Scanned:
+def lost(path: str, why: str, job: ScanJob) -> Scanned:
     """What is left of a checkpoint at which workers die."""
     return _scanned(path, "", in_name(path) or (None, None), why, [{}], job)
 
 
 def _scanned(
-    path: str, before: str, at: tuple[int | None, str | None], error: str | None, rows: Sequence[Row], job: Job
+    path: str, before: str, at: tuple[int | None, str | None], error: str | None, rows: Sequence[Row], job: ScanJob
 ) -> Scanned:
     always: Row = {"checkpoint": shown(path), "step": at[0], "step_from": at[1], LAST: error}
     empty = dict[str, object].fromkeys(job.fields)

@@ -54,7 +54,7 @@ class Series:
 
 
 @dataclass(slots=True)
-class Run:
+class TrainingRun:
     """All that rows tell of a training run.
 
     Attributes:
@@ -89,7 +89,7 @@ class Run:
         yield from (self.series[key] for key in chosen)
 
 
-def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> Run:
+def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> TrainingRun:
     """The rows of all these files together.
 
     Args:
@@ -98,7 +98,7 @@ def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> Run:
     Raises:
         UsageError: a file cannot be read, a line is no row of a scan, or no row has a step.
     """
-    run = Run()
+    run = TrainingRun()
     for path in paths:
         try:
             with path.open(encoding="utf-8") as file:
@@ -130,7 +130,7 @@ def _rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, obj
         yield number, cast("dict[str, object]", row)
 
 
-def _add(run: Run, row: dict[str, object], where: str, layers: Sequence[str]) -> None:
+def _add(run: TrainingRun, row: dict[str, object], where: str, layers: Sequence[str]) -> None:
     checkpoint, step, error = _text(row, "checkpoint", where), row.get("step"), row.get("error")
     if checkpoint is None:
         raise UsageError("has no checkpoint", file=where)
@@ -159,7 +159,7 @@ def _add(run: Run, row: dict[str, object], where: str, layers: Sequence[str]) ->
     _take(run, row, step, (layer, part, head), where)
 
 
-def _take(run: Run, row: dict[str, object], step: int, place: tuple[str, str, int | None], where: str) -> None:
+def _take(run: TrainingRun, row: dict[str, object], step: int, place: tuple[str, str, int | None], where: str) -> None:
     count = row.get("nonfinite")
     if count is not None and not _is_count(count):
         raise _wrong("nonfinite", where, count)

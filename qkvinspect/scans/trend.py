@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qkvinspect.checkpoint import Finding
 from qkvinspect.errors import UsageError
 from qkvinspect.scans.rows import HEAD
-from qkvinspect.scans.series import Key, Run, Series
+from qkvinspect.scans.series import Key, Series, TrainingRun
 from qkvinspect.scans.watch import findings
 
 SCHEMA_VERSION = 1
@@ -79,7 +79,7 @@ class Trend:
         lines: of whole parts; of a figure that only heads have, the greatest of a layer's heads; or of each head.
     """
 
-    run: Run
+    run: TrainingRun
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
     findings: tuple[Finding, ...]
@@ -106,7 +106,7 @@ class Trend:
         }
 
 
-def trend(run: Run, columns: Sequence[str] = (), *, per_head: bool = False) -> Trend:
+def trend(run: TrainingRun, columns: Sequence[str] = (), *, per_head: bool = False) -> Trend:
     """Sum up a run.
 
     Args:
@@ -124,7 +124,7 @@ def trend(run: Run, columns: Sequence[str] = (), *, per_head: bool = False) -> T
     return Trend(run, chosen, lines, tuple(findings(run)))
 
 
-def _series(run: Run, column: str, *, per_head: bool) -> Iterator[Series]:
+def _series(run: TrainingRun, column: str, *, per_head: bool) -> Iterator[Series]:
     whole = [] if per_head else list(run.of(column, heads=False))
     if whole or per_head:
         yield from whole or run.of(column, heads=True)

@@ -13,7 +13,7 @@ from statistics import median
 
 from qkvinspect.checkpoint import Finding
 from qkvinspect.scans.jumps import FEWEST, Jump, jumps, scale
-from qkvinspect.scans.series import Run, Series
+from qkvinspect.scans.series import Series, TrainingRun
 
 DYING_SHARE = 0.25
 """Of the median of a head's siblings. Heads of one part of trained checkpoints lie within a factor of ten of their
@@ -33,19 +33,19 @@ _STEADY = 0.8
 """The share of equal distances between steps from which another distance is a gap."""
 
 
-def findings(run: Run) -> list[Finding]:
+def findings(run: TrainingRun) -> list[Finding]:
     """All of them, by watcher."""
     return [finding for watcher in WATCHERS for finding in watcher(run)]
 
 
-def nonfinite(run: Run) -> Iterator[Finding]:
+def nonfinite(run: TrainingRun) -> Iterator[Finding]:
     """Weights that are NaN or infinite."""
     for (layer, part), (step, count) in run.nonfinite.items():
         text = f"{part.upper()} has values that are not finite from step {step} on ({count} of them there)"
         yield Finding("nonfinite", "error", text, layer)
 
 
-def spikes(run: Run) -> Iterator[Finding]:
+def spikes(run: TrainingRun) -> Iterator[Finding]:
     """A norm that jumps: see ``runs.jumps``."""
     stacks = {part: scale(one for one in _norms(run) if one.key.part == part) for part in "qkv"}
     found: dict[tuple[str, str, int], list[tuple[int | None, Jump]]] = defaultdict(list)
@@ -63,7 +63,7 @@ def spikes(run: Run) -> Iterator[Finding]:
         yield Finding("norm-spike", "warning", text, layer)
 
 
-def dying(run: Run) -> Iterator[Finding]:
+def dying(run: TrainingRun) -> Iterator[Finding]:
     """A head whose norm falls towards zero while those beside it do not."""
     groups: dict[tuple[str, str], list[Series]] = defaultdict(list)
     for series in run.of("norm", heads=True):
@@ -85,7 +85,7 @@ def dying(run: Run) -> Iterator[Finding]:
                 yield Finding("dying-head", "warning", text, layer)
 
 
-def drift(run: Run) -> Iterator[Finding]:
+def drift(run: TrainingRun) -> Iterator[Finding]:
     """A norm that grows, or shrinks, and does not slow down."""
     for series in run.of("norm", heads=False):
         factor = _drift(series)
@@ -94,7 +94,7 @@ def drift(run: Run) -> Iterator[Finding]:
             yield Finding("norm-drift", "warning", text, series.key.layer)
 
 
-def bounds(run: Run) -> Iterator[Finding]:
+def bounds(run: TrainingRun) -> Iterator[Finding]:
     """A bound on the logits that grows and does not slow down."""
     grown: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for series in run.of("logit_bound", heads=True):
@@ -107,7 +107,7 @@ def bounds(run: Run) -> Iterator[Finding]:
         yield Finding("logit-bound-growth", "warning", text, layer)
 
 
-def gaps(run: Run) -> Iterator[Finding]:
+def gaps(run: TrainingRun) -> Iterator[Finding]:
     """Checkpoints that are missing, or whose step is."""
     if run.errors:
         path, error = next(iter(run.errors.items()))
@@ -137,10 +137,10 @@ def gaps(run: Run) -> Iterator[Finding]:
             yield Finding("missing-steps", "info", text)
 
 
-WATCHERS: tuple[Callable[[Run], Iterator[Finding]], ...] = (nonfinite, spikes, dying, drift, bounds, gaps)
+WATCHERS: tuple[Callable[[TrainingRun], Iterator[Finding]], ...] = (nonfinite, spikes, dying, drift, bounds, gaps)
 
 
-def _norms(run: Run) -> Iterator[Series]:
+def _norms(run: TrainingRun) -> Iterator[Series]:
     for heads in (False, True):
         yield from run.of("norm", heads=heads)
 

@@ -29,7 +29,7 @@ _LONGEST = 60.0
 """Seconds that a server may ask to wait."""
 
 
-class Target(Protocol):
+class FetchTarget(Protocol):
     """A file that ranges are fetched for."""
 
     @property
@@ -40,7 +40,7 @@ class Target(Protocol):
         """Seconds without any news after which it is given up."""
         ...
 
-    def attempt(self, job: Job) -> None:
+    def attempt(self, job: FetchJob) -> None:
         """Fetch what is missing of a job, once.
 
         Raises:
@@ -48,12 +48,12 @@ class Target(Protocol):
         """
         ...
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: FetchJob) -> None:
         """Told, under the lock, that no more is done for a job."""
         ...
 
 
-class Job:
+class FetchJob:
     """A range to fetch.
 
     Attributes:
@@ -62,7 +62,7 @@ class Job:
         error: why it cannot be fetched.
     """
 
-    def __init__(self, file: Target, start: int, stop: int) -> None:
+    def __init__(self, file: FetchTarget, start: int, stop: int) -> None:
         self.file = file
         self.start = self.position = start
         self.stop = stop
@@ -77,8 +77,8 @@ class Fetcher:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.spool = Spool()
-        self._urgent = deque[Job]()
-        self._planned = deque[Job]()
+        self._urgent = deque[FetchJob]()
+        self._planned = deque[FetchJob]()
         self._announced = self._reached = 0
         self._far = _AHEAD
         self._alive = 0.0
@@ -86,7 +86,7 @@ class Fetcher:
         self._threads = 0
         self._closed = threading.Event()
 
-    def submit(self, jobs: Iterable[Job]) -> None:
+    def submit(self, jobs: Iterable[FetchJob]) -> None:
         """Fetch these next: someone waits for them. Called under the lock, as all below but ``close``."""
         new = [job for job in jobs if not job.urgent and not job.begun]
         for job in new:
@@ -95,7 +95,7 @@ class Fetcher:
         if new:
             self._wake()
 
-    def plan(self, jobs: Iterable[Job]) -> None:
+    def plan(self, jobs: Iterable[FetchJob]) -> None:
         """Fetch these in their order, as the reader comes near."""
         for job in jobs:
             self._announced += job.stop - job.start
@@ -113,7 +113,7 @@ class Fetcher:
         """Fetch all that is planned, however far ahead."""
         self._far = 1 << 63
 
-    def wait(self, file: Target) -> None:
+    def wait(self, file: FetchTarget) -> None:
         """Until something has happened.
 
         Raises:
@@ -162,7 +162,7 @@ class Fetcher:
                 self._idle += 1
                 self.changed.notify_all()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> FetchJob | None:
         with self.changed:
             while not self.closed:
                 job = self._take()
@@ -175,7 +175,7 @@ class Fetcher:
             self._idle -= 1
             return None
 
-    def _take(self) -> Job | None:
+    def _take(self) -> FetchJob | None:
         while self._urgent:
             job = self._urgent.popleft()
             if not job.begun:
@@ -186,7 +186,7 @@ class Fetcher:
                 return job
         return None
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: FetchJob) -> None:
         def pause(seconds: float) -> bool:
             self.alive(seconds)
             return self._closed.wait(seconds)

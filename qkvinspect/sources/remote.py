@@ -15,7 +15,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.progress import Progress
 from qkvinspect.sources import spool
-from qkvinspect.sources.fetching import CHUNK, Fetcher, Job, patiently
+from qkvinspect.sources.fetching import CHUNK, Fetcher, FetchJob, patiently
 from qkvinspect.sources.local import changed, require_within
 from qkvinspect.sources.range_map import Range, Runs, gaps, joined
 from qkvinspect.sources.transport import Answer, TemporaryError, Transport
@@ -58,7 +58,7 @@ class RemoteFile:
         self._own = fetcher is None
         self._fetcher = fetcher or Fetcher()
         self._held = self._fetcher.spool.held()
-        self._jobs = Runs[Job]()
+        self._jobs = Runs[FetchJob]()
         self._marks = Runs[int]()
         self._known: tuple[int | None, str] | None = None
         self._beside: dict[str, RemoteFile] = {}
@@ -147,7 +147,7 @@ class RemoteFile:
             self._fetcher.close()
             self._transport.close()
 
-    def attempt(self, job: Job) -> None:
+    def attempt(self, job: FetchJob) -> None:
         """Fetch what is missing of a job, once."""
         with self._transport.fetch(job.position, job.stop) as answer:
             slot = self._begin(job, answer)
@@ -168,11 +168,11 @@ class RemoteFile:
             elif job.position < job.stop:
                 raise TemporaryError("the answer ended too early")
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: FetchJob) -> None:
         if job.error is None:
             self._jobs.remove(job.start)
 
-    def _begin(self, job: Job, answer: Answer) -> spool.Slot:
+    def _begin(self, job: FetchJob, answer: Answer) -> spool.Slot:
         """Compare an answer with those before it, and make room for its bytes."""
         with self._fetcher.changed:
             if self._known is None or self._known[0] is None:
@@ -194,8 +194,8 @@ class RemoteFile:
                 self._fetcher.plan([self._job(*gap) for gap in list(self._missing(job.stop, answer.size or 0))])
             return self._fetcher.spool.slot(job.position, job.stop - job.position)
 
-    def _job(self, start: int, stop: int) -> Job:
-        job = Job(self, start, stop)
+    def _job(self, start: int, stop: int) -> FetchJob:
+        job = FetchJob(self, start, stop)
         self._jobs.add(start, stop, job)
         return job
 
@@ -222,7 +222,7 @@ class RemoteFile:
             return max(min(start, size - _TAIL), 0), stop
         return (start, min(start + _BLOCK, size)) if stop - start <= _SMALL else (start, stop)
 
-    def _fail(self, jobs: Iterable[Job]) -> None:
+    def _fail(self, jobs: Iterable[FetchJob]) -> None:
         for job in jobs:
             if job.error is not None:
                 raise job.error

@@ -26,7 +26,7 @@ from qkvinspect.tui.heatmap import HeatMap
 from qkvinspect.tui.layers import Layers
 from qkvinspect.tui.outline import Branch, outline
 from qkvinspect.tui.screens import Columns, Help
-from qkvinspect.tui.session import Job, Keep, Session
+from qkvinspect.tui.session import Keep, ReadingJob, Session
 from qkvinspect.tui.tables import shortened
 from qkvinspect.tui.work import Work
 
@@ -46,7 +46,7 @@ class Done(Message):
         error: what went wrong, in a line.
     """
 
-    job: Job
+    job: ReadingJob
     keep: Keep | None
     error: str
 
@@ -265,7 +265,7 @@ class Browser(App[None]):
             Thread(target=self._read, args=(job,), daemon=True).start()  # nobody who leaves waits for it
         self._say()
 
-    def _read(self, job: Job) -> None:
+    def _read(self, job: ReadingJob) -> None:
         """In a thread of its own."""
         keep, error = None, ""
         try:

@@ -21,7 +21,7 @@ Keep = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ReadingJob:
     """One thing to read, of some layers by their place in the report."""
 
     what: Literal["norms", "figures", "evidence"]
@@ -56,7 +56,7 @@ class Session:
             for number, attention in enumerate(report.attentions)
         }
 
-    def read(self, job: Job, progress: Progress) -> Keep:
+    def read(self, job: ReadingJob, progress: Progress) -> Keep:
         """Read what a job asks for; may run in any thread. Nothing changes until the result is called.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from qkvinspect.tui.session import Job, Session
+from qkvinspect.tui.session import ReadingJob, Session
 
 
 class Work:
@@ -18,12 +18,12 @@ class Work:
     """
 
     def __init__(self, session: Session) -> None:
-        self.running: Job | None = None
+        self.running: ReadingJob | None = None
         self.stopping = False
         self.share = 0.0
         self._session = session
         self._shown: int | None = None
-        self._asked: deque[Job] = deque()
+        self._asked: deque[ReadingJob] = deque()
         self._failed: set[int] = set()
 
     def show(self, layer: int | None) -> None:
@@ -36,13 +36,13 @@ class Work:
 
     def analyze(self, layers: Iterable[int]) -> None:
         """One layer after another."""
-        self._asked += [Job("figures", (layer,)) for layer in layers if layer not in self._session.figures]
+        self._asked += [ReadingJob("figures", (layer,)) for layer in layers if layer not in self._session.figures]
 
     def ask(self, layers: Sequence[int]) -> None:
         """What the weights say of some layers."""
-        self._asked.append(Job("evidence", tuple(layers)))
+        self._asked.append(ReadingJob("evidence", tuple(layers)))
 
-    def begin(self, visible: Sequence[int]) -> Job | None:
+    def begin(self, visible: Sequence[int]) -> ReadingJob | None:
         """The most urgent job, which is now running; None if there is none.
 
         Args:
@@ -52,7 +52,7 @@ class Work:
         known = self._session.measured | self._failed
         unread = [layer for layer in (*shown, *visible) if layer not in known]
         if unread and (unread[0] == self._shown or not self._asked):
-            self.running = Job("norms", (unread[0],))
+            self.running = ReadingJob("norms", (unread[0],))
         else:
             self.running = self._asked.popleft() if self._asked else None
         self.stopping, self.share = False, 0.0

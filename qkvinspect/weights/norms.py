@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qkvinspect.checkpoint import Orientation, Region, TensorInfo
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.reading import Array, Span, blocks, numbers, spans
+from qkvinspect.weights.reading import Array, Tile, blocks, numbers, spans
 from qkvinspect.weights.strided import Matrix, as_matrix
 from qkvinspect.weights.sums_of_squares import row_squares, scaled_squares
 from qkvinspect.workers import in_order
@@ -37,7 +37,7 @@ _SCALE_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class StreamRequest:
     """A tensor to stream.
 
     Attributes:
@@ -60,7 +60,7 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _PartialSums:
     """What was found in a piece.
 
     Attributes:
@@ -95,7 +95,7 @@ class RowStats:
     def _counts(self) -> NDArray[np.int64]:
         return np.zeros((2, len(self.squares)), np.int64) if self._odd is None else self._odd
 
-    def add(self, part: _Part) -> None:
+    def add(self, part: _PartialSums) -> None:
         """Take in a piece of some of the rows."""
         self.squares[part.rows] += part.squares
         if part.odd is not None:
@@ -121,11 +121,11 @@ def row_stats(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    (found,) = stream([Request(info, orientation, scale)], progress)
+    (found,) = stream([StreamRequest(info, orientation, scale)], progress)
     return found
 
 
-def stream(requests: Sequence[Request], progress: Progress) -> Iterator[RowStats | None]:
+def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[RowStats | None]:
     """What ``row_stats`` finds in each of these tensors, streamed on all cores in the order given.
 
     It does not depend on how many cores there are: what they find is added up in that order.
@@ -154,10 +154,10 @@ def _nothing(job: _Job | None) -> RowStats | None:
     return RowStats(np.zeros(job.matrix.rows))
 
 
-_Pieces = list[tuple[_Job, Span]]
+_Pieces = list[tuple[_Job, Tile]]
 
 
-def _batches(requests: Sequence[Request], jobs: deque[_Job | None]) -> Iterator[_Pieces | Region]:
+def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Iterator[_Pieces | Region]:
     """The pieces of all tensors in batches of about equal size, and each storage that has a checksum before them.
 
     One storage more is verified than is read, so that no core waits for the one that does it.
@@ -181,14 +181,14 @@ def _batches(requests: Sequence[Request], jobs: deque[_Job | None]) -> Iterator[
         yield batch
 
 
-def _unchecked(requests: Iterable[Request]) -> Iterator[Region]:
+def _unchecked(requests: Iterable[StreamRequest]) -> Iterator[Region]:
     for request in requests:
         region = request.info.region
         if not region.checked and region.nbytes > _PIECE:
             yield region
 
 
-def _job(number: int, request: Request) -> _Job | None:
+def _job(number: int, request: StreamRequest) -> _Job | None:
     if request.info.dtype.kind == "opaque":
         return None
     matrix = as_matrix(request.info, request.orientation)
@@ -196,18 +196,18 @@ def _job(number: int, request: Request) -> _Job | None:
     return None if request.scale is not None and scales is None else _Job(number, matrix, scales)
 
 
-def _work(work: _Pieces | Region) -> list[_Part]:
+def _work(work: _Pieces | Region) -> list[_PartialSums]:
     if isinstance(work, Region):
         work.check()
         return []
     return [_measure(job, span) for job, span in work]
 
 
-def _measure(job: _Job, span: Span) -> _Part:
+def _measure(job: _Job, span: Tile) -> _PartialSums:
     words, dtype = span.read(), job.matrix.info.dtype
     scales = job.scales(span.rows, span.cols) if job.scales is not None else None
     squares, odd = row_squares(words, dtype) if scales is None else scaled_squares(words, dtype, scales)
-    part = _Part(job.number, span.nbytes, span.rows, squares)
+    part = _PartialSums(job.number, span.nbytes, span.rows, squares)
     if not len(odd):
         return part
     with np.errstate(all="ignore"):  # signalling NaN, and float64 squares beyond float64

@@ -19,7 +19,7 @@ _WORDS = {8: "u1", 16: "u2", 32: "u4", 64: "u8"}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Tile:
     """A piece of a matrix that is read at once.
 
     Attributes:
@@ -51,7 +51,7 @@ class Span:
         return words.T if self.across else words
 
 
-def spans(matrix: Matrix, limit: int) -> Iterator[Span]:
+def spans(matrix: Matrix, limit: int) -> Iterator[Tile]:
     """Cut a matrix into pieces of about ``limit`` bytes, in the order of the file; nothing is read yet."""
     if not matrix.rows or not matrix.cols:
         return
@@ -69,7 +69,7 @@ def spans(matrix: Matrix, limit: int) -> Iterator[Span]:
             offset = matrix.offset + first * outer_stride + start * inner_stride
             sides = slice(first, first + many), slice(start, start + count)
             rows, cols = reversed(sides) if across else sides
-            yield Span(matrix, rows, cols, offset, (many, count), (outer_stride, inner_stride), across)
+            yield Tile(matrix, rows, cols, offset, (many, count), (outer_stride, inner_stride), across)
 
 
 def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, Array]]:

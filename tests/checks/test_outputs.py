@@ -18,7 +18,7 @@ from qkvinspect.checkpoint import Finding
 from qkvinspect.checks import check
 from qkvinspect.checks.result import Checked
 from qkvinspect.render.checks import CHECK_RENDERERS, check_renderer
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from tests.checks.conftest import State, name
 
 SCHEMA = json.loads((Path(qkvinspect.__file__).parent / "render/checks/check.schema.json").read_text())
@@ -40,7 +40,7 @@ HOSTILE = (
 
 
 def rendered(form: str) -> str:
-    return check_renderer(form).render(HOSTILE, View())
+    return check_renderer(form).render(HOSTILE, ViewOptions())
 
 
 def test_json_keeps_its_schema() -> None:

@@ -18,7 +18,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.render import difference as renderers
 from qkvinspect.render.difference import DIFFERENCE_RENDERERS, difference_renderer
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 FOLDER = Path(renderers.__file__).parent
 SCHEMA = Draft202012Validator(json.loads((FOLDER / "difference.schema.json").read_text()))
@@ -218,7 +218,7 @@ def test_a_name_can_do_nothing(tmp_path: Path, name: str, width: int | None, col
         state = {f"{HOSTILE}.in_proj_weight": torch.full((24, 8), value), f"{HOSTILE}.other": torch.full((3,), value)}
         save_file(state | {f"{file}{HOSTILE}.in_proj_weight": torch.ones(48, 16)}, tmp_path / f"{file}.safetensors")
     found = difference(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "2")
-    out = difference_renderer(name).render(found, View(per_head=True, width=width, colour=colour))
+    out = difference_renderer(name).render(found, ViewOptions(per_head=True, width=width, colour=colour))
     for sequence in ("\x1b[31m\x1b", "\x1b]", "\x07", "\u202e", "\u200b", "\x00", "d\ne"):
         assert sequence not in out
     if not colour:

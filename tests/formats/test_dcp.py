@@ -23,7 +23,7 @@ from qkvinspect.checkpoint import Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.error_codes import Code
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.formats.assembled import Assembled, Piece
+from qkvinspect.formats.assembled import Assembled, Box
 from tests.hostile.memory import MemoryFile
 from tests.hostile.writers import dcp, pickles
 
@@ -139,7 +139,7 @@ def test_rows_of_all_shapes_and_cuts() -> None:
     """Every range of bytes of a tensor that is cut along three axes, some pieces stored in another order."""
     shape, cuts = (4, 5, 3), ((0, 1, 4), (0, 3, 5), (0, 2, 3))
     whole = np.arange(60, dtype="<u2").reshape(shape)
-    pieces: list[Piece] = []
+    pieces: list[Box] = []
     for count, spans in enumerate(product(*(list(pairwise(cut)) for cut in cuts))):
         part = whole[tuple(slice(*span) for span in spans)]
         big = count % 2 == 1
@@ -149,7 +149,7 @@ def test_rows_of_all_shapes_and_cuts() -> None:
         file = MemoryFile(b"??" + data)
         info = TensorInfo("x", DTYPES["uint16"], part.shape, strides, Region(file, 0, len(data) + 2), 1,
                           "big" if big else "little")  # fmt: skip
-        pieces.append(Piece(tuple(a for a, _ in spans), part.shape, info.region, lambda info=info: info))
+        pieces.append(Box(tuple(a for a, _ in spans), part.shape, info.region, lambda info=info: info))
     region = Assembled(MemoryFile(b""), DTYPES["uint16"], shape, pieces)
     expected = whole.tobytes()
     for start in range(0, 120, 5):
@@ -191,7 +191,7 @@ def test_a_folder_by_hand(folder: Any, content: Any) -> None:
 
 def test_no_element_in_several_pieces() -> None:
     nowhere = Region(MemoryFile(b""), 0, 0)
-    pieces = [Piece((0, 0), (0, 3), nowhere, lambda: pytest.fail("there is nothing to read"))] * 2
+    pieces = [Box((0, 0), (0, 3), nowhere, lambda: pytest.fail("there is nothing to read"))] * 2
     assert Assembled(MemoryFile(b""), DTYPES["float32"], (4, 0), pieces).read(0, 0) == b""
 
 

@@ -17,7 +17,7 @@ from qkvinspect.errors import QkvInspectError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.render import RENDERERS, renderer
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from tests.hostile.reading import content
 
 HARMLESS = {
@@ -64,7 +64,7 @@ def look(path: Path) -> int:
                     content(info)
         report = inspect(checkpoint, Options())
         for form in RENDERERS:
-            renderer(form).render(report, View(True, 80, True))
+            renderer(form).render(report, ViewOptions(True, 80, True))
     return tensors
 
 

@@ -15,11 +15,11 @@ from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.layouts import LAYOUTS, HeadTensor, Layout, Stored
+from qkvinspect.layouts import LAYOUTS, HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
-PH = Layout("ph", "A", (Stored("qkv.weight", PER_HEAD),), "a.py", "proven", model_types=("a",), needs_config=True)
-BLK = Layout("blk", "B", (Stored("qkv.weight", QKV),), "b.py", "proven", model_types=("b",), needs_config=True)
+PH = Layout("ph", "A", (StoredWeight("qkv.weight", PER_HEAD),), "a.py", "proven", model_types=("a",), needs_config=True)
+BLK = Layout("blk", "B", (StoredWeight("qkv.weight", QKV),), "b.py", "proven", model_types=("b",), needs_config=True)
 
 
 def report(
@@ -132,10 +132,16 @@ def test_a_flag_that_does_not_fit_is_an_error() -> None:
 
 def test_config_flags_tell_rows_of_one_model_type_apart() -> None:
     new = Layout(
-        "new", "F", (Stored("qkv.weight", GROUPED),), "f.py", "proven", model_types=("f",), flags={"new": (True,)}
+        "new", "F", (StoredWeight("qkv.weight", GROUPED),), "f.py", "proven", model_types=("f",), flags={"new": (True,)}
     )
     old = Layout(
-        "old", "F", (Stored("qkv.weight", QKV),), "f.py", "proven", model_types=("f",), flags={"new": (False, None)}
+        "old",
+        "F",
+        (StoredWeight("qkv.weight", QKV),),
+        "f.py",
+        "proven",
+        model_types=("f",),
+        flags={"new": (False, None)},
     )
     for value, id in ((True, "new"), (False, "old")):
         config = {"model_type": "f", "new": value, "num_attention_heads": 4, "num_kv_heads": 2}
@@ -143,8 +149,8 @@ def test_config_flags_tell_rows_of_one_model_type_apart() -> None:
 
 
 def test_siblings_tell_rows_apart() -> None:
-    beit = Layout("beit", "B", (Stored("qkv.weight", QKV),), "b.py", "proven", siblings=("q_bias",))
-    plain = Layout("plain", "P", (Stored("qkv.weight", QKV),), "p.py", "proven", unless=("A_log",))
+    beit = Layout("beit", "B", (StoredWeight("qkv.weight", QKV),), "b.py", "proven", siblings=("q_bias",))
+    plain = Layout("plain", "P", (StoredWeight("qkv.weight", QKV),), "p.py", "proven", unless=("A_log",))
     layouts = (plain, beit)
     assert only(report({"a.qkv.weight": (24, 8), "a.q_bias": (8,)}, layouts=layouts)).candidates == ("beit",)
     assert only(report({"a.qkv.weight": (24, 8)}, layouts=layouts)).candidates == ("plain",)
@@ -152,8 +158,8 @@ def test_siblings_tell_rows_apart() -> None:
 
 
 def test_a_remembered_row_never_outranks_a_known_one() -> None:
-    known = Layout("known", "K", (Stored("qkv.weight", QKV),), "k.py", "source")
-    remembered = Layout("memory", "M", (Stored("qkv.weight", PER_HEAD),), "?", "memory", layer="attn")
+    known = Layout("known", "K", (StoredWeight("qkv.weight", QKV),), "k.py", "source")
+    remembered = Layout("memory", "M", (StoredWeight("qkv.weight", PER_HEAD),), "?", "memory", layer="attn")
     assert only(report({"attn.qkv.weight": (24, 8)}, layouts=(remembered, known))).candidates == ("known",)
 
 
@@ -163,14 +169,14 @@ def test_a_tensor_belongs_to_one_module_only() -> None:
 
 
 def test_per_head_packing_without_heads_is_not_split() -> None:
-    lone = Layout("lone", "L", (Stored("qkv.weight", PER_HEAD),), "l.py", "proven")
+    lone = Layout("lone", "L", (StoredWeight("qkv.weight", PER_HEAD),), "l.py", "proven")
     found = report({"a.qkv.weight": (24, 8)}, layouts=(lone,))
     assert only(found).parts == ()
     assert [finding.code for finding in found.findings] == ["heads-needed"]
 
 
 def test_conv1d_is_split_along_its_columns() -> None:
-    gpt2 = Layout("gpt2", "G", (Stored("c_attn.weight", QKV, "in_out"),), "g.py", "proven", kv_heads="equal")
+    gpt2 = Layout("gpt2", "G", (StoredWeight("c_attn.weight", QKV, "in_out"),), "g.py", "proven", kv_heads="equal")
     attention = only(report({"a.c_attn.weight": (8, 24)}, layouts=(gpt2,), options=Options(heads=("4",))))
     assert attention.embed_dim == 8
     assert [part.shape for part in attention.parts] == [(8, 8)] * 3
@@ -178,7 +184,7 @@ def test_conv1d_is_split_along_its_columns() -> None:
 
 
 def test_an_output_projection_tells_the_size_of_grouped_queries() -> None:
-    phi = Layout("phi", "P", (Stored("qkv_proj.weight", QKV),), "p.py", "proven", out=("o_proj.weight",))
+    phi = Layout("phi", "P", (StoredWeight("qkv_proj.weight", QKV),), "p.py", "proven", out=("o_proj.weight",))
     attention = only(report({"a.qkv_proj.weight": (16, 8), "a.o_proj.weight": (8, 8)}, layouts=(phi,)))
     assert [part.shape for part in attention.parts] == [(8, 8), (4, 8), (4, 8)]
     assert attention.possible_heads == (2, 4, 8)
@@ -186,7 +192,7 @@ def test_an_output_projection_tells_the_size_of_grouped_queries() -> None:
 
 def test_a_tensor_that_fixes_the_heads_is_used() -> None:
     swin = Layout(
-        "swin", "S", (Stored("qkv.weight", QKV),), "s.py", "proven", kv_heads="equal",
+        "swin", "S", (StoredWeight("qkv.weight", QKV),), "s.py", "proven", kv_heads="equal",
         head_tensors=(HeadTensor("table", 1, "num_heads"),),
     )  # fmt: skip
     attention = only(report({"a.qkv.weight": (24, 8), "a.table": (9, 4)}, layouts=(swin,)))
@@ -194,7 +200,7 @@ def test_a_tensor_that_fixes_the_heads_is_used() -> None:
 
 
 def test_fixed_groups() -> None:
-    codegen = Layout("codegen", "C", (Stored("qkv_proj.weight", Packing(("q", "v", "k"), 4)),), "c.py", "proven")
+    codegen = Layout("codegen", "C", (StoredWeight("qkv_proj.weight", Packing(("q", "v", "k"), 4)),), "c.py", "proven")
     attention = only(report({"a.qkv_proj.weight": (48, 16)}, layouts=(codegen,), options=Options(heads=("8",))))
     assert attention.part("v").heads[:3] == (range(4, 6), range(6, 8), range(16, 18))
 

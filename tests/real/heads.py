@@ -12,7 +12,7 @@ from qkvinspect.analysis.grid import grid
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.render.heatmap import render
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from tests.evidence import cases
 
 COLUMNS = ("bound on logits", "QK rank", "of", "symmetric", "OV norm", "most alike: QK", "OV")
@@ -68,7 +68,7 @@ def main() -> None:
         sizes = next(attention.heads for attention in report.attentions)
         print(*rows(layers, sizes.width("q") if sizes else 0), sep="\n")
         if checkpoint.label in DRAWN:
-            print(f"\n```console\n{render(grid(column(DRAWN[checkpoint.label]), layers), View())}```")
+            print(f"\n```console\n{render(grid(column(DRAWN[checkpoint.label]), layers), ViewOptions())}```")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import RENDERERS, renderer, text
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 SCHEMA = Path(__file__).parent.parent.parent / "qkvinspect/render/report.schema.json"
 HOSTILE = "a\x1b[31m\x1b]0;title\x07b\u202ec\u200bd\ne\x00f|g<script>[bold]h`i"
@@ -43,7 +43,7 @@ OTHERS = {
     "text",
     "rows",
     "prose",
-    "testimony",
+    "evidence",
     "catalogue",
     "plan",
     "labels",
@@ -63,7 +63,7 @@ def test_every_renderer_is_listed_and_named(name: str) -> None:
 @pytest.mark.parametrize("width", [None, 80, 40])
 @pytest.mark.parametrize("colour", [False, True])
 def test_a_name_can_do_nothing(hostile: Report, name: str, width: int | None, colour: bool) -> None:
-    out = renderer(name).render(hostile, View(per_head=True, width=width, colour=colour))
+    out = renderer(name).render(hostile, ViewOptions(per_head=True, width=width, colour=colour))
     for sequence in ("\x1b[31m", "\x1b]", "\x07", "\u202e", "\u200b", "\x00", "d\ne"):
         assert sequence not in out
     if not colour:
@@ -75,7 +75,7 @@ def test_a_name_can_do_nothing(hostile: Report, name: str, width: int | None, co
 @pytest.mark.parametrize("sample", ["transformer.pt", "sharded", "training.pt"])
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_nothing_is_wider_than_the_terminal(samples: Path, sample: str, width: int) -> None:
-    out = renderer("table").render(report(samples / sample), View(per_head=True, width=width))
+    out = renderer("table").render(report(samples / sample), ViewOptions(per_head=True, width=width))
     assert max(map(cell_len, out.splitlines())) <= width
     assert "…" not in out
 
@@ -84,22 +84,22 @@ def test_nothing_is_wider_than_the_terminal(samples: Path, sample: str, width: i
 def test_nothing_is_cut_in_a_pipe(tmp_path: Path, name: str) -> None:
     layer = ".".join(f"very_long_component_{i}" for i in range(40))
     save_file({f"{layer}.in_proj_weight": torch.ones(24, 8)}, tmp_path / "model.safetensors")
-    out = renderer(name).render(report(tmp_path / "model.safetensors"), View())
+    out = renderer(name).render(report(tmp_path / "model.safetensors"), ViewOptions())
     assert layer in out.replace("\\", "")
     assert "…" not in out
 
 
 def test_colour_is_only_colour(samples: Path) -> None:
     shown = report(samples / "damaged.pt")
-    plain = renderer("table").render(shown, View(width=100))
-    coloured = renderer("table").render(shown, View(width=100, colour=True))
+    plain = renderer("table").render(shown, ViewOptions(width=100))
+    coloured = renderer("table").render(shown, ViewOptions(width=100, colour=True))
     assert coloured != plain
     stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
     assert [line.rstrip() for line in stripped.splitlines()] == plain.splitlines()
 
 
 def test_json_has_no_bare_nan_and_keeps_the_schema(samples: Path) -> None:
-    out = renderer("json").render(report(samples / "damaged.pt"), View())
+    out = renderer("json").render(report(samples / "damaged.pt"), ViewOptions())
     parsed = json.loads(out, parse_constant=pytest.fail)
     Draft202012Validator(json.loads(SCHEMA.read_text())).validate(parsed)
     assert parsed["attentions"][0]["k"]["norm"] == "nan"
@@ -122,7 +122,7 @@ def test_the_schema_refuses_what_it_should() -> None:
 @pytest.mark.parametrize("per_head", [False, True])
 def test_csv_has_a_row_for_each_part_or_head(samples: Path, per_head: bool) -> None:
     shown = report(samples / "sharded")
-    rows = list(csv.DictReader(io.StringIO(renderer("csv").render(shown, View(per_head=per_head)))))
+    rows = list(csv.DictReader(io.StringIO(renderer("csv").render(shown, ViewOptions(per_head=per_head)))))
     assert len(rows) == 2 * (4 + 2 + 2 if per_head else 3)
     q = next(row for row in rows if row["part"] == "q")
     part = shown.attentions[0].part("q")
@@ -137,12 +137,12 @@ def test_csv_has_a_row_for_each_part_or_head(samples: Path, per_head: bool) -> N
 @pytest.mark.parametrize("start", "=+-@")
 def test_csv_runs_no_formula(tmp_path: Path, start: str) -> None:
     save_file({f"{start}cmd|' /C calc'!A0.in_proj_weight": torch.ones(24, 8)}, tmp_path / "model.safetensors")
-    out = renderer("csv").render(report(tmp_path / "model.safetensors"), View())
+    out = renderer("csv").render(report(tmp_path / "model.safetensors"), ViewOptions())
     assert next(csv.DictReader(io.StringIO(out)))["layer"].startswith(f"'{start}")
 
 
 def test_markdown_tables_are_tables(samples: Path) -> None:
-    lines = renderer("markdown").render(report(samples / "sharded"), View(per_head=True)).splitlines()
+    lines = renderer("markdown").render(report(samples / "sharded"), ViewOptions(per_head=True)).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 2  # parts, and heads
     assert all(line.endswith("|") for line in table)

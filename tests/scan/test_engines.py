@@ -17,7 +17,7 @@ import pytest
 from distributed import Client
 
 from qkvinspect.scans.engine import dask, processes, scan_all
-from qkvinspect.scans.rows import Job, Scanned
+from qkvinspect.scans.rows import ScanJob, Scanned
 from tests.scan.cluster import Poison, cluster
 
 
@@ -45,7 +45,7 @@ def lines(found: list[Scanned]) -> dict[str, bytes]:
 def expected(many: list[str]) -> dict[str, bytes]:
     from qkvinspect.scans.rows import scan_one
 
-    return {path: scan_one(path, Job()).rows() for path in many}
+    return {path: scan_one(path, ScanJob()).rows() for path in many}
 
 
 def test_dask_and_processes_find_the_same(many: list[str], address: str, run) -> None:
@@ -60,7 +60,7 @@ def test_a_killed_process_loses_nothing(many: list[str]) -> None:
     found: list[Scanned] = []
     killed: list[int | None] = []
     with processes(2) as engine:
-        for one in scan_all(many, Job(), engine):
+        for one in scan_all(many, ScanJob(), engine):
             found.append(one)
             if len(found) in (20, 80):
                 victim = multiprocessing.active_children()[0]
@@ -77,7 +77,7 @@ def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> No
         pids = client.run(os.getpid)
         with dask(address) as engine:
             engine.batch = 2
-            for one in scan_all(many, Job(), engine):
+            for one in scan_all(many, ScanJob(), engine):
                 found.append(one)
                 if len(found) == 20:
                     os.kill(min(pids.values()), signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_kills_its_worker_is_given_up_and_no_other(many: list[
     paths = [*many[:10], Poison("/run/step=7.pt"), *many[10:20]]
     engine = processes(2) if kind == "processes" else dask(request.getfixturevalue("address"))
     with engine as chosen:
-        found = list(scan_all(paths, Job(), chosen))
+        found = list(scan_all(paths, ScanJob(), chosen))
     bad = [one for one in found if one.error]
     assert [(one.path, one.step) for one in bad] == [("/run/step=7.pt", 7)]
     assert "its worker died" in (bad[0].error or "")

@@ -132,9 +132,9 @@ def test_steps_that_are_missing(trained_rows: list[dict[str, Any]], tmp_path: Pa
 
 @pytest.fixture(scope="session")
 def trained_rows(trained: Path) -> list[dict[str, Any]]:
-    from qkvinspect.scans.rows import Job, scan_one
+    from qkvinspect.scans.rows import ScanJob, scan_one
 
-    texts = (scan_one(str(path), Job()).rows().decode() for path in sorted(trained.iterdir()))
+    texts = (scan_one(str(path), ScanJob()).rows().decode() for path in sorted(trained.iterdir()))
     return [json.loads(line) for text in texts for line in text.splitlines()]
 
 

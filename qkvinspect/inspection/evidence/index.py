@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.sample import Bias, Source, Weight
+from qkvinspect.inspection.evidence.sample import Bias, LayerWeights, Weight
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.weights.strided import shape_as_matrix
 
 Array = NDArray[Any]
 
 
-def source_of(attention: Attention) -> Source | None:
+def source_of(attention: Attention) -> LayerWeights | None:
     """The tensors of a module whose parts are known; None where a part of it has no rows of its own."""
     layout = attention.layout
     if layout is None or not attention.parts:
@@ -27,7 +27,7 @@ def source_of(attention: Attention) -> Source | None:
         (info, stored.orientation, tuple(_biases(attention, info.name)))
         for stored, info in zip(layout.weights, attention.weights, strict=True)
     )
-    return Source(attention.layer, weights, out)
+    return LayerWeights(attention.layer, weights, out)
 
 
 def _biases(attention: Attention, name: str) -> list[Bias]:

@@ -43,7 +43,7 @@ Weight = tuple[TensorInfo, Orientation, tuple[Bias, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LayerWeights:
     """The stored tensors of one layer.
 
     Attributes:
@@ -114,7 +114,7 @@ def stride_of(rows: Sequence[int]) -> int:
     return stride
 
 
-def take(source: Source, stride: int) -> Sample | None:
+def take(source: LayerWeights, stride: int) -> Sample | None:
     """Read a layer's sample; None where it says nothing or has no values of its own.
 
     Raises:
@@ -134,7 +134,7 @@ def take(source: Source, stride: int) -> Sample | None:
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
 
 
-def _stored(source: Source) -> Iterator[TensorInfo]:
+def _stored(source: LayerWeights) -> Iterator[TensorInfo]:
     for info, _, biases in source.weights:
         yield info
         yield from (bias.info for bias in biases)

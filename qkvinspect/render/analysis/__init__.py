@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from qkvinspect.analysis import Analysis
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
 
 class AnalysisRenderer(Protocol):
@@ -15,7 +15,7 @@ class AnalysisRenderer(Protocol):
 
     NAME: str
 
-    def render(self, analysis: Analysis, view: View) -> str: ...
+    def render(self, analysis: Analysis, view: ViewOptions) -> str: ...
 
 
 ANALYSIS_RENDERERS: tuple[str, ...] = ("table", "json", "csv", "markdown")

@@ -9,14 +9,14 @@ from io import StringIO
 from qkvinspect.analysis import COLUMNS, Analysis
 from qkvinspect.analysis.values import QUANTILES
 from qkvinspect.render.csv import harmless
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "csv"
 
 _VALUES = ("count", "num_bytes", "nonfinite", "mean", "std", "least", "greatest", "zeros")
 
 
-def render(analysis: Analysis, view: View) -> str:
+def render(analysis: Analysis, view: ViewOptions) -> str:
     """Figures in full precision; an empty cell is what cannot be said."""
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -8,17 +8,17 @@ from qkvinspect.analysis import Analysis
 from qkvinspect.render import text
 from qkvinspect.render.analysis import rows
 from qkvinspect.render.markdown import escape, table
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "markdown"
 
 
-def render(analysis: Analysis, view: View) -> str:
+def render(analysis: Analysis, view: ViewOptions) -> str:
     """As the table, without bars for layers that stand alone."""
     return "\n".join(_lines(analysis, view)) + "\n"
 
 
-def _lines(analysis: Analysis, view: View) -> Iterator[str]:
+def _lines(analysis: Analysis, view: ViewOptions) -> Iterator[str]:
     first, *others = text.summary(analysis.report)
     yield f"**{escape(first)}**"
     yield from (f"\n{escape(line)}" for line in others)

@@ -6,12 +6,12 @@ from qkvinspect.analysis import Analysis
 from qkvinspect.render import text
 from qkvinspect.render.analysis import rows
 from qkvinspect.render.page import Page
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "table"
 
 
-def render(analysis: Analysis, view: View) -> str:
+def render(analysis: Analysis, view: ViewOptions) -> str:
     """The figures of each layer, or of the heads that rank first, or the values."""
     page = Page(view)
     for line in text.summary(analysis.report):
@@ -52,7 +52,7 @@ def _ranked(page: Page, analysis: Analysis) -> None:
     page.table(columns, _right(columns), found, _no)
 
 
-def _values(page: Page, analysis: Analysis, view: View) -> None:
+def _values(page: Page, analysis: Analysis, view: ViewOptions) -> None:
     for attention, found in zip(analysis.report.attentions, analysis.values, strict=True):
         page.line()
         page.line((text.layer(attention.layer), "bold green"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from qkvinspect.checks.result import Checked
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
 
 class CheckRenderer(Protocol):
@@ -16,7 +16,7 @@ class CheckRenderer(Protocol):
 
     NAME: str
 
-    def render(self, checked: Sequence[Checked], view: View) -> str: ...
+    def render(self, checked: Sequence[Checked], view: ViewOptions) -> str: ...
 
 
 CHECK_RENDERERS: tuple[str, ...] = ("text", "json", "junit", "github", "sarif")

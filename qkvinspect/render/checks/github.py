@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "github"
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 
 
-def render(checked: Sequence[Checked], view: View) -> str:
+def render(checked: Sequence[Checked], view: ViewOptions) -> str:
     """All of them."""
     lines: list[str] = []
     for one in checked:

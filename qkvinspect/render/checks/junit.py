@@ -12,14 +12,14 @@ from xml.etree import ElementTree
 from qkvinspect.checkpoint import Finding
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "junit"
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(checked: Sequence[Checked], view: View) -> str:
+def render(checked: Sequence[Checked], view: ViewOptions) -> str:
     """All of them."""
     root = ElementTree.Element("testsuites", name="qkvinspect")
     for one in checked:

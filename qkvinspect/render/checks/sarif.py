@@ -13,7 +13,7 @@ from qkvinspect.checkpoint import Finding
 from qkvinspect.checks import Rule, rules
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from qkvinspect.sources import is_remote
 
 NAME = "sarif"
@@ -21,7 +21,7 @@ NAME = "sarif"
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def render(checked: Sequence[Checked], view: View) -> str:
+def render(checked: Sequence[Checked], view: ViewOptions) -> str:
     """All of them."""
     used = {finding.code for one in checked for finding in one.findings}
     listed = [rule for rule in rules() if rule.code in used]

@@ -9,7 +9,7 @@ from qkvinspect.checks.result import Checked, totals
 from qkvinspect.errors import clean
 from qkvinspect.render import text
 from qkvinspect.render.page import Page
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "text"
 
@@ -17,7 +17,7 @@ _ASIDE = 60
 """Characters of a path above which the hint does not repeat it."""
 
 
-def render(checked: Sequence[Checked], view: View) -> str:
+def render(checked: Sequence[Checked], view: ViewOptions) -> str:
     """All of them, and a summary."""
     page = Page(view)
     for one in checked:

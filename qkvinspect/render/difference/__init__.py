@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from qkvinspect.diff.difference import Difference
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
 
 
 class DifferenceRenderer(Protocol):
@@ -15,7 +15,7 @@ class DifferenceRenderer(Protocol):
 
     NAME: str
 
-    def render(self, difference: Difference, view: View) -> str: ...
+    def render(self, difference: Difference, view: ViewOptions) -> str: ...
 
 
 DIFFERENCE_RENDERERS: tuple[str, ...] = ("table", "json", "markdown")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from qkvinspect.diff.difference import Difference
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "json"
 
 
-def render(difference: Difference, view: View) -> str:
+def render(difference: Difference, view: ViewOptions) -> str:
     """The whole difference; per-head numbers are always in it."""
     return json.dumps(difference.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"

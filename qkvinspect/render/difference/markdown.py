@@ -8,17 +8,17 @@ from qkvinspect.diff.difference import Difference
 from qkvinspect.render import text
 from qkvinspect.render.difference import words
 from qkvinspect.render.markdown import escape, table
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "markdown"
 
 
-def render(difference: Difference, view: View) -> str:
+def render(difference: Difference, view: ViewOptions) -> str:
     """The answer first."""
     return "\n".join(_lines(difference, view)) + "\n"
 
 
-def _lines(difference: Difference, view: View) -> Iterator[str]:
+def _lines(difference: Difference, view: ViewOptions) -> Iterator[str]:
     yield f"### qkvinspect diff: {escape(words.verdict(difference))}\n"
     yield from (f"- {escape(line)}" for line in words.sides(difference))
     relations = list(words.happened(difference))

@@ -8,12 +8,12 @@ from qkvinspect.diff.difference import SAME, Difference
 from qkvinspect.render import text
 from qkvinspect.render.difference import words
 from qkvinspect.render.page import Page
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 NAME = "table"
 
 
-def render(difference: Difference, view: View) -> str:
+def render(difference: Difference, view: ViewOptions) -> str:
     """The layers in a table, what was recognised, the parts of what changed, the answer."""
     page = Page(view)
     for line in words.sides(difference):

@@ -8,7 +8,7 @@ from math import inf
 
 from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
 from qkvinspect.render import text
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 
 PART_COLUMNS = ("part", "stored", "status", "relative L2", "max diff", "cosine", "changed")
 HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
@@ -57,18 +57,18 @@ def happened(difference: Difference) -> Iterator[str]:
         yield text.clean(f"{message} ({where})")
 
 
-def detailed(difference: Difference, view: View) -> list[LayerDifference]:
+def detailed(difference: Difference, view: ViewOptions) -> list[LayerDifference]:
     """The first layers whose parts are worth a table: a comment on GitHub holds 65,536 characters."""
     return _worth_a_table(difference, view)[:_MOST_DETAILED]
 
 
-def left_out(difference: Difference, view: View) -> list[str]:
+def left_out(difference: Difference, view: ViewOptions) -> list[str]:
     """How many others there are."""
     count = len(_worth_a_table(difference, view)) - _MOST_DETAILED
     return [f"... and {text.count(count, 'layer')} more; --layer GLOB shows them"] if count > 0 else []
 
 
-def _worth_a_table(difference: Difference, view: View) -> list[LayerDifference]:
+def _worth_a_table(difference: Difference, view: ViewOptions) -> list[LayerDifference]:
     shown = ("identical",) if view.per_head else SAME
     return [layer for layer in difference.layers if layer.status not in shown]
 

@@ -16,11 +16,11 @@ from qkvinspect.errors import UsageError
 from qkvinspect.render.html.controls import pictures
 from qkvinspect.render.html.data import data, dumped
 from qkvinspect.render.html.markup import joined, text
-from qkvinspect.render.html.side import Side
+from qkvinspect.render.html.side import PageSide
 from qkvinspect.render.html.summary import summary
 from qkvinspect.render.html.words import differences, evidence, findings
 
-__all__ = ["Side", "plotly", "render"]
+__all__ = ["PageSide", "plotly", "render"]
 
 _SCRIPTS = ("page.js", "maps.js", "heads.js", "profiles.js")
 _POLICY = (
@@ -42,7 +42,7 @@ def plotly() -> str:
     return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
-def render(sides: Sequence[Side], difference: Difference | None, library: str) -> str:
+def render(sides: Sequence[PageSide], difference: Difference | None, library: str) -> str:
     """The whole page.
 
     Args:
@@ -70,7 +70,7 @@ def render(sides: Sequence[Side], difference: Difference | None, library: str) -
     )
 
 
-def _named(sides: Sequence[Side]) -> str:
+def _named(sides: Sequence[PageSide]) -> str:
     """The files, with their folders where the names alone are the same."""
     paths = [Path(side.report.checkpoint.path) for side in sides]
     same = len({path.name for path in paths}) < len(paths)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qkvinspect.render.html.markup import Markup, Section, joined, section, tag
-from qkvinspect.render.html.side import Side
+from qkvinspect.render.html.side import PageSide
 
 _USE = (
     "Point at a cell for its number, or go to a map with Tab and move with the arrow keys. Grey is a head without a "
@@ -18,7 +18,7 @@ _MEANING = (
 )
 
 
-def pictures(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Iterator[Section]:
+def pictures(sides: Sequence[PageSide], numbers: Mapping[str, Any]) -> Iterator[Section]:
     """Both sections, as far as there is anything to show."""
     if any(one and one["kv"] for row in numbers["rows"] for one in row["sides"]):
         yield _maps(sides, numbers)
@@ -27,7 +27,7 @@ def pictures(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Iterator[Sect
         yield section("maps", "Heat maps", tag("p", "No layer has a known number of heads; --heads gives it."))
 
 
-def _maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
+def _maps(sides: Sequence[PageSide], numbers: Mapping[str, Any]) -> Section:
     """A heat map of each side, and what is shown in them."""
     columns, groups = numbers["columns"], numbers["groups"]
     options = joined(
@@ -51,7 +51,7 @@ def _maps(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
     )
 
 
-def _heads(sides: Sequence[Side], numbers: Mapping[str, Any]) -> Section:
+def _heads(sides: Sequence[PageSide], numbers: Mapping[str, Any]) -> Section:
     """The table, its filter and its pages."""
     chosen = [tag("option", title, value=title) for title in ("Figure of the heat maps", *numbers["groups"])]
     sizes = [tag("option", size, value=value) for size, value in (("25", "25"), ("100", "100"), ("all", "0"))]
@@ -83,7 +83,7 @@ def _names(columns: Mapping[str, Any]) -> Markup:
     return tag("p", *(joined((tag("code", key), f" {title}; ")) for key, title in known))
 
 
-def _map(number: int, side: Side) -> Markup:
+def _map(number: int, side: PageSide) -> Markup:
     caption = tag("figcaption", side.label, id=f"caption-{number}")
     said = "Heat map of heads; the arrow keys move, the number is said below."
     drawn = tag("div", id=f"map-{number}", class_="map", role="group", tabindex="0", aria_label=said)

@@ -12,7 +12,7 @@ from qkvinspect.diff.difference import Difference
 from qkvinspect.inspection.report import Attention, number
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import labels, text
-from qkvinspect.render.html.side import Side, shown_stacks
+from qkvinspect.render.html.side import PageSide, shown_stacks
 
 Pair = tuple[str | None, ...]
 """The name of one layer on each side."""
@@ -27,7 +27,7 @@ def dumped(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(_SPECIAL)
 
 
-def data(sides: Sequence[Side], difference: Difference | None) -> dict[str, object]:
+def data(sides: Sequence[PageSide], difference: Difference | None) -> dict[str, object]:
     """Everything that the scripts draw and list."""
     rows = list(pairs(sides, difference))
     names = [next(text.layer(name) for name in row if name is not None) for row in rows]
@@ -55,7 +55,7 @@ def data(sides: Sequence[Side], difference: Difference | None) -> dict[str, obje
     }
 
 
-def columns(sides: Sequence[Side]) -> list[Column]:
+def columns(sides: Sequence[PageSide]) -> list[Column]:
     """Those that there are numbers for."""
     return [one for one in COLUMNS if one.key in NORMS or any(side.figures for side in sides)]
 
@@ -68,7 +68,7 @@ def groups(shown: Sequence[Column]) -> dict[str, list[str]]:
     return {**found, "All": [one.key for one in shown]}
 
 
-def pairs(sides: Sequence[Side], difference: Difference | None) -> Iterator[Pair]:
+def pairs(sides: Sequence[PageSide], difference: Difference | None) -> Iterator[Pair]:
     """Layers that stand in one row."""
     if difference is None:
         yield from ((one.layer,) for one in sides[0].report.attentions)
@@ -78,7 +78,7 @@ def pairs(sides: Sequence[Side], difference: Difference | None) -> Iterator[Pair
     yield from ((None, name) for name in difference.added)
 
 
-def _layer(side: Side, name: str | None, shown: Sequence[Column]) -> dict[str, object] | None:
+def _layer(side: PageSide, name: str | None, shown: Sequence[Column]) -> dict[str, object] | None:
     if name is None:
         return None
     attention, figures = side.attentions[name], side.by_layer.get(name)

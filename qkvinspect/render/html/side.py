@@ -15,7 +15,7 @@ _MOST_STACKS = 12
 
 
 @dataclass(frozen=True)
-class Side:
+class PageSide:
     """One checkpoint.
 
     Attributes:
@@ -38,7 +38,7 @@ class Side:
         return {one.layer: one for one in self.figures}
 
 
-def shown_stacks(side: Side) -> tuple[list[Stack], int]:
+def shown_stacks(side: PageSide) -> tuple[list[Stack], int]:
     """The stacks whose evidence is shown, and how many are left out."""
     found = stacks(side.report.attentions)
     return found[:_MOST_STACKS], max(len(found) - _MOST_STACKS, 0)

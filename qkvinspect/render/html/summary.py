@@ -8,7 +8,7 @@ from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render import labels, text
 from qkvinspect.render.html.markup import Section, joined, section, table, tag
-from qkvinspect.render.html.side import Side
+from qkvinspect.render.html.side import PageSide
 
 _MODULES = ("layers", "modules", "layout", "stored", "heads", "width", "logit bound rests on")
 _SIZES = ("part", "parameters", "bytes", "share")
@@ -20,7 +20,7 @@ _Size = tuple[int, int]
 """Parameters and bytes."""
 
 
-def summary(sides: Sequence[Side]) -> Section:
+def summary(sides: Sequence[PageSide]) -> Section:
     """The first section."""
     facts = [dict(_facts(side)) for side in sides]
     columns = ("file", *(fact.pop("file") for fact in facts))
@@ -40,7 +40,7 @@ def summary(sides: Sequence[Side]) -> Section:
     return section("summary", "Summary", joined(inner))
 
 
-def _facts(side: Side) -> Iterator[tuple[str, str]]:
+def _facts(side: PageSide) -> Iterator[tuple[str, str]]:
     report, checkpoint = side.report, side.report.checkpoint
     yield "file", f"{side.label}: {checkpoint.path}" if side.label else checkpoint.path
     yield "format", checkpoint.format
@@ -61,7 +61,7 @@ def _facts(side: Side) -> Iterator[tuple[str, str]]:
         yield "hyper-parameters from", ", ".join(dict.fromkeys(config.origin for config in checkpoint.configs))
 
 
-def _modules(side: Side) -> Iterator[tuple[str, ...]]:
+def _modules(side: PageSide) -> Iterator[tuple[str, ...]]:
     """Modules that are alike in one row."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for one in side.report.attentions:

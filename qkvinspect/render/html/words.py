@@ -9,11 +9,11 @@ from qkvinspect.render import evidence as testimony
 from qkvinspect.render import text
 from qkvinspect.render.difference import words
 from qkvinspect.render.html.markup import Markup, Section, joined, listed, section, table, tag
-from qkvinspect.render.html.side import Side, shown_stacks
-from qkvinspect.render.view import View
+from qkvinspect.render.html.side import PageSide, shown_stacks
+from qkvinspect.render.view import ViewOptions
 
 
-def findings(sides: Sequence[Side]) -> Section:
+def findings(sides: Sequence[PageSide]) -> Section:
     """What the reader should know, the gravest first as the checks have it."""
     rows = [
         (side.label, finding.severity, message, finding.code)
@@ -28,7 +28,7 @@ def findings(sides: Sequence[Side]) -> Section:
     return section("findings", "Findings", shown)
 
 
-def evidence(sides: Sequence[Side]) -> Section:
+def evidence(sides: Sequence[PageSide]) -> Section:
     """What the weights themselves say; the profiles are drawn in the same order."""
     inner: list[str] = []
     drawn = 0
@@ -52,11 +52,11 @@ def differences(difference: Difference) -> Section:
     inner: list[str] = [tag("p", words.verdict(difference), class_="verdict")]
     inner.append(listed(words.happened(difference), class_="happened"))
     inner.append(table(words.layer_columns(difference), words.layer_rows(difference), "Layers", words.NUMERIC))
-    for layer in words.detailed(difference, View()):
+    for layer in words.detailed(difference, ViewOptions()):
         caption = f"{text.layer(layer.a)}: {words.stored(layer)}"
         inner.append(table(words.PART_COLUMNS, words.part_rows(layer), caption, words.NUMERIC))
         inner.append(listed(words.spots(layer)))
-    inner += [tag("p", line) for line in words.left_out(difference, View())]
+    inner += [tag("p", line) for line in words.left_out(difference, ViewOptions())]
     others = list(words.others(difference))
     if others:
         inner += [tag("h3", "Tensors outside attention"), listed(others)]

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from qkvinspect.render.view import View
+    from qkvinspect.render.view import ViewOptions
     from qkvinspect.scans.trend import Trend
 
 
@@ -15,7 +15,7 @@ class TrendRenderer(Protocol):
 
     NAME: str
 
-    def render(self, trend: Trend, view: View) -> str: ...
+    def render(self, trend: Trend, view: ViewOptions) -> str: ...
 
 
 TREND_RENDERERS: tuple[str, ...] = ("table", "chart", "json", "csv", "markdown")

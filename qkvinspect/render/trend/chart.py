@@ -8,7 +8,7 @@ from qkvinspect.render import text
 from qkvinspect.render.page import Page
 from qkvinspect.render.trend import rows
 from qkvinspect.render.trend.table import end
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from qkvinspect.scans.trend import Line, Trend
 
 NAME = "chart"
@@ -20,7 +20,7 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Of the Braille patterns, by row and column (Unicode 15, block U+2800)."""
 
 
-def render(trend: Trend, view: View) -> str:
+def render(trend: Trend, view: ViewOptions) -> str:
     """Every figure and part, and the findings."""
     page = Page(view)
     page.line((rows.summary(trend), "bold"))

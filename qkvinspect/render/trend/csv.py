@@ -6,13 +6,13 @@ import csv
 from io import StringIO
 
 from qkvinspect.render.csv import harmless
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from qkvinspect.scans.trend import Trend
 
 NAME = "csv"
 
 
-def render(trend: Trend, view: View) -> str:
+def render(trend: Trend, view: ViewOptions) -> str:
     """In full precision, for a plot elsewhere."""
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")

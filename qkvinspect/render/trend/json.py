@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from qkvinspect.scans.trend import Trend
 
 NAME = "json"
 
 
-def render(trend: Trend, view: View) -> str:
+def render(trend: Trend, view: ViewOptions) -> str:
     """One object, indented."""
     return json.dumps(trend.to_dict(), indent=2, allow_nan=False) + "\n"

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from qkvinspect.render import text
 from qkvinspect.render.markdown import escape, table
 from qkvinspect.render.trend import rows
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from qkvinspect.scans.trend import Trend
 
 NAME = "markdown"
 
 
-def render(trend: Trend, view: View) -> str:
+def render(trend: Trend, view: ViewOptions) -> str:
     """Findings first."""
     return "\n".join(_lines(trend)) + "\n"
 

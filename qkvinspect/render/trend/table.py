@@ -5,13 +5,13 @@ from __future__ import annotations
 from qkvinspect.render import text
 from qkvinspect.render.page import Page
 from qkvinspect.render.trend import rows
-from qkvinspect.render.view import View
+from qkvinspect.render.view import ViewOptions
 from qkvinspect.scans.trend import Trend
 
 NAME = "table"
 
 
-def render(trend: Trend, view: View) -> str:
+def render(trend: Trend, view: ViewOptions) -> str:
     """A table for each figure, and the findings."""
     page = Page(view)
     page.line((rows.summary(trend), "bold"))
