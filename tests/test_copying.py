@@ -17,7 +17,7 @@ from qkvinspect.export.pieces import OutputTensor, RowRun, copy, spans
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile, Window
 from qkvinspect.weights import copying
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
 
 real = os.copy_file_range
 
@@ -62,7 +62,7 @@ def copied(info: TensorInfo, rows: tuple[range, ...], target: Path, orientation:
         file.write(b"head")
         runs = tuple(RowRun(run, info, orientation) for run in rows)
         copy(
-            spans(OutputTensor("w", (sum(map(len, rows)), as_matrix(info, orientation).cols), info.dtype, runs)),
+            spans(OutputTensor("w", (sum(map(len, rows)), strided_matrix(info, orientation).cols), info.dtype, runs)),
             file,
             told.append,
         )

@@ -264,7 +264,7 @@ def test_many_tensors_on_any_number_of_cores(folder: Path, monkeypatch: pytest.M
         monkeypatch.setattr("qkvinspect.workers.cores", lambda cores=cores: cores)
         told: list[int] = []
         with open_checkpoint(folder / "many.pt") as checkpoint:
-            requests = [stats.Request(info, "out_in") for info in checkpoint.tensors.values()]
+            requests = [stats.StreamRequest(plain(info), "out_in") for info in checkpoint.tensors.values()]
             results = list(stats.stream(requests, told.append))
         assert sum(told) == sum(tensor.nbytes for tensor in state.values())
         assert [result is None for result in results] == [name == "1" for name in state]
@@ -293,6 +293,6 @@ def test_a_wrong_checksum_gives_no_norm(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stats, "_PIECE", 1000)
     with open_checkpoint(path) as checkpoint:
         given = checkpoint.tensors.values()
-        results = stats.stream([stats.Request(info, "out_in") for info in given], lambda _: None)
+        results = stats.stream([stats.StreamRequest(plain(info), "out_in") for info in given], lambda _: None)
         with pytest.raises(CheckpointError, match="checksum"):
             deque(results, maxlen=0)

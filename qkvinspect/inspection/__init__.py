@@ -21,6 +21,7 @@ from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
 from qkvinspect.progress import Progress
+from qkvinspect.weights.encodings import weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ def inspect(
         UsageError: an option has no meaning, or names no layer.
     """
     flags = [heads.parse_flag(text) for text in options.heads]
-    lost = disguises.without_values(checkpoint.tensors)
-    names = Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
+    stored = weights_of(checkpoint).without(disguises.without_values(checkpoint.tensors))
+    names = Names(stored)
     matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
     if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
@@ -82,7 +83,7 @@ def inspect(
         thorough = options.evidence in ("thorough", "each")
         every = [_module(found, names, facts) for found in matches]
         modules = weights.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
-    findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint)]
+    findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint, stored)]
     attentions: list[Attention] = []
     for module in modules:
         findings += module.findings
@@ -97,9 +98,9 @@ def inspect(
             hint="give a name or a glob such as 'encoder.*'",
         )
     if options.norms:
-        attentions = measured(attentions, checkpoint.tensors, progress)
+        attentions = measured(attentions, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
-    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers))
+    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored)
 
 
 def _natural(name: str) -> list[str | int]:

@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import cast
 
-from qkvinspect.checkpoint import Config, Finding, TensorInfo
+from qkvinspect.checkpoint import Config, Finding
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,15 @@ class Candidate:
     layout: Layout
     path: Path
     layer: str
-    weights: tuple[TensorInfo, ...]
+    weights: tuple[Weight, ...]
     settled: bool = False
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """(rows, columns) of each weight; LayoutError if one has no such form."""
         return [
-            shape_as_matrix(info, stored.orientation)
-            for info, stored in zip(self.weights, self.layout.weights, strict=True)
+            weight.as_shape(stored.orientation)
+            for weight, stored in zip(self.weights, self.layout.weights, strict=True)
         ]
 
     def require_square(self) -> None:
@@ -104,7 +104,7 @@ def find_attentions(
             match = _decide(free, configs, forced)
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
-    order = {name: position for position, name in enumerate(names.tensors)}
+    order = {name: position for position, name in enumerate(names.weights)}
     return sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name]), stale
 
 
@@ -166,18 +166,18 @@ def _fits(candidate: Candidate) -> bool:
     return True
 
 
-def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: TensorInfo) -> bool:
+def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
     out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
     return out is not None and len(out.shape) > 1 and weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
 
 
-def _has_form(layout: Layout, weight: TensorInfo) -> bool:
+def _has_form(layout: Layout, weight: Weight) -> bool:
     if layout.ndim is not None and len(weight.shape) != layout.ndim:
         return False
     if layout.ratio is None:
         return True
     try:
-        rows, cols = shape_as_matrix(weight, layout.weights[0].orientation)
+        rows, cols = weight.as_shape(layout.weights[0].orientation)
     except LayoutError:
         return False
     return rows == layout.ratio * cols

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from itertools import product
 
-from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.weight import Weight
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
@@ -17,13 +17,13 @@ Path = tuple[str, ...]
 
 
 class Names:
-    """The tensors of a checkpoint by canonical path: their name's components without wrappers."""
+    """The weights of a checkpoint by canonical path: their name's components without wrappers."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
-        self.tensors = tensors
-        stripped = {name: unwrapped(name) for name in tensors}
-        if len(set(stripped.values())) != len(tensors):  # both x and module.x: nothing may be stripped
-            stripped = {name: tuple(name.split(".")) for name in tensors}
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        stripped = {name: unwrapped(name) for name in weights}
+        if len(set(stripped.values())) != len(stripped):  # both x and module.x: nothing may be stripped
+            stripped = {name: tuple(name.split(".")) for name in stripped}
         self.paths = stripped
         self._by_path = {path: name for name, path in stripped.items()}
         self._last = {path[-1] for path in self._by_path}
@@ -39,7 +39,7 @@ class Names:
             self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
         return tuple(key[2:].split(".")) in self._ends
 
-    def find(self, key: str, layer: Path) -> TensorInfo | None:
+    def find(self, key: str, layer: Path) -> Weight | None:
         """The tensor called ``key`` below a layer, or None."""
         climb, choices = pattern(key)
         if climb > len(layer) or self._last.isdisjoint(choices[-1]):
@@ -48,10 +48,10 @@ class Names:
         for components in product(*choices):
             name = self._by_path.get(base + components)
             if name is not None:
-                return self.tensors[name]
+                return self.weights[name]
         return None
 
-    def find_in_stack(self, key: str, layer: Path) -> TensorInfo | None:
+    def find_in_stack(self, key: str, layer: Path) -> Weight | None:
         """As ``find``; failing that, the same tensor of another layer of the same stack."""
         found = self.find(key, layer)
         if found is not None:
@@ -65,7 +65,7 @@ class Names:
         for components in product(*choices):
             name = self._by_stack.get(numberless(base + components))
             if name is not None:
-                return self.tensors[name]
+                return self.weights[name]
         return None
 
     def stages(self, layer: str) -> int:
@@ -75,13 +75,14 @@ class Names:
             return 0
         prefix = layer[: found.start()]
         if prefix not in self._stages:
-            after = (name[len(prefix) :] for name in self.tensors if name.startswith(prefix))
+            after = (name[len(prefix) :] for name in self.paths if name.startswith(prefix))
             self._stages[prefix] = len({number[0] for rest in after if (number := re.match(r"\d+", rest))})
         return self._stages[prefix]
 
-    def find_sibling(self, name: str, last: str) -> str | None:
-        """The tensor whose name differs from ``name`` in its last component only."""
-        return self._by_path.get((*self.paths[name][:-1], last)) if len(self.paths[name]) > 1 else None
+    def find_sibling(self, name: str, last: str) -> Weight | None:
+        """The weight whose name differs from ``name`` in its last component only."""
+        found = self._by_path.get((*self.paths[name][:-1], last)) if len(self.paths[name]) > 1 else None
+        return self.weights[found] if found is not None else None
 
     def stored_layer(self, name: str, components: int) -> str:
         """The stored name without its last ``components`` components, wrappers not counted."""

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from qkvinspect.diff.difference import Comparison
 from qkvinspect.diff.ordered_rows import TILE
 from qkvinspect.diff.parts import whole
-from qkvinspect.diff.rounding import rounded
+from qkvinspect.weights.rounding import rounded
 from qkvinspect.diff.tally import compare
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint

@@ -23,7 +23,7 @@ from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.layouts.packing import Geometry, Packing, split_rows
 from qkvinspect.weights.reading import blocks, numbers
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
 from tests.real import wheels
 
 Array = NDArray[Any]
@@ -99,7 +99,7 @@ def _rows(values: Array, runs: Sequence[range]) -> Array:
 
 
 def _read(info: TensorInfo, orientation: Orientation) -> Array:
-    matrix = as_matrix(info, orientation)
+    matrix = strided_matrix(info, orientation)
     values = np.zeros((matrix.rows, matrix.cols), np.float32)
     for rows, cols, words in blocks(matrix):
         values[rows, cols] = numbers(words, info.dtype)[0]
