@@ -15,7 +15,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, LayoutError
 from qkvinspect.weights.reading import blocks, numbers, read_rows
-from qkvinspect.weights.strided import StridedMatrix, strided_matrix, shape_as_matrix
+from qkvinspect.weights.strided import StridedMatrix, strided_matrix, strided_shape
 
 
 class Memory:
@@ -185,7 +185,7 @@ BASE = torch.arange(360, dtype=torch.float32)
 )
 def test_as_a_matrix(tensor: torch.Tensor, orientation: Any, expected: torch.Tensor) -> None:
     info = stored(tensor)
-    assert shape_as_matrix(info, orientation) == tuple(expected.shape)
+    assert strided_shape(info, orientation) == tuple(expected.shape)
     for limit in (4, 100, 1 << 20):
         matrix = strided_matrix(info, orientation)
         assert read(matrix, limit) == plain_bytes(expected)
@@ -261,7 +261,7 @@ def test_rows_that_begin_inside_a_byte(name: str, cols: int, orientation: Any) -
     info, _ = narrow(name, 4, cols)
     with pytest.raises(LayoutError, match="whole bytes"):
         strided_matrix(info, orientation)
-    assert shape_as_matrix(info, "out_in") == (4, cols)
+    assert strided_shape(info, "out_in") == (4, cols)
 
 
 @given(st.lists(st.integers(0, 5), max_size=5))

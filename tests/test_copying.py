@@ -18,6 +18,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile, Window
 from qkvinspect.weights import copying
 from qkvinspect.weights.strided import strided_matrix
+from qkvinspect.weights.weight import plain
 
 real = os.copy_file_range
 
@@ -60,7 +61,7 @@ def copied(info: TensorInfo, rows: tuple[range, ...], target: Path, orientation:
     told: list[int] = []
     with target.open("wb") as file:
         file.write(b"head")
-        runs = tuple(RowRun(run, info, orientation) for run in rows)
+        runs = tuple(RowRun(run, plain(info), orientation) for run in rows)
         copy(
             spans(OutputTensor("w", (sum(map(len, rows)), strided_matrix(info, orientation).cols), info.dtype, runs)),
             file,

@@ -21,6 +21,8 @@ from qkvinspect.weights.weight import StoredRows, Weight
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
+_ROUNDINGS = 4  # of the norm, the quotient and the product, and of whoever stored the product
+
 MARKERS: frozenset[str] = frozenset({"weight_g", "original0"})
 
 
@@ -61,8 +63,12 @@ class WeightNorm:
         with np.errstate(invalid="ignore"):
             return values * self._factors(rows, cols)
 
-    def slack(self, rows: range, cols: range) -> None:
-        """It is computed, not rounded."""
+    def slack(self, rows: range, cols: range) -> Array:
+        """Torch takes the norm, divides and multiplies in the dtype of v: each rounds once."""
+        import numpy as np
+
+        step = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 2.0**-53}.get(self.v.dtype.name, 2.0**-24)
+        return np.abs(self.decode(rows, cols)) * (_ROUNDINGS * step)
 
     def python(self) -> tuple[str, ...]:
         dim = "None" if self.axis is None else str(self.axis)
