@@ -1,4 +1,4 @@
-"""What everything else speaks of: byte sources, tensors, checkpoints, findings. Standard library only."""
+"""What everything else speaks of: byte sources, tensors, checkpoints. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
 from qkvinspect.dtypes import DType
-from qkvinspect.errors import CheckpointError, clean
+from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.findings import Finding
 
 BLOCK = 8 << 20
 """Bytes read at a time."""
@@ -25,7 +26,6 @@ Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 XLNet's [in, num_heads, head_dim]."""
 
 Role = Literal["model", "ema", "optimizer"]
-Severity = Literal["info", "warning", "error"]
 
 
 class ByteSource(Protocol):
@@ -189,29 +189,6 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something the reader should know.
-
-    Attributes:
-        code: stable, in kebab-case.
-        layer: the attention module it is about, or None for the whole file.
-    """
-
-    code: str
-    severity: Severity
-    message: str
-    layer: str | None = None
-
-    def __post_init__(self) -> None:
-        """Names from a file go into the message: it stays one harmless line."""
-        object.__setattr__(self, "message", clean(self.message))
-
-    def to_dict(self) -> dict[str, object]:
-        """Its form in every JSON contract."""
-        return {"code": self.code, "severity": self.severity, "layer": self.layer, "message": self.message}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "bias-kv"
-SEVERITY = "error"
+CODE = FindingCode.BIAS_KV
 
 
 def told(subject: Subject) -> Iterator[Told]:

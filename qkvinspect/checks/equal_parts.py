@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 
-CODE = "equal-parts"
-SEVERITY = "error"
+CODE = FindingCode.EQUAL_PARTS
 
 
 def told(subject: Subject) -> Iterator[Told]:

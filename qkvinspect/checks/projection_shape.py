@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.weights.strided import shape_as_matrix
 
-CODE = "projection-shape"
-SEVERITY = "error"
+CODE = FindingCode.PROJECTION_SHAPE
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from qkvinspect.checkpoint import Checkpoint, Finding
+from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import number
 
 SCHEMA_VERSION = 1

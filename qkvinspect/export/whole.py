@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import OutputTensor, unchanged
+from qkvinspect.finding_codes import QUANTISED
 from qkvinspect.inspection.adapters_and_wrappers import scale_of
 from qkvinspect.inspection.report import Attention, Report
 
@@ -85,7 +86,7 @@ def require_plain(report: Report, attention: Attention) -> None:
         reason = "its weights have scales beside them; dequantise the model and save it"
     elif any(".lora_" in info.name or ".base_layer." in info.name for info in attention.weights):
         reason = "it has a LoRA adapter; merge it into the model and save it"
-    elif any(f.layer == attention.layer and f.code.startswith("quantised") for f in report.findings):
+    elif any(f.layer == attention.layer and f.code in QUANTISED for f in report.findings):
         reason = "it is quantised; dequantise the model and save it"
     if reason:
         raise LayoutError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qkvinspect.checkpoint import Checkpoint, Finding, Orientation, TensorInfo
+from qkvinspect.checkpoint import Checkpoint, Orientation, TensorInfo
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.findings import Finding
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry, merge
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from qkvinspect.checkpoint import Finding, TensorInfo
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
@@ -78,7 +80,7 @@ def split(
             if name in rows
         )
     for info, meaning in extras:
-        findings.append(Finding("extra-position", "info", f"{info.name} is {meaning}", candidate.layer))
+        findings.append(Finding(FindingCode.EXTRA_POSITION, f"{info.name} is {meaning}", candidate.layer))
     attention = replace(
         base,
         layout=layout,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qkvinspect.checkpoint import Finding, TensorInfo
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import clean
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Measure, Report
 from qkvinspect.layouts.packing import describe, span
 
