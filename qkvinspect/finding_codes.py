@@ -192,7 +192,10 @@ class FindingCode(StrEnum):
     DYING_HEAD = (
         "dying-head",
         "warning",
-        "The norm of a head has lost half of what it had, unlike those beside it, and is under a quarter of theirs.",
+        (
+            "The norm of a head has lost half of what it had, those beside it have not, and it is under a quarter of "
+            "theirs."
+        ),
         _NOT_CHECKED,
     )
     LOGIT_BOUND_GROWTH = (
@@ -222,7 +225,10 @@ class FindingCode(StrEnum):
     NORM_SPIKE = (
         "norm-spike",
         "warning",
-        "The norm of a part or head jumps by a quarter or more, and eight times as far as norms around it usually do.",
+        (
+            "The norm of a part or head jumps by a quarter or more, and by eight times what it, its neighbourhood and "
+            "its stack usually do."
+        ),
         _NOT_CHECKED,
     )
     REPEATED_STEPS = "repeated-steps", "info", "A step has several checkpoints, of which one counts.", _NOT_CHECKED
