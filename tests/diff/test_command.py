@@ -67,7 +67,7 @@ def test_one_value_is_named_with_its_layer_part_head_row_and_column(run, pair) -
 
 
 def test_the_schema_knows_every_relation() -> None:
-    layer = SCHEMA.schema["properties"]["layers"]["items"]["properties"]
+    layer = SCHEMA.schema["$defs"]["layer"]["properties"]
     assert set(layer["relations"]["items"]["properties"]["code"]["enum"]) == set(RelationCode)
 
 
