@@ -27,6 +27,10 @@ XLNet's [in, num_heads, head_dim]."""
 
 Role = Literal["model", "ema", "optimizer"]
 
+Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors"]
+"""What loads such a file into Python: torch.load, safetensors, or torch.distributed.checkpoint, which reads folders
+of its own files and of safetensors."""
+
 
 class ByteSource(Protocol):
     """Where bytes come from. Formats are given one and never open a file themselves."""
@@ -225,6 +229,8 @@ class Checkpoint:
         modules: integer attributes (``num_heads`` ...) of the modules in a pickled nn.Module.
         findings: what reading noticed.
         source: the file that was opened; None where there is none.
+        loader: what else can load it; None where nothing is known to.
+        sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
     """
 
     path: str
@@ -240,6 +246,8 @@ class Checkpoint:
     findings: tuple[Finding, ...] = ()
     resources: ExitStack = field(default_factory=ExitStack, repr=False)
     source: ByteSource | None = field(default=None, repr=False)
+    loader: Loader | None = None
+    sorted_names: bool = False
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.

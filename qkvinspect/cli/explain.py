@@ -123,10 +123,10 @@ def _plot(attentions: Sequence[Attention], plot: Path, *, force: bool) -> None:
 
 def _verify(checkpoint: Checkpoint, attention: Attention, width: int | None, one_of_many: bool) -> bool:
     """Print how the proof went; True if it failed."""
-    from qkvinspect.explain.verify import LAYOUTS, verify
+    from qkvinspect.explain.verify import verify
     from qkvinspect.render import prose, text
 
-    if one_of_many and (attention.layout is None or attention.layout.id not in LAYOUTS):
+    if one_of_many and (attention.layout is None or not attention.layout.nn_multihead):
         sys.stdout.write(prose.point("Verified", "no: this is not nn.MultiheadAttention.", width) + "\n")
         return False
     result = verify(checkpoint, attention)

@@ -18,7 +18,6 @@ from qkvinspect.weights.to_torch import to_torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAYOUTS = ("torch-mha", "torch-mha-split")
 TOLERANCE = 1e-9
 """Largest relative difference that float64 rounding explains."""
 
@@ -59,7 +58,7 @@ def verify(checkpoint: Checkpoint, attention: Attention) -> Verification:
     import torch
 
     geometry = attention.geometry
-    if attention.layout is None or attention.layout.id not in LAYOUTS or geometry is None:
+    if attention.layout is None or not attention.layout.nn_multihead or geometry is None:
         raise LayoutError(
             f"layer {attention.layer!r} is not an nn.MultiheadAttention, so there is nothing to run it against",
             found=" or ".join(attention.candidates),
@@ -158,10 +157,10 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tu
 
     if is_remote(checkpoint.path):
         return _read_by_us(stored), "qkvinspect itself, as it is not on this machine"
-    if checkpoint.format.startswith("dcp"):  # torch.distributed.checkpoint unpickles without weights_only
+    if checkpoint.loader not in ("torch", "safetensors"):  # torch.distributed.checkpoint unpickles with no safeguard
         return _read_by_us(stored), "qkvinspect itself"
     try:
-        if "torch-" in checkpoint.format:
+        if checkpoint.loader == "torch":
             files = {info.region.source.name for info in stored.values()}
             roots = {file: torch.load(file, weights_only=True, map_location="cpu") for file in files}
             return {name: _follow(roots[i.region.source.name], i.keys) for name, i in stored.items()}, "torch.load"

@@ -72,6 +72,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             containers=all_containers,
             findings=(*dangers.findings(loaded.globals, ()), *findings),
             resources=resources.pop_all(),
+            loader="distributed",
         )
 
 

@@ -110,6 +110,8 @@ def open(source: ByteSource, own: tuple[Described, Offsets], request: OpenReques
             containers=(Container("", len(tensors), "model"),),
             findings=tuple(findings),
             resources=resources.pop_all(),
+            loader="distributed-safetensors",
+            sorted_names=True,
         )
 
 

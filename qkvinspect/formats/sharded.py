@@ -69,6 +69,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             containers=(Container("", len(tensors), "model"),),
             findings=tuple(findings),
             resources=resources.pop_all(),
+            loader="torch" if any(shard.loader == "torch" for shard in shards.values()) else "safetensors",
+            sorted_names=any(shard.sorted_names for shard in shards.values()),
         )
 
 

@@ -73,4 +73,5 @@ def checkpoint(
         container=found.container.path,
         containers=all_containers,
         findings=tuple(findings),
+        loader="torch",
     )

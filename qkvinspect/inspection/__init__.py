@@ -68,7 +68,7 @@ def inspect(
     lost = disguises.without_values(checkpoint.tensors)
     names = Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
     matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
-    if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
+    if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = disguises.lora(checkpoint.tensors)
 
