@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from qkvinspect.analysis import LayerFigures, analyze
     from qkvinspect.api.checkpoints import OpenCheckpoint, open
     from qkvinspect.api.state_dicts import pack, split
-    from qkvinspect.checkpoint import Finding
     from qkvinspect.checks import check
     from qkvinspect.diff import DiffOptions, compare
     from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
+    from qkvinspect.findings import Finding
     from qkvinspect.inspection import Options, inspect
     from qkvinspect.inspection.report import Attention, Part, Report
 
@@ -49,7 +49,7 @@ _HOMES = {
     "inspect": "inspection:inspect",
     "Attention": "inspection.report",
     "Part": "inspection.report",
-    "Finding": "checkpoint",
+    "Finding": "findings",
     "Report": "inspection.report",
 }
 

@@ -1,4 +1,4 @@
-"""What everything else speaks of: byte sources, tensors, checkpoints, findings. Standard library only."""
+"""What everything else speaks of: byte sources, tensors, checkpoints. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
 from qkvinspect.dtypes import DType
-from qkvinspect.errors import CheckpointError, clean
+from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.findings import Finding
 
 BLOCK = 8 << 20
 """Bytes read at a time."""
@@ -25,7 +26,10 @@ Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 XLNet's [in, num_heads, head_dim]."""
 
 Role = Literal["model", "ema", "optimizer"]
-Severity = Literal["info", "warning", "error"]
+
+Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors"]
+"""What loads such a file into Python: torch.load, safetensors, or torch.distributed.checkpoint, which reads folders
+of its own files and of safetensors."""
 
 
 class ByteSource(Protocol):
@@ -192,29 +196,6 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something the reader should know.
-
-    Attributes:
-        code: stable, in kebab-case.
-        layer: the attention module it is about, or None for the whole file.
-    """
-
-    code: str
-    severity: Severity
-    message: str
-    layer: str | None = None
-
-    def __post_init__(self) -> None:
-        """Names from a file go into the message: it stays one harmless line."""
-        object.__setattr__(self, "message", clean(self.message))
-
-    def to_dict(self) -> dict[str, object]:
-        """Its form in every JSON contract."""
-        return {"code": self.code, "severity": self.severity, "layer": self.layer, "message": self.message}
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """Hyper-parameters that came with a checkpoint, as plain Python values.
 
@@ -248,6 +229,8 @@ class Checkpoint:
         modules: integer attributes (``num_heads`` ...) of the modules in a pickled nn.Module.
         findings: what reading noticed.
         source: the file that was opened; None where there is none.
+        loader: what else can load it; None where nothing is known to.
+        sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
     """
 
     path: str
@@ -263,6 +246,8 @@ class Checkpoint:
     findings: tuple[Finding, ...] = ()
     resources: ExitStack = field(default_factory=ExitStack, repr=False)
     source: ByteSource | None = field(default=None, repr=False)
+    loader: Loader | None = None
+    sorted_names: bool = False
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.

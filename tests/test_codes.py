@@ -1,4 +1,7 @@
-"""The codes of refused files: stable, unique, each with a meaning, in the README, and raised somewhere."""
+"""The codes of refused files: stable, unique, each with a meaning, and in the README.
+
+That each is given is shown with real files: tests/hostile/test_report.py.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,18 @@ from pathlib import Path
 
 import pytest
 
-import qkvinspect
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PACKAGE = "\n".join(
-    path.read_text() for path in Path(qkvinspect.__file__).parent.rglob("*.py") if path.name != "error_codes.py"
-)
 
 
 @pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
-def test_a_code_is_documented_and_used(code: Code) -> None:
+def test_a_code_is_documented(code: Code) -> None:
     assert re.fullmatch(r"QKV-F\d{3}", code)
     assert re.fullmatch(r"[A-Z].*\.", code.meaning)
     assert f"| `{code}` | {code.name} | {code.meaning} |" in README
-    assert re.search(rf"Code\.{code.name}\b", PACKAGE)
 
 
 def test_codes_are_unique_and_in_order() -> None:

@@ -18,17 +18,9 @@ from qkvinspect.analysis.weights import of_vector
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.names import Names, unwrapped
 from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.layouts.logits import Logits, logits_of
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.weight import Weight
-
-_NO_SOFTMAX = frozenset({"minimax-lightning", "qwen3-next-gdn", "qwen3_5-gdn", "xlstm", "xlstm-fused", "davit-channel"})
-"""Layouts of linear attention and the like: nothing there is a logit."""
-
-_UNSCALED = ("t5", "mt5", "umt5", "longt5", "gpt_neo")
-"""Model types whose logits are q.k itself (transformers T5Attention and GPTNeoSelfAttention)."""
-
-_ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text", "paligemma", "recurrent_gemma", "qwen3_next", "qwen3_5")
-"""Model types whose norms multiply by 1 + weight (transformers GemmaRMSNorm and Qwen3NextRMSNorm)."""
 
 _BEFORE = ("../input_layernorm", "../attention_norm", "../layer_norm1", "../layernorm_before", "../../layernorm_before")
 """Norms that, under this name, stand before the projections in every library known: Llama's and its descendants';
@@ -75,7 +67,7 @@ class Bounds:
         geometry, layout = attention.heads, attention.layout
         if geometry is None or layout is None:
             return "the number of heads is not known"
-        if layout.id in _NO_SOFTMAX:
+        if not layout.logits.softmax:
             return "this attention has no logits"
         path = unwrapped(attention.layer)
         if self.names.find("logit_scale|temperature|scale", path):
@@ -85,7 +77,7 @@ class Bounds:
         if (query is None) != (key is None):
             return "only one of Q and K is normalised"
         if query is not None and key is not None:
-            offset = self._offset(query, layout.id)
+            offset = self._offset(query, layout.logits)
             if offset is None:
                 return f"{query.name} is multiplied by itself or by one more: the config would say"
             lengths: list[tuple[float, ...]] = []
@@ -99,17 +91,17 @@ class Bounds:
         for name in _BEFORE:
             info = self.names.find(f"{name}.weight", path)
             if info is not None and info.shape == (attention.embed_dim,):
-                offset = self._offset(info, layout.id)
+                offset = self._offset(info, layout.logits)
                 if offset is not None:
                     return Bound(scale, f"{scaled}, {info.name}", of_vector(info) + offset)
         return Bound(scale, f"{scaled}, inputs normalised without a gain")
 
-    def _offset(self, info: Weight, layout: str) -> float | None:
+    def _offset(self, info: Weight, usual: Logits) -> float | None:
         """What is added to a stored gain; None where only a config could say."""
         types = {str(config.values.get("model_type", "")) for config in self.report.checkpoint.configs} - {""}
         if types:
-            return 1.0 if not types.isdisjoint(_ONE_PLUS) else 0.0
-        return None if layout in ("qkv-proj", "phi3", "qwen3-next") and "clip" not in info.name else 0.0
+            return 1.0 if any(logits_of(one).gain == "one_plus_weight" for one in types) else 0.0
+        return None if usual.gain == "unclear" and "clip" not in info.name else 0.0
 
 
 def _scale(attention: Attention, configs: Sequence[Config]) -> tuple[float, str]:
@@ -117,14 +109,14 @@ def _scale(attention: Attention, configs: Sequence[Config]) -> tuple[float, str]
     assert attention.heads is not None
     for config in configs:
         values = config.values
-        if values.get("model_type") in _UNSCALED:
+        if not logits_of(values.get("model_type")).scaled:
             return 1.0, f"logits not scaled ({values['model_type']})"
         for name, scale in (("query_pre_attn_scalar", _inverse_root), ("attention_multiplier", float)):
             value = values.get(name)
             if isinstance(value, int | float) and value > 0:
                 return scale(value), f"logits scaled by {config.origin}:{name}"
-    if attention.layout is not None and attention.layout.id == "t5":
-        return 1.0, "logits not scaled (t5)"
+    if attention.layout is not None and not attention.layout.logits.scaled:
+        return 1.0, f"logits not scaled ({attention.layout.id})"
     return _inverse_root(attention.heads.width("q")), "logits scaled by 1/sqrt(head_dim)"
 
 

@@ -1,13 +1,15 @@
-"""What a checkpoint is checked for before it is released. A new check is one module here and one line in CHECKS."""
+"""What a checkpoint is checked for before it is released.
+
+A new check is one module here, one line in CHECKS and its code, severity and summary in ``finding_codes``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Protocol, cast
 
-from qkvinspect.checkpoint import Finding, Severity
 from qkvinspect.checks import (
     bias_kv,
     changed,
@@ -24,16 +26,17 @@ from qkvinspect.checks import (
     nonfinite,
     norm_outlier,
     odd_layer,
-    policy,
     projection_shape,
     rank_collapse,
     zero_head,
     zero_part,
 )
 from qkvinspect.checks.baseline import Baseline
-from qkvinspect.checks.noticed import NOTICED
-from qkvinspect.checks.policy import SEVERITIES, Policy
+from qkvinspect.checks.policy import Policy
+from qkvinspect.checks.policy import parse as parse_policy
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import SEVERITIES, FindingCode, Severity
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Report
 from qkvinspect.progress import Progress
 
@@ -42,10 +45,12 @@ _ANY = Policy()
 
 
 class Check(Protocol):
-    """What every module in CHECKS offers; its docstring is its documentation."""
+    """What every module in CHECKS offers.
 
-    CODE: str
-    SEVERITY: Severity
+    Its docstring is its documentation: the first paragraph is the summary of its code, the others say more.
+    """
+
+    CODE: FindingCode
 
     def told(self, subject: Subject) -> Iterator[Told]: ...
 
@@ -85,7 +90,7 @@ class Rule:
         details: the rest of its documentation, or "".
     """
 
-    code: str
+    code: FindingCode
     severity: Severity
     summary: str
     details: str = ""
@@ -93,20 +98,13 @@ class Rule:
 
 def rules() -> tuple[Rule, ...]:
     """Everything that ``check`` can find, checks first."""
-    found: list[Rule] = []
-    for check in CHECKS:
-        summary, _, details = (check.__doc__ or "").strip().partition("\n\n")
-        found.append(Rule(check.CODE, check.SEVERITY, " ".join(summary.split()), " ".join(details.split())))
-    return (*found, *(Rule(code, severity, summary) for code, (severity, summary) in sorted(NOTICED.items())))
-
-
-def parse_policy(table: Mapping[str, object], origin: str = "") -> Policy:
-    """The policy of a ``check`` table of settings.
-
-    Raises:
-        UsageError: it holds an unknown key, an odd value or an unknown code.
-    """
-    return policy.parse(table, origin, {rule.code for rule in rules()})
+    details = {check.CODE: (check.__doc__ or "").partition("\n\n")[2] for check in CHECKS}
+    noticed = sorted(code for code in FindingCode if code not in details)
+    return tuple(
+        Rule(code, code.in_check, code.summary, " ".join(details.get(code, "").split()))
+        for code in (*details, *noticed)
+        if code.in_check is not None
+    )
 
 
 def run(
@@ -128,10 +126,10 @@ def run(
     """
     chosen = [check for check in CHECKS if _may_fire(check, wanted)]
     subject = Subject(report, wanted.expect, baseline, tolerance, progress)
-    found = list(_judged(_noticed(report.findings), wanted))
+    own = {check.CODE for check in CHECKS}  # what reading noticed of these, the check says better
+    found = list(_judged((finding for finding in report.findings if finding.code not in own), wanted))
     for check in chosen:
-        told = (Finding(check.CODE, check.SEVERITY, message, layer) for layer, message in check.told(subject))
-        found += _judged(told, wanted)
+        found += _judged((Finding(check.CODE, message, layer) for layer, message in check.told(subject)), wanted)
     return sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
@@ -169,18 +167,12 @@ def check(
 
 
 def _may_fire(check: Check, wanted: Policy) -> bool:
-    return wanted.severity_of(check.CODE, None, check.SEVERITY) is not None
-
-
-def _noticed(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """What reading noticed; what a check says better is left to it."""
-    for finding in findings:
-        if finding.code in NOTICED:
-            yield Finding(finding.code, NOTICED[finding.code][0], finding.message, finding.layer)
+    return wanted.severity_of(check.CODE, None) is not None
 
 
 def _judged(findings: Iterable[Finding], wanted: Policy) -> Iterator[Finding]:
+    """Those that the policy wants, as severe as they are before a release."""
     for finding in findings:
-        severity = wanted.severity_of(finding.code, finding.layer, finding.severity)
+        severity = wanted.severity_of(finding.code, finding.layer)
         if severity is not None:
-            yield Finding(finding.code, severity, finding.message, finding.layer)
+            yield replace(finding, severity=severity)

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "bias-kv"
-SEVERITY = "error"
+CODE = FindingCode.BIAS_KV
 
 
 def told(subject: Subject) -> Iterator[Told]:
     tensors = subject.report.checkpoint.tensors
     for attention in subject.attentions:
-        if attention.layout is None or not attention.layout.id.startswith("torch-mha"):
+        if attention.layout is None or not attention.layout.nn_multihead:
             continue
         prefix = f"{attention.layer}." if attention.layer else ""
         found = {name: tensors[f"{prefix}{name}"] for name in ("bias_k", "bias_v") if f"{prefix}{name}" in tensors}

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from qkvinspect.checks.baseline import Layer, record
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "changed"
-SEVERITY = "error"
+CODE = FindingCode.CHANGED
 
 
 def told(subject: Subject) -> Iterator[Told]:

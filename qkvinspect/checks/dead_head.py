@@ -12,9 +12,9 @@ from math import isfinite
 from statistics import median
 
 from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "dead-head"
-SEVERITY = "warning"
+CODE = FindingCode.DEAD_HEAD
 
 SHARE = 0.02
 FEWEST = 3

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "equal-heads"
-SEVERITY = "warning"
+CODE = FindingCode.EQUAL_HEADS
 
 
 def told(subject: Subject) -> Iterator[Told]:

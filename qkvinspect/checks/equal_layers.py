@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from qkvinspect.checks.equal_parts import same_rows
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 
-CODE = "equal-layers"
-SEVERITY = "warning"
+CODE = FindingCode.EQUAL_LAYERS
 
 
 def told(subject: Subject) -> Iterator[Told]:

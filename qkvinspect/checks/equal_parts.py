@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 from qkvinspect.weights.weight import Weight
 
-CODE = "equal-parts"
-SEVERITY = "error"
+CODE = FindingCode.EQUAL_PARTS
 
 
 def told(subject: Subject) -> Iterator[Told]:

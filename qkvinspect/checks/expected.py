@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 
-CODE = "expected"
-SEVERITY = "error"
+CODE = FindingCode.EXPECTED
 
 
 def told(subject: Subject) -> Iterator[Told]:

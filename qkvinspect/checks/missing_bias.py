@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told, outvoted
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "missing-bias"
-SEVERITY = "warning"
+CODE = FindingCode.MISSING_BIAS
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told, listed, number_in
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "missing-layer"
-SEVERITY = "warning"
+CODE = FindingCode.MISSING_LAYER
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told, outvoted
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "mixed-dtype"
-SEVERITY = "warning"
+CODE = FindingCode.MIXED_DTYPE
 
 
 def told(subject: Subject) -> Iterator[Told]:

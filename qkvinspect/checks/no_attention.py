@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "no-attention"
-SEVERITY = "error"
+CODE = FindingCode.NO_ATTENTION
 
 
 def told(subject: Subject) -> Iterator[Told]:

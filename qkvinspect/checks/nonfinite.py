@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "nonfinite"
-SEVERITY = "error"
+CODE = FindingCode.NONFINITE
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -15,9 +15,9 @@ from math import exp, isfinite, log, prod
 from statistics import median
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "norm-outlier"
-SEVERITY = "warning"
+CODE = FindingCode.NORM_OUTLIER
 
 FEWEST = 6
 FACTOR = 4.0

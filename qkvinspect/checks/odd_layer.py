@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told, outvoted
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import describe
 
-CODE = "odd-layer"
-SEVERITY = "warning"
+CODE = FindingCode.ODD_LAYER
 
 
 def told(subject: Subject) -> Iterator[Told]:

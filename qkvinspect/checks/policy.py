@@ -25,11 +25,10 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from qkvinspect.checkpoint import Severity
 from qkvinspect.errors import UsageError
+from qkvinspect.finding_codes import SEVERITIES, FindingCode, Severity
 
-SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
-"""The least grave first."""
+_CODES = tuple(code for code in FindingCode if code.in_check is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class Policy:
     expect: tuple[tuple[str, Expectation], ...] = ()
     fail_on: Severity = "error"
 
-    def severity_of(self, code: str, layer: str | None, usual: Severity) -> Severity | None:
+    def severity_of(self, code: FindingCode, layer: str | None) -> Severity | None:
         """How grave a finding is; None where it is not wanted."""
         ignored = list(self.ignore)
         grave = list(self.severity)
@@ -95,16 +94,16 @@ class Policy:
         for glob, severity in reversed(grave):
             if fnmatchcase(code, glob):
                 return severity
-        return usual
+        return code.in_check
 
 
-def parse(table: Mapping[str, object], origin: str, codes: Collection[str]) -> Policy:
+def parse(table: Mapping[str, object], origin: str = "") -> Policy:
     """The policy that a table of settings describes.
 
     Raises:
-        UsageError: a key is not known, a value has another form, or no check has such a code.
+        UsageError: a key is not known, a value has another form, or no finding of ``check`` has such a code.
     """
-    return _Parser(origin, codes).policy(table)
+    return _Parser(origin).policy(table)
 
 
 def _fits(code: str, globs: Sequence[str]) -> bool:
@@ -114,7 +113,6 @@ def _fits(code: str, globs: Sequence[str]) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Parser:
     origin: str
-    codes: Collection[str]
 
     def policy(self, table: Mapping[str, object]) -> Policy:
         self._known(table, "check", [field.name for field in fields(Policy)])
@@ -174,7 +172,7 @@ class _Parser:
         )
 
     def _code(self, glob: str, where: str) -> str:
-        if not any(fnmatchcase(code, glob) for code in self.codes):
+        if not any(fnmatchcase(code, glob) for code in _CODES):
             raise self._odd(
                 f"{where} names a check that is not known", "a code that `qkvinspect check --list` shows", glob
             )

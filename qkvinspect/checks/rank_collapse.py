@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "rank-collapse"
-SEVERITY = "warning"
+CODE = FindingCode.RANK_COLLAPSE
 
 LEAST = 1.05
 FEWEST_ROWS = 8

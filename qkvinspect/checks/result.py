@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qkvinspect.checkpoint import Finding, Severity
+from qkvinspect.finding_codes import Severity
+from qkvinspect.findings import Finding
 
 SCHEMA_VERSION = 1
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
 
-CODE = "zero-part"
-SEVERITY = "error"
+CODE = FindingCode.ZERO_PART
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -17,9 +17,10 @@ from qkvinspect.cli import options
 from qkvinspect.render.checks import CHECK_RENDERERS
 
 if TYPE_CHECKING:
-    from qkvinspect.checkpoint import Checkpoint, Severity
+    from qkvinspect.checkpoint import Checkpoint
     from qkvinspect.checks.policy import Policy
     from qkvinspect.checks.result import Checked
+    from qkvinspect.finding_codes import Severity
     from qkvinspect.inspection.report import Report
 
     CheckFormat = str

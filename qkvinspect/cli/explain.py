@@ -73,6 +73,7 @@ def explain(
       2  the input or the command line cannot be used
     """
     from qkvinspect.explain.explanation import explain as explain_layer
+    from qkvinspect.finding_codes import AGAINST_WEIGHTS
     from qkvinspect.render import evidence as testimony
     from qkvinspect.render import prose
     from qkvinspect.render.text import findings, summary
@@ -90,7 +91,7 @@ def explain(
         if not found.attentions:
             sys.stdout.write("No attention was found in it.\n")
         for finding, message in findings(found.findings):
-            if "weights" in finding.code and finding.severity == "warning":
+            if finding.code in AGAINST_WEIGHTS:
                 sys.stdout.write(prose.point("Beware", f"{message}.", width) + "\n")
         for attention in found.attentions:
             sys.stdout.write("\n" + prose.render(explain_layer(attention, checkpoint), width, colour))
@@ -122,10 +123,10 @@ def _plot(attentions: Sequence[Attention], plot: Path, *, force: bool) -> None:
 
 def _verify(checkpoint: Checkpoint, attention: Attention, width: int | None, one_of_many: bool) -> bool:
     """Print how the proof went; True if it failed."""
-    from qkvinspect.explain.verify import LAYOUTS, verify
+    from qkvinspect.explain.verify import verify
     from qkvinspect.render import prose, text
 
-    if one_of_many and (attention.layout is None or attention.layout.id not in LAYOUTS):
+    if one_of_many and (attention.layout is None or not attention.layout.nn_multihead):
         sys.stdout.write(prose.point("Verified", "no: this is not nn.MultiheadAttention.", width) + "\n")
         return False
     result = verify(checkpoint, attention)

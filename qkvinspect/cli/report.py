@@ -14,8 +14,8 @@ import typer
 from qkvinspect.cli import options
 
 if TYPE_CHECKING:
-    from qkvinspect.checkpoint import Finding
     from qkvinspect.diff import Difference
+    from qkvinspect.findings import Finding
     from qkvinspect.inspection.report import Report
     from qkvinspect.render.html import PageSide
 
@@ -137,13 +137,11 @@ def _side(label: str, found: Report, *, analysis: bool) -> PageSide:
 
 
 def _findings(found: Report) -> list[Finding]:
-    """Those of the checks, as the project's settings judge them, and what reading noticed beyond."""
-    from qkvinspect.checks import parse_policy, rules, run
+    """Those of the checks and of reading, as the project's settings judge them."""
+    from qkvinspect.checks import parse_policy, run
     from qkvinspect.cli.progress import Bar
     from qkvinspect.settings import find
 
     settings = find(Path.cwd())
     with Bar("checking") as bar:
-        checked = run(found, parse_policy(settings.check, settings.origin), progress=bar.advance)
-    known = {rule.code for rule in rules()}
-    return [*checked, *(finding for finding in found.findings if finding.code not in known)]
+        return run(found, parse_policy(settings.check, settings.origin), progress=bar.advance)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from qkvinspect.checkpoint import Finding
 from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
@@ -18,6 +17,7 @@ from qkvinspect.diff.stacks import pair_by_order
 from qkvinspect.diff.tally import Advance
 from qkvinspect.diff.tally import compare as compare_lines
 from qkvinspect.errors import UsageError
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.progress import Progress, counter

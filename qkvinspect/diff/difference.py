@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from qkvinspect.checkpoint import Checkpoint, Finding
+from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.diff.relation import Relation
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import number
 
 SCHEMA_VERSION = 1
@@ -92,20 +94,6 @@ class PartDifference:
     b: Kind | None
     whole: Comparison
     heads: tuple[Comparison, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """How B came from A, where that can be told from its rows.
-
-    Attributes:
-        code: stable, in kebab-case.
-        parts: those that it speaks of.
-    """
-
-    code: str
-    message: str
-    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +205,7 @@ def _layer(layer: LayerDifference) -> dict[str, object]:
             }
             for part in layer.parts
         ],
-        "relations": [{"code": r.code, "parts": list(r.parts), "message": r.message} for r in layer.relations],
+        "relations": [{"code": r.code.value, "parts": list(r.parts), "message": r.message} for r in layer.relations],
     }
 
 

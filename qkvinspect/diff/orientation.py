@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qkvinspect.diff.difference import Relation
+from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.inspection.report import Attention
 from qkvinspect.weights.weight import Weight
 
@@ -19,15 +19,18 @@ def lying_otherwise(a: Attention, b: Attention, relations: tuple[Relation, ...])
         for name, info in ours.items()
         if name in theirs and info.shape != theirs[name].shape and info.shape == theirs[name].shape[::-1]
     ]
-    if not turned or any(one.code == "transposed" and set(turned) & set(one.parts) for one in relations):
+    if not turned or any(one.code is RelationCode.TRANSPOSED and set(turned) & set(one.parts) for one in relations):
         return relations
     shapes = f"{list(ours[turned[0]].shape)} in A and {list(theirs[turned[0]].shape)} in B"
     text = f"{' and '.join(turned)} {'is' if len(turned) == 1 else 'are'} stored as {shapes}"
-    out = next((one for one in relations if one.code == "transposed" and one.parts == ("out",)), None)
+    out = next((one for one in relations if one.code is RelationCode.TRANSPOSED and one.parts == ("out",)), None)
     if out is None:
-        return (*relations, Relation("stored-transposed", text, ()))
+        return (*relations, Relation(RelationCode.STORED_TRANSPOSED, text, ()))
     text += ", but the output projection lies alike in both: one was transposed without the other"
-    return (*(one for one in relations if one is not out), Relation("transposed-alone", text, ("q", "k", "v", "out")))
+    return (
+        *(one for one in relations if one is not out),
+        Relation(RelationCode.TRANSPOSED_ALONE, text, ("q", "k", "v", "out")),
+    )
 
 
 def _by_end(attention: Attention) -> dict[str, Weight]:

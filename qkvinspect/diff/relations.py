@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 import numpy as np
 
 from qkvinspect.diff.cut_otherwise import find_recut
-from qkvinspect.diff.difference import PartDifference, Relation
+from qkvinspect.diff.difference import PartDifference
 from qkvinspect.diff.fingerprint import Fingerprint, fingerprint
 from qkvinspect.diff.origin import Origin, find_origin
 from qkvinspect.diff.parts import Parts
+from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.diff.tally import rounded_through
 from qkvinspect.layouts.packing import Geometry
 
@@ -37,7 +38,9 @@ def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[
     for dtype in dict.fromkeys(through.values()):
         names = [name for name in through if through[name] == dtype]
         relations.append(
-            _relation("rounded-through", f"{_list(names)} of B hold the values of A rounded to {dtype}", names)
+            _relation(
+                RelationCode.ROUNDED_THROUGH, f"{_list(names)} of B hold the values of A rounded to {dtype}", names
+            )
         )
     changed = [name for name in changed if name not in through]
     if not changed:
@@ -53,7 +56,7 @@ def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[
         cut = find_recut(before, after, sizes)
         if cut is not None:
             text = f"the rows of Q, K and V lie {cut[0]}, and one of the two files was cut as if they lay {cut[1]}"
-            relations.append(_relation("cut-otherwise", text, ("q", "k", "v")))
+            relations.append(_relation(RelationCode.CUT_OTHERWISE, text, ("q", "k", "v")))
             unexplained = [name for name in unexplained if name not in ("q", "k", "v")]
     relations += [one for name in unexplained for one in _shuffled(name, ours[name], theirs[name])]
     return tuple(relations)
@@ -83,10 +86,10 @@ def _moved(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation]
         if moved.get(source) == name:
             if name < source:
                 text = f"{_label(name)} and {_label(source)} are swapped"
-                yield _relation("parts-swapped", text, (name, source), origins, stale)
+                yield _relation(RelationCode.PARTS_SWAPPED, text, (name, source), origins, stale)
         else:
             text = f"{_label(name)} of B is {_label(source)} of A"
-            yield _relation("part-copied", text, (name,), origins, stale)
+            yield _relation(RelationCode.PART_COPIED, text, (name,), origins, stale)
 
 
 def _permuted(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation]:
@@ -105,10 +108,10 @@ def _permuted(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relati
             text = f"heads are permuted in {_list(group)}: those of B are {order} of A"
             if {"q", "k", "v", "out"} <= set(group) and stale.isdisjoint(group):
                 text += "; the layer computes the same"
-            yield _relation("heads-permuted", text, group, moved, stale)
+            yield _relation(RelationCode.HEADS_PERMUTED, text, group, moved, stale)
         else:
             text = f"some heads of {_list(group)} stand in place of others: those of B are {order} of A"
-            yield _relation("heads-copied", text, group, moved, stale)
+            yield _relation(RelationCode.HEADS_COPIED, text, group, moved, stale)
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
@@ -128,37 +131,38 @@ def _turned(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation
         before, after = pairs if turn == "halves" else pairs[::-1]
         ways = f"{before} in A and {after} in B" if width > 4 else f"{before} in one file and {after} in the other"
         text = f"rotary pairs{share} are {ways}, in {_list(names)}"  # two pairs are turned back as they were turned
-        yield _relation("rotary-permuted", text, names, turned, stale)
+        yield _relation(RelationCode.ROTARY_PERMUTED, text, names, turned, stale)
 
 
 def _transposed(origins: Mapping[str, Origin]) -> Iterator[Relation]:
     names = [name for name, one in origins.items() if one.transposed]
     if names:
-        yield _relation("transposed", f"{_list(names)} {_are(names)} transposed", names, origins)
+        yield _relation(RelationCode.TRANSPOSED, f"{_list(names)} {_are(names)} transposed", names, origins)
 
 
 def _empty(found: Sequence[PartDifference]) -> Iterator[Relation]:
     parts = [part.name for part in found if part.whole.emptied]
     if parts:
-        yield _relation("zero-filled", f"{_list(parts)} {_are(parts)} all zero in B", parts)
+        yield _relation(RelationCode.ZERO_FILLED, f"{_list(parts)} {_are(parts)} all zero in B", parts)
     for part in found:
         heads = [str(head) for head, one in enumerate(part.heads) if one.emptied]
         if heads and not part.whole.emptied:
             which = f"head{'s' if len(heads) > 1 else ''} {', '.join(heads)} of {_label(part.name)}"
-            yield _relation("zero-filled", f"{which} {_are(heads)} all zero in B", (part.name,))
+            yield _relation(RelationCode.ZERO_FILLED, f"{which} {_are(heads)} all zero in B", (part.name,))
 
 
 def _shuffled(name: str, a: Fingerprint, b: Fingerprint) -> Iterator[Relation]:
-    for what, one, other in (("rows", a.rows, b.rows), ("columns", a.cols, b.cols)):
+    for code, what, one, other in (
+        (RelationCode.ROWS_PERMUTED, "rows", a.rows, b.rows),
+        (RelationCode.COLUMNS_PERMUTED, "columns", a.cols, b.cols),
+    ):
         if len(np.unique(one)) > 1 and np.array_equal(np.sort(one), np.sort(other)):
-            yield _relation(
-                f"{what}-permuted", f"the {what} of {_label(name)} are those of A in another order", (name,)
-            )
+            yield _relation(code, f"the {what} of {_label(name)} are those of A in another order", (name,))
             return
 
 
 def _relation(
-    code: str,
+    code: RelationCode,
     text: str,
     parts: Sequence[str],
     origins: Mapping[str, Origin] | None = None,

@@ -52,7 +52,7 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
         yield "Rows", " ".join(_rows(part, attention) for part in attention.parts)
     else:
         yield "Rows", "cannot be told yet: the parts take turns head by head, so the number of heads is needed."
-    yield "Why", _why(layout)
+    yield "Why", layout.why or f"so it is in {layout.source}."
     if attention.parts:
         yield "Biases", _biases(attention)
     yield "Heads", _heads(attention)
@@ -83,17 +83,9 @@ def _stored(attention: Attention, layout: Layout) -> Iterator[str]:
         what = f"{' and '.join([', '.join(held[:-1]), held[-1]])} packed in one" if len(held) > 1 else "not packed"
         more = " with rows of something else" if len(stored.packing.parts) > len(held) else ""
         yield f"{_short(info.name, attention)} {list(info.shape)} {info.dtype.name}, {what}{more}."
-    shapes = {part.name: part.in_features for part in attention.parts}
-    if layout.id == "torch-mha-split":
-        yield (
-            f"kdim is {shapes['k']} and vdim is {shapes['v']} where embed_dim is {attention.embed_dim}, so "
-            "PyTorch keeps three weights instead of one in_proj_weight."
-        )
-    elif layout.id == "torch-mha":
-        yield (
-            "If kdim or vdim differed from embed_dim, q_proj_weight, k_proj_weight and v_proj_weight would "
-            "be stored instead."
-        )
+    if layout.why_stored:
+        widths = {part.name: part.in_features for part in attention.parts}
+        yield layout.why_stored.format(**widths, embed_dim=attention.embed_dim)
     if attention.out is not None:
         yield f"The output projection is {_short(attention.out.name, attention)} {list(attention.out.shape)}."
 
@@ -104,20 +96,6 @@ def _rows(part: Part, attention: Attention) -> str:
     more = f" and {len(runs) - 4} more runs" if len(runs) > 4 else ""
     axis = {"out_in": "rows", "in_out": "columns", "in_heads_dim": "flattened [head, dim] columns"}
     return f"{_NAMES[part.name]}: {axis[part.orientation]} {shown}{more} of {_short(part.weight.name, attention)}."
-
-
-def _why(layout: Layout) -> str:
-    if layout.id == "torch-mha":
-        return (
-            "torch.nn.functional._in_projection_packed takes the weight as 'packed along dimension 0, in q, k, v "
-            "order', and chunks it in three; MultiheadAttention registers it as [3 * embed_dim, embed_dim]."
-        )
-    if layout.id == "torch-mha-split":
-        return (
-            "MultiheadAttention registers q_proj_weight, k_proj_weight and v_proj_weight when kdim or vdim is not "
-            "embed_dim; multi_head_attention_forward still chunks one in_proj_bias in three."
-        )
-    return f"so it is in {layout.source}."
 
 
 def _biases(attention: Attention) -> str:

@@ -20,7 +20,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
     Where the number of heads is known, also q_heads, k_heads, v_heads: [heads, head_dim, in_features].
     """
     layout, geometry = attention.layout, attention.geometry
-    if layout is None or geometry is None:
+    if layout is None or geometry is None or checkpoint.loader is None:
         return []
     held = {weight.name: weight for part in attention.parts for weight in (part.weight, part.bias) if weight}
     if any(weight.why for weight in held.values()):
@@ -63,13 +63,12 @@ def _here(path: str, checkpoint: Checkpoint) -> str:
 
 
 def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
-    if checkpoint.format.startswith("dcp"):
+    if checkpoint.loader in ("distributed", "distributed-safetensors"):
         return list(_load_distributed(infos, checkpoint))
     files = list(dict.fromkeys(_here(info.region.source.name, checkpoint) for info in infos))
-    pickled = "torch-" in checkpoint.format
     if checkpoint.modules:
         load = "torch.load({!r}, weights_only=False).state_dict()  # runs the file's code: only if you trust it"
-    elif pickled:
+    elif checkpoint.loader == "torch":
         load = "torch.load({!r}, weights_only=True, map_location='cpu')"
     else:
         load = "safetensors.torch.load_file({!r})"
@@ -85,7 +84,7 @@ def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> It
         yield f"    {info.keys[0]!r}: torch.empty({info.shape}, dtype=torch.{info.dtype.name}),"
     yield "}"
     folder = str(PurePath(_here(checkpoint.path, checkpoint)).parent)
-    if checkpoint.format == "dcp":
+    if checkpoint.loader == "distributed":
         yield "# Unpickles .metadata, which runs its code: only if you trust it."
         yield f"torch.distributed.checkpoint.load(state, checkpoint_id={folder!r}, no_dist=True)"
     else:

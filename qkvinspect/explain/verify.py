@@ -19,7 +19,6 @@ from qkvinspect.weights.weight import DecodedMatrix, Weight
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAYOUTS = ("torch-mha", "torch-mha-split")
 TOLERANCE = 1e-9
 """Largest relative difference that float64 rounding explains."""
 
@@ -60,7 +59,7 @@ def verify(checkpoint: Checkpoint, attention: Attention) -> Verification:
     import torch
 
     geometry = attention.geometry
-    if attention.layout is None or attention.layout.id not in LAYOUTS or geometry is None:
+    if attention.layout is None or not attention.layout.nn_multihead or geometry is None:
         raise LayoutError(
             f"layer {attention.layer!r} is not an nn.MultiheadAttention, so there is nothing to run it against",
             found=" or ".join(attention.candidates),
@@ -161,13 +160,13 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, Weight]) -> tuple[
 
     if is_remote(checkpoint.path):
         return _read_by_us(stored), "qkvinspect itself, as it is not on this machine"
-    if checkpoint.format.startswith("dcp"):  # torch.distributed.checkpoint unpickles without weights_only
+    if checkpoint.loader not in ("torch", "safetensors"):  # torch.distributed.checkpoint unpickles with no safeguard
         return _read_by_us(stored), "qkvinspect itself"
     if any(weight.encoding is not None for weight in stored.values()):
         return _read_by_us(stored), "qkvinspect itself, which decoded it"
     infos = {name: weight.require_info() for name, weight in stored.items()}
     try:
-        if "torch-" in checkpoint.format:
+        if checkpoint.loader == "torch":
             files = {info.region.source.name for info in infos.values()}
             roots = {file: torch.load(file, weights_only=True, map_location="cpu") for file in files}
             return {name: _follow(roots[i.region.source.name], i.keys) for name, i in infos.items()}, "torch.load"

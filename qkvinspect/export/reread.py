@@ -12,6 +12,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import StoredPart
 from qkvinspect.export.pieces import OutputTensor
+from qkvinspect.finding_codes import HEADS_IN_DOUBT
 from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match, find_attentions
 from qkvinspect.inspection.names import Names
@@ -44,7 +45,7 @@ def read_again(
     reason = ""
     try:
         attention, findings = split(unsplit(Match((candidate,), "flag")), candidate, names, facts)
-        reason = next((finding.message for finding in findings if finding.code.startswith("heads-")), "")
+        reason = next((finding.message for finding in findings if finding.code in HEADS_IN_DOUBT), "")
         found = {part.name: (part.weight.name, part.heads if source.heads else part.rows) for part in attention.parts}
     except LayoutError as error:
         reason, found = str(error), {}

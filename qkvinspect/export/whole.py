@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
+from qkvinspect.finding_codes import QUANTISED
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.weights.weight import Weight
 
@@ -109,7 +110,7 @@ def require_whole(report: Report, attention: Attention) -> None:
     reason = ""
     if any(".lora_" in weight.name or ".base_layer." in weight.name for weight in attention.weights):
         reason = "it has a LoRA adapter; merge it into the model and save it"
-    elif any(f.layer == attention.layer and f.code.startswith("quantised") for f in report.findings):
+    elif any(f.layer == attention.layer and f.code in QUANTISED for f in report.findings):
         reason = "it is quantised; dequantise the model and save it"
     if reason:
         raise LayoutError(

@@ -10,8 +10,9 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding
+from qkvinspect.checkpoint import ByteSource, Checkpoint
 from qkvinspect.errors import CheckpointError
+from qkvinspect.findings import Finding
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, OpenRequest

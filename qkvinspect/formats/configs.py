@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import NamedTuple, cast
 
-from qkvinspect.checkpoint import ByteSource, Config, Finding
+from qkvinspect.checkpoint import ByteSource, Config
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
@@ -45,7 +47,7 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
             if config is not None:
                 configs.append(config)
         except CheckpointError as error:
-            findings.append(Finding("config-unreadable", "info", f"{name} beside it is not used: {error.message}"))
+            findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{name} beside it is not used: {error.message}"))
     return tuple(configs), tuple(findings)
 
 

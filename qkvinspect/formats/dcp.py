@@ -12,9 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import prod
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding, Region, TensorInfo
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Region, TensorInfo
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats import chunks, containers, pickle, torch_objects, torch_zip
 from qkvinspect.formats.assembled import Box
 from qkvinspect.formats.dcp_metadata import Metadata, Sizes, Tensor, parse
@@ -56,7 +58,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             info = reader.tensor(".".join(keys), _name_in(node))
             if info is None:
                 message = f"{'.'.join(keys)} is cut within bytes: left out"
-                findings.append(Finding("unreadable-tensor", "warning", message))
+                findings.append(Finding(FindingCode.UNREADABLE_TENSOR, message))
             else:
                 tensors[info.name] = info
         return Checkpoint(
@@ -70,6 +72,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             containers=all_containers,
             findings=(*dangers.findings(loaded.globals, ()), *findings),
             resources=resources.pop_all(),
+            loader="distributed",
         )
 
 
@@ -183,7 +186,7 @@ class _Reader:
         try:
             return torch_zip.unpack(window, self.limits).loaded.value
         except CheckpointError as error:
-            findings.append(Finding("value-unreadable", "info", f"{name} is not used: {error.message}"))
+            findings.append(Finding(FindingCode.VALUE_UNREADABLE, f"{name} is not used: {error.message}"))
             return None
 
     def _window(self, key: str, at: Sizes | None) -> Window:

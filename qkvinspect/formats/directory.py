@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import Finding
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 
 if TYPE_CHECKING:
     from qkvinspect.sources.locate import RemoteFile, RemoteFolder
@@ -134,7 +135,7 @@ def _pick(names: Sequence[str], arrays: Sequence[str], folder: str) -> tuple[str
         findings: tuple[Finding, ...] = ()
         if others and not indexes:
             note = f"{candidates[0]} was read; also here: {', '.join(others)}"
-            findings = (Finding("other-files", "info", note),)
+            findings = (Finding(FindingCode.OTHER_FILES, note),)
         return candidates[0], findings
     if not candidates and any(name.endswith(".distcp") for name in names):
         raise CheckpointError(

@@ -85,6 +85,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         metadata=texts,
         configs=tuple(_configs(texts, source.name, request.limits)),
         containers=(Container("", len(tensors), "model"),),
+        loader="safetensors",
+        sorted_names=True,
     )
 
 

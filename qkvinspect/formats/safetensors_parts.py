@@ -11,9 +11,11 @@ from contextlib import ExitStack
 from pathlib import PurePath
 from typing import NamedTuple, cast
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, Finding, TensorInfo
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, TensorInfo
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats import chunks, strict_json
 from qkvinspect.formats.assembled import Box
 from qkvinspect.formats.limits import Limits
@@ -97,7 +99,7 @@ def open(source: ByteSource, own: tuple[Described, Offsets], request: OpenReques
             )
         tensors, findings = _join(source, files, request.limits)
         note = f"{len(files)} files of parts were joined; they do not say how many there were: if the last are missing,"
-        findings.append(Finding("parts-uncounted", "warning", f"{note} tensors are missing or cut short"))
+        findings.append(Finding(FindingCode.PARTS_UNCOUNTED, f"{note} tensors are missing or cut short"))
         return Checkpoint(
             path=source.name,
             format=NAME,
@@ -108,6 +110,8 @@ def open(source: ByteSource, own: tuple[Described, Offsets], request: OpenReques
             containers=(Container("", len(tensors), "model"),),
             findings=tuple(findings),
             resources=resources.pop_all(),
+            loader="distributed-safetensors",
+            sorted_names=True,
         )
 
 
@@ -134,7 +138,7 @@ def _join(
                     hint="the files are of different checkpoints",
                 )
         if first.dtype.bits % 8 and others:
-            findings.append(Finding("unreadable-tensor", "warning", f"{name} is cut within bytes: left out"))
+            findings.append(Finding(FindingCode.UNREADABLE_TENSOR, f"{name} is cut within bytes: left out"))
             continue
         ends = [[a + n for a, n in zip(part.at, part.sizes, strict=True)] for part in parts]
         shape = tuple(map(max, zip(*ends, strict=True)))

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import cast
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, Finding, TensorInfo
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, TensorInfo
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats import foreign, strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
@@ -67,6 +69,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             containers=(Container("", len(tensors), "model"),),
             findings=tuple(findings),
             resources=resources.pop_all(),
+            loader="torch" if any(shard.loader == "torch" for shard in shards.values()) else "safetensors",
+            sorted_names=any(shard.sorted_names for shard in shards.values()),
         )
 
 
@@ -89,7 +93,7 @@ def _unlisted(source: ByteSource, weight_map: Mapping[str, str], shards: Mapping
             names = ", ".join(extra[:_MAX_NAMED]) + (
                 f" and {len(extra) - _MAX_NAMED} others" * (len(extra) > _MAX_NAMED)
             )
-            yield Finding("unlisted-tensors", "warning", f"{file} also holds {names}, which the index omits: left out")
+            yield Finding(FindingCode.UNLISTED_TENSORS, f"{file} also holds {names}, which the index omits: left out")
 
 
 def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:

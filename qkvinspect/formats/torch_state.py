@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding, TensorInfo
+from qkvinspect.checkpoint import ByteSource, Checkpoint, TensorInfo
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats import containers, foreign_parts, pickle, torch_objects
 from qkvinspect.formats.pickle import dangers
 from qkvinspect.formats.request import OpenRequest
@@ -44,7 +46,7 @@ def checkpoint(
         name = ".".join(keys)
         reason = torch_objects.unreadable(node)
         if reason is not None:
-            findings.append(Finding("unreadable-tensor", "warning", f"{name} is {reason}: left out"))
+            findings.append(Finding(FindingCode.UNREADABLE_TENSOR, f"{name} is {reason}: left out"))
         elif name in tensors:
             raise CheckpointError(
                 "two tensors have the same name: one has a dot where the other is nested",
@@ -60,7 +62,7 @@ def checkpoint(
             )
     foreign_parts.check_tensors(tensors, source.name)
     for keys, what in found.lost:
-        findings.append(Finding("unknown-tensor", "warning", f"{'.'.join(keys)} is {what}: left out"))
+        findings.append(Finding(FindingCode.UNKNOWN_TENSOR, f"{'.'.join(keys)} is {what}: left out"))
     return Checkpoint(
         path=source.name,
         format=format,
@@ -71,4 +73,5 @@ def checkpoint(
         container=found.container.path,
         containers=all_containers,
         findings=tuple(findings),
+        loader="torch",
     )

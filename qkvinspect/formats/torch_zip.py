@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint, Finding, Region
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Region
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats import foreign_parts, pickle, torch_state, zipdir, zipentry
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
@@ -100,23 +102,23 @@ def _small_entries(source: ByteSource, directory: zipdir.Directory, prefix: str,
 
 def _findings(small: dict[str, bytes], checked: bool) -> Iterator[Finding]:
     if not checked:
-        yield Finding("no-checksums", "warning", "it was saved without checksums: changed bytes would not be noticed")
+        yield Finding(FindingCode.NO_CHECKSUMS, "it was saved without checksums: changed bytes would not be noticed")
     unknown = [name for name in small if name not in _KNOWN]
     if unknown:
-        yield Finding("unknown-entries", "warning", f"torch.save writes no {', '.join(map(repr, unknown[:4]))}")
+        yield Finding(FindingCode.UNKNOWN_ENTRIES, f"torch.save writes no {', '.join(map(repr, unknown[:4]))}")
     alignment = small.get(".storage_alignment", b"64")
     if not _ALIGNMENT.fullmatch(alignment):
         text = f"its storage_alignment is {alignment[:20]!r}, where torch writes a number"
-        yield Finding("bad-alignment", "warning", text)
+        yield Finding(FindingCode.BAD_ALIGNMENT, text)
     if "version" not in small:
-        yield Finding("no-version", "warning", "it has no version entry, without which torch.load refuses it")
+        yield Finding(FindingCode.NO_VERSION, "it has no version entry, without which torch.load refuses it")
 
 
 def _leaving(directory: zipdir.Directory) -> Iterator[Finding]:
     names = [name for name in directory if "\\" in name or (".." in name and ".." in name.split("/"))]
     if names:
         text = f"entries such as {names[0]!r} would be written outside of the folder that it is unpacked to"
-        yield Finding("entries-lead-out", "warning", text)
+        yield Finding(FindingCode.ENTRIES_LEAD_OUT, text)
 
 
 def _prefix(source: ByteSource, entries: zipdir.Directory) -> str:

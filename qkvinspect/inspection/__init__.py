@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from qkvinspect.checkpoint import Checkpoint, Finding
+from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.inspection import adapters_and_wrappers as disguises
 from qkvinspect.inspection import match
 from qkvinspect.inspection import weighing as weights
@@ -67,7 +69,7 @@ def inspect(
     stored = weights_of(checkpoint).without(disguises.without_values(checkpoint.tensors))
     names = Names(stored)
     matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
-    if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
+    if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = disguises.lora(checkpoint.tensors)
 
@@ -112,10 +114,10 @@ def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.M
     base = unsplit(found)
     if found.chosen is None:
         text = f"it may be {' or '.join(base.candidates)}; --layout '{base.layer}=ID' or --config FILE settles it"
-        return weights.Module(found, base, (Finding("ambiguous-layout", "warning", text, base.layer),))
+        return weights.Module(found, base, (Finding(FindingCode.AMBIGUOUS_LAYOUT, text, base.layer),))
     try:
         attention, findings = split(base, found.chosen, names, facts(found.chosen))
         return weights.Module(found, attention, tuple(findings))
     except LayoutError as error:
         text = f"{error.message}{f' ({error.found})' if error.found else ''}; it is left out"
-        return weights.Module(found, None, (Finding("unexpected-shape", "warning", text, base.layer),))
+        return weights.Module(found, None, (Finding(FindingCode.UNEXPECTED_SHAPE, text, base.layer),))

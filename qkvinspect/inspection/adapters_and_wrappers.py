@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from qkvinspect.checkpoint import Checkpoint, Finding, TensorInfo
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.weights.encodings import Weights
@@ -27,7 +29,7 @@ class Disguise:
         names: finds the stored names; group 1 is the module, or the parameter, that they stand for.
     """
 
-    code: str
+    code: FindingCode
     what: str
     names: re.Pattern[str]
 
@@ -38,32 +40,32 @@ def _named(ending: str) -> re.Pattern[str]:
 
 DISGUISES = (
     Disguise(
-        "quantised-4bit",
+        FindingCode.QUANTISED_4BIT,
         "bitsandbytes 4-bit: the shape of the weight is lost; dequantise the model and save it",
         _named(r"weight\.(?:absmax|quant_map|quant_state\..+)"),
     ),
     Disguise(
-        "quantised-8bit",
+        FindingCode.QUANTISED_8BIT,
         "bitsandbytes 8-bit: integers with a scale a row (SCB); dequantise the model and save it",
         _named("SCB|weight_format"),
     ),
     Disguise(
-        "quantised-gptq",
+        FindingCode.QUANTISED_GPTQ,
         "quantised integers in the way of GPTQ and AWQ (qweight); dequantise the model and save it",
         _named("qweight|qzeros"),
     ),
     Disguise(
-        "quantised-packed",
+        FindingCode.QUANTISED_PACKED,
         "compressed-tensors: packed integers; decompress the model and save it",
         _named("weight_packed"),
     ),
     Disguise(
-        "quantised-torch",
+        FindingCode.QUANTISED_TORCH,
         "torch.ao quantised modules; inspect the checkpoint before quantisation",
         _named(r"_packed_params(?:\..+)?"),
     ),
     Disguise(
-        "parametrised",
+        FindingCode.PARAMETRISED,
         "a parametrisation computes the weight from it; remove it (remove_parametrizations) and save again",
         _named(r"weight_orig|parametrizations\.\w+\.original"),
     ),
@@ -97,15 +99,15 @@ def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
         modules = {found[1]: None for name in disguised if (found := disguise.names.match(name))}
         layers = (module.rpartition(".")[0] for module in modules if module.rpartition(".")[2] in _LEAVES)
         for layer in dict.fromkeys(layers):
-            yield Finding(disguise.code, "warning", disguise.what, layer)
+            yield Finding(disguise.code, disguise.what, layer)
     adapted = {found[1] for name in tensors if ".lora_" in name and (found := _ADAPTER.match(name))}
     endings = (".weight", ".base_layer.weight", ".base_layer.in_proj_weight")
     if adapted and tensors.keys().isdisjoint(f"{module}{end}" for module in adapted for end in endings):
         text = f"a LoRA adapter without its base model ({len(adapted)} modules): merge it into the model to see it"
-        yield Finding("adapter-only", "warning", text)
+        yield Finding(FindingCode.ADAPTER_ONLY, text)
     if _RANK.search(checkpoint.path):
         text = "its name is that of a tensor-parallel shard: Q, K and V are the rows of one rank only"
-        yield Finding("tensor-parallel", "warning", text)
+        yield Finding(FindingCode.TENSOR_PARALLEL, text)
 
 
 Lora = Mapping[str, Mapping[str, TensorInfo]]

@@ -7,9 +7,11 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import cast
 
-from qkvinspect.checkpoint import Config, Finding
+from qkvinspect.checkpoint import Config
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
@@ -120,7 +122,7 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
             used = rules[gone.path, gone.layout.id]
             kept_names = ", ".join(info.name.removeprefix(f"{used.layer}.") for info in used.weights)
             text = f"{names} are left out: {kept_names} holds the same projections"
-            findings.setdefault(gone.layer, Finding("stale-duplicate", "warning", text, gone.layer))
+            findings.setdefault(gone.layer, Finding(FindingCode.STALE_DUPLICATE, text, gone.layer))
         if live:
             kept.append(live)
     return kept, list(findings.values())

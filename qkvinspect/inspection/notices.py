@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checkpoint import Finding
 from qkvinspect.errors import UsageError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.report import Attention, Evidence, Verdict
 from qkvinspect.layouts.packing import describe
@@ -20,27 +21,27 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
             raise UsageError(f"--heads does not fit layer {layer!r}: {reason}", hint="see the shapes in `show`")
         if fact.num_heads is not None:
             text = f"{fact.origin} says {fact.num_heads} heads, but {reason}"
-            yield Finding("heads-do-not-fit", "warning", text, layer)
+            yield Finding(FindingCode.HEADS_DO_NOT_FIT, text, layer)
     if solution.known:
         for fact, sizes in solution.disagreeing:
             if fact.origin.partition(":")[0] != solution.origin.partition(":")[0]:
                 text = f"{solution.origin} was used, but {fact.origin} says {describe(sizes)}"
-                yield Finding("heads-disagree", "warning", text, layer)
+                yield Finding(FindingCode.HEADS_DISAGREE, text, layer)
         return
     if solution.disagreeing:
         said = "; ".join(
             f"{fact.origin} says {fact.num_heads or sizes.num_heads}" for fact, sizes in solution.disagreeing
         )
-        yield Finding("heads-ambiguous", "warning", f"{said}: --heads N settles it", layer)
+        yield Finding(FindingCode.HEADS_AMBIGUOUS, f"{said}: --heads N settles it", layer)
     elif solution.geometry is not None:
         text = "the number of heads is in no tensor and no config: --heads N tells it"
         if solution.possible:
             text += f"; possible: {', '.join(map(str, solution.possible[:16]))}"
             text += ", ..." if len(solution.possible) > 16 else ""
-        yield Finding("heads-unknown", "info", text, layer)
+        yield Finding(FindingCode.HEADS_UNKNOWN, text, layer)
     else:
         text = "it cannot be split without the number of heads: --heads N or --heads N/KV tells it"
-        yield Finding("heads-needed", "warning", text, layer)
+        yield Finding(FindingCode.HEADS_NEEDED, text, layer)
 
 
 def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> Iterator[Finding]:
@@ -52,20 +53,20 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
     layer = attention.layer
     if evidence.turned is not None:
         text = "the weights say that this matrix is stored the other way round than its layout has it"
-        yield Finding("orientation-against-weights", "warning", f"{text} {_sure(evidence.turned)}", layer)
+        yield Finding(FindingCode.ORIENTATION_AGAINST_WEIGHTS, f"{text} {_sure(evidence.turned)}", layer)
         return
     packings, heads, known = evidence.packings, evidence.heads, attention.heads
     if packings is not None and packings.decided and packing and packings.best.label != packing:
         text = f"the layout says {packing}, the weights say {packings.best.label}"
-        yield Finding("packing-against-weights", "warning", f"{text} {_sure(packings)}", layer)
+        yield Finding(FindingCode.PACKING_AGAINST_WEIGHTS, f"{text} {_sure(packings)}", layer)
     elif heads is None or not heads.decided:
         return
     elif attention.heads_from == "weights":
         text = f"{heads.best.num_heads} heads are told by the weights alone"
-        yield Finding("heads-from-weights", "info", f"{text} {_sure(heads)}", layer)
+        yield Finding(FindingCode.HEADS_FROM_WEIGHTS, f"{text} {_sure(heads)}", layer)
     elif known is not None and heads.best.num_heads != known.num_heads and heads.confidence > SURE_TO_CONTRADICT:
         text = f"{attention.heads_from} says {known.num_heads} heads, the weights say {heads.best.num_heads}"
-        yield Finding("heads-against-weights", "warning", f"{text} {_sure(heads)}", layer)
+        yield Finding(FindingCode.HEADS_AGAINST_WEIGHTS, f"{text} {_sure(heads)}", layer)
 
 
 def _sure(verdict: Verdict) -> str:
@@ -79,9 +80,10 @@ def about_numbers(attention: Attention) -> Iterator[Finding]:
         for what, measure in (("", part.measured), (" bias", part.bias_measured)):
             if measure is not None and measure.nonfinite:
                 text = f"{part.name.upper()}{what} holds {measure.nonfinite} NaN or infinite values"
-                yield Finding("nonfinite", "warning", text, attention.layer)
+                yield Finding(FindingCode.NONFINITE, text, attention.layer)
     lost = next((weight for weight in attention.weights if weight.no_values), None)
     if lost is not None and lost.why:
-        yield Finding("no-values", "error", f"{lost.name} has no values: {lost.why}", attention.layer)
+        yield Finding(FindingCode.NO_VALUES, f"{lost.name} has no values: {lost.why}", attention.layer)
     elif lost is not None:
-        yield Finding("no-norms", "warning", f"quantised: {lost.no_values}, so there are no norms", attention.layer)
+        text = f"quantised: {lost.no_values}, so there are no norms"
+        yield Finding(FindingCode.NO_NORMS, text, attention.layer)

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import field
 
-from qkvinspect.checkpoint import Checkpoint, Finding, Orientation
+from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.findings import Finding
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry, merge
 from qkvinspect.weights.encodings import Weights, no_weights

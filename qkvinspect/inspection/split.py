@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from qkvinspect.checkpoint import Finding
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
@@ -62,7 +63,7 @@ def split(
     parts = list(_parts(candidate, biases, sizes)) if sizes is not None else []
     out_bias = names.find_sibling(out.name, "bias") if out is not None else None
     for info, meaning in extras:
-        findings.append(Finding("extra-position", "info", f"{info.name} is {meaning}", candidate.layer))
+        findings.append(Finding(FindingCode.EXTRA_POSITION, f"{info.name} is {meaning}", candidate.layer))
     attention = replace(
         base,
         layout=layout,

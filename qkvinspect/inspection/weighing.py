@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import Finding
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives as rivals
 from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
@@ -271,7 +272,7 @@ class _Stack:
 
 
 def _contradicts(finding: Finding) -> bool:
-    return finding.code.endswith("-against-weights")
+    return finding.code in AGAINST_WEIGHTS
 
 
 def _promising(evidence: Evidence) -> bool:

@@ -2,6 +2,7 @@
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, KVQ, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
+from qkvinspect.layouts.logits import NO_SOFTMAX, UNCLEAR_GAIN
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, K, Packing, Q, V
 
 _HF = "transformers models"
@@ -17,6 +18,7 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("o_proj.weight",),
         kv_heads="free",
         source=f"{_HF}/phi3/modeling_phi3.py, Phi3Attention.forward",
+        logits=UNCLEAR_GAIN,
     ),
     fused(
         "minimax-lightning",
@@ -27,6 +29,7 @@ LAYOUTS: tuple[Layout, ...] = (
         siblings=("output_gate.weight", "out_proj.weight"),
         out=("out_proj.weight",),
         source=f"{_HF}/minimax/modeling_minimax.py, MiniMaxLightningAttention.forward",
+        logits=NO_SOFTMAX,
         note="SiLU is applied to the whole projection before it is divided",
     ),
     fused(
@@ -272,6 +275,7 @@ LAYOUTS: tuple[Layout, ...] = (
         head_tensors=HEAD_DIM_KEYS,
         source=f"{_HF}/qwen3_next/modeling_qwen3_next.py, Qwen3NextAttention.forward",
         proof="proven",
+        logits=UNCLEAR_GAIN,
         note="every head of q_proj is followed by as many rows of its output gate",
     ),
     fused(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.layouts.layout import HeadTensor, Layout, Proof, StoredWeight
+from qkvinspect.layouts.logits import Logits
 from qkvinspect.layouts.packing import QKV, Packing
 
 CONFIG_ONLY: Mapping[str, tuple[object, ...]] = {}
@@ -52,6 +53,7 @@ def fused(
     v_ratio: int | None = None,
     no_bias: tuple[str, ...] = (),
     supersedes: tuple[str, ...] = (),
+    logits: Logits = Logits(),  # noqa: B008  (immutable)
     note: str = "",
 ) -> Layout:
     """A row for one tensor that holds several parts; its bias lies beside it and is packed alike."""
@@ -86,5 +88,6 @@ def fused(
         v_ratio=v_ratio,
         no_bias=no_bias,
         supersedes=supersedes,
+        logits=logits,
         note=note,
     )

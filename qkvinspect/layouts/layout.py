@@ -8,6 +8,7 @@ from typing import Literal
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.layouts.logits import Logits
 from qkvinspect.layouts.packing import Packing
 
 Proof = Literal["proven", "source", "excerpt", "memory"]
@@ -79,6 +80,11 @@ class Layout:
         v_ratio: how many times wider a head of V is than one of K, where the library fixes that.
         no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
+        logits: how the library makes attention logits of Q and K.
+        nn_multihead: whether it is torch.nn.MultiheadAttention itself, which ``explain --verify`` can run.
+        why: why the rows are what they are, in sentences; "" where that is in ``source``.
+        why_stored: why the module has these tensors and not others; ``{k}``, ``{v}`` and ``{embed_dim}`` stand for
+            the widths of its inputs.
         note: what to beware of, in a sentence.
     """
 
@@ -111,6 +117,10 @@ class Layout:
     v_ratio: int | None = None
     no_bias: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
+    logits: Logits = Logits()
+    nn_multihead: bool = False
+    why: str = ""
+    why_stored: str = ""
     note: str = ""
 
     @property

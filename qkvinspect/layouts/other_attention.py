@@ -2,6 +2,7 @@
 
 from qkvinspect.layouts.fused import KV, KV_PER_HEAD, fused
 from qkvinspect.layouts.layout import Layout, StoredWeight
+from qkvinspect.layouts.logits import NO_SOFTMAX
 from qkvinspect.layouts.packing import QKV, Packing, Q
 
 _STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
@@ -37,6 +38,7 @@ LAYOUTS: tuple[Layout, ...] = (
         head_tensors=(),
         head_keys=("linear_num_key_heads",),
         source="transformers models/qwen3_next/modeling_qwen3_next.py, fix_query_key_value_ordering",
+        logits=NO_SOFTMAX,
         proof="source",
         note="heads are key heads: one of V stands for all the value heads of that key head",
     ),
@@ -51,6 +53,7 @@ LAYOUTS: tuple[Layout, ...] = (
         head_tensors=(),
         head_keys=("linear_num_key_heads",),
         source="transformers models/qwen3_5/modeling_qwen3_5.py, Qwen3_5GatedDeltaNet.forward",
+        logits=NO_SOFTMAX,
         proof="source",
         note="heads are key heads: one of V stands for all the value heads of that key head",
     ),
@@ -63,6 +66,7 @@ LAYOUTS: tuple[Layout, ...] = (
         v_free=True,
         head_tensors=(),
         source="transformers models/xlstm/modeling_xlstm.py, weight_mode fused",
+        logits=NO_SOFTMAX,
         proof="source",
         note="the output gate's rows come last; heads of Q and K are narrower than those of V",
     ),

@@ -2,6 +2,7 @@
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Proof, StoredWeight
+from qkvinspect.layouts.logits import NO_SOFTMAX, UNCLEAR_GAIN, UNSCALED, Logits
 from qkvinspect.layouts.packing import K, Q, V
 
 _QK_NORMS = (HeadTensor("q_norm|q_layernorm|norm_q.weight", 0, "head_dim"),)
@@ -25,6 +26,7 @@ def _separate(
     head_tensors: tuple[HeadTensor, ...] = (),
     no_bias: tuple[str, ...] = (),
     proof: Proof = "proven",
+    logits: Logits = Logits(),  # noqa: B008  (immutable)
     note: str = "",
 ) -> Layout:
     """A row for three linear layers named ``q``, ``k`` and ``v``, each with an optional bias."""
@@ -43,6 +45,7 @@ def _separate(
         no_bias=no_bias,
         source=source,
         proof=proof,
+        logits=logits,
         note=note,
     )
 
@@ -133,6 +136,7 @@ LAYOUTS = (
         extras=BIAS_KV,
         head_tensors=_QK_NORMS,
         source="transformers models/llama/modeling_llama.py, LlamaAttention",
+        logits=UNCLEAR_GAIN,
     ),
     _separate(
         "distilbert",
@@ -153,6 +157,7 @@ LAYOUTS = (
         out=("o.weight",),
         head_tensors=(HeadTensor("relative_attention_bias.weight", 1, "num_heads"),),
         source="transformers models/t5/modeling_t5.py, T5Attention",
+        logits=UNSCALED,
         note="num_heads * d_kv need not equal d_model",
     ),
     _separate(
@@ -247,6 +252,7 @@ LAYOUTS = (
         layer="mlstm_layer",
         out=("out_proj.weight",),
         source="transformers models/xlstm/modeling_xlstm.py, xLSTMLayer",
+        logits=NO_SOFTMAX,
         proof="source",
         note="heads of Q and K are narrower than those of V",
     ),

@@ -25,6 +25,15 @@ LAYOUTS = (
         head_tensors=_OPEN_CLIP,
         source=_SOURCE,
         proof="proven",
+        nn_multihead=True,
+        why=(
+            "torch.nn.functional._in_projection_packed takes the weight as 'packed along dimension 0, in q, k, v "
+            "order', and chunks it in three; MultiheadAttention registers it as [3 * embed_dim, embed_dim]."
+        ),
+        why_stored=(
+            "If kdim or vdim differed from embed_dim, q_proj_weight, k_proj_weight and v_proj_weight would be stored "
+            "instead."
+        ),
     ),
     Layout(
         id="audiocraft",
@@ -64,6 +73,15 @@ LAYOUTS = (
         square=True,
         source=_SOURCE,
         proof="proven",
+        nn_multihead=True,
+        why=(
+            "MultiheadAttention registers q_proj_weight, k_proj_weight and v_proj_weight when kdim or vdim is not "
+            "embed_dim; multi_head_attention_forward still chunks one in_proj_bias in three."
+        ),
+        why_stored=(
+            "kdim is {k} and vdim is {v} where embed_dim is {embed_dim}, so PyTorch keeps three weights instead of "
+            "one in_proj_weight."
+        ),
         note="the weights are apart, but their bias is still one packed in_proj_bias",
     ),
 )

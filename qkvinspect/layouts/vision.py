@@ -2,6 +2,7 @@
 
 from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, KV_PER_HEAD, QK, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
+from qkvinspect.layouts.logits import NO_SOFTMAX
 from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q, V
 
 _PROJ = ("proj.weight", "projection.weight", "../output.dense.weight", "out.weight")
@@ -137,6 +138,7 @@ LAYOUTS: tuple[Layout, ...] = (
         head_keys=("num_groups",),
         head_tensors=(),
         source="transformers models/florence2/modeling_florence2.py, Florence2VisionChannelAttention",
+        logits=NO_SOFTMAX,
         note="heads are groups of channels",
     ),
     fused(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qkvinspect.checkpoint import Finding
 from qkvinspect.errors import clean
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Measure, Report
 from qkvinspect.layouts.packing import describe, span
 from qkvinspect.weights.weight import Weight

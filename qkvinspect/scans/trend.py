@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qkvinspect.checkpoint import Finding
 from qkvinspect.errors import UsageError
+from qkvinspect.findings import Finding
 from qkvinspect.scans.rows import HEAD
 from qkvinspect.scans.series import Key, Series, TrainingRun
 from qkvinspect.scans.watch import findings

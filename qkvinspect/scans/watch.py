@@ -11,7 +11,8 @@ from itertools import pairwise
 from math import exp, log
 from statistics import median
 
-from qkvinspect.checkpoint import Finding
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.scans.jumps import FEWEST, Jump, jumps, scale
 from qkvinspect.scans.series import Series, TrainingRun
 
@@ -42,7 +43,7 @@ def nonfinite(run: TrainingRun) -> Iterator[Finding]:
     """Weights that are NaN or infinite."""
     for (layer, part), (step, count) in run.nonfinite.items():
         text = f"{part.upper()} has values that are not finite from step {step} on ({count} of them there)"
-        yield Finding("nonfinite", "error", text, layer)
+        yield Finding(FindingCode.NONFINITE, text, layer, severity="error")
 
 
 def spikes(run: TrainingRun) -> Iterator[Finding]:
@@ -60,7 +61,7 @@ def spikes(run: TrainingRun) -> Iterator[Finding]:
         where = f" in {_named(heads)}" if heads else ""
         back = ", and back" if most.back else ""
         text = f"the norm of {part.upper()}{where} jumps at step {step}: {most.before:.3g} to {most.after:.3g}{back}"
-        yield Finding("norm-spike", "warning", text, layer)
+        yield Finding(FindingCode.NORM_SPIKE, text, layer)
 
 
 def dying(run: TrainingRun) -> Iterator[Finding]:
@@ -82,7 +83,7 @@ def dying(run: TrainingRun) -> Iterator[Finding]:
                     f"the norm of {part.upper()} in head {series.key.head} falls towards zero: under "
                     f"{DYING_SHARE:g} of the other heads' from step {series.steps[since]} on, {shares[-1]:.2g} at last"
                 )
-                yield Finding("dying-head", "warning", text, layer)
+                yield Finding(FindingCode.DYING_HEAD, text, layer)
 
 
 def drift(run: TrainingRun) -> Iterator[Finding]:
@@ -91,7 +92,7 @@ def drift(run: TrainingRun) -> Iterator[Finding]:
         factor = _drift(series)
         if factor is not None and not 1 / DRIFT <= factor <= DRIFT:
             text = f"the norm of {series.key.part.upper()} {_by(factor)} {_UNSETTLED}"
-            yield Finding("norm-drift", "warning", text, series.key.layer)
+            yield Finding(FindingCode.NORM_DRIFT, text, series.key.layer)
 
 
 def bounds(run: TrainingRun) -> Iterator[Finding]:
@@ -104,7 +105,7 @@ def bounds(run: TrainingRun) -> Iterator[Finding]:
     for layer, those in grown.items():
         where = _named(sorted(head for _, head in those))
         text = f"the bound on the logits of {where} {_by(max(those)[0])} {_UNSETTLED}"
-        yield Finding("logit-bound-growth", "warning", text, layer)
+        yield Finding(FindingCode.LOGIT_BOUND_GROWTH, text, layer)
 
 
 def gaps(run: TrainingRun) -> Iterator[Finding]:
@@ -112,29 +113,29 @@ def gaps(run: TrainingRun) -> Iterator[Finding]:
     if run.errors:
         path, error = next(iter(run.errors.items()))
         text = f"{len(run.errors)} of the checkpoints could not be read, the first of them {path}: {error}"
-        yield Finding("unreadable", "warning", text)
+        yield Finding(FindingCode.UNREADABLE, text)
     if run.stepless:
         first = next(iter(run.stepless))
         text = f"{len(run.stepless)} of the checkpoints have no step and are left out, the first of them {first}"
-        yield Finding("missing-steps", "warning", text)
+        yield Finding(FindingCode.MISSING_STEPS, text)
     if len(run.origins) > 1:
-        yield Finding("mixed-steps", "warning", "some checkpoints tell their step, others only their epoch")
+        yield Finding(FindingCode.MIXED_STEPS, "some checkpoints tell their step, others only their epoch")
     if run.twice:
         text = f"{len(run.twice)} of the steps have several checkpoints, such as {min(run.twice)}: the first counts"
-        yield Finding("repeated-steps", "info", text)
+        yield Finding(FindingCode.REPEATED_STEPS, text)
     steps = sorted(run.steps)
     apart = [b - a for a, b in pairwise(steps)]
     usual = median(apart) if apart else 0
     if len(steps) < FEWEST:
         text = f"{len(steps)} steps are too few to tell jumps, drift and dying heads: it takes {FEWEST}"
-        yield Finding("short-run", "info", text)
+        yield Finding(FindingCode.SHORT_RUN, text)
     elif sum(distance == usual for distance in apart) >= _STEADY * len(apart):
         wide = [(a, b) for a, b in pairwise(steps) if b - a > 1.5 * usual]
         if wide:
             text = (
                 f"{len(wide)} gaps in steps that are {usual:g} apart, the first between {wide[0][0]} and {wide[0][1]}"
             )
-            yield Finding("missing-steps", "info", text)
+            yield Finding(FindingCode.MISSING_STEPS, text, severity="info")
 
 
 WATCHERS: tuple[Callable[[TrainingRun], Iterator[Finding]], ...] = (nonfinite, spikes, dying, drift, bounds, gaps)

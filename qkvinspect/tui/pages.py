@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
-from qkvinspect.checkpoint import Finding
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import describe
 from qkvinspect.render import evidence as testimony

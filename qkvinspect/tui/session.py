@@ -9,7 +9,7 @@ from typing import Literal
 
 from qkvinspect.analysis import Column, LayerFigures, analyze
 from qkvinspect.analysis.grid import NORMS, Grid, grid, norms
-from qkvinspect.checkpoint import Finding
+from qkvinspect.findings import Finding
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.notices import about_numbers

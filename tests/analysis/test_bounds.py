@@ -130,3 +130,24 @@ def test_where_there_is_no_bound(more: dict[str, Tensor], why: str, tmp_path: Pa
     assert why in found.bound_from
     assert {one.logit_bound for one in found.heads} == {None}
     assert all(one.qk for one in found.heads)
+
+
+def test_t5_does_not_scale_its_logits(tmp_path: Path) -> None:
+    """Its layout says so where no config does: T5Attention multiplies Q and K and adds a bias."""
+    layer = "encoder.block.0.layer.0.SelfAttention"
+    state = {f"{layer}.{name}.weight": torch.randn(EMBED, EMBED) for name in "qkvo"}
+    torch.save(state, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        (found,) = analyze(inspect(checkpoint, Options(heads=(str(HEADS),), norms=False)))
+    assert found.bound_from == "logits not scaled (t5), inputs normalised without a gain"
+
+
+def test_linear_attention_has_no_logits(tmp_path: Path) -> None:
+    """An xLSTM's mLSTM layer has Q, K and V and no softmax."""
+    layer = "backbone.blocks.0.mlstm_layer"
+    state = {f"{layer}.{name}.weight": torch.randn(EMBED, EMBED) for name in ("q", "k", "v", "out_proj")}
+    torch.save(state, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        (found,) = analyze(inspect(checkpoint, Options(heads=(str(HEADS),), norms=False)))
+    assert found.bound_from == "this attention has no logits"
+    assert {one.logit_bound for one in found.heads} == {None}

@@ -14,9 +14,10 @@ from junitparser import JUnitXml
 from sarif_pydantic import Sarif
 
 import qkvinspect
-from qkvinspect.checkpoint import Finding
 from qkvinspect.checks import check
 from qkvinspect.checks.result import Checked
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.render.checks import CHECK_RENDERERS, check_renderer
 from qkvinspect.render.view import ViewOptions
 from tests.checks.conftest import State, name
@@ -29,9 +30,9 @@ HOSTILE = (
     Checked(
         EVIL,
         (
-            Finding("nonfinite", "error", f"K {EVIL}", EVIL),
-            Finding("dead-head", "warning", "head 3", "layers.1"),
-            Finding("heads-unknown", "info", "unknown", None),
+            Finding(FindingCode.NONFINITE, f"K {EVIL}", EVIL, severity="error"),
+            Finding(FindingCode.DEAD_HEAD, "head 3", "layers.1"),
+            Finding(FindingCode.HEADS_UNKNOWN, "unknown"),
         ),
         1,
     ),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import qkvinspect
 from qkvinspect.checks import CHECKS, rules
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
 from tests.checks.conftest import HEADS, WIDTH, State, name
 
 DIM = WIDTH // HEADS
@@ -152,7 +157,24 @@ def test_every_other_layer_may_be_of_another_kind(sound: State, check: Any) -> N
     assert check(sound) == []
 
 
-@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.code)
-def test_every_rule_is_documented(rule) -> None:
-    assert rule.summary.endswith(".")
-    assert rule.code == rule.code.lower()
+@pytest.mark.parametrize("module", CHECKS, ids=lambda module: module.CODE)
+def test_the_docstring_of_a_check_begins_with_its_summary(module) -> None:
+    summary, _, details = module.__doc__.partition("\n\n")
+    assert " ".join(summary.split()) == module.CODE.summary
+    assert details
+
+
+def test_the_rules_are_the_codes_that_check_can_report() -> None:
+    assert {rule.code for rule in rules()} == {code for code in FindingCode if code.in_check}
+    assert [rule.code for rule in rules()][: len(CHECKS)] == [module.CODE for module in CHECKS]
+
+
+@pytest.mark.parametrize("sample", ["damaged.pt", "miswritten.safetensors", "trained.safetensors", "sharded"])
+def test_what_is_noticed_is_as_severe_as_its_code_says(sample: str, samples: Path) -> None:
+    """``show`` reports it with one severity, ``check`` with that before a release."""
+    own = {module.CODE for module in CHECKS}
+    with open_checkpoint(samples / sample) as checkpoint:
+        noticed = [one for one in inspect(checkpoint, Options(evidence="each")).findings if one.code not in own]
+    found = [one for one in qkvinspect.check(samples / sample) if one.code not in own]
+    assert {(one.severity, one.message) for one in noticed} == {(one.code.severity, one.message) for one in found}
+    assert {(one.code.in_check, one.message) for one in noticed} == {(one.severity, one.message) for one in found}

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from safetensors.torch import load_file, save_file
 
 from qkvinspect.diff import DiffOptions, compare
+from qkvinspect.diff.relation import RelationCode
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.render import difference as renderers
@@ -63,6 +64,11 @@ def test_one_value_is_named_with_its_layer_part_head_row_and_column(run, pair) -
     assert "encoder.norm.weight: removed" in result.out
     last = "different: 3 layers (2 identical, 1 changed), 23 other tensors (21 identical, 1 added, 1 removed)"
     assert result.out.splitlines()[-1] == last
+
+
+def test_the_schema_knows_every_relation() -> None:
+    layer = SCHEMA.schema["$defs"]["layer"]["properties"]
+    assert set(layer["relations"]["items"]["properties"]["code"]["enum"]) == set(RelationCode)
 
 
 @pytest.mark.parametrize("format", DIFFERENCE_RENDERERS)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.inspection.evidence.weigh import CHANCE
 from qkvinspect.inspection.report import Report, Verdict
 from tests.evidence import cases
@@ -92,7 +93,7 @@ def missing(trained: Sequence[cases.Trained]) -> Iterator[str]:
 
 
 def against(report: Report) -> list[str]:
-    return [finding.code for finding in report.findings if finding.code.endswith("-against-weights")]
+    return [finding.code for finding in report.findings if finding.code in AGAINST_WEIGHTS]
 
 
 def packings(trained: Sequence[cases.Trained]) -> Iterator[str]:

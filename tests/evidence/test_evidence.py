@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.inspection.evidence.fit import fit
 from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.inspection.evidence.sample import Sample
@@ -44,7 +45,7 @@ def answers(report: Report) -> set[tuple[int | None, str]]:
 
 
 def against(report: Report) -> set[str]:
-    return {finding.code for finding in report.findings if finding.code.endswith("-against-weights")}
+    return {finding.code for finding in report.findings if finding.code in AGAINST_WEIGHTS}
 
 
 def test_heads_of_checkpoints_trained_by_others(others) -> None:

@@ -82,6 +82,7 @@ def test_what_two_ranks_saved_is_what_torch_joins(
     same(tmp_path / "dcp" / ".metadata", joined, content, tensor_bytes)
     with open_checkpoint(tmp_path / "dcp") as checkpoint:
         assert (checkpoint.format, checkpoint.container, checkpoint.num_files) == ("dcp", "model", 3)
+        assert checkpoint.loader == "distributed"
 
     del whole["long"]
     parts = tmp_path / "joined" / "sharded"
@@ -91,6 +92,7 @@ def test_what_two_ranks_saved_is_what_torch_joins(
     same(second, whole, content, tensor_bytes)
     with open_checkpoint(parts) as checkpoint:
         assert (checkpoint.format, checkpoint.num_files) == ("dcp-safetensors", 2)
+        assert checkpoint.loader == "distributed-safetensors"
         assert [finding.code for finding in checkpoint.findings] == ["parts-uncounted"]
 
     norms = [measures(run("show", path, "--format", "json", "--heads", "2").json()) for path in

@@ -33,7 +33,8 @@ def test_every_dtype_of_the_format(code: str, raw_safetensors: Any, content: Any
     assert (name, oracle["dtype"], oracle["shape"]) == ("w", code, shape)
     with open_checkpoint(path) as checkpoint:
         info = checkpoint.tensors["w"]
-        assert checkpoint.format == "safetensors"
+        assert (checkpoint.format, checkpoint.loader) == ("safetensors", "safetensors")
+        assert checkpoint.sorted_names
         assert info.dtype.name == CODES[code]
         assert list(info.shape) == shape
         assert info.contiguous

@@ -52,6 +52,8 @@ def test_all_shards_are_one_checkpoint(kind: str, by: str, tmp_path: Path, conte
     path = write(tmp_path, kind)
     with open_checkpoint(path if by == "index" else tmp_path) as checkpoint:
         assert checkpoint.format == {"safetensors": "sharded-safetensors", "bin": "sharded-torch-zip"}[kind]
+        assert checkpoint.loader == {"safetensors": "safetensors", "bin": "torch"}[kind]
+        assert checkpoint.sorted_names == (kind == "safetensors")
         assert checkpoint.path == str(path)
         assert checkpoint.num_files == 2
         assert checkpoint.num_bytes == sum(file.stat().st_size for file in tmp_path.glob("*-of-*"))

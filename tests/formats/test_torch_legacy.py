@@ -43,7 +43,7 @@ def test_every_dtype_is_read_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> 
     save({"w": tensor, "b": torch.randn(7)}, tmp_path / "m.bin")
     assert read(tmp_path / "m.bin", "w") == raw(torch.load(tmp_path / "m.bin", weights_only=True)["w"])
     with open_checkpoint(tmp_path / "m.bin") as checkpoint:
-        assert checkpoint.format == "torch-legacy"
+        assert (checkpoint.format, checkpoint.loader) == ("torch-legacy", "torch")
         assert checkpoint.tensors["w"].dtype.name == str(dtype).removeprefix("torch.")
 
 

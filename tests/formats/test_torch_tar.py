@@ -57,7 +57,7 @@ def compared(path: Path, content, tensor_bytes) -> dict[str, torch.Tensor]:
     """What torch reads, after each of it was held against what is read here."""
     theirs = torch.load(path, weights_only=False)
     with open_checkpoint(path) as checkpoint:
-        assert checkpoint.format == "torch-tar"
+        assert (checkpoint.format, checkpoint.loader) == ("torch-tar", "torch")
         assert checkpoint.findings == ()
         assert checkpoint.tensors.keys() == theirs.keys()
         for name, tensor in theirs.items():

@@ -67,7 +67,7 @@ def test_every_dtype(name: str, saved: Any, content: Any, tensor_bytes: Any) -> 
     path = saved({"w": tensor, "tail": tensor[1:]})
     loaded = torch.load(path, weights_only=True)
     with open_checkpoint(path) as checkpoint:
-        assert checkpoint.format == "torch-zip"
+        assert (checkpoint.format, checkpoint.loader) == ("torch-zip", "torch")
         for key, info in checkpoint.tensors.items():
             assert info.name == key
             assert info.dtype.name == name

@@ -249,7 +249,9 @@ def test_what_is_no_attention_is_not_reported(decoy: str, with_config: bool) -> 
 def _report(entry: dict[str, Any]) -> qkvinspect.Report:
     tensors = {name: _tensor(name, dtype, shape) for name, (dtype, shape) in entry["tensors"].items()}
     configs = (Config("config:config.json", entry["config"]),) if entry["config"] else ()
-    return qkvinspect.inspect(Checkpoint("family", "safetensors", 0, tensors, configs=configs), Options(norms=False))
+    return qkvinspect.inspect(
+        Checkpoint("family", "safetensors", 0, tensors, configs=configs, sorted_names=True), Options(norms=False)
+    )
 
 
 def test_every_row_that_says_proven_was_shown_on_a_library() -> None:

@@ -19,7 +19,8 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.tree import TreeNode
 
 from qkvinspect.analysis import COLUMNS, analyze, column
-from qkvinspect.checkpoint import Finding
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
@@ -380,7 +381,8 @@ def test_findings_are_on_the_page_of_their_layer_and_of_all(samples: Path) -> No
 def test_what_a_file_would_run_is_on_the_first_page(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         assert "also holds 'model_ema' (ema, 24 tensors)" in shown(app, "#text")
-        app.session.others.append(Finding("dangerous-global", "error", "this file would run os.system"))
+        text = "this file would run os.system"
+        app.session.others.append(Finding(FindingCode.DANGEROUS_GLOBAL, text, severity="error"))
         await look_at(app, pilot, 1)
         assert "os.system" not in shown(app, "#text")
         await pilot.press("home")

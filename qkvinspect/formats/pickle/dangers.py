@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from qkvinspect.checkpoint import Finding
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.formats.pickle.nodes import Global
 
 
@@ -117,11 +118,11 @@ def findings(named: Iterable[Global], called: Iterable[Global]) -> Iterator[Find
     dangers = [each for each in dict.fromkeys(named) if is_dangerous(each)]
     if dangers:
         text = f"{warning(dangers)}: do not torch.load it with weights_only=False"
-        yield Finding("dangerous-global", "warning", text)
+        yield Finding(FindingCode.DANGEROUS_GLOBAL, text)
     unknown = [each for each in dict.fromkeys(called) if not is_data(each) and each not in dangers]
     if unknown:
         text = f"unpickling it would also call {_listed(unknown)}, which this tool does not know"
-        yield Finding("unknown-global", "info", text)
+        yield Finding(FindingCode.UNKNOWN_GLOBAL, text)
 
 
 def warning(dangers: Iterable[Global]) -> str:

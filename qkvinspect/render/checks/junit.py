@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from qkvinspect.checkpoint import Finding
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
+from qkvinspect.findings import Finding
 from qkvinspect.render.view import ViewOptions
 
 NAME = "junit"

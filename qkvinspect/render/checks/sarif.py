@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import PurePath
 from urllib.parse import quote
 
 from qkvinspect import __version__
-from qkvinspect.checkpoint import Finding
 from qkvinspect.checks import Rule, rules
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.sources import is_remote
 
@@ -57,7 +58,7 @@ def _rule(rule: Rule) -> dict[str, object]:
     }
 
 
-def _result(path: str, finding: Finding, places: dict[str, int]) -> dict[str, object]:
+def _result(path: str, finding: Finding, places: Mapping[FindingCode, int]) -> dict[str, object]:
     where = f"{finding.layer}: " if finding.layer else ""
     identity = f"{PurePath(path).name}\0{finding.code}\0{finding.layer}\0{finding.message}"
     return {

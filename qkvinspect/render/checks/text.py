@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from qkvinspect.checks.result import Checked, totals
 from qkvinspect.errors import clean
+from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.render import text
 from qkvinspect.render.page import Page
 from qkvinspect.render.view import ViewOptions
@@ -44,7 +45,7 @@ def _block(page: Page, one: Checked) -> None:
         name = shlex.quote(path) if len(path) <= _ASIDE else "PATH"
         layer = shlex.quote(clean(first.layer or ""))
         shown = f"show --per-head {name} --layer {layer}"
-        command = f"explain --evidence {name} {layer}" if "against-weights" in first.code else shown
+        command = f"explain --evidence {name} {layer}" if first.code in AGAINST_WEIGHTS else shown
         page.line((f"  look closer: qkvinspect {command}", "dim"))
 
 

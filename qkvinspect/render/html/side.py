@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qkvinspect.analysis import LayerFigures
-from qkvinspect.checkpoint import Finding
+from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render.evidence import Stack, stacks
 

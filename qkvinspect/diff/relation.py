@@ -1,0 +1,37 @@
+"""How B came from A, where that can be told from its rows: a code, a sentence, and the parts that it speaks of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RelationCode(StrEnum):
+    """Every relation that ``diff`` can find, as text that scripts may rely on."""
+
+    PARTS_SWAPPED = "parts-swapped"
+    PART_COPIED = "part-copied"
+    HEADS_PERMUTED = "heads-permuted"
+    HEADS_COPIED = "heads-copied"
+    ROTARY_PERMUTED = "rotary-permuted"
+    TRANSPOSED = "transposed"
+    STORED_TRANSPOSED = "stored-transposed"
+    TRANSPOSED_ALONE = "transposed-alone"
+    ZERO_FILLED = "zero-filled"
+    ROUNDED_THROUGH = "rounded-through"
+    CUT_OTHERWISE = "cut-otherwise"
+    ROWS_PERMUTED = "rows-permuted"
+    COLUMNS_PERMUTED = "columns-permuted"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How the changed parts of a layer of B came from A.
+
+    Attributes:
+        parts: those that it speaks of.
+    """
+
+    code: RelationCode
+    message: str
+    parts: tuple[str, ...]

@@ -1,0 +1,272 @@
+"""The stable codes of everything that readers, inspection, checks and ``trend`` report, with their severities."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+Severity = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
+"""The least severe first."""
+
+_NOT_CHECKED = None
+"""For what is found in training runs: ``check`` looks at one checkpoint."""
+
+
+class FindingCode(StrEnum):
+    """Every kind of finding, as text that scripts may rely on. A code is never given another meaning.
+
+    A new kind is one line here, besides the place that reports it: ``check --list``, the settings of ``check`` and
+    the README follow this list.
+
+    Attributes:
+        severity: how severe it is where it is reported, unless that place says otherwise.
+        summary: what it means, in one sentence.
+        in_check: how severe ``check`` takes it by default. What is worth a look in ``show`` may be a reason not to
+            release a file. None for what is reported of a training run, which ``check`` does not see.
+    """
+
+    severity: Severity
+    summary: str
+    in_check: Severity | None
+
+    def __new__(
+        cls,
+        value: str,
+        severity: Severity,
+        summary: str,
+        in_check: Severity | Literal["as reported"] | None = "as reported",
+    ) -> Self:
+        """Keep the severities and the summary beside the value."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.severity = severity
+        member.summary = summary
+        member.in_check = severity if in_check == "as reported" else in_check
+        return member
+
+    # Of files, by their readers.
+    BAD_ALIGNMENT = "bad-alignment", "warning", "The file says nonsense of how its storages are aligned."
+    CONFIG_UNREADABLE = "config-unreadable", "info", "A config beside the checkpoint could not be used."
+    DANGEROUS_GLOBAL = (
+        "dangerous-global",
+        "warning",
+        "The pickle would run code if it were loaded without weights_only.",
+        "error",
+    )
+    ENTRIES_LEAD_OUT = "entries-lead-out", "warning", "The zip has entries that unpack outside of their folder."
+    NO_CHECKSUMS = "no-checksums", "warning", "The zip was written without checksums."
+    NO_VERSION = "no-version", "warning", "The zip lacks the version without which torch.load refuses it."
+    OTHER_FILES = "other-files", "info", "The folder holds other checkpoints that were not read."
+    PARTS_UNCOUNTED = "parts-uncounted", "warning", "The parts of a checkpoint do not say how many they are."
+    UNKNOWN_ENTRIES = "unknown-entries", "warning", "The zip has entries that torch.save does not write."
+    UNKNOWN_GLOBAL = (
+        "unknown-global",
+        "info",
+        "The pickle names a class or function that is neither torch's nor known as dangerous.",
+    )
+    UNKNOWN_TENSOR = "unknown-tensor", "warning", "A tensor of a kind that is not known was left out."
+    UNLISTED_TENSORS = "unlisted-tensors", "warning", "Shards hold tensors that their index omits."
+    UNREADABLE_TENSOR = (
+        "unreadable-tensor",
+        "warning",
+        "A tensor that cannot be read as plain numbers was left out.",
+    )
+    VALUE_UNREADABLE = "value-unreadable", "info", "A small value of a distributed checkpoint could not be used."
+
+    # Of attention modules, by inspection.
+    ADAPTER_ONLY = "adapter-only", "warning", "A LoRA adapter without its base model."
+    AMBIGUOUS_LAYOUT = (
+        "ambiguous-layout",
+        "warning",
+        "Several layouts fit, and nothing tells which: Q, K and V are not checked.",
+    )
+    EXTRA_POSITION = "extra-position", "info", "A tensor is an extra position, not a bias (add_bias_kv)."
+    HEADS_AGAINST_WEIGHTS = (
+        "heads-against-weights",
+        "warning",
+        "The weights themselves contradict the number of heads that is given.",
+        "error",
+    )
+    HEADS_AMBIGUOUS = "heads-ambiguous", "warning", "Sources disagree about the number of heads."
+    HEADS_DISAGREE = (
+        "heads-disagree",
+        "warning",
+        "The number of heads that was used is not the one that another source gives.",
+    )
+    HEADS_DO_NOT_FIT = (
+        "heads-do-not-fit",
+        "warning",
+        "A config gives a number of heads that the shapes do not allow.",
+    )
+    HEADS_FROM_WEIGHTS = "heads-from-weights", "info", "The weights alone tell the number of heads."
+    HEADS_NEEDED = (
+        "heads-needed",
+        "warning",
+        "Without the number of heads the layer cannot be split, and is not checked.",
+    )
+    HEADS_UNKNOWN = "heads-unknown", "info", "The number of heads is not known: single heads are not checked."
+    NO_NORMS = "no-norms", "warning", "Quantised values have no norm without their scales."
+    NO_VALUES = (
+        "no-values",
+        "error",
+        "A weight cannot be decoded: what its codes need is missing or has another form.",
+    )
+    ORIENTATION_AGAINST_WEIGHTS = (
+        "orientation-against-weights",
+        "warning",
+        "The weights lie the other way round than their layout has it.",
+        "error",
+    )
+    PACKING_AGAINST_WEIGHTS = (
+        "packing-against-weights",
+        "warning",
+        "The weights contradict the packing: Q, K and V would be cut wrongly.",
+        "error",
+    )
+    PARAMETRISED = "parametrised", "warning", "A parametrisation computes the weight: it is not stored."
+    QUANTISED_4BIT = "quantised-4bit", "warning", "bitsandbytes 4-bit: the weight's shape is lost."
+    QUANTISED_8BIT = "quantised-8bit", "warning", "bitsandbytes 8-bit: integers with scales."
+    QUANTISED_GPTQ = "quantised-gptq", "warning", "GPTQ or AWQ: packed integers."
+    QUANTISED_PACKED = "quantised-packed", "warning", "compressed-tensors: packed integers."
+    QUANTISED_TORCH = "quantised-torch", "warning", "torch.ao: packed parameters."
+    STALE_DUPLICATE = (
+        "stale-duplicate",
+        "warning",
+        "A second copy of an attention's weights that the model does not load.",
+    )
+    TENSOR_PARALLEL = "tensor-parallel", "warning", "The file is one rank's share of a model."
+    UNEXPECTED_SHAPE = (
+        "unexpected-shape",
+        "warning",
+        "The shapes are not those of the layout: the layer was not checked.",
+        "error",
+    )
+
+    # Of attention modules, by the checks, whose modules say more. ``show`` and ``trend`` report nonfinite as well.
+    BIAS_KV = "bias-kv", "error", "bias_k or bias_v has the form of a projection's bias."
+    CHANGED = "changed", "error", "The checkpoint is not what the baseline recorded."
+    CONSTANT_PART = (
+        "constant-part",
+        "error",
+        "All values of Q, K or V, or of one head of it, are the same number, which is not zero.",
+    )
+    DEAD_HEAD = (
+        "dead-head",
+        "warning",
+        "A head's norm is far below that of its peers: under a fiftieth of their median.",
+    )
+    EQUAL_HEADS = "equal-heads", "warning", "Two heads of the same part hold the same bytes."
+    EQUAL_LAYERS = (
+        "equal-layers",
+        "warning",
+        "Two layers hold the same bytes in Q, K or V, and do not share storage.",
+    )
+    EQUAL_PARTS = "equal-parts", "error", "Two of Q, K and V of a layer hold the same bytes."
+    EXPECTED = "expected", "error", "A number is not the one that the project's settings expect."
+    MISSING_BIAS = (
+        "missing-bias",
+        "warning",
+        "A layer lacks a bias or an output projection that the rest of its stack has, or has one too many.",
+    )
+    MISSING_LAYER = "missing-layer", "warning", "A layer of a stack has no attention, though most do."
+    MIXED_DTYPE = (
+        "mixed-dtype",
+        "warning",
+        "Q, K and V of a layer have different dtypes, or a layer another than the rest of its stack.",
+    )
+    NO_ATTENTION = "no-attention", "error", "No attention was found."
+    NONFINITE = "nonfinite", "warning", "NaN or infinity in Q, K, V or a bias.", "error"
+    NORM_OUTLIER = (
+        "norm-outlier",
+        "warning",
+        "The norm of Q, K or V of one layer is far from that of the other layers of its stack.",
+    )
+    ODD_LAYER = "odd-layer", "warning", "A layer has another size than the rest of its stack."
+    PROJECTION_SHAPE = "projection-shape", "error", "The output projection, or a bias, does not fit Q, K and V."
+    RANK_COLLAPSE = (
+        "rank-collapse",
+        "warning",
+        "The rows of a head are all but multiples of one row: its stable rank is under 1.05.",
+    )
+    ZERO_HEAD = "zero-head", "warning", "A head of Q, K or V is zero in every value, and others are not."
+    ZERO_PART = "zero-part", "error", "Q, K or V is zero in every value."
+
+    # Of training runs, by ``trend``.
+    DYING_HEAD = (
+        "dying-head",
+        "warning",
+        (
+            "The norm of a head has lost half of what it had, those beside it have not, and it is under a quarter of "
+            "theirs."
+        ),
+        _NOT_CHECKED,
+    )
+    LOGIT_BOUND_GROWTH = (
+        "logit-bound-growth",
+        "warning",
+        "The bound on a head's logits grows fourfold in the second half of the run and does not slow down.",
+        _NOT_CHECKED,
+    )
+    MISSING_STEPS = (
+        "missing-steps",
+        "warning",
+        "Checkpoints have no step, or steps are missing among those that are evenly spaced.",
+        _NOT_CHECKED,
+    )
+    MIXED_STEPS = (
+        "mixed-steps",
+        "warning",
+        "Some checkpoints tell their step, others only their epoch.",
+        _NOT_CHECKED,
+    )
+    NORM_DRIFT = (
+        "norm-drift",
+        "warning",
+        "A norm doubles or halves in the second half of the run and does not slow down.",
+        _NOT_CHECKED,
+    )
+    NORM_SPIKE = (
+        "norm-spike",
+        "warning",
+        (
+            "The norm of a part or head jumps by a quarter or more, and by eight times what it, its neighbourhood and "
+            "its stack usually do."
+        ),
+        _NOT_CHECKED,
+    )
+    REPEATED_STEPS = "repeated-steps", "info", "A step has several checkpoints, of which one counts.", _NOT_CHECKED
+    SHORT_RUN = "short-run", "info", "The run has too few steps to tell jumps, drift and dying heads.", _NOT_CHECKED
+    UNREADABLE = "unreadable", "warning", "Checkpoints of the run could not be read.", _NOT_CHECKED
+
+
+AGAINST_WEIGHTS = frozenset(
+    {
+        FindingCode.HEADS_AGAINST_WEIGHTS,
+        FindingCode.ORIENTATION_AGAINST_WEIGHTS,
+        FindingCode.PACKING_AGAINST_WEIGHTS,
+    }
+)
+"""What the weights themselves speak against; ``explain --evidence`` shows why."""
+
+HEADS_IN_DOUBT = frozenset(
+    {
+        FindingCode.HEADS_AMBIGUOUS,
+        FindingCode.HEADS_DISAGREE,
+        FindingCode.HEADS_DO_NOT_FIT,
+        FindingCode.HEADS_NEEDED,
+        FindingCode.HEADS_UNKNOWN,
+    }
+)
+"""Why the number of heads is not known, or may not be right."""
+
+QUANTISED = frozenset(
+    {
+        FindingCode.QUANTISED_4BIT,
+        FindingCode.QUANTISED_8BIT,
+        FindingCode.QUANTISED_GPTQ,
+        FindingCode.QUANTISED_PACKED,
+        FindingCode.QUANTISED_TORCH,
+    }
+)
+"""The weights are stored as codes whose rows are not those of the matrix."""

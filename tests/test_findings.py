@@ -1,0 +1,79 @@
+"""The codes of findings: a stable text, a sentence, and the severities that each has by default."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import qkvinspect
+from qkvinspect.checks import parse_policy
+from qkvinspect.finding_codes import AGAINST_WEIGHTS, HEADS_IN_DOUBT, QUANTISED, SEVERITIES, FindingCode
+from qkvinspect.findings import Finding
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+OF_RUNS = [code for code in FindingCode if code.in_check is None]
+
+
+@pytest.mark.parametrize("code", FindingCode, ids=lambda code: code.name)
+def test_a_code_has_a_text_a_sentence_and_severities(code: FindingCode) -> None:
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", code)
+    assert code.name == code.upper().replace("-", "_")
+    assert re.fullmatch(r"\S[^\n]*\.", code.summary)
+    assert code.severity in SEVERITIES
+    assert code.in_check is None or SEVERITIES.index(code.in_check) >= SEVERITIES.index(code.severity)
+    assert f"| `{code}` |" in README
+
+
+@pytest.mark.parametrize("code", FindingCode, ids=lambda code: code.name)
+def test_a_finding_comes_back_from_json(code: FindingCode) -> None:
+    finding = Finding(code, "K holds 3 values", "layers.1")
+    found = json.loads(json.dumps(finding.to_dict()))
+    assert found == {"code": str(code), "severity": code.severity, "layer": "layers.1", "message": "K holds 3 values"}
+    assert type(finding.to_dict()["code"]) is str
+    assert FindingCode(found.pop("code")) is code
+    assert Finding(code, **found) == finding
+    assert pickle.loads(pickle.dumps(finding)) == finding
+
+
+def test_codes_are_unique() -> None:
+    assert len(FindingCode) == len(FindingCode.__members__) == len({code.value for code in FindingCode})
+
+
+def test_the_place_that_reports_may_say_otherwise() -> None:
+    finding = Finding(FindingCode.NONFINITE, "V is not finite", severity="error")
+    assert (finding.code, finding.severity, finding.layer) == ("nonfinite", "error", None)
+    assert finding != Finding(FindingCode.NONFINITE, "V is not finite")
+    assert replace(finding, severity="info").severity == "info"
+    assert len({finding, replace(finding), replace(finding, layer="a")}) == 2
+
+
+def test_the_message_stays_one_harmless_line() -> None:
+    assert Finding(FindingCode.NONFINITE, "a\n\x1b[31mb").message == "a\\n\\x1b[31mb"
+
+
+def test_the_sets_do_not_overlap() -> None:
+    assert AGAINST_WEIGHTS.isdisjoint(HEADS_IN_DOUBT)
+    assert QUANTISED.isdisjoint(AGAINST_WEIGHTS | HEADS_IN_DOUBT)
+    assert all(code.in_check == "error" for code in AGAINST_WEIGHTS)
+
+
+@pytest.mark.parametrize("code", FindingCode, ids=lambda code: code.name)
+def test_settings_may_name_what_check_reports_and_nothing_else(code: FindingCode) -> None:
+    table = {"select": [str(code)], "ignore": [], "severity": {str(code): "info"}}
+    if code in OF_RUNS:
+        with pytest.raises(qkvinspect.UsageError, match="not known"):
+            parse_policy(table)
+    else:
+        policy = parse_policy(table)
+        wanted = [one for one in FindingCode if policy.severity_of(one, None) is not None]
+        assert wanted == [code]
+        assert policy.severity_of(code, None) == "info"
+
+
+def test_a_finding_is_public() -> None:
+    assert qkvinspect.Finding is Finding
