@@ -146,12 +146,31 @@ def said_text(checkpoint: Checkpoint, *keys: str) -> str | None:
 
 def schemes(checkpoint: Checkpoint) -> list[dict[str, object]]:
     """What compressed-tensors says of the weights of each group of layers."""
-    groups = [group for found in said(checkpoint) if is_mapping(groups := found.get("config_groups")) for group in groups.values()]
+    groups = [
+        group
+        for found in said(checkpoint)
+        if is_mapping(groups := found.get("config_groups"))
+        for group in groups.values()
+    ]
     weights = [group.get("weights") for group in groups if is_mapping(group)]
     return [found for found in weights if is_mapping(found)]
 
 
 __all__ = [
-    "companion", "expect_axes", "expect_dtype", "expect_float", "expect_shape", "is_items", "lost", "number_of",
-    "numbers_of", "packed_json", "plain", "said", "said_size", "said_text", "schemes", "small_integers",
+    "companion",
+    "expect_axes",
+    "expect_dtype",
+    "expect_float",
+    "expect_shape",
+    "is_items",
+    "lost",
+    "number_of",
+    "numbers_of",
+    "packed_json",
+    "plain",
+    "said",
+    "said_size",
+    "said_text",
+    "schemes",
+    "small_integers",
 ]

@@ -90,7 +90,9 @@ class Awq:
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
         raise LayoutError(
-            "its output rows are columns of words", tensor=self.codes.name, hint="--dequantize bfloat16 writes the numbers"
+            "its output rows are columns of words",
+            tensor=self.codes.name,
+            hint="--dequantize bfloat16 writes the numbers",
         )
 
     def _numbers(self, rows: range, cols: range) -> Array:

@@ -14,7 +14,6 @@ from math import ceil, isfinite
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
-from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_items, is_size
@@ -107,14 +106,20 @@ class FourBitBlocks:
         return spanned(self._slack, rows, cols)
 
     def python(self) -> tuple[str, ...]:
-        prefix = self.codes.name
-        lines = [
-            "import bitsandbytes",
-            f"names = [n for n in state_dict if n.startswith({prefix + '.'!r})]",
-            "state = bitsandbytes.functional.QuantState.from_dict({n: state_dict[n] for n in names}, 'cpu')",
-            f"weight = bitsandbytes.functional.dequantize_4bit(state_dict[{prefix!r}], state)",
-        ]
-        return tuple(lines)
+        count, names = self.shape[0] * self.shape[1], (self.codes.name, self.absmax.name, self.quant_map.name)
+        codes, absmax, quant_map = (f"state_dict[{name!r}]" for name in names)
+        lines = [f"absmax = {absmax}"]
+        if self.nested is not None:
+            outer = f"state_dict[{self.nested.absmax.name!r}].repeat_interleave({self.nested.block})[: len(absmax)]"
+            lines.append(f"absmax = state_dict[{self.nested.quant_map.name!r}][absmax.long()] * {outer}")
+            lines.append(f"absmax = absmax + {self.nested.offset!r}")
+        return (
+            *lines,
+            f"codes = {codes}.reshape(-1).view(torch.uint8)",
+            f"codes = torch.stack((codes >> 4, codes & 15), -1).flatten()[:{count}].long()",
+            f"weight = {quant_map}[codes] * absmax.float().repeat_interleave({self.block})[:{count}]",
+            f"weight = weight.reshape({self.shape[0]}, {self.shape[1]})",
+        )
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
         raise LayoutError(
@@ -189,7 +194,9 @@ class FourBitBlocks:
             return found, np.zeros(len(found), np.float32)
         codes = _line(self.absmax, blocks).astype(np.intp)
         map_ = numbers_of(self.nested.quant_map, 256)
-        outer = _line(self.nested.absmax, range(blocks.start // self.nested.block, ceil(blocks.stop / self.nested.block)))
+        outer = _line(
+            self.nested.absmax, range(blocks.start // self.nested.block, ceil(blocks.stop / self.nested.block))
+        )
         found, off = map_[codes][None], _gaps(map_)[codes][None]
         by_groups(np.multiply, found, blocks.start, self.nested.block, outer[None])
         by_groups(np.multiply, off, blocks.start, self.nested.block, np.abs(outer[None]))
@@ -263,7 +270,10 @@ def _blocks(name: str, kind: str, tensors: Mapping[str, TensorInfo]) -> FourBitB
     dtype = fields.get("dtype")
     if dtype not in ("float16", "bfloat16", "float32"):
         raise _wrong(state, "dtype", "float16, bfloat16 or float32", dtype)
-    if codes.nbytes != (numel + 1) // 2 and codes.nbytes != ceil(numel / 2 / (codes.dtype.bits // 8)) * codes.dtype.bits // 8:
+    if (
+        codes.nbytes != (numel + 1) // 2
+        and codes.nbytes != ceil(numel / 2 / (codes.dtype.bits // 8)) * codes.dtype.bits // 8
+    ):
         expected = f"{(numel + 1) // 2} bytes, two values to a byte for the shape {list(shape)}"
         raise LayoutError("has another size", tensor=name, expected=expected, found=f"{codes.nbytes} bytes")
     if not codes.contiguous or (codes.dtype.bits > 8 and codes.byteorder != "little"):

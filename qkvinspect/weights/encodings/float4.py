@@ -93,7 +93,9 @@ class Float4:
         else:
             lines.append(f"scale = {scale}.float()")
         if self.whole is not None:
-            lines.append(f"scale = scale {'/' if self.divides else '*'} state_dict[{self.whole.name!r}].float().reshape(())")
+            lines.append(
+                f"scale = scale {'/' if self.divides else '*'} state_dict[{self.whole.name!r}].float().reshape(())"
+            )
         return (*lines, "weight = (weight * scale.flatten(1)[..., None]).flatten(1)")
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
@@ -178,7 +180,9 @@ def _float4(name: str, codes: TensorInfo, tensors: Mapping[str, TensorInfo], *, 
             expect_shape(whole, (), (1,))
     cols = codes.shape[-1] * 2
     if cols % group or 0 in codes.shape:
-        raise LayoutError("has another shape", tensor=codes.name, expected=f"rows of groups of {group}", found=list(codes.shape))
+        raise LayoutError(
+            "has another shape", tensor=codes.name, expected=f"rows of groups of {group}", found=list(codes.shape)
+        )
     expect_shape(scales, (*codes.shape[:-1], cols // group))
     if not codes.contiguous or not scales.contiguous:
         raise LayoutError("does not lie in one run of bytes", tensor=codes.name)

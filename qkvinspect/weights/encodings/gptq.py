@@ -106,7 +106,9 @@ class Gptq:
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
         raise LayoutError(
-            "its output rows are columns of words", tensor=self.codes.name, hint="--dequantize bfloat16 writes the numbers"
+            "its output rows are columns of words",
+            tensor=self.codes.name,
+            hint="--dequantize bfloat16 writes the numbers",
         )
 
     def _numbers(self, rows: range, cols: range) -> Array:
@@ -116,7 +118,7 @@ class Gptq:
 
         found = packed_numbers(by_rows(self.codes).transposed, self.bits, rows, cols, stepwise(self.bits))
         groups, places = self._groups(cols)
-        self._by_groups(np.subtract, found, self._zeros(rows, groups), cols, places)
+        self._by_groups(np.subtract, found, self.zero_points(rows, groups), cols, places)
         self._by_groups(np.multiply, found, self._scales(rows, groups), cols, places)
         return found
 
@@ -144,9 +146,7 @@ class Gptq:
         breaks = np.flatnonzero(np.diff(needed) != 1) + 1
         return [range(int(run[0]), int(run[-1]) + 1) for run in np.split(needed, breaks)], places
 
-    def _by_groups(
-        self, operation: Operation, values: Array, table: Array, cols: range, places: Array | None
-    ) -> None:
+    def _by_groups(self, operation: Operation, values: Array, table: Array, cols: range, places: Array | None) -> None:
         from qkvinspect.weights.packed import by_groups
 
         if places is None:
@@ -164,7 +164,7 @@ class Gptq:
         matrix = strided_matrix(self.scales, "out_in").transposed.take(rows).transposed
         return rows_of_values(matrix, groups).astype(np.float32).T
 
-    def _zeros(self, rows: range, groups: list[range]) -> Array:
+    def zero_points(self, rows: range, groups: list[range]) -> Array:
         """Float32 [rows, groups]."""
         import numpy as np
 
@@ -266,7 +266,7 @@ def _version(found: Gptq, checkpoint: Checkpoint) -> int:
     if form in _VERSION_1 or (form is None and said_text(checkpoint, "quant_method") == "gptq"):
         return 1
     wide = range(min(found.shape[0], _SAMPLE))
-    sample = set(found._zeros(wide, [range(1)]).ravel().tolist())  # noqa: SLF001
+    sample = set(found.zero_points(wide, [range(1)]).ravel().tolist())
     middle = 1 << (found.bits - 1)
     if sample <= {middle, middle - 1} and len(sample) == 1:
         return 2 if sample == {middle} else 1

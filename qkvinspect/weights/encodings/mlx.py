@@ -151,4 +151,6 @@ def _form(prefix: str, codes: TensorInfo, scales: TensorInfo, checkpoint: Checkp
     if len(fitting) == 1:
         return fitting[0]
     either = " or ".join(f"{bits} bits in groups of {group}" for bits, group in fitting) or "none that MLX has"
-    raise LayoutError("its words may be read in several ways", tensor=codes.name, expected="quantization in config.json", found=either)
+    raise LayoutError(
+        "its words may be read in several ways", tensor=codes.name, expected="quantization in config.json", found=either
+    )

@@ -105,7 +105,9 @@ class PackedIntegers:
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
         raise LayoutError(
-            "the shape of all rows is kept in it", tensor=self.sizes.name, hint="--dequantize bfloat16 writes the numbers"
+            "the shape of all rows is kept in it",
+            tensor=self.sizes.name,
+            hint="--dequantize bfloat16 writes the numbers",
         )
 
     def _numbers(self, rows: range, cols: range) -> Array:
@@ -197,7 +199,9 @@ def _packed(name: str, checkpoint: Checkpoint) -> PackedIntegers:
     expect_float(scales)
     rows, cols = small_integers(sizes, 2)
     if rows != codes.shape[0] or cols < 1:
-        raise LayoutError("says another shape", tensor=sizes.name, expected=f"{codes.shape[0]} rows", found=[rows, cols])
+        raise LayoutError(
+            "says another shape", tensor=sizes.name, expected=f"{codes.shape[0]} rows", found=[rows, cols]
+        )
     bits = _bits(codes, cols, checkpoint)
     zeros, order = tensors.get(f"{name}_zero_point"), tensors.get(f"{name}_g_idx")
     groups = 1 if scales.numel == 1 else scales.shape[-1] if len(scales.shape) == 2 else 1
@@ -232,9 +236,16 @@ def _bits(codes: TensorInfo, cols: int, checkpoint: Checkpoint) -> int:
         return found[0]
     sparse = [bits for bits in (3, 5, 6, 7) if ceil(cols / (32 // bits)) == words and (bits in said or not said)]
     if sparse and not found:
-        raise LayoutError(f"holds whole codes of {sparse[0]} bits in each word, which is not decoded", tensor=codes.name)
+        raise LayoutError(
+            f"holds whole codes of {sparse[0]} bits in each word, which is not decoded", tensor=codes.name
+        )
     expected = " or ".join(f"{ceil(cols * bits / 32)} words for {bits} bits" for bits in sorted(said or {4, 8}))
-    raise LayoutError("has another shape", tensor=codes.name, expected=f"a row of {cols} values in {expected}", found=list(codes.shape))
+    raise LayoutError(
+        "has another shape",
+        tensor=codes.name,
+        expected=f"a row of {cols} values in {expected}",
+        found=list(codes.shape),
+    )
 
 
 def _group(scales: TensorInfo, groups: int, cols: int, checkpoint: Checkpoint) -> int:
@@ -246,5 +257,8 @@ def _group(scales: TensorInfo, groups: int, cols: int, checkpoint: Checkpoint) -
         return fitting.pop()
     if not fitting and groups and cols % groups == 0 and not said:
         return cols // groups
-    expected = " or ".join(f"{ceil(cols / size)} scales a row for groups of {size}" for size in sorted(said)) or "groups of one size"
+    expected = (
+        " or ".join(f"{ceil(cols / size)} scales a row for groups of {size}" for size in sorted(said))
+        or "groups of one size"
+    )
     raise LayoutError("has another shape", tensor=scales.name, expected=expected, found=list(scales.shape))

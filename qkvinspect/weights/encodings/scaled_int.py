@@ -88,7 +88,7 @@ class ScaledInteger:
         return spanned(steps, rows, cols)
 
     def python(self) -> tuple[str, ...]:
-        rows, cols = self.shape
+        cols = self.shape[1]
         lines = [f"scale = state_dict[{self.scales.name!r}].float().reshape({self._form})"]
         if self.largest:
             return (*lines, f"weight = state_dict[{self.codes.name!r}] * scale * {_PER_CODE!r}")
