@@ -17,6 +17,9 @@ from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.weights.reading import Array, gather
 from qkvinspect.weights.strided import StridedMatrix, strided_matrix
 
+_TOGETHER = {8: np.float32, 4: np.complex64, 2: np.complex128, 1: np.dtype((np.void, 32))}
+"""What holds the numbers of all codes of a byte."""
+
 _SPAN = 1 << 20  # values that are decoded at once where only some of them are wanted
 _AT_ONCE = 1 << 16  # bytes that are looked up at a time: what is made of them stays in the processor's cache
 
@@ -33,11 +36,12 @@ def spanned(read: Callable[[range, range], Array], rows: range, cols: range) -> 
     if not len(rows) or not len(cols):
         return np.zeros((len(rows), len(cols)), np.float32)
     step = abs(cols.step)
-    if step == 1 and cols.step > 0:
-        return read(rows, cols)
-    many = max(_SPAN // (step * len(rows)), 1)
-    parts = (cols[start : start + many] for start in range(0, len(cols), many))
-    return np.concatenate([_taken(read, rows, part) for part in parts], axis=1)
+    with np.errstate(all="ignore"):  # nothing in a file is trusted: scales may be infinite, NaN, or too large
+        if step == 1 and cols.step > 0:
+            return read(rows, cols)
+        many = max(_SPAN // (step * len(rows)), 1)
+        parts = (cols[start : start + many] for start in range(0, len(cols), many))
+        return np.concatenate([_taken(read, rows, part) for part in parts], axis=1)
 
 
 def _taken(read: Callable[[range, range], Array], rows: range, cols: range) -> Array:
@@ -80,11 +84,9 @@ def numbers_in_bytes(data: Array, bits: int, table: Array, *, high_first: bool =
     Args:
         data: uint8 [rows, bytes].
     """
-    if bits == 8:
-        return table.take(data)
-    if bits in (1, 2, 4):
-        return _looked_up(data, _byte_table(bits, table.tobytes(), high_first))
-    return table.take(codes_in_bytes(data, bits))
+    if 8 % bits:
+        data, bits = codes_in_bytes(data, bits), 8
+    return _looked_up(data, _byte_table(bits, table.tobytes(), high_first))
 
 
 def codes_in_bytes(data: Array, bits: int) -> Array:
@@ -109,7 +111,7 @@ def _looked_up(data: Array, table: Array) -> Array:
     flat = np.ascontiguousarray(data).reshape(-1)
     found = np.empty(flat.size, table.dtype)
     for start in range(0, flat.size, _AT_ONCE):
-        np.take(table, flat[start : start + _AT_ONCE], out=found[start : start + _AT_ONCE], mode="clip")
+        np.take(table, flat[start : start + _AT_ONCE], out=found[start : start + _AT_ONCE], mode="wrap")
     return found.view(np.float32).reshape(len(data), -1)
 
 
@@ -119,8 +121,8 @@ def _byte_table(bits: int, table: bytes, high_first: bool) -> Array:
     values = np.frombuffer(table, np.float32)
     shifts = np.arange(0, 8, bits)
     codes = np.arange(256)[:, None] >> (shifts[::-1] if high_first else shifts) & ((1 << bits) - 1)
-    found = np.ascontiguousarray(values[codes])
-    return found.view(np.complex64 if bits == 4 else np.complex128 if bits == 2 else np.dtype((np.void, 32))).ravel()
+    found = np.ascontiguousarray(values[np.minimum(codes, len(values) - 1)])
+    return found.view(_TOGETHER[bits]).ravel()
 
 
 def by_groups(operation: Operation, values: Array, start: int, size: int, table: Array) -> None:

@@ -11,7 +11,6 @@ numbers are right for this file, but differ from those of the original by a fact
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
@@ -181,7 +180,7 @@ def _awq(prefix: str, checkpoint: Checkpoint) -> Awq:
     expect_shape(zeros, (groups, words))
     said = said_size(checkpoint, "group_size", "q_group_size")
     group = wide if groups == 1 else said or wide // groups
-    if ceil(wide / max(group, 1)) != groups:
-        expected = f"{ceil(wide / max(group, 1))} groups of {group}"
+    if group * groups != wide:
+        expected = f"{wide / max(group, 1):g} groups of {group}"
         raise LayoutError("has another shape", tensor=scales.name, expected=expected, found=list(scales.shape))
     return Awq(codes, zeros, scales, (out, wide), group)

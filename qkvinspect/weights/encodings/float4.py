@@ -109,8 +109,7 @@ class Float4:
         from qkvinspect.weights.packed import by_groups, by_rows, packed_numbers
 
         found = packed_numbers(by_rows(self.codes), 4, rows, cols, table)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            by_groups(np.multiply, found, cols.start, self.group, self._scales(rows, cols))
+        by_groups(np.multiply, found, cols.start, self.group, self._scales(rows, cols))
         return found
 
     def _scales(self, rows: range, cols: range) -> Array:

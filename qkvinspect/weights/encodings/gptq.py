@@ -215,8 +215,9 @@ def _gptq(prefix: str, checkpoint: Checkpoint) -> Gptq:
     expect_shape(zeros, (groups, ceil(out * bits / 32)))
     if order is not None:
         expect_dtype(order, "int32", "int64")
-        expect_shape(order, (wide,))
-    group = _group(wide, groups, scales, checkpoint)
+    elif any(found.get("desc_act") is True for found in said(checkpoint)):
+        companion(tensors, f"{prefix}g_idx")
+    group = _group(wide, groups, scales, checkpoint, ordered=order is not None)
     found = Gptq(codes, zeros, scales, order, (out, wide), bits, group, 2)
     return replace(found, version=_version(found, checkpoint))
 
@@ -242,15 +243,17 @@ def _bits(
     form = said_text(checkpoint, "checkpoint_format", "format")
     if bits in (5, 6, 7) or (bits == 3 and form == "gptq_p"):
         raise LayoutError(f"holds {bits} bits in planes (gptq_p), which is not decoded", tensor=codes.name)
-    wide = order.shape[0] if order is not None and order.shape else words * 32 // bits
+    wide = words * 32 // bits
+    if order is not None:
+        expect_shape(order, (wide,))
     return bits, wide
 
 
-def _group(wide: int, groups: int, scales: TensorInfo, checkpoint: Checkpoint) -> int:
+def _group(wide: int, groups: int, scales: TensorInfo, checkpoint: Checkpoint, *, ordered: bool) -> int:
     if groups == 1:
         return wide
     size = said_size(checkpoint, "group_size")
-    if size is not None and ceil(wide / size) == groups:
+    if size is not None and ceil(wide / size) == groups and (wide % size == 0 or ordered):
         return size
     if size is None and wide % groups == 0:
         return wide // groups

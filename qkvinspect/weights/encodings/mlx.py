@@ -85,9 +85,8 @@ class MlxAffine:
         from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
 
         found = packed_numbers(by_rows(self.codes), self.bits, rows, cols, stepwise(self.bits))
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._by_groups(np.multiply, found, self.scales, rows, cols)
-            self._by_groups(np.add, found, self.biases, rows, cols)
+        self._by_groups(np.multiply, found, self.scales, rows, cols)
+        self._by_groups(np.add, found, self.biases, rows, cols)
         return found
 
     def _half_steps(self, rows: range, cols: range) -> Array:

@@ -206,7 +206,8 @@ def _packed(name: str, checkpoint: Checkpoint) -> PackedIntegers:
     zeros, order = tensors.get(f"{name}_zero_point"), tensors.get(f"{name}_g_idx")
     groups = 1 if scales.numel == 1 else scales.shape[-1] if len(scales.shape) == 2 else 1
     group = _group(scales, groups, cols, checkpoint)
-    if scales.numel != 1 or rows == 1:
+    strategies = {scheme.get("strategy") for scheme in schemes(checkpoint)} - {None}
+    if scales.numel != 1 or rows == 1 or (strategies and "tensor" not in strategies):
         expect_shape(scales, (rows, groups), *([(rows,)] if groups == 1 else []))
     if order is not None:
         expect_dtype(order, "int32", "int64")

@@ -244,7 +244,11 @@ def compressed_tensors() -> Made:
         return packed, decoded
 
     def config(form: str, **args: Any) -> dict[str, Any]:
-        groups = {"group_0": {"targets": ["Linear"], "weights": args, "format": form}}
+        strategies = args.pop("strategies", (args.get("strategy"),))
+        groups = {
+            f"group_{number}": {"targets": ["Linear"], "weights": {**args, "strategy": strategy}, "format": form}
+            for number, strategy in enumerate(strategies)
+        }
         return {"quant_method": "compressed-tensors", "format": form, "config_groups": groups}
 
     for bits in (2, 3, 4, 5, 6, 7, 8):
@@ -257,7 +261,9 @@ def compressed_tensors() -> Made:
                     args |= {"group_size": group} if group else {}
                     packed, values[f"{name}.weight"] = made("pack-quantized", dtype, bits, rows, cols, **args)
                     stored |= {f"{name}.{key}": value for key, value in packed.items()}
-            said = config("pack-quantized", num_bits=bits, type="int", symmetric=symmetric)
+            said = config(
+                "pack-quantized", num_bits=bits, type="int", symmetric=symmetric, strategies=("group", "channel")
+            )
             yield f"ct_int{bits}{'' if symmetric else '_zeros'}", said, stored, values
     stored, values = {}, {}
     for strategy, symmetric in (("channel", True), ("channel", False), ("tensor", True), ("tensor", False)):
@@ -266,7 +272,7 @@ def compressed_tensors() -> Made:
             args = {"num_bits": 8, "type": "int", "symmetric": symmetric, "strategy": strategy}
             packed, values[f"{name}.weight"] = made("int-quantized", dtype, 5, 12, 40, **args)
             stored |= {f"{name}.{key}": value for key, value in packed.items()}
-    yield "ct_int8_unpacked", config("int-quantized", num_bits=8, type="int"), stored, values
+    yield "ct_int8_unpacked", config("int-quantized", num_bits=8, type="int", strategies=("channel", "tensor")), stored, values
     stored, values = {}, {}
     for strategy, extra, rows, cols in (
         ("tensor", {}, 12, 40),
