@@ -3,7 +3,8 @@
 bitsandbytes keeps the largest value of each row, of which 127 codes are made: ``weight * SCB / 127``
 (0.50, functional.py, int8_vectorwise_dequant). compressed-tensors keeps the scales themselves, one for the whole, a
 row or a group of columns, and zero points of the same form: ``(weight - weight_zero_point) * weight_scale``
-(0.20, quantization/lifecycle/forward.py, dequantize).
+(0.20, quantization/lifecycle/forward.py, dequantize). quanto's qint8 and torchao's Int8Tensor are the same under
+names of their own (optimum-quanto 0.2.7, torchao 0.18, prototype/safetensors).
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from qkvinspect.weights.weight import StoredRows, Weight
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
-MARKERS: frozenset[str] = frozenset({"SCB", "weight_scale"})
+_NAMES = {
+    "SCB": ("weight", ""),
+    "weight_scale": ("weight", "weight_zero_point"),
+    "_weight_scale": ("_weight_qdata", "_weight_zero_point"),
+    "_scale": ("_data", ""),
+}
+"""What lies beside scales of each name: the codes, and zero points."""
+
+MARKERS: frozenset[str] = frozenset(_NAMES)
 
 _PER_CODE = 7.874015718698502e-3  # 1 / 127, as bitsandbytes writes it
 
@@ -142,13 +151,14 @@ class ScaledInteger:
 def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     """The weight of int8 that a tensor of scales belongs to; None where there is none."""
     tensors = checkpoint.tensors
-    prefix, _, leaf = marker.rpartition(".")
-    name = f"{prefix}.weight" if prefix else "weight"
-    codes = tensors.get(name)
+    prefix, dot, leaf = marker.rpartition(".")
+    beside, zero_points = _NAMES[leaf]
+    codes = tensors.get(f"{prefix}{dot}{beside}")
     if codes is None or codes.dtype.name != "int8" or len(codes.shape) < 2:
         return None
+    name = prefix if leaf == "_scale" else f"{prefix}{dot}weight"
     try:
-        zeros = tensors.get(f"{name}_zero_point") if leaf == "weight_scale" else None
+        zeros = tensors.get(f"{prefix}{dot}{zero_points}") if zero_points else None
         found = _scaled(codes, tensors[marker], zeros, checkpoint, largest=leaf == "SCB")
     except LayoutError as error:
         return lost(name, codes, error)

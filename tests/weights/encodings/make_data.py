@@ -365,7 +365,33 @@ def mlx() -> Made:
         yield f"mlx_{bits}bit", {"group_size": 64, "bits": bits, **own}, stored, values
 
 
-MAKERS = (bitsandbytes_4bit, bitsandbytes_8bit, gptq, awq, compressed_tensors, modelopt, mlx)
+def quanto_and_torchao() -> Made:
+    from optimum.quanto import freeze, qint8, quantize
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+
+    for name, kinds in (("quanto_int8", (qint8,)), ("torchao_int8", (Int8WeightOnlyConfig(), IntxWeightOnlyConfig()))):
+        stored: Tensors = {}
+        values: Tensors = {}
+        for kind in kinds:
+            for rows, cols in ((16, 64), (6, 128)):
+                for dtype in (torch.float32, torch.bfloat16):
+                    model = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(cols, rows, bias=False, dtype=dtype)})
+                    model["q_proj"].weight.data = weight(rows, rows, cols, dtype)
+                    if name == "quanto_int8":
+                        quantize(model, weights=kind)
+                        freeze(model)
+                        state = {k: v for k, v in model.state_dict().items() if k.startswith("q_proj.weight")}
+                    else:
+                        quantize_(model, kind)
+                        state, _ = flatten_tensor_state_dict(model.state_dict())
+                    place = f"{type(kind).__name__}.rows{rows}.{str(dtype).removeprefix('torch.')}"
+                    stored |= {f"{place}.{key}": value for key, value in state.items()}
+                    values[f"{place}.q_proj.weight"] = model["q_proj"].weight.dequantize()
+        yield name, {"quant_method": name.partition("_")[0]}, stored, values
+
+
+MAKERS = (quanto_and_torchao, bitsandbytes_4bit, bitsandbytes_8bit, gptq, awq, compressed_tensors, modelopt, mlx)
 
 
 def main(names: list[str]) -> None:
