@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.parsed import is_items, is_mapping, is_size
-from qkvinspect.weights.weight import Weight, plain
+from qkvinspect.parsed import is_mapping, is_size
+from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
 _PLACES = ("quantization_config", "compression_config", "quantization")
 _PARTS = ("text_config", "llm_config", "thinker_config", "language_config")
-_MAX_GROUP = 1 << 20
 
 
 def companion(tensors: Mapping[str, TensorInfo], name: str) -> TensorInfo:
@@ -155,22 +154,3 @@ def schemes(checkpoint: Checkpoint) -> list[dict[str, object]]:
     weights = [group.get("weights") for group in groups if is_mapping(group)]
     return [found for found in weights if is_mapping(found)]
 
-
-__all__ = [
-    "companion",
-    "expect_axes",
-    "expect_dtype",
-    "expect_float",
-    "expect_shape",
-    "is_items",
-    "lost",
-    "number_of",
-    "numbers_of",
-    "packed_json",
-    "plain",
-    "said",
-    "said_size",
-    "said_text",
-    "schemes",
-    "small_integers",
-]

@@ -9,7 +9,6 @@ Source: bitsandbytes 0.50, functional.py, QuantState and dequantize_4bit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from math import ceil, isfinite
 from typing import TYPE_CHECKING
 
@@ -28,19 +27,12 @@ from qkvinspect.weights.companions import (
 from qkvinspect.weights.weight import StoredRows, Weight
 
 if TYPE_CHECKING:
+    from qkvinspect.weights.code_books import CodeBook
     from qkvinspect.weights.reading import Array
 
 _STATE = "quant_state.bitsandbytes__"
 
 MARKERS: frozenset[str] = frozenset({"bitsandbytes__nf4", "bitsandbytes__fp4", "quant_map"})
-
-_NF4 = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-_FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
-"""In twelfths; the upper eight codes are their negatives."""
 
 _BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _NESTED_BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -71,7 +63,7 @@ class FourBitBlocks:
         computed: the dtype that the library turns them into.
     """
 
-    kind: str
+    kind: CodeBook
     codes: TensorInfo
     absmax: TensorInfo
     state: TensorInfo
@@ -131,10 +123,10 @@ class FourBitBlocks:
     def _numbers(self, rows: range, cols: range) -> Array:
         import numpy as np
 
+        from qkvinspect.weights.code_books import code_book
         from qkvinspect.weights.packed import by_groups
 
-        table = _table(self.kind)
-        found = self._looked_up(rows, cols, table)
+        found = self._looked_up(rows, cols, code_book(self.kind))
         for values, start, scales, _ in self._blocks(found, rows, cols):
             by_groups(np.multiply, values, start, self.block, scales)
         return found
@@ -142,10 +134,11 @@ class FourBitBlocks:
     def _slack(self, rows: range, cols: range) -> Array:
         import numpy as np
 
+        from qkvinspect.weights.code_books import code_book, half_steps_of
         from qkvinspect.weights.packed import by_groups
 
-        found = self._looked_up(rows, cols, _half_steps(self.kind))
-        sizes = np.abs(self._looked_up(rows, cols, _table(self.kind)))
+        found = self._looked_up(rows, cols, half_steps_of(self.kind))
+        sizes = np.abs(self._looked_up(rows, cols, code_book(self.kind)))
         pairs = zip(self._blocks(found, rows, cols), self._blocks(sizes, rows, cols), strict=True)
         for (values, start, scales, rounding), (around, _, _, _) in pairs:
             by_groups(np.multiply, values, start, self.block, np.abs(scales) + rounding)
@@ -187,6 +180,7 @@ class FourBitBlocks:
         """Float32, computed as the library does, and how far each may lie from what it was."""
         import numpy as np
 
+        from qkvinspect.weights.code_books import half_gaps
         from qkvinspect.weights.packed import by_groups
 
         if self.nested is None:
@@ -197,7 +191,7 @@ class FourBitBlocks:
         outer = _line(
             self.nested.absmax, range(blocks.start // self.nested.block, ceil(blocks.stop / self.nested.block))
         )
-        found, off = map_[codes][None], _gaps(map_)[codes][None]
+        found, off = map_[codes][None], half_gaps(map_)[codes][None]
         by_groups(np.multiply, found, blocks.start, self.nested.block, outer[None])
         by_groups(np.multiply, off, blocks.start, self.nested.block, np.abs(outer[None]))
         return (found + np.float32(self.nested.offset))[0], off[0]
@@ -213,32 +207,6 @@ def _line(info: TensorInfo, places: range) -> Array:
     return rows_of_values(strided_matrix(info, "out_in"), [places]).ravel().astype(np.float32)
 
 
-def _gaps(map_: Array) -> Array:
-    """Half the distance of each entry of a map from the farther of its neighbours."""
-    import numpy as np
-
-    order = np.argsort(map_, kind="stable")
-    steps = np.diff(map_[order])
-    found = np.empty(len(map_), np.float32)
-    found[order] = np.maximum(np.append(steps, 0), np.insert(steps, 0, 0)) / 2
-    return found
-
-
-@cache
-def _table(kind: str) -> Array:
-    import numpy as np
-
-    if kind == "nf4":
-        return np.array(_NF4, np.float32)
-    half = np.array(_FP4, np.float32) / np.float32(12)
-    return np.concatenate([half, -half])
-
-
-@cache
-def _half_steps(kind: str) -> Array:
-    return _gaps(_table(kind))
-
-
 def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     """The weight that a state belongs to; of a map, where there is no state."""
     tensors = checkpoint.tensors
@@ -249,13 +217,13 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     try:
         if not leaf:
             raise LayoutError("is missing: it holds the shape", tensor=f"{name}.{_STATE}nf4")
-        found = _blocks(name, leaf, tensors)
+        found = _blocks(name, "nf4" if leaf == "nf4" else "fp4", tensors)
     except LayoutError as error:
         return lost(name, codes, error)
     return Weight(name, _shape(packed_json(tensors[marker], _MAX_STATE), tensors[marker]), codes.dtype, None, found)
 
 
-def _blocks(name: str, kind: str, tensors: Mapping[str, TensorInfo]) -> FourBitBlocks:
+def _blocks(name: str, kind: CodeBook, tensors: Mapping[str, TensorInfo]) -> FourBitBlocks:
     """Raises:
     LayoutError: the tensors and the state do not belong together.
     """
@@ -295,13 +263,15 @@ def _shape(fields: Mapping[str, object], state: TensorInfo) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def _same_map(kind: str, quant_map: TensorInfo) -> None:
+def _same_map(kind: CodeBook, quant_map: TensorInfo) -> None:
     """The library ignores the map that is stored: it may not say anything else than its own."""
     import numpy as np
 
+    from qkvinspect.weights.code_books import code_book
+
     expect_shape(quant_map, (16,))
     expect_dtype(quant_map, "float32", "float16", "bfloat16")
-    if not np.allclose(numbers_of(quant_map, 16), _table(kind), atol=1e-3, rtol=0):
+    if not np.allclose(numbers_of(quant_map, 16), code_book(kind), atol=1e-3, rtol=0):
         raise LayoutError(f"is not the map of {kind}", tensor=quant_map.name)
 
 

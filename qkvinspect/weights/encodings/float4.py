@@ -10,7 +10,6 @@ compressed-tensors, ``weight`` in Quark.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ _BLOCKS = ("gate_up_proj_blocks", "down_proj_blocks", "blocks")
 MARKERS: frozenset[str] = frozenset({"weight_packed", "weight_scale", *_BLOCKS})
 
 _E8M0 = DTYPES["float8_e8m0fnu"]
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +66,29 @@ class Float4:
         return (self.codes, self.scales, self.whole) if self.whole else (self.codes, self.scales)
 
     def decode(self, rows: range, cols: range) -> Array:
+        from qkvinspect.weights.code_books import code_book
         from qkvinspect.weights.packed import spanned
 
-        return spanned(lambda rows, cols: self._scaled(_values(), rows, cols), rows, cols)
+        return spanned(lambda rows, cols: self._scaled(code_book("e2m1"), rows, cols), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         """Half the way to the farther neighbour."""
         import numpy as np
 
+        from qkvinspect.weights.code_books import half_steps_of
         from qkvinspect.weights.packed import spanned
 
-        return np.abs(spanned(lambda rows, cols: self._scaled(_half_steps(), rows, cols), rows, cols))
+        return np.abs(spanned(lambda rows, cols: self._scaled(half_steps_of("e2m1"), rows, cols), rows, cols))
 
     def python(self) -> tuple[str, ...]:
+        from qkvinspect.weights.code_books import code_book
+
         codes, scale = f"state_dict[{self.codes.name!r}]", f"state_dict[{self.scales.name!r}]"
         lines = [
-            f"half = torch.tensor({list(_E2M1)})",
+            f"numbers = torch.tensor({code_book('e2m1').tolist()})",
             f"codes = {codes}.flatten(1)",
             "codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1).long()",
-            f"weight = torch.cat((half, -half))[codes].reshape(len(codes), -1, {self.group})",
+            f"weight = numbers[codes].reshape(len(codes), -1, {self.group})",
         ]
         if self.kind == "MXFP4":
             lines.append(f"scale = torch.exp2({scale}.view(torch.uint8).float() - 127)")
@@ -125,24 +127,6 @@ class Float4:
             return found
         by = np.float32(number_of(self.whole))
         return found / by if self.divides else found * by
-
-
-@cache
-def _values() -> Array:
-    import numpy as np
-
-    half = np.array(_E2M1, np.float32)
-    return np.concatenate([half, -half])
-
-
-@cache
-def _half_steps() -> Array:
-    """The largest code has no neighbour above: as far as to the one below."""
-    import numpy as np
-
-    steps = np.diff(np.array(_E2M1, np.float32))
-    half = np.maximum(np.append(steps, 0), np.insert(steps, 0, 0)) / 2
-    return np.concatenate([half, half])
 
 
 def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
