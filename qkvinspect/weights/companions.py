@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
@@ -65,6 +65,14 @@ def expect_axes(info: TensorInfo, count: int) -> None:
 def lost(name: str, codes: TensorInfo, error: LayoutError) -> Weight:
     """A weight whose numbers cannot be had, with why."""
     return Weight(name, codes.shape, codes.dtype, codes, why=str(error))
+
+
+def shared(info: TensorInfo, runs: Sequence[range], why: str) -> LayoutError:
+    """What to say where some rows cannot be had as they are stored."""
+    rows = ", ".join(f"{run.start}:{run.stop}" for run in runs[:3])
+    return LayoutError(
+        f"rows {rows} cannot be cut out: {why}", tensor=info.name, hint="--dequantize bfloat16 writes the numbers"
+    )
 
 
 def number_of(info: TensorInfo) -> float:
@@ -153,4 +161,3 @@ def schemes(checkpoint: Checkpoint) -> list[dict[str, object]]:
     ]
     weights = [group.get("weights") for group in groups if is_mapping(group)]
     return [found for found in weights if is_mapping(found)]
-

@@ -25,10 +25,12 @@ from qkvinspect.weights.companions import (
     lost,
     said_size,
     said_text,
+    shared,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
 
 if TYPE_CHECKING:
+    from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
 MARKERS: frozenset[str] = frozenset({"qweight"})
@@ -65,13 +67,13 @@ class Awq:
     def decode(self, rows: range, cols: range) -> Array:
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._numbers, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """Half a step."""
+        """What rounding did to the values that AWQ had scaled."""
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._half_steps, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).slack(15), rows, cols)
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python
@@ -88,32 +90,15 @@ class Awq:
         )
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise LayoutError(
-            "its output rows are columns of words",
-            tensor=self.codes.name,
-            hint="--dequantize bfloat16 writes the numbers",
-        )
+        raise shared(self.codes, runs, "each word holds several rows")
 
-    def _numbers(self, rows: range, cols: range) -> Array:
-        import numpy as np
-
-        from qkvinspect.weights.packed import by_groups, groups_of
+    def _block(self, rows: range, cols: range) -> AffineBlock:
+        from qkvinspect.weights.affine import AffineBlock
+        from qkvinspect.weights.packed import groups_of
 
         groups = groups_of(cols, self.group)
-        found = _codes(self.codes, cols, rows).T
-        by_groups(np.subtract, found, cols.start, self.group, _codes(self.zeros, groups, rows).T)
-        by_groups(np.multiply, found, cols.start, self.group, self._scales(rows, groups))
-        return found
-
-    def _half_steps(self, rows: range, cols: range) -> Array:
-        import numpy as np
-
-        from qkvinspect.weights.packed import by_groups, groups_of
-
-        found = np.full((len(rows), len(cols)), 0.5, np.float32)
-        scales = self._scales(rows, groups_of(cols, self.group))
-        by_groups(np.multiply, found, cols.start, self.group, np.abs(scales))
-        return found
+        codes, zeros = _codes(self.codes, cols, rows).T, _codes(self.zeros, groups, rows).T
+        return AffineBlock(codes, self._scales(rows, groups), self.scales.dtype, cols.start, self.group, zeros)
 
     def _scales(self, rows: range, groups: range) -> Array:
         """Float32 [rows, groups]."""

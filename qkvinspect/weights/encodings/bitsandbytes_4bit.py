@@ -23,6 +23,7 @@ from qkvinspect.weights.companions import (
     lost,
     numbers_of,
     packed_json,
+    shared,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -114,11 +115,7 @@ class FourBitBlocks:
         )
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise LayoutError(
-            "the shape of all rows is kept in it",
-            tensor=self.state.name,
-            hint="--dequantize bfloat16 writes the numbers",
-        )
+        raise shared(self.state, runs, "it holds the shape of all rows")
 
     def _numbers(self, rows: range, cols: range) -> Array:
         import numpy as np

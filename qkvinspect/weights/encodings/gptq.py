@@ -29,11 +29,12 @@ from qkvinspect.weights.companions import (
     said,
     said_size,
     said_text,
+    shared,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
 
 if TYPE_CHECKING:
-    from qkvinspect.weights.packed import Operation
+    from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
 MARKERS: frozenset[str] = frozenset({"qweight"})
@@ -78,13 +79,13 @@ class Gptq:
     def decode(self, rows: range, cols: range) -> Array:
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._numbers, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """Half a step, which is all that rounding alone would do."""
+        """What rounding alone would do."""
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._half_steps, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python
@@ -105,30 +106,16 @@ class Gptq:
         return (*lines, f"group = {group}", "weight = (codes - zero[group].T) * scale[group].T")
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise LayoutError(
-            "its output rows are columns of words",
-            tensor=self.codes.name,
-            hint="--dequantize bfloat16 writes the numbers",
-        )
+        raise shared(self.codes, runs, "the rows are columns of its words")
 
-    def _numbers(self, rows: range, cols: range) -> Array:
-        import numpy as np
-
+    def _block(self, rows: range, cols: range) -> AffineBlock:
+        from qkvinspect.weights.affine import AffineBlock
         from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
 
-        found = packed_numbers(by_rows(self.codes).transposed, self.bits, rows, cols, stepwise(self.bits))
+        codes = packed_numbers(by_rows(self.codes).transposed, self.bits, rows, cols, stepwise(self.bits))
         groups, places = self._groups(cols)
-        self._by_groups(np.subtract, found, self.zero_points(rows, groups), cols, places)
-        self._by_groups(np.multiply, found, self._scales(rows, groups), cols, places)
-        return found
-
-    def _half_steps(self, rows: range, cols: range) -> Array:
-        import numpy as np
-
-        found = np.full((len(rows), len(cols)), 0.5, np.float32)
-        groups, places = self._groups(cols)
-        self._by_groups(np.multiply, found, np.abs(self._scales(rows, groups)), cols, places)
-        return found
+        scales, zeros = self._scales(rows, groups), self.zero_points(rows, groups)
+        return AffineBlock(codes, scales, self.scales.dtype, cols.start, self.group, zeros, places=places)
 
     def _groups(self, cols: range) -> tuple[list[range], Array | None]:
         """The groups to be read, in runs, and the place of each column's among them; None where they go in order."""
@@ -145,14 +132,6 @@ class Gptq:
         needed, places = np.unique(order, return_inverse=True)
         breaks = np.flatnonzero(np.diff(needed) != 1) + 1
         return [range(int(run[0]), int(run[-1]) + 1) for run in np.split(needed, breaks)], places
-
-    def _by_groups(self, operation: Operation, values: Array, table: Array, cols: range, places: Array | None) -> None:
-        from qkvinspect.weights.packed import by_groups
-
-        if places is None:
-            by_groups(operation, values, cols.start, self.group, table)
-        else:
-            operation(values, table[:, places], out=values)
 
     def _scales(self, rows: range, groups: list[range]) -> Array:
         """Float32 [rows, groups]."""

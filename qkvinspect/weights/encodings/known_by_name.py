@@ -41,7 +41,8 @@ def _named(name: str, codes: TensorInfo, what: str) -> Weight:
 def _hqq(prefix: str, codes: TensorInfo, checkpoint: Checkpoint) -> Weight:
     """With its true shape, which HQQ keeps beside it."""
     name, facts = f"{prefix}weight", {key: checkpoint.tensors.get(f"{prefix}{key}") for key in ("nbits", "group_size")}
-    said = [f"{key} {small_integers(info, 1)[0]}" for key, info in facts.items() if info is not None and info.numel == 1]
+    numbers = {key: info for key, info in facts.items() if info is not None and info.numel == 1}
+    said = [f"{key} {small_integers(info, 1)[0]}" for key, info in numbers.items()]
     found = _named(name, codes, " ".join(["HQQ's codes", *said]))
     sizes = checkpoint.tensors.get(f"{prefix}shape")
     if sizes is None or sizes.numel != 2:

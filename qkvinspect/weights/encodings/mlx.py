@@ -19,7 +19,7 @@ from qkvinspect.weights.companions import companion, expect_axes, expect_float, 
 from qkvinspect.weights.weight import StoredRows, Weight
 
 if TYPE_CHECKING:
-    from qkvinspect.weights.packed import Operation
+    from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
 MARKERS: frozenset[str] = frozenset({"biases"})
@@ -56,13 +56,13 @@ class MlxAffine:
     def decode(self, rows: range, cols: range) -> Array:
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._numbers, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """Half a step."""
+        """As the steps and the dtype of the scales and biases say."""
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._half_steps, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python
@@ -79,33 +79,24 @@ class MlxAffine:
         leaves = [info.name.rpartition(".")[2] for info in self.stored]
         return [StoredRows(leaf, info, tuple(runs)) for leaf, info in zip(leaves, self.stored, strict=True)]
 
-    def _numbers(self, rows: range, cols: range) -> Array:
-        import numpy as np
-
+    def _block(self, rows: range, cols: range) -> AffineBlock:
+        from qkvinspect.weights.affine import AffineBlock
         from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
 
-        found = packed_numbers(by_rows(self.codes), self.bits, rows, cols, stepwise(self.bits))
-        self._by_groups(np.multiply, found, self.scales, rows, cols)
-        self._by_groups(np.add, found, self.biases, rows, cols)
-        return found
+        codes = packed_numbers(by_rows(self.codes), self.bits, rows, cols, stepwise(self.bits))
+        scales, biases = (self._table(info, rows, cols) for info in (self.scales, self.biases))
+        return AffineBlock(codes, scales, self.scales.dtype, cols.start, self.group, biases=biases)
 
-    def _half_steps(self, rows: range, cols: range) -> Array:
+    def _table(self, info: TensorInfo, rows: range, cols: range) -> Array:
+        """Float32 [rows, groups]."""
         import numpy as np
 
-        found = np.full((len(rows), len(cols)), 0.5, np.float32)
-        self._by_groups(np.multiply, found, self.scales, rows, cols)
-        return np.abs(found)
-
-    def _by_groups(self, operation: Operation, values: Array, info: TensorInfo, rows: range, cols: range) -> None:
-        import numpy as np
-
-        from qkvinspect.weights.packed import by_groups, groups_of
+        from qkvinspect.weights.packed import groups_of
         from qkvinspect.weights.strided import strided_matrix
         from qkvinspect.weights.values import rows_of_values
 
         matrix = strided_matrix(info, "out_in").transposed.take(groups_of(cols, self.group)).transposed
-        table = rows_of_values(matrix, [rows]).astype(np.float32)
-        by_groups(operation, values, cols.start, self.group, table)
+        return rows_of_values(matrix, [rows]).astype(np.float32)
 
 
 def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
@@ -143,8 +134,12 @@ def _form(prefix: str, codes: TensorInfo, scales: TensorInfo, checkpoint: Checkp
                 continue
             if bits not in _BITS or group not in _GROUPS or groups * group * bits != words * 32:
                 expected = f"{bits} bits in groups of {group}, as the config says"
-                found = f"{words} words and {groups} scales a row"
-                raise LayoutError("has another shape", tensor=codes.name, expected=expected, found=found)
+                raise LayoutError(
+                    "has another shape",
+                    tensor=codes.name,
+                    expected=expected,
+                    found=f"{words} words and {groups} scales a row",
+                )
             return bits, group
     fitting = [(bits, group) for bits in _BITS for group in _GROUPS if groups * group * bits == words * 32]
     if len(fitting) == 1:

@@ -25,12 +25,13 @@ from qkvinspect.weights.companions import (
     expect_shape,
     lost,
     schemes,
+    shared,
     small_integers,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
 
 if TYPE_CHECKING:
-    from qkvinspect.weights.packed import Operation
+    from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
 MARKERS: frozenset[str] = frozenset({"weight_packed"})
@@ -72,13 +73,13 @@ class PackedIntegers:
     def decode(self, rows: range, cols: range) -> Array:
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._numbers, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """Half a step."""
+        """As the steps and the dtype of the scales say."""
         from qkvinspect.weights.packed import spanned
 
-        return spanned(self._half_steps, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python
@@ -104,49 +105,24 @@ class PackedIntegers:
         return (*lines, "weight = (codes - zero[:, group]) * scale[:, group]")
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise LayoutError(
-            "the shape of all rows is kept in it",
-            tensor=self.sizes.name,
-            hint="--dequantize bfloat16 writes the numbers",
-        )
+        raise shared(self.sizes, runs, "it holds the shape of all rows")
 
-    def _numbers(self, rows: range, cols: range) -> Array:
-        import numpy as np
-
+    def _block(self, rows: range, cols: range) -> AffineBlock:
+        from qkvinspect.weights.affine import AffineBlock
+        from qkvinspect.weights.grouping import checked_groups
         from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
 
-        middle = np.float32(1 << (self.bits - 1))
-        table = stepwise(self.bits) - (middle if self.zeros is None else np.float32(0))
-        found = packed_numbers(by_rows(self.codes), self.bits, rows, cols, table)
-        if self.zeros is not None:
-            self._by_groups(np.subtract, found, self._zeros(rows, cols), cols)
-        self._by_groups(np.multiply, found, self._scales(rows, cols), cols)
-        return found
-
-    def _half_steps(self, rows: range, cols: range) -> Array:
-        import numpy as np
-
-        found = np.full((len(rows), len(cols)), 0.5, np.float32)
-        self._by_groups(np.multiply, found, np.abs(self._scales(rows, cols)), cols)
-        return found
+        codes = packed_numbers(by_rows(self.codes), self.bits, rows, cols, stepwise(self.bits))
+        scales = _part(self.scales, rows, self._groups(cols))
+        zeros = self._zeros(rows, cols) if self.zeros is not None else float(1 << (self.bits - 1))
+        places = None if self.order is None else checked_groups(self.order, cols, scales.shape[1])
+        return AffineBlock(codes, scales, self.scales.dtype, cols.start, self.group, zeros, places=places)
 
     def _groups(self, cols: range) -> range:
         """The groups that are read: all, where their order is not that of the columns."""
         from qkvinspect.weights.packed import groups_of
 
         return groups_of(cols, self.group) if self.order is None else range(ceil(self.shape[1] / self.group))
-
-    def _by_groups(self, operation: Operation, values: Array, table: Array, cols: range) -> None:
-        from qkvinspect.weights.grouping import checked_groups
-        from qkvinspect.weights.packed import by_groups
-
-        if self.order is None:
-            by_groups(operation, values, cols.start, self.group, table)
-        else:
-            operation(values, table[:, checked_groups(self.order, cols, table.shape[1])], out=values)
-
-    def _scales(self, rows: range, cols: range) -> Array:
-        return _part(self.scales, rows, self._groups(cols))
 
     def _zeros(self, rows: range, cols: range) -> Array:
         import numpy as np

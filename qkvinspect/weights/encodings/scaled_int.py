@@ -27,6 +27,7 @@ from qkvinspect.weights.strided import strided_shape
 from qkvinspect.weights.weight import StoredRows, Weight
 
 if TYPE_CHECKING:
+    from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
 _NAMES = {
@@ -84,17 +85,10 @@ class ScaledInteger:
         return spanned(self._numbers, rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """Half a step."""
-        import numpy as np
+        """As the steps and the dtype of the scales say."""
+        from qkvinspect.weights.packed import spanned
 
-        from qkvinspect.weights.packed import by_groups, spanned
-
-        def steps(rows: range, cols: range) -> Array:
-            found = np.full((len(rows), len(cols)), 0.5 * (_PER_CODE if self.largest else 1), np.float32)
-            by_groups(np.multiply, found, cols.start, self.group, np.abs(self._table(self.scales, rows, cols)))
-            return found
-
-        return spanned(steps, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).slack(127, -128) * self._unit, rows, cols)
 
     def python(self) -> tuple[str, ...]:
         cols = self.shape[1]
@@ -120,18 +114,27 @@ class ScaledInteger:
     def _form(self) -> str:
         return "()" if self.scales.numel == 1 else f"{self.shape[0]}, -1"
 
-    def _numbers(self, rows: range, cols: range) -> Array:
+    @property
+    def _unit(self) -> Array:
+        """What a scale is taken times."""
         import numpy as np
 
-        from qkvinspect.weights.packed import by_groups, by_rows, stored_bytes
+        return np.asarray(_PER_CODE if self.largest else 1, np.float32)
 
-        found = stored_bytes(by_rows(self.codes), rows, cols).view(np.int8).astype(np.float32)
-        if self.zeros is not None:
-            by_groups(np.subtract, found, cols.start, self.group, self._table(self.zeros, rows, cols))
-        by_groups(np.multiply, found, cols.start, self.group, self._table(self.scales, rows, cols))
-        if self.largest:
-            found *= np.float32(_PER_CODE)
-        return found
+    def _numbers(self, rows: range, cols: range) -> Array:
+        values = self._block(rows, cols).numbers()
+        return values * self._unit if self.largest else values
+
+    def _block(self, rows: range, cols: range) -> AffineBlock:
+        import numpy as np
+
+        from qkvinspect.weights.affine import AffineBlock
+        from qkvinspect.weights.packed import by_rows, stored_bytes
+
+        codes = stored_bytes(by_rows(self.codes), rows, cols).view(np.int8).astype(np.float32)
+        scales = self._table(self.scales, rows, cols)
+        zeros = self._table(self.zeros, rows, cols) if self.zeros is not None else 0.0
+        return AffineBlock(codes, scales, self.scales.dtype, cols.start, self.group, zeros)
 
     def _table(self, info: TensorInfo, rows: range, cols: range) -> Array:
         """Float32 [rows or 1, groups]."""

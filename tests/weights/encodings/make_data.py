@@ -201,8 +201,8 @@ def awq() -> Made:
             scales = ((high - low) / 15).half().float()
             zeros = torch.round(-low / scales).clamp(0, 15)
             linear = torch.nn.Linear(cols, rows, bias=False)
-            linear.weight.data = ((original.float().reshape(rows, -1, group) / scales[..., None]).round()
-                + zeros[..., None]).clamp(0, 15).sub(zeros[..., None]).mul(scales[..., None]).reshape(rows, cols)  # fmt: skip
+            codes = ((grouped / scales[..., None]).round() + zeros[..., None]).clamp(0, 15)
+            linear.weight.data = ((codes - zeros[..., None]) * scales[..., None]).reshape(rows, cols)
             made = WQLinear_GEMM.from_linear(linear, 4, group, scales=scales.T.contiguous(), zeros=zeros.T.contiguous())
             stored |= {f"{name}.{key}": value for key, value in made.state_dict().items()}
             found = dequantize_gemm(made.qweight, made.qzeros, made.scales, 4, group)
@@ -272,7 +272,8 @@ def compressed_tensors() -> Made:
             args = {"num_bits": 8, "type": "int", "symmetric": symmetric, "strategy": strategy}
             packed, values[f"{name}.weight"] = made("int-quantized", dtype, 5, 12, 40, **args)
             stored |= {f"{name}.{key}": value for key, value in packed.items()}
-    yield "ct_int8_unpacked", config("int-quantized", num_bits=8, type="int", strategies=("channel", "tensor")), stored, values
+    said = config("int-quantized", num_bits=8, type="int", strategies=("channel", "tensor"))
+    yield "ct_int8_unpacked", said, stored, values
     stored, values = {}, {}
     for strategy, extra, rows, cols in (
         ("tensor", {}, 12, 40),
