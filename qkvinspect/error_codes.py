@@ -118,6 +118,7 @@ class Code(StrEnum):
     TENSOR_TWICE = "QKV-F410", "Two tensors have the same name."
     NO_WEIGHTS = "QKV-F411", "The file holds no model weights."
     STORAGE_CONFLICT = "QKV-F413", "One storage is said to be of two types."
+    GROUP_NUMBER = "QKV-F414", "A quantised weight names a group of scales that is not there."
 
     LEGACY_MAGIC = "QKV-F501", "Another magic number or protocol than torch writes."
     LEGACY_KEYS = "QKV-F502", "The list of storages is not that of the tensors."

@@ -1,0 +1,46 @@
+"""The numbers that codes of 4 bits stand for, and how far a number may lie from the code that it was rounded to."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from qkvinspect.weights.reading import Array
+
+CodeBook = Literal["nf4", "fp4", "e2m1"]
+
+_NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+_FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+@cache
+def code_book(kind: CodeBook) -> Array:
+    """The number of each of the 16 codes, float32.
+
+    nf4 and fp4 are bitsandbytes' (0.50, functional.py, get_4bit_type), fp4 in twelfths and e2m1 the float of the
+    Open Compute Project's MX specification: of both the upper eight codes are the negatives of the lower.
+    """
+    if kind == "nf4":
+        return np.array(_NF4, np.float32)
+    half = np.array(_FP4, np.float32) / np.float32(12) if kind == "fp4" else np.array(_E2M1, np.float32)
+    return np.concatenate([half, -half])
+
+
+@cache
+def half_steps_of(kind: CodeBook) -> Array:
+    """For each code as far as half the way to the farther of its neighbours, float32."""
+    return half_gaps(code_book(kind))
+
+
+def half_gaps(numbers: Array) -> Array:
+    """Half the distance of each number from the farther of its neighbours, of which the outermost have one."""
+    ordered, places = np.unique(numbers, return_inverse=True)
+    steps = np.diff(ordered)
+    return (np.maximum(np.append(steps, 0), np.insert(steps, 0, 0)) / 2).astype(np.float32)[places]

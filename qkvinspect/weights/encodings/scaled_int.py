@@ -1,0 +1,194 @@
+"""int8 with scales beside it: bitsandbytes' ``SCB`` and what compressed-tensors calls int-quantized.
+
+bitsandbytes keeps the largest value of each row, of which 127 codes are made: ``weight * SCB / 127``
+(0.50, functional.py, int8_vectorwise_dequant). compressed-tensors keeps the scales themselves, one for the whole, a
+row or a group of columns, and zero points of the same form: ``(weight - weight_zero_point) * weight_scale``
+(0.20, quantization/lifecycle/forward.py, dequantize). quanto's qint8 and torchao's Int8Tensor are the same under
+names of their own (optimum-quanto 0.2.7, torchao 0.18, prototype/safetensors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.companions import (
+    expect_axes,
+    expect_dtype,
+    expect_float,
+    expect_shape,
+    lost,
+    said_size,
+)
+from qkvinspect.weights.strided import strided_shape
+from qkvinspect.weights.weight import StoredRows, Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.affine import AffineBlock
+    from qkvinspect.weights.reading import Array
+
+_NAMES = {
+    "SCB": ("weight", ""),
+    "weight_scale": ("weight", "weight_zero_point"),
+    "_weight_scale": ("_weight_qdata", "_weight_zero_point"),
+    "_scale": ("_data", ""),
+}
+"""What lies beside scales of each name: the codes, and zero points."""
+
+MARKERS: frozenset[str] = frozenset(_NAMES)
+
+_PER_CODE = 7.874015718698502e-3  # 1 / 127, as bitsandbytes writes it
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledInteger:
+    """A matrix of int8 and its scales.
+
+    Attributes:
+        scales: [rows, groups], [rows], or one number.
+        group: columns that share a scale.
+        largest: whether the scales are the largest values (bitsandbytes), not steps.
+    """
+
+    codes: TensorInfo
+    scales: TensorInfo
+    zeros: TensorInfo | None
+    group: int
+    largest: bool
+
+    by_columns = False
+    computed_in = None
+
+    @property
+    def label(self) -> str:
+        if self.largest:
+            return "bitsandbytes int8 with a scale for each row"
+        of = "one scale" if self.scales.numel == 1 else "a scale for each row"
+        if self.group < self.shape[1]:
+            of = f"a scale for each {self.group} values of a row"
+        return f"int8 with {of}" + (" and zero points" if self.zeros else "")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return strided_shape(self.codes, "out_in")
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        return (self.codes, self.scales, self.zeros) if self.zeros else (self.codes, self.scales)
+
+    def decode(self, rows: range, cols: range) -> Array:
+        from qkvinspect.weights.packed import spanned
+
+        return spanned(self._numbers, rows, cols)
+
+    def slack(self, rows: range, cols: range) -> Array:
+        """As the steps and the dtype of the scales say."""
+        from qkvinspect.weights.packed import spanned
+
+        return spanned(lambda rows, cols: self._block(rows, cols).slack(127, -128) * self._unit, rows, cols)
+
+    def python(self) -> tuple[str, ...]:
+        cols = self.shape[1]
+        lines = [f"scale = state_dict[{self.scales.name!r}].float().reshape({self._form})"]
+        if self.largest:
+            return (*lines, f"weight = state_dict[{self.codes.name!r}] * scale * {_PER_CODE!r}")
+        lines.append(f"weight = state_dict[{self.codes.name!r}].float()")
+        if self.group < cols:
+            lines.append(f"scale = scale.repeat_interleave({self.group}, 1)")
+        if self.zeros:
+            zeros = f"state_dict[{self.zeros.name!r}].float().reshape({self._form})"
+            repeated = f".repeat_interleave({self.group}, 1)" if self.group < cols else ""
+            lines.append(f"weight = weight - {zeros}{repeated}")
+        return (*lines, "weight = weight * scale")
+
+    def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
+        whole = self.scales.numel == 1 and self.shape[0] != 1
+        leaves = [info.name.rpartition(".")[2] for info in self.stored]
+        taken = [tuple(runs), *[() if whole else tuple(runs)] * (len(leaves) - 1)]
+        return [StoredRows(leaf, info, part) for leaf, info, part in zip(leaves, self.stored, taken, strict=True)]
+
+    @property
+    def _form(self) -> str:
+        return "()" if self.scales.numel == 1 else f"{self.shape[0]}, -1"
+
+    @property
+    def _unit(self) -> Array:
+        """What a scale is taken times."""
+        import numpy as np
+
+        return np.asarray(_PER_CODE if self.largest else 1, np.float32)
+
+    def _numbers(self, rows: range, cols: range) -> Array:
+        values = self._block(rows, cols).numbers()
+        return values * self._unit if self.largest else values
+
+    def _block(self, rows: range, cols: range) -> AffineBlock:
+        import numpy as np
+
+        from qkvinspect.weights.affine import AffineBlock
+        from qkvinspect.weights.packed import by_rows, stored_bytes
+
+        codes = stored_bytes(by_rows(self.codes), rows, cols).view(np.int8).astype(np.float32)
+        scales = self._table(self.scales, rows, cols)
+        zeros = self._table(self.zeros, rows, cols) if self.zeros is not None else 0.0
+        return AffineBlock(codes, scales, self.scales.dtype, cols.start, self.group, zeros)
+
+    def _table(self, info: TensorInfo, rows: range, cols: range) -> Array:
+        """Float32 [rows or 1, groups]."""
+        import numpy as np
+
+        from qkvinspect.weights.packed import groups_of
+        from qkvinspect.weights.strided import strided_matrix
+        from qkvinspect.weights.values import rows_of_values
+
+        matrix = strided_matrix(info, "out_in")
+        if info.numel == 1:
+            return rows_of_values(matrix, [range(1)]).astype(np.float32)
+        part = matrix.transposed.take(groups_of(cols, self.group)).transposed
+        return rows_of_values(part, [rows]).astype(np.float32)
+
+
+def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
+    """The weight of int8 that a tensor of scales belongs to; None where there is none."""
+    tensors = checkpoint.tensors
+    prefix, dot, leaf = marker.rpartition(".")
+    beside, zero_points = _NAMES[leaf]
+    codes = tensors.get(f"{prefix}{dot}{beside}")
+    if codes is None or codes.dtype.name != "int8" or len(codes.shape) < 2:
+        return None
+    name = prefix if leaf == "_scale" else f"{prefix}{dot}weight"
+    try:
+        zeros = tensors.get(f"{prefix}{dot}{zero_points}") if zero_points else None
+        found = _scaled(codes, tensors[marker], zeros, checkpoint, largest=leaf == "SCB")
+    except LayoutError as error:
+        return lost(name, codes, error)
+    return Weight(name, codes.shape, codes.dtype, None, found)
+
+
+def _scaled(
+    codes: TensorInfo, scales: TensorInfo, zeros: TensorInfo | None, checkpoint: Checkpoint, *, largest: bool
+) -> ScaledInteger:
+    """Raises:
+    LayoutError: the scales cannot be shared out over the values.
+    """
+    expect_axes(codes, 2)
+    rows, cols = codes.shape
+    if largest:
+        expect_dtype(scales, "float32")
+        expect_shape(scales, (rows,))
+        return ScaledInteger(codes, scales, None, cols, largest=True)
+    expect_float(scales)
+    group = cols
+    if scales.shape not in ((), (1,), (1, 1), (rows,), (rows, 1)):
+        said = said_size(checkpoint, "group_size")
+        group = said or cols // max(scales.shape[-1], 1)
+        expected = "[], [1], " + f"[{rows}, 1] or a scale for each group of a row"
+        if len(scales.shape) != 2 or scales.shape[0] != rows or not group or scales.shape[1] * group != cols:
+            raise LayoutError("has another shape", tensor=scales.name, expected=expected, found=list(scales.shape))
+    if zeros is not None:
+        expect_dtype(zeros, "int8")
+        expect_shape(zeros, scales.shape)
+    return ScaledInteger(codes, scales, zeros, group, largest=False)
