@@ -91,6 +91,8 @@ def inspect(
         findings += module.findings
         if module.attention is not None:
             attentions += [module.attention, *disguises.adapters(module.attention, lora)]
+    if not options.layers:
+        findings += disguises.undecoded(stored, attentions)
     if options.layers and not attentions:
         known = ", ".join(found.candidates[0].layer for found in matches[:6])
         raise UsageError(

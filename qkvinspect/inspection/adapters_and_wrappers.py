@@ -6,7 +6,7 @@ Such tensors are named and explained, and never measured as if they were the wei
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
@@ -108,6 +108,15 @@ def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
     if _RANK.search(checkpoint.path):
         text = "its name is that of a tensor-parallel shard: Q, K and V are the rows of one rank only"
         yield Finding(FindingCode.TENSOR_PARALLEL, text)
+
+
+def undecoded(weights: Weights, attentions: Iterable[Attention]) -> Iterator[Finding]:
+    """Projections that no layer holds because their numbers, and with them their shapes, are lost."""
+    held = {weight.name for attention in attentions for weight in attention.weights}
+    for name, weight in weights.encoded.items():
+        module = name.removesuffix(".weight")
+        if weight.why and name not in held and module.rpartition(".")[2] in _LEAVES:
+            yield Finding("no-values", "error", f"{name} has no values: {weight.why}", module.rpartition(".")[0])
 
 
 Lora = Mapping[str, Mapping[str, TensorInfo]]

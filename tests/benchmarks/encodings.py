@@ -9,7 +9,6 @@ already has in memory, with as many threads. Each value is compared. The best of
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
 import tempfile
@@ -89,7 +88,12 @@ def compressed_tensors(original: torch.Tensor) -> Iterator[Format]:
         scale = original.reshape(SIZE, -1, 128).abs().amax(2) / 2 ** (bits - 1)
         state = kind.compress({"weight": original, "weight_scale": scale}, scheme)
         stored = {f"q_proj.{key}": value for key, value in state.items()}
-        yield f"compressed-tensors int{bits}", stored, {}, lambda k=kind, s=state, c=scheme: k.decompress(s, c)["weight"]
+        yield (
+            f"compressed-tensors int{bits}",
+            stored,
+            {},
+            lambda k=kind, s=state, c=scheme: k.decompress(s, c)["weight"],
+        )
 
 
 def modelopt(original: torch.Tensor) -> Iterator[Format]:
@@ -139,7 +143,9 @@ def _read(tile: ValueTile) -> np.ndarray[Any, Any]:
 
 def main() -> None:
     original = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 0.02
-    print(f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}, {SIZE} x {SIZE}.\n")
+    print(
+        f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}, {SIZE} x {SIZE}.\n"
+    )
     print("| format | qkvinspect: million values a second | the library | times | largest difference |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:

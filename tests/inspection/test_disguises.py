@@ -63,10 +63,20 @@ def test_scales_of_an_unknown_form_give_no_norm(tmp_path: Path) -> None:
     assert part.measured is None
 
 
-def test_integers_have_no_norm(tmp_path: Path) -> None:
-    found = report(separate(torch.ones(16, 8, dtype=torch.int8), SCB=torch.rand(16)), tmp_path, "2")
+def test_integers_have_no_norm_without_their_scale(tmp_path: Path) -> None:
+    found = report(separate(torch.ones(16, 8, dtype=torch.int8)), tmp_path, "2")
     assert {part.measured for part in found.attentions[0].parts} == {None}
-    assert sorted(set(codes(found))) == ["no-norms", "quantised-8bit"]
+    assert set(codes(found)) == {"no-norms"}
+
+
+def test_integers_with_a_scale_a_row_have_the_norm_of_their_values(tmp_path: Path) -> None:
+    """bitsandbytes' int8: value * SCB / 127."""
+    weight, scale = torch.randint(-127, 128, (16, 8), dtype=torch.int8), torch.rand(16) + 0.5
+    part = report(separate(weight, SCB=scale), tmp_path, "2").attentions[0].part("k")
+    assert part is not None
+    assert part.measured is not None
+    expected = torch.linalg.norm(weight.double() * scale.double()[:, None] / 127)
+    assert part.measured.norm == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_bitsandbytes_4bit_is_not_split(tmp_path: Path) -> None:
@@ -84,7 +94,7 @@ def test_bitsandbytes_4bit_is_not_split(tmp_path: Path) -> None:
     ("names", "code"),
     [
         (("qweight", "qzeros", "scales", "g_idx"), "quantised-gptq"),
-        (("weight_packed", "weight_scale", "weight_shape"), "quantised-packed"),
+        (("weight_packed", "weight_scale", "weight_shape"), "no-values"),
     ],
 )
 def test_packed_integers_are_named(tmp_path: Path, names: tuple[str, ...], code: str) -> None:

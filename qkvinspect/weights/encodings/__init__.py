@@ -7,7 +7,18 @@ from typing import Protocol
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.encodings import scaled_float, weight_norm
+from qkvinspect.weights.encodings import (
+    awq,
+    bitsandbytes_4bit,
+    float4,
+    gptq,
+    known_by_name,
+    mlx,
+    packed_integers,
+    scaled_float,
+    scaled_int,
+    weight_norm,
+)
 from qkvinspect.weights.weight import Weight, plain
 
 
@@ -22,7 +33,18 @@ class EncodingModule(Protocol):
         ...
 
 
-ENCODINGS: tuple[EncodingModule, ...] = (scaled_float, weight_norm)
+ENCODINGS: tuple[EncodingModule, ...] = (
+    scaled_float,
+    scaled_int,
+    float4,
+    bitsandbytes_4bit,
+    gptq,
+    awq,
+    packed_integers,
+    mlx,
+    weight_norm,
+    known_by_name,
+)
 
 _BY_MARKER = {
     marker: tuple(kind for kind in ENCODINGS if marker in kind.MARKERS) for kind in ENCODINGS for marker in kind.MARKERS

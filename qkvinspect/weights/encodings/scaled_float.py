@@ -168,12 +168,20 @@ def _small_float(info: TensorInfo) -> bool:
 
 
 def _block(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """What a config says of the rows and columns that share a scale; () where none does."""
+    """What a config says of the rows and columns that share a scale; () where none does.
+
+    ``weight_block_size`` of transformers and DeepSeek; ``block_structure`` of compressed-tensors' one group.
+    """
     for config in checkpoint.configs:
         said = config.values.get("quantization_config")
-        block = said.get("weight_block_size") if is_mapping(said) else None
-        if is_items(block) and len(block) == 2:
-            return tuple(size for size in block if is_size(size))
+        if not is_mapping(said):
+            continue
+        groups = said.get("config_groups")
+        held = [group.get("weights") for group in groups.values() if is_mapping(group)] if is_mapping(groups) else []
+        blocks = [said.get("weight_block_size"), *(one.get("block_structure") for one in held if is_mapping(one))]
+        known = [block for block in blocks if is_items(block) and len(block) == 2]
+        if len(known) == 1:
+            return tuple(size for size in known[0] if is_size(size))
     return ()
 
 
@@ -185,6 +193,8 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
     if scales.dtype.kind != "float":
         raise LayoutError(f"it is {scales.dtype.name}, not a float")
     down, across = strided_shape(scales, "out_in") if scales.shape else (1, 1)
+    if len(said) == 2 and down > 1 and across > 1 and (down, across) != (ceil(rows / said[0]), ceil(cols / said[1])):
+        raise LayoutError(f"its shape is {list(scales.shape)}, and the config has one for each {said[0]} x {said[1]}")
     high = _shared(rows, down, said[0] if len(said) == 2 else 0)
     wide = _shared(cols, across, said[1] if len(said) == 2 else 0)
     if high is None or wide is None:
@@ -195,6 +205,8 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
 
 def _shared(size: int, count: int, said: int) -> int | None:
     """How many values along one axis share a scale."""
+    if not count:
+        return None
     if count == 1:
         return max(size, 1)
     if count == size:
