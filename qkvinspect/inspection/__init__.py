@@ -18,7 +18,7 @@ from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.facts import heads
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.notices import about_numbers
+from qkvinspect.inspection.notices import about_numbers, about_values
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
@@ -66,7 +66,8 @@ def inspect(
         UsageError: an option has no meaning, or names no layer.
     """
     flags = [heads.parse_flag(text) for text in options.heads]
-    stored = weights_of(checkpoint).without(disguises.without_values(checkpoint.tensors))
+    every = weights_of(checkpoint)
+    stored = every.without(disguises.without_values(every))
     names = Names(stored)
     matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
     if checkpoint.sorted_names:
@@ -90,9 +91,10 @@ def inspect(
     for module in modules:
         findings += module.findings
         if module.attention is not None:
+            findings += about_values(module.attention.layer, module.attention.weights)
             attentions += [module.attention, *disguises.adapters(module.attention, lora)]
     if not options.layers:
-        findings += disguises.undecoded(stored, attentions)
+        findings += disguises.undecoded(stored, findings)
     if options.layers and not attentions:
         known = ", ".join(found.candidates[0].layer for found in matches[:6])
         raise UsageError(
@@ -121,5 +123,8 @@ def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.M
         attention, findings = split(base, found.chosen, names, facts(found.chosen))
         return weights.Module(found, attention, tuple(findings))
     except LayoutError as error:
+        lost = tuple(about_values(base.layer, base.weights))
+        if lost:
+            return weights.Module(found, None, lost)
         text = f"{error.message}{f' ({error.found})' if error.found else ''}; it is left out"
         return weights.Module(found, None, (Finding(FindingCode.UNEXPECTED_SHAPE, text, base.layer),))

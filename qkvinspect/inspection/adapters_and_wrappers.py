@@ -86,9 +86,9 @@ _ADAPTER = re.compile(r"^(.+)\.lora_([AB])(?:\.[^.]+)?(?:\.weight)?$")
 _RANK = re.compile(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+")
 
 
-def without_values(tensors: Mapping[str, TensorInfo]) -> set[str]:
+def without_values(weights: Weights) -> set[str]:
     """Names of weights whose shape is lost (bitsandbytes 4-bit): they cannot be split at all."""
-    return {found[1] + ".weight" for name in tensors if (found := DISGUISES[0].names.match(name))}
+    return {found[1] + ".weight" for name in weights.tensors if (found := DISGUISES[0].names.match(name))}
 
 
 def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
@@ -96,7 +96,8 @@ def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
     tensors = checkpoint.tensors
     disguised = [name for name in tensors if name in weights.tensors and _DISGUISED.match(name)]
     for disguise in DISGUISES:
-        modules = {found[1]: None for name in disguised if (found := disguise.names.match(name))}
+        modules = [found[1] for name in disguised if (found := disguise.names.match(name))]
+        modules = [module for module in modules if f"{module}.weight" not in weights.encoded]
         layers = (module.rpartition(".")[0] for module in modules if module.rpartition(".")[2] in _LEAVES)
         for layer in dict.fromkeys(layers):
             yield Finding(disguise.code, disguise.what, layer)
@@ -110,13 +111,14 @@ def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
         yield Finding(FindingCode.TENSOR_PARALLEL, text)
 
 
-def undecoded(weights: Weights, attentions: Iterable[Attention]) -> Iterator[Finding]:
-    """Projections that no layer holds because their numbers, and with them their shapes, are lost."""
-    held = {weight.name for attention in attentions for weight in attention.weights}
+def undecoded(weights: Weights, told: Iterable[Finding]) -> Iterator[Finding]:
+    """Layers that were not found because the numbers of a projection, and with them its shape, are lost."""
+    known = {finding.layer for finding in told if finding.code is FindingCode.NO_VALUES}
     for name, weight in weights.encoded.items():
-        module = name.removesuffix(".weight")
-        if weight.why and name not in held and module.rpartition(".")[2] in _LEAVES:
-            yield Finding("no-values", "error", f"{name} has no values: {weight.why}", module.rpartition(".")[0])
+        layer, _, leaf = name.removesuffix(".weight").rpartition(".")
+        if weight.why and leaf in _LEAVES and layer not in known:
+            known.add(layer)
+            yield Finding(FindingCode.NO_VALUES, f"{name} has no values: {weight.why}", layer)
 
 
 Lora = Mapping[str, Mapping[str, TensorInfo]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import FindingCode
@@ -10,6 +10,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.report import Attention, Evidence, Verdict
 from qkvinspect.layouts.packing import describe
+from qkvinspect.weights.weight import Weight
 
 SURE_TO_CONTRADICT = 0.999
 
@@ -74,6 +75,13 @@ def _sure(verdict: Verdict) -> str:
     return f"({percent:g} % sure; `qkvinspect explain --evidence` shows why)"
 
 
+def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:
+    """Why a module has no values, where that is known."""
+    lost = next((weight for weight in weights if weight.why), None)
+    if lost is not None:
+        yield Finding(FindingCode.NO_VALUES, f"{lost.name} has no values: {lost.why}", layer)
+
+
 def about_numbers(attention: Attention) -> Iterator[Finding]:
     """What the norms themselves say, or why there are none."""
     for part in attention.parts:
@@ -82,8 +90,6 @@ def about_numbers(attention: Attention) -> Iterator[Finding]:
                 text = f"{part.name.upper()}{what} holds {measure.nonfinite} NaN or infinite values"
                 yield Finding(FindingCode.NONFINITE, text, attention.layer)
     lost = next((weight for weight in attention.weights if weight.no_values), None)
-    if lost is not None and lost.why:
-        yield Finding(FindingCode.NO_VALUES, f"{lost.name} has no values: {lost.why}", attention.layer)
-    elif lost is not None:
+    if lost is not None and not lost.why:
         text = f"quantised: {lost.no_values}, so there are no norms"
         yield Finding(FindingCode.NO_NORMS, text, attention.layer)

@@ -63,8 +63,11 @@ def expect_axes(info: TensorInfo, count: int) -> None:
 
 
 def lost(name: str, codes: TensorInfo, error: LayoutError) -> Weight:
-    """A weight whose numbers cannot be had, with why."""
-    return Weight(name, codes.shape, codes.dtype, codes, why=str(error))
+    """A weight whose numbers cannot be had, with why; where several are packed together, its shape is lost too."""
+    one_each = codes.dtype.name == "int8" or codes.dtype.kind == "float"
+    if one_each:
+        return Weight(name, codes.shape, codes.dtype, codes, why=str(error))
+    return Weight(name, (), codes.dtype, None, why=str(error))
 
 
 def shared(info: TensorInfo, runs: Sequence[range], why: str) -> LayoutError:

@@ -205,6 +205,8 @@ class Weight:
         """
         if self.info is not None and self.encoding is None:
             return strided_shape(self.info, orientation)
+        if self.why and not self.shape:
+            raise LayoutError(self.why, tensor=self.name)
         return shape_as_rows(self.name, self.shape, orientation)
 
     def as_matrix(self, orientation: Orientation) -> Matrix:

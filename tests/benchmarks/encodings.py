@@ -143,9 +143,8 @@ def _read(tile: ValueTile) -> np.ndarray[Any, Any]:
 
 def main() -> None:
     original = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 0.02
-    print(
-        f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}, {SIZE} x {SIZE}.\n"
-    )
+    machine = f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}"
+    print(f"{machine}, {SIZE} x {SIZE}.\n")
     print("| format | qkvinspect: million values a second | the library | times | largest difference |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "FILE_ANSWER": "lies of servers; tests/remote/test_faults.py",
     "CONFIG": "files of hyper-parameters; tests/formats/test_configs.py",
     "NO_WEIGHTS": "sound files without a model; tests/formats/test_containers.py",
+    "GROUP_NUMBER": "group numbers of quantised weights; tests/weights/encodings/test_damaged.py",
     "PART_OFFSETS": "parts in safetensors; tests/formats/test_dcp.py",
     "PART_ALONE": "parts in safetensors; tests/formats/test_dcp.py",
     "PART_CONFLICT": "parts in safetensors; tests/formats/test_dcp.py",

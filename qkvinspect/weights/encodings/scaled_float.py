@@ -28,6 +28,8 @@ SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")
 
 MARKERS: frozenset[str] = frozenset(SCALES)
 
+_SCALE_DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e8m0fnu")
+
 _USUAL_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
 _LEAST_BLOCK = 16
 
@@ -81,7 +83,8 @@ class ScaledFloat:
 
         from qkvinspect.weights.reading import half_steps
 
-        return half_steps(self._codes(rows, cols), self.codes.dtype) * np.abs(self._scales(rows, cols))
+        with np.errstate(invalid="ignore"):  # beyond the largest code, and a scale of zero: nothing is known
+            return half_steps(self._codes(rows, cols), self.codes.dtype) * np.abs(self._scales(rows, cols))
 
     def python(self) -> tuple[str, ...]:
         rows, cols = self.shape
@@ -170,7 +173,8 @@ def _small_float(info: TensorInfo) -> bool:
 def _block(checkpoint: Checkpoint) -> tuple[int, ...]:
     """What a config says of the rows and columns that share a scale; () where none does.
 
-    ``weight_block_size`` of transformers and DeepSeek; ``block_structure`` of compressed-tensors' one group.
+    ``weight_block_size`` of transformers and DeepSeek, and the same or ``block_structure`` in the one group of
+    compressed-tensors.
     """
     for config in checkpoint.configs:
         said = config.values.get("quantization_config")
@@ -178,7 +182,8 @@ def _block(checkpoint: Checkpoint) -> tuple[int, ...]:
             continue
         groups = said.get("config_groups")
         held = [group.get("weights") for group in groups.values() if is_mapping(group)] if is_mapping(groups) else []
-        blocks = [said.get("weight_block_size"), *(one.get("block_structure") for one in held if is_mapping(one))]
+        places = [said, *(one for one in held if is_mapping(one))]
+        blocks = [place.get(key) for place in places for key in ("weight_block_size", "block_structure")]
         known = [block for block in blocks if is_items(block) and len(block) == 2]
         if len(known) == 1:
             return tuple(size for size in known[0] if is_size(size))
@@ -190,10 +195,11 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
     LayoutError: the scales cannot be shared out over the values.
     """
     rows, cols = strided_shape(codes, "out_in")
-    if scales.dtype.kind != "float":
-        raise LayoutError(f"it is {scales.dtype.name}, not a float")
+    if scales.dtype.name not in _SCALE_DTYPES:
+        raise LayoutError(f"it is {scales.dtype.name}", expected=", ".join(_SCALE_DTYPES))
     down, across = strided_shape(scales, "out_in") if scales.shape else (1, 1)
-    if len(said) == 2 and down > 1 and across > 1 and (down, across) != (ceil(rows / said[0]), ceil(cols / said[1])):
+    in_blocks = len(said) == 2 and scales.numel > 1 and (down, across) != (rows, 1)
+    if in_blocks and (down, across) != (ceil(rows / said[0]), ceil(cols / said[1])):
         raise LayoutError(f"its shape is {list(scales.shape)}, and the config has one for each {said[0]} x {said[1]}")
     high = _shared(rows, down, said[0] if len(said) == 2 else 0)
     wide = _shared(cols, across, said[1] if len(said) == 2 else 0)
