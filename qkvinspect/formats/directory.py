@@ -26,7 +26,7 @@ USUAL = (
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf")
 
 
 def below(path: Path) -> Iterator[Path]:
