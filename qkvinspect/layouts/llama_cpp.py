@@ -5,12 +5,12 @@ of a head stay together in all of them, so that which rows are which head never 
 """
 
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.packing import QKV, K, Packing, Q, V
+from qkvinspect.layouts.packing import QKV, K, Q, V
 
 _NORM = (HeadTensor("attn_q_norm.weight", 0, "head_dim"), HeadTensor("attn_k_norm.weight", 0, "head_dim"))
 _PERMUTED = (
-    "the rows of each head of Q and K lie in pairs, those of the first and the second half in turn: "
-    "W.reshape(heads, d // 2, 2, -1).swapaxes(1, 2).reshape(W.shape) gives the order of transformers"
+    "in each head of Q and K, the rows of the first and the second half lie in turn, "
+    "where transformers has one half behind the other"
 )
 
 
@@ -22,8 +22,8 @@ def _separate(
     model_types: tuple[str, ...] = (),
     prefix: str = "attn_",
     out: tuple[str, ...] = ("attn_output.weight",),
-    layer: str = "",
     label: str = "",
+    paired: tuple[str, ...] = (),
 ) -> Layout:
     """A row for three tensors; rows for some architectures only are taken where the metadata names one."""
     names = tuple((f"{prefix}{part}", packing) for part, packing in (("q", Q), ("k", K), ("v", V)))
@@ -33,8 +33,8 @@ def _separate(
         weights=tuple(StoredWeight(f"{name}.weight", packing) for name, packing in names),
         biases=tuple(StoredWeight(f"{name}.bias", packing) for name, packing in names),
         out=out,
-        layer=layer,
         label=label,
+        paired=paired,
         source=source,
         proof="source",
         model_types=model_types,
@@ -47,12 +47,11 @@ def _separate(
 
 def _fused(id: str, libraries: str, source: str, note: str, model_types: tuple[str, ...] = ()) -> Layout:
     """A row for one tensor, which llama.cpp always takes for Q, then K, then V."""
-    packing: Packing = QKV
     return Layout(
         id=id,
         libraries=libraries,
-        weights=(StoredWeight("attn_qkv.weight", packing),),
-        biases=(StoredWeight("attn_qkv.bias", packing),),
+        weights=(StoredWeight("attn_qkv.weight", QKV),),
+        biases=(StoredWeight("attn_qkv.bias", QKV),),
         out=("attn_output|attn_out.weight",),
         unless=("ssm_conv1d.weight",),
         source=source,
@@ -77,6 +76,7 @@ LAYOUTS = (
         "llama.cpp from Llama, Mistral, Mixtral, Arcee, SmolLM3, Granite, MiniCPM, DeepSeek 1, OLMo 1, Arctic, Deci",
         "llama.cpp conversion/llama.py, LlamaModel.permute",
         _PERMUTED,
+        paired=("q", "k"),
         model_types=(
             "llama",
             "llama-embed",
@@ -100,6 +100,7 @@ LAYOUTS = (
         "llama.cpp from InternLM2, Bailing MoE, Baichuan, XVERSE",
         "llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py, xverse.py",
         f"cut out of one packed tensor, then permuted: {_PERMUTED}",
+        paired=("q", "k"),
         model_types=("internlm2", "bailingmoe", "baichuan", "xverse"),
     ),
     _separate(
