@@ -43,7 +43,7 @@ class Lines:
     @property
     def cols(self) -> int:
         """Values in a row."""
-        return self.matrix.cols * self.matrix.unit // self._width
+        return self.matrix.cols * self.matrix.unit * self.dtype.block // self._width
 
     @property
     def vector(self) -> bool:
@@ -72,7 +72,8 @@ class Lines:
 
     def words(self, rows: range, cols: range) -> Array:
         """The stored words of a tile: [rows, columns in units]."""
-        units = range(cols.start * self._width // self.matrix.unit, cols.stop * self._width // self.matrix.unit)
+        unit = self.matrix.unit * self.dtype.block
+        units = range(cols.start * self._width // unit, cols.stop * self._width // unit)
         return gather(self.matrix.transposed.take(units).transposed, self._stored(rows))
 
     def values(self, words: Array) -> Array:

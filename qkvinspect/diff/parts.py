@@ -20,7 +20,8 @@ def parts_of(attention: Attention, checkpoint: Checkpoint) -> Parts:
     out = attention.out
     if out is not None and len(out.shape) > 1 and attention.layout is not None:
         matrix = as_matrix(out, attention.layout.out_orientation)
-        found["out"] = flip(Lines(matrix, (range(matrix.rows),)))
+        lines = Lines(matrix, (range(matrix.rows),))
+        found["out"] = lines if out.dtype.block > 1 else flip(lines)  # a block has no columns of its own
     for part in attention.parts:
         if part.bias is not None:
             found[f"{part.name}_bias"] = Lines(as_matrix(part.bias, "out_in"), merge(part.bias_heads))
