@@ -89,7 +89,7 @@ def _load_gguf(files: Sequence[str]) -> Iterator[str]:
     for file in files:
         yield f"for tensor in gguf.GGUFReader({file!r}).tensors:"
         yield "    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)"
-        yield "    state[tensor.name] = torch.from_numpy(values)"
+        yield "    state[tensor.name] = torch.tensor(values)"
 
 
 def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> Iterator[str]:

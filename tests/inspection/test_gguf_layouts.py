@@ -13,7 +13,7 @@ import torch
 
 from qkvinspect.explain.snippet import python
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import inspect_checkpoint
+from qkvinspect.inspection import inspect
 
 HEADS = {"q": 4, "k": 2}
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -52,7 +52,7 @@ def written(path: Path, architecture: str, kv: int | list[int] = 2, quantised: b
 def test_heads_and_row(architecture: str, row: str, kv: Any, quantised: bool, tmp_path: Path) -> None:
     written(tmp_path / "m.gguf", architecture, kv, quantised)
     with open_checkpoint(tmp_path / "m.gguf") as checkpoint:
-        layers = inspect_checkpoint(checkpoint).attentions
+        layers = inspect(checkpoint).attentions
         assert [layer.layer for layer in layers] == ["blk.0", "blk.1"]
         for layer in layers:
             assert layer.layout is not None
@@ -65,7 +65,7 @@ def test_heads_and_row(architecture: str, row: str, kv: Any, quantised: bool, tm
 def test_the_code_gives_the_rows_of_transformers(quantised: bool, tmp_path: Path) -> None:
     original = written(tmp_path / "m.gguf", "llama", quantised=quantised)
     with open_checkpoint(tmp_path / "m.gguf") as checkpoint:
-        lines = python(inspect_checkpoint(checkpoint).attentions[0], checkpoint)
+        lines = python(inspect(checkpoint).attentions[0], checkpoint)
     found: dict[str, Any] = {"torch": torch, "gguf": gguf}
     exec(textwrap.dedent("\n".join(lines)), found)
     for part in HEADS:
