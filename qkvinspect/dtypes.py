@@ -36,6 +36,7 @@ class DType:
         kind: what the bits mean; ``opaque`` has no value without more data (quantised, raw bits).
         mini: the bit layout of floats that numpy does not know.
         values: numbers held by one element (torch's float4_e2m1fn_x2 holds two).
+        block: elements that are stored together, in ``bits`` bits; more than one in ggml's quantised types.
     """
 
     name: str
@@ -43,10 +44,11 @@ class DType:
     kind: Kind
     mini: MiniFloat | None = None
     values: int = 1
+    block: int = 1
 
     def nbytes(self, numel: int) -> int:
         """Bytes of ``numel`` packed elements, rounded up to a whole byte."""
-        return (numel * self.bits + 7) // 8
+        return (numel // self.block * self.bits + 7) // 8
 
 
 _E4M3FN = MiniFloat(4, 3, 7, "fn")

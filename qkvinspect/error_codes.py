@@ -2,7 +2,7 @@
 
 A code is never given another meaning. F0xx: the file itself. F1xx: safetensors. F2xx: zip. F3xx: pickle.
 F4xx: tensors and storages of torch. F5xx: torch's older formats. F6xx: checkpoints of several files.
-F7xx: files of other kinds. F9xx: limits.
+F7xx: files of other kinds. F8xx: GGUF. F9xx: limits.
 """
 
 from __future__ import annotations
@@ -161,7 +161,6 @@ class Code(StrEnum):
     IS_TORCHSCRIPT = "QKV-F702", "It is a TorchScript program."
     IS_PACKAGE = "QKV-F703", "It is a torch.package archive."
     IS_TAR = "QKV-F704", "It is a tar archive."
-    IS_GGUF = "QKV-F705", "It is a GGUF file."
     IS_HDF5 = "QKV-F706", "It is an HDF5 file."
     IS_NUMPY = "QKV-F707", "It is a NumPy array."
     IS_COMPRESSED = "QKV-F708", "It is a compressed file: gzip, xz, zstd, lz4, bzip2, 7-Zip, RAR."
@@ -178,6 +177,19 @@ class Code(StrEnum):
     IS_MSGPACK = "QKV-F719", "It is a msgpack file, as Flax writes."
     IS_JSON_ERROR = "QKV-F720", "It is an error message in JSON."
     IS_TEXT = "QKV-F721", "It is a text."
+
+    GGUF_VERSION = "QKV-F801", "It is GGUF of another version than 2 and 3."
+    GGUF_TRUNCATED = "QKV-F802", "The file ends in the middle of its header."
+    GGUF_TEXT = "QKV-F803", "A key or a name is not UTF-8, or has over 65,535 bytes."
+    GGUF_VALUE = "QKV-F804", "A value of the metadata has an unknown type."
+    GGUF_DUPLICATE = "QKV-F805", "A key or the name of a tensor stands there twice."
+    GGUF_ALIGNMENT = "QKV-F806", "The alignment is no power of two."
+    GGUF_SHAPE = "QKV-F807", "A shape cannot be, or its rows are no whole number of blocks."
+    GGUF_TYPE = "QKV-F808", "A tensor has a type that ggml does not have."
+    GGUF_RANGE = "QKV-F809", "A tensor's bytes lie outside the file."
+    GGUF_HOLE = "QKV-F810", "Bytes between two tensors belong to none."
+    GGUF_OVERLAP = "QKV-F811", "Two tensors share bytes, or one does not begin at an aligned offset."
+    GGUF_SPLIT = "QKV-F812", "The files of a split checkpoint do not belong together."
 
     LIMIT_HEADER = "QKV-F901", "A header, index or directory has more bytes than the limit."
     LIMIT_ENTRIES = "QKV-F902", "A zip or tar has more entries than the limit."

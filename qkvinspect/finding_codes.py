@@ -66,6 +66,7 @@ class FindingCode(StrEnum):
         "The pickle names a class or function that is neither torch's nor known as dangerous.",
     )
     UNKNOWN_TENSOR = "unknown-tensor", "warning", "A tensor of a kind that is not known was left out."
+    TRAILING_BYTES = "trailing-bytes", "warning", "Bytes follow the last tensor of a GGUF file."
     UNLISTED_TENSORS = "unlisted-tensors", "warning", "Shards hold tensors that their index omits."
     UNREADABLE_TENSOR = (
         "unreadable-tensor",

@@ -23,8 +23,11 @@ def modules(folder: str) -> list[str]:
 
 
 def test_every_format_is_listed() -> None:
+    folders = [path.parent.name for path in sorted((PACKAGE / "formats").glob("*/__init__.py"))]
     offering = {
-        name for name in modules("formats") if hasattr(importlib.import_module(f"qkvinspect.formats.{name}"), "sniff")
+        name
+        for name in (*modules("formats"), *folders)
+        if hasattr(importlib.import_module(f"qkvinspect.formats.{name}"), "sniff")
     }
     assert offering == set(FORMATS)
     assert len({module.NAME for module in formats()}) == len(FORMATS)

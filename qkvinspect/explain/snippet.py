@@ -45,7 +45,16 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
             sizes = f"({attention.heads.heads(part.name)}, {attention.heads.width(part.name)})"
             lines.append(f"{part.name}_heads = {part.name}.unflatten(0, {sizes})")
         lines[-1] += "  # [heads, head_dim, in_features]"
+        lines += _unpaired(layout.paired, attention.heads)
     return lines
+
+
+def _unpaired(parts: Sequence[str], geometry: Geometry) -> Iterator[str]:
+    """Undo what a converter did to the rows of each head; ``q_original`` is as before."""
+    for part in parts:
+        sizes = f"({geometry.heads(part)}, {geometry.width(part) // 2}, 2)"
+        lines = f"{part}_original = {part}.unflatten(0, {sizes}).transpose(1, 2).flatten(0, 2)"
+        yield f"{lines}  # in transformers' order of rows"
 
 
 def _fetch(checkpoint: Checkpoint) -> Iterator[str]:
@@ -66,6 +75,8 @@ def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
     if checkpoint.loader in ("distributed", "distributed-safetensors"):
         return list(_load_distributed(infos, checkpoint))
     files = list(dict.fromkeys(_here(info.region.source.name, checkpoint) for info in infos))
+    if checkpoint.loader == "gguf":
+        return list(_load_gguf(files))
     if checkpoint.modules:
         load = "torch.load({!r}, weights_only=False).state_dict()  # runs the file's code: only if you trust it"
     elif checkpoint.loader == "torch":
@@ -75,6 +86,15 @@ def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
     if len(files) == 1:
         return [f"state = {load.format(files[0])}"]
     return ["state = {}"] + [f"state |= {load.format(file)}" for file in files]
+
+
+def _load_gguf(files: Sequence[str]) -> Iterator[str]:
+    """The gguf package gives numbers of every type as numpy has them."""
+    yield "state = {}"
+    for file in files:
+        yield f"for tensor in gguf.GGUFReader({file!r}).tensors:"
+        yield "    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)"
+        yield "    state[tensor.name] = torch.tensor(values)"
 
 
 def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> Iterator[str]:

@@ -43,9 +43,8 @@ def require_code(piece: OutputTensor) -> None:
         LayoutError: it has no such dtype.
     """
     if piece.dtype.name not in _CODES:
-        raise LayoutError(
-            f"safetensors has no dtype {piece.dtype.name}", tensor=piece.name, hint="write a .pt file instead"
-        )
+        hint = "its numbers have to be dequantised first" if piece.dtype.block > 1 else "write a .pt file instead"
+        raise LayoutError(f"safetensors has no dtype {piece.dtype.name}", tensor=piece.name, hint=hint)
 
 
 def _header(pieces: Sequence[OutputTensor], metadata: Mapping[str, str]) -> bytes:

@@ -68,7 +68,8 @@ def as_torch_counts(piece: OutputTensor) -> OutputTensor:
     if dtype.name == "float4_e2m1fn" and shape and shape[-1] % 2 == 0:
         return replace(piece, dtype=DTYPES["float4_e2m1fn_x2"], shape=(*shape[:-1], shape[-1] // 2))
     if dtype.kind == "opaque" or dtype.bits < 8:
-        raise LayoutError(f"torch has no plain dtype {dtype.name}", tensor=piece.name, hint="write a .safetensors file")
+        hint = "its numbers have to be dequantised first" if dtype.block > 1 else "write a .safetensors file"
+        raise LayoutError(f"torch has no plain dtype {dtype.name}", tensor=piece.name, hint=hint)
     return piece
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,17 @@ USUAL = (
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf")
+
+_PART = re.compile(r"(.*)-\d{5}(-of-\d{5}\.gguf)", re.DOTALL)
+
+
+def _are_parts(names: Sequence[str]) -> bool:
+    """Whether files are of one checkpoint that knows the names of the others itself: any stands for all."""
+    if all(name.startswith("shard-") and name.endswith(".safetensors") for name in names):
+        return True
+    parts = [_PART.fullmatch(name) for name in names]
+    return None not in parts and len({part.groups() for part in parts if part}) == 1
 
 
 def below(path: Path) -> Iterator[Path]:
@@ -61,10 +72,12 @@ def is_one(folder: Path) -> bool:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return True
+    checkpoints = [name for name in names if name.endswith(SUFFIXES)]
     return (
         not names.isdisjoint((*USUAL, ".metadata"))
         or any(name.endswith(".index.json") for name in names)
-        or sum(name.endswith(SUFFIXES) for name in names) == len(names - {"config.json"}) == 1
+        or len(checkpoints) == len(names - {"config.json"}) == 1
+        or (bool(checkpoints) and all(map(_PART.fullmatch, checkpoints)) and _are_parts(checkpoints))
     )
 
 
@@ -128,8 +141,8 @@ def _pick(names: Sequence[str], arrays: Sequence[str], folder: str) -> tuple[str
     usual = [name for name in USUAL if name in files]
     distributed = [name for name in names if name == ".metadata" and any(n.endswith(".distcp") for n in names)]
     candidates = [n for n in indexes if ".safetensors." in n] or indexes or usual[:1] or distributed or files
-    if len(candidates) > 1 and all(name.startswith("shard-") and name.endswith(".safetensors") for name in candidates):
-        return candidates[0], ()  # parts of one checkpoint: any stands for all
+    if len(candidates) > 1 and _are_parts(candidates):
+        return candidates[0], ()
     if len(candidates) == 1:
         others = [name for name in files if name not in candidates]
         findings: tuple[Finding, ...] = ()

@@ -47,7 +47,6 @@ _JSON_ERROR = Kind(
 )
 
 _BEGINNINGS: tuple[tuple[bytes, Kind], ...] = (
-    (b"GGUF", Kind(Code.IS_GGUF, "a GGUF file", "inspect the checkpoint that it was converted from")),
     (b"\x89HDF\r\n\x1a\n", HDF5),
     (b"\x93NUMPY", NPY),
     (b"\x1f\x8b", Kind(Code.IS_COMPRESSED, "a gzip file", "unpack it with gunzip first")),

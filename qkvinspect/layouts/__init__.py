@@ -8,6 +8,7 @@ from qkvinspect.layouts import (
     decoders,
     diffusion,
     encoders,
+    llama_cpp,
     other_attention,
     query_key_value,
     separate,
@@ -26,6 +27,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *vision.LAYOUTS,
     *diffusion.LAYOUTS,
     *other_attention.LAYOUTS,
+    *llama_cpp.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 

@@ -79,6 +79,8 @@ class Layout:
         v_free: whether V may be wider or narrower than Q and K.
         v_ratio: how many times wider a head of V is than one of K, where the library fixes that.
         no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
+        paired: parts in whose heads the rows of the first and the second half lie in turn, which transformers has
+            one behind the other.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
         logits: how the library makes attention logits of Q and K.
         nn_multihead: whether it is torch.nn.MultiheadAttention itself, which ``explain --verify`` can run.
@@ -116,6 +118,7 @@ class Layout:
     v_free: bool = False
     v_ratio: int | None = None
     no_bias: tuple[str, ...] = ()
+    paired: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
     logits: Logits = Logits()
     nn_multihead: bool = False

@@ -85,18 +85,19 @@ def strided_matrix(info: TensorInfo, orientation: Orientation) -> StridedMatrix:
     Raises:
         LayoutError: the tensor has no such form.
     """
-    bits = info.dtype.bits
-    if bits >= 8:
+    bits, block = info.dtype.bits, info.dtype.block
+    if bits >= 8 and block == 1:
         rows, cols, row_stride, col_stride = _axes(info, orientation)
         return StridedMatrix(info, rows, cols, row_stride, col_stride, info.offset, bits)
     rows, cols, row_stride, _ = _axes(info, orientation)
-    if orientation != "out_in" or not info.contiguous or cols * bits % 8:
+    if orientation != "out_in" or not info.contiguous or cols % block or cols // block * bits % 8:
         raise LayoutError(
             f"rows of {info.dtype.name} do not begin on whole bytes",
             tensor=info.name,
-            found=f"{cols} elements of {bits} bits a row",
+            found=f"{cols} elements of {bits} bits" + f" for each {block}" * (block > 1) + " a row",
         )
-    return StridedMatrix(info, rows, cols * bits // 8, row_stride * bits // 8, 1, 0, 8, grain=bits // gcd(bits, 8))
+    width, step = (count // block * bits // 8 for count in (cols, row_stride))
+    return StridedMatrix(info, rows, width, step, 1, 0, 8, grain=bits // gcd(bits, 8))
 
 
 def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, int]:

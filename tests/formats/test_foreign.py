@@ -68,7 +68,6 @@ def a_table() -> bytes:
 
 FOREIGN: dict[str, tuple[bytes, str, str, Code]] = {
     "empty": (b"", "is empty", "download", Code.FILE_EMPTY),
-    "GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(64), "GGUF", "converted from", Code.IS_GGUF),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5", "PyTorch checkpoint", Code.IS_HDF5),
     "Keras": (a_keras_model(), "Keras model", "PyTorch checkpoint", Code.IS_KERAS),
     "NumPy": (an_array(), "NumPy array", "save_file", Code.IS_NUMPY),

@@ -24,6 +24,7 @@ _HEADS = frozenset(
         "n_heads",
         "num_heads",
         "num_head",
+        "head_count",
         "nhead",
         "nheads",
         "heads",
@@ -51,10 +52,20 @@ _KV_HEADS = frozenset(
         "num_query_groups",
         "kv_n_heads",
         "kv_heads",
+        "head_count_kv",
     ]
 )
 _HEAD_DIM = frozenset(
-    ["head_dim", "d_kv", "kv_channels", "dim_head", "head_size", "attention_head_dim", "transformer_dim_head"]
+    [
+        "head_dim",
+        "d_kv",
+        "kv_channels",
+        "dim_head",
+        "head_size",
+        "attention_head_dim",
+        "transformer_dim_head",
+        "key_length",
+    ]
 )
 
 

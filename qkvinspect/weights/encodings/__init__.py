@@ -11,6 +11,7 @@ from qkvinspect.weights.encodings import (
     awq,
     bitsandbytes_4bit,
     float4,
+    ggml_blocks,
     gptq,
     known_by_name,
     mlx,
@@ -92,7 +93,9 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
     """Put together what belongs together: one pass over the names, nothing read."""
     tensors = checkpoint.tensors
     found: dict[str, Weight] = {}
-    for name in tensors:
+    for name, info in tensors.items():
+        if info.dtype.block > 1:
+            found[name] = ggml_blocks.weight_of(info)
         for kind in _BY_MARKER.get(name.rpartition(".")[2], ()):
             weight = kind.find(name, checkpoint)
             if weight is not None:

@@ -109,7 +109,7 @@ def links_out() -> Iterator[Scene]:
 
 
 def folders() -> Iterator[Scene]:
-    for names in ((), ("readme.md",), ("config.json",), ("a.txt", "b.gguf"), ("optimizer",)):
+    for names in ((), ("readme.md",), ("config.json",), ("a.txt", "b.onnx"), ("optimizer",)):
         yield Scene(
             f"a folder with {', '.join(names) or 'nothing'}",
             partial(_files, dict.fromkeys(names, b"{}"), ""),
@@ -329,7 +329,7 @@ def containers() -> Iterator[Scene]:
         "xz": (lzma.compress(torch_zip), Code.IS_COMPRESSED),
         "bzip2": (b"BZh91AY&SY" + bytes(50), Code.IS_COMPRESSED),
         "zstd": (b"\x28\xb5\x2f\xfd" + bytes(50), Code.IS_COMPRESSED),
-        "GGUF": (b"GGUF\3\0\0\0" + bytes(50), Code.IS_GGUF),
+        "GGUF": (b"GGUF\1\0\0\0" + bytes(50), Code.GGUF_VERSION),
         "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(50), Code.IS_HDF5),
         "NumPy": (b"\x93NUMPY\1\0" + bytes(50), Code.IS_NUMPY),
         "a pointer of Git LFS": (

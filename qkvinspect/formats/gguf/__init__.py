@@ -1,0 +1,119 @@
+"""The GGUF format of ggml and llama.cpp, in one file or split over several.
+
+Read here rather than by the gguf package, whose reader makes an object of every token of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, TensorInfo
+from qkvinspect.error_codes import Code
+from qkvinspect.errors import UsageError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
+from qkvinspect.formats.gguf.cursor import malformed
+from qkvinspect.formats.gguf.header import MAGIC, Header, read_header
+from qkvinspect.formats.gguf.metadata import Value
+from qkvinspect.formats.request import OpenRequest
+
+NAME = "gguf"
+
+PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+"""The names that llama.cpp gives the files of a split checkpoint (llama_split_path)."""
+
+
+def sniff(head: bytes) -> bool:
+    return head.startswith(MAGIC)
+
+
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
+    """Read the header, and those of the other files of a split checkpoint; no tensor is read.
+
+    Raises:
+        CheckpointError: a header is malformed, or the files are not of one checkpoint.
+    """
+    if request.container:
+        raise UsageError("GGUF files have no containers", file=source.name, found=repr(request.container))
+    header = read_header(source, request.limits)
+    count = _count(header.values, "split.count") or 1
+    if count == 1:
+        return _checkpoint([(source, header)], header, dict(header.tensors))
+    return _open_split(source, header, count, request)
+
+
+def _open_split(source: ByteSource, header: Header, count: int, request: OpenRequest) -> Checkpoint:
+    """All files of a split checkpoint, of which any may have been named."""
+    request.limits.check("shards", count, source.name)
+    own = _count(header.values, "split.no")
+    name = PART.fullmatch(re.split(r"[/\\]", source.name)[-1])
+    if name is None or own is None or (int(name[2]) - 1, int(name[3])) != (own, count):
+        expected = f"…-{(own or 0) + 1:05d}-of-{count:05d}.gguf"
+        message = f"is one of {count} files of a checkpoint, and not named so that the others can be found"
+        raise malformed(source, Code.GGUF_SPLIT, message, f"a name that does not end in {expected}")
+    names = [f"{name[1]}-{number + 1:05d}-of-{count:05d}.gguf" for number in range(count)]
+    resources = ExitStack()
+    with resources:
+        files: list[tuple[ByteSource, Header]] = []
+        for number, file in enumerate(names):
+            part = source if number == own else source.relative(file)
+            if part is not source:
+                resources.callback(part.close)
+            files.append((part, header if part is source else _read_part(part, number, count, request)))
+        checkpoint = _checkpoint(files, files[0][1], _joined(files))
+        checkpoint.resources.push(resources.pop_all())
+    return checkpoint
+
+
+def _read_part(part: ByteSource, number: int, count: int, request: OpenRequest) -> Header:
+    if part.read(0, min(4, part.size)) != MAGIC:
+        raise malformed(part, Code.GGUF_SPLIT, "is named as a part of a GGUF checkpoint, and is not GGUF", None)
+    header = read_header(part, request.limits)
+    found = _count(header.values, "split.no"), _count(header.values, "split.count")
+    if found != (number, count):
+        text = f"number {found[0]} of {found[1]}, expected {number} of {count}"
+        raise malformed(part, Code.GGUF_SPLIT, "is another part than its name says", text)
+    return header
+
+
+def _joined(files: list[tuple[ByteSource, Header]]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for part, header in files:
+        for name, info in header.tensors.items():
+            if name in tensors:
+                raise malformed(part, Code.GGUF_DUPLICATE, "stands in two files of the checkpoint", None, name)
+            tensors[name] = info
+    announced = _count(files[0][1].values, "split.tensors.count")
+    if announced is not None and announced != len(tensors):
+        found = f"{len(tensors)} tensors, {announced} are announced"
+        raise malformed(files[0][0], Code.GGUF_SPLIT, "the files do not hold all tensors", found)
+    return tensors
+
+
+def _count(values: Mapping[str, Value], key: str) -> int | None:
+    value = values.get(key)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _checkpoint(files: list[tuple[ByteSource, Header]], first: Header, tensors: dict[str, TensorInfo]) -> Checkpoint:
+    architecture = first.values.get("general.architecture")
+    values: dict[str, object] = {"architecture": architecture} if isinstance(architecture, str) else {}
+    findings = [
+        Finding(FindingCode.TRAILING_BYTES, f"{part.name}: {header.unused} bytes follow the last tensor")
+        for part, header in files
+        if header.unused
+    ]
+    return Checkpoint(
+        path=files[0][0].name,
+        format=NAME,
+        num_bytes=sum(part.size for part, _ in files),
+        tensors=tensors,
+        num_files=len(files),
+        metadata={key: value for key, value in first.values.items() if isinstance(value, str)},
+        configs=(Config("checkpoint:metadata", {**values, **first.values}),),
+        containers=(Container("", len(tensors), "model"),),
+        findings=tuple(findings),
+        loader="gguf",
+    )

@@ -1,0 +1,153 @@
+"""The block types of ggml, as GGUF files hold them: a run of a row's values with the scales they share.
+
+Told by their dtype, not by a name. The numbers are those of the ``gguf`` package (``gguf.quants``), which is imported
+when the first is asked for; shapes need nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.dtypes import DType
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.strided import strided_matrix, strided_shape
+from qkvinspect.weights.weight import StoredRows, Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.reading import Array
+
+_PIECE = 4 << 20
+"""Stored bytes that are decoded at once: the package makes several arrays of their numbers."""
+
+_CODES: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "Q4_0": ((2, 18, 0x11),),
+    "Q4_1": ((4, 20, 0x11),),
+    "Q5_0": ((2, 6, 0), (6, 22, 0x11)),
+    "Q5_1": ((4, 8, 0), (8, 24, 0x11)),
+    "Q8_0": ((2, 34, 1),),
+    "Q2_K": ((16, 80, 0x55),),
+    "Q3_K": ((0, 32, 0), (32, 96, 0x55)),
+    "Q4_K": ((16, 144, 0x11),),
+    "Q5_K": ((16, 48, 0), (48, 176, 0x11)),
+    "Q6_K": ((0, 128, 0x11), (128, 192, 0)),
+}
+"""Where the codes of a block lie, and the bytes that make every code one step more than all zeros do
+(ggml-common.h). All other bytes are scales."""
+
+
+_NOT_DECODED = frozenset({"Q8_1", "Q8_K", "Q1_0"})
+"""Types of sums on the way, and one that is too new."""
+
+Made = Callable[["Array"], "Array"]
+"""Of blocks as bytes, what is wanted of each of their values."""
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlBlocks:
+    """A matrix in blocks along its rows."""
+
+    info: TensorInfo
+
+    by_columns = False
+    computed_in = None
+
+    @property
+    def label(self) -> str:
+        bits = self.info.dtype.bits / self.info.dtype.block
+        return f"{self.info.dtype.name} of ggml, {bits:g} bits a weight in blocks of {self.info.dtype.block}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return strided_shape(self.info, "out_in")
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        return (self.info,)
+
+    def decode(self, rows: range, cols: range) -> Array:
+        return _over(self.info, rows, cols, lambda blocks: _numbers(blocks, self.info.dtype))
+
+    def slack(self, rows: range, cols: range) -> Array | None:
+        """Half a step of the codes; the first and the last code stand for all that lies beyond them too."""
+        places = _CODES.get(self.info.dtype.name)
+        if places is None:
+            return None
+        return _over(self.info, rows, cols, lambda blocks: _half_steps(blocks, self.info.dtype, places))
+
+    def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
+        return (StoredRows("weight", self.info, tuple(runs)),)
+
+    def python(self) -> tuple[str, ...]:
+        return (f"weight = state_dict[{self.info.name!r}]",)
+
+
+def weight_of(info: TensorInfo) -> Weight:
+    """A tensor of a block type as the weight that it holds."""
+    if info.dtype.name in _NOT_DECODED:
+        return Weight(info.name, info.shape, info.dtype, info, why=f"no package decodes ggml's {info.dtype.name}")
+    if not _has_package():
+        why = f"the numbers of ggml's {info.dtype.name} need a package: pip install 'qkvinspect[gguf]'"
+        return Weight(info.name, info.shape, info.dtype, info, why=why)
+    return Weight(info.name, info.shape, info.dtype, None, GgmlBlocks(info))
+
+
+@lru_cache(1)
+def _has_package() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("gguf") is not None
+
+
+def _over(info: TensorInfo, rows: range, cols: range, made: Made) -> Array:
+    """What is made of the blocks of some rows and columns, some rows at a time: float32 [rows, columns]."""
+    import numpy as np
+
+    from qkvinspect.weights.reading import gather
+
+    size, block = info.dtype.bits // 8, info.dtype.block
+    out = np.empty((len(rows), len(cols)), np.float32)
+    if not out.size:
+        return out
+    low, high = min(cols[0], cols[-1]) // block, max(cols[0], cols[-1]) // block + 1
+    units = strided_matrix(info, "out_in").transposed.take(range(low * size, high * size)).transposed
+    columns = np.arange(cols.start, cols.stop, cols.step) - low * block
+    step = max(_PIECE // max((high - low) * size, 1), 1)
+    for first in range(0, len(rows), step):
+        some = rows[first : first + step]
+        blocks = gather(units, [some]).reshape(-1, size)
+        out[first : first + len(some)] = made(blocks).reshape(len(some), -1)[:, columns]
+    return out
+
+
+def _numbers(blocks: Array, dtype: DType) -> Array:
+    """Of blocks as bytes, uint8 [blocks, bytes of one]: float32 [blocks, values]."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, quants
+
+    with np.errstate(all="ignore"):  # scales that are not finite
+        return quants.dequantize(np.ascontiguousarray(blocks), GGMLQuantizationType[dtype.name]).reshape(
+            len(blocks), -1
+        )
+
+
+def _half_steps(blocks: Array, dtype: DType, places: tuple[tuple[int, int, int], ...]) -> Array:
+    import numpy as np
+
+    def filled(code: int | None) -> Array:
+        changed = blocks.copy()
+        for start, stop, one in places:
+            changed[:, start:stop] = one if code is None else code
+        return _numbers(changed, dtype)
+
+    own, least, most = _numbers(blocks, dtype), filled(0), filled(0xFF)
+    if dtype.name == "Q8_0":  # two's complement: -127 to 127 are used
+        least, most = -127 * filled(None), 127 * filled(None)
+        zero = np.zeros_like(own)
+    else:
+        zero = least
+    with np.errstate(invalid="ignore"):
+        steps = np.abs(filled(None) - zero) / 2
+    return np.where((own == least) | (own == most), np.float32(np.inf), steps)
