@@ -11,7 +11,7 @@ from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
 from qkvinspect.diff.pairing import Pair, Renames, pair_names
-from qkvinspect.diff.parts import Parts, common_heads, heads_of, parts_of, stored_of, tensors_of
+from qkvinspect.diff.parts import Parts, common_heads, heads_of, paired, parts_of, stored_of, tensors_of
 from qkvinspect.diff.relations import relate
 from qkvinspect.diff.stacks import pair_by_order
 from qkvinspect.diff.tally import Advance
@@ -99,7 +99,7 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
         announce(region for one in work for lines in one.parts[side].values() for region in lines.weight.regions)
         announce(others.regions(side) if others else ())
     layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
-    notes += _disagreeing(work)
+    notes += [*_disagreeing(work), *_turned(work)]
     return Difference(
         a=a.checkpoint,
         b=b.checkpoint,
@@ -149,6 +149,17 @@ def _disagreeing(work: Sequence[_Layer]) -> list[str]:
     return [f"A has {a} heads and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
 
 
+def _turned(work: Sequence[_Layer]) -> list[str]:
+    """Which rows were put in another order before they were compared."""
+    sides = [(a, b) for one in work if (a := paired(one.a)) != (b := paired(one.b))]
+    if not sides:
+        return []
+    side, parts = ("A", sides[0][0]) if sides[0][0] else ("B", sides[0][1])
+    names = " and ".join(part.upper() for part in parts)
+    text = f"in each head of {names} of {side} the rows of the two halves lie in turn, as llama.cpp has them"
+    return [f"{text}; they were compared in the order of the other side"]
+
+
 def _without_out(a: Report, b: Report) -> str:
     """A or B, if one of them is an extract of Q, K and V, as ``export --split`` writes."""
     known = [[one for one in side.attentions if one.parts] for side in (a, b)]
@@ -158,7 +169,8 @@ def _without_out(a: Report, b: Report) -> str:
 
 def _layer(pair: Pair, a: Attention, b: Attention, extract: str) -> _Layer:
     if a.parts and b.parts:
-        one, other = parts_of(a), parts_of(b)
+        unpaired = paired(a) != paired(b)
+        one, other = parts_of(a, unpaired=unpaired), parts_of(b, unpaired=unpaired)
         names = [name for name in ORDER if name in one or name in other]
         if extract:
             names = [name for name in names if not name.startswith("out")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry, merge
@@ -11,21 +13,38 @@ Parts = dict[str, Lines]
 """``q``, ``k``, ``v``, ``out`` and the same with ``_bias``; or stored tensors by the ends of their names."""
 
 
-def parts_of(attention: Attention) -> Parts:
-    """The parts of a module whose layout is known; the output projection by its columns, which are heads' rows."""
+def parts_of(attention: Attention, *, unpaired: bool = False) -> Parts:
+    """The parts of a module whose layout is known; the output projection by its columns, which are heads' rows.
+
+    Args:
+        unpaired: put the rows of heads whose halves lie in turn (llama.cpp) in the order that transformers has.
+    """
     found: Parts = {}
+    turned = paired(attention) if unpaired else ()
     for part in attention.parts:
-        found[part.name] = Lines(part.weight, part.weight.as_matrix(part.orientation), part.rows)
+        rows = _halves(part.heads) if part.name in turned else part.rows
+        found[part.name] = Lines(part.weight, part.weight.as_matrix(part.orientation), rows)
     output = attention.output
     if output is not None:
         matrix = output.weight.as_matrix(output.orientation)
         found["out"] = flip(Lines(output.weight, matrix, (range(matrix.rows),)))
     for part in attention.parts:
         if part.bias is not None:
-            found[f"{part.name}_bias"] = Lines(part.bias, part.bias.as_matrix("out_in"), merge(part.bias_heads))
+            rows = _halves(part.bias_heads) if part.name in turned else merge(part.bias_heads)
+            found[f"{part.name}_bias"] = Lines(part.bias, part.bias.as_matrix("out_in"), rows)
     if attention.out_bias is not None:
         found["out_bias"] = whole(attention.out_bias)
     return found
+
+
+def paired(attention: Attention) -> tuple[str, ...]:
+    """Parts in whose heads the rows of the two halves lie in turn, where the heads are known."""
+    return attention.layout.paired if attention.layout is not None and attention.heads is not None else ()
+
+
+def _halves(heads: Iterable[range]) -> tuple[range, ...]:
+    """The even rows of each head, then the odd ones."""
+    return tuple(head[first::2] for head in heads for first in (0, 1))
 
 
 def stored_of(attention: Attention) -> Parts:

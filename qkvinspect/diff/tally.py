@@ -15,8 +15,9 @@ from qkvinspect.weights.reading import Array
 from qkvinspect.weights.rounding import rounded
 from qkvinspect.weights.strided import StridedMatrix
 
-_SURE = 1 + 2.0**-7
-"""What a scale that was rounded itself (to bfloat16 at the coarsest) adds to the distance of codes."""
+_SURE = 1 + 2.0**-3
+"""What the rounding of the scale itself adds to half a step: a float16 scale moves the 127th code of 8 bits by an
+eighth of it, a quotient in bfloat16 a float8 by as much."""
 
 Advance = Callable[[int], None]
 """Told how many bytes have just been read."""

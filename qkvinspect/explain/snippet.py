@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
@@ -119,7 +120,8 @@ def _weight(weight: Weight) -> tuple[Sequence[str], str]:
     lines = weight.encoding.python()
     for info in weight.stored:
         lines = [line.replace(f"state_dict[{info.name!r}]", _reach(info)) for line in lines]
-    return lines, "weight"
+    plain = re.fullmatch(r"weight = (.+)", lines[0]) if len(lines) == 1 else None
+    return ((), plain[1]) if plain and plain[1] == _reach(weight.stored[0]) else (lines, "weight")
 
 
 def _reach(info: TensorInfo) -> str:

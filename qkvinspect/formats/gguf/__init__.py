@@ -116,4 +116,5 @@ def _checkpoint(files: list[tuple[ByteSource, Header]], first: Header, tensors: 
         containers=(Container("", len(tensors), "model"),),
         findings=tuple(findings),
         loader="gguf",
+        sorted_names=True,
     )
