@@ -9,67 +9,12 @@ from typing import cast
 
 from qkvinspect.checkpoint import Config, Finding, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection import patterns
+from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
-from qkvinspect.layouts.packing import HEADED
 from qkvinspect.weights.strided import shape_as_matrix
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A layout that fits the names around one weight."""
-
-    layout: Layout
-    path: Path
-    layer: str
-    weights: tuple[TensorInfo, ...]
-    settled: bool = False
-
-    @property
-    def shapes(self) -> list[tuple[int, int]]:
-        """(rows, columns) of each weight; LayoutError if one has no such form."""
-        return [
-            shape_as_matrix(info, stored.orientation)
-            for info, stored in zip(self.weights, self.layout.weights, strict=True)
-        ]
-
-    def require_square(self) -> None:
-        """nn.MultiheadAttention projects to embed_dim and nothing else.
-
-        Raises:
-            LayoutError: the layout is ``square`` and the shapes are not.
-        """
-        if not self.layout.square:
-            return
-        shapes = self.shapes
-        for stored, info, (rows, _) in zip(self.layout.weights, self.weights, shapes, strict=True):
-            expected = shapes[0][1] * len(stored.packing.order)
-            if rows != expected and HEADED.issuperset(stored.packing.order):
-                raise LayoutError(
-                    f"{info.name} has the name of {self.layout.id} but not its shape",
-                    found=f"{rows} rows where {expected} were expected",
-                )
-
-    @property
-    def specificity(self) -> int:
-        """How much of the names the layout accounts for."""
-        layout = self.layout
-        shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim)) + layout.square
-        return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings) + shape
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One attention module: its layout, or the candidates if nothing decides between them."""
-
-    candidates: tuple[Candidate, ...]
-    decided_by: str
-
-    @property
-    def chosen(self) -> Candidate | None:
-        return None if self.decided_by == "ambiguous" else self.candidates[0]
 
 
 def find_attentions(
@@ -104,6 +49,8 @@ def find_attentions(
             match = _decide(free, configs, forced)
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
+    layers = {match.candidates[0].layer for match in matches}
+    matches += [_decide(candidates, configs, forced) for candidates in patterns.find(names, claimed, layers)]
     order = {name: position for position, name in enumerate(names.tensors)}
     return sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name]), stale
 

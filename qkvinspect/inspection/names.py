@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import product
 
-from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.weights.strided import shape_as_matrix
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
@@ -51,6 +52,11 @@ class Names:
                 return self.tensors[name]
         return None
 
+    def find_path(self, path: Path) -> TensorInfo | None:
+        """The tensor of a path, or None."""
+        name = self._by_path.get(path)
+        return self.tensors[name] if name is not None else None
+
     def find_in_stack(self, key: str, layer: Path) -> TensorInfo | None:
         """As ``find``; failing that, the same tensor of another layer of the same stack."""
         found = self.find(key, layer)
@@ -91,6 +97,15 @@ class Names:
             last = parts.pop()
             components -= not (wrapped and last in _WRAPPERS)
         return ".".join(parts)
+
+
+def shape_of(info: TensorInfo, orientation: Orientation) -> tuple[int, int]:
+    """(rows, columns) of a weight.
+
+    Raises:
+        LayoutError: it has no such form.
+    """
+    return shape_as_matrix(info, orientation)
 
 
 def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:

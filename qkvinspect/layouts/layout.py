@@ -10,9 +10,13 @@ from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.layouts.packing import Packing
 
-Proof = Literal["proven", "source", "excerpt", "memory"]
+Proof = Literal["proven", "source", "excerpt", "memory", "pattern", "settings"]
 """How a row is known: run against the library's own module, read in its source, seen as an excerpt of it,
-or remembered. A remembered row never outranks another."""
+or remembered. A remembered row never outranks another. Rows outside the registry follow from the names of the
+tensors, or were told by the user."""
+
+FoundBy = Literal["layout", "pattern", "settings"]
+"""Which of the three ways led to a module: a row of the registry, its names' pattern, the user's own row."""
 
 Kind = Literal["fused", "kv-fused", "qk-fused", "separate"]
 
@@ -70,6 +74,7 @@ class Layout:
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
+        num_heads: the number of heads of a module, where the layout itself fixes it (a module a head).
         kv_heads: whether the library allows fewer kv heads than heads, only as many, or has just one.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
         head_tensors: tensors that fix the number of heads.
@@ -79,6 +84,7 @@ class Layout:
         v_ratio: how many times wider a head of V is than one of K, where the library fixes that.
         no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
+        found_by: how modules of this layout are found.
         note: what to beware of, in a sentence.
     """
 
@@ -111,6 +117,8 @@ class Layout:
     v_ratio: int | None = None
     no_bias: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
+    num_heads: int | None = None
+    found_by: FoundBy = "layout"
     note: str = ""
 
     @property

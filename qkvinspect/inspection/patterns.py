@@ -1,0 +1,118 @@
+"""Attention that no row of the registry names: tensors whose names differ only in a word for Q, K and V.
+
+``fc_q``, ``fc_k`` and ``fc_v`` of one module are its projections, if their shapes are those of attention; so is one
+``kqv_linear`` whose rows are a multiple. A name is never taken for a packing: a tensor that holds several parts comes
+with every packing that it may have, for the weights, or a person, to choose from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.inspection.candidates import Candidate
+from qkvinspect.inspection.names import Names, shape_of
+from qkvinspect.inspection.packed import layouts_of
+from qkvinspect.inspection.projections import Module, Projection, modules_of
+from qkvinspect.inspection.words import speaks_of_attention
+
+_OTHER_KINDS = frozenset(
+    "A_log dt_bias conv1d receptance time_decay time_mix_key weight_ih_l0 weight_hh_l0 weight_ih weight_hh"
+    " sampling_offsets".split()
+)
+"""What stands beside such words where they mean something else: state spaces, RWKV, recurrent nets."""
+
+_FEW = 16
+"""Rows below which a name must say that it is attention: a classifier has as few."""
+
+
+def find(names: Names, claimed: Collection[str], layers: Collection[str]) -> Iterator[list[Candidate]]:
+    """Every module whose unclaimed tensors look like projections of attention, with what it may be.
+
+    Args:
+        claimed: tensors that belong to modules that are known.
+        layers: the names of those modules.
+    """
+    used = set(layers)
+    for module in modules_of(names, claimed):
+        if not _OTHER_KINDS.isdisjoint(module.beside):
+            continue
+        whole = [some for some in module.sets if len(_parts(some)) == 3 and _fits(some, module)]
+        of_others = [some for some in module.sets if len(_parts(some)) == 2] if whole or module.stored in used else []
+        several = len(whole) + len(of_others) > 1 or module.stored in used
+        for some in (*whole, *of_others):
+            layer = _layer(module, some, used, several=several)
+            used.add(layer)
+            yield [
+                Candidate(layout, module.path, layer, tuple(one.weight for one in some))
+                for layout in layouts_of(names, module, some)
+            ]
+
+
+def _parts(projections: Sequence[Projection]) -> set[str]:
+    return {part for one in projections for part in one.parts}
+
+
+def _layer(module: Module, projections: Sequence[Projection], used: set[str], *, several: bool) -> str:
+    """The module's name as stored, and what tells these projections from others in it."""
+    first = projections[0]
+    label = str(first.index) if first.index is not None else first.word.label if several else ""
+    layer = f"{module.stored}.{label}".strip(".")
+    if layer in used:
+        layer = f"{layer}.{'_'.join(_parts(projections))}".lstrip(".")
+    return layer
+
+
+def _fits(projections: Sequence[Projection], module: Module) -> bool:
+    """Whether the shapes are those of attention, and the names do not only happen to use such words."""
+    try:
+        sizes = {one.parts: shape_of(one.weight, "out_in") for one in projections}
+        widths = {shape_of(info, "out_in")[1] for _, info in module.outputs}
+    except LayoutError:
+        return False
+    words = (*module.path, *(part for one in projections for part in one.key))
+    said = any(map(speaks_of_attention, words))
+    if projections[0].key[0] == "in_proj" and not (said and widths):
+        return False
+    if not (said or widths or min(rows for rows, _ in sizes.values()) >= _FEW):
+        return False
+    return _one_fits(sizes, widths, said=said) if len(sizes) == 1 else _several_fit(sizes)
+
+
+def _one_fits(sizes: dict[str, tuple[int, int]], widths: set[int], *, said: bool) -> bool:
+    """Whether one tensor can hold Q, K and V: thirds, or a Q as wide as the output projection reads."""
+    ((rows, cols),) = sizes.values()
+    if rows % 3 == 0 and (rows == 3 * cols or rows // 3 in widths):
+        return True
+    for width in widths:
+        kv, odd = divmod(rows - width, 2)
+        if kv > 0 and not odd and width % kv == 0:
+            return True
+    return said and not widths and rows % 3 == 0 and rows > cols
+
+
+def _several_fit(sizes: dict[str, tuple[int, int]]) -> bool:
+    """Whether some number of heads, over some number of kv heads, comes out even."""
+    rows: dict[str, int] = {}
+    for parts, (total, _) in sizes.items():
+        if set(parts) == {"q", "k"} and total == next(size[0] for other, size in sizes.items() if other == "v"):
+            rows |= {"q": total, "k": total}
+        elif total % len(parts):
+            return False
+        else:
+            rows |= dict.fromkeys(parts, total // len(parts))
+    q, k, v = rows["q"], rows["k"], rows["v"]
+    if "kv" in map(_sorted, sizes) and q not in (k, 2 * k) and q % k:
+        return False
+    return q % k == 0 and (v % k == 0 or k % v == 0) and _same_input(sizes)
+
+
+def _sorted(parts: str) -> str:
+    return "".join(sorted(parts))
+
+
+def _same_input(sizes: dict[str, tuple[int, int]]) -> bool:
+    """Whether K and V read vectors of one width, as they read the same ones."""
+    cols = {cols for parts, (_, cols) in sizes.items() if set(parts) & {"k", "v"}}
+    return len(cols) == 1 or len(sizes) == 3
