@@ -36,10 +36,11 @@ def find_attentions(
     matches: list[Match] = []
     found: list[list[Candidate]] = []
     for name, path in names.paths.items():
-        rows = index.get(path[-1:], ()), index.get(path[-2:], ())
-        candidates = [
-            candidate for layout in (*rows[0], *rows[1]) for candidate in _candidates(names, name, path, layout)
-        ]
+        candidates = _at(names, name, path, index)
+        if candidates:
+            found.append([c for c in candidates if _fits(c)] or candidates)
+    for path, name in names.aliases.items():
+        candidates = _at(names, name, path, index)
         if candidates:
             found.append([c for c in candidates if _fits(c)] or candidates)
     found, stale = _without_stale(found)
@@ -83,6 +84,12 @@ def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
     return index
 
 
+def _at(names: Names, name: str, path: Path, index: Mapping[Path, tuple[Layout, ...]]) -> list[Candidate]:
+    """Every layout whose first weight this may be."""
+    rows = index.get(path[-1:], ()), index.get(path[-2:], ())
+    return [found for layout in (*rows[0], *rows[1]) for found in _candidates(names, name, path, layout)]
+
+
 def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator[Candidate]:
     """The layout at this weight, if the names around it fit."""
     _, choices = pattern(layout.weights[0].key)
@@ -99,7 +106,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     if not all(names.has(key, layer) for key in layout.siblings) or any(names.has(k, layer) for k in layout.unless):
         return
-    stored = names.stored_layer(name, count)
+    stored = names.stored_layer(name, count + len(names.paths[name]) - len(path))
     label = f"{stored}.{layout.label}".lstrip(".") if layout.label else stored
     settled = any(names.has(key, layer) for key in layout.settled_by)
     yield Candidate(layout, layer, label, tuple(weights), settled)

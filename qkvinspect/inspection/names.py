@@ -8,11 +8,16 @@ from functools import cache
 from itertools import product
 
 from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.inspection.words import is_projection
 from qkvinspect.weights.strided import shape_as_matrix
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
 matched and kept when they are shown."""
+
+_INNER = frozenset({"linear", "conv", "c", "proj", "lin", "dense"})
+"""Components of a projection that is wrapped in a module of its own: ``q_proj.linear.weight``, ``qkv.conv.weight``.
+Such a tensor is found under the shorter name as well."""
 
 Path = tuple[str, ...]
 
@@ -27,10 +32,19 @@ class Names:
             stripped = {name: tuple(name.split(".")) for name in tensors}
         self.paths = stripped
         self._by_path = {path: name for name, path in stripped.items()}
+        self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
+        self._by_path = {**self.aliases, **self._by_path}
         self._last = {path[-1] for path in self._by_path}
         self._by_stack: dict[Path, str] | None = None
         self._ends: set[Path] | None = None
         self._stages: dict[str, int] = {}
+
+    def _shorter(self, path: Path) -> Path | None:
+        """The path without the component between a projection and its weight, if there is one."""
+        if len(path) < 3 or path[-2] not in _INNER or not is_projection(path[-3]):
+            return None
+        short = (*path[:-2], path[-1])
+        return None if short in self._by_path else short
 
     def has(self, key: str, layer: Path) -> bool:
         """Whether there is such a tensor; ``//key`` means anywhere."""

@@ -144,3 +144,9 @@ def is_output(component: str) -> bool:
     if word_of(component) is not None or is_no_projection(component):
         return False
     return not OUT_WORDS.isdisjoint(words) or words in (("proj",), ("linear",), ("projection",), ("c", "proj"))
+
+
+@lru_cache(1 << 14)
+def is_projection(component: str) -> bool:
+    """Whether a component is the name of a projection of attention: into it or out of it."""
+    return word_of(component) is not None or is_output(component)

@@ -5,12 +5,15 @@ from difflib import get_close_matches
 from qkvinspect.errors import UsageError
 from qkvinspect.layouts import (
     c_attn,
+    convolutions,
     decoders,
     diffusion,
     encoders,
     other_attention,
     query_key_value,
     separate,
+    speech,
+    streams,
     torch,
     vision,
 )
@@ -26,6 +29,9 @@ LAYOUTS: tuple[Layout, ...] = (
     *vision.LAYOUTS,
     *diffusion.LAYOUTS,
     *other_attention.LAYOUTS,
+    *speech.LAYOUTS,
+    *convolutions.LAYOUTS,
+    *streams.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 

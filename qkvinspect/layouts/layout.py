@@ -75,6 +75,7 @@ class Layout:
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
         num_heads: the number of heads of a module, where the layout itself fixes it (a module a head).
+        head_dim: rows of a head of K, where the library fixes them.
         kv_heads: whether the library allows fewer kv heads than heads, only as many, or has just one.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
         head_tensors: tensors that fix the number of heads.
@@ -118,6 +119,7 @@ class Layout:
     no_bias: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
     num_heads: int | None = None
+    head_dim: int | None = None
     found_by: FoundBy = "layout"
     note: str = ""
 

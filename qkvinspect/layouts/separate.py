@@ -1,5 +1,7 @@
 """Libraries that store Q, K and V apart, as one nn.Linear each."""
 
+from typing import Literal
+
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Proof, StoredWeight
 from qkvinspect.layouts.packing import K, Q, V
@@ -7,7 +9,7 @@ from qkvinspect.layouts.packing import K, Q, V
 _QK_NORMS = (HeadTensor("q_norm|q_layernorm|norm_q.weight", 0, "head_dim"),)
 
 
-def _separate(
+def separate(
     id: str,
     libraries: str,
     q: str,
@@ -21,7 +23,11 @@ def _separate(
     suffix: str = ".weight",
     orientation: Orientation = "out_in",
     extras: tuple[tuple[str, str], ...] = (),
+    siblings: tuple[str, ...] = (),
     unless: tuple[str, ...] = (),
+    kv_heads: Literal["free", "equal", "one"] = "free",
+    num_heads: int | None = None,
+    v_free: bool = False,
     head_tensors: tuple[HeadTensor, ...] = (),
     no_bias: tuple[str, ...] = (),
     proof: Proof = "proven",
@@ -38,7 +44,11 @@ def _separate(
         layer=layer,
         label=label,
         extras=extras,
+        siblings=siblings,
         unless=unless,
+        kv_heads=kv_heads,
+        num_heads=num_heads,
+        v_free=v_free,
         head_tensors=head_tensors,
         no_bias=no_bias,
         source=source,
@@ -48,7 +58,7 @@ def _separate(
 
 
 LAYOUTS = (
-    _separate(
+    separate(
         "bert",
         "transformers BERT, RoBERTa, ELECTRA, ESM, Swin, SegFormer; sentence-transformers",
         "query",
@@ -59,18 +69,18 @@ LAYOUTS = (
         head_tensors=(HeadTensor("relative_position_bias_table", 1, "num_heads"),),
         source="transformers models/bert/modeling_bert.py, BertSelfAttention",
     ),
-    _separate(
+    separate(
         "longformer-global",
-        "transformers Longformer: the projections of its global tokens",
+        "transformers Longformer, LED: the projections of its global tokens",
         "query_global",
         "key_global",
         "value_global",
-        layer="self",
+        layer="self|longformer_self_attn",
         label="global",
         out=("../output.dense.weight",),
         source="transformers models/longformer/modeling_longformer.py, LongformerSelfAttention",
     ),
-    _separate(
+    separate(
         "reformer-local",
         "transformers Reformer: local attention",
         "query",
@@ -80,7 +90,7 @@ LAYOUTS = (
         out=("../output.dense.weight",),
         source="transformers models/reformer/modeling_reformer.py, LocalSelfAttention",
     ),
-    _separate(
+    separate(
         "hf-vit",
         "transformers ViT, DeiT, BEiT, DINOv2 as saved",
         "query",
@@ -90,7 +100,7 @@ LAYOUTS = (
         out=("../output.dense.weight",),
         source="transformers models/vit/modeling_vit.py, ViTSelfAttention",
     ),
-    _separate(
+    separate(
         "albert",
         "transformers ALBERT",
         "query",
@@ -101,7 +111,7 @@ LAYOUTS = (
         source="transformers models/albert/modeling_albert.py, AlbertAttention",
         note="one stored layer is used by every layer of its group",
     ),
-    _separate(
+    separate(
         "openai-whisper",
         "openai-whisper",
         "query",
@@ -113,7 +123,37 @@ LAYOUTS = (
         no_bias=("k",),
         note="the key projection has no bias",
     ),
-    _separate(
+    separate(
+        "query-key-value",
+        "transformers Grounding DINO, OmDet-Turbo, LXMERT; diffusers' first UNets",
+        "query",
+        "key",
+        "value",
+        layer="self_attn|encoder_attn|cross_attn|encoder_attn_text|att|attentions.#",
+        out=("out_proj|proj_attn.weight", "../output.dense.weight"),
+        source="transformers models/grounding_dino/modeling_grounding_dino.py, GroundingDinoMultiheadAttention",
+    ),
+    separate(
+        "to-query",
+        "diffusers Kandinsky 5 and 6",
+        "to_query",
+        "to_key",
+        "to_value",
+        out=("out_layer.weight",),
+        head_tensors=(HeadTensor("query_norm.weight", 0, "head_dim"),),
+        source="diffusers models/transformers/transformer_kandinsky.py, Kandinsky5Attention",
+    ),
+    separate(
+        "query-proj",
+        "transformers ProphetNet; Coqui Delightful TTS",
+        "query_proj",
+        "key_proj",
+        "value_proj",
+        layer="self_attn|cross_attn|slf_attn",
+        out=("out_proj.weight",),
+        source="transformers models/prophetnet/modeling_prophetnet.py, ProphetNetAttention",
+    ),
+    separate(
         "deberta-v2",
         "transformers DeBERTa-v2 and v3",
         "query_proj",
@@ -123,7 +163,7 @@ LAYOUTS = (
         out=("../output.dense.weight",),
         source="transformers models/deberta_v2/modeling_deberta_v2.py, DisentangledSelfAttention",
     ),
-    _separate(
+    separate(
         "qkv-proj",
         "transformers Llama, Mistral, Qwen, Gemma, CLIP, OPT, BART, Whisper, wav2vec 2.0; fairseq; CLIP attnpool",
         "q_proj",
@@ -134,7 +174,7 @@ LAYOUTS = (
         head_tensors=_QK_NORMS,
         source="transformers models/llama/modeling_llama.py, LlamaAttention",
     ),
-    _separate(
+    separate(
         "distilbert",
         "transformers DistilBERT, XLM, FlauBERT",
         "q_lin",
@@ -143,7 +183,7 @@ LAYOUTS = (
         out=("out_lin.weight",),
         source="transformers models/distilbert/modeling_distilbert.py, DistilBertSelfAttention",
     ),
-    _separate(
+    separate(
         "t5",
         "transformers T5, mT5, UMT5, LongT5",
         "q",
@@ -155,17 +195,17 @@ LAYOUTS = (
         source="transformers models/t5/modeling_t5.py, T5Attention",
         note="num_heads * d_kv need not equal d_model",
     ),
-    _separate(
+    separate(
         "mpnet",
-        "transformers MPNet; timm CaiT class attention",
+        "transformers MPNet; timm CaiT class attention, NextViT, ResNets of CLIP",
         "q",
         "k",
         "v",
-        layer="attn",
+        layer="attn|e_mhsa|head|attn_pool",
         out=("o|proj.weight",),
         source="transformers models/mpnet/modeling_mpnet.py, MPNetSelfAttention",
     ),
-    _separate(
+    separate(
         "funnel",
         "transformers Funnel Transformer",
         "q_head",
@@ -176,7 +216,7 @@ LAYOUTS = (
         no_bias=("q",),
         note="the query projection has no bias",
     ),
-    _separate(
+    separate(
         "ctrl",
         "transformers CTRL; llm-foundry without fused_qkv",
         "Wq",
@@ -185,7 +225,7 @@ LAYOUTS = (
         out=("dense|out_proj.weight",),
         source="transformers models/ctrl/modeling_ctrl.py, MultiHeadAttention",
     ),
-    _separate(
+    separate(
         "cpmant",
         "transformers CPM-Ant",
         "project_q",
@@ -194,7 +234,7 @@ LAYOUTS = (
         out=("attention_out.weight",),
         source="transformers models/cpmant/modeling_cpmant.py, CpmAntAttention",
     ),
-    _separate(
+    separate(
         "llama-original",
         "Llama and Mistral as first released",
         "wq",
@@ -205,7 +245,18 @@ LAYOUTS = (
         source="llama_models llama3/model.py, Attention",
         note="rows within a head are in rotary pairs, where transformers has them in halves",
     ),
-    _separate(
+    separate(
+        "wq",
+        "timm CrossViT; Sapiens 2, Molmo 2 as released",
+        "wq",
+        "wk",
+        "wv",
+        layer="attn|image_pooling_2d",
+        out=("wo|proj.weight",),
+        head_tensors=_QK_NORMS,
+        source="timm/models/crossvit.py, CrossAttention",
+    ),
+    separate(
         "to-qkv",
         "diffusers, x-transformers, lucidrains' libraries",
         "to_q",
@@ -214,7 +265,7 @@ LAYOUTS = (
         out=("to_out.0.weight", "to_out.weight"),
         source="diffusers models/attention_processor.py, Attention",
     ),
-    _separate(
+    separate(
         "diffusers-added",
         "diffusers SD3, Flux: the projections of the second stream",
         "add_q_proj",
@@ -224,7 +275,7 @@ LAYOUTS = (
         out=("to_add_out.weight",),
         source="diffusers models/attention_processor.py, Attention.add_q_proj",
     ),
-    _separate(
+    separate(
         "xlnet",
         "transformers XLNet",
         "q",
@@ -238,7 +289,7 @@ LAYOUTS = (
         source="transformers models/xlnet/modeling_xlnet.py, XLNetRelativeAttention",
         note="three-dimensional parameters [d_model, num_heads, head_dim]",
     ),
-    _separate(
+    separate(
         "xlstm",
         "transformers xLSTM: mLSTM layers",
         "q",
@@ -250,7 +301,7 @@ LAYOUTS = (
         proof="source",
         note="heads of Q and K are narrower than those of V",
     ),
-    _separate(
+    separate(
         "invariant-point-attention",
         "lucidrains' invariant-point-attention, IgFold: the scalar part",
         "to_scalar_q",
@@ -262,7 +313,7 @@ LAYOUTS = (
         proof="source",
         note="beside it are projections of points, to_point_q, to_point_k and to_point_v",
     ),
-    _separate(
+    separate(
         "annotated-transformer",
         "The Annotated Transformer and its descendants",
         "linears.0",
