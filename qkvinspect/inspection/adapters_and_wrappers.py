@@ -80,7 +80,7 @@ _LEAVES = frozenset(
     for stored in layout.weights
     for name in stored.key.removesuffix(".weight").rpartition(".")[2].split("|")
     if not name.isdecimal()
-) - {"attn", "linear", "linear1", "in_proj", "q", "k", "v", "key", "value"}
+) - {"attn", "linear", "linear1", "conv", "c", "in_proj", "q", "k", "v", "key", "value"}
 """What the projections of attention are called; names that other modules have too are left out."""
 
 _ADAPTER = re.compile(r"^(.+)\.lora_([AB])(?:\.[^.]+)?(?:\.weight)?$")

@@ -43,6 +43,7 @@ def find_attentions(
         candidates = _at(names, name, path, index)
         if candidates:
             found.append([c for c in candidates if _fits(c)] or candidates)
+    every = {info.name for candidates in found for candidate in candidates for info in candidate.weights}
     found, stale = _without_stale(found)
     for candidates in sorted(found, key=lambda some: -max(c.specificity for c in some)):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
@@ -51,7 +52,7 @@ def find_attentions(
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     layers = {match.candidates[0].layer for match in matches}
-    matches += [_decide(candidates, configs, forced) for candidates in patterns.find(names, claimed, layers)]
+    matches += [_decide(candidates, configs, forced) for candidates in patterns.find(names, every, layers)]
     order = {name: position for position, name in enumerate(names.tensors)}
     return sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name]), stale
 

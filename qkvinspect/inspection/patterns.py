@@ -8,7 +8,6 @@ with every packing that it may have, for the weights, or a person, to choose fro
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate
@@ -17,11 +16,11 @@ from qkvinspect.inspection.packed import layouts_of
 from qkvinspect.inspection.projections import Module, Projection, modules_of
 from qkvinspect.inspection.words import speaks_of_attention
 
-_OTHER_KINDS = frozenset(
-    "A_log dt_bias conv1d receptance time_decay time_mix_key weight_ih_l0 weight_hh_l0 weight_ih weight_hh"
-    " sampling_offsets".split()
-)
-"""What stands beside such words where they mean something else: state spaces, RWKV, recurrent nets."""
+_OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D"})
+"""What stands beside an ``in_proj`` that is a state space's or a convolution's."""
+
+_LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
+"""Words of a projection in two steps, whose first or second half alone is none."""
 
 _FEW = 16
 """Rows below which a name must say that it is attention: a classifier has as few."""
@@ -36,10 +35,9 @@ def find(names: Names, claimed: Collection[str], layers: Collection[str]) -> Ite
     """
     used = set(layers)
     for module in modules_of(names, claimed):
-        if not _OTHER_KINDS.isdisjoint(module.beside):
-            continue
         whole = [some for some in module.sets if len(_parts(some)) == 3 and _fits(some, module)]
-        of_others = [some for some in module.sets if len(_parts(some)) == 2] if whole or module.stored in used else []
+        second = whole or module.stored in used
+        of_others = [some for some in module.sets if _is_second(some)] if second else []
         several = len(whole) + len(of_others) > 1 or module.stored in used
         for some in (*whole, *of_others):
             layer = _layer(module, some, used, several=several)
@@ -48,6 +46,12 @@ def find(names: Names, claimed: Collection[str], layers: Collection[str]) -> Ite
                 Candidate(layout, module.path, layer, tuple(one.weight for one in some))
                 for layout in layouts_of(names, module, some)
             ]
+
+
+def _is_second(projections: Sequence[Projection]) -> bool:
+    """Whether these are K and V of a second stream."""
+    low_rank = any(_LOW_RANK.intersection(one.word.affix) for one in projections)
+    return _parts(projections) == {"k", "v"} and not low_rank
 
 
 def _parts(projections: Sequence[Projection]) -> set[str]:
@@ -74,6 +78,10 @@ def _fits(projections: Sequence[Projection], module: Module) -> bool:
     words = (*module.path, *(part for one in projections for part in one.key))
     said = any(map(speaks_of_attention, words))
     if projections[0].key[0] == "in_proj" and not (said and widths):
+        return False
+    if len(projections) == 1 and not _OTHER_KINDS.isdisjoint(module.beside):
+        return False
+    if len(projections) == 2 and any(_LOW_RANK.intersection(one.word.affix) for one in projections):
         return False
     if not (said or widths or min(rows for rows, _ in sizes.values()) >= _FEW):
         return False

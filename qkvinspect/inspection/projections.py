@@ -19,6 +19,9 @@ from qkvinspect.inspection.words import Word, is_no_projection, is_output, word_
 _DEEPEST = 4
 """Components at the end of a name among which the word may stand."""
 
+_LEAVES = frozenset({"weight", "kernel", "w"})
+"""What the matrix of a layer is called."""
+
 _MOST_MATRICES = 3
 """Matrices below one word; where there are more, it is the name of a network and not of a projection."""
 
@@ -83,6 +86,8 @@ def modules_of(names: Names, claimed: Collection[str]) -> Iterator[Module]:
 
 def _place(path: Path) -> int | None:
     """Where in a path the last word for Q, K or V stands, if nothing behind it says that it is no projection."""
+    if path[-1] not in _LEAVES and word_of(path[-1]) is None:
+        return None
     for at in range(len(path) - 1, max(len(path) - 1 - _DEEPEST, -1), -1):
         if word_of(path[at]) is not None or path[at] == "in_proj":
             return at
@@ -97,9 +102,7 @@ def _is_matrix(info: TensorInfo) -> bool:
     return len(shape) > 1 and prod(shape) > 0 and not (shape[1] == 1 and prod(shape[2:]) > 1)
 
 
-def _around(
-    names: Names, places: Mapping[Path, object]
-) -> dict[Path, tuple[list[tuple[Path, TensorInfo]], set[str]]]:
+def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[list[tuple[Path, TensorInfo]], set[str]]]:
     """For each module, its possible output projections and what stands directly below it."""
     found: dict[Path, tuple[list[tuple[Path, TensorInfo]], set[str]]] = {path: ([], set()) for path in places}
     if not found:
@@ -197,4 +200,3 @@ def _pairs(left: Sequence[Projection]) -> tuple[list[tuple[Projection, ...]], li
                 pairs.append((one, partners[0]))
     held = [one for pair in pairs for one in pair]
     return pairs, [one for one in left if one not in held]
-

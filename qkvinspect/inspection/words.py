@@ -35,14 +35,17 @@ GENERIC = frozenset(
 )
 """Words that say no more than that it is a projection."""
 
-NO_PROJECTION = frozenset(
-    "norm ln bn gn rms layernorm rmsnorm batchnorm groupnorm bias biases scale scales embed embeds embedding embeddings"
-    " pos position positions positional rope rotary rel relative lora cache mask token tokens temperature logit logits"
-    " codebook memory index proto prototypes bank".split()
-)
+_NO_PROJECTION = """
+    norm ln bn gn rms layernorm rmsnorm batchnorm groupnorm bias biases scale scales
+    embed embeds embedding embeddings pos position positions positional rope rotary rel relative
+    lora latent multiscale aggreg cache mask token tokens temperature logit logits
+    codebook memory index indexer proto prototypes bank
+"""
+NO_PROJECTION = frozenset(_NO_PROJECTION.split())
 """Words of tensors that stand beside projections and are none, or that look values up."""
 
-OUT_WORDS = frozenset("o out output outputs wo unify unifyheads combine merge concat dense fc final".split())
+_OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc final"
+OUT_WORDS = frozenset(_OUT.split())
 """Words for the output projection."""
 
 ATTENTION_WORDS = ("attn", "attention", "atten", "mha", "msa", "sdpa", "att")

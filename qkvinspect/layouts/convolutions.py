@@ -1,9 +1,9 @@
 """Projections that are 1x1 convolutions: autoencoders, and timm's mobile and hybrid networks."""
 
+from qkvinspect.layouts.apart import separate
 from qkvinspect.layouts.fused import fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import QKV, K, Packing, Q, V
-from qkvinspect.layouts.separate import separate
 
 _BIASES = (HeadTensor("talking_head1.weight", 0, "num_heads"), HeadTensor("attention_biases", 0, "num_heads"))
 _INNERMOST = Packing(("q", "k", "v"), groups="heads", slot_innermost=True)
@@ -18,6 +18,7 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("proj_out.weight",),
         siblings=("proj_out.weight", "norm.weight"),
         num_heads=1,
+        proof="source",
         source="ldm/modules/diffusionmodules/model.py, AttnBlock",
     ),
     fused(
@@ -32,8 +33,8 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("proj_out.weight",),
         num_heads=1,
         head_tensors=(),
-        source="diffusers models/autoencoders/autoencoder_mmaudio.py, MMAudioAttnProcessor",
         proof="source",
+        source="diffusers models/autoencoders/autoencoder_mmaudio.py, MMAudioAttnProcessor",
     ),
     separate(
         "timm-mqa2d",
@@ -44,6 +45,7 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("output.proj.weight",),
         kv_heads="one",
         head_tensors=(HeadTensor("key.proj.weight", 0, "head_dim"),),
+        proof="source",
         source="timm/layers/attention2d.py, MultiQueryAttention2d",
     ),
     *(
@@ -58,6 +60,7 @@ LAYOUTS: tuple[Layout, ...] = (
             kv_heads="equal",
             v_free=True,
             head_tensors=_BIASES,
+            proof="source",
             source=f"timm/models/efficientformer_v2.py, {cls}",
             note="batch norms follow: fold them in before the values mean anything; V is four times as wide as K",
         )
@@ -75,6 +78,7 @@ LAYOUTS: tuple[Layout, ...] = (
         num_heads=1,
         v_free=True,
         head_tensors=(HeadTensor("../../dws.0.conv.weight", 0, "head_dim"),),
+        proof="source",
         source="timm/models/efficientvit_msra.py, CascadedGroupAttention.forward",
         note="a batch norm follows: fold it in before the values mean anything",
     ),
@@ -89,8 +93,23 @@ LAYOUTS: tuple[Layout, ...] = (
         head_dim=16,
         v_free=True,
         head_tensors=(),
+        proof="source",
         source="timm/models/shvit.py, SHSA: qk_dim 16",
         note="a batch norm follows: fold it in before the values mean anything",
+    ),
+    fused(
+        "timm-lambda",
+        "timm Lambda layers: one head of K and V, linear in both",
+        "qkv.weight",
+        ndim=4,
+        siblings=("norm_q.weight", "norm_v.weight"),
+        num_heads=4,
+        head_dim=16,
+        kv_heads="one",
+        v_free=True,
+        head_tensors=(),
+        proof="source",
+        source="timm/layers/lambda_layer.py, LambdaLayer: 4 heads, dim_head 16",
     ),
     fused(
         "csatv2",
@@ -104,6 +123,7 @@ LAYOUTS: tuple[Layout, ...] = (
         bias=(),
         num_heads=1,
         head_tensors=(),
+        proof="source",
         source="timm/models/csatv2.py, SpatialTransformerBlock.forward",
     ),
     Layout(
@@ -115,8 +135,8 @@ LAYOUTS: tuple[Layout, ...] = (
         unless=("q.weight",),
         out=("lin_out.weight",),
         kv_heads="equal",
-        source="torch_geometric/nn/attention/polynormer.py, PolynormerAttention",
         proof="source",
+        source="torch_geometric/nn/attention/polynormer.py, PolynormerAttention",
     ),
     fused(
         "minimax-h3-audio",
@@ -129,6 +149,7 @@ LAYOUTS: tuple[Layout, ...] = (
         square=True,
         head_tensors=(),
         no_bias=("k",),
+        proof="source",
         source="diffusers models/autoencoders/autoencoder_kl_minimax_h3_audio.py, MiniMaxH3AudioCausalAttention",
         note="heads are averaged before the output projection",
     ),

@@ -18,7 +18,7 @@ LAYOUTS: tuple[Layout, ...] = (
             v_free=True,
             kv_heads="equal",
             source="transformers models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3Attention.forward",
-            proof="proven",
+            proof="proven" if kv == "kv" else "source",
             note="a head of Q ends with its rotary part; that of K is the same for all heads, in kv_a_proj_with_mqa",
         )
         for id, libraries, kv, end, q, unless in (
@@ -95,7 +95,7 @@ LAYOUTS: tuple[Layout, ...] = (
         head_tensors=(HeadTensor("attention_biases", 0, "num_heads"),),
         source="transformers models/levit/modeling_levit.py, LevitAttentionSubsample.forward",
         note="batch norms follow: fold them in before the values mean anything",
-        proof="proven",
+        proof="source",
     ),
     fused(
         "levit-fused",
@@ -108,6 +108,7 @@ LAYOUTS: tuple[Layout, ...] = (
         v_free=True,
         head_tensors=(HeadTensor("attention_biases", 0, "num_heads"),),
         source="transformers models/levit/modeling_levit.py, LevitAttention.forward",
+        proof="source",
         note="a batch norm follows: fold it in before the values mean anything",
     ),
     *(

@@ -1,61 +1,9 @@
 """Libraries that store Q, K and V apart, as one nn.Linear each."""
 
-from typing import Literal
-
-from qkvinspect.checkpoint import Orientation
-from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Proof, StoredWeight
-from qkvinspect.layouts.packing import K, Q, V
+from qkvinspect.layouts.apart import separate
+from qkvinspect.layouts.layout import BIAS_KV, HeadTensor
 
 _QK_NORMS = (HeadTensor("q_norm|q_layernorm|norm_q.weight", 0, "head_dim"),)
-
-
-def separate(
-    id: str,
-    libraries: str,
-    q: str,
-    k: str,
-    v: str,
-    *,
-    source: str,
-    out: tuple[str, ...],
-    layer: str = "",
-    label: str = "",
-    suffix: str = ".weight",
-    orientation: Orientation = "out_in",
-    extras: tuple[tuple[str, str], ...] = (),
-    siblings: tuple[str, ...] = (),
-    unless: tuple[str, ...] = (),
-    kv_heads: Literal["free", "equal", "one"] = "free",
-    num_heads: int | None = None,
-    v_free: bool = False,
-    head_tensors: tuple[HeadTensor, ...] = (),
-    no_bias: tuple[str, ...] = (),
-    proof: Proof = "proven",
-    note: str = "",
-) -> Layout:
-    """A row for three linear layers named ``q``, ``k`` and ``v``, each with an optional bias."""
-    names = ((q, Q), (k, K), (v, V))
-    return Layout(
-        id=id,
-        libraries=libraries,
-        weights=tuple(StoredWeight(name + suffix, packing, orientation) for name, packing in names),
-        biases=tuple(StoredWeight(f"{name}.bias", packing) for name, packing in names),
-        out=out,
-        layer=layer,
-        label=label,
-        extras=extras,
-        siblings=siblings,
-        unless=unless,
-        kv_heads=kv_heads,
-        num_heads=num_heads,
-        v_free=v_free,
-        head_tensors=head_tensors,
-        no_bias=no_bias,
-        source=source,
-        proof=proof,
-        note=note,
-    )
-
 
 LAYOUTS = (
     separate(
@@ -132,6 +80,7 @@ LAYOUTS = (
         layer="self_attn|encoder_attn|cross_attn|encoder_attn_text|att|attentions.#",
         out=("out_proj|proj_attn.weight", "../output.dense.weight"),
         source="transformers models/grounding_dino/modeling_grounding_dino.py, GroundingDinoMultiheadAttention",
+        proof="source",
     ),
     separate(
         "to-query",
@@ -142,6 +91,7 @@ LAYOUTS = (
         out=("out_layer.weight",),
         head_tensors=(HeadTensor("query_norm.weight", 0, "head_dim"),),
         source="diffusers models/transformers/transformer_kandinsky.py, Kandinsky5Attention",
+        proof="source",
     ),
     separate(
         "query-proj",
@@ -152,6 +102,7 @@ LAYOUTS = (
         layer="self_attn|cross_attn|slf_attn",
         out=("out_proj.weight",),
         source="transformers models/prophetnet/modeling_prophetnet.py, ProphetNetAttention",
+        proof="source",
     ),
     separate(
         "deberta-v2",
@@ -255,6 +206,7 @@ LAYOUTS = (
         out=("wo|proj.weight",),
         head_tensors=_QK_NORMS,
         source="timm/models/crossvit.py, CrossAttention",
+        proof="source",
     ),
     separate(
         "to-qkv",

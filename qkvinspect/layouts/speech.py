@@ -1,11 +1,9 @@
 """Libraries of speech: ESPnet, NeMo, SpeechBrain, torchaudio, Coqui, and what transformers took from them."""
 
+from qkvinspect.layouts.apart import separate
 from qkvinspect.layouts.fused import KV, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.packing import PER_HEAD, Q
-from qkvinspect.layouts.separate import separate
-
-_SPEECHBRAIN = "speechbrain/nnet/attention.py, "
+from qkvinspect.layouts.packing import PER_HEAD, QKV, Q
 
 LAYOUTS: tuple[Layout, ...] = (
     separate(
@@ -20,6 +18,7 @@ LAYOUTS: tuple[Layout, ...] = (
             HeadTensor("linear_pos_bias_u", 0, "num_heads"),
             HeadTensor("bias_u", 0, "num_heads"),
         ),
+        proof="source",
         source="espnet/nets/pytorch_backend/transformer/attention.py, MultiHeadedAttention",
     ),
     fused(
@@ -28,41 +27,42 @@ LAYOUTS: tuple[Layout, ...] = (
         "w_qkv.weight",
         layer="attn",
         out=("w_out.weight", "out_proj.weight"),
-        source="transformers conversion_mapping.py: rows ordered [query | key | value]",
         proof="source",
+        source="transformers conversion_mapping.py: rows ordered [query | key | value]",
     ),
     *(
         fused(
-            id,
-            libraries,
+            f"speechbrain-{kind}-{calls}{named}",
+            f"SpeechBrain {cls}, {how}",
             "in_proj_weight",
-            PER_HEAD,
+            packing,
             layer=layer,
             siblings=siblings,
             unless=("in_proj_bias",),
             bias=(),
             out=("out_proj.weight",),
             square=True,
-            head_tensors=(HeadTensor("pos_bias_u", 1, "num_heads"),),
-            source=source,
-            note="the names and shapes are those of nn.MultiheadAttention, the rows are not",
+            needs_config=not named,
+            head_tensors=(HeadTensor("pos_bias_u", 1, "num_heads"),) if kind == "relpos" else (),
+            proof="source",
+            source=f"speechbrain/nnet/attention.py, {cls}.forward: {code}",
+            note="named as in nn.MultiheadAttention; how it is divided depends on whether query and key are one tensor",
         )
-        for id, libraries, layer, siblings, source in (
-            (
-                "speechbrain-relpos",
-                "SpeechBrain RelPosMHAXL",
-                "",
-                ("out_proj.weight", "pos_bias_u", "linear_pos.weight"),
-                f"{_SPEECHBRAIN}RelPosMHAXL.forward: view(..., num_heads, 3 * head_dim).chunk(3)",
-            ),
-            (
-                "speechbrain-rope",
-                "SpeechBrain RoPEMHA",
-                "mha_layer|self_attn|self_att|multihead_attn|mutihead_attn|mha",
-                ("out_proj.weight", "out_proj.bias"),
-                f"{_SPEECHBRAIN}RoPEMHA.forward: view(..., num_heads, 3 * head_dim).chunk(3)",
-            ),
+        for kind, cls, siblings, alone in (
+            ("relpos", "RelPosMHAXL", ("out_proj.weight", "pos_bias_u", "linear_pos.weight"), ""),
+            ("rope", "RoPEMHA", ("out_proj.weight", "out_proj.bias"), "self_attn|self_att|mha_layer|mha"),
         )
+        for calls, how, packing, code, places in (
+            (
+                "self",
+                "self-attention",
+                PER_HEAD,
+                "view(..., heads, 3 * head_dim).chunk(3)",
+                "mha_layer|self_attn|self_att",
+            ),
+            ("cross", "cross-attention", QKV, "in_proj_weight.chunk(3)", "multihead_attn|mutihead_attn"),
+        )
+        for named, layer in (("", alone), ("-layer", f"layers.#.{places}"))
     ),
     Layout(
         id="emformer",
@@ -72,8 +72,8 @@ LAYOUTS: tuple[Layout, ...] = (
         layer="attention",
         out=("out_proj.weight",),
         kv_heads="equal",
+        proof="source",
         source="torchaudio/models/emformer.py, _EmformerAttention: chunk(2)",
-        proof="proven",
     ),
     separate(
         "conv-q",
@@ -83,6 +83,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "conv_v",
         out=("conv_o.weight",),
         head_tensors=(HeadTensor("emb_rel_k", 2, "head_dim"),),
+        proof="source",
         source="TTS/tts/layers/glow_tts/transformer.py, RelativePositionMultiHeadAttention",
     ),
     separate(
@@ -92,7 +93,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "key_net",
         "value_net",
         out=("out_projection.weight",),
-        source="transformers conversion_mapping.py",
         proof="source",
+        source="transformers conversion_mapping.py",
     ),
 )

@@ -1,9 +1,9 @@
 """Modules that attend over two streams: a set of projections each, or keys and values of a second one."""
 
+from qkvinspect.layouts.apart import separate
 from qkvinspect.layouts.fused import KV, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import K, Q, V
-from qkvinspect.layouts.separate import separate
 
 _DIFFUSERS = "diffusers models/transformers/"
 
@@ -16,6 +16,7 @@ LAYOUTS: tuple[Layout, ...] = (
             label=stream,
             out=(f"{stream}_attn_proj.weight",),
             head_tensors=(HeadTensor(f"{stream}_attn_q_norm.weight", 0, "head_dim"),),
+            proof="source",
             source=f"{_DIFFUSERS}transformer_joyimage.py: chunk(3)",
         )
         for stream, what in (("img", "image's"), ("txt", "text's"))
@@ -26,6 +27,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "img_qkv_proj.weight",
         label="img",
         out=("to_out.0.weight",),
+        proof="source",
         source=f"{_DIFFUSERS}transformer_prx.py: reshape(..., 3, heads, head_dim)",
     ),
     fused(
@@ -34,6 +36,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "txt_kv_proj.weight",
         KV,
         label="txt",
+        proof="source",
         source=f"{_DIFFUSERS}transformer_prx.py: reshape(..., 2, heads, head_dim)",
     ),
     separate(
@@ -44,6 +47,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "to_v_t",
         label="text",
         out=("to_out_t.weight",),
+        proof="source",
         source=f"{_DIFFUSERS}transformer_hidream_image.py, HiDreamAttention",
     ),
     Layout(
@@ -53,8 +57,8 @@ LAYOUTS: tuple[Layout, ...] = (
         biases=(StoredWeight("add_k_proj.bias", K), StoredWeight("add_v_proj.bias", V)),
         label="added",
         unless=("add_q_proj.weight", "to_added_qkv.weight"),
-        source=f"{_DIFFUSERS}transformer_wan.py, WanAttention.add_k_proj",
         proof="source",
+        source=f"{_DIFFUSERS}transformer_wan.py, WanAttention.add_k_proj",
     ),
     Layout(
         id="stable-audio3-cross",
@@ -66,8 +70,8 @@ LAYOUTS: tuple[Layout, ...] = (
         kv_heads="equal",
         v_free=True,
         subheads=(("q", 2), ("k", 2)),
+        proof="source",
         source=f"{_DIFFUSERS}transformer_stable_audio3.py, StableAudio3CrossAttention",
-        proof="proven",
         note="[q1; q2] and [k1; k2; v]: the heads of Q and K come twice",
     ),
     *(
@@ -79,8 +83,8 @@ LAYOUTS: tuple[Layout, ...] = (
             f"{short}_v_proj",
             label=short,
             out=(f"{out}.out_proj.weight",),
-            source="transformers models/conditional_detr/modeling_conditional_detr.py",
             proof="source",
+            source="transformers models/conditional_detr/modeling_conditional_detr.py",
             note="positions have projections of their own, qpos and kpos, whose results are added",
         )
         for short, what, out in (("sa", "self", "self_attn"), ("ca", "cross", "encoder_attn"))
@@ -95,6 +99,7 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("out_vision_proj.weight",),
         kv_heads="equal",
         extras=(("values_vision_proj.weight", "V of the other direction, in which the text attends to the image"),),
+        proof="source",
         source="transformers models/grounding_dino/modeling_grounding_dino.py, GroundingDinoBiMultiHeadAttention",
         note="the text attends to the image with the same two: vision_proj is its K and text_proj its Q",
     ),
@@ -107,8 +112,8 @@ LAYOUTS: tuple[Layout, ...] = (
             f"value_{what}",
             label=what if what != "protein" else "",
             out=("out_proj.weight",),
-            source="transformers models/evolla/modeling_evolla.py, EvollaSequenceAlignerCrossAttention",
             proof="source",
+            source="transformers models/evolla/modeling_evolla.py, EvollaSequenceAlignerCrossAttention",
         )
         for what in ("protein", "structure", "msa")
     ),
@@ -121,8 +126,8 @@ LAYOUTS: tuple[Layout, ...] = (
         siblings=("q_proj_cam.weight", "A_log"),
         out=("proj.weight",),
         head_tensors=(HeadTensor("A_log", 0, "num_heads"),),
-        source=f"{_DIFFUSERS}transformer_sana_wm.py",
         proof="source",
+        source=f"{_DIFFUSERS}transformer_sana_wm.py",
     ),
     separate(
         "sana-camera-branch",
@@ -133,8 +138,8 @@ LAYOUTS: tuple[Layout, ...] = (
         label="cam",
         out=("out_proj_cam.weight",),
         head_tensors=(HeadTensor("A_log", 0, "num_heads"),),
-        source=f"{_DIFFUSERS}transformer_sana_wm.py",
         proof="source",
+        source=f"{_DIFFUSERS}transformer_sana_wm.py",
     ),
     separate(
         "inkling",
@@ -143,8 +148,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "wk_dv",
         "wv_dv",
         out=("wo_ud.weight",),
-        source="transformers conversion_mapping.py",
         proof="source",
+        source="transformers conversion_mapping.py",
     ),
     Layout(
         id="zaya",
@@ -158,8 +163,8 @@ LAYOUTS: tuple[Layout, ...] = (
             ("v_proj_current.weight", "the first half of V's rows, of the same token"),
             ("v_proj_delayed.weight", "the second half of V's rows, of the token before"),
         ),
-        source="transformers models/zaya/modeling_zaya.py, ZayaCCAProjection.forward",
         proof="source",
+        source="transformers models/zaya/modeling_zaya.py, ZayaCCAProjection.forward",
         note="V is made of two projections, of this token and of the one before",
     ),
 )

@@ -114,17 +114,16 @@ CONVENTIONS: tuple[Convention, ...] = (
         "a lecture's language model: a module a head",
         {**_HEAD_LIST, "blocks.0.sa.proj.weight": (E, E)},
         {
-            f"blocks.0.sa.heads.{h}": {part[0]: f"blocks.0.sa.heads.{h}.{part}.weight" for part in ("query", "key", "value")}
+            f"blocks.0.sa.heads.{h}": {
+                part[0]: f"blocks.0.sa.heads.{h}.{part}.weight" for part in ("query", "key", "value")
+            }
             for h in range(H)
         },
     ),
     Convention(
         "lists of projections, one a head",
         {**_LIST_OF_HEADS, "attn.out.weight": (E, E)},
-        {
-            f"attn.{h}": {part[0]: f"attn.{part}.{h}.weight" for part in ("queries", "keys", "values")}
-            for h in range(H)
-        },
+        {f"attn.{h}": {part[0]: f"attn.{part}.{h}.weight" for part in ("queries", "keys", "values")} for h in range(H)},
     ),
     apart("former", "tblocks.0.attention", "toqueries.weight", "tokeys.weight", "tovalues.weight", "unifyheads.weight"),
     apart(
@@ -136,7 +135,9 @@ CONVENTIONS: tuple[Convention, ...] = (
         "out_projection.weight",
         bias=True,
     ),
-    apart("nlp-tutorial", "layers.0.enc_self_attn", "W_Q.weight", "W_K.weight", "W_V.weight", "linear.weight", bias=True),
+    apart(
+        "nlp-tutorial", "layers.0.enc_self_attn", "W_Q.weight", "W_K.weight", "W_V.weight", "linear.weight", bias=True
+    ),
     apart("one more layer in the name", "block.mha", "query_layer.weight", "key_layer.weight", "value_layer.weight"),
     apart(
         "image diffusion, 1x1 convolutions",
@@ -160,7 +161,11 @@ CONVENTIONS: tuple[Convention, ...] = (
     ),
     Convention(
         "SAGAN: Q and K an eighth as wide",
-        {"attn1.query_conv.weight": (6, E, 1, 1), "attn1.key_conv.weight": (6, E, 1, 1), "attn1.value_conv.weight": (E, E, 1, 1)},
+        {
+            "attn1.query_conv.weight": (6, E, 1, 1),
+            "attn1.key_conv.weight": (6, E, 1, 1),
+            "attn1.value_conv.weight": (E, E, 1, 1),
+        },
         {"attn1": {part[0]: f"attn1.{part}_conv.weight" for part in ("query", "key", "value")}},
         beside={"attn1.gamma": (1,)},
     ),
@@ -174,11 +179,17 @@ CONVENTIONS: tuple[Convention, ...] = (
     ),
     Convention(
         "Transformer-XL's descendants",
-        {"layers.0.dec_attn.q_net.weight": (E, E), "layers.0.dec_attn.kv_net.weight": (2 * E, E), "layers.0.dec_attn.o_net.weight": (E, E)},
+        {
+            "layers.0.dec_attn.q_net.weight": (E, E),
+            "layers.0.dec_attn.kv_net.weight": (2 * E, E),
+            "layers.0.dec_attn.o_net.weight": (E, E),
+        },
         {"layers.0.dec_attn": {"q": "layers.0.dec_attn.q_net.weight", "kv": "layers.0.dec_attn.kv_net.weight"}},
         packed=True,
     ),
-    apart("a verb before the noun", "net.0.fn", "to_queries.weight", "to_keys.weight", "to_values.weight", "to_out.weight"),
+    apart(
+        "a verb before the noun", "net.0.fn", "to_queries.weight", "to_keys.weight", "to_values.weight", "to_out.weight"
+    ),
     apart("classes as names", "model.SelfAttention", "Query.weight", "Key.weight", "Value.weight", "Output.weight"),
     apart(
         "each a Sequential",
@@ -198,7 +209,9 @@ CONVENTIONS: tuple[Convention, ...] = (
         beside={f"stage.2.attn.{part}.bn.weight": (E,) for part in "qkv"},
     ),
     apart("transforms", "att", "query_transform.weight", "key_transform.weight", "value_transform.weight"),
-    apart("camels", "layers.0.multiHeadAttn", "queryProj.weight", "keyProj.weight", "valueProj.weight", "outProj.weight"),
+    apart(
+        "camels", "layers.0.multiHeadAttn", "queryProj.weight", "keyProj.weight", "valueProj.weight", "outProj.weight"
+    ),
     apart("a dictionary of projections", "attn.projections", "q.weight", "k.weight", "v.weight", "o.weight"),
     apart("a feature extractor's", "tower.attention", "wq.weight", "wk.weight", "wv.weight", "wo.weight", bias=True),
     Convention(
@@ -218,7 +231,12 @@ CONVENTIONS: tuple[Convention, ...] = (
     Convention(
         "streaming speech",
         {"emformer.0.attn.emb_to_query.weight": (E, E), "emformer.0.attn.emb_to_key_value.weight": (2 * E, E)},
-        {"emformer.0.attn": {"q": "emformer.0.attn.emb_to_query.weight", "kv": "emformer.0.attn.emb_to_key_value.weight"}},
+        {
+            "emformer.0.attn": {
+                "q": "emformer.0.attn.emb_to_query.weight",
+                "kv": "emformer.0.attn.emb_to_key_value.weight",
+            }
+        },
         packed=True,
     ),
     fused("a repository's own", "layers.0.attn", "qkv_linear.weight", "out_linear.weight"),
