@@ -13,6 +13,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection import adapters_and_wrappers as disguises
 from qkvinspect.inspection import match
 from qkvinspect.inspection import weighing as weights
+from qkvinspect.inspection.account import account
 from qkvinspect.inspection.facts import heads
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.names import Names
@@ -65,7 +66,7 @@ def inspect(
     flags = [heads.parse_flag(text) for text in options.heads]
     lost = disguises.without_values(checkpoint.tensors)
     names = Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
-    matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
+    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
     if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = disguises.lora(checkpoint.tensors)
@@ -88,6 +89,9 @@ def inspect(
         findings += module.findings
         if module.attention is not None:
             attentions += [module.attention, *disguises.adapters(module.attention, lora)]
+    accounted = None if options.layers else account(names, matches, attentions, left)
+    if accounted is not None:
+        findings += accounted.findings()
     if options.layers and not attentions:
         known = ", ".join(found.candidates[0].layer for found in matches[:6])
         raise UsageError(
@@ -99,7 +103,7 @@ def inspect(
     if options.norms:
         attentions = measured(attentions, checkpoint.tensors, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
-    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers))
+    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), accounted)
 
 
 def _natural(name: str) -> list[str | int]:

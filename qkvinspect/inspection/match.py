@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import product
-from typing import cast
+from typing import NamedTuple, cast
 
 from qkvinspect.checkpoint import Config, Finding, TensorInfo
 from qkvinspect.errors import LayoutError
@@ -17,12 +17,25 @@ from qkvinspect.layouts import Layout
 from qkvinspect.weights.strided import shape_as_matrix
 
 
+class Found(NamedTuple):
+    """What was found among the names.
+
+    Attributes:
+        findings: rows that were left out.
+        left: tensors whose names say Q, K or V and that make up no attention.
+    """
+
+    matches: list[Match]
+    findings: list[Finding]
+    left: list[patterns.Leftover]
+
+
 def find_attentions(
     names: Names,
     layouts: Sequence[Layout],
     configs: Sequence[Config],
     forced: Sequence[tuple[str, str]],
-) -> tuple[list[Match], list[Finding]]:
+) -> Found:
     """Every attention module, in the order of the file; a tensor belongs to at most one.
 
     Args:
@@ -52,9 +65,11 @@ def find_attentions(
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     layers = {match.candidates[0].layer for match in matches}
-    matches += [_decide(candidates, configs, forced) for candidates in patterns.find(names, every, layers)]
+    by_pattern, left = patterns.find(names, every, layers)
+    matches += [_decide(candidates, configs, forced) for candidates in by_pattern]
     order = {name: position for position, name in enumerate(names.tensors)}
-    return sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name]), stale
+    ordered = sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name])
+    return Found(ordered, stale, left)
 
 
 def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]], list[Finding]]:

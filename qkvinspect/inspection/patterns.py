@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
-from qkvinspect.inspection.names import Names, shape_of
+from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.packed import layouts_of
 from qkvinspect.inspection.projections import Module, Projection, modules_of
 from qkvinspect.inspection.words import speaks_of_attention
@@ -26,32 +28,74 @@ _FEW = 16
 """Rows below which a name must say that it is attention: a classifier has as few."""
 
 
-def find(names: Names, claimed: Collection[str], layers: Collection[str]) -> Iterator[list[Candidate]]:
-    """Every module whose unclaimed tensors look like projections of attention, with what it may be.
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Tensors of one module whose names say Q, K or V, and that make up no attention.
+
+    Attributes:
+        path: the module's canonical path, and its name as stored.
+        why: what is wrong with them, as a clause.
+        lone: whether they only lack partners; their shapes were not looked at.
+    """
+
+    path: Path
+    module: str
+    tensors: tuple[TensorInfo, ...]
+    why: str
+    lone: bool
+
+
+def find(
+    names: Names, claimed: Collection[str], layers: Collection[str]
+) -> tuple[list[list[Candidate]], list[Leftover]]:
+    """Every module whose unclaimed tensors look like projections of attention, with what it may be; what is left.
 
     Args:
         claimed: tensors that belong to modules that are known.
         layers: the names of those modules.
     """
     used = set(layers)
+    found: list[list[Candidate]] = []
+    left: list[Leftover] = []
     for module in modules_of(names, claimed):
         whole = [some for some in module.sets if len(_parts(some)) == 3 and _fits(some, module)]
         second = whole or module.stored in used
-        of_others = [some for some in module.sets if _is_second(some)] if second else []
-        several = len(whole) + len(of_others) > 1 or module.stored in used
-        for some in (*whole, *of_others):
+        chosen = [*whole, *(some for some in module.sets if second and _is_second(some))]
+        several = len(chosen) > 1 or module.stored in used
+        for some in chosen:
             layer = _layer(module, some, used, several=several)
             used.add(layer)
-            yield [
-                Candidate(layout, module.path, layer, tuple(one.weight for one in some))
-                for layout in layouts_of(names, module, some)
-            ]
+            weights = tuple(one.weight for one in some)
+            found.append([Candidate(form, module.path, layer, weights) for form in layouts_of(names, module, some)])
+        left += _left(module, [some for some in module.sets if some not in chosen])
+    return found, left
+
+
+def _left(module: Module, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
+    """What a module's words leave unexplained, if it is called attention."""
+    if "sampling_offsets" in module.beside or not any(map(speaks_of_attention, module.path)):
+        return
+    for some in sets:
+        lone = len(_parts(some)) < 3 or _is_low_rank(some)
+        why = f"{' and '.join(sorted(_parts(some)))} alone" if lone else "the shapes are not those of Q, K and V"
+        yield _leftover(module, some, why, lone=lone)
+    if len(_parts(module.lone)) > 1:
+        yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+
+
+def _leftover(module: Module, some: Sequence[Projection], why: str, *, lone: bool) -> Leftover:
+    shapes = ", ".join(f"{'.'.join(one.key)} {list(one.weight.shape)}" for one in some)
+    return Leftover(module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone)
+
+
+def _is_low_rank(projections: Sequence[Projection]) -> bool:
+    """Whether it is one half of projections in two steps."""
+    return len(projections) < 3 and any(_LOW_RANK.intersection(one.word.affix) for one in projections)
 
 
 def _is_second(projections: Sequence[Projection]) -> bool:
     """Whether these are K and V of a second stream."""
-    low_rank = any(_LOW_RANK.intersection(one.word.affix) for one in projections)
-    return _parts(projections) == {"k", "v"} and not low_rank
+    return _parts(projections) == {"k", "v"} and not _is_low_rank(projections)
 
 
 def _parts(projections: Sequence[Projection]) -> set[str]:
@@ -81,7 +125,7 @@ def _fits(projections: Sequence[Projection], module: Module) -> bool:
         return False
     if len(projections) == 1 and not _OTHER_KINDS.isdisjoint(module.beside):
         return False
-    if len(projections) == 2 and any(_LOW_RANK.intersection(one.word.affix) for one in projections):
+    if _is_low_rank(projections):
         return False
     if not (said or widths or min(rows for rows, _ in sizes.values()) >= _FEW):
         return False

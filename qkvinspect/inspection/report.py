@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from qkvinspect.checkpoint import Checkpoint, Finding, Orientation, TensorInfo
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.account import Account
 from qkvinspect.layouts import Layout
+from qkvinspect.layouts.layout import FoundBy
 from qkvinspect.layouts.packing import Geometry, merge
 
 SCHEMA_VERSION = 1
@@ -126,6 +128,7 @@ class Attention:
         layout: how it is stored; None where the candidates cannot be told apart.
         layout_from: what decided that.
         candidates: ids of the layouts that it may be, if there is more than one.
+        found_by: which of the three ways led to it: the registry, its names' pattern, the user's settings.
         geometry: the sizes; one "head" a part where the number of heads is unknown; None where the parts
             cannot be told apart.
         heads_from: where that number came from, as in the JSON contract; "unknown".
@@ -148,6 +151,7 @@ class Attention:
     out: TensorInfo | None = None
     extras: tuple[tuple[TensorInfo, str], ...] = ()
     evidence: Evidence | None = None
+    found_by: FoundBy = "layout"
 
     @property
     def heads(self) -> Geometry | None:
@@ -165,12 +169,14 @@ class Report:
 
     Attributes:
         selected: whether --layer left some modules out.
+        account: where every tensor belongs; None where --layer left some modules out.
     """
 
     checkpoint: Checkpoint
     attentions: tuple[Attention, ...]
     findings: tuple[Finding, ...]
     selected: bool = False
+    account: Account | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The JSON contract: see report.schema.json."""
@@ -187,6 +193,8 @@ class Report:
             },
             "attentions": [_attention(attention) for attention in self.attentions],
             "findings": [finding.to_dict() for finding in self.findings],
+            "tensors": self.account.counts() if self.account else None,
+            "unrecognised": [found.to_dict() for found in self.account.unrecognised] if self.account else [],
         }
 
 
@@ -197,6 +205,7 @@ def _attention(attention: Attention) -> dict[str, object]:
         "layout": layout.id if layout else None,
         "layout_from": attention.layout_from,
         "candidates": list(attention.candidates),
+        "found_by": attention.found_by,
         "kind": layout.kind if layout else None,
         "tensors": attention.tensors,
         "stored": {info.name: list(info.shape) for info in attention.weights},

@@ -29,6 +29,7 @@ def unsplit(found: Match) -> Attention:
         dtype=candidate.weights[0].dtype.name,
         embed_dim=None,
         weights=candidate.weights,
+        found_by=candidate.layout.found_by,
     )
 
 

@@ -91,7 +91,8 @@ def word_of(component: str) -> Word | None:
     if not set("qkvQKV").intersection(component):
         return None
     words = tokens(component)
-    if not NO_PROJECTION.isdisjoint(words) and "to" not in words:
+    said = words[words.index("to") :] if "to" in words else words  # emb_to_query is a query
+    if not NO_PROJECTION.isdisjoint(said):
         return None
     for start, word in enumerate(words):
         parts, stop = _PARTS.get(word), start + 1

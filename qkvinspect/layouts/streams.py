@@ -3,7 +3,7 @@
 from qkvinspect.layouts.apart import separate
 from qkvinspect.layouts.fused import KV, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.packing import K, Q, V
+from qkvinspect.layouts.packing import K, Packing, Q, V
 
 _DIFFUSERS = "diffusers models/transformers/"
 
@@ -59,6 +59,45 @@ LAYOUTS: tuple[Layout, ...] = (
         unless=("add_q_proj.weight", "to_added_qkv.weight"),
         proof="source",
         source=f"{_DIFFUSERS}transformer_wan.py, WanAttention.add_k_proj",
+    ),
+    Layout(
+        id="k-is-v",
+        libraries="transformers Gemma 4, DiffusionGemma: global layers, whose keys are their values",
+        weights=(StoredWeight("q_proj.weight", Q), StoredWeight("k_proj.weight", Packing(("kv",)))),
+        biases=(StoredWeight("q_proj.bias", Q), StoredWeight("k_proj.bias", Packing(("kv",)))),
+        layer="self_attn",
+        siblings=("o_proj.weight", "k_norm.weight"),
+        unless=("v_proj.weight", "kv_b_proj.weight"),
+        out=("o_proj.weight",),
+        head_tensors=(HeadTensor("q_norm.weight", 0, "head_dim"),),
+        source="transformers models/gemma4/modeling_gemma4.py, Gemma4TextAttention: attention_k_eq_v",
+        proof="source",
+    ),
+    Layout(
+        id="q-alone",
+        libraries="transformers Gemma 3n and 4: layers that use the keys and values of another",
+        weights=(StoredWeight("q_proj.weight", Q),),
+        biases=(StoredWeight("q_proj.bias", Q),),
+        layer="self_attn",
+        siblings=("o_proj.weight", "q_norm.weight"),
+        unless=("k_proj.weight", "v_proj.weight", "kv_proj.weight", "kv_b_proj.weight", "kv_a_proj_with_mqa.weight"),
+        out=("o_proj.weight",),
+        head_tensors=(HeadTensor("q_norm.weight", 0, "head_dim"),),
+        source="transformers models/gemma3n/modeling_gemma3n.py, Gemma3nTextAttention: is_kv_shared_layer",
+        proof="source",
+    ),
+    Layout(
+        id="kv-of-a-learned-query",
+        libraries="transformers AIMv2: pooling, whose query is a learned token",
+        weights=(StoredWeight("k_proj.weight", K), StoredWeight("v_proj.weight", V)),
+        biases=(StoredWeight("k_proj.bias", K), StoredWeight("v_proj.bias", V)),
+        layer="head|attn_pool|pooler",
+        siblings=("cls_token",),
+        unless=("q_proj.weight",),
+        out=("output_proj|out_proj|linear.weight",),
+        kv_heads="equal",
+        source="transformers models/aimv2/modeling_aimv2.py, Aimv2AttentionPoolingHead",
+        proof="source",
     ),
     Layout(
         id="stable-audio3-cross",
