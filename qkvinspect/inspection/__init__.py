@@ -15,12 +15,14 @@ from qkvinspect.inspection import match
 from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
 from qkvinspect.inspection.facts import heads
+from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
+from qkvinspect.inspection.misfit import cannot
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_numbers
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.layouts import LAYOUTS, Layout
+from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.progress import Progress
 
 
@@ -30,7 +32,9 @@ class Options:
 
     Attributes:
         heads: values of --heads, the last that fits a layer counting.
-        layouts: values of --layout, as (layer glob, layout id).
+        layouts: values of --layout, as (layer glob, layout id); each must fit somewhere.
+        settled: the same from the settings, which speak of many checkpoints.
+        told: layouts that the settings describe; told_now: those of the command line, which must fit somewhere.
         layers: globs; only layers that match one are reported. None or empty: all.
         norms: whether to read the weights and measure them.
         evidence: whether the weights are asked about heads and packing: not at all, where nothing else tells
@@ -40,6 +44,9 @@ class Options:
 
     heads: tuple[str, ...] = ()
     layouts: tuple[tuple[str, str], ...] = ()
+    settled: tuple[tuple[str, str], ...] = ()
+    told: tuple[Layout, ...] = ()
+    told_now: tuple[Layout, ...] = ()
     layers: tuple[str, ...] = ()
     norms: bool = True
     evidence: Literal["none", "wanted", "thorough", "each"] = "none"
@@ -66,7 +73,10 @@ def inspect(
     flags = [heads.parse_flag(text) for text in options.heads]
     lost = disguises.without_values(checkpoint.tensors)
     names = Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
-    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
+    asked = Asked((*options.settled, *options.layouts), (*options.told, *options.told_now))
+    require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
+    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
+    _require_used(options, names, matches, layouts)
     if "safetensors" in checkpoint.format:  # sorted as text by its writer: layer 10 before layer 2
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = disguises.lora(checkpoint.tensors)
@@ -104,6 +114,19 @@ def inspect(
         attentions = measured(attentions, checkpoint.tensors, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
     return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), accounted)
+
+
+def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:
+    """A layout that was asked for in this run must fit somewhere."""
+    for layout in options.told_now:
+        if not any(found.candidates[0].layout is layout for found in matches):
+            raise cannot(names, layout, layout.glob)
+    rows = {layout.id: layout for layout in (*LAYOUTS, *layouts, *options.told, *options.told_now)}
+    for glob, id in options.layouts:
+        if not any(fnmatchcase(found.candidates[0].layer, glob) for found in matches):
+            if id in rows:
+                raise cannot(names, rows[id], glob)
+            raise LayoutError(f"no layer that {glob!r} names was found by its names, for {id!r} to be its layout")
 
 
 def _natural(name: str) -> list[str | int]:

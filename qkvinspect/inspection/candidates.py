@@ -53,6 +53,11 @@ class Candidate:
         shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim)) + layout.square
         return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings) + shape
 
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Who gets a tensor that several want: what a person told, then what accounts for most."""
+        return self.layout.found_by == "settings" or self.layout.glob != "*", self.specificity
+
 
 @dataclass(frozen=True, slots=True)
 class Match:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple, cast
 
 from qkvinspect.checkpoint import Config, Finding, TensorInfo
@@ -15,6 +16,18 @@ from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.strided import shape_as_matrix
+
+
+class Asked(NamedTuple):
+    """What a person has said of the layouts.
+
+    Attributes:
+        forced: pairs (layer glob, layout id) from --layout and the settings, the last that fits counting.
+        told: layouts of their own.
+    """
+
+    forced: Sequence[tuple[str, str]] = ()
+    told: Sequence[Layout] = ()
 
 
 class Found(NamedTuple):
@@ -34,42 +47,45 @@ def find_attentions(
     names: Names,
     layouts: Sequence[Layout],
     configs: Sequence[Config],
-    forced: Sequence[tuple[str, str]],
+    asked: Asked,
 ) -> Found:
     """Every attention module, in the order of the file; a tensor belongs to at most one.
-
-    Args:
-        forced: pairs (layer glob, layout id) from --layout, the last that fits counting.
 
     Raises:
         LayoutError: a forced layout does not fit the tensors of its layer.
     """
-    index = _index(layouts)
+    forced = asked.forced
+    index = _index((*asked.told, *layouts, *_wherever(layouts, asked)))
     claimed: set[str] = set()
     matches: list[Match] = []
     found: list[list[Candidate]] = []
-    for name, path in names.paths.items():
+    for path, name in chain(((path, name) for name, path in names.paths.items()), names.aliases.items()):
         candidates = _at(names, name, path, index)
         if candidates:
             found.append([c for c in candidates if _fits(c)] or candidates)
-    for path, name in names.aliases.items():
-        candidates = _at(names, name, path, index)
-        if candidates:
-            found.append([c for c in candidates if _fits(c)] or candidates)
-    every = {info.name for candidates in found for candidate in candidates for info in candidate.weights}
+    every = _tensors(found)
     found, stale = _without_stale(found)
-    for candidates in sorted(found, key=lambda some: -max(c.specificity for c in some)):
+    superseded = every - _tensors(found)
+    for candidates in sorted(found, key=_rank, reverse=True):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
         if free:
             match = _decide(free, configs, forced)
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     layers = {match.candidates[0].layer for match in matches}
-    by_pattern, left = patterns.find(names, every, layers)
+    by_pattern, left = patterns.find(names, claimed | superseded, layers)
     matches += [_decide(candidates, configs, forced) for candidates in by_pattern]
     order = {name: position for position, name in enumerate(names.tensors)}
     ordered = sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name])
     return Found(ordered, stale, left)
+
+
+def _tensors(found: Iterable[Iterable[Candidate]]) -> set[str]:
+    return {info.name for candidates in found for candidate in candidates for info in candidate.weights}
+
+
+def _rank(candidates: Iterable[Candidate]) -> tuple[bool, int]:
+    return max(candidate.rank for candidate in candidates)
 
 
 def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]], list[Finding]]:
@@ -88,6 +104,23 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
         if live:
             kept.append(live)
     return kept, list(findings.values())
+
+
+def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
+    """The layouts that a person asked for, without what a row says of the places and neighbours of its modules."""
+    for glob, id in asked.forced:
+        for layout in layouts:
+            if layout.id == id:
+                yield replace(
+                    layout,
+                    layer="",
+                    siblings=(),
+                    unless=(),
+                    out_ratio=None,
+                    glob=glob,
+                    needs_config=True,
+                    model_types=(),
+                )
 
 
 def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
@@ -124,6 +157,8 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     stored = names.stored_layer(name, count + len(names.paths[name]) - len(path))
     label = f"{stored}.{layout.label}".lstrip(".") if layout.label else stored
+    if layout.glob != "*" and not fnmatchcase(label, layout.glob):
+        return
     settled = any(names.has(key, layer) for key in layout.settled_by)
     yield Candidate(layout, layer, label, tuple(weights), settled)
 
@@ -157,13 +192,16 @@ def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequ
     layer = candidates[0].layer
     for glob, id in reversed(forced):
         if fnmatchcase(layer, glob):
-            fitting = tuple(c for c in candidates if c.layout.id == id)
+            fitting = [c for c in candidates if c.layout.id == id]
             if not fitting:
                 raise LayoutError(
                     f"layer {layer!r} cannot have the layout {id!r}",
-                    expected=" or ".join(c.layout.id for c in candidates),
+                    expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
                 )
-            return Match(fitting, "flag")
+            return Match((fitting[0],), "flag")
+    told = next((c for c in candidates if c.layout.found_by == "settings"), None)
+    if told is not None:
+        return Match((told,), "settings")
     for config in configs:
         for key, values in speaking(config, layer):
             named = _known_first([c for c in candidates if _config_says(c.layout, values)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import product
 
@@ -70,6 +70,10 @@ class Names:
         """The tensor of a path, or None."""
         name = self._by_path.get(path)
         return self.tensors[name] if name is not None else None
+
+    def all_paths(self) -> Iterable[Path]:
+        """Every path under which a tensor is found."""
+        return self._by_path
 
     def find_in_stack(self, key: str, layer: Path) -> TensorInfo | None:
         """As ``find``; failing that, the same tensor of another layer of the same stack."""

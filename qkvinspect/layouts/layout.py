@@ -74,7 +74,7 @@ class Layout:
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
-        num_heads: the number of heads of a module, where the layout itself fixes it (a module a head).
+        num_heads, num_kv_heads: of a module, where the layout itself fixes them (a module a head).
         head_dim: rows of a head of K, where the library fixes them.
         kv_heads: whether the library allows fewer kv heads than heads, only as many, or has just one.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
@@ -85,6 +85,7 @@ class Layout:
         v_ratio: how many times wider a head of V is than one of K, where the library fixes that.
         no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
+        glob: for the stored names of the modules that it is for, where a user said so.
         found_by: how modules of this layout are found.
         note: what to beware of, in a sentence.
     """
@@ -119,7 +120,9 @@ class Layout:
     no_bias: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
     num_heads: int | None = None
+    num_kv_heads: int | None = None
     head_dim: int | None = None
+    glob: str = "*"
     found_by: FoundBy = "layout"
     note: str = ""
 

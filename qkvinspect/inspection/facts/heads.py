@@ -106,7 +106,8 @@ def facts(
             yield HeadFact("flag", flag.num_heads, flag.num_kv_heads)
             break
     if candidate.layout.num_heads is not None:
-        yield HeadFact("layout", candidate.layout.num_heads, head_dim=candidate.layout.head_dim)
+        own = candidate.layout
+        yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim)
     for config in configs:
         yield from _from_config(config, candidate.layer, names, frozenset(candidate.layout.head_keys) or _HEADS)
     attributes = modules.get(candidate.layer, {})
