@@ -44,12 +44,12 @@ class Options:
 
     heads: tuple[str, ...] = ()
     layouts: tuple[tuple[str, str], ...] = ()
-    settled: tuple[tuple[str, str], ...] = ()
-    told: tuple[Layout, ...] = ()
-    told_now: tuple[Layout, ...] = ()
     layers: tuple[str, ...] = ()
     norms: bool = True
     evidence: Literal["none", "wanted", "thorough", "each"] = "none"
+    settled: tuple[tuple[str, str], ...] = ()
+    told: tuple[Layout, ...] = ()
+    told_now: tuple[Layout, ...] = ()
 
 
 def for_all(heads: str | None, layout: str | None) -> Options:

@@ -115,7 +115,8 @@ def word_of(component: str) -> Word | None:
 def _glued(word: str) -> tuple[tuple[str, ...], str, tuple[str, ...]] | None:
     """(prefix, parts, suffix) of words written together."""
     for prefix in _PREFIXES:
-        if word.startswith(prefix) and word[len(prefix) :] in _PARTS:
+        rest = word.removeprefix(prefix)
+        if rest != word and rest in _PARTS and (len(rest) > 1 or len(prefix) < 3):  # wq, but not link
             return (prefix,), _PARTS[word[len(prefix) :]], ()
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and word[: -len(suffix)] in _PARTS:
