@@ -15,7 +15,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, LayoutError
 from qkvinspect.weights.reading import blocks, numbers, read_rows
-from qkvinspect.weights.strided import Matrix, as_matrix, shape_as_matrix
+from qkvinspect.weights.strided import StridedMatrix, strided_matrix, strided_shape
 
 
 class Memory:
@@ -64,11 +64,11 @@ def plain_bytes(tensor: torch.Tensor) -> bytes:
     return plain.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
-def read(matrix: Matrix, limit: int) -> bytes:
+def read(matrix: StridedMatrix, limit: int) -> bytes:
     return b"".join(read_rows(matrix, (range(matrix.rows),), limit))
 
 
-def from_blocks(matrix: Matrix, limit: int) -> bytes:
+def from_blocks(matrix: StridedMatrix, limit: int) -> bytes:
     """The matrix put together from the pieces of ``blocks``; every element must come exactly once."""
     dtype = matrix.info.dtype
     half = f"u{dtype.bits // 16}"
@@ -115,7 +115,7 @@ def views(draw: st.DrawFn) -> torch.Tensor:
 def test_any_view_by_any_limit(
     tensor: torch.Tensor, limit: int, byteorder: Literal["little", "big"], start: int
 ) -> None:
-    matrix = as_matrix(stored(tensor, byteorder, start), "out_in")
+    matrix = strided_matrix(stored(tensor, byteorder, start), "out_in")
     assert (matrix.rows, matrix.cols) == tuple(tensor.shape)
     assert read(matrix, limit) == plain_bytes(tensor)
     assert from_blocks(matrix, limit) == plain_bytes(tensor)
@@ -125,7 +125,7 @@ def test_any_view_by_any_limit(
 @settings(max_examples=150, deadline=None)
 def test_some_rows_and_the_other_orientation(tensor: torch.Tensor, data: st.DataObject) -> None:
     info = stored(tensor)
-    for matrix, expected in ((as_matrix(info, "out_in"), tensor), (as_matrix(info, "in_out"), tensor.T)):
+    for matrix, expected in ((strided_matrix(info, "out_in"), tensor), (strided_matrix(info, "in_out"), tensor.T)):
         bounds = st.integers(0, matrix.rows)
         runs = [
             range(start, stop, step)
@@ -143,7 +143,7 @@ def test_reads_stay_near_the_limit(limit: int) -> None:
     base = torch.arange(64 * 96, dtype=torch.float32).view(64, 96)
     for tensor in (base, base.T, base[:, ::5], base[::3], base[1].expand(50, 96)):
         info = stored(tensor)
-        assert from_blocks(as_matrix(info, "out_in"), limit) == plain_bytes(tensor)
+        assert from_blocks(strided_matrix(info, "out_in"), limit) == plain_bytes(tensor)
         source = info.region.source
         assert isinstance(source, Memory)
         assert source.longest <= max(limit, 4)
@@ -152,7 +152,7 @@ def test_reads_stay_near_the_limit(limit: int) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_pieces_of_rows_are_near_the_limit(rows: int) -> None:
     tensor = torch.arange(40 * 16, dtype=torch.float32).view(40, 16)
-    pieces = list(read_rows(as_matrix(stored(tensor), "out_in"), (range(40),), limit=rows * 64))
+    pieces = list(read_rows(strided_matrix(stored(tensor), "out_in"), (range(40),), limit=rows * 64))
     assert b"".join(pieces) == plain_bytes(tensor)
     assert max(map(len, pieces)) == rows * 64
 
@@ -185,9 +185,9 @@ BASE = torch.arange(360, dtype=torch.float32)
 )
 def test_as_a_matrix(tensor: torch.Tensor, orientation: Any, expected: torch.Tensor) -> None:
     info = stored(tensor)
-    assert shape_as_matrix(info, orientation) == tuple(expected.shape)
+    assert strided_shape(info, orientation) == tuple(expected.shape)
     for limit in (4, 100, 1 << 20):
-        matrix = as_matrix(info, orientation)
+        matrix = strided_matrix(info, orientation)
         assert read(matrix, limit) == plain_bytes(expected)
         assert from_blocks(matrix, limit) == plain_bytes(expected)
 
@@ -195,7 +195,7 @@ def test_as_a_matrix(tensor: torch.Tensor, orientation: Any, expected: torch.Ten
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0), (2, 0, 3), (2, 3, 0), (0, 2, 3), (2, 0, 0), (1, 1, 0)])
 @pytest.mark.parametrize("orientation", ["out_in", "in_out"])
 def test_nothing_to_read(shape: tuple[int, ...], orientation: Any) -> None:
-    matrix = as_matrix(stored(torch.empty(shape)), orientation)
+    matrix = strided_matrix(stored(torch.empty(shape)), orientation)
     assert matrix.rows * matrix.cols == 0
     assert read(matrix, 8) == b""
     assert list(blocks(matrix, 8)) == []
@@ -208,13 +208,13 @@ def test_nothing_to_read(shape: tuple[int, ...], orientation: Any) -> None:
 )
 def test_views_that_are_no_matrix(tensor: torch.Tensor) -> None:
     with pytest.raises(LayoutError, match="no form") as caught:
-        as_matrix(stored(tensor), "out_in")
+        strided_matrix(stored(tensor), "out_in")
     assert str(caught.value).startswith("w: ")
 
 
 def test_take_composes() -> None:
     tensor = BASE.view(20, 18).T
-    matrix = as_matrix(stored(tensor), "out_in").take(range(2, 17, 3)).take(range(1, 4))
+    matrix = strided_matrix(stored(tensor), "out_in").take(range(2, 17, 3)).take(range(1, 4))
     assert read(matrix, 50) == plain_bytes(tensor[2:17:3][1:4])
 
 
@@ -230,7 +230,7 @@ def narrow(name: str, rows: int, cols: int) -> tuple[TensorInfo, bytes]:
 @pytest.mark.parametrize("name", ["float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"])
 def test_types_under_a_byte_are_read_as_bytes(name: str, limit: int) -> None:
     info, data = narrow(name, 6, 16)
-    matrix = as_matrix(info, "out_in")
+    matrix = strided_matrix(info, "out_in")
     row_bytes = len(data) // 6
     assert (matrix.rows, matrix.cols, matrix.unit) == (6, row_bytes, 8)
     assert read(matrix, limit) == data
@@ -246,7 +246,7 @@ def test_numbers_of_types_under_a_byte_by_any_limit(name: str, limit: int) -> No
     info, data = narrow(name, 6, 16)
     (whole,) = numbers(np.frombuffer(data, np.uint8).reshape(6, -1), info.dtype)
     pieces: list[list[np.ndarray]] = [[] for _ in range(6)]
-    for rows, _, words in blocks(as_matrix(info, "out_in"), limit):
+    for rows, _, words in blocks(strided_matrix(info, "out_in"), limit):
         (values,) = numbers(words, info.dtype)
         for row, part in zip(range(6)[rows], values, strict=True):
             pieces[row].append(part)
@@ -260,8 +260,8 @@ def test_numbers_of_types_under_a_byte_by_any_limit(name: str, limit: int) -> No
 def test_rows_that_begin_inside_a_byte(name: str, cols: int, orientation: Any) -> None:
     info, _ = narrow(name, 4, cols)
     with pytest.raises(LayoutError, match="whole bytes"):
-        as_matrix(info, orientation)
-    assert shape_as_matrix(info, "out_in") == (4, cols)
+        strided_matrix(info, orientation)
+    assert strided_shape(info, "out_in") == (4, cols)
 
 
 @given(st.lists(st.integers(0, 5), max_size=5))

@@ -17,7 +17,8 @@ from qkvinspect.export.pieces import OutputTensor, RowRun, copy, spans
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile, Window
 from qkvinspect.weights import copying
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
+from qkvinspect.weights.weight import plain
 
 real = os.copy_file_range
 
@@ -60,9 +61,9 @@ def copied(info: TensorInfo, rows: tuple[range, ...], target: Path, orientation:
     told: list[int] = []
     with target.open("wb") as file:
         file.write(b"head")
-        runs = tuple(RowRun(run, info, orientation) for run in rows)
+        runs = tuple(RowRun(run, plain(info), orientation) for run in rows)
         copy(
-            spans(OutputTensor("w", (sum(map(len, rows)), as_matrix(info, orientation).cols), info.dtype, runs)),
+            spans(OutputTensor("w", (sum(map(len, rows)), strided_matrix(info, orientation).cols), info.dtype, runs)),
             file,
             told.append,
         )

@@ -40,7 +40,8 @@ def test_the_code_slices_what_the_report_says(samples: Path, sample: str) -> Non
         for attention in inspect(checkpoint, Options(norms=False)).attentions:
             scope = execute(python(attention, checkpoint))
             for part in attention.parts:
-                stored = scope["state"][part.weight.keys[0]] if len(part.weight.keys) == 1 else None
+                keys = part.weight.require_info().keys
+                stored = scope["state"][keys[0]] if len(keys) == 1 else None
                 if stored is None:
                     stored = scope["state"]["model_state_dict"][part.weight.name]
                 torch.testing.assert_close(scope[part.name], rows(stored, part.heads), rtol=0, atol=0, equal_nan=True)

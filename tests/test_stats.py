@@ -17,6 +17,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights import norms as stats
 from qkvinspect.weights.norms import RowStats, row_stats
+from qkvinspect.weights.weight import plain
 
 FLOATS = [
     *("float64", "float32", "float16", "bfloat16"),
@@ -49,7 +50,7 @@ def measured(folder: Path, tensor: torch.Tensor, orientation: Literal["out_in", 
         told += count
 
     with open_checkpoint(path) as checkpoint:
-        result = row_stats(checkpoint.tensors["w"], orientation, progress)
+        result = row_stats(plain(checkpoint.tensors["w"]), orientation, progress)
     assert result is not None
     assert told == tensor.nbytes
     return result
@@ -231,7 +232,7 @@ def test_quantised_bits_have_no_norm(folder: Path) -> None:
     path = folder / "q.pt"
     torch.save({"w": torch.quantize_per_tensor(torch.randn(3, 3), 0.1, 0, torch.qint8)}, path)
     with open_checkpoint(path) as checkpoint:
-        assert row_stats(checkpoint.tensors["w"], "out_in", lambda _: None) is None
+        assert row_stats(plain(checkpoint.tensors["w"]), "out_in", lambda _: None) is None
 
 
 @pytest.mark.parametrize("name", ["float8_e8m0fnu", "float4_e2m1fn_x2"])
@@ -264,7 +265,7 @@ def test_many_tensors_on_any_number_of_cores(folder: Path, monkeypatch: pytest.M
         monkeypatch.setattr("qkvinspect.workers.cores", lambda cores=cores: cores)
         told: list[int] = []
         with open_checkpoint(folder / "many.pt") as checkpoint:
-            requests = [stats.Request(info, "out_in") for info in checkpoint.tensors.values()]
+            requests = [stats.StreamRequest(plain(info), "out_in") for info in checkpoint.tensors.values()]
             results = list(stats.stream(requests, told.append))
         assert sum(told) == sum(tensor.nbytes for tensor in state.values())
         assert [result is None for result in results] == [name == "1" for name in state]
@@ -293,6 +294,6 @@ def test_a_wrong_checksum_gives_no_norm(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stats, "_PIECE", 1000)
     with open_checkpoint(path) as checkpoint:
         given = checkpoint.tensors.values()
-        results = stats.stream([stats.Request(info, "out_in") for info in given], lambda _: None)
+        results = stats.stream([stats.StreamRequest(plain(info), "out_in") for info in given], lambda _: None)
         with pytest.raises(CheckpointError, match="checksum"):
             deque(results, maxlen=0)

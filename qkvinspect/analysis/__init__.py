@@ -15,6 +15,7 @@ from qkvinspect.analysis.values import Values, value_statistics
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
+from qkvinspect.weights.weight import Weight
 
 __all__ = [
     "COLUMNS",
@@ -48,11 +49,15 @@ def analyze(
     chosen = report.attentions if attentions is None else attentions
     sizes = [_nbytes(attention) for attention in chosen]
     advance = counter(sum(sizes), progress)
-    bounds = Bounds(report.checkpoint)
-    announce(info.region for one in chosen for info in (*one.weights, one.out) if info is not None)
+    bounds = Bounds(report)
+    announce(region for one in chosen for part in _read(one) for region in part.regions)
     for attention, size in zip(chosen, sizes, strict=True):
-        yield figures(attention, report.checkpoint.tensors, bounds)
+        yield figures(attention, bounds)
         advance(size)
+
+
+def _read(attention: Attention) -> tuple[Weight, ...]:
+    return (*attention.weights, *((attention.out,) if attention.out is not None else ()))
 
 
 def _nbytes(attention: Attention) -> int:

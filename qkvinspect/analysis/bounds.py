@@ -15,10 +15,11 @@ from math import sqrt
 import numpy as np
 
 from qkvinspect.analysis.weights import of_vector
-from qkvinspect.checkpoint import Checkpoint, Config, TensorInfo
+from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.names import Names, unwrapped
-from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.weights.reading import Array
+from qkvinspect.weights.weight import Weight
 
 _NO_SOFTMAX = frozenset({"minimax-lightning", "qwen3-next-gdn", "qwen3_5-gdn", "xlstm", "xlstm-fused", "davit-channel"})
 """Layouts of linear attention and the like: nothing there is a logit."""
@@ -59,11 +60,11 @@ class Bound:
 class Bounds:
     """The bounds of a checkpoint's modules."""
 
-    checkpoint: Checkpoint
+    report: Report
     names: Names = field(init=False)
 
     def __post_init__(self) -> None:
-        self.names = Names(self.checkpoint.tensors)
+        self.names = Names(self.report.weights)
 
     def of(self, attention: Attention) -> Bound | str:
         """What bounds its logits, or why nothing does.
@@ -79,7 +80,7 @@ class Bounds:
         path = unwrapped(attention.layer)
         if self.names.find("logit_scale|temperature|scale", path):
             return "the logits have a scale of their own"
-        scale, scaled = _scale(attention, self.checkpoint.configs)
+        scale, scaled = _scale(attention, self.report.checkpoint.configs)
         query, key = self.names.find(f"{_QUERY}.weight", path), self.names.find(f"{_KEY}.weight", path)
         if (query is None) != (key is None):
             return "only one of Q and K is normalised"
@@ -103,9 +104,9 @@ class Bounds:
                     return Bound(scale, f"{scaled}, {info.name}", of_vector(info) + offset)
         return Bound(scale, f"{scaled}, inputs normalised without a gain")
 
-    def _offset(self, info: TensorInfo, layout: str) -> float | None:
+    def _offset(self, info: Weight, layout: str) -> float | None:
         """What is added to a stored gain; None where only a config could say."""
-        types = {str(config.values.get("model_type", "")) for config in self.checkpoint.configs} - {""}
+        types = {str(config.values.get("model_type", "")) for config in self.report.checkpoint.configs} - {""}
         if types:
             return 1.0 if not types.isdisjoint(_ONE_PLUS) else 0.0
         return None if layout in ("qkv-proj", "phi3", "qwen3-next") and "clip" not in info.name else 0.0
@@ -131,9 +132,7 @@ def _inverse_root(value: float) -> float:
     return 1 / sqrt(value)
 
 
-def _longest(
-    info: TensorInfo, bias: TensorInfo | None, offset: float, heads: int, width: int
-) -> tuple[float, ...] | None:
+def _longest(info: Weight, bias: Weight | None, offset: float, heads: int, width: int) -> tuple[float, ...] | None:
     """The greatest length of each head's vector behind a norm over the head, or over all heads together."""
     gain = of_vector(info) + offset
     added = of_vector(bias) if bias is not None else np.zeros_like(gain)

@@ -12,8 +12,7 @@ from qkvinspect.analysis.bounds import Bound, Bounds
 from qkvinspect.analysis.circuits import CircuitSide, Factor, circuit, inner_products, most_similar, symmetric_share
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
 from qkvinspect.analysis.spectra import reduced, singular_values
-from qkvinspect.analysis.weights import has_values, of_output, of_part
-from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.analysis.weights import no_values, of_output, of_part
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
 
@@ -25,7 +24,7 @@ _MOST = 1e60
 Pairs = list[tuple[int, int]]
 
 
-def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bounds) -> LayerFigures:
+def figures(attention: Attention, bounds: Bounds) -> LayerFigures:
     """Everything that is said of a module.
 
     Raises:
@@ -34,14 +33,15 @@ def figures(attention: Attention, tensors: Mapping[str, TensorInfo], bounds: Bou
     geometry = attention.heads
     if geometry is None:
         return LayerFigures(attention.layer, why="the number of heads is not known")
-    if not all(has_values(info, tensors) for info in attention.weights):
-        return LayerFigures(attention.layer, why=f"{attention.dtype} has no value without its scale")
+    why = next((reason for weight in attention.weights if (reason := no_values(weight))), "")
+    if why:
+        return LayerFigures(attention.layer, why=why)
     bound = bounds.of(attention)
     if geometry.width("q") != geometry.width("k"):  # latent attention keeps its rotary part with K's latents
         bound = "a head of Q is wider than one of K: a part of K lies elsewhere"
     try:
-        queries = _qk(_factors("qk", attention, geometry, tensors), geometry, bound)
-        values = _ov(_factors("vo", attention, geometry, tensors), geometry)
+        queries = _qk(_factors("qk", attention, geometry), geometry, bound)
+        values = _ov(_factors("vo", attention, geometry), geometry)
     except _UnusableError as error:
         return LayerFigures(attention.layer, why=str(error))
     heads: list[HeadFigures] = []
@@ -96,17 +96,15 @@ def _query_pairs(geometry: Geometry) -> Pairs:
     return [(head, geometry.partner("k", head)) for head in range(geometry.heads("q"))]
 
 
-def _factors(
-    names: str, attention: Attention, geometry: Geometry, tensors: Mapping[str, TensorInfo]
-) -> dict[str, Factor]:
+def _factors(names: str, attention: Attention, geometry: Geometry) -> dict[str, Factor]:
     """Those of the named factors that are stored."""
     found: dict[str, Factor] = {}
     for name in names:
         part = attention.part(name)
         if name == "o":
-            rows = of_output(attention, geometry.num_heads * geometry.width("v"), tensors)
+            rows = of_output(attention, geometry.num_heads * geometry.width("v"))
         else:
-            rows = of_part(part, tensors) if part is not None else None
+            rows = of_part(part) if part is not None else None
         if rows is None:
             continue
         if not np.isfinite(rows).all():

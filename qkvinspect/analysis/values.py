@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.inspection.report import Attention, Part, Report, number
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
@@ -66,25 +65,24 @@ def value_statistics(report: Report, progress: Progress | None = None) -> Iterat
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    tensors = report.checkpoint.tensors
     sizes = [part.weight.dtype.nbytes(part.shape[0] * part.shape[1]) for a in report.attentions for part in a.parts]
     advance = counter(sum(sizes), progress)
     left = iter(sizes)
-    announce(info.region for attention in report.attentions for info in attention.weights)
+    announce(region for one in report.attentions for weight in one.weights for region in weight.regions)
     for attention in report.attentions:
         found: list[Values] = []
         for part in attention.parts:
-            found += _of_part(part, attention, tensors)
+            found += _of_part(part, attention)
             advance(next(left))
         yield tuple(found)
 
 
-def _of_part(part: Part, attention: Attention, tensors: Mapping[str, TensorInfo]) -> Iterator[Values]:
-    from qkvinspect.analysis.weights import has_values, of_part
+def _of_part(part: Part, attention: Attention) -> Iterator[Values]:
+    from qkvinspect.analysis.weights import no_values, of_part
 
-    if not has_values(part.weight, tensors):
+    if no_values(part.weight):
         return
-    rows = of_part(part, tensors)
+    rows = of_part(part)
     bits = part.weight.dtype.bits
     yield _values(part.name, None, rows.ravel(), bits)
     if attention.heads is not None:

@@ -2,67 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from qkvinspect.checkpoint import Orientation, TensorInfo
-from qkvinspect.inspection.adapters_and_wrappers import scale_of
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.report import Attention, Part
-from qkvinspect.weights.norms import scales_of
-from qkvinspect.weights.reading import Array, blocks, gather, numbers
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.reading import Array
+from qkvinspect.weights.values import rows_of_values
+from qkvinspect.weights.weight import Weight
 
 
-def has_values(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether the stored numbers are the weights, or their scales are known."""
-    if info.dtype.kind != "float":
-        return False
-    scale = scale_of(info, tensors)
-    return scale is None or scales_of(scale, as_matrix(info, "out_in")) is not None
+def no_values(weight: Weight) -> str:
+    """Why nothing is computed from a weight; "" where something is."""
+    if weight.no_values or weight.encoding is not None or weight.dtype.kind == "float":
+        return weight.no_values
+    return f"{weight.dtype.name} is not a real number"
 
 
-def of_part(part: Part, tensors: Mapping[str, TensorInfo]) -> Array:
+def of_part(part: Part) -> Array:
     """The rows of all heads, [heads * width, in].
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    return _rows(part.weight, part.orientation, part.heads, tensors)
+    return _rows(part.weight, part.orientation, part.heads)
 
 
-def of_output(attention: Attention, inputs: int, tensors: Mapping[str, TensorInfo]) -> Array | None:
+def of_output(attention: Attention, inputs: int) -> Array | None:
     """The output projection by its inputs, [heads * width, out], if it takes the heads of V side by side.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    info, layout = attention.out, attention.layout
-    if info is None or layout is None or len(info.shape) < 2 or not has_values(info, tensors):
+    output = attention.output
+    if output is None or no_values(output.weight):
         return None
-    rows = as_matrix(info, layout.out_orientation).rows
-    if info.numel != rows * inputs:
-        return None
-    return _rows(info, layout.out_orientation, [range(rows)], tensors).T
+    rows, cols = output.weight.as_shape(output.orientation)
+    return _rows(output.weight, output.orientation, [range(rows)]).T if cols == inputs else None
 
 
-def of_vector(info: TensorInfo) -> Array:
+def of_vector(weight: Weight) -> Array:
     """All of a small tensor, such as a norm's gain, flat.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    return _rows(info, "out_in", [range(as_matrix(info, "out_in").rows)], {}).ravel()
+    return _rows(weight, "out_in", [range(weight.as_shape("out_in")[0])]).ravel()
 
 
-def _rows(
-    info: TensorInfo, orientation: Orientation, rows: Sequence[range], tensors: Mapping[str, TensorInfo]
-) -> Array:
-    matrix, scale = as_matrix(info, orientation), scale_of(info, tensors)
-    scales = scales_of(scale, matrix) if scale is not None else None
-    if scales is None:
-        return numbers(gather(matrix, rows), info.dtype)[0].astype(np.float64)
-    whole = np.empty((matrix.rows, matrix.cols))
-    for down, across, words in blocks(matrix):
-        whole[down, across] = numbers(words, info.dtype)[0] * scales(down, across)
-    return whole[np.concatenate([np.arange(run.start, run.stop, run.step) for run in rows])]
+def _rows(weight: Weight, orientation: Orientation, rows: Sequence[range]) -> Array:
+    return rows_of_values(weight.as_matrix(orientation), rows).astype(np.float64)

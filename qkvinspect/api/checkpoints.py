@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.parts import StoredPart, source_of
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
-from qkvinspect.export.row_runs import count, merged
+from qkvinspect.export.row_runs import count, merged, weight_of
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, for_all, inspect
 from qkvinspect.inspection.report import Attention
-from qkvinspect.weights.strided import shape_as_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ class Layer:
 
     @cached_property
     def _source(self) -> StoredPart:
-        return source_of(self.report)
+        return source_of(self.report, DTYPES["float32"])
 
     @property
     def q(self) -> Rows:
@@ -197,10 +197,6 @@ def _share(runs: tuple[RowRun, ...], head: tuple[int, int] | None) -> tuple[RowR
 
 
 def _piece(name: str, runs: tuple[RowRun, ...], *, matrix: bool = False) -> OutputTensor:
-    info = _stored(runs)
-    shape = (count(runs), shape_as_matrix(info, runs[0].orientation)[1]) if matrix else (count(runs),)
-    return OutputTensor(name, shape, info.dtype, runs)
-
-
-def _stored(runs: tuple[RowRun, ...]) -> TensorInfo:
-    return next(run.info for run in runs if run.info is not None)
+    weight = weight_of(runs)
+    shape = (count(runs), weight.as_shape(runs[0].orientation)[1]) if matrix else (count(runs),)
+    return OutputTensor(name, shape, weight.dtype, runs)

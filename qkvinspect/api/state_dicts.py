@@ -9,11 +9,12 @@ from qkvinspect.checkpoint import Checkpoint, Config, Orientation, Region, Tenso
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import UsageError
 from qkvinspect.export.naming import DEFAULT
-from qkvinspect.export.pieces import OutputTensor, RowRun
+from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.plan import Plan, Target, convert_whole, split_whole
 from qkvinspect.inspection import for_all, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import by_id
+from qkvinspect.weights.to_torch import to_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,6 +128,8 @@ def _tensor(piece: OutputTensor, state_dict: Mapping[str, Tensor]) -> Tensor:
 
     if piece.whole is not None:
         return state_dict[piece.whole.name]
+    if any(run.weight is not None and run.weight.encoding is not None for run in piece.runs):
+        return to_torch(bytearray(b"".join(contents(spans(piece)))), piece.dtype, piece.shape, piece.name)
     like = state_dict[piece.sources[0].name]
     rows = [_rows(run, state_dict, like) for run in piece.runs]
     whole = rows[0] if len(rows) == 1 else torch.cat(rows)
@@ -136,9 +139,9 @@ def _tensor(piece: OutputTensor, state_dict: Mapping[str, Tensor]) -> Tensor:
 
 
 def _rows(run: RowRun, state_dict: Mapping[str, Tensor], like: Tensor) -> Tensor:
-    if run.info is None:
+    if run.weight is None:
         return like.new_zeros(len(run.rows))
-    matrix = _as_matrix(state_dict[run.info.name], run.orientation)
+    matrix = _as_matrix(state_dict[run.weight.name], run.orientation)
     return matrix[run.rows.start : run.rows.stop : run.rows.step]
 
 

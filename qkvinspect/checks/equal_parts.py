@@ -12,6 +12,7 @@ from itertools import combinations
 
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.inspection.report import Part
+from qkvinspect.weights.weight import Weight
 
 CODE = "equal-parts"
 SEVERITY = "error"
@@ -30,6 +31,8 @@ def told(subject: Subject) -> Iterator[Told]:
 
 def same_rows(one: Part, other: Part) -> bool:
     """Whether both are the same stored bytes, as where modules share a parameter."""
-    a, b = one.weight.region, other.weight.region
-    place = a.source.name, a.start, one.weight.offset
-    return place == (b.source.name, b.start, other.weight.offset) and one.rows == other.rows
+    return one.rows == other.rows and _places(one.weight) == _places(other.weight)
+
+
+def _places(weight: Weight) -> list[tuple[str, int, int]]:
+    return [(info.region.source.name, info.region.start, info.offset) for info in weight.stored]

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.progress import Progress, counter
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import StridedMatrix
+from qkvinspect.weights.weight import Matrix
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.reading import Array
 
 _READ = 64 << 20
 """Bytes of whole heads that are held at a time."""
@@ -64,25 +69,47 @@ def _nbytes(part: Part) -> int:
 
 def _facts(part: Part, *, known: bool) -> Iterator[Facts]:
     """Of each head; a part whose heads are not known counts as one."""
+    if part.weight.why:
+        return
+    matrix = part.weight.as_matrix(part.orientation)
+    yield from _stored(part, matrix, known) if isinstance(matrix, StridedMatrix) else _decoded(part, matrix, known)
+
+
+def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[Facts]:
+    """Of heads whose bytes are their numbers: equal bytes are equal heads."""
     import numpy as np
 
-    from qkvinspect.weights.reading import read_rows, stored_words
+    from qkvinspect.weights.reading import numbers, read_rows, stored_words
 
-    matrix = as_matrix(part.weight, part.orientation)
-    width = matrix.cols * matrix.unit // 8
+    dtype, width = part.weight.dtype, matrix.cols * matrix.unit // 8
     for first, last in _groups([len(rows) * width for rows in part.heads]):
         heads = part.heads[first:last]
         if sum(map(len, heads)) * width > _READ:  # one alone
             yield _streamed(read_rows(matrix, heads))
             continue
         data = b"".join(read_rows(matrix, heads))
-        words = np.frombuffer(data, stored_words(part.weight.dtype, matrix.unit)).reshape(-1, matrix.cols)
+        words = np.frombuffer(data, stored_words(dtype, matrix.unit)).reshape(-1, matrix.cols)
         start = 0
         for rows in heads:
             stop = start + len(rows)
-            digest = blake2b(memoryview(data)[start * width : stop * width], digest_size=16).digest()
-            yield Facts(digest, *_numbers(part, words[start:stop], spectrum=known))
+            digest = _digest(memoryview(data)[start * width : stop * width])
+            single = dtype.kind not in ("opaque", "complex")
+            values = numbers(words[start:stop], dtype)[0] if single else words[:0]
+            yield Facts(digest, *_numbers(values, spectrum=spectrum))
             start = stop
+
+
+def _decoded(part: Part, matrix: Matrix, spectrum: bool) -> Iterator[Facts]:
+    """Of heads that are kept as codes: equal numbers are equal heads, whatever codes they have."""
+    from qkvinspect.weights.values import rows_of_values, value_tiles
+
+    for rows in part.heads:
+        if len(rows) * matrix.cols * 8 > _READ:
+            tiles = value_tiles(matrix.take(rows))
+            yield _streamed(tile.read()[0].tobytes() for tile in tiles)
+            continue
+        values = rows_of_values(matrix, [rows])
+        yield Facts(_digest(values.tobytes()), *_numbers(values, spectrum=spectrum))
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -105,17 +132,16 @@ def _streamed(pieces: Iterator[bytes]) -> Facts:
     return Facts(digest.digest(), None, None, None)
 
 
-def _numbers(part: Part, words: object, *, spectrum: bool) -> tuple[float | None, float | None, float | None]:
+def _digest(data: bytes | memoryview) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
+def _numbers(values: Array, *, spectrum: bool) -> tuple[float | None, float | None, float | None]:
     """Lowest and highest value, and the stable rank."""
     import numpy as np
 
-    from qkvinspect.weights.reading import numbers
-
-    dtype = part.weight.dtype
-    array = np.asarray(words)
-    if dtype.kind in ("opaque", "complex") or not array.size:
+    if not values.size:
         return None, None, None
-    values = numbers(array, dtype)[0]
     lowest, highest = float(values.min()), float(values.max())
     if not spectrum or not 2 <= len(values) <= _WIDEST or not np.isfinite([lowest, highest]).all():
         return lowest, highest, None

@@ -23,6 +23,7 @@ NOTICED: Mapping[str, tuple[Severity, str]] = {
     "heads-unknown": ("info", "The number of heads is not known: single heads are not checked."),
     "no-checksums": ("warning", "The zip was written without checksums."),
     "no-norms": ("warning", "Quantised values have no norm without their scales."),
+    "no-values": ("error", "A weight cannot be decoded: what its codes need is missing or has another form."),
     "no-version": ("warning", "The zip lacks the version without which torch.load refuses it."),
     "orientation-against-weights": ("error", "The weights lie the other way round than their layout has it."),
     "other-files": ("info", "The folder holds other checkpoints that were not read."),
@@ -43,6 +44,5 @@ NOTICED: Mapping[str, tuple[Severity, str]] = {
     "unlisted-tensors": ("warning", "Shards hold tensors that their index omits."),
     "unreadable-tensor": ("warning", "A tensor that cannot be read as plain numbers was left out."),
     "value-unreadable": ("info", "A small value of a distributed checkpoint could not be used."),
-    "weight-norm": ("warning", "Weight normalisation: the weight is not stored."),
 }
 """By code: severity, and what it means."""

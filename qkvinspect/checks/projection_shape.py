@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.weights.strided import shape_as_matrix
 
 CODE = "projection-shape"
 SEVERITY = "error"
@@ -19,7 +18,7 @@ def told(subject: Subject) -> Iterator[Told]:
     for attention in subject.attentions:
         layout, heads = attention.layout, attention.heads
         if attention.out is not None and layout is not None and heads is not None and len(attention.out.shape) > 1:
-            taken = shape_as_matrix(attention.out, layout.out_orientation)[1]
+            taken = attention.out.as_shape(layout.out_orientation)[1]
             given = heads.num_heads * heads.width("v")
             if taken != given and attention.part("v") is not None:
                 sizes = f"{heads.num_heads} heads of V of {heads.width('v')} give {given}"

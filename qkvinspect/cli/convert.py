@@ -14,6 +14,7 @@ def convert(
     heads: saving.NumHeads = None,
     kv_heads: saving.KvHeads = None,
     zero_bias: saving.ZeroBias = False,
+    dequantize: saving.Dequantize = None,
     rename: saving.Rename = None,
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,
@@ -50,7 +51,7 @@ def convert(
     from qkvinspect.errors import UsageError
     from qkvinspect.export import convert_whole
 
-    target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename)
+    target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
     with options.load(path, container, config, limit, download) as checkpoint:

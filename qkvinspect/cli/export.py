@@ -29,6 +29,7 @@ def export(
         ),
     ] = None,
     rename: saving.Rename = None,
+    dequantize: saving.Dequantize = None,
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,
     verify: saving.Verify = False,
@@ -73,6 +74,7 @@ def export(
         raise UsageError("--all and --heads-split do not go together", hint="leave one of them out")
     if rename and not everything:
         raise UsageError("--rename is for whole checkpoints", hint="give --all, or --names for the parts alone")
+    numbers_as = saving.dtype(dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=everything)
     with options.load(path, container, config, limit, download) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
@@ -80,10 +82,11 @@ def export(
         if not found.attentions:
             raise UsageError("there is no attention to export", file=checkpoint.path)
         if everything:
-            plan = split_whole(found, names=names, rename=renaming(rename or ()))
+            plan = split_whole(found, names=names, rename=renaming(rename or ()), numbers_as=numbers_as)
             pieces, layers = plan.pieces, plan.layers
         else:
-            pieces, layers = split_pieces(found, heads_split=heads_split, names=names or DEFAULT), len(found.attentions)
+            pieces = split_pieces(found, heads_split=heads_split, names=names or DEFAULT, numbers_as=numbers_as)
+            layers = len(found.attentions)
         saving.save(found, pieces, out, how, layers=layers, dry_run=dry_run)
         if everything:
             if not layers:

@@ -12,6 +12,7 @@ def pack(
     heads: saving.NumHeads = None,
     kv_heads: saving.KvHeads = None,
     zero_bias: saving.ZeroBias = False,
+    dequantize: saving.Dequantize = None,
     rename: saving.Rename = None,
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,
@@ -43,7 +44,7 @@ def pack(
     """
     from qkvinspect.export import pack_whole
 
-    target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename)
+    target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=None, layouts=None, norms=False, evidence="none")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from qkvinspect.dtypes import DType
     from qkvinspect.export import How, OutputTensor, Plan, Target
     from qkvinspect.inspection.report import Report
 
@@ -35,6 +36,10 @@ Rename = Annotated[
         help="Replace a regular expression in every name; repeatable.",
     ),
 ]
+Dequantize = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--dequantize", help="Write the numbers of weights that are stored as codes, in this dtype."),
+]
 MaxShard = Annotated[
     str | None,
     typer.Option("--max-shard-size", metavar="SIZE", help="Write files of at most 5GB (or so), with an index."),
@@ -54,13 +59,28 @@ def how(max_shard: str | None, *, force: bool, verify: bool, whole: bool) -> How
     return How(force, size(max_shard, "--max-shard-size") if max_shard else 0, verify, hashed=whole, kept=whole)
 
 
-def target(to: str, heads: int | None, kv_heads: int | None, *, zero_bias: bool, rename: list[str] | None) -> Target:
+def target(
+    to: str,
+    heads: int | None,
+    kv_heads: int | None,
+    *,
+    zero_bias: bool,
+    rename: list[str] | None,
+    numbers_as: Literal["float32", "bfloat16", "float16"] | None,
+) -> Target:
     """Where to, from the options."""
     from qkvinspect.export import Target
     from qkvinspect.export.naming import renaming
     from qkvinspect.layouts import by_id
 
-    return Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, renaming(rename or ()))
+    return Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, dtype(numbers_as), renaming(rename or ()))
+
+
+def dtype(name: Literal["float32", "bfloat16", "float16"] | None) -> DType | None:
+    """What --dequantize names."""
+    from qkvinspect.dtypes import DTYPES
+
+    return DTYPES[name] if name else None
 
 
 def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: bool, heads_needed: bool) -> Report:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from qkvinspect.checkpoint import Checkpoint, Finding
+from qkvinspect.checkpoint import Finding
 from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
@@ -78,7 +78,7 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
         _taken(a, {pair.a for pair in apart}),
         _taken(b, {pair.b for pair in apart}),
     )
-    others = pair_others(a.checkpoint, b.checkpoint, taken, renames, prefixes)
+    others = pair_others(a.weights, b.weights, taken, renames, prefixes)
     if not options.others or options.layers:
         others = None
     if renames.unused:
@@ -92,12 +92,12 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
     extract = _without_out(a, b)
     if extract:
         notes.append(f"{extract} holds no output projection at all, so none was compared")
-    work = [_layer(pair, of_a[pair.a], of_b[pair.b], (a.checkpoint, b.checkpoint), extract) for pair in chosen]
+    work = [_layer(pair, of_a[pair.a], of_b[pair.b], extract) for pair in chosen]
     total = sum(one.nbytes for one in work) + (others.nbytes if others else 0)
     advance = counter(total, progress)
     for side in (0, 1):
-        announce(lines.matrix.info.region for one in work for lines in one.parts[side].values())
-        announce(info.region for pair in (others.pairs if others else ()) if all(pair) and (info := pair[side]))
+        announce(region for one in work for lines in one.parts[side].values() for region in lines.weight.regions)
+        announce(others.regions(side) if others else ())
     layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
     notes += _disagreeing(work)
     return Difference(
@@ -156,9 +156,9 @@ def _without_out(a: Report, b: Report) -> str:
     return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
 
 
-def _layer(pair: Pair, a: Attention, b: Attention, files: tuple[Checkpoint, Checkpoint], extract: str) -> _Layer:
+def _layer(pair: Pair, a: Attention, b: Attention, extract: str) -> _Layer:
     if a.parts and b.parts:
-        one, other = parts_of(a, files[0]), parts_of(b, files[1])
+        one, other = parts_of(a), parts_of(b)
         names = [name for name in ORDER if name in one or name in other]
         if extract:
             names = [name for name in names if not name.startswith("out")]
@@ -192,7 +192,7 @@ def _part(
         advance(a.nbytes if a else b.nbytes if b else 0)
     else:
         whole, heads = compare_lines(a, b, heads_of(name, a, geometry), tolerance, advance)
-    one, other = ((side.dtype.name, side.shape) if side else None for side in (a, b))
+    one, other = ((side.kind, side.shape) if side else None for side in (a, b))
     return PartDifference(name, one, other, whole, heads)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.diff.ordered_rows import Lines, tiles
-from qkvinspect.diff.rounding import rounded
 from qkvinspect.dtypes import DType
 from qkvinspect.weights.reading import Array
+from qkvinspect.weights.rounding import rounded
 
 Numbers = NDArray[np.uint64]
 

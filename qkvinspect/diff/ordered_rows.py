@@ -1,4 +1,4 @@
-"""Rows of a stored tensor in the order (head, dim), whatever its packing, orientation, strides and dtype."""
+"""Rows of a weight in the order (head, dim), whatever its packing, orientation, strides and dtype."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from itertools import accumulate
 
 import numpy as np
 
-from qkvinspect.dtypes import DType
+from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.weights.reading import Array, gather, numbers
-from qkvinspect.weights.strided import Matrix
+from qkvinspect.weights.strided import StridedMatrix
+from qkvinspect.weights.values import columns, rows_of_values
+from qkvinspect.weights.weight import Matrix, Weight
 
 TILE = 1 << 18
 """Values compared at a time."""
@@ -21,20 +23,32 @@ _SQUARE = 512  # rows of a tile where one side lies by rows and the other by col
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Some rows of a stored tensor.
+    """Some rows of a weight.
 
     Attributes:
-        runs: the stored rows, in the order in which they are compared.
+        runs: the rows, in the order in which they are compared.
         flipped: whether these rows are the columns of what people call the matrix (the output projection).
     """
 
+    weight: Weight
     matrix: Matrix
     runs: tuple[range, ...]
     flipped: bool = False
 
     @property
     def dtype(self) -> DType:
-        return self.matrix.info.dtype
+        """Of the numbers: what is decoded is compared as float64."""
+        return self.matrix.info.dtype if isinstance(self.matrix, StridedMatrix) else DTYPES["float64"]
+
+    @property
+    def kind(self) -> str:
+        """What it is stored as, for people."""
+        return self.weight.dtype.name
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are numbers to compare, not only bits."""
+        return not self.weight.why and self.dtype.kind != "opaque"
 
     @property
     def rows(self) -> int:
@@ -43,12 +57,12 @@ class Lines:
     @property
     def cols(self) -> int:
         """Values in a row."""
-        return self.matrix.cols * self.matrix.unit // self._width
+        return columns(self.matrix)
 
     @property
     def vector(self) -> bool:
         """Whether it is a bias, or another tensor of one axis."""
-        return len(self.matrix.info.shape) < 2
+        return len(self.weight.shape) < 2
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,25 +74,36 @@ class Lines:
     @property
     def across(self) -> bool:
         """Whether neighbours in the file belong to different rows."""
-        return self.matrix.col_stride > self.matrix.row_stride
+        return self.matrix.by_columns
 
     @property
     def nbytes(self) -> int:
-        return self.rows * self.matrix.cols * self.matrix.unit // 8
-
-    @property
-    def _width(self) -> int:
-        return self.dtype.bits // self.dtype.values
+        if isinstance(self.matrix, StridedMatrix):
+            return self.rows * self.matrix.cols * self.matrix.unit // 8
+        return self.weight.nbytes * self.rows // max(self.matrix.rows, 1)
 
     def words(self, rows: range, cols: range) -> Array:
-        """The stored words of a tile: [rows, columns in units]."""
-        units = range(cols.start * self._width // self.matrix.unit, cols.stop * self._width // self.matrix.unit)
-        return gather(self.matrix.transposed.take(units).transposed, self._stored(rows))
+        """What stands for the numbers of a tile: [rows, columns]; stored words where these are the numbers."""
+        if isinstance(self.matrix, StridedMatrix):
+            width = self.dtype.bits // self.dtype.values
+            units = range(cols.start * width // self.matrix.unit, cols.stop * width // self.matrix.unit)
+            return gather(self.matrix.transposed.take(units).transposed, self._stored(rows))
+        return rows_of_values(self.matrix.transposed.take(cols).transposed, self._stored(rows)).astype(np.float64)
 
     def values(self, words: Array) -> Array:
-        """Words of ``words`` as numbers; of complex ones the real parts, then the imaginary ones."""
+        """What ``words`` gave as numbers; of complex ones the real parts, then the imaginary ones."""
+        if not isinstance(self.matrix, StridedMatrix):
+            return words
         found = numbers(words, self.dtype)
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+    def slack(self, rows: range, cols: range) -> Array | None:
+        """How far the numbers of a tile may lie from those that were encoded; None where nothing was rounded."""
+        if isinstance(self.matrix, StridedMatrix):
+            return None
+        tile = self.matrix.transposed.take(cols).transposed
+        found = [slack for run in self._stored(rows) if (slack := tile.take(run).slack()) is not None]
+        return np.concatenate(found) if found else None
 
     def _stored(self, rows: range) -> Iterator[range]:
         """The stored rows behind some of the rows."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.diff.difference import Relation
 from qkvinspect.inspection.report import Attention
+from qkvinspect.weights.weight import Weight
 
 
 def lying_otherwise(a: Attention, b: Attention, relations: tuple[Relation, ...]) -> tuple[Relation, ...]:
@@ -30,5 +30,5 @@ def lying_otherwise(a: Attention, b: Attention, relations: tuple[Relation, ...])
     return (*(one for one in relations if one is not out), Relation("transposed-alone", text, ("q", "k", "v", "out")))
 
 
-def _by_end(attention: Attention) -> dict[str, TensorInfo]:
+def _by_end(attention: Attention) -> dict[str, Weight]:
     return {info.name.removeprefix(f"{attention.layer}."): info for info in attention.weights}

@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.checkpoint import Region, TensorInfo
 from qkvinspect.diff.difference import Comparison, TensorDifference, worst
 from qkvinspect.diff.pairing import Prefixes, Renames, pair_names
 from qkvinspect.diff.parts import whole
 from qkvinspect.diff.tally import Advance, compare
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
+from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.weight import Weight, plain
 
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """Which tensor of A is compared with which of B; None where the other side has none."""
+    """Which weight of A is compared with which of B; None where the other side has none."""
 
-    pairs: Sequence[tuple[TensorInfo | None, TensorInfo | None]]
+    pairs: Sequence[tuple[Weight | None, Weight | None]]
 
     @property
     def nbytes(self) -> int:
         return sum(a.nbytes + b.nbytes for a, b in self.pairs if a and b)
+
+    def regions(self, side: int) -> Iterator[Region]:
+        """What is read of one side."""
+        for pair in self.pairs:
+            weight = pair[side]
+            if weight is not None and all(pair):
+                yield from weight.regions
 
     def compare(self, tolerance: float | None, advance: Advance) -> Iterator[TensorDifference]:
         """Each pair in turn."""
@@ -31,44 +40,49 @@ class Others:
                 found = Comparison("removed" if a else "added", None, None, None)
             else:
                 found = _compare(a, b, tolerance, advance)
-            kinds = tuple((info.dtype.name, info.shape) for info in (a, b) if info)
+            kinds = tuple((weight.dtype.name, weight.shape) for weight in (a, b) if weight)
             yield TensorDifference(a.name if a else None, b.name if b else None, kinds, found)
 
 
 def pair_others(
-    a: Checkpoint, b: Checkpoint, taken: tuple[set[str], set[str]], renames: Renames, prefixes: Collection[Prefixes]
+    a: Weights, b: Weights, taken: tuple[set[str], set[str]], renames: Renames, prefixes: Collection[Prefixes]
 ) -> Others:
-    """Every tensor that is in none of the layers, with that of the other side."""
-    left, right = (
-        [name for name in side.tensors if name not in gone] for side, gone in zip((a, b), taken, strict=True)
-    )
+    """Every weight that is in none of the layers, with that of the other side."""
+    left, right = ([name for name in side if name not in gone] for side, gone in zip((a, b), taken, strict=True))
     pairs = pair_names(left, right, renames, prefixes)
     known_a, known_b = {pair.a: pair.b for pair in pairs}, {pair.b for pair in pairs}
-    found = [(a.tensors[name], b.tensors[known_a[name]] if name in known_a else None) for name in left]
-    return Others([*found, *((None, b.tensors[name]) for name in right if name not in known_b)])
+    found = [(a[name], b[known_a[name]] if name in known_a else None) for name in left]
+    return Others([*found, *((None, b[name]) for name in right if name not in known_b)])
 
 
-def _compare(a: TensorInfo, b: TensorInfo, tolerance: float | None, advance: Advance) -> Comparison:
+def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) -> Comparison:
     if a.shape != b.shape:
         advance(a.nbytes + b.nbytes)
         return Comparison("reshaped", None, None, None)
     try:
         return compare(whole(a), whole(b), (), tolerance, advance)[0]
     except LayoutError:
-        return _compare_odd(a, b, tolerance, advance)
+        return _compare_odd(a.require_info(), b.require_info(), tolerance, advance)
+
+
+def _compare_stored(a: TensorInfo, b: TensorInfo, tolerance: float | None, advance: Advance) -> Comparison:
+    return _compare(plain(a), plain(b), tolerance, advance)
 
 
 def _compare_odd(a: TensorInfo, b: TensorInfo, tolerance: float | None, advance: Advance) -> Comparison:
     """Tensors that have no form of rows and columns: an order of axes of its own, or rows that end within a byte."""
     if a.contiguous and b.contiguous and a.dtype == b.dtype:
-        return compare(whole(_bytes(a)), whole(_bytes(b)), (), None, advance)[0]
+        return compare(whole(plain(_bytes(a))), whole(plain(_bytes(b))), (), None, advance)[0]
     one, other = _in_order(a), _in_order(b)
     if a.strides == b.strides and one.contiguous:
-        return compare(whole(one), whole(other), (), tolerance, advance)[0]
+        return compare(whole(plain(one)), whole(plain(other)), (), tolerance, advance)[0]
     if not a.shape or a.dtype.bits < 8 or b.dtype.bits < 8:
         raise LayoutError(f"cannot be compared with {b.name}", tensor=a.name, found=f"{a.dtype.name}, {b.dtype.name}")
     return Comparison(
-        worst(_compare(_at(a, i), _at(b, i), tolerance, advance).status for i in range(a.shape[0])), None, None, None
+        worst(_compare_stored(_at(a, i), _at(b, i), tolerance, advance).status for i in range(a.shape[0])),
+        None,
+        None,
+        None,
     )
 
 

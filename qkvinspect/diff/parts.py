@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry, merge
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.weight import Weight
 
 Parts = dict[str, Lines]
 """``q``, ``k``, ``v``, ``out`` and the same with ``_bias``; or stored tensors by the ends of their names."""
 
 
-def parts_of(attention: Attention, checkpoint: Checkpoint) -> Parts:
+def parts_of(attention: Attention) -> Parts:
     """The parts of a module whose layout is known; the output projection by its columns, which are heads' rows."""
     found: Parts = {}
     for part in attention.parts:
-        found[part.name] = Lines(as_matrix(part.weight, part.orientation), part.rows)
-    out = attention.out
-    if out is not None and len(out.shape) > 1 and attention.layout is not None:
-        matrix = as_matrix(out, attention.layout.out_orientation)
-        found["out"] = flip(Lines(matrix, (range(matrix.rows),)))
+        found[part.name] = Lines(part.weight, part.weight.as_matrix(part.orientation), part.rows)
+    output = attention.output
+    if output is not None:
+        matrix = output.weight.as_matrix(output.orientation)
+        found["out"] = flip(Lines(output.weight, matrix, (range(matrix.rows),)))
     for part in attention.parts:
         if part.bias is not None:
-            found[f"{part.name}_bias"] = Lines(as_matrix(part.bias, "out_in"), merge(part.bias_heads))
-    if "out_bias" in attention.tensors:
-        found["out_bias"] = whole(checkpoint.tensors[attention.tensors["out_bias"]])
+            found[f"{part.name}_bias"] = Lines(part.bias, part.bias.as_matrix("out_in"), merge(part.bias_heads))
+    if attention.out_bias is not None:
+        found["out_bias"] = whole(attention.out_bias)
     return found
 
 
 def stored_of(attention: Attention) -> Parts:
     """The stored weights as they are."""
-    return {info.name.removeprefix(f"{attention.layer}."): whole(info) for info in attention.weights}
+    return {weight.name.removeprefix(f"{attention.layer}."): whole(weight) for weight in attention.weights}
 
 
-def whole(info: TensorInfo) -> Lines:
-    """All of a tensor, by its first axis.
+def whole(weight: Weight) -> Lines:
+    """All of a weight, by its first axis.
 
     Raises:
         LayoutError: its strides give it no form of rows and columns.
     """
-    matrix = as_matrix(info, "out_in")
-    return Lines(matrix, (range(matrix.rows),))
+    matrix = weight.as_matrix("out_in")
+    return Lines(weight, matrix, (range(matrix.rows),))
 
 
 def common_heads(a: Attention, b: Attention) -> Geometry | None:

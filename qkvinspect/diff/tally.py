@@ -10,9 +10,13 @@ import numpy as np
 
 from qkvinspect.diff.difference import IDENTICAL, Comparison, Spot
 from qkvinspect.diff.ordered_rows import Lines, tiles
-from qkvinspect.diff.rounding import rounded
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.weights.reading import Array
+from qkvinspect.weights.rounding import rounded
+from qkvinspect.weights.strided import StridedMatrix
+
+_SURE = 1 + 2.0**-7
+"""What a scale that was rounded itself (to bfloat16 at the coarsest) adds to the distance of codes."""
 
 Advance = Callable[[int], None]
 """Told how many bytes have just been read."""
@@ -34,7 +38,7 @@ def compare(
         return whole, ()
     if _same_bits(a, b, advance):
         return IDENTICAL, (IDENTICAL,) * len(heads)
-    if a.dtype.kind == "opaque" or b.dtype.kind == "opaque":
+    if not (a.comparable and b.comparable):
         return Comparison("changed", None, None, None), ()
     tallies = (_Tally(a, b, into) for into in _directions(a.dtype, b.dtype))
     tally = min(tallies, key=lambda one: int(one.changed.sum()))
@@ -51,7 +55,8 @@ def compare(
 
 def _same_bits(a: Lines, b: Lines, advance: Advance) -> bool:
     """Whether every stored bit is the same; reading ends where one is not."""
-    same, before = a.dtype == b.dtype, 0
+    stored = isinstance(a.matrix, StridedMatrix) and isinstance(b.matrix, StridedMatrix)
+    same, before = stored and a.dtype == b.dtype, 0
     for rows, cols in tiles(a, b) if same else ():
         one, other = a.words(rows, cols), b.words(rows, cols)
         advance(one.nbytes + other.nbytes)
@@ -108,6 +113,8 @@ class _Tally:
             else:
                 differs = one != other  # float64 does not hold every int64
                 self.touched[rows] |= differs.any(axis=1)
+            if differs.any():
+                differs &= ~_within_slack(a, b, down, across, x, y)
             self._add(rows, across, differs, x.astype(np.float64), y.astype(np.float64))
 
     def _add(self, rows: slice, across: range, differs: Array, x: Array, y: Array) -> None:
@@ -159,6 +166,15 @@ class _Tally:
         forgiven = tolerance is not None and relative <= tolerance and not nonfinite
         spot = Spot(*place, float(self.values[row, 0]), float(self.values[row, 1]))
         return replace(found, status="tolerated" if forgiven else "changed", largest=spot)
+
+
+def _within_slack(a: Lines, b: Lines, rows: range, cols: range, x: Array, y: Array) -> Array | np.bool:
+    """Where the numbers differ by no more than the codes of a side had to round away."""
+    slacks = [slack for side in (a, b) if (slack := side.slack(rows, cols)) is not None]
+    if not slacks:
+        return np.False_
+    with np.errstate(invalid="ignore"):
+        return np.abs(x.astype(np.float64) - y) <= sum(slacks) * _SURE
 
 
 def _unequal(x: Array, y: Array) -> Array:

@@ -9,7 +9,7 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry, Packing, slots_of
 from qkvinspect.sources import is_remote
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import Weight
 
 _ORIENT = {"out_in": "", "in_out": ".T", "in_heads_dim": ".flatten(1).T"}
 
@@ -22,18 +22,24 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
     layout, geometry = attention.layout, attention.geometry
     if layout is None or geometry is None:
         return []
-    infos = {info.name: info for part in attention.parts for info in (part.weight, part.bias) if info}
+    held = {weight.name: weight for part in attention.parts for weight in (part.weight, part.bias) if weight}
+    if any(weight.why for weight in held.values()):
+        return []
+    infos = {info.name: info for weight in held.values() for info in weight.stored}
     lines = [*_fetch(checkpoint), *_load(list(infos.values()), checkpoint)]
-    for stored, info in zip(layout.weights, attention.weights, strict=True):
-        names = [part.name for part in attention.parts if part.weight.name == info.name]
-        total, _ = shape_as_matrix(info, stored.orientation)
-        expression = _reach(info) + _ORIENT[stored.orientation]
-        lines += _split(stored.packing, geometry, total, names, "", expression)
+    for stored, weight in zip(layout.weights, attention.weights, strict=True):
+        names = [part.name for part in attention.parts if part.weight.name == weight.name]
+        total, _ = weight.as_shape(stored.orientation)
+        decoding, expression = _weight(weight)
+        lines += [
+            *decoding,
+            *_split(stored.packing, geometry, total, names, "", expression + _ORIENT[stored.orientation]),
+        ]
     for info in {part.bias.name: part.bias for part in attention.parts if part.bias}.values():
         names = [part.name for part in attention.parts if part.bias and part.bias.name == info.name]
         packing = next(stored.packing for stored in layout.biases if set(names) <= stored.packing.parts)
         flat = ".flatten()" if len(info.shape) > 1 else ""
-        lines += _split(packing, geometry, info.numel, names, "_bias", _reach(info) + flat)
+        lines += _split(packing, geometry, info.numel, names, "_bias", _reach(info.require_info()) + flat)
     if attention.heads is not None:
         for part in attention.parts:
             sizes = f"({attention.heads.heads(part.name)}, {attention.heads.width(part.name)})"
@@ -85,6 +91,16 @@ def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> It
     else:
         yield f"reader = torch.distributed.checkpoint.HuggingFaceStorageReader({folder!r})"
         yield "torch.distributed.checkpoint.load(state, storage_reader=reader, no_dist=True)"
+
+
+def _weight(weight: Weight) -> tuple[Sequence[str], str]:
+    """Lines that make a weight's numbers, and what they are called; the stored tensor where these are the numbers."""
+    if weight.encoding is None:
+        return (), _reach(weight.require_info())
+    lines = weight.encoding.python()
+    for info in weight.stored:
+        lines = [line.replace(f"state_dict[{info.name!r}]", _reach(info)) for line in lines]
+    return lines, "weight"
 
 
 def _reach(info: TensorInfo) -> str:

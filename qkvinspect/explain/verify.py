@@ -6,14 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from qkvinspect.checkpoint import Checkpoint, Orientation, TensorInfo
+from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import merge
 from qkvinspect.sources import is_remote
 from qkvinspect.weights.reading import read_rows
-from qkvinspect.weights.strided import as_matrix
 from qkvinspect.weights.to_torch import to_torch
+from qkvinspect.weights.values import rows_of_values
+from qkvinspect.weights.weight import DecodedMatrix, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ def verify(checkpoint: Checkpoint, attention: Attention) -> Verification:
             f"layer {attention.layer!r} is not an nn.MultiheadAttention, so there is nothing to run it against",
             found=" or ".join(attention.candidates),
         )
-    stored = _stored(checkpoint, attention)
+    stored = _stored(attention)
     state, reader = _read_by_others(checkpoint, stored)
     embed_dim = attention.embed_dim or 0
     q, k, v = attention.parts
@@ -127,29 +128,31 @@ def _by_hand(attention: Attention, query: Tensor, key: Tensor, value: Tensor, st
     return output + state["out_proj.bias"] if "out_proj.bias" in state else output
 
 
-def _rows(info: TensorInfo, orientation: Orientation, rows: tuple[range, ...]) -> Tensor:
-    """Rows of a stored tensor, through our own reader, in float64."""
+def _rows(weight: Weight, orientation: Orientation, rows: tuple[range, ...]) -> Tensor:
+    """Rows of a weight, through our own reader, in float64."""
     import torch
 
-    matrix = as_matrix(info, orientation)
+    matrix = weight.as_matrix(orientation)
+    if isinstance(matrix, DecodedMatrix):
+        return torch.tensor(rows_of_values(matrix, merge(rows)), dtype=torch.float64)
     data = bytearray(b"".join(read_rows(matrix, merge(rows))))
     shape = (sum(map(len, rows)), matrix.cols)
-    return to_torch(data, info.dtype, shape, info.name).to(torch.float64)
+    return to_torch(data, weight.dtype, shape, weight.name).to(torch.float64)
 
 
-def _stored(checkpoint: Checkpoint, attention: Attention) -> dict[str, TensorInfo]:
+def _stored(attention: Attention) -> dict[str, Weight]:
     """The module's tensors under the names that nn.MultiheadAttention gives them."""
-    infos = [*attention.weights, *(info for info, _ in attention.extras)]
-    found = {info.name.rpartition(".")[2]: info for info in infos}
-    for role, name in attention.tensors.items():
-        if role == "bias":
-            found["in_proj_bias"] = checkpoint.tensors[name]
-        elif role in ("out", "out_bias"):
-            found["out_proj.weight" if role == "out" else "out_proj.bias"] = checkpoint.tensors[name]
+    weights = [*attention.weights, *(weight for weight, _ in attention.extras)]
+    found = {weight.name.rpartition(".")[2]: weight for weight in weights}
+    if "bias" in attention.tensors:
+        found["in_proj_bias"] = attention.biases[0]
+    for name, weight in (("out_proj.weight", attention.out), ("out_proj.bias", attention.out_bias)):
+        if weight is not None:
+            found[name] = weight
     return found
 
 
-def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tuple[dict[str, Tensor], str]:
+def _read_by_others(checkpoint: Checkpoint, stored: dict[str, Weight]) -> tuple[dict[str, Tensor], str]:
     """The tensors as torch.load (weights_only) or safetensors read them; by ourselves where they refuse."""
     import pickle
 
@@ -160,13 +163,16 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tu
         return _read_by_us(stored), "qkvinspect itself, as it is not on this machine"
     if checkpoint.format.startswith("dcp"):  # torch.distributed.checkpoint unpickles without weights_only
         return _read_by_us(stored), "qkvinspect itself"
+    if any(weight.encoding is not None for weight in stored.values()):
+        return _read_by_us(stored), "qkvinspect itself, which decoded it"
+    infos = {name: weight.require_info() for name, weight in stored.items()}
     try:
         if "torch-" in checkpoint.format:
-            files = {info.region.source.name for info in stored.values()}
+            files = {info.region.source.name for info in infos.values()}
             roots = {file: torch.load(file, weights_only=True, map_location="cpu") for file in files}
-            return {name: _follow(roots[i.region.source.name], i.keys) for name, i in stored.items()}, "torch.load"
+            return {name: _follow(roots[i.region.source.name], i.keys) for name, i in infos.items()}, "torch.load"
         state: dict[str, Tensor] = {}
-        for name, info in stored.items():
+        for name, info in infos.items():
             with cast(Any, safetensors).safe_open(info.region.source.name, framework="pt") as file:
                 state[name] = file.get_tensor(info.name)
         return state, "safetensors"
@@ -174,10 +180,9 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, TensorInfo]) -> tu
         return _read_by_us(stored), "qkvinspect itself (the library refuses the file)"
 
 
-def _read_by_us(stored: dict[str, TensorInfo]) -> dict[str, Tensor]:
-    shapes = {name: info.shape for name, info in stored.items()}
-    rows = {name: (range(as_matrix(info, "out_in").rows),) for name, info in stored.items()}
-    return {name: _rows(info, "out_in", rows[name]).reshape(shapes[name]) for name, info in stored.items()}
+def _read_by_us(stored: dict[str, Weight]) -> dict[str, Tensor]:
+    rows = {name: (range(weight.as_shape("out_in")[0]),) for name, weight in stored.items()}
+    return {name: _rows(weight, "out_in", rows[name]).reshape(weight.shape) for name, weight in stored.items()}
 
 
 def _follow(root: Any, keys: tuple[str, ...]) -> Tensor:

@@ -31,7 +31,7 @@ def biases_in(
                 f"{target.id} has no place for the bias of {part.upper()} in layer {source.layer!r}, which is not zero",
                 hint="choose a layout that has one",
             )
-    dtype = one_dtype(source, [run.info for runs in source.biases.values() for run in runs if run.info is not None])
+    dtype = one_dtype(source, [run.weight for runs in source.biases.values() for run in runs if run.weight is not None])
     pieces: list[OutputTensor] = []
     zeros: list[str] = []
     for stored in target.biases:

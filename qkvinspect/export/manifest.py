@@ -127,7 +127,7 @@ def _origin(pieces: Sequence[OutputTensor]) -> dict[str, object]:
     for piece in pieces:
         rows: dict[str | None, list[range]] = {}
         for run in piece.runs:
-            rows.setdefault(run.info.name if run.info else None, []).append(run.rows)
+            rows.setdefault(run.weight.name if run.weight else None, []).append(run.rows)
         told = [{"tensor": name, "rows": row_ranges(runs)} for name, runs in rows.items()]
         if told:
             origin[piece.name] = told[0] if len(told) == 1 else told

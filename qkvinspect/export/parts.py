@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import RowRun
 from qkvinspect.inspection.report import Attention
-from qkvinspect.layouts import Layout, StoredWeight
-from qkvinspect.layouts.packing import split_rows
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.layouts import Layout
+from qkvinspect.weights.weight import Weight
 
 Heads = tuple[int, int]
 """Heads and kv heads."""
@@ -40,44 +39,61 @@ class StoredPart:
         return sum(len(run.rows) for run in self.weights[part])
 
 
-def source_of(attention: Attention) -> StoredPart:
+def source_of(attention: Attention, numbers_as: DType | None = None) -> StoredPart:
     """The parts of an attention module.
 
+    Args:
+        numbers_as: what the numbers of weights become that are stored as codes; None: such weights are refused.
+
     Raises:
-        LayoutError: it cannot be split.
+        LayoutError: it cannot be split, or its rows mean nothing on their own.
     """
-    layout, sizes = attention.layout, attention.geometry
-    if not attention.parts or layout is None or sizes is None:
+    if not attention.parts or attention.layout is None or attention.geometry is None:
         raise LayoutError(
             f"layer {attention.layer!r} cannot be split",
             expected="one layout and the heads it needs",
             found=" or ".join(attention.candidates),
             hint="see what `qkvinspect explain` says of it, or leave it out with --layer",
         )
-
-    def split(
-        held: Iterable[tuple[StoredWeight, TensorInfo]], *, bias: bool
-    ) -> Iterator[tuple[str, tuple[RowRun, ...]]]:
-        for stored, info in held:
-            total = info.numel if bias else shape_as_matrix(info, stored.orientation)[0]
-            orientation = "out_in" if bias else stored.orientation
-            for part, ranges in split_rows(stored.packing, sizes, total).items():
-                yield part, tuple(RowRun(rows, info, orientation) for rows in ranges)
-
-    weights = list(zip(layout.weights, attention.weights, strict=True))
-    by_part = {part.name: part.bias for part in attention.parts if part.bias is not None}
-    biases = [
-        (stored, info)
-        for stored in layout.biases
-        if (info := next((by_part[part] for part in "qkv" if part in stored.packing.parts and part in by_part), None))
-    ]
+    weights: dict[str, tuple[RowRun, ...]] = {}
+    biases: dict[str, tuple[RowRun, ...]] = {}
+    for part in (*attention.parts, *attention.others):
+        weight = writable(part.weight, attention.layer, numbers_as)
+        weights[part.name] = tuple(RowRun(rows, weight, part.orientation) for rows in part.heads)
+        if part.bias is not None:
+            biases[part.name] = tuple(RowRun(rows, part.bias) for rows in part.bias_heads)
     heads = attention.heads
     return StoredPart(
         layer=attention.layer,
-        layout=layout,
-        weights=dict(split(weights, bias=False)),
-        biases=dict(split(biases, bias=True)),
+        layout=attention.layout,
+        weights=weights,
+        biases=biases,
         heads=(heads.num_heads, heads.num_kv_heads) if heads else None,
-        no_bias=frozenset(layout.no_bias),
-        consumed=frozenset(info.name for _, info in (*weights, *biases)),
+        no_bias=frozenset(attention.layout.no_bias),
+        consumed=consumed(attention),
     )
+
+
+def consumed(attention: Attention) -> frozenset[str]:
+    """Names of the stored tensors that hold the parts of a module."""
+    return frozenset(info.name for weight in (*attention.weights, *attention.biases) for info in weight.stored)
+
+
+def writable(weight: Weight, layer: str, numbers_as: DType | None) -> Weight:
+    """A weight with the dtype that its numbers are written in.
+
+    Raises:
+        LayoutError: it has none, or none was chosen.
+    """
+    if weight.why:
+        raise LayoutError(f"layer {layer!r} has no values: {weight.why}", hint="leave it out with --layer")
+    if weight.encoding is None:
+        return weight
+    dtype = numbers_as or weight.encoding.computed_in
+    if dtype is None:
+        raise LayoutError(
+            f"layer {layer!r} is stored as {weight.encoding.label}",
+            tensor=weight.name,
+            hint="--dequantize bfloat16 (or float32) writes its numbers; or leave it out with --layer",
+        )
+    return replace(weight, dtype=dtype)

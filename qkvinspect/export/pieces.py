@@ -14,15 +14,15 @@ from qkvinspect.checkpoint import BLOCK, Orientation, Region, TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.weights.copying import copy_range
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.weight import DecodedMatrix, Weight
 
 
 @dataclass(frozen=True, slots=True)
 class RowRun:
-    """Some rows along the output axis of a stored tensor; zeros where there is none."""
+    """Some rows along the output axis of a weight; zeros where there is none."""
 
     rows: range
-    info: TensorInfo | None = None
+    weight: Weight | None = None
     orientation: Orientation = "out_in"
 
 
@@ -52,7 +52,8 @@ class OutputTensor:
         """The stored tensors that its bytes come from."""
         if self.whole is not None:
             return (self.whole,)
-        return tuple({run.info.name: run.info for run in self.runs if run.info is not None}.values())
+        stored = (info for run in self.runs if run.weight is not None for info in run.weight.stored)
+        return tuple({info.name: info for info in stored}.values())
 
 
 def unchanged(info: TensorInfo, name: str | None = None) -> OutputTensor:
@@ -107,18 +108,22 @@ def copy(pieces: Iterable[ByteRun | bytes], file: BinaryIO, advance: Callable[[i
 
 
 def _rows(run: RowRun, dtype: DType) -> Iterator[ByteRun | bytes]:
-    if run.info is None:
+    if run.weight is None:
         yield bytes(dtype.nbytes(len(run.rows)))
         return
-    matrix = as_matrix(run.info, run.orientation)
+    matrix = run.weight.as_matrix(run.orientation)
     part = matrix.take(run.rows)
-    if part.plain:
+    if isinstance(part, DecodedMatrix):
+        from qkvinspect.export.scattered import decoded
+
+        yield from decoded(part, dtype)
+    elif part.plain:
         size = part.unit // 8
-        yield ByteRun(run.info.region, part.offset * size, part.rows * part.cols * size)
+        yield ByteRun(part.info.region, part.offset * size, part.rows * part.cols * size)
     else:
         from qkvinspect.export.scattered import scattered
 
-        yield from scattered(matrix, run.rows)
+        yield from scattered(part)
 
 
 def _whole(info: TensorInfo) -> Iterator[ByteRun | bytes]:

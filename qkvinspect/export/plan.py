@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in, without_label
-from qkvinspect.export.parts import StoredPart, source_of
+from qkvinspect.export.parts import StoredPart, consumed, source_of, writable
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
 from qkvinspect.export.split import split_layer
-from qkvinspect.export.whole import Change, require_plain, whole
+from qkvinspect.export.whole import Change, numbers_of, require_whole, whole
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts import Layout
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import plain
 
 _EXTRA = ("gate", "vgate", "mlp")
 _UNKNOWN = 0
@@ -44,6 +45,7 @@ class Target:
 
     Attributes:
         heads, kv_heads: of the result, where the checkpoint does not tell them; 0: as it tells.
+        numbers_as: what weights that are stored as codes become; None: they are refused.
         zero_bias: fill a missing bias with zeros where others are there.
         rename: from the name that a tensor would have to the one that it gets.
     """
@@ -52,10 +54,17 @@ class Target:
     heads: int = _UNKNOWN
     kv_heads: int = _UNKNOWN
     zero_bias: bool = False
+    numbers_as: DType | None = None
     rename: Callable[[str], str] = str
 
 
-def split_whole(report: Report, *, names: str | None = None, rename: Callable[[str], str] = str) -> Plan:
+def split_whole(
+    report: Report,
+    *,
+    names: str | None = None,
+    rename: Callable[[str], str] = str,
+    numbers_as: DType | None = None,
+) -> Plan:
     """The whole checkpoint, each fused tensor as its parts.
 
     Args:
@@ -69,13 +78,12 @@ def split_whole(report: Report, *, names: str | None = None, rename: Callable[[s
         naming(names or DEFAULT)
     changes: list[Change] = []
     for attention in report.attentions:
-        require_plain(report, attention)
-        source = source_of(attention)
+        require_whole(report, attention)
         if names is None and _apart(attention):
             continue
-        pieces = split_layer(attention, names=names or DEFAULT, everything=True)
-        changes.append(Change((attention.layer, attention.layer), source.consumed, tuple(pieces)))
-    return Plan(tuple(whole(report, changes, rename)), len(changes))
+        pieces = split_layer(attention, names=names or DEFAULT, everything=True, numbers_as=numbers_as)
+        changes.append(Change((attention.layer, attention.layer), consumed(attention), tuple(pieces)))
+    return Plan(tuple(whole(report, changes, rename, numbers_as)), len(changes))
 
 
 def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> Plan:
@@ -91,8 +99,8 @@ def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> 
     sources: list[StoredPart] = []
     for attention in report.attentions:
         if attention.layout is not None and attention.layout.kind == "separate":
-            require_plain(report, attention)
-            sources.append(_with_extra(source_of(attention), report.checkpoint))
+            require_whole(report, attention)
+            sources.append(_with_extra(source_of(attention, target.numbers_as), report.checkpoint))
     known = {attention.layer for attention in report.attentions}
     sources += [
         source
@@ -116,8 +124,8 @@ def convert_whole(report: Report, target: Target) -> Plan:
     """
     sources: list[tuple[StoredPart, Attention | None]] = []
     for attention in report.attentions:
-        require_plain(report, attention)
-        sources.append((_with_extra(source_of(attention), report.checkpoint), attention))
+        require_whole(report, attention)
+        sources.append((_with_extra(source_of(attention, target.numbers_as), report.checkpoint), attention))
     return _rewritten(report, sources, target)
 
 
@@ -130,18 +138,17 @@ def _rewritten(report: Report, sources: Sequence[tuple[StoredPart, Attention | N
     layers = _layers([source for source, _ in sources], target.layout)
     for (source, attention), layer in zip(sources, layers, strict=True):
         packed = repack(_sized(source, target), target.layout, layer, zero_bias=target.zero_bias)
-        out = list(_out(attention, target.layout, layer, report.checkpoint)) if attention else []
-        consumed = source.consumed | {info.name for piece in out for info in piece.sources}
+        out = list(_out(attention, target, layer)) if attention else []
+        gone = source.consumed | {info.name for piece in out for info in piece.sources}
         changes.append(
-            Change(
-                (without_label(source.layer, source.layout), layer), consumed, (*packed.weights, *packed.biases, *out)
-            )
+            Change((without_label(source.layer, source.layout), layer), gone, (*packed.weights, *packed.biases, *out))
         )
         zeros += [(source.layer, part) for part in packed.zeros]
     if any(attention for _, attention in sources):
         label = f".{target.layout.label}" if target.layout.label else ""
         require_known(whole(report, changes), target.layout, [f"{change.layer[1]}{label}" for change in changes])
-    return Plan(tuple(whole(report, changes, target.rename)), len(changes), tuple(zeros))
+    pieces = whole(report, changes, target.rename, target.numbers_as)
+    return Plan(tuple(pieces), len(changes), tuple(zeros))
 
 
 def _layers(sources: Sequence[StoredPart], target: Layout) -> Iterator[str]:
@@ -192,14 +199,14 @@ def _kv_heads(source: StoredPart, heads: int) -> int:
 def _with_extra(source: StoredPart, checkpoint: Checkpoint) -> StoredPart:
     """With the rows that are not attention, under the names that split gives them."""
     name = naming(DEFAULT)
-    weights, biases, consumed = dict(source.weights), dict(source.biases), set(source.consumed)
+    weights, biases, taken = dict(source.weights), dict(source.biases), set(source.consumed)
     for part in _EXTRA:
         for kind, held in (("weight", weights), ("bias", biases)):
             info = checkpoint.tensors.get(name(source.layer, part, kind))
             if info is not None and part not in held and 1 <= len(info.shape) <= 2:
-                held[part] = (RowRun(range(info.shape[0]), info),)
-                consumed.add(info.name)
-    return replace(source, weights=weights, biases=biases, consumed=frozenset(consumed))
+                held[part] = (RowRun(range(info.shape[0]), plain(info)),)
+                taken.add(info.name)
+    return replace(source, weights=weights, biases=biases, consumed=frozenset(taken))
 
 
 def _pairs(checkpoint: Checkpoint, known: set[str]) -> Iterator[StoredPart]:
@@ -218,27 +225,33 @@ def _pairs(checkpoint: Checkpoint, known: set[str]) -> Iterator[StoredPart]:
         biases = {part: checkpoint.tensors.get(name(layer, part, "bias")) for part in "kv"}
 
         def runs(infos: dict[str, TensorInfo | None]) -> dict[str, tuple[RowRun, ...]]:
-            return {part: (RowRun(range(info.shape[0]), info),) for part, info in infos.items() if info and info.shape}
+            return {
+                part: (RowRun(range(info.shape[0]), plain(info)),)
+                for part, info in infos.items()
+                if info and info.shape
+            }
 
-        consumed = frozenset(info.name for info in (*infos.values(), *biases.values()) if info is not None)
-        yield StoredPart(layer, None, runs(infos), runs(biases), consumed=consumed)
+        taken = frozenset(info.name for info in (*infos.values(), *biases.values()) if info is not None)
+        yield StoredPart(layer, None, runs(infos), runs(biases), consumed=taken)
 
 
-def _out(attention: Attention, target: Layout, layer: str, checkpoint: Checkpoint) -> Iterator[OutputTensor]:
+def _out(attention: Attention, target: Target, layer: str) -> Iterator[OutputTensor]:
     """The output projection and its bias, as the target lays and calls them."""
-    info, source = attention.out, attention.layout
-    if info is None or source is None or not target.out:
+    weight, source, layout = attention.out, attention.layout, target.layout
+    if weight is None or source is None or not layout.out:
         return
-    names = [tensor_in(layer, key) for key in target.out]
-    bias_name = attention.tensors.get("out_bias")
-    bias = checkpoint.tensors[bias_name] if bias_name else None
-    name = info.name if info.name in names else names[0]
-    if source.out_orientation == target.out_orientation:
-        yield unchanged(info, name)
+    names = [tensor_in(layer, key) for key in layout.out]
+    name = weight.name if weight.name in names else names[0]
+    held = writable(weight, attention.layer, target.numbers_as)
+    if source.out_orientation == layout.out_orientation:
+        one = unchanged(held.info) if held.encoding is None and held.info else numbers_of(held, held.dtype)
+        yield replace(one, name=name)
     else:
-        rows, cols = shape_as_matrix(info, source.out_orientation)
-        shape = (rows, cols) if target.out_orientation == "out_in" else (cols, rows)
-        run = RowRun(range(rows), info, source.out_orientation)
-        yield OutputTensor(name, shape, info.dtype, (run,), target.out_orientation)
+        rows, cols = held.as_shape(source.out_orientation)
+        shape = (rows, cols) if layout.out_orientation == "out_in" else (cols, rows)
+        run = RowRun(range(rows), held, source.out_orientation)
+        yield OutputTensor(name, shape, held.dtype, (run,), layout.out_orientation)
+    bias = attention.out_bias
     if bias is not None:
-        yield unchanged(bias, f"{name.removesuffix('weight').removesuffix('.')}.bias".removeprefix("."))
+        bias_name = f"{name.removesuffix('weight').removesuffix('.')}.bias".removeprefix(".")
+        yield unchanged(bias.require_info(), bias_name)

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.biases import biases_in
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import StoredPart
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.reread import read_again
-from qkvinspect.export.row_runs import BOTH, arrange, count, joined, one_dtype, same_bytes
+from qkvinspect.export.row_runs import BOTH, arrange, count, joined, one_dtype, same_bytes, weight_of
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, Geometry
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def repack(source: StoredPart, target: Layout, layer: str, *, zero_bias: bool = 
     for stored in target.weights:
         parts = {part: weights[part] for part in stored.packing.order}
         runs = arrange(stored.packing, geometry, parts)
-        first = next(run.info for run in runs if run.info is not None)
+        first = weight_of(runs)
         width = _width(source, stored, runs)
         out.append(
             OutputTensor(
@@ -126,8 +127,10 @@ def _width(source: StoredPart, stored: StoredWeight, runs: Sequence[RowRun]) -> 
     Raises:
         LayoutError: they differ, or their dtypes do.
     """
-    held = {run.info.name: run for run in runs if run.info is not None}
-    widths = {name: shape_as_matrix(run.info, run.orientation)[1] for name, run in held.items() if run.info}
+    held: dict[str, tuple[Weight, Orientation]] = {
+        run.weight.name: (run.weight, run.orientation) for run in runs if run.weight is not None
+    }
+    widths = {name: weight.as_shape(orientation)[1] for name, (weight, orientation) in held.items()}
     if len(set(widths.values())) > 1:
         raise LayoutError(
             f"Q, K and V of layer {source.layer!r} do not fit into one {stored.key}",
@@ -135,7 +138,7 @@ def _width(source: StoredPart, stored: StoredWeight, runs: Sequence[RowRun]) -> 
             found=", ".join(f"{name} [., {width}]" for name, width in widths.items()),
             hint="torch-mha-split holds K and V of other widths",
         )
-    one_dtype(source, [run.info for run in held.values() if run.info])
+    one_dtype(source, [weight for weight, _ in held.values()])
     return next(iter(widths.values()))
 
 

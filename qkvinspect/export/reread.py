@@ -18,7 +18,8 @@ from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
 from qkvinspect.layouts.packing import Geometry, describe, merge, split_rows
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.weight import Weight, plain
 
 
 def read_again(
@@ -29,14 +30,14 @@ def read_again(
     Raises:
         LayoutError: it does not, so that nobody who reads the file could.
     """
-    infos = [planned_info(piece.name, piece.shape, piece.dtype) for piece in weights]
+    infos = [planned(piece.name, piece.shape, piece.dtype) for piece in weights]
     known = list(infos)
     if target.out and "v" in source.weights:
         taken = source.heads[0] if source.heads else 1
         columns = taken * geometry.width("v")
         shape = (1, columns) if target.out_orientation == "out_in" else (columns, 1)
-        known.append(planned_info(tensor_in(layer, target.out[0]), shape, infos[0].dtype))
-    names = Names({info.name: info for info in known})
+        known.append(planned(tensor_in(layer, target.out[0]), shape, infos[0].dtype))
+    names = Names(_planned_weights(known))
     path = names.paths[infos[0].name][: -len(target.weights[0].key.replace("../", "").split("."))]
     candidate = Candidate(target, path, layer, tuple(infos))
     facts = [HeadFact("pack", *source.heads, head_dim=geometry.head_dim)] if source.heads else []
@@ -47,13 +48,13 @@ def read_again(
         found = {part.name: (part.weight.name, part.heads if source.heads else part.rows) for part in attention.parts}
     except LayoutError as error:
         reason, found = str(error), {}
-    planned: dict[str, tuple[str, tuple[range, ...]]] = {}
+    intended: dict[str, tuple[str, tuple[range, ...]]] = {}
     for stored, info in zip(target.weights, infos, strict=True):
-        total, _ = shape_as_matrix(info, stored.orientation)
+        total, _ = info.as_shape(stored.orientation)
         for part, rows in split_rows(stored.packing, geometry, total).items():
             if part in ("q", "k", "v"):
-                planned[part] = (info.name, rows if source.heads else merge(rows))
-    if found != planned:
+                intended[part] = (info.name, rows if source.heads else merge(rows))
+    if found != intended:
         raise LayoutError(
             f"layer {source.layer!r} cannot be stored as {target.id}",
             expected="sizes that the library allows",
@@ -68,7 +69,7 @@ def require_known(pieces: Sequence[OutputTensor], target: Layout, layers: Sequen
     Raises:
         LayoutError: what lies beside them, or does not, speaks against it.
     """
-    names = Names({piece.name: planned_info(piece.name, piece.shape, piece.dtype) for piece in pieces})
+    names = Names(_planned_weights([planned(piece.name, piece.shape, piece.dtype) for piece in pieces]))
     reason: object = None
     try:
         forced = [(escape(layer), target.id) for layer in layers]
@@ -85,8 +86,13 @@ def require_known(pieces: Sequence[OutputTensor], target: Layout, layers: Sequen
             )
 
 
-def planned_info(name: str, shape: tuple[int, ...], dtype: DType) -> TensorInfo:
-    return TensorInfo(name, dtype, shape, contiguous_strides(shape), _Unwritten(dtype.nbytes(prod(shape))))
+def planned(name: str, shape: tuple[int, ...], dtype: DType) -> Weight:
+    """A weight that will be written."""
+    return plain(TensorInfo(name, dtype, shape, contiguous_strides(shape), _Unwritten(dtype.nbytes(prod(shape)))))
+
+
+def _planned_weights(weights: Sequence[Weight]) -> Weights:
+    return Weights({weight.name: weight for weight in weights}, {}, tuple(weight.name for weight in weights))
 
 
 class _Unwritten(Region):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.parts import StoredPart
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.layouts.packing import Geometry, Packing, split_rows
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import Weight
 
 BOTH = {"kv": ("k", "v"), "qk": ("q", "k")}
 """Parts that stand for two at once."""
@@ -47,19 +46,24 @@ def merged(runs: Iterable[RowRun]) -> tuple[RowRun, ...]:
     found: list[RowRun] = []
     for run in runs:
         last = found[-1] if found else None
-        if last is not None and last.info is run.info and last.orientation == run.orientation:
+        if last is not None and last.weight is run.weight and last.orientation == run.orientation:
             a, b = last.rows, run.rows
             step = b.start - a[-1] if len(a) and len(b) else 0
             if step > 0 and all(len(r) == 1 or r.step == step for r in (a, b)):
-                found[-1] = RowRun(range(a.start, b[-1] + 1, step), run.info, run.orientation)
+                found[-1] = RowRun(range(a.start, b[-1] + 1, step), run.weight, run.orientation)
                 continue
         found.append(run)
     return tuple(found)
 
 
 def joined(name: str, runs: tuple[RowRun, ...]) -> OutputTensor:
-    info = next(run.info for run in runs if run.info is not None)
-    return OutputTensor(name, (count(runs), shape_as_matrix(info, runs[0].orientation)[1]), info.dtype, runs)
+    weight = weight_of(runs)
+    return OutputTensor(name, (count(runs), weight.as_shape(runs[0].orientation)[1]), weight.dtype, runs)
+
+
+def weight_of(runs: Sequence[RowRun]) -> Weight:
+    """The first that rows are of."""
+    return next(run.weight for run in runs if run.weight is not None)
 
 
 def is_zero(piece: OutputTensor) -> bool:
@@ -80,8 +84,8 @@ def same_bytes(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
         left, right = left[count:], right[count:]
 
 
-def one_dtype(source: StoredPart, infos: Sequence[TensorInfo]) -> DType:
-    dtypes = {info.dtype.name: info.dtype for info in infos}
+def one_dtype(source: StoredPart, weights: Sequence[Weight]) -> DType:
+    dtypes = {weight.dtype.name: weight.dtype for weight in weights}
     if len(dtypes) > 1:
         raise LayoutError(
             f"Q, K and V of layer {source.layer!r} do not fit into one tensor",

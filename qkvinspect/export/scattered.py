@@ -10,9 +10,13 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from qkvinspect.checkpoint import BLOCK, TensorInfo
+from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.weights.reading import blocks, read_rows, stored_words
-from qkvinspect.weights.strided import Matrix, as_matrix
+from qkvinspect.weights.reading import Array, blocks, read_rows, stored_words
+from qkvinspect.weights.rounding import as_bytes
+from qkvinspect.weights.strided import StridedMatrix
+from qkvinspect.weights.values import value_tiles, whole
+from qkvinspect.weights.weight import DecodedMatrix, Matrix
 
 if TYPE_CHECKING:
     from qkvinspect.export.pieces import OutputTensor
@@ -21,14 +25,21 @@ _GATHERED = 4 * BLOCK
 """Bytes gathered at a time: what lies between is read again for each such piece."""
 
 
-def scattered(matrix: Matrix, rows: range) -> Iterator[bytes]:
-    """Some rows of a matrix, row-major."""
-    return read_rows(matrix, (rows,), _GATHERED)
+def scattered(matrix: StridedMatrix) -> Iterator[bytes]:
+    """All rows of a matrix, row-major."""
+    return read_rows(matrix, (range(matrix.rows),), _GATHERED)
+
+
+def decoded(matrix: DecodedMatrix, dtype: DType) -> Iterator[bytes]:
+    """The numbers of all rows, row-major, rounded to a dtype."""
+    step = max(_GATHERED // 8 // max(matrix.cols, 1), 1)
+    for first in range(0, matrix.rows, step):
+        yield as_bytes(whole(matrix.take(range(first, min(first + step, matrix.rows)))), dtype)
 
 
 def transposed(piece: OutputTensor) -> Iterator[bytes]:
     """[in, out]: some input features of all rows at a time."""
-    parts = [as_matrix(run.info, run.orientation).take(run.rows) for run in piece.runs if run.info is not None]
+    parts = [run.weight.as_matrix(run.orientation).take(run.rows) for run in piece.runs if run.weight is not None]
     if piece.dtype.bits < 8:
         raise LayoutError(f"{piece.dtype.name} cannot be transposed: a byte holds several", tensor=piece.name)
     total = sum(part.rows for part in parts)
@@ -38,10 +49,21 @@ def transposed(piece: OutputTensor) -> Iterator[bytes]:
         out = np.empty((count, total), stored_words(piece.dtype, piece.dtype.bits))
         place = 0
         for part in parts:
-            for rows, cols, words in blocks(part.transposed.take(range(first, first + count)).transposed):
+            for rows, cols, words in _words(part.transposed.take(range(first, first + count)).transposed, piece.dtype):
                 out[cols, place + rows.start : place + rows.stop] = words.T
             place += part.rows
         yield out.tobytes()
+
+
+def _words(matrix: Matrix, dtype: DType) -> Iterator[tuple[slice, slice, Array]]:
+    """The words to write of some rows and columns at a time."""
+    if isinstance(matrix, StridedMatrix):
+        yield from blocks(matrix)
+        return
+    for tile in value_tiles(matrix):
+        values = tile.read()[0]
+        words = np.frombuffer(as_bytes(values, dtype), stored_words(dtype, dtype.bits))
+        yield tile.rows, tile.cols, words.reshape(values.shape)
 
 
 def strided(info: TensorInfo, shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Iterator[bytes]:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
 from qkvinspect.export.parts import StoredPart, source_of
-from qkvinspect.export.pieces import OutputTensor, RowRun
+from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.export.repack import repack
-from qkvinspect.export.row_runs import count, merged
+from qkvinspect.export.row_runs import count, merged, weight_of
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts import by_id
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import StoredRows, Weight, plain
 
 _MAIN = ("q", "k", "v")
 
 
-def split_pieces(report: Report, *, heads_split: bool = False, names: str = DEFAULT) -> list[OutputTensor]:
+def split_pieces(
+    report: Report, *, heads_split: bool = False, names: str = DEFAULT, numbers_as: DType | None = None
+) -> list[OutputTensor]:
     """What ``export --split`` writes: ``<layer>.q_proj.weight`` and so on; with ``heads_split`` each head apart.
 
     Args:
         names: a preset or a template; see ``naming``.
+        numbers_as: what weights that are stored as codes become; None: their codes and scales are cut as they are.
 
     Raises:
         LayoutError: a layer cannot be split, or two tensors would have the same name.
@@ -29,7 +33,7 @@ def split_pieces(report: Report, *, heads_split: bool = False, names: str = DEFA
     """
     pieces: dict[str, OutputTensor] = {}
     for attention in report.attentions:
-        for piece in split_layer(attention, heads_split=heads_split, names=names):
+        for piece in split_layer(attention, heads_split=heads_split, names=names, numbers_as=numbers_as):
             if piece.name in pieces:
                 raise LayoutError("two layers would be written under this name", tensor=piece.name)
             pieces[piece.name] = piece
@@ -37,7 +41,12 @@ def split_pieces(report: Report, *, heads_split: bool = False, names: str = DEFA
 
 
 def split_layer(
-    attention: Attention, *, heads_split: bool = False, names: str = DEFAULT, everything: bool = False
+    attention: Attention,
+    *,
+    heads_split: bool = False,
+    names: str = DEFAULT,
+    everything: bool = False,
+    numbers_as: DType | None = None,
 ) -> list[OutputTensor]:
     """The parts of one layer.
 
@@ -47,12 +56,14 @@ def split_layer(
     Raises:
         LayoutError: it cannot be split.
     """
-    source = source_of(attention)
-    if heads_split and source.heads is None:
+    if heads_split and attention.parts and attention.heads is None:
         raise LayoutError(
             f"layer {attention.layer!r} cannot be split into heads: their number is unknown",
             hint="give --heads N",
         )
+    if numbers_as is None and any(map(in_codes, attention.weights)) and names != TORCH:
+        return list(_codes_apart(attention, naming(names), heads_split=heads_split))
+    source = source_of(attention, numbers_as)
     if names == TORCH and not heads_split:
         packed = repack(source, by_id("torch-mha-split"), attention.layer)
         return [*packed.weights, *packed.biases]
@@ -74,8 +85,39 @@ def _apart(source: StoredPart, name: Naming, *, heads_split: bool, everything: b
 
 
 def _piece(name: str, runs: tuple[RowRun, ...], kind: str) -> OutputTensor:
-    info, orientation = runs[0].info, runs[0].orientation
-    assert info is not None
-    rows = count(runs)
-    shape = (rows,) if kind == "bias" else (rows, shape_as_matrix(info, orientation)[1])
-    return OutputTensor(name, shape, info.dtype, runs)
+    weight, rows = weight_of(runs), count(runs)
+    shape = (rows,) if kind == "bias" else (rows, weight.as_shape(runs[0].orientation)[1])
+    return OutputTensor(name, shape, weight.dtype, runs)
+
+
+def in_codes(weight: Weight) -> bool:
+    """Whether its rows are codes, which mean nothing without the scales that go with them."""
+    return weight.encoding is not None and weight.encoding.computed_in is None and not weight.why
+
+
+def _codes_apart(attention: Attention, name: Naming, *, heads_split: bool) -> Iterator[OutputTensor]:
+    """The rows of each part as they are stored, with the scales that belong to them."""
+    for part in attention.parts:
+        encoding = part.weight.encoding
+        if encoding is None or part.orientation != "out_in":
+            raise LayoutError(
+                f"layer {attention.layer!r} is stored in several ways",
+                tensor=part.weight.name,
+                hint="--dequantize bfloat16 writes the numbers of all",
+            )
+        shares = [(f"heads.{head}.", (rows,)) for head, rows in enumerate(part.heads)]
+        for before, runs in shares if heads_split else [("", part.rows)]:
+            for stored in encoding.cut(runs):
+                yield _stored_rows(name(attention.layer, part.name, f"{before}{stored.leaf}"), stored)
+        if part.bias is not None:
+            biases = [(f"heads.{head}.", (rows,)) for head, rows in enumerate(part.bias_heads)]
+            for before, runs in biases if heads_split else [("", part.bias_heads)]:
+                held = merged(RowRun(rows, part.bias) for rows in runs)
+                yield _piece(name(attention.layer, part.name, f"{before}bias"), held, "bias")
+
+
+def _stored_rows(name: str, stored: StoredRows) -> OutputTensor:
+    if not stored.runs:
+        return unchanged(stored.info, name)
+    runs = merged(RowRun(rows, plain(stored.info)) for rows in stored.runs)
+    return OutputTensor(name, (count(runs), *stored.info.shape[1:]), stored.info.dtype, runs)

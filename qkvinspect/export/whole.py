@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.export.pieces import OutputTensor, unchanged
-from qkvinspect.inspection.adapters_and_wrappers import scale_of
+from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,15 @@ class Change:
 
 
 def whole(
-    report: Report, changes: Iterable[Change], rename: Callable[[str], str] = lambda name: name
+    report: Report,
+    changes: Iterable[Change],
+    rename: Callable[[str], str] = lambda name: name,
+    numbers_as: DType | None = None,
 ) -> list[OutputTensor]:
     """Every tensor of the checkpoint, in its order, with the changed layers in their places.
+
+    Args:
+        numbers_as: what weights that are stored as codes become; None: they stay as they are.
 
     Raises:
         LayoutError: two tensors would have the same name.
@@ -41,10 +47,11 @@ def whole(
     prefixes = {change.layer[0]: change.layer[1] for change in changes if change.layer[0] != change.layer[1]}
     pieces: dict[str, OutputTensor] = {}
     written: set[int] = set()
-    for name, info in report.checkpoint.tensors.items():
-        change = by_tensor.get(name)
+    for stored in _stored(report, numbers_as):
+        name = stored.name
+        change = next((by_tensor[info.name] for info in stored.sources if info.name in by_tensor), None)
         if change is None:
-            found = [unchanged(info, moved.get(name) or _below(name, prefixes))]
+            found = [replace(stored, name=moved.get(name) or _below(name, prefixes))]
         elif id(change) in written:
             continue
         else:
@@ -63,6 +70,26 @@ def whole(
     return list(pieces.values())
 
 
+def _stored(report: Report, numbers_as: DType | None) -> Iterator[OutputTensor]:
+    """What is in the checkpoint, or what it becomes when its codes are made numbers."""
+    if numbers_as is None:
+        yield from map(unchanged, report.checkpoint.tensors.values())
+        return
+    for name in report.weights:
+        weight = report.weights[name]
+        if weight.encoding is None or weight.why:
+            yield from map(unchanged, weight.stored)
+        else:
+            yield numbers_of(weight, numbers_as)
+
+
+def numbers_of(weight: Weight, dtype: DType) -> OutputTensor:
+    """A weight that is stored as codes, as numbers under its own name."""
+    written = replace(weight, dtype=dtype)
+    rows, _ = weight.as_shape("out_in")
+    return OutputTensor(weight.name, weight.shape, dtype, (RowRun(range(rows), written),))
+
+
 def _below(name: str, prefixes: Mapping[str, str]) -> str:
     """The other tensors of a layer move with it."""
     parts = name.split(".")
@@ -73,17 +100,14 @@ def _below(name: str, prefixes: Mapping[str, str]) -> str:
     return name
 
 
-def require_plain(report: Report, attention: Attention) -> None:
-    """Refuse a layer whose rows mean nothing without tensors beside them, which would stay as they are.
+def require_whole(report: Report, attention: Attention) -> None:
+    """Refuse a layer whose rows mean nothing without tensors beside them that nobody here can read.
 
     Raises:
-        LayoutError: it is quantised or adapted.
+        LayoutError: it is quantised in a way that is not known, or adapted.
     """
-    tensors: Mapping[str, TensorInfo] = report.checkpoint.tensors
     reason = ""
-    if any(scale_of(info, tensors) for info in attention.weights):
-        reason = "its weights have scales beside them; dequantise the model and save it"
-    elif any(".lora_" in info.name or ".base_layer." in info.name for info in attention.weights):
+    if any(".lora_" in weight.name or ".base_layer." in weight.name for weight in attention.weights):
         reason = "it has a LoRA adapter; merge it into the model and save it"
     elif any(f.layer == attention.layer and f.code.startswith("quantised") for f in report.findings):
         reason = "it is quantised; dequantise the model and save it"

@@ -114,7 +114,7 @@ def _rows(info: TensorInfo, lead: tuple[int, ...], rows: range) -> Any:
     import numpy as np
 
     from qkvinspect.weights.reading import read_rows
-    from qkvinspect.weights.strided import Matrix
+    from qkvinspect.weights.strided import StridedMatrix
 
     depth = len(lead)
     shape, strides = (len(rows), *info.shape[depth + 1 :]), info.strides[depth:] or (1,)
@@ -124,6 +124,6 @@ def _rows(info: TensorInfo, lead: tuple[int, ...], rows: range) -> Any:
     data = bytearray()
     for index in product(*(range(size) for size, _ in outer)):
         offset = start + sum(i * step for i, (_, step) in zip(index, outer, strict=True))
-        matrix = Matrix(info, height, width, down, across, offset, info.dtype.bits)
+        matrix = StridedMatrix(info, height, width, down, across, offset, info.dtype.bits)
         data += b"".join(read_rows(matrix, (range(height),)))
     return np.frombuffer(data, f"V{info.dtype.bits // 8}").reshape(shape)

@@ -24,6 +24,7 @@ from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.progress import Progress
+from qkvinspect.weights.encodings import weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ def inspect(
         UsageError: an option has no meaning, or names no layer.
     """
     flags = [heads.parse_flag(text) for text in options.heads]
-    lost = disguises.without_values(checkpoint.tensors)
-    names = Names({name: info for name, info in checkpoint.tensors.items() if name not in lost})
+    stored = weights_of(checkpoint).without(disguises.without_values(checkpoint.tensors))
+    names = Names(stored)
     asked = Asked((*options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
     matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
@@ -93,7 +94,7 @@ def inspect(
         thorough = options.evidence in ("thorough", "each")
         every = [_module(found, names, facts) for found in matches]
         modules = weights.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
-    findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint)]
+    findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint, stored)]
     attentions: list[Attention] = []
     for module in modules:
         findings += module.findings
@@ -111,9 +112,9 @@ def inspect(
             hint="give a name or a glob such as 'encoder.*'",
         )
     if options.norms:
-        attentions = measured(attentions, checkpoint.tensors, progress)
+        attentions = measured(attentions, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
-    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), accounted)
+    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
 
 
 def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:

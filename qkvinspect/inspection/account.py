@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from qkvinspect.checkpoint import Finding, TensorInfo
+from qkvinspect.checkpoint import Finding
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.candidates import Match
@@ -32,7 +33,7 @@ class Unrecognised:
     """
 
     module: str
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[Weight, ...]
     why: str
 
     def to_dict(self) -> dict[str, object]:
@@ -95,7 +96,7 @@ class Account:
         """All tensors, alike ones together, the nearest to attention first."""
         counted: dict[tuple[str, tuple[int, ...]], list[Path]] = {}
         for name, path in self.names.paths.items():
-            key = ".".join(numberless(path)), self.names.tensors[name].shape
+            key = ".".join(numberless(path)), self.names.shape(name)
             counted.setdefault(key, []).append(path)
         groups = [
             Group(name, shape, len(paths), _likeness(paths[0], shape)) for (name, shape), paths in counted.items()
@@ -154,9 +155,9 @@ def _inside(names: Names, places: frozenset[Path]) -> set[str]:
 
 def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
     """Modules that are called attention and hold matrices such as attention has, under names that say nothing."""
-    modules: dict[Path, list[TensorInfo]] = {}
+    modules: dict[Path, list[Weight]] = {}
     for name, path in names.paths.items():
-        info = names.tensors[name]
+        info = names.weights[name]
         if name in known or path[-1] != "weight" or len(info.shape) != 2 or min(info.shape) < _SMALL:
             continue
         place = _attention_above(path)
@@ -181,7 +182,7 @@ def _attention_above(path: Path) -> Path | None:
     return None
 
 
-def _looks_like(held: Sequence[TensorInfo]) -> str:
+def _looks_like(held: Sequence[Weight]) -> str:
     """Why the matrices of a module may be projections; "" where they do not look so."""
     squares = [info.shape[0] for info in held if info.shape[0] == info.shape[1]]
     for info in held:
@@ -194,5 +195,5 @@ def _looks_like(held: Sequence[TensorInfo]) -> str:
     return ""
 
 
-def _last(info: TensorInfo) -> str:
+def _last(info: Weight) -> str:
     return ".".join(info.name.split(".")[-2:])

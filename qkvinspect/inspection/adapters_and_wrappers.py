@@ -13,6 +13,8 @@ from qkvinspect.checkpoint import Checkpoint, Finding, TensorInfo
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import LAYOUTS
+from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.weight import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,6 @@ DISGUISES = (
         _named(r"_packed_params(?:\..+)?"),
     ),
     Disguise(
-        "weight-norm",
-        "weight normalisation: the weight is g * v / |v|; remove the parametrisation and save again",
-        _named(r"weight_g|weight_v|parametrizations\.\w+\.original[01]"),
-    ),
-    Disguise(
         "parametrised",
         "a parametrisation computes the weight from it; remove it (remove_parametrizations) and save again",
         _named(r"weight_orig|parametrizations\.\w+\.original"),
@@ -85,7 +82,6 @@ _LEAVES = frozenset(
 
 _ADAPTER = re.compile(r"^(.+)\.lora_([AB])(?:\.[^.]+)?(?:\.weight)?$")
 _RANK = re.compile(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+")
-_SCALES = ("weight_scale_inv", "weight_scale")
 
 
 def without_values(tensors: Mapping[str, TensorInfo]) -> set[str]:
@@ -93,19 +89,10 @@ def without_values(tensors: Mapping[str, TensorInfo]) -> set[str]:
     return {found[1] + ".weight" for name in tensors if (found := DISGUISES[0].names.match(name))}
 
 
-def scale_of(weight: TensorInfo, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:
-    """The tensor of scales that a float8 weight must be multiplied by, if it lies beside it."""
-    if weight.dtype.bits != 8 or weight.dtype.kind != "float":
-        return None
-    prefix = weight.name.rpartition(".")[0]
-    names = (f"{prefix}.{key}" if prefix else key for key in _SCALES)
-    return next((tensors[name] for name in names if name in tensors), None)
-
-
-def findings(checkpoint: Checkpoint) -> Iterator[Finding]:
+def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
     """Say which attention layers are stored in disguise."""
     tensors = checkpoint.tensors
-    disguised = [name for name in tensors if _DISGUISED.match(name)]
+    disguised = [name for name in tensors if name in weights.tensors and _DISGUISED.match(name)]
     for disguise in DISGUISES:
         modules = {found[1]: None for name in disguised if (found := disguise.names.match(name))}
         layers = (module.rpartition(".")[0] for module in modules if module.rpartition(".")[2] in _LEAVES)
@@ -147,12 +134,12 @@ def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
     for adapter in names:
         by_base = {base: matrices[adapter] for base, matrices in bases.items() if adapter in matrices}
         parts = tuple(
-            replace(part, weight=info, orientation="out_in", in_features=info.shape[1], bias=None, bias_heads=())
+            replace(part, weight=plain(info), orientation="out_in", in_features=info.shape[1], bias=None, bias_heads=())
             for part in attention.parts
             if (info := by_base.get(_base(part.weight.name))) and info.shape[0] >= max(run.stop for run in part.heads)
         )
         if parts:
-            weights = tuple(by_base.values())
+            weights = tuple(map(plain, by_base.values()))
             roles = {part.name: part.weight.name for part in parts}
             yield replace(
                 attention,
@@ -161,6 +148,10 @@ def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
                 weights=weights,
                 tensors={"weight": weights[0].name} if len(weights) == 1 else roles,
                 dtype=weights[0].dtype.name,
+                others=(),
+                output=None,
+                out_bias=None,
+                biases=(),
                 out=None,
                 extras=(),
             )

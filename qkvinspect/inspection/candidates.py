@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.names import Path
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +17,15 @@ class Candidate:
     layout: Layout
     path: Path
     layer: str
-    weights: tuple[TensorInfo, ...]
+    weights: tuple[Weight, ...]
     settled: bool = False
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """(rows, columns) of each weight; LayoutError if one has no such form."""
         return [
-            shape_as_matrix(info, stored.orientation)
-            for info, stored in zip(self.weights, self.layout.weights, strict=True)
+            weight.as_shape(stored.orientation)
+            for weight, stored in zip(self.weights, self.layout.weights, strict=True)
         ]
 
     def require_square(self) -> None:

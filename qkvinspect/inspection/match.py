@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 from itertools import chain, product
 from typing import NamedTuple, cast
 
-from qkvinspect.checkpoint import Config, Finding, TensorInfo
+from qkvinspect.checkpoint import Config, Finding
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.weight import Weight
 
 
 class Asked(NamedTuple):
@@ -75,7 +75,7 @@ def find_attentions(
     layers = {match.candidates[0].layer for match in matches}
     by_pattern, left = patterns.find(names, claimed | superseded, layers)
     matches += [_decide(candidates, configs, forced) for candidates in by_pattern]
-    order = {name: position for position, name in enumerate(names.tensors)}
+    order = {name: position for position, name in enumerate(names.weights)}
     ordered = sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name])
     return Found(ordered, stale, left)
 
@@ -171,18 +171,18 @@ def _fits(candidate: Candidate) -> bool:
     return True
 
 
-def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: TensorInfo) -> bool:
+def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
     out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
     return out is not None and len(out.shape) > 1 and weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
 
 
-def _has_form(layout: Layout, weight: TensorInfo) -> bool:
+def _has_form(layout: Layout, weight: Weight) -> bool:
     if layout.ndim is not None and len(weight.shape) != layout.ndim:
         return False
     if layout.ratio is None:
         return True
     try:
-        rows, cols = shape_as_matrix(weight, layout.weights[0].orientation)
+        rows, cols = weight.as_shape(layout.weights[0].orientation)
     except LayoutError:
         return False
     return rows == layout.ratio * cols

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from itertools import product
 
-from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.words import is_projection
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.weight import Weight
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
@@ -23,13 +24,13 @@ Path = tuple[str, ...]
 
 
 class Names:
-    """The tensors of a checkpoint by canonical path: their name's components without wrappers."""
+    """The weights of a checkpoint by canonical path: their name's components without wrappers."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
-        self.tensors = tensors
-        stripped = {name: unwrapped(name) for name in tensors}
-        if len(set(stripped.values())) != len(tensors):  # both x and module.x: nothing may be stripped
-            stripped = {name: tuple(name.split(".")) for name in tensors}
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        stripped = {name: unwrapped(name) for name in weights}
+        if len(set(stripped.values())) != len(stripped):  # both x and module.x: nothing may be stripped
+            stripped = {name: tuple(name.split(".")) for name in stripped}
         self.paths = stripped
         self._by_path = {path: name for name, path in stripped.items()}
         self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
@@ -54,7 +55,7 @@ class Names:
             self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
         return tuple(key[2:].split(".")) in self._ends
 
-    def find(self, key: str, layer: Path) -> TensorInfo | None:
+    def find(self, key: str, layer: Path) -> Weight | None:
         """The tensor called ``key`` below a layer, or None."""
         climb, choices = pattern(key)
         if climb > len(layer) or self._last.isdisjoint(choices[-1]):
@@ -63,19 +64,23 @@ class Names:
         for components in product(*choices):
             name = self._by_path.get(base + components)
             if name is not None:
-                return self.tensors[name]
+                return self.weights[name]
         return None
 
-    def find_path(self, path: Path) -> TensorInfo | None:
-        """The tensor of a path, or None."""
+    def find_path(self, path: Path) -> Weight | None:
+        """The weight of a path, or None."""
         name = self._by_path.get(path)
-        return self.tensors[name] if name is not None else None
+        return self.weights[name] if name is not None else None
 
     def all_paths(self) -> Iterable[Path]:
-        """Every path under which a tensor is found."""
+        """Every path under which a weight is found."""
         return self._by_path
 
-    def find_in_stack(self, key: str, layer: Path) -> TensorInfo | None:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a weight, by its stored name."""
+        return (self.weights.encoded.get(name) or self.weights.tensors[name]).shape
+
+    def find_in_stack(self, key: str, layer: Path) -> Weight | None:
         """As ``find``; failing that, the same tensor of another layer of the same stack."""
         found = self.find(key, layer)
         if found is not None:
@@ -89,7 +94,7 @@ class Names:
         for components in product(*choices):
             name = self._by_stack.get(numberless(base + components))
             if name is not None:
-                return self.tensors[name]
+                return self.weights[name]
         return None
 
     def stages(self, layer: str) -> int:
@@ -99,13 +104,14 @@ class Names:
             return 0
         prefix = layer[: found.start()]
         if prefix not in self._stages:
-            after = (name[len(prefix) :] for name in self.tensors if name.startswith(prefix))
+            after = (name[len(prefix) :] for name in self.paths if name.startswith(prefix))
             self._stages[prefix] = len({number[0] for rest in after if (number := re.match(r"\d+", rest))})
         return self._stages[prefix]
 
-    def find_sibling(self, name: str, last: str) -> str | None:
-        """The tensor whose name differs from ``name`` in its last component only."""
-        return self._by_path.get((*self.paths[name][:-1], last)) if len(self.paths[name]) > 1 else None
+    def find_sibling(self, name: str, last: str) -> Weight | None:
+        """The weight whose name differs from ``name`` in its last component only."""
+        found = self._by_path.get((*self.paths[name][:-1], last)) if len(self.paths[name]) > 1 else None
+        return self.weights[found] if found is not None else None
 
     def stored_layer(self, name: str, components: int) -> str:
         """The stored name without its last ``components`` components, wrappers not counted."""
@@ -117,13 +123,13 @@ class Names:
         return ".".join(parts)
 
 
-def shape_of(info: TensorInfo, orientation: Orientation) -> tuple[int, int]:
+def shape_of(weight: Weight, orientation: Orientation) -> tuple[int, int]:
     """(rows, columns) of a weight.
 
     Raises:
         LayoutError: it has no such form.
     """
-    return shape_as_matrix(info, orientation)
+    return weight.as_shape(orientation)
 
 
 def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:

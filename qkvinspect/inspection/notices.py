@@ -80,7 +80,8 @@ def about_numbers(attention: Attention) -> Iterator[Finding]:
             if measure is not None and measure.nonfinite:
                 text = f"{part.name.upper()}{what} holds {measure.nonfinite} NaN or infinite values"
                 yield Finding("nonfinite", "warning", text, attention.layer)
-    kinds = {info.dtype.kind for info in attention.weights}
-    if not kinds <= {"float", "complex"}:
-        text = f"quantised: {attention.dtype} has no value without its scale, so there are no norms"
-        yield Finding("no-norms", "warning", text, attention.layer)
+    lost = next((weight for weight in attention.weights if weight.no_values), None)
+    if lost is not None and lost.why:
+        yield Finding("no-values", "error", f"{lost.name} has no values: {lost.why}", attention.layer)
+    elif lost is not None:
+        yield Finding("no-norms", "warning", f"quantised: {lost.no_values}, so there are no norms", attention.layer)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.names import Names, shape_of
 from qkvinspect.inspection.projections import Module, Projection
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
+from qkvinspect.weights.weight import Weight
 
 _BIASES = ("bias", "b")
 
@@ -75,7 +76,7 @@ def _output(module: Module, projections: Sequence[Projection]) -> tuple[str, ...
     return ()
 
 
-def _columns(info: TensorInfo) -> int:
+def _columns(info: Weight) -> int:
     return info.numel // info.shape[0]
 
 

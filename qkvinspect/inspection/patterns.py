@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
@@ -17,6 +16,7 @@ from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.packed import layouts_of
 from qkvinspect.inspection.projections import Module, Projection, modules_of
 from qkvinspect.inspection.words import speaks_of_attention
+from qkvinspect.weights.weight import Weight
 
 _OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D"})
 """What stands beside an ``in_proj`` that is a state space's or a convolution's."""
@@ -40,7 +40,7 @@ class Leftover:
 
     path: Path
     module: str
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[Weight, ...]
     why: str
     lone: bool
 

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from math import prod
 
-from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.words import Word, is_no_projection, is_output, word_of
+from qkvinspect.weights.weight import Weight
 
 _DEEPEST = 4
 """Components at the end of a name among which the word may stand."""
@@ -37,7 +37,7 @@ class Projection:
 
     word: Word
     key: Path
-    weight: TensorInfo
+    weight: Weight
     index: int | None = None
 
     @property
@@ -62,7 +62,7 @@ class Module:
     stored: str
     sets: tuple[tuple[Projection, ...], ...]
     lone: tuple[Projection, ...]
-    outputs: tuple[tuple[Path, TensorInfo], ...] = ()
+    outputs: tuple[tuple[Path, Weight], ...] = ()
     beside: frozenset[str] = field(default_factory=frozenset[str])
 
 
@@ -71,7 +71,7 @@ def modules_of(names: Names, claimed: Collection[str]) -> Iterator[Module]:
     places: dict[Path, dict[str, list[tuple[Path, str]]]] = {}
     for name, path in names.paths.items():
         at = _place(path)
-        if at is not None and name not in claimed and _is_matrix(names.tensors[name]):
+        if at is not None and name not in claimed and _is_matrix(names.weights[name]):
             places.setdefault(path[:at], {}).setdefault(path[at], []).append((path[at:], name))
     around = _around(names, places)
     for path, words in places.items():
@@ -96,15 +96,15 @@ def _place(path: Path) -> int | None:
     return None
 
 
-def _is_matrix(info: TensorInfo) -> bool:
+def _is_matrix(info: Weight) -> bool:
     """Whether it may be a projection: a bias or a norm has one axis, a depthwise convolution one channel."""
     shape = info.shape
     return len(shape) > 1 and prod(shape) > 0 and not (shape[1] == 1 and prod(shape[2:]) > 1)
 
 
-def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[list[tuple[Path, TensorInfo]], set[str]]]:
+def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[list[tuple[Path, Weight]], set[str]]]:
     """For each module, its possible output projections and what stands directly below it."""
-    found: dict[Path, tuple[list[tuple[Path, TensorInfo]], set[str]]] = {path: ([], set()) for path in places}
+    found: dict[Path, tuple[list[tuple[Path, Weight]], set[str]]] = {path: ([], set()) for path in places}
     if not found:
         return found
     for name, path in names.paths.items():
@@ -113,8 +113,8 @@ def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[lis
             if around is None:
                 continue
             around[1].add(path[at])
-            if is_output(path[at]) and _is_matrix(names.tensors[name]):
-                around[0].append((path[at:], names.tensors[name]))
+            if is_output(path[at]) and _is_matrix(names.weights[name]):
+                around[0].append((path[at:], names.weights[name]))
     return found
 
 
@@ -122,20 +122,20 @@ def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]])
     """The projections at a place: its last matrix, or each of a list of heads."""
     word = word_of(component) or Word("qkv", ("in",), ("proj",), "in_proj")
     if len(held) == 1:
-        yield Projection(word, held[0][0], names.tensors[held[0][1]])
+        yield Projection(word, held[0][0], names.weights[held[0][1]])
         return
     if _is_list_of_heads(names, held):
         for key, name in held:
-            yield Projection(word, key, names.tensors[name], int(key[1]))
+            yield Projection(word, key, names.weights[name], int(key[1]))
     elif len(held) <= _MOST_MATRICES:
         key, name = max(held, key=lambda one: [_natural(part) for part in one[0]])
-        yield Projection(word, key, names.tensors[name])
+        yield Projection(word, key, names.weights[name])
 
 
 def _is_list_of_heads(names: Names, held: Sequence[tuple[Path, str]]) -> bool:
     """Whether the matrices of a place are numbered, alike and narrower than what they read."""
     numbers = sorted(int(key[1]) for key, _ in held if len(key) > 1 and re.fullmatch(r"\d{1,4}", key[1]))
-    shapes = {names.tensors[name].shape for _, name in held}
+    shapes = {names.shape(name) for _, name in held}
     if numbers != list(range(len(held))) or len(shapes) != 1:
         return False
     shape = shapes.pop()

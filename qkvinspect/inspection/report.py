@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import field
 
-from qkvinspect.checkpoint import Checkpoint, Finding, Orientation, TensorInfo
+from qkvinspect.checkpoint import Checkpoint, Finding, Orientation
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.account import Account
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.layout import FoundBy
 from qkvinspect.layouts.packing import Geometry, merge
+from qkvinspect.weights.encodings import Weights, no_weights
+from qkvinspect.weights.weight import Weight
 
 SCHEMA_VERSION = 1
 
@@ -28,8 +31,10 @@ class Part:
     """Q, K or V of one layer: which rows of which stored tensor.
 
     Attributes:
-        weight: the stored tensor; rows are counted along its output axis.
-        heads: the rows of each head, in order; a single entry where the number of heads is unknown.
+        name: ``q``, ``k``, ``v``; ``gate``, ``vgate``, ``mlp`` of ``Attention.others``; ``out``.
+        weight: what it is a part of; rows are counted along its output axis.
+        heads: the rows of each head, in order; a single entry where the number of heads is unknown. Of the
+            output projection they are the columns that read a head.
         bias: the stored tensor that holds the bias, or None.
         bias_heads: the entries of the bias that belong to each head.
         measured: of all the part's weights; None when norms were not asked for or have no meaning.
@@ -37,11 +42,11 @@ class Part:
     """
 
     name: str
-    weight: TensorInfo
+    weight: Weight
     orientation: Orientation
     in_features: int
     heads: tuple[range, ...]
-    bias: TensorInfo | None = None
+    bias: Weight | None = None
     bias_heads: tuple[range, ...] = ()
     measured: Measure | None = None
     bias_measured: Measure | None = None
@@ -133,6 +138,10 @@ class Attention:
             cannot be told apart.
         heads_from: where that number came from, as in the JSON contract; "unknown".
         possible_heads: the counts that the shapes allow, where it is unknown.
+        parts: Q, K and V, as far as the module holds them.
+        others: what else its tensors hold: gates, the rows of an MLP.
+        output: the output projection; its heads are columns of ``out``.
+        weights, biases: the tensors that hold the parts.
         evidence: what the weights say, where they were asked.
     """
 
@@ -147,9 +156,13 @@ class Attention:
     heads_from: str = "unknown"
     possible_heads: tuple[int, ...] = ()
     parts: tuple[Part, ...] = ()
-    weights: tuple[TensorInfo, ...] = ()
-    out: TensorInfo | None = None
-    extras: tuple[tuple[TensorInfo, str], ...] = ()
+    others: tuple[Part, ...] = ()
+    output: Part | None = None
+    out_bias: Weight | None = None
+    weights: tuple[Weight, ...] = ()
+    biases: tuple[Weight, ...] = ()
+    out: Weight | None = None
+    extras: tuple[tuple[Weight, str], ...] = ()
     evidence: Evidence | None = None
     found_by: FoundBy = "layout"
 
@@ -168,6 +181,7 @@ class Report:
     """Everything that ``show`` prints.
 
     Attributes:
+        weights: all weights of the checkpoint, attention or not.
         selected: whether --layer left some modules out.
         account: where every tensor belongs; None where --layer left some modules out.
     """
@@ -176,6 +190,7 @@ class Report:
     attentions: tuple[Attention, ...]
     findings: tuple[Finding, ...]
     selected: bool = False
+    weights: Weights = field(default_factory=no_weights, repr=False)
     account: Account | None = None
 
     def to_dict(self) -> dict[str, object]:

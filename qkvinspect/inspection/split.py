@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from qkvinspect.checkpoint import Finding, TensorInfo
+from qkvinspect.checkpoint import Finding
 from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
@@ -13,8 +13,10 @@ from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_heads
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import Layout, StoredWeight
-from qkvinspect.layouts.packing import split_rows
-from qkvinspect.weights.strided import shape_as_matrix
+from qkvinspect.layouts.packing import Geometry, split_rows
+from qkvinspect.weights.weight import Weight
+
+_MAIN = ("q", "k", "v")
 
 
 def unsplit(found: Match) -> Attention:
@@ -50,7 +52,7 @@ def split(
     out = next(filter(None, (names.find(key, candidate.path) for key in layout.out)), None)
     out_features = None
     if out is not None and len(out.shape) > 1:
-        out_features = shape_as_matrix(out, layout.out_orientation)[1]
+        out_features = out.as_shape(layout.out_orientation)[1]
     solution = geometry.solve(candidate, out_features, facts)
     findings = list(about_heads(candidate.layer, solution))
     biases = [(stored, names.find(stored.key, candidate.path)) for stored in layout.biases]
@@ -58,49 +60,63 @@ def split(
         (info, meaning) for key, meaning in layout.extras if (info := names.find(key, candidate.path)) is not None
     )
     sizes = solution.geometry
-    parts: tuple[Part, ...] = ()
-    if sizes is not None:
-        bias_rows = {
-            part: (info, rows)
-            for stored, info in biases
-            if info is not None
-            for part, rows in split_rows(stored.packing, sizes, info.numel).items()
-        }
-        parts = tuple(
-            Part(name, info, stored.orientation, shape[1], rows[name], *bias_rows.get(name, (None, ())))
-            for info, stored, shape, rows in zip(
-                candidate.weights,
-                layout.weights,
-                shapes,
-                geometry.rows_of(layout, sizes, [total for total, _ in shapes]),
-                strict=True,
-            )
-            for name in ("q", "k", "v")
-            if name in rows
-        )
+    parts = list(_parts(candidate, biases, sizes)) if sizes is not None else []
+    out_bias = names.find_sibling(out.name, "bias") if out is not None else None
     for info, meaning in extras:
         findings.append(Finding("extra-position", "info", f"{info.name} is {meaning}", candidate.layer))
     attention = replace(
         base,
         layout=layout,
-        tensors=_tensor_names(layout, candidate.weights, biases, out, names),
+        tensors=_tensor_names(layout, candidate.weights, biases, out, out_bias),
         embed_dim=shapes[0][1],
         geometry=sizes,
         heads_from=solution.origin if sizes else "unknown",
         possible_heads=solution.possible,
-        parts=tuple(sorted(parts, key=lambda part: "qkv".index(part.name))),
+        parts=tuple(sorted((part for part in parts if part.name in _MAIN), key=lambda part: _MAIN.index(part.name))),
+        others=tuple(part for part in parts if part.name not in _MAIN),
+        output=_output(layout, out, sizes, out_bias) if out is not None else None,
+        out_bias=out_bias,
+        biases=tuple(info for _, info in biases if info is not None),
         out=out,
         extras=extras,
     )
     return attention, findings
 
 
+def _parts(
+    candidate: Candidate, biases: Sequence[tuple[StoredWeight, Weight | None]], sizes: Geometry
+) -> Iterator[Part]:
+    """Every part that the module's tensors hold, in their order."""
+    layout, shapes = candidate.layout, candidate.shapes
+    bias_rows = {
+        part: (bias, rows)
+        for stored, bias in biases
+        if bias is not None
+        for part, rows in split_rows(stored.packing, sizes, bias.numel).items()
+    }
+    every = geometry.rows_of(layout, sizes, [total for total, _ in shapes])
+    for weight, stored, shape, rows in zip(candidate.weights, layout.weights, shapes, every, strict=True):
+        for name, heads in rows.items():
+            yield Part(name, weight, stored.orientation, shape[1], heads, *bias_rows.get(name, (None, ())))
+
+
+def _output(layout: Layout, out: Weight, sizes: Geometry | None, bias: Weight | None) -> Part | None:
+    """The output projection by the columns that read each head; as one where its heads cannot be told apart."""
+    if len(out.shape) < 2:
+        return None
+    rows, cols = out.as_shape(layout.out_orientation)
+    count = sizes.num_heads if sizes is not None and cols % sizes.num_heads == 0 else 1
+    width = cols // count
+    heads = tuple(range(head * width, (head + 1) * width) for head in range(count))
+    return Part("out", out, layout.out_orientation, rows, heads, bias, (range(rows),) if bias is not None else ())
+
+
 def _tensor_names(
     layout: Layout,
-    weights: Sequence[TensorInfo],
-    biases: Sequence[tuple[StoredWeight, TensorInfo | None]],
-    out: TensorInfo | None,
-    names: Names,
+    weights: Sequence[Weight],
+    biases: Sequence[tuple[StoredWeight, Weight | None]],
+    out: Weight | None,
+    out_bias: Weight | None,
 ) -> dict[str, str]:
     """The stored tensors by role: ``weight`` and ``bias`` where one holds all parts, else ``q``, ``q_bias``..."""
     found: dict[str, str] = {}
@@ -112,9 +128,8 @@ def _tensor_names(
             found[role if role == "bias" else f"{role}_bias"] = info.name
     if out is not None:
         found["out"] = out.name
-        out_bias = names.find_sibling(out.name, "bias")
         if out_bias is not None:
-            found["out_bias"] = out_bias
+            found["out_bias"] = out_bias.name
     return found
 
 

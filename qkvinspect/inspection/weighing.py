@@ -11,7 +11,6 @@ from qkvinspect.checkpoint import Finding
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection import alternatives as rivals
-from qkvinspect.inspection.adapters_and_wrappers import scale_of
 from qkvinspect.inspection.facts.heads import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
@@ -73,7 +72,7 @@ def ask(
     """
     stacks: dict[object, list[Module]] = {}
     for module in modules:
-        if module.attention is not None and not _scaled(module.attention, names):
+        if module.attention is not None and not _without_values(module.attention):
             stacks.setdefault(_kind(module.attention), []).append(module)
     told: dict[int, Module] = {}
     for stack in stacks.values():
@@ -101,9 +100,8 @@ def _kind(attention: Attention) -> object:
     return tuple(before), attention.candidates, shapes, attention.heads_from, str(attention.heads)
 
 
-def _scaled(attention: Attention, names: Names) -> bool:
-    """Whether the stored values are not the weights: scales in blocks would look like heads."""
-    return any(scale_of(info, names.tensors) is not None for info in attention.weights)
+def _without_values(attention: Attention) -> bool:
+    return any(weight.no_values for weight in attention.weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,6 @@ def _origin(piece: OutputTensor) -> Iterator[str]:
         yield piece.whole.name
     found: dict[str, list[range]] = {}
     for run in piece.runs:
-        found.setdefault(run.info.name if run.info else "zeros", []).append(run.rows)
+        found.setdefault(run.weight.name if run.weight else "zeros", []).append(run.rows)
     for name, runs in found.items():
         yield name if name == "zeros" else f"{name} {rows(runs)}"

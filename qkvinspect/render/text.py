@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qkvinspect.checkpoint import Finding, TensorInfo
+from qkvinspect.checkpoint import Finding
 from qkvinspect.errors import clean
 from qkvinspect.inspection.report import Attention, Measure, Report
 from qkvinspect.layouts.packing import describe, span
+from qkvinspect.weights.weight import Weight
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 """The colour of each severity."""
@@ -126,5 +127,5 @@ def layout(attention: Attention) -> str:
     return f"{attention.layout.id} ({attention.layout.kind}{memory})"
 
 
-def _kind(info: TensorInfo) -> str:
+def _kind(info: Weight) -> str:
     return f"{shape(info.shape)} {info.dtype.name}"

@@ -91,7 +91,7 @@ class Session:
         return grid(column, (self.figures.get(number, none) for number, none in zip(layers, unknown, strict=True)))
 
     def _norms(self, layers: Sequence[int], progress: Progress) -> Keep:
-        found = measured([self.attentions[number] for number in layers], self.report.checkpoint.tensors, progress)
+        found = measured([self.attentions[number] for number in layers], progress)
 
         def keep() -> None:
             for number, attention in zip(layers, found, strict=True):

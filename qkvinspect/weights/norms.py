@@ -9,23 +9,21 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.checkpoint import Orientation, Region, TensorInfo
+from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.reading import Array, Tile, blocks, numbers, spans
-from qkvinspect.weights.strided import Matrix, as_matrix
-from qkvinspect.weights.sums_of_squares import row_squares, scaled_squares
+from qkvinspect.weights.reading import Array, Tile, numbers, tiles
+from qkvinspect.weights.strided import StridedMatrix
+from qkvinspect.weights.sums_of_squares import row_squares, value_squares
+from qkvinspect.weights.values import ValueTile, value_tiles
+from qkvinspect.weights.weight import Matrix, Weight
 from qkvinspect.workers import in_order
 
 Progress = Callable[[int], None]
 """Told how many bytes have just been dealt with."""
-
-Scale = Callable[[slice, slice], Array]
-"""Gives the scales of some rows and columns."""
 
 _PIECE = 4 << 20
 """Bytes read at once: with less, the threads wait for one another (the interpreter's lock) more than they work."""
@@ -33,30 +31,21 @@ _PIECE = 4 << 20
 _BATCH = 4 << 20
 """Bytes that a core takes at a time."""
 
-_SCALE_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
-
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """A tensor to stream.
+    """A weight to stream, and how it lies."""
 
-    Attributes:
-        scale: what the values must be multiplied by: a number, one a row, or one a block of rows and columns
-            (DeepSeek's weight_scale_inv, 128 x 128).
-    """
-
-    info: TensorInfo
+    weight: Weight
     orientation: Orientation
-    scale: TensorInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A tensor that has values, and its place among all."""
+    """A weight that has values, and its place among all."""
 
     number: int
     matrix: Matrix
-    scales: Scale | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +102,18 @@ class RowStats:
         return float(np.sqrt(squares)), nonfinite
 
 
-def row_stats(
-    info: TensorInfo, orientation: Orientation, progress: Progress, *, scale: TensorInfo | None = None
-) -> RowStats | None:
-    """Stream one tensor; None if its bits have no value of their own (quantised types).
+def row_stats(weight: Weight, orientation: Orientation, progress: Progress) -> RowStats | None:
+    """Stream one weight; None if it has no values.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    (found,) = stream([StreamRequest(info, orientation, scale)], progress)
+    (found,) = stream([StreamRequest(weight, orientation)], progress)
     return found
 
 
 def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[RowStats | None]:
-    """What ``row_stats`` finds in each of these tensors, streamed on all cores in the order given.
+    """What ``row_stats`` finds in each of these weights, streamed on all cores in the order given.
 
     It does not depend on how many cores there are: what they find is added up in that order.
     """
@@ -154,15 +141,15 @@ def _nothing(job: _Job | None) -> RowStats | None:
     return RowStats(np.zeros(job.matrix.rows))
 
 
-_Pieces = list[tuple[_Job, Tile]]
+_Work = tuple[_Job, Tile] | tuple[_Job, ValueTile]
 
 
-def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Iterator[_Pieces | Region]:
-    """The pieces of all tensors in batches of about equal size, and each storage that has a checksum before them.
+def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Iterator[list[_Work] | Region]:
+    """The tiles of all weights in batches of about equal size, and each storage that has a checksum before them.
 
     One storage more is verified than is read, so that no core waits for the one that does it.
     """
-    batch: _Pieces = []
+    batch: list[_Work] = []
     size = 0
     yield from _unchecked(requests[:1])
     for number, request in enumerate(requests):
@@ -171,9 +158,9 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Ite
         jobs.append(job)
         if job is None:
             continue
-        for span in spans(job.matrix, _PIECE):
-            batch.append((job, span))
-            size += span.nbytes
+        for work in _tiles(job):
+            batch.append(work)
+            size += work[1].nbytes
             if size >= _BATCH:
                 yield batch
                 batch, size = [], 0
@@ -183,68 +170,57 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Ite
 
 def _unchecked(requests: Iterable[StreamRequest]) -> Iterator[Region]:
     for request in requests:
-        region = request.info.region
-        if not region.checked and region.nbytes > _PIECE:
-            yield region
+        for region in request.weight.regions:
+            if not region.checked and region.nbytes > _PIECE:
+                yield region
 
 
 def _job(number: int, request: StreamRequest) -> _Job | None:
-    if request.info.dtype.kind == "opaque":
+    weight = request.weight
+    if weight.why or (weight.encoding is None and weight.dtype.kind == "opaque"):
         return None
-    matrix = as_matrix(request.info, request.orientation)
-    scales = scales_of(request.scale, matrix) if request.scale is not None else None
-    return None if request.scale is not None and scales is None else _Job(number, matrix, scales)
+    return _Job(number, weight.as_matrix(request.orientation))
 
 
-def _work(work: _Pieces | Region) -> list[_PartialSums]:
+def _tiles(job: _Job) -> Iterator[_Work]:
+    if isinstance(job.matrix, StridedMatrix):
+        for tile in tiles(job.matrix, _PIECE):
+            yield job, tile
+    else:
+        for tile in value_tiles(job.matrix, _PIECE):
+            yield job, tile
+
+
+def _work(work: list[_Work] | Region) -> list[_PartialSums]:
     if isinstance(work, Region):
         work.check()
         return []
-    return [_measure(job, span) for job, span in work]
+    return [_measure(job, tile) for job, tile in work]
 
 
-def _measure(job: _Job, span: Tile) -> _PartialSums:
-    words, dtype = span.read(), job.matrix.info.dtype
-    scales = job.scales(span.rows, span.cols) if job.scales is not None else None
-    squares, odd = row_squares(words, dtype) if scales is None else scaled_squares(words, dtype, scales)
-    part = _PartialSums(job.number, span.nbytes, span.rows, squares)
-    if not len(odd):
-        return part
+def _measure(job: _Job, tile: Tile | ValueTile) -> _PartialSums:
+    """Stored words are summed as they are, which is fast; what is decoded is summed as numbers."""
+    if isinstance(tile, Tile):
+        words, dtype = tile.read(), tile.matrix.info.dtype
+        squares, odd = row_squares(words, dtype)
+        values = [numbers(words[odd], dtype)] if len(odd) else []
+    else:
+        decoded = tile.read()
+        squares, odd = value_squares(decoded)
+        values = [[some[odd] for some in decoded]] if len(odd) else []
+    part = _PartialSums(job.number, tile.nbytes, tile.rows, squares)
+    return _looked_at(part, odd, values[0]) if values else part
+
+
+def _looked_at(part: _PartialSums, odd: Array, values: Sequence[Array]) -> _PartialSums:
+    """With the rows whose sums must be made carefully, or are not finite."""
     with np.errstate(all="ignore"):  # signalling NaN, and float64 squares beyond float64
-        values = [found.astype(np.float64) for found in numbers(words[odd], dtype)]
-        values = [found * scales[odd] for found in values] if scales is not None else values
-        squares[odd] = sum(np.einsum("ij,ij->i", found, found) for found in values)
-    finite = np.logical_and.reduce([np.isfinite(found) for found in values])
+        wide = [found.astype(np.float64) for found in values]
+        part.squares[odd] = sum(np.einsum("ij,ij->i", found, found) for found in wide)
+    finite = np.logical_and.reduce([np.isfinite(found) for found in wide])
     if finite.all():
         return part
-    nan = np.logical_or.reduce([np.isnan(found) for found in values])
-    counts = np.zeros((2, len(words)), np.int64)
+    nan = np.logical_or.reduce([np.isnan(found) for found in wide])
+    counts = np.zeros((2, len(part.squares)), np.int64)
     counts[:, odd] = (~finite).sum(axis=1), nan.sum(axis=1)
     return replace(part, odd=counts)
-
-
-def scales_of(info: TensorInfo, matrix: Matrix) -> Scale | None:
-    """Gives the scale of every value of a block; None where the scales have a form that is not known."""
-    grid = as_matrix(info, "out_in")
-    high, wide = _scale_block(matrix.rows, grid.rows), _scale_block(matrix.cols, grid.cols)
-    if high is None or wide is None:
-        return None
-    table = np.zeros((grid.rows, grid.cols))
-    for rows, cols, words in blocks(grid):
-        table[rows, cols] = numbers(words, info.dtype)[0]
-
-    def at(rows: slice, cols: slice) -> Array:
-        down = [row // high for row in range(rows.start, rows.stop)]
-        across = [col // wide for col in range(cols.start, cols.stop)]
-        return table[down][:, across]
-
-    return at
-
-
-def _scale_block(size: int, count: int) -> int | None:
-    """How many values along one axis share a scale."""
-    if count == 1:
-        return size
-    if count == size:
-        return 1
-    return _SCALE_BLOCK if count == ceil(size / _SCALE_BLOCK) else None

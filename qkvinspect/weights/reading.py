@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qkvinspect.checkpoint import BLOCK, ByteOrder
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.strided import Matrix
+from qkvinspect.weights.strided import StridedMatrix
 
 Array = NDArray[Any]
 
@@ -28,7 +28,7 @@ class Tile:
         across: whether that axis is the columns.
     """
 
-    matrix: Matrix
+    matrix: StridedMatrix
     rows: slice
     cols: slice
     offset: int
@@ -51,7 +51,7 @@ class Tile:
         return words.T if self.across else words
 
 
-def spans(matrix: Matrix, limit: int) -> Iterator[Tile]:
+def tiles(matrix: StridedMatrix, limit: int) -> Iterator[Tile]:
     """Cut a matrix into pieces of about ``limit`` bytes, in the order of the file; nothing is read yet."""
     if not matrix.rows or not matrix.cols:
         return
@@ -72,18 +72,18 @@ def spans(matrix: Matrix, limit: int) -> Iterator[Tile]:
             yield Tile(matrix, rows, cols, offset, (many, count), (outer_stride, inner_stride), across)
 
 
-def blocks(matrix: Matrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, Array]]:
+def blocks(matrix: StridedMatrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, Array]]:
     """Read a matrix in pieces of about ``limit`` bytes, in the order of the file.
 
     Yields:
         rows, columns, and the stored words there: unsigned integers of the unit's width, or complex
         numbers, in the machine's byte order, of shape [rows, columns].
     """
-    for span in spans(matrix, limit):
+    for span in tiles(matrix, limit):
         yield span.rows, span.cols, span.read()
 
 
-def _word(matrix: Matrix) -> np.dtype[Any]:
+def _word(matrix: StridedMatrix) -> np.dtype[Any]:
     return stored_words(matrix.info.dtype, matrix.unit, matrix.info.byteorder)
 
 
@@ -158,7 +158,24 @@ def _mini_table(dtype: DType) -> Array:
     return values.astype(np.float32)
 
 
-def read_rows(matrix: Matrix, rows: Iterable[range], limit: int = BLOCK) -> Iterator[bytes]:
+def half_steps(values: Array, dtype: DType) -> Array:
+    """Half the distance of each value from the farther of its neighbours in a float of at most 8 bits.
+
+    Args:
+        values: numbers that the dtype holds.
+
+    Returns:
+        float64, of the same form; infinite for the largest and the smallest number, beyond which all is rounded to it.
+    """
+    table = _mini_table(dtype)
+    ordered = np.unique(table[np.isfinite(table)]).astype(np.float64)
+    gaps = np.diff(ordered, prepend=-np.inf, append=np.inf)
+    steps = np.maximum(gaps[:-1], gaps[1:]) / 2
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return steps[places]
+
+
+def read_rows(matrix: StridedMatrix, rows: Iterable[range], limit: int = BLOCK) -> Iterator[bytes]:
     """The bytes of some rows, row-major and little-endian, in pieces of about ``limit`` bytes."""
     row_bytes = matrix.cols * matrix.unit // 8
     step = max(limit // max(row_bytes, 1), 1)
@@ -167,7 +184,7 @@ def read_rows(matrix: Matrix, rows: Iterable[range], limit: int = BLOCK) -> Iter
             yield _gather(matrix.take(run[start : start + step]))
 
 
-def gather(matrix: Matrix, rows: Iterable[range]) -> Array:
+def gather(matrix: StridedMatrix, rows: Iterable[range]) -> Array:
     """The stored words of some rows, in the order given: [rows, columns], as ``blocks`` yields them.
 
     All are held at once: the caller asks for few enough.
@@ -182,7 +199,7 @@ def gather(matrix: Matrix, rows: Iterable[range]) -> Array:
     return out
 
 
-def _gather(matrix: Matrix) -> bytes:
+def _gather(matrix: StridedMatrix) -> bytes:
     if matrix.plain:
         size = matrix.unit // 8
         return matrix.info.region.read(matrix.offset * size, matrix.rows * matrix.cols * size)

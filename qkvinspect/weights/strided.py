@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import lru_cache
 from math import gcd
 
-from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.checkpoint import Orientation, TensorInfo, contiguous_strides
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class StridedMatrix:
     """A tensor seen as [out, in]: where its elements lie, nothing read.
 
     Attributes:
@@ -30,7 +30,7 @@ class Matrix:
     unit: int
     grain: int = 1
 
-    def take(self, rows: range) -> Matrix:
+    def take(self, rows: range) -> StridedMatrix:
         """Some of the rows."""
         return replace(
             self,
@@ -40,9 +40,14 @@ class Matrix:
         )
 
     @property
-    def transposed(self) -> Matrix:
+    def transposed(self) -> StridedMatrix:
         """Rows for columns."""
         return replace(self, rows=self.cols, cols=self.rows, row_stride=self.col_stride, col_stride=self.row_stride)
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether neighbours in the file belong to different rows."""
+        return self.col_stride > self.row_stride
 
     @property
     def plain(self) -> bool:
@@ -52,7 +57,7 @@ class Matrix:
         return in_order and gapless and (self.unit == 8 or self.info.byteorder == "little")
 
 
-def shape_as_matrix(info: TensorInfo, orientation: Orientation) -> tuple[int, int]:
+def strided_shape(info: TensorInfo, orientation: Orientation) -> tuple[int, int]:
     """(out, in) of a stored weight, in elements; a bias is (out, 1).
 
     Raises:
@@ -62,7 +67,19 @@ def shape_as_matrix(info: TensorInfo, orientation: Orientation) -> tuple[int, in
     return rows, cols
 
 
-def as_matrix(info: TensorInfo, orientation: Orientation) -> Matrix:
+def shape_as_rows(name: str, shape: tuple[int, ...], orientation: Orientation) -> tuple[int, int]:
+    """(out, in) of a weight of this shape, however it is stored.
+
+    Raises:
+        LayoutError: it has no such form.
+    """
+    found = _form(shape, contiguous_strides(shape), orientation)
+    if found is None:
+        raise LayoutError("weight has no form [out, in]", tensor=name, found=f"shape {list(shape)}")
+    return found[:2]
+
+
+def strided_matrix(info: TensorInfo, orientation: Orientation) -> StridedMatrix:
     """See a stored weight as [out, in].
 
     Raises:
@@ -71,7 +88,7 @@ def as_matrix(info: TensorInfo, orientation: Orientation) -> Matrix:
     bits = info.dtype.bits
     if bits >= 8:
         rows, cols, row_stride, col_stride = _axes(info, orientation)
-        return Matrix(info, rows, cols, row_stride, col_stride, info.offset, bits)
+        return StridedMatrix(info, rows, cols, row_stride, col_stride, info.offset, bits)
     rows, cols, row_stride, _ = _axes(info, orientation)
     if orientation != "out_in" or not info.contiguous or cols * bits % 8:
         raise LayoutError(
@@ -79,7 +96,7 @@ def as_matrix(info: TensorInfo, orientation: Orientation) -> Matrix:
             tensor=info.name,
             found=f"{cols} elements of {bits} bits a row",
         )
-    return Matrix(info, rows, cols * bits // 8, row_stride * bits // 8, 1, 0, 8, grain=bits // gcd(bits, 8))
+    return StridedMatrix(info, rows, cols * bits // 8, row_stride * bits // 8, 1, 0, 8, grain=bits // gcd(bits, 8))
 
 
 def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, int]:

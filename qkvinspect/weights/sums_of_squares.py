@@ -7,7 +7,7 @@ What is made of the words of a block never leaves the processor's cache. What co
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from threading import local
@@ -50,13 +50,13 @@ def row_squares(words: Array, dtype: DType) -> tuple[Sums, NDArray[np.intp]]:
     return total, np.nonzero(~fine)[0]
 
 
-def scaled_squares(words: Array, dtype: DType, scales: Array) -> tuple[Sums, NDArray[np.intp]]:
-    """As ``row_squares``, of the values times their scales."""
-    total = np.zeros(len(words))
+def value_squares(values: Sequence[Array]) -> tuple[Sums, NDArray[np.intp]]:
+    """As ``row_squares``, of numbers that were decoded."""
+    total = np.zeros(len(values[0]))
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for values in numbers(words, dtype):
-            total += _squares(values * scales)
-    return total, np.nonzero(~np.isfinite(total))[0]
+        for some in values:
+            total += _squares(some)
+    return total, np.nonzero(~(np.isfinite(total) & (total >= _TINY * values[0].shape[1])))[0]
 
 
 def _totals(words: Array, dtype: DType) -> tuple[Sums, float]:

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from qkvinspect.diff.difference import Comparison
 from qkvinspect.diff.ordered_rows import TILE
 from qkvinspect.diff.parts import whole
-from qkvinspect.diff.rounding import rounded
 from qkvinspect.diff.tally import compare
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint
+from qkvinspect.weights.rounding import rounded
+from qkvinspect.weights.weight import plain
 
 NARROW = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 
@@ -28,7 +29,7 @@ def compared(folder: Path, a: torch.Tensor, b: torch.Tensor, tolerance: float | 
     torch.save({"a": a, "b": b}, folder / "x.pt")
     with open_checkpoint(folder / "x.pt") as checkpoint:
         one, other = checkpoint.tensors["a"], checkpoint.tensors["b"]
-        return compare(whole(one), whole(other), (), tolerance, lambda _: None)[0]
+        return compare(whole(plain(one)), whole(plain(other)), (), tolerance, lambda _: None)[0]
 
 
 @pytest.mark.parametrize("name", NARROW)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from qkvinspect.checkpoint import Config, Orientation, TensorInfo
+from qkvinspect.checkpoint import Config, Orientation
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection import alternatives as rivals
@@ -23,7 +23,8 @@ from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.layouts.packing import Geometry, Packing, split_rows
 from qkvinspect.weights.reading import blocks, numbers
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
+from qkvinspect.weights.weight import Weight
 from tests.real import wheels
 
 Array = NDArray[Any]
@@ -98,8 +99,9 @@ def _rows(values: Array, runs: Sequence[range]) -> Array:
     return np.concatenate([values[run.start : run.stop : run.step] for run in runs])
 
 
-def _read(info: TensorInfo, orientation: Orientation) -> Array:
-    matrix = as_matrix(info, orientation)
+def _read(weight: Weight, orientation: Orientation) -> Array:
+    info = weight.require_info()
+    matrix = strided_matrix(info, orientation)
     values = np.zeros((matrix.rows, matrix.cols), np.float32)
     for rows, cols, words in blocks(matrix):
         values[rows, cols] = numbers(words, info.dtype)[0]

@@ -18,14 +18,14 @@ from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.reading import read_rows
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
 
 Saved = Callable[..., Path]
 Content = Callable[[TensorInfo], bytes]
 
 
 def _content(info: TensorInfo) -> bytes:
-    matrix = as_matrix(info, "out_in")
+    matrix = strided_matrix(info, "out_in")
     return b"".join(read_rows(matrix, (range(matrix.rows),)))
 
 

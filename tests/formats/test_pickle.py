@@ -509,11 +509,11 @@ WATCH = """
 import sys, pathlib
 from qkvinspect.weights.reading import read_rows
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
 
 def read(path):
     with open_checkpoint(path) as checkpoint:
-        matrix = as_matrix(checkpoint.tensors["w"], "out_in")
+        matrix = strided_matrix(checkpoint.tensors["w"], "out_in")
         return b"".join(read_rows(matrix, (range(matrix.rows),)))
 
 *paths, control = sys.argv[1:]

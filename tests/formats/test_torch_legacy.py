@@ -14,7 +14,7 @@ import torch
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.reading import read_rows
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -29,7 +29,7 @@ def save(content: object, path: Path) -> bytes:
 
 def read(path: Path, name: str) -> bytes:
     with open_checkpoint(path) as checkpoint:
-        matrix = as_matrix(checkpoint.tensors[name], "out_in")
+        matrix = strided_matrix(checkpoint.tensors[name], "out_in")
         return b"".join(read_rows(matrix, (range(matrix.rows),)))
 
 

@@ -10,7 +10,7 @@ from qkvinspect import formats
 from qkvinspect.checkpoint import ByteSource, TensorInfo
 from qkvinspect.errors import LayoutError, QkvInspectError
 from qkvinspect.weights.reading import read_rows
-from qkvinspect.weights.strided import as_matrix
+from qkvinspect.weights.strided import strided_matrix
 
 MOST = 1 << 20
 """Tensors of more bytes (expanded ones, then) are looked at, not read: a fuzzer has no time for them."""
@@ -37,7 +37,7 @@ class Outcome:
 
 def content(info: TensorInfo) -> bytes:
     """All bytes of a tensor, row-major and little-endian."""
-    matrix = as_matrix(info, "out_in")
+    matrix = strided_matrix(info, "out_in")
     return b"".join(read_rows(matrix, (range(matrix.rows),)))
 
 

@@ -103,7 +103,6 @@ class Encoder(torch.nn.Module):
 @pytest.mark.parametrize(
     ("wrap", "code"),
     [
-        (parametrizations.weight_norm, "weight-norm"),
         (parametrizations.spectral_norm, "parametrised"),
         (parametrizations.orthogonal, "parametrised"),
     ],
@@ -114,6 +113,23 @@ def test_parametrised_weights_are_named(tmp_path: Path, wrap, code: str) -> None
         wrap(getattr(module["attn"], name))
     found = report(module.state_dict(), tmp_path)
     assert (found.attentions, codes(found)) == ((), [code])
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, torch.nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_normalised_weights_have_the_norms_of_what_torch_computes(tmp_path: Path, wrap) -> None:
+    module = torch.nn.ModuleDict({"attn": Encoder()})
+    for name in ("q_proj", "k_proj", "v_proj"):
+        wrap(getattr(module["attn"], name))
+        with torch.no_grad():
+            next(
+                p for n, p in getattr(module["attn"], name).named_parameters() if n.endswith(("_g", "original0"))
+            ).mul_(3)
+    parts = report(module.state_dict(), tmp_path, "2").attentions[0].parts
+    for part, layer in zip(parts, module["attn"].children(), strict=True):
+        layer(torch.zeros(1, 8))  # the older form computes the weight before each call
+        assert part.measured is not None
+        assert part.measured.norm == pytest.approx(float(layer.weight.detach().double().norm()), rel=1e-6)
 
 
 def test_old_weight_norm_is_no_value_projection(tmp_path: Path) -> None:

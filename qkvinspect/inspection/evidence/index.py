@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.sample import Bias, LayerWeights, Weight
+from qkvinspect.inspection.evidence.sample import Bias, LayerWeights, Lying
 from qkvinspect.inspection.report import Attention, Part
-from qkvinspect.weights.strided import shape_as_matrix
 
 Array = NDArray[Any]
 
@@ -23,7 +22,7 @@ def source_of(attention: Attention) -> LayerWeights | None:
     out = (attention.out, layout.out_orientation) if attention.out is not None else None
     if out is not None and len(out[0].shape) < 2:
         out = None
-    weights: tuple[Weight, ...] = tuple(
+    weights: tuple[Lying, ...] = tuple(
         (info, stored.orientation, tuple(_biases(attention, info.name)))
         for stored, info in zip(layout.weights, attention.weights, strict=True)
     )
@@ -63,7 +62,7 @@ def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:
     if out is not None and len(out.shape) > 1 and "v" in index:
         assert attention.layout is not None
         heads, width = attention.geometry.num_heads, int(index["v"].shape[1])
-        if shape_as_matrix(out, attention.layout.out_orientation)[1] == heads * width * stride:
+        if out.as_shape(attention.layout.out_orientation)[1] == heads * width * stride:
             index["o"] = np.arange(heads * width).reshape(heads, width)
     return index
 
@@ -71,10 +70,10 @@ def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:
 def _starts(attention: Attention) -> dict[str, int]:
     assert attention.layout is not None
     totals = [
-        shape_as_matrix(info, stored.orientation)[0]
-        for stored, info in zip(attention.layout.weights, attention.weights, strict=True)
+        weight.as_shape(stored.orientation)[0]
+        for stored, weight in zip(attention.layout.weights, attention.weights, strict=True)
     ]
-    names = [info.name for info in attention.weights]
+    names = [weight.name for weight in attention.weights]
     return dict(zip(names, accumulate(totals, initial=0), strict=False))
 
 

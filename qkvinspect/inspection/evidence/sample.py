@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.checkpoint import Orientation, TensorInfo
+from qkvinspect.checkpoint import Orientation
+from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.evidence.blocksums import Products
 from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.sources import announce
-from qkvinspect.weights.reading import blocks, numbers
-from qkvinspect.weights.strided import Matrix, as_matrix, shape_as_matrix
+from qkvinspect.weights.values import value_tiles
+from qkvinspect.weights.weight import Matrix, Weight
 
 Array = NDArray[Any]
 
@@ -34,12 +35,13 @@ MAX_COLUMNS = 2048
 class Bias:
     """Where the biases of some rows of a weight lie."""
 
-    info: TensorInfo
+    weight: Weight
     rows: Sequence[int]
     entries: Sequence[int]
 
 
-Weight = tuple[TensorInfo, Orientation, tuple[Bias, ...]]
+Lying = tuple[Weight, Orientation, tuple[Bias, ...]]
+"""A weight, how it lies, and its biases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,13 @@ class LayerWeights:
     """
 
     layer: str
-    weights: tuple[Weight, ...]
-    out: tuple[TensorInfo, Orientation] | None = None
+    weights: tuple[Lying, ...]
+    out: tuple[Weight, Orientation] | None = None
 
     @property
     def rows(self) -> tuple[int, ...]:
         """How many rows each weight has."""
-        return tuple(shape_as_matrix(info, orientation)[0] for info, orientation, _ in self.weights)
+        return tuple(weight.as_shape(orientation)[0] for weight, orientation, _ in self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +122,10 @@ def take(source: LayerWeights, stride: int) -> Sample | None:
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    announce(info.region for info in _stored(source))
+    announce(region for weight in _stored(source) for region in weight.regions)
     found: list[Array] = []
-    for info, orientation, biases in source.weights:
-        values = _read(info, orientation, stride)
+    for weight, orientation, biases in source.weights:
+        values = _read(weight, orientation, stride)
         if values is None:
             return None
         found.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1))
@@ -134,10 +136,10 @@ def take(source: LayerWeights, stride: int) -> Sample | None:
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
 
 
-def _stored(source: LayerWeights) -> Iterator[TensorInfo]:
-    for info, _, biases in source.weights:
-        yield info
-        yield from (bias.info for bias in biases)
+def _stored(source: LayerWeights) -> Iterator[Weight]:
+    for weight, _, biases in source.weights:
+        yield weight
+        yield from (bias.weight for bias in biases)
     if source.out is not None:
         yield source.out[0]
 
@@ -155,22 +157,26 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
     return Sample(layer, scores, spaces, columns, stride)
 
 
-def _read(info: TensorInfo, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
+def _read(weight: Weight, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
     """Every ``stride``-th row (or column) and a share of the other axis: float32 [sampled, others]."""
-    mini = info.dtype.mini
-    if info.dtype.kind != "float" or (mini is not None and 1 + mini.exponent + mini.mantissa < 8):
-        return None  # several numbers to a byte
+    if weight.no_values or (weight.encoding is None and _several_to_a_byte(weight.dtype)):
+        return None
     try:
-        matrix = as_matrix(info, orientation)
+        matrix = weight.as_matrix(orientation)
     except LayoutError:
         return None
     matrix = matrix.transposed if columns else matrix
     if not matrix.rows or not matrix.cols:
         return None
     thin = -(-matrix.cols // MAX_COLUMNS)
-    if matrix.col_stride <= matrix.row_stride or matrix.rows == 1:
+    if not matrix.by_columns or matrix.rows == 1:
         return _lines(matrix, stride)[:, ::thin]
     return np.ascontiguousarray(_lines(matrix.transposed, thin)[:, ::stride].T)
+
+
+def _several_to_a_byte(dtype: DType) -> bool:
+    mini = dtype.mini
+    return dtype.kind != "float" or (mini is not None and 1 + mini.exponent + mini.mantissa < 8)
 
 
 def _lines(matrix: Matrix, step: int) -> Array:
@@ -179,9 +185,9 @@ def _lines(matrix: Matrix, step: int) -> Array:
     values = np.empty((sum(part.rows for part in wanted), matrix.cols), np.float32)
     start = 0
     for part in wanted:
-        for rows, cols, words in blocks(part):
+        for tile in value_tiles(part):
             with np.errstate(all="ignore"):  # float64 beyond float32, and signalling NaN: neither says anything
-                values[start + rows.start : start + rows.stop, cols] = numbers(words, matrix.info.dtype)[0]
+                values[start + tile.rows.start : start + tile.rows.stop, tile.cols] = tile.read()[0]
         start += part.rows
     return values
 
@@ -190,7 +196,7 @@ def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
     """The bias of every sampled row as a column; 0 where there is none."""
     column = np.zeros((count * stride, 1), np.float32)
     for bias in biases:
-        values = _read(bias.info, "out_in", 1)
+        values = _read(bias.weight, "out_in", 1)
         if values is not None:
             column[list(bias.rows), 0] = values[list(bias.entries), 0]
     return column[::stride]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render import labels, text
 from qkvinspect.render.html.markup import Section, joined, section, table, tag
 from qkvinspect.render.html.side import PageSide
+from qkvinspect.weights.weight import Weight
 
 _MODULES = ("layers", "modules", "layout", "stored", "heads", "width", "logit bound rests on")
 _SIZES = ("part", "parameters", "bytes", "share")
@@ -84,7 +84,7 @@ def _named(names: Sequence[str]) -> str:
 def _sizes(report: Report) -> Iterator[tuple[str, str, str, str]]:
     """Each tensor counts once, however many layers use it."""
     parts = dict(_counted(report.attentions))
-    whole = _total(report.checkpoint.tensors.values())
+    whole = _total(report.weights[name] for name in report.weights)
     packed = _total({info.name: info for one in report.attentions for info in one.weights}.values())
     beside = _less(packed, [parts[name] for name in _PARTS if name in parts])
     if beside[0] > 0:
@@ -111,12 +111,14 @@ def _counted(attentions: Iterable[Attention]) -> Iterator[tuple[str, _Size]]:
             yield name, _sum(found.values())
 
 
-def _size(info: TensorInfo, elements: int) -> _Size:
-    return elements * info.dtype.values, info.dtype.nbytes(elements)
+def _size(weight: Weight, elements: int) -> _Size:
+    if weight.encoding is None:
+        return elements * weight.dtype.values, weight.dtype.nbytes(elements)
+    return elements, weight.nbytes * elements // max(weight.numel, 1)
 
 
-def _total(infos: Iterable[TensorInfo]) -> _Size:
-    return _sum(_size(info, info.numel) for info in infos)
+def _total(weights: Iterable[Weight]) -> _Size:
+    return _sum(_size(weight, weight.numel) for weight in weights)
 
 
 def _sum(sizes: Iterable[_Size]) -> _Size:

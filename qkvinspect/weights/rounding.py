@@ -26,6 +26,14 @@ def rounded(values: Array, dtype: DType) -> Array:
     return _bfloat16(single) if dtype.bits == 16 else _nearest(single, dtype)
 
 
+def as_bytes(values: Array, dtype: DType) -> bytes:
+    """Numbers as a file holds them in a dtype of 16 bits or more, row-major and little-endian."""
+    found = rounded(values, dtype)
+    if dtype.name == "bfloat16":
+        return (np.ascontiguousarray(found, np.float32).view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
+    return found.astype(f"<f{dtype.bits // 8}").tobytes()
+
+
 def _bfloat16(values: Array) -> Array:
     bits = values.view(np.uint32)
     upper = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)

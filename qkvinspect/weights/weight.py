@@ -1,0 +1,237 @@
+"""The numbers that a model multiplies with, whatever tensors a file stores them as.
+
+A stored tensor may be these numbers, or codes that mean nothing without the scales beside them. Whoever wants
+numbers asks a ``Weight``; nobody else decodes. Nothing is read here, and numpy is not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+from qkvinspect.checkpoint import Orientation, Region, TensorInfo
+from qkvinspect.dtypes import DType
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.strided import StridedMatrix, shape_as_rows, strided_matrix, strided_shape
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.reading import Array
+
+
+class Encoding(Protocol):
+    """How a matrix of numbers is kept in the tensors of a file. One module of ``encodings`` a kind."""
+
+    @property
+    def label(self) -> str:
+        """For people: ``float8_e4m3fn with a scale for each 128 x 128 values``."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix: the first axis, and all others as one."""
+        ...
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        """The tensors that it is kept in, the one that holds the most first."""
+        ...
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether all rows of a few columns are read with fewer bytes than all columns of a few rows."""
+        ...
+
+    @property
+    def computed_in(self) -> DType | None:
+        """The dtype of the numbers where the model itself makes them of it; None where a reader has to choose one."""
+        ...
+
+    def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
+        """Some of the rows as they are stored, each tensor that the encoding is made of on its own.
+
+        Raises:
+            LayoutError: the rows share codes or scales with others.
+        """
+        ...
+
+    def decode(self, rows: range, cols: range) -> Array:
+        """The numbers there: float32 or float64 [rows, columns]; nothing but what that needs is read.
+
+        Raises:
+            CheckpointError: the bytes cannot be read.
+        """
+        ...
+
+    def slack(self, rows: range, cols: range) -> Array | None:
+        """How far each of the numbers there may lie from one that was rounded to it: [rows, columns].
+
+        None where the encoding rounds nothing.
+        """
+        ...
+
+    def python(self) -> tuple[str, ...]:
+        """Lines of Python that make ``weight``, the matrix as a torch tensor, of ``state_dict`` and torch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows of one of the tensors that a weight is made of.
+
+    Attributes:
+        leaf: the last component of the tensor's name.
+        runs: along its first axis; empty where all of it goes along.
+    """
+
+    leaf: str
+    info: TensorInfo
+    runs: tuple[range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedMatrix:
+    """A decoded weight seen as [out, in], or some of its rows; nothing is read.
+
+    Attributes:
+        down, across: which rows and columns of the encoded matrix, before it is turned.
+        turned: whether rows stand for columns.
+    """
+
+    encoding: Encoding
+    down: range
+    across: range
+    turned: bool = False
+
+    @property
+    def rows(self) -> int:
+        return len(self.across if self.turned else self.down)
+
+    @property
+    def cols(self) -> int:
+        return len(self.down if self.turned else self.across)
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether neighbours in the file belong to different rows."""
+        return self.encoding.by_columns != self.turned
+
+    def take(self, rows: range) -> DecodedMatrix:
+        """Some of the rows."""
+        some = slice(rows.start, rows.stop, rows.step)
+        if self.turned:
+            return DecodedMatrix(self.encoding, self.down, self.across[some], self.turned)
+        return DecodedMatrix(self.encoding, self.down[some], self.across, self.turned)
+
+    @property
+    def transposed(self) -> DecodedMatrix:
+        """Rows for columns."""
+        return DecodedMatrix(self.encoding, self.down, self.across, not self.turned)
+
+    def decode(self) -> Array:
+        """All of its numbers, float32 or float64: the caller has taken few enough.
+
+        Raises:
+            CheckpointError: the bytes cannot be read.
+        """
+        values = self.encoding.decode(self.down, self.across)
+        return values.T if self.turned else values
+
+    def slack(self) -> Array | None:
+        """How far each of its numbers may lie from one that was rounded to it; None where nothing is rounded."""
+        found = self.encoding.slack(self.down, self.across)
+        return found.T if found is not None and self.turned else found
+
+
+Matrix = StridedMatrix | DecodedMatrix
+"""A weight seen as [out, in]: where its numbers lie, nothing read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter of a model, under the name that a plain tensor of its numbers would have.
+
+    Attributes:
+        shape: as torch holds it: [out, in] of ``nn.Linear``, [in, out] of GPT-2's Conv1D, more axes of convolutions.
+        dtype: what most of it is stored in.
+        info: the stored tensor, where its elements are the numbers.
+        encoding: how the numbers are had, where they are not.
+        why: why they cannot be had, in words; "" where they can.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    info: TensorInfo | None
+    encoding: Encoding | None = None
+    why: str = ""
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        """The tensors of the file that it is made of."""
+        if self.encoding is not None:
+            return self.encoding.stored
+        return (self.info,) if self.info is not None else ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that it is made of."""
+        return sum(info.nbytes for info in self.stored)
+
+    @property
+    def regions(self) -> Iterable[Region]:
+        """What is read where its numbers are asked for."""
+        return (info.region for info in self.stored)
+
+    @property
+    def no_values(self) -> str:
+        """Why it has no numbers; "" where it has."""
+        if self.why or self.encoding is not None:
+            return self.why
+        if self.dtype.kind in ("float", "complex"):
+            return ""
+        return f"{self.dtype.name} has no value without its scale"
+
+    def as_shape(self, orientation: Orientation) -> tuple[int, int]:
+        """(out, in); a bias is (out, 1).
+
+        Raises:
+            LayoutError: it has no such form.
+        """
+        if self.info is not None and self.encoding is None:
+            return strided_shape(self.info, orientation)
+        return shape_as_rows(self.name, self.shape, orientation)
+
+    def as_matrix(self, orientation: Orientation) -> Matrix:
+        """See it as [out, in].
+
+        Raises:
+            LayoutError: it has no such form.
+        """
+        if self.encoding is None:
+            return strided_matrix(self.require_info(), orientation)
+        if orientation == "in_heads_dim":
+            raise LayoutError(f"{self.encoding.label} is not known in three axes", tensor=self.name)
+        rows, cols = self.encoding.shape
+        return DecodedMatrix(self.encoding, range(rows), range(cols), orientation != "out_in")
+
+    def require_info(self) -> TensorInfo:
+        """The stored tensor, whose elements are the numbers.
+
+        Raises:
+            LayoutError: there is none: they are kept otherwise.
+        """
+        if self.info is None or self.encoding is not None:
+            label = self.encoding.label if self.encoding is not None else self.why
+            raise LayoutError(f"it is stored as {label}", tensor=self.name, expected="plain numbers")
+        return self.info
+
+
+def plain(info: TensorInfo) -> Weight:
+    """A stored tensor whose elements are the numbers."""
+    return Weight(info.name, info.shape, info.dtype, info)
