@@ -37,6 +37,7 @@ NOTICED: Mapping[str, tuple[Severity, str]] = {
     "quantised-torch": ("warning", "torch.ao: packed parameters."),
     "stale-duplicate": ("warning", "A second copy of an attention's weights that the model does not load."),
     "tensor-parallel": ("warning", "The file is one rank's share of a model."),
+    "unrecognised-attention": ("warning", "Tensors look like attention and were not understood: they are not checked."),
     "unexpected-shape": ("error", "The shapes are not those of the layout: the layer was not checked."),
     "unknown-entries": ("warning", "The zip has entries that torch.save does not write."),
     "unknown-global": ("info", "The pickle names a class or function that is neither torch's nor known as dangerous."),

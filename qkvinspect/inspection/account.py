@@ -10,6 +10,7 @@ from qkvinspect.checkpoint import Finding
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.patterns import Leftover
+from qkvinspect.inspection.suggest import row
 from qkvinspect.inspection.words import speaks_of_attention, word_of
 from qkvinspect.weights.weight import Weight
 
@@ -36,8 +37,15 @@ class Unrecognised:
     tensors: tuple[Weight, ...]
     why: str
 
+    @property
+    def suggestion(self) -> str:
+        """A ``[[layout]]`` row to complete."""
+        return row(self.module, [tensor.name for tensor in self.tensors])
+
     def to_dict(self) -> dict[str, object]:
-        return {"module": self.module, "why": self.why, "tensors": {t.name: list(t.shape) for t in self.tensors}}
+        """For the JSON contract."""
+        tensors = {tensor.name: list(tensor.shape) for tensor in self.tensors}
+        return {"module": self.module, "why": self.why, "tensors": tensors, "suggestion": self.suggestion}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ class Account:
     def findings(self) -> Iterator[Finding]:
         """Each module that was not understood."""
         for found in self.unrecognised:
-            text = f"it looks like attention and was not understood: {found.why}"
+            text = f"looks like attention and was not understood: {found.why}"
             yield Finding(CODE, "warning", text, found.module)
 
     def groups(self) -> list[Group]:
