@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Status = Literal["attention", "other", "unrecognised"]
 
-CODE = "unrecognised-attention"
-
 
 @dataclass(frozen=True, slots=True)
 class Unrecognised:
@@ -98,7 +96,7 @@ class Account:
         """Each module that was not understood."""
         for found in self.unrecognised:
             text = f"looks like attention and was not understood: {found.why}"
-            yield Finding(CODE, "warning", text, found.module)
+            yield Finding("unrecognised-attention", "warning", text, found.module)
 
     def groups(self) -> list[Group]:
         """All tensors, alike ones together, the nearest to attention first."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import field
-from typing import cast
 
 from qkvinspect.checkpoint import Checkpoint, Finding, Orientation
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection import model
 from qkvinspect.inspection.account import Account
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.layout import FoundBy
@@ -195,31 +194,6 @@ class Report:
     weights: Weights = field(default_factory=no_weights, repr=False)
     account: Account | None = None
 
-    @property
-    def num_parameters(self) -> int:
-        """Numbers in all tensors of the state_dict that was read."""
-        return sum(info.numel for info in self.checkpoint.tensors.values())
-
-    @property
-    def dtypes(self) -> Counter[str]:
-        """How many numbers are stored in each dtype."""
-        counted: Counter[str] = Counter()
-        for info in self.checkpoint.tensors.values():
-            counted[info.dtype.name] += info.numel
-        return counted
-
-    @property
-    def architecture(self) -> str:
-        """What the config calls the model; "" where there is none."""
-        for config in self.checkpoint.configs:
-            listed = config.values.get("architectures")
-            names: list[object] = [*cast("list[object]", listed)] if isinstance(listed, list) else []
-            names += [config.values.get(key) for key in ("architecture", "_class_name", "model_type")]
-            for name in names:
-                if isinstance(name, str) and name:
-                    return name
-        return ""
-
     def to_dict(self, *, tensors: bool = False) -> dict[str, object]:
         """The JSON contract: see report.schema.json.
 
@@ -228,7 +202,6 @@ class Report:
         """
         checkpoint, account = self.checkpoint, self.account
         every = account.statuses() if account is not None and tensors else {}
-        listed = [_tensor(self.weights[name], status) for name, status in every.items()]
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": {
@@ -238,9 +211,7 @@ class Report:
                 "num_files": checkpoint.num_files,
                 "num_tensors": len(checkpoint.tensors),
                 "num_bytes": checkpoint.num_bytes,
-                "num_parameters": self.num_parameters,
-                "dtypes": dict(self.dtypes),
-                "architecture": self.architecture or None,
+                **model.in_short(checkpoint).to_dict(),
             },
             "attentions": [_attention(attention) for attention in self.attentions],
             "findings": [finding.to_dict() for finding in self.findings],

@@ -29,8 +29,8 @@ def _lines(report: Report, view: ViewOptions) -> Iterator[str]:
         return
     if not report.attentions:
         first, *others = account.nothing_found(report)
-        yield f"\n{escape(first)}"
-        yield from (f"\n    {line}" for line in others[1:])
+        yield f"\n{escape(first)}\n"
+        yield from (f"    {line.strip()}" for line in others[1:])
     for attention in report.attentions:
         yield f"\n### {escape(text.layer(attention.layer))}\n"
         yield escape(" · ".join((text.layout(attention), text.stored(attention), text.heads(attention)))) + "\n"
@@ -42,10 +42,10 @@ def _lines(report: Report, view: ViewOptions) -> Iterator[str]:
         yield ""
     for finding, message in text.findings(report.findings):
         yield f"- **{finding.severity}** {escape(message)}"
-    said, *rest = account.closing(report) or ("",)
+    said, *rest = list(account.closing(report)) or [""]
     if said:
         yield f"\n{escape(said)}\n"
-        yield from (f"    {line}" for line in rest[1:])
+        yield from (f"    {line.strip()}" for line in rest[1:])
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:

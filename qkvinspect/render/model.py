@@ -1,26 +1,30 @@
-"""A model in short: how many parameters, of which dtypes, of which architecture."""
+"""A model in short, as the first line says it."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 
-from qkvinspect.inspection.report import Report
+from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.inspection import model
 
 
-def in_short(report: Report) -> list[str]:
+def in_short(checkpoint: Checkpoint) -> list[str]:
     """Parameters, dtypes and architecture, as short texts."""
-    found = [f"{quantity(report.num_parameters)} parameters", *_dtypes(report.dtypes)]
-    return [*found, *([report.architecture] if report.architecture else [])]
+    found = model.in_short(checkpoint)
+    facts = [f"{quantity(found.num_parameters)} parameters", *_dtypes(found.dtypes)]
+    return [*facts, *([found.architecture[:_LONGEST]] if found.architecture else [])]
 
 
-def _dtypes(counted: Counter[str]) -> list[str]:
+_LONGEST = 80
+
+
+def _dtypes(counted: Mapping[str, int]) -> list[str]:
     total = sum(counted.values())
     if not total:
         return []
-    first, count = counted.most_common(1)[0]
-    rest = len(counted) - 1
+    first, rest = next(iter(counted)), len(counted) - 1
     others = f" and {rest} other{'s' * (rest > 1)}" if rest else ""
-    share = f" ({100 * count / total:.3g} %)" if others else ""
+    share = f" ({100 * counted[first] / total:.3g} %)" if others else ""
     return [f"{first}{share}{others}"]
 
 

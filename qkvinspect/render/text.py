@@ -63,7 +63,7 @@ def summary(report: Report) -> list[str]:
         *([f"in {checkpoint.container!r}"] if checkpoint.container else []),
         count(len(checkpoint.tensors), "tensor"),
         size(checkpoint.num_bytes),
-        *in_short(report),
+        *in_short(checkpoint),
         count(len(report.attentions), "attention module") + (" selected" if report.selected else ""),
     ]
     lines = ["  ".join(map(clean, facts))]
