@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -163,12 +164,11 @@ def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
     """Modules that are called attention and hold matrices such as attention has, under names that say nothing."""
     modules: dict[Path, list[Weight]] = {}
     for name, path in names.paths.items():
-        info = names.weights[name]
-        if name in known or path[-1] != "weight" or len(info.shape) != 2 or min(info.shape) < _SMALL:
+        if path[-1] != "weight" or name in known:
             continue
         place = _attention_above(path)
-        if place is not None:
-            modules.setdefault(place, []).append(info)
+        if place is not None and len(shape := names.shape(name)) == 2 and min(shape) >= _SMALL:
+            modules.setdefault(place, []).append(names.weights[name])
     for place, held in modules.items():
         why = "" if names.has("sampling_offsets.weight", place) else _looks_like(held)
         if why:
@@ -181,10 +181,17 @@ _SMALL = 8
 
 def _attention_above(path: Path) -> Path | None:
     """The module that is called attention, if the tensor lies directly below it: ``attn.fc.weight``."""
-    for at in (len(path) - 2, len(path) - 3):
-        if at > 0 and (speaks_of_attention(path[at - 1]) or (path[at - 1].isdecimal() and at > 1)):
-            named = path[at - 1] if not path[at - 1].isdecimal() else path[at - 2]
-            return path[:at] if speaks_of_attention(named) else None
+    up = _steps_up(path[-5:])
+    return None if up is None else path[:-up]
+
+
+@lru_cache(1 << 14)
+def _steps_up(end: Path) -> int | None:
+    """As ``_attention_above``, counted from the end of the path: a list's number goes with its name."""
+    for at in (len(end) - 2, len(end) - 3):
+        if at > 0 and (speaks_of_attention(end[at - 1]) or (end[at - 1].isdecimal() and at > 1)):
+            named = end[at - 1] if not end[at - 1].isdecimal() else end[at - 2]
+            return len(end) - at if speaks_of_attention(named) else None
     return None
 
 

@@ -92,7 +92,8 @@ def without_values(tensors: Mapping[str, TensorInfo]) -> set[str]:
 def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
     """Say which attention layers are stored in disguise."""
     tensors = checkpoint.tensors
-    disguised = [name for name in tensors if name in weights.tensors and _DISGUISED.match(name)]
+    odd = (name for name in tensors if not name.endswith((".weight", ".bias")) or "_packed_params" in name)
+    disguised = [name for name in odd if name in weights.tensors and _DISGUISED.match(name)]
     for disguise in DISGUISES:
         modules = {found[1]: None for name in disguised if (found := disguise.names.match(name))}
         layers = (module.rpartition(".")[0] for module in modules if module.rpartition(".")[2] in _LEAVES)

@@ -124,19 +124,23 @@ def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
 
 
 def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
-    """Layouts by the end of their first weight's key, two components where the last says little."""
+    """Layouts by the last two components of their first weight's key below its layer, ``#`` for any number."""
     index: dict[Path, tuple[Layout, ...]] = {}
     for layout in layouts:
         _, choices = pattern(layout.weights[0].key)
-        for end in product(*choices[-2:]):
+        place = pattern(layout.layer)[1] if layout.layer else ()
+        for end in product(*(*place, *choices)[-2:]):
             index[end] = (*index.get(end, ()), layout)
     return index
 
 
 def _at(names: Names, name: str, path: Path, index: Mapping[Path, tuple[Layout, ...]]) -> list[Candidate]:
     """Every layout whose first weight this may be."""
-    rows = index.get(path[-1:], ()), index.get(path[-2:], ())
-    return [found for layout in (*rows[0], *rows[1]) for found in _candidates(names, name, path, layout)]
+    end = path[-2:]
+    rows = (*index.get(end[-1:], ()), *index.get(end, ()))
+    if len(end) == 2 and end[0].isdecimal():
+        rows += index.get(("#", end[1]), ())
+    return [found for layout in rows for found in _candidates(names, name, path, layout)]
 
 
 def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator[Candidate]:
@@ -148,8 +152,12 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     layer = path[:-count]
     if layout.layer and not ends_with(layer, pattern(layout.layer)[1]):
         return
+    if layout.ndim is not None and len(names.shape(name)) != layout.ndim:
+        return
+    if not all(names.has(weight.key, layer) for weight in layout.weights):
+        return
     weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
-    if len(weights) != len(layout.weights) or not _has_form(layout, weights[0]):
+    if not _has_ratio(layout, weights[0]):
         return
     if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
         return
@@ -176,9 +184,7 @@ def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) ->
     return out is not None and len(out.shape) > 1 and weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
 
 
-def _has_form(layout: Layout, weight: Weight) -> bool:
-    if layout.ndim is not None and len(weight.shape) != layout.ndim:
-        return False
+def _has_ratio(layout: Layout, weight: Weight) -> bool:
     if layout.ratio is None:
         return True
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import product
 
@@ -35,8 +35,8 @@ class Names:
         self._by_path = {path: name for name, path in stripped.items()}
         self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
         self._by_path = {**self.aliases, **self._by_path}
-        self._last = {path[-1] for path in self._by_path}
-        self._by_stack: dict[Path, str] | None = None
+        self._by_stack: dict[Path, dict[Path, str]] = {}
+        self._by_end: dict[Path, list[tuple[Path, str]]] = {}
         self._ends: set[Path] | None = None
         self._stages: dict[str, int] = {}
 
@@ -50,21 +50,26 @@ class Names:
     def has(self, key: str, layer: Path) -> bool:
         """Whether there is such a tensor; ``//key`` means anywhere."""
         if not key.startswith("//"):
-            return self.find(key, layer) is not None
+            return self._name(key, layer) is not None
         if self._ends is None:
             self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
         return tuple(key[2:].split(".")) in self._ends
 
     def find(self, key: str, layer: Path) -> Weight | None:
         """The tensor called ``key`` below a layer, or None."""
-        climb, choices = pattern(key)
-        if climb > len(layer) or self._last.isdisjoint(choices[-1]):
-            return None
-        base = layer[: len(layer) - climb]
-        for components in product(*choices):
-            name = self._by_path.get(base + components)
+        name = self._name(key, layer)
+        return None if name is None else self.weights[name]
+
+    def _name(self, key: str, layer: Path) -> str | None:
+        climb, ends = _ends(key)
+        if climb:
+            if climb > len(layer):
+                return None
+            layer = layer[:-climb]
+        for end in ends:
+            name = self._by_path.get(layer + end)
             if name is not None:
-                return self.weights[name]
+                return name
         return None
 
     def find_path(self, path: Path) -> Weight | None:
@@ -85,17 +90,24 @@ class Names:
         found = self.find(key, layer)
         if found is not None:
             return found
-        climb, choices = pattern(key)
-        if self._last.isdisjoint(choices[-1]) and not any(part.isdecimal() for part in choices[-1]):
-            return None
-        if self._by_stack is None:
-            self._by_stack = {numberless(path): name for path, name in reversed(self._by_path.items())}
-        base = layer[: len(layer) - climb]
-        for components in product(*choices):
-            name = self._by_stack.get(numberless(base + components))
+        climb, ends = _ends(key)
+        base = numberless(layer[: len(layer) - climb])
+        for end in ends:
+            name = self._alike(end[-2:]).get(base + numberless(end))
             if name is not None:
                 return self.weights[name]
         return None
+
+    def _alike(self, end: Path) -> Mapping[Path, str]:
+        """The tensors whose paths end so, by their paths without numbers."""
+        if end not in self._by_stack:
+            if not self._by_end:
+                for path, name in self._by_path.items():
+                    self._by_end.setdefault(path[-2:], []).append((path, name))
+                    self._by_end.setdefault(path[-1:], []).append((path, name))
+            same = self._by_end.get(end, ())
+            self._by_stack[end] = {numberless(path): name for path, name in reversed(same)}
+        return self._by_stack[end]
 
     def stages(self, layer: str) -> int:
         """How many different numbers stand where the layer's name has its first one."""
@@ -152,6 +164,13 @@ def unwrapped(name: str) -> Path:
 def numberless(path: Path) -> Path:
     """The same for every layer of a stack."""
     return tuple("#" if part.isdecimal() else part for part in path)
+
+
+@cache
+def _ends(key: str) -> tuple[int, tuple[Path, ...]]:
+    """(levels to climb, every path that the key stands for)."""
+    climb, choices = pattern(key)
+    return climb, tuple(product(*choices))
 
 
 @cache

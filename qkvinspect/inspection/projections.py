@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
+from functools import lru_cache
 from math import prod
 
 from qkvinspect.fast_dataclass import dataclass
@@ -71,7 +72,7 @@ def modules_of(names: Names, claimed: Collection[str]) -> Iterator[Module]:
     places: dict[Path, dict[str, list[tuple[Path, str]]]] = {}
     for name, path in names.paths.items():
         at = _place(path)
-        if at is not None and name not in claimed and _is_matrix(names.weights[name]):
+        if at is not None and name not in claimed and _is_matrix(names.shape(name)):
             places.setdefault(path[:at], {}).setdefault(path[at], []).append((path[at:], name))
     around = _around(names, places)
     for path, words in places.items():
@@ -86,19 +87,25 @@ def modules_of(names: Names, claimed: Collection[str]) -> Iterator[Module]:
 
 def _place(path: Path) -> int | None:
     """Where in a path the last word for Q, K or V stands, if nothing behind it says that it is no projection."""
-    if path[-1] not in _LEAVES and word_of(path[-1]) is None:
+    back = _steps_back(path[-_DEEPEST:])
+    return None if back is None else len(path) - back
+
+
+@lru_cache(1 << 14)
+def _steps_back(end: Path) -> int | None:
+    """As ``_place``, counted from the end of the path."""
+    if end[-1] not in _LEAVES and word_of(end[-1]) is None:
         return None
-    for at in range(len(path) - 1, max(len(path) - 1 - _DEEPEST, -1), -1):
-        if word_of(path[at]) is not None or path[at] == "in_proj":
-            return at
-        if is_no_projection(path[at]):
+    for at in range(len(end) - 1, -1, -1):
+        if word_of(end[at]) is not None or end[at] == "in_proj":
+            return len(end) - at
+        if is_no_projection(end[at]):
             return None
     return None
 
 
-def _is_matrix(info: Weight) -> bool:
+def _is_matrix(shape: Sequence[int]) -> bool:
     """Whether it may be a projection: a bias or a norm has one axis, a depthwise convolution one channel."""
-    shape = info.shape
     return len(shape) > 1 and prod(shape) > 0 and not (shape[1] == 1 and prod(shape[2:]) > 1)
 
 
@@ -113,7 +120,7 @@ def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[lis
             if around is None:
                 continue
             around[1].add(path[at])
-            if is_output(path[at]) and _is_matrix(names.weights[name]):
+            if is_output(path[at]) and _is_matrix(names.shape(name)):
                 around[0].append((path[at:], names.weights[name]))
     return found
 
