@@ -147,7 +147,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     """The layout at this weight, if the names around it fit."""
     _, choices = pattern(layout.weights[0].key)
     count = len(choices)
-    if not ends_with(path, choices):
+    if count > 2 and not ends_with(path, choices):  # shorter ones are what the index was asked for
         return
     layer = path[:-count]
     if layout.layer and not ends_with(layer, pattern(layout.layer)[1]):

@@ -91,11 +91,12 @@ class Names:
         if found is not None:
             return found
         climb, ends = _ends(key)
-        base = numberless(layer[: len(layer) - climb])
         for end in ends:
-            name = self._alike(end[-2:]).get(base + numberless(end))
-            if name is not None:
-                return self.weights[name]
+            alike = self._alike(end[-2:])
+            if alike:  # most checkpoints hold none of most keys
+                name = alike.get(numberless(layer[: len(layer) - climb] + end))
+                if name is not None:
+                    return self.weights[name]
         return None
 
     def _alike(self, end: Path) -> Mapping[Path, str]:
@@ -146,10 +147,11 @@ def shape_of(weight: Weight, orientation: Orientation) -> tuple[int, int]:
 
 def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
     """Whether a layer's name ends with these components; ``#`` is any number."""
-    end = layer[-len(context) :]
-    if len(end) != len(context):
+    count = len(context)
+    if len(layer) < count:
         return False
-    for part, some in zip(end, context, strict=True):  # a plain loop: asked of every tensor and layout
+    for back in range(1, count + 1):  # a plain loop: asked of every tensor and layout
+        part, some = layer[-back], context[-back]
         if part not in some and not ("#" in some and part.isdecimal()):
             return False
     return True
