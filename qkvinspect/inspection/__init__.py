@@ -117,6 +117,19 @@ def inspect(
     return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
 
 
+def _require_shareable(attention: Attention) -> None:
+    """Q and K of one width a head, over as many or fewer kv heads, have rows of which one divides the other.
+
+    Raises:
+        LayoutError: these have not, whatever the number of heads.
+    """
+    q, k = attention.part("q"), attention.part("k")
+    if q is not None and k is not None and attention.heads is None:
+        rows, others = q.shape[0], k.shape[0]
+        if min(rows, others) and max(rows, others) % min(rows, others):
+            raise LayoutError(f"no number of heads fits {rows} rows of Q and {others} of K")
+
+
 def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:
     """A layout that was asked for in this run must fit somewhere."""
     for layout in options.told_now:
@@ -142,6 +155,7 @@ def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.M
         return weights.Module(found, base, (Finding("ambiguous-layout", "warning", text, base.layer),))
     try:
         attention, findings = split(base, found.chosen, names, facts(found.chosen))
+        _require_shareable(attention)
         return weights.Module(found, attention, tuple(findings))
     except LayoutError as error:
         text = f"{error.message}{f' ({error.found})' if error.found else ''}; it is left out"

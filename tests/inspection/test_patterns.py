@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.inspection.conventions import CONVENTIONS, Convention
 
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.inspection.words import word_of
+from tests.inspection.conventions import CONVENTIONS, Convention
 
 
 def report(shapes: dict[str, tuple[int, ...]], config: dict[str, object] | None = None) -> Report:
