@@ -8,21 +8,29 @@ from functools import lru_cache
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.names import Names, shape_of
 from qkvinspect.inspection.projections import Module, Projection
+from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
 from qkvinspect.weights.weight import Weight
 
-_BIASES = ("bias", "b")
 
+def layouts_of(
+    names: Names, module: Module, projections: Sequence[Projection], heads: int | None = None
+) -> tuple[Layout, ...]:
+    """Every layout that the projections may have; one where the names leave nothing open.
 
-def layouts_of(names: Names, module: Module, projections: Sequence[Projection]) -> tuple[Layout, ...]:
-    """Every layout that the projections may have; one where the names leave nothing open."""
+    Args:
+        heads: their number, where the tensors have an axis for them and are seen as matrices.
+    """
     keys = tuple(".".join(one.key) for one in projections)
     parts = tuple(_parts(one, projections) for one in projections)
     equal = _heads_are_equal(projections)
+    if heads is not None:
+        outs = tuple(".".join(key) for key, info in module.outputs if len(info.shape) == 3)
+        return _layouts(keys, parts, ("out_in",), outs[:1], "in_out", equal, heads)
     out = _output(module, projections)
-    listed = projections[0].index is not None or _is_one_head(module)
-    return _layouts(keys, parts, _turns(names, module, projections), out, equal, listed)
+    one = 1 if projections[0].index is not None or _is_one_head(module) else None
+    return _layouts(keys, parts, _turns(names, module, projections), out, None, equal, one)
 
 
 def _parts(one: Projection, projections: Sequence[Projection]) -> str:
@@ -86,8 +94,9 @@ def _layouts(
     parts: tuple[str, ...],
     turns: tuple[Orientation, ...],
     out: tuple[str, ...],
+    out_turn: Orientation | None,
     equal: bool,
-    one_head: bool,
+    heads: int | None,
 ) -> tuple[Layout, ...]:
     """The same objects for all layers of a stack."""
     choices = list(_packings(parts, equal=equal))
@@ -97,16 +106,12 @@ def _layouts(
             id="-".join(["pattern", *([how] if how else []), *(["turned"] if turn == "in_out" else [])]),
             libraries=f"not known; found by its names: {', '.join(keys)}",
             weights=tuple(StoredWeight(key, packing, turn) for key, packing in zip(keys, packings, strict=True)),
-            biases=tuple(
-                StoredWeight(bias, packing)
-                for key, packing in zip(keys, packings, strict=True)
-                if (bias := _bias(key)) is not None
-            ),
+            biases=tuple(StoredWeight(_bias(key), packing) for key, packing in zip(keys, packings, strict=True)),
             out=out,
-            out_orientation=turn,
+            out_orientation=out_turn or turn,
             kv_heads="equal" if equal else "free",
             v_free=True,
-            num_heads=1 if one_head else None,
+            num_heads=heads,
             needs_config=open,
             found_by="pattern",
             source="the names and shapes of the tensors themselves",
@@ -117,12 +122,10 @@ def _layouts(
     )
 
 
-def _bias(key: str) -> str | None:
+def _bias(key: str) -> str:
     """The key of the bias beside a weight."""
     head, dot, last = key.rpartition(".")
-    if last in ("weight", "kernel", "w"):
-        return f"{head}{dot}bias"
-    return f"{head}{dot}{last.replace('weight', 'bias')}" if "weight" in last else None
+    return f"{head}{dot}{bias_keys(last)[0]}"
 
 
 def _packings(parts: tuple[str, ...], *, equal: bool) -> Iterator[tuple[str, tuple[Packing, ...]]]:

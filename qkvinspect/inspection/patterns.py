@@ -15,6 +15,7 @@ from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.packed import layouts_of
 from qkvinspect.inspection.projections import Module, Projection, modules_of
+from qkvinspect.inspection.three_axes import as_matrices, have_three
 from qkvinspect.inspection.words import speaks_of_attention
 from qkvinspect.weights.weight import Weight
 
@@ -58,16 +59,28 @@ def find(
     found: list[list[Candidate]] = []
     left: list[Leftover] = []
     for module in modules_of(names, claimed):
-        whole = [some for some in module.sets if len(_parts(some)) == 3 and _fits(some, module)]
+        three = [some for some in module.sets if have_three(some)]
+        for some in three:
+            matrices = as_matrices(names, module, some)
+            if matrices is None:
+                left.append(_leftover(module, some, "three axes, and nothing says which counts the heads", lone=False))
+                continue
+            layer = _layer(module, some, used, several=len(three) > 1)
+            used.add(layer)
+            weights = tuple(one.weight for one in matrices[0])
+            forms = layouts_of(names, module, *matrices)
+            found.append([Candidate(form, module.path, layer, weights) for form in forms])
+        sets = [some for some in module.sets if some not in three]
+        whole = [some for some in sets if len(_parts(some)) == 3 and _fits(some, module)]
         second = whole or module.stored in used
-        chosen = [*whole, *(some for some in module.sets if second and _is_second(some))]
+        chosen = [*whole, *(some for some in sets if second and _is_second(some))]
         several = len(chosen) > 1 or module.stored in used
         for some in chosen:
             layer = _layer(module, some, used, several=several)
             used.add(layer)
             weights = tuple(one.weight for one in some)
             found.append([Candidate(form, module.path, layer, weights) for form in layouts_of(names, module, some)])
-        left += _left(module, [some for some in module.sets if some not in chosen])
+        left += _left(module, [some for some in sets if some not in chosen])
     return found, left
 
 

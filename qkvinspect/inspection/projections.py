@@ -94,8 +94,10 @@ def _place(path: Path) -> int | None:
 @lru_cache(1 << 14)
 def _steps_back(end: Path) -> int | None:
     """As ``_place``, counted from the end of the path."""
-    if end[-1] not in _LEAVES and word_of(end[-1]) is None:
-        return None
+    if end[-1] not in _LEAVES:
+        leaf = word_of(end[-1])
+        if leaf is None or leaf.before[:1] == ("b",):  # b_Q is a bias
+            return None
     for at in range(len(end) - 1, -1, -1):
         if word_of(end[at]) is not None or end[at] == "in_proj":
             return len(end) - at

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import qkvinspect
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.inspection.words import word_of
@@ -91,3 +97,35 @@ DECOYS: dict[str, dict[str, tuple[int, ...]]] = {
 @pytest.mark.parametrize("shapes", DECOYS.values(), ids=DECOYS)
 def test_what_only_uses_such_words_is_not_attention(shapes: dict[str, tuple[int, ...]]) -> None:
     assert report(shapes).attentions == ()
+
+
+def with_values(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1), (0, 1, 2), (1, 2, 0)], ids=["h i d", "h d i", "i h d"])
+def test_parameters_of_three_axes_are_the_matrices_that_they_stand_for(tmp_path: Path, axes: tuple[int, ...]) -> None:
+    """einsum('...i,hid->...hd') multiplies with one matrix [heads * head_dim, in], whatever the order of the axes."""
+    matrices = {part: torch.randn(H, 12, E) for part in "QKV"}
+    undo = [axes.index(axis) for axis in range(3)]
+    state = {f"a.attn.W_{part}": matrix.permute(*undo) for part, matrix in matrices.items()}
+    state |= {f"a.attn.b_{part}": torch.randn(H, 12) for part in "QKV"} | {"a.attn.W_O": torch.randn(H, 12, E)}
+    with open_checkpoint(with_values(tmp_path, state)) as checkpoint:
+        (attention,) = inspect(checkpoint).attentions
+    assert attention.heads is not None
+    assert (attention.heads.num_heads, attention.found_by) == (H, "pattern")
+    for part in attention.parts:
+        expected = matrices[part.name.upper()]
+        assert part.shape == (H * 12, E)
+        for head, measured in enumerate(part.head_measures):
+            assert measured.norm == pytest.approx(float(expected[head].double().norm()), rel=1e-6)
+        assert part.bias is not None
+    opened = qkvinspect.open(tmp_path / "model.safetensors")
+    assert torch.equal(opened.attentions["a.attn"].k.torch(), matrices["K"].flatten(0, 1))
+
+
+def test_three_axes_alone_say_nothing(tmp_path: Path) -> None:
+    found = report({f"a.attn.W_{part}": (4, E, 12) for part in "QKV"})
+    assert found.attentions == ()
+    assert [finding.code for finding in found.findings] == ["unrecognised-attention"]
