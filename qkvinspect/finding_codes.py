@@ -67,6 +67,11 @@ class FindingCode(StrEnum):
     )
     UNKNOWN_TENSOR = "unknown-tensor", "warning", "A tensor of a kind that is not known was left out."
     TRAILING_BYTES = "trailing-bytes", "warning", "Bytes follow the last tensor of a GGUF file."
+    UNRECOGNISED_ATTENTION = (
+        "unrecognised-attention",
+        "warning",
+        "Tensors look like attention and were not understood: they are not checked.",
+    )
     UNLISTED_TENSORS = "unlisted-tensors", "warning", "Shards hold tensors that their index omits."
     UNREADABLE_TENSOR = (
         "unreadable-tensor",

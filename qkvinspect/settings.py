@@ -6,6 +6,11 @@
 [heads]                         # layer glob = heads, or "heads/kv heads", as --heads
 "*" = "32/8"
 
+[[layout]]                      # a layout of one's own: see layouts/told.py
+q = "q_linear.weight"
+k = "k_linear.weight"
+v = "v_linear.weight"
+
 [check]                         # see checks/policy.py
 fail_on = "warning"
 """
@@ -20,7 +25,7 @@ from typing import cast
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import dataclass
 
-_TABLES = ("heads", "layouts", "check")
+_TABLES = ("heads", "layouts", "layout", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class Settings:
         heads: values as --heads takes them; flags of the command line come after and outrank them.
         layouts: (layer glob, layout id).
         origin: the file, or "" if there is none.
+        rows: the [[layout]] tables, as they stand; layouts/told.py reads them.
         check: the table of ``qkvinspect check``, as it stands; checks/policy.py reads it.
     """
 
@@ -38,6 +44,7 @@ class Settings:
     layouts: tuple[tuple[str, str], ...] = ()
     origin: str = ""
     check: Mapping[str, object] = field(default_factory=dict[str, object])
+    rows: tuple[Mapping[str, object], ...] = ()
 
 
 def find(folder: Path) -> Settings:
@@ -77,7 +84,17 @@ def _settings(path: Path, values: Mapping[str, object]) -> Settings:
     if not isinstance(check, dict):
         raise UsageError("check is not a table", file=str(path), found=repr(check)[:60])
     flags = tuple(f"{glob}={count}" for glob, count in heads)
-    return Settings(flags, tuple(layouts), str(path), cast("dict[str, object]", check))
+    rows = _tables(path, values.get("layout", []))
+    return Settings(flags, tuple(layouts), str(path), cast("dict[str, object]", check), rows)
+
+
+def _tables(path: Path, value: object) -> tuple[Mapping[str, object], ...]:
+    """The tables of ``[[layout]]``."""
+    found = cast("list[object]", value) if isinstance(value, list) else [value]
+    odd = next((table for table in found if not isinstance(table, dict)), None)
+    if odd is not None:
+        raise UsageError("layout is not a list of tables", file=str(path), found=repr(odd)[:60], hint="[[layout]]")
+    return tuple(cast("dict[str, object]", table) for table in found)
 
 
 def _pairs(path: Path, name: str, table: object) -> list[tuple[str, str]]:

@@ -171,7 +171,8 @@ def test_names_in_errors_are_harmless(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("flag", "words"), [(["--heads", "x"], "--heads"), (["--heads", "7"], "does not fit"),
-    (["--layout", "x"], "cannot have the layout"), (["--layer", "x"], "no attention module"),
+    (["--layout", "x"], "there is no layout"), (["--layout", "gpt2"], "cannot have the layout"),
+    (["--layer", "x"], "no attention module"),
     (["--container", "x"], "no container"), (["--config", "nowhere.json"], "nowhere.json")])  # fmt: skip
 def test_bad_flags_are_one_line_and_exit_code_2(run, samples: Path, flag: list[str], words: str) -> None:
     result = run("show", samples / "training.pt", *flag)

@@ -43,7 +43,11 @@ Heads = Annotated[
 ]
 Layouts = Annotated[
     list[str] | None,
-    typer.Option("--layout", metavar="[GLOB=]ID", help="The layout of all layers or those that match; repeatable."),
+    typer.Option(
+        "--layout",
+        metavar="[GLOB=]ID|{ROW}",
+        help="The layout of all layers or those that match, or a row that describes one; repeatable.",
+    ),
 ]
 Config = Annotated[
     str | None,
@@ -132,13 +136,18 @@ def asked(
 ) -> Options:
     """What the command line and the settings of the project say."""
     from qkvinspect.inspection import Options
+    from qkvinspect.layouts.told import parse, rows
     from qkvinspect.settings import find
 
     settings = find(Path.cwd())
-    pairs = [text.rpartition("=")[::2] for text in layouts or []]
+    given = [text.strip() for text in layouts or []]
+    pairs = [text.rpartition("=")[::2] for text in given if not text.startswith("{")]
     return Options(
         heads=(*settings.heads, *(heads or ())),
-        layouts=(*settings.layouts, *((glob or "*", id) for glob, id in pairs)),
+        layouts=tuple((glob or "*", id) for glob, id in pairs),
+        settled=settings.layouts,
+        told=rows(settings.rows, settings.origin),
+        told_now=tuple(parse(text) for text in given if text.startswith("{")),
         layers=tuple(layers or ()),
         norms=norms,
         evidence=evidence,

@@ -15,6 +15,7 @@ def show(
     layer: options.Layers = None,
     heads: options.Heads = None,
     per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, and where it belongs.")] = False,
     norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
     format: Annotated[options.Format, typer.Option("--format", "-f", help="How to print it.")] = options.Format(
         "table"
@@ -33,7 +34,8 @@ def show(
 
     The number of heads comes from --heads, a config beside or inside the checkpoint, a tensor that fixes it,
     or else from the weights themselves, if they are trained; the table says which. Norms are Frobenius norms.
-    With --no-norms no weight is read. --heat draws q_norm, k_norm or v_norm; analyze has more figures.
+    With --no-norms no weight is read. --heat draws q_norm, k_norm or v_norm; analyze has more figures. What looks
+    like attention and was not understood is said at the end; --tensors lists every tensor and where it belongs.
 
     Examples:
 
@@ -60,11 +62,14 @@ def show(
 
         if heat not in NORMS or not norms:
             raise UsageError(f"{heat!r} cannot be drawn here", hint=f"{', '.join(NORMS)}; or qkvinspect analyze --heat")
+    if tensors and (layer or per_head or heat):
+        raise UsageError("--tensors lists all of them", hint="leave --layer, --per-head and --heat out")
+    norms = norms and not tensors
     options.require_plottable(plot, heat, force=force)
     ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
-    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
+    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour(), tensors)
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid
 

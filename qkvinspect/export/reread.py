@@ -14,7 +14,7 @@ from qkvinspect.export.parts import StoredPart
 from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.finding_codes import HEADS_IN_DOUBT
 from qkvinspect.inspection.facts.heads import HeadFact
-from qkvinspect.inspection.match import Candidate, Match, find_attentions
+from qkvinspect.inspection.match import Asked, Candidate, Match, find_attentions
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
@@ -74,7 +74,7 @@ def require_known(pieces: Sequence[OutputTensor], target: Layout, layers: Sequen
     reason: object = None
     try:
         forced = [(escape(layer), target.id) for layer in layers]
-        found = {match.candidates[0].layer for match in find_attentions(names, LAYOUTS, (), forced)[0]}
+        found = {match.candidates[0].layer for match in find_attentions(names, LAYOUTS, (), Asked(forced)).matches}
     except LayoutError as error:
         reason, found = error.expected, set[str]()
     for layer in layers:

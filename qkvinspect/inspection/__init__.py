@@ -15,13 +15,16 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection import adapters_and_wrappers as disguises
 from qkvinspect.inspection import match
 from qkvinspect.inspection import weighing as weights
+from qkvinspect.inspection.account import account
 from qkvinspect.inspection.facts import heads
+from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
+from qkvinspect.inspection.misfit import cannot
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_numbers, about_values
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.layouts import LAYOUTS, Layout
+from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.progress import Progress
 from qkvinspect.weights.encodings import weights_of
 
@@ -32,7 +35,9 @@ class Options:
 
     Attributes:
         heads: values of --heads, the last that fits a layer counting.
-        layouts: values of --layout, as (layer glob, layout id).
+        layouts: values of --layout, as (layer glob, layout id); each must fit somewhere.
+        settled: the same from the settings, which speak of many checkpoints.
+        told: layouts that the settings describe; told_now: those of the command line, which must fit somewhere.
         layers: globs; only layers that match one are reported. None or empty: all.
         norms: whether to read the weights and measure them.
         evidence: whether the weights are asked about heads and packing: not at all, where nothing else tells
@@ -45,6 +50,9 @@ class Options:
     layers: tuple[str, ...] = ()
     norms: bool = True
     evidence: Literal["none", "wanted", "thorough", "each"] = "none"
+    settled: tuple[tuple[str, str], ...] = ()
+    told: tuple[Layout, ...] = ()
+    told_now: tuple[Layout, ...] = ()
 
 
 def for_all(heads: str | None, layout: str | None) -> Options:
@@ -69,7 +77,10 @@ def inspect(
     every = weights_of(checkpoint)
     stored = every.without(disguises.without_values(every))
     names = Names(stored)
-    matches, stale = match.find_attentions(names, layouts, checkpoint.configs, options.layouts)
+    asked = Asked((*options.settled, *options.layouts), (*options.told, *options.told_now))
+    require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
+    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
+    _require_used(options, names, matches, layouts)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = disguises.lora(checkpoint.tensors)
@@ -93,8 +104,10 @@ def inspect(
         if module.attention is not None:
             findings += about_values(module.attention.layer, module.attention.weights)
             attentions += [module.attention, *disguises.adapters(module.attention, lora)]
-    if not options.layers:
+    accounted = None if options.layers else account(names, matches, attentions, left)
+    if accounted is not None:
         findings += disguises.undecoded(stored, findings)
+        findings += accounted.findings()
     if options.layers and not attentions:
         known = ", ".join(found.candidates[0].layer for found in matches[:6])
         raise UsageError(
@@ -106,7 +119,33 @@ def inspect(
     if options.norms:
         attentions = measured(attentions, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
-    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored)
+    return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
+
+
+def _require_shareable(attention: Attention) -> None:
+    """Q and K of one width a head, over as many or fewer kv heads, have rows of which one divides the other.
+
+    Raises:
+        LayoutError: these have not, whatever the number of heads.
+    """
+    q, k = attention.part("q"), attention.part("k")
+    if q is not None and k is not None and attention.heads is None:
+        rows, others = q.shape[0], k.shape[0]
+        if min(rows, others) and max(rows, others) % min(rows, others):
+            raise LayoutError(f"no number of heads fits {rows} rows of Q and {others} of K")
+
+
+def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:
+    """A layout that was asked for in this run must fit somewhere."""
+    for layout in options.told_now:
+        if not any(found.candidates[0].layout is layout for found in matches):
+            raise cannot(names, layout, layout.glob)
+    rows = {layout.id: layout for layout in (*LAYOUTS, *layouts, *options.told, *options.told_now)}
+    for glob, id in options.layouts:
+        if not any(fnmatchcase(found.candidates[0].layer, glob) for found in matches):
+            if id in rows:
+                raise cannot(names, rows[id], glob)
+            raise LayoutError(f"no layer that {glob!r} names was found by its names, for {id!r} to be its layout")
 
 
 def _natural(name: str) -> list[str | int]:
@@ -121,6 +160,7 @@ def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.M
         return weights.Module(found, base, (Finding(FindingCode.AMBIGUOUS_LAYOUT, text, base.layer),))
     try:
         attention, findings = split(base, found.chosen, names, facts(found.chosen))
+        _require_shareable(attention)
         return weights.Module(found, attention, tuple(findings))
     except LayoutError as error:
         lost = tuple(about_values(base.layer, base.weights))

@@ -79,7 +79,7 @@ _LEAVES = frozenset(
     for stored in layout.weights
     for name in stored.key.removesuffix(".weight").rpartition(".")[2].split("|")
     if not name.isdecimal()
-) - {"attn", "linear", "linear1", "in_proj", "q", "k", "v", "key", "value"}
+) - {"attn", "linear", "linear1", "conv", "c", "in_proj", "q", "k", "v", "key", "value"}
 """What the projections of attention are called; names that other modules have too are left out."""
 
 _ADAPTER = re.compile(r"^(.+)\.lora_([AB])(?:\.[^.]+)?(?:\.weight)?$")
@@ -94,7 +94,8 @@ def without_values(weights: Weights) -> set[str]:
 def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
     """Say which attention layers are stored in disguise."""
     tensors = checkpoint.tensors
-    disguised = [name for name in tensors if name in weights.tensors and _DISGUISED.match(name)]
+    odd = (name for name in tensors if not name.endswith((".weight", ".bias")) or "_packed_params" in name)
+    disguised = [name for name in odd if name in weights.tensors and _DISGUISED.match(name)]
     for disguise in DISGUISES:
         modules = [found[1] for name in disguised if (found := disguise.names.match(name))]
         modules = [module for module in modules if f"{module}.weight" not in weights.encoded]

@@ -3,111 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from itertools import product
-from typing import cast
+from itertools import chain, product
+from typing import NamedTuple, cast
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.inspection import patterns
+from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
-from qkvinspect.layouts.packing import HEADED
 from qkvinspect.weights.weight import Weight
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A layout that fits the names around one weight."""
+class Asked(NamedTuple):
+    """What a person has said of the layouts.
 
-    layout: Layout
-    path: Path
-    layer: str
-    weights: tuple[Weight, ...]
-    settled: bool = False
+    Attributes:
+        forced: pairs (layer glob, layout id) from --layout and the settings, the last that fits counting.
+        told: layouts of their own.
+    """
 
-    @property
-    def shapes(self) -> list[tuple[int, int]]:
-        """(rows, columns) of each weight; LayoutError if one has no such form."""
-        return [
-            weight.as_shape(stored.orientation)
-            for weight, stored in zip(self.weights, self.layout.weights, strict=True)
-        ]
-
-    def require_square(self) -> None:
-        """nn.MultiheadAttention projects to embed_dim and nothing else.
-
-        Raises:
-            LayoutError: the layout is ``square`` and the shapes are not.
-        """
-        if not self.layout.square:
-            return
-        shapes = self.shapes
-        for stored, info, (rows, _) in zip(self.layout.weights, self.weights, shapes, strict=True):
-            expected = shapes[0][1] * len(stored.packing.order)
-            if rows != expected and HEADED.issuperset(stored.packing.order):
-                raise LayoutError(
-                    f"{info.name} has the name of {self.layout.id} but not its shape",
-                    found=f"{rows} rows where {expected} were expected",
-                )
-
-    @property
-    def specificity(self) -> int:
-        """How much of the names the layout accounts for."""
-        layout = self.layout
-        shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim)) + layout.square
-        return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings) + shape
+    forced: Sequence[tuple[str, str]] = ()
+    told: Sequence[Layout] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One attention module: its layout, or the candidates if nothing decides between them."""
+class Found(NamedTuple):
+    """What was found among the names.
 
-    candidates: tuple[Candidate, ...]
-    decided_by: str
+    Attributes:
+        findings: rows that were left out.
+        left: tensors whose names say Q, K or V and that make up no attention.
+    """
 
-    @property
-    def chosen(self) -> Candidate | None:
-        return None if self.decided_by == "ambiguous" else self.candidates[0]
+    matches: list[Match]
+    findings: list[Finding]
+    left: list[patterns.Leftover]
 
 
 def find_attentions(
     names: Names,
     layouts: Sequence[Layout],
     configs: Sequence[Config],
-    forced: Sequence[tuple[str, str]],
-) -> tuple[list[Match], list[Finding]]:
+    asked: Asked,
+) -> Found:
     """Every attention module, in the order of the file; a tensor belongs to at most one.
-
-    Args:
-        forced: pairs (layer glob, layout id) from --layout, the last that fits counting.
 
     Raises:
         LayoutError: a forced layout does not fit the tensors of its layer.
     """
-    index = _index(layouts)
+    forced = asked.forced
+    index = _index((*asked.told, *layouts, *_wherever(layouts, asked)))
     claimed: set[str] = set()
     matches: list[Match] = []
     found: list[list[Candidate]] = []
-    for name, path in names.paths.items():
-        rows = index.get(path[-1:], ()), index.get(path[-2:], ())
-        candidates = [
-            candidate for layout in (*rows[0], *rows[1]) for candidate in _candidates(names, name, path, layout)
-        ]
+    for path, name in chain(((path, name) for name, path in names.paths.items()), names.aliases.items()):
+        candidates = _at(names, name, path, index)
         if candidates:
             found.append([c for c in candidates if _fits(c)] or candidates)
+    every = _tensors(found)
     found, stale = _without_stale(found)
-    for candidates in sorted(found, key=lambda some: -max(c.specificity for c in some)):
+    superseded = every - _tensors(found)
+    for candidates in sorted(found, key=_rank, reverse=True):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
         if free:
             match = _decide(free, configs, forced)
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
+    layers = {match.candidates[0].layer for match in matches}
+    by_pattern, left = patterns.find(names, claimed | superseded, layers)
+    matches += [_decide(candidates, configs, forced) for candidates in by_pattern]
     order = {name: position for position, name in enumerate(names.weights)}
-    return sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name]), stale
+    ordered = sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name])
+    return Found(ordered, stale, left)
+
+
+def _tensors(found: Iterable[Iterable[Candidate]]) -> set[str]:
+    return {info.name for candidates in found for candidate in candidates for info in candidate.weights}
+
+
+def _rank(candidates: Iterable[Candidate]) -> tuple[bool, int]:
+    return max(candidate.rank for candidate in candidates)
 
 
 def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]], list[Finding]]:
@@ -128,34 +108,67 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
     return kept, list(findings.values())
 
 
+def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
+    """The layouts that a person asked for, without what a row says of the places and neighbours of its modules."""
+    for glob, id in asked.forced:
+        for layout in layouts:
+            if layout.id == id:
+                yield replace(
+                    layout,
+                    layer="",
+                    siblings=(),
+                    unless=(),
+                    out_ratio=None,
+                    glob=glob,
+                    needs_config=True,
+                    model_types=(),
+                )
+
+
 def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
-    """Layouts by the end of their first weight's key, two components where the last says little."""
+    """Layouts by the last two components of their first weight's key below its layer, ``#`` for any number."""
     index: dict[Path, tuple[Layout, ...]] = {}
     for layout in layouts:
         _, choices = pattern(layout.weights[0].key)
-        for end in product(*choices[-2:]):
+        place = pattern(layout.layer)[1] if layout.layer else ()
+        for end in product(*(*place, *choices)[-2:]):
             index[end] = (*index.get(end, ()), layout)
     return index
+
+
+def _at(names: Names, name: str, path: Path, index: Mapping[Path, tuple[Layout, ...]]) -> list[Candidate]:
+    """Every layout whose first weight this may be."""
+    end = path[-2:]
+    rows = (*index.get(end[-1:], ()), *index.get(end, ()))
+    if len(end) == 2 and end[0].isdecimal():
+        rows += index.get(("#", end[1]), ())
+    return [found for layout in rows for found in _candidates(names, name, path, layout)]
 
 
 def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator[Candidate]:
     """The layout at this weight, if the names around it fit."""
     _, choices = pattern(layout.weights[0].key)
     count = len(choices)
-    if not ends_with(path, choices):
+    if count > 2 and not ends_with(path, choices):  # shorter ones are what the index was asked for
         return
     layer = path[:-count]
     if layout.layer and not ends_with(layer, pattern(layout.layer)[1]):
         return
+    if layout.ndim is not None and len(names.shape(name)) != layout.ndim:
+        return
+    if not all(names.has(weight.key, layer) for weight in layout.weights):
+        return
     weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
-    if len(weights) != len(layout.weights) or not _has_form(layout, weights[0]):
+    if not _has_ratio(layout, weights[0]):
         return
     if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
         return
     if not all(names.has(key, layer) for key in layout.siblings) or any(names.has(k, layer) for k in layout.unless):
         return
-    stored = names.stored_layer(name, count)
+    stored = names.stored_layer(name, count + len(names.paths[name]) - len(path))
     label = f"{stored}.{layout.label}".lstrip(".") if layout.label else stored
+    if layout.glob != "*" and not fnmatchcase(label, layout.glob):
+        return
     settled = any(names.has(key, layer) for key in layout.settled_by)
     yield Candidate(layout, layer, label, tuple(weights), settled)
 
@@ -173,9 +186,7 @@ def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) ->
     return out is not None and len(out.shape) > 1 and weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
 
 
-def _has_form(layout: Layout, weight: Weight) -> bool:
-    if layout.ndim is not None and len(weight.shape) != layout.ndim:
-        return False
+def _has_ratio(layout: Layout, weight: Weight) -> bool:
     if layout.ratio is None:
         return True
     try:
@@ -189,13 +200,16 @@ def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequ
     layer = candidates[0].layer
     for glob, id in reversed(forced):
         if fnmatchcase(layer, glob):
-            fitting = tuple(c for c in candidates if c.layout.id == id)
+            fitting = [c for c in candidates if c.layout.id == id]
             if not fitting:
                 raise LayoutError(
                     f"layer {layer!r} cannot have the layout {id!r}",
-                    expected=" or ".join(c.layout.id for c in candidates),
+                    expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
                 )
-            return Match(fitting, "flag")
+            return Match((fitting[0],), "flag")
+    told = next((c for c in candidates if c.layout.found_by == "settings"), None)
+    if told is not None:
+        return Match((told,), "settings")
     for config in configs:
         for key, values in speaking(config, layer):
             named = _known_first([c for c in candidates if _config_says(c.layout, values)])

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import product
 
+from qkvinspect.checkpoint import Orientation
+from qkvinspect.inspection.words import is_projection
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
 matched and kept when they are shown."""
+
+_INNER = frozenset({"linear", "conv", "c", "proj", "lin", "dense"})
+"""Components of a projection that is wrapped in a module of its own: ``q_proj.linear.weight``, ``qkv.conv.weight``.
+Such a tensor is found under the shorter name as well."""
 
 Path = tuple[str, ...]
 
@@ -26,47 +33,82 @@ class Names:
             stripped = {name: tuple(name.split(".")) for name in stripped}
         self.paths = stripped
         self._by_path = {path: name for name, path in stripped.items()}
-        self._last = {path[-1] for path in self._by_path}
-        self._by_stack: dict[Path, str] | None = None
+        self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
+        self._by_path = {**self.aliases, **self._by_path}
+        self._by_stack: dict[Path, dict[Path, str]] = {}
+        self._by_end: dict[Path, list[tuple[Path, str]]] = {}
         self._ends: set[Path] | None = None
         self._stages: dict[str, int] = {}
+
+    def _shorter(self, path: Path) -> Path | None:
+        """The path without the component between a projection and its weight, if there is one."""
+        if len(path) < 3 or path[-2] not in _INNER or not is_projection(path[-3]):
+            return None
+        short = (*path[:-2], path[-1])
+        return None if short in self._by_path else short
 
     def has(self, key: str, layer: Path) -> bool:
         """Whether there is such a tensor; ``//key`` means anywhere."""
         if not key.startswith("//"):
-            return self.find(key, layer) is not None
+            return self._name(key, layer) is not None
         if self._ends is None:
             self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
         return tuple(key[2:].split(".")) in self._ends
 
     def find(self, key: str, layer: Path) -> Weight | None:
         """The tensor called ``key`` below a layer, or None."""
-        climb, choices = pattern(key)
-        if climb > len(layer) or self._last.isdisjoint(choices[-1]):
-            return None
-        base = layer[: len(layer) - climb]
-        for components in product(*choices):
-            name = self._by_path.get(base + components)
+        name = self._name(key, layer)
+        return None if name is None else self.weights[name]
+
+    def _name(self, key: str, layer: Path) -> str | None:
+        climb, ends = _ends(key)
+        if climb:
+            if climb > len(layer):
+                return None
+            layer = layer[:-climb]
+        for end in ends:
+            name = self._by_path.get(layer + end)
             if name is not None:
-                return self.weights[name]
+                return name
         return None
+
+    def find_path(self, path: Path) -> Weight | None:
+        """The weight of a path, or None."""
+        name = self._by_path.get(path)
+        return self.weights[name] if name is not None else None
+
+    def all_paths(self) -> Iterable[Path]:
+        """Every path under which a weight is found."""
+        return self._by_path
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a weight, by its stored name."""
+        return (self.weights.encoded.get(name) or self.weights.tensors[name]).shape
 
     def find_in_stack(self, key: str, layer: Path) -> Weight | None:
         """As ``find``; failing that, the same tensor of another layer of the same stack."""
         found = self.find(key, layer)
         if found is not None:
             return found
-        climb, choices = pattern(key)
-        if self._last.isdisjoint(choices[-1]) and not any(part.isdecimal() for part in choices[-1]):
-            return None
-        if self._by_stack is None:
-            self._by_stack = {numberless(path): name for path, name in reversed(self._by_path.items())}
-        base = layer[: len(layer) - climb]
-        for components in product(*choices):
-            name = self._by_stack.get(numberless(base + components))
-            if name is not None:
-                return self.weights[name]
+        climb, ends = _ends(key)
+        for end in ends:
+            alike = self._alike(end[-2:])
+            if alike:  # most checkpoints hold none of most keys
+                name = alike.get(numberless(layer[: len(layer) - climb] + end))
+                if name is not None:
+                    return self.weights[name]
         return None
+
+    def _alike(self, end: Path) -> Mapping[Path, str]:
+        """The tensors whose paths end so, by their paths without numbers."""
+        if end not in self._by_stack:
+            if not self._by_end:
+                for path, name in self._by_path.items():
+                    self._by_end.setdefault(path[-2:], []).append((path, name))
+                    self._by_end.setdefault(path[-1:], []).append((path, name))
+            same = self._by_end.get(end, ())
+            self._by_stack[end] = {numberless(path): name for path, name in reversed(same)}
+        return self._by_stack[end]
 
     def stages(self, layer: str) -> int:
         """How many different numbers stand where the layer's name has its first one."""
@@ -94,12 +136,22 @@ class Names:
         return ".".join(parts)
 
 
+def shape_of(weight: Weight, orientation: Orientation) -> tuple[int, int]:
+    """(rows, columns) of a weight.
+
+    Raises:
+        LayoutError: it has no such form.
+    """
+    return weight.as_shape(orientation)
+
+
 def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
     """Whether a layer's name ends with these components; ``#`` is any number."""
-    end = layer[-len(context) :]
-    if len(end) != len(context):
+    count = len(context)
+    if len(layer) < count:
         return False
-    for part, some in zip(end, context, strict=True):  # a plain loop: asked of every tensor and layout
+    for back in range(1, count + 1):  # a plain loop: asked of every tensor and layout
+        part, some = layer[-back], context[-back]
         if part not in some and not ("#" in some and part.isdecimal()):
             return False
     return True
@@ -114,6 +166,13 @@ def unwrapped(name: str) -> Path:
 def numberless(path: Path) -> Path:
     """The same for every layer of a stack."""
     return tuple("#" if part.isdecimal() else part for part in path)
+
+
+@cache
+def _ends(key: str) -> tuple[int, tuple[Path, ...]]:
+    """(levels to climb, every path that the key stands for)."""
+    climb, choices = pattern(key)
+    return climb, tuple(product(*choices))
 
 
 @cache

@@ -9,7 +9,10 @@ from dataclasses import field
 from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.findings import Finding
+from qkvinspect.inspection import model
+from qkvinspect.inspection.account import Account
 from qkvinspect.layouts import Layout
+from qkvinspect.layouts.layout import FoundBy
 from qkvinspect.layouts.packing import Geometry, merge
 from qkvinspect.weights.encodings import Weights, no_weights
 from qkvinspect.weights.weight import Weight
@@ -132,6 +135,7 @@ class Attention:
         layout: how it is stored; None where the candidates cannot be told apart.
         layout_from: what decided that.
         candidates: ids of the layouts that it may be, if there is more than one.
+        found_by: which of the three ways led to it: the registry, its names' pattern, the user's settings.
         geometry: the sizes; one "head" a part where the number of heads is unknown; None where the parts
             cannot be told apart.
         heads_from: where that number came from, as in the JSON contract; "unknown".
@@ -162,6 +166,7 @@ class Attention:
     out: Weight | None = None
     extras: tuple[tuple[Weight, str], ...] = ()
     evidence: Evidence | None = None
+    found_by: FoundBy = "layout"
 
     @property
     def heads(self) -> Geometry | None:
@@ -180,6 +185,7 @@ class Report:
     Attributes:
         weights: all weights of the checkpoint, attention or not.
         selected: whether --layer left some modules out.
+        account: where every tensor belongs; None where --layer left some modules out.
     """
 
     checkpoint: Checkpoint
@@ -187,10 +193,16 @@ class Report:
     findings: tuple[Finding, ...]
     selected: bool = False
     weights: Weights = field(default_factory=no_weights, repr=False)
+    account: Account | None = None
 
-    def to_dict(self) -> dict[str, object]:
-        """The JSON contract: see report.schema.json."""
-        checkpoint = self.checkpoint
+    def to_dict(self, *, tensors: bool = False) -> dict[str, object]:
+        """The JSON contract: see report.schema.json.
+
+        Args:
+            tensors: with every tensor, and where it belongs.
+        """
+        checkpoint, account = self.checkpoint, self.account
+        every = account.statuses() if account is not None and tensors else {}
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": {
@@ -200,10 +212,22 @@ class Report:
                 "num_files": checkpoint.num_files,
                 "num_tensors": len(checkpoint.tensors),
                 "num_bytes": checkpoint.num_bytes,
+                **model.in_short(checkpoint).to_dict(),
             },
             "attentions": [_attention(attention) for attention in self.attentions],
             "findings": [finding.to_dict() for finding in self.findings],
+            "tensors": account.counts() if account else None,
+            "unrecognised": [found.to_dict() for found in account.unrecognised] if account else [],
+            **(
+                {"every_tensor": [_tensor(self.weights[name], status) for name, status in every.items()]}
+                if tensors
+                else {}
+            ),
         }
+
+
+def _tensor(weight: Weight, status: str) -> dict[str, object]:
+    return {"name": weight.name, "shape": list(weight.shape), "dtype": weight.dtype.name, "belongs_to": status}
 
 
 def _attention(attention: Attention) -> dict[str, object]:
@@ -213,6 +237,7 @@ def _attention(attention: Attention) -> dict[str, object]:
         "layout": layout.id if layout else None,
         "layout_from": attention.layout_from,
         "candidates": list(attention.candidates),
+        "found_by": attention.found_by,
         "kind": layout.kind if layout else None,
         "tensors": attention.tensors,
         "stored": {info.name: list(info.shape) for info in attention.weights},

@@ -92,7 +92,7 @@ def _solve(
         disagreeing.insert(0, chosen)
     possible = _possible_heads(part_rows)
     whole = None
-    if {part for stored in layout.weights for part in stored.packing.parts} == part_rows.keys():
+    if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} == part_rows.keys():
         whole = Geometry(1, 1, part_rows.get("q", 1), widths=part_rows)
     return Solution(whole, "unknown", possible, tuple(rejected), tuple(disagreeing))
 
@@ -125,7 +125,7 @@ def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: 
             found |= dict.fromkeys(parts, cols)
         elif not HEADED.issuperset(stored.packing.order):
             continue
-        elif (layout.kv_heads == "equal" and not layout.v_free) or "q" not in parts:
+        elif not layout.v_free and (layout.kv_heads == "equal" or "q" not in parts):
             share = _divide(total, len(stored.packing.order), "rows", "parts")
             if "v" in parts and layout.kv_heads == "equal" and out_features not in (None, share):
                 raise LayoutError(f"V would have {share} rows where the output projection takes {out_features}")
@@ -172,7 +172,7 @@ def _geometry(
         if "v" in part_rows:
             v_width = _divide(part_rows["v"], kv_heads, "rows of V", "kv heads")
         for stored, total in zip(layout.weights, totals, strict=True):
-            if stored.packing.order == ("k", "v") and stored.packing.groups == "heads":
+            if stored.packing.order == ("k", "v") and (stored.packing.groups == "heads" or layout.v_free):
                 both = _divide(total, kv_heads, "rows of K and V", "kv heads")
                 v_width = both - width
                 if out_features is not None:

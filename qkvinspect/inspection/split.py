@@ -15,7 +15,7 @@ from qkvinspect.inspection.notices import about_heads
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry, split_rows
-from qkvinspect.weights.weight import Weight
+from qkvinspect.weights.weight import Weight, plain
 
 _MAIN = ("q", "k", "v")
 
@@ -32,6 +32,7 @@ def unsplit(found: Match) -> Attention:
         dtype=candidate.weights[0].dtype.name,
         embed_dim=None,
         weights=candidate.weights,
+        found_by=candidate.layout.found_by,
     )
 
 
@@ -55,7 +56,7 @@ def split(
         out_features = out.as_shape(layout.out_orientation)[1]
     solution = geometry.solve(candidate, out_features, facts)
     findings = list(about_heads(candidate.layer, solution))
-    biases = [(stored, names.find(stored.key, candidate.path)) for stored in layout.biases]
+    biases = [(stored, _as_vector(names.find(stored.key, candidate.path))) for stored in layout.biases]
     extras = tuple(
         (info, meaning) for key, meaning in layout.extras if (info := names.find(key, candidate.path)) is not None
     )
@@ -81,6 +82,14 @@ def split(
         extras=extras,
     )
     return attention, findings
+
+
+def _as_vector(bias: Weight | None) -> Weight | None:
+    """A bias [heads, head_dim] as the vector that it is."""
+    if bias is None or bias.info is None or bias.encoding is not None or len(bias.shape) != 2:
+        return bias
+    info = bias.info
+    return plain(replace(info, shape=(info.numel,), strides=(1,))) if info.contiguous and info.numel else bias
 
 
 def _parts(

@@ -1,10 +1,12 @@
 """Every way of storing attention that is known. A new family is one module here and one line below."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 from qkvinspect.errors import UsageError
 from qkvinspect.layouts import (
     c_attn,
+    convolutions,
     decoders,
     diffusion,
     encoders,
@@ -12,6 +14,8 @@ from qkvinspect.layouts import (
     other_attention,
     query_key_value,
     separate,
+    speech,
+    streams,
     torch,
     vision,
 )
@@ -28,6 +32,9 @@ LAYOUTS: tuple[Layout, ...] = (
     *diffusion.LAYOUTS,
     *other_attention.LAYOUTS,
     *llama_cpp.LAYOUTS,
+    *speech.LAYOUTS,
+    *convolutions.LAYOUTS,
+    *streams.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 
@@ -40,11 +47,22 @@ def by_id(id: str) -> Layout:
     Raises:
         UsageError: there is none.
     """
-    if id not in _BY_ID:
-        close = get_close_matches(id, _BY_ID)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`qkvinspect layouts` lists them all"
-        raise UsageError(f"there is no layout {id!r}", hint=hint)
+    require_known([id], LAYOUTS)
     return _BY_ID[id]
 
 
-__all__ = ["LAYOUTS", "HeadTensor", "Layout", "StoredWeight", "by_id"]
+def require_known(ids: Iterable[str], layouts: Iterable[Layout]) -> None:
+    """Refuse ids that no layout has; those of patterns (``pattern-per-head``) are made as they are found.
+
+    Raises:
+        UsageError: there is one.
+    """
+    known = {layout.id for layout in layouts}
+    for id in ids:
+        if id not in known and id.partition("-")[0] != "pattern":
+            close = get_close_matches(id, known)
+            hint = f"did you mean {' or '.join(close)}?" if close else "`qkvinspect layouts` lists them all"
+            raise UsageError(f"there is no layout {id!r}", hint=hint)
+
+
+__all__ = ["LAYOUTS", "HeadTensor", "Layout", "StoredWeight", "by_id", "require_known"]

@@ -52,6 +52,8 @@ def fused(
     v_free: bool = False,
     v_ratio: int | None = None,
     no_bias: tuple[str, ...] = (),
+    num_heads: int | None = None,
+    head_dim: int | None = None,
     supersedes: tuple[str, ...] = (),
     logits: Logits = Logits(),  # noqa: B008  (immutable)
     note: str = "",
@@ -87,6 +89,8 @@ def fused(
         v_free=v_free,
         v_ratio=v_ratio,
         no_bias=no_bias,
+        num_heads=num_heads,
+        head_dim=head_dim,
         supersedes=supersedes,
         logits=logits,
         note=note,

@@ -11,9 +11,13 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.layouts.logits import Logits
 from qkvinspect.layouts.packing import Packing
 
-Proof = Literal["proven", "source", "excerpt", "memory"]
+Proof = Literal["proven", "source", "excerpt", "memory", "pattern", "settings"]
 """How a row is known: run against the library's own module, read in its source, seen as an excerpt of it,
-or remembered. A remembered row never outranks another."""
+or remembered. A remembered row never outranks another. Rows outside the registry follow from the names of the
+tensors, or were told by the user."""
+
+FoundBy = Literal["layout", "pattern", "settings"]
+"""Which of the three ways led to a module: a row of the registry, its names' pattern, the user's own row."""
 
 Kind = Literal["fused", "kv-fused", "qk-fused", "separate"]
 
@@ -71,6 +75,8 @@ class Layout:
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
+        num_heads, num_kv_heads: of a module, where the layout itself fixes them (a module a head).
+        head_dim: rows of a head of K, where the library fixes them.
         kv_heads: whether the library allows fewer kv heads than heads, only as many, or has just one.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
         head_tensors: tensors that fix the number of heads.
@@ -87,6 +93,8 @@ class Layout:
         why: why the rows are what they are, in sentences; "" where that is in ``source``.
         why_stored: why the module has these tensors and not others; ``{k}``, ``{v}`` and ``{embed_dim}`` stand for
             the widths of its inputs.
+        glob: for the stored names of the modules that it is for, where a user said so.
+        found_by: how modules of this layout are found.
         note: what to beware of, in a sentence.
     """
 
@@ -124,6 +132,11 @@ class Layout:
     nn_multihead: bool = False
     why: str = ""
     why_stored: str = ""
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    glob: str = "*"
+    found_by: FoundBy = "layout"
     note: str = ""
 
     @property

@@ -1,9 +1,9 @@
 """Attention of other kinds: latent (DeepSeek), linear, and hybrids that project gates or an MLP along."""
 
 from qkvinspect.layouts.fused import KV, KV_PER_HEAD, fused
-from qkvinspect.layouts.layout import Layout, StoredWeight
+from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
-from qkvinspect.layouts.packing import QKV, Packing, Q
+from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q
 
 _STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
 
@@ -12,19 +12,21 @@ LAYOUTS: tuple[Layout, ...] = (
         Layout(
             id=id,
             libraries=libraries,
-            weights=(StoredWeight("kv_b_proj.weight", KV_PER_HEAD), StoredWeight(f"{q}.weight", Q)),
-            layer="self_attn",
-            siblings=("kv_a_proj_with_mqa.weight",),
-            out=("o_proj.weight",),
+            weights=(StoredWeight(f"{kv}_b{end}.weight", KV_PER_HEAD), StoredWeight(f"{q}.weight", Q)),
+            siblings=(f"{kv}_a{end}_with_mqa.weight",),
+            unless=unless,
+            out=("o_proj|wo|dense.weight",),
             v_free=True,
             kv_heads="equal",
             source="transformers models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3Attention.forward",
-            proof="proven",
+            proof="proven" if kv == "kv" else "source",
             note="a head of Q ends with its rotary part; that of K is the same for all heads, in kv_a_proj_with_mqa",
         )
-        for id, libraries, q in (
-            ("mla", "DeepSeek-V2, V3, R1, Kimi K2, MiniCPM3: latent attention", "q_b_proj"),
-            ("mla-lite", "DeepSeek-V2-Lite: latent attention with a plain query", "q_proj"),
+        for id, libraries, kv, end, q, unless in (
+            ("mla", "DeepSeek-V2, V3, R1, Kimi K2, MiniCPM3: latent attention", "kv", "_proj", "q_b_proj", ()),
+            ("mla-lite", "DeepSeek-V2-Lite: latent attention with a plain query", "kv", "_proj", "q_proj", ()),
+            ("mla-original", "Mistral's latent attention, as released", "wkv", "", "wq_b", ()),
+            ("mla-original-lite", "Mistral's latent attention with a plain query", "wkv", "", "wq", ("wq_b.weight",)),
         )
     ),
     fused(
@@ -85,6 +87,33 @@ LAYOUTS: tuple[Layout, ...] = (
         head_tensors=(),
         source="mamba_ssm/modules/mha.py, MHA.forward",
         proof="source",
+    ),
+    Layout(
+        id="levit",
+        libraries="transformers LeViT: between stages",
+        weights=(StoredWeight("queries.linear.weight", Q), StoredWeight("keys_values.linear.weight", KV_PER_HEAD)),
+        siblings=("attention_biases",),
+        out=("projection.linear.weight",),
+        kv_heads="equal",
+        v_free=True,
+        head_tensors=(HeadTensor("attention_biases", 0, "num_heads"),),
+        source="transformers models/levit/modeling_levit.py, LevitAttentionSubsample.forward",
+        note="batch norms follow: fold them in before the values mean anything",
+        proof="source",
+    ),
+    fused(
+        "levit-fused",
+        "transformers LeViT",
+        "queries_keys_values.linear.weight",
+        PER_HEAD,
+        siblings=("attention_biases",),
+        bias=(),
+        out=("projection.linear.weight",),
+        v_free=True,
+        head_tensors=(HeadTensor("attention_biases", 0, "num_heads"),),
+        source="transformers models/levit/modeling_levit.py, LevitAttention.forward",
+        proof="source",
+        note="a batch norm follows: fold it in before the values mean anything",
     ),
     *(
         Layout(

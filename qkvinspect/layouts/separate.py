@@ -1,57 +1,13 @@
 """Libraries that store Q, K and V apart, as one nn.Linear each."""
 
-from qkvinspect.checkpoint import Orientation
-from qkvinspect.layouts.layout import BIAS_KV, HeadTensor, Layout, Proof, StoredWeight
-from qkvinspect.layouts.logits import NO_SOFTMAX, UNCLEAR_GAIN, UNSCALED, Logits
-from qkvinspect.layouts.packing import K, Q, V
+from qkvinspect.layouts.apart import separate
+from qkvinspect.layouts.layout import BIAS_KV, HeadTensor
+from qkvinspect.layouts.logits import NO_SOFTMAX, UNCLEAR_GAIN, UNSCALED
 
 _QK_NORMS = (HeadTensor("q_norm|q_layernorm|norm_q.weight", 0, "head_dim"),)
 
-
-def _separate(
-    id: str,
-    libraries: str,
-    q: str,
-    k: str,
-    v: str,
-    *,
-    source: str,
-    out: tuple[str, ...],
-    layer: str = "",
-    label: str = "",
-    suffix: str = ".weight",
-    orientation: Orientation = "out_in",
-    extras: tuple[tuple[str, str], ...] = (),
-    unless: tuple[str, ...] = (),
-    head_tensors: tuple[HeadTensor, ...] = (),
-    no_bias: tuple[str, ...] = (),
-    proof: Proof = "proven",
-    logits: Logits = Logits(),  # noqa: B008  (immutable)
-    note: str = "",
-) -> Layout:
-    """A row for three linear layers named ``q``, ``k`` and ``v``, each with an optional bias."""
-    names = ((q, Q), (k, K), (v, V))
-    return Layout(
-        id=id,
-        libraries=libraries,
-        weights=tuple(StoredWeight(name + suffix, packing, orientation) for name, packing in names),
-        biases=tuple(StoredWeight(f"{name}.bias", packing) for name, packing in names),
-        out=out,
-        layer=layer,
-        label=label,
-        extras=extras,
-        unless=unless,
-        head_tensors=head_tensors,
-        no_bias=no_bias,
-        source=source,
-        proof=proof,
-        logits=logits,
-        note=note,
-    )
-
-
 LAYOUTS = (
-    _separate(
+    separate(
         "bert",
         "transformers BERT, RoBERTa, ELECTRA, ESM, Swin, SegFormer; sentence-transformers",
         "query",
@@ -62,18 +18,18 @@ LAYOUTS = (
         head_tensors=(HeadTensor("relative_position_bias_table", 1, "num_heads"),),
         source="transformers models/bert/modeling_bert.py, BertSelfAttention",
     ),
-    _separate(
+    separate(
         "longformer-global",
-        "transformers Longformer: the projections of its global tokens",
+        "transformers Longformer, LED: the projections of its global tokens",
         "query_global",
         "key_global",
         "value_global",
-        layer="self",
+        layer="self|longformer_self_attn",
         label="global",
         out=("../output.dense.weight",),
         source="transformers models/longformer/modeling_longformer.py, LongformerSelfAttention",
     ),
-    _separate(
+    separate(
         "reformer-local",
         "transformers Reformer: local attention",
         "query",
@@ -83,7 +39,7 @@ LAYOUTS = (
         out=("../output.dense.weight",),
         source="transformers models/reformer/modeling_reformer.py, LocalSelfAttention",
     ),
-    _separate(
+    separate(
         "hf-vit",
         "transformers ViT, DeiT, BEiT, DINOv2 as saved",
         "query",
@@ -93,7 +49,7 @@ LAYOUTS = (
         out=("../output.dense.weight",),
         source="transformers models/vit/modeling_vit.py, ViTSelfAttention",
     ),
-    _separate(
+    separate(
         "albert",
         "transformers ALBERT",
         "query",
@@ -104,7 +60,7 @@ LAYOUTS = (
         source="transformers models/albert/modeling_albert.py, AlbertAttention",
         note="one stored layer is used by every layer of its group",
     ),
-    _separate(
+    separate(
         "openai-whisper",
         "openai-whisper",
         "query",
@@ -116,7 +72,40 @@ LAYOUTS = (
         no_bias=("k",),
         note="the key projection has no bias",
     ),
-    _separate(
+    separate(
+        "query-key-value",
+        "transformers Grounding DINO, OmDet-Turbo, LXMERT; diffusers' first UNets",
+        "query",
+        "key",
+        "value",
+        layer="self_attn|encoder_attn|cross_attn|encoder_attn_text|att|attentions.#",
+        out=("out_proj|proj_attn.weight", "../output.dense.weight"),
+        source="transformers models/grounding_dino/modeling_grounding_dino.py, GroundingDinoMultiheadAttention",
+        proof="source",
+    ),
+    separate(
+        "to-query",
+        "diffusers Kandinsky 5 and 6",
+        "to_query",
+        "to_key",
+        "to_value",
+        out=("out_layer.weight",),
+        head_tensors=(HeadTensor("query_norm.weight", 0, "head_dim"),),
+        source="diffusers models/transformers/transformer_kandinsky.py, Kandinsky5Attention",
+        proof="source",
+    ),
+    separate(
+        "query-proj",
+        "transformers ProphetNet; Coqui Delightful TTS",
+        "query_proj",
+        "key_proj",
+        "value_proj",
+        layer="self_attn|cross_attn|slf_attn",
+        out=("out_proj.weight",),
+        source="transformers models/prophetnet/modeling_prophetnet.py, ProphetNetAttention",
+        proof="source",
+    ),
+    separate(
         "deberta-v2",
         "transformers DeBERTa-v2 and v3",
         "query_proj",
@@ -126,7 +115,7 @@ LAYOUTS = (
         out=("../output.dense.weight",),
         source="transformers models/deberta_v2/modeling_deberta_v2.py, DisentangledSelfAttention",
     ),
-    _separate(
+    separate(
         "qkv-proj",
         "transformers Llama, Mistral, Qwen, Gemma, CLIP, OPT, BART, Whisper, wav2vec 2.0; fairseq; CLIP attnpool",
         "q_proj",
@@ -138,7 +127,7 @@ LAYOUTS = (
         source="transformers models/llama/modeling_llama.py, LlamaAttention",
         logits=UNCLEAR_GAIN,
     ),
-    _separate(
+    separate(
         "distilbert",
         "transformers DistilBERT, XLM, FlauBERT",
         "q_lin",
@@ -147,7 +136,7 @@ LAYOUTS = (
         out=("out_lin.weight",),
         source="transformers models/distilbert/modeling_distilbert.py, DistilBertSelfAttention",
     ),
-    _separate(
+    separate(
         "t5",
         "transformers T5, mT5, UMT5, LongT5",
         "q",
@@ -160,17 +149,17 @@ LAYOUTS = (
         logits=UNSCALED,
         note="num_heads * d_kv need not equal d_model",
     ),
-    _separate(
+    separate(
         "mpnet",
-        "transformers MPNet; timm CaiT class attention",
+        "transformers MPNet; timm CaiT class attention, NextViT, ResNets of CLIP",
         "q",
         "k",
         "v",
-        layer="attn",
+        layer="attn|e_mhsa|head|attn_pool",
         out=("o|proj.weight",),
         source="transformers models/mpnet/modeling_mpnet.py, MPNetSelfAttention",
     ),
-    _separate(
+    separate(
         "funnel",
         "transformers Funnel Transformer",
         "q_head",
@@ -181,7 +170,7 @@ LAYOUTS = (
         no_bias=("q",),
         note="the query projection has no bias",
     ),
-    _separate(
+    separate(
         "ctrl",
         "transformers CTRL; llm-foundry without fused_qkv",
         "Wq",
@@ -190,7 +179,7 @@ LAYOUTS = (
         out=("dense|out_proj.weight",),
         source="transformers models/ctrl/modeling_ctrl.py, MultiHeadAttention",
     ),
-    _separate(
+    separate(
         "cpmant",
         "transformers CPM-Ant",
         "project_q",
@@ -199,7 +188,7 @@ LAYOUTS = (
         out=("attention_out.weight",),
         source="transformers models/cpmant/modeling_cpmant.py, CpmAntAttention",
     ),
-    _separate(
+    separate(
         "llama-original",
         "Llama and Mistral as first released",
         "wq",
@@ -210,7 +199,19 @@ LAYOUTS = (
         source="llama_models llama3/model.py, Attention",
         note="rows within a head are in rotary pairs, where transformers has them in halves",
     ),
-    _separate(
+    separate(
+        "wq",
+        "timm CrossViT; Sapiens 2, Molmo 2 as released",
+        "wq",
+        "wk",
+        "wv",
+        layer="attn|image_pooling_2d",
+        out=("wo|proj.weight",),
+        head_tensors=_QK_NORMS,
+        source="timm/models/crossvit.py, CrossAttention",
+        proof="source",
+    ),
+    separate(
         "to-qkv",
         "diffusers, x-transformers, lucidrains' libraries",
         "to_q",
@@ -219,7 +220,7 @@ LAYOUTS = (
         out=("to_out.0.weight", "to_out.weight"),
         source="diffusers models/attention_processor.py, Attention",
     ),
-    _separate(
+    separate(
         "diffusers-added",
         "diffusers SD3, Flux: the projections of the second stream",
         "add_q_proj",
@@ -229,7 +230,7 @@ LAYOUTS = (
         out=("to_add_out.weight",),
         source="diffusers models/attention_processor.py, Attention.add_q_proj",
     ),
-    _separate(
+    separate(
         "xlnet",
         "transformers XLNet",
         "q",
@@ -243,7 +244,7 @@ LAYOUTS = (
         source="transformers models/xlnet/modeling_xlnet.py, XLNetRelativeAttention",
         note="three-dimensional parameters [d_model, num_heads, head_dim]",
     ),
-    _separate(
+    separate(
         "xlstm",
         "transformers xLSTM: mLSTM layers",
         "q",
@@ -256,7 +257,7 @@ LAYOUTS = (
         proof="source",
         note="heads of Q and K are narrower than those of V",
     ),
-    _separate(
+    separate(
         "invariant-point-attention",
         "lucidrains' invariant-point-attention, IgFold: the scalar part",
         "to_scalar_q",
@@ -268,7 +269,7 @@ LAYOUTS = (
         proof="source",
         note="beside it are projections of points, to_point_q, to_point_k and to_point_v",
     ),
-    _separate(
+    separate(
         "annotated-transformer",
         "The Annotated Transformer and its descendants",
         "linears.0",

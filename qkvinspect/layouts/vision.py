@@ -20,6 +20,12 @@ _HEADS = (
     HeadTensor("rel_pos_h", 1, "head_dim"),
 )
 
+_REL_POS = (
+    HeadTensor("rel_pos.relative_position_bias_table", 1, "num_heads"),
+    HeadTensor("rel_pos.mlp.fc2.weight", 0, "num_heads"),
+)
+_REL_POS_TF = (HeadTensor("rel_pos.relative_position_bias_table", 0, "num_heads"),)
+
 
 def _pair(id: str, libraries: str, one: StoredWeight, other: StoredWeight, **how: object) -> Layout:
     """A row of two weights; their biases lie beside them and are packed alike."""
@@ -64,14 +70,26 @@ LAYOUTS: tuple[Layout, ...] = (
             out=("proj.weight",),
             model_types=types,
             needs_config=True,
-            head_tensors=(),
+            head_tensors=_REL_POS_TF if form == "tf" else _REL_POS,
             source="timm/models/maxxvit.py, AttentionCl and Attention2d (head_first)",
             note="the same keys and shapes are packed otherwise in the other variants of the family",
         )
         for form, libraries, packing, layer, types in (
-            ("rw", "MaxViT and MaxxViT of its own (_rw)", PER_HEAD, "attn_block|attn_grid.attn", ("max*vit*_rw_*",)),
+            (
+                "rw",
+                "MaxViT and MaxxViT of its own (_rw)",
+                PER_HEAD,
+                "attn_block|attn_grid.attn",
+                ("max*vit*_rw_*", "max*vit*_rmlp_*", "test_maxvit", "test_coatnet"),
+            ),
             ("tf", "MaxViT of TensorFlow (_tf)", QKV, "attn_block|attn_grid.attn", ("maxvit*_tf_*",)),
-            ("coatnet", "CoAtNet (_rw)", PER_HEAD, "stages.#.blocks.#.attn", ("coatn*_rw_*", "max*vit*_rw_*")),
+            (
+                "coatnet",
+                "CoAtNet (_rw)",
+                PER_HEAD,
+                "stages.#.blocks.#.attn",
+                ("coatn*_rw_*", "coatn*_rmlp_*", "max*vit*_rw_*", "max*vit*_rmlp_*", "test_coatnet"),
+            ),
         )
     ),
     fused(
@@ -82,7 +100,7 @@ LAYOUTS: tuple[Layout, ...] = (
         layer="stages.#.blocks.#.attn",
         unless=("attention_biases", "q_bias"),
         out=_PROJ,
-        model_types=("mvitv2*", "gcvit*", "swinv2_cr*", "hiera*", "sam2*", "efficientvit*", "metaformer*", "nextvit*"),
+        model_types=("mvitv2*", "swinv2_cr*", "hiera*", "sam2*", "efficientvit*", "metaformer*", "nextvit*"),
         settled_by=("rel_pos_h", "logit_scale", "meta_mlp.fc1.weight", "pool_q.weight", "norm_q.weight"),
         needs_config=True,
         head_tensors=_HEADS,

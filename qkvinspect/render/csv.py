@@ -8,7 +8,7 @@ from io import StringIO
 
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
-from qkvinspect.render import text
+from qkvinspect.render import account, text
 from qkvinspect.render.view import ViewOptions
 
 NAME = "csv"
@@ -33,9 +33,13 @@ COLUMNS = (
 
 
 def render(report: Report, view: ViewOptions) -> str:
-    """One line a part; with per_head one line a head."""
+    """One line a part; with per_head one line a head; with tensors one line a tensor."""
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    if view.tensors:
+        writer.writerow(name.replace(" ", "_") for name in account.TENSOR_COLUMNS)
+        writer.writerows([harmless(cell) for cell in cells] for cells in account.tensor_rows(report))
+        return out.getvalue()
     writer.writerow(COLUMNS)
     for attention in report.attentions:
         for part in attention.parts:

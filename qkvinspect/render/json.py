@@ -11,5 +11,5 @@ NAME = "json"
 
 
 def render(report: Report, view: ViewOptions) -> str:
-    """The whole report; per-head numbers are always in it."""
-    return json.dumps(report.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    """The whole report; per-head numbers are always in it, all tensors where they were asked for."""
+    return json.dumps(report.to_dict(tensors=view.tensors), indent=2, ensure_ascii=True, allow_nan=False) + "\n"

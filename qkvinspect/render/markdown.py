@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from qkvinspect.inspection.report import Report
-from qkvinspect.render import rows, text
+from qkvinspect.render import account, rows, text
 from qkvinspect.render.view import ViewOptions
 
 NAME = "markdown"
@@ -23,8 +23,14 @@ def _lines(report: Report, view: ViewOptions) -> Iterator[str]:
     first, *others = text.summary(report)
     yield f"**{escape(first)}**"
     yield from (f"\n{escape(line)}" for line in others)
+    if view.tensors:
+        yield ""
+        yield from table(account.TENSOR_COLUMNS, account.tensor_rows(report))
+        return
     if not report.attentions:
-        yield "\nNo attention was found in it."
+        first, *others = account.nothing_found(report)
+        yield f"\n{escape(first)}\n"
+        yield from (f"    {line.strip()}" for line in others[1:])
     for attention in report.attentions:
         yield f"\n### {escape(text.layer(attention.layer))}\n"
         yield escape(" · ".join((text.layout(attention), text.stored(attention), text.heads(attention)))) + "\n"
@@ -36,6 +42,10 @@ def _lines(report: Report, view: ViewOptions) -> Iterator[str]:
         yield ""
     for finding, message in text.findings(report.findings):
         yield f"- **{finding.severity}** {escape(message)}"
+    said, *rest = list(account.closing(report)) or [""]
+    if said:
+        yield f"\n{escape(said)}\n"
+        yield from (f"    {line.strip()}" for line in rest[1:])
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qkvinspect.inspection.report import Report
-from qkvinspect.render import rows, text
+from qkvinspect.render import account, rows, text
 from qkvinspect.render.page import Page
 from qkvinspect.render.view import ViewOptions
 
@@ -17,8 +17,13 @@ def render(report: Report, view: ViewOptions) -> str:
     page = Page(view)
     for line in text.summary(report):
         page.line((line, "bold"))
+    if view.tensors:
+        page.line()
+        _table(page, account.TENSOR_COLUMNS, account.tensor_rows(report))
+        return str(page)
     if not report.attentions:
-        page.line(("No attention was found in it: no tensor has a name that a known layout uses.", ""))
+        for line in account.nothing_found(report):
+            page.line((line, ""))
     for attention in report.attentions:
         page.line()
         page.line((text.layer(attention.layer), "bold green"))
@@ -32,6 +37,8 @@ def render(report: Report, view: ViewOptions) -> str:
         page.line()
     for finding, message in text.findings(report.findings):
         page.line((f"{finding.severity}: ", text.STYLES[finding.severity]), (message, ""))
+    for line in account.closing(report):
+        page.line((line, ""))
     return str(page)
 
 

@@ -9,6 +9,7 @@ from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Measure, Report
 from qkvinspect.layouts.packing import describe, span
+from qkvinspect.render.model import in_short
 from qkvinspect.weights.weight import Weight
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -62,6 +63,7 @@ def summary(report: Report) -> list[str]:
         *([f"in {checkpoint.container!r}"] if checkpoint.container else []),
         count(len(checkpoint.tensors), "tensor"),
         size(checkpoint.num_bytes),
+        *in_short(checkpoint),
         count(len(report.attentions), "attention module") + (" selected" if report.selected else ""),
     ]
     lines = ["  ".join(map(clean, facts))]

@@ -11,6 +11,7 @@ class ViewOptions:
 
     Attributes:
         per_head: one row a head.
+        tensors: every tensor of the checkpoint, and where it belongs, in place of the attention modules.
         width: columns of the terminal; None where there is none, and nothing may be cut or wrapped.
         colour: whether escape sequences for colour are wanted.
     """
@@ -18,3 +19,4 @@ class ViewOptions:
     per_head: bool = False
     width: int | None = None
     colour: bool = False
+    tensors: bool = False

@@ -116,6 +116,9 @@ def facts(
         if fnmatchcase(candidate.layer, flag.glob):
             yield HeadFact("flag", flag.num_heads, flag.num_kv_heads)
             break
+    if candidate.layout.num_heads is not None:
+        own = candidate.layout
+        yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim)
     for config in configs:
         yield from _from_config(config, candidate.layer, names, frozenset(candidate.layout.head_keys) or _HEADS)
     attributes = modules.get(candidate.layer, {})

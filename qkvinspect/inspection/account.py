@@ -1,0 +1,213 @@
+"""Where every tensor of a checkpoint belongs: to attention, to something else, or to what was not understood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
+from qkvinspect.inspection.names import Names, Path, numberless
+from qkvinspect.inspection.patterns import Leftover
+from qkvinspect.inspection.suggest import row
+from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.weights.weight import Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.inspection.candidates import Match
+    from qkvinspect.inspection.report import Attention
+
+Status = Literal["attention", "other", "unrecognised"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unrecognised:
+    """Tensors of one module that look like attention and were not understood.
+
+    Attributes:
+        module: its name as stored.
+        tensors: those tensors.
+        why: what they look like, and what does not fit, as a clause.
+    """
+
+    module: str
+    tensors: tuple[Weight, ...]
+    why: str
+
+    @property
+    def suggestion(self) -> str:
+        """A ``[[layout]]`` row to complete."""
+        return row(self.module, [tensor.name for tensor in self.tensors])
+
+    def to_dict(self) -> dict[str, object]:
+        """For the JSON contract."""
+        tensors = {tensor.name: list(tensor.shape) for tensor in self.tensors}
+        return {"module": self.module, "why": self.why, "tensors": tensors, "suggestion": self.suggestion}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors of one shape whose names differ in numbers only.
+
+    Attributes:
+        name: with ``#`` for each number.
+        likeness: how much it looks like attention; more is nearer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+    likeness: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Every tensor, once.
+
+    Attributes:
+        attention: names of tensors of modules that were found.
+        unrecognised: what looks like attention and is none of them.
+    """
+
+    names: Names
+    attention: frozenset[str]
+    unrecognised: tuple[Unrecognised, ...]
+
+    def statuses(self) -> dict[str, Status]:
+        """Where each tensor belongs, in the order of the file."""
+        strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
+        return {
+            name: "attention" if name in self.attention else "unrecognised" if name in strange else "other"
+            for name in self.names.paths
+        }
+
+    def counts(self) -> dict[Status, int]:
+        """How many tensors belong where."""
+        strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
+        total = len(self.names.paths)
+        return {
+            "attention": len(self.attention),
+            "other": total - len(self.attention) - len(strange),
+            "unrecognised": len(strange),
+        }
+
+    def findings(self) -> Iterator[Finding]:
+        """Each module that was not understood."""
+        for found in self.unrecognised:
+            text = f"looks like attention and was not understood: {found.why}"
+            yield Finding(FindingCode.UNRECOGNISED_ATTENTION, text, found.module)
+
+    def groups(self) -> list[Group]:
+        """All tensors, alike ones together, the nearest to attention first."""
+        counted: dict[tuple[str, tuple[int, ...]], list[Path]] = {}
+        for name, path in self.names.paths.items():
+            key = ".".join(numberless(path)), self.names.shape(name)
+            counted.setdefault(key, []).append(path)
+        groups = [
+            Group(name, shape, len(paths), _likeness(paths[0], shape)) for (name, shape), paths in counted.items()
+        ]
+        return sorted(groups, key=lambda group: -group.likeness)
+
+
+def _likeness(path: Path, shape: Sequence[int]) -> int:
+    """Words count more than shapes, and the last ones most."""
+    said = 4 * any(word_of(part) is not None for part in path[-3:]) + 2 * any(map(speaks_of_attention, path))
+    if len(shape) < 2:
+        return said - 3
+    rows, cols = shape[0], prod(shape[1:])
+    return said + (rows == 3 * cols) + (rows == cols)
+
+
+def account(
+    names: Names, matches: Iterable[Match], attentions: Iterable[Attention], left: Iterable[Leftover]
+) -> Account:
+    """Say of every tensor where it belongs.
+
+    Args:
+        matches: the modules that were found.
+        attentions: those of them that could be cut.
+        left: what the names' patterns left over.
+    """
+    own = {name for attention in attentions for name in _tensors_of(attention)}
+    places = {match.candidates[0].path for match in matches}
+    known = own | {info.name for match in matches for c in match.candidates for info in c.weights}
+    told = [path for path in places if any(map(speaks_of_attention, path[-2:]))]
+    inside = _inside(names, frozenset(told))
+    above = {path[:size] for path in places for size in range(len(path))}
+    strange = [
+        Unrecognised(some.module, tensors, some.why)
+        for some in left
+        if (tensors := tuple(info for info in some.tensors if info.name not in known))
+        and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
+    ]
+    taken = {info.name for found in strange for info in found.tensors}
+    strange += list(_by_shape(names, known | inside | taken))
+    taken = {info.name for found in strange for info in found.tensors}
+    return Account(names, frozenset((known | inside) - taken), tuple(strange))
+
+
+def _tensors_of(attention: Attention) -> Iterator[str]:
+    yield from (name for name in attention.tensors.values() if name)
+    yield from (info.name for info in attention.weights)
+    yield from (info.name for info, _ in attention.extras)
+
+
+def _inside(names: Names, places: frozenset[Path]) -> set[str]:
+    """The tensors of modules that are attention as a whole: norms, tables, outputs."""
+    sizes = sorted({len(path) for path in places})
+    return {name for name, path in names.paths.items() if any(path[:size] in places for size in sizes)}
+
+
+def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
+    """Modules that are called attention and hold matrices such as attention has, under names that say nothing."""
+    modules: dict[Path, list[Weight]] = {}
+    for name, path in names.paths.items():
+        if path[-1] != "weight" or name in known:
+            continue
+        place = _attention_above(path)
+        if place is not None and len(shape := names.shape(name)) == 2 and min(shape) >= _SMALL:
+            modules.setdefault(place, []).append(names.weights[name])
+    for place, held in modules.items():
+        why = "" if names.has("sampling_offsets.weight", place) else _looks_like(held)
+        if why:
+            stored = held[0].name.split(".")
+            yield Unrecognised(".".join(stored[: len(place)]), tuple(held), why)
+
+
+_SMALL = 8
+
+
+def _attention_above(path: Path) -> Path | None:
+    """The module that is called attention, if the tensor lies directly below it: ``attn.fc.weight``."""
+    up = _steps_up(path[-5:])
+    return None if up is None else path[:-up]
+
+
+@lru_cache(1 << 14)
+def _steps_up(end: Path) -> int | None:
+    """As ``_attention_above``, counted from the end of the path: a list's number goes with its name."""
+    for at in (len(end) - 2, len(end) - 3):
+        if at > 0 and (speaks_of_attention(end[at - 1]) or (end[at - 1].isdecimal() and at > 1)):
+            named = end[at - 1] if not end[at - 1].isdecimal() else end[at - 2]
+            return len(end) - at if speaks_of_attention(named) else None
+    return None
+
+
+def _looks_like(held: Sequence[Weight]) -> str:
+    """Why the matrices of a module may be projections; "" where they do not look so."""
+    squares = [info.shape[0] for info in held if info.shape[0] == info.shape[1]]
+    for info in held:
+        rows, cols = info.shape
+        if cols in squares and rows in (3 * cols, cols // 3):
+            return f"{_last(info)} has three times as many rows as columns and stands beside a square matrix"
+    alike: Mapping[int, int] = {size: squares.count(size) for size in squares}
+    if max(alike.values(), default=0) >= 3:
+        return f"{max(alike.values())} square matrices of one size, and no names that say which is Q, K and V"
+    return ""
+
+
+def _last(info: Weight) -> str:
+    return ".".join(info.name.split(".")[-2:])

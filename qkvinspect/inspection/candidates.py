@@ -1,0 +1,70 @@
+"""What a module may be: a layout at the tensors of one place."""
+
+from __future__ import annotations
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.names import Path
+from qkvinspect.layouts import Layout
+from qkvinspect.layouts.packing import HEADED
+from qkvinspect.weights.weight import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A layout that fits the names around one weight."""
+
+    layout: Layout
+    path: Path
+    layer: str
+    weights: tuple[Weight, ...]
+    settled: bool = False
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(rows, columns) of each weight; LayoutError if one has no such form."""
+        return [
+            weight.as_shape(stored.orientation)
+            for weight, stored in zip(self.weights, self.layout.weights, strict=True)
+        ]
+
+    def require_square(self) -> None:
+        """nn.MultiheadAttention projects to embed_dim and nothing else.
+
+        Raises:
+            LayoutError: the layout is ``square`` and the shapes are not.
+        """
+        if not self.layout.square:
+            return
+        shapes = self.shapes
+        for stored, info, (rows, _) in zip(self.layout.weights, self.weights, shapes, strict=True):
+            expected = shapes[0][1] * len(stored.packing.order)
+            if rows != expected and HEADED.issuperset(stored.packing.order):
+                raise LayoutError(
+                    f"{info.name} has the name of {self.layout.id} but not its shape",
+                    found=f"{rows} rows where {expected} were expected",
+                )
+
+    @property
+    def specificity(self) -> int:
+        """How much of the names the layout accounts for."""
+        layout = self.layout
+        shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim)) + layout.square
+        return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings) + shape
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Who gets a tensor that several want: what a person told, then what accounts for most."""
+        return self.layout.found_by == "settings" or self.layout.glob != "*", self.specificity
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One attention module: its layout, or the candidates if nothing decides between them."""
+
+    candidates: tuple[Candidate, ...]
+    decided_by: str
+
+    @property
+    def chosen(self) -> Candidate | None:
+        return None if self.decided_by == "ambiguous" else self.candidates[0]

@@ -1,0 +1,183 @@
+"""Attention that no row of the registry names: tensors whose names differ only in a word for Q, K and V.
+
+``fc_q``, ``fc_k`` and ``fc_v`` of one module are its projections, if their shapes are those of attention; so is one
+``kqv_linear`` whose rows are a multiple. A name is never taken for a packing: a tensor that holds several parts comes
+with every packing that it may have, for the weights, or a person, to choose from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.candidates import Candidate
+from qkvinspect.inspection.names import Names, Path, shape_of
+from qkvinspect.inspection.packed import layouts_of
+from qkvinspect.inspection.projections import Module, Projection, modules_of
+from qkvinspect.inspection.three_axes import as_matrices, have_three
+from qkvinspect.inspection.words import speaks_of_attention
+from qkvinspect.weights.weight import Weight
+
+_OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D"})
+"""What stands beside an ``in_proj`` that is a state space's or a convolution's."""
+
+_LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
+"""Words of a projection in two steps, whose first or second half alone is none."""
+
+_FEW = 16
+"""Rows below which a name must say that it is attention: a classifier has as few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Tensors of one module whose names say Q, K or V, and that make up no attention.
+
+    Attributes:
+        path: the module's canonical path, and its name as stored.
+        why: what is wrong with them, as a clause.
+        lone: whether they only lack partners; their shapes were not looked at.
+    """
+
+    path: Path
+    module: str
+    tensors: tuple[Weight, ...]
+    why: str
+    lone: bool
+
+
+def find(
+    names: Names, claimed: Collection[str], layers: Collection[str]
+) -> tuple[list[list[Candidate]], list[Leftover]]:
+    """Every module whose unclaimed tensors look like projections of attention, with what it may be; what is left.
+
+    Args:
+        claimed: tensors that belong to modules that are known.
+        layers: the names of those modules.
+    """
+    used = set(layers)
+    found: list[list[Candidate]] = []
+    left: list[Leftover] = []
+    for module in modules_of(names, claimed):
+        three = [some for some in module.sets if have_three(some)]
+        for some in three:
+            matrices = as_matrices(names, module, some)
+            if matrices is None:
+                left.append(_leftover(module, some, "three axes, and nothing says which counts the heads", lone=False))
+                continue
+            layer = _layer(module, some, used, several=len(three) > 1)
+            used.add(layer)
+            weights = tuple(one.weight for one in matrices[0])
+            forms = layouts_of(names, module, *matrices)
+            found.append([Candidate(form, module.path, layer, weights) for form in forms])
+        sets = [some for some in module.sets if some not in three]
+        whole = [some for some in sets if len(_parts(some)) == 3 and _fits(some, module)]
+        second = whole or module.stored in used
+        chosen = [*whole, *(some for some in sets if second and _is_second(some))]
+        several = len(chosen) > 1 or module.stored in used
+        for some in chosen:
+            layer = _layer(module, some, used, several=several)
+            used.add(layer)
+            weights = tuple(one.weight for one in some)
+            found.append([Candidate(form, module.path, layer, weights) for form in layouts_of(names, module, some)])
+        left += _left(module, [some for some in sets if some not in chosen])
+    return found, left
+
+
+def _left(module: Module, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
+    """What a module's words leave unexplained, if it is called attention."""
+    if "sampling_offsets" in module.beside or not any(map(speaks_of_attention, module.path)):
+        return
+    for some in sets:
+        lone = len(_parts(some)) < 3 or _is_low_rank(some)
+        why = f"{' and '.join(sorted(_parts(some)))} alone" if lone else "the shapes are not those of Q, K and V"
+        yield _leftover(module, some, why, lone=lone)
+    if len(_parts(module.lone)) > 1:
+        yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+
+
+def _leftover(module: Module, some: Sequence[Projection], why: str, *, lone: bool) -> Leftover:
+    shapes = ", ".join(f"{'.'.join(one.key)} {list(one.weight.shape)}" for one in some)
+    return Leftover(module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone)
+
+
+def _is_low_rank(projections: Sequence[Projection]) -> bool:
+    """Whether it is one half of projections in two steps."""
+    return len(projections) < 3 and any(_LOW_RANK.intersection(one.word.affix) for one in projections)
+
+
+def _is_second(projections: Sequence[Projection]) -> bool:
+    """Whether these are K and V of a second stream."""
+    return _parts(projections) == {"k", "v"} and not _is_low_rank(projections)
+
+
+def _parts(projections: Sequence[Projection]) -> set[str]:
+    return {part for one in projections for part in one.parts}
+
+
+def _layer(module: Module, projections: Sequence[Projection], used: set[str], *, several: bool) -> str:
+    """The module's name as stored, and what tells these projections from others in it."""
+    first = projections[0]
+    label = str(first.index) if first.index is not None else first.word.label if several else ""
+    layer = f"{module.stored}.{label}".strip(".")
+    if layer in used:
+        layer = f"{layer}.{'_'.join(_parts(projections))}".lstrip(".")
+    return layer
+
+
+def _fits(projections: Sequence[Projection], module: Module) -> bool:
+    """Whether the shapes are those of attention, and the names do not only happen to use such words."""
+    try:
+        sizes = {one.parts: shape_of(one.weight, "out_in") for one in projections}
+        widths = {shape_of(info, "out_in")[1] for _, info in module.outputs}
+    except LayoutError:
+        return False
+    words = (*module.path, *(part for one in projections for part in one.key))
+    said = any(map(speaks_of_attention, words))
+    if projections[0].key[0] == "in_proj" and not (said and widths):
+        return False
+    if len(projections) == 1 and not _OTHER_KINDS.isdisjoint(module.beside):
+        return False
+    if _is_low_rank(projections):
+        return False
+    if not (said or widths or min(rows for rows, _ in sizes.values()) >= _FEW):
+        return False
+    return _one_fits(sizes, widths, said=said) if len(sizes) == 1 else _several_fit(sizes)
+
+
+def _one_fits(sizes: dict[str, tuple[int, int]], widths: set[int], *, said: bool) -> bool:
+    """Whether one tensor can hold Q, K and V: thirds, or a Q as wide as the output projection reads."""
+    ((rows, cols),) = sizes.values()
+    if rows % 3 == 0 and (rows == 3 * cols or rows // 3 in widths):
+        return True
+    for width in widths:
+        kv, odd = divmod(rows - width, 2)
+        if kv > 0 and not odd and width % kv == 0:
+            return True
+    return said and not widths and rows % 3 == 0 and rows > cols
+
+
+def _several_fit(sizes: dict[str, tuple[int, int]]) -> bool:
+    """Whether some number of heads, over some number of kv heads, comes out even."""
+    rows: dict[str, int] = {}
+    for parts, (total, _) in sizes.items():
+        if set(parts) == {"q", "k"} and total == next(size[0] for other, size in sizes.items() if other == "v"):
+            rows |= {"q": total, "k": total}
+        elif total % len(parts):
+            return False
+        else:
+            rows |= dict.fromkeys(parts, total // len(parts))
+    q, k, v = rows["q"], rows["k"], rows["v"]
+    if "kv" in map(_sorted, sizes) and q not in (k, 2 * k) and q % k:
+        return False
+    return q % k == 0 and (v % k == 0 or k % v == 0) and _same_input(sizes)
+
+
+def _sorted(parts: str) -> str:
+    return "".join(sorted(parts))
+
+
+def _same_input(sizes: dict[str, tuple[int, int]]) -> bool:
+    """Whether K and V read vectors of one width, as they read the same ones."""
+    cols = {cols for parts, (_, cols) in sizes.items() if set(parts) & {"k", "v"}}
+    return len(cols) == 1 or len(sizes) == 3

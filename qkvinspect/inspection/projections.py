@@ -1,0 +1,211 @@
+"""Tensors whose names hold a word for Q, K or V, put together by the module that they belong to.
+
+A *place* is the module of one word: ``attn.to_q`` of ``attn.to_q.net.2.weight``. A *module* is what holds places:
+``attn``. Its *sets* are those places that belong together, because all but the word in their names is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import field
+from functools import lru_cache
+from math import prod
+
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.names import Names, Path
+from qkvinspect.inspection.words import Word, is_no_projection, is_output, word_of
+from qkvinspect.weights.weight import Weight
+
+_DEEPEST = 4
+"""Components at the end of a name among which the word may stand."""
+
+_LEAVES = frozenset({"weight", "kernel", "w"})
+"""What the matrix of a layer is called."""
+
+_MOST_MATRICES = 3
+"""Matrices below one word; where there are more, it is the name of a network and not of a projection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One stored tensor that a name says to hold Q, K or V.
+
+    Attributes:
+        key: its name below the module, in components without wrappers.
+        index: its number, where there is a list of such tensors, one a head.
+    """
+
+    word: Word
+    key: Path
+    weight: Weight
+    index: int | None = None
+
+    @property
+    def parts(self) -> str:
+        return self.word.parts
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module that holds such tensors.
+
+    Attributes:
+        path: its canonical path.
+        stored: its name as stored.
+        sets: projections that make up an attention, or K and V of one.
+        lone: those that have no partners.
+        outputs: names below the module, and tensors, of what may be its output projection.
+        beside: what else stands directly below it.
+    """
+
+    path: Path
+    stored: str
+    sets: tuple[tuple[Projection, ...], ...]
+    lone: tuple[Projection, ...]
+    outputs: tuple[tuple[Path, Weight], ...] = ()
+    beside: frozenset[str] = field(default_factory=frozenset[str])
+
+
+def modules_of(names: Names, claimed: Collection[str]) -> Iterator[Module]:
+    """The modules with tensors of such names, in the order of the file."""
+    places: dict[Path, dict[str, list[tuple[Path, str]]]] = {}
+    for name, path in names.paths.items():
+        at = _place(path)
+        if at is not None and name not in claimed and _is_matrix(names.shape(name)):
+            places.setdefault(path[:at], {}).setdefault(path[at], []).append((path[at:], name))
+    around = _around(names, places)
+    for path, words in places.items():
+        found = [one for component, held in words.items() for one in _projections(names, component, held)]
+        if found:
+            sets, lone = _sets(found)
+            first = next(iter(words.values()))[0]
+            stored = names.stored_layer(first[1], len(first[0]))
+            outputs, beside = around[path]
+            yield Module(path, stored, tuple(sets), tuple(lone), tuple(outputs), frozenset(beside))
+
+
+def _place(path: Path) -> int | None:
+    """Where in a path the last word for Q, K or V stands, if nothing behind it says that it is no projection."""
+    back = _steps_back(path[-_DEEPEST:])
+    return None if back is None else len(path) - back
+
+
+@lru_cache(1 << 14)
+def _steps_back(end: Path) -> int | None:
+    """As ``_place``, counted from the end of the path."""
+    if end[-1] not in _LEAVES:
+        leaf = word_of(end[-1])
+        if leaf is None or leaf.before[:1] == ("b",):  # b_Q is a bias
+            return None
+    for at in range(len(end) - 1, -1, -1):
+        if word_of(end[at]) is not None or end[at] == "in_proj":
+            return len(end) - at
+        if is_no_projection(end[at]):
+            return None
+    return None
+
+
+def _is_matrix(shape: Sequence[int]) -> bool:
+    """Whether it may be a projection: a bias or a norm has one axis, a depthwise convolution one channel."""
+    return len(shape) > 1 and prod(shape) > 0 and not (shape[1] == 1 and prod(shape[2:]) > 1)
+
+
+def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[list[tuple[Path, Weight]], set[str]]]:
+    """For each module, its possible output projections and what stands directly below it."""
+    found: dict[Path, tuple[list[tuple[Path, Weight]], set[str]]] = {path: ([], set()) for path in places}
+    if not found:
+        return found
+    for name, path in names.paths.items():
+        for at in range(max(len(path) - _DEEPEST, 0), len(path)):
+            around = found.get(path[:at])
+            if around is None:
+                continue
+            around[1].add(path[at])
+            if is_output(path[at]) and _is_matrix(names.shape(name)):
+                around[0].append((path[at:], names.weights[name]))
+    return found
+
+
+def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]]) -> Iterator[Projection]:
+    """The projections at a place: its last matrix, or each of a list of heads."""
+    word = word_of(component) or Word("qkv", ("in",), ("proj",), "in_proj")
+    if len(held) == 1:
+        yield Projection(word, held[0][0], names.weights[held[0][1]])
+        return
+    if _is_list_of_heads(names, held):
+        for key, name in held:
+            yield Projection(word, key, names.weights[name], int(key[1]))
+    elif len(held) <= _MOST_MATRICES:
+        key, name = max(held, key=lambda one: [_natural(part) for part in one[0]])
+        yield Projection(word, key, names.weights[name])
+
+
+def _is_list_of_heads(names: Names, held: Sequence[tuple[Path, str]]) -> bool:
+    """Whether the matrices of a place are numbered, alike and narrower than what they read."""
+    numbers = sorted(int(key[1]) for key, _ in held if len(key) > 1 and re.fullmatch(r"\d{1,4}", key[1]))
+    shapes = {names.shape(name) for _, name in held}
+    if numbers != list(range(len(held))) or len(shapes) != 1:
+        return False
+    shape = shapes.pop()
+    return shape[0] < prod(shape[1:])
+
+
+def _natural(part: str) -> tuple[int, str]:
+    return (int(part), "") if re.fullmatch(r"\d{1,9}", part) else (-1, part)
+
+
+def _sets(found: Sequence[Projection]) -> tuple[list[tuple[Projection, ...]], list[Projection]]:
+    """Those that belong together, and those that are left over."""
+    kinds: dict[object, list[Projection]] = {}
+    for one in found:
+        kinds.setdefault((one.word.affix, one.index), []).append(one)
+    sets: list[tuple[Projection, ...]] = []
+    left: list[Projection] = []
+    for alike in kinds.values():
+        for group in _by_spelling(alike):
+            whole, rest = _whole(group)
+            sets += [whole] if whole else []
+            left += rest
+    whole, left = _whole(left)  # q_du, k_dv, v_dv: one of each, whatever stands around the words
+    sets += [whole] if whole else []
+    pairs, lone = _pairs(left)
+    return [*sets, *pairs], lone
+
+
+def _by_spelling(alike: Sequence[Projection]) -> Iterator[Sequence[Projection]]:
+    """Kept together unless a part would come twice: ``q`` beside ``query``."""
+    if len({one.parts for one in alike}) == len(alike):
+        yield alike
+        return
+    spelled: dict[str, list[Projection]] = {}
+    for one in alike:
+        spelled.setdefault(one.word.spelling, []).append(one)
+    yield from spelled.values()
+
+
+def _whole(group: Sequence[Projection]) -> tuple[tuple[Projection, ...], list[Projection]]:
+    """(q, k and v of the group if it holds each exactly once, the others)."""
+    by_parts: dict[frozenset[str], list[Projection]] = {}
+    for one in group:
+        by_parts.setdefault(frozenset(one.parts), []).append(one)
+    for wanted in (("q", "k", "v"), ("q", "kv"), ("qk", "v"), ("qkv",)):
+        chosen = [by_parts.get(frozenset(parts), []) for parts in wanted]
+        if all(len(some) == 1 for some in chosen):
+            whole = tuple(some[0] for some in chosen)
+            return whole, [one for one in group if one not in whole]
+    return (), list(group)
+
+
+def _pairs(left: Sequence[Projection]) -> tuple[list[tuple[Projection, ...]], list[Projection]]:
+    """K and V of a second stream, whose query is that of the first."""
+    pairs: list[tuple[Projection, ...]] = []
+    for one in left:
+        if set(one.parts) == {"k", "v"}:
+            pairs.append((one,))
+        elif one.parts == "k":
+            partners = [v for v in left if v.parts == "v" and v.word.affix == one.word.affix and v.index == one.index]
+            if len(partners) == 1:
+                pairs.append((one, partners[0]))
+    held = [one for pair in pairs for one in pair]
+    return pairs, [one for one in left if one not in held]

@@ -1,0 +1,47 @@
+"""A ``[[layout]]`` row to start from, for tensors that were not understood: what a person pastes and completes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from qkvinspect.inspection.words import is_output, word_of
+
+UNKNOWN = "?"
+"""Stands where a person has to say which tensor it is."""
+
+
+def row(module: str, tensors: Sequence[str]) -> str:
+    """The row for a module and those of its tensors that look like projections, as lines of TOML."""
+    keys = [name.removeprefix(f"{module}.") for name in tensors]
+    parts = {_parts(key): key for key in reversed(keys) if _parts(key)}
+    out = next((key for key in keys if any(map(is_output, key.split(".")[-2:]))), None)
+    missing = [part for part in "qkv" if not any(part in some for some in parts)]
+    lines = ["[[layout]]", f"layer = {_quoted(_glob(module))}"]
+    lines += [
+        f"{some} = {_quoted(key)}" for some, key in sorted(parts.items(), key=lambda item: "qkv".index(item[0][0]))
+    ]
+    spare = [key for key in keys if key not in parts.values() and key != out]
+    beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
+    lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing]
+    lines += [f"out = {_quoted(out)}"] if out else []
+    return "\n".join(lines)
+
+
+def _parts(key: str) -> str:
+    """Which of q, k and v a tensor's name says it holds, in this order."""
+    for component in reversed(key.split(".")[-3:]):
+        word = word_of(component)
+        if word is not None:
+            return "".join(sorted(word.parts, key="qkv".index))
+    return ""
+
+
+def _glob(module: str) -> str:
+    """A glob for the module in every layer of its stack."""
+    return ".".join("*" if part.isdecimal() else part for part in module.split(".")) or "*"
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML."""
+    return json.dumps(text, ensure_ascii=False)

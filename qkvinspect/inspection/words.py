@@ -1,0 +1,157 @@
+"""What the words in a component of a name say of Q, K and V: ``fc_q``, ``toKeys``, ``w_vs``, ``txt_attn_qkv``.
+
+A component is read once, however many tensors carry it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import permutations
+
+from qkvinspect.fast_dataclass import dataclass
+
+_TOKENS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+
+_SINGLE = {
+    **dict.fromkeys(("q", "qs", "query", "queries", "querys", "qry"), "q"),
+    **dict.fromkeys(("k", "ks", "key", "keys"), "k"),
+    **dict.fromkeys(("v", "vs", "val", "vals", "value", "values"), "v"),
+}
+_FUSED = {
+    "".join(letters) + plural: "".join(letters)
+    for kind in ("qkv", "kv", "qk")
+    for letters in permutations(kind)
+    for plural in ("", "s")
+}
+_PARTS = {**_SINGLE, **_FUSED}
+
+_PREFIXES = ("linear", "lin", "proj", "conv", "fc", "to", "w")
+_SUFFIXES = ("projection", "linear", "proj", "layer", "conv", "lin", "net", "mat", "w")
+"""What is written together with such a word: ``wq``, ``toqueries``, ``qproj``."""
+
+GENERIC = frozenset(
+    {*_PREFIXES, *_SUFFIXES, "weight", "weights", "kernel", "dense", "fn", "transform", "matrix", "and", "c", "in"}
+)
+"""Words that say no more than that it is a projection."""
+
+_NO_PROJECTION = """
+    norm ln bn gn rms layernorm rmsnorm batchnorm groupnorm bias biases scale scales
+    embed embeds embedding embeddings pos position positions positional rope rotary rel relative
+    lora latent multiscale aggreg cache mask token tokens temperature logit logits
+    codebook memory index indexer proto prototypes bank
+"""
+NO_PROJECTION = frozenset(_NO_PROJECTION.split())
+"""Words of tensors that stand beside projections and are none, or that look values up."""
+
+_OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc final"
+OUT_WORDS = frozenset(_OUT.split())
+"""Words for the output projection."""
+
+ATTENTION_WORDS = ("attn", "attention", "atten", "mha", "msa", "sdpa", "att")
+"""What the names of attention modules, or of what holds them, contain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word for Q, K and V, or some of them, in a component of a name.
+
+    Attributes:
+        parts: the letters that it stands for, in its own order: ``q``, ``kv``, ``kqv``.
+        before: the words before it, in lower case.
+        after: the words after it.
+        spelling: the word itself, of which ``query``, ``key`` and ``value`` are one kind and ``q``, ``k`` and
+            ``v`` another.
+    """
+
+    parts: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    spelling: str
+
+    @property
+    def affix(self) -> tuple[str, ...]:
+        """What is left of the component without the word."""
+        return (*self.before, "*", *self.after)
+
+    @property
+    def label(self) -> str:
+        """What tells it from another of the same module, without words that any projection has."""
+        return "_".join(word for word in (*self.before, *self.after) if word not in GENERIC)
+
+
+def tokens(component: str) -> tuple[str, ...]:
+    """The words of a component, in lower case: ``fc_q``, ``fcQ`` and ``FC-q`` are ``fc q``."""
+    return tuple(found.lower() for found in _TOKENS.findall(component))
+
+
+@lru_cache(1 << 14)
+def word_of(component: str) -> Word | None:
+    """The word for Q, K or V in a component, or None: ``queries_keys_values`` is one word."""
+    if not set("qkvQKV").intersection(component):
+        return None
+    words = tokens(component)
+    said = words[words.index("to") :] if "to" in words else words  # emb_to_query is a query
+    if not NO_PROJECTION.isdisjoint(said):
+        return None
+    for start, word in enumerate(words):
+        parts, stop = _PARTS.get(word), start + 1
+        if parts is None:
+            glued = _glued(word)
+            if glued is None:
+                continue
+            prefix, parts, suffix = glued
+            return Word(parts, (*words[:start], *prefix), (*suffix, *words[stop:]), _spelling(word))
+        while len(parts) < 3:
+            following = stop + (words[stop : stop + 1] == ("and",))
+            other = _SINGLE.get(words[following]) if following < len(words) else None
+            if other is None or other in parts:
+                break
+            parts, stop = parts + other, following + 1
+        return Word(parts, words[:start], words[stop:], _spelling(word))
+    return None
+
+
+def _glued(word: str) -> tuple[tuple[str, ...], str, tuple[str, ...]] | None:
+    """(prefix, parts, suffix) of words written together."""
+    for prefix in _PREFIXES:
+        rest = word.removeprefix(prefix)
+        if rest != word and rest in _PARTS and (len(rest) > 1 or len(prefix) < 3):  # wq, but not link
+            return (prefix,), _PARTS[word[len(prefix) :]], ()
+    for suffix in _SUFFIXES:
+        if word.endswith(suffix) and word[: -len(suffix)] in _PARTS:
+            return (), _PARTS[word[: -len(suffix)]], (suffix,)
+    return None
+
+
+def _spelling(word: str) -> str:
+    """The kind of word: long or short."""
+    return "long" if len(word) > 3 or word in ("key", "val") else "short"
+
+
+@lru_cache(1 << 14)
+def is_no_projection(component: str) -> bool:
+    """Whether a component is that of a norm, a table or the like."""
+    return not NO_PROJECTION.isdisjoint(tokens(component))
+
+
+@lru_cache(1 << 14)
+def speaks_of_attention(component: str) -> bool:
+    """Whether a component of a path says that it belongs to attention."""
+    lower = component.lower()
+    return any(word in lower for word in ATTENTION_WORDS) or not {"sa", "ca"}.isdisjoint(tokens(component))
+
+
+@lru_cache(1 << 14)
+def is_output(component: str) -> bool:
+    """Whether a component is one of the names of an output projection."""
+    words = tokens(component)
+    if word_of(component) is not None or is_no_projection(component):
+        return False
+    return not OUT_WORDS.isdisjoint(words) or words in (("proj",), ("linear",), ("projection",), ("c", "proj"))
+
+
+@lru_cache(1 << 14)
+def is_projection(component: str) -> bool:
+    """Whether a component is the name of a projection of attention: into it or out of it."""
+    return word_of(component) is not None or is_output(component)

@@ -1,0 +1,150 @@
+"""Every tensor is attention, something else, or said not to have been understood: never left out without a word."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.report import Report
+from qkvinspect.inspection.suggest import UNKNOWN
+from qkvinspect.layouts.told import rows
+
+E = 16
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def save(folder: Path, shapes: Shapes) -> Path:
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def report(folder: Path, shapes: Shapes, **options: Any) -> Report:
+    with open_checkpoint(save(folder, shapes)) as checkpoint:
+        return inspect(checkpoint, Options(norms=False, **options))
+
+
+RWKV = {f"blocks.{i}.attention.{n}.weight": (E, E) for i in (0, 1) for n in ("key", "value", "receptance")}
+SQUARES = {f"enc.{i}.attn.fcs.{n}.weight": (E, E) for i in (0, 1) for n in range(4)}
+HALF = {"layer.attn.qk_odd.weight": (2 * E, E), "layer.attn.gate.weight": (E, E)}
+TRIPLE = {"layer.self_attn.inner.weight": (3 * E, E), "layer.self_attn.outer.weight": (E, E)}
+STRANGE = {"layer.attn.fc_q.weight": (5, E), "layer.attn.fc_k.weight": (7, E), "layer.attn.fc_v.weight": (E, E)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "modules", "why"),
+    [
+        (RWKV, ["blocks.0.attention", "blocks.1.attention"], "k and v alone"),
+        (SQUARES, ["enc.0.attn", "enc.1.attn"], "4 square matrices"),
+        (TRIPLE, ["layer.self_attn"], "three times as many rows"),
+        (STRANGE, ["layer.attn"], "shapes are not those of Q, K and V"),
+        (HALF, ["layer.attn"], "no Q, K and V of one kind"),
+    ],
+    ids=["rwkv", "squares", "triple", "strange", "half"],
+)
+def test_what_was_not_understood_is_said(tmp_path: Path, shapes: Shapes, modules: list[str], why: str) -> None:
+    found = report(tmp_path, {**shapes, "head.weight": (10, E)})
+    assert found.attentions == ()
+    assert found.account is not None
+    assert [strange.module for strange in found.account.unrecognised] == modules
+    assert all(why in strange.why for strange in found.account.unrecognised)
+    assert {f.layer for f in found.findings if f.code == "unrecognised-attention"} == set(modules)
+    assert sum(found.account.counts().values()) == len(shapes) + 1
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {f"net.{i}.fc{n}.weight": (E, E) for i in range(4) for n in range(3)},
+        {"deformable.self_attn.value_proj.weight": (E, E), "deformable.self_attn.sampling_offsets.weight": (E, E),
+         "deformable.self_attn.output_proj.weight": (E, E), "deformable.self_attn.attention_weights.weight": (E, E)},
+        {"critic.value.weight": (1, E), "policy.query.weight": (4, E)},
+        {"mixer.in_proj.weight": (3 * E, E), "mixer.A_log": (4,), "mixer.out_proj.weight": (E, E)},
+        {f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}
+        | {f"l.attn.{n}.weight": (E, E) for n in ("rel_pos", "w2e_query")},
+    ],
+    ids=["mlp", "deformable", "actor and critic", "state space", "inside of what was found"],
+)  # fmt: skip
+def test_nothing_is_said_of_what_is_no_attention(tmp_path: Path, shapes: Shapes) -> None:
+    found = report(tmp_path, shapes)
+    assert found.account is not None
+    assert found.account.unrecognised == ()
+
+
+def test_shapes_that_no_attention_has_are_said(tmp_path: Path) -> None:
+    """The names of a known layout, and a Q that no number of heads shares with that K."""
+    found = report(tmp_path, {"l.attn.q.weight": (5, E), "l.attn.k.weight": (7, E), "l.attn.v.weight": (E, E)})
+    assert found.attentions == ()
+    assert [finding.code for finding in found.findings] == ["unexpected-shape"]
+
+
+def test_one_stream_of_two_is_not_left_out(tmp_path: Path) -> None:
+    """Some layers match, others do not: each is found or said."""
+    known = {f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}
+    found = report(tmp_path, {**known, "l.attn.txt_k_mod.weight": (E, E), "l.attn.txt_v_mod.weight": (E, E)})
+    assert [a.layer for a in found.attentions] == ["l.attn", "l.attn.txt_mod"]
+    assert [part.name for part in found.attentions[1].parts] == ["k", "v"]
+
+
+def test_every_tensor_is_listed(tmp_path: Path, run: Any) -> None:
+    shapes = {**SQUARES, **{f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}, "head.weight": (10, E)}
+    path = save(tmp_path, shapes)
+    listed = run("show", path, "--tensors", "-f", "json").json()
+    by_name = {tensor["name"]: tensor for tensor in listed["every_tensor"]}
+    assert by_name.keys() == shapes.keys()
+    assert by_name["head.weight"] == {
+        "name": "head.weight",
+        "shape": [10, E],
+        "dtype": "float32",
+        "belongs_to": "other",
+    }
+    assert by_name["l.attn.o_proj.weight"]["belongs_to"] == "attention"
+    assert by_name["enc.1.attn.fcs.3.weight"]["belongs_to"] == "unrecognised"
+    assert listed["tensors"] == {"attention": 4, "other": 1, "unrecognised": 8}
+    for form in ("table", "csv", "markdown"):
+        out = run("show", path, "--tensors", "-f", form).out.replace("\\", "")
+        assert all(name in out for name in shapes)
+    assert run("show", path, "--tensors", "--layer", "l.*").code == 2
+
+
+def test_the_last_lines_say_what_to_do(tmp_path: Path, run: Any) -> None:
+    lines = run("show", save(tmp_path, SQUARES)).out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("8 tensors in 2 modules look like attention"))
+    table = tomllib.loads("\n".join(line.strip() for line in lines[start + 2 :]))["layout"][0]
+    assert table == {"layer": "enc.*.attn", "q": UNKNOWN, "k": UNKNOWN, "v": UNKNOWN}
+    assert "fcs.0.weight" in "\n".join(lines[start:])
+
+
+def test_what_is_printed_can_be_completed_and_used(tmp_path: Path) -> None:
+    found = report(tmp_path, SQUARES)
+    assert found.account is not None
+    text = found.account.unrecognised[0].suggestion
+    for part, name in (("q", "fcs.0.weight"), ("k", "fcs.1.weight"), ("v", "fcs.2.weight")):
+        text = text.replace(f'{part} = "{UNKNOWN}"', f'{part} = "{name}"')
+    told = rows(tomllib.loads(text)["layout"], "qkvinspect.toml")
+    again = report(tmp_path, SQUARES, told=told)
+    assert [(a.layer, a.found_by) for a in again.attentions] == [("enc.0.attn", "settings"), ("enc.1.attn", "settings")]
+    assert again.account is not None
+    assert again.account.unrecognised == ()
+
+
+def test_nothing_found_shows_the_nearest_first(tmp_path: Path, run: Any) -> None:
+    shapes = {f"net.{i}.fc.weight": (E, 4) for i in range(3)} | {"x.attn.mystery.weight": (3 * E, E)}
+    lines = run("show", save(tmp_path, shapes)).out.splitlines()
+    assert lines[1].startswith("No attention was found")
+    assert [line.split()[2] for line in lines[3:5]] == ["x.attn.mystery.weight", "net.#.fc.weight"]
+    assert lines[4].split()[:2] == ["3", "x"]
+
+
+def test_check_has_a_code_for_it(tmp_path: Path, run: Any) -> None:
+    shapes = {**SQUARES, **{f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}}
+    told = json.loads(run("check", save(tmp_path, shapes), "-f", "json").out)
+    assert "unrecognised-attention" in json.dumps(told)

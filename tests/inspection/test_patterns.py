@@ -1,0 +1,131 @@
+"""Attention found by the words in its names: every convention that was written down, and nothing that is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import qkvinspect
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.report import Report
+from qkvinspect.inspection.words import word_of
+from tests.inspection.conventions import CONVENTIONS, Convention
+
+
+def report(shapes: dict[str, tuple[int, ...]], config: dict[str, object] | None = None) -> Report:
+    tensors = {
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))
+        for name, shape in shapes.items()
+    }
+    configs = (Config("config:config.json", config),) if config else ()
+    return inspect(Checkpoint("model", "test", 0, tensors, configs=configs), Options(norms=False))
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda convention: convention.seen)
+def test_every_convention_is_found(convention: Convention) -> None:
+    found = report({**convention.tensors, **convention.beside})
+    by_layer = {attention.layer: attention for attention in found.attentions}
+    assert set(by_layer) == set(convention.modules)
+    for layer, tensors in convention.modules.items():
+        attention = by_layer[layer]
+        assert {info.name for info in attention.weights} == set(tensors.values())
+        if not convention.packed and attention.layout is not None:
+            assert {part.name: part.weight.name for part in attention.parts} == tensors
+        elif attention.found_by == "pattern":
+            assert len(attention.candidates) > 1
+
+
+@pytest.mark.parametrize(
+    ("component", "parts"),
+    [
+        ("q", "q"),
+        ("q_proj", "q"),
+        ("w_qs", "q"),
+        ("Wq", "q"),
+        ("W_Q", "q"),
+        ("toqueries", "q"),
+        ("queryProj", "q"),
+        ("emb_to_key_value", "kv"),
+        ("kqv", "kqv"),
+        ("queries_keys_values", "qkv"),
+        ("txt_attn_qkv", "qkv"),
+        ("toqk", "qk"),
+        ("vals", "v"),
+        ("v_proj_current", "v"),
+        ("q_norm", None),
+        ("key_embedding", None),
+        ("conv", None),
+        ("convolution", None),
+        ("valve", None),
+        ("kernel", None),
+        ("quantizer", None),
+        ("layers", None),
+        ("keypoint", None),
+        ("link", None),
+    ],
+)
+def test_words(component: str, parts: str | None) -> None:
+    word = word_of(component)
+    assert (word.parts if word else None) == parts
+
+
+E, H = 48, 4
+DECOYS: dict[str, dict[str, tuple[int, ...]]] = {
+    "classifiers": {"heads.q.weight": (4, E), "heads.k.weight": (4, E), "heads.v.weight": (4, E)},
+    "of other sizes": {"heads.query.weight": (5, E), "heads.key.weight": (7, E), "heads.value.weight": (3, E)},
+    "a critic": {"critic.value.weight": (1, E), "actor.key.weight": (64, E)},
+    "two encoders": {f"encoder_{side}.conv{i}.weight": (E, E, 3, 3) for side in "qk" for i in range(4)},
+    "embeddings": {f"{part}_embed.weight": (100, E) for part in ("query", "key", "value")},
+    "norms": {f"attn.{part}_norm.weight": (E,) for part in "qkv"},
+    "a gated unit": {"mlp.w12.weight": (6 * E, E), "mlp.w3.weight": (E, 3 * E)},
+    "a recurrent net": {"gru.weight_ih_l0": (3 * E, E), "gru.weight_hh_l0": (3 * E, E)},
+    "a state space": {"mixer.in_proj.weight": (3 * E, E), "mixer.out_proj.weight": (E, E), "mixer.A_log": (H,)},
+    "a convolution's gates": {"conv.in_proj.weight": (3 * E, E), "conv.out_proj.weight": (E, E)},
+    "adapters": {f"attn.{part}_proj.lora_A.weight": (8, E) for part in "qkv"},
+    "a whole network a word": {
+        f"{part}_net.{i}.weight": (E, E) for part in ("query", "key", "value") for i in range(0, 10, 2)
+    },
+}
+
+
+@pytest.mark.parametrize("shapes", DECOYS.values(), ids=DECOYS)
+def test_what_only_uses_such_words_is_not_attention(shapes: dict[str, tuple[int, ...]]) -> None:
+    assert report(shapes).attentions == ()
+
+
+def with_values(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1), (0, 1, 2), (1, 2, 0)], ids=["h i d", "h d i", "i h d"])
+def test_parameters_of_three_axes_are_the_matrices_that_they_stand_for(tmp_path: Path, axes: tuple[int, ...]) -> None:
+    """einsum('...i,hid->...hd') multiplies with one matrix [heads * head_dim, in], whatever the order of the axes."""
+    matrices = {part: torch.randn(H, 12, E) for part in "QKV"}
+    undo = [axes.index(axis) for axis in range(3)]
+    state = {f"a.attn.W_{part}": matrix.permute(*undo) for part, matrix in matrices.items()}
+    state |= {f"a.attn.b_{part}": torch.randn(H, 12) for part in "QKV"} | {"a.attn.W_O": torch.randn(H, 12, E)}
+    with open_checkpoint(with_values(tmp_path, state)) as checkpoint:
+        (attention,) = inspect(checkpoint).attentions
+    assert attention.heads is not None
+    assert (attention.heads.num_heads, attention.found_by) == (H, "pattern")
+    for part in attention.parts:
+        expected = matrices[part.name.upper()]
+        assert part.shape == (H * 12, E)
+        for head, measured in enumerate(part.head_measures):
+            assert measured.norm == pytest.approx(float(expected[head].double().norm()), rel=1e-6)
+        assert part.bias is not None
+    opened = qkvinspect.open(tmp_path / "model.safetensors")
+    assert torch.equal(opened.attentions["a.attn"].k.torch(), matrices["K"].flatten(0, 1))
+
+
+def test_three_axes_alone_say_nothing(tmp_path: Path) -> None:
+    found = report({f"a.attn.W_{part}": (4, E, 12) for part in "QKV"})
+    assert found.attentions == ()
+    assert [finding.code for finding in found.findings] == ["unrecognised-attention"]
