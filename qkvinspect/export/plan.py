@@ -178,6 +178,8 @@ def _sized(source: StoredPart, target: Target) -> StoredPart:
     kv_heads = target.kv_heads or {"equal": heads, "one": 1, "free": _kv_heads(source, heads)}[target.layout.kv_heads]
     if heads % kv_heads:
         raise UsageError(f"{heads} heads cannot share {kv_heads} kv heads", hint="give --heads N and --kv-heads M")
+    if "q" in source.weights and not source.weights.keys() & {"k", "v", "kv"}:
+        known = (known[0], kv_heads)  # K and V are another layer's: nothing here says how many heads they have
     if source.heads and known != (heads, kv_heads):
         raise LayoutError(
             f"layer {source.layer!r} has other heads than --heads says",
