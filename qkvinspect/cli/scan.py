@@ -138,7 +138,7 @@ def _job(
     """What is asked of each checkpoint; what would be wrong for all of them is said now."""
     from qkvinspect.formats import configs
     from qkvinspect.formats.limits import parse
-    from qkvinspect.inspection.facts.heads import parse_flag
+    from qkvinspect.inspection.facts.flags import parse_flag
     from qkvinspect.scans.rows import ScanJob, parse_columns
     from qkvinspect.sources import is_remote
 

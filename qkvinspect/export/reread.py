@@ -13,7 +13,7 @@ from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import StoredPart
 from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.finding_codes import HEADS_IN_DOUBT
-from qkvinspect.inspection.facts.heads import HeadFact
+from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.match import Asked, Candidate, Match, find_attentions
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import split, unsplit

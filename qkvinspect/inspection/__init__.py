@@ -16,7 +16,8 @@ from qkvinspect.inspection import adapters_and_wrappers as disguises
 from qkvinspect.inspection import match
 from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
-from qkvinspect.inspection.facts import heads
+from qkvinspect.inspection.facts.flags import parse_flag
+from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot
@@ -73,7 +74,7 @@ def inspect(
         LayoutError: an option contradicts the file.
         UsageError: an option has no meaning, or names no layer.
     """
-    flags = [heads.parse_flag(text) for text in options.heads]
+    flags = [parse_flag(text) for text in options.heads]
     every = weights_of(checkpoint)
     stored = every.without(disguises.without_values(every))
     names = Names(stored)
@@ -85,8 +86,7 @@ def inspect(
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = disguises.lora(checkpoint.tensors)
 
-    def facts(candidate: match.Candidate) -> list[heads.HeadFact]:
-        return list(heads.facts(candidate, names, flags, checkpoint.configs, checkpoint.modules))
+    facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
 
     def wanted(found: match.Match) -> bool:
         return not options.layers or any(fnmatchcase(found.candidates[0].layer, glob) for glob in options.layers)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import product
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.words import is_projection
@@ -23,6 +24,17 @@ Such a tensor is found under the shorter name as well."""
 Path = tuple[str, ...]
 
 
+_NUMBER = re.compile(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{1,9}(?=\.|$)")
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+
+
+class Place(NamedTuple):
+    """Where a number of a name comes among those that stand at its place, and how many they are."""
+
+    index: int
+    count: int
+
+
 class Names:
     """The weights of a checkpoint by canonical path: their name's components without wrappers."""
 
@@ -38,7 +50,8 @@ class Names:
         self._by_stack: dict[Path, dict[Path, str]] = {}
         self._by_end: dict[Path, list[tuple[Path, str]]] = {}
         self._ends: set[Path] | None = None
-        self._stages: dict[str, int] = {}
+        self._numbers: dict[str, dict[int, int]] = {}
+        self._words: frozenset[str] | None = None
 
     def _shorter(self, path: Path) -> Path | None:
         """The path without the component between a projection and its weight, if there is one."""
@@ -110,16 +123,28 @@ class Names:
             self._by_stack[end] = {numberless(path): name for path, name in reversed(same)}
         return self._by_stack[end]
 
-    def stages(self, layer: str) -> int:
-        """How many different numbers stand where the layer's name has its first one."""
-        found = re.search(r"\d+", layer)
-        if not found:
-            return 0
-        prefix = layer[: found.start()]
-        if prefix not in self._stages:
-            after = (name[len(prefix) :] for name in self.paths if name.startswith(prefix))
-            self._stages[prefix] = len({number[0] for rest in after if (number := re.match(r"\d+", rest))})
-        return self._stages[prefix]
+    def places(self, layer: str) -> tuple[Place, ...]:
+        """Each number in a layer's name as its place among all numbers that stand there, the outermost first.
+
+        Numbers are components of their own (``layers.3``) or end one (``stage3``); those within a word are part of a
+        name and count nothing.
+        """
+        if not self._numbers:
+            found: dict[str, set[int]] = {"": set()}
+            for name in self.paths:
+                for number in _NUMBER.finditer(name):
+                    found.setdefault(name[: number.start()], set()).add(int(number[0]))
+            self._numbers = {prefix: {n: i for i, n in enumerate(sorted(held))} for prefix, held in found.items()}
+        standing = [(self._numbers.get(layer[: found.start()], {}), int(found[0])) for found in _NUMBER.finditer(layer)]
+        return tuple(Place(held[number], len(held)) for held, number in standing if number in held)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Every word of the tensors' names, in lower case."""
+        if self._words is None:
+            parts = {part for path in self.paths.values() for part in path}
+            self._words = frozenset(word.lower() for part in parts for word in _WORD.findall(part))
+        return self._words
 
     def find_sibling(self, name: str, last: str) -> Weight | None:
         """The weight whose name differs from ``name`` in its last component only."""

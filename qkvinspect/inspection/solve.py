@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.facts.heads import MAX_HEADS, HeadFact
+from qkvinspect.inspection.facts.fact import MAX_HEADS, HeadFact
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows

@@ -8,7 +8,7 @@ from dataclasses import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
-from qkvinspect.inspection.facts.heads import HeadFact
+from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_heads

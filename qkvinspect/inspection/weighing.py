@@ -12,7 +12,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives as rivals
-from qkvinspect.inspection.facts.heads import HeadFact
+from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence

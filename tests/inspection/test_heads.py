@@ -11,7 +11,7 @@ from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contig
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.facts.heads import parse_flag
+from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.report import Report
 
 

@@ -2,43 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import cast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.parsed import is_mapping
 
-_SCOPES: Mapping[str, tuple[str, ...]] = {
-    "vision": ("vision", "visual", "image"),
-    "text": ("text", "language", "transformer"),
-    "audio": ("audio", "speech"),
-    "encoder": ("encoder",),
-    "decoder": ("decoder",),
-    "qformer": ("qformer",),
-}
-"""Words in a config's keys, and the words in the names of the layers that they speak of."""
+_ALIKE: tuple[frozenset[str], ...] = tuple(
+    map(
+        frozenset,
+        (
+            ("vision", "visual", "image", "img", "vit"),
+            ("text", "language", "txt", "transformer"),
+            ("audio", "speech", "sound"),
+            ("encoder", "enc"),
+            ("decoder", "dec"),
+            ("swa", "sliding", "local"),
+            ("global", "full"),
+            ("cross", "crossattention"),
+        ),
+    )
+)
+"""Words for the same part of a model."""
+
+_WORDS_ALIKE: Mapping[str, frozenset[str]] = {word: words for words in _ALIKE for word in words}
+
+_SAY_NOTHING = frozenset(
+    "config configs cfg conf_ args arguments params parameters hparams hyper kwargs settings options model models module "
+    "net network attention attn self_attn arch architecture".split()
+)
+"""Words of a section's name that name no part of a model."""
+
+_WEAK = frozenset({"encoder", "tower", "backbone", "head"})
+"""Words that a section's name may have beside the one that names the part."""
+
+_CROSS = re.compile(r"cross|encoder_attn|encoder_decoder|enc_dec|encdec|attn2|x_attn|src_attn|multihead_attn|EncDecAttention")
 
 
-def place(path: str, layer: str) -> int | None:
-    """How well a config's key speaks of a layer; smaller is better.
+class Claim(NamedTuple):
+    """How well a section's or key's words speak of a layer.
 
-    The position in the layer's name of the word that the key's own words stand for; the name's length for a
-    key without such words, which speaks of every layer; None for a key that speaks of other layers.
+    Attributes:
+        matched: how many of the words that name a part were found in the layer's name.
+        missing: the words that were not.
+        position: where in the layer's name the first of them stands; its length if none does.
     """
-    path, layer = path.lower(), layer.lower()
-    scopes = [words for scope, words in _SCOPES.items() if scope in path]
-    if not scopes:
-        return len(layer)
-    places = [layer.find(word) for words in scopes for word in words if word in layer]
-    return min(places, default=None)
+
+    matched: int
+    missing: tuple[str, ...]
+    position: int
+
+    @property
+    def speaks(self) -> bool:
+        """Whether nothing in the words is against the layer."""
+        return not self.missing
+
+
+def claim(keys: Sequence[str], kinds: Sequence[str], roles: Sequence[str], layer: str, also: Sequence[str] = ()) -> Claim:
+    """How well a value of a config speaks of a layer.
+
+    Args:
+        keys: the keys that lead to its section, the outermost first.
+        kinds: the ``model_type`` of each of these sections; "" where it has none.
+        roles: words of the value's own key that name a part.
+        also: further words that describe the layer, such as its type.
+    """
+    words = _words(layer)
+    matched, position = 0, len(layer)
+    missing: list[str] = []
+    for key, kind in zip(keys, kinds, strict=True):
+        named = [word for word in split_words(key) if word not in _SAY_NOTHING]
+        if not named:
+            continue
+        strong = [word for word in named if word not in _WEAK] or named
+        found = _all_found(strong, words)
+        if found is None and kind:
+            own = [word for word in split_words(kind) if word not in _SAY_NOTHING | _WEAK and len(word) > 3]
+            found = next((where for word in own if (where := _all_found([word], words)) is not None), None)
+        if found is None:
+            missing.append(strong[0])
+        else:
+            matched += len(named) if all(_find(word, words) is not None for word in named) else 1
+            position = min(position, found)
+    for role in roles:
+        found = _find(role, words)
+        if found is None and any(_alike(role, word) for word in also):
+            matched += 1
+        elif found is None:
+            missing.append(role)
+        else:
+            matched += 1
+            position = min(position, found)
+    return Claim(matched, tuple(missing), position)
+
+
+def split_words(name: str) -> list[str]:
+    """``visionConfig2_x`` as vision, config2, x."""
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+
+
+@lru_cache(4096)
+def _words(layer: str) -> tuple[tuple[str, int], ...]:
+    """The words of a layer's name with their places, and whether it is self- or cross-attention."""
+    words = [(found[0].lower(), found.start()) for found in re.finditer(r"[A-Z]?[a-z0-9]+|[A-Z]+", layer)]
+    cross = _CROSS.search(layer)
+    words.append(("cross" if cross else "self", cross.start() if cross else len(layer) - 1))
+    return tuple(words)
+
+
+def _all_found(named: Sequence[str], words: Sequence[tuple[str, int]]) -> int | None:
+    places = [_find(word, words) for word in named]
+    return None if None in places else min(place for place in places if place is not None)
+
+
+def _find(word: str, words: Sequence[tuple[str, int]]) -> int | None:
+    return next((place for other, place in words if _alike(word, other)), None)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two words name the same part: ``vision`` and ``visual``, ``conf`` and ``conformer``."""
+    if one == other or other in _WORDS_ALIKE.get(one, ()):
+        return True
+    short, long = sorted((one, other), key=len)
+    return len(short) > 3 and long.startswith(short)
+
+
+def names_a_known_part(word: str) -> bool:
+    """Whether a word is one of those for vision, text, encoder and so on."""
+    return word in _WORDS_ALIKE
 
 
 def speaking(config: Config, layer: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     """(key, values) of the parts of a config that speak of a layer, the most particular first, the root last."""
-    found: list[tuple[int, str]] = []
+    found: list[tuple[int, str, Mapping[str, object]]] = []
     for key, value in config.values.items():
-        where = place(key, layer)
-        if isinstance(value, dict) and where is not None and where < len(layer):
-            found.append((where, key))
-    for _, key in sorted(found):
-        yield key, {**config.values, **cast(dict[str, object], config.values[key])}
+        if is_mapping(value):
+            kind = value.get("model_type")
+            said = claim((key,), (kind if isinstance(kind, str) else "",), (), layer)
+            if said.speaks and said.matched:
+                found.append((said.position, key, value))
+    for _, key, value in sorted(found, key=lambda entry: entry[:2]):
+        yield key, {**config.values, **value}
     yield "", config.values

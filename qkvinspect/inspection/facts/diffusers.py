@@ -1,0 +1,90 @@
+"""diffusers: what its classes make of ``attention_head_dim`` and of lists for the blocks of a UNet.
+
+Sources: diffusers/models/unets/*.py, controlnets/*.py, autoencoders/*.py (0.42.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from qkvinspect.checkpoint import Config
+from qkvinspect.inspection.facts.fact import HeadFact, is_count
+from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.sections import Section
+from qkvinspect.parsed import is_items
+
+_HEADS = "num_attention_heads"
+_DIM = "attention_head_dim"
+
+_COUNTED = re.compile(
+    r"UNet2DConditionModel|UNetMotionModel|UNetSpatioTemporalConditionModel|DreamLiteUNetModel|UNetControlNetXSModel"
+    r"|ControlNetModel|ControlNetUnionModel|SparseControlNetModel|ControlNetXSAdapter|MultiControlNetModel"
+)
+"""Classes whose ``attention_head_dim`` is the NUMBER of heads where ``num_attention_heads`` is not given."""
+
+_WIDE = re.compile(r"UNet3DConditionModel|I2VGenXLUNet|UNet2DModel|Kandinsky3UNet")
+"""Classes that take it for the width of a head: UNet3D hands number and width over in the other order, so that the
+number that it was given for heads is a width too."""
+
+_AUTOENCODER = re.compile(r"Autoencoder|VQModel|AsymmetricAutoencoderKL|VQModel")
+
+
+def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+    """What diffusers' classes compute from their configs.
+
+    Args:
+        sections: as for every library; diffusers' configs have one.
+    """
+    name = config.values.get("_class_name")
+    if not isinstance(name, str):
+        return None
+    if ".attentions." in f"{module.layer}." and "mid_block" in module.layer and _AUTOENCODER.match(name):
+        return iter((HeadFact(f"{config.origin}:_class_name", 1, by_class=True),))
+    if name == "AutoencoderKLMochi":
+        return iter((HeadFact(f"{config.origin}:_class_name", head_dim=32, by_class=True),))
+    if name == "UNet1DModel":
+        return iter((HeadFact(f"{config.origin}:_class_name", head_dim=32, by_class=True),))
+    if _COUNTED.fullmatch(name) or _WIDE.fullmatch(name):
+        return _of_blocks(config, module, wide=bool(_WIDE.fullmatch(name)))
+    return None
+
+
+def _of_blocks(config: Config, module: Module, *, wide: bool) -> Iterator[HeadFact]:
+    """The number of heads, or their width, of a block of a UNet."""
+    for key in _keys(config, module):
+        value = config.values.get(key)
+        path, number = key, value
+        if is_items(value):
+            index = _block(module.layer, len(value))
+            if index is None:
+                return
+            path, number = f"{key}[{index}]", value[index]
+        if isinstance(number, int) and is_count(number):
+            origin = f"{config.origin}:{path}"
+            kv = config.values.get("num_kv_heads")
+            kv_heads = kv if isinstance(kv, int) and is_count(kv) else None
+            if wide:
+                yield HeadFact(origin, head_dim=number, by_class=True)
+            else:
+                yield HeadFact(origin, number, kv_heads, by_class=True)
+            return
+
+
+def _keys(config: Config, module: Module) -> tuple[str, ...]:
+    """The keys that a class reads for a module, the first that is given counting."""
+    if "motion_modules" in module.layer:
+        return ("motion_num_attention_heads",)
+    if "ctrl_" in module.layer and "ctrl_num_attention_heads" in config.values:
+        return ("ctrl_num_attention_heads",)
+    return (_HEADS, _DIM)
+
+
+def _block(layer: str, count: int) -> int | None:
+    """Which entry of a list a block takes: the ways up take it from behind, the middle takes the last."""
+    if "mid_block" in layer:
+        return count - 1
+    found = re.search(r"(down|up)_blocks\.(\d{1,4})", layer)
+    if not found or int(found[2]) >= count:
+        return None
+    return int(found[2]) if found[1] == "down" else count - 1 - int(found[2])

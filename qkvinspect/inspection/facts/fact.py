@@ -1,0 +1,39 @@
+"""What one source says of a layer's heads."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from qkvinspect.fast_dataclass import dataclass
+
+MAX_HEADS = 65_536
+"""More heads than this are no answer: a number in a config is not trusted with memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFact:
+    """What one source says of a layer's heads; None for what it leaves open.
+
+    Attributes:
+        origin: the source, as in the JSON contract: ``flag``, ``config:config.json:text_config.num_attention_heads``.
+        num_heads, num_kv_heads, head_dim: of the whole model, before ranks share it or heads are pruned.
+        embed_dim: the width that the same source gives for this part of the model.
+        ranks: how many ranks of tensor parallelism share the layer, as the source says.
+        pruned: how many of the layer's heads were removed, as the source says.
+        by_class: whether the source is how the library's own class computes the number for exactly this module, so
+            that nothing has to be concluded from widths.
+    """
+
+    origin: str
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    embed_dim: int | None = None
+    ranks: int | None = None
+    pruned: int = field(default=0)
+    by_class: bool = False
+
+
+def is_count(value: object) -> bool:
+    """Whether a value of a config can be a number of heads or a width."""
+    return type(value) is int and 0 < value <= MAX_HEADS

@@ -1,0 +1,34 @@
+"""Heads under the keys that a row of the registry names, where the usual ones speak of something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from qkvinspect.inspection.facts.any_config import ranked
+from qkvinspect.inspection.facts.fact import HeadFact, is_count
+from qkvinspect.inspection.facts.keys import Key
+from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.scopes import claim
+from qkvinspect.inspection.facts.sections import Said, Section, of, said, stage_of
+from qkvinspect.parsed import is_items
+
+
+def facts(origin: str, sections: Sequence[Section], module: Module, keys: Sequence[str]) -> Iterator[HeadFact]:
+    """What these keys say of a module's heads; ``key[]`` is a list with an entry for each stage."""
+    spoken: list[tuple[Section, list[Said]]] = []
+    for section in sections:
+        widths = [one for one in said(section, module.layer, module.names) if one.key.means != "num_heads"]
+        spoken.append((section, [*_said(section, module, keys), *widths]))
+    yield from ranked(origin, spoken, module)
+
+
+def _said(section: Section, module: Module, keys: Sequence[str]) -> Iterator[Said]:
+    for name in keys:
+        value = section.values.get(name.removesuffix("[]"))
+        path = f"{section.path}{name.removesuffix('[]')}"
+        if name.endswith("[]") and is_items(value):
+            index = stage_of(value, section.values, module.names.places(module.layer))
+            value, path = (None if index is None else value[index]), f"{path}[{index}]"
+        if isinstance(value, int) and is_count(value):
+            spoken = claim(section.keys, section.kinds, (), module.layer)
+            yield Said(path, Key("num_heads"), value, spoken)

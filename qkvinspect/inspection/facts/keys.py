@@ -1,0 +1,141 @@
+"""What a config's key speaks of, word by word: ``decoder_num_attention_heads`` is num_heads, of the decoder."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Literal, NamedTuple
+
+Meaning = Literal["num_heads", "num_kv_heads", "head_dim", "embed_dim"]
+
+_NUMBER = frozenset({"n", "num", "number", "nb", "count", "of", "total"})
+_ATTENTION = frozenset({"attention", "attn", "att", "mha", "multihead", "multi", "transformer"})
+_OF_EACH = frozenset({"per", "stage", "stages", "layer", "layers"})
+_HEADS = frozenset({"head", "heads", "nhead", "nheads"})
+
+_HEAD_DIM: tuple[frozenset[str], ...] = tuple(
+    map(
+        frozenset,
+        (
+            ("head", "dim"),
+            ("heads", "dim"),
+            ("dim", "head"),
+            ("dim", "heads"),
+            ("head", "size"),
+            ("head", "width"),
+            ("head", "channels"),
+            ("d", "head"),
+            ("d", "kv"),
+            ("kv", "channels"),
+            ("key", "length"),
+            ("key", "dim"),
+        ),
+    )
+)
+_EMBED_DIM: tuple[frozenset[str], ...] = tuple(
+    map(
+        frozenset,
+        (
+            ("hidden", "size"),
+            ("hidden", "sizes"),
+            ("hidden", "dim"),
+            ("d", "model"),
+            ("dim", "model"),
+            ("model", "dim"),
+            ("n", "embd"),
+            ("embed", "dim"),
+            ("embed", "dims"),
+            ("emb", "dim"),
+            ("dim",),
+            ("width",),
+        ),
+    )
+)
+_OTHER_THINGS = frozenset(
+    {
+        "index",
+        "indexer",
+        "mamba",
+        "ssm",
+        "router",
+        "ngram",
+        "addition",
+        "iou",
+        "prediction",
+        "box",
+        "roi",
+        "rope",
+        "nope",
+        "qk",
+        "v",
+        "value",
+        "classifier",
+        "segmentation",
+        "mask",
+        "depth",
+        "ffn",
+        "mlp",
+        "lm",
+        "in",
+        "out",
+        "output",
+        "intermediate",
+        "lora",
+        "cond",
+        "time",
+    }
+)
+"""Words that make a key speak of something else than the heads of an attention."""
+
+
+class Key(NamedTuple):
+    """What a key speaks of.
+
+    Attributes:
+        means: which of a layer's sizes.
+        roles: the words that say of which part of the model; empty where it is of all.
+    """
+
+    means: Meaning
+    roles: tuple[str, ...] = ()
+
+
+@cache
+def read(key: str) -> Key | None:
+    """What a key of a config says, or None where it is not of heads or widths."""
+    words = tuple(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()))
+    held = frozenset(words)
+    if means := _meaning(held):
+        roles = tuple(word for word in words if word not in _said(means, held))
+        if not _OTHER_THINGS & frozenset(roles):
+            return Key(means, roles)
+    return None
+
+
+def _meaning(words: frozenset[str]) -> Meaning | None:
+    if any(form <= words for form in _HEAD_DIM) and not words & {"n", "num", "hidden"}:
+        return "head_dim"
+    if words & _HEADS and not words & {"dim", "dims", "size", "hidden", "width", "channels", "ratio"}:
+        if "kv" in words or {"key", "value"} <= words:
+            return "num_kv_heads"
+        counted = words & (_NUMBER | _ATTENTION | {"heads", "nhead", "nheads"})
+        return "num_heads" if counted and "key" not in words else None
+    if words & {"groups", "group"} and "query" in words and "head" not in words:
+        return "num_kv_heads"
+    if any(form <= words for form in _EMBED_DIM) and not words & {"head", "heads", "ff", "proj", "projection"}:
+        return "embed_dim"
+    return None
+
+
+def _said(means: Meaning, words: frozenset[str]) -> frozenset[str]:
+    """The words that make up the meaning itself."""
+    common = _NUMBER | _ATTENTION | _OF_EACH | _HEADS
+    match means:
+        case "num_heads":
+            return common
+        case "num_kv_heads":
+            return common | {"kv", "key", "value", "query", "groups", "group"}
+        case "head_dim":
+            return common | next(form for form in _HEAD_DIM if form <= words)
+        case "embed_dim":
+            return common | next(form for form in _EMBED_DIM if form <= words)

@@ -1,0 +1,68 @@
+"""open_clip: ``vision_cfg`` and ``text_cfg``, with what its classes take where a key is left out.
+
+Sources: open_clip/model.py (CLIPVisionCfg, CLIPTextCfg), coca_model.py (MultimodalCfg), 3.3.0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from qkvinspect.checkpoint import Config
+from qkvinspect.inspection.facts.fact import HeadFact, is_count
+from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.sections import Section
+from qkvinspect.parsed import is_items, is_mapping
+
+_VISION = re.compile(r"(^|\.)visual\.")
+_TEXT_DECODER = re.compile(r"(^|\.)text_decoder\.")
+_POOL = re.compile(r"attn_pool")
+_HEAD_WIDTH = 64
+_HEADS = 8
+
+
+def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+    """What open_clip's classes compute from their configs."""
+    inner = config.values.get("model_cfg")
+    root, path = (inner, "model_cfg.") if is_mapping(inner) else (config.values, "")
+    if not is_mapping(root.get("vision_cfg")) or not is_mapping(root.get("text_cfg")):
+        return None
+    return _said(config.origin, path, root, module)
+
+
+def _said(origin: str, path: str, root: Mapping[str, object], module: Module) -> Iterator[HeadFact]:
+    layer = module.layer
+    if _VISION.search(layer):
+        values = root["vision_cfg"]
+        if is_mapping(values):
+            yield from _vision(f"{origin}:{path}vision_cfg", values, module)
+        return
+    key = "multimodal_cfg" if _TEXT_DECODER.search(layer) else "text_cfg"
+    values = root.get(key)
+    if is_mapping(values) and not values.get("hf_model_name"):
+        name, heads = _given(values, ("attn_pooler_heads",) if _POOL.search(layer) else ("heads",), _HEADS)
+        yield HeadFact(f"{origin}:{path}{key}.{name}", heads, by_class=True)
+
+
+def _vision(origin: str, values: Mapping[str, object], module: Module) -> Iterator[HeadFact]:
+    if values.get("timm_model_name"):
+        return
+    width = values.get("width")
+    if _POOL.search(module.layer) and not is_items(values.get("layers")):
+        name, heads = _given(values, ("attn_pooler_heads",), _HEADS)
+        yield HeadFact(f"{origin}.{name}", heads, by_class=True)
+        return
+    name, head_width = _given(values, ("head_width",), _HEAD_WIDTH)
+    if isinstance(width, int) and is_count(width):
+        embed_dim = width * 32 if is_items(values.get("layers")) else width
+        if embed_dim % head_width == 0:
+            yield HeadFact(f"{origin}.{name}", embed_dim // head_width, by_class=True)
+
+
+def _given(values: Mapping[str, object], keys: Sequence[str], default: int) -> tuple[str, int]:
+    """(key, value); open_clip's own default where none is given, which the key then says."""
+    for key in keys:
+        value = values.get(key)
+        if isinstance(value, int) and is_count(value):
+            return key, value
+    return f"{keys[0]} (open_clip's default)", default

@@ -1,0 +1,114 @@
+"""A config as sections with keys of heads and widths, and what each says of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from qkvinspect.checkpoint import Config
+from qkvinspect.inspection.facts.fact import is_count
+from qkvinspect.inspection.facts.keys import Key, Meaning, read
+from qkvinspect.inspection.facts.scopes import Claim, claim, split_words
+from qkvinspect.inspection.names import Names, Place
+from qkvinspect.parsed import is_items, is_mapping
+
+_MAX_DEPTH = 8
+
+
+class Section(NamedTuple):
+    """One object of a config.
+
+    Attributes:
+        keys: what leads to it from the root.
+        kinds: the ``model_type`` of it and of those around it; "" for the root, which is the whole model.
+    """
+
+    keys: tuple[str, ...]
+    kinds: tuple[str, ...]
+    values: Mapping[str, object]
+
+    @property
+    def path(self) -> str:
+        """As it is written before a key: ``text_config.``."""
+        return "".join(f"{key}." for key in self.keys)
+
+
+def sections(config: Config) -> list[Section]:
+    """The config and every object in it, the outermost first."""
+    found = [Section((), (), config.values)]
+    for section in found:
+        if len(section.keys) < _MAX_DEPTH:
+            for key, value in section.values.items():
+                if is_mapping(value):
+                    kind = value.get("model_type")
+                    kinds = (*section.kinds, kind if isinstance(kind, str) else "")
+                    found.append(Section((*section.keys, key), kinds, value))
+    return found
+
+
+def layer_type(section: Section, layer: str, names: Names) -> tuple[str, ...]:
+    """The words for the type of one layer, where a section lists the types of as many layers as there are."""
+    for key, value in section.values.items():
+        if is_items(value) and "type" in key:
+            for index, count in names.places(layer):
+                if len(value) == count:
+                    kind = value[index]
+                    return tuple(split_words(kind)) if isinstance(kind, str) else ()
+    return ()
+
+
+class Said(NamedTuple):
+    """A number that a section gives for one layer.
+
+    Attributes:
+        path: the key as the origin names it: ``vision_config.num_heads[2]``.
+    """
+
+    path: str
+    key: Key
+    value: int
+    claim: Claim
+
+
+def said(section: Section, layer: str, names: Names) -> Iterator[Said]:
+    """Every head count and width of a section, with how well it speaks of a layer."""
+    also = layer_type(section, layer, names)
+    for name, value in section.values.items():
+        key = read(name)
+        if key is None:
+            continue
+        number, suffix = value, ""
+        if is_items(value):
+            index = stage_of(value, section.values, names.places(layer))
+            if index is None:
+                continue
+            number, suffix = value[index], f"[{index}]"
+        if isinstance(number, int) and is_count(number):
+            spoken = claim(section.keys, section.kinds, key.roles, layer, also)
+            yield Said(f"{section.path}{name}{suffix}", key, number, spoken)
+
+
+def stage_of(items: Sequence[object], beside: Mapping[str, object], places: Sequence[Place]) -> int | None:
+    """Which entry of a list is a layer's own; None where that cannot be told.
+
+    A list has an entry for each stage (Swin, SegFormer), for each layer (OpenELM), or for each stage of layers that
+    are counted through (Hiera), where another list gives how many layers a stage has.
+    """
+    if not items:
+        return None
+    for index, count in places:
+        if count == len(items):
+            return index
+    for index, count in places:
+        for name, depths in beside.items():
+            words = split_words(name)
+            if is_items(depths) and len(depths) == len(items) and {"depths", "blocks", "layers", "depth"} & {*words}:
+                sizes = [size for size in depths if isinstance(size, int)]
+                if len(sizes) == len(items) and sum(sizes) == count:
+                    return next(stage for stage in range(len(items)) if index < sum(sizes[: stage + 1]))
+    return 0 if all(item == items[0] for item in items) else None
+
+
+def of(found: Sequence[Said], means: Meaning) -> list[Said]:
+    """Those that give one of the sizes."""
+    return [one for one in found if one.key.means == means]
