@@ -9,6 +9,7 @@ from functools import lru_cache
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.facts.fact import MAX_HEADS, HeadFact
+from qkvinspect.inspection.fit import fitted
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows
@@ -24,6 +25,7 @@ class Solution:
         possible: the numbers of heads that the shapes allow.
         rejected: facts that the shapes contradict, and why.
         disagreeing: facts that fit the shapes but say otherwise than the chosen one.
+        explained: why the layer holds fewer heads than the chosen fact says of the model; "" where it does not.
     """
 
     geometry: Geometry | None
@@ -31,6 +33,7 @@ class Solution:
     possible: tuple[int, ...] = ()
     rejected: tuple[tuple[HeadFact, str], ...] = ()
     disagreeing: tuple[tuple[HeadFact, Geometry], ...] = ()
+    explained: str = ""
 
     @property
     def known(self) -> bool:
@@ -70,26 +73,30 @@ def _solve(
     totals = [rows for rows, _ in shapes]
     part_rows = _part_rows(layout, shapes, out_features)
     tensor_dim = next((fact.head_dim for fact in facts if fact.origin.startswith("tensor:") and fact.head_dim), None)
-    chosen: tuple[HeadFact, Geometry] | None = None
+    chosen: tuple[HeadFact, Geometry, str] | None = None
     rejected: list[tuple[HeadFact, str]] = []
     disagreeing: list[tuple[HeadFact, Geometry]] = []
+
+    def sizes(fact: HeadFact) -> Geometry:
+        return _geometry(layout, totals, part_rows, out_features, fact)
+
     for fact in facts:
         sized = replace(fact, head_dim=fact.head_dim or tensor_dim)
         try:
-            geometry = _geometry(layout, totals, part_rows, out_features, sized)
+            geometry, why = fitted(sized, tensor_dim, shapes, sizes)
         except LayoutError as error:
             rejected.append((fact, str(error)))
             continue
         if chosen is None:
-            chosen = fact, geometry
+            chosen = fact, geometry, why
         elif geometry.num_heads != chosen[1].num_heads and chosen[0].origin != "flag":
             disagreeing.append((fact, geometry))
     if chosen is not None:
-        fact, geometry = chosen
+        fact, geometry, why = chosen
         same_source = [g for f, g in disagreeing if _source(f) == _source(fact)]
         if not same_source:
-            return Solution(geometry, fact.origin, (), tuple(rejected), tuple(disagreeing))
-        disagreeing.insert(0, chosen)
+            return Solution(geometry, fact.origin, (), tuple(rejected), tuple(disagreeing), why)
+        disagreeing.insert(0, (fact, geometry))
     possible = _possible_heads(part_rows)
     whole = None
     if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} == part_rows.keys():
