@@ -14,7 +14,7 @@ Sizes = Callable[[HeadFact], Geometry]
 
 
 def fitted(
-    fact: HeadFact, tensor_dim: int | None, shapes: Sequence[tuple[int, int]], sizes: Sizes
+    fact: HeadFact, tensor_dim: int | None, in_features: int | None, sizes: Sizes
 ) -> tuple[Geometry, str]:
     """The sizes of a layer by one fact, and "" or the reason why it holds fewer heads than the fact says.
 
@@ -23,14 +23,12 @@ def fitted(
 
     Args:
         tensor_dim: the width of a head that a tensor of the layer fixes.
-        shapes: (rows, columns) of the layer's weights.
+        in_features: what Q is projected from.
 
     Raises:
         LayoutError: the rows contradict the fact and nothing explains it.
     """
-    if tensor_dim is not None and fact.num_heads is not None and fact.origin != "flag":
-        return _require_width(fact, sizes(fact), tensor_dim), ""
-    width, given = _width(fact, shapes)
+    width, given = _width(fact, in_features)
     if fact.num_heads is None or width is None:
         return sizes(fact), ""
     try:
@@ -50,20 +48,14 @@ def fitted(
     raise LayoutError(contradiction)
 
 
-def _require_width(fact: HeadFact, geometry: Geometry, width: int) -> Geometry:
-    if width in (geometry.width("q"), geometry.width("k")) or geometry.width("q") < width:
-        return geometry
-    return geometry
-
-
-def _width(fact: HeadFact, shapes: Sequence[tuple[int, int]]) -> tuple[int | None, bool]:
+def _width(fact: HeadFact, in_features: int | None) -> tuple[int | None, bool]:
     """(rows that a head of the whole model has, whether the source gives them or they follow from its embed_dim)."""
     if fact.origin == "flag" or fact.num_heads is None:
         return None, False
     if fact.head_dim is not None:
         return fact.head_dim, True
     wide = fact.embed_dim
-    if wide is not None and not fact.by_class and wide in {cols for _, cols in shapes} and wide % fact.num_heads == 0:
+    if wide is not None and not fact.by_class and wide == in_features and wide % fact.num_heads == 0:
         return wide // fact.num_heads, False
     return None, False
 

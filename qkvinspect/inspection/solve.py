@@ -73,6 +73,9 @@ def _solve(
     totals = [rows for rows, _ in shapes]
     part_rows = _part_rows(layout, shapes, out_features)
     tensor_dim = next((fact.head_dim for fact in facts if fact.origin.startswith("tensor:") and fact.head_dim), None)
+    in_features = next(
+        (cols for stored, (_, cols) in zip(layout.weights, shapes, strict=True) if "q" in stored.packing.order), None
+    )
     chosen: tuple[HeadFact, Geometry, str] | None = None
     rejected: list[tuple[HeadFact, str]] = []
     disagreeing: list[tuple[HeadFact, Geometry]] = []
@@ -83,7 +86,7 @@ def _solve(
     for fact in facts:
         sized = replace(fact, head_dim=fact.head_dim or tensor_dim)
         try:
-            geometry, why = fitted(sized, tensor_dim, shapes, sizes)
+            geometry, why = fitted(sized, tensor_dim, in_features, sizes)
         except LayoutError as error:
             rejected.append((fact, str(error)))
             continue

@@ -33,7 +33,7 @@ def ranked(origin: str, spoken: Sequence[tuple[Section, Sequence[Said]]], module
         return
     for rank, one, every in found:
         if rank == best:
-            yield _fact(origin, one, every)
+            yield _fact(origin, one, every, module)
 
 
 Rank = tuple[int, int, int, int]
@@ -44,27 +44,40 @@ layer's name its word stands; how many words it shares with it."""
 def _rank(one: Said, every: Sequence[Said], module: Module) -> Rank | None:
     """How well a number speaks of a layer; None where it does not."""
     claim = one.claim
-    width = _width(one, every)
+    width = _width(one, every, module)
     other = not _is_list(one) and width is not None and width not in module.widths
     if claim.speaks and claim.matched:
-        return 0, other, claim.position, -claim.matched
+        return 0, other or _misses(_fact("", one, every, module), module), claim.position, -claim.matched
     if claim.speaks:
-        return (3 if other else 1), other, claim.position, 0
+        return (3, 0, 0, 0) if other else (1 if width is not None else 2, 0, 0, 0)
     if any(word in module.names.words for word in claim.missing):
         return None
     if width is not None and not other:
         return 2, 0, 0, -claim.matched
     unknown = not any(names_a_known_part(word) for word in claim.missing)
-    return (4, 0, 0, -claim.matched) if width is None and unknown else None
+    return (2, 0, 0, -claim.matched) if width is None and unknown else None
+
+
+def _misses(fact: HeadFact, module: Module) -> bool:
+    """Whether heads of the width that a section gives, or that follows from its own, are not what the layer holds."""
+    if not module.rows or not fact.num_heads:
+        return False
+    dim = fact.head_dim
+    if dim is None and fact.embed_dim in module.widths and fact.embed_dim:
+        dim = fact.embed_dim / fact.num_heads
+    return dim is not None and fact.num_heads * dim != module.rows
 
 
 def _is_list(one: Said) -> bool:
     return one.path.endswith("]")
 
 
-def _width(one: Said, every: Sequence[Said]) -> int | None:
+def _width(one: Said, every: Sequence[Said], module: Module) -> int | None:
+    """The width of the part of the model that a number speaks of; not that of another part."""
     found = _beside(one, of(every, "embed_dim"))
-    return found.value if found else None
+    if found is None or (one.key.roles and not found.key.roles and found.value not in module.widths):
+        return None
+    return found.value
 
 
 def _beside(one: Said, others: Sequence[Said]) -> Said | None:
@@ -78,15 +91,22 @@ def _beside(one: Said, others: Sequence[Said]) -> Said | None:
     return None if rivals else best
 
 
-def _fact(origin: str, one: Said, every: Sequence[Said]) -> HeadFact:
+def _fact(origin: str, one: Said, every: Sequence[Said], module: Module) -> HeadFact:
     kv = _beside(one, of(every, "num_kv_heads"))
-    width = _width(one, every)
+    width = _width(one, every, module)
     if one.key.means == "head_dim":
         return HeadFact(f"{origin}:{one.path}", None, kv.value if kv else None, one.value, width)
+    dim = _head_dim(one, every)
+    return HeadFact(f"{origin}:{one.path}", one.value, kv.value if kv else None, dim, width)
+
+
+def _head_dim(one: Said, every: Sequence[Said]) -> int | None:
+    """Rows of a head of Q; of latent attention the sum of those with and without a position."""
+    nope, rope = (_beside(one, of(every, means)) for means in ("nope_dim", "rope_dim"))
+    if nope and rope:
+        return nope.value + rope.value
     dim = _beside(one, of(every, "head_dim"))
-    return HeadFact(
-        f"{origin}:{one.path}", one.value, kv.value if kv else None, dim.value if dim else None, width
-    )
+    return dim.value if dim and not nope else None
 
 
 def _claimed_in_silence(spoken: Sequence[tuple[Section, Sequence[Said]]], module: Module) -> bool:
@@ -99,4 +119,5 @@ def _claimed_in_silence(spoken: Sequence[tuple[Section, Sequence[Said]]], module
 
 
 def _describes_a_model(values: Mapping[str, object]) -> bool:
-    return any(isinstance(values.get(key), str) for key in ("model_type", "architecture", "_class_name"))
+    named = [values.get(key) for key in ("model_type", "architecture", "_class_name")]
+    return any(isinstance(name, str) and name for name in named)

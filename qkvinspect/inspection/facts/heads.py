@@ -7,7 +7,6 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Config
-from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.facts import any_config, keyed
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
@@ -48,7 +47,7 @@ class Sources:
         own = candidate.layout
         if own.num_heads is not None:
             yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim)
-        module = Module(candidate.layer, candidate, self._names, _widths(candidate))
+        module = Module.of(candidate, self._names)
         for config, parts in self._configs:
             yield from _of_config(config, parts, module)
         yield from self._of_modules(candidate)
@@ -87,9 +86,3 @@ def _of_config(config: Config, parts: Sequence[Section], module: Module) -> Iter
     for fact in found:
         yield replace(fact, ranks=share, pruned=removed) if share or removed else fact
 
-
-def _widths(candidate: Candidate) -> frozenset[int]:
-    try:
-        return frozenset(cols for _, cols in candidate.shapes)
-    except LayoutError:
-        return frozenset()

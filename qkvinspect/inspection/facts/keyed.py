@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from qkvinspect.inspection.facts.any_config import ranked
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
@@ -17,16 +18,20 @@ def facts(origin: str, sections: Sequence[Section], module: Module, keys: Sequen
     """What these keys say of a module's heads; ``key[]`` is a list with an entry for each stage."""
     spoken: list[tuple[Section, list[Said]]] = []
     for section in sections:
-        widths = [one for one in said(section, module.layer, module.names) if one.key.means != "num_heads"]
+        others = said(section, module.layer, module.names)
+        widths = [one for one in others if one.key.means in ("num_kv_heads", "embed_dim")]
         spoken.append((section, [*_said(section, module, keys), *widths]))
-    yield from ranked(origin, spoken, module)
+    for fact in ranked(origin, spoken, module):
+        yield replace(fact, by_class=True)
 
 
 def _said(section: Section, module: Module, keys: Sequence[str]) -> Iterator[Said]:
     for name in keys:
         value = section.values.get(name.removesuffix("[]"))
         path = f"{section.path}{name.removesuffix('[]')}"
-        if name.endswith("[]") and is_items(value):
+        if name.endswith("[]") and not is_items(value):
+            continue
+        if is_items(value):
             index = stage_of(value, section.values, module.names.places(module.layer))
             value, path = (None if index is None else value[index]), f"{path}[{index}]"
         if isinstance(value, int) and is_count(value):

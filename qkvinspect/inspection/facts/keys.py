@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import Literal, NamedTuple
 
-Meaning = Literal["num_heads", "num_kv_heads", "head_dim", "embed_dim"]
+Meaning = Literal["num_heads", "num_kv_heads", "head_dim", "embed_dim", "nope_dim", "rope_dim"]
 
 _NUMBER = frozenset({"n", "num", "number", "nb", "count", "of", "total"})
 _ATTENTION = frozenset({"attention", "attn", "att", "mha", "multihead", "multi", "transformer"})
@@ -113,6 +113,8 @@ def read(key: str) -> Key | None:
 
 
 def _meaning(words: frozenset[str]) -> Meaning | None:
+    if {"qk", "head", "dim"} <= words:
+        return "nope_dim" if "nope" in words else "rope_dim" if "rope" in words else None
     if any(form <= words for form in _HEAD_DIM) and not words & {"n", "num", "hidden"}:
         return "head_dim"
     if words & _HEADS and not words & {"dim", "dims", "size", "hidden", "width", "channels", "ratio"}:
@@ -137,5 +139,7 @@ def _said(means: Meaning, words: frozenset[str]) -> frozenset[str]:
             return common | {"kv", "key", "value", "query", "groups", "group"}
         case "head_dim":
             return common | next(form for form in _HEAD_DIM if form <= words)
+        case "nope_dim" | "rope_dim":
+            return common | {"qk", "nope", "rope", "dim"}
         case "embed_dim":
             return common | next(form for form in _EMBED_DIM if form <= words)

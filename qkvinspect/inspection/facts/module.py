@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.facts.scopes import Claim, claim
@@ -15,13 +16,31 @@ class Module:
 
     Attributes:
         layer: its name as stored.
-        widths: the sizes that the ``embed_dim`` of its part of the model may have: the inputs of its projections.
+        widths: the sizes that the ``embed_dim`` of its part of the model may have: what its projections read, and
+            what its output projection writes.
+        rows: how many rows Q has, where its own tensor tells; else None.
     """
 
     layer: str
     candidate: Candidate
     names: Names
     widths: frozenset[int]
+    rows: int | None
+
+    @classmethod
+    def of(cls, candidate: Candidate, names: Names) -> Module:
+        """The module that a candidate would be."""
+        try:
+            shapes = candidate.shapes
+        except LayoutError:
+            return cls(candidate.layer, candidate, names, frozenset(), None)
+        layout = candidate.layout
+        widths = {cols for _, cols in shapes}
+        for out in filter(None, (names.find(key, candidate.path) for key in layout.out)):
+            if len(out.shape) > 1:
+                widths.add(out.as_shape(layout.out_orientation)[0])
+        alone = (rows for stored, (rows, _) in zip(layout.weights, shapes, strict=True) if stored.packing.order == ("q",))
+        return cls(candidate.layer, candidate, names, frozenset(widths), next(alone, None))
 
     def claim(self, section: Section) -> Claim:
         """How well a section as a whole speaks of it."""

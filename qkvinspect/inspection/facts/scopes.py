@@ -31,7 +31,7 @@ _WORDS_ALIKE: Mapping[str, frozenset[str]] = {word: words for words in _ALIKE fo
 
 _SAY_NOTHING = frozenset(
     "config configs cfg conf_ args arguments params parameters hparams hyper kwargs settings options model models module "
-    "net network attention attn self_attn arch architecture".split()
+    "net network attention attn arch architecture per layer layers".split()
 )
 """Words of a section's name that name no part of a model."""
 
@@ -73,6 +73,9 @@ def claim(keys: Sequence[str], kinds: Sequence[str], roles: Sequence[str], layer
     matched, position = 0, len(layer)
     missing: list[str] = []
     for key, kind in zip(keys, kinds, strict=True):
+        if key.isdecimal():
+            matched, missing = (matched + 1, missing) if _numbered(key, words) else (matched, [*missing, key])
+            continue
         named = [word for word in split_words(key) if word not in _SAY_NOTHING]
         if not named:
             continue
@@ -110,6 +113,11 @@ def _words(layer: str) -> tuple[tuple[str, int], ...]:
     cross = _CROSS.search(layer)
     words.append(("cross" if cross else "self", cross.start() if cross else len(layer) - 1))
     return tuple(words)
+
+
+def _numbered(key: str, words: Sequence[tuple[str, int]]) -> bool:
+    """Whether a number is one of those in a layer's name."""
+    return any(word.isdecimal() and int(word) == int(key) for word, _ in words if len(word) < 10)
 
 
 def _all_found(named: Sequence[str], words: Sequence[tuple[str, int]]) -> int | None:

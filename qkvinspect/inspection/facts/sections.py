@@ -13,6 +13,7 @@ from qkvinspect.inspection.names import Names, Place
 from qkvinspect.parsed import is_items, is_mapping
 
 _MAX_DEPTH = 8
+_MAX_SECTIONS = 2_000
 
 
 class Section(NamedTuple):
@@ -36,13 +37,19 @@ class Section(NamedTuple):
 def sections(config: Config) -> list[Section]:
     """The config and every object in it, the outermost first."""
     found = [Section((), (), config.values)]
+    held: dict[tuple[str, ...], Mapping[str, object]] = {(): config.values}
     for section in found:
         if len(section.keys) < _MAX_DEPTH:
             for key, value in section.values.items():
-                if is_mapping(value):
+                if is_mapping(value) and len(found) < _MAX_SECTIONS:
                     kind = value.get("model_type")
                     kinds = (*section.kinds, kind if isinstance(kind, str) else "")
-                    found.append(Section((*section.keys, key), kinds, value))
+                    keys = (*section.keys, key)
+                    if key.isdecimal():  # one layer's: what differs from all others
+                        around = held.get(keys[:-2], {})
+                        value = {**{name: one for name, one in around.items() if not is_mapping(one)}, **value}
+                    held[keys] = value
+                    found.append(Section(keys, kinds, value))
     return found
 
 
