@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.inspection.facts import timm
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.module import Module
 from qkvinspect.inspection.facts.sections import Section
+from qkvinspect.inspection.facts.tables import open_clip_heads
 from qkvinspect.parsed import is_items, is_mapping
 
 _VISION = re.compile(r"(^|\.)visual\.")
@@ -26,15 +28,28 @@ def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterat
     inner = config.values.get("model_cfg")
     root, path = (inner, "model_cfg.") if is_mapping(inner) else (config.values, "")
     if not is_mapping(root.get("vision_cfg")) or not is_mapping(root.get("text_cfg")):
-        return None
-    return _said(config.origin, path, root, module)
+        return _named(config, module)
+    return _said(config, path, root, module)
 
 
-def _said(origin: str, path: str, root: Mapping[str, object], module: Module) -> Iterator[HeadFact]:
-    layer = module.layer
+def _named(config: Config, module: Module) -> Iterator[HeadFact] | None:
+    """The heads of a model that is given by its name alone, as open_clip's training scripts keep it."""
+    for key in ("model", "model_name", "clip_model"):
+        name = config.values.get(key)
+        if isinstance(name, str) and (heads := open_clip_heads(name, module.layer)):
+            return iter((HeadFact(f"{config.origin}:{key}", heads, by_class=True),))
+    return None
+
+
+def _said(config: Config, path: str, root: Mapping[str, object], module: Module) -> Iterator[HeadFact]:
+    layer, origin = module.layer, config.origin
     if _VISION.search(layer):
         values = root["vision_cfg"]
-        if is_mapping(values):
+        if is_mapping(values) and values.get("timm_model_name"):
+            keys = (*path.split(".")[:-1], "vision_cfg")
+            fact = timm.of_architecture(config, Section(keys, ("",) * len(keys), values), "timm_model_name", module)
+            yield from (fact,) if fact else ()
+        elif is_mapping(values):
             yield from _vision(f"{origin}:{path}vision_cfg", values, module)
         return
     key = "multimodal_cfg" if _TEXT_DECODER.search(layer) else "text_cfg"
@@ -45,8 +60,6 @@ def _said(origin: str, path: str, root: Mapping[str, object], module: Module) ->
 
 
 def _vision(origin: str, values: Mapping[str, object], module: Module) -> Iterator[HeadFact]:
-    if values.get("timm_model_name"):
-        return
     width = values.get("width")
     if _POOL.search(module.layer) and not is_items(values.get("layers")):
         name, heads = _given(values, ("attn_pooler_heads",), _HEADS)

@@ -1,0 +1,52 @@
+"""timm: a config names an architecture, and only its code knows the heads; a generated table does too.
+
+The name stands under ``architecture`` in timm's own ``config.json``, and in a part of the config of a model that holds
+a timm model (transformers' ``TimmWrapper`` and ``TimmBackbone``, open_clip's ``timm_model_name``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from qkvinspect.checkpoint import Config
+from qkvinspect.inspection.facts.fact import HeadFact, is_count
+from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.sections import Section, stage_of
+from qkvinspect.inspection.facts.tables import timm_heads, timm_kv_heads
+from qkvinspect.parsed import is_items, is_mapping
+
+_NAMES = ("architecture", "timm_model_name", "backbone")
+
+
+def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+    """The heads of a module of a timm model that a section for this part of the model names."""
+    found = [(module.claim(section), section) for section in sections]
+    speaking = [entry for entry in found if entry[0].speaks]
+    for _, section in sorted(speaking, key=lambda entry: (entry[0].position, -entry[0].matched)):
+        for key in _NAMES:
+            name = section.values.get(key)
+            if isinstance(name, str) and (fact := of_architecture(config, section, key, module)):
+                return iter((fact,))
+    return None
+
+
+def of_architecture(config: Config, section: Section, key: str, module: Module) -> HeadFact | None:
+    """What the architecture that stands under a key has, unless the arguments beside it say otherwise."""
+    arguments = section.values.get("model_args")
+    if is_mapping(arguments) and (given := _given(arguments, module)):
+        name, heads = given
+        return HeadFact(f"{config.origin}:{section.path}model_args.{name}", heads, by_class=True)
+    architecture = str(section.values[key])
+    heads = timm_heads(architecture, module.layer)
+    if heads is None:
+        return None
+    kv_heads = timm_kv_heads(architecture, module.layer)
+    return HeadFact(f"{config.origin}:{section.path}{key}", heads, kv_heads, by_class=True)
+
+
+def _given(arguments: Mapping[str, object], module: Module) -> tuple[str, int] | None:
+    value = arguments.get("num_heads")
+    if is_items(value):
+        index = stage_of(value, arguments, module.names.places(module.layer))
+        value = None if index is None else value[index]
+    return ("num_heads", value) if isinstance(value, int) and is_count(value) else None
