@@ -106,6 +106,12 @@ class FindingCode(StrEnum):
         "A config gives a number of heads that the shapes do not allow.",
     )
     HEADS_FROM_WEIGHTS = "heads-from-weights", "info", "The weights alone tell the number of heads."
+    HEADS_FEWER = (
+        "heads-fewer",
+        "warning",
+        "A layer holds fewer heads than its config says of the model: a rank's share, or heads were pruned.",
+        "info",
+    )
     HEADS_NEEDED = (
         "heads-needed",
         "warning",

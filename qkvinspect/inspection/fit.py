@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from qkvinspect.errors import LayoutError
@@ -13,16 +13,13 @@ Sizes = Callable[[HeadFact], Geometry]
 """The sizes that a fact leads to; LayoutError where the rows contradict it."""
 
 
-def fitted(
-    fact: HeadFact, tensor_dim: int | None, in_features: int | None, sizes: Sizes
-) -> tuple[Geometry, str]:
+def fitted(fact: HeadFact, in_features: int | None, sizes: Sizes) -> tuple[Geometry, str]:
     """The sizes of a layer by one fact, and "" or the reason why it holds fewer heads than the fact says.
 
     A config speaks of the whole model. Where a layer has fewer rows than heads of that width need, it is the share of
     a rank, or heads were pruned; heads are never made narrower to fit.
 
     Args:
-        tensor_dim: the width of a head that a tensor of the layer fixes.
         in_features: what Q is projected from.
 
     Raises:

@@ -24,6 +24,9 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
             text = f"{fact.origin} says {fact.num_heads} heads, but {reason}"
             yield Finding(FindingCode.HEADS_DO_NOT_FIT, text, layer)
     if solution.known:
+        if solution.explained and solution.geometry is not None:
+            text = f"it holds {solution.geometry.num_heads} heads, {solution.explained} ({solution.origin})"
+            yield Finding(FindingCode.HEADS_FEWER, text, layer)
         for fact, sizes in solution.disagreeing:
             if fact.origin.partition(":")[0] != solution.origin.partition(":")[0]:
                 text = f"{solution.origin} was used, but {fact.origin} says {describe(sizes)}"

@@ -9,7 +9,7 @@ from functools import lru_cache
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.facts.fact import MAX_HEADS, HeadFact
-from qkvinspect.inspection.fit import fitted
+from qkvinspect.inspection.fit import Sizes, fitted
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows
@@ -83,10 +83,12 @@ def _solve(
     def sizes(fact: HeadFact) -> Geometry:
         return _geometry(layout, totals, part_rows, out_features, fact)
 
+    fixed = _fixed(facts, sizes)
     for fact in facts:
         sized = replace(fact, head_dim=fact.head_dim or tensor_dim)
         try:
-            geometry, why = fitted(sized, tensor_dim, in_features, sizes)
+            geometry, why = fitted(sized, in_features, sizes)
+            _require_agreement(fact, geometry, fixed)
         except LayoutError as error:
             rejected.append((fact, str(error)))
             continue
@@ -105,6 +107,28 @@ def _solve(
     if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} == part_rows.keys():
         whole = Geometry(1, 1, part_rows.get("q", 1), widths=part_rows)
     return Solution(whole, "unknown", possible, tuple(rejected), tuple(disagreeing))
+
+
+def _fixed(facts: Iterable[HeadFact], sizes: Sizes) -> tuple[HeadFact, int] | None:
+    """The number of heads that a tensor of the module itself fixes, where all that do agree."""
+    found: dict[int, HeadFact] = {}
+    for fact in facts:
+        if fact.origin.startswith("tensor:"):
+            try:
+                found.setdefault(sizes(fact).num_heads, fact)
+            except LayoutError:
+                continue
+    return next(((fact, heads) for heads, fact in found.items()), None) if len(found) == 1 else None
+
+
+def _require_agreement(fact: HeadFact, geometry: Geometry, fixed: tuple[HeadFact, int] | None) -> None:
+    """A config may speak of another part of the model; a tensor of the module does not.
+
+    Raises:
+        LayoutError: they differ.
+    """
+    if fixed is not None and fact.origin.startswith("config:") and geometry.num_heads != fixed[1]:
+        raise LayoutError(f"{fixed[0].origin} fixes {fixed[1]}")
 
 
 def rows_of(layout: Layout, geometry: Geometry, totals: Sequence[int]) -> list[Rows]:

@@ -76,12 +76,11 @@ class Sources:
 def _of_config(config: Config, parts: Sequence[Section], module: Module) -> Iterator[HeadFact]:
     """What a config says: as its library reads it where that is known, else by its words."""
     keys = module.candidate.layout.head_keys
-    if keys:
+    found = next((list(said) for library in LIBRARIES if (said := library(config, parts, module)) is not None), None)
+    if found is None and keys:
         found = list(keyed.facts(config.origin, parts, module, keys))
-    else:
-        found = next((list(said) for library in LIBRARIES if (said := library(config, parts, module)) is not None), None)
-        if found is None:
-            found = list(any_config.facts(config.origin, parts, module))
+    elif found is None:
+        found = list(any_config.facts(config.origin, parts, module))
     share, removed = ranks(config), pruned(config, module)
     for fact in found:
         yield replace(fact, ranks=share, pruned=removed) if share or removed else fact
