@@ -31,8 +31,8 @@ _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 class Place(NamedTuple):
     """Where a number of a name comes among those that stand at its place, and how many they are."""
 
-    index: int
-    count: int
+    position: int
+    of: int
 
 
 class Names:

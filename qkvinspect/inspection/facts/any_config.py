@@ -111,11 +111,9 @@ def _head_dim(one: Said, every: Sequence[Said]) -> int | None:
 
 def _claimed_in_silence(spoken: Sequence[tuple[Section, Sequence[Said]]], module: Module) -> bool:
     """Whether a section for a part with a config of its own speaks of the layer and gives no heads."""
-    for section, every in spoken:
-        if section.keys and _describes_a_model(section.values) and not of(every, "num_heads"):
-            if module.claim(section).speaks and module.claim(section).matched:
-                return True
-    return False
+    silent = (section for section, every in spoken if section.keys and not of(every, "num_heads"))
+    claims = (module.claim(section) for section in silent if _describes_a_model(section.values))
+    return any(claim.speaks and claim.matched for claim in claims)
 
 
 def _describes_a_model(values: Mapping[str, object]) -> bool:

@@ -30,12 +30,8 @@ number that it was given for heads is a width too."""
 _AUTOENCODER = re.compile(r"Autoencoder|VQModel|AsymmetricAutoencoderKL|VQModel")
 
 
-def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
-    """What diffusers' classes compute from their configs.
-
-    Args:
-        sections: as for every library; diffusers' configs have one.
-    """
+def facts(config: Config, _: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+    """What diffusers' classes compute from their configs."""
     name = config.values.get("_class_name")
     if not isinstance(name, str):
         return None

@@ -84,4 +84,3 @@ def _of_config(config: Config, parts: Sequence[Section], module: Module) -> Iter
     share, removed = ranks(config), pruned(config, module)
     for fact in found:
         yield replace(fact, ranks=share, pruned=removed) if share or removed else fact
-

@@ -10,7 +10,7 @@ from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.keys import Key
 from qkvinspect.inspection.facts.module import Module
 from qkvinspect.inspection.facts.scopes import claim
-from qkvinspect.inspection.facts.sections import Said, Section, of, said, stage_of
+from qkvinspect.inspection.facts.sections import Said, Section, said, stage_of
 from qkvinspect.parsed import is_items
 
 

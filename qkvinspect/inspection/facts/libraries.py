@@ -15,7 +15,7 @@ from qkvinspect.inspection.facts.sections import Section
 class Library(Protocol):
     """Reads the heads of a module in a library's config as the library does."""
 
-    def __call__(self, config: Config, sections: Sequence[Section], module: Module) -> Iterable[HeadFact] | None:
+    def __call__(self, config: Config, sections: Sequence[Section], module: Module, /) -> Iterable[HeadFact] | None:
         """The facts; none at all where the library does not tell; None where it is not this library's config, or the
         words of the config say as much.
         """

@@ -39,7 +39,9 @@ class Module:
         for out in filter(None, (names.find(key, candidate.path) for key in layout.out)):
             if len(out.shape) > 1:
                 widths.add(out.as_shape(layout.out_orientation)[0])
-        alone = (rows for stored, (rows, _) in zip(layout.weights, shapes, strict=True) if stored.packing.order == ("q",))
+        alone = (
+            rows for stored, (rows, _) in zip(layout.weights, shapes, strict=True) if stored.packing.order == ("q",)
+        )
         return cls(candidate.layer, candidate, names, frozenset(widths), next(alone, None))
 
     def claim(self, section: Section) -> Claim:

@@ -23,7 +23,7 @@ _HEAD_WIDTH = 64
 _HEADS = 8
 
 
-def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+def facts(config: Config, _: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
     """What open_clip's classes compute from their configs."""
     inner = config.values.get("model_cfg")
     root, path = (inner, "model_cfg.") if is_mapping(inner) else (config.values, "")

@@ -29,16 +29,17 @@ _ALIKE: tuple[frozenset[str], ...] = tuple(
 
 _WORDS_ALIKE: Mapping[str, frozenset[str]] = {word: words for words in _ALIKE for word in words}
 
-_SAY_NOTHING = frozenset(
-    "config configs cfg conf_ args arguments params parameters hparams hyper kwargs settings options model models module "
-    "net network attention attn arch architecture per layer layers".split()
-)
+_CONTAINERS = ("config", "configs", "cfg", "args", "arguments", "params", "parameters", "hparams", "hyper", "kwargs")
+_WHOLES = ("model", "models", "module", "net", "network", "arch", "architecture", "settings", "options")
+_SAY_NOTHING = frozenset((*_CONTAINERS, *_WHOLES, "attention", "attn", "per", "layer", "layers"))
 """Words of a section's name that name no part of a model."""
 
 _WEAK = frozenset({"encoder", "tower", "backbone", "head"})
 """Words that a section's name may have beside the one that names the part."""
 
-_CROSS = re.compile(r"cross|encoder_attn|encoder_decoder|enc_dec|encdec|attn2|x_attn|src_attn|multihead_attn|EncDecAttention")
+_CROSS = re.compile(
+    r"cross|encoder_attn|encoder_decoder|enc_dec|encdec|attn2|x_attn|src_attn|multihead_attn|EncDecAttention"
+)
 
 
 class Claim(NamedTuple):
@@ -60,7 +61,9 @@ class Claim(NamedTuple):
         return not self.missing
 
 
-def claim(keys: Sequence[str], kinds: Sequence[str], roles: Sequence[str], layer: str, also: Sequence[str] = ()) -> Claim:
+def claim(
+    keys: Sequence[str], kinds: Sequence[str], roles: Sequence[str], layer: str, also: Sequence[str] = ()
+) -> Claim:
     """How well a value of a config speaks of a layer.
 
     Args:

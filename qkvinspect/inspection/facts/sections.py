@@ -41,16 +41,18 @@ def sections(config: Config) -> list[Section]:
     for section in found:
         if len(section.keys) < _MAX_DEPTH:
             for key, value in section.values.items():
-                if is_mapping(value) and len(found) < _MAX_SECTIONS:
-                    kind = value.get("model_type")
-                    kinds = (*section.kinds, kind if isinstance(kind, str) else "")
-                    keys = (*section.keys, key)
-                    if key.isdecimal():  # one layer's: what differs from all others
-                        around = held.get(keys[:-2], {})
-                        value = {**{name: one for name, one in around.items() if not is_mapping(one)}, **value}
-                    held[keys] = value
-                    found.append(Section(keys, kinds, value))
+                if not is_mapping(value) or len(found) >= _MAX_SECTIONS:
+                    continue
+                kind = value.get("model_type")
+                keys = (*section.keys, key)
+                held[keys] = _as_one_layer_s(value, held.get(keys[:-2], {})) if key.isdecimal() else value
+                found.append(Section(keys, (*section.kinds, kind if isinstance(kind, str) else ""), held[keys]))
     return found
+
+
+def _as_one_layer_s(values: Mapping[str, object], around: Mapping[str, object]) -> Mapping[str, object]:
+    """A section for one layer says what differs from all others; the rest is said around it."""
+    return {**{name: value for name, value in around.items() if not is_mapping(value)}, **values}
 
 
 def layer_type(section: Section, layer: str, names: Names) -> tuple[str, ...]:

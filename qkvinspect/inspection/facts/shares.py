@@ -25,5 +25,5 @@ def pruned(config: Config, module: Module) -> int:
     places = module.names.places(module.layer)
     if not is_mapping(listed) or not places:
         return 0
-    heads = listed.get(str(places[-1].index))
+    heads = listed.get(str(places[-1].position))
     return len({head for head in heads if isinstance(head, int)}) if is_items(heads) else 0

@@ -37,10 +37,11 @@ def of_architecture(config: Config, section: Section, key: str, module: Module) 
         name, heads = given
         return HeadFact(f"{config.origin}:{section.path}model_args.{name}", heads, by_class=True)
     architecture = str(section.values[key])
-    heads = timm_heads(architecture, module.layer)
+    layer = module.layer.rpartition("timm_model.")[2]
+    heads = timm_heads(architecture, layer)
     if heads is None:
         return None
-    kv_heads = timm_kv_heads(architecture, module.layer)
+    kv_heads = timm_kv_heads(architecture, layer)
     return HeadFact(f"{config.origin}:{section.path}{key}", heads, kv_heads, by_class=True)
 
 
