@@ -17,6 +17,8 @@ PATIENCE = 15
 KEYS = re.compile(r"head|group|kv|key|query|attn|attention|width|ratio|num_att|dim_k", re.IGNORECASE)
 NUMBERS = ("heads", "kv_heads", "head_dim")
 Path = tuple[str | int, ...]
+Keys = tuple[Path, Path, Path, Path | str]
+"""What was seen to give a module's heads, kv heads and width of a head, and what divides the first."""
 Answer = tuple[str, str, str, str]
 """The keys of the number of heads, of kv heads, of the width of a head, and what the first is divided by."""
 
@@ -118,7 +120,7 @@ class Experiment:
             if not self.change(key, old, self.config):
                 self.change_with_another(key, old, [other for other, _ in mine])
         start = time.monotonic()
-        if any(not moved["heads"] for moved in self.found.values()):
+        if any(self.base[path].heads and not moved["heads"] for path, moved in self.found.items()):
             for key, old in keys(self.config, lambda name: not KEYS.search(name)):
                 if old is not None and time.monotonic() - start < PATIENCE:
                     self.change(key, old, self.config)
@@ -170,7 +172,7 @@ def _the(moved: Iterable[Moved], way: str) -> list[Moved]:
     return [move for move in moved if move.how == way]
 
 
-def answer(module: Mapping[str, list[Moved]], numbers: Numbers) -> tuple[Path, Path, Path, Path | str] | None:
+def answer(module: Mapping[str, list[Moved]], numbers: Numbers) -> Keys | None:
     """The one key that gives each number; empty where none does; None where several could."""
     heads, divisor = _the(module["heads"], "equal"), ""
     by: Path | str = ()
@@ -209,45 +211,35 @@ def folded(layer: str) -> str:
     return ".".join("*" if part.isdecimal() else part for part in layer.split("."))
 
 
-def _written(path: Path | str, places: Mapping[tuple[str | int, ...], int]) -> str:
+def _written(path: Path | str, place: int | None) -> str:
     """Dotted; an entry of a list as ``[n]``: the n-th number in the layer's name says which."""
     if isinstance(path, str):
         return path
     dotted = ".".join(str(part) for part in path if isinstance(part, str))
-    return f"{dotted}[{places[_list_of(path)]}]" if path and isinstance(path[-1], int) else dotted
+    return dotted if place is None else f"{dotted}[{place}]"
 
 
-def _list_of(path: Path) -> Path:
-    return path[:-1]
-
-
-def common(modules: Mapping[str, tuple[Path, Path, Path, Path | str] | None]) -> Answer | None:
+def common(modules: Mapping[str, Keys | None]) -> Answer | None:
     """One answer for all layers of one pattern, or None where they do not have the same."""
-    places: dict[Path, int] = {}
-    for number in range(4):
-        paths = [next(iter(modules.values()), None) or ()][0]
-        if number < len(paths) and isinstance(paths[number], tuple) and paths[number]:
-            last = paths[number][-1]
-            if isinstance(last, int):
-                place = _place(modules, number)
-                if place is None:
-                    return None
-                places[_list_of(paths[number])] = place  # pyright: ignore
-    try:
-        written = {None if a is None else tuple(_written(path, places) for path in a) for a in modules.values()}
-    except KeyError:
+    answers = {layer: keys_of for layer, keys_of in modules.items() if keys_of is not None}
+    if len(answers) < len(modules):
         return None
-    only = written.pop() if len(written) == 1 else None
-    return only if only is None else (only[0], only[1], only[2], only[3])
+    columns: list[list[str]] = []
+    for number in range(4):
+        paths = {layer: keys_of[number] for layer, keys_of in answers.items()}
+        place = None
+        if any(isinstance(path, tuple) and path and isinstance(path[-1], int) for path in paths.values()):
+            place = _place(paths)
+            if place is None:
+                return None
+        columns.append([_written(path, place) for path in paths.values()])
+    written = set(zip(*columns, strict=True))
+    return written.pop() if len(written) == 1 else None
 
 
-def _place(modules: Mapping[str, tuple[Path, Path, Path, Path | str] | None], number: int) -> int | None:
+def _place(paths: Mapping[str, Path | str]) -> int | None:
     """Which number in the layers' names is the entry that they read; two different entries must say so."""
-    entries = {}
-    for layer, keys_of in modules.items():
-        if keys_of is None or not keys_of[number] or not isinstance(keys_of[number][-1], int):
-            return None
-        entries[layer] = keys_of[number][-1]
+    entries = {layer: path[-1] if path else "" for layer, path in paths.items()}
     if len(set(entries.values())) < 2:
         return None
     count = min(len(numbers_in(layer)) for layer in entries)
@@ -255,7 +247,7 @@ def _place(modules: Mapping[str, tuple[Path, Path, Path, Path | str] | None], nu
     return fits[0] if len(fits) == 1 else None
 
 
-def by_type(modules: Mapping[str, tuple[Path, Path, Path, Path | str] | None], config: Any) -> dict[str, Answer] | None:
+def by_type(modules: Mapping[str, Keys | None], config: Any) -> dict[str, Answer] | None:
     """An answer for each type of layer, where a list of the config names the types and each has one answer."""
     for types in _lists_of_types(config):
         count = min(len(numbers_in(layer)) for layer in modules)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import json
 import logging
 import os
+import pkgutil
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -33,12 +35,13 @@ LAYERS = re.compile(
 EXPERTS = re.compile(r"^(num_experts|num_local_experts|n_routed_experts|moe_num_experts|num_routed_experts)$")
 PROJECTION = re.compile(
     r"(^|_)(q|k|v|qkv|kv|qk|qkvz|query|key|value|queries|keys|values|wq|wk|wv|wqkv|to_q|to_k|to_v|query_key_value)"
-    r"([0-9]*|_.*|layer|proj)$|^(in_proj|c_attn|attn|att_proj|attn_proj|linear_[qkv]|in_proj_weight|lin_[qkv])$",
+    r"([0-9]*|_.*|layer|proj)$|^(in_proj|c_attn|att_proj|linear_[qkv]|in_proj_weight|lin_[qkv])$",
     re.IGNORECASE,
 )
 HEADS = (
     "num_heads", "num_attention_heads", "n_heads", "n_head", "num_head", "num_attn_heads", "nhead", "heads",
-    "n_local_heads", "num_query_heads", "num_q_heads", "num_self_attention_heads", "attention_heads", "no_heads", "num_k_heads",
+    "n_local_heads", "num_query_heads", "num_q_heads", "num_self_attention_heads", "attention_heads",
+    "no_heads", "num_k_heads",
 )  # fmt: skip
 KV_HEADS = (
     "num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "num_k_heads", "n_kv_head", "kv_n_heads",
@@ -105,16 +108,17 @@ def classes(model_type: str) -> list[type[nn.Module]]:
 
 
 def _own_classes(model_type: str) -> list[type[nn.Module]]:
-    """The models of the config's own module that take this config: parts of a whole that no auto class builds."""
+    """The models beside the config that take it: parts of a whole that no auto class builds."""
     config = config_class(model_type)
-    name = config.__module__.replace(".configuration_", ".modeling_")
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError:
-        return []
+    package = importlib.import_module(config.__module__.rpartition(".")[0])
     base = importlib.import_module("transformers").PreTrainedModel
-    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base) and c.__module__ == name]
-    return [c for c in own if getattr(c, "config_class", None) is config]
+    found: list[type[nn.Module]] = []
+    for name in (module.name for module in pkgutil.iter_modules(package.__path__)):
+        if name.startswith("modeling_"):
+            made = vars(importlib.import_module(f"{package.__name__}.{name}")).values()
+            found += [c for c in made if isinstance(c, type) and issubclass(c, base) and c not in found]
+    mine = [c for c in found if getattr(c, "config_class", None) is config]
+    return [c for c in mine if not c.__name__.endswith("PreTrainedModel")]
 
 
 def few_layers(config: Any, layers: int) -> Any:
@@ -148,12 +152,54 @@ def _kept(config: Mapping[str, Any], counts: set[int], layers: int) -> list[int]
     return list(range(layers))
 
 
-def build(cls: type[nn.Module], config: Any, values: Mapping[str, Any]) -> nn.Module:
-    """The model of these values of the config, without memory for its weights."""
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "autoformer": {"prediction_length": 24},
+    "chameleon": {"vocabulary_map": {"<image>": 8711}},
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense"] * 64}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense"] * 64},
+    "dots1": {"n_routed_experts": 8},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "informer": {"prediction_length": 24},
+    "time_series_transformer": {"prediction_length": 24},
+}
+"""What a default config lacks and its classes ask for; none of it is of heads."""
+
+
+def default(model_type: str) -> dict[str, Any]:
+    """The default config of a model_type, as its file would have it."""
+    whole = json.loads(json.dumps(config_class(model_type)().to_dict(), default=str))
+    return _merged(whole, REQUIRED.get(model_type, {}))
+
+
+def _merged(values: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    return {**values, **{k: _merged(values[k], v) if isinstance(values.get(k), dict) else v for k, v in more.items()}}
+
+
+def build(cls: type[nn.Module], config: Any, values: Mapping[str, Any], *, whole: bool = True) -> nn.Module:
+    """The model of these values of the config, without memory for its weights.
+
+    Args:
+        whole: the config is made of the values; else they are set in a default one, for classes that do not take back
+            what they give.
+    """
     initialization = importlib.import_module("transformers.initialization")
-    made = config.from_dict(copy.deepcopy(dict(values)))
+    made = config.from_dict(copy.deepcopy(dict(values))) if whole else _with(config(), values)
     with torch.device("meta"), initialization.no_init_weights():
         return cls(made)
+
+
+def _with(config: Any, values: Mapping[str, Any]) -> Any:
+    for name, value in values.items():
+        held = getattr(config, name, None)
+        if isinstance(value, dict) and hasattr(held, "to_dict"):
+            _with(held, value)
+        elif held != value and name not in ("model_type", "transformers_version"):
+            setattr(config, name, copy.deepcopy(value))
+    return config
 
 
 # what a module says of itself
@@ -168,24 +214,29 @@ def _number(module: nn.Module, names: tuple[str, ...]) -> int | None:
 
 
 def projections(module: nn.Module) -> dict[str, torch.Size]:
-    """The weights under a module whose names are those of projections to q, k and v, with their shapes."""
-    found = {}
-    for name, parameter in module.named_parameters():
-        parts = name.split(".")
-        if parameter.dim() >= 2 and any(PROJECTION.search(part) for part in parts):
-            found[name] = parameter.shape
-    return found
+    """The weights under a module whose names are those of projections to q, k and v, with their shapes.
+
+    Those of a module inside that says how many heads it has are its own (an indexer in an attention).
+    """
+    inner = [f"{path}." for path, part in module.named_modules() if path and _says(part) and _named(part)]
+    return {name: p.shape for name, p in _named(module).items() if not name.startswith(tuple(inner))}
+
+
+def _named(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if parameter.dim() >= 2 and any(PROJECTION.search(part) for part in name.split("."))
+    }
+
+
+def _says(module: nn.Module) -> bool:
+    return _number(module, HEADS) is not None or _number(module, HEAD_DIM) is not None
 
 
 def attentions(model: nn.Module) -> dict[str, nn.Module]:
     """The innermost modules that say how many heads they have, or how wide one is, and that project."""
-    found: dict[str, nn.Module] = {}
-    for path, module in model.named_modules():
-        says = _number(module, HEADS) is not None or _number(module, HEAD_DIM) is not None
-        if path and says and projections(module):
-            found[path] = module
-    outer = {path[: at.start()] for path in found for at in re.finditer(r"\.", path)}
-    return {path: module for path, module in found.items() if path not in outer}
+    return {path: part for path, part in model.named_modules() if path and _says(part) and projections(part)}
 
 
 def _width(module: nn.Module, pattern: str, axis: int) -> int | None:
@@ -200,29 +251,40 @@ def _width(module: nn.Module, pattern: str, axis: int) -> int | None:
 
 def numbers(module: nn.Module) -> Numbers:
     """Attributes first; where there is none, the shapes of the projections over the width of a head."""
-    heads, kv, dim = _number(module, HEADS), _number(module, KV_HEADS), _number(module, HEAD_DIM)
+    heads, dim = _number(module, HEADS), _number(module, HEAD_DIM)
     shapes = hash(tuple(projections(module).values()))
     if isinstance(module, nn.MultiheadAttention):
         return Numbers(module.num_heads, module.num_heads, module.head_dim, shapes)
     q = _width(module, r"q_proj|query|q|wq|to_q|q_lin|query_proj|linear_q", 0)
     k = _width(module, r"k_proj|key|k|wk|to_k|k_lin|key_proj|linear_k", 0)
-    out = _width(module, r"o_proj|out_proj|o|wo|dense|proj", 1)
+    out = _width(module, r"o_proj|out_proj|o|wo|Wo|dense|proj", 1)
     if heads is None and dim:
         width = out or q
         heads = width // dim if width and width % dim == 0 else None
-    if dim is None and heads and q and q % heads == 0:
-        dim = q // heads
-    groups = _number(module, ("num_key_value_groups", "num_queries_per_kv"))
-    if kv is None and groups and heads:
-        kv = heads // groups
-    shaped = k // dim if k and dim and k % dim == 0 else None
+    width = q or out
+    if dim is None and heads and width and width % heads == 0:
+        dim = width // heads
+    return Numbers(heads, _kv_heads(module, heads, dim, k), dim, shapes)
+
+
+def _kv_heads(module: nn.Module, heads: int | None, dim: int | None, rows: int | None) -> int | None:
+    """From an attribute, else from what the projections leave for K; None where these contradict each other.
+
+    Args:
+        rows: of the projection to K, where it has one of its own.
+    """
     if _width(module, r"kv_b_proj", 0):
-        kv = heads  # every head has its own K and V behind the latent, whatever the config says
-    elif kv is None:
-        kv = shaped if shaped is not None or _width(module, r"k.*|.*kv.*", 0) else heads
-    elif shaped is not None and shaped != kv:
-        kv = None
-    return Numbers(heads, kv, dim, shapes)
+        return heads  # every head has its own K and V behind the latent, whatever the config says
+    said, groups = _number(module, KV_HEADS), _number(module, ("num_key_value_groups", "num_queries_per_kv"))
+    if said is None and groups and heads:
+        said = heads // groups
+    shaped = rows // dim if rows and dim and rows % dim == 0 else None
+    fused = _width(module, r"qkv|qkv_proj|query_key_value|in_proj|Wqkv|c_attn", 0)
+    if shaped is None and fused and heads and dim and fused % dim == 0 and (fused // dim - heads) % 2 == 0:
+        shaped = (fused // dim - heads) // 2
+    if said is None:
+        return heads if shaped is None and not rows and not fused else shaped
+    return None if shaped not in (None, said) and not fused else said
 
 
 def saved_names(model: nn.Module, path: str, module: nn.Module) -> list[str]:
