@@ -184,7 +184,8 @@ def answer(module: Mapping[str, list[Moved]], numbers: Numbers) -> Keys | None:
             by = dividing[0].key if len(dividing) == 1 else divisor
     if len(heads) > 1:
         return None
-    dims = [move for move in _the(module["head_dim"], "equal") if move.shapes]
+    counted = {move.key for move in _the(module["heads"], "inverse")}
+    dims = [move for move in _the(module["head_dim"], "equal") if move.shapes or move.key in counted]
     of_heads = heads[0].key if heads else ()
     kv = _kv(module["kv_heads"], of_heads, numbers)
     if kv is None or (not of_heads and not dims):

@@ -161,7 +161,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense"] * 64}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense"] * 64},
-    "dots1": {"n_routed_experts": 8},
+    "dots1": {"n_routed_experts": 8, "n_shared_experts": 1},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "informer": {"prediction_length": 24},
     "time_series_transformer": {"prediction_length": 24},
@@ -258,8 +258,9 @@ def numbers(module: nn.Module) -> Numbers:
     q = _width(module, r"q_proj|query|q|wq|to_q|q_lin|query_proj|linear_q", 0)
     k = _width(module, r"k_proj|key|k|wk|to_k|k_lin|key_proj|linear_k", 0)
     out = _width(module, r"o_proj|out_proj|o|wo|Wo|dense|proj", 1)
+    groups = _number(module, ("num_key_value_groups", "num_queries_per_kv"))
     if heads is None and dim:
-        width = out or q
+        width = groups * k if groups and k else out or q  # q may hold a gate, and V be wider than Q
         heads = width // dim if width and width % dim == 0 else None
     width = q or out
     if dim is None and heads and width and width % heads == 0:
@@ -279,11 +280,15 @@ def _kv_heads(module: nn.Module, heads: int | None, dim: int | None, rows: int |
     if said is None and groups and heads:
         said = heads // groups
     shaped = rows // dim if rows and dim and rows % dim == 0 else None
+    both = _width(module, r"kv|kv_proj|to_kv|Wkv|key_value", 0)
     fused = _width(module, r"qkv|qkv_proj|query_key_value|in_proj|Wqkv|c_attn", 0)
+    if shaped is None and dim and both and both % (2 * dim) == 0:
+        shaped = both // (2 * dim)
     if shaped is None and fused and heads and dim and fused % dim == 0 and (fused // dim - heads) % 2 == 0:
         shaped = (fused // dim - heads) // 2
     if said is None:
-        return heads if shaped is None and not rows and not fused else shaped
+        others = [n for n, m in module.named_children() if isinstance(m, nn.Linear) and re.match(r"w?k(?!er)|.*kv", n)]
+        return shaped if shaped is not None or others else heads
     return None if shaped not in (None, said) and not fused else said
 
 
