@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.tables.transformers_models import Numbers
 
-PATIENCE = 15
-"""Seconds for the keys whose names do not look like heads, where no other key moves a module's."""
+PATIENCE = 6
+"""Seconds of computing for the keys whose names do not look like heads, where no other key moves a module's."""
 KEYS = re.compile(r"head|group|kv|key|query|attn|attention|width|ratio|num_att|dim_k", re.IGNORECASE)
 NUMBERS = ("heads", "kv_heads", "head_dim")
 Path = tuple[str | int, ...]
@@ -119,10 +119,10 @@ class Experiment:
         for key, old in mine:
             if not self.change(key, old, self.config):
                 self.change_with_another(key, old, [other for other, _ in mine])
-        start = time.monotonic()
+        start = time.process_time()
         if any(self.base[path].heads and not moved["heads"] for path, moved in self.found.items()):
             for key, old in keys(self.config, lambda name: not KEYS.search(name)):
-                if old is not None and time.monotonic() - start < PATIENCE:
+                if old is not None and time.process_time() - start < PATIENCE:
                     self.change(key, old, self.config)
         return self.found
 

@@ -153,6 +153,8 @@ def _kept(config: Mapping[str, Any], counts: set[int], layers: int) -> list[int]
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+GLOBAL = {"per_layer_config": None, "global_head_dim": 512, "num_global_key_value_heads": 2, "attention_k_eq_v": True}
+EXPERTS_OF_GEMMA = {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 704}
 REQUIRED: dict[str, dict[str, Any]] = {
     "autoformer": {"prediction_length": 24},
     "chameleon": {"vocabulary_map": {"<image>": 8711}},
@@ -161,12 +163,23 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense"] * 64}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense"] * 64},
+    "diffusion_gemma": {"text_config": GLOBAL | EXPERTS_OF_GEMMA},
+    "diffusion_gemma_text": GLOBAL | EXPERTS_OF_GEMMA,
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1},
+    "embedding_gemma2": {"text_config": GLOBAL},
+    "embedding_gemma2_text": GLOBAL,
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "gemma4": {"text_config": GLOBAL},
+    "gemma4_text": GLOBAL,
+    "gemma4_unified": {"text_config": GLOBAL},
+    "gemma4_unified_text": GLOBAL,
     "informer": {"prediction_length": 24},
     "time_series_transformer": {"prediction_length": 24},
 }
-"""What a default config lacks and its classes ask for; none of it is of heads."""
+"""What a default config lacks and its classes ask for, and keys of published files that a default one spells otherwise.
+
+None takes a key away.
+"""
 
 
 def default(model_type: str) -> dict[str, Any]:
@@ -176,7 +189,8 @@ def default(model_type: str) -> dict[str, Any]:
 
 
 def _merged(values: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    return {**values, **{k: _merged(values[k], v) if isinstance(values.get(k), dict) else v for k, v in more.items()}}
+    made = {k: _merged(values[k], v) if isinstance(values.get(k), dict) and v else v for k, v in more.items()}
+    return {k: v for k, v in {**values, **made}.items() if k not in made or v is not None}
 
 
 def build(cls: type[nn.Module], config: Any, values: Mapping[str, Any], *, whole: bool = True) -> nn.Module:

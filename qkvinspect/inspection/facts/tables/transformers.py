@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import cast
 
 from qkvinspect.fast_dataclass import dataclass
 
@@ -41,56 +40,51 @@ class HeadKeys:
 def head_keys(model_type: str, layer: str, layer_type: str = "") -> HeadKeys | None:
     """What the library reads for a layer of that name.
 
-    A name that has more or fewer parts in front than the library's own is the same layer (``bert.encoder.layer.0...``
-    and ``encoder.layer.0...``). Where several layers of the library end alike, the longest agreement counts.
+    A name may have more in front than the library's own: the base model's name (``bert.encoder.layer.0...`` and
+    ``encoder.layer.0...`` are the same layer) or what the model is part of. Of several layers of the library that the
+    name ends with, the one of the longest name counts.
 
     Args:
         layer_type: the entry of ``layer_types`` in the config, for the few classes that read other keys by it.
 
     Returns:
-        None where the table does not know the model_type or the layer, or where layers that it could be differ.
+        None where the table does not know the model_type or the layer.
     """
     parts = layer.split(".")
-    best: set[HeadKeys | None] = set()
-    closest = (0, False)
+    closest, keys = 0, None
     for pattern, said in _patterns(model_type).items():
-        agreeing = _agreeing(pattern.split("."), parts)
-        if agreeing > closest:
-            best.clear()
-            closest = agreeing
-        if agreeing == closest:
-            best.add(_keys(said, layer_type))
-    return best.pop() if closest[0] and len(best) == 1 else None
+        ending = pattern.split(".")
+        if len(ending) > closest and _ends_with(parts, ending):
+            closest, keys = len(ending), _keys(said, layer_type)
+    return keys
 
 
-def _agreeing(pattern: Sequence[str], parts: Sequence[str]) -> tuple[int, bool]:
-    """How many parts a pattern and a name share at their ends, and whether that is all of the pattern.
-
-    0 where they agree neither on all of the pattern nor on all of the name.
-    """
-    shorter = min(len(pattern), len(parts))
-    pairs = zip(reversed(pattern), reversed(parts), strict=False)
-    if not all(one == other or (one == "*" and other.isdecimal()) for one, other in pairs):
-        return 0, False
-    return shorter, shorter == len(pattern)
+def _ends_with(parts: Sequence[str], ending: Sequence[str]) -> bool:
+    """Whether a name's parts end like a pattern's, where ``*`` stands for a number."""
+    last = parts[-len(ending) :]
+    same = ((one == "*" and part.isdecimal()) or one == part for one, part in zip(ending, last, strict=False))
+    return len(last) == len(ending) and all(same)
 
 
 def _keys(said: _Said, layer_type: str) -> HeadKeys | None:
     if isinstance(said, Mapping):
         said = said.get(layer_type)
-    return None if said is None else HeadKeys(*_answers()[said])
+    return None if said is None else HeadKeys(*_table().answers[said])
 
 
 def _patterns(model_type: str) -> Mapping[str, _Said]:
-    models = _table()["models"]
-    found = models.get(model_type, {})
-    return cast("Mapping[str, _Said]", models[found] if isinstance(found, str) else found)
+    """The layers of a model_type; some have those of another one."""
+    found = _table().models.get(model_type, {})
+    return _patterns(found) if isinstance(found, str) else found
 
 
-def _answers() -> Sequence[Sequence[str]]:
-    return cast("Sequence[Sequence[str]]", _table()["answers"])
+@dataclass(frozen=True, slots=True)
+class _Table:
+    answers: Sequence[Sequence[str]]
+    models: Mapping[str, Mapping[str, _Said] | str]
 
 
 @cache
-def _table() -> Mapping[str, dict[str, object]]:
-    return json.loads(files("qkvinspect.inspection.facts.tables").joinpath("transformers.json").read_text("utf-8"))
+def _table() -> _Table:
+    text = files("qkvinspect.inspection.facts.tables").joinpath("transformers.json").read_text("utf-8")
+    return _Table(**json.loads(text))

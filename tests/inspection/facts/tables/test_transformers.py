@@ -117,10 +117,9 @@ def test_the_type_of_a_layer_chooses_where_the_class_does() -> None:
     layer = "model.language_model.layers.5.self_attn"
     assert head_keys("gemma4", layer) is None
     sliding, full = (head_keys("gemma4", layer, kind) for kind in ("sliding_attention", "full_attention"))
-    assert sliding is not None
-    assert full is not None
-    assert sliding.head_dim == "text_config.head_dim"
-    assert full != sliding
+    heads = "text_config.num_attention_heads"
+    assert sliding == HeadKeys(heads, "text_config.num_key_value_heads", "text_config.head_dim")
+    assert full == HeadKeys(heads, "text_config.num_global_key_value_heads", "text_config.global_head_dim")
 
 
 def test_form_and_size() -> None:
