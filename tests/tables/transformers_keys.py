@@ -31,12 +31,14 @@ class Moved:
         how: "equal" to the key, "times" (in proportion to it), "inverse", or "otherwise".
         over: for "times" and "inverse", the key's value over the number.
         shapes: the shapes of the projections changed as well.
+        free: the key was None: the class computes the number only where it is not given.
     """
 
     key: Path
     how: str
     over: float = 1.0
     shapes: bool = False
+    free: bool = False
 
 
 def keys(config: Any, named: Callable[[str], object], path: Path = ()) -> Iterator[tuple[Path, int | None]]:
@@ -80,7 +82,7 @@ def how(key: Path, before: int | None, after: int | None, old: int | None, new: 
     if before == after or before is None or after is None:
         return None
     if after == new and old in (before, None):
-        return Moved(key, "equal")
+        return Moved(key, "equal", free=old is None)
     if old is None:
         return Moved(key, "otherwise")
     if after * old == before * new:
@@ -184,13 +186,26 @@ def answer(module: Mapping[str, list[Moved]], numbers: Numbers) -> Keys | None:
             by = dividing[0].key if len(dividing) == 1 else divisor
     if len(heads) > 1:
         return None
-    counted = {move.key for move in _the(module["heads"], "inverse")}
-    dims = [move for move in _the(module["head_dim"], "equal") if move.shapes or move.key in counted]
+    dims = _widths(module, bool(heads))
     of_heads = heads[0].key if heads else ()
     kv = _kv(module["kv_heads"], of_heads, numbers)
     if kv is None or (not of_heads and not dims):
         return None
     return of_heads, kv, dims[0].key if len(dims) == 1 else (), by
+
+
+def _widths(module: Mapping[str, list[Moved]], counted: bool) -> list[Moved]:
+    """The keys of the width of a head: not what is divided by the number of heads to get it.
+
+    Args:
+        counted: the number of heads has a key of its own; else the width must be what gives it.
+    """
+    inverse = {move.key for move in _the(module["heads"], "inverse")}
+    derived = bool(_the(module["head_dim"], "inverse"))
+    equal = _the(module["head_dim"], "equal")
+    if not counted:
+        return [move for move in equal if move.key in inverse]
+    return [move for move in equal if move.shapes and (move.free or not derived)]
 
 
 def _kv(moved: list[Moved], heads: Path, numbers: Numbers) -> Path | None:

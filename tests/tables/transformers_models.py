@@ -15,6 +15,7 @@ import os
 import pkgutil
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ PROJECTION = re.compile(
     r"([0-9]*|_.*|layer|proj)$|^(in_proj|c_attn|att_proj|linear_[qkv]|in_proj_weight|lin_[qkv])$",
     re.IGNORECASE,
 )
+FUSED = r"qkv|qkv_proj|query_key_value|in_proj|Wqkv|c_attn"
 HEADS = (
     "num_heads", "num_attention_heads", "n_heads", "n_head", "num_head", "num_attn_heads", "nhead", "heads",
     "n_local_heads", "num_query_heads", "num_q_heads", "num_self_attention_heads", "attention_heads",
@@ -274,9 +276,12 @@ def numbers(module: nn.Module) -> Numbers:
     out = _width(module, r"o_proj|out_proj|o|wo|Wo|dense|proj", 1)
     groups = _number(module, ("num_key_value_groups", "num_queries_per_kv"))
     if heads is None and dim:
-        width = groups * k if groups and k else out or q  # q may hold a gate, and V be wider than Q
-        heads = width // dim if width and width % dim == 0 else None
-    width = q or out
+        # q may hold a gate, V be wider than Q, and groups be rounded down: two of three are right
+        widths = [groups * k if groups and k else 0, q or 0, out or 0]
+        votes = Counter(width // dim for width in widths if width and width % dim == 0)
+        heads = votes.most_common(1)[0][0] if votes else None
+    fused = _width(module, FUSED, 0)
+    width = q or (out if out and fused == 3 * out else None)
     if dim is None and heads and width and width % heads == 0:
         dim = width // heads
     return Numbers(heads, _kv_heads(module, heads, dim, k), dim, shapes)
@@ -295,7 +300,7 @@ def _kv_heads(module: nn.Module, heads: int | None, dim: int | None, rows: int |
         said = heads // groups
     shaped = rows // dim if rows and dim and rows % dim == 0 else None
     both = _width(module, r"kv|kv_proj|to_kv|Wkv|key_value", 0)
-    fused = _width(module, r"qkv|qkv_proj|query_key_value|in_proj|Wqkv|c_attn", 0)
+    fused = _width(module, FUSED, 0)
     if shaped is None and dim and both and both % (2 * dim) == 0:
         shaped = both // (2 * dim)
     if shaped is None and fused and heads and dim and fused % dim == 0 and (fused // dim - heads) % 2 == 0:
