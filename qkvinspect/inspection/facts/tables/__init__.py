@@ -1,0 +1,1 @@
+"""Tables of how libraries speak of heads, a library each, made by the generators in ``tests/tables``."""

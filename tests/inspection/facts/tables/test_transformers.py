@@ -158,6 +158,7 @@ SAMPLE = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
 @pytest.mark.parametrize("model_type", SAMPLE)
 def test_it_is_still_true_of_the_library(model_type: str) -> None:
