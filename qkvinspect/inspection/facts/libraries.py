@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from qkvinspect.checkpoint import Config
-from qkvinspect.inspection.facts import diffusers, open_clip, timm
+from qkvinspect.inspection.facts import diffusers, open_clip, timm, transformers
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.facts.module import Module
 from qkvinspect.inspection.facts.sections import Section
@@ -22,4 +22,4 @@ class Library(Protocol):
         ...
 
 
-LIBRARIES: tuple[Library, ...] = (diffusers.facts, open_clip.facts, timm.facts)
+LIBRARIES: tuple[Library, ...] = (diffusers.facts, open_clip.facts, timm.facts, transformers.facts)

@@ -55,15 +55,15 @@ def _as_one_layer_s(values: Mapping[str, object], around: Mapping[str, object]) 
     return {**{name: value for name, value in around.items() if not is_mapping(value)}, **values}
 
 
-def layer_type(section: Section, layer: str, names: Names) -> tuple[str, ...]:
-    """The words for the type of one layer, where a section lists the types of as many layers as there are."""
+def layer_type(section: Section, layer: str, names: Names) -> str:
+    """The type of one layer, where a section lists the types of as many layers as there are; "" elsewhere."""
     for key, value in section.values.items():
         if is_items(value) and "type" in key:
             for index, count in names.places(layer):
                 if len(value) == count:
                     kind = value[index]
-                    return tuple(split_words(kind)) if isinstance(kind, str) else ()
-    return ()
+                    return kind if isinstance(kind, str) else ""
+    return ""
 
 
 class Said(NamedTuple):
@@ -81,7 +81,7 @@ class Said(NamedTuple):
 
 def said(section: Section, layer: str, names: Names) -> Iterator[Said]:
     """Every head count and width of a section, with how well it speaks of a layer."""
-    also = layer_type(section, layer, names)
+    also = split_words(layer_type(section, layer, names))
     for name, value in section.values.items():
         key = read(name)
         if key is None:

@@ -1,0 +1,72 @@
+"""transformers: the keys that the class of a ``model_type`` reads for a layer, from a generated table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from qkvinspect.checkpoint import Config
+from qkvinspect.inspection.facts.fact import HeadFact, is_count
+from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.sections import Section, layer_type
+from qkvinspect.inspection.facts.tables.transformers import HeadKeys, head_keys
+from qkvinspect.parsed import is_items, is_mapping
+
+
+def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+    """What the class reads, asked of the whole model first, then of the part that the layer's name speaks of."""
+    named = [(module.claim(section), section) for section in sections]
+    speaking = [(claim, section) for claim, section in named if claim.speaks and (claim.matched or not section.keys)]
+    for _, section in sorted(speaking, key=lambda entry: (len(entry[1].keys), entry[0].position)):
+        kind = section.values.get("model_type")
+        if isinstance(kind, str) and (
+            keys := head_keys(kind, module.layer, layer_type(section, module.layer, module.names))
+        ):
+            fact = _read(config.origin, section, keys, module)
+            if fact is not None:
+                return iter((fact,))
+    return None
+
+
+def _read(origin: str, section: Section, keys: HeadKeys, module: Module) -> HeadFact | None:
+    """The numbers under the keys; None where the config does not give them."""
+    heads, kv_heads, dim = (
+        _value(section.values, path, module.layer) for path in (keys.num_heads, keys.num_kv_heads, keys.head_dim)
+    )
+    by = _value(section.values, keys.divided_by, module.layer) if keys.divided_by else None
+    by = int(keys.divided_by) if keys.divided_by.isdecimal() else by
+    if keys.divided_by and not by:
+        return None
+    if heads and by:
+        kv_heads = kv_heads // by if kv_heads and keys.num_kv_heads == keys.num_heads else kv_heads
+        heads = heads // by
+    path = keys.num_heads if heads else keys.head_dim
+    if not heads and not dim:
+        return None
+    known = by is not None or bool(dim)
+    width = None if known else _width(section.values, keys.num_heads, module)
+    return HeadFact(f"{origin}:{section.path}{path}", heads, kv_heads, dim, width, by_class=width is None)
+
+
+def _value(values: Mapping[str, object], path: str, layer: str) -> int | None:
+    """The number at a dotted path; of a list the entry of the layer's own stage, as the path says."""
+    held: object = values
+    for key in filter(None, path.split(".")):
+        name, _, place = key.partition("[")
+        held = held.get(name) if is_mapping(held) else None
+        if place and is_items(held):
+            numbers = [int(part) for part in layer.split(".") if part.isdecimal() and len(part) < 6]
+            which = int(place.rstrip("]"))
+            index = numbers[which] if which < len(numbers) else len(held)
+            held = held[index] if index < len(held) else None
+    return held if isinstance(held, int) and is_count(held) else None
+
+
+def _width(values: Mapping[str, object], path: str, module: Module) -> int | None:
+    """The ``hidden_size`` beside a key, of which the class makes the width of a head; not where it projects to less."""
+    around: object = values
+    for key in path.split(".")[:-1]:
+        around = around.get(key) if is_mapping(around) else None
+    if not is_mapping(around) or "attention_downsample_rate" in around or "[" in path:
+        return None
+    found = {around[key] for key in ("hidden_size", "d_model", "n_embd", "embed_dim") if key in around}
+    return next((width for width in found if isinstance(width, int) and width in module.widths), None)
