@@ -139,8 +139,8 @@ def few_layers(config: Any, layers: int) -> Any:
             result[name] = 0  # layers that take their keys from another one, of which there may be too few
         elif isinstance(value, int) and LAYERS.match(str(name)) and value > len(kept):
             result[name] = len(kept)
-        elif isinstance(value, int) and EXPERTS.match(str(name)) and value > 8:
-            result[name] = 8
+        elif isinstance(value, int) and EXPERTS.match(str(name)) and value > 16:
+            result[name] = 16
     return result
 
 
@@ -170,12 +170,24 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1},
     "embedding_gemma2": {"text_config": GLOBAL},
     "embedding_gemma2_text": GLOBAL,
+    "emu3": {"vocabulary_map": {"<image>": 1000}},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "gemma4": {"text_config": GLOBAL},
     "gemma4_text": GLOBAL,
     "gemma4_unified": {"text_config": GLOBAL},
     "gemma4_unified_text": GLOBAL,
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "hunyuan_vl": {"text_config": {"head_dim": 128}},
+    "hunyuan_vl_text": {"head_dim": 128},
     "informer": {"prediction_length": 24},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "mllama": {"text_config": {"cross_attention_layers": [1]}},
+    "mllama_text_model": {"cross_attention_layers": [1]},
+    "nemotron": {"num_key_value_heads": 8},
+    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 256},
+    "t5gemma2_decoder": {"dropout_rate": 0.0},
+    "t5gemma2_text": {"dropout_rate": 0.0},
     "time_series_transformer": {"prediction_length": 24},
 }
 """What a default config lacks and its classes ask for, and keys of published files that a default one spells otherwise.
