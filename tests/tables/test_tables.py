@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qkvinspect.inspection.facts import tables
@@ -172,6 +172,7 @@ _PLACES = st.dictionaries(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_PLACES)
 def test_folding_loses_no_number(places: dict[tuple[str, tuple[int, int]], int]) -> None:
     numbers = {template.format(*at): number for (template, at), number in places.items()}

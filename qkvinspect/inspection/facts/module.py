@@ -30,11 +30,12 @@ class Module:
     @classmethod
     def of(cls, candidate: Candidate, names: Names) -> Module:
         """The module that a candidate would be."""
+        layout = candidate.layout
+        layer = candidate.layer.removesuffix(f".{layout.label}") if layout.label else candidate.layer
         try:
             shapes = candidate.shapes
         except LayoutError:
-            return cls(candidate.layer, candidate, names, frozenset(), None)
-        layout = candidate.layout
+            return cls(layer, candidate, names, frozenset(), None)
         widths = {cols for _, cols in shapes}
         for out in filter(None, (names.find(key, candidate.path) for key in layout.out)):
             if len(out.shape) > 1:
@@ -42,7 +43,7 @@ class Module:
         alone = (
             rows for stored, (rows, _) in zip(layout.weights, shapes, strict=True) if stored.packing.order == ("q",)
         )
-        return cls(candidate.layer, candidate, names, frozenset(widths), next(alone, None))
+        return cls(layer, candidate, names, frozenset(widths), next(alone, None))
 
     def claim(self, section: Section) -> Claim:
         """How well a section as a whole speaks of it."""
