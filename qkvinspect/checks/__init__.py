@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from typing import Protocol, cast
+from typing import Protocol
 
 from qkvinspect.checks import (
     bias_kv,
@@ -55,29 +55,26 @@ class Check(Protocol):
     def told(self, subject: Subject) -> Iterator[Told]: ...
 
 
-CHECKS = cast(
-    "tuple[Check, ...]",
-    (
-        no_attention,
-        nonfinite,
-        zero_part,
-        zero_head,
-        constant_part,
-        equal_parts,
-        equal_heads,
-        equal_layers,
-        projection_shape,
-        odd_layer,
-        missing_bias,
-        missing_layer,
-        norm_outlier,
-        dead_head,
-        rank_collapse,
-        bias_kv,
-        mixed_dtype,
-        expected,
-        changed,
-    ),
+CHECKS: tuple[Check, ...] = (
+    no_attention,
+    nonfinite,
+    zero_part,
+    zero_head,
+    constant_part,
+    equal_parts,
+    equal_heads,
+    equal_layers,
+    projection_shape,
+    odd_layer,
+    missing_bias,
+    missing_layer,
+    norm_outlier,
+    dead_head,
+    rank_collapse,
+    bias_kv,
+    mixed_dtype,
+    expected,
+    changed,
 )
 
 

@@ -25,7 +25,8 @@ from qkvinspect.formats.pickle import Call, Global, dangers, is_dict, is_sequenc
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.sources import Window
 
-NAME = "dcp"
+NAME: str = "dcp"
+IS_INDEX: bool = True
 
 _ROOT = re.compile(rb"torch\.distributed\.(_shard\.)?checkpoint\.metadata.{1,8}Metadata\W", re.DOTALL)
 _LEAF = Global("torch._utils", "_rebuild_tensor_v2")

@@ -18,7 +18,8 @@ from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 
-NAME = "safetensors"
+NAME: str = "safetensors"
+IS_INDEX: bool = False
 
 CODES: dict[str, str] = {
     "F64": "float64",

@@ -19,7 +19,8 @@ from qkvinspect.formats import foreign, strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 
-NAME = "sharded"
+NAME: str = "sharded"
+IS_INDEX: bool = True
 _MAX_NAMED = 4
 
 

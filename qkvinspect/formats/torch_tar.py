@@ -18,7 +18,8 @@ from qkvinspect.formats.tardir import damaged
 from qkvinspect.formats.torch_legacy import check_system
 from qkvinspect.formats.torch_storages import StorageId
 
-NAME = "torch-tar"
+NAME: str = "torch-tar"
+IS_INDEX: bool = False
 
 _NEEDED = frozenset({"storages", "tensors", "pickle"})
 _SYSTEM = "sys_info"
