@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,12 @@ def test_a_module_says_what_it_is_for_and_stays_small(path: Path) -> None:
     text = path.read_text()
     assert text.startswith('"""')
     assert text.count("\n") <= 320
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """Private ones neither: a word means one thing in the whole package."""
+    found = [name for path in MODULES for name in re.findall(r"^class _?(\w+)", path.read_text(), re.MULTILINE)]
+    assert [name for name, count in Counter(found).items() if count > 1] == []
 
 
 def test_the_public_api_is_what_it_says() -> None:

@@ -30,7 +30,7 @@ _MAX_PLAIN_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StateDict:
     """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Found:
     lost: Sequence[tuple[tuple[str, ...], str]]
 
 
-def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[Found, tuple[Container, ...]]:
+def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[StateDict, tuple[Container, ...]]:
     """Choose the state_dict: the one named by ``wanted``, else the model, before any average of it.
 
     Raises:
@@ -78,7 +78,7 @@ def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[F
     limits.check("tensors", counts.all(node), file)
     collector = _Collector(container.role, counts, file, limits)
     collector.collect(node, ())
-    return Found(container, keys, collector.tensors, collector.modules, collector.lost), containers
+    return StateDict(container, keys, collector.tensors, collector.modules, collector.lost), containers
 
 
 def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:

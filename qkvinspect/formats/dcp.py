@@ -51,7 +51,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     metadata = parse(loaded.value, source.name)
     with ExitStack() as resources:
         files = _open_files(source, metadata, limits, resources)
-        reader = _Reader(source, metadata, files, limits)
+        reader = _Assembler(source, metadata, files, limits)
         root, findings = reader.nested()
         found, all_containers = containers.find(root, request.container, source.name, limits)
         tensors: dict[str, TensorInfo] = {}
@@ -101,7 +101,9 @@ def _open_files(
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _Assembler:
+    """Puts the dict that was saved, and its tensors, together from the metadata and the files of chunks."""
+
     source: ByteSource
     metadata: Metadata
     files: Mapping[str, ByteSource]
