@@ -20,14 +20,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qkvinspect.analysis import LayerFigures, analyze
-    from qkvinspect.api.checkpoints import OpenCheckpoint, open
+    from qkvinspect.api.checkpoints import OpenCheckpoint, inspect, open
     from qkvinspect.api.state_dicts import pack, split
     from qkvinspect.checks import check
     from qkvinspect.diff import DiffOptions, compare
     from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.findings import Finding
-    from qkvinspect.inspection import Options, inspect
+    from qkvinspect.inspection import Options
     from qkvinspect.inspection.report import Attention, Part, Report
 
 __all__ = [
@@ -62,11 +62,11 @@ def __getattr__(name: str) -> object:
             from qkvinspect import errors as home
         case "Finding":
             from qkvinspect import findings as home
-        case "OpenCheckpoint" | "open":
+        case "OpenCheckpoint" | "inspect" | "open":
             from qkvinspect.api import checkpoints as home
         case "pack" | "split":
             from qkvinspect.api import state_dicts as home
-        case "Options" | "inspect":
+        case "Options":
             from qkvinspect import inspection as home
         case "Attention" | "Part" | "Report":
             from qkvinspect.inspection import report as home

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from qkvinspect.arguments import texts
 from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
@@ -29,7 +30,7 @@ _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
 
 @dataclass(frozen=True, slots=True)
 class DiffOptions:
-    """What is compared, and when it counts as the same.
+    """What is compared, and when it counts as the same. One text stands for a tuple of it.
 
     Attributes:
         maps: values of --map.
@@ -42,6 +43,10 @@ class DiffOptions:
     layers: tuple[str, ...] = ()
     others: bool = True
     tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "maps", texts(self.maps))
+        object.__setattr__(self, "layers", texts(self.layers))
 
 
 @dataclass(frozen=True, slots=True)
