@@ -20,38 +20,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qkvinspect.analysis import LayerFigures, analyze
-    from qkvinspect.api.checkpoints import OpenCheckpoint, open
+    from qkvinspect.api.checkpoints import OpenCheckpoint, inspect, open
     from qkvinspect.api.state_dicts import pack, split
     from qkvinspect.checks import check
     from qkvinspect.diff import DiffOptions, compare
     from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.findings import Finding
-    from qkvinspect.inspection import Options, inspect
+    from qkvinspect.inspection import Options
     from qkvinspect.inspection.report import Attention, Part, Report
-
-_HOMES = {
-    "CheckpointError": "errors",
-    "DiffOptions": "diff",
-    "Difference": "diff.difference",
-    "LayerFigures": "analysis",
-    "LayoutError": "errors",
-    "QkvInspectError": "errors",
-    "UsageError": "errors",
-    "analyze": "analysis:analyze",
-    "check": "checks:check",
-    "compare": "diff:compare",
-    "OpenCheckpoint": "api.checkpoints",
-    "open": "api.checkpoints:open",
-    "pack": "api.state_dicts:pack",
-    "split": "api.state_dicts:split",
-    "Options": "inspection",
-    "inspect": "inspection:inspect",
-    "Attention": "inspection.report",
-    "Part": "inspection.report",
-    "Finding": "findings",
-    "Report": "inspection.report",
-}
 
 __all__ = [
     "Attention",
@@ -79,10 +56,32 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for, when it is asked for: `--help` needs none of it."""
-    from importlib import import_module
+    """Import what is asked for when it is asked for: `--help` needs none of it, and `open` not all."""
+    match name:
+        case "CheckpointError" | "LayoutError" | "QkvInspectError" | "UsageError":
+            from qkvinspect import errors as home
+        case "Finding":
+            from qkvinspect import findings as home
+        case "OpenCheckpoint" | "inspect" | "open":
+            from qkvinspect.api import checkpoints as home
+        case "pack" | "split":
+            from qkvinspect.api import state_dicts as home
+        case "Options":
+            from qkvinspect import inspection as home
+        case "Attention" | "Part" | "Report":
+            from qkvinspect.inspection import report as home
+        case "check":
+            from qkvinspect import checks as home
+        case "DiffOptions" | "compare":
+            from qkvinspect import diff as home
+        case "Difference":
+            from qkvinspect.diff import difference as home
+        case "LayerFigures" | "analyze":
+            from qkvinspect import analysis as home
+        case _:
+            raise AttributeError(f"module 'qkvinspect' has no attribute {name!r}")
+    return getattr(home, name)
 
-    if name not in _HOMES:
-        raise AttributeError(f"module 'qkvinspect' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(":")
-    return getattr(import_module(f"qkvinspect.{module}"), attribute or name)
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

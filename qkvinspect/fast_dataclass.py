@@ -19,13 +19,14 @@ else:
     T = TypeVar("T")
 
     def dataclass(*, frozen: bool, slots: bool) -> Callable[[type[T]], type[T]]:
-        """Compared and hashed by value; that nothing is changed later is left to the type checker."""
+        """Compared and hashed by value, or by a hash of its own; a type checker sees that nothing changes later."""
         assert frozen
 
         def made(kind: type[T]) -> type[T]:
             kind = dataclasses.dataclass(repr=False, eq=False, slots=slots)(kind)
             kind._values = staticmethod(attrgetter(*kind.__dataclass_fields__))
-            kind.__eq__, kind.__hash__, kind.__repr__ = _equal, _hash, _text
+            kind.__eq__, kind.__repr__ = _equal, _text
+            kind.__hash__ = _hash if kind.__hash__ is object.__hash__ else kind.__hash__
             return kind
 
         return made

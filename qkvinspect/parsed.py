@@ -15,6 +15,19 @@ def is_items(value: object) -> TypeGuard[list[object]]:
     return isinstance(value, list)
 
 
+def is_texts(value: object) -> TypeGuard[dict[str, str]]:
+    """Whether it is an object of JSON whose values are all text."""
+    return is_mapping(value) and all(isinstance(text, str) for text in value.values())
+
+
+def is_integers(value: object) -> TypeGuard[list[int]]:
+    """Whether it is a list of whole numbers; True is none."""
+    return is_items(value) and _INTEGERS.issuperset(map(type, value))
+
+
+_INTEGERS = frozenset({int})
+
+
 def is_size(value: object) -> TypeGuard[int]:
     """Whether it is a whole number above zero; True is none."""
     return type(value) is int and value > 0

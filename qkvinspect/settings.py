@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import cast
 
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.parsed import is_items, is_mapping
 
 _TABLES = ("heads", "layouts", "layout", "check")
 
@@ -59,9 +59,9 @@ def find(folder: Path) -> Settings:
             return _settings(own, _read(own))
         if project.is_file():
             tool = _read(project).get("tool")
-            table = cast("dict[str, object]", tool).get("qkvinspect") if isinstance(tool, dict) else None
-            if isinstance(table, dict):
-                return _settings(project, cast("dict[str, object]", table))
+            table = tool.get("qkvinspect") if is_mapping(tool) else None
+            if is_mapping(table):
+                return _settings(project, table)
     return Settings()
 
 
@@ -81,27 +81,28 @@ def _settings(path: Path, values: Mapping[str, object]) -> Settings:
     heads = _pairs(path, "heads", values.get("heads", {}))
     layouts = _pairs(path, "layouts", values.get("layouts", {}))
     check = values.get("check", {})
-    if not isinstance(check, dict):
+    if not is_mapping(check):
         raise UsageError("check is not a table", file=str(path), found=repr(check)[:60])
     flags = tuple(f"{glob}={count}" for glob, count in heads)
     rows = _tables(path, values.get("layout", []))
-    return Settings(flags, tuple(layouts), str(path), cast("dict[str, object]", check), rows)
+    return Settings(flags, tuple(layouts), str(path), check, rows)
 
 
 def _tables(path: Path, value: object) -> tuple[Mapping[str, object], ...]:
     """The tables of ``[[layout]]``."""
-    found = cast("list[object]", value) if isinstance(value, list) else [value]
-    odd = next((table for table in found if not isinstance(table, dict)), None)
-    if odd is not None:
-        raise UsageError("layout is not a list of tables", file=str(path), found=repr(odd)[:60], hint="[[layout]]")
-    return tuple(cast("dict[str, object]", table) for table in found)
+    tables: list[Mapping[str, object]] = []
+    for table in value if is_items(value) else [value]:
+        if not is_mapping(table):
+            found = repr(table)[:60]
+            raise UsageError("layout is not a list of tables", file=str(path), found=found, hint="[[layout]]")
+        tables.append(table)
+    return tuple(tables)
 
 
 def _pairs(path: Path, name: str, table: object) -> list[tuple[str, str]]:
-    if not isinstance(table, dict):
+    if not is_mapping(table):
         raise UsageError(f"{name} is not a table of layer globs", file=str(path), found=repr(table)[:60])
-    entries = cast("dict[str, object]", table)
-    for glob, value in entries.items():
+    for glob, value in table.items():
         if type(value) not in (str, int):
             raise UsageError(f"{name} has an odd answer for {glob!r}", file=str(path), found=repr(value)[:60])
-    return [(glob, str(value)) for glob, value in entries.items()]
+    return [(glob, str(value)) for glob, value in table.items()]

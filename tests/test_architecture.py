@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import qkvinspect
 from qkvinspect import cli
-from qkvinspect.formats import FORMATS, formats
+from qkvinspect.formats import FORMATS
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.render.scan import SCAN_WRITERS
 from qkvinspect.render.trend import TREND_RENDERERS
@@ -29,8 +31,9 @@ def test_every_format_is_listed() -> None:
         for name in (*modules("formats"), *folders)
         if hasattr(importlib.import_module(f"qkvinspect.formats.{name}"), "sniff")
     }
-    assert offering == set(FORMATS)
-    assert len({module.NAME for module in formats()}) == len(FORMATS)
+    listed = [load() for load in FORMATS]
+    assert {module.__name__.removeprefix("qkvinspect.formats.") for module in listed} == offering
+    assert len({module.NAME for module in listed}) == len(FORMATS)
 
 
 def test_every_layout_is_listed_once() -> None:
@@ -70,8 +73,16 @@ def test_a_module_says_what_it_is_for_and_stays_small(path: Path) -> None:
     assert text.count("\n") <= 320
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """Private ones neither: a word means one thing in the whole package."""
+    found = [name for path in MODULES for name in re.findall(r"^class _?(\w+)", path.read_text(), re.MULTILINE)]
+    assert [name for name, count in Counter(found).items() if count > 1] == []
+
+
 def test_the_public_api_is_what_it_says() -> None:
+    assert dir(qkvinspect) == sorted(qkvinspect.__all__)
     for name in qkvinspect.__all__:
-        assert getattr(qkvinspect, name) is not None
+        found = getattr(qkvinspect, name)
+        assert getattr(found, "__name__", name) == name
     with pytest.raises(AttributeError):
         qkvinspect.nothing  # noqa: B018

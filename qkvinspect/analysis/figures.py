@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import cast
 
 from qkvinspect.inspection.report import number
+from qkvinspect.parsed import is_mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,6 @@ class LayerFigures:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in cast("dict[str, object]", value).items()}
+    if is_mapping(value):
+        return {key: _plain(inner) for key, inner in value.items()}
     return number(value) if isinstance(value, float) else value

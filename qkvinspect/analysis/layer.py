@@ -77,7 +77,7 @@ class _UnusableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _Circuits:
     """What two factors give: of each circuit, None where a factor is not stored."""
 
     sides: Mapping[str, CircuitSide]
@@ -115,28 +115,28 @@ def _factors(names: str, attention: Attention, geometry: Geometry) -> dict[str, 
     return found
 
 
-def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -> _Pair:
+def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -> _Circuits:
     sides = {name: CircuitSide(factor) for name, factor in factors.items()}
     pairs = _query_pairs(geometry)
     if len(sides) < 2 or geometry.width("q") != geometry.width("k"):
         none = [None] * len(pairs)
-        return _Pair(sides, none, none, none, none)
+        return _Circuits(sides, none, none, none, none)
     q, k = sides["q"], sides["k"]
     circuits = [circuit(q, k, pair) for pair in pairs]
     symmetric = [symmetric_share((factors["q"], factors["k"]), (q, k), pair) for pair in pairs]
     bounds = [_logit_bound(factors, pair, found, bound) for pair, found in zip(pairs, circuits, strict=True)]
-    return _Pair(sides, circuits, most_similar(inner_products(q, k, pairs)), symmetric, bounds)
+    return _Circuits(sides, circuits, most_similar(inner_products(q, k, pairs)), symmetric, bounds)
 
 
-def _ov(factors: Mapping[str, Factor], geometry: Geometry) -> _Pair:
+def _ov(factors: Mapping[str, Factor], geometry: Geometry) -> _Circuits:
     sides = {name: CircuitSide(factor) for name, factor in factors.items()}
     pairs = [(head, geometry.kv_head(head)) for head in range(geometry.num_heads)]
     if len(sides) < 2:
         none = [None] * len(pairs)
-        return _Pair(sides, none, none)
+        return _Circuits(sides, none, none)
     o, v = sides["o"], sides["v"]
     circuits = [circuit(o, v, pair) for pair in pairs]
-    return _Pair(sides, circuits, most_similar(inner_products(o, v, pairs)))
+    return _Circuits(sides, circuits, most_similar(inner_products(o, v, pairs)))
 
 
 def _logit_bound(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qkvinspect import inspection
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
@@ -15,8 +16,10 @@ from qkvinspect.export.parts import StoredPart, source_of
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.row_runs import count, merged, weight_of
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import Options, for_all, inspect
-from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection import Options, for_all
+from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.layouts import LAYOUTS, Layout
+from qkvinspect.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,7 +138,11 @@ class Layer:
 
 
 class OpenCheckpoint(Checkpoint):
-    """A checkpoint whose attention can be asked for; a context manager, like any open file."""
+    """A checkpoint whose attention can be asked for; a context manager, like any open file.
+
+    Attributes:
+        options: the heads and the layout that it was opened with.
+    """
 
     options: Options = Options(norms=False)
 
@@ -152,7 +159,7 @@ class OpenCheckpoint(Checkpoint):
         Raises:
             LayoutError: an option contradicts the file.
         """
-        return {attention.layer: Layer(attention) for attention in inspect(self, self.options).attentions}
+        return {attention.layer: Layer(attention) for attention in inspection.inspect(self, self.options).attentions}
 
 
 def open(
@@ -160,7 +167,7 @@ def open(
     *,
     container: str | None = None,
     config: str | Path | None = None,
-    heads: str | None = None,
+    heads: str | int | None = None,
     layout: str | None = None,
     limits: Mapping[str, int] | None = None,
     download: bool = False,
@@ -183,6 +190,31 @@ def open(
     opened = OpenCheckpoint(**{field.name: getattr(found, field.name) for field in fields(found)})
     opened.options = for_all(heads, layout)
     return opened
+
+
+def inspect(
+    checkpoint: Checkpoint,
+    options: Options = Options(),  # noqa: B008  (immutable)
+    progress: Progress | None = None,
+    layouts: Sequence[Layout] = LAYOUTS,
+) -> Report:
+    """Find every attention module of a checkpoint and say which rows are Q, K and V of which head.
+
+    The heads and the layout that the checkpoint was opened with hold here, too, unless the options say otherwise.
+
+    Args:
+        progress: told how far the reading of the weights is.
+        layouts: those to look for; all that are known, if none are given.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+        LayoutError: an option contradicts the file.
+        UsageError: an option has no meaning, or names no layer.
+    """
+    if isinstance(checkpoint, OpenCheckpoint):
+        given = checkpoint.options
+        options = replace(options, heads=(*given.heads, *options.heads), layouts=(*given.layouts, *options.layouts))
+    return inspection.inspect(checkpoint, options, progress, layouts)
 
 
 def _share(runs: tuple[RowRun, ...], head: tuple[int, int] | None) -> tuple[RowRun, ...]:

@@ -5,11 +5,12 @@ A new check is one module here, one line in CHECKS and its code, severity and su
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from typing import Protocol, cast
+from typing import Protocol
 
+from qkvinspect.arguments import Texts, texts
 from qkvinspect.checks import (
     bias_kv,
     changed,
@@ -55,29 +56,26 @@ class Check(Protocol):
     def told(self, subject: Subject) -> Iterator[Told]: ...
 
 
-CHECKS = cast(
-    "tuple[Check, ...]",
-    (
-        no_attention,
-        nonfinite,
-        zero_part,
-        zero_head,
-        constant_part,
-        equal_parts,
-        equal_heads,
-        equal_layers,
-        projection_shape,
-        odd_layer,
-        missing_bias,
-        missing_layer,
-        norm_outlier,
-        dead_head,
-        rank_collapse,
-        bias_kv,
-        mixed_dtype,
-        expected,
-        changed,
-    ),
+CHECKS: tuple[Check, ...] = (
+    no_attention,
+    nonfinite,
+    zero_part,
+    zero_head,
+    constant_part,
+    equal_parts,
+    equal_heads,
+    equal_layers,
+    projection_shape,
+    odd_layer,
+    missing_bias,
+    missing_layer,
+    norm_outlier,
+    dead_head,
+    rank_collapse,
+    bias_kv,
+    mixed_dtype,
+    expected,
+    changed,
 )
 
 
@@ -141,15 +139,15 @@ def failing(findings: Iterable[Finding], wanted: Policy) -> bool:
 def check(
     path: str | PathLike[str],
     *,
-    heads: Sequence[str] = (),
-    select: Collection[str] = ("*",),
-    ignore: Collection[str] = (),
+    heads: Texts = (),
+    select: Texts = ("*",),
+    ignore: Texts = (),
 ) -> list[Finding]:
     """Check a checkpoint, as ``qkvinspect check`` does without settings: for tests and notebooks.
 
     Args:
-        heads: as --heads takes them, such as ``"8"`` or ``"decoder.*=32/8"``.
-        select, ignore: codes, or globs of codes.
+        heads: as --heads takes them, such as ``"8"`` or ``"decoder.*=32/8"``; one, or several.
+        select, ignore: codes, or globs of codes; one, or several.
 
     Returns:
         the findings, the gravest first; their severity is "info", "warning" or "error".
@@ -161,9 +159,9 @@ def check(
     from qkvinspect.formats import open_checkpoint
     from qkvinspect.inspection import Options, inspect
 
-    wanted = parse_policy({"select": list(select), "ignore": list(ignore)})
+    wanted = parse_policy({"select": list(texts(select)), "ignore": list(texts(ignore))})
     with open_checkpoint(fspath(path)) as checkpoint:
-        return run(inspect(checkpoint, Options(heads=tuple(heads), evidence="each")), wanted)
+        return run(inspect(checkpoint, Options(heads, evidence="each")), wanted)
 
 
 def _may_fire(check: Check, wanted: Policy) -> bool:

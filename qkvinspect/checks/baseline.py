@@ -10,11 +10,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 from qkvinspect.atomic import new_file
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection.report import Attention, Report, number
+from qkvinspect.parsed import is_mapping
 
 VERSION = 1
 _KEY = "qkvinspect_baseline"
@@ -64,19 +64,20 @@ def read(path: Path) -> Baseline:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError("is too large for a baseline", file=str(path), expected=f"at most {_MAX_BYTES} bytes")
-        root = json.loads(path.read_text(encoding="utf-8"))
+        root: object = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         text = f"cannot be read: {error.strerror}"
         raise UsageError(text, file=str(path), hint="--write-baseline FILE writes one") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"is no JSON: {error}", file=str(path), hint="--write-baseline FILE writes one") from error
-    found = cast("dict[str, object]", root) if isinstance(root, dict) else {}
+    found = root if is_mapping(root) else {}
     layers = found.get("layers")
-    if not isinstance(layers, dict) or found.get(_KEY) != VERSION:
+    if not is_mapping(layers) or found.get(_KEY) != VERSION:
         hint = "--write-baseline FILE writes one"
         raise UsageError("is no baseline of this version", file=str(path), expected=f"{_KEY}: {VERSION}", hint=hint)
-    entries = cast("dict[str, object]", layers)
-    odd = next((name for name, layer in entries.items() if not isinstance(layer, dict)), None)
-    if odd is not None:
-        raise UsageError(f"has no table for layer {odd!r}", file=str(path))
-    return cast("Baseline", entries)
+    entries: dict[str, Layer] = {}
+    for name, layer in layers.items():
+        if not is_mapping(layer):
+            raise UsageError(f"has no table for layer {name!r}", file=str(path))
+        entries[name] = layer
+    return entries

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.BIAS_KV
+CODE: FindingCode = FindingCode.BIAS_KV
 
 
 def told(subject: Subject) -> Iterator[Told]:

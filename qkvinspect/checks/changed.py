@@ -12,7 +12,7 @@ from qkvinspect.checks.baseline import Layer, record
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.CHANGED
+CODE: FindingCode = FindingCode.CHANGED
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -14,7 +14,7 @@ from statistics import median
 from qkvinspect.checks.subject import Subject, Told, heads_named
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.DEAD_HEAD
+CODE: FindingCode = FindingCode.DEAD_HEAD
 
 SHARE = 0.02
 FEWEST = 3

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from qkvinspect.checks.subject import Subject, Told, heads_named
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.EQUAL_HEADS
+CODE: FindingCode = FindingCode.EQUAL_HEADS
 
 
 def told(subject: Subject) -> Iterator[Told]:

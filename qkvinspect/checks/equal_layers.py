@@ -13,7 +13,7 @@ from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 
-CODE = FindingCode.EQUAL_LAYERS
+CODE: FindingCode = FindingCode.EQUAL_LAYERS
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -15,7 +15,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 from qkvinspect.weights.weight import Weight
 
-CODE = FindingCode.EQUAL_PARTS
+CODE: FindingCode = FindingCode.EQUAL_PARTS
 
 
 def told(subject: Subject) -> Iterator[Told]:

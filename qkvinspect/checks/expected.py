@@ -14,7 +14,7 @@ from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 
-CODE = FindingCode.EXPECTED
+CODE: FindingCode = FindingCode.EXPECTED
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told, outvoted
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.MISSING_BIAS
+CODE: FindingCode = FindingCode.MISSING_BIAS
 
 
 def told(subject: Subject) -> Iterator[Told]:

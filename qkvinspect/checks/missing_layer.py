@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told, listed, number_in
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.MISSING_LAYER
+CODE: FindingCode = FindingCode.MISSING_LAYER
 
 
 def told(subject: Subject) -> Iterator[Told]:

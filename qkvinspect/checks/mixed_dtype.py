@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told, outvoted
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.MIXED_DTYPE
+CODE: FindingCode = FindingCode.MIXED_DTYPE
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.NO_ATTENTION
+CODE: FindingCode = FindingCode.NO_ATTENTION
 
 
 def told(subject: Subject) -> Iterator[Told]:

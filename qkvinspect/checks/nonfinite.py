@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told, heads_named
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.NONFINITE
+CODE: FindingCode = FindingCode.NONFINITE
 
 
 def told(subject: Subject) -> Iterator[Told]:

@@ -17,7 +17,7 @@ from statistics import median
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.NORM_OUTLIER
+CODE: FindingCode = FindingCode.NORM_OUTLIER
 
 FEWEST = 6
 FACTOR = 4.0

@@ -14,7 +14,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import describe
 
-CODE = FindingCode.ODD_LAYER
+CODE: FindingCode = FindingCode.ODD_LAYER
 
 
 def told(subject: Subject) -> Iterator[Told]:

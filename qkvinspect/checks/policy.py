@@ -23,10 +23,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any
 
 from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import SEVERITIES, FindingCode, Severity
+from qkvinspect.parsed import is_items, is_mapping
 
 _CODES = tuple(code for code in FindingCode if code.in_check is not None)
 
@@ -154,12 +155,12 @@ class _Parser:
         return self._dict(table.get(key, {}), key)
 
     def _dict(self, value: object, where: str) -> dict[str, object]:
-        if not isinstance(value, dict):
+        if not is_mapping(value):
             raise self._odd(f"{where} is not a table", "a table", repr(value)[:60])
-        return cast("dict[str, object]", value)
+        return value
 
     def _globs(self, value: object, where: str) -> tuple[str, ...]:
-        items = cast("list[object]", value) if isinstance(value, list) else [None]
+        items = value if is_items(value) else [None]
         globs = [item for item in items if isinstance(item, str)]
         if len(globs) != len(items):
             raise self._odd(f"{where} is not a list of codes", 'such as ["zero-*"]', repr(items)[:60])
@@ -194,8 +195,8 @@ class _Parser:
         return value
 
     def _range(self, value: object, where: str) -> tuple[float, float]:
-        items = cast("list[object]", value) if isinstance(value, list) else []
-        bounds = [float(item) for item in items if type(item) in (int, float) for item in [cast("float", item)]]
+        items = value if is_items(value) else []
+        bounds = [float(item) for item in items if isinstance(item, (int, float)) and not isinstance(item, bool)]
         if len(bounds) != 2 or len(items) != 2 or not bounds[0] <= bounds[1]:
             raise self._odd(f"{where} is no range", "[least, greatest]", repr(items)[:60])
         return bounds[0], bounds[1]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.PROJECTION_SHAPE
+CODE: FindingCode = FindingCode.PROJECTION_SHAPE
 
 
 def told(subject: Subject) -> Iterator[Told]:

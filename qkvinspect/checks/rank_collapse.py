@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told, heads_named
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.RANK_COLLAPSE
+CODE: FindingCode = FindingCode.RANK_COLLAPSE
 
 LEAST = 1.05
 FEWEST_ROWS = 8

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 
-CODE = FindingCode.ZERO_PART
+CODE: FindingCode = FindingCode.ZERO_PART
 
 
 def told(subject: Subject) -> Iterator[Told]:

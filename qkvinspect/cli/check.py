@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePath
@@ -28,8 +27,6 @@ else:
     CheckFormat = StrEnum("CheckFormat", [(name, name) for name in CHECK_RENDERERS])
 
 Codes = list[str] | None
-
-_GLOB = re.compile(r"[*?[]")
 
 
 def check(
@@ -94,13 +91,14 @@ def check(
     """
     from qkvinspect.checks import failing
     from qkvinspect.errors import UsageError
+    from qkvinspect.formats.expand import expand
 
     if list_checks:
         _list()
         return
     if not paths:
         raise UsageError("no checkpoint is named", hint="give a path; `qkvinspect check --help` has examples")
-    found = list(checkpoints(paths))
+    found = list(dict.fromkeys(path for pattern in paths for path in sorted(expand([pattern]))))
     for flag, file in (("--baseline", baseline), ("--write-baseline", write_baseline)):
         if file is not None and len(found) > 1:
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
@@ -157,31 +155,6 @@ class _CheckJob:
         if self.record:
             recorded.write(recorded.record(report), self.record)
         return Checked(name, tuple(findings), len(report.attentions))
-
-
-def checkpoints(paths: Sequence[str]) -> Iterator[str]:
-    """The checkpoints that paths, globs and URLs name; of a folder that is not one itself, all below it."""
-    from qkvinspect.errors import UsageError
-    from qkvinspect.formats.directory import below
-    from qkvinspect.sources import is_remote, local_path
-
-    seen: set[str] = set()
-    for text in paths:
-        if is_remote(text):
-            yield from {text} - seen
-            seen.add(text)
-            continue
-        path = local_path(text)
-        pattern = str(path.relative_to(path.anchor))
-        plain = path.exists() or not _GLOB.search(text)
-        named = [path] if plain else sorted(Path(path.anchor).glob(pattern))
-        if not named:
-            raise UsageError("no file matches", file=text)
-        for one in named:
-            for found in map(str, below(one)):
-                if found not in seen:
-                    seen.add(found)
-                    yield found
 
 
 def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:

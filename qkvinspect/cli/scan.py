@@ -77,10 +77,11 @@ def scan(
     from qkvinspect.atomic import new_file, require_free
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
+    from qkvinspect.formats.expand import expand
     from qkvinspect.render.scan import scan_writer
     from qkvinspect.render.text import clean, count
     from qkvinspect.scans.engine import scan_all
-    from qkvinspect.scans.files import Shard, expand, parse_shard
+    from qkvinspect.scans.files import Shard, parse_shard
     from qkvinspect.scans.journal import Journal, discard, journal_of
 
     if dask and jobs:

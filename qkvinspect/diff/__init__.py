@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from qkvinspect.arguments import texts
 from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
@@ -29,7 +30,7 @@ _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
 
 @dataclass(frozen=True, slots=True)
 class DiffOptions:
-    """What is compared, and when it counts as the same.
+    """What is compared, and when it counts as the same. One text stands for a tuple of it.
 
     Attributes:
         maps: values of --map.
@@ -43,9 +44,13 @@ class DiffOptions:
     others: bool = True
     tolerance: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "maps", texts(self.maps))
+        object.__setattr__(self, "layers", texts(self.layers))
+
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _LayerPair:
     """What of two modules is compared."""
 
     pair: Pair
@@ -141,7 +146,7 @@ def _notes(pairs: Sequence[Pair], undecided: int) -> list[str]:
     return notes
 
 
-def _disagreeing(work: Sequence[_Layer]) -> list[str]:
+def _disagreeing(work: Sequence[_LayerPair]) -> list[str]:
     odd = [one for one in work if one.a.heads and one.b.heads and not common_heads(one.a, one.b)]
     if not odd:
         return []
@@ -149,7 +154,7 @@ def _disagreeing(work: Sequence[_Layer]) -> list[str]:
     return [f"A has {a} heads and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
 
 
-def _turned(work: Sequence[_Layer]) -> list[str]:
+def _turned(work: Sequence[_LayerPair]) -> list[str]:
     """Which rows were put in another order before they were compared."""
     sides = [(a, b) for one in work if (a := paired(one.a)) != (b := paired(one.b))]
     if not sides:
@@ -167,7 +172,7 @@ def _without_out(a: Report, b: Report) -> str:
     return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
 
 
-def _layer(pair: Pair, a: Attention, b: Attention, extract: str) -> _Layer:
+def _layer(pair: Pair, a: Attention, b: Attention, extract: str) -> _LayerPair:
     if a.parts and b.parts:
         unpaired = paired(a) != paired(b)
         one, other = parts_of(a, unpaired=unpaired), parts_of(b, unpaired=unpaired)
@@ -177,10 +182,10 @@ def _layer(pair: Pair, a: Attention, b: Attention, extract: str) -> _Layer:
     else:
         one, other = stored_of(a), stored_of(b)
         names = list(dict.fromkeys([*one, *other]))
-    return _Layer(pair, a, b, (one, other), tuple(names))
+    return _LayerPair(pair, a, b, (one, other), tuple(names))
 
 
-def _compare_layer(layer: _Layer, tolerance: float | None, advance: Advance) -> LayerDifference:
+def _compare_layer(layer: _LayerPair, tolerance: float | None, advance: Advance) -> LayerDifference:
     geometry = common_heads(layer.a, layer.b)
     a, b = layer.parts
     parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
@@ -208,7 +213,7 @@ def _part(
     return PartDifference(name, one, other, whole, heads)
 
 
-def _sizes(layer: _Layer, geometry: Geometry | None) -> list[Geometry]:
+def _sizes(layer: _LayerPair, geometry: Geometry | None) -> list[Geometry]:
     """The heads; where they are unknown, every number that the shapes allow."""
     if geometry is not None:
         return [geometry]

@@ -60,6 +60,7 @@ class Comparison:
         max_difference: of those values.
         cosine: of the two as vectors; None where one is zero.
         changed: how many values differ by more than rounding.
+        count: of how many; 0 where they were not compared as numbers, or are all the same.
         nonfinite: how many of them are not finite on one side or both.
         largest: where they differ most.
         emptied: whether A holds values there and B only zeros.
@@ -70,6 +71,7 @@ class Comparison:
     max_difference: float | None = 0.0
     cosine: float | None = 1.0
     changed: int = 0
+    count: int = 0
     nonfinite: int = 0
     largest: Spot | None = None
     emptied: bool = False

@@ -96,6 +96,7 @@ class _Tally:
         rows = a.rows
         self.touched = np.zeros(rows, bool)
         self.changed, self.nonfinite = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        self.count = np.zeros(rows, np.int64)
         self.sums = np.zeros((rows, 4))  # A·A, B·B, A·B, (B-A)·(B-A)
         self.most, self.gap = np.full(rows, -1.0), np.zeros(rows)
         self.column, self.values = np.zeros(rows, np.int64), np.zeros((rows, 2))
@@ -119,6 +120,7 @@ class _Tally:
             self._add(rows, across, differs, x.astype(np.float64), y.astype(np.float64))
 
     def _add(self, rows: slice, across: range, differs: Array, x: Array, y: Array) -> None:
+        self.count[rows] += x.shape[1]
         finite = np.isfinite(x) & np.isfinite(y)
         whole = bool(finite.all())
         if not whole:
@@ -156,6 +158,7 @@ class _Tally:
             max_difference=float(self.gap[some].max(initial=0.0)),
             cosine=_cosine(aa, bb, ab),
             changed=changed,
+            count=int(self.count[some].sum()),
             nonfinite=nonfinite,
             emptied=aa > 0 and bb == 0 and nonfinite == 0,
         )

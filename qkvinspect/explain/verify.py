@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.errors import LayoutError
@@ -172,7 +172,8 @@ def _read_by_others(checkpoint: Checkpoint, stored: dict[str, Weight]) -> tuple[
             return {name: _follow(roots[i.region.source.name], i.keys) for name, i in infos.items()}, "torch.load"
         state: dict[str, Tensor] = {}
         for name, info in infos.items():
-            with cast(Any, safetensors).safe_open(info.region.source.name, framework="pt") as file:
+            opened: Any = safetensors.safe_open(info.region.source.name, framework="pt")  # its stubs name no types
+            with opened as file:
                 state[name] = file.get_tensor(info.name)
         return state, "safetensors"
     except (pickle.UnpicklingError, safetensors.SafetensorError, KeyError, RuntimeError):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint
@@ -19,16 +18,59 @@ from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
-FORMATS: tuple[str, ...] = ("safetensors", "torch_zip", "torch_legacy", "torch_tar", "dcp", "gguf", "sharded")
-"""Modules here, asked in this order, and imported only then; a file is of the first format whose sniff says so."""
 
-_OF_SEVERAL = ("dcp", "sharded")
+def _safetensors() -> Format:
+    from qkvinspect.formats import safetensors
+
+    return safetensors
 
 
-def formats(names: Sequence[str] = FORMATS) -> Iterator[Format]:
-    """The formats of these names, each imported when its turn comes."""
-    for name in names:
-        yield import_module(f"qkvinspect.formats.{name}")  # pyright: ignore[reportReturnType]
+def _torch_zip() -> Format:
+    from qkvinspect.formats import torch_zip
+
+    return torch_zip
+
+
+def _torch_legacy() -> Format:
+    from qkvinspect.formats import torch_legacy
+
+    return torch_legacy
+
+
+def _torch_tar() -> Format:
+    from qkvinspect.formats import torch_tar
+
+    return torch_tar
+
+
+def _dcp() -> Format:
+    from qkvinspect.formats import dcp
+
+    return dcp
+
+
+def _gguf() -> Format:
+    from qkvinspect.formats import gguf
+
+    return gguf
+
+
+def _sharded() -> Format:
+    from qkvinspect.formats import sharded
+
+    return sharded
+
+
+FORMATS: tuple[Callable[[], Format], ...] = (
+    _safetensors,
+    _torch_zip,
+    _torch_legacy,
+    _torch_tar,
+    _dcp,
+    _gguf,
+    _sharded,
+)
+"""The formats, asked in this order and imported when their turn comes; the first whose ``sniff`` agrees opens it."""
 
 
 def open_checkpoint(
@@ -90,15 +132,15 @@ def _find(path: str, download: bool, progress: Progress | None) -> tuple[ByteSou
 
 
 def _open(
-    source: ByteSource, container: str | None, limits: Mapping[str, int], names: Sequence[str] = FORMATS
+    source: ByteSource, container: str | None, limits: Mapping[str, int], *, is_shard: bool = False
 ) -> Checkpoint:
     head = source.read(0, min(source.size, foreign.HEAD))
-    single = [name for name in names if name not in _OF_SEVERAL]  # no index is a shard
-    for format in formats(names):
-        if format.sniff(head):
+    for load in FORMATS:
+        format = load()
+        if not (is_shard and format.IS_INDEX) and format.sniff(head):
             own = limits_for(source.size, limits)
             return format.open(
-                source, OpenRequest(container, lambda shard: _open(shard, container, limits, single), own)
+                source, OpenRequest(container, lambda shard: _open(shard, container, limits, is_shard=True), own)
             )
     raise foreign.refuse(source, head)
 

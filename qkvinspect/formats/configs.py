@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Config
 from qkvinspect.error_codes import Code
@@ -13,6 +13,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
+from qkvinspect.parsed import is_mapping
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -130,9 +131,9 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
         values = strict_json.loads(data, file.name, Limits()) if file.name.endswith(".json") else _yaml(data)
     except ValueError as error:
         raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], code=Code.CONFIG, file=file.name) from error
-    if not isinstance(values, dict) or {"schema_version", "attentions"} <= values.keys():  # our own report
+    if not is_mapping(values) or {"schema_version", "attentions"} <= values.keys():  # our own report
         return None
-    return Config(origin, cast("dict[str, object]", values))
+    return Config(origin, values)
 
 
 def _yaml(data: bytes) -> object:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import cast
 
 from qkvinspect.checkpoint import Config, Container, Role
 from qkvinspect.error_codes import Code
@@ -19,7 +18,8 @@ from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
 from qkvinspect.formats.torch_storages import storage_id
-from qkvinspect.formats.tree import Counts, children_of, is_module, may_hold
+from qkvinspect.formats.tree import Counts, children_of, may_hold, module_state
+from qkvinspect.parsed import is_mapping
 
 _OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
 _EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
@@ -30,7 +30,7 @@ _MAX_PLAIN_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StateDict:
     """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Found:
     lost: Sequence[tuple[tuple[str, ...], str]]
 
 
-def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[Found, tuple[Container, ...]]:
+def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[StateDict, tuple[Container, ...]]:
     """Choose the state_dict: the one named by ``wanted``, else the model, before any average of it.
 
     Raises:
@@ -78,7 +78,7 @@ def find(root: object, wanted: str | None, file: str, limits: Limits) -> tuple[F
     limits.check("tensors", counts.all(node), file)
     collector = _Collector(container.role, counts, file, limits)
     collector.collect(node, ())
-    return Found(container, keys, collector.tensors, collector.modules, collector.lost), containers
+    return StateDict(container, keys, collector.tensors, collector.modules, collector.lost), containers
 
 
 def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
@@ -91,8 +91,8 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
         if not isinstance(key, str) or key in keys[:1] or is_tensor(node) or _OPTIMIZER.search(key):
             continue
         value = plain(node)
-        if isinstance(value, dict):
-            found.append(Config(f"checkpoint:{key}", cast("dict[str, object]", value)))
+        if is_mapping(value):
+            found.append(Config(f"checkpoint:{key}", value))
         elif isinstance(value, (int, float, str)):
             scalars[key] = value
     if scalars:
@@ -112,10 +112,8 @@ def plain(node: object) -> object:
             return node
         if isinstance(node, Call):
             state = node.state
-            if isinstance(state, dict):
-                content = cast("dict[object, object]", state)
-                # OmegaConf keeps a container's entries in _content and a leaf in _val.
-                return convert(content.get("_content", content.get("_val", content)), depth + 1)
+            if is_dict(state):  # OmegaConf keeps a container's entries in _content and a leaf in _val
+                return convert(state.get("_content", state.get("_val", state)), depth + 1)
             return convert(node.entries or node.items or None, depth + 1)
         if is_dict(node):
             return {str(key): convert(value, depth + 1) for key, value in node.items() if isinstance(key, (str, int))}
@@ -142,7 +140,7 @@ def _containers(root: object, counts: Counts, depth: int) -> Iterator[tuple[Cont
         models = {key: None for key in children if _role(key) == "model"}
         inside = sum(counts.all(children[key]) for key in models)
         direct = counts.direct(node)
-        is_state_dict = is_module(node) or (direct > 0 and inside <= 2 * direct)
+        is_state_dict = module_state(node) is not None or (direct > 0 and inside <= 2 * direct)
         if not children:
             return
         if is_state_dict or len(models) > 1:
@@ -178,10 +176,10 @@ class _Collector:
 
     def collect(self, node: object, path: tuple[str, ...]) -> None:
         self._limits.check("depth", len(path), self._file, ".".join(path[:4]))
-        module = is_module(node)
-        if isinstance(node, Call) and module:
-            state = cast("dict[str, object]", node.state)
-            self.modules[".".join(path)] = {key: value for key, value in state.items() if isinstance(value, int)}
+        module = module_state(node)
+        if module is not None:
+            counts = {key: value for key, value in module.items() if isinstance(key, str) and isinstance(value, int)}
+            self.modules[".".join(path)] = counts
         children = children_of(node)
         self._seen += len(children)
         self._limits.check("objects", self._seen, self._file)
@@ -206,10 +204,10 @@ class _Collector:
                 self.lost.append(((*path, key), f"made of a storage by {_function(child)}, which is not known"))
             elif isinstance(child, Persistent) and storage_id(child):
                 self.lost.append(((*path, key), "a bare storage, without a shape"))
-            elif self._wants(key, module) and may_hold(child) and self._counts.all(child):
+            elif self._wants(key, in_module=module is not None) and may_hold(child) and self._counts.all(child):
                 self.collect(child, (*path, key))
 
-    def _wants(self, key: str, in_module: bool) -> bool:
+    def _wants(self, key: str, *, in_module: bool) -> bool:
         return self._role != "model" or in_module or _role(key) == "model"
 
 

@@ -25,7 +25,8 @@ from qkvinspect.formats.pickle import Call, Global, dangers, is_dict, is_sequenc
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.sources import Window
 
-NAME = "dcp"
+NAME: str = "dcp"
+IS_INDEX: bool = True
 
 _ROOT = re.compile(rb"torch\.distributed\.(_shard\.)?checkpoint\.metadata.{1,8}Metadata\W", re.DOTALL)
 _LEAF = Global("torch._utils", "_rebuild_tensor_v2")
@@ -50,7 +51,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     metadata = parse(loaded.value, source.name)
     with ExitStack() as resources:
         files = _open_files(source, metadata, limits, resources)
-        reader = _Reader(source, metadata, files, limits)
+        reader = _Assembler(source, metadata, files, limits)
         root, findings = reader.nested()
         found, all_containers = containers.find(root, request.container, source.name, limits)
         tensors: dict[str, TensorInfo] = {}
@@ -100,7 +101,9 @@ def _open_files(
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _Assembler:
+    """Puts the dict that was saved, and its tensors, together from the metadata and the files of chunks."""
+
     source: ByteSource
     metadata: Metadata
     files: Mapping[str, ByteSource]

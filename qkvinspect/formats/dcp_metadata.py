@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from qkvinspect.dtypes import DType
 from qkvinspect.error_codes import Code
@@ -134,8 +133,9 @@ def _fields(node: object, kind: str, file: str, name: str | None = None) -> Mapp
 
 def _class(node: object) -> str:
     function = node.function if isinstance(node, Call) else None
-    known = isinstance(function, Global) and (MODULE.match(function.module) or "sharded_tensor" in function.module)
-    return cast("Global", function).name if known else ""
+    if isinstance(function, Global) and (MODULE.match(function.module) or "sharded_tensor" in function.module):
+        return function.name
+    return ""
 
 
 def _dict(node: object, what: str, file: str) -> dict[object, object]:

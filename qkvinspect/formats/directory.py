@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,31 +38,6 @@ def _are_parts(names: Sequence[str]) -> bool:
         return True
     parts = [_PART.fullmatch(name) for name in names]
     return None not in parts and len({part.groups() for part in parts if part}) == 1
-
-
-def below(path: Path) -> Iterator[Path]:
-    """The checkpoints at a path: itself; or, if it is a folder that is none, those of the folders and files in it.
-
-    Links to folders are not followed.
-    """
-    if not path.is_dir() or is_one(path):
-        yield path
-        return
-    found = False
-    for folder, folders, names in os.walk(path):
-        here = Path(folder)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if here != path and is_one(here):
-            folders.clear()
-            found = True
-            yield here
-            continue
-        for name in sorted(names):
-            if name.endswith(SUFFIXES):
-                found = True
-                yield here / name
-    if not found:
-        yield path  # whose opening says what is wrong with it
 
 
 def is_one(folder: Path) -> bool:

@@ -29,6 +29,10 @@ class Format(Protocol):
     """What every module of FORMATS offers."""
 
     NAME: str
+    """What ``Checkpoint.format`` and JSON call it."""
+
+    IS_INDEX: bool
+    """Whether such a file names others that hold the tensors: it is never one of those itself."""
 
     def sniff(self, head: bytes) -> bool:
         """Whether a file that begins with ``head`` is of this format."""

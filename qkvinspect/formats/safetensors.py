@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import cast
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
@@ -17,8 +16,10 @@ from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.parsed import is_integers, is_mapping, is_texts
 
-NAME = "safetensors"
+NAME: str = "safetensors"
+IS_INDEX: bool = False
 
 CODES: dict[str, str] = {
     "F64": "float64",
@@ -60,9 +61,6 @@ def sniff(head: bytes) -> bool:
     return head[8:10] in (b'{"', b"{}") and not head.lstrip().startswith(b"{")
 
 
-_INTEGERS = frozenset({int})
-
-
 def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     """Read the header; no tensor is read.
 
@@ -98,14 +96,12 @@ def describe(source: ByteSource, limits: Limits) -> parts.Described:
     """
     header, data_start = _read_header(source, limits)
     metadata = header.pop(_METADATA, {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in cast("dict[str, object]", metadata).values()
-    ):
+    if not is_texts(metadata):
         raise _malformed(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
     places: list[tuple[int, int, str]] = []
     tensors = {name: _tensor(source, name, entry, data_start, places) for name, entry in header.items()}
     _check_places(source, places, source.size - data_start)
-    return parts.Described(tensors, cast("dict[str, str]", metadata))
+    return parts.Described(tensors, metadata)
 
 
 def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Config]:
@@ -116,7 +112,8 @@ def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Co
                 values = strict_json.loads(text.encode("utf-8", "surrogatepass"), file, limits)
             except ValueError:
                 continue  # any text may begin so
-            yield Config(f"checkpoint:{key}", cast("dict[str, object]", values))
+            if is_mapping(values):
+                yield Config(f"checkpoint:{key}", values)
 
 
 def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object], int]:
@@ -138,14 +135,15 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
         twice = isinstance(error, strict_json.DuplicateError)
         code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON
         raise _malformed(source, code, f"header is not valid JSON: {error}", None) from error
-    return cast("dict[str, object]", header), 8 + length
+    assert is_mapping(header)  # JSON that begins with a brace
+    return header, 8 + length
 
 
 def _tensor(
     source: ByteSource, name: str, entry: object, data_start: int, places: list[tuple[int, int, str]]
 ) -> TensorInfo:
     """One tensor of the header; where its bytes lie is added to ``places``."""
-    fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
+    fields = entry if is_mapping(entry) else {}
     if len(fields) != 3 or not fields.keys() >= _FIELDS:
         message = "header entry needs exactly dtype, shape, data_offsets"
         raise _malformed(source, Code.SAFETENSORS_FIELDS, message, None, name)
@@ -181,10 +179,7 @@ def _tensor(
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
-    items = cast(list[object], value) if isinstance(value, list) else None
-    if items is None or not _INTEGERS.issuperset(map(type, items)):
-        return None
-    return cast("tuple[int, ...]", tuple(items))
+    return tuple(value) if is_integers(value) else None
 
 
 def _check_places(source: ByteSource, places: list[tuple[int, int, str]], size: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import PurePath
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, TensorInfo
 from qkvinspect.error_codes import Code
@@ -20,6 +20,7 @@ from qkvinspect.formats import chunks, strict_json
 from qkvinspect.formats.assembled import Box
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.parsed import is_integers, is_mapping
 
 NAME = "dcp-safetensors"
 KEY = "DCP_SHARDING_INFO"
@@ -49,15 +50,14 @@ def offsets(source: ByteSource, described: Described, limits: Limits) -> Offsets
         noted = strict_json.loads(described.texts.get(KEY, "").encode("utf-8", "surrogatepass"), source.name, limits)
     except ValueError as error:
         raise _unknown(source, None, f"no JSON: {error}") from error
-    entries = cast("dict[str, object]", noted) if isinstance(noted, dict) else {}
+    entries = noted if is_mapping(noted) else {}
     found: Offsets = {}
     for name, info in described.tensors.items():
         entry = entries.get(name)
-        numbers = cast("dict[str, object]", entry).get("saved_offsets") if isinstance(entry, dict) else None
-        items = cast("list[object]", numbers) if isinstance(numbers, list) else None
-        if items is None or len(items) != len(info.shape) or not all(type(n) is int and n >= 0 for n in items):
-            raise _unknown(source, name, str(cast("object", numbers))[:60])
-        found[name] = cast("tuple[int, ...]", tuple(items))
+        numbers = entry.get("saved_offsets") if is_mapping(entry) else None
+        if not is_integers(numbers) or len(numbers) != len(info.shape) or min(numbers, default=0) < 0:
+            raise _unknown(source, name, str(numbers)[:60])
+        found[name] = tuple(numbers)
     return found
 
 

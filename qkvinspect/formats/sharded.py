@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import cast
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Container, TensorInfo
 from qkvinspect.error_codes import Code
@@ -18,8 +17,10 @@ from qkvinspect.findings import Finding
 from qkvinspect.formats import foreign, strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.parsed import is_mapping, is_texts
 
-NAME = "sharded"
+NAME: str = "sharded"
+IS_INDEX: bool = True
 _MAX_NAMED = 4
 
 
@@ -108,9 +109,9 @@ def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
             file=source.name,
             hint="the file is damaged: copy or download it again",
         ) from error
-    files = cast(dict[str, object], index).get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(files, dict) or not files:
-        said = foreign.json_error(cast(dict[str, object], index), source.name) if isinstance(index, dict) else None
+    files = index.get("weight_map") if is_mapping(index) else None
+    if not is_mapping(files) or not files:
+        said = foreign.json_error(index, source.name) if is_mapping(index) else None
         if said is not None:
             raise said
         raise CheckpointError(
@@ -120,9 +121,8 @@ def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
             expected="a weight_map from tensors to files",
             hint="name the checkpoint file itself",
         )
-    weight_map = cast(dict[str, object], files)
-    if not all(isinstance(file, str) for file in weight_map.values()):
-        name, file = next((name, file) for name, file in weight_map.items() if not isinstance(file, str))
+    if not is_texts(files):
+        name, file = next((name, file) for name, file in files.items() if not isinstance(file, str))
         raise CheckpointError(
             "maps a tensor to something that is not a file name",
             code=Code.INDEX_FILE,
@@ -132,4 +132,4 @@ def _weight_map(source: ByteSource, limits: Limits) -> dict[str, str]:
             found=f"a {type(file).__name__}",
             hint="the index is damaged: copy or download it again",
         )
-    return cast("dict[str, str]", files)
+    return files

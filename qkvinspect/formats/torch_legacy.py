@@ -17,7 +17,8 @@ from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.sources import announce
 
-NAME = "torch-legacy"
+NAME: str = "torch-legacy"
+IS_INDEX: bool = False
 
 _MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, TypeGuard
 
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.pickle import Call, Global, TensorCall, is_sequence
+from qkvinspect.formats.pickle import Call, Global, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_storages import FindStorage, StorageId, malformed, storage_id, storage_region
 
 _STRIDED = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
@@ -145,7 +145,7 @@ def _metadata(node: Call) -> bool:
     position = {"_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}.get(_function(node))
     arguments = _tuple(node.arguments)
     flags = arguments[position] if position is not None and len(arguments) > position else None
-    return isinstance(flags, dict) and any(cast("dict[object, object]", flags).values())
+    return is_dict(flags) and any(flags.values())
 
 
 def _function(node: object) -> str:
@@ -177,9 +177,13 @@ def sizes_of(node: object, name: str, file: str) -> tuple[int, ...]:
     sizes = _tuple(node)
     if not is_sequence(node) or len(sizes) > _MAX_RANK:
         raise malformed(Code.TENSOR_SHAPE, "a shape that is not a tuple of sizes", name, file)
-    if not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
+    if not _are_sizes(sizes):
         raise malformed(Code.TENSOR_SHAPE, "a negative, huge or non-integer size", name, file)
-    return cast("tuple[int, ...]", sizes)
+    return sizes
+
+
+def _are_sizes(items: tuple[object, ...]) -> TypeGuard[tuple[int, ...]]:
+    return all(type(item) is int and 0 <= item < 1 << 63 for item in items)
 
 
 def _tuple(node: object) -> tuple[object, ...]:

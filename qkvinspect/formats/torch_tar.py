@@ -18,7 +18,8 @@ from qkvinspect.formats.tardir import damaged
 from qkvinspect.formats.torch_legacy import check_system
 from qkvinspect.formats.torch_storages import StorageId
 
-NAME = "torch-tar"
+NAME: str = "torch-tar"
+IS_INDEX: bool = False
 
 _NEEDED = frozenset({"storages", "tensors", "pickle"})
 _SYSTEM = "sys_info"
@@ -53,11 +54,11 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         if name not in _NEEDED and name != _SYSTEM:
             raise damaged(source, Code.TAR_MEMBER, "it has a member that torch does not write", repr(name))
     if _SYSTEM in members:
-        system = _Reader(source, members[_SYSTEM], request.limits)
+        system = _MemberReader(source, members[_SYSTEM], request.limits)
         check_system(source, system.pickle())
         system.finish(Code.TAR_MEMBER)
-    storages = _storages(_Reader(source, members["storages"], request.limits))
-    nodes = _tensors(_Reader(source, members["tensors"], request.limits), storages)
+    storages = _storages(_MemberReader(source, members["storages"], request.limits))
+    nodes = _tensors(_MemberReader(source, members["tensors"], request.limits), storages)
 
     def refer(reference: object) -> object:
         match reference:
@@ -77,7 +78,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     return torch_state.checkpoint(source, NAME, loaded, request, "little", regions.__getitem__)
 
 
-class _Reader:
+class _MemberReader:
     """A member, read from its start to its end."""
 
     def __init__(self, source: ByteSource, member: tardir.Member, limits: Limits) -> None:
@@ -125,7 +126,7 @@ class _Reader:
             raise damaged(self.source, code, "bytes follow what a member lists", self._end - self.position)
 
 
-class _Storage(NamedTuple):
+class _TarStorage(NamedTuple):
     """A storage or a part of one: the region is that of the whole, the view what follows its key in the id."""
 
     kind: pickle.Global
@@ -141,9 +142,9 @@ class _Storage(NamedTuple):
         return pickle.Persistent(("storage", self.kind, self.key, "cpu", self.numel, view))
 
 
-def _storages(reader: _Reader) -> dict[str, _Storage]:
+def _storages(reader: _MemberReader) -> dict[str, _TarStorage]:
     """Every storage by its number: first those with bytes of their own, then parts of these."""
-    found: dict[str, _Storage] = {}
+    found: dict[str, _TarStorage] = {}
 
     def wrong(what: str, found: object) -> CheckpointError:
         return damaged(reader.source, Code.TAR_STORAGES, what, found)
@@ -162,7 +163,7 @@ def _storages(reader: _Reader) -> dict[str, _Storage]:
             raise wrong("two storages have the same number", key)
         nbytes = dtype.nbytes(numel)
         region = Region(reader.source, reader.skip(nbytes), nbytes)
-        found[key] = _Storage(kind, key, numel, region, 0, numel)
+        found[key] = _TarStorage(kind, key, numel, region, 0, numel)
     views = reader.pickle()
     for view in views if pickle.is_sequence(views) else (None,):
         match view:
@@ -177,7 +178,7 @@ def _storages(reader: _Reader) -> dict[str, _Storage]:
     return found
 
 
-def _tensors(reader: _Reader, storages: dict[str, _Storage]) -> dict[str, pickle.Call | pickle.Persistent]:
+def _tensors(reader: _MemberReader, storages: dict[str, _TarStorage]) -> dict[str, pickle.Call | pickle.Persistent]:
     """What the pickle's references stand for: every tensor and storage, by its number."""
     nodes: dict[str, pickle.Call | pickle.Persistent] = {key: storage.node for key, storage in storages.items()}
     for _ in range(reader.count(Code.TAR_TENSORS)):

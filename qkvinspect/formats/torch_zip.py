@@ -17,7 +17,8 @@ from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import FindStorage
 
-NAME = "torch-zip"
+NAME: str = "torch-zip"
+IS_INDEX: bool = False
 
 _KNOWN = {"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 _MAX_VERSION = 10  # kMaxSupportedFileFormatVersion of caffe2/serialize/versions.h

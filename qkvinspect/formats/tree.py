@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import cast
 
 from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import is_tensor
@@ -24,26 +23,26 @@ def _members(node: object) -> set[object]:
     return {item for item in (*node.items, *listed) if isinstance(item, str)}
 
 
-def is_module(node: object) -> bool:
-    """Whether a node is a pickled torch.nn.Module: its state has the dicts that Module.__init__ makes."""
+_IN_MODULES = ("_parameters", "_buffers", "_modules")
+"""The dicts that Module.__init__ makes."""
+
+
+def module_state(node: object) -> dict[object, object] | None:
+    """The attributes of a pickled torch.nn.Module; None for any other node."""
     state = node.state if isinstance(node, Call) else None
-    return is_dict(state) and all(
-        is_dict(part) or isinstance(part, Call) for part in map(state.get, ("_parameters", "_buffers", "_modules"))
-    )
+    if is_dict(state) and all(is_dict(part) or isinstance(part, Call) for part in map(state.get, _IN_MODULES)):
+        return state
+    return None
 
 
 def children_of(node: object) -> Mapping[str, object]:
     """What lies below a node, by key; a module has the keys that its state_dict would have."""
     if isinstance(node, Call):
-        if not is_module(node):
+        state = module_state(node)
+        if state is None:
             return children_of(node.entries)
-        state = cast("dict[object, object]", node.state)
         hidden = _members(state.get("_non_persistent_buffers_set"))
-        below = {
-            key: child
-            for name in ("_parameters", "_buffers", "_modules")
-            for key, child in children_of(state[name]).items()
-        }
+        below = {key: child for name in _IN_MODULES for key, child in children_of(state[name]).items()}
         return {key: child for key, child in below.items() if key not in hidden}
     if is_dict(node):
         return {str(key): value for key, value in node.items() if isinstance(key, (str, int))}
@@ -105,7 +104,7 @@ class Counts:
                     totals[-1] += 1
                 elif kind in _LEAVES:
                     continue
-                elif kind is dict and (held := _flat(cast("dict[object, object]", child))) is not None:
+                elif is_dict(child) and (held := _flat(child)) is not None:
                     totals[-1] += held
                 elif is_tensor(child):
                     totals[-1] += 1

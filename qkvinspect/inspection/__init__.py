@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from qkvinspect.arguments import Texts, texts
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.fast_dataclass import dataclass
@@ -55,10 +56,31 @@ class Options:
     told: tuple[Layout, ...] = ()
     told_now: tuple[Layout, ...] = ()
 
+    def __init__(
+        self,
+        heads: Texts = (),
+        layouts: str | Iterable[tuple[str, str]] = (),
+        layers: Texts = (),
+        norms: bool = True,
+        evidence: Literal["none", "wanted", "thorough", "each"] = "none",
+        settled: tuple[tuple[str, str], ...] = (),
+        told: tuple[Layout, ...] = (),
+        told_now: tuple[Layout, ...] = (),
+    ) -> None:
+        """One text stands for itself: ``heads="8"``, ``layers="encoder.*"``, and ``layouts="gpt2"`` for all layers."""
+        object.__setattr__(self, "heads", texts(heads))
+        object.__setattr__(self, "layouts", (("*", layouts),) if isinstance(layouts, str) else tuple(layouts))
+        object.__setattr__(self, "layers", texts(layers))
+        object.__setattr__(self, "norms", norms)
+        object.__setattr__(self, "evidence", evidence)
+        object.__setattr__(self, "settled", settled)
+        object.__setattr__(self, "told", told)
+        object.__setattr__(self, "told_now", told_now)
 
-def for_all(heads: str | None, layout: str | None) -> Options:
+
+def for_all(heads: str | int | None, layout: str | None) -> Options:
     """The same number of heads and the same layout for every layer, as far as they are given; no norms."""
-    return Options(heads=(heads,) if heads else (), layouts=(("*", layout),) if layout else (), norms=False)
+    return Options(() if heads is None else heads, layout or (), norms=False)
 
 
 def inspect(

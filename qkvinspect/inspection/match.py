@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import chain, product
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.errors import LayoutError
@@ -17,6 +17,7 @@ from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
+from qkvinspect.parsed import is_items
 from qkvinspect.weights.weight import Weight
 
 
@@ -231,7 +232,7 @@ def _config_says(layout: Layout, values: Mapping[str, object]) -> bool:
         return False
     named = [values.get(key) for key in ("model_type", "_class_name", "architecture")]
     listed = values.get("architectures")
-    named += cast(list[object], listed) if isinstance(listed, list) else []
+    named += listed if is_items(listed) else []
     kinds = [kind for kind in named if isinstance(kind, str)]
     says = not layout.model_types or any(fnmatchcase(kind, glob) for kind in kinds for glob in layout.model_types)
     return says and all(_allows(allowed, values.get(key)) for key, allowed in layout.flags.items())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import cast
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.parsed import is_items
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def in_short(checkpoint: Checkpoint) -> ModelInShort:
 def _architecture(checkpoint: Checkpoint) -> str:
     for config in checkpoint.configs:
         listed = config.values.get("architectures")
-        names: list[object] = [*cast("list[object]", listed)] if isinstance(listed, list) else []
+        names = [*listed] if is_items(listed) else []
         names += [config.values.get(key) for key in ("architecture", "_class_name", "model_type")]
         for name in names:
             if isinstance(name, str) and name:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.names import Names, shape_of
-from qkvinspect.inspection.projections import Module, Projection
+from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
@@ -15,7 +15,7 @@ from qkvinspect.weights.weight import Weight
 
 
 def layouts_of(
-    names: Names, module: Module, projections: Sequence[Projection], heads: int | None = None
+    names: Names, module: ProjectingModule, projections: Sequence[Projection], heads: int | None = None
 ) -> tuple[Layout, ...]:
     """Every layout that the projections may have; one where the names leave nothing open.
 
@@ -51,12 +51,12 @@ def _heads_are_equal(projections: Sequence[Projection]) -> bool:
     return len(projections) < 3 and "q" in rows and rows["q"] == rows.get("k")
 
 
-def _is_one_head(module: Module) -> bool:
+def _is_one_head(module: ProjectingModule) -> bool:
     """Whether it is one of a list that is called heads: ``sa.heads.3``."""
     return len(module.path) > 1 and module.path[-1].isdecimal() and module.path[-2].lower().endswith("heads")
 
 
-def _turns(names: Names, module: Module, projections: Sequence[Projection]) -> tuple[Orientation, ...]:
+def _turns(names: Names, module: ProjectingModule, projections: Sequence[Projection]) -> tuple[Orientation, ...]:
     """How the tensors may lie. A layer's ``weight`` is [out, in]; a bare parameter may be either."""
     one = projections[0]
     if one.key[-1] in ("weight", "w") or len(one.weight.shape) != 2:
@@ -71,7 +71,7 @@ def _turns(names: Names, module: Module, projections: Sequence[Projection]) -> t
     return ("out_in", "in_out")
 
 
-def _output(module: Module, projections: Sequence[Projection]) -> tuple[str, ...]:
+def _output(module: ProjectingModule, projections: Sequence[Projection]) -> tuple[str, ...]:
     """The key of the output projection: it reads as many columns as V, or all its heads, have rows."""
     rows = {part: one.weight.shape[0] for one in projections for part in one.parts}
     wanted = {rows.get("q"), rows.get("v")}

@@ -14,7 +14,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.packed import layouts_of
-from qkvinspect.inspection.projections import Module, Projection, modules_of
+from qkvinspect.inspection.projections import ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.three_axes import as_matrices, have_three
 from qkvinspect.inspection.words import speaks_of_attention
 from qkvinspect.weights.weight import Weight
@@ -84,7 +84,7 @@ def find(
     return found, left
 
 
-def _left(module: Module, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
+def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
     """What a module's words leave unexplained, if it is called attention."""
     if "sampling_offsets" in module.beside or not any(map(speaks_of_attention, module.path)):
         return
@@ -96,7 +96,7 @@ def _left(module: Module, sets: Sequence[Sequence[Projection]]) -> Iterator[Left
         yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
 
 
-def _leftover(module: Module, some: Sequence[Projection], why: str, *, lone: bool) -> Leftover:
+def _leftover(module: ProjectingModule, some: Sequence[Projection], why: str, *, lone: bool) -> Leftover:
     shapes = ", ".join(f"{'.'.join(one.key)} {list(one.weight.shape)}" for one in some)
     return Leftover(module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone)
 
@@ -115,7 +115,7 @@ def _parts(projections: Sequence[Projection]) -> set[str]:
     return {part for one in projections for part in one.parts}
 
 
-def _layer(module: Module, projections: Sequence[Projection], used: set[str], *, several: bool) -> str:
+def _layer(module: ProjectingModule, projections: Sequence[Projection], used: set[str], *, several: bool) -> str:
     """The module's name as stored, and what tells these projections from others in it."""
     first = projections[0]
     label = str(first.index) if first.index is not None else first.word.label if several else ""
@@ -125,7 +125,7 @@ def _layer(module: Module, projections: Sequence[Projection], used: set[str], *,
     return layer
 
 
-def _fits(projections: Sequence[Projection], module: Module) -> bool:
+def _fits(projections: Sequence[Projection], module: ProjectingModule) -> bool:
     """Whether the shapes are those of attention, and the names do not only happen to use such words."""
     try:
         sizes = {one.parts: shape_of(one.weight, "out_in") for one in projections}

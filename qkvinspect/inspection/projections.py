@@ -47,7 +47,7 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class ProjectingModule:
     """A module that holds such tensors.
 
     Attributes:
@@ -67,7 +67,7 @@ class Module:
     beside: frozenset[str] = field(default_factory=frozenset[str])
 
 
-def modules_of(names: Names, claimed: Collection[str]) -> Iterator[Module]:
+def modules_of(names: Names, claimed: Collection[str]) -> Iterator[ProjectingModule]:
     """The modules with tensors of such names, in the order of the file."""
     places: dict[Path, dict[str, list[tuple[Path, str]]]] = {}
     for name, path in names.paths.items():
@@ -82,7 +82,7 @@ def modules_of(names: Names, claimed: Collection[str]) -> Iterator[Module]:
             first = next(iter(words.values()))[0]
             stored = names.stored_layer(first[1], len(first[0]))
             outputs, beside = around[path]
-            yield Module(path, stored, tuple(sets), tuple(lone), tuple(outputs), frozenset(beside))
+            yield ProjectingModule(path, stored, tuple(sets), tuple(lone), tuple(outputs), frozenset(beside))
 
 
 def _place(path: Path) -> int | None:

@@ -17,7 +17,7 @@ from qkvinspect.layouts.packing import Geometry, merge
 from qkvinspect.weights.encodings import Weights, no_weights
 from qkvinspect.weights.weight import Weight
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,15 @@ class Part:
     def rows(self) -> tuple[range, ...]:
         """The part's rows, neighbouring heads joined."""
         return merge(self.heads)
+
+    @property
+    def axis(self) -> int:
+        """The axis of the stored tensor that the rows are a range of.
+
+        It is 1 where the tensor lies the other way round, as those of GPT-2's Conv1D do: there they are columns;
+        of XLNet's [in, num_heads, head_dim] they are columns of ``tensor.flatten(1)``.
+        """
+        return 0 if self.orientation == "out_in" else 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -275,12 +284,13 @@ def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
     if attention.heads is not None:
         measures: Sequence[Measure | None] = part.head_measures or [None] * len(part.heads)
         heads = [
-            {"head": head, "rows": row_ranges([rows]), **_measure(measure)}
+            {"head": head, "rows": row_ranges([rows]), "axis": part.axis, **_measure(measure)}
             for head, (rows, measure) in enumerate(zip(part.heads, measures, strict=True))
         ]
     return {
         "shape": list(part.shape),
         "rows": row_ranges(part.rows),
+        "axis": part.axis,
         **_measure(part.measured),
         "bias_norm": number(part.bias_measured.norm) if part.bias_measured else None,
         "bias_nonfinite": part.bias_measured.nonfinite if part.bias_measured else None,

@@ -48,28 +48,14 @@ def solve(candidate: Candidate, out_features: int | None, facts: Iterable[HeadFa
         out_features: input width of the output projection, or None: it equals the rows of V's heads.
     """
     shapes, known = tuple(candidate.shapes), tuple(facts)
-    return _solve(_Same(candidate.layout), shapes, out_features, known)
-
-
-class _Same:
-    """A layout by its identity, for a cache: what it holds has no hash."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.layout is self.layout
-
-    def __hash__(self) -> int:
-        return id(self.layout)
+    return _solve(candidate.layout, shapes, out_features, known)
 
 
 @lru_cache(256)
 def _solve(
-    same: _Same, shapes: tuple[tuple[int, int], ...], out_features: int | None, facts: tuple[HeadFact, ...]
+    layout: Layout, shapes: tuple[tuple[int, int], ...], out_features: int | None, facts: tuple[HeadFact, ...]
 ) -> Solution:
     """As ``solve``; the layers of a stack are alike."""
-    layout = same.layout
     totals = [rows for rows, _ in shapes]
     part_rows = _part_rows(layout, shapes, out_features)
     tensor_dim = next((fact.head_dim for fact in facts if fact.origin.startswith("tensor:") and fact.head_dim), None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.projections import Module, Projection
+from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.weights.head_stack import Axes, stack_of_heads
 from qkvinspect.weights.weight import Weight
 
@@ -25,7 +25,7 @@ def have_three(projections: Sequence[Projection]) -> bool:
 
 
 def as_matrices(
-    names: Names, module: Module, projections: Sequence[Projection]
+    names: Names, module: ProjectingModule, projections: Sequence[Projection]
 ) -> tuple[tuple[Projection, ...], int] | None:
     """The projections as matrices [heads * head_dim, in], and the number of heads of Q.
 
@@ -45,7 +45,7 @@ def as_matrices(
     return tuple(found), q.weight.shape[fitting[0][0]]
 
 
-def _told(names: Names, module: Module, projections: Sequence[Projection], axes: Axes) -> bool:
+def _told(names: Names, module: ProjectingModule, projections: Sequence[Projection], axes: Axes) -> bool:
     """Whether something says that the axes are these, and nothing else."""
     heads, dim, _ = axes
     q = next((one for one in projections if one.parts == "q"), projections[0])
@@ -55,7 +55,7 @@ def _told(names: Names, module: Module, projections: Sequence[Projection], axes:
     return all(shape == small for shape in (*biases, *outs)) and bool(biases or outs)
 
 
-def _biases(names: Names, module: Module, one: Projection) -> Iterator[Weight]:
+def _biases(names: Names, module: ProjectingModule, one: Projection) -> Iterator[Weight]:
     for key in bias_keys(one.key[-1]):
         found = names.find_path((*module.path, *one.key[:-1], key))
         if found is not None:

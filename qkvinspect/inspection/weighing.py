@@ -79,7 +79,7 @@ def ask(
     for stack in stacks.values():
         chosen = [module for module in stack if wanted(module.match)]
         if chosen:
-            answer = _Stack(stack, names, facts).answer(thorough)
+            answer = _WeighedTogether(stack, names, facts).answer(thorough)
             told |= {id(module): answer(module) for module in chosen}
             if each and len(stack) > 1:
                 told |= {id(module): _alone(told[id(module)], names, facts) for module in chosen}
@@ -91,7 +91,7 @@ def _alone(module: Module, names: Names, facts: Facts) -> Module:
     attention = module.attention
     if attention is None or attention.heads is None or any(map(_contradicts, module.findings)):
         return module
-    return _Stack([module], names, facts).alone(module)
+    return _WeighedTogether([module], names, facts).alone(module)
 
 
 def _kind(attention: Attention) -> object:
@@ -106,7 +106,7 @@ def _without_values(attention: Attention) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stack:
+class _WeighedTogether:
     """Layers that share their heads and packing: those that are weighed."""
 
     modules: Sequence[Module]
@@ -145,7 +145,7 @@ class _Stack:
         assert found is not None
         return found
 
-    def _few(self, count: int) -> _Stack:
+    def _few(self, count: int) -> _WeighedTogether:
         """At most so many of the layers, spread over the stack."""
         count = min(count, len(self.modules))
         return replace(self, modules=[self.modules[i * len(self.modules) // count] for i in range(count)])
@@ -225,7 +225,7 @@ class _Stack:
             cut, found = split(unsplit(match), chosen, self.names, self.facts(chosen))
             return Module(match, replace(cut, evidence=Evidence(None, verdict)), tuple(found))
 
-        again = _Stack([settled(module) for module in self.modules], self.names, self.facts).answer(thorough)
+        again = _WeighedTogether([settled(module) for module in self.modules], self.names, self.facts).answer(thorough)
         return lambda module: again(settled(module))
 
     def _told(self, module: Module, evidence: Evidence) -> Module:

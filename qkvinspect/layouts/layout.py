@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Literal
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.frozen_mapping import FrozenMapping, frozen
 from qkvinspect.layouts.logits import Logits
 from qkvinspect.layouts.packing import Packing
 
@@ -48,9 +48,12 @@ class HeadTensor:
     fixes: Literal["num_heads", "head_dim"]
 
 
+_NO_FLAGS: Mapping[str, tuple[object, ...]] = FrozenMapping({})
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one library stores an attention module.
+    """How one library stores an attention module. Whatever mapping of flags it is made with, it has a hash.
 
     Attributes:
         id: what JSON, --layout and the README call it.
@@ -114,7 +117,7 @@ class Layout:
     ratio: int | None = None
     out_ratio: int | None = None
     model_types: tuple[str, ...] = ()
-    flags: Mapping[str, tuple[object, ...]] = field(default_factory=dict[str, tuple[object, ...]])
+    flags: Mapping[str, tuple[object, ...]] = _NO_FLAGS
     needs_config: bool = False
     settled_by: tuple[str, ...] = ()
     ndim: int | None = None
@@ -138,6 +141,13 @@ class Layout:
     glob: str = "*"
     found_by: FoundBy = "layout"
     note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flags", frozen(self.flags))
+
+    def __hash__(self) -> int:
+        """Of what nearly always differs: caches ask for it once a layer, and there are forty fields."""
+        return hash((self.id, self.weights[0].key))
 
     @property
     def kind(self) -> Kind:

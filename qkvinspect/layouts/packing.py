@@ -15,12 +15,13 @@ Rows are Python ``range`` objects over the stored tensor's output axis; only a s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from functools import lru_cache
 from itertools import chain
 from typing import Literal
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.frozen_mapping import FrozenMapping, frozen
 
 Groups = Literal["one", "heads", "kv_heads"] | int
 
@@ -62,9 +63,12 @@ PER_HEAD = Packing(("q", "k", "v"), groups="heads")
 GROUPED = Packing(("q", "k", "v"), groups="kv_heads")
 
 
+_NONE: Mapping[str, int] = FrozenMapping({})
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes of an attention module.
+    """The sizes of an attention module. Whatever mappings it is made with, it has a hash.
 
     Attributes:
         head_dim: rows of one head of Q and of K.
@@ -77,14 +81,12 @@ class Geometry:
     num_kv_heads: int
     head_dim: int
     v_head_dim: int | None = None
-    widths: Mapping[str, int] = field(default_factory=dict[str, int])
-    subheads: Mapping[str, int] = field(default_factory=dict[str, int])
+    widths: Mapping[str, int] = _NONE
+    subheads: Mapping[str, int] = _NONE
 
-    @property
-    def sizes(self) -> tuple[object, ...]:
-        """All that tells it from another, hashable."""
-        shares = tuple(self.widths.items()), tuple(self.subheads.items())
-        return self.num_heads, self.num_kv_heads, self.head_dim, self.v_head_dim, *shares
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", frozen(self.widths))
+        object.__setattr__(self, "subheads", frozen(self.subheads))
 
     def heads(self, part: str) -> int:
         """How many heads a part has."""
@@ -124,26 +126,15 @@ def split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
     Raises:
         LayoutError: the geometry does not fill ``total`` rows under this packing.
     """
-    if geometry.num_heads > _MANY:
-        return _split_rows(packing, geometry, total)
-    key = packing, *geometry.sizes, total
-    if key not in _SPLIT:
-        if len(_SPLIT) >= _REMEMBERED:
-            _SPLIT.clear()
-        _SPLIT[key] = _split_rows(packing, geometry, total)
-    return _SPLIT[key]
+    split = _split if geometry.num_heads > _MANY else _split_and_remember
+    return split(packing, geometry, total)
 
-
-_SPLIT: dict[object, Rows] = {}
-"""What ``split_rows`` found: the layers of a stack are split alike, and share their ranges."""
-
-_REMEMBERED = 64
 
 _MANY = 256
 """Heads above which it is only asked to try whether they fit, and takes much memory."""
 
 
-def _split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
+def _split(packing: Packing, geometry: Geometry, total: int) -> Rows:
     groups, slots = slots_of(packing, geometry, total)
     size = sum(heads * width for _, heads, width in slots)
     if size * groups != total:
@@ -166,6 +157,10 @@ def _split_rows(packing: Packing, geometry: Geometry, total: int) -> Rows:
             if not packing.slot_innermost:
                 start += heads * width
     return {part: tuple(runs) for part, runs in rows.items()}
+
+
+_split_and_remember = lru_cache(64)(_split)
+"""The layers of a stack are split alike, and share their ranges."""
 
 
 def slots_of(packing: Packing, geometry: Geometry, total: int) -> tuple[int, list[tuple[str, int, int]]]:

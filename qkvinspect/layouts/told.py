@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import cast, get_args
+from typing import get_args
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import UsageError
@@ -53,7 +53,7 @@ def parse(text: str) -> Layout:
     import tomllib
 
     try:
-        table = cast("dict[str, object]", tomllib.loads(f"layout = {text}")["layout"])
+        table: dict[str, object] = tomllib.loads(f"layout = {text}")["layout"]
     except (ValueError, RecursionError) as error:
         hint = """write it as '{ q = "q_linear.weight", k = "k_linear.weight", v = "v_linear.weight" }'"""
         raise UsageError(f"--layout {text[:80]} is no table of TOML: {error}", hint=hint) from error

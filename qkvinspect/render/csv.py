@@ -19,6 +19,7 @@ COLUMNS = (
     "part",
     "head",
     "rows",
+    "axis",
     "out_features",
     "in_features",
     "norm",
@@ -65,7 +66,7 @@ def _lines(attention: Attention, part: Part, per_head: bool) -> Iterator[Sequenc
 def _cells(rows: Sequence[range], part: Part, measure: Measure | None) -> Sequence[object]:
     spans = " ".join(map(span, rows))
     values = (repr(measure.norm), measure.nonfinite) if measure else ("", "")
-    return spans, sum(map(len, rows)), part.in_features, *values
+    return spans, part.axis, sum(map(len, rows)), part.in_features, *values
 
 
 def harmless(cell: str) -> str:

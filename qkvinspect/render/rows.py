@@ -17,7 +17,7 @@ def part_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
         yield (
             part.name.upper(),
             text.shape(part.shape),
-            text.rows(part.rows),
+            text.ranges(part.rows, part.axis),
             text.norm(part.measured),
             "no bias" if part.bias is None else text.norm(part.bias_measured),
             nonfinite(part.measured, part.bias_measured),
@@ -40,7 +40,12 @@ def head_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
     for head in range(geometry.num_heads):
         kv = geometry.kv_head(head)
         picked = [head_of(part, geometry, head) for part in attention.parts]
-        cells = [cell for rows, measure in picked for cell in (text.rows([rows]), text.norm(measure))]
+        axes = [part.axis for part in attention.parts]
+        cells = [
+            cell
+            for (run, measure), axis in zip(picked, axes, strict=True)
+            for cell in (text.ranges([run], axis), text.norm(measure))
+        ]
         yield (str(head), *((str(kv),) if grouped else ()), *cells, nonfinite(*(m for _, m in picked)))
 
 

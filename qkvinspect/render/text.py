@@ -45,6 +45,11 @@ def rows(runs: Sequence[range]) -> str:
     return ", ".join(shown)
 
 
+def ranges(runs: Sequence[range], axis: int) -> str:
+    """As ``rows``; ``columns 0:64`` where they are ranges of the stored tensor's second axis."""
+    return f"columns {rows(runs)}" if axis else rows(runs)
+
+
 def shape(sizes: Sequence[int]) -> str:
     return f"[{', '.join(map(str, sizes))}]"
 

@@ -1,22 +1,16 @@
-"""Which checkpoints are meant, which of them are this shard's, and whether one was changed since."""
+"""Which checkpoints are this shard's, and whether one was changed since."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from glob import has_magic, iglob
 from hashlib import blake2b
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from qkvinspect.errors import UsageError
-from qkvinspect.formats.directory import SUFFIXES, USUAL, below, is_one
-from qkvinspect.sources import is_remote, local_path
+from qkvinspect.sources import is_remote
 
 _SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
-_READABLE = (*SUFFIXES, ".index.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +37,6 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(found[1]), int(found[2]))
 
 
-def expand(patterns: Iterable[str]) -> Iterator[str]:
-    """The checkpoints that paths, folders and globs name, as they come; some may come twice.
-
-    Raises:
-        UsageError: nothing has such a name.
-    """
-    for pattern in patterns:
-        found = False
-        for path in _matches(pattern):
-            found = True
-            yield path
-        if not found:
-            raise UsageError("no checkpoint matches", file=pattern)
-
-
 def stamp(path: str) -> str:
     """What changes when the files of a checkpoint do: their sizes and times. "" of what is not on this machine's disks.
 
@@ -78,47 +57,3 @@ def stamp(path: str) -> str:
 
 def _stamp(found: os.stat_result) -> str:
     return f"{found.st_size}:{found.st_mtime_ns}"
-
-
-def _matches(pattern: str) -> Iterator[str]:
-    if is_remote(pattern):
-        yield from _remote(pattern)
-        return
-    if pattern.startswith("file:"):
-        pattern = str(local_path(pattern))
-    if os.path.lexists(pattern) or not has_magic(pattern):
-        yield from map(_named, below(Path(pattern)))
-        return
-    anything = pattern.endswith("*")
-    recursive = pattern.rstrip(os.sep).endswith("**")  # what lies below a folder that matches, matches, too
-    whole = ""
-    for match in iglob(pattern, recursive=True):  # noqa: PTH207  (Path.glob rewrites what it is given)
-        path = Path(match)
-        if whole and match.startswith(whole):
-            continue  # a file of the checkpoint that its folder is
-        if not path.is_dir():
-            if not anything or match.endswith(_READABLE):
-                yield str(path)
-        elif is_one(path):
-            whole = f"{path}{os.sep}"
-            yield _named(path)
-        elif not recursive:
-            yield from (_named(one) for one in below(path) if one != path)
-
-
-def _remote(pattern: str) -> Iterator[str]:
-    if not has_magic(urlsplit(pattern).path):
-        yield pattern
-        return
-    from qkvinspect.sources.locate import matches
-
-    found = matches(pattern)
-    yield from (url for url in found if not pattern.endswith("*") or url.endswith(_READABLE))
-
-
-def _named(path: Path) -> str:
-    """A folder with one file of any name is that file: it may be the first of a run."""
-    names = os.listdir(path) if path.is_dir() else []
-    files = [name for name in names if name.endswith(SUFFIXES)]
-    alone = len(files) == 1 and files[0] not in USUAL and {*names} <= {*files, "config.json"}
-    return str(path / files[0]) if alone else str(path)

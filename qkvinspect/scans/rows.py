@@ -32,6 +32,7 @@ SHOWN: Mapping[str, Callable[[Attention, Part], object]] = {
     "bias_nonfinite": lambda _, part: part.bias_measured.nonfinite if part.bias_measured else None,
     "layout": lambda attention, _: attention.layout.id if attention.layout else None,
     "rows": lambda _, part: " ".join(map(span, part.rows)),
+    "axis": lambda _, part: part.axis,
     "out_features": lambda _, part: part.shape[0],
     "in_features": lambda _, part: part.shape[1],
     "dtype": lambda _, part: part.weight.dtype.name,

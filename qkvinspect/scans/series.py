@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeGuard
 
 from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import UsageError
+from qkvinspect.parsed import is_mapping
 from qkvinspect.scans.rows import FLOATS, HEAD
 
 _LINE = 1 << 20
@@ -122,12 +123,12 @@ def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> TrainingRun:
 def _rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line) if len(line) < _LINE else None
+            row: object = json.loads(line) if len(line) < _LINE else None
         except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict):
+        if not is_mapping(row):
             raise UsageError("is no row of a scan", file=f"{path}: line {number}", found=line.strip()[:60] or "nothing")
-        yield number, cast("dict[str, object]", row)
+        yield number, row
 
 
 def _add(run: TrainingRun, row: dict[str, object], where: str, layers: Sequence[str]) -> None:
@@ -142,13 +143,11 @@ def _add(run: TrainingRun, row: dict[str, object], where: str, layers: Sequence[
     if step is None:
         run.stepless[checkpoint] = None
         return
-    assert isinstance(step, int)
     layer, part, head = _text(row, "layer", where), _text(row, "part", where), row.get("head")
     if layer is None or part not in _PARTS:
         raise _wrong("part" if layer is not None else "layer", where, part if layer is not None else layer)
     if head is not None and not _is_count(head):
         raise _wrong("head", where, head)
-    assert head is None or isinstance(head, int)
     if layers and not any(fnmatchcase(layer, glob) for glob in layers):
         return
     if run.steps.setdefault(step, checkpoint) != checkpoint:
@@ -166,7 +165,7 @@ def _take(run: TrainingRun, row: dict[str, object], step: int, place: tuple[str,
     if count and place[2] is None:
         first = run.nonfinite.get(place[:2])
         if first is None or step < first[0]:
-            run.nonfinite[place[:2]] = step, cast("int", count)
+            run.nonfinite[place[:2]] = step, count
     for column in FLOATS & row.keys():
         value = _number(row[column], column, where)
         if value is not None and isfinite(value):
@@ -181,7 +180,7 @@ def _kind(origin: str) -> str:
     return ("epochs" if "epoch" in origin.lower() else "steps") if origin else "unknown"
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 1 << 62
 
 

@@ -55,13 +55,19 @@ def spikes(run: TrainingRun) -> Iterator[Finding]:
         for jump in jumps(series, stacks[key.part]):
             found[key.layer, key.part, jump.step].append((key.head, jump))
     for (layer, part, step), those in sorted(found.items(), key=lambda item: item[0][2]):
-        heads = [head for head, _ in those if head is not None]
-        whole = next((jump for head, jump in those if head is None), None)
-        most = whole or max((jump for _, jump in those), key=lambda jump: abs(log(jump.after / jump.before)))
-        where = f" in {_named(heads)}" if heads else ""
-        back = ", and back" if most.back else ""
-        text = f"the norm of {part.upper()}{where} jumps at step {step}: {most.before:.3g} to {most.after:.3g}{back}"
+        text = f"the norm of {part.upper()}{_jumping(those, step)}"
         yield Finding(FindingCode.NORM_SPIKE, text, layer)
+
+
+def _jumping(those: Sequence[tuple[int | None, Jump]], step: int) -> str:
+    """Which heads jump, and from what to what: one head's norm, or of several that of the whole part if it jumps."""
+    heads = [head for head, _ in those if head is not None]
+    told = [one for one in those if one[0] is not None] if len(heads) == 1 else those
+    of, most = min(told, key=lambda one: (one[0] is not None, -abs(log(one[1].after / one[1].before))))
+    where = f" in {_named(heads)}" if heads else ""
+    whose = "" if len(heads) < 2 else " as a whole" if of is None else f" in head {of}"
+    back = ", and back" if most.back else ""
+    return f"{where} jumps at step {step}: {most.before:.3g} to {most.after:.3g}{whose}{back}"
 
 
 def dying(run: TrainingRun) -> Iterator[Finding]:

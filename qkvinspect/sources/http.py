@@ -199,13 +199,13 @@ class HttpFile:
         return CheckpointError(message, code=code, file=self.name, found=found, hint=hint)
 
 
-class _Session(requests.Session):
+class _WithoutRedirects(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: what requests would follow or only prepare, it first reads to the end, be that where it may."""
 
 
 def _session() -> requests.Session:
-    session = _Session()
+    session = _WithoutRedirects()
     session.headers.update({"User-Agent": f"qkvinspect/{__version__}", "Accept-Encoding": "identity"})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     adapter = HTTPAdapter(pool_connections=8, pool_maxsize=8)

@@ -33,7 +33,7 @@ def test_folders_globs_and_doubles(tmp_path: Path, sound: State, run: Any, monke
     Path("runs/a/notes.txt").write_text("no")
     torch.save({}, "one/optimizer.pt")
     flags = ("--heads", "4", "--no-evidence", "--format", "json")
-    below = ["runs/a/step1.pt", "runs/a/step2.pt", "runs/b/model.safetensors.d"]
+    below = ["runs/a/step1.pt", "runs/a/step2.pt", "runs/b/model.safetensors.d/x.pt"]
     assert paths(run("check", "runs", *flags)) == below
     assert paths(run("check", "runs/a/*.pt", "runs/a/step1.pt", *flags)) == below[:2]
     assert paths(run("check", "**/step*.pt", *flags)) == below[:2]

@@ -104,6 +104,13 @@ def test_text_is_for_people(sound: State, tmp_path: Path, run: Any, monkeypatch:
         "  look closer: qkvinspect show --per-head model.pt --layer layers.2.self_attn",
         "1 checkpoint: 1 error, 0 warnings",
     ]
+    for layer in (2, 5):
+        sound[name(layer)][40:48] = 0
+    torch.save(sound, "model.pt")
+    lines = run("check", "model.pt", "--heads", "4", "--no-evidence", "--select", "zero-head").out.splitlines()
+    assert lines[1].startswith("  2 warnings  zero-head  ")
+    assert lines[1].endswith("(2 layers: layers.2.self_attn, layers.5.self_attn)")
+    assert lines[-1] == "1 checkpoint: 0 errors, 2 warnings"
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "\x1b[" in run("check", "model.pt").out
     monkeypatch.setenv("NO_COLOR", "1")

@@ -60,6 +60,7 @@ def test_one_value_is_named_with_its_layer_part_head_row_and_column(run, pair) -
     assert result.code == 1
     assert re.search(r"encoder.layers.0.self_attn +changed .* K$", result.out, re.MULTILINE)
     assert re.search(r"^  K differs most in head 1, row 9, column 3: -?0\.\d+ -> 5$", result.out, re.MULTILINE)
+    assert re.search(r"^ K .* 1 of \d+$", result.out, re.MULTILINE), "how many values changed, and of how many"
     assert "norm.weight: added" in result.out
     assert "encoder.norm.weight: removed" in result.out
     last = "different: 3 layers (2 identical, 1 changed), 23 other tensors (21 identical, 1 added, 1 removed)"

@@ -82,7 +82,7 @@ def test_the_numbers_are_those_of_torch(tmp_path: Path) -> None:
     assert found.relative_l2 == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-9)
     assert found.max_difference == pytest.approx(float((y - x).abs().max()), rel=1e-12)
     assert found.cosine == pytest.approx(float((x * y).sum() / (x.norm() * y.norm())), rel=1e-9)
-    assert found.changed == int((a != b).sum())
+    assert (found.changed, found.count) == (int((a != b).sum()), a.numel())
     assert found.largest is not None
     assert (found.largest.row, found.largest.column) == divmod(int((y - x).abs().argmax()), 900)
 

@@ -25,7 +25,7 @@ import torch.package
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import formats, open_checkpoint
+from qkvinspect.formats import FORMATS, open_checkpoint
 
 
 def a_tar() -> bytes:
@@ -124,7 +124,7 @@ def test_so_are_they_as_shards(data: bytes, match: str, hint: str, code: Code, t
 
 def test_one_format_at_most_recognises_a_file() -> None:
     for data, *_ in FOREIGN.values():
-        assert sum(format.sniff(data[:512]) for format in formats()) <= 1
+        assert sum(load().sniff(data[:512]) for load in FORMATS) <= 1
 
 
 class Small(torch.nn.Module):

@@ -118,7 +118,31 @@ def test_json_without_norms(samples: Path, run) -> None:
 def test_the_schema_refuses_what_it_should() -> None:
     validator = Draft202012Validator(json.loads(SCHEMA.read_text()))
     assert not validator.is_valid({"schema_version": 1})
-    assert not validator.is_valid({"schema_version": 2, "checkpoint": {}, "attentions": [], "findings": []})
+    assert not validator.is_valid({"schema_version": 3, "checkpoint": {}, "attentions": [], "findings": []})
+
+
+def test_a_range_names_the_axis_that_it_is_of(tmp_path: Path, run) -> None:
+    """GPT-2 stores [in, out]: slicing the stored tensor as printed gives the part, in every format."""
+    stored = {
+        "h.0.attn.c_attn.weight": torch.randn(8, 24),
+        "h.0.attn.c_proj.weight": torch.randn(8, 8),
+        "1.in_proj_weight": torch.randn(24, 8),
+    }
+    save_file(stored, tmp_path / "model.safetensors")
+    show = ("show", tmp_path / "model.safetensors", "--heads", "2")
+    for attention in run(*show, "-f", "json").json()["attentions"]:
+        name = attention["tensors"]["weight"]
+        for part in (attention["k"], *attention["k"]["heads"]):
+            ((start, stop),) = part["rows"]
+            values = stored[name].narrow(part["axis"], start, stop - start)
+            assert part["norm"] == pytest.approx(values.double().norm().item())
+    axes = {row["layer"]: row["axis"] for row in csv.DictReader(io.StringIO(run(*show, "-f", "csv").out))}
+    assert axes == {"h.0.attn": "1", "1": "0"}
+    for format in ("table", "markdown"):
+        out = run(*show, "-f", format).out
+        assert "columns 8:16" in out
+        assert out.count("columns") == 3
+    assert "columns 12:16" in run(*show, "--per-head").out
 
 
 @pytest.mark.parametrize("per_head", [False, True])

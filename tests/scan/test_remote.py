@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.scans.files import expand
+from qkvinspect.formats.expand import expand
 from tests.remote.server import serving
 
 
@@ -32,6 +32,13 @@ def test_a_remote_glob(store: str) -> None:
     (url,) = expand([f"{store}/step=1*.pt"])
     with open_checkpoint(url) as checkpoint:
         assert list(checkpoint.tensors) == ["a.in_proj_weight"]
+
+
+def test_check_reads_what_a_remote_glob_names(run, store: str) -> None:
+    found = run("check", f"{store}/step=1*.pt", "--heads", "2", "--format", "json").json()["checkpoints"]
+    assert [one["path"].rpartition("/")[2] for one in found] == ["step=10.pt"]
+    missing = run("check", "memory://user:hidden@run/none*.pt")
+    assert (missing.code, "no checkpoint matches" in missing.err, "hidden" in missing.err) == (2, True, False)
 
 
 def test_the_web_lists_nothing(run, tmp_path: Path) -> None:

@@ -87,6 +87,22 @@ def test_a_jump_of_one_head_at_the_last_checkpoint(
     assert all("Q in head 2 jumps at step 200" in one[2] for one in found)
 
 
+def test_a_jump_is_told_with_the_norm_of_what_jumps(trained_rows: list[dict[str, Any]], tmp_path: Path, run) -> None:
+    """Under a head's name stands that head's norm, not that of the whole part, which jumps with it."""
+    rows = [dict(row) for row in trained_rows]
+    before: dict[object, float] = {}
+    for row in rows:
+        if (row["layer"], row["part"]) == (name(1), "q") and row["step"] in (195, 200):
+            if row["step"] == 200 and row["head"] in (None, 2):
+                row["norm"] *= 0.6 if row["head"] is None else 0.4
+            elif row["step"] == 195:
+                before[row["head"]] = row["norm"]
+    (found,) = said(trended(run, written(tmp_path, rows), code=1))
+    after = next(row["norm"] for row in rows if (row["step"], row["layer"], row["part"], row["head"])
+                 == (200, name(1), "q", 2))  # fmt: skip
+    assert found[2] == f"the norm of Q in head 2 jumps at step 200: {before[2]:.3g} to {after:.3g}"
+
+
 @pytest.mark.parametrize(
     ("growth", "code"), [(lambda t: 1.0 + t, []), (lambda t: 8**t, ["norm-drift"]), (lambda t: 0.1**t, ["norm-drift"])]
 )

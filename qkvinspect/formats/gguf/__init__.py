@@ -19,7 +19,8 @@ from qkvinspect.formats.gguf.header import MAGIC, Header, read_header
 from qkvinspect.formats.gguf.metadata import Value
 from qkvinspect.formats.request import OpenRequest
 
-NAME = "gguf"
+NAME: str = "gguf"
+IS_INDEX: bool = False
 
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 """The names that llama.cpp gives the files of a split checkpoint (llama_split_path)."""

@@ -32,7 +32,7 @@ class Header(NamedTuple):
     unused: int
 
 
-class _Entry(NamedTuple):
+class _TensorHeader(NamedTuple):
     name: str
     type: int
     shape: tuple[int, ...]
@@ -77,7 +77,7 @@ def _byteorder(source: ByteSource) -> ByteOrder:
     raise malformed(source, Code.GGUF_VERSION, "is GGUF, but not of version 2 or 3", found)
 
 
-def _entry(cursor: Cursor) -> _Entry:
+def _entry(cursor: Cursor) -> _TensorHeader:
     name = cursor.text("the name of a tensor")
     rank = cursor.number("I")
     if rank > _MAX_RANK:
@@ -86,7 +86,7 @@ def _entry(cursor: Cursor) -> _Entry:
     sizes = tuple(cursor.number("Q") for _ in range(rank))
     if prod(sizes) >= 1 << 63 or max(sizes, default=0) >= 1 << 63:
         raise malformed(cursor.source, Code.GGUF_SHAPE, "shape cannot be", f"sizes {sizes}", name)
-    return _Entry(name, cursor.number("I"), sizes[::-1], cursor.number("Q"))  # the innermost size comes first
+    return _TensorHeader(name, cursor.number("I"), sizes[::-1], cursor.number("Q"))  # the innermost size comes first
 
 
 def _alignment(source: ByteSource, values: Mapping[str, Value], types: Mapping[str, int]) -> int:
@@ -104,7 +104,7 @@ def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 
 
-def _tensor(source: ByteSource, entry: _Entry, start: int, byteorder: ByteOrder) -> TensorInfo:
+def _tensor(source: ByteSource, entry: _TensorHeader, start: int, byteorder: ByteOrder) -> TensorInfo:
     dtype = GGML_TYPES.get(entry.type)
     if dtype is None:
         raise malformed(source, Code.GGUF_TYPE, "unknown type", str(entry.type), entry.name)
@@ -121,7 +121,9 @@ def _tensor(source: ByteSource, entry: _Entry, start: int, byteorder: ByteOrder)
     return TensorInfo(entry.name, dtype, entry.shape, strides, region, byteorder=byteorder, keys=(entry.name,))
 
 
-def _check_places(source: ByteSource, entries: list[_Entry], tensors: Mapping[str, TensorInfo], alignment: int) -> int:
+def _check_places(
+    source: ByteSource, entries: list[_TensorHeader], tensors: Mapping[str, TensorInfo], alignment: int
+) -> int:
     """The tensors must follow each other, each from the next aligned offset, as ggml demands; gives their end."""
     end = 0
     for entry in sorted(entries, key=lambda entry: (entry.offset, tensors[entry.name].region.nbytes)):

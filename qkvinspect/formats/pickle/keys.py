@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from types import NoneType
-from typing import cast
 
 from qkvinspect.error_codes import Code
-from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
+from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_tuple
 
 _MAX_PARTS = 200
 _MAX_NUMBERS = 10_000  # their hashes can be made equal, and a dict of those takes quadratic time
@@ -34,11 +33,10 @@ class Keys:
         while waiting:
             part = waiting.pop()
             seen += 1
-            if isinstance(part, tuple):
-                parts = cast("tuple[object, ...]", part)
-                if seen + len(waiting) + len(parts) > _MAX_PARTS:
+            if is_tuple(part):
+                if seen + len(waiting) + len(part) > _MAX_PARTS:
                     raise MalformedError(Code.LIMIT_KEY, f"a tuple of over {_MAX_PARTS} parts is used as a key")
-                waiting.extend(parts)
+                waiting.extend(part)
             elif isinstance(part, int):
                 numbers = True
             elif not isinstance(part, (str, float, bytes, NoneType, Global, Call, Persistent)):

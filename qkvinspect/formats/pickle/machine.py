@@ -15,6 +15,7 @@ from qkvinspect.formats.pickle import records
 from qkvinspect.formats.pickle.keys import Keys, MalformedError, kind
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
 from qkvinspect.formats.pickle.records import ORDERED_DICT, REBUILD, TensorCall
+from qkvinspect.parsed import is_items
 
 _MAKERS = b"]}(Q\x85\x86\x87R\x81\x92\x8f\x91\x94"  # a byte or two that make an object of a hundred
 _CHECK_EVERY = 1 << 16
@@ -183,8 +184,8 @@ class Machine:
 
     def append(self, items: list[object]) -> None:
         target = self.stack[-1]
-        if isinstance(target, list):
-            target.extend(items)  # pyright: ignore[reportUnknownMemberType]
+        if is_items(target):
+            target.extend(items)
         elif isinstance(target, Call):
             target.items.extend(items)
         else:

@@ -68,6 +68,11 @@ def is_dict(node: object) -> TypeGuard[dict[object, object]]:
     return isinstance(node, dict)
 
 
+def is_tuple(node: object) -> TypeGuard[tuple[object, ...]]:
+    """Whether a node is a tuple, of anything."""
+    return isinstance(node, tuple)
+
+
 def is_sequence(node: object) -> TypeGuard[list[object] | tuple[object, ...]]:
     """Whether a node is a list or tuple, of anything."""
     return isinstance(node, (list, tuple))

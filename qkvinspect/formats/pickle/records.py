@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import cast
 
-from qkvinspect.formats.pickle.nodes import Call, Global, Persistent
+from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_tuple
 
 REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
 ORDERED_DICT = Global("collections", "OrderedDict")
@@ -98,7 +97,11 @@ class TensorCall(Call):
     @property
     def storage(self) -> Persistent:
         """The reference to its storage."""
-        return cast("Persistent", cast("tuple[object, ...]", self.arguments)[0])
+        arguments = self.arguments
+        assert is_tuple(arguments)
+        storage = arguments[0]
+        assert isinstance(storage, Persistent)
+        return storage
 
     @property
     def parts(self) -> tuple[object, ...]:

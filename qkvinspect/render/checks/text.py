@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 
 from qkvinspect.checks.result import Checked, totals
@@ -35,10 +36,13 @@ def _block(page: Page, one: Checked) -> None:
         return
     counted = text.count(one.num_attentions, "attention module")
     said = text.findings(one.findings)
+    counts = Counter((finding.code, finding.message) for finding in one.findings)
+    labels = [_label(finding.severity, counts[finding.code, finding.message]) for finding, _ in said]
+    flush = max(map(len, labels), default=0)
     page.line((f"{path}  {counted}{'' if said else '  ok'}", "bold"))
     width = max((len(finding.code) for finding, _ in said), default=0)
-    for finding, message in said:
-        severity = f"  {finding.severity:7}  ", text.STYLES[finding.severity]
+    for label, (finding, message) in zip(labels, said, strict=True):
+        severity = f"  {label:{max(flush, 7)}}  ", text.STYLES[finding.severity]
         page.line(severity, (f"{finding.code:{width}}  ", "dim"), (message, ""))
     first = next((f for f, _ in said if f.severity != "info" and f.layer), None)
     if first is not None:
@@ -47,6 +51,11 @@ def _block(page: Page, one: Checked) -> None:
         shown = f"show --per-head {name} --layer {layer}"
         command = f"explain --evidence {name} {layer}" if first.code in AGAINST_WEIGHTS else shown
         page.line((f"  look closer: qkvinspect {command}", "dim"))
+
+
+def _label(severity: str, count: int) -> str:
+    """``warning``; ``2 warnings`` where a line stands for those of two layers, so that lines add up to the summary."""
+    return severity if count == 1 else text.count(count, severity)
 
 
 def _summary(page: Page, checked: Sequence[Checked]) -> None:

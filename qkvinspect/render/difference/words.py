@@ -179,7 +179,7 @@ def _label(name: str) -> str:
 def _cells(found: Comparison) -> tuple[str, ...]:
     gap = "-" if found.max_difference is None else text.number(found.max_difference)
     cosine = "-" if found.cosine is None else f"{found.cosine:.6f}"
-    changed = "-" if found.max_difference is None else str(found.changed)
+    changed = "-" if found.max_difference is None else f"{found.changed} of {found.count}" if found.changed else "0"
     return (found.status, _relative(found), gap, cosine, changed)
 
 

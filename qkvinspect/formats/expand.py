@@ -1,0 +1,114 @@
+"""The checkpoints that paths, folders, globs and URLs name: the same for every command that takes several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from glob import has_magic, iglob
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from qkvinspect.errors import UsageError
+from qkvinspect.formats.directory import SUFFIXES, USUAL, is_one
+from qkvinspect.sources import is_remote, local_path
+from qkvinspect.sources.urls import shown
+
+_READABLE = (*SUFFIXES, ".index.json")
+
+
+def expand(patterns: Iterable[str]) -> Iterator[str]:
+    """The checkpoints that paths, folders and globs name, as they come; some may come twice.
+
+    Raises:
+        UsageError: nothing has such a name.
+    """
+    for pattern in patterns:
+        found = False
+        for path in _matches(pattern):
+            found = True
+            yield path
+        if not found:
+            raise UsageError("no checkpoint matches", file=shown(pattern) if is_remote(pattern) else pattern)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    if is_remote(pattern):
+        yield from _remote(pattern)
+        return
+    if pattern.startswith("file:"):
+        pattern = str(local_path(pattern))
+    if os.path.lexists(pattern) or not has_magic(pattern):
+        yield from map(_named, _below(Path(pattern)))
+        return
+    anything = pattern.endswith("*")
+    recursive = pattern.rstrip(os.sep).endswith("**")  # what lies below a folder that matches, matches, too
+    whole = ""
+    for match in iglob(pattern, recursive=True):  # noqa: PTH207  (Path.glob rewrites what it is given)
+        path = Path(match)
+        if whole and match.startswith(whole):
+            continue  # a file of the checkpoint that its folder is
+        if not path.is_dir():
+            if not anything or match.endswith(_READABLE):
+                yield str(path)
+        elif is_one(path):
+            whole = f"{path}{os.sep}"
+            yield _named(path)
+        elif not recursive:
+            yield from (_named(one) for one in _below(path) if one != path)
+
+
+def _remote(pattern: str) -> Iterator[str]:
+    if not has_magic(urlsplit(pattern).path):
+        yield pattern
+        return
+    from qkvinspect.sources.locate import matches
+
+    found = matches(pattern)
+    yield from (url for url in found if not pattern.endswith("*") or url.endswith(_READABLE))
+
+
+def _named(path: Path) -> str:
+    """A folder with one file of any name is that file: it may be the first of a run."""
+    names = os.listdir(path) if path.is_dir() else []
+    files = [name for name in names if name.endswith(SUFFIXES)]
+    alone = len(files) == 1 and files[0] not in USUAL and {*names} <= {*files, "config.json"}
+    return str(path / files[0]) if alone else str(path)
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """The checkpoints at a path: itself; or, if it is a folder that is none, those of the folders and files in it.
+
+    Links to folders are followed, each folder once, however many lead to it.
+    """
+    if not path.is_dir() or is_one(path):
+        yield path
+        return
+    found = False
+    seen: set[tuple[int, int] | None] = {None}
+    for folder, folders, names in os.walk(path, followlinks=True):
+        here = Path(folder)
+        if (identity := _identity(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if here != path and is_one(here):
+            folders.clear()
+            found = True
+            yield here
+            continue
+        for name in sorted(names):
+            if name.endswith(SUFFIXES):
+                found = True
+                yield here / name
+    if not found:
+        yield path  # whose opening says what is wrong with it
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from all others, whatever links lead to it; None of one that has just been removed."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,272 @@
+"""What it takes to add one of each kind: in a copy of the package, by the command, with the files that it touched."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import qkvinspect
+
+ORIGINAL = Path(qkvinspect.__file__).parent
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the package, to which things are added."""
+
+    folder: Path
+
+    @property
+    def package(self) -> Path:
+        return self.folder / "qkvinspect"
+
+    def add(self, name: str, text: str) -> None:
+        path = self.package / name
+        assert not path.exists()
+        path.write_text(text)
+
+    def insert(self, name: str, after: str, line: str) -> None:
+        """A line where a list of its kind begins."""
+        path = self.package / name
+        text = path.read_text()
+        assert text.count(after) == 1, f"{name}: {after!r}"
+        path.write_text(text.replace(after, after + line))
+
+    def run(self, *argv: object, code: int = 0) -> str:
+        command = [sys.executable, "-m", "qkvinspect", *map(str, argv)]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    def touched(self) -> set[str]:
+        """The files of the package that are new or are not what they were."""
+        names = (path.relative_to(self.package) for path in self.package.rglob("*.py"))
+        return {
+            str(name)
+            for name in names
+            if not (ORIGINAL / name).exists() or (ORIGINAL / name).read_bytes() != (self.package / name).read_bytes()
+        }
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    shutil.copytree(ORIGINAL, tmp_path / "qkvinspect", ignore=shutil.ignore_patterns("__pycache__"))
+    return Copy(tmp_path)
+
+
+def layout(copy: Copy) -> None:
+    """A row for a library that calls its packed weight ``sesame``; without it, nothing is found."""
+    weight = torch.randn(24, 8)
+    save_file({"blocks.0.sesame.weight": weight}, copy.folder / "one.safetensors")
+    show = ("show", "one.safetensors", "--heads", "2", "--format", "json")
+    assert json.loads(copy.run(*show))["attentions"] == []
+    row = """
+    Layout(
+        id="sesame",
+        libraries="sesame",
+        weights=(StoredWeight("sesame.weight", QKV),),
+        source="sesame.py",
+        proof="source",
+    ),"""
+    copy.insert("layouts/torch.py", "LAYOUTS = (", row)
+    (attention,) = json.loads(copy.run(*show))["attentions"]
+    assert attention["layout"] == "sesame"
+    assert attention["k"]["norm"] == pytest.approx(weight[8:16].double().norm().item())
+    assert "sesame" in copy.run("layouts")
+
+
+ENCODING = '''
+"""Weights that are stored at half their size, under ``in_proj_weight_half``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.strided import strided_matrix, strided_shape
+from qkvinspect.weights.weight import StoredRows, Weight
+
+MARKERS: frozenset[str] = frozenset({"in_proj_weight_half"})
+
+
+@dataclass(frozen=True, slots=True)
+class Halved:
+    info: TensorInfo
+
+    by_columns = False
+    computed_in = None
+    label = "halved"
+
+    @property
+    def shape(self):
+        return strided_shape(self.info, "out_in")
+
+    @property
+    def stored(self):
+        return (self.info,)
+
+    def cut(self, runs: Sequence[range]):
+        return [StoredRows("in_proj_weight_half", self.info, tuple(runs))]
+
+    def decode(self, rows: range, cols: range):
+        from qkvinspect.weights.values import rows_of_values
+
+        some = strided_matrix(self.info, "out_in").transposed.take(cols).transposed
+        return rows_of_values(some, [rows]) * 2.0
+
+    def slack(self, rows: range, cols: range):
+        return None
+
+    def python(self):
+        return (f"weight = 2 * state_dict[{self.info.name!r}]",)
+
+
+def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
+    info = checkpoint.tensors[marker]
+    return Weight(marker.removesuffix("_half"), info.shape, info.dtype, None, Halved(info))
+'''.lstrip()
+
+
+def encoding(copy: Copy) -> None:
+    """Decoded wherever numbers are asked for: shown, and found equal to the plain twin."""
+    weight = torch.randn(24, 8)
+    save_file({"a.in_proj_weight_half": weight / 2}, copy.folder / "half.safetensors")
+    save_file({"a.in_proj_weight": weight}, copy.folder / "plain.safetensors")
+    copy.add("weights/encodings/halved.py", ENCODING)
+    copy.insert("weights/encodings/__init__.py", "from qkvinspect.weights.encodings import (", "\n    halved,")
+    copy.insert("weights/encodings/__init__.py", "ENCODINGS: tuple[EncodingModule, ...] = (", "\n    halved,")
+    shown = copy.run("show", "half.safetensors", "--heads", "2", "--format", "json")
+    (attention,) = json.loads(shown)["attentions"]
+    assert attention["v"]["norm"] == pytest.approx(weight[16:].double().norm().item())
+    compared = json.loads(copy.run("diff", "half.safetensors", "plain.safetensors", "--heads", "2", "-f", "json"))
+    assert compared["same"]
+
+
+FORMAT = '''
+"""A toy: a mark, then one float32 matrix of 24 x 8 named ``a.in_proj_weight``."""
+
+from __future__ import annotations
+
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Region, TensorInfo, contiguous_strides
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.formats.request import OpenRequest
+
+NAME: str = "toy"
+IS_INDEX: bool = False
+
+
+def sniff(head: bytes) -> bool:
+    return head.startswith(b"TOYTOY")
+
+
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
+    shape = (24, 8)
+    region = Region(source, 6, 4 * 24 * 8)
+    info = TensorInfo("a.in_proj_weight", DTYPES["float32"], shape, contiguous_strides(shape), region)
+    return Checkpoint(path=source.name, format=NAME, num_bytes=source.size, tensors={info.name: info})
+'''.lstrip()
+
+
+def file_format(copy: Copy) -> None:
+    """Opened by every command, whatever the file is called."""
+    weight = torch.randn(24, 8)
+    (copy.folder / "one.any").write_bytes(b"TOYTOY" + weight.numpy().tobytes())
+    copy.run("show", "one.any", code=2)
+    copy.add("formats/toy.py", FORMAT)
+    loader = "def _toy() -> Format:\n    from qkvinspect.formats import toy\n\n    return toy\n\n\n"
+    text = (copy.package / "formats/__init__.py").read_text()
+    before, list_of_formats, after = text.partition("FORMATS: tuple[Callable[[], Format], ...] = (")
+    (copy.package / "formats/__init__.py").write_text(f"{before}{loader}{list_of_formats}\n    _toy,{after}")
+    shown = json.loads(copy.run("show", "one.any", "--heads", "2", "--format", "json"))
+    assert shown["checkpoint"]["format"] == "toy"
+    assert shown["attentions"][0]["q"]["norm"] == pytest.approx(weight[:8].double().norm().item())
+
+
+CHECK = '''
+"""A layer of this project has too few heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.finding_codes import FindingCode
+
+CODE: FindingCode = FindingCode.FEW_HEADS
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    for attention in subject.attentions:
+        if attention.heads is not None and attention.heads.num_heads < 4:
+            yield attention.layer, f"only {attention.heads.num_heads} heads"
+'''.lstrip()
+
+
+def check(copy: Copy) -> None:
+    """Its code, too, is one line: ``check --list``, the settings and the exit code follow."""
+    save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
+    copy.add("checks/few_heads.py", CHECK)
+    copy.insert("checks/__init__.py", "from qkvinspect.checks import (", "\n    few_heads,")
+    copy.insert("checks/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
+    line = '    FEW_HEADS = "few-heads", "error", "A layer has too few heads."\n'
+    copy.insert("finding_codes.py", "    # Of files, by their readers.\n", line)
+    checked = copy.run("check", "one.safetensors", "--heads", "2", "--format", "json", code=1)
+    assert "few-heads" in {one["code"] for one in json.loads(checked)["checkpoints"][0]["findings"]}
+    copy.run("check", "one.safetensors", "--heads", "4", "--select", "few-heads")
+    assert "few-heads" in copy.run("check", "--list")
+
+
+def figure(copy: Copy) -> None:
+    """One that follows from what is known of a head: in CSV, as a rank, and in a map of heads."""
+    torch.manual_seed(1)
+    tensors = {"a.in_proj_weight": torch.randn(24, 8), "a.out_proj.weight": torch.randn(8, 8)}
+    save_file(tensors, copy.folder / "one.safetensors")
+    line = """
+    Column(
+        "k_over_q",
+        "norm of K over that of Q",
+        "ratio",
+        "values",
+        lambda head: head.k.norm / head.q.norm if head.k and head.q else None,
+    ),"""
+    copy.insert("analysis/columns.py", "COLUMNS: tuple[Column, ...] = (", line)
+    q, k = (tensors["a.in_proj_weight"][rows].double() for rows in (slice(4), slice(8, 12)))
+    rows = list(csv.DictReader(io.StringIO(copy.run("analyze", "one.safetensors", "--heads", "2", "-f", "csv"))))
+    assert float(rows[0]["k_over_q"]) == pytest.approx((k.norm() / q.norm()).item())
+    ranked = json.loads(
+        copy.run("analyze", "one.safetensors", "--heads", "2", "--sort", "k_over_q", "--format", "json")
+    )["ranked"]
+    assert ranked[0]["value"] >= ranked[1]["value"]
+    assert "norm of K over that of Q" in copy.run("analyze", "one.safetensors", "--heads", "2", "--heat", "k_over_q")
+
+
+KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
+    (layout, {"layouts/torch.py"}),
+    (encoding, {"weights/encodings/halved.py", "weights/encodings/__init__.py"}),
+    (file_format, {"formats/toy.py", "formats/__init__.py"}),
+    (check, {"checks/few_heads.py", "checks/__init__.py", "finding_codes.py"}),
+    (figure, {"analysis/columns.py"}),
+]
+"""What is added, and the files that this takes: a module of its own, and the list that names it."""
+
+
+@pytest.mark.parametrize(("add", "files"), KINDS, ids=[add.__name__ for add, _ in KINDS])
+def test_one_of_each_kind_takes_a_file_and_its_line(copy: Copy, add: Callable[[Copy], None], files: set[str]) -> None:
+    add(copy)
+    assert copy.touched() == files
