@@ -91,6 +91,6 @@ def analyze(
                 analysis = Analysis(found, tuple(figures(found, progress=bar.advance)), sort=ranked, top=top)
     view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
     if drawn is not None:
-        options.draw(grid(drawn, analysis.layers), checkpoint, view, plot, force=force)
+        options.draw(grid(drawn, analysis.layers), checkpoint, plot, force=force)
     else:
         sys.stdout.write(analysis_renderer(str(format)).render(analysis, view))

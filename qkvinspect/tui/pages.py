@@ -14,6 +14,7 @@ from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import describe
 from qkvinspect.render import evidence as testimony
 from qkvinspect.render import rows, text
+from qkvinspect.render.document import STYLES
 from qkvinspect.render.labels import apart
 from qkvinspect.tui.outline import Branch
 from qkvinspect.tui.session import Session
@@ -157,4 +158,4 @@ def _findings(found: Sequence[Finding]) -> Iterator[RenderableType]:
     if found:
         yield Text()
     for finding, message in text.findings(found):
-        yield Text.assemble((f"{finding.severity}: ", text.STYLES[finding.severity]), message)
+        yield Text.assemble((f"{finding.severity}: ", STYLES[finding.severity]), message)

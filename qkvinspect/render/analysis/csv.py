@@ -8,8 +8,8 @@ from io import StringIO
 
 from qkvinspect.analysis import COLUMNS, Analysis
 from qkvinspect.analysis.values import QUANTILES
-from qkvinspect.render.csv import harmless
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.csv import harmless
 
 NAME = "csv"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from qkvinspect.analysis import Analysis
 from qkvinspect.render import text
 from qkvinspect.render.analysis import rows
-from qkvinspect.render.markdown import escape, table
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.markdown import escape, table
 
 NAME = "markdown"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from qkvinspect.analysis import Analysis
 from qkvinspect.render import text
 from qkvinspect.render.analysis import rows
-from qkvinspect.render.page import Page
+from qkvinspect.render.document import STYLES
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.page import Page
 
 NAME = "table"
 
@@ -27,7 +28,7 @@ def render(analysis: Analysis, view: ViewOptions) -> str:
     if analysis.report.findings:
         page.line()
     for finding, message in text.findings(analysis.report.findings):
-        page.line((f"{finding.severity}: ", text.STYLES[finding.severity]), (message, ""))
+        page.line((f"{finding.severity}: ", STYLES[finding.severity]), (message, ""))
     return str(page)
 
 

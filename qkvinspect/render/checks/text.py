@@ -9,8 +9,9 @@ from qkvinspect.checks.result import Checked, totals
 from qkvinspect.errors import clean
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.render import text
-from qkvinspect.render.page import Page
+from qkvinspect.render.document import STYLES
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.page import Page
 
 NAME = "text"
 
@@ -31,14 +32,14 @@ def _block(page: Page, one: Checked) -> None:
     path = clean(one.path)
     if one.error:
         page.line((f"{path}  not checked", "bold"))
-        page.line(("  unreadable  ", text.STYLES["error"]), (clean(one.error), ""))
+        page.line(("  unreadable  ", STYLES["error"]), (clean(one.error), ""))
         return
     counted = text.count(one.num_attentions, "attention module")
     said = text.findings(one.findings)
     page.line((f"{path}  {counted}{'' if said else '  ok'}", "bold"))
     width = max((len(finding.code) for finding, _ in said), default=0)
     for finding, message in said:
-        severity = f"  {finding.severity:7}  ", text.STYLES[finding.severity]
+        severity = f"  {finding.severity:7}  ", STYLES[finding.severity]
         page.line(severity, (f"{finding.code:{width}}  ", "dim"), (message, ""))
     first = next((f for f, _ in said if f.severity != "info" and f.layer), None)
     if first is not None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from qkvinspect.diff.difference import Difference
 from qkvinspect.render import text
 from qkvinspect.render.difference import words
-from qkvinspect.render.markdown import escape, table
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.markdown import escape, table
 
 NAME = "markdown"
 

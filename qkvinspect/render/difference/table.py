@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from qkvinspect.diff.difference import SAME, Difference
 from qkvinspect.render import text
 from qkvinspect.render.difference import words
-from qkvinspect.render.page import Page
+from qkvinspect.render.document import STYLES
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.page import Page
 
 NAME = "table"
 
@@ -40,7 +41,7 @@ def render(difference: Difference, view: ViewOptions) -> str:
     for line in words.others(difference):
         page.line((line, "red"))
     for severity, line in words.remarks(difference):
-        page.line((f"{severity}: ", text.STYLES[severity]), (line, ""))
+        page.line((f"{severity}: ", STYLES[severity]), (line, ""))
     page.line((words.verdict(difference), "bold"))
     return str(page)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from math import inf
 
 from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
+from qkvinspect.finding_codes import Severity
 from qkvinspect.render import text
 from qkvinspect.render.view import ViewOptions
 
@@ -115,7 +116,7 @@ def others(difference: Difference) -> Iterator[str]:
         yield f"... and {len(named) - _MOST_OTHERS} more; --format json names all"
 
 
-def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
+def remarks(difference: Difference) -> Iterator[tuple[Severity, str]]:
     """(severity, text) of notes and warnings."""
     for note in difference.notes:
         yield "info", text.clean(note)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from io import TextIOWrapper
 from typing import BinaryIO
 
-from qkvinspect.render.csv import harmless
+from qkvinspect.render.writers.csv import harmless
 from qkvinspect.scans.rows import TEXTS, Scanned
 
 NAME = "csv"

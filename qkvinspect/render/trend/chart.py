@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.render import text
-from qkvinspect.render.page import Page
 from qkvinspect.render.trend import rows
 from qkvinspect.render.trend.table import end
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.page import Page
 from qkvinspect.scans.trend import Line, Trend
 
 NAME = "chart"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from io import StringIO
 
-from qkvinspect.render.csv import harmless
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.csv import harmless
 from qkvinspect.scans.trend import Trend
 
 NAME = "csv"

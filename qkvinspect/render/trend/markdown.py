@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.render import text
-from qkvinspect.render.markdown import escape, table
 from qkvinspect.render.trend import rows
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.markdown import escape, table
 from qkvinspect.scans.trend import Trend
 
 NAME = "markdown"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from qkvinspect.render import text
-from qkvinspect.render.page import Page
+from qkvinspect.render.document import STYLES
 from qkvinspect.render.trend import rows
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.page import Page
 from qkvinspect.scans.trend import Trend
 
 NAME = "table"
@@ -28,5 +29,5 @@ def end(page: Page, trend: Trend) -> None:
     """What was found."""
     page.line()
     for finding, message in text.findings(trend.findings):
-        page.line((f"{finding.severity}: ", text.STYLES[finding.severity]), (f"{finding.code}  ", "dim"), (message, ""))
+        page.line((f"{finding.severity}: ", STYLES[finding.severity]), (f"{finding.code}  ", "dim"), (message, ""))
     page.line((rows.verdict(trend), "bold"))

@@ -5,6 +5,7 @@ Rich takes a millisecond a row, and a tenth of a second to be imported.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 Bad = Callable[[Sequence[str]], bool]
 """Tells of a row whether it is to stand out."""
+
+_INDENT = 11
+"""Columns before what is said of a term."""
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "bold red": "1;31", "bold green": "1;32", "yellow": "33", "cyan": "36"}
 
@@ -29,6 +33,7 @@ class Page:
 
     def line(self, *parts: tuple[str, str]) -> None:
         """A line of parts, each with its style, "" for none; longer ones are wrapped in a terminal."""
+        parts = tuple((clean(text), style) for text, style in parts)
         if self._fits("".join(text for text, _ in parts)):
             self._add("".join(self._styled(text, style) for text, style in parts))
         else:
@@ -39,6 +44,28 @@ class Page:
     def raw(self, line: str) -> None:
         """A line that is laid out already."""
         self._add(line)
+
+    def gap(self) -> None:
+        """A blank line, but at the top."""
+        if self._lines:
+            self._add("")
+
+    def term(self, title: str, text: str) -> None:
+        """A word, and what is said about it with a hanging indent."""
+        body = clean(text)
+        if self._view.width is not None:
+            across = max(self._view.width - _INDENT - 1, 20)
+            lines = textwrap.wrap(body, across, break_long_words=False, break_on_hyphens=False)
+            body = ("\n" + " " * _INDENT).join(lines)
+        self._add(self._styled(f"  {title}".ljust(_INDENT), "dim") + body)
+
+    def stacked(self, rows: Iterable[Sequence[str]]) -> None:
+        """A table without titles, the last cell of each row below the others."""
+        cells = [[clean(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
+        for *row, last in cells:
+            self._add("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+            self._add(" " * (sum(widths[:-1]) + 2 * len(widths[:-1])) + last)
 
     def table(self, columns: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]], bad: Bad) -> None:
         """A table.
@@ -70,7 +97,7 @@ class Page:
         return self._view.width is None or (text.isascii() and len(text) <= self._view.width)
 
     def _styled(self, text: str, style: str) -> str:
-        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and self._view.colour else text
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and style and self._view.colour else text
 
     def _fold(self, shown: RenderableType) -> None:
         from io import StringIO
