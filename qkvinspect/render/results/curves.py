@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.render import text
-from qkvinspect.render.trend import rows
-from qkvinspect.render.trend.table import end
-from qkvinspect.render.view import ViewOptions
-from qkvinspect.render.writers.page import Page
+from qkvinspect.render.document import Code, Section
+from qkvinspect.render.results.trend import buckets, part_name
 from qkvinspect.scans.trend import Line, Trend
-
-NAME = "chart"
 
 _HIGH, _WIDE = 10, 72
 """Characters of a chart; each has 4 by 2 dots."""
@@ -20,22 +16,20 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Of the Braille patterns, by row and column (Unicode 15, block U+2800)."""
 
 
-def render(trend: Trend, view: ViewOptions) -> str:
-    """Every figure and part, and the findings."""
-    page = Page(view)
-    page.line((rows.summary(trend), "bold"))
-    wide = _WIDE if view.width is None else max(min(view.width - 12, 160), 16)
+def charts(trend: Trend, width: int | None) -> Iterator[Section]:
+    """Every figure and part.
+
+    Args:
+        width: of the terminal; None where there is none.
+    """
+    wide = _WIDE if width is None else max(min(width - 12, 160), 16)
     for column in trend.columns:
         lines = trend.of(column)
         for part in dict.fromkeys(line.key.part for line in lines):
             some = [line for line in lines if line.key.part == part]
-            page.line()
-            title = f"{column.replace('_', ' ')} of {part.upper() if len(part) == 1 else rows.part(some[0].key)}"
-            page.line((title, "bold green"), (f": {text.count(len(some), 'curve')}", ""))
-            for row in _chart(some, wide):
-                page.raw(row)
-    end(page, trend)
-    return str(page)
+            title = f"{column.replace('_', ' ')} of {part.upper() if len(part) == 1 else part_name(some[0].key)}"
+            chart = Code(tuple(_chart(some, wide)), indent=0)
+            yield Section(title, (chart,), f": {text.count(len(some), 'curve')}")
 
 
 def _chart(lines: Sequence[Line], wide: int) -> Iterator[str]:
@@ -44,7 +38,7 @@ def _chart(lines: Sequence[Line], wide: int) -> Iterator[str]:
     dots = [[0] * wide for _ in range(_HIGH)]
     for line in lines:
         before: tuple[int, int] | None = None
-        for x, value in enumerate(rows.buckets(line.series, 2 * wide, first, last)):
+        for x, value in enumerate(buckets(line.series, 2 * wide, first, last)):
             if value is None:
                 continue
             y = round((high - value) / (high - low) * (4 * _HIGH - 1)) if high > low else 2 * _HIGH

@@ -9,7 +9,6 @@ from math import inf
 from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
 from qkvinspect.finding_codes import Severity
 from qkvinspect.render import text
-from qkvinspect.render.view import ViewOptions
 
 PART_COLUMNS = ("part", "stored", "status", "relative L2", "max diff", "cosine", "changed")
 HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
@@ -58,19 +57,19 @@ def happened(difference: Difference) -> Iterator[str]:
         yield text.clean(f"{message} ({where})")
 
 
-def detailed(difference: Difference, view: ViewOptions) -> list[LayerDifference]:
+def detailed(difference: Difference, *, per_head: bool) -> list[LayerDifference]:
     """The first layers whose parts are worth a table: a comment on GitHub holds 65,536 characters."""
-    return _worth_a_table(difference, view)[:_MOST_DETAILED]
+    return _worth_a_table(difference, per_head)[:_MOST_DETAILED]
 
 
-def left_out(difference: Difference, view: ViewOptions) -> list[str]:
+def left_out(difference: Difference, *, per_head: bool) -> list[str]:
     """How many others there are."""
-    count = len(_worth_a_table(difference, view)) - _MOST_DETAILED
+    count = len(_worth_a_table(difference, per_head)) - _MOST_DETAILED
     return [f"... and {text.count(count, 'layer')} more; --layer GLOB shows them"] if count > 0 else []
 
 
-def _worth_a_table(difference: Difference, view: ViewOptions) -> list[LayerDifference]:
-    shown = ("identical",) if view.per_head else SAME
+def _worth_a_table(difference: Difference, per_head: bool) -> list[LayerDifference]:
+    shown = ("identical",) if per_head else SAME
     return [layer for layer in difference.layers if layer.status not in shown]
 
 

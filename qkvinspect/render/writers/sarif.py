@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import PurePath
 from urllib.parse import quote
 
 from qkvinspect import __version__
 from qkvinspect.checks import Rule, rules
-from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.render.document import Document
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.sources import is_remote
-
-NAME = "sarif"
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def render(checked: Sequence[Checked], view: ViewOptions) -> str:
-    """All of them."""
+def write(document: Document, view: ViewOptions) -> str:
+    """All checkpoints."""
+    checked = document.checked
     used = {finding.code for one in checked for finding in one.findings}
     listed = [rule for rule in rules() if rule.code in used]
     places = {rule.code: place for place, rule in enumerate(listed)}

@@ -10,7 +10,7 @@ from typing import Any
 from qkvinspect.errors import UsageError
 from qkvinspect.render import text
 from qkvinspect.render.plots import drawable, drawn
-from qkvinspect.render.trend import rows
+from qkvinspect.render.results.trend import summary
 from qkvinspect.scans.trend import Trend
 
 _KINDS = (".png", ".svg", ".pdf")
@@ -46,7 +46,7 @@ def plot(trend: Trend, out: Path, *, force: bool) -> None:
                 panel.set_ylabel(column.replace("_", " "))
                 panel.set_xlabel("step")
                 panel.tick_params(labelbottom=True)
-        figure.suptitle(rows.summary(trend))
+        figure.suptitle(summary(trend))
         if len(order) <= _NAMED:
             handles, labels = panels[0][0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", fontsize="small")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
+from qkvinspect.render.document import Document
 from qkvinspect.render.view import ViewOptions
-
-NAME = "github"
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 
 
-def render(checked: Sequence[Checked], view: ViewOptions) -> str:
-    """All of them."""
+def write(document: Document, view: ViewOptions) -> str:
+    """All checkpoints."""
     lines: list[str] = []
-    for one in checked:
+    for one in document.checked:
         if one.error:
             lines.append(_command("error", one.path, "unreadable", one.error))
         for finding in one.findings:

@@ -6,23 +6,21 @@ Findings of severity error are failures; warnings and infos are cases that pass,
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
+from qkvinspect.render.document import Document
 from qkvinspect.render.view import ViewOptions
-
-NAME = "junit"
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(checked: Sequence[Checked], view: ViewOptions) -> str:
-    """All of them."""
+def write(document: Document, view: ViewOptions) -> str:
+    """All checkpoints."""
     root = ElementTree.Element("testsuites", name="qkvinspect")
-    for one in checked:
+    for one in document.checked:
         _suite(root, one)
     for key in ("tests", "failures", "errors"):
         root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
