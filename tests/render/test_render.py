@@ -23,7 +23,7 @@ from qkvinspect.render.results.show import document
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.render.writers import CHECK_WRITERS, WRITERS, written
 
-SCHEMA = Path(__file__).parent.parent.parent / "qkvinspect/render/report.schema.json"
+SCHEMA = Path(__file__).parent.parent.parent / "qkvinspect/render/results/report.schema.json"
 HOSTILE = "a\x1b[31m\x1b]0;title\x07b\u202ec\u200bd\ne\x00f|g<script>[bold]h`i"
 
 

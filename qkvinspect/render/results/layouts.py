@@ -1,13 +1,12 @@
-"""The registry of layouts for people: a table, and one row in full with its packing drawn."""
+"""``layouts``: the registry as a table, and one row in full with its packing drawn."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry, Packing, slots_of, split_rows
-from qkvinspect.render.prose import point
+from qkvinspect.render.document import Cell, Code, Document, Items, Section, Table, Term
 
 _PROOFS = {
     "proven": "shown on the library's own module",
@@ -17,46 +16,58 @@ _PROOFS = {
 }
 
 
-def table(layouts: Sequence[Layout]) -> str:
-    """One line a layout: id, how it is known, the stored tensors, the libraries."""
-    width = max(len(layout.id) for layout in layouts)
-    lines = (
-        f"{layout.id.ljust(width)}  {layout.proof.ljust(8)} {keys(layout)}\n{' ' * (width + 11)}{layout.libraries}"
-        for layout in layouts
+def document(layouts: Sequence[Layout], *, full: bool = False) -> Document:
+    """Rows of the registry.
+
+    Args:
+        full: everything about each, with its packing drawn.
+    """
+    return Document(
+        "layouts",
+        blocks=lambda: map(_full, layouts) if full else [_listing(layouts)],
+        records=lambda: _records(layouts),
+        data=lambda: [_data(layout) for layout in layouts],
     )
-    return "\n".join(lines) + "\n"
 
 
-def full(layout: Layout, width: int | None) -> str:
-    """Everything about one layout."""
-    lines = [layout.id, *(point(title, text, width) for title, text in _points(layout)), "  Rows"]
-    for stored in layout.weights:
-        lines.append(f"    {_below(layout, stored)}: {diagram(stored.packing, layout)}")
-    return "\n".join(lines) + "\n"
+def _listing(layouts: Sequence[Layout]) -> Table:
+    rows = [(layout.id, layout.proof.ljust(7), keys(layout), layout.libraries) for layout in layouts]
+    return Table(("id", "known by", "stored", "libraries"), rows, (False,) * 4, stacked=True)
 
 
-def as_json(layouts: Sequence[Layout]) -> str:
-    """The registry for programs."""
-    rows = [
-        {
-            "id": layout.id,
-            "libraries": layout.libraries,
-            "kind": layout.kind,
-            "layer": layout.layer,
-            "weights": [
-                {"key": s.key, "order": s.packing.order, "groups": s.packing.groups, "orientation": s.orientation}
-                for s in layout.weights
-            ],
-            "kv_heads": layout.kv_heads,
-            "model_types": layout.model_types,
-            "needs_config": layout.needs_config,
-            "proof": layout.proof,
-            "source": layout.source,
-            "note": layout.note,
-        }
-        for layout in layouts
-    ]
-    return json.dumps(rows, indent=2) + "\n"
+def _full(layout: Layout) -> Section:
+    drawn = tuple(f"{_below(layout, stored)}: {diagram(stored.packing, layout)}" for stored in layout.weights)
+    points = Items(tuple(Term(title, said) for title, said in _points(layout)))
+    return Section(layout.id, (points, Code(drawn, "Rows")))
+
+
+def _records(layouts: Sequence[Layout]) -> Iterator[Sequence[Cell]]:
+    yield "id", "kind", "proof", "libraries", "stored", "rows", "kv_heads", "model_types", "source", "note"
+    for layout in layouts:
+        drawn = "; ".join(diagram(stored.packing, layout) for stored in layout.weights)
+        types = " ".join(layout.model_types)
+        known = (layout.kv_heads, types, layout.source, layout.note)
+        yield layout.id, layout.kind, layout.proof, layout.libraries, keys(layout), drawn, *known
+
+
+def _data(layout: Layout) -> dict[str, object]:
+    """A row for programs."""
+    return {
+        "id": layout.id,
+        "libraries": layout.libraries,
+        "kind": layout.kind,
+        "layer": layout.layer,
+        "weights": [
+            {"key": s.key, "order": s.packing.order, "groups": s.packing.groups, "orientation": s.orientation}
+            for s in layout.weights
+        ],
+        "kv_heads": layout.kv_heads,
+        "model_types": layout.model_types,
+        "needs_config": layout.needs_config,
+        "proof": layout.proof,
+        "source": layout.source,
+        "note": layout.note,
+    }
 
 
 def keys(layout: Layout) -> str:

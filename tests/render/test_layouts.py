@@ -7,7 +7,7 @@ import json
 import pytest
 
 from qkvinspect.layouts import LAYOUTS
-from qkvinspect.render import catalogue
+from qkvinspect.render.results import layouts as catalogue
 
 BY_ID = {layout.id: layout for layout in LAYOUTS}
 
