@@ -11,8 +11,6 @@ from typing import BinaryIO
 from qkvinspect.render.writers.csv import harmless
 from qkvinspect.scans.rows import TEXTS, Scanned
 
-NAME = "csv"
-
 
 def require() -> None:
     """Nothing."""

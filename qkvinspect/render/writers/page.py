@@ -5,8 +5,10 @@ Rich takes a millisecond a row, and a tenth of a second to be imported.
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from qkvinspect.render.text import clean
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 Bad = Callable[[Sequence[str]], bool]
 """Tells of a row whether it is to stand out."""
+
+_WORD = re.compile(r"\s*\S+\s*")
 
 _INDENT = 11
 """Columns before what is said of a term."""
@@ -34,8 +38,11 @@ class Page:
     def line(self, *parts: tuple[str, str]) -> None:
         """A line of parts, each with its style, "" for none; longer ones are wrapped in a terminal."""
         parts = tuple((clean(text), style) for text, style in parts)
-        if self._fits("".join(text for text, _ in parts)):
+        whole = "".join(text for text, _ in parts)
+        if self._view.width is None or (whole.isascii() and len(whole) <= self._view.width):
             self._add("".join(self._styled(text, style) for text, style in parts))
+        elif whole.isascii():
+            self._lines += self._wrapped(parts, whole, self._view.width)
         else:
             from rich.text import Text
 
@@ -93,8 +100,16 @@ class Page:
     def _add(self, line: str) -> None:
         self._lines.append(line.rstrip())
 
-    def _fits(self, text: str) -> bool:
-        return self._view.width is None or (text.isascii() and len(text) <= self._view.width)
+    def _wrapped(self, parts: Sequence[tuple[str, str]], whole: str, width: int) -> Iterator[str]:
+        """Lines of whole words, as rich would give them; every character is one column wide."""
+        cuts = [0, *_cuts(whole, width), len(whole)]
+        for start, end in pairwise(cuts):
+            end = start + max(len(whole[start:end].rstrip()), min(width, end - start))  # noqa: PLW2901
+            place, line = 0, ""
+            for text, style in parts:
+                line += self._styled(text[max(start - place, 0) : max(end - place, 0)], style)
+                place += len(text)
+            yield line.rstrip()
 
     def _styled(self, text: str, style: str) -> str:
         return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and style and self._view.colour else text
@@ -127,6 +142,22 @@ class Page:
         for row in rows:
             table.add_row(*map(Text, row), style="red" if bad(row) else None)
         self._fold(table)
+
+
+def _cuts(text: str, width: int) -> Iterator[int]:
+    """Where lines of up to ``width`` columns begin: at words, or within those that are longer than a line."""
+    used = 0
+    for word in _WORD.finditer(text):
+        start, length = word.start(), len(word[0].rstrip())
+        if length <= width - used:
+            used += len(word[0])
+        elif length <= width:
+            yield start
+            used = len(word[0])
+        else:
+            places = range(start, word.end(), width)
+            yield from (place for place in places if place)
+            used = word.end() - places[-1]
 
 
 def _plain(cells: Sequence[str]) -> bool:
