@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from jsonschema import Draft202012Validator
 from safetensors.torch import save_file
 
+import qkvinspect
 from qkvinspect.explain.explanation import explain
 from qkvinspect.explain.snippet import python
 from qkvinspect.explain.verify import verify
@@ -18,6 +21,7 @@ from qkvinspect.inspection import Options, inspect
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
+SCHEMA = Path(qkvinspect.__file__).parent / "render/results/explanation.schema.json"
 CODEGEN = Packing(("q", "v", "k"), 4)
 INNERMOST = Packing(("q", "k", "v"), "heads", slot_innermost=True)
 
@@ -166,3 +170,24 @@ def test_the_code_names_odd_keys_safely(tmp_path: Path) -> None:
     with open_checkpoint(tmp_path / "odd.pt") as checkpoint:
         (attention,) = inspect(checkpoint).attentions
         assert torch.equal(execute(python(attention, checkpoint))["v"], torch.load(tmp_path / "odd.pt")[name][16:])
+
+
+@pytest.mark.parametrize("argv", [(), ("--verify",), ("--evidence",)])
+def test_json_keeps_its_schema_and_says_what_the_text_says(samples: Path, run, argv: tuple[str, ...]) -> None:
+    argv = (samples / "transformer.pt", "encoder.layers.0.self_attn", "--heads", "2", *argv)
+    found = run("explain", *argv, "-f", "json").json()
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(found)
+    text = run("explain", *argv).out
+    (layer,) = found["layers"]
+    assert all(point["text"] in text for point in layer["points"])
+    assert all(line in text for line in layer["code"])
+    assert (layer["verified"] is not None) == ("--verify" in argv)
+    assert not layer["verified"] or layer["verified"]["agrees"]
+
+
+def test_markdown_has_the_code_as_code(samples: Path, run) -> None:
+    argv = ("explain", samples / "transformer.pt", "encoder.layers.0.self_attn")
+    out = run(*argv, "-f", "markdown").out
+    assert "\n### encoder.layers.0.self\\_attn\n\n- **Layout**: torch-mha" in out
+    (layer,) = run(*argv, "-f", "json").json()["layers"]
+    assert "\n\n" + "".join(f"    {line}\n" for line in layer["code"]) in out

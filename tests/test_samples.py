@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = json.loads((ROOT / "qkvinspect/render/report.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "qkvinspect/render/results/report.schema.json").read_text())
 
 
 def _generator() -> ModuleType:

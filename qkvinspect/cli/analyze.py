@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qkvinspect.cli import options
-from qkvinspect.render.analysis import ANALYSIS_RENDERERS
-
-if TYPE_CHECKING:
-    Format = str
-else:
-    Format = StrEnum("Format", [(name, name) for name in ANALYSIS_RENDERERS])
 
 
 def analyze(
@@ -35,7 +27,7 @@ def analyze(
         bool, typer.Option("--values", help="Mean, spread, quantiles, zeros and a histogram instead of the circuits.")
     ] = False,
     per_head: Annotated[bool, typer.Option("--per-head", help="With --values: one row a head, too.")] = False,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format("table"),
+    format: options.AskFormat = options.TABLE,
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
@@ -72,8 +64,7 @@ def analyze(
     from qkvinspect.analysis.grid import grid
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
-    from qkvinspect.render.analysis import analysis_renderer
-    from qkvinspect.render.view import ViewOptions
+    from qkvinspect.render.results.analyze import document
 
     if values and (sort or top or heat):
         raise UsageError("--values shows no figures to rank or to draw", hint="leave out --values, or the others")
@@ -89,8 +80,7 @@ def analyze(
                 analysis = Analysis(found, values=tuple(value_statistics(found, bar.advance)))
             else:
                 analysis = Analysis(found, tuple(figures(found, progress=bar.advance)), sort=ranked, top=top)
-    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
     if drawn is not None:
-        options.draw(grid(drawn, analysis.layers), checkpoint, view, plot, force=force)
+        options.draw(grid(drawn, analysis.layers), checkpoint, plot, force=force)
     else:
-        sys.stdout.write(analysis_renderer(str(format)).render(analysis, view))
+        options.put(document(analysis, per_head=per_head), format)

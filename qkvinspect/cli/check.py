@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from qkvinspect.cli import options
-from qkvinspect.render.checks import CHECK_RENDERERS
+from qkvinspect.render.writers import CHECK_WRITERS, WRITERS
 
 if TYPE_CHECKING:
     from qkvinspect.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     CheckFormat = str
 else:
-    CheckFormat = StrEnum("CheckFormat", [(name, name) for name in CHECK_RENDERERS])
+    CheckFormat = StrEnum("CheckFormat", [(name, name) for name in ("text", *WRITERS, *CHECK_WRITERS)])
 
 Codes = list[str] | None
 
@@ -176,17 +176,23 @@ def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:
 
 def _print(results: Sequence[Checked], format: str | None, output: Path | None) -> None:
     from qkvinspect.atomic import new_file
-    from qkvinspect.render.checks import check_renderer
+    from qkvinspect.render.results.check import document
     from qkvinspect.render.view import ViewOptions
+    from qkvinspect.render.writers import written
 
+    found, form = document(results), _FORMS.get(format or "text", format or "text")
     view = ViewOptions(colour=options.wants_colour())
     if output is not None:
         with new_file(output, force=True) as file:
-            file.write(check_renderer(format or "text").render(results, ViewOptions()).encode())
-        format = None
-    sys.stdout.write(check_renderer(format or "text").render(results, view))
+            file.write(written(found, form, ViewOptions()).encode())
+        format, form = None, "table"
+    sys.stdout.write(written(found, form, view))
     if format is None and os.environ.get("GITHUB_ACTIONS") == "true":
-        sys.stdout.write(check_renderer("github").render(results, view))
+        sys.stdout.write(written(found, "github", view))
+
+
+_FORMS = {"text": "table"}
+"""What ``check`` called a form before every command had the same."""
 
 
 def _list() -> None:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qkvinspect.cli import options
-from qkvinspect.render.difference import DIFFERENCE_RENDERERS
-
-if TYPE_CHECKING:
-    Format = str
-else:
-    Format = StrEnum("Format", [(name, name) for name in DIFFERENCE_RENDERERS])
 
 
 def diff(
@@ -33,7 +25,7 @@ def diff(
         float | None,
         typer.Option("--tolerance", metavar="X", min=0.0, help="A relative L2 difference up to X counts as the same."),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format("table"),
+    format: options.AskFormat = options.TABLE,
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: Annotated[
@@ -73,8 +65,7 @@ def diff(
     from qkvinspect.cli.progress import Bar
     from qkvinspect.diff import DiffOptions, compare
     from qkvinspect.errors import UsageError
-    from qkvinspect.render.difference import difference_renderer
-    from qkvinspect.render.view import ViewOptions
+    from qkvinspect.render.results import diff as result
 
     ask = "wanted" if evidence else "none"
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
@@ -91,7 +82,6 @@ def diff(
         wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance)
         with Bar("comparing") as bar:
             found = compare(before, after, wanted, bar.advance)
-    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
-    sys.stdout.write(difference_renderer(str(format)).render(found, view))
+    options.put(result.document(found, per_head=per_head), format)
     if not found.same:
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from qkvinspect.cli import options
 
 if TYPE_CHECKING:
     from qkvinspect.checkpoint import Checkpoint
+    from qkvinspect.explain.verify import Verification
     from qkvinspect.inspection.report import Attention
 
 
@@ -28,6 +28,7 @@ def explain(
         bool,
         typer.Option("--verify", help="Run the real nn.MultiheadAttention against the split parts (needs torch)."),
     ] = False,
+    format: options.AskFormat = options.TABLE,
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
@@ -73,33 +74,26 @@ def explain(
       2  the input or the command line cannot be used
     """
     from qkvinspect.explain.explanation import explain as explain_layer
-    from qkvinspect.finding_codes import AGAINST_WEIGHTS
-    from qkvinspect.render import evidence as testimony
-    from qkvinspect.render import prose
-    from qkvinspect.render.text import findings, summary
+    from qkvinspect.render.results.explain import document, explained
 
     if plot is not None:
         _require_plottable(plot, evidence, force=force)
-    failed = False
-    width, colour = options.terminal_width(), options.wants_colour()
     with options.load(path, container, config, limit, download) as checkpoint:
         ask = "thorough" if evidence or plot else "wanted" if evidence is None else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         if plot is not None:
             _plot(found.attentions, plot, force=force)
-        sys.stdout.write("\n".join(summary(found)) + "\n")
-        if not found.attentions:
-            sys.stdout.write("No attention was found in it.\n")
-        for finding, message in findings(found.findings):
-            if finding.code in AGAINST_WEIGHTS:
-                sys.stdout.write(prose.point("Beware", f"{message}.", width) + "\n")
-        for attention in found.attentions:
-            sys.stdout.write("\n" + prose.render(explain_layer(attention, checkpoint), width, colour))
-            if evidence:
-                sys.stdout.write(testimony.render(attention, width))
-            if verify:
-                failed |= _verify(checkpoint, attention, width, len(found.attentions) > 1)
-    if failed:
+        layers = [
+            explained(
+                attention,
+                explain_layer(attention, checkpoint),
+                _proof(checkpoint, attention, len(found.attentions) > 1) if verify else "not asked",
+                weighed=bool(evidence),
+            )
+            for attention in found.attentions
+        ]
+    options.put(document(found, layers), format)
+    if any(not isinstance(one.proof, str) and not one.proof.agrees for one in layers):
         raise typer.Exit(1)
 
 
@@ -121,21 +115,10 @@ def _plot(attentions: Sequence[Attention], plot: Path, *, force: bool) -> None:
     plots.save_profiles([plots.Profile(one.named, one.evidence.profile, one.width) for one in drawn], plot, force)
 
 
-def _verify(checkpoint: Checkpoint, attention: Attention, width: int | None, one_of_many: bool) -> bool:
-    """Print how the proof went; True if it failed."""
+def _proof(checkpoint: Checkpoint, attention: Attention, one_of_many: bool) -> Verification | str:
+    """How the split parts compare with the real module; "none" for one layer of many that is another module."""
     from qkvinspect.explain.verify import verify
-    from qkvinspect.render import prose, text
 
     if one_of_many and (attention.layout is None or not attention.layout.nn_multihead):
-        sys.stdout.write(prose.point("Verified", "no: this is not nn.MultiheadAttention.", width) + "\n")
-        return False
-    result = verify(checkpoint, attention)
-    heads = "as above" if attention.heads else "1, as their number is unknown: this proves the rows, not the heads"
-    outcome = "yes" if result.agrees else "NO"
-    said = (
-        f"{outcome}: nn.MultiheadAttention with the stored weights (read by {result.reader}) and attention from the "
-        f"split parts differ by at most {result.difference:.1e}, where outputs reach {text.number(result.scale)} "
-        f"(float64, random inputs, heads {heads})."
-    )
-    sys.stdout.write(prose.point("Verified", said, width) + "\n")
-    return not result.agrees
+        return "none"
+    return verify(checkpoint, attention)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,7 +11,7 @@ from qkvinspect.cli import options
 
 def layouts(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One layout in full.", show_default=False)] = None,
-    format: Annotated[Literal["table", "json"], typer.Option("--format", "-f", help="How to print it.")] = "table",
+    format: options.AskFormat = options.TABLE,
 ) -> None:
     """List every known way of storing Q, K and V, and how it is known.
 
@@ -33,12 +32,7 @@ def layouts(
       2  there is no layout of this id
     """
     from qkvinspect.layouts import LAYOUTS, by_id
-    from qkvinspect.render import catalogue
+    from qkvinspect.render.results.layouts import document
 
     chosen = list(LAYOUTS) if id is None else [by_id(id)]
-    if format == "json":
-        sys.stdout.write(catalogue.as_json(chosen))
-    elif id is not None:
-        sys.stdout.write(catalogue.full(chosen[0], options.terminal_width()))
-    else:
-        sys.stdout.write(catalogue.table(chosen))
+    options.put(document(chosen, full=id is not None), format)

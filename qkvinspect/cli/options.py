@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from qkvinspect.render import RENDERERS
+from qkvinspect.render.writers import WRITERS
 
 if TYPE_CHECKING:
     from qkvinspect.analysis.grid import Grid
     from qkvinspect.checkpoint import Checkpoint
     from qkvinspect.inspection import Options
     from qkvinspect.inspection.report import Report
+    from qkvinspect.render.document import Document
     from qkvinspect.render.view import ViewOptions
 
 T = TypeVar("T")
@@ -88,7 +89,10 @@ AskWeights = Annotated[
 if TYPE_CHECKING:
     Format = str
 else:
-    Format = StrEnum("Format", [(name, name) for name in RENDERERS])
+    Format = StrEnum("Format", [(name, name) for name in WRITERS])
+
+AskFormat = Annotated[Format, typer.Option("--format", "-f", help="How to print it.")]
+TABLE = Format("table")
 
 
 def load(path: str, container: str | None, config: str | None, limits: list[str] | None, download: bool) -> Checkpoint:
@@ -181,7 +185,7 @@ def require_plottable(plot: Path | None, heat: str | None, *, force: bool) -> No
     plots.require_plottable(plot, force=force)
 
 
-def draw(grid: Grid, checkpoint: Checkpoint, view: ViewOptions, plot: Path | None, *, force: bool) -> None:
+def draw(grid: Grid, checkpoint: Checkpoint, plot: Path | None, *, force: bool) -> None:
     """A heat map, into a file or onto stdout."""
     if plot is not None:
         from qkvinspect.render import plots
@@ -190,7 +194,21 @@ def draw(grid: Grid, checkpoint: Checkpoint, view: ViewOptions, plot: Path | Non
     else:
         from qkvinspect.render.heatmap import render
 
-        sys.stdout.write(render(grid, view))
+        sys.stdout.write(render(grid, view()))
+
+
+def view() -> ViewOptions:
+    """What stdout is."""
+    from qkvinspect.render.view import ViewOptions
+
+    return ViewOptions(width=terminal_width(), colour=wants_colour())
+
+
+def put(document: Document, format: str) -> None:
+    """Write a result to stdout."""
+    from qkvinspect.render.writers import written
+
+    sys.stdout.write(written(document, format, view()))
 
 
 def terminal_width() -> int | None:

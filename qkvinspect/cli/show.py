@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -17,9 +16,7 @@ def show(
     per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, and where it belongs.")] = False,
     norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
-    format: Annotated[options.Format, typer.Option("--format", "-f", help="How to print it.")] = options.Format(
-        "table"
-    ),
+    format: options.AskFormat = options.TABLE,
     heat: options.Heat = None,
     plot: options.Plot = None,
     force: options.Force = False,
@@ -54,8 +51,7 @@ def show(
       2  the input or the command line cannot be used
     """
     from qkvinspect.errors import UsageError
-    from qkvinspect.render import renderer
-    from qkvinspect.render.view import ViewOptions
+    from qkvinspect.render.results import show as result
 
     if heat is not None:
         from qkvinspect.analysis.grid import NORMS
@@ -69,10 +65,9 @@ def show(
     ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config, limit, download) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
-    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour(), tensors)
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid
 
-        options.draw(grid(found, heat), checkpoint, view, plot, force=force)
+        options.draw(grid(found, heat), checkpoint, plot, force=force)
         return
-    sys.stdout.write(renderer(str(format)).render(found, view))
+    options.put(result.document(found, per_head=per_head, tensors=tensors), format)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkvinspect.cli import options
-from qkvinspect.render.trend import TREND_RENDERERS
+from qkvinspect.render.writers import WRITERS
 
 if TYPE_CHECKING:
     Format = str
 else:
-    Format = StrEnum("Format", [(name, name) for name in TREND_RENDERERS])
+    Format = StrEnum("Format", [(name, name) for name in ("table", "chart", *(n for n in WRITERS if n != "table"))])
 
 
 def trend(
@@ -56,8 +55,7 @@ def trend(
       2  the rows or the command line cannot be used
     """
     from qkvinspect.errors import UsageError
-    from qkvinspect.render.trend import trend_renderer
-    from qkvinspect.render.view import ViewOptions
+    from qkvinspect.render.results.trend import document
     from qkvinspect.scans.series import read
     from qkvinspect.scans.trend import trend as summed_up
 
@@ -66,10 +64,12 @@ def trend(
         raise UsageError(f"no layer is called {' or '.join(layer or ())}", file=", ".join(map(str, rows)))
     found = summed_up(run, column or (), per_head=per_head)
     if plot is not None:
-        from qkvinspect.render.trend.plot import plot as draw
+        from qkvinspect.render.trend_plot import plot as draw
 
         draw(found, plot, force=force)
-    view = ViewOptions(per_head, options.terminal_width(), options.wants_colour())
-    sys.stdout.write(trend_renderer(str(format)).render(found, view))
+    if format == "chart":
+        options.put(document(found, drawn=options.view()), "table")
+    else:
+        options.put(document(found), format)
     if found.failed:
         raise typer.Exit(1)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qkvinspect.inspection.report import Attention, Evidence, Verdict, Weighed
-from qkvinspect.render import prose, text
+from qkvinspect.render import text
+from qkvinspect.render.document import Block, Code, Items, Term
 from qkvinspect.render.text import confidence
 
 _BAR = 40
@@ -51,12 +52,18 @@ class Stack:
         return first if first == last else f"{text.count(len(self.layers), 'layer')}: {first} to {last}"
 
 
-def render(attention: Attention, width: int | None) -> str:
-    """The evidence of one layer's stack; empty lines for none are left out."""
+def blocks(attention: Attention) -> Iterator[Block]:
+    """The evidence of one layer's stack."""
     evidence = attention.evidence
     if evidence is None:
-        return prose.point("Evidence", "none: these weights have no values that could be compared.", width) + "\n"
-    return "\n".join(_lines(attention, evidence, width)) + "\n"
+        yield Items((Term("Evidence", "none: these weights have no values that could be compared."),))
+        return
+    for point in points(evidence):
+        yield Items((Term(point.title, point.text),))
+        if point.weighed:
+            yield Code(tuple(_table(point)))
+    if evidence.profile:
+        yield Code(tuple(_picture(evidence, _width(attention))))
 
 
 def stacks(attentions: Sequence[Attention]) -> list[Stack]:
@@ -80,14 +87,6 @@ def points(evidence: Evidence) -> Iterator[Point]:
         yield Point("Lies", f"{evidence.turned.best.num_heads} heads stand out only if the weights are transposed.")
     if evidence.turns is not None:
         yield Point("Rotary", _turns(evidence.turns))
-
-
-def _lines(attention: Attention, evidence: Evidence, width: int | None) -> Iterator[str]:
-    for point in points(evidence):
-        yield prose.point(point.title, point.text, width)
-        if point.weighed:
-            yield from _table(point)
-    yield from _picture(evidence, _width(attention))
 
 
 def _width(attention: Attention) -> int:
@@ -129,21 +128,19 @@ def _note(one: Weighed) -> str:
 
 def _table(point: Point) -> Iterator[str]:
     across = max(len(point.what), *(len(label) for label, _, _ in point.weighed))
-    yield f"    {point.what:{across}}  {'score':>10}"
+    yield f"{point.what:{across}}  {'score':>10}"
     for label, score, note in point.weighed:
-        yield f"    {label:{across}}  {score:10.0f}  {note}".rstrip()
+        yield f"{label:{across}}  {score:10.0f}  {note}".rstrip()
     if point.others:
-        yield f"    ... and {point.others} more"
+        yield f"... and {point.others} more"
 
 
 def _picture(evidence: Evidence, width: int) -> Iterator[str]:
-    if not evidence.profile:
-        return
     top = max(tie for _, tie in evidence.profile)
     across = len(str(evidence.profile[-1][0]))
-    yield "    rows apart: how strongly two rows are tied (a head's rows are, others' are not)"
+    yield "rows apart: how strongly two rows are tied (a head's rows are, others' are not)"
     for distance, tie in evidence.profile:
         bar = "#" * round(_BAR * tie / top) if top > 0 else ""
-        yield f"    {distance:>{across}} |{bar}".rstrip()
+        yield f"{distance:>{across}} |{bar}".rstrip()
     if width:
-        yield f"    with {width} rows a head, the last pair of a head is {width - 1} apart"
+        yield f"with {width} rows a head, the last pair of a head is {width - 1} apart"

@@ -8,8 +8,8 @@ from math import isfinite
 from qkvinspect.analysis.grid import Grid
 from qkvinspect.render import text
 from qkvinspect.render.labels import apart
-from qkvinspect.render.page import Page
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.page import Page
 
 _VALUES = (17, 54, 60, 66, 72, 78, 114, 149, 191, 227)
 """Of the 256 colours, from dark blue to light yellow, each lighter than the one before: also without colour vision."""

@@ -12,9 +12,6 @@ from qkvinspect.layouts.packing import describe, span
 from qkvinspect.render.model import in_short
 from qkvinspect.weights.weight import Weight
 
-STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-"""The colour of each severity."""
-
 
 def number(value: float) -> str:
     """Three decimals, or three digits where that says more."""

@@ -14,7 +14,10 @@ from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import describe
 from qkvinspect.render import evidence as testimony
 from qkvinspect.render import rows, text
+from qkvinspect.render.document import STYLES
 from qkvinspect.render.labels import apart
+from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers.table import laid_out
 from qkvinspect.tui.outline import Branch
 from qkvinspect.tui.session import Session
 from qkvinspect.tui.tables import Wide
@@ -53,7 +56,7 @@ def _layer(session: Session, number: int) -> Iterator[RenderableType]:
         yield from _analysis(figures)
     if attention.evidence is not None:
         yield Text()
-        yield Text(testimony.render(attention, _WIDTH).rstrip("\n"))
+        yield Text(laid_out(testimony.blocks(attention), ViewOptions(width=_WIDTH)).rstrip("\n"))
     yield from _findings(session.findings(number))
 
 
@@ -157,4 +160,4 @@ def _findings(found: Sequence[Finding]) -> Iterator[RenderableType]:
     if found:
         yield Text()
     for finding, message in text.findings(found):
-        yield Text.assemble((f"{finding.severity}: ", text.STYLES[finding.severity]), message)
+        yield Text.assemble((f"{finding.severity}: ", STYLES[finding.severity]), message)

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from qkvinspect.analysis import COLUMNS
 from qkvinspect.cli import main
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/analysis/analysis.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/results/analysis.schema.json").read_text())
 
 LAYERS = ("encoder.layers.0.self_attn", "encoder.layers.1.self_attn")
 

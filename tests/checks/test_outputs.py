@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -18,11 +20,12 @@ from qkvinspect.checks import check
 from qkvinspect.checks.result import Checked
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.render.checks import CHECK_RENDERERS, check_renderer
+from qkvinspect.render.results.check import document
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers import CHECK_WRITERS, WRITERS, written
 from tests.checks.conftest import State, name
 
-SCHEMA = json.loads((Path(qkvinspect.__file__).parent / "render/checks/check.schema.json").read_text())
+SCHEMA = json.loads((Path(qkvinspect.__file__).parent / "render/results/check.schema.json").read_text())
 EVIL = "a\x1b[31m\n::error::b<&>]]>\x00\u202e\ud800,:%"
 
 HOSTILE = (
@@ -41,7 +44,7 @@ HOSTILE = (
 
 
 def rendered(form: str) -> str:
-    return check_renderer(form).render(HOSTILE, ViewOptions())
+    return written(document(HOSTILE), form, ViewOptions())
 
 
 def test_json_keeps_its_schema() -> None:
@@ -76,6 +79,17 @@ def test_sarif_is_read_by_a_consumer() -> None:
     assert re.fullmatch(r"[\w%./~-]+", uri, re.ASCII)
 
 
+def test_csv_has_a_row_for_each_finding_and_each_checkpoint_without() -> None:
+    rows = list(csv.DictReader(io.StringIO(rendered("csv"))))
+    assert [row["code"] for row in rows] == ["", "nonfinite", "dead-head", "heads-unknown", "unreadable"]
+    assert [row["severity"] for row in rows] == ["", "error", "warning", "info", "error"]
+
+
+def test_text_is_what_other_commands_call_a_table(samples: Path, run: Any) -> None:
+    text, table = (run("check", samples / "damaged.pt", "--format", form) for form in ("text", "table"))
+    assert text == table
+
+
 def test_github_reads_one_command_a_finding() -> None:
     lines = rendered("github").splitlines()
     assert len(lines) == 4
@@ -84,7 +98,7 @@ def test_github_reads_one_command_a_finding() -> None:
     assert [match and match[1] for match in found] == ["error", "warning", "notice", "error"]
 
 
-@pytest.mark.parametrize("form", CHECK_RENDERERS)
+@pytest.mark.parametrize("form", [*WRITERS, *CHECK_WRITERS])
 def test_names_from_a_file_do_no_harm(form: str) -> None:
     text = rendered(form)
     assert "\x1b" not in text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -17,11 +18,12 @@ from qkvinspect.diff import DiffOptions, compare
 from qkvinspect.diff.relation import RelationCode
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.render import difference as renderers
-from qkvinspect.render.difference import DIFFERENCE_RENDERERS, difference_renderer
+from qkvinspect.render import results
+from qkvinspect.render.results.diff import document
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers import WRITERS, written
 
-FOLDER = Path(renderers.__file__).parent
+FOLDER = Path(results.__file__).parent
 SCHEMA = Draft202012Validator(json.loads((FOLDER / "difference.schema.json").read_text()))
 HOSTILE = "a\x1b[31m\x1b]0;title\x07b\u202ec\u200bd\ne\x00f|g<script>[bold]h`i"
 
@@ -40,13 +42,6 @@ def pair(samples: Path, tmp_path: Path) -> tuple[Path, Path]:
 def difference(a: Path, b: Path, *heads: str):
     with open_checkpoint(a) as one, open_checkpoint(b) as other:
         return compare(*(inspect(file, Options(heads=heads, norms=False)) for file in (one, other)), DiffOptions())
-
-
-def test_every_renderer_is_listed_and_named() -> None:
-    offering = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "words"}
-    assert offering == set(DIFFERENCE_RENDERERS)
-    for name in DIFFERENCE_RENDERERS:
-        assert name == importlib.import_module(f"{renderers.__name__}.{name}").NAME
 
 
 def test_the_same_is_exit_code_0_in_another_format(run, samples: Path) -> None:
@@ -72,7 +67,7 @@ def test_the_schema_knows_every_relation() -> None:
     assert set(layer["relations"]["items"]["properties"]["code"]["enum"]) == set(RelationCode)
 
 
-@pytest.mark.parametrize("format", DIFFERENCE_RENDERERS)
+@pytest.mark.parametrize("format", WRITERS)
 def test_the_exit_code_is_that_of_any_format(run, pair, format: str) -> None:
     assert run("diff", *pair, "-f", format).code == 1
     assert run("diff", pair[0], pair[0], "-f", format).code == 0
@@ -217,7 +212,7 @@ def test_a_file_that_cannot_be_used_is_exit_code_2(run, pair, tmp_path: Path) ->
     assert run("diff", tmp_path / "x.safetensors", tmp_path / "x.safetensors").code == 0
 
 
-@pytest.mark.parametrize("name", DIFFERENCE_RENDERERS)
+@pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("width", [None, 80, 40])
 @pytest.mark.parametrize("colour", [False, True])
 def test_a_name_can_do_nothing(tmp_path: Path, name: str, width: int | None, colour: bool) -> None:
@@ -225,7 +220,7 @@ def test_a_name_can_do_nothing(tmp_path: Path, name: str, width: int | None, col
         state = {f"{HOSTILE}.in_proj_weight": torch.full((24, 8), value), f"{HOSTILE}.other": torch.full((3,), value)}
         save_file(state | {f"{file}{HOSTILE}.in_proj_weight": torch.ones(48, 16)}, tmp_path / f"{file}.safetensors")
     found = difference(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "2")
-    out = difference_renderer(name).render(found, ViewOptions(per_head=True, width=width, colour=colour))
+    out = written(document(found, per_head=True), name, ViewOptions(width=width, colour=colour))
     for sequence in ("\x1b[31m\x1b", "\x1b]", "\x07", "\u202e", "\u200b", "\x00", "d\ne"):
         assert sequence not in out
     if not colour:
@@ -234,6 +229,19 @@ def test_a_name_can_do_nothing(tmp_path: Path, name: str, width: int | None, col
         assert "<script>" not in out.replace("\\<", "")
     if name == "table" and width:
         assert max(map(cell_len, re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines())) <= width
+
+
+def test_csv_has_a_row_for_each_part_head_and_other_tensor(run, pair) -> None:
+    argv = ("diff", *pair, "--heads", "2", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(run(*argv, "--per-head").out)))
+    whole = list(csv.DictReader(io.StringIO(run(*argv).out)))
+    found = run("diff", *pair, "--heads", "2", "-f", "json").json()
+    parts = [part for layer in found["layers"] for part in layer["parts"]]
+    assert len(whole) == len(parts) + sum(count for count in found["others"].values() if isinstance(count, int))
+    assert len(rows) == len(whole) + sum(len(part["heads"]) for part in parts)
+    (head,) = [row for row in rows if row["status"] == "changed" and row["head"]]
+    assert (head["part"], head["head"]) == ("k", "1")
+    assert float(head["relative_l2"]) > 0
 
 
 def test_markdown_is_a_comment_with_the_answer_first_and_the_details_folded(run, pair) -> None:

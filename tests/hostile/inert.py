@@ -16,8 +16,9 @@ from pathlib import Path
 from qkvinspect.errors import QkvInspectError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.render import RENDERERS, renderer
+from qkvinspect.render.results.show import document
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers import WRITERS, written
 from tests.hostile.reading import content
 
 HARMLESS = {
@@ -63,8 +64,8 @@ def look(path: Path) -> int:
                 with contextlib.suppress(QkvInspectError):
                     content(info)
         report = inspect(checkpoint, Options())
-        for form in RENDERERS:
-            renderer(form).render(report, ViewOptions(True, 80, True))
+        for form in WRITERS:
+            written(document(report, per_head=True), form, ViewOptions(width=80, colour=True))
     return tensors
 
 

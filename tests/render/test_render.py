@@ -18,10 +18,12 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts.packing import Geometry
-from qkvinspect.render import RENDERERS, renderer, text
+from qkvinspect.render import text, writers
+from qkvinspect.render.results.show import document
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers import CHECK_WRITERS, WRITERS, written
 
-SCHEMA = Path(__file__).parent.parent.parent / "qkvinspect/render/report.schema.json"
+SCHEMA = Path(__file__).parent.parent.parent / "qkvinspect/render/results/report.schema.json"
 HOSTILE = "a\x1b[31m\x1b]0;title\x07b\u202ec\u200bd\ne\x00f|g<script>[bold]h`i"
 
 
@@ -36,36 +38,16 @@ def hostile(tmp_path: Path) -> Report:
     return report(tmp_path / "model.safetensors", "2")
 
 
-OTHERS = {
-    "account",
-    "model",
-    "__init__",
-    "view",
-    "page",
-    "text",
-    "rows",
-    "prose",
-    "evidence",
-    "catalogue",
-    "plan",
-    "labels",
-    "plots",
-    "heatmap",
-}
+def test_every_writer_is_listed() -> None:
+    modules = {path.stem for path in Path(writers.__file__).parent.glob("*.py")}
+    assert modules - {"__init__", "page"} == {*WRITERS, *CHECK_WRITERS}
 
 
-@pytest.mark.parametrize("name", RENDERERS)
-def test_every_renderer_is_listed_and_named(name: str) -> None:
-    assert name == renderer(name).NAME
-    modules = {path.stem for path in SCHEMA.parent.glob("*.py")}
-    assert modules - OTHERS == set(RENDERERS)
-
-
-@pytest.mark.parametrize("name", RENDERERS)
+@pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("width", [None, 80, 40])
 @pytest.mark.parametrize("colour", [False, True])
 def test_a_name_can_do_nothing(hostile: Report, name: str, width: int | None, colour: bool) -> None:
-    out = renderer(name).render(hostile, ViewOptions(per_head=True, width=width, colour=colour))
+    out = written(document(hostile, per_head=True), name, ViewOptions(width=width, colour=colour))
     for sequence in ("\x1b[31m", "\x1b]", "\x07", "\u202e", "\u200b", "\x00", "d\ne"):
         assert sequence not in out
     if not colour:
@@ -77,31 +59,31 @@ def test_a_name_can_do_nothing(hostile: Report, name: str, width: int | None, co
 @pytest.mark.parametrize("sample", ["transformer.pt", "sharded", "training.pt"])
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_nothing_is_wider_than_the_terminal(samples: Path, sample: str, width: int) -> None:
-    out = renderer("table").render(report(samples / sample), ViewOptions(per_head=True, width=width))
+    out = written(document(report(samples / sample), per_head=True), "table", ViewOptions(width=width))
     assert max(map(cell_len, out.splitlines())) <= width
     assert "…" not in out
 
 
-@pytest.mark.parametrize("name", RENDERERS)
+@pytest.mark.parametrize("name", WRITERS)
 def test_nothing_is_cut_in_a_pipe(tmp_path: Path, name: str) -> None:
     layer = ".".join(f"very_long_component_{i}" for i in range(40))
     save_file({f"{layer}.in_proj_weight": torch.ones(24, 8)}, tmp_path / "model.safetensors")
-    out = renderer(name).render(report(tmp_path / "model.safetensors"), ViewOptions())
+    out = written(document(report(tmp_path / "model.safetensors")), name, ViewOptions())
     assert layer in out.replace("\\", "")
     assert "…" not in out
 
 
 def test_colour_is_only_colour(samples: Path) -> None:
-    shown = report(samples / "damaged.pt")
-    plain = renderer("table").render(shown, ViewOptions(width=100))
-    coloured = renderer("table").render(shown, ViewOptions(width=100, colour=True))
+    shown = document(report(samples / "damaged.pt"))
+    plain = written(shown, "table", ViewOptions(width=100))
+    coloured = written(shown, "table", ViewOptions(width=100, colour=True))
     assert coloured != plain
     stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
     assert [line.rstrip() for line in stripped.splitlines()] == plain.splitlines()
 
 
 def test_json_has_no_bare_nan_and_keeps_the_schema(samples: Path) -> None:
-    out = renderer("json").render(report(samples / "damaged.pt"), ViewOptions())
+    out = written(document(report(samples / "damaged.pt")), "json", ViewOptions())
     parsed = json.loads(out, parse_constant=pytest.fail)
     Draft202012Validator(json.loads(SCHEMA.read_text())).validate(parsed)
     assert parsed["attentions"][0]["k"]["norm"] == "nan"
@@ -148,7 +130,7 @@ def test_a_range_names_the_axis_that_it_is_of(tmp_path: Path, run) -> None:
 @pytest.mark.parametrize("per_head", [False, True])
 def test_csv_has_a_row_for_each_part_or_head(samples: Path, per_head: bool) -> None:
     shown = report(samples / "sharded")
-    rows = list(csv.DictReader(io.StringIO(renderer("csv").render(shown, ViewOptions(per_head=per_head)))))
+    rows = list(csv.DictReader(io.StringIO(written(document(shown, per_head=per_head), "csv", ViewOptions()))))
     assert len(rows) == 2 * (4 + 2 + 2 if per_head else 3)
     q = next(row for row in rows if row["part"] == "q")
     part = shown.attentions[0].part("q")
@@ -163,12 +145,12 @@ def test_csv_has_a_row_for_each_part_or_head(samples: Path, per_head: bool) -> N
 @pytest.mark.parametrize("start", "=+-@")
 def test_csv_runs_no_formula(tmp_path: Path, start: str) -> None:
     save_file({f"{start}cmd|' /C calc'!A0.in_proj_weight": torch.ones(24, 8)}, tmp_path / "model.safetensors")
-    out = renderer("csv").render(report(tmp_path / "model.safetensors"), ViewOptions())
+    out = written(document(report(tmp_path / "model.safetensors")), "csv", ViewOptions())
     assert next(csv.DictReader(io.StringIO(out)))["layer"].startswith(f"'{start}")
 
 
 def test_markdown_tables_are_tables(samples: Path) -> None:
-    lines = renderer("markdown").render(report(samples / "sharded"), ViewOptions(per_head=True)).splitlines()
+    lines = written(document(report(samples / "sharded"), per_head=True), "markdown", ViewOptions()).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 2  # parts, and heads
     assert all(line.endswith("|") for line in table)

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from tests.scan.training import HEADS, LAYERS, Q, name, rows_of, ruined, save, train
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/trend/trend.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/results/trend.schema.json").read_text())
 
 
 def trended(run, *argv: object, code: int = 0) -> dict[str, Any]:

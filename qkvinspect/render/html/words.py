@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkvinspect.diff.difference import Difference
+from qkvinspect.render import differences as words
 from qkvinspect.render import evidence as testimony
 from qkvinspect.render import text
-from qkvinspect.render.difference import words
 from qkvinspect.render.html.markup import Markup, Section, joined, listed, section, table, tag
 from qkvinspect.render.html.side import PageSide, shown_stacks
-from qkvinspect.render.view import ViewOptions
 
 
 def findings(sides: Sequence[PageSide]) -> Section:
@@ -52,11 +51,11 @@ def differences(difference: Difference) -> Section:
     inner: list[str] = [tag("p", words.verdict(difference), class_="verdict")]
     inner.append(listed(words.happened(difference), class_="happened"))
     inner.append(table(words.layer_columns(difference), words.layer_rows(difference), "Layers", words.NUMERIC))
-    for layer in words.detailed(difference, ViewOptions()):
+    for layer in words.detailed(difference, per_head=False):
         caption = f"{text.layer(layer.a)}: {words.stored(layer)}"
         inner.append(table(words.PART_COLUMNS, words.part_rows(layer), caption, words.NUMERIC))
         inner.append(listed(words.spots(layer)))
-    inner += [tag("p", line) for line in words.left_out(difference, ViewOptions())]
+    inner += [tag("p", line) for line in words.left_out(difference, per_head=False)]
     others = list(words.others(difference))
     if others:
         inner += [tag("h3", "Tensors outside attention"), listed(others)]

@@ -1,9 +1,8 @@
-"""Files that ``scan`` writes. A new kind is one module here and one line in SCAN_WRITERS."""
+"""Files that ``scan`` writes. A new kind is one module here, what imports it, and its line in SCAN_WRITERS."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from importlib import import_module
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -13,8 +12,6 @@ from qkvinspect.scans.rows import Scanned
 
 class ScanWriter(Protocol):
     """What every module in SCAN_WRITERS offers."""
-
-    NAME: str
 
     def write(self, scanned: Iterable[Scanned], fields: Sequence[str], file: BinaryIO) -> None:
         """Write the rows of all checkpoints, one checkpoint after another."""
@@ -29,8 +26,26 @@ class ScanWriter(Protocol):
         ...
 
 
-SCAN_WRITERS: tuple[str, ...] = ("jsonl", "csv", "parquet")
-"""Suffixes of files, and names of the modules here that write them."""
+def _jsonl() -> ScanWriter:
+    from qkvinspect.render.scan import jsonl
+
+    return jsonl
+
+
+def _csv() -> ScanWriter:
+    from qkvinspect.render.scan import csv
+
+    return csv
+
+
+def _parquet() -> ScanWriter:
+    from qkvinspect.render.scan import parquet
+
+    return parquet
+
+
+SCAN_WRITERS: Mapping[str, Callable[[], ScanWriter]] = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
+"""Suffixes of files, and what imports the module here that writes them."""
 
 
 def scan_writer(out: Path) -> ScanWriter:
@@ -39,11 +54,11 @@ def scan_writer(out: Path) -> ScanWriter:
     Raises:
         UsageError: the suffix is not known, or what it takes is not installed.
     """
-    name = out.suffix.removeprefix(".")
-    if name not in SCAN_WRITERS:
+    load = SCAN_WRITERS.get(out.suffix.removeprefix("."))
+    if load is None:
         raise UsageError(
             "cannot be written", file=str(out), expected=".jsonl, .csv or .parquet", found=out.suffix or None
         )
-    writer: ScanWriter = import_module(f"qkvinspect.render.scan.{name}")  # pyright: ignore[reportAssignmentType]
+    writer = load()
     writer.require()
     return writer

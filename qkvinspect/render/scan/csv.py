@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from io import TextIOWrapper
 from typing import BinaryIO
 
-from qkvinspect.render.csv import harmless
+from qkvinspect.render.writers.csv import harmless
 from qkvinspect.scans.rows import TEXTS, Scanned
-
-NAME = "csv"
 
 
 def require() -> None:

@@ -7,8 +7,6 @@ from typing import BinaryIO
 
 from qkvinspect.scans.rows import Scanned
 
-NAME = "jsonl"
-
 
 def require() -> None:
     """Nothing."""

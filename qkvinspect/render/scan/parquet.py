@@ -12,8 +12,6 @@ from qkvinspect.errors import UsageError
 from qkvinspect.render.text import clean
 from qkvinspect.scans.rows import FLOATS, TEXTS, Scanned
 
-NAME = "parquet"
-
 _ROWS = 50_000
 """In a row group: what is in memory at once."""
 

@@ -1,0 +1,193 @@
+"""A difference as words and flat rows, for every format that people read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from math import inf
+
+from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
+from qkvinspect.finding_codes import Severity
+from qkvinspect.render import text
+
+PART_COLUMNS = ("part", "stored", "status", "relative L2", "max diff", "cosine", "changed")
+HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
+NUMERIC = frozenset({"head", "relative L2", "max diff", "cosine", "changed"})
+
+_MOST_OTHERS = 12
+_MOST_DETAILED = 6
+_MOST_LAYERS = 4
+_LABELS = {"q": "Q", "k": "K", "v": "V"}
+
+
+def sides(difference: Difference) -> Iterator[str]:
+    """Each file in one line."""
+    for side, file in (("A", difference.a), ("B", difference.b)):
+        container = [f"in {file.container!r}"] if file.container else []
+        facts = (side, file.path, file.format, *container, text.count(len(file.tensors), "tensor"))
+        yield text.clean("  ".join((*facts, text.size(file.num_bytes))))
+
+
+def layer_columns(difference: Difference) -> tuple[str, ...]:
+    """The columns of ``layer_rows``: names in B only where one differs."""
+    renamed = any(layer.a != layer.b for layer in difference.layers)
+    return ("layer", *(("in B",) if renamed else ()), "status", "relative L2", "what")
+
+
+def layer_rows(difference: Difference) -> Iterator[tuple[str, ...]]:
+    """One row a layer, those that only one side holds last."""
+    renamed = any(layer.a != layer.b for layer in difference.layers)
+    for layer in difference.layers:
+        names = (text.layer(layer.b),) if renamed else ()
+        yield (text.layer(layer.a), *names, layer.status, _largest(layer), _what(layer))
+    for status, names in (("removed", difference.removed), ("added", difference.added)):
+        for name in names:
+            yield (text.layer(name), *(("-",) if renamed else ()), status, "-", "")
+
+
+def happened(difference: Difference) -> Iterator[str]:
+    """What was recognised, once for all the layers that it happened to."""
+    layers: dict[str, list[str]] = {}
+    for layer in difference.layers:
+        for relation in layer.relations:
+            layers.setdefault(relation.message, []).append(text.layer(layer.a))
+    for message, names in layers.items():
+        some = ", ".join(names[:_MOST_LAYERS]) + (f", ... {len(names)} layers" if len(names) > _MOST_LAYERS else "")
+        where = f"in all {len(names)} layers" if len(names) == len(difference.layers) > 1 else f"in {some}"
+        yield text.clean(f"{message} ({where})")
+
+
+def detailed(difference: Difference, *, per_head: bool) -> list[LayerDifference]:
+    """The first layers whose parts are worth a table: a comment on GitHub holds 65,536 characters."""
+    return _worth_a_table(difference, per_head)[:_MOST_DETAILED]
+
+
+def left_out(difference: Difference, *, per_head: bool) -> list[str]:
+    """How many others there are."""
+    count = len(_worth_a_table(difference, per_head)) - _MOST_DETAILED
+    return [f"... and {text.count(count, 'layer')} more; --layer GLOB shows them"] if count > 0 else []
+
+
+def _worth_a_table(difference: Difference, per_head: bool) -> list[LayerDifference]:
+    shown = ("identical",) if per_head else SAME
+    return [layer for layer in difference.layers if layer.status not in shown]
+
+
+def stored(layer: LayerDifference) -> str:
+    """How each side stores a layer."""
+    one, other = layer.stored
+    return text.clean(one if one == other else f"{one} -> {other}")
+
+
+def part_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
+    """One row a part that is not identical, under PART_COLUMNS."""
+    for part in layer.parts:
+        if part.whole.status != "identical":
+            yield (_label(part.name), _kinds(part.a, part.b), *_cells(part.whole))
+
+
+def spots(layer: LayerDifference) -> Iterator[str]:
+    """Where each changed part differs most."""
+    for part in layer.parts:
+        if part.whole.largest is not None:
+            yield f"{_label(part.name)} differs most in {_place(part.whole)}"
+
+
+def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
+    """One row a head of each part that is not identical, under HEAD_COLUMNS."""
+    for part in layer.parts:
+        if part.whole.status != "identical":
+            for head, found in enumerate(part.heads):
+                yield (_label(part.name), str(head), *_cells(found))
+
+
+def others(difference: Difference) -> Iterator[str]:
+    """The tensors outside attention that are not the same."""
+    named = [other for other in difference.others or () if other.whole.status not in SAME]
+    named.sort(key=lambda other: other.whole.status != "changed")
+    for other in named[:_MOST_OTHERS]:
+        found, name = other.whole, text.clean(other.a or other.b or "")
+        detail = f", relative L2 {_relative(found)}" if found.relative_l2 is not None else ""
+        place = f", {_place(found)}" if found.largest else ""
+        kinds = f" {_kinds(*other.kinds)}" if found.status == "reshaped" else ""
+        yield f"{name}: {found.status}{kinds}{detail}{place}"
+    if len(named) > _MOST_OTHERS:
+        yield f"... and {len(named) - _MOST_OTHERS} more; --format json names all"
+
+
+def remarks(difference: Difference) -> Iterator[tuple[Severity, str]]:
+    """(severity, text) of notes and warnings."""
+    for note in difference.notes:
+        yield "info", text.clean(note)
+    for side in ("a", "b"):
+        for finding, message in text.findings([found for of, found in difference.findings if of == side]):
+            yield finding.severity, f"{side.upper()}: {message}"
+
+
+def verdict(difference: Difference) -> str:
+    """The answer in one line."""
+    layers = Counter[str](layer.status for layer in difference.layers)
+    layers.update(added=len(difference.added), removed=len(difference.removed))
+    said = [f"{text.count(layers.total(), 'layer')}{_counted(layers)}"]
+    if difference.others:
+        others = Counter[str](other.whole.status for other in difference.others)
+        said.append(f"{text.count(others.total(), 'other tensor')}{_counted(others)}")
+    return f"{'same' if difference.same else 'different'}: {', '.join(said)}"
+
+
+def _counted(statuses: Counter[str]) -> str:
+    said = ", ".join(f"{count} {status}" for status in STATUSES if (count := statuses[status]))
+    return f" ({said})" if said else ""
+
+
+def _what(layer: LayerDifference) -> str:
+    """The parts that are not the same."""
+    parts = [_label(part.name) for part in layer.parts if part.whole.status not in SAME]
+    return "all" if 1 < len(parts) == len(layer.parts) else ", ".join(parts)
+
+
+def _kinds(*kinds: Kind | None) -> str:
+    """The shape; with the dtypes where they differ, or one side is missing."""
+    dtypes = list(dict.fromkeys(kind[0] if kind else "nothing" for kind in kinds))
+    shapes = list(dict.fromkeys(text.shape(kind[1]) for kind in kinds if kind))
+    return " -> ".join(shapes) + (f" {' -> '.join(dtypes)}" if len(dtypes) > 1 else "")
+
+
+def _largest(layer: LayerDifference) -> str:
+    """The largest relative difference of a weight; of a bias, which may be near zero, only where no weight differs."""
+    weights = [part.whole for part in layer.parts if not part.name.endswith("_bias")]
+    biases = [part.whole for part in layer.parts if part.name.endswith("_bias")]
+    for some in (weights, biases):
+        found = [one for one in some if one.status != "identical"]
+        if found:
+            return _relative(max(found, key=lambda one: inf if one.nonfinite else one.relative_l2 or 0.0))
+    return "0"
+
+
+def _relative(found: Comparison) -> str:
+    if found.nonfinite:
+        return "nan"
+    return "-" if found.relative_l2 is None else text.number(found.relative_l2)
+
+
+def _label(name: str) -> str:
+    if name.endswith("_bias"):
+        return f"{_label(name.removesuffix('_bias'))} bias"
+    return _LABELS.get(name, name)
+
+
+def _cells(found: Comparison) -> tuple[str, ...]:
+    gap = "-" if found.max_difference is None else text.number(found.max_difference)
+    cosine = "-" if found.cosine is None else f"{found.cosine:.6f}"
+    changed = "-" if found.max_difference is None else f"{found.changed} of {found.count}" if found.changed else "0"
+    return (found.status, _relative(found), gap, cosine, changed)
+
+
+def _place(found: Comparison) -> str:
+    spot = found.largest
+    if spot is None:
+        return ""
+    head = "" if spot.head is None else f"head {spot.head}, "
+    column = "" if spot.column is None else f", column {spot.column}"
+    odd = f"; {found.nonfinite} not finite" if found.nonfinite else ""
+    return f"{head}row {spot.row}{column}: {spot.a:.9g} -> {spot.b:.9g}{odd}"

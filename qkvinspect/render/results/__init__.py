@@ -1,0 +1,1 @@
+"""What each command gives, as a document: one module a result."""

@@ -1,0 +1,66 @@
+"""What a checkpoint holds besides the attention that was found: its other tensors, and what was not understood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from qkvinspect.inspection.report import Report
+from qkvinspect.render import text
+from qkvinspect.render.document import Block, Cell, Code, Line, Table
+
+TENSOR_COLUMNS = ("tensor", "shape", "dtype", "belongs to")
+
+_GROUPS = 12
+"""Groups of tensors that are shown where no attention was found."""
+
+_NAMED = 4
+
+
+def closing(report: Report) -> Iterator[Block]:
+    """What looks like attention and was not understood, and what to do about it; nothing where there is none."""
+    account = report.account
+    if account is None or not account.unrecognised:
+        return
+    tensors = sum(len(found.tensors) for found in account.unrecognised)
+    modules = [text.layer(found.module) for found in account.unrecognised]
+    named = ", ".join(modules[:_NAMED]) + (", ..." if len(modules) > _NAMED else "")
+    where = text.count(len(modules), "module")
+    yield Line(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
+    yield Code(
+        tuple(account.unrecognised[0].suggestion.split("\n")),
+        title="To say what they are, complete this and put it into qkvinspect.toml:",
+        indent=2,
+        wrapped=True,
+    )
+
+
+def nothing_found(report: Report) -> Iterator[Block]:
+    """The tensors of a checkpoint without attention, alike ones together, the nearest to attention first."""
+    yield Line("No attention was found in it: no tensors have the names and shapes of a known layout, or of a pattern.")
+    groups = report.account.groups() if report.account else []
+    if groups:
+        lines = [f"{group.count:>5} x {group.name} {text.shape(group.shape)}" for group in groups[:_GROUPS]]
+        if len(groups) > _GROUPS:
+            lines.append(f"and {text.count(len(groups) - _GROUPS, 'other group')}: --tensors lists all")
+        title = "It holds, the nearest to attention first (# is a number):"
+        yield Code(tuple(lines), title, indent=2, wrapped=True)
+
+
+def table(report: Report) -> Table:
+    """Every tensor, its shape, its dtype and where it belongs."""
+    return Table(TENSOR_COLUMNS, _tensors(report), (False,) * len(TENSOR_COLUMNS))
+
+
+def records(report: Report) -> Iterator[Sequence[Cell]]:
+    """The same, as it is written for programs."""
+    yield [column.replace(" ", "_") for column in TENSOR_COLUMNS]
+    yield from _tensors(report)
+
+
+def _tensors(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """Every tensor, under TENSOR_COLUMNS."""
+    if report.account is None:
+        return
+    for name, status in report.account.statuses().items():
+        weight = report.weights[name]
+        yield name, text.shape(weight.shape), weight.dtype.name, status

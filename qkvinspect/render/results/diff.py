@@ -1,0 +1,79 @@
+"""``diff``: two checkpoints layer by layer, what happened to which, and the details of what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from qkvinspect.diff.difference import SAME, Comparison, Difference, LayerDifference
+from qkvinspect.render import differences as words
+from qkvinspect.render import text
+from qkvinspect.render.document import Block, Cell, Document, Facts, Items, Line, Remark, Section, Table, Verdict
+
+COLUMNS = ("layer", "in_b", "part", "head", "status", "relative_l2", "max_difference", "cosine", "changed", "nonfinite")
+
+
+def document(difference: Difference, *, per_head: bool = False) -> Document:
+    """A difference.
+
+    Args:
+        per_head: with a row for each head; the JSON always has them.
+    """
+    return Document(
+        "diff",
+        blocks=lambda: _blocks(difference, per_head),
+        records=lambda: _records(difference, per_head),
+        data=difference.to_dict,
+    )
+
+
+def _blocks(difference: Difference, per_head: bool) -> Iterator[Block]:
+    yield Items(tuple(Line(line, "bold") for line in words.sides(difference)), lead=True)
+    if difference.layers or difference.added or difference.removed:
+        yield Line("")
+        yield _table(words.layer_columns(difference), words.layer_rows(difference))
+    else:
+        yield Line("No attention was found in either.")
+    yield Items(tuple(Line(line, "bold red") for line in words.happened(difference)), lead=True)
+    for layer in words.detailed(difference, per_head=per_head):
+        yield Section(text.layer(layer.a), tuple(_details(layer, per_head)), folded=True)
+    yield Line("")
+    yield Items(
+        (
+            *map(Line, words.left_out(difference, per_head=per_head)),
+            *(Line(line, "red") for line in words.others(difference)),
+            *(Remark(severity, line) for severity, line in words.remarks(difference)),
+        )
+    )
+    yield Verdict(words.verdict(difference))
+
+
+def _details(layer: LayerDifference, per_head: bool) -> Iterator[Block]:
+    yield Facts((words.stored(layer),))
+    yield _table(words.PART_COLUMNS, words.part_rows(layer))
+    yield Items(tuple(map(Line, words.spots(layer))))
+    if per_head:
+        yield _table(words.HEAD_COLUMNS, words.head_rows(layer))
+
+
+def _table(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> Table:
+    """A row that says that something differs stands out."""
+    return Table(columns, lines, tuple(column in words.NUMERIC for column in columns), SAME.isdisjoint)
+
+
+def _records(difference: Difference, per_head: bool) -> Iterator[Sequence[Cell]]:
+    """One a part, with per_head one a head too; then the layers of one side only, and the tensors outside attention."""
+    yield COLUMNS
+    for layer in difference.layers:
+        for part in layer.parts:
+            yield layer.a, layer.b, part.name, None, *_figures(part.whole)
+            for head, found in enumerate(part.heads if per_head else ()):
+                yield layer.a, layer.b, part.name, head, *_figures(found)
+    nothing = (None,) * (len(COLUMNS) - 5)
+    yield from ((name, None, None, None, "removed", *nothing) for name in difference.removed)
+    yield from ((None, name, None, None, "added", *nothing) for name in difference.added)
+    for other in difference.others or ():
+        yield other.a, other.b, None, None, *_figures(other.whole)
+
+
+def _figures(found: Comparison) -> Sequence[Cell]:
+    return found.status, found.relative_l2, found.max_difference, found.cosine, found.changed, found.nonfinite

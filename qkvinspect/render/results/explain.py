@@ -1,0 +1,127 @@
+"""``explain``: which rows of each layer are what and why, in words and in code, and how the proof went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qkvinspect.explain.explanation import Explanation
+from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.inspection.report import Attention, Report, number
+from qkvinspect.render import evidence, text
+from qkvinspect.render.document import Block, Cell, Code, Document, Items, Line, Section, Term
+from qkvinspect.render.results.show import summary
+
+if TYPE_CHECKING:
+    from qkvinspect.explain.verify import Verification
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One layer.
+
+    Attributes:
+        evidence: what the weights say, if that was asked for in full.
+        proof: "not asked"; "none" where there is no nn.MultiheadAttention to compare with; or how it went.
+    """
+
+    attention: Attention
+    explanation: Explanation
+    evidence: tuple[Block, ...]
+    proof: Verification | str
+
+    @property
+    def points(self) -> tuple[tuple[str, str], ...]:
+        """All that is said of it, each with its title."""
+        terms = (entry for block in self.evidence if isinstance(block, Items) for entry in block.entries)
+        weighed = [(term.title, term.text) for term in terms if isinstance(term, Term)]
+        return (*self.explanation.points, *weighed, *self.proven)
+
+    @property
+    def proven(self) -> tuple[tuple[str, str], ...]:
+        """How the proof went, if it was asked for."""
+        if isinstance(self.proof, str):
+            return (("Verified", "no: this is not nn.MultiheadAttention."),) if self.proof == "none" else ()
+        heads = (
+            "as above" if self.attention.heads else "1, as their number is unknown: this proves the rows, not the heads"
+        )
+        said = (
+            f"{'yes' if self.proof.agrees else 'NO'}: nn.MultiheadAttention with the stored weights (read by "
+            f"{self.proof.reader}) and attention from the split parts differ by at most {self.proof.difference:.1e}, "
+            f"where outputs reach {text.number(self.proof.scale)} (float64, random inputs, heads {heads})."
+        )
+        return (("Verified", said),)
+
+
+def explained(attention: Attention, explanation: Explanation, proof: Verification | str, *, weighed: bool) -> Explained:
+    """One layer; with all that the weights say if ``weighed``."""
+    return Explained(attention, explanation, tuple(evidence.blocks(attention)) if weighed else (), proof)
+
+
+def document(report: Report, layers: Sequence[Explained]) -> Document:
+    """Each layer in words."""
+    return Document(
+        "explain",
+        blocks=lambda: _blocks(report, layers),
+        records=lambda: _records(layers),
+        data=lambda: _data(report, layers),
+    )
+
+
+def _blocks(report: Report, layers: Sequence[Explained]) -> Iterator[Block]:
+    yield from summary(report)
+    if not report.attentions:
+        yield Line("No attention was found in it.")
+    yield Items(tuple(Term("Beware", f"{message}.") for message in _warnings(report)))
+    for one in layers:
+        said = (_terms(one.explanation.points), Code(one.explanation.code, "Code"), *one.evidence, _terms(one.proven))
+        yield Section(text.layer(one.explanation.layer), tuple(block for block in said if block != Code((), "Code")))
+
+
+def _terms(points: Sequence[tuple[str, str]]) -> Items:
+    return Items(tuple(Term(title, said) for title, said in points))
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    """Where the weights themselves contradict what is said."""
+    return (message for finding, message in text.findings(report.findings) if finding.code in AGAINST_WEIGHTS)
+
+
+def _records(layers: Sequence[Explained]) -> Iterator[Sequence[Cell]]:
+    """One a point; the code is one too."""
+    yield "layer", "about", "text"
+    for one in layers:
+        yield from ((one.explanation.layer, title, said) for title, said in one.points)
+        yield from ((one.explanation.layer, "Code", line) for line in one.explanation.code)
+
+
+def _data(report: Report, layers: Sequence[Explained]) -> dict[str, object]:
+    """The JSON contract: see explanation.schema.json."""
+    checkpoint = report.checkpoint
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "checkpoint": {"path": checkpoint.path, "format": checkpoint.format, "container": checkpoint.container},
+        "layers": [
+            {
+                "layer": one.explanation.layer,
+                "points": [{"about": title, "text": said} for title, said in one.points],
+                "code": list(one.explanation.code),
+                "verified": None if isinstance(one.proof, str) else _proof(one.proof),
+            }
+            for one in layers
+        ],
+        "findings": [finding.to_dict() for finding in report.findings],
+    }
+
+
+def _proof(proof: Verification) -> dict[str, object]:
+    return {
+        "agrees": proof.agrees,
+        "difference": number(proof.difference),
+        "scale": number(proof.scale),
+        "num_heads": proof.num_heads,
+        "reader": proof.reader,
+    }

@@ -1,0 +1,117 @@
+"""``show``: every attention module of a checkpoint, with its parts and heads; or every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from qkvinspect.inspection.report import Attention, Measure, Part, Report
+from qkvinspect.layouts.packing import span
+from qkvinspect.render import rows, text
+from qkvinspect.render.document import Block, Cell, Document, Facts, Items, Line, Remark, Section, Table, Title
+from qkvinspect.render.results import account
+
+COLUMNS = (
+    "layer",
+    "layout",
+    "part",
+    "head",
+    "rows",
+    "axis",
+    "out_features",
+    "in_features",
+    "norm",
+    "nonfinite",
+    "bias_norm",
+    "dtype",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "num_heads_from",
+)
+
+
+def document(report: Report, *, per_head: bool = False, tensors: bool = False) -> Document:
+    """A report.
+
+    Args:
+        per_head: with a row for each head; the JSON always has them.
+        tensors: every tensor and where it belongs, in place of the attention modules.
+    """
+    return Document(
+        "show",
+        blocks=lambda: _tensor_blocks(report) if tensors else _blocks(report, per_head),
+        records=lambda: account.records(report) if tensors else _records(report, per_head),
+        data=lambda: report.to_dict(tensors=tensors),
+    )
+
+
+def summary(report: Report) -> Iterator[Block]:
+    """What the checkpoint is, and what else its file holds."""
+    first, *others = text.summary(report)
+    yield Title(first)
+    yield from (Line(line, "bold") for line in others)
+
+
+def findings(report: Report) -> Iterator[Block]:
+    """What reading and inspection found, apart from what stands before it."""
+    found = text.findings(report.findings)
+    if found:
+        yield Line("")
+        yield Items(tuple(Remark(finding.severity, message) for finding, message in found))
+
+
+def _blocks(report: Report, per_head: bool) -> Iterator[Block]:
+    yield from summary(report)
+    if not report.attentions:
+        yield from account.nothing_found(report)
+    for attention in report.attentions:
+        yield Section(text.layer(attention.layer), tuple(_layer(attention, per_head)))
+    yield from findings(report)
+    yield from account.closing(report)
+
+
+def _tensor_blocks(report: Report) -> Iterator[Block]:
+    yield from summary(report)
+    yield Line("")
+    yield account.table(report)
+
+
+def _layer(attention: Attention, per_head: bool) -> Iterator[Block]:
+    yield Facts((text.layout(attention), text.stored(attention), text.heads(attention)))
+    if attention.parts:
+        yield measures(rows.PART_COLUMNS, rows.part_rows(attention))
+    if per_head and attention.heads:
+        yield measures(rows.head_columns(attention), rows.head_rows(attention))
+
+
+def measures(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> Table:
+    """A table whose last column counts values that are not finite: rows with any stand out."""
+    right = tuple(column.endswith("norm") or column in ("non-finite", "head", "kv head") for column in columns)
+    return Table(columns, lines, right, lambda cells: cells[-1] not in ("0", "-"))
+
+
+def _records(report: Report, per_head: bool) -> Iterator[Sequence[Cell]]:
+    """One a part; with per_head one a head."""
+    yield COLUMNS
+    for attention in report.attentions:
+        for part in attention.parts:
+            yield from _of_part(attention, part, per_head and attention.heads is not None)
+
+
+def _of_part(attention: Attention, part: Part, per_head: bool) -> Iterator[Sequence[Cell]]:
+    heads = attention.heads
+    layout = attention.layout.id if attention.layout else None
+    sizes = (heads.num_heads, heads.num_kv_heads, heads.width(part.name)) if heads else (None, None, None)
+    tail = (part.weight.dtype.name, *sizes, attention.heads_from)
+    if not per_head:
+        bias = part.bias_measured.norm if part.bias_measured else None
+        yield attention.layer, layout, part.name, None, *_cells(part.rows, part, part.measured), bias, *tail
+        return
+    for head, run in enumerate(part.heads):
+        measure = part.head_measures[head] if part.head_measures else None
+        yield attention.layer, layout, part.name, head, *_cells((run,), part, measure), None, *tail
+
+
+def _cells(runs: Sequence[range], part: Part, measure: Measure | None) -> Sequence[Cell]:
+    values = (measure.norm, measure.nonfinite) if measure else (None, None)
+    return " ".join(map(span, runs)), part.axis, sum(map(len, runs)), part.in_features, *values

@@ -1,0 +1,113 @@
+"""``trend``: how figures move over a run, as rows or as curves, and what was found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from qkvinspect.render import text
+from qkvinspect.render.document import Block, Cell, Document, Items, Line, Remark, Section, Table, Title, Verdict
+from qkvinspect.render.view import ViewOptions
+from qkvinspect.scans.rows import HEAD
+from qkvinspect.scans.series import Key, Series
+from qkvinspect.scans.trend import Line as Curve
+from qkvinspect.scans.trend import Trend
+
+COLUMNS = ("layer", "part", "first", "last", "min", "max", "per 1000 steps", "")
+
+_WIDE = 24
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def document(trend: Trend, *, drawn: ViewOptions | None = None) -> Document:
+    """A trend.
+
+    Args:
+        drawn: with curves that fit this view in place of tables.
+    """
+    return Document(
+        "trend",
+        blocks=lambda: _blocks(trend, drawn),
+        records=lambda: _records(trend),
+        data=trend.to_dict,
+    )
+
+
+def _blocks(trend: Trend, drawn: ViewOptions | None) -> Iterator[Block]:
+    yield Title(summary(trend))
+    if drawn is not None:
+        from qkvinspect.render.results.curves import charts
+
+        yield from charts(trend, drawn.width)
+    else:
+        yield from (_table(trend, column) for column in trend.columns)
+    yield Line("")
+    found = text.findings(trend.findings)
+    yield Items(tuple(Remark(finding.severity, message, finding.code) for finding, message in found), lead=True)
+    yield Verdict(verdict(trend))
+
+
+def _table(trend: Trend, column: str) -> Section:
+    right = tuple(column not in ("layer", "part", "") for column in COLUMNS)
+    rows = tuple(map(_cells, trend.of(column)))
+    return Section(column.replace("_", " "), (Table(COLUMNS, rows, right),))
+
+
+def _records(trend: Trend) -> Iterator[Sequence[Cell]]:
+    """One a value of each series, for a plot elsewhere."""
+    yield "layer", "part", "head", "column", "step", "value"
+    for line in trend.lines:
+        key = line.key
+        for step, value in zip(line.series.steps, line.series.values, strict=True):
+            yield key.layer, key.part, key.head, key.column, step, value
+
+
+def summary(trend: Trend) -> str:
+    """The run in one line."""
+    steps = trend.run.steps
+    layers = text.count(len(trend.run.layers), "layer")
+    return f"{text.count(len(steps), 'checkpoint')}, steps {min(steps)} to {max(steps)}, {layers}"
+
+
+def _cells(line: Curve) -> tuple[str, ...]:
+    """Under COLUMNS."""
+    figures = (line.first, line.last, line.least, line.greatest, line.slope)
+    return (text.layer(line.key.layer), part_name(line.key), *map(text.number, figures), _spark(line.series))
+
+
+def part_name(key: Key) -> str:
+    """Which rows of the layer."""
+    if key.head is not None:
+        return f"head {key.head}" if key.part == HEAD else f"{key.part.upper()} head {key.head}"
+    return "greatest head" if key.part == HEAD else key.part.upper()
+
+
+def verdict(trend: Trend) -> str:
+    """What was found, counted."""
+    counts = [sum(f.severity == severity for f in trend.findings) for severity in ("error", "warning")]
+    return f"{text.count(counts[0], 'error')}, {text.count(counts[1], 'warning')}"
+
+
+def _spark(series: Series) -> str:
+    """The curve, from its least to its greatest value."""
+    return "".join(_BLOCKS[min(int(share * 8), 7)] for share in _shares(series, _WIDE))
+
+
+def buckets(series: Series, count: int, first: int, last: int) -> list[float | None]:
+    """Of each of so many equal stretches of steps, the value farthest from the one before; None: no checkpoint."""
+    found: list[float | None] = [None] * count
+    before = series.values[0]
+    for step, value in zip(series.steps, series.values, strict=True):
+        place = min((step - first) * count // max(last - first, 1), count - 1)
+        old = found[place]
+        if old is None:
+            before = found[place - 1] if place and found[place - 1] is not None else before
+        if old is None or abs(value - (before or 0.0)) > abs(old - (before or 0.0)):
+            found[place] = value
+    return found
+
+
+def _shares(series: Series, count: int) -> Iterator[float]:
+    low, high = min(series.values), max(series.values)
+    for value in buckets(series, min(count, len(series.steps)), series.steps[0], series.steps[-1]):
+        if value is not None:
+            yield (value - low) / (high - low) if high > low else 0.0
