@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from qkvinspect.version import __version__
 
 if TYPE_CHECKING:
     from qkvinspect.analysis import LayerFigures, analyze

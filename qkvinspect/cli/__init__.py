@@ -16,7 +16,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from qkvinspect import __version__
 from qkvinspect.cli.analyze import analyze
 from qkvinspect.cli.browse import browse
 from qkvinspect.cli.check import check
@@ -31,6 +30,7 @@ from qkvinspect.cli.scan import scan
 from qkvinspect.cli.show import show
 from qkvinspect.cli.trend import trend
 from qkvinspect.errors import QkvInspectError
+from qkvinspect.version import __version__
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -157,7 +157,7 @@ def _job(
 def _about(job: ScanJob) -> dict[str, object]:
     from dataclasses import asdict
 
-    from qkvinspect import __version__
+    from qkvinspect.version import __version__
 
     return {**asdict(job), "config": str(job.config), "version": __version__}
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qkvinspect import __version__
 from qkvinspect.checkpoint import BLOCK, ByteSource, Checkpoint
 from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.formats.safetensors_parts import KEY as PARTS
 from qkvinspect.inspection.report import Report, row_ranges
 from qkvinspect.sources import Window
+from qkvinspect.version import __version__
 
 _OWN = "qkvinspect."
 _PENDING = "0" * hashlib.sha256().digest_size * 2

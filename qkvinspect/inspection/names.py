@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
-class Place(NamedTuple):
+class NumberPlace(NamedTuple):
     """Where a number of a name comes among those that stand at its place, and how many they are."""
 
     position: int
@@ -123,7 +123,7 @@ class Names:
             self._by_stack[end] = {numberless(path): name for path, name in reversed(same)}
         return self._by_stack[end]
 
-    def places(self, layer: str) -> tuple[Place, ...]:
+    def places(self, layer: str) -> tuple[NumberPlace, ...]:
         """Each number in a layer's name as its place among all numbers that stand there, the outermost first.
 
         Numbers are components of their own (``layers.3``) or end one (``stage3``); those within a word are part of a
@@ -136,7 +136,7 @@ class Names:
                     found.setdefault(name[: number.start()], set()).add(int(number[0]))
             self._numbers = {prefix: {n: i for i, n in enumerate(sorted(held))} for prefix, held in found.items()}
         standing = [(self._numbers.get(layer[: found.start()], {}), int(found[0])) for found in _NUMBER.finditer(layer)]
-        return tuple(Place(held[number], len(held)) for held, number in standing if number in held)
+        return tuple(NumberPlace(held[number], len(held)) for held, number in standing if number in held)
 
     @property
     def words(self) -> frozenset[str]:

@@ -37,7 +37,7 @@ class Title:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextLine:
     """A line or, where lines are wrapped, a paragraph; "" is a blank line in a terminal."""
 
     text: str
@@ -45,14 +45,14 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class FactList:
     """Short facts beside each other."""
 
     facts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Glossed:
     """A word and what is to be said about it."""
 
     title: str
@@ -91,12 +91,12 @@ class Items:
         lead: an answer, which Markdown puts before everything but the title, since comments are read from the top.
     """
 
-    entries: tuple[Line | Term | Remark, ...]
+    entries: tuple[TextLine | Glossed | Remark, ...]
     lead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class DataTable:
     """Rows of text below the titles of their columns.
 
     Attributes:
@@ -113,7 +113,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class CodeBlock:
     """Lines that are laid out already: code, or a picture made of characters.
 
     Attributes:
@@ -129,7 +129,7 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class Chapter:
     """Blocks below a heading.
 
     Attributes:
@@ -146,14 +146,14 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Conclusion:
     """The answer in one line: the last one in a terminal, the first one in Markdown."""
 
     text: str
     style: Style = "bold"
 
 
-Block: TypeAlias = Title | Line | Facts | Items | Table | Code | Section | Verdict
+Block: TypeAlias = Title | TextLine | FactList | Items | DataTable | CodeBlock | Chapter | Conclusion
 
 
 @dataclass(frozen=True, slots=True)

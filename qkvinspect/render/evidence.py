@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qkvinspect.inspection.report import Attention, Evidence, Verdict, Weighed
 from qkvinspect.render import text
-from qkvinspect.render.document import Block, Code, Items, Term
+from qkvinspect.render.document import Block, CodeBlock, Glossed, Items
 from qkvinspect.render.text import confidence
 
 _BAR = 40
@@ -56,14 +56,14 @@ def blocks(attention: Attention) -> Iterator[Block]:
     """The evidence of one layer's stack."""
     evidence = attention.evidence
     if evidence is None:
-        yield Items((Term("Evidence", "none: these weights have no values that could be compared."),))
+        yield Items((Glossed("Evidence", "none: these weights have no values that could be compared."),))
         return
     for point in points(evidence):
-        yield Items((Term(point.title, point.text),))
+        yield Items((Glossed(point.title, point.text),))
         if point.weighed:
-            yield Code(tuple(_table(point)))
+            yield CodeBlock(tuple(_table(point)))
     if evidence.profile:
-        yield Code(tuple(_picture(evidence, _width(attention))))
+        yield CodeBlock(tuple(_picture(evidence, _width(attention))))
 
 
 def stacks(attentions: Sequence[Attention]) -> list[Stack]:

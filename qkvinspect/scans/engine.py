@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from qkvinspect import __version__
 from qkvinspect.errors import QkvInspectError, UsageError
 from qkvinspect.scans.rows import ScanJob, Scanned, lost, scan_one
+from qkvinspect.version import __version__
 from qkvinspect.workers import limit
 
 _TRIES = 2

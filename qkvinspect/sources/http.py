@@ -14,11 +14,11 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import urljoin
 
-from qkvinspect import __version__
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout
+from qkvinspect.version import __version__
 
 try:
     import requests

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.inspection.facts.fact import HeadFact
-from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.scopes import names_a_known_part
-from qkvinspect.inspection.facts.sections import Said, Section, of, said
+from qkvinspect.inspection.facts.sections import ConfigSection, Said, of, said
 
 
-def facts(origin: str, sections: Sequence[Section], module: Module) -> Iterator[HeadFact]:
+def facts(origin: str, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
     """What the sections of a config say of a module's heads, the best answer first.
 
     A section or key whose words name a part of the model speaks of the layers that are named so; what names no part
@@ -21,7 +21,9 @@ def facts(origin: str, sections: Sequence[Section], module: Module) -> Iterator[
     yield from ranked(origin, spoken, module)
 
 
-def ranked(origin: str, spoken: Sequence[tuple[Section, Sequence[Said]]], module: Module) -> Iterator[HeadFact]:
+def ranked(
+    origin: str, spoken: Sequence[tuple[ConfigSection, Sequence[Said]]], module: HeadedModule
+) -> Iterator[HeadFact]:
     """The facts of the sections that speak best of a module."""
     found = [
         (_rank(one, every, module), one, every)
@@ -41,7 +43,7 @@ Rank = tuple[int, int, int, int]
 layer's name its word stands; how many words it shares with it."""
 
 
-def _rank(one: Said, every: Sequence[Said], module: Module) -> Rank | None:
+def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None:
     """How well a number speaks of a layer; None where it does not."""
     claim = one.claim
     width = _width(one, every, module)
@@ -58,7 +60,7 @@ def _rank(one: Said, every: Sequence[Said], module: Module) -> Rank | None:
     return (2, 0, 0, -claim.matched) if width is None and unknown else None
 
 
-def _misses(fact: HeadFact, module: Module) -> bool:
+def _misses(fact: HeadFact, module: HeadedModule) -> bool:
     """Whether heads of the width that a section gives, or that follows from its own, are not what the layer holds."""
     if not module.rows or not fact.num_heads:
         return False
@@ -72,7 +74,7 @@ def _is_list(one: Said) -> bool:
     return one.path.endswith("]")
 
 
-def _width(one: Said, every: Sequence[Said], module: Module) -> int | None:
+def _width(one: Said, every: Sequence[Said], module: HeadedModule) -> int | None:
     """The width of the part of the model that a number speaks of; not that of another part."""
     found = _beside(one, of(every, "embed_dim"))
     if found is None or (one.key.roles and not found.key.roles and found.value not in module.widths):
@@ -91,7 +93,7 @@ def _beside(one: Said, others: Sequence[Said]) -> Said | None:
     return None if rivals else best
 
 
-def _fact(origin: str, one: Said, every: Sequence[Said], module: Module) -> HeadFact:
+def _fact(origin: str, one: Said, every: Sequence[Said], module: HeadedModule) -> HeadFact:
     kv = _beside(one, of(every, "num_kv_heads"))
     width = _width(one, every, module)
     if one.key.means == "head_dim":
@@ -109,7 +111,7 @@ def _head_dim(one: Said, every: Sequence[Said]) -> int | None:
     return dim.value if dim and not nope else None
 
 
-def _claimed_in_silence(spoken: Sequence[tuple[Section, Sequence[Said]]], module: Module) -> bool:
+def _claimed_in_silence(spoken: Sequence[tuple[ConfigSection, Sequence[Said]]], module: HeadedModule) -> bool:
     """Whether a section for a part with a config of its own speaks of the layer and gives no heads."""
     silent = (section for section, every in spoken if section.keys and not of(every, "num_heads"))
     claims = (module.claim(section) for section in silent if _describes_a_model(section.values))

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.module import Module
-from qkvinspect.inspection.facts.sections import Section
+from qkvinspect.inspection.facts.module import HeadedModule
+from qkvinspect.inspection.facts.sections import ConfigSection
 from qkvinspect.parsed import is_items
 
 _HEADS = "num_attention_heads"
@@ -30,7 +30,7 @@ number that it was given for heads is a width too."""
 _AUTOENCODER = re.compile(r"Autoencoder|VQModel|AsymmetricAutoencoderKL|VQModel")
 
 
-def facts(config: Config, _: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
     """What diffusers' classes compute from their configs."""
     name = config.values.get("_class_name")
     if not isinstance(name, str):
@@ -46,7 +46,7 @@ def facts(config: Config, _: Sequence[Section], module: Module) -> Iterator[Head
     return None
 
 
-def _of_blocks(config: Config, module: Module, *, wide: bool) -> Iterator[HeadFact]:
+def _of_blocks(config: Config, module: HeadedModule, *, wide: bool) -> Iterator[HeadFact]:
     """The number of heads, or their width, of a block of a UNet."""
     for key in _keys(config, module):
         value = config.values.get(key)
@@ -67,7 +67,7 @@ def _of_blocks(config: Config, module: Module, *, wide: bool) -> Iterator[HeadFa
             return
 
 
-def _keys(config: Config, module: Module) -> tuple[str, ...]:
+def _keys(config: Config, module: HeadedModule) -> tuple[str, ...]:
     """The keys that a class reads for a module, the first that is given counting."""
     if "motion_modules" in module.layer:
         return ("motion_num_attention_heads",)

@@ -12,8 +12,8 @@ from qkvinspect.inspection.facts import any_config, keyed
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.flags import HeadFlag
 from qkvinspect.inspection.facts.libraries import LIBRARIES
-from qkvinspect.inspection.facts.module import Module
-from qkvinspect.inspection.facts.sections import Section, sections
+from qkvinspect.inspection.facts.module import HeadedModule
+from qkvinspect.inspection.facts.sections import ConfigSection, sections
 from qkvinspect.inspection.facts.shares import pruned, ranks
 from qkvinspect.inspection.names import Names
 
@@ -47,7 +47,7 @@ class Sources:
         own = candidate.layout
         if own.num_heads is not None:
             yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim)
-        module = Module.of(candidate, self._names)
+        module = HeadedModule.of(candidate, self._names)
         for config, parts in self._configs:
             yield from _of_config(config, parts, module)
         yield from self._of_modules(candidate)
@@ -73,7 +73,7 @@ class Sources:
                 yield HeadFact(origin, head_dim=size)
 
 
-def _of_config(config: Config, parts: Sequence[Section], module: Module) -> Iterator[HeadFact]:
+def _of_config(config: Config, parts: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
     """What a config says: as its library reads it where that is known, else by its words."""
     keys = module.candidate.layout.head_keys
     found = next((list(said) for library in LIBRARIES if (said := library(config, parts, module)) is not None), None)

@@ -7,16 +7,18 @@ from dataclasses import replace
 
 from qkvinspect.inspection.facts.any_config import ranked
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.keys import Key
-from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.keys import ConfigKey
+from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.scopes import claim
-from qkvinspect.inspection.facts.sections import Said, Section, said, stage_of
+from qkvinspect.inspection.facts.sections import ConfigSection, Said, said, stage_of
 from qkvinspect.parsed import is_items
 
 
-def facts(origin: str, sections: Sequence[Section], module: Module, keys: Sequence[str]) -> Iterator[HeadFact]:
+def facts(
+    origin: str, sections: Sequence[ConfigSection], module: HeadedModule, keys: Sequence[str]
+) -> Iterator[HeadFact]:
     """What these keys say of a module's heads; ``key[]`` is a list with an entry for each stage."""
-    spoken: list[tuple[Section, list[Said]]] = []
+    spoken: list[tuple[ConfigSection, list[Said]]] = []
     for section in sections:
         others = said(section, module.layer, module.names)
         widths = [one for one in others if one.key.means in ("num_kv_heads", "embed_dim")]
@@ -25,7 +27,7 @@ def facts(origin: str, sections: Sequence[Section], module: Module, keys: Sequen
         yield replace(fact, by_class=True)
 
 
-def _said(section: Section, module: Module, keys: Sequence[str]) -> Iterator[Said]:
+def _said(section: ConfigSection, module: HeadedModule, keys: Sequence[str]) -> Iterator[Said]:
     for name in keys:
         value = section.values.get(name.removesuffix("[]"))
         path = f"{section.path}{name.removesuffix('[]')}"
@@ -36,4 +38,4 @@ def _said(section: Section, module: Module, keys: Sequence[str]) -> Iterator[Sai
             value, path = (None if index is None else value[index]), f"{path}[{index}]"
         if isinstance(value, int) and is_count(value):
             spoken = claim(section.keys, section.kinds, (), module.layer)
-            yield Said(path, Key("num_heads"), value, spoken)
+            yield Said(path, ConfigKey("num_heads"), value, spoken)

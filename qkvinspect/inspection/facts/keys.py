@@ -88,7 +88,7 @@ _OTHER_THINGS = frozenset(
 """Words that make a key speak of something else than the heads of an attention."""
 
 
-class Key(NamedTuple):
+class ConfigKey(NamedTuple):
     """What a key speaks of.
 
     Attributes:
@@ -101,14 +101,14 @@ class Key(NamedTuple):
 
 
 @cache
-def read(key: str) -> Key | None:
+def read(key: str) -> ConfigKey | None:
     """What a key of a config says, or None where it is not of heads or widths."""
     words = tuple(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()))
     held = frozenset(words)
     if means := _meaning(held):
         roles = tuple(word for word in words if word not in _said(means, held))
         if not _OTHER_THINGS & frozenset(roles):
-            return Key(means, roles)
+            return ConfigKey(means, roles)
     return None
 
 

@@ -8,14 +8,16 @@ from typing import Protocol
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts import diffusers, open_clip, timm, transformers
 from qkvinspect.inspection.facts.fact import HeadFact
-from qkvinspect.inspection.facts.module import Module
-from qkvinspect.inspection.facts.sections import Section
+from qkvinspect.inspection.facts.module import HeadedModule
+from qkvinspect.inspection.facts.sections import ConfigSection
 
 
 class Library(Protocol):
     """Reads the heads of a module in a library's config as the library does."""
 
-    def __call__(self, config: Config, sections: Sequence[Section], module: Module, /) -> Iterable[HeadFact] | None:
+    def __call__(
+        self, config: Config, sections: Sequence[ConfigSection], module: HeadedModule, /
+    ) -> Iterable[HeadFact] | None:
         """The facts; none at all where the library does not tell; None where it is not this library's config, or the
         words of the config say as much.
         """

@@ -6,12 +6,12 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.facts.scopes import Claim, claim
-from qkvinspect.inspection.facts.sections import Section
+from qkvinspect.inspection.facts.sections import ConfigSection
 from qkvinspect.inspection.names import Names
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class HeadedModule:
     """One attention module, and the names around it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Module:
     rows: int | None
 
     @classmethod
-    def of(cls, candidate: Candidate, names: Names) -> Module:
+    def of(cls, candidate: Candidate, names: Names) -> HeadedModule:
         """The module that a candidate would be."""
         layout = candidate.layout
         layer = candidate.layer.removesuffix(f".{layout.label}") if layout.label else candidate.layer
@@ -45,6 +45,6 @@ class Module:
         )
         return cls(layer, candidate, names, frozenset(widths), next(alone, None))
 
-    def claim(self, section: Section) -> Claim:
+    def claim(self, section: ConfigSection) -> Claim:
         """How well a section as a whole speaks of it."""
         return claim(section.keys, section.kinds, (), self.layer)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts import timm
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.module import Module
-from qkvinspect.inspection.facts.sections import Section
+from qkvinspect.inspection.facts.module import HeadedModule
+from qkvinspect.inspection.facts.sections import ConfigSection
 from qkvinspect.inspection.facts.tables import open_clip_heads
 from qkvinspect.parsed import is_items, is_mapping
 
@@ -23,7 +23,7 @@ _HEAD_WIDTH = 64
 _HEADS = 8
 
 
-def facts(config: Config, _: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
     """What open_clip's classes compute from their configs."""
     inner = config.values.get("model_cfg")
     root, path = (inner, "model_cfg.") if is_mapping(inner) else (config.values, "")
@@ -32,7 +32,7 @@ def facts(config: Config, _: Sequence[Section], module: Module) -> Iterator[Head
     return _said(config, path, root, module)
 
 
-def _named(config: Config, module: Module) -> Iterator[HeadFact] | None:
+def _named(config: Config, module: HeadedModule) -> Iterator[HeadFact] | None:
     """The heads of a model that is given by its name alone, as open_clip's training scripts keep it."""
     for key in ("model", "model_name", "clip_model"):
         name = config.values.get(key)
@@ -41,13 +41,15 @@ def _named(config: Config, module: Module) -> Iterator[HeadFact] | None:
     return None
 
 
-def _said(config: Config, path: str, root: Mapping[str, object], module: Module) -> Iterator[HeadFact]:
+def _said(config: Config, path: str, root: Mapping[str, object], module: HeadedModule) -> Iterator[HeadFact]:
     layer, origin = module.layer, config.origin
     if _VISION.search(layer):
         values = root["vision_cfg"]
         if is_mapping(values) and values.get("timm_model_name"):
             keys = (*path.split(".")[:-1], "vision_cfg")
-            fact = timm.of_architecture(config, Section(keys, ("",) * len(keys), values), "timm_model_name", module)
+            fact = timm.of_architecture(
+                config, ConfigSection(keys, ("",) * len(keys), values), "timm_model_name", module
+            )
             yield from (fact,) if fact else ()
         elif is_mapping(values):
             yield from _vision(f"{origin}:{path}vision_cfg", values, module)
@@ -59,7 +61,7 @@ def _said(config: Config, path: str, root: Mapping[str, object], module: Module)
         yield HeadFact(f"{origin}:{path}{key}.{name}", heads, by_class=True)
 
 
-def _vision(origin: str, values: Mapping[str, object], module: Module) -> Iterator[HeadFact]:
+def _vision(origin: str, values: Mapping[str, object], module: HeadedModule) -> Iterator[HeadFact]:
     width = values.get("width")
     if _POOL.search(module.layer) and not is_items(values.get("layers")):
         name, heads = _given(values, ("attn_pooler_heads",), _HEADS)

@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import is_count
-from qkvinspect.inspection.facts.keys import Key, Meaning, read
+from qkvinspect.inspection.facts.keys import ConfigKey, Meaning, read
 from qkvinspect.inspection.facts.scopes import Claim, claim, split_words
-from qkvinspect.inspection.names import Names, Place
+from qkvinspect.inspection.names import Names, NumberPlace
 from qkvinspect.parsed import is_items, is_mapping
 
 _MAX_DEPTH = 8
 _MAX_SECTIONS = 2_000
 
 
-class Section(NamedTuple):
+class ConfigSection(NamedTuple):
     """One object of a config.
 
     Attributes:
@@ -34,9 +34,9 @@ class Section(NamedTuple):
         return "".join(f"{key}." for key in self.keys)
 
 
-def sections(config: Config) -> list[Section]:
+def sections(config: Config) -> list[ConfigSection]:
     """The config and every object in it, the outermost first."""
-    found = [Section((), (), config.values)]
+    found = [ConfigSection((), (), config.values)]
     held: dict[tuple[str, ...], Mapping[str, object]] = {(): config.values}
     for section in found:
         if len(section.keys) < _MAX_DEPTH:
@@ -46,7 +46,7 @@ def sections(config: Config) -> list[Section]:
                 kind = value.get("model_type")
                 keys = (*section.keys, key)
                 held[keys] = _as_one_layer_s(value, held.get(keys[:-2], {})) if key.isdecimal() else value
-                found.append(Section(keys, (*section.kinds, kind if isinstance(kind, str) else ""), held[keys]))
+                found.append(ConfigSection(keys, (*section.kinds, kind if isinstance(kind, str) else ""), held[keys]))
     return found
 
 
@@ -55,7 +55,7 @@ def _as_one_layer_s(values: Mapping[str, object], around: Mapping[str, object]) 
     return {**{name: value for name, value in around.items() if not is_mapping(value)}, **values}
 
 
-def layer_type(section: Section, layer: str, names: Names) -> str:
+def layer_type(section: ConfigSection, layer: str, names: Names) -> str:
     """The type of one layer, where a section lists the types of as many layers as there are; "" elsewhere."""
     for key, value in section.values.items():
         if is_items(value) and "type" in key:
@@ -74,12 +74,12 @@ class Said(NamedTuple):
     """
 
     path: str
-    key: Key
+    key: ConfigKey
     value: int
     claim: Claim
 
 
-def said(section: Section, layer: str, names: Names) -> Iterator[Said]:
+def said(section: ConfigSection, layer: str, names: Names) -> Iterator[Said]:
     """Every head count and width of a section, with how well it speaks of a layer."""
     also = split_words(layer_type(section, layer, names))
     for name, value in section.values.items():
@@ -97,7 +97,7 @@ def said(section: Section, layer: str, names: Names) -> Iterator[Said]:
             yield Said(f"{section.path}{name}{suffix}", key, number, spoken)
 
 
-def stage_of(items: Sequence[object], beside: Mapping[str, object], places: Sequence[Place]) -> int | None:
+def stage_of(items: Sequence[object], beside: Mapping[str, object], places: Sequence[NumberPlace]) -> int | None:
     """Which entry of a list is a layer's own; None where that cannot be told.
 
     A list has an entry for each stage (Swin, SegFormer), for each layer (OpenELM), or for each stage of layers that

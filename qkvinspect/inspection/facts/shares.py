@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import is_count
-from qkvinspect.inspection.facts.module import Module
+from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.parsed import is_items, is_mapping
 
 _RANKS = ("tensor_model_parallel_size", "tensor_parallel_size", "mp_world_size", "model_parallel_size")
@@ -19,7 +19,7 @@ def ranks(config: Config) -> int | None:
     return None
 
 
-def pruned(config: Config, module: Module) -> int:
+def pruned(config: Config, module: HeadedModule) -> int:
     """How many heads of a layer were pruned: transformers' ``pruned_heads``, {layer: [heads]}."""
     listed = config.values.get("pruned_heads")
     places = module.names.places(module.layer)

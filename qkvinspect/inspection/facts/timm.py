@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.module import Module
-from qkvinspect.inspection.facts.sections import Section, stage_of
+from qkvinspect.inspection.facts.module import HeadedModule
+from qkvinspect.inspection.facts.sections import ConfigSection, stage_of
 from qkvinspect.inspection.facts.tables import timm_heads, timm_kv_heads
 from qkvinspect.parsed import is_items, is_mapping
 
 _NAMES = ("architecture", "timm_model_name", "backbone")
 
 
-def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
     """The heads of a module of a timm model that a section for this part of the model names."""
     found = [(module.claim(section), section) for section in sections]
     speaking = [entry for entry in found if entry[0].speaks]
@@ -30,7 +30,7 @@ def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterat
     return None
 
 
-def of_architecture(config: Config, section: Section, key: str, module: Module) -> HeadFact | None:
+def of_architecture(config: Config, section: ConfigSection, key: str, module: HeadedModule) -> HeadFact | None:
     """What the architecture that stands under a key has, unless the arguments beside it say otherwise."""
     arguments = section.values.get("model_args")
     if is_mapping(arguments) and (given := _given(arguments, module)):
@@ -45,7 +45,7 @@ def of_architecture(config: Config, section: Section, key: str, module: Module) 
     return HeadFact(f"{config.origin}:{section.path}{key}", heads, kv_heads, by_class=True)
 
 
-def _given(arguments: Mapping[str, object], module: Module) -> tuple[str, int] | None:
+def _given(arguments: Mapping[str, object], module: HeadedModule) -> tuple[str, int] | None:
     value = arguments.get("num_heads")
     if is_items(value):
         index = stage_of(value, arguments, module.names.places(module.layer))

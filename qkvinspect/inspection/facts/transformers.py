@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.module import Module
-from qkvinspect.inspection.facts.sections import Section, layer_type
+from qkvinspect.inspection.facts.module import HeadedModule
+from qkvinspect.inspection.facts.sections import ConfigSection, layer_type
 from qkvinspect.inspection.facts.tables.transformers import HeadKeys, head_keys
 from qkvinspect.parsed import is_items, is_mapping
 
 
-def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterator[HeadFact] | None:
+def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
     """What the class reads, asked of the whole model first, then of the part that the layer's name speaks of."""
     named = [(module.claim(section), section) for section in sections]
     speaking = [(claim, section) for claim, section in named if claim.speaks and (claim.matched or not section.keys)]
@@ -27,7 +27,7 @@ def facts(config: Config, sections: Sequence[Section], module: Module) -> Iterat
     return None
 
 
-def _read(origin: str, section: Section, keys: HeadKeys, module: Module) -> HeadFact | None:
+def _read(origin: str, section: ConfigSection, keys: HeadKeys, module: HeadedModule) -> HeadFact | None:
     """The numbers under the keys; None where the config does not give them."""
     heads, kv_heads, dim = (
         _value(section.values, path, module.layer) for path in (keys.num_heads, keys.num_kv_heads, keys.head_dim)
@@ -61,7 +61,7 @@ def _value(values: Mapping[str, object], path: str, layer: str) -> int | None:
     return held if isinstance(held, int) and is_count(held) else None
 
 
-def _width(values: Mapping[str, object], path: str, module: Module) -> int | None:
+def _width(values: Mapping[str, object], path: str, module: HeadedModule) -> int | None:
     """The ``hidden_size`` beside a key, of which the class makes the width of a head; not where it projects to less."""
     around: object = values
     for key in path.split(".")[:-1]:

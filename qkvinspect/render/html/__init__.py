@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from qkvinspect import __version__
 from qkvinspect.diff.difference import Difference
 from qkvinspect.errors import UsageError
 from qkvinspect.render.html.controls import pictures
@@ -19,6 +18,7 @@ from qkvinspect.render.html.markup import joined, text
 from qkvinspect.render.html.side import PageSide
 from qkvinspect.render.html.summary import summary
 from qkvinspect.render.html.words import differences, evidence, findings
+from qkvinspect.version import __version__
 
 __all__ = ["PageSide", "plotly", "render"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from qkvinspect.inspection.report import Report
 from qkvinspect.render import text
-from qkvinspect.render.document import Block, Cell, Code, Line, Table
+from qkvinspect.render.document import Block, Cell, CodeBlock, DataTable, TextLine
 
 TENSOR_COLUMNS = ("tensor", "shape", "dtype", "belongs to")
 
@@ -25,8 +25,8 @@ def closing(report: Report) -> Iterator[Block]:
     modules = [text.layer(found.module) for found in account.unrecognised]
     named = ", ".join(modules[:_NAMED]) + (", ..." if len(modules) > _NAMED else "")
     where = text.count(len(modules), "module")
-    yield Line(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
-    yield Code(
+    yield TextLine(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
+    yield CodeBlock(
         tuple(account.unrecognised[0].suggestion.split("\n")),
         title="To say what they are, complete this and put it into qkvinspect.toml:",
         indent=2,
@@ -36,19 +36,21 @@ def closing(report: Report) -> Iterator[Block]:
 
 def nothing_found(report: Report) -> Iterator[Block]:
     """The tensors of a checkpoint without attention, alike ones together, the nearest to attention first."""
-    yield Line("No attention was found in it: no tensors have the names and shapes of a known layout, or of a pattern.")
+    yield TextLine(
+        "No attention was found in it: no tensors have the names and shapes of a known layout, or of a pattern."
+    )
     groups = report.account.groups() if report.account else []
     if groups:
         lines = [f"{group.count:>5} x {group.name} {text.shape(group.shape)}" for group in groups[:_GROUPS]]
         if len(groups) > _GROUPS:
             lines.append(f"and {text.count(len(groups) - _GROUPS, 'other group')}: --tensors lists all")
         title = "It holds, the nearest to attention first (# is a number):"
-        yield Code(tuple(lines), title, indent=2, wrapped=True)
+        yield CodeBlock(tuple(lines), title, indent=2, wrapped=True)
 
 
-def table(report: Report) -> Table:
+def table(report: Report) -> DataTable:
     """Every tensor, its shape, its dtype and where it belongs."""
-    return Table(TENSOR_COLUMNS, _tensors(report), (False,) * len(TENSOR_COLUMNS))
+    return DataTable(TENSOR_COLUMNS, _tensors(report), (False,) * len(TENSOR_COLUMNS))
 
 
 def records(report: Report) -> Iterator[Sequence[Cell]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from qkvinspect.analysis import COLUMNS, Analysis, Column, HeadFigures, LayerFigures, Similar, Values, column
 from qkvinspect.analysis.values import QUANTILES
 from qkvinspect.render import text
-from qkvinspect.render.document import Block, Cell, Document, Facts, Line, Section, Table
+from qkvinspect.render.document import Block, Cell, Chapter, DataTable, Document, FactList, TextLine
 from qkvinspect.render.results.show import findings, summary
 
 BAR = 8
@@ -50,7 +50,7 @@ def document(analysis: Analysis, *, per_head: bool = False) -> Document:
 def _blocks(analysis: Analysis, per_head: bool) -> Iterator[Block]:
     yield from summary(analysis.report)
     if not analysis.report.attentions:
-        yield Line("No attention was found in it: no tensor has a name that a known layout uses.")
+        yield TextLine("No attention was found in it: no tensor has a name that a known layout uses.")
     elif analysis.values:
         yield from _values(analysis, per_head)
     elif analysis.sort is not None:
@@ -61,20 +61,20 @@ def _blocks(analysis: Analysis, per_head: bool) -> Iterator[Block]:
 
 
 def _figures(analysis: Analysis) -> Iterator[Block]:
-    yield Line(LEGEND, "dim")
+    yield TextLine(LEGEND, "dim")
     most = _most(analysis)
     titles = _titles(analysis)
     for layer in analysis.layers:
-        blocks: list[Block] = [Facts((_facts(layer),))]
+        blocks: list[Block] = [FactList((_facts(layer),))]
         if layer.heads:
             blocks.append(_table(titles, [_cells(analysis, head, most) for head in layer.heads]))
-        yield Section(text.layer(layer.layer), tuple(blocks))
+        yield Chapter(text.layer(layer.layer), tuple(blocks))
 
 
 def _ranking(analysis: Analysis) -> Iterator[Block]:
-    yield Line(LEGEND, "dim")
+    yield TextLine(LEGEND, "dim")
     most = _most(analysis)
-    yield Line("")
+    yield TextLine("")
     ranked = [(layer.layer, *_cells(analysis, head, most)) for layer, head in analysis.ranked()]
     yield _table(("layer", *_titles(analysis)), ranked)
 
@@ -82,12 +82,12 @@ def _ranking(analysis: Analysis) -> Iterator[Block]:
 def _values(analysis: Analysis, per_head: bool) -> Iterator[Block]:
     for attention, found in zip(analysis.report.attentions, analysis.values, strict=True):
         block = _table(VALUE_COLUMNS, list(_value_cells(found, per_head)))
-        nothing = Line(f"no values: {attention.dtype} has none without its scale")
-        yield Section(text.layer(attention.layer), (block if found else nothing,))
+        nothing = TextLine(f"no values: {attention.dtype} has none without its scale")
+        yield Chapter(text.layer(attention.layer), (block if found else nothing,))
 
 
-def _table(columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> Table:
-    return Table(columns, rows, tuple(column not in ("layer", "part", "histogram", "") for column in columns))
+def _table(columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> DataTable:
+    return DataTable(columns, rows, tuple(column not in ("layer", "part", "histogram", "") for column in columns))
 
 
 def _records(analysis: Analysis) -> Iterator[Sequence[Cell]]:

@@ -12,7 +12,7 @@ from qkvinspect.errors import clean
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.findings import Finding
 from qkvinspect.render import text
-from qkvinspect.render.document import Block, Cell, Document, Items, Line, Remark, Section, Style, Verdict
+from qkvinspect.render.document import Block, Cell, Chapter, Conclusion, Document, Items, Remark, Style, TextLine
 
 _ASIDE = 60
 """Characters of a path above which the hint does not repeat it."""
@@ -35,12 +35,12 @@ def _blocks(checked: Sequence[Checked]) -> Iterator[Block]:
     yield _verdict(checked)
 
 
-def _unreadable(one: Checked) -> Section:
-    error = Line(f"unreadable  {one.error}", "bold red")
-    return Section(f"{one.path}  not checked", (Items((error,)),), compact=True)
+def _unreadable(one: Checked) -> Chapter:
+    error = TextLine(f"unreadable  {one.error}", "bold red")
+    return Chapter(f"{one.path}  not checked", (Items((error,)),), compact=True)
 
 
-def _readable(one: Checked) -> Section:
+def _readable(one: Checked) -> Chapter:
     said = text.findings(one.findings)
     counted = text.count(one.num_attentions, "attention module")
     width = max((len(finding.code) for finding, _ in said), default=0)
@@ -52,8 +52,8 @@ def _readable(one: Checked) -> Section:
     across = max((len(remark.label) for remark in remarks), default=0)
     entries = tuple(replace(remark, label_width=max(across, 7)) for remark in remarks)
     first = next((f for f, _ in said if f.severity != "info" and f.layer), None)
-    hint = (Line(_hint(one.path, first), "dim"),) if first else ()
-    return Section(f"{one.path}  {counted}{'' if said else '  ok'}", (Items(entries), *hint), compact=True)
+    hint = (TextLine(_hint(one.path, first), "dim"),) if first else ()
+    return Chapter(f"{one.path}  {counted}{'' if said else '  ok'}", (Items(entries), *hint), compact=True)
 
 
 def _hint(path: str, finding: Finding) -> str:
@@ -66,7 +66,7 @@ def _hint(path: str, finding: Finding) -> str:
     return f"look closer: qkvinspect {command}"
 
 
-def _verdict(checked: Sequence[Checked]) -> Verdict:
+def _verdict(checked: Sequence[Checked]) -> Conclusion:
     counts = totals(checked)
     unreadable = sum(bool(one.error) for one in checked)
     facts = [text.count(counts["error"], "error"), text.count(counts["warning"], "warning")]
@@ -74,7 +74,7 @@ def _verdict(checked: Sequence[Checked]) -> Verdict:
         facts.append(f"{unreadable} not readable")
     bad = counts["error"] or unreadable
     style: Style = "bold red" if bad else "yellow" if counts["warning"] else "bold green"
-    return Verdict(f"{text.count(len(checked), 'checkpoint')}: {', '.join(facts)}", style)
+    return Conclusion(f"{text.count(len(checked), 'checkpoint')}: {', '.join(facts)}", style)
 
 
 def _records(checked: Sequence[Checked]) -> Iterator[Sequence[Cell]]:

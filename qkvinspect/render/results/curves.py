@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.render import text
-from qkvinspect.render.document import Code, Section
+from qkvinspect.render.document import Chapter, CodeBlock
 from qkvinspect.render.results.trend import buckets, part_name
 from qkvinspect.scans.trend import Line, Trend
 
@@ -16,7 +16,7 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Of the Braille patterns, by row and column (Unicode 15, block U+2800)."""
 
 
-def charts(trend: Trend, width: int | None) -> Iterator[Section]:
+def charts(trend: Trend, width: int | None) -> Iterator[Chapter]:
     """Every figure and part.
 
     Args:
@@ -28,8 +28,8 @@ def charts(trend: Trend, width: int | None) -> Iterator[Section]:
         for part in dict.fromkeys(line.key.part for line in lines):
             some = [line for line in lines if line.key.part == part]
             title = f"{column.replace('_', ' ')} of {part.upper() if len(part) == 1 else part_name(some[0].key)}"
-            chart = Code(tuple(_chart(some, wide)), indent=0)
-            yield Section(title, (chart,), f": {text.count(len(some), 'curve')}")
+            chart = CodeBlock(tuple(_chart(some, wide)), indent=0)
+            yield Chapter(title, (chart,), f": {text.count(len(some), 'curve')}")
 
 
 def _chart(lines: Sequence[Line], wide: int) -> Iterator[str]:

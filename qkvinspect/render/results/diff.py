@@ -7,7 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from qkvinspect.diff.difference import SAME, Comparison, Difference, LayerDifference
 from qkvinspect.render import differences as words
 from qkvinspect.render import text
-from qkvinspect.render.document import Block, Cell, Document, Facts, Items, Line, Remark, Section, Table, Verdict
+from qkvinspect.render.document import (
+    Block,
+    Cell,
+    Chapter,
+    Conclusion,
+    DataTable,
+    Document,
+    FactList,
+    Items,
+    Remark,
+    TextLine,
+)
 
 COLUMNS = ("layer", "in_b", "part", "head", "status", "relative_l2", "max_difference", "cosine", "changed", "nonfinite")
 
@@ -27,37 +38,37 @@ def document(difference: Difference, *, per_head: bool = False) -> Document:
 
 
 def _blocks(difference: Difference, per_head: bool) -> Iterator[Block]:
-    yield Items(tuple(Line(line, "bold") for line in words.sides(difference)), lead=True)
+    yield Items(tuple(TextLine(line, "bold") for line in words.sides(difference)), lead=True)
     if difference.layers or difference.added or difference.removed:
-        yield Line("")
+        yield TextLine("")
         yield _table(words.layer_columns(difference), words.layer_rows(difference))
     else:
-        yield Line("No attention was found in either.")
-    yield Items(tuple(Line(line, "bold red") for line in words.happened(difference)), lead=True)
+        yield TextLine("No attention was found in either.")
+    yield Items(tuple(TextLine(line, "bold red") for line in words.happened(difference)), lead=True)
     for layer in words.detailed(difference, per_head=per_head):
-        yield Section(text.layer(layer.a), tuple(_details(layer, per_head)), folded=True)
-    yield Line("")
+        yield Chapter(text.layer(layer.a), tuple(_details(layer, per_head)), folded=True)
+    yield TextLine("")
     yield Items(
         (
-            *map(Line, words.left_out(difference, per_head=per_head)),
-            *(Line(line, "red") for line in words.others(difference)),
+            *map(TextLine, words.left_out(difference, per_head=per_head)),
+            *(TextLine(line, "red") for line in words.others(difference)),
             *(Remark(severity, line) for severity, line in words.remarks(difference)),
         )
     )
-    yield Verdict(words.verdict(difference))
+    yield Conclusion(words.verdict(difference))
 
 
 def _details(layer: LayerDifference, per_head: bool) -> Iterator[Block]:
-    yield Facts((words.stored(layer),))
+    yield FactList((words.stored(layer),))
     yield _table(words.PART_COLUMNS, words.part_rows(layer))
-    yield Items(tuple(map(Line, words.spots(layer))))
+    yield Items(tuple(map(TextLine, words.spots(layer))))
     if per_head:
         yield _table(words.HEAD_COLUMNS, words.head_rows(layer))
 
 
-def _table(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> Table:
+def _table(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> DataTable:
     """A row that says that something differs stands out."""
-    return Table(columns, lines, tuple(column in words.NUMERIC for column in columns), SAME.isdisjoint)
+    return DataTable(columns, lines, tuple(column in words.NUMERIC for column in columns), SAME.isdisjoint)
 
 
 def _records(difference: Difference, per_head: bool) -> Iterator[Sequence[Cell]]:

@@ -10,7 +10,7 @@ from qkvinspect.explain.explanation import Explanation
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.inspection.report import Attention, Report, number
 from qkvinspect.render import evidence, text
-from qkvinspect.render.document import Block, Cell, Code, Document, Items, Line, Section, Term
+from qkvinspect.render.document import Block, Cell, Chapter, CodeBlock, Document, Glossed, Items, TextLine
 from qkvinspect.render.results.show import summary
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Explained:
     def points(self) -> tuple[tuple[str, str], ...]:
         """All that is said of it, each with its title."""
         terms = (entry for block in self.evidence if isinstance(block, Items) for entry in block.entries)
-        weighed = [(term.title, term.text) for term in terms if isinstance(term, Term)]
+        weighed = [(term.title, term.text) for term in terms if isinstance(term, Glossed)]
         return (*self.explanation.points, *weighed, *self.proven)
 
     @property
@@ -74,15 +74,22 @@ def document(report: Report, layers: Sequence[Explained]) -> Document:
 def _blocks(report: Report, layers: Sequence[Explained]) -> Iterator[Block]:
     yield from summary(report)
     if not report.attentions:
-        yield Line("No attention was found in it.")
-    yield Items(tuple(Term("Beware", f"{message}.") for message in _warnings(report)))
+        yield TextLine("No attention was found in it.")
+    yield Items(tuple(Glossed("Beware", f"{message}.") for message in _warnings(report)))
     for one in layers:
-        said = (_terms(one.explanation.points), Code(one.explanation.code, "Code"), *one.evidence, _terms(one.proven))
-        yield Section(text.layer(one.explanation.layer), tuple(block for block in said if block != Code((), "Code")))
+        said = (
+            _terms(one.explanation.points),
+            CodeBlock(one.explanation.code, "Code"),
+            *one.evidence,
+            _terms(one.proven),
+        )
+        yield Chapter(
+            text.layer(one.explanation.layer), tuple(block for block in said if block != CodeBlock((), "Code"))
+        )
 
 
 def _terms(points: Sequence[tuple[str, str]]) -> Items:
-    return Items(tuple(Term(title, said) for title, said in points))
+    return Items(tuple(Glossed(title, said) for title, said in points))
 
 
 def _warnings(report: Report) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry, Packing, slots_of, split_rows
-from qkvinspect.render.document import Cell, Code, Document, Items, Section, Table, Term
+from qkvinspect.render.document import Cell, Chapter, CodeBlock, DataTable, Document, Glossed, Items
 
 _PROOFS = {
     "proven": "shown on the library's own module",
@@ -30,15 +30,15 @@ def document(layouts: Sequence[Layout], *, full: bool = False) -> Document:
     )
 
 
-def _listing(layouts: Sequence[Layout]) -> Table:
+def _listing(layouts: Sequence[Layout]) -> DataTable:
     rows = [(layout.id, layout.proof.ljust(7), keys(layout), layout.libraries) for layout in layouts]
-    return Table(("id", "known by", "stored", "libraries"), rows, (False,) * 4, stacked=True)
+    return DataTable(("id", "known by", "stored", "libraries"), rows, (False,) * 4, stacked=True)
 
 
-def _full(layout: Layout) -> Section:
+def _full(layout: Layout) -> Chapter:
     drawn = tuple(f"{_below(layout, stored)}: {diagram(stored.packing, layout)}" for stored in layout.weights)
-    points = Items(tuple(Term(title, said) for title, said in _points(layout)))
-    return Section(layout.id, (points, Code(drawn, "Rows")))
+    points = Items(tuple(Glossed(title, said) for title, said in _points(layout)))
+    return Chapter(layout.id, (points, CodeBlock(drawn, "Rows")))
 
 
 def _records(layouts: Sequence[Layout]) -> Iterator[Sequence[Cell]]:

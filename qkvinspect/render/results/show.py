@@ -7,7 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
 from qkvinspect.render import rows, text
-from qkvinspect.render.document import Block, Cell, Document, Facts, Items, Line, Remark, Section, Table, Title
+from qkvinspect.render.document import (
+    Block,
+    Cell,
+    Chapter,
+    DataTable,
+    Document,
+    FactList,
+    Items,
+    Remark,
+    TextLine,
+    Title,
+)
 from qkvinspect.render.results import account
 
 COLUMNS = (
@@ -49,14 +60,14 @@ def summary(report: Report) -> Iterator[Block]:
     """What the checkpoint is, and what else its file holds."""
     first, *others = text.summary(report)
     yield Title(first)
-    yield from (Line(line, "bold") for line in others)
+    yield from (TextLine(line, "bold") for line in others)
 
 
 def findings(report: Report) -> Iterator[Block]:
     """What reading and inspection found, apart from what stands before it."""
     found = text.findings(report.findings)
     if found:
-        yield Line("")
+        yield TextLine("")
         yield Items(tuple(Remark(finding.severity, message) for finding, message in found))
 
 
@@ -65,29 +76,29 @@ def _blocks(report: Report, per_head: bool) -> Iterator[Block]:
     if not report.attentions:
         yield from account.nothing_found(report)
     for attention in report.attentions:
-        yield Section(text.layer(attention.layer), tuple(_layer(attention, per_head)))
+        yield Chapter(text.layer(attention.layer), tuple(_layer(attention, per_head)))
     yield from findings(report)
     yield from account.closing(report)
 
 
 def _tensor_blocks(report: Report) -> Iterator[Block]:
     yield from summary(report)
-    yield Line("")
+    yield TextLine("")
     yield account.table(report)
 
 
 def _layer(attention: Attention, per_head: bool) -> Iterator[Block]:
-    yield Facts((text.layout(attention), text.stored(attention), text.heads(attention)))
+    yield FactList((text.layout(attention), text.stored(attention), text.heads(attention)))
     if attention.parts:
         yield measures(rows.PART_COLUMNS, rows.part_rows(attention))
     if per_head and attention.heads:
         yield measures(rows.head_columns(attention), rows.head_rows(attention))
 
 
-def measures(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> Table:
+def measures(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> DataTable:
     """A table whose last column counts values that are not finite: rows with any stand out."""
     right = tuple(column.endswith("norm") or column in ("non-finite", "head", "kv head") for column in columns)
-    return Table(columns, lines, right, lambda cells: cells[-1] not in ("0", "-"))
+    return DataTable(columns, lines, right, lambda cells: cells[-1] not in ("0", "-"))
 
 
 def _records(report: Report, per_head: bool) -> Iterator[Sequence[Cell]]:

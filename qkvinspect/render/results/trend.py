@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.render import text
-from qkvinspect.render.document import Block, Cell, Document, Items, Line, Remark, Section, Table, Title, Verdict
+from qkvinspect.render.document import (
+    Block,
+    Cell,
+    Chapter,
+    Conclusion,
+    DataTable,
+    Document,
+    Items,
+    Remark,
+    TextLine,
+    Title,
+)
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.scans.rows import HEAD
 from qkvinspect.scans.series import Key, Series
@@ -40,16 +51,16 @@ def _blocks(trend: Trend, drawn: ViewOptions | None) -> Iterator[Block]:
         yield from charts(trend, drawn.width)
     else:
         yield from (_table(trend, column) for column in trend.columns)
-    yield Line("")
+    yield TextLine("")
     found = text.findings(trend.findings)
     yield Items(tuple(Remark(finding.severity, message, finding.code) for finding, message in found), lead=True)
-    yield Verdict(verdict(trend))
+    yield Conclusion(verdict(trend))
 
 
-def _table(trend: Trend, column: str) -> Section:
+def _table(trend: Trend, column: str) -> Chapter:
     right = tuple(column not in ("layer", "part", "") for column in COLUMNS)
     rows = tuple(map(_cells, trend.of(column)))
-    return Section(column.replace("_", " "), (Table(COLUMNS, rows, right),))
+    return Chapter(column.replace("_", " "), (DataTable(COLUMNS, rows, right),))
 
 
 def _records(trend: Trend) -> Iterator[Sequence[Cell]]:

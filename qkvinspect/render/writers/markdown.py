@@ -8,17 +8,17 @@ from textwrap import dedent
 
 from qkvinspect.render.document import (
     Block,
-    Code,
+    Chapter,
+    CodeBlock,
+    Conclusion,
+    DataTable,
     Document,
-    Facts,
+    FactList,
+    Glossed,
     Items,
-    Line,
     Remark,
-    Section,
-    Table,
-    Term,
+    TextLine,
     Title,
-    Verdict,
 )
 from qkvinspect.render.text import clean
 from qkvinspect.render.view import ViewOptions
@@ -29,14 +29,14 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@])")
 def write(document: Document, view: ViewOptions) -> str:
     """The title and the verdict, what leads, and then everything else."""
     blocks = list(document.blocks())
-    rest = [block for block in blocks if not isinstance(block, Title | Verdict)]
+    rest = [block for block in blocks if not isinstance(block, Title | Conclusion)]
     rest.sort(key=lambda block: not (isinstance(block, Items) and block.lead))
     return "\n\n".join((*_heading(document.command, blocks), *_paragraphs(rest))) + "\n"
 
 
 def _heading(command: str, blocks: Sequence[Block]) -> Iterator[str]:
     titles = [block.text for block in blocks if isinstance(block, Title)]
-    verdicts = [block.text for block in blocks if isinstance(block, Verdict)]
+    verdicts = [block.text for block in blocks if isinstance(block, Conclusion)]
     if titles:
         yield f"**{escape(': '.join(titles + verdicts))}**"
     elif verdicts:
@@ -47,29 +47,29 @@ def _paragraphs(blocks: Iterable[Block]) -> Iterator[str]:
     """What has a blank line before and after it."""
     for block in blocks:
         match block:
-            case Facts():
+            case FactList():
                 yield escape(" · ".join(block.facts))
             case Items():
                 if block.entries:
                     yield "\n".join(map(_entry, block.entries))
-            case Table():
+            case DataTable():
                 yield "\n".join(table(block.columns, block.rows))
-            case Code():
+            case CodeBlock():
                 yield "\n".join(f"    {clean(line)}" for line in _lines(block))
-            case Section():
+            case Chapter():
                 yield from _section(block)
             case _:
                 if block.text:
                     yield escape(block.text)
 
 
-def _lines(code: Code) -> list[str]:
+def _lines(code: CodeBlock) -> list[str]:
     if code.wrapped:
         return [line.strip() for line in code.lines]
     return dedent("\n".join(code.lines)).split("\n")
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: Chapter) -> Iterator[str]:
     if not section.folded:
         yield f"### {escape(section.heading + section.note)}"
         yield from _paragraphs(section.blocks)
@@ -79,11 +79,11 @@ def _section(section: Section) -> Iterator[str]:
     yield "</details>"
 
 
-def _entry(entry: Line | Term | Remark) -> str:
+def _entry(entry: TextLine | Glossed | Remark) -> str:
     match entry:
-        case Line():
+        case TextLine():
             return f"- **{escape(entry.text)}**" if entry.style == "bold red" else f"- {escape(entry.text)}"
-        case Term():
+        case Glossed():
             return f"- **{escape(entry.title)}**: {escape(entry.text)}"
         case Remark():
             code = f"`{entry.code}` " if entry.code else ""

@@ -8,7 +8,6 @@ from hashlib import sha256
 from pathlib import PurePath
 from urllib.parse import quote
 
-from qkvinspect import __version__
 from qkvinspect.checks import Rule, rules
 from qkvinspect.errors import clean
 from qkvinspect.finding_codes import FindingCode
@@ -16,6 +15,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.render.document import Document
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.sources import is_remote
+from qkvinspect.version import __version__
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 

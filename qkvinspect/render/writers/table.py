@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from qkvinspect.render.document import (
     STYLES,
     Block,
-    Code,
+    Chapter,
+    CodeBlock,
+    DataTable,
     Document,
-    Facts,
+    FactList,
+    Glossed,
     Items,
-    Line,
     Remark,
-    Section,
-    Table,
-    Term,
+    TextLine,
     Title,
 )
 from qkvinspect.render.text import clean
@@ -39,20 +39,20 @@ def laid_out(blocks: Iterable[Block], view: ViewOptions) -> str:
 def _block(page: Page, block: Block, indent: str) -> None:
     """One block; lines of a section are indented."""
     match block:
-        case Line():
+        case TextLine():
             page.line((f"{indent}{block.text}".rstrip(), block.style))
-        case Facts():
+        case FactList():
             page.line((indent + "  ".join(block.facts), ""))
         case Items():
             for entry in block.entries:
                 _entry(page, entry, indent)
-        case Table(stacked=True):
+        case DataTable(stacked=True):
             page.stacked(block.rows)
-        case Table():
+        case DataTable():
             page.table(block.columns, block.right, block.rows, block.bad)
-        case Code():
+        case CodeBlock():
             _code(page, block)
-        case Section():
+        case Chapter():
             _section(page, block)
         case Title():
             page.line((block.text, "bold"))
@@ -60,11 +60,11 @@ def _block(page: Page, block: Block, indent: str) -> None:
             page.line((block.text, block.style))
 
 
-def _entry(page: Page, entry: Line | Term | Remark, indent: str) -> None:
+def _entry(page: Page, entry: TextLine | Glossed | Remark, indent: str) -> None:
     match entry:
-        case Line():
+        case TextLine():
             page.line((f"{indent}{entry.text}", entry.style))
-        case Term():
+        case Glossed():
             page.term(entry.title, entry.text)
         case Remark():
             severity = f"{entry.label:{entry.label_width}}  " if entry.width else f"{entry.severity}: "
@@ -72,7 +72,7 @@ def _entry(page: Page, entry: Line | Term | Remark, indent: str) -> None:
             page.line((indent + severity, STYLES[entry.severity]), (code, "dim"), (entry.text, ""))
 
 
-def _code(page: Page, code: Code) -> None:
+def _code(page: Page, code: CodeBlock) -> None:
     if code.title:
         page.line((f"{' ' * (code.indent - 2)}{code.title}", "" if code.wrapped else "dim"))
     for line in code.lines:
@@ -82,7 +82,7 @@ def _code(page: Page, code: Code) -> None:
             page.raw(" " * code.indent + clean(line))
 
 
-def _section(page: Page, section: Section) -> None:
+def _section(page: Page, section: Chapter) -> None:
     if not section.compact:
         page.gap()
     page.line((section.heading, "bold" if section.compact else "bold green"), (section.note, ""))

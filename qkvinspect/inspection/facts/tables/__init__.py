@@ -42,7 +42,7 @@ _Answers = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _HeadTable:
     """The rows of one library: patterns and their answers, by the model's name."""
 
     heads: dict[str, _Answers]
@@ -131,12 +131,12 @@ def _patterns(path: str) -> Iterator[tuple[str, int | None]]:
 
 
 @cache
-def _table(library: str) -> _Table:
+def _table(library: str) -> _HeadTable:
     """One library's table, from the file beside this one."""
     import json
 
     root: object = json.loads((Path(__file__).parent / f"{library}.json").read_text(encoding="utf-8"))
-    table = _Table({}, {})
+    table = _HeadTable({}, {})
     for row in _rows(root):
         for model in _texts(row.get("models")):
             for key, of in (("heads", table.heads), ("kv_heads", table.kv_heads)):

@@ -78,13 +78,13 @@ def _patterns(model_type: str) -> Mapping[str, _Said]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _KeyTable:
     answers: Sequence[Sequence[str]]
     models: Mapping[str, Mapping[str, _Said] | str]
 
 
 @cache
-def _table() -> _Table:
+def _table() -> _KeyTable:
     import json
 
-    return _Table(**json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")))
+    return _KeyTable(**json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")))
