@@ -223,6 +223,7 @@ class Share(NamedTuple):
         axis: of the tensor, along which it is shared out.
         start, stop: of the whole tensor, along that axis.
         local: where that begins in the rank's own tensor.
+        copies: how many ranks, from this one on, hold the same.
     """
 
     rank: int
@@ -230,6 +231,7 @@ class Share(NamedTuple):
     start: int
     stop: int
     local: int
+    copies: int = 1
 
 
 @dataclasses.dataclass

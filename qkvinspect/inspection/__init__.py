@@ -22,6 +22,7 @@ from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_numbers, about_values
+from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
@@ -103,7 +104,8 @@ def inspect(
         findings += module.findings
         if module.attention is not None:
             findings += about_values(module.attention.layer, module.attention.weights)
-            attentions += [module.attention, *disguises.adapters(module.attention, lora)]
+            own = with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention
+            attentions += [own, *disguises.adapters(module.attention, lora)]
     accounted = None if options.layers else account(names, matches, attentions, left)
     if accounted is not None:
         findings += disguises.undecoded(stored, findings)

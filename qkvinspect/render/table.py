@@ -43,5 +43,5 @@ def render(report: Report, view: ViewOptions) -> str:
 
 
 def _table(page: Page, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    right = [column.endswith("norm") or column in ("non-finite", "head", "kv head") for column in columns]
+    right = [column.endswith("norm") or column in ("non-finite", "head", "kv head", "rank") for column in columns]
     page.table(columns, right, lines, lambda cells: columns[-1] == "non-finite" and cells[-1] not in ("0", "-"))

@@ -299,3 +299,23 @@ def test_a_tracker_that_leads_nowhere(text, tmp_path) -> None:
     (tmp_path / "latest").write_text(text)
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 8])
+def test_each_head_with_its_ranks(kv_heads, tmp_path) -> None:
+    """Of eight heads on four ranks each holds two; of two kv heads each lies on two ranks."""
+    ranks.save_vllm(tmp_path, ranks.llama(8, kv_heads, 8, layers=1), kv_heads, 4)
+    with open_checkpoint(tmp_path) as checkpoint:
+        (found,) = inspect(checkpoint, Options(heads=(f"8/{kv_heads}",), norms=False)).to_dict()["attentions"]
+    assert [head["ranks"] for head in found["q"]["heads"]] == [[head // 2] for head in range(8)]
+    kv_ranks = [[0, 1], [2, 3]] if kv_heads == 2 else [[head // 2] for head in range(8)]
+    for part in "kv":
+        assert [head["ranks"] for head in found[part]["heads"]] == kv_ranks
+
+
+def test_a_kv_head_that_megatron_cuts(tmp_path) -> None:
+    """More ranks than kv heads: Megatron-Core cuts the rows evenly, whatever they are."""
+    ranks.save_megatron(tmp_path, ranks.megatron_core(4, 1, 8, 1), 2, num_attention_heads=4, num_query_groups=1)
+    with open_checkpoint(tmp_path) as checkpoint:
+        (found,) = inspect(checkpoint, Options(norms=False)).attentions
+    assert [part.head_ranks for part in found.parts] == [((0,), (0,), (0,), (1,)), ((1,),), ((1,),)]

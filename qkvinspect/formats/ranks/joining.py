@@ -251,7 +251,7 @@ class Joining:
                 part = _part(info, axis, local, size)
                 corner = tuple(at if place == axis else 0 for place in range(len(info.shape)))
                 boxes.append(Box(corner, part.shape, info.region, lambda part=part: part))
-                shares.append(Share(rank, axis, at, at + size, local))
+                shares.append(Share(rank, axis, at, at + size, local, copies))
                 at += size
             local += blocks.sizes[index]
         first = infos[0]
