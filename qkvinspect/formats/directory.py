@@ -74,7 +74,7 @@ def is_one(folder: Path) -> bool:
     except OSError:
         return True
     checkpoints = [name for name in names if name.endswith(SUFFIXES)]
-    if places.find(folder) is not None:
+    if places.here(folder) is not None:
         return True
     return (
         not names.isdisjoint((*USUAL, ".metadata"))

@@ -16,6 +16,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.formats import open_checkpoint
+from qkvinspect.formats.directory import below
 from qkvinspect.inspection import Options, inspect
 from tests.formats import ranks
 
@@ -319,3 +320,28 @@ def test_a_kv_head_that_megatron_cuts(tmp_path) -> None:
     with open_checkpoint(tmp_path) as checkpoint:
         (found,) = inspect(checkpoint, Options(norms=False)).attentions
     assert [part.head_ranks for part in found.parts] == [((0,), (0,), (0,), (1,)), ((1,),), ((1,),)]
+
+
+def test_every_iteration_of_a_run_is_one_checkpoint(tmp_path) -> None:
+    """The tracker file leads to the latest; who asks for all of a folder gets all."""
+    whole = ranks.megatron_core(4, 4, 8, 1)
+    for number in (5, 10):
+        ranks.save_megatron(tmp_path / f"iter_{number:07}", whole, 2)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("10")
+    assert [path.name for path in below(tmp_path)] == ["iter_0000005", "iter_0000010"]
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.path.endswith("iter_0000010")
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_embeddings_that_two_stages_hold(differs, tmp_path) -> None:
+    for stage in range(2):
+        (tmp_path / f"mp_rank_00_{stage:03}").mkdir()
+        model = {
+            "embedding.word_embeddings.weight": torch.ones(4, 4) * (1 + stage * differs),
+            "decoder.layers.0.self_attention.linear_qkv.weight": torch.randn(12, 4),
+        }
+        torch.save({"model": model, "checkpoint_version": 3.0}, tmp_path / f"mp_rank_00_{stage:03}/model_optim_rng.pt")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert len(checkpoint.tensors) == 3
+        assert (FindingCode.RANKS_DIFFER in codes(checkpoint)) is differs

@@ -12,6 +12,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.ranks.copies import are_equal
 from qkvinspect.formats.ranks.joining import Joining
 from qkvinspect.formats.ranks.places import RankFile, RankFiles
 from qkvinspect.formats.ranks.stages import in_line
@@ -152,6 +153,9 @@ def _together(
         findings += joining.findings()
         for old, new in names.items():
             if new in tensors:  # what the first and the last stage share, such as tied embeddings
+                if not are_equal([tensors[new], joining.tensors[old]]):
+                    text = f"{new} is on several pipeline stages and differs: that of the first was taken"
+                    findings.append(Finding(FindingCode.RANKS_DIFFER, text))
                 continue
             info = joining.tensors[old]
             tensors[new] = info if new == info.name else replace(info, name=new, keys=())

@@ -118,13 +118,10 @@ def find(folder: Path) -> RankFiles | None:
 
     A folder with DeepSpeed's ZeRO partitions is left alone: others say what to do about these.
     """
-    try:
-        names = sorted(entry.name for entry in folder.iterdir())
-    except OSError:
-        return None
-    found = _in(folder, names)
+    found = here(folder)
     if found is not None:
         return found
+    names = _names(folder)
     if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")) for name in names):
         return None  # it is a checkpoint itself, as a Trainer writes one beside DeepSpeed's own
     for named in _pointed(folder, names):
@@ -134,7 +131,16 @@ def find(folder: Path) -> RankFiles | None:
     return None
 
 
-def _in(folder: Path, names: Sequence[str]) -> RankFiles | None:
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
+
+
+def here(folder: Path) -> RankFiles | None:
+    """The rank files of a folder itself, whatever a tracker file says."""
+    names = _names(folder)
     for pattern, kind in ((_VLLM, "vllm"), (_LAYERS, "deepspeed"), (_STATES, "deepspeed")):
         matches = [match for name in names if (match := pattern.fullmatch(name))]
         if matches and (kind == "vllm" or not any(map(_ZERO.fullmatch, names))):
