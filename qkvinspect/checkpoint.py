@@ -250,6 +250,7 @@ class Checkpoint:
         loader: what else can load it; None where nothing is known to.
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
+        packed: (glob of a layer, id of its layout), where whoever wrote the file packs it otherwise than its name says.
     """
 
     path: str
@@ -268,6 +269,7 @@ class Checkpoint:
     loader: Loader | None = None
     sorted_names: bool = False
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
+    packed: tuple[tuple[str, str], ...] = ()
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.

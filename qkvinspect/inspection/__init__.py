@@ -78,7 +78,7 @@ def inspect(
     every = weights_of(checkpoint)
     stored = every.without(disguises.without_values(every))
     names = Names(stored)
-    asked = Asked((*options.settled, *options.layouts), (*options.told, *options.told_now))
+    asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
     matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
     _require_used(options, names, matches, layouts)

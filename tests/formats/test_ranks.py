@@ -345,3 +345,21 @@ def test_embeddings_that_two_stages_hold(differs, tmp_path) -> None:
     with open_checkpoint(tmp_path) as checkpoint:
         assert len(checkpoint.tensors) == 3
         assert (FindingCode.RANKS_DIFFER in codes(checkpoint)) is differs
+
+
+def test_what_vllm_calls_as_the_library_does_but_packs_in_blocks(tmp_path, content, tensor_bytes) -> None:
+    """Its GPT-NeoX, BLOOM and Falcon hold query_key_value as [q; k; v]; transformers' by heads."""
+    name = "gpt_neox.layers.0.attention"
+    q, k, v = (ranks.draw(64, 64) for _ in range(3))
+    dense = ranks.draw(64, 64)
+    for rank in range(2):
+        qkv = torch.cat(ranks.vllm_qkv(q, k, v, 8, rank, 2))
+        own = {f"{name}.query_key_value.weight": qkv, f"{name}.dense.weight": dense.chunk(2, 1)[rank].contiguous()}
+        save_file(own, tmp_path / f"model-rank-{rank}-part-0.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox", "num_attention_heads": 8}')
+    with open_checkpoint(tmp_path) as checkpoint:
+        info = checkpoint.tensors[f"{name}.query_key_value.weight"]
+        assert content(info) == tensor_bytes(torch.cat([q, k, v]))
+        (found,) = inspect(checkpoint, Options(norms=False)).attentions
+        assert [part.rows for part in found.parts] == [(range(64),), (range(64, 128),), (range(128, 192),)]
+        assert [len(part.heads) for part in found.parts] == [8, 8, 8]

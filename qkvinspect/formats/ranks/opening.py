@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from glob import escape
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Share, TensorInfo
 from qkvinspect.error_codes import Code
@@ -72,6 +73,7 @@ def open(
             resources=resources.pop_all(),
             source=source,
             shares=shares,
+            packed=tuple(_in_blocks(tensors)) if files.kind == "vllm" else (),
         )
 
 
@@ -162,6 +164,14 @@ def _together(
             if old in joining.shares:
                 shares[new] = joining.shares[old]
     return tensors, shares, findings
+
+
+def _in_blocks(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """VLLM keeps Q, K and V in blocks also where the model's own library packs them by heads under the same name."""
+    for name in names:
+        layer, found, _ = name.rpartition(".query_key_value.weight")
+        if found:
+            yield escape(layer), "megatron-v0"
 
 
 def _of_each(opened: Sequence[tuple[RankFile, Checkpoint]]) -> list[Finding]:
