@@ -216,6 +216,24 @@ class Container:
     role: Role
 
 
+class Share(NamedTuple):
+    """What one rank of tensor parallelism holds of a tensor.
+
+    Attributes:
+        axis: of the tensor, along which it is shared out.
+        start, stop: of the whole tensor, along that axis.
+        local: where that begins in the rank's own tensor.
+        copies: how many ranks, from this one on, hold the same.
+    """
+
+    rank: int
+    axis: int
+    start: int
+    stop: int
+    local: int
+    copies: int = 1
+
+
 @dataclasses.dataclass
 class Checkpoint:
     """An opened checkpoint: its tensors by name, and whatever tells what they mean.
@@ -231,6 +249,8 @@ class Checkpoint:
         source: the file that was opened; None where there is none.
         loader: what else can load it; None where nothing is known to.
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
+        shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
+        packed: (glob of a layer, id of its layout), where whoever wrote the file packs it otherwise than its name says.
     """
 
     path: str
@@ -248,6 +268,8 @@ class Checkpoint:
     source: ByteSource | None = field(default=None, repr=False)
     loader: Loader | None = None
     sorted_names: bool = False
+    shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
+    packed: tuple[tuple[str, str], ...] = ()
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.

@@ -144,6 +144,7 @@ class Code(StrEnum):
     INDEX_FILE = "QKV-F604", "The shard index maps a tensor to what is no file name."
     INDEX_TENSOR = "QKV-F605", "A tensor is not in the shard that the index names."
     INDEX_TWICE = "QKV-F606", "A tensor is in two shards."
+    RANKS = "QKV-F610", "The files of ranks do not make up one checkpoint."
     DCP = "QKV-F620", "It is a torch.distributed.checkpoint without its one .metadata."
     DCP_METADATA = "QKV-F621", "The metadata is not that of a torch.distributed.checkpoint."
     DCP_PLACE = "QKV-F622", "It is not said in which file a chunk lies, or said twice."

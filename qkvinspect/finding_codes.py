@@ -148,6 +148,19 @@ class FindingCode(StrEnum):
         "A second copy of an attention's weights that the model does not load.",
     )
     TENSOR_PARALLEL = "tensor-parallel", "warning", "The file is one rank's share of a model."
+    RANKS_JOINED = "ranks-joined", "info", "The files of several ranks were read as the one checkpoint that they are."
+    KV_HEADS_COPIED = "kv-heads-copied", "info", "Several ranks hold the same kv head; one copy was kept."
+    RANKS_DIFFER = (
+        "ranks-differ",
+        "warning",
+        "Ranks hold different copies of what should be the same.",
+        "error",
+    )
+    RANKS_NOT_JOINED = (
+        "ranks-not-joined",
+        "warning",
+        "Nothing tells how the ranks share a tensor: it was left out.",
+    )
     UNEXPECTED_SHAPE = (
         "unexpected-shape",
         "warning",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
+
+import typer
 
 from qkvinspect.cli import options, saving
 
@@ -16,6 +19,14 @@ def convert(
     zero_bias: saving.ZeroBias = False,
     dequantize: saving.Dequantize = None,
     rename: saving.Rename = None,
+    tp: Annotated[
+        int | None,
+        typer.Option("--tp", metavar="N", help="Write the shares of N tensor-parallel ranks into a folder.", min=1),
+    ] = None,
+    whole: Annotated[
+        list[str] | None,
+        typer.Option("--whole", metavar="GLOB", help="With --tp: tensors that every rank gets whole; repeatable."),
+    ] = None,
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,
     verify: saving.Verify = False,
@@ -35,11 +46,16 @@ def convert(
     otherwise. Values are never changed: where a library computes something else with the same numbers (another
     rotary embedding), that stays so.
 
+    With --tp a folder gets the shares of so many ranks of tensor parallelism: a layout of Megatron's as Megatron
+    loads it, any other as vLLM loads its sharded state. The files of ranks are read as one checkpoint, so --tp 2
+    makes two ranks of eight, and without --tp a folder of ranks becomes one file.
+
     Examples:
 
     \b
       qkvinspect convert model.safetensors --to torch-mha -o mha.pt
       qkvinspect convert llama/ --to megatron-core -o megatron.safetensors --heads 32 --kv-heads 8
+      qkvinspect convert model.safetensors --to megatron-core --tp 4 -o ranks
       qkvinspect convert model.pt --to bert -o bert.pt --rename 'encoder\\.layers=encoder.layer'
 
     Exit status:
@@ -49,15 +65,25 @@ def convert(
       2  the input or the command line cannot be used; nothing was written
     """
     from qkvinspect.errors import UsageError
-    from qkvinspect.export import convert_whole
+    from qkvinspect.export import SUFFIXES, Ranks, convert_whole, kind_of
 
     target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
+    if tp is not None and max_shard_size:
+        raise UsageError("--tp and --max-shard-size do not go together", hint="each rank is one file")
+    if whole and tp is None:
+        raise UsageError("--whole means nothing without --tp", hint="give --tp N")
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
     with options.load(path, container, config, limit, download) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
-        grouped = any(stored.packing.groups != "one" for stored in target.layout.weights)
+        grouped = (tp or 1) > 1 or any(stored.packing.groups != "one" for stored in target.layout.weights)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)
         if not found.attentions:
             raise UsageError("there is no attention to convert", file=checkpoint.path)
-        saving.save_plan(found, convert_whole(found, target), target, out, how, dry_run=dry_run)
+        plan = convert_whole(found, target)
+        if tp is None or (tp == 1 and out.suffix in SUFFIXES):
+            saving.save_plan(found, plan, target, out, how, dry_run=dry_run)
+        else:
+            saving.save_ranks(
+                found, plan, target, Ranks(tp, kind_of(target.layout), tuple(whole or ())), out, how, dry_run=dry_run
+            )

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from qkvinspect.dtypes import DType
-    from qkvinspect.export import How, OutputTensor, Plan, Target
+    from qkvinspect.export import How, OutputTensor, Plan, Ranks, Target
     from qkvinspect.inspection.report import Report
 
 Out = Annotated[
@@ -136,6 +136,37 @@ def save_plan(report: Report, plan: Plan, target: Target, out: Path, how: How, *
     """Write what pack and convert planned, and say what the reader of the file must know."""
     save(report, plan.pieces, out, how, layers=plan.layers, dry_run=dry_run)
     explain_rest(report, plan.pieces, out)
+    _say_what_is_new(plan, target)
+
+
+def save_ranks(report: Report, plan: Plan, target: Target, ranks: Ranks, out: Path, how: How, *, dry_run: bool) -> None:
+    """Write what convert planned as the shares of ranks, or say what the first of them would hold."""
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.export import require_writable, shared_out, write_ranks
+    from qkvinspect.render import plan as listed
+    from qkvinspect.render.text import clean, count, findings, size
+
+    shares = shared_out(plan.pieces, ranks)
+    if dry_run:
+        require_writable(report, shares, ranks, out)
+        sys.stdout.write(listed.listing(shares[0]))
+    else:
+        with Bar("writing") as bar:
+            write_ranks(report, plan.pieces, ranks, target.layout, out, how, bar.advance)
+    total = size(sum(piece.nbytes for own in shares for piece in own))
+    state = ", verified" if how.verify and not dry_run else ", not written" if dry_run else ""
+    text = (
+        f"{out}: {count(len(plan.pieces), 'tensor')} of {count(plan.layers, 'layer')} on {count(ranks.count, 'rank')}"
+    )
+    sys.stdout.write(clean(f"{text}, {total}{state}") + "\n")
+    for finding, message in findings(report.findings):
+        if finding.severity != "info":
+            note(f"{finding.severity}: {message}")
+    explain_rest(report, plan.pieces, out)
+    _say_what_is_new(plan, target)
+
+
+def _say_what_is_new(plan: Plan, target: Target) -> None:
     if plan.zeros:
         shown = ", ".join(f"{part.upper()} of {layer}" for layer, part in plan.zeros[:3])
         note(f"info: zeros stand for the bias of {shown}{', ...' if len(plan.zeros) > 3 else ''}")

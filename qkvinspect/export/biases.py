@@ -7,7 +7,7 @@ from itertools import chain
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import StoredPart
-from qkvinspect.export.pieces import OutputTensor, RowRun
+from qkvinspect.export.pieces import OutputTensor, Packed, RowRun
 from qkvinspect.export.row_runs import BOTH, arrange, count, is_zero, joined, one_dtype
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry
@@ -53,5 +53,6 @@ def biases_in(
             zeros.append(one)
             parts[part] = (RowRun(range(source.rows(one))),)
         runs = arrange(stored.packing, geometry, parts)
-        pieces.append(OutputTensor(tensor_in(layer, stored.key), (count(runs),), dtype, runs))
+        packed = Packed(stored.packing, geometry)
+        pieces.append(OutputTensor(tensor_in(layer, stored.key), (count(runs),), dtype, runs, parallel=packed))
     return pieces, tuple(zeros)

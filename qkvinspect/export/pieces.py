@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from qkvinspect.checkpoint import BLOCK, Orientation, Region, TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
+from qkvinspect.layouts.packing import Geometry, Packing
 from qkvinspect.weights.copying import copy_range
 from qkvinspect.weights.weight import DecodedMatrix, Weight
 
@@ -27,6 +28,19 @@ class RowRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """How the rows of a written projection are packed: what tensor parallelism has to know to cut it."""
+
+    packing: Packing
+    geometry: Geometry
+
+
+Parallel = Packed | Literal["inputs first", "inputs last", "whole"] | None
+"""What each rank of tensor parallelism gets of a tensor: some heads of a projection; some inputs of an output
+projection, which lie along its first or last axis; all of it; None: its name tells."""
+
+
+@dataclass(frozen=True, slots=True)
 class OutputTensor:
     """One tensor to write: a stored one as it is, or rows of stored ones one after the other.
 
@@ -34,6 +48,7 @@ class OutputTensor:
         shape: as it will be stored.
         lying: how the rows of ``runs`` are stored: [in, out] for all but ``out_in``.
         whole: the tensor that is written as it is.
+        parallel: what each rank gets of it where it is written as the shares of several.
     """
 
     name: str
@@ -42,6 +57,7 @@ class OutputTensor:
     runs: tuple[RowRun, ...] = ()
     lying: Orientation = "out_in"
     whole: TensorInfo | None = None
+    parallel: Parallel = None
 
     @property
     def nbytes(self) -> int:

@@ -11,7 +11,7 @@ from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in, without_label
 from qkvinspect.export.parts import StoredPart, consumed, source_of, writable
-from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
+from qkvinspect.export.pieces import OutputTensor, Parallel, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
 from qkvinspect.export.split import split_layer
@@ -245,15 +245,16 @@ def _out(attention: Attention, target: Target, layer: str) -> Iterator[OutputTen
     names = [tensor_in(layer, key) for key in layout.out]
     name = weight.name if weight.name in names else names[0]
     held = writable(weight, attention.layer, target.numbers_as)
+    lie: Parallel = "inputs last" if layout.out_orientation == "out_in" else "inputs first"
     if source.out_orientation == layout.out_orientation:
         one = unchanged(held.info) if held.encoding is None and held.info else numbers_of(held, held.dtype)
-        yield replace(one, name=name)
+        yield replace(one, name=name, parallel=lie)
     else:
         rows, cols = held.as_shape(source.out_orientation)
         shape = (rows, cols) if layout.out_orientation == "out_in" else (cols, rows)
         run = RowRun(range(rows), held, source.out_orientation)
-        yield OutputTensor(name, shape, held.dtype, (run,), layout.out_orientation)
+        yield OutputTensor(name, shape, held.dtype, (run,), layout.out_orientation, parallel=lie)
     bias = attention.out_bias
     if bias is not None:
         bias_name = f"{name.removesuffix('weight').removesuffix('.')}.bias".removeprefix(".")
-        yield unchanged(bias.require_info(), bias_name)
+        yield replace(unchanged(bias.require_info(), bias_name), parallel="whole")

@@ -11,7 +11,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.export.biases import biases_in
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import StoredPart
-from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
+from qkvinspect.export.pieces import OutputTensor, Packed, RowRun, contents, spans
 from qkvinspect.export.reread import read_again
 from qkvinspect.export.row_runs import BOTH, arrange, count, joined, one_dtype, same_bytes, weight_of
 from qkvinspect.layouts import Layout, StoredWeight
@@ -68,6 +68,7 @@ def repack(source: StoredPart, target: Layout, layer: str, *, zero_bias: bool = 
                 first.dtype,
                 runs,
                 stored.orientation,
+                parallel=Packed(stored.packing, geometry),
             )
         )
     biases, zeros = biases_in(source, target, layer, geometry, zero_bias)

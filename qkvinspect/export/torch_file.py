@@ -31,6 +31,7 @@ _TYPES = {
 
 _ALIGNMENT = 64
 _ROOT = "archive"
+_PROTOCOL = b"\x80\x02"
 _NEVER = (1980, 1, 1, 0, 0, 0)
 _HEADER = 30  # bytes of a local header before the name
 _ZIP64 = 20
@@ -41,11 +42,13 @@ def write_torch(
     pieces: Sequence[OutputTensor],
     metadata: Callable[[], Mapping[str, str]],
     advance: Callable[[int], None],
+    within: Mapping[str, int] | None = None,
 ) -> None:
     """A plain state_dict; where it came from stands in its ``_metadata``, as torch keeps its versions.
 
     Args:
         metadata: asked when all tensors are written.
+        within: numbers beside the state_dict, which is then kept under ``model``.
     """
     held = list(storages([as_torch_counts(piece) for piece in pieces]))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -54,6 +57,8 @@ def write_torch(
         order = {piece.name: place for place, piece in enumerate(pieces)}
         described = sorted(_tensors(held), key=lambda named: order[named[0]])
         text = b"".join(_pickle(described, {"": {"version": 1}, "qkvinspect": dict(metadata())}))
+        if within is not None:
+            text = _beside(within, text)
         for name, data in (("data.pkl", text), ("byteorder", b"little"), ("version", b"3\n")):
             _entry(archive, name, len(data), (data,), lambda _: None)
 
@@ -112,7 +117,7 @@ def _tensor(storage: Storage, key: int, view: TiedView) -> Iterator[bytes]:
 
 def _pickle(tensors: Sequence[tuple[str, bytes]], metadata: Mapping[str, Mapping[str, object]]) -> Iterator[bytes]:
     """Protocol 2, as torch writes it: OrderedDict, its items, then ``_metadata`` as its state."""
-    yield b"\x80\x02" + _ORDERED_DICT
+    yield _PROTOCOL + _ORDERED_DICT
     for name, tensor in tensors:
         yield _text(name) + tensor + b"s"
     yield b"}" + _text("_metadata") + b"}"
@@ -122,6 +127,13 @@ def _pickle(tensors: Sequence[tuple[str, bytes]], metadata: Mapping[str, Mapping
             yield _text(key) + (_number(value) if isinstance(value, int) else _text(str(value))) + b"s"
         yield b"s"
     yield b"sb."
+
+
+def _beside(numbers: Mapping[str, int], state_dict: bytes) -> bytes:
+    """A dict of some numbers and, under ``model``, of what another pickle holds."""
+    inner = state_dict.removeprefix(_PROTOCOL).removesuffix(b".")
+    held = b"".join(_text(key) + _number(value) + b"s" for key, value in numbers.items())
+    return _PROTOCOL + b"}" + held + _text("model") + inner + b"s."
 
 
 def _global(module: str, name: str) -> bytes:

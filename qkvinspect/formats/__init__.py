@@ -9,11 +9,12 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Config
 from qkvinspect.errors import CheckpointError
 from qkvinspect.findings import Finding
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
+from qkvinspect.formats.ranks import places
 from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
@@ -95,11 +96,15 @@ def open_checkpoint(
         CheckpointError: it is not a checkpoint, or is damaged.
         UsageError: the URL needs a package that is missing.
     """
-    source, findings = _find(os.fspath(path), download, progress)
+    own = (configs.named(os.fspath(config)),) if config is not None else ()
+    found = _ranks(os.fspath(path))
+    if found is not None and len(found.files) > 1:
+        return _joined(found, container, own, limits or {})
+    only = next((str(file.path) for file in found.files), "") if found else ""
+    source, findings = _find(only or os.fspath(path), download, progress)
     try:
         with _without_collector():
             checkpoint = _open(source, container, limits or {})
-        own = (configs.named(os.fspath(config)),) if config is not None else ()
         beside, config_findings = configs.beside(source)
     except CheckpointError:
         with closing(source):
@@ -114,6 +119,33 @@ def open_checkpoint(
         configs=(*own, *beside, *checkpoint.configs),
         findings=(*findings, *checkpoint.findings, *config_findings),
         source=source,
+    )
+
+
+def _ranks(path: str) -> places.RankFiles | None:
+    """The files of ranks that a folder on this machine holds, if it does."""
+    if is_remote(path):
+        return None
+    place = local_path(path)
+    return places.find(Path(place)) if os.path.isdir(place) else None  # noqa: PTH112
+
+
+def _joined(
+    files: places.RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]
+) -> Checkpoint:
+    """The one checkpoint that files of ranks are."""
+    from qkvinspect.formats.ranks import opening
+
+    beside, findings = configs.within(files.around)
+    size = sum(file.path.stat().st_size for file in files.files if file.path.is_file())
+    with _without_collector():
+        checkpoint = opening.open(
+            files, lambda source: _open(source, container, limits), (*own, *beside), limits_for(size, limits)
+        )
+    return replace(
+        checkpoint,
+        configs=(*own, *beside, *checkpoint.configs),
+        findings=(*checkpoint.findings, *findings),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Config
@@ -49,6 +50,23 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
                 configs.append(config)
         except CheckpointError as error:
             findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{name} beside it is not used: {error.message}"))
+    return tuple(configs), tuple(findings)
+
+
+def within(folders: Sequence[Path]) -> tuple[tuple[Config, ...], tuple[Finding, ...]]:
+    """The configs in folders that are a checkpoint as a whole, the most trusted first."""
+    configs: list[Config] = []
+    findings: list[Finding] = []
+    for folder in folders:
+        try:
+            anyone = next((entry for entry in sorted(folder.iterdir()) if entry.is_file()), None)
+        except OSError:
+            continue
+        if anyone is not None:
+            source = LocalFile(anyone, kept=False)
+            found, noticed = beside(source)
+            configs += found
+            findings += noticed
     return tuple(configs), tuple(findings)
 
 

@@ -11,6 +11,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.formats.ranks import places
 
 if TYPE_CHECKING:
     from qkvinspect.sources.locate import RemoteFile, RemoteFolder
@@ -47,6 +48,8 @@ def is_one(folder: Path) -> bool:
     except OSError:
         return True
     checkpoints = [name for name in names if name.endswith(SUFFIXES)]
+    if places.here(folder) is not None:
+        return True
     return (
         not names.isdisjoint((*USUAL, ".metadata"))
         or any(name.endswith(".index.json") for name in names)

@@ -24,6 +24,7 @@ from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_numbers, about_values
+from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
@@ -100,7 +101,7 @@ def inspect(
     every = weights_of(checkpoint)
     stored = every.without(disguises.without_values(every))
     names = Names(stored)
-    asked = Asked((*options.settled, *options.layouts), (*options.told, *options.told_now))
+    asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
     matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
     _require_used(options, names, matches, layouts)
@@ -125,7 +126,8 @@ def inspect(
         findings += module.findings
         if module.attention is not None:
             findings += about_values(module.attention.layer, module.attention.weights)
-            attentions += [module.attention, *disguises.adapters(module.attention, lora)]
+            own = with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention
+            attentions += [own, *disguises.adapters(module.attention, lora)]
     accounted = None if options.layers else account(names, matches, attentions, left)
     if accounted is not None:
         findings += disguises.undecoded(stored, findings)

@@ -15,6 +15,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import LAYOUTS
+from qkvinspect.parsed import is_mapping
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import plain
 
@@ -107,9 +108,17 @@ def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
     if adapted and tensors.keys().isdisjoint(f"{module}{end}" for module in adapted for end in endings):
         text = f"a LoRA adapter without its base model ({len(adapted)} modules): merge it into the model to see it"
         yield Finding(FindingCode.ADAPTER_ONLY, text)
-    if _RANK.search(checkpoint.path):
+    if _RANK.search(checkpoint.path) and not checkpoint.shares and not _is_only_rank(checkpoint):
         text = "its name is that of a tensor-parallel shard: Q, K and V are the rows of one rank only"
         yield Finding(FindingCode.TENSOR_PARALLEL, text)
+
+
+def _is_only_rank(checkpoint: Checkpoint) -> bool:
+    """Whether the file itself says that there is no other rank."""
+    sizes = ("mp_world_size", "tensor_model_parallel_size")
+    places = [place for config in checkpoint.configs for place in (config.values, config.values.get("args"))]
+    said = [place.get(key) for place in places if is_mapping(place) for key in sizes]
+    return 1 in said and not any(type(size) is int and size > 1 for size in said)
 
 
 def undecoded(weights: Weights, told: Iterable[Finding]) -> Iterator[Finding]:

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from qkvinspect.checkpoint import Orientation
+from qkvinspect.errors import LayoutError
+from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import Layout, StoredWeight
-from qkvinspect.layouts.packing import Packing
+from qkvinspect.layouts.packing import Packing, split_rows
+
+STRIPES = (2, 4, 8)
+"""Ranks of tensor parallelism that are weighed: as many stripes of [q; k; v] a fused tensor may have."""
 
 
 def packings(layout: Layout) -> dict[str, Layout]:
@@ -55,12 +60,42 @@ def _others(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:
                 Packing(order),
                 Packing(order, groups="heads" if layout.kv_heads == "equal" else "kv_heads"),
                 Packing(order, groups="heads", slot_innermost=True),
-                Packing(order, groups=4),
+                *(Packing(order, groups=stripes) for stripes in STRIPES),
             ):
                 yield (replace(layout.weights[0], packing=packing),)
     elif [packing.order for packing in held] in [[("q",), ("k",), ("v",)], [("k",), ("v",), ("q",)]]:
         for one, other in (("k", "v"), ("q", "v")):
             yield tuple(replace(stored, packing=_swapped(stored.packing, one, other)) for stored in layout.weights)
+
+
+def cuts(layout: Layout) -> dict[str, Packing]:
+    """The packings of one tensor that Q, K and V may have been cut from as if it held them in blocks.
+
+    What comes of that has the shapes of Q, K and V and holds rows of all three: so are exports of Megatron's
+    ``linear_qkv`` by those who take it for [q; k; v].
+    """
+    held = [stored.packing.order for stored in layout.weights]
+    if held != [("q",), ("k",), ("v",)] or any(stored.orientation != "out_in" for stored in layout.weights):
+        return {}
+    order = ("q", "k", "v")
+    packings = (Packing(order, groups="kv_heads"), *(Packing(order, groups=stripes) for stripes in STRIPES))
+    return {f"cut from a tensor that is packed {_words(packing)}": packing for packing in packings}
+
+
+def cut_from(attention: Attention, packing: Packing) -> Attention:
+    """The parts of a module whose stored Q, K and V, one after the other, are one tensor of another packing.
+
+    Only which rows are whose is told: rows are counted through all three tensors, from the first row of the first.
+
+    Raises:
+        LayoutError: the sizes do not fit.
+    """
+    sizes = attention.geometry
+    if sizes is None or len({part.in_features for part in attention.parts}) > 1 or sizes.width("v") != sizes.head_dim:
+        raise LayoutError("there is no one tensor that these could be cut from")
+    rows = split_rows(packing, sizes, sum(part.shape[0] for part in attention.parts))
+    parts = (replace(part, weight=attention.weights[0], heads=rows[part.name]) for part in attention.parts)
+    return replace(attention, parts=tuple(parts))
 
 
 def _swapped(packing: Packing, one: str, other: str) -> Packing:

@@ -65,6 +65,8 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
         yield Finding(FindingCode.PACKING_AGAINST_WEIGHTS, f"{text} {_sure(packings)}", layer)
     elif heads is None or not heads.decided:
         return
+    elif packings is not None and packing and packings.best.label != packing:
+        return  # the heads are those of a packing that the weights do not speak for
     elif attention.heads_from == "weights":
         text = f"{heads.best.num_heads} heads are told by the weights alone"
         yield Finding(FindingCode.HEADS_FROM_WEIGHTS, f"{text} {_sure(heads)}", layer)

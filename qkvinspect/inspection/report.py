@@ -41,6 +41,7 @@ class Part:
         bias_heads: the entries of the bias that belong to each head.
         measured: of all the part's weights; None when norms were not asked for or have no meaning.
         head_measures: of each head, as ``heads``.
+        head_ranks: the ranks of tensor parallelism that hold each head; empty unless the files of ranks were joined.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Part:
     measured: Measure | None = None
     bias_measured: Measure | None = None
     head_measures: tuple[Measure, ...] = ()
+    head_ranks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def rows(self) -> tuple[range, ...]:
@@ -284,7 +286,13 @@ def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
     if attention.heads is not None:
         measures: Sequence[Measure | None] = part.head_measures or [None] * len(part.heads)
         heads = [
-            {"head": head, "rows": row_ranges([rows]), "axis": part.axis, **_measure(measure)}
+            {
+                "head": head,
+                "rows": row_ranges([rows]),
+                "axis": part.axis,
+                **_ranks(part, head),
+                **_measure(measure),
+            }
             for head, (rows, measure) in enumerate(zip(part.heads, measures, strict=True))
         ]
     return {
@@ -296,6 +304,11 @@ def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
         "bias_nonfinite": part.bias_measured.nonfinite if part.bias_measured else None,
         "heads": heads,
     }
+
+
+def _ranks(part: Part, head: int) -> dict[str, object]:
+    """Only where files of ranks were joined."""
+    return {"ranks": list(part.head_ranks[head])} if part.head_ranks else {}
 
 
 def _measure(measure: Measure | None) -> dict[str, object]:

@@ -19,6 +19,7 @@ from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention, Evidence, Verdict
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import Layout
+from qkvinspect.layouts.packing import Packing
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.evidence import Variants
@@ -178,7 +179,9 @@ class _WeighedTogether:
             label: self._variants(lambda _, other=other: other, counts)
             for label, other in rivals.packings(layout).items()
         }
-        packings = weigh_packings(others, samples[:2]) if len(others) > 1 else None
+        others |= {label: found for label, packing in rivals.cuts(layout).items() if (found := _cut_from(own, packing))}
+        enough = max(self._affordable(_GLANCE), 2)  # each is cut in many ways
+        packings = weigh_packings(others, samples[:enough]) if len(others) > 1 else None
         evidence = Evidence(heads, packings, self._turned(layout, heads))
         known = self._attention.heads.num_heads if self._attention.heads else heads.best.num_heads if heads else 0
         if not thorough or known not in own:
@@ -269,6 +272,17 @@ class _WeighedTogether:
         kv_heads = known.num_kv_heads if known is not None and known.num_heads == count else None
         candidate = replace(match.candidates[0], layout=layout)
         return split(unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads)])[0]
+
+
+def _cut_from(own: Variants, packing: Packing) -> Variants:
+    """The same numbers of heads, of parts that were cut from one tensor as if it held them in blocks."""
+    found: dict[int, Sequence[Attention]] = {}
+    for heads, attentions in own.items():
+        try:
+            found[heads] = [rivals.cut_from(attention, packing) for attention in attentions]
+        except LayoutError:
+            continue
+    return found
 
 
 def _contradicts(finding: Finding) -> bool:

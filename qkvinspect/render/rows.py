@@ -28,7 +28,8 @@ def head_columns(attention: Attention) -> tuple[str, ...]:
     """The columns of ``head_rows``."""
     parts = [f"{part.name.upper()} {what}" for part in attention.parts for what in ("rows", "norm")]
     grouped = attention.heads is not None and attention.heads.num_kv_heads != attention.heads.num_heads
-    return ("head", *(("kv head",) if grouped else ()), *parts, "non-finite")
+    rank = ("rank",) if _of_ranks(attention) else ()
+    return ("head", *(("kv head",) if grouped else ()), *rank, *parts, "non-finite")
 
 
 def head_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
@@ -46,7 +47,15 @@ def head_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
             for (run, measure), axis in zip(picked, axes, strict=True)
             for cell in (text.ranges([run], axis), text.norm(measure))
         ]
-        yield (str(head), *((str(kv),) if grouped else ()), *cells, nonfinite(*(m for _, m in picked)))
+        first = attention.parts[0]
+        held = first.head_ranks[head if first.name == "q" else kv] if _of_ranks(attention) else ()
+        rank = (", ".join(map(str, held)),) if held else ()
+        yield (str(head), *((str(kv),) if grouped else ()), *rank, *cells, nonfinite(*(m for _, m in picked)))
+
+
+def _of_ranks(attention: Attention) -> bool:
+    """Whether it was joined from the files of ranks."""
+    return bool(attention.parts and attention.parts[0].head_ranks)
 
 
 def head_of(part: Part, geometry: Geometry, head: int) -> tuple[range, Measure | None]:

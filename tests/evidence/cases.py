@@ -156,6 +156,21 @@ def apart(found: Sequence[Layer], path: Path, *, roles: str = "qkv", turned: boo
     save_file(tensors, path)
 
 
+def cut(found: Sequence[Layer], packing: Packing, heads: int, kv_heads: int, path: Path) -> None:
+    """Store layers as somebody does who packs Q, K and V into one tensor and cuts it as if they lay there in blocks."""
+    tensors: dict[str, Array] = {}
+    for number, layer in enumerate(found):
+        sizes = [len(layer.weights[part]) for part in "qkv"]
+        stored = np.zeros((sum(sizes), layer.weights["q"].shape[1]), np.float32)
+        for part, runs in split_rows(packing, Geometry(heads, kv_heads, sizes[0] // heads), sum(sizes)).items():
+            stored[[row for run in runs for row in run]] = layer.weights[part]
+        name = f"model.layers.{number}.self_attn"
+        parts = np.split(stored, np.cumsum(sizes)[:2])
+        tensors |= {f"{name}.{part}_proj.weight": rows for part, rows in zip("qkv", parts, strict=True)}
+        tensors[f"{name}.o_proj.weight"] = np.ascontiguousarray(layer.out)
+    save_file(tensors, path)
+
+
 def sample(layer: Layer) -> Sample:
     """A layer as it is weighed: Q, K, V and the columns of the output projection."""
     zeros = np.zeros(len(layer.out), np.float32)

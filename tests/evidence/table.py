@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.evidence.weigh import CHANCE
 from qkvinspect.inspection.report import Report, Verdict
+from qkvinspect.layouts.packing import Packing
 from tests.evidence import cases
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -69,6 +71,8 @@ def others() -> Iterator[str]:
     yield f"{contradicted} times."
     yield ""
     yield from packings(trained)
+    yield ""
+    yield from cuts(trained)
     yield ""
     yield from missing(trained)
 
@@ -128,6 +132,41 @@ def packings(trained: Sequence[cases.Trained]) -> Iterator[str]:
             total = [a + b for a, b in zip(total, (len(choices), known, undetermined, wrong), strict=True)]
     yield ""
     yield f"Of {total[0]} packed files {total[1]} were recognised, {total[2]} undetermined, {total[3]} wrong."
+
+
+def cuts(trained: Sequence[cases.Trained]) -> Iterator[str]:
+    yield "## Trained by others: Q, K and V cut from another packing"
+    yield ""
+    yield "Each packed by heads and in stripes, and cut apart as if it lay in blocks; with no config, and with the"
+    yield "right number of heads. And cut as it should be."
+    yield ""
+    yield "| checkpoint | cut wrongly | said so | undetermined | wrong | cut rightly, and contradicted |"
+    yield "|---|---|---|---|---|---|"
+    total = [0, 0, 0, 0, 0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cut.safetensors")
+        for one in trained:
+            layers = cases.layers(one.path)[:3]
+            stripes = [n for n in alternatives.STRIPES if one.heads % n == 0 and n < one.heads]
+            found = [0, 0, 0, 0, 0]
+            for groups in ("one", "kv_heads", *stripes):
+                cases.cut(layers, Packing(("q", "k", "v"), groups=groups), one.heads, one.heads, path)
+                for claim in (None, one.heads):
+                    report = cases.weigh(path, claim=claim)
+                    against_it = [finding for finding in report.findings if finding.code in AGAINST_WEIGHTS]
+                    if groups == "one":
+                        found[4] += bool(against_it)
+                        continue
+                    words = "per kv head" if groups == "kv_heads" else f"in {groups} groups"
+                    right = all(f"cut from a tensor that is packed q, k, v {words}" in f.message for f in against_it)
+                    told = verdict(report) is not None and any(a.heads_from == "weights" for a in report.attentions)
+                    found[0] += 1
+                    found[1 if against_it and right else 3 if against_it or told else 2] += 1
+            yield f"| {one.label} | {' | '.join(map(str, found))} |"
+            total = [a + b for a, b in zip(total, found, strict=True)]
+    yield ""
+    yield f"Of {total[0]} files {total[1]} were said to be cut wrongly, and how; {total[2]} are undetermined,"
+    yield f"{total[3]} wrong."
 
 
 def here(folder: Path) -> Iterator[str]:

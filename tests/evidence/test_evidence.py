@@ -14,6 +14,7 @@ from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.evidence.weigh import weigh_heads
 from qkvinspect.inspection.report import Report
+from qkvinspect.layouts.packing import Groups, Packing
 from tests.evidence import cases
 from tests.real import wheels
 
@@ -30,6 +31,8 @@ KINDS = (
 )
 FAINT = ("sceptr/SCEPTR_tiny", "soltrannet/soltrannet_aqsol_trained")
 """Sure enough to tell, at most; not to contradict."""
+
+CLAIMED = "config:config.json:num_attention_heads"
 
 HEADS = {"sceptr": 8, "anarcii": 4, "sapiens": 8, "rxnmapper": 8}
 
@@ -84,7 +87,7 @@ def test_every_packing_is_recognised(others, tmp_path: Path, label: str) -> None
     one = others[label]
     layers = cases.layers(one.path)
     packings = cases.packings(one.heads, layers[0].out.shape[1])
-    assert len(packings) == 12
+    assert len(packings) == 15
     for name, packing in packings.items():
         cases.pack(layers, packing, one.heads, tmp_path / "packed.safetensors")
         report = cases.weigh(tmp_path / "packed.safetensors")
@@ -94,6 +97,23 @@ def test_every_packing_is_recognised(others, tmp_path: Path, label: str) -> None
         assert (evidence.packings.best.label, evidence.packings.decided) == (name, True)
         assert evidence.packings.best.num_heads == one.heads
         assert against(report) == (set() if name == "q, k, v in blocks" else {"packing-against-weights"})
+
+
+@pytest.mark.parametrize("groups", ["one", "kv_heads", 2, 4])
+@pytest.mark.parametrize("label", ["sceptr/SCEPTR_small", "anarcii/tcr_4_1_128_512"])
+def test_cut_from_a_tensor_of_another_packing(others, tmp_path: Path, label: str, groups: Groups) -> None:
+    """Rows of all three in each of Q, K and V are told for what they are, and no number of heads with them."""
+    one = others[label]
+    packing = Packing(("q", "k", "v"), groups=groups)
+    cases.cut(cases.layers(one.path)[:2], packing, one.heads, one.heads, tmp_path / "cut.safetensors")
+    for claim in (None, one.heads):
+        report = cases.weigh(tmp_path / "cut.safetensors", claim=claim)
+        assert against(report) == (set() if groups == "one" else {"packing-against-weights"})
+        if groups != "one":
+            assert {a.heads_from for a in report.attentions} == ({"unknown"} if claim is None else {CLAIMED})
+            words = "per kv head" if groups in ("kv_heads", one.heads) else f"in {groups} groups"
+            finding = next(finding for finding in report.findings if finding.code in AGAINST_WEIGHTS)
+            assert f"cut from a tensor that is packed q, k, v {words}" in finding.message
 
 
 def test_swapped_and_turned_projections(others, tmp_path: Path) -> None:

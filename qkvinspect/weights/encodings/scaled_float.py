@@ -32,6 +32,7 @@ _SCALE_DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e8m0fnu")
 
 _USUAL_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
 _LEAST_BLOCK = 16
+_STRIPES = (2, 4, 8)  # ranks of tensor parallelism
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,15 @@ class ScaledFloat:
 
     Attributes:
         high, wide: rows and columns that share a scale.
+        stripe: rows after which the blocks of rows begin anew: those of one rank, in a tensor that holds the
+            shares of several (MiMo-V2); 0: nowhere.
     """
 
     codes: TensorInfo
     scales: TensorInfo
     high: int
     wide: int
+    stripe: int = 0
 
     by_columns = False
     computed_in = None
@@ -61,6 +65,8 @@ class ScaledFloat:
             of = "a scale for each column"
         else:
             of = f"a scale for each {self.high} x {self.wide} values"
+        if self.stripe:
+            of += f", anew after each {self.stripe} rows"
         return f"{self.codes.dtype.name} with {of}"
 
     @property
@@ -91,9 +97,14 @@ class ScaledFloat:
         lines = [f"scale = state_dict[{self.scales.name!r}].float()"]
         if self.scales.numel == 1:
             return (*lines, f"weight = state_dict[{self.codes.name!r}].float() * scale.reshape(())")
-        across, down = (cols // self.wide or 1), (rows // self.high or 1)
-        lines.append(f"scale = scale.reshape({ceil(rows / self.high)}, {ceil(cols / self.wide)})")
-        if down > 1 and self.high > 1:
+        across, down = ceil(cols / self.wide), ceil(rows / self.high)
+        if self.stripe:
+            each = ceil(self.stripe / self.high)
+            lines.append(f"scale = scale.reshape({rows // self.stripe}, {each}, {ceil(cols / self.wide)})")
+            lines.append(f"scale = scale.repeat_interleave({self.high}, 1)[:, :{self.stripe}].flatten(0, 1)")
+        else:
+            lines.append(f"scale = scale.reshape({ceil(rows / self.high)}, {ceil(cols / self.wide)})")
+        if not self.stripe and down > 1 and self.high > 1:
             lines.append(f"scale = scale.repeat_interleave({self.high}, 0)[:{rows}]")
         if across > 1 and self.wide > 1:
             lines.append(f"scale = scale.repeat_interleave({self.wide}, 1)[:, :{cols}]")
@@ -104,8 +115,10 @@ class ScaledFloat:
         codes, scales = (info.name.rpartition(".")[2] for info in self.stored)
         if self.high >= rows:
             return StoredRows(codes, self.codes, tuple(runs)), StoredRows(scales, self.scales, ())
+        stripe = self.stripe or rows
         for run in runs:
-            ends = (run.start % self.high, run.stop % self.high if run.stop != rows else 0)
+            last = (run.stop - 1) % stripe + 1
+            ends = (run.start % stripe % self.high, last % self.high if last != stripe else 0)
             if any(ends) or (self.high > 1 and run.step != 1):
                 raise LayoutError(
                     f"rows {run.start}:{run.stop} share scales with others: there is one for each {self.high} rows",
@@ -114,8 +127,14 @@ class ScaledFloat:
                 )
         if self.high == 1:
             return StoredRows(codes, self.codes, tuple(runs)), StoredRows(scales, self.scales, tuple(runs))
-        blocks = tuple(range(run.start // self.high, ceil(run.stop / self.high)) for run in runs)
+        blocks = tuple(range(self._block(run.start), self._block(run.stop - 1) + 1) for run in runs)
         return StoredRows(codes, self.codes, tuple(runs)), StoredRows(scales, self.scales, blocks)
+
+    def _block(self, row: int) -> int:
+        """Which row of scales belongs to a row of codes."""
+        if not self.stripe:
+            return row // self.high
+        return row // self.stripe * ceil(self.stripe / self.high) + row % self.stripe // self.high
 
     def _codes(self, rows: range, cols: range) -> Array:
         from qkvinspect.weights.values import rows_of_values
@@ -129,7 +148,11 @@ class ScaledFloat:
 
         from qkvinspect.weights.values import rows_of_values
 
-        down = np.arange(rows.start, rows.stop, rows.step) // self.high
+        down = np.arange(rows.start, rows.stop, rows.step)
+        if self.stripe:
+            down = down // self.stripe * ceil(self.stripe / self.high) + down % self.stripe // self.high
+        else:
+            down = down // self.high
         across = np.arange(cols.start, cols.stop, cols.step) // self.wide
         if not len(down) or not len(across):
             return np.ones((len(down), len(across)))
@@ -198,6 +221,9 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
     if scales.dtype.name not in _SCALE_DTYPES:
         raise LayoutError(f"it is {scales.dtype.name}", expected=", ".join(_SCALE_DTYPES))
     down, across = strided_shape(scales, "out_in") if scales.shape else (1, 1)
+    striped = _striped(codes, rows, cols, (down, across), said)
+    if striped is not None:
+        return replace(ScaledFloat(codes, scales, *striped[:2]), stripe=striped[2])
     in_blocks = len(said) == 2 and scales.numel > 1 and (down, across) != (rows, 1)
     if in_blocks and (down, across) != (ceil(rows / said[0]), ceil(cols / said[1])):
         raise LayoutError(f"its shape is {list(scales.shape)}, and the config has one for each {said[0]} x {said[1]}")
@@ -207,6 +233,22 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
         expected = f"[], [{rows}], [{rows}, 1] or one for each {_USUAL_BLOCK} x {_USUAL_BLOCK} values"
         raise LayoutError(f"its shape is {list(scales.shape)} where {expected} was expected")
     return ScaledFloat(codes, scales, high, wide)
+
+
+def _striped(
+    codes: TensorInfo, rows: int, cols: int, found: tuple[int, int], said: tuple[int, ...]
+) -> tuple[int, int, int] | None:
+    """Rows and columns of a block, and rows of a stripe, where only stripes explain how many scales there are.
+
+    The fused projection of MiMo-V2 is stored as ranks of tensor parallelism hold it, and quantised rank by rank.
+    """
+    if "qkv" not in codes.name:
+        return None
+    high, wide = said if len(said) == 2 else (_USUAL_BLOCK, _USUAL_BLOCK)
+    if found[1] != ceil(cols / wide) or found[0] in (1, rows, ceil(rows / high)):
+        return None
+    stripes = [n for n in _STRIPES if rows % n == 0 and found[0] == n * ceil(rows // n / high)]
+    return (high, wide, rows // stripes[0]) if len(stripes) == 1 else None
 
 
 def _shared(size: int, count: int, said: int) -> int | None:

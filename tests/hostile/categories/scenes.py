@@ -124,6 +124,11 @@ def folders() -> Iterator[Scene]:
     yield Scene("a folder with one checkpoint", partial(_files, {"a.safetensors": WHOLE}, ""), SOUND)
     yield Scene("a folder called model.pt", partial(_files, {"model.pt/x": b""}, "model.pt"), Refused(Code.FOLDER_NONE))
     yield Scene("ranks' files without .metadata", partial(_files, {"__0_0.distcp": b"x"}, ""), Refused(Code.DCP))
+    for name in ("model-rank-1-part-0.safetensors", "mp_rank_01_model_states.pt", "mp_rank_01/model_optim_rng.pt"):
+        names = {name: WHOLE, name.replace("1", "2"): WHOLE}
+        yield Scene(f"ranks 1 and 2, but not 0: {name}", partial(_files, names, ""), Refused(Code.RANKS))
+    expert = {f"mp_rank_00_000_00{number}/model_optim_rng.pt": WHOLE for number in (0, 1)}
+    yield Scene("ranks of expert parallelism", partial(_files, expert, ""), Refused(Code.RANKS))
     yield Scene("a shard that is a folder", _folder_for_a_shard, Refused(Code.FILE_DIRECTORY))
 
 

@@ -1,0 +1,179 @@
+"""The files of ranks of tensor and pipeline parallelism, read as the one checkpoint that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from glob import escape
+
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Share, TensorInfo
+from qkvinspect.error_codes import Code
+from qkvinspect.errors import CheckpointError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
+from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.ranks.copies import are_equal
+from qkvinspect.formats.ranks.joining import Joining
+from qkvinspect.formats.ranks.places import RankFile, RankFiles
+from qkvinspect.formats.ranks.stages import in_line
+from qkvinspect.parsed import is_mapping, is_size
+from qkvinspect.sources import LocalFile
+
+_TENSOR_SIZES = ("tensor_model_parallel_size", "model_parallel_size", "mp_world_size")
+_STAGE_SIZES = ("pipeline_model_parallel_size", "pipe_parallel_size")
+_ARGS = ("args", "cfg", "model")
+_MAX_FILES = 4096
+
+
+def open(
+    files: RankFiles,
+    open_file: Callable[[ByteSource], Checkpoint],
+    beside: Sequence[Config],
+    limits: Limits,
+) -> Checkpoint:
+    """Open every rank's file and join what they hold.
+
+    Args:
+        open_file: opens one of them by its content.
+        beside: configs that lie with them.
+
+    Raises:
+        CheckpointError: a rank is missing, or one of the files is damaged or of another checkpoint.
+    """
+    limits.check("shards", min(len(files.files), _MAX_FILES + 1), str(files.folder))
+    files.require_complete()
+    with ExitStack() as resources:
+        opened = [(file, _opened(file, open_file, resources)) for file in files.files]
+        first = opened[0][1]
+        _require_sizes(files, (*beside, *first.configs))
+        source = first.source
+        assert source is not None
+        stages: list[Joining] = []
+        for stage in range(files.stages):
+            ranks = [_of_rank(opened, stage, rank, files) for rank in range(files.tensor)]
+            joining = Joining(source, files.kind, ranks, (*beside, *first.configs), limits)
+            joining.join()
+            stages.append(joining)
+        tensors, shares, findings = _together(stages, str(files.folder))
+        formats = sorted({checkpoint.format for _, checkpoint in opened})
+        of = f"{files.tensor} tensor-parallel rank{'s' * (files.tensor > 1)}"
+        of += f" x {files.stages} pipeline stages" if files.stages > 1 else ""
+        told = Finding(FindingCode.RANKS_JOINED, f"{len(files.files)} files of {of} were joined")
+        return Checkpoint(
+            path=str(files.folder),
+            format=f"ranks-{'+'.join(formats)}",
+            num_bytes=sum(checkpoint.num_bytes for _, checkpoint in opened),
+            tensors=tensors,
+            num_files=len(files.files),
+            configs=first.configs,
+            container=first.container,
+            containers=(Container(first.container, len(tensors), "model"),),
+            findings=(told, *_of_each(opened), *findings),
+            resources=resources.pop_all(),
+            source=source,
+            shares=shares,
+            packed=tuple(_in_blocks(tensors)) if files.kind == "vllm" else (),
+        )
+
+
+def _opened(file: RankFile, open_file: Callable[[ByteSource], Checkpoint], resources: ExitStack) -> Checkpoint:
+    source = LocalFile(file.path, kept=False)
+    checkpoint = open_file(source)
+    checkpoint.source = source
+    resources.callback(checkpoint.close)
+    return checkpoint
+
+
+def _of_rank(
+    opened: Sequence[tuple[RankFile, Checkpoint]], stage: int, rank: int, files: RankFiles
+) -> Mapping[str, TensorInfo]:
+    """All tensors of a rank, which may lie in several files.
+
+    Raises:
+        CheckpointError: one lies in two of them.
+    """
+    found: dict[str, TensorInfo] = {}
+    for file, checkpoint in opened:
+        if (file.tensor, file.stage) != (rank, stage):
+            continue
+        for name, info in checkpoint.tensors.items():
+            whole = f"{file.prefix}{name}"
+            if whole in found:
+                raise CheckpointError(
+                    "stands in two files of one rank",
+                    code=Code.RANKS,
+                    file=str(files.folder),
+                    tensor=whole,
+                    expected="it in one of them",
+                    hint="the files are of different checkpoints: copy or download all of them again",
+                )
+            found[whole] = info
+    return found
+
+
+def _require_sizes(files: RankFiles, configs: Sequence[Config]) -> None:
+    """As many ranks as the checkpoint itself says that there are.
+
+    Raises:
+        CheckpointError: there are fewer, or more.
+    """
+    for keys, count, what in (
+        (_TENSOR_SIZES, files.tensor, "tensor-parallel ranks"),
+        (_STAGE_SIZES, files.stages, "pipeline stages"),
+    ):
+        said = _said(configs, keys)
+        if said is not None and said != count and files.kind != "vllm":
+            raise CheckpointError(
+                f"does not hold the files of all {what}",
+                code=Code.RANKS,
+                file=str(files.folder),
+                expected=str(said),
+                found=str(count),
+                hint="copy the whole folder, or name the file of one rank to see its share alone",
+            )
+
+
+def _said(configs: Sequence[Config], keys: Sequence[str]) -> int | None:
+    for config in configs:
+        places: list[object] = [dict(config.values), *(config.values.get(key) for key in _ARGS)]
+        for place in places:
+            for key in keys if is_mapping(place) else ():
+                value = place.get(key) if is_mapping(place) else None
+                if is_size(value):
+                    return value
+    return None
+
+
+def _together(
+    stages: Sequence[Joining], folder: str
+) -> tuple[dict[str, TensorInfo], dict[str, tuple[Share, ...]], list[Finding]]:
+    tensors: dict[str, TensorInfo] = {}
+    shares: dict[str, tuple[Share, ...]] = {}
+    findings: list[Finding] = []
+    for joining, names in zip(stages, in_line([list(one.tensors) for one in stages], folder), strict=True):
+        findings += joining.findings()
+        for old, new in names.items():
+            if new in tensors:  # what the first and the last stage share, such as tied embeddings
+                if not are_equal([tensors[new], joining.tensors[old]]):
+                    text = f"{new} is on several pipeline stages and differs: that of the first was taken"
+                    findings.append(Finding(FindingCode.RANKS_DIFFER, text))
+                continue
+            info = joining.tensors[old]
+            tensors[new] = info if new == info.name else replace(info, name=new, keys=())
+            if old in joining.shares:
+                shares[new] = joining.shares[old]
+    return tensors, shares, findings
+
+
+def _in_blocks(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """VLLM keeps Q, K and V in blocks also where the model's own library packs them by heads under the same name."""
+    for name in names:
+        layer, found, _ = name.rpartition(".query_key_value.weight")
+        if found:
+            yield escape(layer), "megatron-v0"
+
+
+def _of_each(opened: Sequence[tuple[RankFile, Checkpoint]]) -> list[Finding]:
+    """What reading each of the files noticed, said once."""
+    return list({(f.code, f.message): f for _, checkpoint in opened for f in checkpoint.findings}.values())
