@@ -5,17 +5,16 @@ A command is one module here and one line in ``app``. Nothing heavy is imported 
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from typing import Annotated, NoReturn
 
 import typer
 
+from qkvinspect.cli import startup
 from qkvinspect.cli.analyze import analyze
 from qkvinspect.cli.browse import browse
 from qkvinspect.cli.check import check
@@ -33,9 +32,6 @@ from qkvinspect.errors import QkvInspectError
 from qkvinspect.version import __version__
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-_LASTING = frozenset({"analyze", "report", "browse", "scan", "trend"})
-"""Commands that multiply large matrices, on all cores, or work for so long that what they drop must go."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,14 +93,8 @@ def root(
 
 def run() -> NoReturn:
     """What the system starts: ``main`` in a process of its own, which ends at once."""
-    if _LASTING.isdisjoint(sys.argv[1:2]):
-        gc.disable()  # what these commands make, they need
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: there are threads enough
-    code = main()
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # to take the interpreter apart takes longer than many a command
+    startup.prepare(sys.argv[1:])
+    startup.leave(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _leave_on_signals()
     try:
         words = list(sys.argv[1:] if argv is None else argv)
-        _asked(words)(args=words, prog_name="qkvinspect")
+        startup.only_asked(app, words)(args=words, prog_name="qkvinspect")
         sys.stdout.flush()
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
@@ -131,14 +121,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     return 0
-
-
-def _asked(words: Sequence[str]) -> typer.Typer:
-    """The app with the one command that is asked for: to build all of them takes as long as to run one."""
-    commands = [c for c in app.registered_commands if c.callback and [c.callback.__name__] == words[:1]]
-    one = copy(app)
-    one.registered_commands = commands or app.registered_commands
-    return one
 
 
 def _silence_stdout() -> None:

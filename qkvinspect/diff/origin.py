@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ ENOUGH = 0.9
 
 _MOST = 1 << 26  # pairs of heads and rows that are compared to find a permutation
 
-TURNS = ("", "halves", "neighbours")
+Turn = Literal["", "halves", "neighbours"]
 """What a head's rows were turned into: rotary pairs as halves (i, i + d/2) or as neighbours (2i, 2i + 1)."""
 
 
@@ -29,14 +29,14 @@ class Origin:
     Attributes:
         part: the part of A.
         heads: for each head of B, that of A.
-        turn: one of TURNS, and ``width`` rows of each head are turned.
+        turn: how, and ``width`` rows of each head are turned.
         index: for each row of B, that of A.
         missing: how many rows of B are not there.
     """
 
     part: str
     heads: tuple[int, ...]
-    turn: str
+    turn: Turn
     width: int
     index: Index
     missing: int
@@ -88,7 +88,7 @@ def _origins(b: Fingerprint, a: Mapping[str, Fingerprint], counts: list[int], tu
             yield Origin(part, (0,), "", 0, np.arange(rows), missing, transposed=True)
 
 
-def turns(head_dim: int) -> Iterator[tuple[str, int, Index]]:
+def turns(head_dim: int) -> Iterator[tuple[Turn, int, Index]]:
     """The ways to turn all, half or a quarter of a head's rows: for each row of B, that of A."""
     for width in (head_dim, head_dim // 2, head_dim // 4):
         if width < 4 or width % 2:
@@ -99,7 +99,7 @@ def turns(head_dim: int) -> Iterator[tuple[str, int, Index]]:
         yield "neighbours", width, np.concatenate([np.argsort(to_halves), rest])
 
 
-def _permuted(part: str, a: Numbers, b: Numbers, within: Index, turn: str, width: int) -> Origin:
+def _permuted(part: str, a: Numbers, b: Numbers, within: Index, turn: Turn, width: int) -> Origin:
     """The head of A that each head of B resembles most; its own where several do."""
     ours, theirs = a.reshape(-1, len(within))[:, within], b.reshape(-1, len(within))
     heads = len(ours)

@@ -12,21 +12,9 @@ from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import ByteRun, OutputTensor, contents
 from qkvinspect.export.ties import Storage, TiedView, storages
+from qkvinspect.formats.torch_storages import STORAGES
 
-_TYPES = {
-    "float64": "DoubleStorage",
-    "float32": "FloatStorage",
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage",
-    "int32": "IntStorage",
-    "int16": "ShortStorage",
-    "int8": "CharStorage",
-    "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-    "complex64": "ComplexFloatStorage",
-    "complex128": "ComplexDoubleStorage",
-}
+_TYPES = {dtype.name: name for name, dtype in STORAGES.items() if dtype is not None and dtype.kind != "opaque"}
 """Storages that have a dtype; a tensor of any other names its own, as torch has it since 2.1."""
 
 _ALIGNMENT = 64

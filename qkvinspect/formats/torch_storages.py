@@ -11,7 +11,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Global, Loaded, Persistent, TensorCall, is_sequence
 
-_TYPES: dict[str, DType | None] = {
+STORAGES: dict[str, DType | None] = {
     "DoubleStorage": DTYPES["float64"],
     "FloatStorage": DTYPES["float32"],
     "HalfStorage": DTYPES["float16"],
@@ -53,11 +53,11 @@ class StorageId(NamedTuple):
 
     @property
     def dtype(self) -> DType | None:
-        return _TYPES.get(self.kind.name)
+        return STORAGES.get(self.kind.name)
 
     @property
     def nbytes(self) -> int:
-        dtype = _TYPES.get(self.kind.name)
+        dtype = STORAGES.get(self.kind.name)
         return self.numel if dtype is None else dtype.nbytes(self.numel)
 
 
@@ -108,7 +108,7 @@ def storage_region(storage: StorageId, name: str, file: str, find: FindStorage) 
         CheckpointError: there are none, or not as many as the pickle says.
     """
     kind = storage.kind
-    if kind.name not in _TYPES or not (kind.module == "torch" or kind.module.startswith("torch.")):
+    if kind.name not in STORAGES or not (kind.module == "torch" or kind.module.startswith("torch.")):
         raise CheckpointError(
             "storage of an unknown type",
             code=Code.STORAGE_TYPE,

@@ -102,18 +102,8 @@ class RowStats:
         return float(np.sqrt(squares)), nonfinite
 
 
-def row_stats(weight: Weight, orientation: Orientation, progress: Progress) -> RowStats | None:
-    """Stream one weight; None if it has no values.
-
-    Raises:
-        CheckpointError: the bytes cannot be read.
-    """
-    (found,) = stream([StreamRequest(weight, orientation)], progress)
-    return found
-
-
 def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[RowStats | None]:
-    """What ``row_stats`` finds in each of these weights, streamed on all cores in the order given.
+    """The statistics of each of these weights, streamed on all cores in the order given; None of one without values.
 
     It does not depend on how many cores there are: what they find is added up in that order.
     """

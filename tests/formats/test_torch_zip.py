@@ -672,12 +672,12 @@ def test_deep_rubbish_as_a_dtype_is_an_error_not_a_traceback(depth: int, zipped:
 def test_a_huge_expanded_tensor_is_refused_or_at_least_not_allotted(zipped: Any) -> None:
     """24 bytes that claim 2^62 rows: no step may need memory for them."""
     from qkvinspect.errors import QkvInspectError
-    from qkvinspect.weights.norms import row_stats
+    from qkvinspect.weights.norms import StreamRequest, stream
     from qkvinspect.weights.weight import plain
 
     pickled = tensor_pickle(size=long(1 << 62) + b"K\x03\x86", stride=b"K\x00K\x01\x86")
     with pytest.raises(QkvInspectError), open_checkpoint(zipped(pickled, {"0": bytes(24)})) as checkpoint:
-        row_stats(plain(checkpoint.tensors["w"]), "out_in", lambda _: None)
+        list(stream([StreamRequest(plain(checkpoint.tensors["w"]), "out_in")], lambda _: None))
 
 
 def test_flipped_bits_give_a_checkpoint_or_one_kind_of_error(saved: Any, tmp_path: Path, content: Any) -> None:

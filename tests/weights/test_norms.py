@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights import norms as stats
-from qkvinspect.weights.norms import RowStats, row_stats
+from qkvinspect.weights.norms import RowStats, StreamRequest, stream
 from qkvinspect.weights.weight import plain
 
 FLOATS = [
@@ -50,7 +50,7 @@ def measured(folder: Path, tensor: torch.Tensor, orientation: Literal["out_in", 
         told += count
 
     with open_checkpoint(path) as checkpoint:
-        result = row_stats(plain(checkpoint.tensors["w"]), orientation, progress)
+        (result,) = stream([StreamRequest(plain(checkpoint.tensors["w"]), orientation)], progress)
     assert result is not None
     assert told == tensor.nbytes
     return result
@@ -232,7 +232,8 @@ def test_quantised_bits_have_no_norm(folder: Path) -> None:
     path = folder / "q.pt"
     torch.save({"w": torch.quantize_per_tensor(torch.randn(3, 3), 0.1, 0, torch.qint8)}, path)
     with open_checkpoint(path) as checkpoint:
-        assert row_stats(plain(checkpoint.tensors["w"]), "out_in", lambda _: None) is None
+        request = StreamRequest(plain(checkpoint.tensors["w"]), "out_in")
+        assert list(stream([request], lambda _: None)) == [None]
 
 
 @pytest.mark.parametrize("name", ["float8_e8m0fnu", "float4_e2m1fn_x2"])
