@@ -231,6 +231,7 @@ class Checkpoint:
         source: the file that was opened; None where there is none.
         loader: what else can load it; None where nothing is known to.
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
+        adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
     """
 
     path: str
@@ -248,6 +249,7 @@ class Checkpoint:
     source: ByteSource | None = field(default=None, repr=False)
     loader: Loader | None = None
     sorted_names: bool = False
+    adapter: Checkpoint | None = None
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.
@@ -257,10 +259,14 @@ class Checkpoint:
         """
         if self.source is not None:
             self.source.check()
+        if self.adapter is not None:
+            self.adapter.check()
 
     def close(self) -> None:
         """Close every file. Tensors can no longer be read after this."""
         self.resources.close()
+        if self.adapter is not None:
+            self.adapter.close()
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,7 @@ def analyze(
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format("table"),
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -81,7 +82,7 @@ def analyze(
         raise UsageError("--top needs a ranking", hint="--sort COLUMN")
     options.require_plottable(plot, heat, force=force)
     ranked, drawn = (column(key) if key else None for key in (sort, heat))
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         ask = "wanted" if evidence else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         with Bar("analyzing") as bar:

@@ -65,6 +65,7 @@ def check(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -106,7 +107,7 @@ def check(
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
     job = _CheckJob(
         policy=_policy(select, ignore, fail_on),
-        open=lambda path: options.load(path, container, config, limit, download),
+        open=lambda path: options.load(path, container, config, limit, download, base),
         inspect=lambda opened: options.report(
             opened,
             layers=layer,

@@ -23,6 +23,7 @@ def convert(
     layer: options.Layers = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -54,7 +55,7 @@ def convert(
     target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
         grouped = any(stored.packing.groups != "one" for stored in target.layout.weights)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)

@@ -31,6 +31,7 @@ def explain(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: Annotated[
         bool | None,
@@ -82,7 +83,7 @@ def explain(
         _require_plottable(plot, evidence, force=force)
     failed = False
     width, colour = options.terminal_width(), options.wants_colour()
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         ask = "thorough" if evidence or plot else "wanted" if evidence is None else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         if plot is not None:

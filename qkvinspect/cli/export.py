@@ -38,6 +38,7 @@ def export(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -76,7 +77,7 @@ def export(
         raise UsageError("--rename is for whole checkpoints", hint="give --all, or --names for the parts alone")
     numbers_as = saving.dtype(dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=everything)
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=heads_split)
         if not found.attentions:

@@ -39,10 +39,12 @@ def open_checkpoint(
     limits: Mapping[str, int] | None = None,
     download: bool = False,
     progress: Progress | None = None,
+    base: str | Path | None = None,
 ) -> Checkpoint:
     """Open a file, a shard index, a directory, or a URL of one. No tensor is read; close the result when done.
 
     Args:
+        base: the model that ``path``, an adapter, is added to.
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
         config: hyper-parameters to trust before any found beside or inside the checkpoint.
         limits: what to allow a file instead of what is usual for its size; see ``formats.limits.Limits``.
@@ -51,8 +53,18 @@ def open_checkpoint(
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
-        UsageError: the URL needs a package that is missing.
+        UsageError: the URL needs a package that is missing, or ``base`` is given for what is no adapter.
     """
+    if base is not None:
+        from qkvinspect.formats.adapted import with_base
+
+        adapter = open_checkpoint(path, config=config, limits=limits, download=download, progress=progress)
+        with _closed_if_not_used(adapter):
+            model = open_checkpoint(
+                base, container=container, config=config, limits=limits, download=download, progress=progress
+            )
+            with _closed_if_not_used(model):
+                return with_base(adapter, model)
     source, findings = _find(os.fspath(path), download, progress)
     try:
         with _without_collector():
@@ -73,6 +85,15 @@ def open_checkpoint(
         findings=(*findings, *checkpoint.findings, *config_findings),
         source=source,
     )
+
+
+@contextmanager
+def _closed_if_not_used(checkpoint: Checkpoint) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        checkpoint.close()
+        raise
 
 
 def _find(path: str, download: bool, progress: Progress | None) -> tuple[ByteSource, tuple[Finding, ...]]:
