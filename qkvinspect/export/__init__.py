@@ -5,7 +5,7 @@ A plan says what every tensor to write consists of; nothing is read before it is
 
 from qkvinspect.export.files import SUFFIXES, How, require_possible, shards, write
 from qkvinspect.export.pieces import OutputTensor
-from qkvinspect.export.plan import Plan, Target, convert_whole, pack_whole, split_whole
+from qkvinspect.export.plan import Plan, Target, convert_whole, merged_whole, pack_whole, split_whole
 from qkvinspect.export.split import split_pieces
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "Target",
     "convert_whole",
+    "merged_whole",
     "pack_whole",
     "require_possible",
     "shards",

@@ -38,7 +38,7 @@ def with_base(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
         path=adapter.path,
         tensors={**base.tensors, **tensors},
         findings=(*base.findings, *adapter.findings, added, *lost),
-        loader=None,
+        loader=base.loader if base.loader == adapter.loader in ("torch", "safetensors") else None,
         adapter=adapter,
     )
 

@@ -117,14 +117,17 @@ class LowRank:
             return values * factors[rows.start : _stop(rows) : rows.step, None]
 
     def slack(self, rows: range, cols: range) -> Array | None:
-        """What PEFT's own sum may be away, which rounds to the dtype of the weight that it adds to."""
+        """What a sum may be away that was made in the dtypes of the weights, as PEFT makes it.
+
+        The product may be small where its terms are not, so it is their sizes that count.
+        """
         import numpy as np
 
         if self.base is None:
             return None
-        step = _STEPS.get(self.base.dtype.name, _FLOAT32)
+        step = max(_STEPS.get(info.dtype.name, _FLOAT32) for info in (self.base, self.up))
         with np.errstate(all="ignore"):
-            size = np.abs(self.decode(rows, cols)) + np.abs(self._product(rows, cols))
+            size = np.abs(self.decode(rows, cols)) + self._product(rows, cols, sizes=True)
             found = size * (_ROUNDINGS * step)
             within = self.base.encoding.slack(rows, cols) if self.base.encoding is not None else None
             return found if within is None else found + within
@@ -153,22 +156,26 @@ class LowRank:
         found = self._product(rows, cols)
         return found if self.base is None else found + _numbers(self.base, rows, cols)
 
-    def _product(self, rows: range, cols: range) -> Array:
-        """B @ A * scale: float64; zeros below the last row of B."""
+    def _product(self, rows: range, cols: range, *, sizes: bool = False) -> Array:
+        """B @ A * scale: float64; zeros below the last row of B.
+
+        Args:
+            sizes: take the magnitudes of all numbers in place of them.
+        """
         import numpy as np
 
         if self.turned:
-            return replace(self, turned=False)._product(cols, rows).T
+            return replace(self, turned=False)._product(cols, rows, sizes=sizes).T
         height = strided_shape(self.up, "out_in")[0]
         if _highest(rows) < height:
-            return self._covered(rows, cols)
+            return self._covered(rows, cols, sizes)
         held = [at for at, row in enumerate(rows) if row < height]
         whole = np.zeros((len(rows), len(cols)))
         if held:
-            whole[held] = self._covered(rows[held[0] : held[-1] + 1], cols)
+            whole[held] = self._covered(rows[held[0] : held[-1] + 1], cols, sizes)
         return whole
 
-    def _covered(self, rows: range, cols: range) -> Array:
+    def _covered(self, rows: range, cols: range, sizes: bool) -> Array:
         """The product of rows that B has, a few of the rank at a time: float64."""
         import numpy as np
 
@@ -179,8 +186,11 @@ class LowRank:
             for start in range(0, self.rank, few):
                 some = range(start, min(start + few, self.rank))
                 mine = range(group * self.rank + some.start, group * self.rank + some.stop)
-                found[here] += _plain_numbers(self.up, rows[here], some) @ _plain_numbers(self.down, mine, cols)
-        return found if self.scale is None else found * self.scale
+                up, down = _plain_numbers(self.up, rows[here], some), _plain_numbers(self.down, mine, cols)
+                found[here] += np.abs(up) @ np.abs(down) if sizes else up @ down
+        if self.scale is None:
+            return found
+        return found * (abs(self.scale) if sizes else self.scale)
 
 
 def _by_group(rows: range, high: int) -> Iterator[tuple[int, slice]]:
