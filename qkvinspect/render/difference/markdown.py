@@ -38,6 +38,9 @@ def _lines(difference: Difference, view: ViewOptions) -> Iterator[str]:
             yield ""
             yield from table(words.HEAD_COLUMNS, words.head_rows(layer))
         yield "\n</details>"
+    if difference.losses:
+        yield f"\n{escape(words.loss_title(difference))}\n"
+        yield from table(words.LOSS_COLUMNS, words.loss_rows(difference))
     others = [*words.left_out(difference, view), *words.others(difference)]
     remarks = list(words.remarks(difference))
     if others or remarks:

@@ -34,6 +34,11 @@ def render(difference: Difference, view: ViewOptions) -> str:
             page.line((f"  {line}", ""))
         if view.per_head:
             _table(page, words.HEAD_COLUMNS, words.head_rows(layer))
+    if difference.losses:
+        page.line()
+        page.line((words.loss_title(difference), "bold"))
+        numeric = [column in words.LOSS_NUMERIC for column in words.LOSS_COLUMNS]
+        page.table(words.LOSS_COLUMNS, numeric, words.loss_rows(difference), lambda row: row[-1] != "0")
     page.line()
     for line in words.left_out(difference, view):
         page.line((line, ""))
