@@ -193,6 +193,11 @@ class FindingCode(StrEnum):
     )
     ODD_LAYER = "odd-layer", "warning", "A layer has another size than the rest of its stack."
     PROJECTION_SHAPE = "projection-shape", "error", "The output projection, or a bias, does not fit Q, K and V."
+    FUSED_SCALES_DIFFER = (
+        "fused-scales-differ",
+        "warning",
+        "Q, K and V that a loader fuses into one weight have scales of the whole that differ: it keeps one of them.",
+    )
     RANK_COLLAPSE = (
         "rank-collapse",
         "warning",
