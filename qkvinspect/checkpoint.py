@@ -251,6 +251,7 @@ class Checkpoint:
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
         packed: (glob of a layer, id of its layout), where whoever wrote the file packs it otherwise than its name says.
+        adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
     """
 
     path: str
@@ -270,6 +271,7 @@ class Checkpoint:
     sorted_names: bool = False
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
     packed: tuple[tuple[str, str], ...] = ()
+    adapter: Checkpoint | None = None
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.
@@ -279,10 +281,14 @@ class Checkpoint:
         """
         if self.source is not None:
             self.source.check()
+        if self.adapter is not None:
+            self.adapter.check()
 
     def close(self) -> None:
         """Close every file. Tensors can no longer be read after this."""
         self.resources.close()
+        if self.adapter is not None:
+            self.adapter.close()
 
     def __enter__(self) -> Self:
         return self

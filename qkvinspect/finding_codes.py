@@ -81,7 +81,10 @@ class FindingCode(StrEnum):
     VALUE_UNREADABLE = "value-unreadable", "info", "A small value of a distributed checkpoint could not be used."
 
     # Of attention modules, by inspection.
+    ADAPTER_ADDED = "adapter-added", "info", "The values are a base model's with an adapter added (--base)."
+    ADAPTER_LEFT_OUT = "adapter-left-out", "warning", "What an adapter has for modules that its base has not."
     ADAPTER_ONLY = "adapter-only", "warning", "A LoRA adapter without its base model."
+    ADAPTER_SCALE = "adapter-scale", "warning", "Nothing tells what an adapter's product is taken times."
     AMBIGUOUS_LAYOUT = (
         "ambiguous-layout",
         "warning",
@@ -209,6 +212,11 @@ class FindingCode(StrEnum):
     )
     ODD_LAYER = "odd-layer", "warning", "A layer has another size than the rest of its stack."
     PROJECTION_SHAPE = "projection-shape", "error", "The output projection, or a bias, does not fit Q, K and V."
+    FUSED_SCALES_DIFFER = (
+        "fused-scales-differ",
+        "warning",
+        "Q, K and V that a loader fuses into one weight have scales of the whole that differ: it keeps one of them.",
+    )
     RANK_COLLAPSE = (
         "rank-collapse",
         "warning",

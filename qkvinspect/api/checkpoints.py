@@ -171,6 +171,7 @@ def open(
     layout: str | None = None,
     limits: Mapping[str, int] | None = None,
     download: bool = False,
+    base: str | Path | None = None,
 ) -> OpenCheckpoint:
     """Open a file, a shard index, a directory, or a URL of one. No tensor is read; close the result when done.
 
@@ -181,12 +182,13 @@ def open(
         layout: the layout of every layer, where names do not tell it.
         limits: what to allow a file instead of what is usual for its size.
         download: fetch remote files whole, to a temporary file, rather than the ranges that are read.
+        base: the model that ``path``, a LoRA adapter, is added to.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
         UsageError: the URL needs a package that is missing.
     """
-    found = open_checkpoint(path, container=container, config=config, limits=limits, download=download)
+    found = open_checkpoint(path, container=container, config=config, limits=limits, download=download, base=base)
     opened = OpenCheckpoint(**{field.name: getattr(found, field.name) for field in fields(found)})
     opened.options = for_all(heads, layout)
     return opened

@@ -20,6 +20,7 @@ from qkvinspect.checks import (
     equal_layers,
     equal_parts,
     expected,
+    fused_scales,
     missing_bias,
     missing_layer,
     mixed_dtype,
@@ -74,6 +75,7 @@ CHECKS: tuple[Check, ...] = (
     rank_collapse,
     bias_kv,
     mixed_dtype,
+    fused_scales,
     expected,
     changed,
 )

@@ -14,6 +14,7 @@ from qkvinspect.checks.head_facts import Facts, Key, gather
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.progress import Progress
+from qkvinspect.weights.adapters.low_rank import is_update
 
 Told = tuple[str | None, str]
 """A layer, or None for the whole file, and what is wrong with it."""
@@ -47,8 +48,8 @@ class Subject:
 
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:
-        """All but LoRA's matrices, which are zero at first and of any rank."""
-        return tuple(one for one in self.report.attentions if ".lora_" not in one.layer)
+        """All but what LoRA adds, which is zero at first and of any rank."""
+        return tuple(one for one in self.report.attentions if not any(map(is_update, one.weights)))
 
     @cached_property
     def stacks(self) -> Mapping[str, tuple[Attention, ...]]:

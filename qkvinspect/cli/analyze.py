@@ -30,6 +30,7 @@ def analyze(
     format: options.AskFormat = options.TABLE,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -72,7 +73,7 @@ def analyze(
         raise UsageError("--top needs a ranking", hint="--sort COLUMN")
     options.require_plottable(plot, heat, force=force)
     ranked, drawn = (column(key) if key else None for key in (sort, heat))
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         ask = "wanted" if evidence else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         with Bar("analyzing") as bar:

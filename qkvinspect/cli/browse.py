@@ -16,6 +16,7 @@ def browse(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     limit: options.Limits = None,
     download: options.Download = False,
@@ -49,7 +50,7 @@ def browse(
         if (error.name or "").partition(".")[0] != "textual":
             raise
         raise UsageError("browse needs Textual, which is not installed", hint="pip install textual") from error
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         asked = options.asked(layers=layer, heads=heads, layouts=layout, norms=False, evidence="none")
         browser = Browser(Session(options.inspected(checkpoint, asked), asked))
         for number in (signal.SIGTERM, signal.SIGHUP):  # an exception would end in the middle of Textual's loop

@@ -62,6 +62,7 @@ def check(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -104,7 +105,7 @@ def check(
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
     job = _CheckJob(
         policy=_policy(select, ignore, fail_on),
-        open=lambda path: options.load(path, container, config, limit, download),
+        open=lambda path: options.load(path, container, config, limit, download, base),
         inspect=lambda opened: options.report(
             opened,
             layers=layer,

@@ -34,6 +34,7 @@ def convert(
     layer: options.Layers = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -74,7 +75,7 @@ def convert(
     if whole and tp is None:
         raise UsageError("--whole means nothing without --tp", hint="give --tp N")
     given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
         grouped = (tp or 1) > 1 or any(stored.packing.groups != "one" for stored in target.layout.weights)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)

@@ -36,6 +36,7 @@ def diff(
         list[str] | None,
         typer.Option("--container", metavar="NAME", help="Which state_dict of a file; a second one is B's."),
     ] = None,
+    base: options.Base = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
     download: options.Download = False,
@@ -69,10 +70,8 @@ def diff(
 
     ask = "wanted" if evidence else "none"
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
-    with (
-        options.load(a, containers[0], configs[0], limit, download) as one,
-        options.load(b, containers[1], configs[1], limit, download) as other,
-    ):
+    one, other = options.load_sides((a, b), containers, configs, limit, download, base)
+    with one, other:
         before, after = (
             options.report(file, layers=None, heads=heads, layouts=layout, norms=False, evidence=ask)
             for file in (one, other)

@@ -32,6 +32,7 @@ def explain(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: Annotated[
         bool | None,
@@ -78,7 +79,7 @@ def explain(
 
     if plot is not None:
         _require_plottable(plot, evidence, force=force)
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         ask = "thorough" if evidence or plot else "wanted" if evidence is None else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
         if plot is not None:

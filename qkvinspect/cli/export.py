@@ -38,6 +38,7 @@ def export(
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -48,7 +49,8 @@ def export(
     They are called <layer>.q_proj.weight, .k_proj.weight, .v_proj.weight and the same with .bias, each
     [out, in] as nn.Linear stores it, and keep their dtype bit for bit. With --heads-split they are called
     <layer>.q_proj.heads.0.weight and so on. With --all everything else of the checkpoint comes along, byte for
-    byte. The file appears whole or not at all.
+    byte; with --base too, and without --split, the base is written as it is but with the adapter added. The file
+    appears whole or not at all.
 
     Examples:
 
@@ -57,6 +59,7 @@ def export(
       qkvinspect export --split model.pt -o heads.pt --heads-split --heads 8
       qkvinspect export --split --all model.pt -o unfused.safetensors --verify
       qkvinspect export --split --all big/ -o unfused --max-shard-size 5GB --names diffusers
+      qkvinspect export --all adapter/ --base model/ -o merged.safetensors
 
     Exit status:
 
@@ -65,10 +68,10 @@ def export(
       2  the input or the command line cannot be used; nothing was written
     """
     from qkvinspect.errors import UsageError
-    from qkvinspect.export import split_pieces, split_whole
+    from qkvinspect.export import merged_whole, split_pieces, split_whole
     from qkvinspect.export.naming import DEFAULT, renaming
 
-    if not (split or heads_split):
+    if not (split or heads_split or (everything and base)):
         raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
     if everything and heads_split:
         raise UsageError("--all and --heads-split do not go together", hint="leave one of them out")
@@ -76,12 +79,14 @@ def export(
         raise UsageError("--rename is for whole checkpoints", hint="give --all, or --names for the parts alone")
     numbers_as = saving.dtype(dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=everything)
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=heads_split)
         if not found.attentions:
             raise UsageError("there is no attention to export", file=checkpoint.path)
-        if everything:
+        if everything and not split:
+            pieces, layers = merged_whole(found, rename=renaming(rename or ()), numbers_as=numbers_as), 0
+        elif everything:
             plan = split_whole(found, names=names, rename=renaming(rename or ()), numbers_as=numbers_as)
             pieces, layers = plan.pieces, plan.layers
         else:
@@ -89,6 +94,6 @@ def export(
             layers = len(found.attentions)
         saving.save(found, pieces, out, how, layers=layers, dry_run=dry_run)
         if everything:
-            if not layers:
+            if split and not layers:
                 saving.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")
             saving.explain_rest(found, pieces, out)

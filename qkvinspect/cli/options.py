@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -60,6 +61,10 @@ Limits = Annotated[
         "--limit", metavar="NAME=N", help="Allow a file more than usual: header=200MB, tensors=1M ...; repeatable."
     ),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="PATH", help="The model that PATH, a LoRA adapter, is added to."),
+]
 Container = Annotated[
     str | None,
     typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
@@ -95,8 +100,15 @@ AskFormat = Annotated[Format, typer.Option("--format", "-f", help="How to print 
 TABLE = Format("table")
 
 
-def load(path: str, container: str | None, config: str | None, limits: list[str] | None, download: bool) -> Checkpoint:
-    """Open what the user named."""
+def load(
+    path: str,
+    container: str | None,
+    config: str | None,
+    limits: list[str] | None,
+    download: bool,
+    base: str | None = None,
+) -> Checkpoint:
+    """Open what the user named, and what it is added to."""
     from qkvinspect.cli.progress import Bar
     from qkvinspect.formats import open_checkpoint
     from qkvinspect.formats.limits import parse
@@ -104,8 +116,44 @@ def load(path: str, container: str | None, config: str | None, limits: list[str]
     allowed = parse(limits or ())
     with Bar("downloading") as bar:
         return open_checkpoint(
-            path, container=container, config=config, limits=allowed, download=download, progress=bar.advance
+            path,
+            container=container,
+            config=config,
+            limits=allowed,
+            download=download,
+            progress=bar.advance,
+            base=base,
         )
+
+
+def load_sides(
+    paths: Sequence[str],
+    containers: Sequence[str | None],
+    configs: Sequence[str | None],
+    limits: list[str] | None,
+    download: bool,
+    base: str | None,
+) -> list[Checkpoint]:
+    """Open what is compared; ``base`` is what those of them are added to that are adapters.
+
+    Raises:
+        CheckpointError: one cannot be read; none stays open.
+        UsageError: ``base`` is given, and none of them is an adapter.
+    """
+    from qkvinspect.errors import UsageError
+    from qkvinspect.weights.adapters import is_adapter
+
+    with ExitStack() as opened:
+        found: list[Checkpoint] = []
+        for path, container, config in zip(paths, containers, configs, strict=False):
+            side = opened.enter_context(load(path, container, config, limits, download))
+            if base is not None and is_adapter(side):
+                side = opened.enter_context(load(path, container, config, limits, download, base))
+            found.append(side)
+        if base is not None and all(side.adapter is None for side in found):
+            raise UsageError("neither side is an adapter that --base could be added to", hint="leave --base out")
+        opened.pop_all()
+    return found
 
 
 def report(

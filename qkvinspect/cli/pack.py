@@ -20,6 +20,7 @@ def pack(
     force: saving.Force = False,
     layer: options.Layers = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     limit: options.Limits = None,
     download: options.Download = False,
@@ -46,6 +47,6 @@ def pack(
 
     target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=None, layouts=None, norms=False, evidence="none")
         saving.save_plan(found, pack_whole(found, target, tuple(layer or ())), target, out, how, dry_run=dry_run)

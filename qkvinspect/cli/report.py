@@ -42,6 +42,7 @@ def report(
         list[str] | None,
         typer.Option("--container", metavar="NAME", help="Which state_dict of a file; a second one is OTHER's."),
     ] = None,
+    base: options.Base = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
     download: options.Download = False,
@@ -74,11 +75,11 @@ def report(
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
     with ExitStack() as opened:
         found: list[Report] = []
-        for place, file in enumerate([path] if other is None else [path, other]):
-            checkpoint = opened.enter_context(options.load(file, containers[place], configs[place], limit, download))
+        paths = [path] if other is None else [path, other]
+        for file in options.load_sides(paths, containers, configs, limit, download, base):
             found.append(
                 options.report(
-                    checkpoint,
+                    opened.enter_context(file),
                     layers=None if other else layer,
                     heads=heads,
                     layouts=layout,

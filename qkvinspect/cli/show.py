@@ -22,6 +22,7 @@ def show(
     force: options.Force = False,
     layout: options.Layouts = None,
     config: options.Config = None,
+    base: options.Base = None,
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
@@ -63,7 +64,7 @@ def show(
     norms = norms and not tensors
     options.require_plottable(plot, heat, force=force)
     ask = "wanted" if evidence and norms else "none"
-    with options.load(path, container, config, limit, download) as checkpoint:
+    with options.load(path, container, config, limit, download, base) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid

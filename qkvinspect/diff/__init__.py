@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from qkvinspect.arguments import texts
-from qkvinspect.diff.difference import Comparison, Difference, LayerDifference, PartDifference, Side
+from qkvinspect.diff.difference import Comparison, Difference, HeadLoss, LayerDifference, PartDifference, Side
+from qkvinspect.diff.head_losses import head_losses, quantised, worst_first
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
@@ -104,7 +105,7 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
         announce(region for one in work for lines in one.parts[side].values() for region in lines.weight.regions)
         announce(others.regions(side) if others else ())
     layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
-    notes += [*_disagreeing(work), *_turned(work)]
+    notes += [*_disagreeing(work), *_turned(work), *_about_quantised(work, layers)]
     return Difference(
         a=a.checkpoint,
         b=b.checkpoint,
@@ -115,6 +116,7 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
         findings=tuple(_warnings(a, b)),
         notes=tuple(notes),
         tolerance=options.tolerance,
+        losses=worst_first([loss for one, layer in zip(work, layers, strict=True) for loss in _losses(one, layer)]),
     )
 
 
@@ -163,6 +165,36 @@ def _turned(work: Sequence[_LayerPair]) -> list[str]:
     names = " and ".join(part.upper() for part in parts)
     text = f"in each head of {names} of {side} the rows of the two halves lie in turn, as llama.cpp has them"
     return [f"{text}; they were compared in the order of the other side"]
+
+
+def _codes(layer: _LayerPair) -> tuple[str, ...]:
+    """The encodings of what was rounded to codes, on either side."""
+    rounded = [lines for side in layer.parts for lines in side.values() if quantised([lines])]
+    return tuple(dict.fromkeys(lines.weight.encoding.label for lines in rounded if lines.weight.encoding))
+
+
+def _about_quantised(work: Sequence[_LayerPair], layers: Sequence[LayerDifference]) -> list[str]:
+    """Whether rounding to the codes explains all that differs."""
+    notes: list[str] = []
+    by_codes: dict[tuple[str, ...], list[LayerDifference]] = {}
+    for one, layer in zip(work, layers, strict=True):
+        if layer.status != "identical" and (codes := _codes(one)):
+            by_codes.setdefault(codes, []).append(layer)
+    for codes, some in by_codes.items():
+        more = [layer.a for layer in some if layer.status != "rounding"]
+        label = " and ".join(codes[:2]) + (", ..." if len(codes) > 2 else "")
+        text = f"quantised ({label}): within its rounding in {len(some) - len(more)} of {len(some)} layers"
+        if more:
+            text += f", more than that in {', '.join(more[:3])}{', ...' if len(more) > 3 else ''}"
+        notes.append(text)
+    return notes
+
+
+def _losses(layer: _LayerPair, found: LayerDifference) -> list[HeadLoss]:
+    geometry = common_heads(layer.a, layer.b)
+    if geometry is None or found.status not in ("rounding", "tolerated", "changed") or not _codes(layer):
+        return []
+    return head_losses(found.a, *layer.parts, found.parts, geometry)
 
 
 def _without_out(a: Report, b: Report) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,6 +122,22 @@ class LayerDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadLoss:
+    """What quantisation did to a head.
+
+    Attributes:
+        layer: as A calls it.
+        errors: the relative error of ``q``, ``k``, ``v``, ``out`` and of the circuits ``qk`` and ``ov``, Frobenius.
+        beyond: how many of its values are farther away than the rounding of their encoding explains.
+    """
+
+    layer: str
+    head: int
+    errors: Mapping[str, float]
+    beyond: int
+
+
+@dataclass(frozen=True, slots=True)
 class TensorDifference:
     """A tensor outside attention.
 
@@ -145,6 +161,7 @@ class Difference:
         others: tensors outside attention; None where they were left out.
         findings: warnings about one side.
         notes: what the reader should know of how the two were compared.
+        losses: of layers of which a side is quantised: every head, the worst first.
     """
 
     a: Checkpoint
@@ -156,6 +173,7 @@ class Difference:
     findings: tuple[tuple[Side, Finding], ...]
     notes: tuple[str, ...]
     tolerance: float | None = None
+    losses: tuple[HeadLoss, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -177,6 +195,15 @@ class Difference:
             "others": None if self.others is None else _others(self.others),
             "findings": [{"side": side, **finding.to_dict()} for side, finding in self.findings],
             "notes": list(self.notes),
+            "losses": [
+                {
+                    "layer": loss.layer,
+                    "head": loss.head,
+                    "errors": {name: number(error) for name, error in loss.errors.items()},
+                    "values_beyond_rounding": loss.beyond,
+                }
+                for loss in self.losses
+            ],
         }
 
 

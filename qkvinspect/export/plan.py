@@ -86,6 +86,17 @@ def split_whole(
     return Plan(tuple(whole(report, changes, rename, numbers_as)), len(changes))
 
 
+def merged_whole(
+    report: Report, *, rename: Callable[[str], str] = str, numbers_as: DType | None = None
+) -> tuple[OutputTensor, ...]:
+    """The whole checkpoint as it is, with the adapter in it that was added.
+
+    Raises:
+        LayoutError: it is added to codes, and ``numbers_as`` does not say what they become; or names collide.
+    """
+    return tuple(whole(report, (), rename, numbers_as))
+
+
 def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> Plan:
     """The whole checkpoint, layers whose Q, K and V lie apart packed; the rest of a layer stays as it is.
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
+from qkvinspect.export.parts import writable
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.finding_codes import QUANTISED
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.weights.weight import Weight
+from qkvinspect.weights.adapters.low_rank import is_sum
+from qkvinspect.weights.weight import Weight, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,20 @@ def whole(
 
 
 def _stored(report: Report, numbers_as: DType | None) -> Iterator[OutputTensor]:
-    """What is in the checkpoint, or what it becomes when its codes are made numbers."""
+    """What is in the checkpoint, or what it becomes when its codes are made numbers, or an adapter is added.
+
+    Raises:
+        LayoutError: an adapter is added to codes, and nothing says what the numbers become.
+    """
     if numbers_as is None:
-        yield from map(unchanged, report.checkpoint.tensors.values())
+        sums = {
+            info.name: weight for weight in report.weights.encoded.values() if is_sum(weight) for info in weight.stored
+        }
+        for weight in dict.fromkeys(sums.get(name) or plain(info) for name, info in report.checkpoint.tensors.items()):
+            if is_sum(weight):
+                yield numbers_of(weight, writable(weight, weight.name, None).dtype)
+            else:
+                yield unchanged(weight.require_info())
         return
     for name in report.weights:
         weight = report.weights[name]

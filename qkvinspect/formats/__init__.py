@@ -82,10 +82,12 @@ def open_checkpoint(
     limits: Mapping[str, int] | None = None,
     download: bool = False,
     progress: Progress | None = None,
+    base: str | Path | None = None,
 ) -> Checkpoint:
     """Open a file, a shard index, a directory, or a URL of one. No tensor is read; close the result when done.
 
     Args:
+        base: the model that ``path``, an adapter, is added to.
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
         config: hyper-parameters to trust before any found beside or inside the checkpoint.
         limits: what to allow a file instead of what is usual for its size; see ``formats.limits.Limits``.
@@ -94,8 +96,18 @@ def open_checkpoint(
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
-        UsageError: the URL needs a package that is missing.
+        UsageError: the URL needs a package that is missing, or ``base`` is given for what is no adapter.
     """
+    if base is not None:
+        from qkvinspect.formats.adapted import with_base
+
+        adapter = open_checkpoint(path, config=config, limits=limits, download=download, progress=progress)
+        with _closed_if_not_used(adapter):
+            model = open_checkpoint(
+                base, container=container, config=config, limits=limits, download=download, progress=progress
+            )
+            with _closed_if_not_used(model):
+                return with_base(adapter, model)
     own = (configs.named(os.fspath(config)),) if config is not None else ()
     found = _ranks(os.fspath(path))
     if found is not None and len(found.files) > 1:
@@ -147,6 +159,15 @@ def _joined(
         configs=(*own, *beside, *checkpoint.configs),
         findings=(*checkpoint.findings, *findings),
     )
+
+
+@contextmanager
+def _closed_if_not_used(checkpoint: Checkpoint) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        checkpoint.close()
+        raise
 
 
 def _find(path: str, download: bool, progress: Progress | None) -> tuple[ByteSource, tuple[Finding, ...]]:

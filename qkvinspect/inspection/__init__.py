@@ -28,7 +28,10 @@ from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
+from qkvinspect.layouts.partial import partial
 from qkvinspect.progress import Progress
+from qkvinspect.weights.adapters.low_rank import is_update
+from qkvinspect.weights.adapters.scales import base_names
 from qkvinspect.weights.encodings import weights_of
 
 
@@ -101,13 +104,15 @@ def inspect(
     every = weights_of(checkpoint)
     stored = every.without(disguises.without_values(every))
     names = Names(stored)
+    if any(map(is_update, every.encoded.values())):
+        layouts = (*layouts, *partial(layouts, base_names(checkpoint)))
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
     matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
     _require_used(options, names, matches, layouts)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
-    lora = disguises.lora(checkpoint.tensors)
+    lora = disguises.lora(checkpoint)
 
     facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
 

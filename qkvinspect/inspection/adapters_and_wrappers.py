@@ -9,15 +9,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.parsed import is_mapping
+from qkvinspect.weights.adapters import is_adapter, update
+from qkvinspect.weights.adapters.factors import factors_of
+from qkvinspect.weights.adapters.low_rank import LowRank, is_update
+from qkvinspect.weights.adapters.scales import configs_of
 from qkvinspect.weights.encodings import Weights
-from qkvinspect.weights.weight import plain
+from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,6 @@ _LEAVES = frozenset(
 ) - {"attn", "linear", "linear1", "conv", "c", "in_proj", "q", "k", "v", "key", "value"}
 """What the projections of attention are called; names that other modules have too are left out."""
 
-_ADAPTER = re.compile(r"^(.+)\.lora_([AB])(?:\.[^.]+)?(?:\.weight)?$")
 _RANK = re.compile(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+")
 
 
@@ -103,11 +107,7 @@ def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
         layers = (module.rpartition(".")[0] for module in modules if module.rpartition(".")[2] in _LEAVES)
         for layer in dict.fromkeys(layers):
             yield Finding(disguise.code, disguise.what, layer)
-    adapted = {found[1] for name in tensors if ".lora_" in name and (found := _ADAPTER.match(name))}
-    endings = (".weight", ".base_layer.weight", ".base_layer.in_proj_weight")
-    if adapted and tensors.keys().isdisjoint(f"{module}{end}" for module in adapted for end in endings):
-        text = f"a LoRA adapter without its base model ({len(adapted)} modules): merge it into the model to see it"
-        yield Finding(FindingCode.ADAPTER_ONLY, text)
+    yield from _about_adapters(weights)
     if _RANK.search(checkpoint.path) and not checkpoint.shares and not _is_only_rank(checkpoint):
         text = "its name is that of a tensor-parallel shard: Q, K and V are the rows of one rank only"
         yield Finding(FindingCode.TENSOR_PARALLEL, text)
@@ -131,38 +131,65 @@ def undecoded(weights: Weights, told: Iterable[Finding]) -> Iterator[Finding]:
             yield Finding(FindingCode.NO_VALUES, f"{name} has no values: {weight.why}", layer)
 
 
-Lora = Mapping[str, Mapping[str, TensorInfo]]
-"""For each adapted module, its lora_B matrices by adapter (``lora_B.default``)."""
+def _about_adapters(weights: Weights) -> Iterator[Finding]:
+    """What is shown of an adapter, and what is not in a sum."""
+    alone = [weight for weight in weights.encoded.values() if is_update(weight)]
+    if alone:
+        text = f"a LoRA adapter without its base model ({len(alone)} modules): what it adds to each is shown"
+        text += "; --base PATH shows the sum, and the base's config (--config) makes sure of heads and layouts"
+        yield Finding(FindingCode.ADAPTER_ONLY, text)
+        unknown = sum(isinstance(one.encoding, LowRank) and one.encoding.scale is None for one in alone)
+        if unknown:
+            text = f"nothing tells the alpha of {unknown} modules, so their norms are those of B @ A, not scaled"
+            yield Finding(FindingCode.ADAPTER_SCALE, f"{text}: --config FILE with lora_alpha tells it")
+    if weights.left:
+        more = f" and {len(weights.left) - 3} more" if len(weights.left) > 3 else ""
+        text = f"the base has no one place for {', '.join(weights.left[:3])}{more} of the adapter: not in the sum"
+        yield Finding(FindingCode.ADAPTER_LEFT_OUT, text)
 
 
-def lora(tensors: Mapping[str, TensorInfo]) -> Lora:
-    """The lora_B matrices of a checkpoint."""
-    found: dict[str, dict[str, TensorInfo]] = {}
-    for name, info in tensors.items():
-        match = _ADAPTER.match(name) if ".lora_B" in name else None
-        if match and match[2] == "B" and len(info.shape) == 2:
-            adapter = name.removeprefix(f"{match[1]}.").removesuffix(".weight")
-            found.setdefault(match[1], {})[adapter] = info
+Lora = Mapping[str, Mapping[str, Weight]]
+"""For each adapted module whose base is beside it, what each adapter adds (``lora_B.default``)."""
+
+
+def lora(checkpoint: Checkpoint) -> Lora:
+    """What the adapters of a checkpoint add to weights that it holds too.
+
+    Raises:
+        CheckpointError: the bytes of a scale cannot be read.
+    """
+    factors = [] if checkpoint.adapter is not None or is_adapter(checkpoint) else factors_of(checkpoint.tensors)
+    configs = configs_of(checkpoint) if factors else {}
+    found: dict[str, dict[str, Weight]] = {}
+    for one in factors:
+        if one.up is None:
+            continue
+        label = one.up.name.removeprefix(f"{one.module}.").removesuffix(".weight")
+        try:
+            encoding = update(one, configs.get(""))
+            added = Weight(one.up.name, encoding.shape, one.up.dtype, None, encoding)
+        except LayoutError as error:
+            added = Weight(one.up.name, (), one.up.dtype, None, why=str(error))
+        found.setdefault(one.module, {})[label] = added
     return found
 
 
 def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
-    """The lora_B matrices that add to a module's weights, split as the weights are; a layer each.
+    """What adapters add to a module's weights, split as the weights are; a layer each.
 
-    lora_B has the rows of the weight that it adds to, in the same packing (PEFT, tuners/lora/layer.py); its
-    columns are the rank.
+    lora_B has the rows of the weight that it adds to, in the same packing (PEFT, tuners/lora/layer.py).
     """
     bases = {_base(part.weight.name): by_module.get(_base(part.weight.name), {}) for part in attention.parts}
     names = dict.fromkeys(adapter for matrices in bases.values() for adapter in matrices)
     for adapter in names:
         by_base = {base: matrices[adapter] for base, matrices in bases.items() if adapter in matrices}
         parts = tuple(
-            replace(part, weight=plain(info), orientation="out_in", in_features=info.shape[1], bias=None, bias_heads=())
+            replace(part, weight=added, bias=None, bias_heads=())
             for part in attention.parts
-            if (info := by_base.get(_base(part.weight.name))) and info.shape[0] >= max(run.stop for run in part.heads)
+            if (added := by_base.get(_base(part.weight.name))) and _fits(added, part)
         )
         if parts:
-            weights = tuple(map(plain, by_base.values()))
+            weights = tuple({part.weight.name: part.weight for part in parts}.values())
             roles = {part.name: part.weight.name for part in parts}
             yield replace(
                 attention,
@@ -178,6 +205,11 @@ def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
                 out=None,
                 extras=(),
             )
+
+
+def _fits(added: Weight, part: Part) -> bool:
+    """Whether it has the rows and columns of the weight that it is added to."""
+    return not added.why and added.as_shape(part.orientation)[0] >= max(run.stop for run in part.heads)
 
 
 def _base(weight: str) -> str:

@@ -20,6 +20,7 @@ from qkvinspect.inspection.report import Attention, Evidence, Verdict
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Packing
+from qkvinspect.weights.adapters.low_rank import is_update
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.evidence import Variants
@@ -103,7 +104,8 @@ def _kind(attention: Attention) -> object:
 
 
 def _without_values(attention: Attention) -> bool:
-    return any(weight.no_values for weight in attention.weights)
+    """Whether they say nothing of heads: what an adapter adds has the rank that it was given, and not their form."""
+    return any(weight.no_values or is_update(weight) for weight in attention.weights)
 
 
 @dataclass(frozen=True, slots=True)

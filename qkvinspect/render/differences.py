@@ -14,6 +14,10 @@ PART_COLUMNS = ("part", "stored", "status", "relative L2", "max diff", "cosine",
 HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
 NUMERIC = frozenset({"head", "relative L2", "max diff", "cosine", "changed"})
 
+LOSS_COLUMNS = ("layer", "head", "Q", "K", "V", "out", "QK", "OV", "beyond rounding")
+LOSS_NUMERIC = frozenset(LOSS_COLUMNS[1:])
+
+_MOST_LOSSES = 8
 _MOST_OTHERS = 12
 _MOST_DETAILED = 6
 _MOST_LAYERS = 4
@@ -99,6 +103,20 @@ def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
         if part.whole.status != "identical":
             for head, found in enumerate(part.heads):
                 yield (_label(part.name), str(head), *_cells(found))
+
+
+def loss_rows(difference: Difference) -> Iterator[tuple[str, ...]]:
+    """The heads that quantisation did most to, under LOSS_COLUMNS."""
+    for loss in difference.losses[:_MOST_LOSSES]:
+        cells = (loss.errors.get(name) for name in ("q", "k", "v", "out", "qk", "ov"))
+        errors = ("-" if error is None else text.number(error) for error in cells)
+        yield (text.layer(loss.layer), str(loss.head), *errors, str(loss.beyond))
+
+
+def loss_title(difference: Difference) -> str:
+    """What the rows are, and how many more there are."""
+    shown = min(_MOST_LOSSES, len(difference.losses))
+    return f"Heads that lost most, relative errors ({shown} of {len(difference.losses)}):"
 
 
 def others(difference: Difference) -> Iterator[str]:

@@ -113,7 +113,7 @@ def stored(attention: Attention) -> str:
     infos = attention.weights
     layer = attention.layer + "."
     names = [info.name.removeprefix(layer) for info in infos]
-    alike = len({(info.shape, info.dtype.name) for info in infos}) == 1
+    alike = len(set(map(_kind, infos))) == 1
     if alike:
         return clean(f"{', '.join(names)} {_kind(infos[0])}")
     return clean(", ".join(f"{name} {_kind(info)}" for name, info in zip(names, infos, strict=True)))
@@ -132,4 +132,7 @@ def layout(attention: Attention) -> str:
 
 
 def _kind(info: Weight) -> str:
-    return f"{shape(info.shape)} {info.dtype.name}"
+    """Shape and dtype; how it is encoded, and in how many bits for each number, where it is."""
+    if info.encoding is None:
+        return f"{shape(info.shape)} {info.dtype.name}"
+    return f"{shape(info.shape)} {info.encoding.label} ({8 * info.nbytes / max(info.numel, 1):.3g} bits a weight)"

@@ -162,8 +162,9 @@ def test_lora_is_split_as_its_base(tmp_path: Path) -> None:
     assert base.layer == "blocks.0.attn"
     assert adapter.layer == "blocks.0.attn.lora_B.default"
     assert [part.heads for part in adapter.parts] == [part.heads for part in base.parts]
-    stored = load_file(tmp_path / "model.safetensors")["blocks.0.attn.qkv.lora_B.default.weight"]
-    for part, rows in zip(adapter.parts, stored.chunk(3), strict=True):
+    stored = load_file(tmp_path / "model.safetensors")
+    a, b = (stored[f"blocks.0.attn.qkv.lora_{factor}.default.weight"].double() for factor in "AB")
+    for part, rows in zip(adapter.parts, (b @ a).chunk(3), strict=True):
         assert part.measured is not None
         assert part.measured.norm == pytest.approx(float(torch.linalg.norm(rows)), rel=1e-6)
 
@@ -185,9 +186,11 @@ def test_lora_of_separate_projections(tmp_path: Path) -> None:
     assert [part.name for part in adapter.parts] == ["q", "v"]
 
 
-def test_an_adapter_alone_is_named(tmp_path: Path) -> None:
+def test_an_adapter_alone_is_shown(tmp_path: Path) -> None:
     found = report(lora("base_model.model.layers.0.self_attn.q_proj", 8), tmp_path)
-    assert (found.attentions, codes(found)) == ((), ["adapter-only"])
+    (adapter,) = found.attentions
+    assert (adapter.layer, [part.name for part in adapter.parts]) == ("base_model.model.layers.0.self_attn", ["q"])
+    assert codes(found) == ["adapter-only", "adapter-scale", "heads-unknown"]
 
 
 @pytest.mark.parametrize("name", ["mp_rank_01_model_states.safetensors", "layer_03-model_00-model_states.safetensors"])

@@ -47,6 +47,11 @@ def _blocks(difference: Difference, per_head: bool) -> Iterator[Block]:
     yield Items(tuple(TextLine(line, "bold red") for line in words.happened(difference)), lead=True)
     for layer in words.detailed(difference, per_head=per_head):
         yield Chapter(text.layer(layer.a), tuple(_details(layer, per_head)), folded=True)
+    if difference.losses:
+        yield TextLine("")
+        yield TextLine(words.loss_title(difference), "bold")
+        numeric = tuple(column in words.LOSS_NUMERIC for column in words.LOSS_COLUMNS)
+        yield DataTable(words.LOSS_COLUMNS, words.loss_rows(difference), numeric, lambda row: row[-1] != "0")
     yield TextLine("")
     yield Items(
         (

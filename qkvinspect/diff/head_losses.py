@@ -1,0 +1,111 @@
+"""What quantisation did to each head: the relative error of its parts and of its circuits, the worst heads first.
+
+A head's circuits are the two matrices that it computes with, ``Q.T @ K`` and ``out @ V`` [in, in]. They are never
+made: the inner product of two of them is that of the Gram matrices of their factors, [head_dim, head_dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf, isfinite, sqrt
+from statistics import median
+
+import numpy as np
+
+from qkvinspect.diff.difference import HeadLoss, PartDifference
+from qkvinspect.diff.ordered_rows import Lines
+from qkvinspect.diff.parts import Parts, heads_of
+from qkvinspect.layouts.packing import Geometry
+from qkvinspect.weights.reading import Array
+
+_PARTS = ("q", "k", "v", "out")
+_CIRCUITS = (("qk", "q", "k"), ("ov", "out", "v"))
+_LARGEST = 1 << 24  # values of a head's factor that are held at once
+
+
+def quantised(parts: Iterable[Lines]) -> bool:
+    """Whether some of the numbers were rounded to codes."""
+    encoded = (lines for lines in parts if lines.weight.encoding is not None)
+    return any(lines.slack(range(1), range(1)) is not None for lines in encoded)
+
+
+def head_losses(layer: str, a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Geometry) -> list[HeadLoss]:
+    """Every head of a layer of which both sides are compared head by head.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    by_name = {part.name: part.heads for part in found if part.name in _PARTS and part.heads}
+    losses: list[HeadLoss] = []
+    for head in range(sizes.num_heads):
+        errors: dict[str, float] = {}
+        beyond = nonfinite = 0
+        for name, heads in by_name.items():
+            one = heads[_of(head, len(heads), sizes)]
+            errors[name] = inf if one.nonfinite else one.relative_l2 or 0.0
+            beyond += one.changed
+            nonfinite += one.nonfinite
+        for circuit, left, right in _CIRCUITS:
+            if {left, right} <= by_name.keys():
+                errors[circuit] = inf if nonfinite else _circuit(a, b, (left, right), head, sizes)
+        losses.append(HeadLoss(layer, head, errors, beyond))
+    return losses
+
+
+def worst_first(losses: Sequence[HeadLoss]) -> tuple[HeadLoss, ...]:
+    """By how much more a head lost than its peers, those first whose values rounding does not explain.
+
+    Where most heads of a layer hold such values, as a quantiser leaves them that makes up for the errors of one
+    column in others, these say nothing.
+    """
+    layers: dict[str, list[HeadLoss]] = {}
+    for loss in losses:
+        layers.setdefault(loss.layer, []).append(loss)
+    usual = {layer: _usual(some) for layer, some in layers.items()}
+    odd = {layer: sum(loss.beyond > 0 for loss in some) * 2 <= len(some) for layer, some in layers.items()}
+
+    def rank(loss: HeadLoss) -> tuple[bool, float, float]:
+        ratios = [_over(error, usual[loss.layer][name]) for name, error in loss.errors.items()]
+        largest = max(loss.errors.values(), default=0.0)
+        return odd[loss.layer] and loss.beyond > 0, max(ratios, default=0.0), largest
+
+    return tuple(sorted(losses, key=rank, reverse=True))
+
+
+def _usual(losses: Sequence[HeadLoss]) -> Mapping[str, float]:
+    """The median error of each figure over the heads of a layer."""
+    names = dict.fromkeys(name for loss in losses for name in loss.errors)
+    return {name: median(loss.errors[name] for loss in losses if name in loss.errors) for name in names}
+
+
+def _over(error: float, usual: float) -> float:
+    if not isfinite(error):
+        return inf
+    return error / usual if usual and isfinite(usual) else (inf if error else 0.0)
+
+
+def _of(head: int, count: int, sizes: Geometry) -> int:
+    """Which of the heads of a part a query head uses."""
+    return head if count == sizes.num_heads else head * count // sizes.num_heads
+
+
+def _circuit(a: Parts, b: Parts, parts: tuple[str, str], head: int, sizes: Geometry) -> float:
+    """The relative error of a product: |B - A| / |A|, Frobenius."""
+    left, right = ([_rows(side[name], name, head, sizes) for side in (a, b)] for name in parts)
+    if any(len(some) == 0 or some.shape != left[0].shape for some in left) or left[0].shape[0] != right[0].shape[0]:
+        return 0.0
+    with np.errstate(all="ignore"):
+        aa = float(np.sum((left[0] @ left[0].T) * (right[0] @ right[0].T)))
+        bb = float(np.sum((left[1] @ left[1].T) * (right[1] @ right[1].T)))
+        ab = float(np.sum((left[0] @ left[1].T) * (right[0] @ right[1].T)))
+    gap = max(aa + bb - 2 * ab, 0.0)
+    return sqrt(gap / aa) if aa > 0 else (inf if gap else 0.0)
+
+
+def _rows(lines: Lines, name: str, head: int, sizes: Geometry) -> Array:
+    """The rows of a head of a part: float64 [head_dim, in]; none where they are too many to hold."""
+    heads = heads_of(name, lines, sizes)
+    run = heads[_of(head, len(heads), sizes)]
+    if not len(run) or len(run) * lines.cols > _LARGEST:
+        return np.zeros((0, 0))
+    return lines.values(lines.words(run, range(lines.cols))).astype(np.float64)

@@ -1,0 +1,40 @@
+"""Rows for modules of which a file holds only some projections, and nothing beside them: an adapter's.
+
+What tells some rows from others stands beside the projections, where an adapter has nothing. Such rows are meant
+where the base's config names the kind of model that is stored so. A gate among the queries is what no name of a
+projection shows: it is meant where the base's config or its own name says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from itertools import combinations
+
+from qkvinspect.layouts.layout import Layout
+
+_GATED = frozenset({"qwen3-next"})
+_GATED_NAME = re.compile(r"qwen[-_. ]?3[-_. ]?(next|5)", re.IGNORECASE)
+
+
+def partial(layouts: Iterable[Layout], base: Iterable[str]) -> Iterator[Layout]:
+    """Each layout for every choice of its projections.
+
+    Args:
+        base: what the model is called that the adapter is for, and its kind.
+    """
+    base = list(base)
+    gated = any(map(_GATED_NAME.search, base))
+    for layout in layouts:
+        free = replace(layout, siblings=(), unless=(), out_ratio=None, supersedes=())
+        strict = bool(layout.siblings or layout.unless or layout.out_ratio is not None)
+        said = any(fnmatchcase(kind, glob) for kind in base for glob in layout.model_types)
+        if strict and not (gated if layout.id in _GATED else said):
+            continue
+        if strict:
+            yield free
+        for count in range(1, len(layout.weights)):
+            for weights in combinations(layout.weights, count):
+                yield replace(free, weights=weights)

@@ -1,0 +1,118 @@
+"""The two factors of each adapted module, under the names that the tools give them.
+
+========== ====================================================== =======================================
+PEFT       ``base_model.model.M.lora_A.weight``, in a model with   PEFT 0.21, utils/save_and_load.py
+           the name of an adapter: ``M.lora_A.default.weight``
+loralib    ``M.lora_A``, ``M.lora_B``                              loralib 0.1.2, layers.py
+kohya      ``lora_unet_M.lora_down.weight`` with ``_`` for dots,   sd-scripts, networks/lora.py
+           ``lora_up``, ``alpha``; ComfyUI keeps the dots
+diffusers  ``M.lora.down.weight``; ``P.processor.to_q_lora.down``  diffusers 0.42, loaders/
+XLabs      ``B.processor.qkv_lora1.down.weight``                   the same, lora_conversion_utils.py
+========== ====================================================== =======================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.fast_dataclass import dataclass
+
+Tool = Literal["peft", "loralib", "kohya", "diffusers"]
+"""Whose names they are, which tells what scale is meant where none is written."""
+
+_PEFT = re.compile(r"^(.+)\.lora_([AB])(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?$")
+_MAGNITUDE = re.compile(r"^(.+)\.lora_magnitude_vector(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
+_DOWN_UP = re.compile(r"^(.+)\.(lora|lora_linear_layer)[._](down|up)\.weight$")
+_PROCESSOR = re.compile(r"^(.+)\.processor\.((?:to|add|qkv|proj)\w{0,16}?)_lora([12]?)\.(down|up)\.weight$")
+_BESIDE = re.compile(r"^(.+)\.(alpha|dora_scale|lora_mid\.weight)$")
+
+_STREAMS = {"1": "img_attn", "2": "txt_attn"}
+_SINGLE = {"qkv": "linear1", "proj": "linear2"}
+_MISPLACED = {"to_out": "to_out.0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """What belongs to one adapted module.
+
+    Attributes:
+        module: its name, as the file has it; of kohya's with ``_`` for the dots.
+        adapter: the name of the adapter where a model holds several; "" where the file is one.
+        down, up: A and B; None where they are missing.
+        alpha: kohya's, a tensor of one number.
+        magnitude: DoRA's lengths, as PEFT keeps them.
+        strange: tensors that change the product in ways that are not decoded: names.
+        first_rows: whether the weight may have more rows, which nothing is added to: XLabs adds to Q, K and V of a
+            weight that holds an MLP too.
+    """
+
+    module: str
+    adapter: str
+    tool: Tool
+    down: TensorInfo | None = None
+    up: TensorInfo | None = None
+    alpha: TensorInfo | None = None
+    magnitude: TensorInfo | None = None
+    strange: tuple[str, ...] = ()
+    first_rows: bool = False
+
+
+def factors_of(tensors: Mapping[str, TensorInfo]) -> list[Factors]:
+    """Every adapted module, in the order of the file; nothing is read."""
+    found: dict[tuple[str, str], Factors] = {}
+    beside: list[tuple[str, str, TensorInfo]] = []
+    for name, info in tensors.items():
+        if "lora" not in name and not name.endswith((".alpha", ".dora_scale")):
+            continue
+        told = _told(name)
+        if told is None:
+            if match := _BESIDE.match(name):
+                beside.append((match[1], match[2], info))
+            continue
+        module, adapter, role, tool = told
+        part = tool == "diffusers" and ".processor.qkv_lora." in name
+        one = found.get((module, adapter)) or Factors(module, adapter, tool, first_rows=part)
+        found[module, adapter] = _with(one, role, info)
+    for module, kind, info in beside:
+        if (module, "") in found:
+            one = found[module, ""]
+            found[module, ""] = replace(one, alpha=info) if kind == "alpha" else _with(one, "strange", info)
+    return [one for one in found.values() if one.down is not None or one.up is not None]
+
+
+def _told(name: str) -> tuple[str, str, str, Tool] | None:
+    """(module, adapter, role, tool) of a tensor; None where it is no factor."""
+    if match := _PEFT.match(name):
+        role = "strange" if match[4] == ".bias" else "down" if match[2] == "A" else "up"
+        return match[1], match[3] or "", role, "peft" if match[4] or match[3] else "loralib"
+    if match := _DOWN_UP.match(name):
+        tool: Tool = "kohya" if f".{match[2]}_{match[3]}." in name else "diffusers"
+        return match[1], "", match[3], tool
+    if match := _PROCESSOR.match(name):
+        return f"{match[1]}.{_processed(match[2], match[3])}", "", match[4], "diffusers"
+    if match := _MAGNITUDE.match(name):
+        return match[1], match[2] or "", "magnitude", "peft"
+    return None
+
+
+def _processed(what: str, stream: str) -> str:
+    """The module that an attention processor's factors add to."""
+    if stream:
+        return f"{_STREAMS[stream]}.{what}"
+    return _SINGLE.get(what) or _MISPLACED.get(what, what)
+
+
+def _with(one: Factors, role: str, info: TensorInfo) -> Factors:
+    match role:
+        case "down":
+            return replace(one, down=info)
+        case "up":
+            return replace(one, up=info)
+        case "magnitude":
+            return replace(one, magnitude=info)
+        case _:
+            return replace(one, strange=(*one.strange, info.name))

@@ -1,0 +1,256 @@
+"""A matrix of low rank, ``B @ A * scale``: what an adapter adds to a weight, alone or with the weight that it adds to.
+
+``A`` (lora_A, lora_down) has the columns of the weight and ``B`` (lora_B, lora_up) its rows, in its packing
+(PEFT 0.21, tuners/lora/layer.py, get_delta_weight). DoRA gives each row of the sum a length of its own:
+``m / |W + B @ A * scale|`` times the sum (tuners/lora/variants.py, DoraLinearVariant.merge_safe).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.dtypes import DType
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.strided import strided_matrix, strided_shape
+from qkvinspect.weights.weight import DecodedMatrix, StoredRows, Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.reading import Array
+
+_STEPS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 2.0**-53}
+_FLOAT32 = 2.0**-24
+_AT_ONCE = 1 << 20  # values of a factor that are held
+_ROUNDINGS = 3  # of the product, of the sum, and of DoRA's factor
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """Two factors, and the weight that their product is added to.
+
+    Attributes:
+        up: B, [rows, rank]; more axes of size 1 behind them where it is a convolution's.
+        down: A, [rank, columns], or the axes of a convolution for the columns.
+        scale: what the product is taken times; None where nothing tells it: the product is shown as it is.
+        base: what it is added to; None where that is not there.
+        turned: whether the weight is stored [in, out], as GPT-2's Conv1D is (``fan_in_fan_out``).
+        magnitude: DoRA's lengths of the rows.
+        alpha: the tensor that the scale was taken from, where it was one.
+        groups: how many equal runs of the rows of B have rows of A of their own (loralib's MergedLinear, which adapts
+            Q, K and V of a fused weight apart).
+    """
+
+    up: TensorInfo
+    down: TensorInfo
+    scale: float | None
+    base: Weight | None = None
+    turned: bool = False
+    magnitude: TensorInfo | None = None
+    alpha: TensorInfo | None = None
+    groups: int = 1
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0] // self.groups
+
+    @property
+    def by_columns(self) -> bool:
+        return self.base is not None and self.base.encoding is not None and self.base.encoding.by_columns
+
+    @property
+    def label(self) -> str:
+        times = "its alpha is not known" if self.scale is None else f"B @ A * {self.scale:g}"
+        kind = "DoRA" if self.magnitude is not None else "LoRA"
+        if self.base is None:
+            short = " (without the lengths that DoRA gives to the rows of the sum)" if self.magnitude else ""
+            return f"{kind} of rank {self.rank}, {times}{short}"
+        stored = self.base.encoding.label if self.base.encoding is not None else self.base.dtype.name
+        return f"{stored} with {kind} of rank {self.rank} added, {times}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        if self.base is not None:
+            return self.base.as_shape("out_in")
+        rows, cols = strided_shape(self.up, "out_in")[0], strided_shape(self.down, "out_in")[1]
+        return (cols, rows) if self.turned else (rows, cols)
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        beside = (info for info in (self.magnitude, self.alpha) if info is not None)
+        return (*(self.base.stored if self.base is not None else ()), self.up, self.down, *beside)
+
+    @property
+    def computed_in(self) -> DType | None:
+        """The dtype of the weight that it is added to, into which PEFT merges it."""
+        if self.base is None:
+            return None
+        return self.base.dtype if self.base.encoding is None else self.base.encoding.computed_in
+
+    def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
+        """The rows of B; all of A goes along."""
+        if self.base is not None or self.turned:
+            why = "the sum is in no tensor" if self.base is not None else "it is stored as [in, out]"
+            raise LayoutError(
+                f"rows cannot be cut out: {why}", tensor=self.up.name, hint="--dequantize float32 writes the numbers"
+            )
+        beside = [StoredRows("alpha", self.alpha, ())] if self.alpha is not None else []
+        return [
+            StoredRows("lora_B.weight", self.up, tuple(runs)),
+            StoredRows("lora_A.weight", self.down, ()),
+            *beside,
+        ]
+
+    def decode(self, rows: range, cols: range) -> Array:
+        import numpy as np
+
+        with np.errstate(all="ignore"):  # nothing in a file is trusted: factors may be infinite or NaN
+            values = self._sum(rows, cols)
+            if self.magnitude is None or self.base is None:
+                return values
+            factors = _dora_factors(self)
+            if self.turned:
+                return values * factors[None, cols.start : _stop(cols) : cols.step]
+            return values * factors[rows.start : _stop(rows) : rows.step, None]
+
+    def slack(self, rows: range, cols: range) -> Array | None:
+        """What a sum may be away that was made in the dtypes of the weights, as PEFT makes it.
+
+        The product may be small where its terms are not, so it is their sizes that count.
+        """
+        import numpy as np
+
+        if self.base is None:
+            return None
+        step = max(_STEPS.get(info.dtype.name, _FLOAT32) for info in (self.base, self.up))
+        with np.errstate(all="ignore"):
+            size = np.abs(self.decode(rows, cols)) + self._product(rows, cols, sizes=True)
+            found = size * (_ROUNDINGS * step)
+            within = self.base.encoding.slack(rows, cols) if self.base.encoding is not None else None
+            return found if within is None else found + within
+
+    def python(self) -> tuple[str, ...]:
+        factors = f"state_dict[{self.up.name!r}].flatten(1).float() @ state_dict[{self.down.name!r}].flatten(1).float()"
+        if self.groups > 1:
+            factors = (
+                f"torch.cat([b @ a for b, a in zip(state_dict[{self.up.name!r}].float().chunk({self.groups}), "
+                f"state_dict[{self.down.name!r}].float().chunk({self.groups}))])"
+            )
+        product = f"({factors}){'.T' if self.turned else ''}{'' if self.scale is None else f' * {self.scale!r}'}"
+        if self.base is None:
+            return (f"weight = {product}",)
+        before = self.base.encoding.python() if self.base.encoding else (f"weight = state_dict[{self.base.name!r}]",)
+        lines = [*before, f"weight = weight.float() + ({product}).reshape(weight.shape)"]
+        if self.magnitude is not None:
+            axis = 0 if self.turned else 1
+            form = "1, -1" if self.turned else "-1, 1"
+            lines.append(f"length = state_dict[{self.magnitude.name!r}].float().reshape({form})")
+            lines.append(f"weight = weight * length / weight.norm(dim={axis}, keepdim=True)")
+        return tuple(lines)
+
+    def _sum(self, rows: range, cols: range) -> Array:
+        """Without DoRA's lengths: float64 [rows, columns]."""
+        found = self._product(rows, cols)
+        return found if self.base is None else found + _numbers(self.base, rows, cols)
+
+    def _product(self, rows: range, cols: range, *, sizes: bool = False) -> Array:
+        """B @ A * scale: float64; zeros below the last row of B.
+
+        Args:
+            sizes: take the magnitudes of all numbers in place of them.
+        """
+        import numpy as np
+
+        if self.turned:
+            return replace(self, turned=False)._product(cols, rows, sizes=sizes).T
+        height = strided_shape(self.up, "out_in")[0]
+        if _highest(rows) < height:
+            return self._covered(rows, cols, sizes)
+        held = [at for at, row in enumerate(rows) if row < height]
+        whole = np.zeros((len(rows), len(cols)))
+        if held:
+            whole[held] = self._covered(rows[held[0] : held[-1] + 1], cols, sizes)
+        return whole
+
+    def _covered(self, rows: range, cols: range, sizes: bool) -> Array:
+        """The product of rows that B has, a few of the rank at a time: float64."""
+        import numpy as np
+
+        found = np.zeros((len(rows), len(cols)))
+        few = max(_AT_ONCE // max(len(rows), len(cols), 1), 1)
+        high = strided_shape(self.up, "out_in")[0] // self.groups
+        for group, here in _by_group(rows, high):
+            for start in range(0, self.rank, few):
+                some = range(start, min(start + few, self.rank))
+                mine = range(group * self.rank + some.start, group * self.rank + some.stop)
+                up, down = _plain_numbers(self.up, rows[here], some), _plain_numbers(self.down, mine, cols)
+                found[here] += np.abs(up) @ np.abs(down) if sizes else up @ down
+        if self.scale is None:
+            return found
+        return found * (abs(self.scale) if sizes else self.scale)
+
+
+def _by_group(rows: range, high: int) -> Iterator[tuple[int, slice]]:
+    """Each run of ``high`` rows that some of them lie in, and which of them do."""
+    at = 0
+    while at < len(rows):
+        group = rows[at] // high
+        stop = at + 1
+        while stop < len(rows) and rows[stop] // high == group:
+            stop += 1
+        yield group, slice(at, stop)
+        at = stop
+
+
+def _highest(rows: range) -> int:
+    return max(rows[0], rows[-1]) if len(rows) else -1
+
+
+def _stop(run: range) -> int | None:
+    """Where a slice ends that takes what the range counts."""
+    return None if run.step < 0 and run.stop < 0 else run.stop
+
+
+def _plain_numbers(info: TensorInfo, rows: range, cols: range) -> Array:
+    """Some rows and columns of a stored tensor: float64."""
+    import numpy as np
+
+    from qkvinspect.weights.values import rows_of_values
+
+    matrix = strided_matrix(info, "out_in")
+    return rows_of_values(matrix.transposed.take(cols).transposed, [rows]).astype(np.float64)
+
+
+def _numbers(base: Weight, rows: range, cols: range) -> Array:
+    return base.encoding.decode(rows, cols) if base.encoding else _plain_numbers(base.require_info(), rows, cols)
+
+
+@lru_cache(4)
+def _dora_factors(adapted: LowRank) -> Array:
+    """What each row of the sum (each column, where it is turned) is taken times: float64 [out]."""
+    import numpy as np
+
+    from qkvinspect.weights.values import value_tiles
+
+    assert adapted.magnitude is not None
+    rows, cols = adapted.shape
+    whole = DecodedMatrix(replace(adapted, magnitude=None), range(rows), range(cols), adapted.turned)
+    squares = np.zeros(whole.rows)
+    for tile in value_tiles(whole):
+        (values,) = tile.read()
+        squares[tile.rows] += np.square(values).sum(axis=1)
+    lengths = _plain_numbers(adapted.magnitude, *map(range, strided_shape(adapted.magnitude, "out_in"))).ravel()
+    return lengths / np.sqrt(squares)
+
+
+def is_update(weight: Weight) -> bool:
+    """Whether it is what an adapter adds to a weight, and not the weight that a model multiplies with."""
+    return isinstance(weight.encoding, LowRank) and weight.encoding.base is None
+
+
+def is_sum(weight: Weight) -> bool:
+    """Whether it is a weight with an adapter added, which no file holds."""
+    return isinstance(weight.encoding, LowRank) and weight.encoding.base is not None
