@@ -55,6 +55,11 @@ class FindingCode(StrEnum):
         "error",
     )
     ENTRIES_LEAD_OUT = "entries-lead-out", "warning", "The zip has entries that unpack outside of their folder."
+    NAMES_FROM_GRAPH = (
+        "names-from-graph",
+        "info",
+        "Weights of an ONNX model are called what the modules that use them call them.",
+    )
     NO_CHECKSUMS = "no-checksums", "warning", "The zip was written without checksums."
     NO_VERSION = "no-version", "warning", "The zip lacks the version without which torch.load refuses it."
     OTHER_FILES = "other-files", "info", "The folder holds other checkpoints that were not read."

@@ -19,7 +19,7 @@ from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
-FORMATS: tuple[str, ...] = ("safetensors", "torch_zip", "torch_legacy", "torch_tar", "dcp", "gguf", "sharded")
+FORMATS: tuple[str, ...] = ("safetensors", "torch_zip", "torch_legacy", "torch_tar", "dcp", "gguf", "onnx", "sharded")
 """Modules here, asked in this order, and imported only then; a file is of the first format whose sniff says so."""
 
 _OF_SEVERAL = ("dcp", "sharded")
