@@ -23,6 +23,9 @@ _SAME = frozenset({"Identity", "Cast"})
 _COUNTS = frozenset({6, 7})
 """TensorProto.DataType of int32 and int64: axes, shapes, places."""
 
+_MOST_READERS = 64
+"""Nodes that are looked at among those that read a value; a file of a graph may hold very many."""
+
 
 class Named(NamedTuple):
     """An initialiser under the name that its module has for it.
@@ -64,7 +67,9 @@ class Uses:
             for name in node.outputs:
                 self.makers.setdefault(name, node)
             for name in node.inputs:
-                self.readers.setdefault(name, []).append(node)
+                readers = self.readers.setdefault(name, [])
+                if len(readers) < _MOST_READERS:
+                    readers.append(node)
         self._roots = {name: (name, name) for name in graph.initialisers}
         for node in graph.nodes:
             root = self._roots.get(node.inputs[0]) if node.op in _SAME and node.inputs else None
