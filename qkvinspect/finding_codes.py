@@ -200,6 +200,11 @@ class FindingCode(StrEnum):
         "warning",
         "The rows of a head are all but multiples of one row: its stable rank is under 1.05.",
     )
+    ROTARY_ORDER_AGAINST_WEIGHTS = (
+        "rotary-order-against-weights",
+        "error",
+        "The rows of Q or K lie in another order than this format and architecture need for rotary embeddings.",
+    )
     ZERO_HEAD = "zero-head", "warning", "A head of Q, K or V is zero in every value, and others are not."
     ZERO_PART = "zero-part", "error", "Q, K or V is zero in every value."
 

@@ -28,6 +28,7 @@ from qkvinspect.checks import (
     odd_layer,
     projection_shape,
     rank_collapse,
+    rotary_order,
     zero_head,
     zero_part,
 )
@@ -73,6 +74,7 @@ CHECKS = cast(
         norm_outlier,
         dead_head,
         rank_collapse,
+        rotary_order,
         bias_kv,
         mixed_dtype,
         expected,
