@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.gram import normal_scores
-from qkvinspect.inspection.evidence.rotary import AHEAD, ENOUGH, gain
+from qkvinspect.inspection.evidence.rotary import gain
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.weights.values import rows_of_values
 
@@ -24,6 +24,13 @@ Array = NDArray[Any]
 Order = Literal["halves", "neighbours", "twice", "undone", "with the heads of Q"]
 """How the rows of a head lie: as transformers has them, permuted, permuted twice, the reverse done to halves, or
 permuted as so many heads as Q has."""
+
+ENOUGH = 100.0
+"""The score of orders that are there. SmolLM2 of 135 million weights, in 4 bits, reaches 1,567."""
+
+AHEAD = 60.0
+"""By how much it must exceed the next. Of ten tiny models after 450 steps of training, whose weights hardly tell, a
+wrong one was ahead by 22; SmolLM2's is by 1,465."""
 
 _MOST_COLUMNS = 2048
 _MOST_LAYERS = 6
