@@ -27,7 +27,7 @@ XLNet's [in, num_heads, head_dim]."""
 
 Role = Literal["model", "ema", "optimizer"]
 
-Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors", "gguf"]
+Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors", "gguf", "onnx"]
 """What loads such a file into Python: torch.load, safetensors, or torch.distributed.checkpoint, which reads folders
 of its own files and of safetensors."""
 

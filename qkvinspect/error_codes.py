@@ -2,7 +2,7 @@
 
 A code is never given another meaning. F0xx: the file itself. F1xx: safetensors. F2xx: zip. F3xx: pickle.
 F4xx: tensors and storages of torch. F5xx: torch's older formats. F6xx: checkpoints of several files.
-F7xx: files of other kinds. F8xx: GGUF. F9xx: limits.
+F7xx: files of other kinds. F8xx: GGUF, from F851 on ONNX. F9xx: limits.
 """
 
 from __future__ import annotations
@@ -172,7 +172,6 @@ class Code(StrEnum):
     IS_ZERO = "QKV-F713", "It is part of a DeepSpeed ZeRO checkpoint."
     IS_FLAT = "QKV-F714", "It holds flat parameters of FSDP."
     IS_ZARR = "QKV-F715", "It is a checkpoint of Megatron-Core in zarr's format."
-    IS_ONNX = "QKV-F716", "It is an ONNX model."
     IS_KERAS = "QKV-F717", "It is a Keras model."
     IS_TENSORFLOW = "QKV-F718", "It is a TensorFlow checkpoint or SavedModel."
     IS_MSGPACK = "QKV-F719", "It is a msgpack file, as Flax writes."
@@ -191,6 +190,16 @@ class Code(StrEnum):
     GGUF_HOLE = "QKV-F810", "Bytes between two tensors belong to none."
     GGUF_OVERLAP = "QKV-F811", "Two tensors share bytes, or one does not begin at an aligned offset."
     GGUF_SPLIT = "QKV-F812", "The files of a split checkpoint do not belong together."
+
+    ONNX_WIRE = "QKV-F851", "A field is not as protobuf writes it."
+    ONNX_TRUNCATED = "QKV-F852", "A field is longer than the message or the file that it stands in."
+    ONNX_TEXT = "QKV-F853", "A name is not UTF-8, or has over 65,535 bytes."
+    ONNX_GRAPH = "QKV-F854", "The model has no graph."
+    ONNX_DUPLICATE = "QKV-F855", "A graph, a tensor's name or its numbers stand there twice."
+    ONNX_TYPE = "QKV-F856", "A tensor has a type that ONNX does not have."
+    ONNX_SHAPE = "QKV-F857", "A shape cannot be."
+    ONNX_RANGE = "QKV-F858", "A tensor has fewer or more bytes than its shape, or they lie outside the file."
+    ONNX_EXTERNAL = "QKV-F859", "What a tensor says of the file that holds its numbers makes no sense."
 
     LIMIT_HEADER = "QKV-F901", "A header, index or directory has more bytes than the limit."
     LIMIT_ENTRIES = "QKV-F902", "A zip or tar has more entries than the limit."

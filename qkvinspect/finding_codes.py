@@ -55,6 +55,11 @@ class FindingCode(StrEnum):
         "error",
     )
     ENTRIES_LEAD_OUT = "entries-lead-out", "warning", "The zip has entries that unpack outside of their folder."
+    NAMES_FROM_GRAPH = (
+        "names-from-graph",
+        "info",
+        "Weights of an ONNX model are called what the modules that use them call them.",
+    )
     NO_CHECKSUMS = "no-checksums", "warning", "The zip was written without checksums."
     NO_VERSION = "no-version", "warning", "The zip lacks the version without which torch.load refuses it."
     OTHER_FILES = "other-files", "info", "The folder holds other checkpoints that were not read."
@@ -221,6 +226,11 @@ class FindingCode(StrEnum):
         "rank-collapse",
         "warning",
         "The rows of a head are all but multiples of one row: its stable rank is under 1.05.",
+    )
+    ROTARY_ORDER_AGAINST_WEIGHTS = (
+        "rotary-order-against-weights",
+        "error",
+        "The rows of Q or K lie in another order than this format and architecture need for rotary embeddings.",
     )
     ZERO_HEAD = "zero-head", "warning", "A head of Q, K or V is zero in every value, and others are not."
     ZERO_PART = "zero-part", "error", "Q, K or V is zero in every value."

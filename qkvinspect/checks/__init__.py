@@ -30,6 +30,7 @@ from qkvinspect.checks import (
     odd_layer,
     projection_shape,
     rank_collapse,
+    rotary_order,
     zero_head,
     zero_part,
 )
@@ -73,6 +74,7 @@ CHECKS: tuple[Check, ...] = (
     norm_outlier,
     dead_head,
     rank_collapse,
+    rotary_order,
     bias_kv,
     mixed_dtype,
     fused_scales,

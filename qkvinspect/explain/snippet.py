@@ -31,7 +31,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
     for stored, weight in zip(layout.weights, attention.weights, strict=True):
         names = [part.name for part in attention.parts if part.weight.name == weight.name]
         total, _ = weight.as_shape(stored.orientation)
-        decoding, expression = _weight(weight)
+        decoding, expression = _weight(weight, checkpoint)
         lines += [
             *decoding,
             *_split(stored.packing, geometry, total, names, "", expression + _ORIENT[stored.orientation]),
@@ -40,7 +40,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
         names = [part.name for part in attention.parts if part.bias and part.bias.name == info.name]
         packing = next(stored.packing for stored in layout.biases if set(names) <= stored.packing.parts)
         flat = ".flatten()" if len(info.shape) > 1 else ""
-        lines += _split(packing, geometry, info.numel, names, "_bias", _reach(info.require_info()) + flat)
+        lines += _split(packing, geometry, info.numel, names, "_bias", _reach(info.require_info(), checkpoint) + flat)
     if attention.heads is not None:
         for part in attention.parts:
             sizes = f"({attention.heads.heads(part.name)}, {attention.heads.width(part.name)})"
@@ -78,6 +78,8 @@ def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
     files = list(dict.fromkeys(_here(info.region.source.name, checkpoint) for info in infos))
     if checkpoint.loader == "gguf":
         return list(_load_gguf(files))
+    if checkpoint.loader == "onnx":
+        return list(_load_onnx(checkpoint))
     if checkpoint.modules:
         load = "torch.load({!r}, weights_only=False).state_dict()  # runs the file's code: only if you trust it"
     elif checkpoint.loader == "torch":
@@ -98,6 +100,13 @@ def _load_gguf(files: Sequence[str]) -> Iterator[str]:
         yield "    state[tensor.name] = torch.tensor(values)"
 
 
+def _load_onnx(checkpoint: Checkpoint) -> Iterator[str]:
+    """The onnx package loads the model whole, with the files that it names."""
+    yield f"model = onnx.load({_here(checkpoint.path, checkpoint)!r})"
+    yield "arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}"
+    yield "state = {name: torch.tensor(array) for name, array in arrays.items()}"
+
+
 def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> Iterator[str]:
     """torch.distributed.checkpoint fills the tensors of a dict in place."""
     yield "state = {"
@@ -113,20 +122,25 @@ def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> It
         yield "torch.distributed.checkpoint.load(state, storage_reader=reader, no_dist=True)"
 
 
-def _weight(weight: Weight) -> tuple[Sequence[str], str]:
+def _weight(weight: Weight, checkpoint: Checkpoint) -> tuple[Sequence[str], str]:
     """Lines that make a weight's numbers, and what they are called; the stored tensor where these are the numbers."""
     if weight.encoding is None:
-        return (), _reach(weight.require_info())
+        return (), _reach(weight.require_info(), checkpoint)
     lines = weight.encoding.python()
     for info in weight.stored:
-        lines = [line.replace(f"state_dict[{info.name!r}]", _reach(info)) for line in lines]
+        lines = [line.replace(f"state_dict[{info.name!r}]", _reach(info, checkpoint)) for line in lines]
     plain = re.fullmatch(r"weight = (.+)", lines[0]) if len(lines) == 1 else None
-    return ((), plain[1]) if plain and plain[1] == _reach(weight.stored[0]) else (lines, "weight")
+    return ((), plain[1]) if plain and plain[1] == _reach(weight.stored[0], checkpoint) else (lines, "weight")
 
 
-def _reach(info: TensorInfo) -> str:
+def _reach(info: TensorInfo, checkpoint: Checkpoint) -> str:
     keys = info.keys or (info.name,)
-    return "state" + "".join(f"[{key!r}]" for key in keys)
+    stored = "state" + "".join(f"[{key!r}]" for key in keys)
+    if checkpoint.loader != "onnx":
+        return stored
+    if info.nbytes < info.region.nbytes:  # of a vector that holds the biases of several
+        return f"{stored}[{info.offset}:{info.offset + info.numel}]"
+    return stored if info.contiguous else f"{stored}.T"
 
 
 def _split(

@@ -56,6 +56,12 @@ def _gguf() -> Format:
     return gguf
 
 
+def _onnx() -> Format:
+    from qkvinspect.formats import onnx
+
+    return onnx
+
+
 def _sharded() -> Format:
     from qkvinspect.formats import sharded
 
@@ -69,6 +75,7 @@ FORMATS: tuple[Callable[[], Format], ...] = (
     _torch_tar,
     _dcp,
     _gguf,
+    _onnx,
     _sharded,
 )
 """The formats, asked in this order and imported when their turn comes; the first whose ``sniff`` agrees opens it."""

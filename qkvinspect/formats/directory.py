@@ -28,7 +28,7 @@ USUAL = (
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf", ".onnx")
 
 _PART = re.compile(r"(.*)-\d{5}(-of-\d{5}\.gguf)", re.DOTALL)
 

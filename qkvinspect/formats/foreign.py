@@ -71,8 +71,6 @@ _BEGINNINGS: tuple[tuple[bytes, Kind], ...] = (
     ),
 )
 _SHAPES: tuple[tuple[re.Pattern[bytes], Kind], ...] = (
-    # onnx.proto: ir_version 3 to 31, then another field of ModelProto.
-    (re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]"), Kind(Code.IS_ONNX, "an ONNX model", _ORIGINAL)),
     # A map whose first key is a text.
     (re.compile(rb"(?:[\x81-\x8f]|\xde..)(?:[\xa1-\xbf]|\xd9.)[\w.]", re.DOTALL), _FLAX),
     (

@@ -90,8 +90,6 @@ FOREIGN: dict[str, tuple[bytes, str, str, Code]] = {
     "text": (b"Not Found", "is a text", "read it", Code.IS_TEXT),
     "text of other languages": ("Größe nicht verfügbar\n".encode(), "is a text", "read it", Code.IS_TEXT),
     "text, cut in a letter": (b"x" + "é".encode() * 600, "is a text", "read it", Code.IS_TEXT),
-    # onnx.proto: ir_version 7, producer_name.
-    "ONNX": (b"\x08\x07\x12\x07pytorch", "ONNX", "PyTorch checkpoint", Code.IS_ONNX),
     # saved_model.proto: saved_model_schema_version 1, meta_graphs.
     "SavedModel": (b"\x08\x01\x12\x80\x10\x0a" + bytes(80), "SavedModel", "from_tf", Code.IS_TENSORFLOW),
     "TensorFlow index": (a_table(), "index of a TensorFlow checkpoint", "from_tf", Code.IS_TENSORFLOW),

@@ -54,7 +54,7 @@ def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[str, fl
             turned = max(second) + 1
             among = np.triu(np.ones((width, width), bool), 1)
             among[turned:] = among[:, turned:] = False
-            totals[name] += _gain(forward, backward, chosen, among & ~chosen)
+            totals[name] += gain(forward, backward, chosen, among & ~chosen)
     return totals
 
 
@@ -66,7 +66,8 @@ def _crossed(sample: Sample, index: Mapping[str, Array]) -> tuple[Array, Array]:
     return forward, forward.transpose(0, 2, 1)
 
 
-def _gain(forward: Array, backward: Array, chosen: Array, rest: Array) -> float:
+def gain(forward: Array, backward: Array, chosen: Array, rest: Array) -> float:
+    """Twice the gain in log-likelihood if the chosen pairs follow a law of their own, less what chance gives."""
     first, second = _moments(forward, backward, chosen), _moments(forward, backward, rest)
     together = first[0] + second[0], first[1] + second[1]
     gained = fitted(*first) + fitted(*second) - fitted(*together)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.hostile.categories import ggufs, older, output, pickled, safetensors, scenes, several, zipped
+from tests.hostile.categories import ggufs, older, onnxes, output, pickled, safetensors, scenes, several, zipped
 from tests.hostile.categories.case import Case
 from tests.hostile.categories.output import Shown
 from tests.hostile.categories.scenes import Scene
 
-SECTIONS = (safetensors, zipped, pickled, older, several, ggufs, output)
+SECTIONS = (safetensors, zipped, pickled, older, several, ggufs, onnxes, output)
 CASES: list[tuple[int, Case]] = [
     (number, replace(case, trusted=case.trusted or section.TRUSTED.get(number, "")))
     for section in SECTIONS

@@ -1,0 +1,132 @@
+"""ONNX models, their weights under the names that they had in the model that was exported.
+
+Read here rather than by the onnx package, which loads the weights of a file together with all else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, TensorInfo, contiguous_strides
+from qkvinspect.errors import UsageError
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
+from qkvinspect.formats.onnx.graph import read_graph
+from qkvinspect.formats.onnx.heads import Heads, heads_of
+from qkvinspect.formats.onnx.names import Named, Uses, names_of
+from qkvinspect.formats.onnx.operators import operator_names
+from qkvinspect.formats.onnx.tensors import Tensors
+from qkvinspect.formats.onnx.wire import Wire
+from qkvinspect.formats.request import OpenRequest
+
+NAME: str = "onnx"
+IS_INDEX: bool = False
+
+_BEGINNING = re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
+"""ir_version 3 to 31, then another field of ModelProto (onnx.proto)."""
+
+
+def sniff(head: bytes) -> bool:
+    return _BEGINNING.match(head) is not None
+
+
+def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
+    """Read what stands around the weights; no weight is read.
+
+    Raises:
+        CheckpointError: the file is malformed, over a limit, or one that holds its weights is missing.
+    """
+    if request.container:
+        raise UsageError("ONNX files have no containers", file=source.name, found=repr(request.container))
+    wire = Wire(source, request.limits)
+    graph = read_graph(wire)
+    uses = Uses(graph)
+    names = names_of(uses)
+    for named in [*operator_names(uses, names)]:
+        names.pop(named.stored, None)
+        names.setdefault(named.name, named)
+    resources = ExitStack()
+    with resources:
+        files = Tensors(wire, resources)
+        infos = {name: info for name, stored in graph.initialisers.items() if (info := files.info(stored))}
+        tensors = {
+            named.name: _as_named(infos[named.stored], named) for named in names.values() if named.stored in infos
+        }
+        heads = heads_of(uses, names.values(), wire)
+        return Checkpoint(
+            path=source.name,
+            format=NAME,
+            num_bytes=source.size + sum(file.size for file in files.files.values()),
+            tensors=tensors,
+            num_files=1 + len(files.files),
+            metadata=graph.metadata,
+            configs=tuple(_config(heads)),
+            modules=_modules(heads, tensors),
+            containers=(Container("", len(tensors), "model"),),
+            findings=tuple(_findings(names, infos)),
+            resources=resources.pop_all(),
+            loader="onnx",
+        )
+
+
+def _as_named(info: TensorInfo, named: Named) -> TensorInfo:
+    if named.part is not None:
+        start, stop = named.part
+        if len(info.shape) != 1 or stop > info.shape[0]:
+            return replace(info, name=named.name)
+        return replace(info, name=named.name, shape=(stop - start,), offset=start)
+    if not named.turned:
+        return replace(info, name=named.name)
+    turned = info.shape[::-1]
+    return replace(info, name=named.name, shape=turned, strides=contiguous_strides(info.shape)[::-1])
+
+
+def _config(heads: Mapping[str, Heads]) -> Iterator[Config]:
+    """What all projections of the graph agree on."""
+    told = {
+        "num_attention_heads": {one.num_heads for one in heads.values()},
+        "num_key_value_heads": {one.num_kv_heads for one in heads.values()},
+        "head_dim": {one.head_dim for one in heads.values()},
+    }
+    agreed: dict[str, object] = {
+        key: next(iter(values - {None})) for key, values in told.items() if len(values - {None}) == 1
+    }
+    if any(one.packed for one in heads.values()):
+        agreed["packed_qkv_of_operator"] = True
+    if agreed:
+        yield Config("checkpoint:graph", agreed)
+
+
+def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> dict[str, Mapping[str, object]]:
+    """The heads of each module that holds a projection, or holds one that is a module itself.
+
+    Where no operator says them, they are those of its widest product: Q is never narrower than K and V.
+    """
+    by_layer: dict[str, list[tuple[int, Heads]]] = {}
+    for name, one in heads.items():
+        parts = name.split(".")
+        for layer in {".".join(parts[:-1]), ".".join(parts[:-2])} - {""}:
+            by_layer.setdefault(layer, []).append((tensors[name].shape[0] if name in tensors else 0, one))
+    found: dict[str, Mapping[str, object]] = {}
+    for layer, products in by_layer.items():
+        most = max(rows for rows, _ in products)
+        told = {one.num_heads for _, one in products} - {None}
+        counts = told or {one.own_heads for rows, one in products if rows == most}
+        if len(counts) == 1 and counts != {None}:
+            found[layer] = {"num_heads": next(iter(counts))}
+    return found
+
+
+def _findings(names: Mapping[str, Named], infos: Mapping[str, TensorInfo]) -> Iterator[Finding]:
+    renamed = [named for named in names.values() if named.name != named.stored]
+    left = len(infos.keys() - {named.stored for named in names.values()})
+    if renamed:
+        one = next((named for named in renamed if named.turned), renamed[0])
+        turned = ", transposed" if one.turned else ""
+        text = f"{len(renamed)} weights are called what the module that uses them calls them: "
+        text += f"{one.stored} is {one.name}{turned}"
+        text += f"; {left} constants of the graph without such a name are left out" if left else ""
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)

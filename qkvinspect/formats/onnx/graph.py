@@ -1,0 +1,217 @@
+"""What an ONNX file says (onnx.proto), as far as it tells what the weights are: initialisers, nodes, module paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+
+from qkvinspect.error_codes import Code
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.formats.onnx.wire import BYTES, VARINT, Field, Wire, malformed, signed
+
+_GRAPH, _METADATA = 7, 14  # of a ModelProto
+_NODE, _INITIALIZER = 1, 5  # of a GraphProto
+_MOST_INTS = 64
+_MAX_METADATA = 1 << 14
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Torch's exporter since 2.5: the modules around a node, as Python writes a list of their paths, and its own name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A TensorProto: nothing of its numbers has been read.
+
+    Attributes:
+        type: one of TensorProto.DataType.
+        place: the field that holds its numbers, and where these lie; None where it has none.
+        external: what it says of another file that holds them; empty where it is in none.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    type: int
+    place: tuple[int, int, int] | None
+    external: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A NodeProto.
+
+    Attributes:
+        numbers: its attributes that are whole numbers, or lists of them.
+        constant: the tensor that a Constant gives.
+        scope: the path of the module that it was traced in; None where that is not known.
+        told: whether the exporter itself wrote that path, rather than its name having it.
+    """
+
+    op: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    numbers: Mapping[str, tuple[int, ...]]
+    constant: Stored | None
+    scope: str | None
+    told: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """All nodes, those of branches and loops too, and all initialisers, in the order of the file."""
+
+    nodes: tuple[Node, ...]
+    initialisers: Mapping[str, Stored]
+    metadata: Mapping[str, str]
+
+
+def read_graph(wire: Wire) -> Graph:
+    """Read all that is not a weight.
+
+    Raises:
+        CheckpointError: the file is malformed, or over a limit.
+    """
+    nodes: list[Node] = []
+    initialisers: dict[str, Stored] = {}
+    metadata: dict[str, str] = {}
+    found = False
+    for part in wire.fields(0, wire.source.size):
+        if part.number == _GRAPH:
+            if found:
+                raise malformed(wire.source, Code.ONNX_DUPLICATE, "has two graphs", None)
+            found = True
+            _graph(wire, part, nodes, initialisers, 1)
+        elif part.number == _METADATA:
+            key, value = _pair(wire, part)
+            metadata[key] = value
+    if not found:
+        raise malformed(wire.source, Code.ONNX_GRAPH, "is an ONNX model without a graph", None)
+    return Graph(tuple(nodes), initialisers, metadata)
+
+
+def _graph(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int) -> None:
+    wire.limits.check("depth", depth, wire.source.name)
+    for part in wire.fields(*wire.message(whole, "a graph")):
+        if part.number == _NODE:
+            nodes.append(_node(wire, part, nodes, initialisers, depth))
+        elif part.number == _INITIALIZER:
+            stored = _tensor(wire, part)
+            if stored.name in initialisers:
+                raise malformed(wire.source, Code.ONNX_DUPLICATE, "stands there twice", None, stored.name)
+            initialisers[stored.name] = stored
+            wire.limits.check("tensors", len(initialisers), wire.source.name)
+
+
+def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int) -> Node:
+    texts: dict[int, str] = {}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    numbers: dict[str, tuple[int, ...]] = {}
+    constant: Stored | None = None
+    scope: str | None = None
+    for part in wire.fields(*wire.message(whole, "a node")):
+        if part.number in (1, 2):
+            (inputs if part.number == 1 else outputs).append(wire.text(part, "the name of a value"))
+        elif part.number in (3, 4, 7):
+            texts[part.number] = wire.text(part, "the name of a node")
+        elif part.number == 5:
+            name, values, tensor = _attribute(wire, part, nodes, initialisers, depth)
+            numbers |= {name: values} if values else {}
+            constant = tensor or constant
+        elif part.number == 9:
+            scope = _scope(*_pair(wire, part)) or scope
+    told = scope is not None
+    path = scope if told else _path(texts.get(3, ""))
+    return Node(
+        texts.get(4, ""),
+        texts.get(7, ""),
+        texts.get(3, ""),
+        tuple(inputs),
+        tuple(outputs),
+        numbers,
+        constant,
+        path,
+        told,
+    )
+
+
+def _attribute(
+    wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int
+) -> tuple[str, tuple[int, ...], Stored | None]:
+    """(its name, its whole numbers, its tensor); the nodes of a branch or a loop are added to the others."""
+    name, values, tensor = "", list[int](), None
+    for part in wire.fields(*wire.message(whole, "an attribute")):
+        if part.number == 1:
+            name = wire.text(part, "the name of an attribute")
+        elif part.number in (3, 8):
+            values += _numbers(wire, part, _MOST_INTS - len(values))
+        elif part.number == 5:
+            tensor = _tensor(wire, part)
+        elif part.number in (6, 11):
+            _graph(wire, part, nodes, initialisers, depth + 1)
+    return name, tuple(values), tensor if name == "value" else None
+
+
+def _tensor(wire: Wire, whole: Field) -> Stored:
+    name, sizes, kind = "", list[int](), 0
+    place: tuple[int, int, int] | None = None
+    external: dict[str, str] = {}
+    is_external = False
+    for part in wire.fields(*wire.message(whole, "a tensor")):
+        if part.number == 1:
+            sizes += _numbers(wire, part, _MOST_INTS + 1 - len(sizes))
+        elif part.number == 2 and part.kind == VARINT:
+            kind = part.value
+        elif part.number == 8:
+            name = wire.text(part, "the name of a tensor")
+        elif part.number in (4, 5, 7, 9, 10, 11):
+            if place is not None:
+                raise malformed(wire.source, Code.ONNX_DUPLICATE, "has its numbers twice, or in pieces", None, name)
+            place = (part.number, part.start, part.stop)
+        elif part.number == 13:
+            key, value = _pair(wire, part)
+            external[key] = value
+        elif part.number == 14:
+            is_external = part.value == 1
+    if len(sizes) > _MOST_INTS or min(sizes, default=0) < 0:
+        raise malformed(wire.source, Code.ONNX_SHAPE, "shape cannot be", str(sizes)[:80], name)
+    if is_external and (place is not None or "location" not in external):
+        found = "numbers of its own as well" if place is not None else "no location"
+        raise malformed(wire.source, Code.ONNX_EXTERNAL, "is said to lie in another file", found, name)
+    return Stored(name, tuple(sizes), kind, place, external if is_external else {})
+
+
+def _numbers(wire: Wire, part: Field, most: int) -> Iterator[int]:
+    """The numbers of a repeated field, packed or not, as many as are wanted."""
+    if part.kind == VARINT:
+        yield from [signed(part.value)][: max(most, 0)]
+    elif part.kind == BYTES:
+        for _, value in zip(range(most), wire.varints(part.start, part.stop), strict=False):
+            yield signed(value)
+
+
+def _pair(wire: Wire, whole: Field) -> tuple[str, str]:
+    """A StringStringEntryProto; empty texts where one is long or no text, which are those of no interest here."""
+    texts = ["", ""]
+    for part in wire.fields(*wire.message(whole, "an entry")):
+        if part.number in (1, 2) and part.kind == BYTES and part.stop - part.start <= _MAX_METADATA:
+            texts[part.number - 1] = wire.take(part.start, part.stop).decode(errors="replace")
+    return texts[0], texts[1]
+
+
+def _scope(key: str, value: str) -> str | None:
+    """The path of the innermost module around a node, in what torch's exporters say of it."""
+    if key == _SCOPES:
+        paths = re.findall(r"'([^']*)'", value)
+        return paths[-2] if len(paths) > 1 else None
+    if key == "namespace":
+        paths = [part.partition(":")[0].strip() for part in value.split("/")]
+        return paths[-2] if len(paths) > 1 else None
+    return None
+
+
+def _path(name: str) -> str | None:
+    """The path in the names of torch's older exporter: ``/encoder/layer.0/query/MatMul``."""
+    return ".".join(name.split("/")[1:-1]) if name.startswith("/") else None

@@ -1,0 +1,207 @@
+"""The names that weights had in the model, told by the nodes that use them.
+
+Torch's exporters transpose the weight of a Linear and call it ``onnx::MatMul_326`` or ``val_27``; weights of equal
+bytes they store once. What the modules called them stands around the nodes that use them: in the module's path, and
+in the name of the bias that is added.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.formats.onnx.graph import Graph, Node, Stored
+
+_GENERATED = re.compile(r"onnx::\w+|_?val_\d+(?:/.*)?|\d+|/.*|node_.*|ortshared_.*", re.DOTALL)
+"""Names that exporters and optimisers make up."""
+
+_SAME = frozenset({"Identity", "Cast"})
+"""What gives the tensor that it is given, in other numbers at most."""
+
+_COUNTS = frozenset({6, 7})
+"""TensorProto.DataType of int32 and int64: axes, shapes, places."""
+
+_MOST_READERS = 64
+"""Nodes that are looked at among those that read a value; a file of a graph may hold very many."""
+
+
+class Named(NamedTuple):
+    """An initialiser under the name that its module has for it.
+
+    Attributes:
+        stored: its name in the file.
+        turned: whether it lies [in, out] there.
+        part: the entries of a vector that are meant, where it holds those of several.
+    """
+
+    name: str
+    stored: str
+    turned: bool = False
+    part: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A place where a node uses an initialiser.
+
+    Attributes:
+        label: the name by which it does: that of the initialiser, or of a copy of it.
+    """
+
+    node: Node
+    slot: int
+    label: str
+    stored: Stored
+
+
+class Uses:
+    """Which nodes use which initialisers, and which nodes use what others give."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.readers: dict[str, list[Node]] = {}
+        self.makers: dict[str, Node] = {}
+        for node in graph.nodes:
+            for name in node.outputs:
+                self.makers.setdefault(name, node)
+            for name in node.inputs:
+                readers = self.readers.setdefault(name, [])
+                if len(readers) < _MOST_READERS:
+                    readers.append(node)
+        self._roots = {name: (name, name) for name in graph.initialisers}
+        for node in graph.nodes:
+            root = self._roots.get(node.inputs[0]) if node.op in _SAME and node.inputs else None
+            if root is not None and node.outputs:
+                label = node.outputs[0] if node.op == "Identity" and not is_generated(node.outputs[0]) else root[1]
+                self._roots.setdefault(node.outputs[0], (root[0], label))
+        self.all = [use for node in graph.nodes for use in self.of(node)]
+
+    def of(self, node: Node) -> list[Use]:
+        """The initialisers that a node uses."""
+        if node.op in _SAME:
+            return []
+        return [use for slot in range(len(node.inputs)) if (use := self.at(node, slot))]
+
+    def at(self, node: Node, slot: int) -> Use | None:
+        """The initialiser that a node uses at a place, or None."""
+        root = self._roots.get(node.inputs[slot]) if slot < len(node.inputs) else None
+        return None if root is None else Use(node, slot, root[1], self.graph.initialisers[root[0]])
+
+    @property
+    def labels(self) -> Iterator[tuple[str, str]]:
+        """(name, initialiser) of each name that is not made up."""
+        return ((label, stored) for stored, label in self._roots.values() if not is_generated(label))
+
+
+def is_generated(name: str) -> bool:
+    """Whether an exporter made the name up."""
+    return _GENERATED.fullmatch(name) is not None
+
+
+def names_of(uses: Uses) -> dict[str, Named]:
+    """Every initialiser that is a weight of the model, under each name that a module has for it."""
+    found: dict[str, Named] = {}
+    own = _own_scopes(uses.all)
+    for label, stored in uses.labels:
+        found.setdefault(label, Named(label, stored))
+    folded = _folded(uses)
+    for name in folded:
+        found.pop(name, None)
+    for use in uses.all:
+        name = _in_scope(use, own)
+        if name is not None and use.label not in folded:
+            found.setdefault(name, Named(name, use.stored.name))
+    products = [use for use in uses.all if is_product(use)]
+    for use, name in _product_names(uses, products, own):
+        found.setdefault(name, Named(name, use.stored.name, is_turned(use)))
+    return found
+
+
+def is_product(use: Use) -> bool:
+    """Whether it is the matrix that a Linear multiplies with, under a name that was made up."""
+    return (
+        use.node.op in ("MatMul", "Gemm") and use.slot == 1 and len(use.stored.sizes) == 2 and is_generated(use.label)
+    )
+
+
+def is_turned(use: Use) -> bool:
+    """Whether such a matrix lies [in, out]."""
+    return not use.node.numbers.get("transB", (0,))[0]
+
+
+def _own_scopes(uses: Iterable[Use]) -> Mapping[str, str]:
+    """For each name the longest path of a module that uses it and that it begins with."""
+    own: dict[str, str] = {}
+    for use in uses:
+        scope = use.node.scope
+        if scope and use.label.startswith(f"{scope}.") and len(scope) > len(own.get(use.label, "")):
+            own[use.label] = scope
+    return own
+
+
+def _in_scope(use: Use, own: Mapping[str, str]) -> str | None:
+    """What a module calls an initialiser: torch stores equal ones once, under the name of the first module."""
+    if is_generated(use.label):
+        return None
+    scope, first = use.node.scope, own.get(use.label)
+    if not scope or not use.node.told or first is None or use.label.startswith(f"{scope}."):
+        return use.label
+    return scope + use.label[len(first) :]
+
+
+def _folded(uses: Uses) -> set[str]:
+    """Constants that exporters computed: they have no path, and only modules below the root use them, or are counts."""
+    scopes: dict[str, set[str | None]] = {}
+    counts: set[str] = set()
+    for use in uses.all:
+        if "." not in use.label:
+            scopes.setdefault(use.label, set()).add(use.node.scope if use.node.told else "")
+            if use.stored.type in _COUNTS and len(use.stored.sizes) < 2:
+                counts.add(use.label)
+    return counts | {label for label, seen in scopes.items() if "" not in seen}
+
+
+def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> Iterator[tuple[Use, str]]:
+    """The names of the matrices of Linears."""
+    by_scope: dict[str, list[Use]] = {}
+    for use in products:
+        bias = _bias(uses, use)
+        label = _in_scope(bias, own) if bias is not None else None
+        scope = use.node.scope
+        if label is not None and label.endswith("bias") and (not scope or label.startswith(f"{scope}.")):
+            yield use, f"{label[:-4]}weight"
+        elif scope:
+            by_scope.setdefault(scope, []).append(use)
+    labels = dict(uses.labels)
+    for scope, alike in by_scope.items():
+        stored = {use.stored.name: use for use in alike}
+        threefold = [name for name, use in stored.items() if _is_threefold(use)]
+        others = [name for name in stored if name not in threefold]
+        if len(threefold) == 1 and (len(others) == 1) != (f"{scope}.out_proj.weight" in labels):
+            # nn.MultiheadAttention multiplies with its matrices itself, and has no biases here to tell them by
+            yield stored[threefold[0]], f"{scope}.in_proj_weight"
+            yield from ((stored[name], f"{scope}.out_proj.weight") for name in others)
+        elif len(stored) == 1:
+            yield alike[0], f"{scope}.weight"
+
+
+def _is_threefold(use: Use) -> bool:
+    """Whether a matrix has three times as many rows as columns, as Q, K and V of one width have."""
+    columns, rows = use.stored.sizes if is_turned(use) else use.stored.sizes[::-1]
+    return rows == 3 * columns
+
+
+def _bias(uses: Uses, use: Use) -> Use | None:
+    """The bias that is added to a product: a vector with an entry for each of its columns."""
+    width = use.stored.sizes[1 if is_turned(use) else 0]
+    if use.node.op == "Gemm":
+        found = uses.at(use.node, 2)
+        return found if found and found.stored.sizes == (width,) else None
+    for node in uses.readers.get(use.node.outputs[0], ()) if use.node.outputs else ():
+        if node.op == "Add":
+            added = [one for one in uses.of(node) if one.stored.sizes == (width,)]
+            if len(added) == 1:
+                return added[0]
+    return None
