@@ -10,7 +10,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats import strict_json
+from qkvinspect.formats import bounded_yaml, strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
 from qkvinspect.sources import LocalFile, is_remote, local_path
@@ -127,7 +127,7 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
         raise CheckpointError(f"is too large for a config: {file.size} bytes", code=Code.CONFIG, file=file.name)
     data = file.read(0, file.size)
     try:
-        values = strict_json.loads(data, file.name, Limits()) if file.name.endswith(".json") else _yaml(data)
+        values = _json(data, file.name) if file.name.endswith(".json") else bounded_yaml.loads(data)
     except ValueError as error:
         raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], code=Code.CONFIG, file=file.name) from error
     if not isinstance(values, dict) or {"schema_version", "attentions"} <= values.keys():  # our own report
@@ -135,18 +135,17 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
     return Config(origin, cast("dict[str, object]", values))
 
 
-def _yaml(data: bytes) -> object:
-    import yaml
-
-    try:
-        return yaml.safe_load(data)
-    except (
-        yaml.YAMLError,
-        RecursionError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ArithmeticError,
-    ) as error:
-        raise ValueError(str(error)) from error
+def _json(data: bytes, file: str) -> object:
+    """JSON with no more values than YAML may have: every layer asks all of them."""
+    values = strict_json.loads(data, file, Limits())
+    found, open = 0, [values]
+    while open:
+        value = open.pop()
+        found += 1
+        if isinstance(value, dict):
+            open += cast("dict[str, object]", value).values()
+        elif isinstance(value, list):
+            open += cast("list[object]", value)
+        if found + len(open) > bounded_yaml.MAX_VALUES:
+            raise ValueError(f"it holds too many values (over {bounded_yaml.MAX_VALUES})")
+    return values

@@ -163,9 +163,10 @@ def _scoped(entries: Iterable[tuple[str, int]], keys: frozenset[str], layer: str
     """The entries with one of these keys that speak of a layer, of the best place only."""
     ranked: dict[int, list[tuple[str, int]]] = {}
     for path, value in entries:
-        where = place(path, layer)
         key, of_list, _ = path.rpartition(".")[2].lower().partition("[")
-        if where is not None and (key in keys or (of_list and f"{key}[]" in keys)):
+        if key not in keys and not (of_list and f"{key}[]" in keys):
+            continue
+        if (where := place(path, layer)) is not None:
             ranked.setdefault(where, []).append((path, value))
     return ranked[min(ranked)] if ranked else []
 
