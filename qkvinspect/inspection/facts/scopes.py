@@ -36,8 +36,10 @@ def speaking(config: Config, layer: str) -> Iterator[tuple[str, Mapping[str, obj
     """(key, values) of the parts of a config that speak of a layer, the most particular first, the root last."""
     found: list[tuple[int, str]] = []
     for key, value in config.values.items():
+        if not isinstance(value, dict):
+            continue
         where = place(key, layer)
-        if isinstance(value, dict) and where is not None and where < len(layer):
+        if where is not None and where < len(layer):
             found.append((where, key))
     for _, key in sorted(found):
         yield key, {**config.values, **cast(dict[str, object], config.values[key])}
