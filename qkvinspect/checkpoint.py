@@ -230,6 +230,7 @@ class Checkpoint:
         findings: what reading noticed.
         source: the file that was opened; None where there is none.
         loader: what else can load it; None where nothing is known to.
+        settled: what becomes of the file from now on is of no account.
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
     """
 
@@ -248,6 +249,7 @@ class Checkpoint:
     source: ByteSource | None = field(default=None, repr=False)
     loader: Loader | None = None
     sorted_names: bool = False
+    settled: bool = False
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.
@@ -257,6 +259,15 @@ class Checkpoint:
         """
         if self.source is not None:
             self.source.check()
+
+    def settle(self) -> None:
+        """Check for the last time: what was made of the file is about to have its name, and nothing is read any more.
+
+        Raises:
+            CheckpointError: it was changed or replaced.
+        """
+        self.check()
+        self.settled = True
 
     def close(self) -> None:
         """Close every file. Tensors can no longer be read after this."""
@@ -272,7 +283,7 @@ class Checkpoint:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if error is None or isinstance(error, CheckpointError):
+            if not self.settled and (error is None or isinstance(error, CheckpointError)):
                 self.check()
         finally:
             self.close()

@@ -195,7 +195,8 @@ class _Parser:
 
     def _range(self, value: object, where: str) -> tuple[float, float]:
         items = cast("list[object]", value) if isinstance(value, list) else []
-        bounds = [float(item) for item in items if type(item) in (int, float) for item in [cast("float", item)]]
+        numbers = [cast("float", item) for item in items if type(item) in (int, float)]
+        bounds = [float(number) for number in numbers if isinstance(number, float) or abs(number) < 10**300]
         if len(bounds) != 2 or len(items) != 2 or not bounds[0] <= bounds[1]:
             raise self._odd(f"{where} is no range", "[least, greatest]", repr(items)[:60])
         return bounds[0], bounds[1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs
 from qkvinspect.render.checks import CHECK_RENDERERS
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def check(
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
     download: options.Download = False,
+    force: options.Force = False,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and their severities.")] = False,
 ) -> None:
     """Check checkpoints before they are released; made for CI.
@@ -104,6 +105,10 @@ def check(
     for flag, file in (("--baseline", baseline), ("--write-baseline", write_baseline)):
         if file is not None and len(found) > 1:
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
+    for target in (output, write_baseline):
+        outputs.require_output(target, (*found, config, baseline), force=force)
+    if output is not None and write_baseline is not None and output.absolute() == write_baseline.absolute():
+        raise UsageError("--output and --write-baseline name one file", file=str(output))
     job = _CheckJob(
         policy=_policy(select, ignore, fail_on),
         open=lambda path: options.load(path, container, config, limit, download),
@@ -117,10 +122,11 @@ def check(
         ),
         baseline=baseline,
         record=write_baseline,
+        force=force,
         tolerance=tolerance,
     )
     results = [job.check(path) for path in found]
-    _print(results, str(format) if format else None, output)
+    _print(results, str(format) if format else None, output, force=force)
     if any(one.error for one in results):
         raise typer.Exit(2)
     if failing((finding for one in results for finding in one.findings), job.policy):
@@ -136,6 +142,7 @@ class _CheckJob:
     inspect: Callable[[Checkpoint], Report]
     baseline: Path | None
     record: Path | None
+    force: bool
     tolerance: float
 
     def check(self, path: str) -> Checked:
@@ -155,7 +162,7 @@ class _CheckJob:
         except (CheckpointError, LayoutError) as error:
             return Checked(name, error=str(error))
         if self.record:
-            recorded.write(recorded.record(report), self.record)
+            recorded.write(recorded.record(report), self.record, force=self.force)
         return Checked(name, tuple(findings), len(report.attentions))
 
 
@@ -201,14 +208,14 @@ def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:
     )
 
 
-def _print(results: Sequence[Checked], format: str | None, output: Path | None) -> None:
+def _print(results: Sequence[Checked], format: str | None, output: Path | None, *, force: bool) -> None:
     from qkvinspect.atomic import new_file
     from qkvinspect.render.checks import check_renderer
     from qkvinspect.render.view import ViewOptions
 
     view = ViewOptions(colour=options.wants_colour())
     if output is not None:
-        with new_file(output, force=True) as file:
+        with new_file(output, force=force) as file:
             file.write(check_renderer(format or "text").render(results, ViewOptions()).encode())
         format = None
     sys.stdout.write(check_renderer(format or "text").render(results, view))

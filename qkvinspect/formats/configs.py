@@ -16,7 +16,7 @@ from qkvinspect.formats.limits import Limits
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
 _SUFFIXES = (".json", ".yaml", ".yml")
-_USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
+USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
 _NEVER = ("tokenizer", "special_tokens", "vocab", "generation_config", "preprocessor", "added_tokens")
 _MAX_SIZE = 2_000_000
 _MAX_FILES = 20
@@ -118,7 +118,7 @@ def _stem(name: str) -> str:
 
 
 def _rank(name: str) -> int:
-    return _USUAL.index(name) if name in _USUAL else len(_USUAL)
+    return USUAL.index(name) if name in USUAL else len(USUAL)
 
 
 def _parse(file: ByteSource, origin: str) -> Config | None:

@@ -108,6 +108,8 @@ def test_pyproject_has_the_same_table(tmp_path: Path, sound: State, check: Any, 
         "[check.expect.'*']\nnorm = [3]",
         "[check.expect.'*']\nnorm = [3, 1]",
         "[check.expect.'*']\nnorm = [true, 2]",
+        "[check.expect.'*']\nnorm = [0, " + "9" * 400 + "]",
+        "[check.expect.'*']\nnorm = [nan, 2]",
     ],
 )
 def test_odd_settings_are_refused(text: str, sound: State, tmp_path: Path, project: Any, run: Any) -> None:
@@ -155,6 +157,21 @@ def test_a_baseline_names_what_came_and_went(sound: State, check: Any, tmp_path:
     said = [one["message"] for one in check(sound, "--baseline", baseline, "--layer", "layers.0.*", code=1)]
     assert said[:2] == ["dtype was float16 and is float32", "num_heads was 8 and is 4"]
     assert said[2].startswith("k_norm was nan and is ")
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 5000, "1e999", "NaN", "Infinity", "-Infinity"])
+def test_numbers_that_no_baseline_has(number: str, tmp_path: Path, samples: Path, run: Any) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(f'{{"qkvinspect_baseline": 1, "layers": {{"a": {{"q_norm": {number}}}}}}}')
+    result = run("check", samples / "training.pt", "--baseline", path)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith(f"error: {path}: ")
+
+
+def test_a_baseline_without_end(samples: Path, run: Any) -> None:
+    result = run("check", samples / "training.pt", "--baseline", "/dev/zero")
+    assert (result.code, result.out) == (2, "")
+    assert "too large" in result.err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"qkvinspect_baseline": 2, "layers": {}}', "[" * 100_000,

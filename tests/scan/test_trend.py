@@ -258,7 +258,9 @@ def test_no_more_of_an_endless_line_is_read_than_a_row_may_have(tmp_path: Path, 
 @pytest.mark.parametrize("figure", [1e100, 1e99, 1e-308, 5e-324, 0.0])
 @pytest.mark.parametrize("format", ["table", "chart", "json", "csv", "markdown"])
 def test_figures_at_the_ends_of_what_can_be(tmp_path: Path, run, figure: float, format: str) -> None:
-    rows = [{**ROW, "step": step, "checkpoint": str(step), "norm": figure if step % 2 else 1.0} for step in range(1, 40)]
+    rows = [
+        {**ROW, "step": step, "checkpoint": str(step), "norm": figure if step % 2 else 1.0} for step in range(1, 40)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert run("trend", tmp_path / "rows.jsonl", "-f", format).code in (0, 1)
 
