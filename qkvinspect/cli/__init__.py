@@ -29,8 +29,9 @@ from qkvinspect.cli.pack import pack
 from qkvinspect.cli.report import report
 from qkvinspect.cli.scan import scan
 from qkvinspect.cli.show import show
+from qkvinspect.cli.streams import replace_unencodable
 from qkvinspect.cli.trend import trend
-from qkvinspect.errors import QkvInspectError
+from qkvinspect.errors import QkvInspectError, clean
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -100,7 +101,11 @@ def run() -> NoReturn:
     if _LASTING.isdisjoint(sys.argv[1:2]):
         gc.disable()  # what these commands make, they need
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: there are threads enough
-    code = main()
+    replace_unencodable()
+    try:
+        code = main()
+    except Exception as error:  # a fault of ours: exit code 1 would say that findings or differences were found
+        code = _fail(_unexpected(error), 2)
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -144,6 +149,16 @@ def _asked(words: Sequence[str]) -> typer.Typer:
 def _silence_stdout() -> None:
     """What is left in its buffer must not fail a second time at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unexpected(error: Exception) -> str:
+    """A fault of this program in one line, with the place where it happened."""
+    import traceback
+
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119
+    said = f"unexpected {type(error).__name__} in {place}: {clean(str(error))[:300]}"
+    return f"{said}; this is a fault of qkvinspect: please report it"
 
 
 def _fail(message: str, code: int) -> int:

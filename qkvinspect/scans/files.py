@@ -86,7 +86,9 @@ def _matches(pattern: str) -> Iterator[str]:
         return
     if pattern.startswith("file:"):
         pattern = str(local_path(pattern))
-    if os.path.lexists(pattern) or not has_magic(pattern):
+    if not has_magic(pattern) and not os.path.lexists(pattern):
+        return
+    if os.path.lexists(pattern):
         yield from map(_named, below(Path(pattern)))
         return
     anything = pattern.endswith("*")

@@ -389,3 +389,18 @@ def test_keys_that_are_objects_are_not_spelled_out(
 def test_an_error_is_a_checkpoint_error(saved: Any) -> None:
     with pytest.raises(CheckpointError):
         open_checkpoint(saved({}))
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_keys_that_are_no_text_are_said_in_the_same_words_at_every_run(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({b"a\xff": torch.ones(1), Path("x"): torch.ones(1), "w": torch.ones(1)}, path, pickle_protocol=protocol)
+    with open_checkpoint(path) as checkpoint:
+        assert [finding.message for finding in checkpoint.findings if finding.code == "unknown-tensor"] == [
+            "b'a\\xff' is a key that is no text, and leads to a tensor: left out",
+            "<pathlib.PosixPath> is a key that is no text, and leads to a tensor: left out",
+        ]
+    torch.save({b"a": torch.ones(1)}, path, pickle_protocol=protocol)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert "keys that are no text: b'a'" in str(caught.value)
