@@ -17,6 +17,7 @@ from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.formats.trailing import follows
 
 NAME = "safetensors"
 
@@ -197,8 +198,8 @@ def _check_places(source: ByteSource, places: list[tuple[int, int, str]], size: 
             raise _malformed(source, code, "its bytes do not follow the tensor before", found, name)
         position = end
     if position != size:
-        found = f"{size - position} at the end"
-        raise _malformed(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", found)
+        end = source.size - size + position
+        raise follows(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", end)
 
 
 def _malformed(

@@ -16,6 +16,7 @@ from qkvinspect.formats import pickle, torch_state
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import storage_id
+from qkvinspect.formats.trailing import follows
 from qkvinspect.sources import announce
 
 NAME = "torch-legacy"
@@ -101,7 +102,8 @@ def _storages(
         regions[key] = Region(source, position + 8, storage.nbytes)
         position += 8 + storage.nbytes
     if position != source.size:
-        raise _damaged(source, Code.LEGACY_TRAILING, "bytes follow the last storage", f"{source.size - position}")
+        what = "damaged legacy checkpoint: bytes follow the last storage"
+        raise follows(source, Code.LEGACY_TRAILING, what, position)
     return regions
 
 
