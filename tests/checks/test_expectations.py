@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qkvinspect.checks import parse_policy
 from qkvinspect.errors import UsageError
@@ -184,3 +185,11 @@ def test_what_is_no_baseline(text: str | None, tmp_path: Path, samples: Path, ru
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"error: {path}: ")
     assert result.err.count("\n") == 1
+
+
+def test_settings_of_layers_do_not_reach_what_is_found_of_the_whole_file(project: Any, check: Any) -> None:
+    project('[check.layers."*"]\nignore = ["no-attention"]\n')
+    (found,) = check({"w": torch.ones(2, 2)}, code=1)
+    assert (found["code"], found["layer"]) == ("no-attention", None)
+    project('[check]\nignore = ["no-attention"]\n')
+    assert check({"w": torch.ones(2, 2)}, code=0) == []
