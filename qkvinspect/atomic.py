@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -115,14 +115,23 @@ def _flowing(descriptor: int) -> Generator[None]:
         raise failed[0]
 
 
-def require_free(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists and may not be replaced.
+def require_free(target: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a target that exists and may not be replaced, and one that is read, whatever ``force`` says.
 
     Raises:
         UsageError: it is so.
     """
+    if any(_same_file(target, one) for one in inputs):
+        raise UsageError("is what is being read", file=str(target), hint="give another name")
     if not force and os.path.lexists(target):
         raise _exists(target)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def sync_folder(folder: Path) -> None:

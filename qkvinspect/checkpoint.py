@@ -248,6 +248,7 @@ class Checkpoint:
         findings: what reading noticed.
         source: the file that was opened; None where there is none.
         loader: what else can load it; None where nothing is known to.
+        settled: what becomes of the file from now on is of no account.
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
         packed: (glob of a layer, id of its layout), where whoever wrote the file packs it otherwise than its name says.
@@ -272,6 +273,7 @@ class Checkpoint:
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
     packed: tuple[tuple[str, str], ...] = ()
     adapter: Checkpoint | None = None
+    settled: bool = False
 
     def check(self) -> None:
         """Make sure that the file was neither changed nor replaced since it was opened.
@@ -283,6 +285,15 @@ class Checkpoint:
             self.source.check()
         if self.adapter is not None:
             self.adapter.check()
+
+    def settle(self) -> None:
+        """Check for the last time: what was made of the file is about to have its name, and nothing is read any more.
+
+        Raises:
+            CheckpointError: it was changed or replaced.
+        """
+        self.check()
+        self.settled = True
 
     def close(self) -> None:
         """Close every file. Tensors can no longer be read after this."""
@@ -300,7 +311,7 @@ class Checkpoint:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if error is None or isinstance(error, CheckpointError):
+            if not self.settled and (error is None or isinstance(error, CheckpointError)):
                 self.check()
         finally:
             self.close()

@@ -10,11 +10,17 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e0fff]"
 )
+_COMMANDS = re.compile(r"(^\s*|#)(:(?=:)|#(?=\[))")
 _MAX_PART = 400
 
 
 def clean(text: str) -> str:
-    """Escape whatever could act on a terminal or change the order of what is read."""
+    """Escape whatever could act on a terminal or on a runner of CI, or change the order of what is read.
+
+    GitHub's runner obeys a line of output that begins with ``::``, and ``##[`` wherever it stands (ActionCommand.cs).
+    """
+    if "##[" in text or text.lstrip().startswith("::"):
+        text = _COMMANDS.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", text)
     if text.isascii() and text.isprintable():
         return text
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

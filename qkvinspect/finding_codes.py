@@ -95,6 +95,11 @@ class FindingCode(StrEnum):
         "warning",
         "Several layouts fit, and nothing tells which: Q, K and V are not checked.",
     )
+    EMPTY_WEIGHTS = (
+        "empty-weights",
+        "error",
+        "Weights have no elements: they were saved before their shards were gathered.",
+    )
     EXTRA_POSITION = "extra-position", "info", "A tensor is an extra position, not a bias (add_bias_kv)."
     HEADS_AGAINST_WEIGHTS = (
         "heads-against-weights",

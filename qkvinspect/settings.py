@@ -17,6 +17,7 @@ fail_on = "warning"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -24,6 +25,12 @@ from pathlib import Path
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_items, is_mapping
+
+_MAX_BYTES = 1_000_000
+_MAX_DOTS = 50
+"""Dots in a key: every line under a deep table costs its depth."""
+
+_KEYS = re.compile(rb"""^[ \t]*\[*([^\]=#\n"']*)""", re.MULTILINE)
 
 _TABLES = ("heads", "layouts", "layout", "check")
 
@@ -69,8 +76,12 @@ def _read(path: Path) -> dict[str, object]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES or any(key.count(b".") > _MAX_DOTS for key in _KEYS.findall(data)):
+            raise ValueError(f"it has over {_MAX_BYTES} bytes, or a key of over {_MAX_DOTS} parts")
+        return tomllib.loads(data.decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot be read as TOML: {error}", file=str(path)) from error
 
 

@@ -267,3 +267,36 @@ def test_of_two_writers_one_wins(samples: Path, tmp_path: Path) -> None:
         thread.join()
     assert sorted(outcomes) == ["UsageError"] * 3 + ["written"]
     assert os.listdir(tmp_path) == ["x.safetensors"]
+
+
+def named(name: str) -> dict[str, torch.Tensor]:
+    """A fused layer beside a tensor of this name."""
+    return {"a.in_proj_weight": torch.ones(24, 8), "a.out_proj.weight": torch.ones(8, 8), name: torch.ones(2)}
+
+
+def test_a_name_that_safetensors_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path, run) -> None:
+    source = tmp_path / "model.pt"
+    torch.save(named("__metadata__"), source)
+    result = run("export", "--split", "--all", source, "-o", tmp_path / "out.safetensors")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "safetensors cannot hold a tensor of this name" in result.err
+    assert os.listdir(tmp_path) == ["model.pt"]
+    assert run("export", "--split", "--all", source, "-o", tmp_path / "out.pt").code == 0
+    assert torch.load(tmp_path / "out.pt")["__metadata__"].tolist() == [1, 1]
+
+
+def test_a_name_that_is_no_unicode_is_refused_before_anything_is_written(tmp_path: Path, run) -> None:
+    """Python's pickles hold lone surrogates; JSON's escapes would, too, and no reader would take them."""
+    source = tmp_path / "model.pt"
+    torch.save(named("a\udc80b"), source)
+    result = run("export", "--split", "--all", source, "-o", tmp_path / "out.safetensors")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert os.listdir(tmp_path) == ["model.pt"]
+
+
+@pytest.mark.parametrize("name", [" ", "\x00", "a\nb", "\U0001f600", "\u202e", '"', "\\", "a" * 10_000, "::x", "=1"])
+def test_whatever_name_is_written_is_read_by_safetensors_itself(tmp_path: Path, run, name: str) -> None:
+    source, out = tmp_path / "model.pt", tmp_path / "out.safetensors"
+    torch.save(named(name), source)
+    assert run("export", "--split", "--all", source, "-o", out).code == 0
+    assert load_file(out)[name].tolist() == [1, 1]

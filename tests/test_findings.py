@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import qkvinspect
 from qkvinspect.checks import parse_policy
@@ -77,3 +78,43 @@ def test_settings_may_name_what_check_reports_and_nothing_else(code: FindingCode
 
 def test_a_finding_is_public() -> None:
     assert qkvinspect.Finding is Finding
+
+
+@pytest.mark.parametrize("name", ["::error title=x::y", " ::warning::y", "\t::debug::", "##[error]x", "a##[add-path]b"])
+def test_no_name_is_a_command_to_githubs_runner(tmp_path: Path, run, name: str) -> None:
+    """It obeys lines that begin with ``::``, blanks aside, and ``##[`` anywhere, whichever step prints them."""
+    a, b = tmp_path / "a.pt", tmp_path / "b.pt"
+    for path, layer in ((a, f"{name}.self_attn"), (b, "other.self_attn")):
+        torch.save({f"{layer}.in_proj_weight": torch.ones(24, 8), f"{layer}.out_proj.weight": torch.ones(8, 8)}, path)
+    for command in (
+        ("show", a),
+        ("show", a, "--per-head"),
+        ("show", a, "-f", "markdown"),
+        ("show", a, "-f", "csv"),
+        ("explain", a),
+        ("analyze", a, "--heads", "2"),
+        ("analyze", a, "-f", "csv", "--heads", "2"),
+        ("analyze", a, "-f", "markdown", "--heads", "2"),
+        ("check", a),
+        ("diff", a, b),
+        ("diff", a, b, "-f", "markdown"),
+        ("export", "--split", a, "-o", tmp_path / "out.safetensors", "--dry-run"),
+    ):
+        result = run(*command)
+        assert result.code in (0, 1), command
+        for line in (result.out + result.err).splitlines():
+            assert not line.lstrip().startswith("::"), command
+            assert "##[" not in line, command
+
+
+def test_weights_without_elements_are_said_to_be_ungathered(tmp_path: Path, run) -> None:
+    """What DeepSpeed ZeRO-3 leaves in pytorch_model.bin where a model is saved as it stands."""
+    layer = {f"h.0.attn.{part}.weight": torch.empty(0) for part in ("q_proj", "k_proj", "v_proj", "o_proj")}
+    for state in ({"h.0.attn.qkv.weight": torch.empty(0, 4)}, layer):
+        torch.save({**state, "steps": torch.empty(0, dtype=torch.int64)}, tmp_path / "model.bin")
+        result = run("check", tmp_path / "model.bin")
+        assert (result.code, result.err) == (1, "")
+        assert "empty-weights" in result.out
+        assert "before they were gathered" in result.out
+    torch.save({"steps": torch.empty(0, dtype=torch.int64), "w": torch.ones(1)}, tmp_path / "model.bin")
+    assert "empty-weights" not in run("check", tmp_path / "model.bin").out

@@ -34,6 +34,27 @@ def test_what_is_not_known_is_refused(tmp_path: Path, text: str) -> None:
         find(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 20_000 + "]" * 20_000,
+        "a = " + "{a=" * 20_000,
+        "a." * 20_000 + "a = 1",
+        "[" + "a." * 100_000 + "a]\n" + "x = 1\n" * 100_000,
+        "a = " + "9" * 5_000,
+        "#" * 2_000_000,
+    ],
+)
+def test_a_file_that_asks_for_much_is_one_line(
+    tmp_path: Path, samples: Path, run, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "qkvinspect.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    result = run("show", samples / "transformer.pt")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "qkvinspect.toml" in result.err
+
+
 def test_settings_reach_the_commands_and_flags_outrank_them(
     tmp_path: Path, samples: Path, run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

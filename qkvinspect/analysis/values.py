@@ -93,6 +93,13 @@ def _of_part(part: Part, attention: Attention) -> Iterator[Values]:
 def _values(part: str, head: int | None, flat: Array, bits: int) -> Values:
     import numpy as np
 
+    with np.errstate(all="ignore"):  # squares beyond float64
+        return _summed_up(part, head, flat, bits)
+
+
+def _summed_up(part: str, head: int | None, flat: Array, bits: int) -> Values:
+    import numpy as np
+
     known = flat[np.isfinite(flat)]
     nbytes, odd = flat.size * bits // 8, flat.size - known.size
     if not known.size:

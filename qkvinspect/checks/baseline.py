@@ -19,6 +19,8 @@ from qkvinspect.parsed import is_mapping
 VERSION = 1
 _KEY = "qkvinspect_baseline"
 _MAX_BYTES = 64 << 20
+_WHOLE = 1e18
+"""Whole numbers are shapes and counts; larger ones are taken as floats."""
 
 Layer = Mapping[str, object]
 Baseline = Mapping[str, Layer]
@@ -47,12 +49,20 @@ def _layer(attention: Attention) -> Layer:
     return found
 
 
-def write(baseline: Baseline, path: Path) -> None:
-    """Write it whole or not at all; one that is there is replaced."""
+def write(baseline: Baseline, path: Path, *, force: bool = False) -> None:
+    """Write it whole or not at all; one that is there is replaced only if ``force``."""
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(layer)}" for name, layer in baseline.items())
     text = f'{{\n "{_KEY}": {VERSION},\n "layers": {{\n{lines}\n }}\n}}\n'
-    with new_file(path, force=True) as file:
+    with new_file(path, force=force) as file:
         file.write(text.encode())
+
+
+def _finite(text: str) -> int | float:
+    """A number as a baseline has them: norms that are not finite are texts in it."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is not a number that a baseline holds")
+    return int(text) if text.lstrip("-").isdecimal() and abs(number) < _WHOLE else number
 
 
 def read(path: Path) -> Baseline:
@@ -62,9 +72,11 @@ def read(path: Path) -> Baseline:
         UsageError: it cannot be read, or is something else.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)  # and no more, whatever a device may give
+        if len(data) > _MAX_BYTES:
             raise UsageError("is too large for a baseline", file=str(path), expected=f"at most {_MAX_BYTES} bytes")
-        root: object = json.loads(path.read_text(encoding="utf-8"))
+        root: object = json.loads(data.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_finite)
     except OSError as error:
         text = f"cannot be read: {error.strerror}"
         raise UsageError(text, file=str(path), hint="--write-baseline FILE writes one") from error

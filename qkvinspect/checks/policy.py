@@ -196,7 +196,8 @@ class _Parser:
 
     def _range(self, value: object, where: str) -> tuple[float, float]:
         items = value if is_items(value) else []
-        bounds = [float(item) for item in items if isinstance(item, (int, float)) and not isinstance(item, bool)]
+        numbers = [item for item in items if isinstance(item, (int, float)) and not isinstance(item, bool)]
+        bounds = [float(item) for item in numbers if isinstance(item, float) or abs(item) < 10**300]
         if len(bounds) != 2 or len(items) != 2 or not bounds[0] <= bounds[1]:
             raise self._odd(f"{where} is no range", "[least, greatest]", repr(items)[:60])
         return bounds[0], bounds[1]

@@ -27,8 +27,9 @@ from qkvinspect.cli.pack import pack
 from qkvinspect.cli.report import report
 from qkvinspect.cli.scan import scan
 from qkvinspect.cli.show import show
+from qkvinspect.cli.streams import replace_unencodable
 from qkvinspect.cli.trend import trend
-from qkvinspect.errors import QkvInspectError
+from qkvinspect.errors import QkvInspectError, clean
 from qkvinspect.version import __version__
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -94,7 +95,12 @@ def root(
 def run() -> NoReturn:
     """What the system starts: ``main`` in a process of its own, which ends at once."""
     startup.prepare(sys.argv[1:])
-    startup.leave(main())
+    replace_unencodable()
+    try:
+        code = main()
+    except Exception as error:  # a fault of ours: exit code 1 would say that findings or differences were found
+        code = _fail(_unexpected(error), 2)
+    startup.leave(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,6 +132,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _silence_stdout() -> None:
     """What is left in its buffer must not fail a second time at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unexpected(error: Exception) -> str:
+    """A fault of this program in one line, with the place where it happened."""
+    import traceback
+
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119
+    said = f"unexpected {type(error).__name__} in {place}: {clean(str(error))[:300]}"
+    return f"{said}; this is a fault of qkvinspect: please report it"
 
 
 def _fail(message: str, code: int) -> int:

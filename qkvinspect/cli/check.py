@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs
 from qkvinspect.render.writers import CHECK_WRITERS, WRITERS
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def check(
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
     download: options.Download = False,
+    force: options.Force = False,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and their severities.")] = False,
 ) -> None:
     """Check checkpoints before they are released; made for CI.
@@ -103,6 +104,10 @@ def check(
     for flag, file in (("--baseline", baseline), ("--write-baseline", write_baseline)):
         if file is not None and len(found) > 1:
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
+    for target in (output, write_baseline):
+        outputs.require_output(target, (*found, config, baseline), force=force)
+    if output is not None and write_baseline is not None and output.absolute() == write_baseline.absolute():
+        raise UsageError("--output and --write-baseline name one file", file=str(output))
     job = _CheckJob(
         policy=_policy(select, ignore, fail_on),
         open=lambda path: options.load(path, container, config, limit, download, base),
@@ -116,10 +121,11 @@ def check(
         ),
         baseline=baseline,
         record=write_baseline,
+        force=force,
         tolerance=tolerance,
     )
     results = [job.check(path) for path in found]
-    _print(results, str(format) if format else None, output)
+    _print(results, str(format) if format else None, output, force=force)
     if any(one.error for one in results):
         raise typer.Exit(2)
     if failing((finding for one in results for finding in one.findings), job.policy):
@@ -135,6 +141,7 @@ class _CheckJob:
     inspect: Callable[[Checkpoint], Report]
     baseline: Path | None
     record: Path | None
+    force: bool
     tolerance: float
 
     def check(self, path: str) -> Checked:
@@ -154,7 +161,7 @@ class _CheckJob:
         except (CheckpointError, LayoutError) as error:
             return Checked(name, error=str(error))
         if self.record:
-            recorded.write(recorded.record(report), self.record)
+            recorded.write(recorded.record(report), self.record, force=self.force)
         return Checked(name, tuple(findings), len(report.attentions))
 
 
@@ -175,7 +182,7 @@ def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:
     )
 
 
-def _print(results: Sequence[Checked], format: str | None, output: Path | None) -> None:
+def _print(results: Sequence[Checked], format: str | None, output: Path | None, *, force: bool) -> None:
     from qkvinspect.atomic import new_file
     from qkvinspect.render.results.check import document
     from qkvinspect.render.view import ViewOptions
@@ -184,7 +191,7 @@ def _print(results: Sequence[Checked], format: str | None, output: Path | None) 
     found, form = document(results), _FORMS.get(format or "text", format or "text")
     view = ViewOptions(colour=options.wants_colour())
     if output is not None:
-        with new_file(output, force=True) as file:
+        with new_file(output, force=force) as file:
             file.write(written(found, form, ViewOptions()).encode())
         format, form = None, "table"
     sys.stdout.write(written(found, form, view))

@@ -79,7 +79,7 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="With --heat: draw it into a file: .png, .svg or .pdf."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing plot.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch what a URL leads to whole, to a temporary file.")]
 

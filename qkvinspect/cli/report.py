@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs
 
 if TYPE_CHECKING:
     from qkvinspect.diff import Difference
@@ -66,12 +66,12 @@ def report(
       0  written, whatever was found
       2  the input or the command line cannot be used; nothing was written
     """
-    from qkvinspect.atomic import new_file, require_free
+    from qkvinspect.atomic import new_file
     from qkvinspect.render import html
     from qkvinspect.render.text import clean, count, size
 
     library = html.plotly()
-    require_free(out, force=force)
+    outputs.require_output(out, (path, other, *(config or ())), force=force)
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
     with ExitStack() as opened:
         found: list[Report] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs
 
 if TYPE_CHECKING:
     from qkvinspect.scans.engine import Engine
@@ -74,7 +74,7 @@ def scan(
       1  some failed, with --strict
       2  the command line cannot be used
     """
-    from qkvinspect.atomic import new_file, require_free
+    from qkvinspect.atomic import new_file
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
     from qkvinspect.formats.expand import expand
@@ -92,17 +92,16 @@ def scan(
     share = parse_shard(shard) if shard else Shard()
     job = _job(columns, layer, heads, layout, config, container, limit, evidence=evidence)
     journal_path = journal_of(out)
+    outputs.require_output(out, (*patterns, config), force=force or resume)
+    if journal_path.exists() and not (force or resume):
+        raise UsageError(
+            "holds a scan that was begun", file=str(journal_path), hint="--resume goes on, --force begins anew"
+        )
     if force:
         discard(journal_path)
-    elif not resume:
-        require_free(out, force=False)
-        if journal_path.exists():
-            raise UsageError(
-                "holds a scan that was begun", file=str(journal_path), hint="--resume goes on, --force begins anew"
-            )
     failed = 0
     with Journal(journal_path, _about(job)) as journal:
-        total, todo = journal.expect(path for path in expand(patterns) if path in share)
+        total, todo = journal.expect(path for path in expand(patterns, existing=True) if path in share)
         with Bar("scanning", "checkpoints") as bar:
             if todo:
                 with _engine(dask, min(jobs or _cores(), todo)) as engine:

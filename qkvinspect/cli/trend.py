@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs
 from qkvinspect.render.writers import WRITERS
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def trend(
     from qkvinspect.scans.series import read
     from qkvinspect.scans.trend import trend as summed_up
 
+    outputs.require_output(plot, rows, force=force)
     run = read(rows, layer or ())
     if not run.layers:
         raise UsageError(f"no layer is called {' or '.join(layer or ())}", file=", ".join(map(str, rows)))

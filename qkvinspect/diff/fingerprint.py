@@ -37,7 +37,8 @@ def fingerprint(lines: Lines, into: DType) -> Fingerprint:
 
 def _mixed(values: Array) -> Numbers:
     """The bits of each value, spread over 64: the low ones of a bfloat16 are all zero, and a sum would keep them so."""
-    wide = values.astype(np.float64) + 0.0  # no negative zero
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        wide = values.astype(np.float64) + 0.0  # no negative zero
     wide[np.isnan(wide)] = np.nan
     bits = np.ascontiguousarray(wide).view(np.uint64)
     bits = (bits ^ (bits >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)

@@ -6,6 +6,7 @@ Nothing is guessed: a name that could be two is none.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,15 @@ Prefixes = tuple[str, str]
 
 _MODELS = frozenset({"module", "model", "net", "network", "backbone", "student", "teacher", "ema"})
 """Words that stand for the whole model: the one in A's names is that in B's."""
+
+
+_DEEPEST = 16
+"""Components that may be a prefix: what lies deeper is a part of the model."""
+
+_ROUNDS = 32
+"""Prefixes that two models may differ by; each takes a look at all names."""
+
+_MANY = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ def pair_names(
     bare_a = {name: ".".join(unwrapped(renamed[name])) for name in left_a}
     bare_b = {name: ".".join(unwrapped(name)) for name in left_b}
     pairs += _same(bare_a, bare_b, "wrapper")
-    while True:
+    for _ in range(_ROUNDS):
         left_a, left_b = _left(bare_a, pairs, 0), _left(bare_b, pairs, 1)
         found = _without_prefix({n: bare_a[n] for n in left_a}, {n: bare_b[n] for n in left_b}, prefixes)
         if not found:
@@ -111,38 +121,83 @@ def _left(names: dict[str, str], pairs: Sequence[Pair], side: int) -> list[str]:
 
 
 def _without_prefix(a: dict[str, str], b: dict[str, str], prefixes: Collection[Prefixes] | None) -> list[Pair]:
-    """The pairs that the best two prefixes make, if they are better than any other two."""
-    endings: dict[str, list[tuple[str, str]]] = {}
-    for name, form in b.items():
-        for prefix, rest in _endings(form):
-            endings.setdefault(rest, []).append((name, prefix))
-    found: dict[Prefixes, list[Pair]] = {}
-    for name, form in a.items():
-        for prefix, rest in _endings(form):
-            for other, its in endings.get(rest, ()):
-                both = (prefix, its)
-                if _may_go(both, prefixes):
-                    found.setdefault(both, []).append(Pair(name, other, "prefix", both))
-    unique = {both: pairs for both, pairs in found.items() if _one_to_one(pairs)}
+    """The pairs that the best two prefixes make, if they are better than any other two.
+
+    Two prefixes are counted by the names that they make equal; to list every two names first takes quadratic time.
+    """
+    of_a, of_b = _all_by_form(a), _all_by_form(b)
+    counts: Counter[Prefixes] = Counter()
+    twice: set[Prefixes] = set()
+    for both, form_a, form_b in _common(of_a, of_b, prefixes):
+        counts[both] += 1
+        if len(of_a[form_a]) > 1 or len(of_b[form_b]) > 1:
+            twice.add(both)
+    unique = {both: count for both, count in counts.items() if both not in twice}
     if not unique:
         return []
 
     def rank(both: Prefixes) -> tuple[int, int]:
-        return len(unique[both]), -len(both[0]) - len(both[1])
+        return unique[both], -len(both[0]) - len(both[1])
 
     best = max(unique, key=rank)
-    rivals = [both for both in unique if both != best and rank(both) == rank(best)]
-    return [] if rivals else unique[best]
+    if any(both != best and rank(both) == rank(best) for both in unique):
+        return []
+    found = ((form, best[1] + form[len(best[0]) :]) for form in of_a if form.startswith(best[0]))
+    return [Pair(of_a[form][0], of_b[other][0], "prefix", best) for form, other in found if other in of_b]
 
 
-def _endings(name: str) -> Iterator[tuple[str, str]]:
-    """A name cut after each leading component that is no number: (prefix, rest)."""
-    parts = name.split(".")
-    yield "", name
-    for count in range(1, len(parts)):
-        if parts[count - 1].isdecimal():
-            return
-        yield ".".join(parts[:count]) + ".", ".".join(parts[count:])
+def _all_by_form(names: dict[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, form in names.items():
+        found.setdefault(form, []).append(name)
+    return found
+
+
+def _common(
+    a: Collection[str], b: Collection[str], allowed: Collection[Prefixes] | None
+) -> Iterator[tuple[Prefixes, str, str]]:
+    """(prefixes, form of A, form of B) of every two forms that are the same without prefixes that may go."""
+    for both in allowed or ():
+        for form in a:
+            if form.startswith(both[0]) and (other := both[1] + form[len(both[0]) :]) in b and _may_go(both, allowed):
+                yield both, form, other
+    for form, prefix, rest in _cut(a):
+        if rest in b and _new((prefix, ""), allowed):
+            yield (prefix, ""), form, rest
+    for form, prefix, rest in _cut(b):
+        if rest in a and _new(("", prefix), allowed):
+            yield ("", prefix), rest, form
+    endings: dict[str, list[tuple[str, str]]] = {}
+    for form, prefix, rest in _cut(b):
+        if _is_model(prefix):
+            endings.setdefault(rest, []).append((form, prefix))
+    for form, prefix, rest in _cut(a):
+        others = endings.get(rest, ()) if _is_model(prefix) else ()
+        if len(others) <= _MANY:  # what so many names end in says nothing
+            for other, its in others:
+                if prefix.split(".")[-2] != its.split(".")[-2] and _new((prefix, its), allowed):
+                    yield (prefix, its), form, other
+
+
+def _new(both: Prefixes, allowed: Collection[Prefixes] | None) -> bool:
+    """Whether two prefixes may go, and were not among those that are named."""
+    return (allowed is None or both not in allowed) and _may_go(both, allowed)
+
+
+def _cut(forms: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Names cut after each leading component that is no number: (name, prefix, rest)."""
+    for form in forms:
+        parts = form.split(".", _DEEPEST)
+        prefix = ""
+        for part in parts[:-1]:
+            if part.isdecimal():
+                break
+            prefix += f"{part}."
+            yield form, prefix, form[len(prefix) :]
+
+
+def _is_model(prefix: str) -> bool:
+    return _MODELS.issuperset(prefix.split(".")[:-1])
 
 
 def _may_go(both: Prefixes, allowed: Collection[Prefixes] | None) -> bool:
@@ -150,7 +205,3 @@ def _may_go(both: Prefixes, allowed: Collection[Prefixes] | None) -> bool:
     if not words:
         return False
     return _MODELS.issuperset(words) or (("" in both) if allowed is None else both in allowed)
-
-
-def _one_to_one(pairs: Sequence[Pair]) -> bool:
-    return len({pair.a for pair in pairs}) == len(pairs) == len({pair.b for pair in pairs})

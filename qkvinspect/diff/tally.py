@@ -41,6 +41,13 @@ def compare(
         return IDENTICAL, (IDENTICAL,) * len(heads)
     if not (a.comparable and b.comparable):
         return Comparison("changed", None, None, None), ()
+    with np.errstate(all="ignore"):  # signalling NaN, and squares beyond float64
+        return _compared(a, b, heads, tolerance)
+
+
+def _compared(
+    a: Lines, b: Lines, heads: Sequence[range], tolerance: float | None
+) -> tuple[Comparison, tuple[Comparison, ...]]:
     tallies = (_Tally(a, b, into) for into in _directions(a.dtype, b.dtype))
     tally = min(tallies, key=lambda one: int(one.changed.sum()))
     parts = tuple(
@@ -125,11 +132,10 @@ class _Tally:
         whole = bool(finite.all())
         if not whole:
             differs |= np.isfinite(x) != np.isfinite(y)
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            p, q = (x, y) if whole else (np.where(finite, x, 0), np.where(finite, y, 0))
-            gap = np.abs(q - p)
-            pairs = ((p, p), (q, q), (p, q), (gap, gap))
-            self.sums[rows] += np.stack([np.einsum("ij,ij->i", one, other) for one, other in pairs], axis=1)
+        p, q = (x, y) if whole else (np.where(finite, x, 0), np.where(finite, y, 0))
+        gap = np.abs(q - p)
+        pairs = ((p, p), (q, q), (p, q), (gap, gap))
+        self.sums[rows] += np.stack([np.einsum("ij,ij->i", one, other) for one, other in pairs], axis=1)
         self.gap[rows] = np.maximum(self.gap[rows], gap.max(axis=1))
         if not differs.any():
             return

@@ -64,7 +64,7 @@ def write(
                 _write_shards(folder, pieces, manifest, how.max_shard, advance)
                 if how.verify:
                     verify(folder, pieces, target, advance)
-                report.checkpoint.check()
+                report.checkpoint.settle()
             return
         with new_file(target, force=how.force) as file:
             _write_file(file, target.suffix, pieces, manifest, advance)
@@ -73,7 +73,7 @@ def write(
                 os.fsync(file.fileno())
                 _forget(file)
                 verify(Path(f"/dev/fd/{file.fileno()}"), pieces, target, advance)
-            report.checkpoint.check()
+            report.checkpoint.settle()
 
 
 def require_possible(report: Report, pieces: Sequence[OutputTensor], target: Path, how: How) -> None:
@@ -87,8 +87,7 @@ def require_possible(report: Report, pieces: Sequence[OutputTensor], target: Pat
         raise UsageError("is a file's name, and shards go into a folder", file=str(target), hint="leave its suffix out")
     if not how.max_shard and target.suffix not in SUFFIXES:
         raise UsageError("has a suffix that names no format", file=str(target), expected=" or ".join(SUFFIXES))
-    if any(_same_file(target, Path(file)) for file in source_files(report.checkpoint, pieces)):
-        raise UsageError("is the checkpoint that is being read", file=str(target), hint="give another name")
+    require_free(target, force=True, inputs=map(Path, source_files(report.checkpoint, pieces)))
     for piece in pieces:
         as_torch_counts(piece) if target.suffix in (".pt", ".pth") else require_code(piece)
     if how.max_shard and os.path.lexists(target):
@@ -154,10 +153,3 @@ def _forget(file: BinaryIO) -> None:
     """Have the system read it from the disk again, where it can be asked to."""
     with suppress(AttributeError, OSError):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False

@@ -10,6 +10,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import OutputTensor, copy, spans
 from qkvinspect.formats.safetensors import CODES
 
+_METADATA = "__metadata__"
 _CODES = {name: code for code, name in CODES.items()} | {"float4_e2m1fn_x2": "F4"}
 
 
@@ -40,15 +41,27 @@ def require_code(piece: OutputTensor) -> None:
     """Refuse what the format cannot hold.
 
     Raises:
-        LayoutError: it has no such dtype.
+        LayoutError: it has no such dtype, or no place for such a name.
     """
+    if piece.name == _METADATA or not _is_unicode(piece.name):
+        raise LayoutError(
+            "safetensors cannot hold a tensor of this name", tensor=piece.name, hint="write a .pt file, or --rename it"
+        )
     if piece.dtype.name not in _CODES:
         hint = "its numbers have to be dequantised first" if piece.dtype.block > 1 else "write a .pt file instead"
         raise LayoutError(f"safetensors has no dtype {piece.dtype.name}", tensor=piece.name, hint=hint)
 
 
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _header(pieces: Sequence[OutputTensor], metadata: Mapping[str, str]) -> bytes:
-    header: dict[str, object] = {"__metadata__": metadata}
+    header: dict[str, object] = {_METADATA: metadata}
     offset = 0
     for piece in pieces:
         values = piece.dtype.values

@@ -11,14 +11,14 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats import strict_json
+from qkvinspect.formats import bounded_yaml, strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
-from qkvinspect.parsed import is_mapping
+from qkvinspect.parsed import is_items, is_mapping
 from qkvinspect.sources import LocalFile, is_remote, local_path
 
 _SUFFIXES = (".json", ".yaml", ".yml")
-_USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
+USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
 _NEVER = ("tokenizer", "special_tokens", "vocab", "generation_config", "preprocessor", "added_tokens")
 _MAX_SIZE = 2_000_000
 _MAX_FILES = 20
@@ -137,7 +137,7 @@ def _stem(name: str) -> str:
 
 
 def _rank(name: str) -> int:
-    return _USUAL.index(name) if name in _USUAL else len(_USUAL)
+    return USUAL.index(name) if name in USUAL else len(USUAL)
 
 
 def _parse(file: ByteSource, origin: str) -> Config | None:
@@ -146,7 +146,7 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
         raise CheckpointError(f"is too large for a config: {file.size} bytes", code=Code.CONFIG, file=file.name)
     data = file.read(0, file.size)
     try:
-        values = strict_json.loads(data, file.name, Limits()) if file.name.endswith(".json") else _yaml(data)
+        values = _json(data, file.name) if file.name.endswith(".json") else bounded_yaml.loads(data)
     except ValueError as error:
         raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], code=Code.CONFIG, file=file.name) from error
     if not is_mapping(values) or {"schema_version", "attentions"} <= values.keys():  # our own report
@@ -154,18 +154,18 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
     return Config(origin, values)
 
 
-def _yaml(data: bytes) -> object:
-    import yaml
-
-    try:
-        return yaml.safe_load(data)
-    except (
-        yaml.YAMLError,
-        RecursionError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ArithmeticError,
-    ) as error:
-        raise ValueError(str(error)) from error
+def _json(data: bytes, file: str) -> object:
+    """JSON with no more values than YAML may have: every layer asks all of them."""
+    values = strict_json.loads(data, file, Limits())
+    open: list[object] = [values]
+    found = 0
+    while open:
+        value = open.pop()
+        found += 1
+        if is_mapping(value):
+            open += value.values()
+        elif is_items(value):
+            open += value
+        if found + len(open) > bounded_yaml.MAX_VALUES:
+            raise ValueError(f"it holds too many values (over {bounded_yaml.MAX_VALUES})")
+    return values

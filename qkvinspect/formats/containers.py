@@ -194,9 +194,7 @@ class _Collector:
                 )
             for key, child in node.items():
                 if is_tensor(child) and not isinstance(key, (str, int)):
-                    self.lost.append(
-                        ((*path, str(key)[:300]), f"a key of type {type(key).__name__} that leads to a tensor")
-                    )
+                    self.lost.append(((*path, repr(key)[:300]), "a key that is no text, and leads to a tensor"))
         for key, child in children.items():
             if type(child) is TensorCall or is_tensor(child):
                 self.tensors[(*path, key)] = child
@@ -225,5 +223,8 @@ def _describe(root: object) -> str:
         return f"a {root.function}" if isinstance(root.function, Global) else "an object"
     if is_dict(root):
         keys = ", ".join(repr(key) for key in islice(root, 6) if isinstance(key, (str, int)))
+        odd = ", ".join(repr(key)[:60] for key in islice(root, 3))
+        if odd and not keys:
+            return f"a dict with keys that are no text: {odd}"
         return f"a dict with {keys}" if keys else "an empty dict"
     return f"a {type(root).__name__}"

@@ -16,14 +16,19 @@ from qkvinspect.sources.urls import shown
 _READABLE = (*SUFFIXES, ".index.json")
 
 
-def expand(patterns: Iterable[str]) -> Iterator[str]:
+def expand(patterns: Iterable[str], *, existing: bool = False) -> Iterator[str]:
     """The checkpoints that paths, folders and globs name, as they come; some may come twice.
+
+    Args:
+        existing: a name without a glob must be that of a file, too; else whoever opens it says what is wrong.
 
     Raises:
         UsageError: nothing has such a name.
     """
     for pattern in patterns:
         found = False
+        if existing and not is_remote(pattern) and not has_magic(pattern) and not os.path.lexists(_local(pattern)):
+            raise UsageError("no checkpoint matches", file=pattern)
         for path in _matches(pattern):
             found = True
             yield path
@@ -31,12 +36,15 @@ def expand(patterns: Iterable[str]) -> Iterator[str]:
             raise UsageError("no checkpoint matches", file=shown(pattern) if is_remote(pattern) else pattern)
 
 
+def _local(pattern: str) -> str:
+    return str(local_path(pattern)) if pattern.startswith("file:") else pattern
+
+
 def _matches(pattern: str) -> Iterator[str]:
     if is_remote(pattern):
         yield from _remote(pattern)
         return
-    if pattern.startswith("file:"):
-        pattern = str(local_path(pattern))
+    pattern = _local(pattern)
     if os.path.lexists(pattern) or not has_magic(pattern):
         yield from map(_named, _below(Path(pattern)))
         return

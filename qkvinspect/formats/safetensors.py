@@ -16,6 +16,7 @@ from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.formats.trailing import follows
 from qkvinspect.parsed import is_integers, is_mapping, is_texts
 
 NAME: str = "safetensors"
@@ -192,8 +193,8 @@ def _check_places(source: ByteSource, places: list[tuple[int, int, str]], size: 
             raise _malformed(source, code, "its bytes do not follow the tensor before", found, name)
         position = end
     if position != size:
-        found = f"{size - position} at the end"
-        raise _malformed(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", found)
+        end = source.size - size + position
+        raise follows(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", end)
 
 
 def _malformed(

@@ -4,6 +4,7 @@ _legacy_save and _legacy_load).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
@@ -15,12 +16,15 @@ from qkvinspect.formats import pickle, torch_state
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import storage_id
+from qkvinspect.formats.trailing import follows
 from qkvinspect.sources import announce
 
 NAME: str = "torch-legacy"
 IS_INDEX: bool = False
 
-_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+_MAGIC = re.compile(rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", re.DOTALL)
+"""The first pickle, whatever its protocol; from the fourth on a frame is around it."""
+
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _FIRST_WINDOW = 128 << 10
@@ -28,7 +32,7 @@ _CUT = (Code.PICKLE_TRUNCATED, Code.PICKLE_LENGTH, Code.PICKLE_FRAME)
 
 
 def sniff(head: bytes) -> bool:
-    return head.startswith(_MAGIC)
+    return _MAGIC.match(head) is not None
 
 
 def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
@@ -99,7 +103,8 @@ def _storages(
         regions[key] = Region(source, position + 8, storage.nbytes)
         position += 8 + storage.nbytes
     if position != source.size:
-        raise _damaged(source, Code.LEGACY_TRAILING, "bytes follow the last storage", f"{source.size - position}")
+        what = "damaged legacy checkpoint: bytes follow the last storage"
+        raise follows(source, Code.LEGACY_TRAILING, what, position)
     return regions
 
 

@@ -16,6 +16,7 @@ from qkvinspect.checkpoint import ByteSource
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.trailing import follows
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -155,7 +156,10 @@ def _find_end(source: ByteSource) -> tuple[int, int, int]:
         )
     _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
     end = source.size - length + at
-    if end + _END.size + comment != source.size:
+    whole = end + _END.size + comment
+    if whole < source.size:
+        raise follows(source, Code.ZIP_TRAILING, "damaged zip: something follows its end record", whole)
+    if whole != source.size:
         raise damaged(
             source, Code.ZIP_TRAILING, "something follows its end record", f"{source.size - end - _END.size} bytes"
         )

@@ -23,7 +23,7 @@ from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.notices import about_numbers, about_values
+from qkvinspect.inspection.notices import about_emptiness, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
@@ -125,7 +125,12 @@ def inspect(
         thorough = options.evidence in ("thorough", "each")
         every = [_module(found, names, facts) for found in matches]
         modules = weights.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
-    findings = [*checkpoint.findings, *stale, *disguises.findings(checkpoint, stored)]
+    findings = [
+        *checkpoint.findings,
+        *about_emptiness(checkpoint.tensors),
+        *stale,
+        *disguises.findings(checkpoint, stored),
+    ]
     attentions: list[Attention] = []
     for module in modules:
         findings += module.findings

@@ -184,7 +184,9 @@ def _fits(candidate: Candidate) -> bool:
 
 def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
     out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
-    return out is not None and len(out.shape) > 1 and weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
+    if out is None or len(out.shape) < 2 or not weight.shape:
+        return False
+    return weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
 
 
 def _has_ratio(layout: Layout, weight: Weight) -> bool:

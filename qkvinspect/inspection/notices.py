@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
@@ -78,6 +79,22 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
 def _sure(verdict: Verdict) -> str:
     percent = min(int(verdict.confidence * 10_000) / 100, 99.99)
     return f"({percent:g} % sure; `qkvinspect explain --evidence` shows why)"
+
+
+def about_emptiness(tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
+    """Weights without elements, as a model in DeepSpeed ZeRO-3 or FSDP leaves them where it is saved as it stands."""
+    empty = [
+        name
+        for name, info in tensors.items()
+        if 0 in info.shape and name.endswith(("weight", "bias")) and info.dtype.kind == "float"
+    ]
+    if empty:
+        text = (
+            f"{empty[0]} {list(tensors[empty[0]].shape)} and {len(empty) - 1} more of {len(tensors)} tensors have no"
+            " elements: parameters were saved before they were gathered; run DeepSpeed's zero_to_fp32.py on the"
+            " checkpoint, or save with stage3_gather_16bit_weights_on_model_save"
+        )
+        yield Finding(FindingCode.EMPTY_WEIGHTS, text)
 
 
 def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:

@@ -48,6 +48,7 @@ class Journal:
         self._path = path
         what = json.dumps(about, sort_keys=True)
         try:
+            _make_private(path)
             self._database = sqlite3.connect(path)
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             known = self._database.execute("SELECT name FROM sqlite_master").fetchone()
@@ -61,6 +62,8 @@ class Journal:
                     file=str(path),
                     hint="give the same ones, or --force to begin anew",
                 )
+        except OSError as error:
+            raise UsageError(f"cannot be used: {error.strerror}", file=str(path), hint="check the folder") from error
         except sqlite3.Error as error:
             raise UsageError(f"cannot be used: {error}", file=str(path), hint="--force begins anew") from error
         self._kept = time.monotonic()
@@ -119,6 +122,16 @@ class Journal:
     ) -> None:
         self.keep()
         self._database.close()
+
+
+def _make_private(path: Path) -> None:
+    """Have the journal readable by its user alone: URLs in it must be opened again, and may hold passwords."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def discard(path: Path) -> None:

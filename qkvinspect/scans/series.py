@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple, TextIO, TypeGuard
 
 from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import UsageError
@@ -18,6 +18,9 @@ from qkvinspect.scans.rows import FLOATS, HEAD
 
 _LINE = 1 << 20
 """Characters that no line of a scan has."""
+
+_GREATEST = 1e100
+"""Whose square and sums are still numbers; a norm of float32 values is below 1e45."""
 
 _PARTS = ("q", "k", "v", HEAD)
 
@@ -120,7 +123,8 @@ def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> TrainingRun:
     return run
 
 
-def _rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    lines = iter(lambda: file.readline(_LINE), "")  # never more of a line than any row has
     for number, line in enumerate(lines, 1):
         try:
             row: object = json.loads(line) if len(line) < _LINE else None
@@ -146,7 +150,7 @@ def _add(run: TrainingRun, row: dict[str, object], where: str, layers: Sequence[
     layer, part, head = _text(row, "layer", where), _text(row, "part", where), row.get("head")
     if layer is None or part not in _PARTS:
         raise _wrong("part" if layer is not None else "layer", where, part if layer is not None else layer)
-    if head is not None and not _is_count(head):
+    if (head is not None or part == HEAD) and not _is_count(head):
         raise _wrong("head", where, head)
     if layers and not any(fnmatchcase(layer, glob) for glob in layers):
         return
@@ -168,6 +172,8 @@ def _take(run: TrainingRun, row: dict[str, object], step: int, place: tuple[str,
             run.nonfinite[place[:2]] = step, count
     for column in FLOATS & row.keys():
         value = _number(row[column], column, where)
+        if value is not None and place[1] == HEAD and column not in BY_KEY:
+            raise UsageError(f"{column} is no figure of a head's row", file=where, found=repr(value)[:60])
         if value is not None and isfinite(value):
             key = Key(*place, column)
             series = run.series.get(key) or run.series.setdefault(key, Series(key))
@@ -185,11 +191,15 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _number(value: object, column: str, where: str) -> float | None:
-    if value is None or isinstance(value, float) or value in ("nan", "inf", "-inf"):
-        return None if isinstance(value, str) else value
-    if type(value) is int and abs(value) < 1 << 1000:
-        return float(value)
-    raise _wrong(column, where, value)
+    if value is None or value in ("nan", "inf", "-inf"):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong(column, where, value)
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    if abs(value) > _GREATEST:
+        raise UsageError(f"{column} is too large to be summed up", file=where, expected=f"at most {_GREATEST:g}")
+    return float(value)
 
 
 def _text(row: dict[str, object], key: str, where: str) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qkvinspect.checks import parse_policy
 from qkvinspect.errors import UsageError
@@ -108,6 +109,8 @@ def test_pyproject_has_the_same_table(tmp_path: Path, sound: State, check: Any, 
         "[check.expect.'*']\nnorm = [3]",
         "[check.expect.'*']\nnorm = [3, 1]",
         "[check.expect.'*']\nnorm = [true, 2]",
+        "[check.expect.'*']\nnorm = [0, " + "9" * 400 + "]",
+        "[check.expect.'*']\nnorm = [nan, 2]",
     ],
 )
 def test_odd_settings_are_refused(text: str, sound: State, tmp_path: Path, project: Any, run: Any) -> None:
@@ -157,6 +160,21 @@ def test_a_baseline_names_what_came_and_went(sound: State, check: Any, tmp_path:
     assert said[2].startswith("k_norm was nan and is ")
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 5000, "1e999", "NaN", "Infinity", "-Infinity"])
+def test_numbers_that_no_baseline_has(number: str, tmp_path: Path, samples: Path, run: Any) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(f'{{"qkvinspect_baseline": 1, "layers": {{"a": {{"q_norm": {number}}}}}}}')
+    result = run("check", samples / "training.pt", "--baseline", path)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith(f"error: {path}: ")
+
+
+def test_a_baseline_without_end(samples: Path, run: Any) -> None:
+    result = run("check", samples / "training.pt", "--baseline", "/dev/zero")
+    assert (result.code, result.out) == (2, "")
+    assert "too large" in result.err
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"qkvinspect_baseline": 2, "layers": {}}', "[" * 100_000,
                                   '{"qkvinspect_baseline": 1, "layers": {"a": 1}}', None])  # fmt: skip
 def test_what_is_no_baseline(text: str | None, tmp_path: Path, samples: Path, run: Any) -> None:
@@ -167,3 +185,11 @@ def test_what_is_no_baseline(text: str | None, tmp_path: Path, samples: Path, ru
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"error: {path}: ")
     assert result.err.count("\n") == 1
+
+
+def test_settings_of_layers_do_not_reach_what_is_found_of_the_whole_file(project: Any, check: Any) -> None:
+    project('[check.layers."*"]\nignore = ["no-attention"]\n')
+    (found,) = check({"w": torch.ones(2, 2)}, code=1)
+    assert (found["code"], found["layer"]) == ("no-attention", None)
+    project('[check]\nignore = ["no-attention"]\n')
+    assert check({"w": torch.ones(2, 2)}, code=0) == []

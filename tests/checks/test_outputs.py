@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,40 @@ def test_text_is_for_people(sound: State, tmp_path: Path, run: Any, monkeypatch:
     assert "\x1b[" in run("check", "model.pt").out
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in run("check", "model.pt").out
+
+
+@pytest.mark.parametrize("flag", ["--output", "--write-baseline"])
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_report_never_replaces_what_is_checked(
+    flag: str, force: tuple[str, ...], samples: Path, tmp_path: Path, run: Any
+) -> None:
+    model = tmp_path / "model.pt"
+    model.write_bytes((samples / "transformer.pt").read_bytes())
+    (tmp_path / "config.json").write_text('{"nhead": 4}')
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    os.link(model, tmp_path / "same.json")
+    for target in ("model.pt", "config.json", "other.safetensors", "same.json"):
+        before = (tmp_path / target).read_bytes()
+        result = run("check", model, flag, tmp_path / target, "-f", "json", *force)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert (tmp_path / target).read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--output", "--write-baseline"])
+def test_a_file_that_is_there_is_replaced_only_by_force(flag: str, samples: Path, tmp_path: Path, run: Any) -> None:
+    out = tmp_path / "report.json"
+    out.write_text("mine")
+    refused = run("check", samples / "transformer.pt", flag, out)
+    assert (refused.code, out.read_text()) == (2, "mine")
+    assert "exists already" in refused.err
+    run("check", samples / "transformer.pt", flag, out, "--force")
+    assert out.read_text() != "mine"
+
+
+def test_both_outputs_in_one_file(samples: Path, tmp_path: Path, run: Any) -> None:
+    out = tmp_path / "report.json"
+    assert run("check", samples / "transformer.pt", "-o", out, "--write-baseline", out).code == 2
+    assert not out.exists()
 
 
 def test_annotations_come_by_themselves_on_githubs_runners(

@@ -178,3 +178,43 @@ def test_what_is_noticed_is_as_severe_as_its_code_says(sample: str, samples: Pat
     found = [one for one in qkvinspect.check(samples / sample) if one.code not in own]
     assert {(one.severity, one.message) for one in noticed} == {(one.code.severity, one.message) for one in found}
     assert {(one.code.in_check, one.message) for one in noticed} == {(one.severity, one.message) for one in found}
+
+
+def stacks(lengths: tuple[int, ...], widths: tuple[int, ...]) -> State:
+    """Stages of a model, each a stack of its own, with weights as torch initialises them."""
+    state: State = {}
+    for stage, (length, width) in enumerate(zip(lengths, widths, strict=True)):
+        for layer in range(length):
+            module = torch.nn.MultiheadAttention(width, 4)
+            with torch.no_grad():
+                module.in_proj_bias.normal_(std=0.01)
+            state |= {f"stage{chr(97 + stage)}.blocks.{layer}.attn.{key}": v for key, v in module.state_dict().items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("lengths", "widths", "said"),
+    [
+        ((3, 3, 3, 3), (32, 32, 32, 32), "than the median of 12 layers"),
+        ((3, 3), (32, 64), "than the median of the 2 other layers of its stack"),
+        ((2, 2), (32, 64), "on average: no layer's are"),
+    ],
+    ids=["of one shape", "of its stack", "alone"],
+)
+def test_a_layer_of_a_small_stack_that_is_a_thousand_times_too_large(
+    lengths: tuple[int, ...], widths: tuple[int, ...], said: str, check: Any
+) -> None:
+    state = stacks(lengths, widths)
+    assert not [one for one in check(state) if one["code"] == "norm-outlier"]
+    state["stageb.blocks.1.attn.in_proj_weight"] *= 1000 if "average" not in said else 20_000
+    found = [one for one in check(state) if one["code"] == "norm-outlier"]
+    assert {one["layer"] for one in found} == {"stageb.blocks.1.attn"}
+    assert len(found) == 3  # Q, K and V
+    assert all(said in one["message"] for one in found)
+
+
+def test_stages_that_differ_as_real_ones_do_are_no_outliers(check: Any) -> None:
+    state = stacks((2, 2, 2, 2), (32, 32, 32, 32))
+    for key, factor in (("stagea.blocks.0", 5.0), ("stagec.blocks.1", 0.2)):
+        state[f"{key}.attn.in_proj_weight"] *= factor
+    assert not [one for one in check(state) if one["code"] == "norm-outlier"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,43 @@ from qkvinspect.errors import UsageError
 
 def pairs(a: list[str], b: list[str], *maps: str) -> dict[str, tuple[str, str]]:
     return {pair.a: (pair.b, pair.matched_by) for pair in pair_names(a, b, Renames(maps))}
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (
+            lambda n: ["network." * i + "w" for i in range(1, n)],
+            lambda n: ["network." * i + "v.w" for i in range(1, n)],
+        ),
+        (lambda n: [f"x{i}.w" for i in range(n)], lambda n: [f"y{i}.w" for i in range(n)]),
+        (lambda n: [f"module.x{i}.w" for i in range(n)], lambda n: [f"net.y{i}.w" for i in range(n)]),
+        (lambda n: [f"x{i}.w{i}" for i in range(n)], lambda n: [f"w{i}" for i in range(n)]),
+        (lambda n: [f"a{'.a' * i}.w" for i in range(n // 8)], lambda n: [f"b{'.a' * i}.w" for i in range(n // 8)]),
+        (lambda n: [f"enc.{i}.q" for i in range(n)], lambda n: [f"bert.enc.{i}.q" for i in range(n)]),
+    ],
+    ids=["repeated words", "other names", "under models", "a prefix each", "deep", "one prefix"],
+)
+def test_twice_the_names_are_twice_the_steps(a: Callable[[int], list[str]], b: Callable[[int], list[str]]) -> None:
+    """Steps are lines that run, which a busy machine does not change."""
+
+    def steps(n: int) -> int:
+        names, count = (a(n), b(n)), 0
+
+        def trace(frame: object, event: str, argument: object) -> object:
+            nonlocal count
+            count += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            pair_names(*names, Renames(()))
+        finally:
+            sys.settrace(before)
+        return count
+
+    assert steps(400) < 2.6 * steps(200)
 
 
 @pytest.mark.parametrize(

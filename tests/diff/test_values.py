@@ -193,3 +193,12 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
             tracemalloc.stop()
     assert max(peaks) < 40_000_000
     assert peaks[1] < 1.6 * peaks[0]
+
+
+def test_zeros_on_both_sides_are_no_difference_of_any_size(tmp_path: Path) -> None:
+    found = compared(tmp_path, torch.zeros(4, 4), torch.zeros(4, 4) * -1)
+    assert (found.status, found.relative_l2, found.max_difference, found.cosine) == ("rounding", 0, 0, None)
+    assert not found.emptied
+    assert compared(tmp_path, torch.zeros(4, 4), torch.zeros(4, 4)).relative_l2 == 0
+    grown = compared(tmp_path, torch.zeros(4, 4), torch.eye(4))
+    assert (grown.status, grown.relative_l2, grown.emptied) == ("changed", math.inf, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ UNREADABLE: dict[str, tuple[str, bytes]] = {
     "json not UTF-8": ("config.json", b'{"a": "\xff"}'),
     "json too deep": ("config.json", b'{"a":' * 100_000),
     "json of a huge integer": ("config.json", b'{"a": ' + b"9" * 10_000 + b"}"),
+    "json of many values": ("config.json", b'{"a": [' + b"1," * 60_000 + b"1]}"),
     "json too large": ("config.json", b'{"a": "' + b"x" * 2_100_000 + b'"}'),
     "yaml cut": ("config.yaml", b"a: [1, 2"),
     "yaml tab": ("config.yaml", b"a:\n\t- b: c\n - d"),
@@ -182,10 +184,53 @@ def test_no_file_stays_open(model: Path, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_yaml_that_doubles_costs_nothing(model: Path, in_time: Any) -> None:
-    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
-    model.with_name("config.yaml").write_text("\n".join(lines))
-    assert in_time("print(len(open_checkpoint(path).configs))", model) == "1\n"
+def aliases(levels: int, times: int, form: str) -> bytes:
+    """A few lines that stand for ``times ** levels`` values."""
+    lines = ["a0: &a0 {k: 1}"]
+    for n in range(1, levels):
+        lines.append(f"a{n}: &a{n} " + form.format(", ".join([f"*a{n - 1}"] * times)))
+    return "\n".join(lines).encode()
+
+
+BOMBS: dict[str, tuple[bytes, str]] = {
+    "aliases that double": (aliases(40, 2, "[{}]"), "too many values"),
+    "merges of merges": (aliases(10, 10, "{{<<: [{}]}}"), "too many values"),
+    "one alias many times": (b"a: &a [" + b"1," * 900 + b"]\nb: [" + b"*a," * 900 + b"]", "too many values"),
+    "a part of itself": (b"a: &a [*a]", "'a' stands for"),
+    "many values": (b"a: [" + b"1," * 60_000 + b"]", "too many values"),
+    "deep flow": (b"a: " + b"[" * 500 + b"]" * 500, "too deeply"),
+    "deep blocks": (b"- " * 20_000 + b"a", "too deeply"),
+    "deep complex keys": (b"? " * 20_000 + b"a", "too deeply"),
+    "digits": (b"a: " + b"9" * 101, "digits"),
+    "hexadecimal digits": (b"a: 0x" + b"f" * 1_000_000, "digits"),
+    "binary digits": (b"a: 0b" + b"1" * 1_000_000, "digits"),
+    "sexagesimal": (b"a: 1" + b":59" * 500_000, "digits"),
+    "a float": (b"a: 1." + b"3" * 1_000_000, "digits"),
+    "a tagged number": (b'a: !!int "' + b"1:" * 100_000 + b'1"', "digits"),
+}
+
+
+@pytest.mark.parametrize(("data", "why"), BOMBS.values(), ids=BOMBS)
+def test_yaml_that_stands_for_much_is_refused_before_it_is_built(data: bytes, why: str, model: Path) -> None:
+    model.with_name("config.yaml").write_bytes(data)
+    began = time.process_time()
+    with open_checkpoint(model) as checkpoint:
+        assert checkpoint.configs == ()
+        (finding,) = checkpoint.findings
+    assert why in finding.message
+    assert time.process_time() - began < 10  # built, these take minutes or for ever
+
+
+def test_anchors_and_merges_of_a_usual_size_are_read(model: Path) -> None:
+    model.with_name("config.yaml").write_text(
+        "base: &b {heads: 8, dim: 64}\nsub:\n  <<: *b\n  dim: 32\nsame: *b\n"
+        "hash: " + "ab12" * 32 + "\nlong: 0.1000000000000000055511151231257827021181583404541015625\n"
+    )
+    with open_checkpoint(model) as checkpoint:
+        (config,) = checkpoint.configs
+    assert config.values["sub"] == {"heads": 8, "dim": 32}
+    assert config.values["same"] == {"heads": 8, "dim": 64}
+    assert (config.values["hash"], config.values["long"]) == ("ab12" * 32, 0.1)
 
 
 def test_a_pipe_beside_is_not_waited_for(model: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from qkvinspect.errors import CheckpointError, UsageError
@@ -389,3 +392,39 @@ def test_keys_that_are_objects_are_not_spelled_out(
 def test_an_error_is_a_checkpoint_error(saved: Any) -> None:
     with pytest.raises(CheckpointError):
         open_checkpoint(saved({}))
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_keys_that_are_no_text_are_said_in_the_same_words_at_every_run(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({b"a\xff": torch.ones(1), Path("x"): torch.ones(1), "w": torch.ones(1)}, path, pickle_protocol=protocol)
+    with open_checkpoint(path) as checkpoint:
+        assert [finding.message for finding in checkpoint.findings if finding.code == "unknown-tensor"] == [
+            "b'a\\xff' is a key that is no text, and leads to a tensor: left out",
+            "<pathlib.PosixPath> is a key that is no text, and leads to a tensor: left out",
+        ]
+    torch.save({b"a": torch.ones(1)}, path, pickle_protocol=protocol)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert "keys that are no text: b'a'" in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("junk", [b"\0", b"\0" * 4096, b"<html>"])
+def test_what_follows_a_whole_file_is_counted_and_can_be_cut_off(tmp_path: Path, form: str, junk: bytes) -> None:
+    path = tmp_path / "model.bin"
+    if form == "safetensors":
+        save_file({"w": torch.arange(3.0)}, path)
+    else:
+        torch.save({"w": torch.arange(3.0)}, path, _use_new_zipfile_serialization=form == "zip")
+    whole = path.read_bytes()
+    path.write_bytes(whole + junk)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert f"{len(junk)} bytes more" in str(caught.value)
+    command = re.search(r"`truncate -s (\d+)`", str(caught.value))
+    assert command
+    os.truncate(path, int(command[1]))
+    assert path.read_bytes() == whole
+    with open_checkpoint(path) as checkpoint:
+        assert list(checkpoint.tensors) == ["w"]

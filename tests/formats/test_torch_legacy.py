@@ -143,3 +143,12 @@ def test_nothing_is_called(tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(buffer.getvalue())
     assert read(tmp_path / "m.pt", "w") == raw(torch.ones(3))
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_that_torch_writes(tmp_path: Path, protocol: int) -> None:
+    path, weight = tmp_path / "legacy.pt", torch.arange(6.0).view(2, 3)
+    torch.save({"w": weight}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    assert read(path, "w") == raw(weight)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == "torch-legacy"

@@ -174,3 +174,9 @@ def test_a_flag_that_does_not_fit_is_an_error(flags: tuple[str, ...]) -> None:
 def test_malformed_flags_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_flag(text)
+
+
+@pytest.mark.parametrize(("count", "known"), [(65_536, 65_536), (65_537, None)])
+def test_no_layer_has_more_heads_than_can_be(count: int, known: int | None) -> None:
+    found = report("l.0.self_attn", rows=(count, count, count), config_json={"num_attention_heads": count})
+    assert heads(found) == [known]

@@ -109,3 +109,22 @@ def test_merge_keeps_every_row_in_order(cuts: list[int]) -> None:
 
 def test_slots_are_listed_in_order() -> None:
     assert slots_of(GROUPED, Geometry(4, 2, 8), 64) == (2, [("q", 2, 8), ("k", 1, 8), ("v", 1, 8)])
+
+
+STEPPED = st.lists(st.builds(lambda start, count, step: range(start, start + count * step, step),
+                             st.integers(0, 20), st.integers(0, 5), st.integers(1, 3)), max_size=6)  # fmt: skip
+
+
+@given(STEPPED)
+def test_joined_runs_are_the_same_rows_in_the_same_order(runs: list[range]) -> None:
+    assert list(chain.from_iterable(merge(runs))) == list(chain.from_iterable(runs))
+
+
+@given(st.integers(2, 6), st.integers(2, 5))
+def test_rows_of_the_slot_innermost_packing_are_never_joined(heads: int, dim: int) -> None:
+    """[H, d, 3]: a head's rows end where the next head's begin, and K and V lie between them."""
+    packing = Packing(("q", "k", "v"), groups="heads", slot_innermost=True)
+    rows = split_rows(packing, Geometry(heads, heads, dim, None), 3 * heads * dim)
+    index = np.arange(3 * heads * dim).reshape(heads, dim, 3)
+    for slot, part in enumerate("qkv"):
+        assert list(chain.from_iterable(merge(rows[part]))) == list(index[:, :, slot].ravel())

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from qkvinspect import atomic
+
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("kill", Path(__file__).parent / "kill.py")
 assert spec
@@ -150,3 +152,26 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(
     assert (result.code, os.listdir(tmp_path)) == (2, [])
     assert "it is not what was written" in result.err
     assert run(*arguments).code == 0
+
+
+def test_what_becomes_of_the_source_once_the_target_has_its_name(
+    samples: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole, and said to be: to say that nothing was written beside a file that is there helps nobody."""
+    source, out = tmp_path / "model.pt", tmp_path / "out.safetensors"
+    source.write_bytes((samples / "transformer.pt").read_bytes())
+    named = atomic._give_name
+
+    def touched(*args: Any) -> None:
+        named(*args)
+        os.utime(source, (1, 1))
+
+    monkeypatch.setattr(atomic, "_give_name", touched)
+    result = run("export", "--split", source, "-o", out)
+    assert (result.code, out.exists()) == (0, True)
+    out.unlink()
+    real = atomic._flowing
+    monkeypatch.setattr(atomic, "_flowing", lambda number: (os.utime(source, (2, 2)), real(number))[1])
+    result = run("export", "--split", source, "-o", out)
+    assert (result.code, out.exists()) == (2, False)
+    assert "changed" in result.err

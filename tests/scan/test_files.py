@@ -50,3 +50,10 @@ def test_a_stamp_follows_the_files(tree: Path) -> None:
 def test_numbers_are_sorted_as_numbers() -> None:
     names = ["step-100", "step-9", "tep-1", "step-10b", "step-10"]
     assert sorted(names, key=natural) == ["step-9", "step-10", "step-10b", "step-100", "tep-1"]
+
+
+def test_a_name_that_nothing_has(tmp_path: Path, run) -> None:
+    result = run("scan", tmp_path / "nofile.pt", "-o", tmp_path / "run.jsonl")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "no checkpoint matches" in result.err
+    assert not (tmp_path / "run.jsonl").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,10 @@ ROW = {"checkpoint": "a.pt", "step": 1, "step_from": "name:a", "layer": "x", "pa
                 {"nonfinite": "x"},
                 {"logit_bound": {}},
                 {"step_from": 1},
+                {"part": "head", "head": 0},
+                {"part": "head", "norm": None},
+                {"norm": 1e308},
+                {"norm": -1e101},
             )
         ),
         "\x1b[31m" + "x" * 3000,
@@ -255,6 +260,25 @@ def test_a_line_that_is_no_row(tmp_path: Path, run, line: str) -> None:
     assert "rows.jsonl: line 2: " in result.err
     assert "\x1b" not in result.err
     assert len(result.err) < 1000
+
+
+def test_no_more_of_an_endless_line_is_read_than_a_row_may_have(tmp_path: Path, run) -> None:
+    """Read whole, it takes a gigabyte and more."""
+    with (tmp_path / "rows.jsonl").open("wb") as file:
+        file.truncate(1 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert run("trend", tmp_path / "rows.jsonl").code == 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize("figure", [1e100, 1e99, 1e-308, 5e-324, 0.0])
+@pytest.mark.parametrize("format", ["table", "chart", "json", "csv", "markdown"])
+def test_figures_at_the_ends_of_what_can_be(tmp_path: Path, run, figure: float, format: str) -> None:
+    rows = [
+        {**ROW, "step": step, "checkpoint": str(step), "norm": figure if step % 2 else 1.0} for step in range(1, 40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert run("trend", tmp_path / "rows.jsonl", "-f", format).code in (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import qkvinspect
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.weights.encodings import weights_of
 
 State = dict[str, torch.Tensor]
 
@@ -157,3 +159,19 @@ def test_scales_of_zero_are_zero_parts_and_heads(tmp_path: Path, run) -> None:
     found = json.loads(run("check", tmp_path / "m.safetensors", "--heads", "4", "-f", "json").out)
     codes = {finding["code"] for result in found["checkpoints"] for finding in result["findings"]}
     assert {"zero-part", "zero-head"} <= codes
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(128, 128), (129, 257), (256, 384), (130, 64)])
+def test_float8_values_past_the_first_block_have_the_scale_of_their_own(tmp_path: Path, rows: int, cols: int) -> None:
+    """Scales that differ from block to block: with blocks of 127, the rows and columns at the seams come out wrong."""
+    down, across = -(-rows // 128), -(-cols // 128)
+    codes = torch.randn(rows, cols).to(torch.float8_e4m3fn)
+    scales = 2.0 ** torch.arange(down * across).view(down, across)
+    path = tmp_path / "model.safetensors"
+    save_file({"l.q_proj.weight": codes, "l.q_proj.weight_scale_inv": scales}, path)
+    spread = scales.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :cols]
+    with open_checkpoint(path) as checkpoint:
+        weight = weights_of(checkpoint)["l.q_proj.weight"]
+        assert weight.encoding is not None
+        values = weight.encoding.decode(range(rows), range(cols))
+    assert torch.equal(torch.from_numpy(values.astype("float32")), codes.float() * spread)

@@ -298,3 +298,15 @@ def test_a_wrong_checksum_gives_no_norm(folder: Path, monkeypatch: pytest.Monkey
         results = stats.stream([stats.StreamRequest(plain(info), "out_in") for info in given], lambda _: None)
         with pytest.raises(CheckpointError, match="checksum"):
             deque(results, maxlen=0)
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_what_is_not_finite_in_one_part_of_interleaved_rows_is_not_in_the_others(broken: int, tmp_path: Path) -> None:
+    tensor = torch.randn(96, 40)
+    tensor[broken::3] = torch.nan
+    result = measured(tmp_path, tensor)
+    for part in range(3):
+        norm, nonfinite = result.measure((range(part, 96, 3),))
+        assert nonfinite == (1280 if part == broken else 0)
+        if part != broken:
+            assert norm == pytest.approx(torch.linalg.norm(tensor[part::3].double()).item(), rel=1e-6)

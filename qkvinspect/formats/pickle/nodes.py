@@ -37,6 +37,14 @@ class Call:
         self._items: list[object] | None = None
         self._entries: dict[object, object] | None = None
 
+    def __repr__(self) -> str:
+        """The same at every run and short, whatever the call holds; bytes as such, which protocol 2 calls."""
+        match self.function, self._arguments:
+            case Global("_codecs", "encode"), (str(text), str(encoding)) if encoding in ("latin1", "latin-1"):
+                return repr(text.encode("latin-1", "replace"))
+            case function, _:
+                return f"<{function if isinstance(function, Global) else 'something'}>"
+
     @property
     def arguments(self) -> object:
         return self._arguments
@@ -61,6 +69,9 @@ class Persistent:
 
     def __init__(self, id: object) -> None:
         self.id = id
+
+    def __repr__(self) -> str:
+        return "<something outside the pickle>"
 
 
 def is_dict(node: object) -> TypeGuard[dict[object, object]]:

@@ -42,7 +42,7 @@ _AS_GOOD = 0.8
 def layers_within(rows: Sequence[int], work: int) -> int:
     """How many layers, whose weights have so many rows, can be weighed with so much work, though at least one."""
     with_out = sum(rows) * 4 // 3 // stride_of(rows)
-    return max(work // with_out**2, 1)
+    return max(work // max(with_out, 1) ** 2, 1)
 
 
 def samples_of(attentions: Sequence[Attention]) -> list[Sample]:

@@ -1,0 +1,36 @@
+"""What stdout and stderr do with a letter that their encoding lacks: an ASCII letter of the same width stands for it.
+
+A redirected Windows console has cp1252, and ``LC_ALL=C`` ASCII: neither has the lines and blocks that tables draw.
+"""
+
+from __future__ import annotations
+
+import codecs
+import sys
+
+_ERRORS = "qkvinspect.ascii"
+
+_ASCII = str.maketrans("─│└…·−▁▂▃▄▅▆▇█▏▎▍▌▋▊▉\ufffd", "-|+..-_.-~=+*#   ####?")
+
+
+def replace_unencodable() -> None:
+    """Have both streams print whatever is given to them, in any encoding."""
+    codecs.register_error(_ERRORS, _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and str(getattr(stream, "encoding", "")).lower().replace("-", "") != "utf8":
+            reconfigure(errors=_ERRORS)
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_ASCII)
+    return "".join(letter if letter.isascii() else _in_ascii(letter) for letter in text), error.end
+
+
+def _in_ascii(letter: str) -> str:
+    """A star or a point for the dots that curves are drawn with, an escape for any other letter."""
+    if "\u2800" <= letter <= "\u28ff":
+        return " " if letter == "\u2800" else "*" if (ord(letter) - 0x2800).bit_count() > 2 else "."
+    return letter.encode("unicode_escape").decode("ascii")

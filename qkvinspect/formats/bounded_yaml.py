@@ -1,0 +1,89 @@
+"""YAML as untrusted files must have it: counted before anything is built of it.
+
+YAML can say much in little: an alias stands for all that its anchor holds, a merge copies it, and a number may have
+as many digits as the file has bytes. So the events of the parser are counted first, an alias as often as it is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+MAX_VALUES = 50_000
+"""Keys, values and what aliases stand for, in one file; a config with 20,000 labels has fewer."""
+
+MAX_DEPTH = 64
+MAX_DIGITS = 100
+"""Characters of one number; a float that is written out exactly has about 60."""
+
+_NUMBER = re.compile(r"[-+]?(?:0[bxBX][0-9a-fA-F_]+|[0-9_.:eE+-]+)")
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def loads(data: bytes) -> object:
+    """Parse ``data`` as plain values: mappings, lists, texts, numbers, dates.
+
+    Raises:
+        ValueError: it is no such YAML, or asks for more than the limits; the message says why.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _count(yaml.parse(data, loader))
+        return yaml.load(data, loader)
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+    ) as error:
+        raise ValueError(str(error)) from error
+
+
+def _count(events: Iterator[Any]) -> None:
+    """Refuse what would make too much."""
+    import yaml
+
+    sizes: dict[str, int] = {}
+    open: list[tuple[str | None, int]] = []
+    total = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            total += _size_of_alias(event.anchor, sizes)
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            _check_digits(event)
+            _note(sizes, event.anchor, 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open.append((event.anchor, total))
+            total += 1
+            if len(open) > MAX_DEPTH:
+                raise ValueError(f"it is nested too deeply (over {MAX_DEPTH} levels)")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open.pop()
+            _note(sizes, anchor, total - before)
+        if total > MAX_VALUES:
+            raise ValueError(f"it stands for too many values (over {MAX_VALUES}, those of aliases included)")
+
+
+def _note(sizes: dict[str, int], anchor: str | None, size: int) -> None:
+    if anchor is not None:
+        sizes[anchor] = size
+
+
+def _size_of_alias(anchor: str | None, sizes: dict[str, int]) -> int:
+    if anchor is None or anchor not in sizes:
+        raise ValueError(f"the alias {(anchor or '')[:40]!r} stands for nothing, or for what it is a part of")
+    return sizes[anchor]
+
+
+def _check_digits(event: Any) -> None:
+    if len(event.value) > MAX_DIGITS and (
+        event.tag in _NUMBER_TAGS or (event.implicit[0] and _NUMBER.fullmatch(event.value))
+    ):
+        raise ValueError(f"a number has over {MAX_DIGITS} digits")
