@@ -72,28 +72,27 @@ def claim(
         roles: words of the value's own key that name a part.
         also: further words that describe the layer, such as its type.
     """
-    words = _words(layer)
     matched, position = 0, len(layer)
     missing: list[str] = []
     for key, kind in zip(keys, kinds, strict=True):
         if key.isdecimal():
-            matched, missing = (matched + 1, missing) if _numbered(key, words) else (matched, [*missing, key])
+            matched, missing = (matched + 1, missing) if _numbered(key, layer) else (matched, [*missing, key])
             continue
         named = [word for word in split_words(key) if word not in _SAY_NOTHING]
         if not named:
             continue
         strong = [word for word in named if word not in _WEAK] or named
-        found = _all_found(strong, words)
+        found = _all_found(strong, layer)
         if found is None and kind:
             own = [word for word in split_words(kind) if word not in _SAY_NOTHING | _WEAK and len(word) > 3]
-            found = next((where for word in own if (where := _all_found([word], words)) is not None), None)
+            found = next((where for word in own if (where := _all_found([word], layer)) is not None), None)
         if found is None:
             missing.append(strong[0])
         else:
-            matched += len(named) if all(_find(word, words) is not None for word in named) else 1
+            matched += len(named) if all(_find(word, layer) is not None for word in named) else 1
             position = min(position, found)
     for role in roles:
-        found = _find(role, words)
+        found = _find(role, layer)
         if found is None and any(_alike(role, word) for word in also):
             matched += 1
         elif found is None:
@@ -104,9 +103,10 @@ def claim(
     return Claim(matched, tuple(missing), position)
 
 
-def split_words(name: str) -> list[str]:
+@lru_cache(4096)
+def split_words(name: str) -> tuple[str, ...]:
     """``visionConfig2_x`` as vision, config2, x."""
-    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    return tuple(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()))
 
 
 @lru_cache(4096)
@@ -118,18 +118,19 @@ def _words(layer: str) -> tuple[tuple[str, int], ...]:
     return tuple(words)
 
 
-def _numbered(key: str, words: Sequence[tuple[str, int]]) -> bool:
+def _numbered(key: str, layer: str) -> bool:
     """Whether a number is one of those in a layer's name."""
-    return any(word.isdecimal() and int(word) == int(key) for word, _ in words if len(word) < 10)
+    return any(word.isdecimal() and int(word) == int(key) for word, _ in _words(layer) if len(word) < 10)
 
 
-def _all_found(named: Sequence[str], words: Sequence[tuple[str, int]]) -> int | None:
-    places = [_find(word, words) for word in named]
+def _all_found(named: Sequence[str], layer: str) -> int | None:
+    places = [_find(word, layer) for word in named]
     return None if None in places else min(place for place in places if place is not None)
 
 
-def _find(word: str, words: Sequence[tuple[str, int]]) -> int | None:
-    return next((place for other, place in words if _alike(word, other)), None)
+@lru_cache(4096)
+def _find(word: str, layer: str) -> int | None:
+    return next((place for other, place in _words(layer) if _alike(word, other)), None)
 
 
 def _alike(one: str, other: str) -> bool:

@@ -13,7 +13,11 @@ from qkvinspect.inspection.names import Names, NumberPlace
 from qkvinspect.parsed import is_items, is_mapping
 
 _MAX_DEPTH = 8
-_MAX_SECTIONS = 2_000
+_MAX_SECTIONS = 500
+_MAX_SIZES = 64
+"""Every layer asks all of them: a config that has more of either says nothing with the rest."""
+
+_NAMES_A_MODEL = ("model_type", "architecture", "_class_name", "backbone", "timm_model_name")
 
 
 class ConfigSection(NamedTuple):
@@ -22,11 +26,27 @@ class ConfigSection(NamedTuple):
     Attributes:
         keys: what leads to it from the root.
         kinds: the ``model_type`` of it and of those around it; "" for the root, which is the whole model.
+        sizes: its keys of heads and widths, with their values.
+        types: its lists of the layers' types.
     """
 
     keys: tuple[str, ...]
     kinds: tuple[str, ...]
     values: Mapping[str, object]
+    sizes: Sequence[tuple[str, ConfigKey, object]] = ()
+    types: Sequence[Sequence[object]] = ()
+
+    @classmethod
+    def of(cls, keys: tuple[str, ...], kinds: tuple[str, ...], values: Mapping[str, object]) -> ConfigSection:
+        """A section, its keys read once for all layers."""
+        sizes = [(name, key, value) for name, value in values.items() if (key := read(name)) is not None]
+        types = [value for name, value in values.items() if is_items(value) and "type" in name]
+        return cls(keys, kinds, values, sizes[:_MAX_SIZES], types)
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says anything of heads or widths, or which model it is of."""
+        return bool(self.sizes) or any(isinstance(self.values.get(key), str) for key in _NAMES_A_MODEL)
 
     @property
     def path(self) -> str:
@@ -36,7 +56,7 @@ class ConfigSection(NamedTuple):
 
 def sections(config: Config) -> list[ConfigSection]:
     """The config and every object in it, the outermost first."""
-    found = [ConfigSection((), (), config.values)]
+    found = [ConfigSection.of((), (), config.values)]
     held: dict[tuple[str, ...], Mapping[str, object]] = {(): config.values}
     for section in found:
         if len(section.keys) < _MAX_DEPTH:
@@ -46,8 +66,9 @@ def sections(config: Config) -> list[ConfigSection]:
                 kind = value.get("model_type")
                 keys = (*section.keys, key)
                 held[keys] = _as_one_layer_s(value, held.get(keys[:-2], {})) if key.isdecimal() else value
-                found.append(ConfigSection(keys, (*section.kinds, kind if isinstance(kind, str) else ""), held[keys]))
-    return found
+                kinds = (*section.kinds, kind if isinstance(kind, str) else "")
+                found.append(ConfigSection.of(keys, kinds, held[keys]))
+    return [section for section in found if section.tells]
 
 
 def _as_one_layer_s(values: Mapping[str, object], around: Mapping[str, object]) -> Mapping[str, object]:
@@ -57,12 +78,11 @@ def _as_one_layer_s(values: Mapping[str, object], around: Mapping[str, object]) 
 
 def layer_type(section: ConfigSection, layer: str, names: Names) -> str:
     """The type of one layer, where a section lists the types of as many layers as there are; "" elsewhere."""
-    for key, value in section.values.items():
-        if is_items(value) and "type" in key:
-            for index, count in names.places(layer):
-                if len(value) == count:
-                    kind = value[index]
-                    return kind if isinstance(kind, str) else ""
+    for types in section.types:
+        for index, count in names.places(layer):
+            if len(types) == count:
+                kind = types[index]
+                return kind if isinstance(kind, str) else ""
     return ""
 
 
@@ -82,10 +102,7 @@ class Said(NamedTuple):
 def said(section: ConfigSection, layer: str, names: Names) -> Iterator[Said]:
     """Every head count and width of a section, with how well it speaks of a layer."""
     also = split_words(layer_type(section, layer, names))
-    for name, value in section.values.items():
-        key = read(name)
-        if key is None:
-            continue
+    for name, key, value in section.sizes:
         number, suffix = value, ""
         if is_items(value):
             index = stage_of(value, section.values, names.places(layer))
