@@ -123,7 +123,6 @@ class FindingCode(StrEnum):
         "heads-fewer",
         "warning",
         "A layer holds fewer heads than its config says of the model: a rank's share, or heads were pruned.",
-        "info",
     )
     HEADS_NEEDED = (
         "heads-needed",

@@ -58,6 +58,8 @@ def find_attentions(
         LayoutError: a forced layout does not fit the tensors of its layer.
     """
     forced = asked.forced
+    forcible = {id for _, id in forced}
+    layouts = [row for row in layouts if not row.only_told or row.id in forcible or _named_by(row, configs)]
     index = _index((*asked.told, *layouts, *_wherever(layouts, asked)))
     claimed: set[str] = set()
     matches: list[Match] = []
@@ -226,6 +228,10 @@ def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequ
     if by_name and _agree(by_name):
         return Match((by_name[0],), "names")
     return Match(tuple(c for c in candidates if c.specificity == best[0].specificity), "ambiguous")
+
+
+def _named_by(layout: Layout, configs: Sequence[Config]) -> bool:
+    return any(_config_says(layout, config.values) for config in configs)
 
 
 def _config_says(layout: Layout, values: Mapping[str, object]) -> bool:

@@ -213,7 +213,8 @@ class Report:
             tensors: with every tensor, and where it belongs.
         """
         checkpoint, account = self.checkpoint, self.account
-        every = account.statuses() if account is not None and tensors else {}
+        every = (account.statuses() if account is not None else {}) if tensors else None
+        listed = None if every is None else [_tensor(self.weights[name], status) for name, status in every.items()]
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": {
@@ -229,11 +230,7 @@ class Report:
             "findings": [finding.to_dict() for finding in self.findings],
             "tensors": account.counts() if account else None,
             "unrecognised": [found.to_dict() for found in account.unrecognised] if account else [],
-            **(
-                {"every_tensor": [_tensor(self.weights[name], status) for name, status in every.items()]}
-                if tensors
-                else {}
-            ),
+            **({} if listed is None else {"every_tensor": listed}),
         }
 
 
@@ -290,7 +287,7 @@ def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
                 "head": head,
                 "rows": row_ranges([rows]),
                 "axis": part.axis,
-                **_ranks(part, head),
+                **({"ranks": list(part.head_ranks[head])} if part.head_ranks else {}),
                 **_measure(measure),
             }
             for head, (rows, measure) in enumerate(zip(part.heads, measures, strict=True))
@@ -304,11 +301,6 @@ def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
         "bias_nonfinite": part.bias_measured.nonfinite if part.bias_measured else None,
         "heads": heads,
     }
-
-
-def _ranks(part: Part, head: int) -> dict[str, object]:
-    """Only where files of ranks were joined."""
-    return {"ranks": list(part.head_ranks[head])} if part.head_ranks else {}
 
 
 def _measure(measure: Measure | None) -> dict[str, object]:

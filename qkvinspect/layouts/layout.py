@@ -75,6 +75,7 @@ class Layout:
         flags: for each key of the config, the values that mean this row (None: the key is not there;
             Ellipsis: whatever it holds).
         needs_config: the names alone do not decide; only a config, --layout or ``settled_by`` does.
+        only_told: whether the row is no candidate at all where no config names it.
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
@@ -119,6 +120,7 @@ class Layout:
     model_types: tuple[str, ...] = ()
     flags: Mapping[str, tuple[object, ...]] = _NO_FLAGS
     needs_config: bool = False
+    only_told: bool = False
     settled_by: tuple[str, ...] = ()
     ndim: int | None = None
     subheads: tuple[tuple[str, int], ...] = ()

@@ -26,5 +26,6 @@ LAYOUTS = (
         proof="source",
         flags={"packed_qkv_of_operator": (True,)},
         needs_config=True,
+        only_told=True,
     ),
 )

@@ -16,7 +16,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.formats.directory import below
+from qkvinspect.formats.expand import expand
 from qkvinspect.inspection import Options, inspect
 from tests.formats import ranks
 
@@ -328,7 +328,7 @@ def test_every_iteration_of_a_run_is_one_checkpoint(tmp_path) -> None:
     for number in (5, 10):
         ranks.save_megatron(tmp_path / f"iter_{number:07}", whole, 2)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("10")
-    assert [path.name for path in below(tmp_path)] == ["iter_0000005", "iter_0000010"]
+    assert [Path(path).name for path in expand([str(tmp_path)])] == ["iter_0000005", "iter_0000010"]
     with open_checkpoint(tmp_path) as checkpoint:
         assert checkpoint.path.endswith("iter_0000010")
 

@@ -46,17 +46,17 @@ _LEAVES = frozenset(["weight", "bias", "weight_scale", "weight_scale_inv"])
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ShareOf:
     """A tensor's module and what it is of it."""
 
     module: str
     leaf: str
 
 
-def named(name: str) -> Named:
+def named(name: str) -> ShareOf:
     """``in_proj_weight`` is the weight of ``in_proj``, as ``in_proj.weight`` would be."""
     module, _, leaf = re.sub(r"(?<=[a-z0-9])_(weight|bias)$", r".\1", name).rpartition(".")
-    return Named(module, leaf)
+    return ShareOf(module, leaf)
 
 
 def cut_of(name: str, kind: Kind, version: object) -> Cut:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
+from qkvinspect.inspection.facts.keys import ConfigKey, read
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, stage_of
 from qkvinspect.inspection.facts.tables import timm_heads, timm_kv_heads
 from qkvinspect.parsed import is_items, is_mapping
 
+_WIDTH = ConfigKey("embed_dim")
 _NAMES = ("architecture", "timm_model_name", "backbone")
 
 
@@ -36,6 +38,8 @@ def of_architecture(config: Config, section: ConfigSection, key: str, module: He
     if is_mapping(arguments) and (given := _given(arguments, module)):
         name, heads = given
         return HeadFact(f"{config.origin}:{section.path}model_args.{name}", heads, by_class=True)
+    if is_mapping(arguments) and any(read(name) and read(name) != _WIDTH for name in arguments):
+        return None  # other heads than the architecture's, under keys of its class
     architecture = str(section.values[key])
     layer = module.layer.rpartition("timm_model.")[2]
     heads = timm_heads(architecture, layer)

@@ -109,7 +109,7 @@ def links_out() -> Iterator[Scene]:
 
 
 def folders() -> Iterator[Scene]:
-    for names in ((), ("readme.md",), ("config.json",), ("a.txt", "b.onnx"), ("optimizer",)):
+    for names in ((), ("readme.md",), ("config.json",), ("a.txt", "b.h5"), ("optimizer",)):
         yield Scene(
             f"a folder with {', '.join(names) or 'nothing'}",
             partial(_files, dict.fromkeys(names, b"{}"), ""),
