@@ -256,12 +256,43 @@ def figure(copy: Copy) -> None:
     assert "norm of K over that of Q" in copy.run("analyze", "one.safetensors", "--heads", "2", "--heat", "k_over_q")
 
 
+LIBRARY = '''
+"""A library whose configs count twins of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from qkvinspect.checkpoint import Config
+from qkvinspect.inspection.facts.fact import HeadFact
+from qkvinspect.inspection.facts.module import HeadedModule
+from qkvinspect.inspection.facts.sections import ConfigSection
+
+
+def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
+    twins = config.values.get("twins")
+    return iter((HeadFact(f"{config.origin}:twins", 2 * twins),)) if isinstance(twins, int) else None
+'''.lstrip()
+
+
+def library(copy: Copy) -> None:
+    """How its config speaks of heads."""
+    save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
+    (copy.folder / "config.json").write_text(json.dumps({"twins": 2}))
+    copy.add("inspection/facts/twins.py", LIBRARY)
+    copy.insert("inspection/facts/libraries.py", "from qkvinspect.inspection.facts import ", "twins, ")
+    copy.insert("inspection/facts/libraries.py", "LIBRARIES: tuple[Library, ...] = (", "twins.facts, ")
+    (attention,) = json.loads(copy.run("show", "one.safetensors", "--format", "json"))["attentions"]
+    assert (attention["num_heads"], attention["num_heads_from"]) == (4, "config:config.json:twins")
+
+
 KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
     (layout, {"layouts/torch.py"}),
     (encoding, {"weights/encodings/halved.py", "weights/encodings/__init__.py"}),
     (file_format, {"formats/toy.py", "formats/__init__.py"}),
     (check, {"checks/few_heads.py", "checks/__init__.py", "finding_codes.py"}),
     (figure, {"analysis/columns.py"}),
+    (library, {"inspection/facts/twins.py", "inspection/facts/libraries.py"}),
 ]
 """What is added, and the files that this takes: a module of its own, and the list that names it."""
 

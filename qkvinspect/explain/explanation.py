@@ -56,6 +56,8 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     if attention.parts:
         yield "Biases", _biases(attention)
     yield "Heads", _heads(attention)
+    if len(attention.weighed_facts) > 1 or any(not fact.endswith(": used") for fact in attention.weighed_facts):
+        yield "Weighed", "; ".join(attention.weighed_facts) + "."
     if attention.extras:
         yield (
             "Beware",

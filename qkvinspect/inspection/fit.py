@@ -70,7 +70,9 @@ def _explanations(fact: HeadFact, width: int, sizes: Sizes) -> Iterator[tuple[Ge
             shared = max(1, kv_heads // ranks) if kv_heads else None
             share = replace(fact, num_heads=heads // ranks, num_kv_heads=shared, head_dim=width)
             if found := _try(share, width, sizes):
-                yield found, f"a share of {ranks} ranks of a model of {heads} heads"
+                share_of = f"the share of one of {ranks} ranks"
+                why = share_of if fact.ranks else f"{share_of}, or what pruning left,"
+                yield found, f"{why} of a model of {heads} heads"
 
 
 def _try(fact: HeadFact, width: int, sizes: Sizes) -> Geometry | None:

@@ -147,8 +147,8 @@ class Attention:
         layout_from: what decided that.
         candidates: ids of the layouts that it may be, if there is more than one.
         found_by: which of the three ways led to it: the registry, its names' pattern, the user's settings.
-        geometry: the sizes; one "head" a part where the number of heads is unknown; None where the parts
-            cannot be told apart.
+        geometry: the sizes; one "head" a part where their number is unknown; None where parts cannot be told apart.
+        weighed_facts: what each source says of the heads and what became of it, in words.
         heads_from: where that number came from, as in the JSON contract; "unknown".
         possible_heads: the counts that the shapes allow, where it is unknown.
         parts: Q, K and V, as far as the module holds them.
@@ -177,6 +177,7 @@ class Attention:
     out: Weight | None = None
     extras: tuple[tuple[Weight, str], ...] = ()
     evidence: Evidence | None = None
+    weighed_facts: tuple[str, ...] = ()
     found_by: FoundBy = "layout"
 
     @property

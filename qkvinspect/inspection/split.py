@@ -11,7 +11,7 @@ from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.notices import about_heads
+from qkvinspect.inspection.notices import about_heads, weighed_facts
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry, split_rows
@@ -54,6 +54,7 @@ def split(
     out_features = None
     if out is not None and len(out.shape) > 1:
         out_features = out.as_shape(layout.out_orientation)[1]
+    facts = tuple(facts)
     solution = geometry.solve(candidate, out_features, facts)
     findings = list(about_heads(candidate.layer, solution))
     biases = [(stored, _as_vector(names.find(stored.key, candidate.path))) for stored in layout.biases]
@@ -73,6 +74,7 @@ def split(
         geometry=sizes,
         heads_from=solution.origin if sizes else "unknown",
         possible_heads=solution.possible,
+        weighed_facts=tuple(weighed_facts(facts, solution)),
         parts=tuple(sorted((part for part in parts if part.name in _MAIN), key=lambda part: _MAIN.index(part.name))),
         others=tuple(part for part in parts if part.name not in _MAIN),
         output=_output(layout, out, sizes, out_bias) if out is not None else None,
