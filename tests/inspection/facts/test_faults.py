@@ -82,10 +82,10 @@ def test_a_head_dim_that_does_not_fill_the_rows_is_no_reason_for_narrower_heads(
 
 def test_facts_that_were_not_used_are_shown_with_the_reason() -> None:
     shapes = {**separate("a", 128, 128, 128), "a.q_norm.weight": (32,)}
-    found = report(shapes, config(num_attention_heads=8), Config("config:other.json", {"num_attention_heads": 4}))
+    found = report(shapes, config(num_attention_heads=2), Config("config:other.json", {"num_attention_heads": 4}))
     assert all_sizes(found) == [(4, 4, 32)]
     assert found.attentions[0].weighed_facts == (
-        "config:config.json:num_attention_heads says 8 heads: not used: tensor:a.q_norm.weight fixes 4",
+        "config:config.json:num_attention_heads says 2 heads: not used: tensor:a.q_norm.weight fixes 4",
         "config:other.json:num_attention_heads says 4 heads: used",
         "tensor:a.q_norm.weight says head_dim 32: agrees",
     )
