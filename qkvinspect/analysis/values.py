@@ -117,5 +117,15 @@ def _summed_up(part: str, head: int | None, flat: Array, bits: int) -> Values:
         greatest=high,
         zeros=float((known == 0).mean()),
         quantiles=tuple(map(float, np.quantile(known, QUANTILES))),
-        histogram=tuple(map(int, np.histogram(known, BINS, (low, high))[0])),
+        histogram=_histogram(known, low, high),
     )
+
+
+def _histogram(known: Array, low: float, high: float) -> tuple[int, ...]:
+    """Counts in equal bins; all in the first where floats are too far apart for the bins between them."""
+    import numpy as np
+
+    try:
+        return tuple(map(int, np.histogram(known, BINS, (low, high))[0]))
+    except ValueError:
+        return (known.size, *[0] * (BINS - 1))
