@@ -27,6 +27,9 @@ _WIDE = re.compile(r"UNet3DConditionModel|I2VGenXLUNet|UNet2DModel|Kandinsky3UNe
 """Classes that take it for the width of a head: UNet3D hands number and width over in the other order, so that the
 number that it was given for heads is a width too."""
 
+_POOLED = frozenset({"HunyuanDiT2DModel", "HunyuanDiT2DControlNetModel", "MochiTransformer3DModel"})
+"""Classes that pool the text with 8 heads, whatever the config says of the rest."""
+
 _AUTOENCODER = re.compile(r"Autoencoder|VQModel|AsymmetricAutoencoderKL|VQModel")
 
 
@@ -37,6 +40,8 @@ def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> I
         return None
     if ".attentions." in f"{module.layer}." and "mid_block" in module.layer and _AUTOENCODER.match(name):
         return iter((HeadFact(f"{config.origin}:_class_name", 1, by_class=True),))
+    if name in _POOLED and module.layer.endswith(".pooler"):
+        return iter((HeadFact(f"{config.origin}:_class_name", 8, by_class=True),))
     if name == "AutoencoderKLMochi":
         return iter((HeadFact(f"{config.origin}:_class_name", head_dim=32, by_class=True),))
     if name == "UNet1DModel":

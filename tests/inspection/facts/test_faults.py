@@ -201,6 +201,19 @@ def test_attention_head_dim_is_what_each_class_of_diffusers_makes_of_it(name: st
     assert all_sizes(found) == [(heads, heads, 640 // heads)]
 
 
+def test_a_key_of_cross_attention_says_nothing_of_self_attention() -> None:
+    """Sana: two keys, and widths that are the same."""
+    shapes = {**separate("blocks.0.attn1", 64, 64, 64), **separate("blocks.0.attn2", 64, 64, 64)}
+    values = {"num_attention_heads": 8, "num_cross_attention_heads": 2, "cross_attention_dim": 64}
+    assert all_sizes(report(shapes, config(**values))) == [(8, 8, 8), (2, 2, 32)]
+
+
+def test_the_text_of_hunyuan_dit_is_pooled_with_heads_of_its_own() -> None:
+    shapes = separate("time_extra_emb.pooler", 64, 64, 64)
+    found = report(shapes, config(_class_name="HunyuanDiT2DModel", num_attention_heads=16))
+    assert all_sizes(found) == [(8, 8, 8)]
+
+
 @pytest.mark.parametrize(
     ("depths", "block", "heads"),
     [([1, 2, 7, 2], 0, 1), ([1, 2, 7, 2], 2, 2), ([1, 2, 7, 2], 9, 4), ([1, 2, 7, 2], 11, 8)],
