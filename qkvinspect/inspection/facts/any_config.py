@@ -52,7 +52,7 @@ def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None
         return 0, other or _misses(_fact("", one, every, module), module), claim.position, -claim.matched
     if claim.speaks:
         return (3, 0, 0, 0) if other else (1 if width is not None else 2, 0, 0, 0)
-    if not _EITHER.isdisjoint(claim.missing) or any(word in module.names.words for word in claim.missing):
+    if any(word in _EITHER or word.isdecimal() or word in module.names.words for word in claim.missing):
         return None
     if width is not None and not other:
         return 2, 0, 0, -claim.matched
@@ -61,7 +61,7 @@ def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None
 
 
 _EITHER = frozenset({"self", "cross"})
-"""Every layer is one of them: what speaks of the other speaks against it."""
+"""Every layer is one of them: what speaks of the other speaks against it, as a section for another number does."""
 
 
 def _misses(fact: HeadFact, module: HeadedModule) -> bool:

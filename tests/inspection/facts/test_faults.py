@@ -256,6 +256,13 @@ def test_a_layer_may_have_a_config_of_its_own() -> None:
     assert all_sizes(found) == [(4, 4, 16), (8, 8, 8)]
 
 
+def test_a_layer_s_own_config_says_nothing_of_the_others() -> None:
+    own = {"01": {"num_attention_heads": 8}, "02": {"num_attention_heads": 8}}
+    text = {"num_attention_heads": 4, "hidden_size": 64, "per_layer_config": own}
+    shapes = {**separate("model.layers.0.attn", 64, 64, 64), **separate("model.layers.1.attn", 64, 64, 64)}
+    assert all_sizes(report(shapes, config(text_config=text))) == [(4, 4, 16), (8, 8, 8)]
+
+
 def test_layers_of_two_types_have_the_heads_of_their_own() -> None:
     shapes = {**separate("layers.0.attn", 64, 64, 64), **separate("layers.1.attn", 64, 64, 64)}
     kinds = ["full_attention", "sliding_attention"]
