@@ -56,8 +56,7 @@ class GgmlBlocks:
 
     @property
     def label(self) -> str:
-        bits = self.info.dtype.bits / self.info.dtype.block
-        return f"{self.info.dtype.name} of ggml, {bits:g} bits a weight in blocks of {self.info.dtype.block}"
+        return f"{self.info.dtype.name} of ggml, in blocks of {self.info.dtype.block}"
 
     @property
     def shape(self) -> tuple[int, int]:
