@@ -39,8 +39,13 @@ def ranked(
 
 
 Rank = tuple[int, int, int, int]
-"""What is smaller speaks better: whether it is named for the layer; whether its width is another; where in the
-layer's name its word stands; how many words it shares with it."""
+"""How well a number speaks of a layer; the smaller the better.
+
+First: 0 it is named for the layer; 1 it is of the whole model, and the width that it gives is the layer's; 2 it is of
+the whole model and gives no width, or of a part whose name stands nowhere in the file and whose width fits; 3 it is of
+the whole model and gives another width. Of those that are named for the layer: whether the widths contradict it; where
+in the layer's name the word stands, the outermost first; and less the number of words that they share.
+"""
 
 
 def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None:
