@@ -87,7 +87,7 @@ def lines() -> Iterator[str]:
     yield from (f"* `{Code[name]}` {name}: {why}" for name, why in ELSEWHERE.items())
     yield f"* `{KINDS}..`, in part: files of other kinds; tests/formats/test_foreign.py"
     yield "\n## Fuzzing\n"
-    yield "`test_fuzz.py` tries 50,000 broken files of each format in every run, `test_every_bit.py` every bit and"
+    yield "`test_fuzz.py` tries 15,000 broken files of each format in every run, `test_every_bit.py` every bit and"
     yield "every length of one small file a format. Coverage-guided, as of `fuzz/RUNS.md`:\n"
     runs = (FOLDER / "fuzz" / "RUNS.md").read_text()
     yield from (line for line in runs.splitlines() if "executions" in line and not line.startswith("|"))

@@ -1,6 +1,6 @@
 """Broken files by the hundred thousand: each is refused in one clean line, or reads as the trusted readers read it.
 
-QKVINSPECT_FUZZ says how many of each format (50,000 if unset).
+QKVINSPECT_FUZZ says how many of each format (15,000 if unset).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.hostile.reading import Outcome, outcome
 
 pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
 
-COUNT = int(os.environ.get("QKVINSPECT_FUZZ", "50000"))
+COUNT = int(os.environ.get("QKVINSPECT_FUZZ", "15000"))
 PARTS = 2
 
 FEWEST_READ = {
