@@ -14,6 +14,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats import strict_json
+from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.trailing import follows
@@ -98,7 +99,7 @@ def describe(source: ByteSource, limits: Limits) -> parts.Described:
     header, data_start = _read_header(source, limits)
     metadata = header.pop(_METADATA, {})
     if not is_texts(metadata):
-        raise _malformed(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
+        raise damaged(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
     places: list[tuple[int, int, str]] = []
     tensors = {name: _tensor(source, name, entry, data_start, places) for name, entry in header.items()}
     _check_places(source, places, source.size - data_start)
@@ -120,22 +121,20 @@ def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Co
 def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object], int]:
     length = int.from_bytes(source.read(0, 8), "little")
     if length > source.size - 8:
-        raise _malformed(
+        raise damaged(
             source, Code.SAFETENSORS_LENGTH, "header is longer than the file", f"{length} bytes of {source.size - 8}"
         )
     limits.check("header", length, source.name)
     text = source.read(8, length)
     if text[:1] != b"{":
         found = repr(text[:8])
-        raise _malformed(
-            source, Code.SAFETENSORS_JSON, "header is not valid JSON: it does not begin with a brace", found
-        )
+        raise damaged(source, Code.SAFETENSORS_JSON, "header is not valid JSON: it does not begin with a brace", found)
     try:
         header = strict_json.loads(text, source.name, limits)
     except ValueError as error:
         twice = isinstance(error, strict_json.DuplicateError)
         code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON
-        raise _malformed(source, code, f"header is not valid JSON: {error}", None) from error
+        raise damaged(source, code, f"header is not valid JSON: {error}", None) from error
     assert is_mapping(header)  # JSON that begins with a brace
     return header, 8 + length
 
@@ -147,22 +146,22 @@ def _tensor(
     fields = entry if is_mapping(entry) else {}
     if len(fields) != 3 or not fields.keys() >= _FIELDS:
         message = "header entry needs exactly dtype, shape, data_offsets"
-        raise _malformed(source, Code.SAFETENSORS_FIELDS, message, None, name)
+        raise damaged(source, Code.SAFETENSORS_FIELDS, message, None, name)
     code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
     if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
         found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
-        raise _malformed(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
+        raise damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
     if offsets is None or len(offsets) != 2:
         message = "data_offsets are not two numbers"
-        raise _malformed(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
+        raise damaged(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
     if not isinstance(code, str) or code not in CODES:
-        raise _malformed(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
+        raise damaged(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
     start, end = offsets
     if start > end:
-        raise _malformed(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
+        raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
     if start < 0 or end > source.size - data_start:
         found = f"[{start}, {end}) of {source.size - data_start}"
-        raise _malformed(source, Code.SAFETENSORS_RANGE, "data lies outside the file", found, name)
+        raise damaged(source, Code.SAFETENSORS_RANGE, "data lies outside the file", found, name)
     dtype = _DTYPES[code]
     if prod(shape) * dtype.bits != 8 * (end - start):
         raise CheckpointError(
@@ -190,21 +189,8 @@ def _check_places(source: ByteSource, places: list[tuple[int, int, str]], size: 
         if start != position:
             code = Code.SAFETENSORS_HOLE if start > position else Code.SAFETENSORS_OVERLAP
             found = f"offset {start}, expected {position}"
-            raise _malformed(source, code, "its bytes do not follow the tensor before", found, name)
+            raise damaged(source, code, "its bytes do not follow the tensor before", found, name)
         position = end
     if position != size:
         end = source.size - size + position
         raise follows(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", end)
-
-
-def _malformed(
-    source: ByteSource, code: Code, message: str, found: str | None, tensor: str | None = None
-) -> CheckpointError:
-    return CheckpointError(
-        message,
-        code=code,
-        file=source.name,
-        tensor=tensor,
-        found=found,
-        hint="the file is damaged or truncated: copy or download it again",
-    )

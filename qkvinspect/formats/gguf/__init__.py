@@ -14,7 +14,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.gguf.cursor import malformed
+from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.gguf.header import MAGIC, Header, read_header
 from qkvinspect.formats.gguf.metadata import Value
 from qkvinspect.formats.request import OpenRequest
@@ -53,7 +53,7 @@ def _open_split(source: ByteSource, header: Header, count: int, request: OpenReq
     if name is None or own is None or (int(name[2]) - 1, int(name[3])) != (own, count):
         expected = f"…-{(own or 0) + 1:05d}-of-{count:05d}.gguf"
         message = f"is one of {count} files of a checkpoint, and not named so that the others can be found"
-        raise malformed(source, Code.GGUF_SPLIT, message, f"a name that does not end in {expected}")
+        raise damaged(source, Code.GGUF_SPLIT, message, f"a name that does not end in {expected}")
     names = [f"{name[1]}-{number + 1:05d}-of-{count:05d}.gguf" for number in range(count)]
     resources = ExitStack()
     with resources:
@@ -70,12 +70,12 @@ def _open_split(source: ByteSource, header: Header, count: int, request: OpenReq
 
 def _read_part(part: ByteSource, number: int, count: int, request: OpenRequest) -> Header:
     if part.read(0, min(4, part.size)) != MAGIC:
-        raise malformed(part, Code.GGUF_SPLIT, "is named as a part of a GGUF checkpoint, and is not GGUF", None)
+        raise damaged(part, Code.GGUF_SPLIT, "is named as a part of a GGUF checkpoint, and is not GGUF", None)
     header = read_header(part, request.limits)
     found = _count(header.values, "split.no"), _count(header.values, "split.count")
     if found != (number, count):
         text = f"number {found[0]} of {found[1]}, expected {number} of {count}"
-        raise malformed(part, Code.GGUF_SPLIT, "is another part than its name says", text)
+        raise damaged(part, Code.GGUF_SPLIT, "is another part than its name says", text)
     return header
 
 
@@ -84,12 +84,12 @@ def _joined(files: list[tuple[ByteSource, Header]]) -> dict[str, TensorInfo]:
     for part, header in files:
         for name, info in header.tensors.items():
             if name in tensors:
-                raise malformed(part, Code.GGUF_DUPLICATE, "stands in two files of the checkpoint", None, name)
+                raise damaged(part, Code.GGUF_DUPLICATE, "stands in two files of the checkpoint", None, name)
             tensors[name] = info
     announced = _count(files[0][1].values, "split.tensors.count")
     if announced is not None and announced != len(tensors):
         found = f"{len(tensors)} tensors, {announced} are announced"
-        raise malformed(files[0][0], Code.GGUF_SPLIT, "the files do not hold all tensors", found)
+        raise damaged(files[0][0], Code.GGUF_SPLIT, "the files do not hold all tensors", found)
     return tensors
 
 

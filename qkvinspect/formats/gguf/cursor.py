@@ -6,26 +6,12 @@ from struct import Struct
 
 from qkvinspect.checkpoint import ByteOrder, ByteSource
 from qkvinspect.error_codes import Code
-from qkvinspect.errors import CheckpointError
+from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.limits import Limits
 
 _CHUNK = 1 << 18
 _HELD = 16 << 20
 _MAX_NAME = 65_535
-
-
-def malformed(
-    source: ByteSource, code: Code, message: str, found: str | None, tensor: str | None = None
-) -> CheckpointError:
-    """The error for a file that is not as GGUF's specification has it."""
-    return CheckpointError(
-        message,
-        code=code,
-        file=source.name,
-        tensor=tensor,
-        found=found,
-        hint="the file is damaged or truncated: copy or download it again",
-    )
 
 
 class Cursor:
@@ -92,11 +78,11 @@ class Cursor:
         """
         length = self.number("Q")
         if length > most:
-            raise malformed(self.source, Code.GGUF_TEXT, f"{what} is too long", f"{length} bytes")
+            raise damaged(self.source, Code.GGUF_TEXT, f"{what} is too long", f"{length} bytes")
         try:
             return self.take(length).decode()
         except UnicodeDecodeError as error:
-            raise malformed(self.source, Code.GGUF_TEXT, f"{what} is not UTF-8", None) from error
+            raise damaged(self.source, Code.GGUF_TEXT, f"{what} is not UTF-8", None) from error
 
     def skip_strings(self, count: int) -> None:
         """Pass over strings without making any: vocabularies have a million of them."""
@@ -130,5 +116,5 @@ class Cursor:
         end = self.position + count
         if end > self.source.size:
             found = f"{count if count < 10**18 else 'over 10^18'} bytes wanted at {self.position} of {self.source.size}"
-            raise malformed(self.source, Code.GGUF_TRUNCATED, "ends in the middle of its header", found)
+            raise damaged(self.source, Code.GGUF_TRUNCATED, "ends in the middle of its header", found)
         self.limits.check("header", end, self.source.name)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteOrder, ByteSource, Region, TensorInfo, contiguous_strides
 from qkvinspect.error_codes import Code
-from qkvinspect.formats.gguf.cursor import Cursor, malformed
+from qkvinspect.formats.damaged import damaged
+from qkvinspect.formats.gguf.cursor import Cursor
 from qkvinspect.formats.gguf.metadata import UINT32, Value, read_metadata
 from qkvinspect.formats.gguf.types import GGML_TYPES
 from qkvinspect.formats.limits import Limits
@@ -56,7 +57,7 @@ def read_header(source: ByteSource, limits: Limits) -> Header:
     tensors: dict[str, TensorInfo] = {}
     for entry in entries:
         if entry.name in tensors:
-            raise malformed(source, Code.GGUF_DUPLICATE, "stands in the header twice", None, entry.name)
+            raise damaged(source, Code.GGUF_DUPLICATE, "stands in the header twice", None, entry.name)
         tensors[entry.name] = _tensor(source, entry, start, byteorder)
     end = _check_places(source, entries, tensors, alignment)
     return Header(values, tensors, max(source.size - start - _aligned(end, alignment), 0))
@@ -74,7 +75,7 @@ def _byteorder(source: ByteSource) -> ByteOrder:
     if int.from_bytes(version, "big") in _VERSIONS:
         return "big"
     found = str(int.from_bytes(version, "little")) if version else f"{source.size} bytes"
-    raise malformed(source, Code.GGUF_VERSION, "is GGUF, but not of version 2 or 3", found)
+    raise damaged(source, Code.GGUF_VERSION, "is GGUF, but not of version 2 or 3", found)
 
 
 def _entry(cursor: Cursor) -> _TensorHeader:
@@ -82,10 +83,10 @@ def _entry(cursor: Cursor) -> _TensorHeader:
     rank = cursor.number("I")
     if rank > _MAX_RANK:
         found = f"{rank} dimensions, at most {_MAX_RANK} can be"
-        raise malformed(cursor.source, Code.GGUF_SHAPE, "shape cannot be", found, name)
+        raise damaged(cursor.source, Code.GGUF_SHAPE, "shape cannot be", found, name)
     sizes = tuple(cursor.number("Q") for _ in range(rank))
     if prod(sizes) >= 1 << 63 or max(sizes, default=0) >= 1 << 63:
-        raise malformed(cursor.source, Code.GGUF_SHAPE, "shape cannot be", f"sizes {sizes}", name)
+        raise damaged(cursor.source, Code.GGUF_SHAPE, "shape cannot be", f"sizes {sizes}", name)
     return _TensorHeader(name, cursor.number("I"), sizes[::-1], cursor.number("Q"))  # the innermost size comes first
 
 
@@ -96,7 +97,7 @@ def _alignment(source: ByteSource, values: Mapping[str, Value], types: Mapping[s
     is_power = isinstance(value, int) and 0 < value <= _MAX_ALIGNMENT and value & (value - 1) == 0
     if types[_ALIGNMENT] != UINT32 or not isinstance(value, int) or not is_power:
         found = repr(value)[:60]
-        raise malformed(source, Code.GGUF_ALIGNMENT, "general.alignment is no power of two in 32 bits", found)
+        raise damaged(source, Code.GGUF_ALIGNMENT, "general.alignment is no power of two in 32 bits", found)
     return value
 
 
@@ -107,15 +108,15 @@ def _aligned(offset: int, alignment: int) -> int:
 def _tensor(source: ByteSource, entry: _TensorHeader, start: int, byteorder: ByteOrder) -> TensorInfo:
     dtype = GGML_TYPES.get(entry.type)
     if dtype is None:
-        raise malformed(source, Code.GGUF_TYPE, "unknown type", str(entry.type), entry.name)
+        raise damaged(source, Code.GGUF_TYPE, "unknown type", str(entry.type), entry.name)
     row = entry.shape[-1] if entry.shape else 1
     if row % dtype.block:
         found = f"rows of {row} numbers in {dtype.name}, which has blocks of {dtype.block}"
-        raise malformed(source, Code.GGUF_SHAPE, "rows are no whole number of blocks", found, entry.name)
+        raise damaged(source, Code.GGUF_SHAPE, "rows are no whole number of blocks", found, entry.name)
     nbytes = dtype.nbytes(prod(entry.shape))
     if start + entry.offset + nbytes > source.size:
         found = f"{nbytes} bytes from {start + entry.offset} of {source.size}"
-        raise malformed(source, Code.GGUF_RANGE, "data lies outside the file", found, entry.name)
+        raise damaged(source, Code.GGUF_RANGE, "data lies outside the file", found, entry.name)
     region = Region(source, start + entry.offset, nbytes)
     strides = contiguous_strides(entry.shape)
     return TensorInfo(entry.name, dtype, entry.shape, strides, region, byteorder=byteorder, keys=(entry.name,))
@@ -131,6 +132,6 @@ def _check_places(
         if entry.offset != expected:
             code = Code.GGUF_HOLE if entry.offset > expected else Code.GGUF_OVERLAP
             found = f"offset {entry.offset}, expected {expected}"
-            raise malformed(source, code, "its bytes do not follow the tensor before", found, entry.name)
+            raise damaged(source, code, "its bytes do not follow the tensor before", found, entry.name)
         end = entry.offset + tensors[entry.name].region.nbytes
     return end

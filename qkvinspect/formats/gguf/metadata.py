@@ -5,7 +5,8 @@ from __future__ import annotations
 from struct import calcsize
 
 from qkvinspect.error_codes import Code
-from qkvinspect.formats.gguf.cursor import Cursor, malformed
+from qkvinspect.formats.damaged import damaged
+from qkvinspect.formats.gguf.cursor import Cursor
 
 MAX_TEXT = 4096
 """Bytes of the longest text that is kept; templates of chats and licences are longer."""
@@ -32,7 +33,7 @@ def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Value], dict[st
     for _ in range(count):
         key = cursor.text("a key of the metadata")
         if key in types:
-            raise malformed(cursor.source, Code.GGUF_DUPLICATE, "a key stands in the metadata twice", repr(key)[:80])
+            raise damaged(cursor.source, Code.GGUF_DUPLICATE, "a key stands in the metadata twice", repr(key)[:80])
         types[key] = kind = cursor.number("I")
         value = _value(cursor, kind)
         if value is not None:
@@ -58,7 +59,7 @@ def _number(cursor: Cursor, kind: int) -> int | float | bool:
 def _code(cursor: Cursor, kind: int) -> str:
     code = _NUMBERS.get(kind)
     if code is None:
-        raise malformed(cursor.source, Code.GGUF_VALUE, "a value of the metadata has an unknown type", str(kind))
+        raise damaged(cursor.source, Code.GGUF_VALUE, "a value of the metadata has an unknown type", str(kind))
     return code
 
 

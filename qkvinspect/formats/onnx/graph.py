@@ -8,7 +8,8 @@ from dataclasses import field
 
 from qkvinspect.error_codes import Code
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.formats.onnx.wire import BYTES, VARINT, Field, Wire, malformed, signed
+from qkvinspect.formats.damaged import damaged
+from qkvinspect.formats.onnx.wire import BYTES, VARINT, Field, Wire, signed
 
 _GRAPH, _METADATA = 7, 14  # of a ModelProto
 _NODE, _INITIALIZER = 1, 5  # of a GraphProto
@@ -80,14 +81,14 @@ def read_graph(wire: Wire) -> Graph:
     for part in wire.fields(0, wire.source.size):
         if part.number == _GRAPH:
             if found:
-                raise malformed(wire.source, Code.ONNX_DUPLICATE, "has two graphs", None)
+                raise damaged(wire.source, Code.ONNX_DUPLICATE, "has two graphs", None)
             found = True
             _graph(wire, part, nodes, initialisers, 1)
         elif part.number == _METADATA:
             key, value = _pair(wire, part)
             metadata[key] = value
     if not found:
-        raise malformed(wire.source, Code.ONNX_GRAPH, "is an ONNX model without a graph", None)
+        raise damaged(wire.source, Code.ONNX_GRAPH, "is an ONNX model without a graph", None)
     return Graph(tuple(nodes), initialisers, metadata)
 
 
@@ -99,7 +100,7 @@ def _graph(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, 
         elif part.number == _INITIALIZER:
             stored = _tensor(wire, part)
             if stored.name in initialisers:
-                raise malformed(wire.source, Code.ONNX_DUPLICATE, "stands there twice", None, stored.name)
+                raise damaged(wire.source, Code.ONNX_DUPLICATE, "stands there twice", None, stored.name)
             initialisers[stored.name] = stored
             wire.limits.check("tensors", len(initialisers), wire.source.name)
 
@@ -168,7 +169,7 @@ def _tensor(wire: Wire, whole: Field) -> Stored:
             name = wire.text(part, "the name of a tensor")
         elif part.number in (4, 5, 7, 9, 10, 11):
             if place is not None:
-                raise malformed(wire.source, Code.ONNX_DUPLICATE, "has its numbers twice, or in pieces", None, name)
+                raise damaged(wire.source, Code.ONNX_DUPLICATE, "has its numbers twice, or in pieces", None, name)
             place = (part.number, part.start, part.stop)
         elif part.number == 13:
             key, value = _pair(wire, part)
@@ -176,10 +177,10 @@ def _tensor(wire: Wire, whole: Field) -> Stored:
         elif part.number == 14:
             is_external = part.value == 1
     if len(sizes) > _MOST_INTS or min(sizes, default=0) < 0:
-        raise malformed(wire.source, Code.ONNX_SHAPE, "shape cannot be", str(sizes)[:80], name)
+        raise damaged(wire.source, Code.ONNX_SHAPE, "shape cannot be", str(sizes)[:80], name)
     if is_external and (place is not None or "location" not in external):
         found = "numbers of its own as well" if place is not None else "no location"
-        raise malformed(wire.source, Code.ONNX_EXTERNAL, "is said to lie in another file", found, name)
+        raise damaged(wire.source, Code.ONNX_EXTERNAL, "is said to lie in another file", found, name)
     return Stored(name, tuple(sizes), kind, place, external if is_external else {})
 
 

@@ -11,8 +11,9 @@ from math import prod
 from qkvinspect.checkpoint import ByteSource, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
+from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.onnx.graph import Stored
-from qkvinspect.formats.onnx.wire import Wire, malformed, signed
+from qkvinspect.formats.onnx.wire import Wire, signed
 
 _NAMES = {
     1: "float32",
@@ -66,7 +67,7 @@ class _Varints(Region):
         values = list(self._wire.varints(*self._place))
         if len(values) != self._count:
             found = f"{len(values)} numbers, {self._count} by its shape"
-            raise malformed(self.source, Code.ONNX_RANGE, "has fewer or more numbers than its shape", found)
+            raise damaged(self.source, Code.ONNX_RANGE, "has fewer or more numbers than its shape", found)
         return b"".join((value & (1 << 8 * width) - 1).to_bytes(width, "little") for value in values)
 
     def place(self, offset: int) -> None:  # noqa: ARG002  (they lie nowhere as they are)
@@ -99,10 +100,10 @@ class Tensors:
             return None
         dtype = ONNX_TYPES.get(stored.type)
         if dtype is None:
-            raise malformed(self._source, Code.ONNX_TYPE, "unknown type", str(stored.type), stored.name)
+            raise damaged(self._source, Code.ONNX_TYPE, "unknown type", str(stored.type), stored.name)
         numel = prod(stored.sizes)
         if numel >= 1 << 63:
-            raise malformed(self._source, Code.ONNX_SHAPE, "shape cannot be", str(stored.sizes)[:80], stored.name)
+            raise damaged(self._source, Code.ONNX_SHAPE, "shape cannot be", str(stored.sizes)[:80], stored.name)
         region = self._region(stored, dtype, numel)
         return TensorInfo(
             stored.name, dtype, stored.sizes, contiguous_strides(stored.sizes), region, keys=(stored.name,)
@@ -114,17 +115,17 @@ class Tensors:
             return self._external(stored, nbytes)
         if stored.place is None:
             if numel:
-                raise malformed(self._source, Code.ONNX_RANGE, "has no numbers", f"shape {stored.sizes}", stored.name)
+                raise damaged(self._source, Code.ONNX_RANGE, "has no numbers", f"shape {stored.sizes}", stored.name)
             return Region(self._source, 0, 0)
         number, start, stop = stored.place
         if number in _VARINTS and dtype.kind != "complex" and dtype.bits in (8, 16, 32, 64):
             if numel > min(_MOST_VARINTS, stop - start):
                 found = f"{numel} numbers in {stop - start} bytes"
-                raise malformed(self._source, Code.ONNX_RANGE, "has too many numbers as varints", found, stored.name)
+                raise damaged(self._source, Code.ONNX_RANGE, "has too many numbers as varints", found, stored.name)
             return _Varints(self._wire, (start, stop), dtype.bits // 8, numel)
         if stop - start != nbytes or (number != _RAW and dtype.name not in _FIXED.get(number, ())):
             found = f"{stop - start} bytes in field {number}, {nbytes} by its shape"
-            raise malformed(self._source, Code.ONNX_RANGE, "has fewer or more bytes than its shape", found, stored.name)
+            raise damaged(self._source, Code.ONNX_RANGE, "has fewer or more bytes than its shape", found, stored.name)
         return Region(self._source, start, nbytes)
 
     def _external(self, stored: Stored, nbytes: int) -> Region:
@@ -133,7 +134,7 @@ class Tensors:
         for key, missing in (("offset", 0), ("length", nbytes)):
             text = stored.external.get(key, "")
             if not re.fullmatch(r"\d{0,18}", text, re.ASCII):
-                raise malformed(self._source, Code.ONNX_EXTERNAL, f"its {key} is no number", text[:40], stored.name)
+                raise damaged(self._source, Code.ONNX_EXTERNAL, f"its {key} is no number", text[:40], stored.name)
             numbers.append(int(text or missing))
         start, length = numbers
         if location not in self.files:
@@ -143,7 +144,7 @@ class Tensors:
         file = self.files[location]
         if length != nbytes or start + length > file.size:
             found = f"{length} bytes from {start} of the {file.size} of {location!r}, {nbytes} by its shape"
-            raise malformed(self._source, Code.ONNX_RANGE, "data lies outside the file", found, stored.name)
+            raise damaged(self._source, Code.ONNX_RANGE, "data lies outside the file", found, stored.name)
         return Region(file, start, nbytes)
 
 

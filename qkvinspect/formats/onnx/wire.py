@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource
 from qkvinspect.error_codes import Code
-from qkvinspect.errors import CheckpointError
+from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.limits import Limits
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -20,20 +20,6 @@ MAX_TEXT = 65_535
 
 _LEAST, _MOST = 1 << 11, 1 << 20
 _LONGEST_VARINT = 10
-
-
-def malformed(
-    source: ByteSource, code: Code, message: str, found: str | None, tensor: str | None = None
-) -> CheckpointError:
-    """The error for a file that is not as onnx.proto has it."""
-    return CheckpointError(
-        message,
-        code=code,
-        file=source.name,
-        tensor=tensor,
-        found=found,
-        hint="the file is damaged or truncated: copy or download it again",
-    )
 
 
 class Field(NamedTuple):
@@ -80,7 +66,7 @@ class Wire:
             if self.seen & 0xFFF == 0:
                 self.limits.check("objects", self.seen, self.source.name)
             if not 0 < number < 1 << 29:
-                raise malformed(self.source, Code.ONNX_WIRE, "has a field of no possible number", str(number)[:40])
+                raise damaged(self.source, Code.ONNX_WIRE, "has a field of no possible number", str(number)[:40])
             if kind == VARINT:
                 value, at = self._varint(at, stop)
                 yield Field(number, kind, value, at, at)
@@ -90,7 +76,7 @@ class Wire:
             at += size[0]
             if at > stop:
                 found = f"{size[0] if size[0] < 10**18 else 'over 10^18'} bytes at {begin}, the message ends at {stop}"
-                raise malformed(self.source, Code.ONNX_TRUNCATED, "has a field that is longer than its message", found)
+                raise damaged(self.source, Code.ONNX_TRUNCATED, "has a field that is longer than its message", found)
             yield Field(number, kind, 0, begin, at)
 
     def _size(self, kind: int, at: int, stop: int) -> tuple[int, int]:
@@ -101,7 +87,7 @@ class Wire:
             return 4, at
         if kind == FIXED64:
             return 8, at
-        raise malformed(self.source, Code.ONNX_WIRE, "has a field of an unknown kind", f"{kind} at byte {at}")
+        raise damaged(self.source, Code.ONNX_WIRE, "has a field of an unknown kind", f"{kind} at byte {at}")
 
     def varints(self, start: int, stop: int) -> Iterator[int]:
         """The numbers of a packed field."""
@@ -119,11 +105,11 @@ class Wire:
         length = field.stop - field.start
         if field.kind != BYTES or length > MAX_TEXT:
             found = f"{length} bytes" if field.kind == BYTES else "a number"
-            raise malformed(self.source, Code.ONNX_TEXT, f"{what} is too long, or no text", found)
+            raise damaged(self.source, Code.ONNX_TEXT, f"{what} is too long, or no text", found)
         try:
             return self.take(field.start, field.stop).decode()
         except UnicodeDecodeError as error:
-            raise malformed(self.source, Code.ONNX_TEXT, f"{what} is not UTF-8", None) from error
+            raise damaged(self.source, Code.ONNX_TEXT, f"{what} is not UTF-8", None) from error
 
     def message(self, field: Field, what: str) -> tuple[int, int]:
         """Where a message in a message lies.
@@ -132,7 +118,7 @@ class Wire:
             CheckpointError: the field holds a number instead.
         """
         if field.kind != BYTES:
-            raise malformed(self.source, Code.ONNX_WIRE, f"has a number in place of {what}", None)
+            raise damaged(self.source, Code.ONNX_WIRE, f"has a number in place of {what}", None)
         return field.start, field.stop
 
     def take(self, start: int, stop: int) -> bytes:
@@ -156,7 +142,7 @@ class Wire:
             if byte < 0x80:
                 return value & 0xFFFF_FFFF_FFFF_FFFF, place + base + 1
         code = Code.ONNX_TRUNCATED if most == stop else Code.ONNX_WIRE
-        raise malformed(self.source, code, "has a number without an end", f"at byte {at}")
+        raise damaged(self.source, code, "has a number without an end", f"at byte {at}")
 
     def _ensure(self, start: int, stop: int) -> None:
         end = self._base + len(self._held)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.adapters.low_rank import is_sum
 from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.values import whole
-
-DATA = Path(__file__).parent / "data"
-CASES = sorted(path.name.removesuffix(".merged.safetensors") for path in DATA.glob("*.merged.safetensors"))
-
-
-def placed(case: str, folder: Path) -> tuple[Path, Path]:
-    """The adapter as PEFT names its files, and the base."""
-    adapter = folder / "adapter"
-    adapter.mkdir()
-    shutil.copy(DATA / f"{case}.adapter.safetensors", adapter / "adapter_model.safetensors")
-    shutil.copy(DATA / f"{case}.adapter.json", adapter / "adapter_config.json")
-    return adapter, DATA / f"{case}.base.safetensors"
+from tests.weights.adapters.cases import CASES, DATA, placed
 
 
 def test_there_are_twenty_layouts() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import qkvinspect
+from tests.weights.adapters.cases import DATA, placed
 
-DATA = Path(__file__).parent / "data"
 State = dict[str, torch.Tensor]
 
 
 @pytest.fixture
 def llama(tmp_path: Path) -> tuple[Path, Path]:
     return placed("llama-all", tmp_path)
-
-
-def placed(case: str, folder: Path) -> tuple[Path, Path]:
-    adapter = folder / "adapter"
-    adapter.mkdir()
-    shutil.copy(DATA / f"{case}.adapter.safetensors", adapter / "adapter_model.safetensors")
-    shutil.copy(DATA / f"{case}.adapter.json", adapter / "adapter_config.json")
-    return adapter, DATA / f"{case}.base.safetensors"
 
 
 def merged(case: str) -> State:
