@@ -7,7 +7,7 @@ from typing import Literal
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.frozen_mapping import FrozenMapping, frozen
+from qkvinspect.layouts.frozen_mapping import FrozenMapping, frozen
 from qkvinspect.layouts.logits import Logits
 from qkvinspect.layouts.packing import Packing
 

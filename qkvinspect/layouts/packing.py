@@ -21,7 +21,7 @@ from typing import Literal
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.frozen_mapping import FrozenMapping, frozen
+from qkvinspect.layouts.frozen_mapping import FrozenMapping, frozen
 
 Groups = Literal["one", "heads", "kv_heads"] | int
 

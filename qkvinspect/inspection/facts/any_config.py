@@ -123,8 +123,8 @@ def _head_dim(one: Said, every: Sequence[Said]) -> int | None:
 def _claimed_in_silence(spoken: Sequence[tuple[ConfigSection, Sequence[Said]]], module: HeadedModule) -> bool:
     """Whether a section for a part with a config of its own speaks of the layer and gives no heads."""
     silent = (section for section, every in spoken if section.keys and not of(every, "num_heads"))
-    claims = (module.claim(section) for section in silent if _describes_a_model(section.values))
-    return any(claim.speaks and claim.matched for claim in claims)
+    described = (section for section in silent if _describes_a_model(section.values))
+    return any(claim.matched for claim, _ in module.speaking(described))
 
 
 def _describes_a_model(values: Mapping[str, object]) -> bool:

@@ -14,23 +14,33 @@ from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection
 from qkvinspect.parsed import is_items
 
-_HEADS = "num_attention_heads"
-_DIM = "attention_head_dim"
-
-_COUNTED = re.compile(
-    r"UNet2DConditionModel|UNetMotionModel|UNetSpatioTemporalConditionModel|DreamLiteUNetModel|UNetControlNetXSModel"
-    r"|ControlNetModel|ControlNetUnionModel|SparseControlNetModel|ControlNetXSAdapter|MultiControlNetModel"
+_COUNTED = frozenset(
+    {
+        "ControlNetModel",
+        "ControlNetUnionModel",
+        "ControlNetXSAdapter",
+        "DreamLiteUNetModel",
+        "MultiControlNetModel",
+        "SparseControlNetModel",
+        "UNet2DConditionModel",
+        "UNetControlNetXSModel",
+        "UNetMotionModel",
+        "UNetSpatioTemporalConditionModel",
+    }
 )
 """Classes whose ``attention_head_dim`` is the NUMBER of heads where ``num_attention_heads`` is not given."""
 
-_WIDE = re.compile(r"UNet3DConditionModel|I2VGenXLUNet|UNet2DModel|Kandinsky3UNet")
+_WIDE = frozenset({"I2VGenXLUNet", "Kandinsky3UNet", "UNet2DModel", "UNet3DConditionModel"})
 """Classes that take it for the width of a head: UNet3D hands number and width over in the other order, so that the
 number that it was given for heads is a width too."""
 
 _POOLED = frozenset({"HunyuanDiT2DModel", "HunyuanDiT2DControlNetModel", "MochiTransformer3DModel"})
 """Classes that pool the text with 8 heads, whatever the config says of the rest."""
 
-_AUTOENCODER = re.compile(r"Autoencoder|VQModel|AsymmetricAutoencoderKL|VQModel")
+_HEAD_DIM = {"AutoencoderKLMochi": 32, "UNet1DModel": 32}
+"""Classes whose heads have this width, whatever their config says."""
+
+_AUTOENCODER = ("Autoencoder", "AsymmetricAutoencoderKL", "VQModel")
 
 
 def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
@@ -38,17 +48,14 @@ def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> I
     name = config.values.get("_class_name")
     if not isinstance(name, str):
         return None
-    if ".attentions." in f"{module.layer}." and "mid_block" in module.layer and _AUTOENCODER.match(name):
-        return iter((HeadFact(f"{config.origin}:_class_name", 1, by_class=True),))
+    origin = f"{config.origin}:_class_name"
+    if ".attentions." in f"{module.layer}." and "mid_block" in module.layer and name.startswith(_AUTOENCODER):
+        return iter((HeadFact(origin, 1, by_class=True),))
     if name in _POOLED and module.layer.endswith(".pooler"):
-        return iter((HeadFact(f"{config.origin}:_class_name", 8, by_class=True),))
-    if name == "AutoencoderKLMochi":
-        return iter((HeadFact(f"{config.origin}:_class_name", head_dim=32, by_class=True),))
-    if name == "UNet1DModel":
-        return iter((HeadFact(f"{config.origin}:_class_name", head_dim=32, by_class=True),))
-    if _COUNTED.fullmatch(name) or _WIDE.fullmatch(name):
-        return _of_blocks(config, module, wide=bool(_WIDE.fullmatch(name)))
-    return None
+        return iter((HeadFact(origin, 8, by_class=True),))
+    if name in _HEAD_DIM:
+        return iter((HeadFact(origin, head_dim=_HEAD_DIM[name], by_class=True),))
+    return _of_blocks(config, module, wide=name in _WIDE) if name in _COUNTED | _WIDE else None
 
 
 def _of_blocks(config: Config, module: HeadedModule, *, wide: bool) -> Iterator[HeadFact]:
@@ -61,14 +68,13 @@ def _of_blocks(config: Config, module: HeadedModule, *, wide: bool) -> Iterator[
             if index is None:
                 return
             path, number = f"{key}[{index}]", value[index]
-        if isinstance(number, int) and is_count(number):
+        if is_count(number):
             origin = f"{config.origin}:{path}"
-            kv = config.values.get("num_kv_heads")
-            kv_heads = kv if isinstance(kv, int) and is_count(kv) else None
+            kv_heads = config.values.get("num_kv_heads")
             if wide:
                 yield HeadFact(origin, head_dim=number, by_class=True)
             else:
-                yield HeadFact(origin, number, kv_heads, by_class=True)
+                yield HeadFact(origin, number, kv_heads if is_count(kv_heads) else None, by_class=True)
             return
 
 
@@ -78,7 +84,7 @@ def _keys(config: Config, module: HeadedModule) -> tuple[str, ...]:
         return ("motion_num_attention_heads",)
     if "ctrl_" in module.layer and "ctrl_num_attention_heads" in config.values:
         return ("ctrl_num_attention_heads",)
-    return (_HEADS, _DIM)
+    return ("num_attention_heads", "attention_head_dim")
 
 
 def _block(layer: str, count: int) -> int | None:

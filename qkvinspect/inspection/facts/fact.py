@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from typing import TypeGuard
 
 from qkvinspect.fast_dataclass import dataclass
 
@@ -30,10 +30,10 @@ class HeadFact:
     head_dim: int | None = None
     embed_dim: int | None = None
     ranks: int | None = None
-    pruned: int = field(default=0)
+    pruned: int = 0
     by_class: bool = False
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether a value of a config can be a number of heads or a width."""
     return type(value) is int and 0 < value <= MAX_HEADS

@@ -57,7 +57,7 @@ class Sources:
         attributes = self._modules.get(candidate.layer, {})
         for key in _ATTRIBUTES:
             value = attributes.get(key)
-            if isinstance(value, int) and is_count(value):
+            if is_count(value):
                 yield HeadFact(f"checkpoint:{candidate.layer}.{key}", value)
                 break
 

@@ -9,8 +9,7 @@ from qkvinspect.inspection.facts.any_config import ranked
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.keys import ConfigKey
 from qkvinspect.inspection.facts.module import HeadedModule
-from qkvinspect.inspection.facts.scopes import claim
-from qkvinspect.inspection.facts.sections import ConfigSection, Said, said, stage_of
+from qkvinspect.inspection.facts.sections import ConfigSection, Said, of_layer, said
 from qkvinspect.parsed import is_items
 
 
@@ -29,13 +28,10 @@ def facts(
 
 def _said(section: ConfigSection, module: HeadedModule, keys: Sequence[str]) -> Iterator[Said]:
     for name in keys:
-        value = section.values.get(name.removesuffix("[]"))
-        path = f"{section.path}{name.removesuffix('[]')}"
-        if name.endswith("[]") and not is_items(value):
+        key = name.removesuffix("[]")
+        value, path = section.values.get(key), f"{section.path}{key}"
+        if key != name and not is_items(value):
             continue
-        if is_items(value):
-            index = stage_of(value, section.values, module.names.places(module.layer))
-            value, path = (None if index is None else value[index]), f"{path}[{index}]"
-        if isinstance(value, int) and is_count(value):
-            spoken = claim(section.keys, section.kinds, (), module.layer)
-            yield Said(path, ConfigKey("num_heads"), value, spoken)
+        value, suffix = of_layer(value, section.values, module.layer, module.names)
+        if is_count(value):
+            yield Said(f"{path}{suffix}", ConfigKey("num_heads"), value, module.claim(section))

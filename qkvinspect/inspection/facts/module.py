@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
@@ -48,3 +50,8 @@ class HeadedModule:
     def claim(self, section: ConfigSection) -> Claim:
         """How well a section as a whole speaks of it."""
         return claim(section.keys, section.kinds, (), self.layer)
+
+    def speaking(self, sections: Iterable[ConfigSection]) -> list[tuple[Claim, ConfigSection]]:
+        """The sections that have nothing against it in their words, with how well each speaks of it."""
+        claimed = ((self.claim(section), section) for section in sections)
+        return [(claim, section) for claim, section in claimed if claim.speaks]

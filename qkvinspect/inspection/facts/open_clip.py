@@ -18,7 +18,7 @@ from qkvinspect.parsed import is_items, is_mapping
 
 _VISION = re.compile(r"(^|\.)visual\.")
 _TEXT_DECODER = re.compile(r"(^|\.)text_decoder\.")
-_POOL = re.compile(r"attn_pool")
+_POOL = "attn_pool"
 _HEAD_WIDTH = 64
 _HEADS = 8
 
@@ -57,27 +57,24 @@ def _said(config: Config, path: str, root: Mapping[str, object], module: HeadedM
     key = "multimodal_cfg" if _TEXT_DECODER.search(layer) else "text_cfg"
     values = root.get(key)
     if is_mapping(values) and not values.get("hf_model_name"):
-        name, heads = _given(values, ("attn_pooler_heads",) if _POOL.search(layer) else ("heads",), _HEADS)
+        name, heads = _given(values, "attn_pooler_heads" if _POOL in layer else "heads", _HEADS)
         yield HeadFact(f"{origin}:{path}{key}.{name}", heads, by_class=True)
 
 
 def _vision(origin: str, values: Mapping[str, object], module: HeadedModule) -> Iterator[HeadFact]:
     width = values.get("width")
-    if _POOL.search(module.layer) and not is_items(values.get("layers")):
-        name, heads = _given(values, ("attn_pooler_heads",), _HEADS)
+    if _POOL in module.layer and not is_items(values.get("layers")):
+        name, heads = _given(values, "attn_pooler_heads", _HEADS)
         yield HeadFact(f"{origin}.{name}", heads, by_class=True)
         return
-    name, head_width = _given(values, ("head_width",), _HEAD_WIDTH)
-    if isinstance(width, int) and is_count(width):
+    name, head_width = _given(values, "head_width", _HEAD_WIDTH)
+    if is_count(width):
         embed_dim = width * 32 if is_items(values.get("layers")) else width
         if embed_dim % head_width == 0:
             yield HeadFact(f"{origin}.{name}", embed_dim // head_width, by_class=True)
 
 
-def _given(values: Mapping[str, object], keys: Sequence[str], default: int) -> tuple[str, int]:
+def _given(values: Mapping[str, object], key: str, default: int) -> tuple[str, int]:
     """(key, value); open_clip's own default where none is given, which the key then says."""
-    for key in keys:
-        value = values.get(key)
-        if isinstance(value, int) and is_count(value):
-            return key, value
-    return f"{keys[0]} (open_clip's default)", default
+    value = values.get(key)
+    return (key, value) if is_count(value) else (f"{key} (open_clip's default)", default)

@@ -103,18 +103,21 @@ def said(section: ConfigSection, layer: str, names: Names) -> Iterator[Said]:
     """Every head count and width of a section, with how well it speaks of a layer."""
     also = split_words(layer_type(section, layer, names))
     for name, key, value in section.sizes:
-        number, suffix = value, ""
-        if is_items(value):
-            index = stage_of(value, section.values, names.places(layer))
-            if index is None:
-                continue
-            number, suffix = value[index], f"[{index}]"
-        if isinstance(number, int) and is_count(number):
+        number, suffix = of_layer(value, section.values, layer, names)
+        if is_count(number):
             spoken = claim(section.keys, section.kinds, key.roles, layer, also)
             yield Said(f"{section.path}{name}{suffix}", key, number, spoken)
 
 
-def stage_of(items: Sequence[object], beside: Mapping[str, object], places: Sequence[NumberPlace]) -> int | None:
+def of_layer(value: object, beside: Mapping[str, object], layer: str, names: Names) -> tuple[object, str]:
+    """(what a value says of one layer, how its place in a list is written); None where a list does not tell."""
+    if not is_items(value):
+        return value, ""
+    index = _stage_of(value, beside, names.places(layer))
+    return (None, "") if index is None else (value[index], f"[{index}]")
+
+
+def _stage_of(items: Sequence[object], beside: Mapping[str, object], places: Sequence[NumberPlace]) -> int | None:
     """Which entry of a list is a layer's own; None where that cannot be told.
 
     A list has an entry for each stage (Swin, SegFormer), for each layer (OpenELM), or for each stage of layers that

@@ -14,7 +14,7 @@ def ranks(config: Config) -> int | None:
     """How many ranks of tensor parallelism share each layer, as the config of the run says (Megatron, DeepSpeed)."""
     for key in _RANKS:
         value = config.values.get(key)
-        if isinstance(value, int) and is_count(value) and value > 1:
+        if is_count(value) and value > 1:
             return value
     return None
 

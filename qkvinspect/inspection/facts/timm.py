@@ -12,9 +12,9 @@ from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.keys import ConfigKey, read
 from qkvinspect.inspection.facts.module import HeadedModule
-from qkvinspect.inspection.facts.sections import ConfigSection, stage_of
+from qkvinspect.inspection.facts.sections import ConfigSection, of_layer
 from qkvinspect.inspection.facts.tables import timm_heads, timm_kv_heads
-from qkvinspect.parsed import is_items, is_mapping
+from qkvinspect.parsed import is_mapping
 
 _WIDTH = ConfigKey("embed_dim")
 _NAMES = ("architecture", "timm_model_name", "backbone")
@@ -22,9 +22,7 @@ _NAMES = ("architecture", "timm_model_name", "backbone")
 
 def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
     """The heads of a module of a timm model that a section for this part of the model names."""
-    found = [(module.claim(section), section) for section in sections]
-    speaking = [entry for entry in found if entry[0].speaks]
-    for _, section in sorted(speaking, key=lambda entry: (entry[0].position, -entry[0].matched)):
+    for _, section in sorted(module.speaking(sections), key=lambda entry: (entry[0].position, -entry[0].matched)):
         for key in _NAMES:
             name = section.values.get(key)
             if isinstance(name, str) and (fact := of_architecture(config, section, key, module)):
@@ -50,8 +48,5 @@ def of_architecture(config: Config, section: ConfigSection, key: str, module: He
 
 
 def _given(arguments: Mapping[str, object], module: HeadedModule) -> tuple[str, int] | None:
-    value = arguments.get("num_heads")
-    if is_items(value):
-        index = stage_of(value, arguments, module.names.places(module.layer))
-        value = None if index is None else value[index]
-    return ("num_heads", value) if isinstance(value, int) and is_count(value) else None
+    value, _ = of_layer(arguments.get("num_heads"), arguments, module.layer, module.names)
+    return ("num_heads", value) if is_count(value) else None

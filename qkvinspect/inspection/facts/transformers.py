@@ -14,16 +14,14 @@ from qkvinspect.parsed import is_items, is_mapping
 
 def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
     """What the class reads, asked of the whole model first, then of the part that the layer's name speaks of."""
-    named = [(module.claim(section), section) for section in sections]
-    speaking = [(claim, section) for claim, section in named if claim.speaks and (claim.matched or not section.keys)]
+    speaking = [entry for entry in module.speaking(sections) if entry[0].matched or not entry[1].keys]
     for _, section in sorted(speaking, key=lambda entry: (len(entry[1].keys), entry[0].position)):
         kind = section.values.get("model_type")
-        if isinstance(kind, str) and (
-            keys := head_keys(kind, module.layer, layer_type(section, module.layer, module.names))
-        ):
-            fact = _read(config.origin, section, keys, module)
-            if fact is not None:
-                return iter((fact,))
+        if not isinstance(kind, str):
+            continue
+        keys = head_keys(kind, module.layer, layer_type(section, module.layer, module.names))
+        if keys and (fact := _read(config.origin, section, keys, module)):
+            return iter((fact,))
     return None
 
 
@@ -32,9 +30,9 @@ def _read(origin: str, section: ConfigSection, keys: HeadKeys, module: HeadedMod
     heads, kv_heads, dim = (
         _value(section.values, path, module.layer) for path in (keys.num_heads, keys.num_kv_heads, keys.head_dim)
     )
-    by = _value(section.values, keys.divided_by, module.layer) if keys.divided_by else None
-    by = int(keys.divided_by) if keys.divided_by.isdecimal() else by
-    if keys.divided_by and not by:
+    divisor = keys.divided_by
+    by = int(divisor) if divisor.isdecimal() else _value(section.values, divisor, module.layer)
+    if divisor and not by:
         return None
     if heads and by:
         kv_heads = kv_heads // by if kv_heads and keys.num_kv_heads == keys.num_heads else kv_heads
@@ -58,7 +56,7 @@ def _value(values: Mapping[str, object], path: str, layer: str) -> int | None:
             which = int(place.rstrip("]"))
             index = numbers[which] if which < len(numbers) else len(held)
             held = held[index] if index < len(held) else None
-    return held if isinstance(held, int) and is_count(held) else None
+    return held if is_count(held) else None
 
 
 def _width(values: Mapping[str, object], path: str, module: HeadedModule) -> int | None:

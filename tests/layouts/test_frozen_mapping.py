@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkvinspect.frozen_mapping import frozen
 from qkvinspect.layouts import LAYOUTS
+from qkvinspect.layouts.frozen_mapping import frozen
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import QKV, Geometry
 
