@@ -104,7 +104,10 @@ def _fixed(facts: Iterable[HeadFact], sizes: Sizes) -> tuple[HeadFact, int] | No
                 found.setdefault(sizes(fact).num_heads, fact)
             except LayoutError:
                 continue
-    return next(((fact, heads) for heads, fact in found.items()), None) if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    ((heads, fact),) = found.items()
+    return fact, heads
 
 
 def _require_agreement(fact: HeadFact, geometry: Geometry, fixed: tuple[HeadFact, int] | None) -> None:

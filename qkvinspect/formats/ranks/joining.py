@@ -20,7 +20,7 @@ from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.ranks.copies import are_equal, is_varied
 from qkvinspect.formats.ranks.places import Kind
 from qkvinspect.formats.ranks.shares import PARTNERS, Cut, cut_of, named
-from qkvinspect.parsed import is_mapping
+from qkvinspect.parsed import is_mapping, is_size
 
 _KV_HEADS = ("num_key_value_heads", "num_query_groups", "num_kv_heads", "n_kv_heads", "multi_query_group_num")
 _TEXT = ("text_config", "llm_config", "language_config")
@@ -97,7 +97,8 @@ class Joining:
 
     @property
     def _version(self) -> object:
-        return next((c.values[key] for c in self.configs for key in ("checkpoint_version",) if key in c.values), None)
+        key = "checkpoint_version"
+        return next((config.values[key] for config in self.configs if key in config.values), None)
 
     def _only_on_some(self, name: str, infos: Sequence[TensorInfo]) -> None:
         """A bias that only rank 0 adds, a buffer: kept where it is not cut."""
@@ -230,15 +231,17 @@ class Joining:
             for place in places:
                 for key in _KV_HEADS:
                     value = place.get(key) if is_mapping(place) else None
-                    if type(value) is int and value > 0:
+                    if is_size(value):
                         return value
         return None
 
     def _joined(
         self, name: str, infos: Sequence[TensorInfo], axis: int, blocks: _Blocks
     ) -> tuple[TensorInfo, tuple[Share, ...]]:
-        """Raises:
-        CheckpointError: the shares do not fit together.
+        """The whole tensor, and where each rank's share lies in it.
+
+        Raises:
+            CheckpointError: the shares do not fit together.
         """
         boxes: list[Box] = []
         shares: list[Share] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeGuard
 
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.parsed import is_size
 
 MAX_HEADS = 65_536
 """More heads than this are no answer: a number in a config is not trusted with memory."""
@@ -36,4 +37,4 @@ class HeadFact:
 
 def is_count(value: object) -> TypeGuard[int]:
     """Whether a value of a config can be a number of heads or a width."""
-    return type(value) is int and 0 < value <= MAX_HEADS
+    return is_size(value) and value <= MAX_HEADS

@@ -249,12 +249,9 @@ def replaced(base: Mapping[str, TensorInfo], adapter: Checkpoint) -> tuple[dict[
     Raises:
         LayoutError: one has another shape than the base's.
     """
-    used = {
-        info.name
-        for one in factors_of(adapter.tensors)
-        for info in (one.down, one.up, one.alpha, one.magnitude)
-        if info is not None
-    } | {name for one in factors_of(adapter.tensors) for name in one.strange}
+    factors = factors_of(adapter.tensors)
+    held = [info for one in factors for info in (one.down, one.up, one.alpha, one.magnitude) if info is not None]
+    used = {*(info.name for info in held), *(name for one in factors for name in one.strange)}
     places = Places(base)
     found: dict[str, TensorInfo] = {}
     left: list[str] = []
