@@ -292,7 +292,7 @@ def test_main_returns_codes() -> None:
 def test_the_weights_tell_and_say_how_sure(run, samples: Path) -> None:
     path = samples / "trained.safetensors"
     shown = run("show", path)
-    assert shown.out.count("4 heads x 16 (the weights, 99.99 % sure)") == 2
+    assert shown.out.count("2 layers  torch-mha  4 heads x 16 (the weights, 99.99 % sure)") == 1
     assert "heads unknown" in run("show", path, "--no-evidence").out
     assert "heads unknown" in run("show", path, "--no-norms").out
     contradicted = run("show", path, "--heads", "8")

@@ -259,6 +259,10 @@ def put(document: Document, format: str) -> None:
     sys.stdout.write(written(document, format, view()))
 
 
+LINES = 80
+"""Of a result in a terminal that can be summed up: about as many as a reader looks through."""
+
+
 def terminal_width() -> int | None:
     """Columns of the terminal that stdout is, or None: then nothing may be cut or wrapped."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

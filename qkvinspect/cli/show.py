@@ -14,6 +14,7 @@ def show(
     layer: options.Layers = None,
     heads: options.Heads = None,
     per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="One table a layer, however alike they are.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, and where it belongs.")] = False,
     norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
     format: options.AskFormat = options.TABLE,
@@ -32,6 +33,8 @@ def show(
 
     The number of heads comes from --heads, a config beside or inside the checkpoint, a tensor that fixes it,
     or else from the weights themselves, if they are trained; the table says which. Norms are Frobenius norms.
+    Layers that are stored alike share a table with a row a layer, and in a terminal a row has several layers where
+    there are very many; --full gives each layer its own, --per-head each head.
     With --no-norms no weight is read. --heat draws q_norm, k_norm or v_norm; analyze has more figures. What looks
     like attention and was not understood is said at the end; --tensors lists every tensor and where it belongs.
 
@@ -59,8 +62,8 @@ def show(
 
         if heat not in NORMS or not norms:
             raise UsageError(f"{heat!r} cannot be drawn here", hint=f"{', '.join(NORMS)}; or qkvinspect analyze --heat")
-    if tensors and (layer or per_head or heat):
-        raise UsageError("--tensors lists all of them", hint="leave --layer, --per-head and --heat out")
+    if tensors and (layer or per_head or full or heat):
+        raise UsageError("--tensors lists all of them", hint="leave --layer, --full, --per-head and --heat out")
     norms = norms and not tensors
     options.require_plottable(plot, heat, force=force)
     ask = "wanted" if evidence and norms else "none"
@@ -71,4 +74,5 @@ def show(
 
         options.draw(grid(found, heat), checkpoint, plot, force=force)
         return
-    options.put(result.document(found, per_head=per_head, tensors=tensors), format)
+    lines = options.LINES if options.terminal_width() else None
+    options.put(result.document(found, per_head=per_head, full=full, lines=lines, tensors=tensors), format)

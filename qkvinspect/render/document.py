@@ -103,6 +103,8 @@ class DataTable:
         right: which columns are flush right.
         bad: tells of a row whether it is to stand out.
         stacked: in a terminal, the last column stands on lines of its own, and there are no titles.
+        ruled: whether a terminal has a line below the titles.
+        spare: which columns are left out of a terminal that is too narrow, the last of them first; it is said.
     """
 
     columns: tuple[str, ...]
@@ -110,6 +112,8 @@ class DataTable:
     right: tuple[bool, ...]
     bad: Callable[[Sequence[str]], bool] = never
     stacked: bool = False
+    ruled: bool = True
+    spare: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

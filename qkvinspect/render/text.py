@@ -9,6 +9,7 @@ from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Measure, Report
 from qkvinspect.layouts.packing import describe, span
+from qkvinspect.render.alike_names import stem, together
 from qkvinspect.render.model import in_short
 from qkvinspect.weights.weight import Weight
 
@@ -77,27 +78,35 @@ def summary(report: Report) -> list[str]:
 
 
 def findings(found: Sequence[Finding]) -> list[tuple[Finding, str]]:
-    """Each finding in a line; what holds for several layers is said once, with the first of them."""
+    """Each finding in a line; what holds for several layers is said once, with the names of all."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in found:
-        groups.setdefault((finding.code, finding.message), []).append(finding)
+        groups.setdefault((finding.code, _of_any_layer(finding)), []).append(finding)
     lines: list[tuple[Finding, str]] = []
     for group in groups.values():
         first, message = group[0], group[0].message
         if len(group) > 1:
-            named = ", ".join(layer(each.layer or "") for each in group[:3])
-            message += f" ({count(len(group), 'layer')}: {named}{', ...' if len(group) > 3 else ''})"
+            names = list(map(layer, together([each.layer or "" for each in group])))
+            if message != group[1].message:
+                message = message.replace(first.layer or message, names[0])
+            message += f" ({count(len(group), 'layer')}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         elif first.layer:
             message = f"{first.layer}: {message}"
         lines.append((first, clean(message)))
     return lines
 
 
+def _of_any_layer(finding: Finding) -> str:
+    """What is said, without the numbers of the layer's own name."""
+    layer = finding.layer
+    return finding.message.replace(layer, stem(layer)) if layer else finding.message
+
+
 def heads(attention: Attention) -> str:
     """How many heads, and who says so."""
     if attention.heads is None:
         return "heads unknown"
-    origin = attention.heads_from.removeprefix("config:")
+    origin = {"flag": "--heads"}.get(attention.heads_from, attention.heads_from.removeprefix("config:"))
     if origin == "weights" and attention.evidence and attention.evidence.heads:
         origin = f"the weights, {confidence(attention.evidence.heads.confidence)} sure"
     return clean(f"{describe(attention.heads)} ({origin})")

@@ -19,7 +19,7 @@ from qkvinspect.render.document import (
     TextLine,
     Title,
 )
-from qkvinspect.render.results import account
+from qkvinspect.render.results import account, stacks
 
 COLUMNS = (
     "layer",
@@ -41,16 +41,24 @@ COLUMNS = (
 )
 
 
-def document(report: Report, *, per_head: bool = False, tensors: bool = False) -> Document:
+_TOP, _FINDING = 3, 3
+"""Lines of what stands above the layers, and of a finding."""
+
+
+def document(
+    report: Report, *, per_head: bool = False, full: bool = False, lines: int | None = None, tensors: bool = False
+) -> Document:
     """A report.
 
     Args:
         per_head: with a row for each head; the JSON always has them.
+        full: with a table for each layer; else layers that are stored alike share one.
+        lines: how many a reader may want to look at: where there are more layers, neighbours share a row.
         tensors: every tensor and where it belongs, in place of the attention modules.
     """
     return Document(
         "show",
-        blocks=lambda: _tensor_blocks(report) if tensors else _blocks(report, per_head),
+        blocks=lambda: _tensor_blocks(report) if tensors else _blocks(report, per_head, full or per_head, lines),
         records=lambda: account.records(report) if tensors else _records(report, per_head),
         data=lambda: report.to_dict(tensors=tensors),
     )
@@ -71,12 +79,14 @@ def findings(report: Report) -> Iterator[Block]:
         yield Items(tuple(Remark(finding.severity, message) for finding, message in found))
 
 
-def _blocks(report: Report, per_head: bool) -> Iterator[Block]:
+def _blocks(report: Report, per_head: bool, full: bool, lines: int | None) -> Iterator[Block]:
     yield from summary(report)
     if not report.attentions:
         yield from account.nothing_found(report)
-    for attention in report.attentions:
-        yield Chapter(text.layer(attention.layer), tuple(_layer(attention, per_head)))
+    if full:
+        yield from (_chapter(attention, per_head) for attention in report.attentions)
+    else:
+        yield from _stacks(report, lines)
     yield from findings(report)
     yield from account.closing(report)
 
@@ -85,6 +95,20 @@ def _tensor_blocks(report: Report) -> Iterator[Block]:
     yield from summary(report)
     yield TextLine("")
     yield account.table(report)
+
+
+def _stacks(report: Report, lines: int | None) -> Iterator[Block]:
+    found = stacks.stacks(report.attentions)
+    around = _TOP + _FINDING * len(text.findings(report.findings))
+    rows = stacks.rooms(found, lines - around) if lines else None
+    for stack in found:
+        first, *others = stack.layers
+        yield stacks.chapter(stack, rows) if others else _chapter(first, False, stack.unlike)
+
+
+def _chapter(attention: Attention, per_head: bool, unlike: str = "") -> Chapter:
+    said = (TextLine(unlike, "yellow"),) if unlike else ()
+    return Chapter(text.layer(attention.layer), (*said, *_layer(attention, per_head)))
 
 
 def _layer(attention: Attention, per_head: bool) -> Iterator[Block]:

@@ -17,6 +17,7 @@ from qkvinspect.render.document import (
     TextLine,
     Title,
 )
+from qkvinspect.render.spark import block
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.scans.rows import HEAD
 from qkvinspect.scans.series import Key, Series
@@ -26,7 +27,6 @@ from qkvinspect.scans.trend import Trend
 COLUMNS = ("layer", "part", "first", "last", "min", "max", "per 1000 steps", "")
 
 _WIDE = 24
-_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def document(trend: Trend, *, drawn: ViewOptions | None = None) -> Document:
@@ -100,7 +100,7 @@ def verdict(trend: Trend) -> str:
 
 def _spark(series: Series) -> str:
     """The curve, from its least to its greatest value."""
-    return "".join(_BLOCKS[min(int(share * 8), 7)] for share in _shares(series, _WIDE))
+    return "".join(map(block, _shares(series, _WIDE)))
 
 
 def buckets(series: Series, count: int, first: int, last: int) -> list[float | None]:

@@ -49,7 +49,7 @@ def _block(page: Page, block: Block, indent: str) -> None:
         case DataTable(stacked=True):
             page.stacked(block.rows)
         case DataTable():
-            page.table(block.columns, block.right, block.rows, block.bad)
+            page.table(block)
         case CodeBlock():
             _code(page, block)
         case Chapter():

@@ -1,0 +1,251 @@
+"""Layers that are stored alike, shown as one: what is stored, said once, and a row of norms for each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.report import Attention, Measure, Part
+from qkvinspect.render import alike_names, text
+from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
+from qkvinspect.render.spark import spark
+from qkvinspect.weights.weight import Weight
+
+_FEWEST = 6
+"""Rows that a stack has in any case: fewer would not show how its norms run."""
+
+_AROUND = 7
+"""Lines of a stack besides its rows."""
+
+_NAMED = 6
+"""Stretches of layer numbers that are named; more are counted."""
+
+_WIDE = 8
+"""Characters of a curve: about as wide as a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlikeLayers:
+    """Layers whose names differ only in numbers and that are stored alike.
+
+    Attributes:
+        name: what the names have in common; ``*`` is a number that differs.
+        labels: those numbers of each layer, ``3`` or ``0.3``.
+        unlike: in what it differs from the largest stack of the same name, and how many layers that has.
+        shares: whether another stack has the same name.
+    """
+
+    layers: tuple[Attention, ...]
+    name: str
+    labels: tuple[str, ...]
+    unlike: str = ""
+    shares: bool = False
+
+
+def stacks(attentions: Sequence[Attention]) -> list[AlikeLayers]:
+    """All layers in stacks, in the order in which they are first met."""
+    named: dict[str, dict[Hashable, list[Attention]]] = {}
+    for attention in attentions:
+        named.setdefault(alike_names.stem(attention.layer), {}).setdefault(_stored(attention), []).append(attention)
+    found = [stack for groups in named.values() for stack in _of_one_name(list(groups.values()))]
+    place = {attention.layer: number for number, attention in enumerate(attentions)}
+    return sorted(found, key=lambda stack: place[stack.layers[0].layer])
+
+
+def chapter(stack: AlikeLayers, rows: int | None) -> Chapter:
+    """A stack of several layers.
+
+    Args:
+        rows: how many there is room for; neighbours then share a row, with the range of their norms.
+    """
+    first = stack.layers[0]
+    layers = text.count(len(stack.layers), "layer") + (f" ({_numbers(stack.labels)})" if stack.shares else "")
+    note = "  ".join(("", layers, first.layout.id if first.layout else text.layout(first), text.heads(first)))
+    return Chapter(text.clean(stack.name), tuple(_blocks(stack, rows)), note)
+
+
+def rooms(found: Sequence[AlikeLayers], lines: int) -> int:
+    """Rows of layers that each stack may have, so that all of it fits into so many lines."""
+    left = lines - sum(_AROUND if len(stack.layers) > 1 else _AROUND + 2 for stack in found)
+    sizes = sorted(len(stack.layers) for stack in found if len(stack.layers) > 1)
+    for number, size in enumerate(sizes):
+        share = max(left // (len(sizes) - number), _FEWEST)
+        if size > share:
+            return share
+        left -= size
+    return max(sizes, default=0)
+
+
+def _of_one_name(groups: Sequence[Sequence[Attention]]) -> Iterator[AlikeLayers]:
+    differs = alike_names.varied([one.layer for group in groups for one in group])
+    main = max(groups, key=len)
+    for group in groups:
+        first = group[0].layer
+        name = alike_names.name(first, differs) if len(group) > 1 else first
+        labels = tuple(alike_names.label(one.layer, differs) for one in group)
+        yield AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
+
+
+_KINDS = ("layout", "heads", "source of the heads", "stored tensors", "biases")
+
+
+def _stored(attention: Attention) -> tuple[Hashable, ...]:
+    """What must be equal for layers to be alike, under _KINDS."""
+    return (
+        (attention.layout, attention.candidates),
+        attention.heads,
+        alike_names.stem(attention.heads_from),
+        tuple(map(_tensor, attention.weights)),
+        tuple(map(_tensor, attention.biases)),
+    )
+
+
+def _tensor(weight: Weight) -> Hashable:
+    encoding = weight.encoding.label if weight.encoding else None
+    return alike_names.stem(weight.name), weight.shape, weight.dtype, encoding
+
+
+def _difference(group: Sequence[Attention], main: Sequence[Attention]) -> str:
+    """Where a few layers differ from many of the same name."""
+    if 2 * len(group) >= len(main):
+        return ""
+    pairs = zip(_KINDS, _stored(group[0]), _stored(main[0]), strict=True)
+    different = [kind for kind, one, other in pairs if one != other]
+    return f"unlike the {len(main)} other layers of this name: {', '.join(different)}"
+
+
+def _blocks(stack: AlikeLayers, rows: int | None) -> Iterator[Block]:
+    first = stack.layers[0]
+    yield FactList((f"{text.stored(first)}{': ' * bool(first.parts)}{_cut(first)}",))
+    if stack.unlike:
+        yield TextLine(stack.unlike, "yellow")
+    columns = list(_columns(stack))
+    if columns:
+        yield _table(stack, columns, rows)
+
+
+def _cut(attention: Attention) -> str:
+    """Which rows of what is stored are Q, K and V, and where each head begins."""
+    if not attention.parts:
+        return ""
+    if all(part.rows == (range(part.weight.shape[part.axis]),) for part in attention.parts):
+        return "each whole" + _starts(attention)
+    parts = [f"{part.name.upper()} {_ranges(part)}" for part in attention.parts]
+    shown, last = [parts[0]], _axis(attention.parts[0])
+    for part, ranges in zip(attention.parts[1:], parts[1:], strict=True):
+        axis = _axis(part)
+        shown.append(ranges if axis != last else ranges.replace(f"{axis} ", "", 1))
+        last = axis
+    return ", ".join(shown) + _starts(attention)
+
+
+def _axis(part: Part) -> str:
+    return "columns" if part.axis else "rows"
+
+
+def _ranges(part: Part) -> str:
+    return f"{_axis(part)} {text.rows(part.rows)}"
+
+
+def _starts(attention: Attention) -> str:
+    """``; head h at 64*h in each``: where heads lie at equal distances."""
+    if attention.heads is None or attention.heads.num_heads == 1:
+        return ""
+    steps = {step for part in attention.parts if len(part.heads) > 1 for step in _distances(part)}
+    return f"; head h at {steps.pop()}*h in each" if len(steps) == 1 else "; --per-head has the rows of each head"
+
+
+def _distances(part: Part) -> Iterator[int]:
+    """Between one head of a part and the next."""
+    for one, other in zip(part.heads, part.heads[1:], strict=False):
+        yield other.start - one.start
+
+
+@dataclass(frozen=True, slots=True)
+class NormColumn:
+    """A figure of each layer."""
+
+    title: str
+    of: Callable[[Attention], Measure | None]
+
+
+def _columns(stack: AlikeLayers) -> Iterator[NormColumn]:
+    names = [part.name for part in stack.layers[0].parts]
+    for name in names:
+        column = NormColumn(f"{name.upper()} norm", lambda one, name=name: _measured(one, name))
+        if any(column.of(one) for one in stack.layers):
+            yield column
+    for name in names:
+        column = NormColumn(f"{name.upper()} bias", lambda one, name=name: _bias(one, name))
+        if any(column.of(one) for one in stack.layers):
+            yield column
+
+
+def _measured(attention: Attention, name: str) -> Measure | None:
+    part = attention.part(name)
+    return part.measured if part else None
+
+
+def _bias(attention: Attention, name: str) -> Measure | None:
+    part = attention.part(name)
+    return part.bias_measured if part else None
+
+
+def _table(stack: AlikeLayers, columns: Sequence[NormColumn], rows: int | None) -> DataTable:
+    titles = ("layer", *(column.title for column in columns), "non-finite")
+    size = math.ceil(len(stack.layers) / rows) if rows else 1
+    named = list(zip(stack.labels, stack.layers, strict=True))
+    lines = [_row(named[start : start + size], columns) for start in range(0, len(named), size)]
+    curves = ("", *(spark([_norm(column.of(one)) for one in stack.layers], _WIDE) for column in columns), "")
+    spare = tuple(number for number, title in enumerate(titles) if title.endswith("bias"))
+    right = (False, *(True for _ in titles[1:]))
+    return DataTable(titles, [*lines, curves], right, _stands_out, ruled=False, spare=spare)
+
+
+def _stands_out(cells: Sequence[str]) -> bool:
+    """Whether values are counted that are not finite."""
+    return cells[-1] not in ("0", "-", "")
+
+
+def _row(run: Sequence[tuple[str, Attention]], columns: Sequence[NormColumn]) -> tuple[str, ...]:
+    """Of one layer, or of neighbours that share a row."""
+    labels = [label for label, _ in run]
+    cells = [_range([measure for _, one in run if (measure := column.of(one))]) for column in columns]
+    measures = [measure for _, one in run for column in columns if (measure := column.of(one))]
+    name = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+    return name, *cells, str(sum(measure.nonfinite for measure in measures)) if measures else "-"
+
+
+def _range(measures: Sequence[Measure]) -> str:
+    if not measures:
+        return "-"
+    norms = [measure.norm for measure in measures]
+    if any(map(math.isnan, norms)):
+        return "nan" if len(norms) == 1 else f"nan, {_span([norm for norm in norms if not math.isnan(norm)])}"
+    return _span(norms)
+
+
+def _span(norms: Sequence[float]) -> str:
+    if not norms:
+        return "nan"
+    if len(norms) == 1:
+        return text.number(norms[0])
+    low, high = f"{min(norms):.3g}", f"{max(norms):.3g}"
+    return low if low == high else f"{low}..{high}"
+
+
+def _norm(measure: Measure | None) -> float:
+    return measure.norm if measure else math.nan
+
+
+def _numbers(labels: Sequence[str]) -> str:
+    """``0 to 4, 6``: neighbours are not named one by one."""
+    runs: list[list[str]] = []
+    for label in labels:
+        if runs and label.isdigit() and runs[-1][-1].isdigit() and int(label) == int(runs[-1][-1]) + 1:
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    named = [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")

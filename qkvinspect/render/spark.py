@@ -1,0 +1,34 @@
+"""Curves one line high, of block characters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def spark(values: Sequence[float], width: int) -> str:
+    """A curve from the least to the greatest of the values, at most ``width`` characters long.
+
+    Of values that share a character, the one farthest from their middle is drawn, so that no peak is lost; those
+    that are not finite are left blank.
+    """
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    count = min(width, len(values))
+    middle = sorted(known)[len(known) // 2]
+    shown = ""
+    for number in range(count):
+        run = values[number * len(values) // count : (number + 1) * len(values) // count]
+        some = [value for value in run if math.isfinite(value)]
+        farthest = max(some, key=lambda value: abs(value - middle), default=math.nan)
+        shown += " " if not some else block((farthest - low) / (high - low) if high > low else 0.0)
+    return shown
+
+
+def block(share: float) -> str:
+    """The character for a value between 0, the least, and 1, the greatest."""
+    return BLOCKS[min(int(share * len(BLOCKS)), len(BLOCKS) - 1)]
