@@ -1,4 +1,4 @@
-"""Lines that are wrapped without rich are wrapped as rich does it, but for facts and indents, which it does not know."""
+"""Lines that are wrapped without rich are wrapped as rich does it, but for facts and indents: it knows neither."""
 
 from __future__ import annotations
 
