@@ -17,7 +17,7 @@ class FindingCode(StrEnum):
     """Every kind of finding, as text that scripts may rely on. A code is never given another meaning.
 
     A new kind is one line here, besides the place that reports it: ``check --list``, the settings of ``check`` and
-    the README follow this list.
+    docs/checks.md follow this list.
 
     Attributes:
         severity: how severe it is where it is reported, unless that place says otherwise.

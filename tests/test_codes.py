@@ -1,4 +1,4 @@
-"""The codes of refused files: stable, unique, each with a meaning, and in the README.
+"""The codes of refused files: stable, unique, each with a meaning, and in docs/codes.md.
 
 That each is given is shown with real files: tests/hostile/test_report.py.
 """
@@ -14,14 +14,14 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/codes.md").read_text()
 
 
 @pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
 def test_a_code_is_documented(code: Code) -> None:
     assert re.fullmatch(r"QKV-F\d{3}", code)
     assert re.fullmatch(r"[A-Z].*\.", code.meaning)
-    assert f"| `{code}` | {code.name} | {code.meaning} |" in README
+    assert f"| `{code}` | {code.name} | {code.meaning} |" in PAGE
 
 
 def test_codes_are_unique_and_in_order() -> None:

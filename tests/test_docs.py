@@ -1,9 +1,11 @@
-"""The README is true: its commands run, its Python runs, every command and option has its place."""
+"""The README and the pages of docs/ are true: what they show was printed, their Python runs, their links lead on."""
 
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,35 @@ from qkvinspect.layouts import LAYOUTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+
+
+def page(name: str) -> str:
+    return PAGES[ROOT / "docs" / name]
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len(README.encode()) <= 12_000
+
+
+def test_links_lead_to_files() -> None:
+    for path, text in PAGES.items():
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = re.findall(r"\(docs/([a-z]+\.md)\)", README)
+    assert {path.name for path in PAGES} - {"README.md"} == set(linked)
+
+
+def test_the_picture_is_what_show_prints() -> None:
+    specification = importlib.util.spec_from_file_location("picture", ROOT / "docs" / "picture.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.picture() == (ROOT / "docs" / "show.svg").read_text()
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -22,21 +53,21 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"qkvinspect {command.callback.__name__}" in README
 
 
-def test_every_layout_is_in_the_readme() -> None:
+def test_every_layout_has_its_line() -> None:
     for row in LAYOUTS:
-        assert f"`{row.id}`" in README
+        assert f"`{row.id}`" in page("layouts.md")
 
 
 def test_every_exit_code_is_in_the_readme() -> None:
     assert re.search(r"\| `0` \|.*\n\| `1` \|.*\n\| `2` \|", README)
 
 
-def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_on_the_pages_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```pycon\n(.*?)```", README, re.DOTALL)
-    assert blocks
+    blocks = [block for text in PAGES.values() for block in re.findall(r"```pycon\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) >= 5
     for block in blocks:
-        test = doctest.DocTestParser().get_doctest(block, {}, "README", "README.md", 0)
+        test = doctest.DocTestParser().get_doctest(block, {}, "docs", "docs", 0)
         assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
 
 
@@ -45,10 +76,18 @@ def test_the_doctest_of_the_package_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     assert doctest.testmod(qkvinspect, optionflags=doctest.ELLIPSIS).failed == 0
 
 
-def test_the_installs_of_the_readme_use_the_constraints() -> None:
-    for line in README.splitlines():
-        if "pip install" in line and "<!--" not in line:
-            assert "-c constraints.txt" in line
+def test_installs_use_the_constraints() -> None:
+    for text in PAGES.values():
+        for line in text.splitlines():
+            if "pip install" in line:
+                assert line.count("-c constraints.txt") == line.count("pip install")
+
+
+def test_the_install_without_torch_has_every_other_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[>=<~ ]", line)[0] for line in project["dependencies"]} - {"torch"}
+    assert f"constraints.txt {' '.join(sorted(names))} &&" in page("checks.md")
+    assert f'constraints.txt" {" ".join(sorted(names))}\n' in (ROOT / "action.yml").read_text()
 
 
 def test_the_changelog_knows_this_version() -> None:

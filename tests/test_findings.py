@@ -16,7 +16,8 @@ from qkvinspect.checks import parse_policy
 from qkvinspect.finding_codes import AGAINST_WEIGHTS, HEADS_IN_DOUBT, QUANTISED, SEVERITIES, FindingCode
 from qkvinspect.findings import Finding
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = "".join((DOCS / name).read_text() for name in ("checks.md", "runs.md"))
 OF_RUNS = [code for code in FindingCode if code.in_check is None]
 
 
@@ -27,7 +28,7 @@ def test_a_code_has_a_text_a_sentence_and_severities(code: FindingCode) -> None:
     assert re.fullmatch(r"\S[^\n]*\.", code.summary)
     assert code.severity in SEVERITIES
     assert code.in_check is None or SEVERITIES.index(code.in_check) >= SEVERITIES.index(code.severity)
-    assert f"| `{code}` |" in README
+    assert f"| `{code}` |" in PAGES
 
 
 @pytest.mark.parametrize("code", FindingCode, ids=lambda code: code.name)

@@ -16,7 +16,7 @@ COMMANDS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "pyright": ["pyright", "--pythonpath", sys.executable],
     "lint-imports": ["lint-imports", "--no-cache"],
-    "cog": ["cog", "--check", "--diff", "README.md"],
+    "cog": ["cog", "-I", "docs", "--check", "--diff", "README.md", *map(str, sorted(ROOT.glob("docs/*.md")))],
 }
 
 

@@ -56,7 +56,7 @@ class Layout:
     """How one library stores an attention module. Whatever mapping of flags it is made with, it has a hash.
 
     Attributes:
-        id: what JSON, --layout and the README call it.
+        id: what JSON, --layout and docs/layouts.md call it.
         libraries: who stores it so, for people.
         weights: the projections; the first is the one that a module is recognised by.
         source: file, class or function that says so.

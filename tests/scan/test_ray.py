@@ -1,4 +1,4 @@
-"""The recipe of the README for Ray, as it stands there."""
+"""The recipe of docs/runs.md for Ray, as it stands there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_the_recipe_scans_everything_once(training: Path, run) -> None:
     pytest.importorskip("ray")
-    before, _, rest = (ROOT / "README.md").read_text().partition("import ray\n")
+    before, _, rest = (ROOT / "docs" / "runs.md").read_text().partition("import ray\n")
     code = before.rpartition("```python\n")[2] + "import ray\n" + rest.partition("```")[0]
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=300)
     assert run("scan", "run", "-o", "whole.jsonl").code == 0
