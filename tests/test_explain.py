@@ -63,7 +63,7 @@ def test_the_code_of_every_packing(tmp_path: Path, packing: Packing, orientation
     stored = weight if orientation == "out_in" else weight.T.contiguous()
     save_file({"a.w.weight": stored, "a.w.bias": weight[:, 0].clone()}, tmp_path / "model.safetensors")
     layout = Layout("x", "X", (StoredWeight("w.weight", packing, orientation),), "x.py", "proven",
-                    biases=(StoredWeight("w.bias", packing),))  # fmt: skip
+                    kv_heads="free")  # fmt: skip
     with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
         (attention,) = inspect(checkpoint, Options(heads=(f"{heads}/{kv}",), norms=False), layouts=(layout,)).attentions
         scope = execute(python(attention, checkpoint))

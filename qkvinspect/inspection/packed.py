@@ -110,6 +110,7 @@ def _layouts(
             out=out,
             out_orientation=out_turn or turn,
             kv_heads="equal" if equal else "free",
+            head_tensors=(),
             v_free=True,
             num_heads=heads,
             needs_config=open,

@@ -1,28 +1,26 @@
 """`c_attn`: GPT-2 and its descendants, with Conv1D or Linear."""
 
-from qkvinspect.layouts.fused import KV, fused
 from qkvinspect.layouts.layout import Layout, StoredWeight
-from qkvinspect.layouts.packing import PER_HEAD, Q
+from qkvinspect.layouts.packing import KV, PER_HEAD, QKV, Q
 
 _HF = "transformers models"
 
 LAYOUTS: tuple[Layout, ...] = (
-    fused(
-        "gpt2",
-        "transformers GPT-2, OpenAI-GPT, ImageGPT, DecisionTransformer",
-        "c_attn.weight",
-        orientation="in_out",
+    Layout(
+        id="gpt2",
+        libraries="transformers GPT-2, OpenAI-GPT, ImageGPT, DecisionTransformer",
+        weights=(StoredWeight("c_attn.weight", QKV, "in_out"),),
         ratio=3,
         out=("c_proj.weight",),
         out_orientation="in_out",
         source=f"{_HF}/gpt2/modeling_gpt2.py, GPT2Attention.forward; Conv1D",
+        proof="proven",
         note="Conv1D stores [in, out]: Q, K and V are columns",
     ),
     Layout(
         id="gpt2-cross",
         libraries="transformers GPT-2 cross-attention",
         weights=(StoredWeight("c_attn.weight", KV, "in_out"), StoredWeight("q_attn.weight", Q, "in_out")),
-        biases=(StoredWeight("c_attn.bias", KV), StoredWeight("q_attn.bias", Q)),
         layer="crossattention",
         ratio=2,
         out=("c_proj.weight",),
@@ -36,7 +34,6 @@ LAYOUTS: tuple[Layout, ...] = (
         id="gpt-bigcode-cross",
         libraries="transformers GPTBigCode cross-attention",
         weights=(StoredWeight("c_attn.weight", KV), StoredWeight("q_attn.weight", Q)),
-        biases=(StoredWeight("c_attn.bias", KV), StoredWeight("q_attn.bias", Q)),
         layer="crossattention",
         ratio=2,
         out=("c_proj.weight",),
@@ -44,10 +41,10 @@ LAYOUTS: tuple[Layout, ...] = (
         source=f"{_HF}/gpt_bigcode/modeling_gpt_bigcode.py, whose own forward looks broken",
         proof="memory",
     ),
-    fused(
-        "nanogpt",
-        "nanoGPT, minGPT",
-        "c_attn.weight",
+    Layout(
+        id="nanogpt",
+        libraries="nanoGPT, minGPT",
+        weights=(StoredWeight("c_attn.weight", QKV),),
         ratio=3,
         out=("c_proj.weight",),
         flags={"n_head": (Ellipsis,), "n_embd": (Ellipsis,), "block_size": (Ellipsis,)},
@@ -55,10 +52,10 @@ LAYOUTS: tuple[Layout, ...] = (
         source="nanoGPT model.py, CausalSelfAttention.forward",
         proof="source",
     ),
-    fused(
-        "qwen1",
-        "Qwen-1, Qwen-VL",
-        "c_attn.weight",
+    Layout(
+        id="qwen1",
+        libraries="Qwen-1, Qwen-VL",
+        weights=(StoredWeight("c_attn.weight", QKV),),
         ratio=3,
         out=("c_proj.weight",),
         model_types=("qwen",),
@@ -66,33 +63,34 @@ LAYOUTS: tuple[Layout, ...] = (
         source="modeling_qwen.py, QWenAttention.forward",
         proof="excerpt",
     ),
-    fused(
-        "gpt-bigcode-mha",
-        "transformers GPTBigCode with multi_query false",
-        "c_attn.weight",
-        PER_HEAD,
+    Layout(
+        id="gpt-bigcode-mha",
+        libraries="transformers GPTBigCode with multi_query false",
+        weights=(StoredWeight("c_attn.weight", PER_HEAD),),
         ratio=3,
         out=("c_proj.weight",),
         model_types=("gpt_bigcode",),
         flags={"multi_query": (False,)},
         needs_config=True,
         source=f"{_HF}/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeAttention.forward",
+        proof="proven",
     ),
-    fused(
-        "gpt-bigcode-mqa",
-        "transformers GPTBigCode (StarCoder)",
-        "c_attn.weight",
+    Layout(
+        id="gpt-bigcode-mqa",
+        libraries="transformers GPTBigCode (StarCoder)",
+        weights=(StoredWeight("c_attn.weight", QKV),),
         out=("c_proj.weight",),
         model_types=("gpt_bigcode",),
         flags={"multi_query": (True, None)},
         needs_config=True,
         kv_heads="one",
         source=f"{_HF}/gpt_bigcode/modeling_gpt_bigcode.py, GPTBigCodeAttention.forward",
+        proof="proven",
     ),
-    fused(
-        "codeshell",
-        "CodeShell",
-        "c_attn.weight",
+    Layout(
+        id="codeshell",
+        libraries="CodeShell",
+        weights=(StoredWeight("c_attn.weight", QKV),),
         out=("c_proj.weight",),
         model_types=("codeshell",),
         needs_config=True,

@@ -1,7 +1,5 @@
 """Projections that are 1x1 convolutions: autoencoders, and timm's mobile and hybrid networks."""
 
-from qkvinspect.layouts.apart import separate
-from qkvinspect.layouts.fused import fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import QKV, K, Packing, Q, V
 
@@ -9,23 +7,20 @@ _BIASES = (HeadTensor("talking_head1.weight", 0, "num_heads"), HeadTensor("atten
 _INNERMOST = Packing(("q", "k", "v"), groups="heads", slot_innermost=True)
 
 LAYOUTS: tuple[Layout, ...] = (
-    separate(
-        "ldm-attention",
-        "latent-diffusion's autoencoder (SD, SDXL, Flux, taming's VQGAN, Janus, Chameleon): one head",
-        "q",
-        "k",
-        "v",
+    Layout(
+        id="ldm-attention",
+        libraries="latent-diffusion's autoencoder (SD, SDXL, Flux, taming's VQGAN, Janus, Chameleon): one head",
+        weights=(StoredWeight("q.weight", Q), StoredWeight("k.weight", K), StoredWeight("v.weight", V)),
         out=("proj_out.weight",),
         siblings=("proj_out.weight", "norm.weight"),
         num_heads=1,
         proof="source",
         source="ldm/modules/diffusionmodules/model.py, AttnBlock",
     ),
-    fused(
-        "mmaudio-vae",
-        "MMAudio's autoencoder: one head, its rows interleaved",
-        "qkv.weight",
-        _INNERMOST,
+    Layout(
+        id="mmaudio-vae",
+        libraries="MMAudio's autoencoder: one head, its rows interleaved",
+        weights=(StoredWeight("qkv.weight", _INNERMOST),),
         layer="mid.attn_1",
         ndim=3,
         ratio=3,
@@ -36,12 +31,14 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         source="diffusers models/autoencoders/autoencoder_mmaudio.py, MMAudioAttnProcessor",
     ),
-    separate(
-        "timm-mqa2d",
-        "timm MobileNetV4 and V5, Gemma 3n's vision tower: one kv head",
-        "query.proj",
-        "key.proj",
-        "value.proj",
+    Layout(
+        id="timm-mqa2d",
+        libraries="timm MobileNetV4 and V5, Gemma 3n's vision tower: one kv head",
+        weights=(
+            StoredWeight("query.proj.weight", Q),
+            StoredWeight("key.proj.weight", K),
+            StoredWeight("value.proj.weight", V),
+        ),
         out=("output.proj.weight",),
         kv_heads="one",
         head_tensors=(HeadTensor("key.proj.weight", 0, "head_dim"),),
@@ -49,12 +46,14 @@ LAYOUTS: tuple[Layout, ...] = (
         source="timm/layers/attention2d.py, MultiQueryAttention2d",
     ),
     *(
-        separate(
-            id,
-            f"timm EfficientFormer V2{where}",
-            q,
-            "k.conv",
-            "v.conv",
+        Layout(
+            id=id,
+            libraries=f"timm EfficientFormer V2{where}",
+            weights=(
+                StoredWeight(f"{q}.weight", Q),
+                StoredWeight("k.conv.weight", K),
+                StoredWeight("v.conv.weight", V),
+            ),
             out=("proj.conv.weight",),
             siblings=("attention_biases",),
             kv_heads="equal",
@@ -69,12 +68,12 @@ LAYOUTS: tuple[Layout, ...] = (
             ("timm-efficientformerv2-downsample", ": between stages", "q.proj.conv", "Attention2dDownsample"),
         )
     ),
-    fused(
-        "timm-efficientvit-head",
-        "timm EfficientViT of Microsoft: a convolution a head",
-        "conv.weight",
+    Layout(
+        id="timm-efficientvit-head",
+        libraries="timm EfficientViT of Microsoft: a convolution a head",
+        weights=(StoredWeight("conv.weight", QKV),),
+        biases=(),
         layer="qkvs.#",
-        bias=(),
         num_heads=1,
         v_free=True,
         head_tensors=(HeadTensor("../../dws.0.conv.weight", 0, "head_dim"),),
@@ -82,13 +81,13 @@ LAYOUTS: tuple[Layout, ...] = (
         source="timm/models/efficientvit_msra.py, CascadedGroupAttention.forward",
         note="a batch norm follows: fold it in before the values mean anything",
     ),
-    fused(
-        "timm-shvit",
-        "timm SHViT: one head, V as wide as its input",
-        "c.weight",
+    Layout(
+        id="timm-shvit",
+        libraries="timm SHViT: one head, V as wide as its input",
+        weights=(StoredWeight("c.weight", QKV),),
+        biases=(),
         layer="qkv",
         siblings=("../pre_norm.weight",),
-        bias=(),
         num_heads=1,
         head_dim=16,
         v_free=True,
@@ -97,10 +96,10 @@ LAYOUTS: tuple[Layout, ...] = (
         source="timm/models/shvit.py, SHSA: qk_dim 16",
         note="a batch norm follows: fold it in before the values mean anything",
     ),
-    fused(
-        "timm-lambda",
-        "timm Lambda layers: one head of K and V, linear in both",
-        "qkv.weight",
+    Layout(
+        id="timm-lambda",
+        libraries="timm Lambda layers: one head of K and V, linear in both",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=4,
         siblings=("norm_q.weight", "norm_v.weight"),
         num_heads=4,
@@ -111,16 +110,16 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         source="timm/layers/lambda_layer.py, LambdaLayer: 4 heads, dim_head 16",
     ),
-    fused(
-        "csatv2",
-        "timm CSATv2: spatial attention of one channel",
-        "qkv.weight",
+    Layout(
+        id="csatv2",
+        libraries="timm CSATv2: spatial attention of one channel",
+        weights=(StoredWeight("qkv.weight", QKV),),
+        biases=(),
         ndim=2,
         ratio=3,
         square=True,
         layer="attn.attn",
         siblings=("pos_embed.proj.weight", "mlp.fc1.weight"),
-        bias=(),
         num_heads=1,
         head_tensors=(),
         proof="source",
@@ -130,7 +129,6 @@ LAYOUTS: tuple[Layout, ...] = (
         id="pyg-polynormer",
         libraries="PyG PolynormerAttention: K and V, without a query",
         weights=(StoredWeight("k.weight", K), StoredWeight("v.weight", V)),
-        biases=(StoredWeight("k.bias", K), StoredWeight("v.bias", V)),
         siblings=("h_lins.weight", "lin_out.weight"),
         unless=("q.weight",),
         out=("lin_out.weight",),
@@ -138,14 +136,13 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         source="torch_geometric/nn/attention/polynormer.py, PolynormerAttention",
     ),
-    fused(
-        "minimax-h3-audio",
-        "diffusers MiniMax-H3's audio autoencoder",
-        "qkv.weight",
-        QKV,
+    Layout(
+        id="minimax-h3-audio",
+        libraries="diffusers MiniMax-H3's audio autoencoder",
+        weights=(StoredWeight("qkv.weight", QKV),),
+        biases=(StoredWeight("q_bias", Q), StoredWeight("v_bias", V)),
         ndim=2,
         siblings=("q_bias", "v_bias", "zero_k_bias"),
-        bias=(StoredWeight("q_bias", Q), StoredWeight("v_bias", V)),
         square=True,
         head_tensors=(),
         no_bias=("k",),

@@ -1,24 +1,24 @@
 """Diffusion models, and the to_qkv of lucidrains' libraries."""
 
-from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, fused
-from qkvinspect.layouts.layout import Layout, StoredWeight
-from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q
+from qkvinspect.layouts.layout import QK_NORMS, Layout, StoredWeight
+from qkvinspect.layouts.packing import KV, PER_HEAD, QKV, Packing, Q
 
 _TO_OUT = ("to_out.0.weight", "to_out.weight")
 
 LAYOUTS: tuple[Layout, ...] = (
-    fused(
-        "to-qkv-fused",
-        "diffusers after fuse_qkv_projections; vit-pytorch; latent-diffusion's linear attention",
-        "to_qkv.weight",
+    Layout(
+        id="to-qkv-fused",
+        libraries="diffusers after fuse_qkv_projections; vit-pytorch; latent-diffusion's linear attention",
+        weights=(StoredWeight("to_qkv.weight", QKV),),
         out=_TO_OUT,
         supersedes=("to-qkv",),
         source="diffusers models/attention_processor.py, Attention.fuse_projections; vit_pytorch/vit.py, Attention",
+        proof="proven",
     ),
-    fused(
-        "stable-audio3",
-        "diffusers Stable Audio 3: differential attention",
-        "to_qkv.weight",
+    Layout(
+        id="stable-audio3",
+        libraries="diffusers Stable Audio 3: differential attention",
+        weights=(StoredWeight("to_qkv.weight", QKV),),
         out_ratio=5,
         out=_TO_OUT,
         v_free=True,
@@ -32,29 +32,28 @@ LAYOUTS: tuple[Layout, ...] = (
         id="to-q-and-kv",
         libraries="diffusers fused cross-attention; vit-pytorch CaiT, cross-attention; Perceiver, Flamingo",
         weights=(StoredWeight("to_q.weight", Q), StoredWeight("to_kv.weight", KV)),
-        biases=(StoredWeight("to_q.bias", Q), StoredWeight("to_kv.bias", KV)),
         out=_TO_OUT,
         kv_heads="equal",
         supersedes=("to-qkv",),
-        head_tensors=HEAD_DIM_KEYS,
+        head_tensors=QK_NORMS,
         source="vit_pytorch/cait.py, Attention; diffusers models/attention_processor.py",
         proof="proven",
     ),
-    fused(
-        "to-added-qkv",
-        "diffusers SD3, Flux after fuse_qkv_projections: the second stream",
-        "to_added_qkv.weight",
+    Layout(
+        id="to-added-qkv",
+        libraries="diffusers SD3, Flux after fuse_qkv_projections: the second stream",
+        weights=(StoredWeight("to_added_qkv.weight", QKV),),
         label="added",
         supersedes=("diffusers-added",),
         out=("to_add_out.weight",),
         source="diffusers models/attention_processor.py, Attention.fuse_projections",
+        proof="proven",
     ),
     *(
-        fused(
-            f"adm-{form}",
-            f"guided-diffusion, latent-diffusion: AttentionBlock, {how}",
-            "qkv.weight",
-            packing,
+        Layout(
+            id=f"adm-{form}",
+            libraries=f"guided-diffusion, latent-diffusion: AttentionBlock, {how}",
+            weights=(StoredWeight("qkv.weight", packing),),
             ndim=3,
             ratio=3,
             out=("proj_out.weight",),
@@ -70,10 +69,10 @@ LAYOUTS: tuple[Layout, ...] = (
             ("new", "use_new_attention_order", QKV, True),
         )
     ),
-    fused(
-        "adm-pool",
-        "guided-diffusion: AttentionPool2d",
-        "qkv_proj.weight",
+    Layout(
+        id="adm-pool",
+        libraries="guided-diffusion: AttentionPool2d",
+        weights=(StoredWeight("qkv_proj.weight", QKV),),
         ndim=3,
         ratio=3,
         out=("c_proj.weight",),
@@ -81,24 +80,23 @@ LAYOUTS: tuple[Layout, ...] = (
         source="guided_diffusion/unet.py, AttentionPool2d",
         proof="source",
     ),
-    fused(
-        "flux-single",
-        "Flux of Black Forest Labs: single blocks",
-        "linear1.weight",
-        Packing(("q", "k", "v", "mlp")),
+    Layout(
+        id="flux-single",
+        libraries="Flux of Black Forest Labs: single blocks",
+        weights=(StoredWeight("linear1.weight", Packing(("q", "k", "v", "mlp"))),),
         layer="single_blocks.#",
         square=True,
         source="flux modules/layers.py, SingleStreamBlock.forward",
         proof="source",
         note="rows of the MLP come last",
     ),
-    fused(
-        "flux2-single",
-        "diffusers Flux2: single blocks",
-        "to_qkv_mlp_proj.weight",
-        Packing(("q", "k", "v", "mlp")),
+    Layout(
+        id="flux2-single",
+        libraries="diffusers Flux2: single blocks",
+        weights=(StoredWeight("to_qkv_mlp_proj.weight", Packing(("q", "k", "v", "mlp"))),),
         square=True,
         source="diffusers models/transformers/transformer_flux2.py",
+        proof="proven",
         note="rows of the MLP come last",
     ),
 )

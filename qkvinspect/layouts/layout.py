@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from qkvinspect.checkpoint import Orientation
@@ -20,6 +20,9 @@ FoundBy = Literal["layout", "pattern", "settings"]
 """Which of the three ways led to a module: a row of the registry, its names' pattern, the user's own row."""
 
 Kind = Literal["fused", "kv-fused", "qk-fused", "separate"]
+
+KvHeads = Literal["free", "equal", "one"]
+"""Whether a library allows fewer kv heads than heads, only as many, or has just one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,17 @@ class HeadTensor:
     fixes: Literal["num_heads", "head_dim"]
 
 
+QK_NORMS = (
+    HeadTensor("q_norm|q_layernorm|norm_q.weight", 0, "head_dim"),
+    HeadTensor("norm.query_norm.scale", 0, "head_dim"),
+)
+"""The norms of Q and K, as most libraries name them."""
+
 _NO_FLAGS: Mapping[str, tuple[object, ...]] = FrozenMapping({})
+
+_USUAL_BIASES: tuple[StoredWeight, ...] = (StoredWeight("", Packing(())),)
+_USUAL_HEAD_TENSORS = (HeadTensor("", 0, "head_dim"),)
+"""Placeholders, known by identity: the row leaves its biases or head tensors at what is usual for its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ class Layout:
         source: file, class or function that says so.
         layer: components that the layer's own name must end with; "" for any; ``#`` is a number.
         label: appended to the layer's name where one module holds two sets of projections.
-        biases: their biases, each optional.
+        biases: their biases, each optional; where a row does not say, ``bias`` beside each ``weight``, packed alike.
         out: names that the output projection's weight may have.
         out_orientation: how that weight lies.
         extras: other tensors of the module that are mistaken for Q, K or V, and what they are.
@@ -81,9 +94,11 @@ class Layout:
         subheads: parts that have several heads for each head of the module (differential attention).
         num_heads, num_kv_heads: of a module, where the layout itself fixes them (a module a head).
         head_dim: rows of a head of K, where the library fixes them.
-        kv_heads: whether the library allows fewer kv heads than heads, only as many, or has just one.
+        kv_heads: how many kv heads the library allows; where a row does not say, as many as heads if one tensor
+            holds all parts, else any number.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
-        head_tensors: tensors that fix the number of heads.
+        head_tensors: tensors that fix the number of heads; where a row does not say, the norms of Q and K if one
+            tensor holds all parts, else none.
         head_keys: keys of a config that give it, where the usual ones speak of something else; ``key[]``
             is a list with an entry for each stage.
         v_free: whether V may be wider or narrower than Q and K.
@@ -109,7 +124,7 @@ class Layout:
     proof: Proof
     layer: str = ""
     label: str = ""
-    biases: tuple[StoredWeight, ...] = ()
+    biases: tuple[StoredWeight, ...] = _USUAL_BIASES
     out: tuple[str, ...] = ()
     out_orientation: Orientation = "out_in"
     extras: tuple[tuple[str, str], ...] = ()
@@ -124,9 +139,9 @@ class Layout:
     settled_by: tuple[str, ...] = ()
     ndim: int | None = None
     subheads: tuple[tuple[str, int], ...] = ()
-    kv_heads: Literal["free", "equal", "one"] = "free"
+    kv_heads: KvHeads | Literal["usual"] = "usual"
     square: bool = False
-    head_tensors: tuple[HeadTensor, ...] = ()
+    head_tensors: tuple[HeadTensor, ...] = _USUAL_HEAD_TENSORS
     head_keys: tuple[str, ...] = ()
     v_free: bool = False
     v_ratio: int | None = None
@@ -145,7 +160,15 @@ class Layout:
     note: str = ""
 
     def __post_init__(self) -> None:
+        """Freeze the flags, and fill in what a row of this kind usually is."""
         object.__setattr__(self, "flags", frozen(self.flags))
+        alone = len(self.weights) == 1
+        if self.biases is _USUAL_BIASES:
+            object.__setattr__(self, "biases", tuple(_biases(self.weights)))
+        if self.kv_heads == "usual":
+            object.__setattr__(self, "kv_heads", "equal" if alone else "free")
+        if self.head_tensors is _USUAL_HEAD_TENSORS:
+            object.__setattr__(self, "head_tensors", QK_NORMS if alone else ())
 
     def __hash__(self) -> int:
         """Of what nearly always differs: caches ask for it once a layer, and there are forty fields."""
@@ -160,6 +183,12 @@ class Layout:
         if any({"k", "v"} <= parts for parts in held):
             return "kv-fused"
         return "qk-fused" if any({"q", "k"} <= parts for parts in held) else "separate"
+
+
+def _biases(weights: Iterable[StoredWeight]) -> Iterator[StoredWeight]:
+    for weight in weights:
+        if weight.key.endswith(".weight"):
+            yield StoredWeight(weight.key.removesuffix("weight") + "bias", weight.packing)
 
 
 BIAS_KV = (

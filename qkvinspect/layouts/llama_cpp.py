@@ -13,72 +13,36 @@ _PERMUTED = (
     "where transformers has one half behind the other"
 )
 
-
-def _separate(
-    id: str,
-    libraries: str,
-    source: str,
-    note: str,
-    model_types: tuple[str, ...] = (),
-    prefix: str = "attn_",
-    out: tuple[str, ...] = ("attn_output.weight",),
-    label: str = "",
-    paired: tuple[str, ...] = (),
-) -> Layout:
-    """A row for three tensors; rows for some architectures only are taken where the metadata names one."""
-    names = tuple((f"{prefix}{part}", packing) for part, packing in (("q", Q), ("k", K), ("v", V)))
-    return Layout(
-        id=id,
-        libraries=libraries,
-        weights=tuple(StoredWeight(f"{name}.weight", packing) for name, packing in names),
-        biases=tuple(StoredWeight(f"{name}.bias", packing) for name, packing in names),
-        layer="blk.#",
-        out=out,
-        label=label,
-        paired=paired,
-        source=source,
-        proof="source",
-        model_types=model_types,
-        needs_config=bool(model_types),
-        head_tensors=_NORM,
-        v_free=True,
-        note=note,
-    )
-
-
-def _fused(id: str, libraries: str, source: str, note: str, model_types: tuple[str, ...] = ()) -> Layout:
-    """A row for one tensor, which llama.cpp always takes for Q, then K, then V."""
-    return Layout(
-        id=id,
-        libraries=libraries,
-        weights=(StoredWeight("attn_qkv.weight", QKV),),
-        biases=(StoredWeight("attn_qkv.bias", QKV),),
-        layer="blk.#",
-        out=("attn_output|attn_out.weight",),
-        unless=("ssm_conv1d.weight",),
-        source=source,
-        proof="source",
-        model_types=model_types,
-        needs_config=bool(model_types),
-        head_tensors=_NORM,
-        note=note,
-    )
-
+_APART = (StoredWeight("attn_q.weight", Q), StoredWeight("attn_k.weight", K), StoredWeight("attn_v.weight", V))
+_CROSS = (
+    StoredWeight("cross_attn_q.weight", Q),
+    StoredWeight("cross_attn_k.weight", K),
+    StoredWeight("cross_attn_v.weight", V),
+)
+_PACKED = (StoredWeight("attn_qkv.weight", QKV),)
+"""llama.cpp always takes it for Q, then K, then V."""
 
 LAYOUTS = (
-    _separate(
-        "gguf",
-        "llama.cpp, of an architecture without a row of its own",
-        "llama.cpp gguf-py/gguf/constants.py, TENSOR_NAMES",
-        "whether the rows of a head of Q and K were permuted depends on the architecture",
+    Layout(
+        id="gguf",
+        libraries="llama.cpp, of an architecture without a row of its own",
+        weights=_APART,
+        layer="blk.#",
         out=("attn_output|attn_out|attn_o.weight",),
+        head_tensors=_NORM,
+        v_free=True,
+        source="llama.cpp gguf-py/gguf/constants.py, TENSOR_NAMES",
+        proof="source",
+        note="whether the rows of a head of Q and K were permuted depends on the architecture",
     ),
-    _separate(
-        "gguf-permuted",
-        "llama.cpp from Llama, Mistral, Mixtral, Arcee, SmolLM3, Granite, MiniCPM, DeepSeek 1, OLMo 1, Arctic, Deci",
-        "llama.cpp conversion/llama.py, LlamaModel.permute",
-        _PERMUTED,
-        paired=("q", "k"),
+    Layout(
+        id="gguf-permuted",
+        libraries=(
+            "llama.cpp from Llama, Mistral, Mixtral, Arcee, SmolLM3, Granite, MiniCPM, DeepSeek 1, OLMo 1, Arctic, Deci"
+        ),
+        weights=_APART,
+        layer="blk.#",
+        out=("attn_output.weight",),
         model_types=(
             "llama",
             "llama-embed",
@@ -96,20 +60,38 @@ LAYOUTS = (
             "llada",
             "nanbeige",
         ),
-    ),
-    _separate(
-        "gguf-unpacked-permuted",
-        "llama.cpp from InternLM2, Bailing MoE, Baichuan, XVERSE",
-        "llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py, xverse.py",
-        f"cut out of one packed tensor, then permuted: {_PERMUTED}",
+        needs_config=True,
         paired=("q", "k"),
-        model_types=("internlm2", "bailingmoe", "baichuan", "xverse"),
+        head_tensors=_NORM,
+        v_free=True,
+        source="llama.cpp conversion/llama.py, LlamaModel.permute",
+        proof="source",
+        note=_PERMUTED,
     ),
-    _separate(
-        "gguf-renamed",
-        "llama.cpp from Qwen2, Qwen3, Gemma, OLMo 2, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, Apertus",
-        "llama.cpp conversion/base.py, TextModel.modify_tensors",
-        "as transformers stores them, under other names",
+    Layout(
+        id="gguf-unpacked-permuted",
+        libraries="llama.cpp from InternLM2, Bailing MoE, Baichuan, XVERSE",
+        weights=_APART,
+        layer="blk.#",
+        out=("attn_output.weight",),
+        model_types=("internlm2", "bailingmoe", "baichuan", "xverse"),
+        needs_config=True,
+        paired=("q", "k"),
+        head_tensors=_NORM,
+        v_free=True,
+        source="llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py, xverse.py",
+        proof="source",
+        note=f"cut out of one packed tensor, then permuted: {_PERMUTED}",
+    ),
+    Layout(
+        id="gguf-renamed",
+        libraries=(
+            "llama.cpp from Qwen2, Qwen3, Gemma, OLMo 2, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, "
+            "Apertus"
+        ),
+        weights=_APART,
+        layer="blk.#",
+        out=("attn_output.weight",),
         model_types=(
             "qwen2",
             "qwen2moe",
@@ -129,41 +111,84 @@ LAYOUTS = (
             "llama4",
             "apertus",
         ),
+        needs_config=True,
+        head_tensors=_NORM,
+        v_free=True,
+        source="llama.cpp conversion/base.py, TextModel.modify_tensors",
+        proof="source",
+        note="as transformers stores them, under other names",
     ),
-    _separate(
-        "gguf-cross",
-        "llama.cpp: attention to an encoder (T5)",
-        "llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.DEC_CROSS_ATTN_Q",
-        "as transformers stores them, under other names",
-        prefix="cross_attn_",
+    Layout(
+        id="gguf-cross",
+        libraries="llama.cpp: attention to an encoder (T5)",
+        weights=_CROSS,
+        layer="blk.#",
         out=("cross_attn_o.weight",),
         label="cross",
+        head_tensors=_NORM,
+        v_free=True,
+        source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.DEC_CROSS_ATTN_Q",
+        proof="source",
+        note="as transformers stores them, under other names",
     ),
-    _fused(
-        "gguf-qkv",
-        "llama.cpp, of an architecture that packs Q, K and V (Phi-2, Phi-3, MPT, DBRX, ChatGLM, GLM-4, BERT kinds)",
-        "llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
-        "as transformers stores them, under another name",
+    Layout(
+        id="gguf-qkv",
+        libraries=(
+            "llama.cpp, of an architecture that packs Q, K and V (Phi-2, Phi-3, MPT, DBRX, ChatGLM, GLM-4, BERT kinds)"
+        ),
+        weights=_PACKED,
+        layer="blk.#",
+        out=("attn_output|attn_out.weight",),
+        unless=("ssm_conv1d.weight",),
+        kv_heads="free",
+        head_tensors=_NORM,
+        source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
+        proof="source",
+        note="as transformers stores them, under another name",
     ),
-    _fused(
-        "gguf-qkv-from-heads",
-        "llama.cpp from GPT-NeoX and BLOOM",
-        "llama.cpp conversion/gptneox.py, bloom.py",
-        "transformers has Q, K and V of each head together; the converter sorted them into Q, K, V",
+    Layout(
+        id="gguf-qkv-from-heads",
+        libraries="llama.cpp from GPT-NeoX and BLOOM",
+        weights=_PACKED,
+        layer="blk.#",
+        out=("attn_output|attn_out.weight",),
+        unless=("ssm_conv1d.weight",),
         model_types=("gptneox", "bloom"),
+        needs_config=True,
+        kv_heads="free",
+        head_tensors=_NORM,
+        source="llama.cpp conversion/gptneox.py, bloom.py",
+        proof="source",
+        note="transformers has Q, K and V of each head together; the converter sorted them into Q, K, V",
     ),
-    _fused(
-        "gguf-qkv-from-groups",
-        "llama.cpp from Falcon",
-        "llama.cpp conversion/falcon.py",
-        "transformers has each kv head behind the heads that use it; the converter sorted them into Q, K, V",
+    Layout(
+        id="gguf-qkv-from-groups",
+        libraries="llama.cpp from Falcon",
+        weights=_PACKED,
+        layer="blk.#",
+        out=("attn_output|attn_out.weight",),
+        unless=("ssm_conv1d.weight",),
         model_types=("falcon",),
+        needs_config=True,
+        kv_heads="free",
+        head_tensors=_NORM,
+        source="llama.cpp conversion/falcon.py",
+        proof="source",
+        note="transformers has each kv head behind the heads that use it; the converter sorted them into Q, K, V",
     ),
-    _fused(
-        "gguf-qkv-transposed",
-        "llama.cpp from GPT-2 and Jais",
-        "llama.cpp conversion/gpt2.py, jais.py",
-        "transformers has [in, out]; the converter transposed it",
+    Layout(
+        id="gguf-qkv-transposed",
+        libraries="llama.cpp from GPT-2 and Jais",
+        weights=_PACKED,
+        layer="blk.#",
+        out=("attn_output|attn_out.weight",),
+        unless=("ssm_conv1d.weight",),
         model_types=("gpt2", "jais"),
+        needs_config=True,
+        kv_heads="free",
+        head_tensors=_NORM,
+        source="llama.cpp conversion/gpt2.py, jais.py",
+        proof="source",
+        note="transformers has [in, out]; the converter transposed it",
     ),
 )

@@ -1,9 +1,8 @@
 """Attention of other kinds: latent (DeepSeek), linear, and hybrids that project gates or an MLP along."""
 
-from qkvinspect.layouts.fused import KV, KV_PER_HEAD, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
-from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q
+from qkvinspect.layouts.packing import KV, KV_PER_HEAD, PER_HEAD, QKV, Packing, Q
 
 _STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
 
@@ -21,6 +20,7 @@ LAYOUTS: tuple[Layout, ...] = (
             source="transformers models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3Attention.forward",
             proof="proven" if kv == "kv" else "source",
             note="a head of Q ends with its rotary part; that of K is the same for all heads, in kv_a_proj_with_mqa",
+            biases=(),
         )
         for id, libraries, kv, end, q, unless in (
             ("mla", "DeepSeek-V2, V3, R1, Kimi K2, MiniCPM3: latent attention", "kv", "_proj", "q_b_proj", ()),
@@ -29,11 +29,10 @@ LAYOUTS: tuple[Layout, ...] = (
             ("mla-original-lite", "Mistral's latent attention with a plain query", "wkv", "", "wq", ("wq_b.weight",)),
         )
     ),
-    fused(
-        "qwen3-next-gdn",
-        "transformers Qwen3-Next: gated delta net",
-        "in_proj_qkvz.weight",
-        Packing(("q", "k", "v", "vgate"), groups="heads"),
+    Layout(
+        id="qwen3-next-gdn",
+        libraries="transformers Qwen3-Next: gated delta net",
+        weights=(StoredWeight("in_proj_qkvz.weight", Packing(("q", "k", "v", "vgate"), groups="heads")),),
         layer="linear_attn",
         out=("out_proj.weight",),
         v_free=True,
@@ -44,11 +43,10 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         note="heads are key heads: one of V stands for all the value heads of that key head",
     ),
-    fused(
-        "qwen3_5-gdn",
-        "transformers Qwen3.5: gated delta net",
-        "in_proj_qkv.weight",
-        QKV,
+    Layout(
+        id="qwen3_5-gdn",
+        libraries="transformers Qwen3.5: gated delta net",
+        weights=(StoredWeight("in_proj_qkv.weight", QKV),),
         layer="linear_attn",
         out=("out_proj.weight",),
         v_free=True,
@@ -59,11 +57,10 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         note="heads are key heads: one of V stands for all the value heads of that key head",
     ),
-    fused(
-        "xlstm-fused",
-        "xLSTM-7B with fused projections",
-        "qkv_opreact.weight",
-        Packing(("q", "k", "v", "vgate")),
+    Layout(
+        id="xlstm-fused",
+        libraries="xLSTM-7B with fused projections",
+        weights=(StoredWeight("qkv_opreact.weight", Packing(("q", "k", "v", "vgate"))),),
         out=("out_proj.weight",),
         v_free=True,
         head_tensors=(),
@@ -72,11 +69,10 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         note="the output gate's rows come last; heads of Q and K are narrower than those of V",
     ),
-    fused(
-        "mamba-mha",
-        "mamba_ssm: attention layers of a hybrid, without an MLP",
-        "in_proj.weight",
-        QKV,
+    Layout(
+        id="mamba-mha",
+        libraries="mamba_ssm: attention layers of a hybrid, without an MLP",
+        weights=(StoredWeight("in_proj.weight", QKV),),
         layer="mixer",
         siblings=("out_proj.weight",),
         unless=_STATE_SPACE,
@@ -100,14 +96,14 @@ LAYOUTS: tuple[Layout, ...] = (
         source="transformers models/levit/modeling_levit.py, LevitAttentionSubsample.forward",
         note="batch norms follow: fold them in before the values mean anything",
         proof="source",
+        biases=(),
     ),
-    fused(
-        "levit-fused",
-        "transformers LeViT",
-        "queries_keys_values.linear.weight",
-        PER_HEAD,
+    Layout(
+        id="levit-fused",
+        libraries="transformers LeViT",
+        weights=(StoredWeight("queries_keys_values.linear.weight", PER_HEAD),),
+        biases=(),
         siblings=("attention_biases",),
-        bias=(),
         out=("projection.linear.weight",),
         v_free=True,
         head_tensors=(HeadTensor("attention_biases", 0, "num_heads"),),
@@ -120,7 +116,6 @@ LAYOUTS: tuple[Layout, ...] = (
             id=id,
             libraries=libraries,
             weights=(StoredWeight(f"{q}.weight", Q), StoredWeight(f"{kv}.weight", KV)),
-            biases=(StoredWeight(f"{q}.bias", Q), StoredWeight(f"{kv}.bias", KV)),
             layer=layer,
             kv_heads="equal",
             source="remembered",

@@ -59,7 +59,9 @@ _SHARED = {"kv": ("k", "v"), "qk": ("q", "k")}
 
 QKV = Packing(("q", "k", "v"))
 Q, K, V = Packing(("q",)), Packing(("k",)), Packing(("v",))
+QK, KV, KVQ = Packing(("q", "k")), Packing(("k", "v")), Packing(("k", "v", "q"))
 PER_HEAD = Packing(("q", "k", "v"), groups="heads")
+KV_PER_HEAD = Packing(("k", "v"), groups="heads")
 GROUPED = Packing(("q", "k", "v"), groups="kv_heads")
 
 

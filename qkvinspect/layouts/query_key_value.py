@@ -1,6 +1,5 @@
 """`query_key_value`: one name, and more packings than any other. Names alone never decide."""
 
-from qkvinspect.layouts.fused import fused
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 
@@ -11,47 +10,46 @@ _MEGATRON = "Megatron-LM megatron/training/checkpointing.py, fix_query_key_value
 _INNERMOST = Packing(("q", "k", "v"), groups="heads", slot_innermost=True)
 
 LAYOUTS: tuple[Layout, ...] = (
-    fused(
-        "bloom",
-        "transformers BLOOM",
-        _KEY,
-        PER_HEAD,
+    Layout(
+        id="bloom",
+        libraries="transformers BLOOM",
+        weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="self_attention",
         out=_DENSE,
         model_types=("bloom",),
         settled_by=("//word_embeddings_layernorm.weight",),
         needs_config=True,
         source=f"{_HF}/bloom/modeling_bloom.py, BloomAttention._reshape",
+        proof="proven",
     ),
-    fused(
-        "gpt-neox",
-        "transformers GPT-NeoX, Pythia, GPT-NeoX-Japanese",
-        _KEY,
-        PER_HEAD,
+    Layout(
+        id="gpt-neox",
+        libraries="transformers GPT-NeoX, Pythia, GPT-NeoX-Japanese",
+        weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="attention",
         out=_DENSE,
         model_types=("gpt_neox", "gpt_neox_japanese"),
         settled_by=("//embed_in.weight",),
         needs_config=True,
         source=f"{_HF}/gpt_neox/modeling_gpt_neox.py, GPTNeoXAttention.forward",
+        proof="proven",
     ),
-    fused(
-        "persimmon",
-        "transformers Persimmon, Fuyu",
-        _KEY,
-        PER_HEAD,
+    Layout(
+        id="persimmon",
+        libraries="transformers Persimmon, Fuyu",
+        weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="self_attn",
         out=_DENSE,
         model_types=("persimmon", "fuyu"),
         settled_by=("q_layernorm.weight",),
         needs_config=True,
         source=f"{_HF}/persimmon/modeling_persimmon.py, PersimmonAttention._split_heads",
+        proof="proven",
     ),
-    fused(
-        "falcon-new",
-        "transformers Falcon 40B, 180B, 11B",
-        _KEY,
-        GROUPED,
+    Layout(
+        id="falcon-new",
+        libraries="transformers Falcon 40B, 180B, 11B",
+        weights=(StoredWeight(_KEY, GROUPED),),
         layer="self_attention",
         out=_DENSE,
         model_types=("falcon", "RefinedWeb*"),
@@ -60,12 +58,12 @@ LAYOUTS: tuple[Layout, ...] = (
         needs_config=True,
         kv_heads="free",
         source=f"{_HF}/falcon/modeling_falcon.py, FalconAttention._split_heads",
+        proof="proven",
     ),
-    fused(
-        "falcon-7b",
-        "transformers Falcon 7B",
-        _KEY,
-        QKV,
+    Layout(
+        id="falcon-7b",
+        libraries="transformers Falcon 7B",
+        weights=(StoredWeight(_KEY, QKV),),
         layer="self_attention",
         out=_DENSE,
         model_types=("falcon", "RefinedWeb*"),
@@ -73,25 +71,25 @@ LAYOUTS: tuple[Layout, ...] = (
         needs_config=True,
         kv_heads="one",
         source=f"{_HF}/falcon/modeling_falcon.py, FalconAttention._split_heads",
+        proof="proven",
         note="num_kv_heads in the config is ignored: there is one kv head",
     ),
-    fused(
-        "falcon-rw",
-        "transformers Falcon-RW",
-        _KEY,
-        PER_HEAD,
+    Layout(
+        id="falcon-rw",
+        libraries="transformers Falcon-RW",
+        weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="self_attention",
         out=_DENSE,
         model_types=("falcon", "RefinedWeb*"),
         flags={"new_decoder_architecture": (False, None), "multi_query": (False,)},
         needs_config=True,
         source=f"{_HF}/falcon/modeling_falcon.py, FalconAttention._split_heads",
+        proof="proven",
     ),
-    fused(
-        "chatglm2",
-        "ChatGLM2, ChatGLM3, GLM-4-9B, Kolors' text encoder",
-        _KEY,
-        QKV,
+    Layout(
+        id="chatglm2",
+        libraries="ChatGLM2, ChatGLM3, GLM-4-9B, Kolors' text encoder",
+        weights=(StoredWeight(_KEY, QKV),),
         layer="self_attention",
         out=_DENSE,
         model_types=("chatglm", "ChatGLMModel"),
@@ -99,24 +97,24 @@ LAYOUTS: tuple[Layout, ...] = (
         needs_config=True,
         kv_heads="free",
         source="diffusers pipelines/kolors/text_encoder.py, SelfAttention.forward",
+        proof="proven",
     ),
-    fused(
-        "chatglm2-mq-off",
-        "ChatGLM2 without multi_query_attention",
-        _KEY,
-        PER_HEAD,
+    Layout(
+        id="chatglm2-mq-off",
+        libraries="ChatGLM2 without multi_query_attention",
+        weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="self_attention",
         out=_DENSE,
         model_types=("chatglm", "ChatGLMModel"),
         flags={"multi_query_attention": (False,)},
         needs_config=True,
         source="diffusers pipelines/kolors/text_encoder.py, SelfAttention.forward",
+        proof="proven",
     ),
-    fused(
-        "chatglm-6b",
-        "ChatGLM-6B, the first",
-        _KEY,
-        PER_HEAD,
+    Layout(
+        id="chatglm-6b",
+        libraries="ChatGLM-6B, the first",
+        weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="layers.#.attention",
         out=_DENSE,
         model_types=("chatglm",),
@@ -125,11 +123,10 @@ LAYOUTS: tuple[Layout, ...] = (
         source="modeling_chatglm.py, SelfAttention.forward",
         proof="excerpt",
     ),
-    fused(
-        "bailing",
-        "Bailing and Ling mixture-of-experts models",
-        _KEY,
-        QKV,
+    Layout(
+        id="bailing",
+        libraries="Bailing and Ling mixture-of-experts models",
+        weights=(StoredWeight(_KEY, QKV),),
         layer="attention",
         out=_DENSE,
         model_types=("bailing*",),
@@ -139,22 +136,20 @@ LAYOUTS: tuple[Layout, ...] = (
         source="a re-implementation of modeling_bailing_moe.py",
         proof="excerpt",
     ),
-    fused(
-        "sat",
-        "SwissArmyTransformer: CogView, CogVideo, VisualGLM",
-        _KEY,
-        QKV,
+    Layout(
+        id="sat",
+        libraries="SwissArmyTransformer: CogView, CogVideo, VisualGLM",
+        weights=(StoredWeight(_KEY, QKV),),
         layer="attention",
         out=_DENSE,
         needs_config=True,
         source="sat/model/base_model.py, split_tensor_along_last_dim(mixed_raw_layer, 3)",
         proof="excerpt",
     ),
-    fused(
-        "glm4v-vision",
-        "GLM-4V's vision tower, in one file with a language model of another packing",
-        _KEY,
-        QKV,
+    Layout(
+        id="glm4v-vision",
+        libraries="GLM-4V's vision tower, in one file with a language model of another packing",
+        weights=(StoredWeight(_KEY, QKV),),
         layer="transformer.layers.#.attention",
         out=_DENSE,
         needs_config=True,
@@ -162,11 +157,10 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="memory",
     ),
     *(
-        fused(
-            f"cogvlm-{expert}",
-            f"CogVLM: its {expert} expert",
-            f"{expert}_expert_query_key_value.weight",
-            QKV,
+        Layout(
+            id=f"cogvlm-{expert}",
+            libraries=f"CogVLM: its {expert} expert",
+            weights=(StoredWeight(f"{expert}_expert_query_key_value.weight", QKV),),
             layer="self_attn",
             label=expert,
             out=(f"{expert}_expert_dense.weight",),
@@ -176,11 +170,10 @@ LAYOUTS: tuple[Layout, ...] = (
         )
         for expert in ("language", "vision")
     ),
-    fused(
-        "megatron-v2",
-        "Megatron-LM, checkpoint_version 2 and 3; GPT-NeoX of EleutherAI without grouped queries",
-        _KEY,
-        PER_HEAD,
+    Layout(
+        id="megatron-v2",
+        libraries="Megatron-LM, checkpoint_version 2 and 3; GPT-NeoX of EleutherAI without grouped queries",
+        weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="attention|self_attention",
         out=_DENSE,
         flags={"checkpoint_version": (2, 3)},
@@ -189,11 +182,10 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         note="in a tensor-parallel shard these are the rows of one rank",
     ),
-    fused(
-        "megatron-v1",
-        "Megatron-LM, checkpoint_version 1.0",
-        _KEY,
-        _INNERMOST,
+    Layout(
+        id="megatron-v1",
+        libraries="Megatron-LM, checkpoint_version 1.0",
+        weights=(StoredWeight(_KEY, _INNERMOST),),
         layer="attention|self_attention",
         out=_DENSE,
         flags={"checkpoint_version": (1,)},
@@ -202,11 +194,10 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         note="in a tensor-parallel shard these are the rows of one rank",
     ),
-    fused(
-        "megatron-v0",
-        "Megatron-LM before checkpoint_version; GPT-NeoX of EleutherAI with grouped queries",
-        _KEY,
-        QKV,
+    Layout(
+        id="megatron-v0",
+        libraries="Megatron-LM before checkpoint_version; GPT-NeoX of EleutherAI with grouped queries",
+        weights=(StoredWeight(_KEY, QKV),),
         layer="attention|self_attention",
         out=_DENSE,
         flags={"checkpoint_version": (0,)},
@@ -221,7 +212,6 @@ LAYOUTS: tuple[Layout, ...] = (
             id=f"megatron-cross-v{version}",
             libraries=f"Megatron-LM cross-attention, checkpoint_version {version}",
             weights=(StoredWeight("query.weight", Packing(("q",))), StoredWeight("key_value.weight", packing)),
-            biases=(StoredWeight("query.bias", Packing(("q",))), StoredWeight("key_value.bias", packing)),
             layer="inter_attention",
             out=_DENSE,
             flags={"checkpoint_version": versions},

@@ -1,17 +1,17 @@
 """Libraries of speech: ESPnet, NeMo, SpeechBrain, torchaudio, Coqui, and what transformers took from them."""
 
-from qkvinspect.layouts.apart import separate
-from qkvinspect.layouts.fused import KV, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.packing import PER_HEAD, QKV, Q
+from qkvinspect.layouts.packing import KV, PER_HEAD, QKV, K, Q, V
 
 LAYOUTS: tuple[Layout, ...] = (
-    separate(
-        "linear-q",
-        "ESPnet, NeMo, transformers' Conformers and Parakeet, OpenFold, Boltz",
-        "linear_q",
-        "linear_k",
-        "linear_v",
+    Layout(
+        id="linear-q",
+        libraries="ESPnet, NeMo, transformers' Conformers and Parakeet, OpenFold, Boltz",
+        weights=(
+            StoredWeight("linear_q.weight", Q),
+            StoredWeight("linear_k.weight", K),
+            StoredWeight("linear_v.weight", V),
+        ),
         out=("linear_out|out_linear|linear_o.weight",),
         head_tensors=(
             HeadTensor("pos_bias_u", 0, "num_heads"),
@@ -21,25 +21,23 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         source="espnet/nets/pytorch_backend/transformer/attention.py, MultiHeadedAttention",
     ),
-    fused(
-        "nemo-w-qkv",
-        "NeMo SpeechLM: encoders with a fused projection",
-        "w_qkv.weight",
+    Layout(
+        id="nemo-w-qkv",
+        libraries="NeMo SpeechLM: encoders with a fused projection",
+        weights=(StoredWeight("w_qkv.weight", QKV),),
         layer="attn",
         out=("w_out.weight", "out_proj.weight"),
         proof="source",
         source="transformers conversion_mapping.py: rows ordered [query | key | value]",
     ),
     *(
-        fused(
-            f"speechbrain-{kind}-{calls}{named}",
-            f"SpeechBrain {cls}, {how}",
-            "in_proj_weight",
-            packing,
+        Layout(
+            id=f"speechbrain-{kind}-{calls}{named}",
+            libraries=f"SpeechBrain {cls}, {how}",
+            weights=(StoredWeight("in_proj_weight", packing),),
             layer=layer,
             siblings=siblings,
             unless=("in_proj_bias",),
-            bias=(),
             out=("out_proj.weight",),
             square=True,
             needs_config=not named,
@@ -68,30 +66,29 @@ LAYOUTS: tuple[Layout, ...] = (
         id="emformer",
         libraries="torchaudio Emformer",
         weights=(StoredWeight("emb_to_query.weight", Q), StoredWeight("emb_to_key_value.weight", KV)),
-        biases=(StoredWeight("emb_to_query.bias", Q), StoredWeight("emb_to_key_value.bias", KV)),
         layer="attention",
         out=("out_proj.weight",),
         kv_heads="equal",
         proof="source",
         source="torchaudio/models/emformer.py, _EmformerAttention: chunk(2)",
     ),
-    separate(
-        "conv-q",
-        "Coqui TTS: Glow-TTS, VITS; VITS itself",
-        "conv_q",
-        "conv_k",
-        "conv_v",
+    Layout(
+        id="conv-q",
+        libraries="Coqui TTS: Glow-TTS, VITS; VITS itself",
+        weights=(StoredWeight("conv_q.weight", Q), StoredWeight("conv_k.weight", K), StoredWeight("conv_v.weight", V)),
         out=("conv_o.weight",),
         head_tensors=(HeadTensor("emb_rel_k", 2, "head_dim"),),
         proof="source",
         source="TTS/tts/layers/glow_tts/transformer.py, RelativePositionMultiHeadAttention",
     ),
-    separate(
-        "cohere-asr-decoder",
-        "NeMo's Transformer decoder, in Cohere's speech recognition",
-        "query_net",
-        "key_net",
-        "value_net",
+    Layout(
+        id="cohere-asr-decoder",
+        libraries="NeMo's Transformer decoder, in Cohere's speech recognition",
+        weights=(
+            StoredWeight("query_net.weight", Q),
+            StoredWeight("key_net.weight", K),
+            StoredWeight("value_net.weight", V),
+        ),
         out=("out_projection.weight",),
         proof="source",
         source="transformers conversion_mapping.py",

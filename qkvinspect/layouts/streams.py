@@ -1,18 +1,16 @@
 """Modules that attend over two streams: a set of projections each, or keys and values of a second one."""
 
-from qkvinspect.layouts.apart import separate
-from qkvinspect.layouts.fused import KV, fused
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.packing import K, Packing, Q, V
+from qkvinspect.layouts.packing import KV, QKV, K, Packing, Q, V
 
 _DIFFUSERS = "diffusers models/transformers/"
 
 LAYOUTS: tuple[Layout, ...] = (
     *(
-        fused(
-            f"double-stream-{stream}",
-            f"HunyuanVideo as released, JoyImage: the {what} stream",
-            f"{stream}_attn_qkv.weight",
+        Layout(
+            id=f"double-stream-{stream}",
+            libraries=f"HunyuanVideo as released, JoyImage: the {what} stream",
+            weights=(StoredWeight(f"{stream}_attn_qkv.weight", QKV),),
             label=stream,
             out=(f"{stream}_attn_proj.weight",),
             head_tensors=(HeadTensor(f"{stream}_attn_q_norm.weight", 0, "head_dim"),),
@@ -21,30 +19,27 @@ LAYOUTS: tuple[Layout, ...] = (
         )
         for stream, what in (("img", "image's"), ("txt", "text's"))
     ),
-    fused(
-        "prx-image",
-        "diffusers PRX: the image's stream",
-        "img_qkv_proj.weight",
+    Layout(
+        id="prx-image",
+        libraries="diffusers PRX: the image's stream",
+        weights=(StoredWeight("img_qkv_proj.weight", QKV),),
         label="img",
         out=("to_out.0.weight",),
         proof="source",
         source=f"{_DIFFUSERS}transformer_prx.py: reshape(..., 3, heads, head_dim)",
     ),
-    fused(
-        "prx-text",
-        "diffusers PRX: keys and values of the text",
-        "txt_kv_proj.weight",
-        KV,
+    Layout(
+        id="prx-text",
+        libraries="diffusers PRX: keys and values of the text",
+        weights=(StoredWeight("txt_kv_proj.weight", KV),),
         label="txt",
         proof="source",
         source=f"{_DIFFUSERS}transformer_prx.py: reshape(..., 2, heads, head_dim)",
     ),
-    separate(
-        "hidream-text",
-        "diffusers HiDream: the text's stream",
-        "to_q_t",
-        "to_k_t",
-        "to_v_t",
+    Layout(
+        id="hidream-text",
+        libraries="diffusers HiDream: the text's stream",
+        weights=(StoredWeight("to_q_t.weight", Q), StoredWeight("to_k_t.weight", K), StoredWeight("to_v_t.weight", V)),
         label="text",
         out=("to_out_t.weight",),
         proof="source",
@@ -54,7 +49,6 @@ LAYOUTS: tuple[Layout, ...] = (
         id="diffusers-added-kv",
         libraries="diffusers Wan, IP-Adapter, NucleusMoE: keys and values of a second stream",
         weights=(StoredWeight("add_k_proj.weight", K), StoredWeight("add_v_proj.weight", V)),
-        biases=(StoredWeight("add_k_proj.bias", K), StoredWeight("add_v_proj.bias", V)),
         label="added",
         unless=("add_q_proj.weight", "to_added_qkv.weight"),
         proof="source",
@@ -64,7 +58,6 @@ LAYOUTS: tuple[Layout, ...] = (
         id="k-is-v",
         libraries="transformers Gemma 4, DiffusionGemma: global layers, whose keys are their values",
         weights=(StoredWeight("q_proj.weight", Q), StoredWeight("k_proj.weight", Packing(("kv",)))),
-        biases=(StoredWeight("q_proj.bias", Q), StoredWeight("k_proj.bias", Packing(("kv",)))),
         layer="self_attn",
         siblings=("o_proj.weight", "k_norm.weight"),
         unless=("v_proj.weight", "kv_b_proj.weight"),
@@ -77,7 +70,6 @@ LAYOUTS: tuple[Layout, ...] = (
         id="q-alone",
         libraries="transformers Gemma 3n and 4: layers that use the keys and values of another",
         weights=(StoredWeight("q_proj.weight", Q),),
-        biases=(StoredWeight("q_proj.bias", Q),),
         layer="self_attn",
         siblings=("o_proj.weight", "q_norm.weight"),
         unless=("k_proj.weight", "v_proj.weight", "kv_proj.weight", "kv_b_proj.weight", "kv_a_proj_with_mqa.weight"),
@@ -85,12 +77,12 @@ LAYOUTS: tuple[Layout, ...] = (
         head_tensors=(HeadTensor("q_norm.weight", 0, "head_dim"),),
         source="transformers models/gemma3n/modeling_gemma3n.py, Gemma3nTextAttention: is_kv_shared_layer",
         proof="source",
+        kv_heads="free",
     ),
     Layout(
         id="kv-of-a-learned-query",
         libraries="transformers AIMv2: pooling, whose query is a learned token",
         weights=(StoredWeight("k_proj.weight", K), StoredWeight("v_proj.weight", V)),
-        biases=(StoredWeight("k_proj.bias", K), StoredWeight("v_proj.bias", V)),
         layer="head|attn_pool|pooler",
         siblings=("cls_token",),
         unless=("q_proj.weight",),
@@ -112,14 +104,17 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         source=f"{_DIFFUSERS}transformer_stable_audio3.py, StableAudio3CrossAttention",
         note="[q1; q2] and [k1; k2; v]: the heads of Q and K come twice",
+        biases=(),
     ),
     *(
-        separate(
-            f"conditional-detr-{short}",
-            f"transformers Conditional DETR: {what}-attention of the decoder",
-            f"{short}_qcontent_proj",
-            f"{short}_kcontent_proj",
-            f"{short}_v_proj",
+        Layout(
+            id=f"conditional-detr-{short}",
+            libraries=f"transformers Conditional DETR: {what}-attention of the decoder",
+            weights=(
+                StoredWeight(f"{short}_qcontent_proj.weight", Q),
+                StoredWeight(f"{short}_kcontent_proj.weight", K),
+                StoredWeight(f"{short}_v_proj.weight", V),
+            ),
             label=short,
             out=(f"{out}.out_proj.weight",),
             proof="source",
@@ -128,12 +123,14 @@ LAYOUTS: tuple[Layout, ...] = (
         )
         for short, what, out in (("sa", "self", "self_attn"), ("ca", "cross", "encoder_attn"))
     ),
-    separate(
-        "grounding-dino-fusion",
-        "transformers Grounding DINO: the image attends to the text",
-        "vision_proj",
-        "text_proj",
-        "values_text_proj",
+    Layout(
+        id="grounding-dino-fusion",
+        libraries="transformers Grounding DINO: the image attends to the text",
+        weights=(
+            StoredWeight("vision_proj.weight", Q),
+            StoredWeight("text_proj.weight", K),
+            StoredWeight("values_text_proj.weight", V),
+        ),
         label="vision",
         out=("out_vision_proj.weight",),
         kv_heads="equal",
@@ -143,12 +140,14 @@ LAYOUTS: tuple[Layout, ...] = (
         note="the text attends to the image with the same two: vision_proj is its K and text_proj its Q",
     ),
     *(
-        separate(
-            f"evolla-{what}",
-            f"transformers Evolla: attention to the {what}",
-            "query",
-            f"key_{what}",
-            f"value_{what}",
+        Layout(
+            id=f"evolla-{what}",
+            libraries=f"transformers Evolla: attention to the {what}",
+            weights=(
+                StoredWeight("query.weight", Q),
+                StoredWeight(f"key_{what}.weight", K),
+                StoredWeight(f"value_{what}.weight", V),
+            ),
             label=what if what != "protein" else "",
             out=("out_proj.weight",),
             proof="source",
@@ -156,10 +155,10 @@ LAYOUTS: tuple[Layout, ...] = (
         )
         for what in ("protein", "structure", "msa")
     ),
-    fused(
-        "sana-camera",
-        "diffusers SANA-WM: linear attention beside a camera's branch",
-        "qkv.weight",
+    Layout(
+        id="sana-camera",
+        libraries="diffusers SANA-WM: linear attention beside a camera's branch",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=2,
         ratio=3,
         siblings=("q_proj_cam.weight", "A_log"),
@@ -168,24 +167,24 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         source=f"{_DIFFUSERS}transformer_sana_wm.py",
     ),
-    separate(
-        "sana-camera-branch",
-        "diffusers SANA-WM: the camera's branch",
-        "q_proj_cam",
-        "k_proj_cam",
-        "v_proj_cam",
+    Layout(
+        id="sana-camera-branch",
+        libraries="diffusers SANA-WM: the camera's branch",
+        weights=(
+            StoredWeight("q_proj_cam.weight", Q),
+            StoredWeight("k_proj_cam.weight", K),
+            StoredWeight("v_proj_cam.weight", V),
+        ),
         label="cam",
         out=("out_proj_cam.weight",),
         head_tensors=(HeadTensor("A_log", 0, "num_heads"),),
         proof="source",
         source=f"{_DIFFUSERS}transformer_sana_wm.py",
     ),
-    separate(
-        "inkling",
-        "transformers Inkling",
-        "wq_du",
-        "wk_dv",
-        "wv_dv",
+    Layout(
+        id="inkling",
+        libraries="transformers Inkling",
+        weights=(StoredWeight("wq_du.weight", Q), StoredWeight("wk_dv.weight", K), StoredWeight("wv_dv.weight", V)),
         out=("wo_ud.weight",),
         proof="source",
         source="transformers conversion_mapping.py",
@@ -194,7 +193,6 @@ LAYOUTS: tuple[Layout, ...] = (
         id="zaya",
         libraries="transformers Zaya: compressed convolutional attention",
         weights=(StoredWeight("q_proj.weight", Q), StoredWeight("k_proj.weight", K)),
-        biases=(StoredWeight("q_proj.bias", Q), StoredWeight("k_proj.bias", K)),
         layer="self_attn.qkv_proj",
         siblings=("v_proj_current.weight", "v_proj_delayed.weight"),
         out=("../o_proj.weight",),

@@ -85,6 +85,8 @@ def _row(table: Mapping[str, object], origin: str, number: int) -> Layout:
         glob=texts.get("layer", "*"),
         num_heads=heads,
         num_kv_heads=kv_heads,
+        kv_heads="free",
+        head_tensors=(),
         v_free=True,
         found_by="settings",
         source=origin,

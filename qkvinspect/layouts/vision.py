@@ -1,14 +1,13 @@
 """Vision transformers: timm, transformers' vision towers, lucidrains' vit-pytorch; most keep [Q;K;V] in `qkv`."""
 
-from qkvinspect.layouts.fused import HEAD_DIM_KEYS, KV, KV_PER_HEAD, QK, fused
-from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
+from qkvinspect.layouts.layout import QK_NORMS, HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
-from qkvinspect.layouts.packing import PER_HEAD, QKV, Packing, Q, V
+from qkvinspect.layouts.packing import KV, KV_PER_HEAD, PER_HEAD, QK, QKV, Packing, Q, V
 
 _PROJ = ("proj.weight", "projection.weight", "../output.dense.weight", "out.weight")
 _BIASES = (HeadTensor("attention_biases", 0, "num_heads"),)
 _HEADS = (
-    *HEAD_DIM_KEYS,
+    *QK_NORMS,
     HeadTensor("relative_position_bias_table", 1, "num_heads"),
     HeadTensor("rel_pos.relative_position_bias_table", 1, "num_heads"),
     HeadTensor("../../../rel_pos_bias.relative_position_bias_table", 1, "num_heads"),
@@ -27,44 +26,38 @@ _REL_POS = (
 _REL_POS_TF = (HeadTensor("rel_pos.relative_position_bias_table", 0, "num_heads"),)
 
 
-def _pair(id: str, libraries: str, one: StoredWeight, other: StoredWeight, **how: object) -> Layout:
-    """A row of two weights; their biases lie beside them and are packed alike."""
-    weights = (one, other)
-    biases = tuple(StoredWeight(s.key.removesuffix("weight") + "bias", s.packing) for s in weights)
-    return Layout(id=id, libraries=libraries, weights=weights, biases=biases, **how)  # pyright: ignore[reportArgumentType]
-
-
 LAYOUTS: tuple[Layout, ...] = (
-    fused(
-        "timm-vit",
-        "timm ViT, DeiT, DINO, MAE, SAM, Swin; transformers BLIP, SAM, TimeSformer, Qwen-VL; Flux, SD3",
-        "qkv.weight",
+    Layout(
+        id="timm-vit",
+        libraries="timm ViT, DeiT, DINO, MAE, SAM, Swin; transformers BLIP, SAM, TimeSformer, Qwen-VL; Flux, SD3",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=2,
         unless=("q_bias", "attention_biases"),
         out=_PROJ,
         kv_heads="free",
         head_tensors=_HEADS,
         source="timm/layers/attention.py, Attention.forward",
+        proof="proven",
     ),
-    fused(
-        "qkv-with-q-and-v-bias",
-        "timm BEiT, EVA, Swin V2; unilm BEiT",
-        "qkv.weight",
+    Layout(
+        id="qkv-with-q-and-v-bias",
+        libraries="timm BEiT, EVA, Swin V2; unilm BEiT",
+        weights=(StoredWeight("qkv.weight", QKV),),
+        biases=(StoredWeight("q_bias", Q), StoredWeight("v_bias", V)),
         ndim=2,
         siblings=("q_bias", "v_bias"),
-        bias=(StoredWeight("q_bias", Q), StoredWeight("v_bias", V)),
         out=_PROJ,
         head_tensors=_HEADS,
         source="timm/models/beit.py, Attention.forward: cat(q_bias, zeros, v_bias)",
+        proof="proven",
         no_bias=("k",),
         note="K has no bias",
     ),
     *(
-        fused(
-            f"timm-maxxvit-{form}",
-            f"timm {libraries}",
-            "qkv.weight",
-            packing,
+        Layout(
+            id=f"timm-maxxvit-{form}",
+            libraries=f"timm {libraries}",
+            weights=(StoredWeight("qkv.weight", packing),),
             layer=layer,
             unless=("attention_biases", "q_bias"),
             out=("proj.weight",),
@@ -72,6 +65,7 @@ LAYOUTS: tuple[Layout, ...] = (
             needs_config=True,
             head_tensors=_REL_POS_TF if form == "tf" else _REL_POS,
             source="timm/models/maxxvit.py, AttentionCl and Attention2d (head_first)",
+            proof="proven",
             note="the same keys and shapes are packed otherwise in the other variants of the family",
         )
         for form, libraries, packing, layer, types in (
@@ -92,10 +86,10 @@ LAYOUTS: tuple[Layout, ...] = (
             ),
         )
     ),
-    fused(
-        "timm-stages",
-        "timm MViT V2, GCViT, Swin V2 CR and others with stages.N.blocks.N.attn",
-        "qkv.weight",
+    Layout(
+        id="timm-stages",
+        libraries="timm MViT V2, GCViT, Swin V2 CR and others with stages.N.blocks.N.attn",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=2,
         layer="stages.#.blocks.#.attn",
         unless=("attention_biases", "q_bias"),
@@ -105,11 +99,12 @@ LAYOUTS: tuple[Layout, ...] = (
         needs_config=True,
         head_tensors=_HEADS,
         source="timm/models/mvitv2.py, MultiScaleAttention.forward",
+        proof="proven",
     ),
-    fused(
-        "timm-gcvit",
-        "timm GCViT: local windows",
-        "qkv.weight",
+    Layout(
+        id="timm-gcvit",
+        libraries="timm GCViT: local windows",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=2,
         ratio=3,
         layer="stages.#.blocks.#.attn",
@@ -117,12 +112,12 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("proj.weight",),
         head_tensors=_HEADS,
         source="timm/models/gcvit.py, WindowAttention",
+        proof="proven",
     ),
-    fused(
-        "timm-gcvit-global",
-        "timm GCViT: global windows, whose query comes from outside",
-        "qkv.weight",
-        KV,
+    Layout(
+        id="timm-gcvit-global",
+        libraries="timm GCViT: global windows, whose query comes from outside",
+        weights=(StoredWeight("qkv.weight", KV),),
         ndim=2,
         ratio=2,
         layer="stages.#.blocks.#.attn",
@@ -130,12 +125,13 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("proj.weight",),
         head_tensors=_HEADS,
         source="timm/models/gcvit.py, WindowAttentionGlobal",
+        proof="proven",
         note="named qkv, but it holds K and V only",
     ),
-    fused(
-        "timm-hiera",
-        "timm and transformers Hiera, SAM 2",
-        "qkv.weight",
+    Layout(
+        id="timm-hiera",
+        libraries="timm and transformers Hiera, SAM 2",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=2,
         unless=("q_bias", "attention_biases"),
         out=_PROJ,
@@ -144,49 +140,51 @@ LAYOUTS: tuple[Layout, ...] = (
         head_keys=("num_heads[]", "num_attention_heads_per_stage[]"),
         head_tensors=_HEADS,
         source="timm/models/hiera.py, MaskUnitAttention.forward",
+        proof="proven",
         note="the number of heads in the config is that of the first stage",
     ),
-    fused(
-        "davit-channel",
-        "timm DaViT, Florence-2: attention over channels",
-        "qkv.weight",
+    Layout(
+        id="davit-channel",
+        libraries="timm DaViT, Florence-2: attention over channels",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=2,
         layer="channel_attn",
         out=("proj.weight",),
         head_keys=("num_groups",),
         head_tensors=(),
         source="transformers models/florence2/modeling_florence2.py, Florence2VisionChannelAttention",
+        proof="proven",
         logits=NO_SOFTMAX,
         note="heads are groups of channels",
     ),
-    fused(
-        "timm-efficientformer",
-        "timm EfficientFormer",
-        "qkv.weight",
-        PER_HEAD,
+    Layout(
+        id="timm-efficientformer",
+        libraries="timm EfficientFormer",
+        weights=(StoredWeight("qkv.weight", PER_HEAD),),
         layer="token_mixer",
         siblings=("attention_biases",),
         out=("proj.weight",),
         v_ratio=4,
         head_tensors=_BIASES,
         source="timm/models/efficientformer.py, Attention.__init__: attn_ratio 4",
+        proof="proven",
         note="a head of V is four times as wide as one of K",
     ),
-    fused(
-        "timm-bottleneck",
-        "timm BoTNet",
-        "qkv.weight",
+    Layout(
+        id="timm-bottleneck",
+        libraries="timm BoTNet",
+        weights=(StoredWeight("qkv.weight", QKV),),
         ndim=4,
         siblings=("pos_embed.height_rel",),
         v_free=True,
         head_tensors=(HeadTensor("pos_embed.height_rel", 1, "head_dim"),),
         source="timm/layers/bottleneck_attn.py, BottleneckAttn.forward",
+        proof="proven",
     ),
-    _pair(
-        "timm-halo",
-        "timm HaloNet",
-        StoredWeight("q.weight", Q),
-        StoredWeight("kv.weight", KV_PER_HEAD),
+    Layout(
+        id="timm-halo",
+        libraries="timm HaloNet",
+        weights=(StoredWeight("q.weight", Q), StoredWeight("kv.weight", KV_PER_HEAD)),
         ndim=4,
         siblings=("pos_embed.height_rel",),
         kv_heads="equal",
@@ -194,36 +192,35 @@ LAYOUTS: tuple[Layout, ...] = (
         source="timm/layers/halo_attn.py, HaloAttn.forward",
         proof="proven",
     ),
-    fused(
-        "timm-tiny-vit",
-        "timm TinyViT",
-        "qkv.weight",
-        PER_HEAD,
+    Layout(
+        id="timm-tiny-vit",
+        libraries="timm TinyViT",
+        weights=(StoredWeight("qkv.weight", PER_HEAD),),
         siblings=("attention_biases",),
         out=("proj.weight",),
         v_free=True,
         head_tensors=_BIASES,
         source="timm/models/tiny_vit.py, Attention.forward",
+        proof="proven",
         note="V may be wider than Q and K",
     ),
-    fused(
-        "timm-levit",
-        "timm LeViT",
-        "qkv.linear.weight",
-        PER_HEAD,
+    Layout(
+        id="timm-levit",
+        libraries="timm LeViT",
+        weights=(StoredWeight("qkv.linear.weight", PER_HEAD),),
+        biases=(),
         siblings=("attention_biases",),
-        bias=(),
         out=("proj.ln.linear.weight",),
         v_free=True,
         head_tensors=_BIASES,
         source="timm/models/levit.py, Attention.forward",
+        proof="proven",
         note="a batch norm (qkv.bn) follows: fold it in before the values mean anything",
     ),
-    _pair(
-        "timm-levit-downsample",
-        "timm LeViT between stages",
-        StoredWeight("q.ln.linear.weight", Q),
-        StoredWeight("kv.linear.weight", KV_PER_HEAD),
+    Layout(
+        id="timm-levit-downsample",
+        libraries="timm LeViT between stages",
+        weights=(StoredWeight("q.ln.linear.weight", Q), StoredWeight("kv.linear.weight", KV_PER_HEAD)),
         out=("proj.ln.linear.weight",),
         kv_heads="equal",
         head_tensors=_BIASES,
@@ -231,64 +228,62 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="proven",
         note="batch norms follow: fold them in before the values mean anything",
     ),
-    fused(
-        "timm-diff-attn",
-        "timm differential attention",
-        "qkv.weight",
+    Layout(
+        id="timm-diff-attn",
+        libraries="timm differential attention",
+        weights=(StoredWeight("qkv.weight", QKV),),
         siblings=("lambda_q1", "lambda_k1"),
         out=("proj.weight",),
         subheads=(("q", 2), ("k", 2)),
         head_tensors=(),
         source="timm/layers/diff_attention.py, DiffAttention.forward",
+        proof="proven",
         note="Q and K have two half-wide heads for each head of V",
     ),
-    fused(
-        "timm-parallel-scaling",
-        "timm ViT-22B style blocks",
-        "in_proj.weight",
-        Packing(("mlp", "q", "k", "v")),
+    Layout(
+        id="timm-parallel-scaling",
+        libraries="timm ViT-22B style blocks",
+        weights=(StoredWeight("in_proj.weight", Packing(("mlp", "q", "k", "v"))),),
         siblings=("attn_out_proj.weight", "mlp_out_proj.weight"),
         out=("attn_out_proj.weight",),
         square=True,
         source="timm/models/vision_transformer.py, ParallelScalingBlock.forward",
+        proof="proven",
         note="rows of the MLP come first",
     ),
     *(
-        fused(
-            f"timm-attention2d-{form}",
-            f"timm Attention2d, {how}",
-            "qkv.weight",
-            packing,
+        Layout(
+            id=f"timm-attention2d-{form}",
+            libraries=f"timm Attention2d, {how}",
+            weights=(StoredWeight("qkv.weight", packing),),
             ndim=4,
             out=("proj.weight",),
             needs_config=True,
             model_types=types,
-            head_tensors=HEAD_DIM_KEYS,
             source="timm/layers/attention2d.py, Attention2d.forward (head_first)",
+            proof="proven",
         )
         for form, how, packing, types in (
             ("blocked", "head_first=False; Visformer", QKV, ("visformer*", "maxvit*_tf_*")),
             ("per-head", "head_first=True", PER_HEAD, ("coatn*_rw_*", "max*vit*_rw_*")),
         )
     ),
-    _pair(
-        "q-and-kv",
-        "timm PVT V2, Twins, VOLO, attention pooling; SegFormer as first released",
-        StoredWeight("q.weight", Q),
-        StoredWeight("kv.weight", KV),
+    Layout(
+        id="q-and-kv",
+        libraries="timm PVT V2, Twins, VOLO, attention pooling; SegFormer as first released",
+        weights=(StoredWeight("q.weight", Q), StoredWeight("kv.weight", KV)),
         ndim=2,
         out=_PROJ,
         kv_heads="equal",
-        head_tensors=HEAD_DIM_KEYS,
+        head_tensors=QK_NORMS,
         source="timm/models/pvt_v2.py, Attention.forward",
         proof="proven",
     ),
     *(
-        _pair(
-            id,
-            libraries,
-            StoredWeight("qk.weight", QK),
-            StoredWeight("v.weight", V),
+        Layout(
+            id=id,
+            libraries=libraries,
+            weights=(StoredWeight("qk.weight", QK), StoredWeight("v.weight", V)),
             layer=layer,
             out=("proj.weight",),
             kv_heads="equal",

@@ -132,7 +132,14 @@ def test_a_flag_that_does_not_fit_is_an_error() -> None:
 
 def test_config_flags_tell_rows_of_one_model_type_apart() -> None:
     new = Layout(
-        "new", "F", (StoredWeight("qkv.weight", GROUPED),), "f.py", "proven", model_types=("f",), flags={"new": (True,)}
+        "new",
+        "F",
+        (StoredWeight("qkv.weight", GROUPED),),
+        "f.py",
+        "proven",
+        model_types=("f",),
+        flags={"new": (True,)},
+        kv_heads="free",
     )
     old = Layout(
         "old",
@@ -142,6 +149,7 @@ def test_config_flags_tell_rows_of_one_model_type_apart() -> None:
         "proven",
         model_types=("f",),
         flags={"new": (False, None)},
+        kv_heads="free",
     )
     for value, id in ((True, "new"), (False, "old")):
         config = {"model_type": "f", "new": value, "num_attention_heads": 4, "num_kv_heads": 2}
@@ -184,7 +192,9 @@ def test_conv1d_is_split_along_its_columns() -> None:
 
 
 def test_an_output_projection_tells_the_size_of_grouped_queries() -> None:
-    phi = Layout("phi", "P", (StoredWeight("qkv_proj.weight", QKV),), "p.py", "proven", out=("o_proj.weight",))
+    phi = Layout(
+        "phi", "P", (StoredWeight("qkv_proj.weight", QKV),), "p.py", "proven", out=("o_proj.weight",), kv_heads="free"
+    )
     attention = only(report({"a.qkv_proj.weight": (16, 8), "a.o_proj.weight": (8, 8)}, layouts=(phi,)))
     assert [part.shape for part in attention.parts] == [(8, 8), (4, 8), (4, 8)]
     assert attention.possible_heads == (2, 4, 8)
