@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ import pytest
 from qkvinspect.cli import main
 
 ROOT = Path(__file__).parent.parent
+
+# One process a core runs the tests: threads of BLAS and OpenMP beside them would only wait for each other. And what a
+# command compiles in a process of its own is kept for the next, whatever the surroundings say.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @dataclass(frozen=True)

@@ -169,9 +169,9 @@ def test_the_known_values_of_sceptr() -> None:
     ]
 
 
-@pytest.mark.parametrize("size", [513, 700])
 @pytest.mark.parametrize("kind", ["random", "one large", "all equal", "low rank", "zero"])
-def test_the_largest_singular_value_of_wide_parts(size: int, kind: str) -> None:
+def test_the_largest_singular_value_of_wide_parts(kind: str) -> None:
+    size = 513
     matrix = {
         "random": lambda: torch.randn(size, size + 40, dtype=torch.float64),
         "one large": lambda: torch.randn(size, size, dtype=torch.float64) + 1,

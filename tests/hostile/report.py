@@ -87,8 +87,9 @@ def lines() -> Iterator[str]:
     yield from (f"* `{Code[name]}` {name}: {why}" for name, why in ELSEWHERE.items())
     yield f"* `{KINDS}..`, in part: files of other kinds; tests/formats/test_foreign.py"
     yield "\n## Fuzzing\n"
-    yield "`test_fuzz.py` tries 15,000 broken files of each format in every run, `test_every_bit.py` every bit and"
-    yield "every length of one small file a format. Coverage-guided, as of `fuzz/RUNS.md`:\n"
+    yield "In every run `test_fuzz.py` tries 2,500 broken files of each format, and `test_every_bit.py` every length of"
+    yield "one small file a format, and each of its bytes with a bit flipped; `-m mass`: 50,000 files, and every bit."
+    yield "Coverage-guided, as of `fuzz/RUNS.md`:\n"
     runs = (FOLDER / "fuzz" / "RUNS.md").read_text()
     yield from (line for line in runs.splitlines() if "executions" in line and not line.startswith("|"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qkvinspect import formats
@@ -50,7 +52,16 @@ def _refuse(source: MemoryFile, expected: Refused) -> None:
     assert error.hint, f"it does not say what to do next: {line}"
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=f"{number}: {case.label}") for number, case in CASES])
+LARGE = 1 << 10
+"""Megabytes beyond which a case is one for a mass run; a smaller one of its kind is in every run."""
+
+
+def _param(number: int, case: Case) -> Any:
+    marks = [pytest.mark.mass] if case.megabytes > LARGE else []
+    return pytest.param(case, id=f"{number}: {case.label}", marks=marks)
+
+
+@pytest.mark.parametrize("case", [_param(number, case) for number, case in CASES])
 def test_category(case: Case) -> None:
     source = case.source()
     found, warnings = None, ()

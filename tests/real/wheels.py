@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 CACHE = Path(os.environ.get("QKVINSPECT_TEST_CACHE", Path.home() / ".cache" / "qkvinspect-tests"))
 
@@ -26,6 +27,24 @@ WHEELS = {
     "silero_vad": ("6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"),
 }
 """Name: version and sha256 of the wheel."""
+
+ALIKE = {
+    *("B_SCEPTR", "SCEPTR_CDR3_only", "SCEPTR_MLM_only", "SCEPTR_average_pooling", "SCEPTR_dropout_noise_only"),
+    *("SCEPTR_finetuned", "SCEPTR_left_aligned", "SCEPTR_shuffled_data", "SCEPTR_synthetic_data"),
+    *("shark_4_2_128_512.pt", "antibody_4_1_128_512.pt", "tcr_4_2_128_512.pt"),
+}
+"""Files that have the names and sizes of others here, and their own numbers: those are for ``-m mass``."""
+
+
+def spared(rows: Iterable[Any]) -> list[Any]:
+    """The parameters of a test, with those marked that it has for files that are like others."""
+    import pytest
+
+    def marked(*row: str) -> Any:
+        alike = not ALIKE.isdisjoint(part for text in row for part in text.split("/"))
+        return pytest.param(*row, marks=[pytest.mark.mass] if alike else [])
+
+    return [marked(*row) if isinstance(row, tuple) else marked(row) for row in rows]
 
 
 @contextmanager

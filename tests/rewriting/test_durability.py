@@ -117,7 +117,7 @@ def test_a_signal_at_any_moment(tmp_path: Path, number: int, kind: str) -> None:
     path = kill.source(tmp_path, layers=2)
     code = kill.NAMED if kind == "named" else kill.NAMELESS
     target, options = ("out", ("--max-shard-size", "2MB")) if kind == "shards" else ("out.safetensors", ())
-    kill.attack(path, code, target, options, number, 2)
+    kill.attack(path, code, target, options, number, 1)
 
 
 def test_no_room(samples: Path, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,23 @@ from qkvinspect.layouts.packing import HEADED, Geometry, Packing
 
 ODD = {"timm-efficientformer": (1, 4), "stable-audio3": (2, 1)}
 """Layouts that want a head of V in a fixed proportion to one of K: (K, V)."""
+
+
+def form(layout: Layout) -> tuple[object, ...]:
+    """What a layout is but for the names of its tensors."""
+    stored = [tuple((one.packing, one.orientation) for one in tensors) for tensors in (layout.weights, layout.biases)]
+    sizes = layout.ndim, layout.kv_heads, layout.subheads, layout.v_ratio
+    return *stored, bool(layout.out), layout.out_orientation, len(layout.siblings), len(layout.settled_by), *sizes
+
+
+def every_layout() -> Iterator[Any]:
+    """One of each form in every run; those that have other names only, in a mass run."""
+    seen: set[str] = set()
+    for layout in LAYOUTS:
+        alike = repr(form(layout)) in seen
+        seen.add(repr(form(layout)))
+        yield pytest.param(layout, id=layout.id, marks=[pytest.mark.mass] if alike else [])
+
 
 MLP = 6
 SAFE = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -90,7 +107,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+@pytest.mark.parametrize("layout", list(every_layout()))
 def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
     @SAFE
     @given(geometries(layout))
@@ -108,7 +125,7 @@ def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
     holds()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+@pytest.mark.parametrize("layout", list(every_layout()))
 def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
     """Through layouts of every kind that can hold it; at least one other can, but for a few that are alone."""
     through = ("bert", "gpt2", "torch-mha", "megatron-core", "megatron-v1", "bloom", "codegen", "xlnet", "phi3", "mla")

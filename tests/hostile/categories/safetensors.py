@@ -233,7 +233,7 @@ def _nested(depth: int, bracket: str) -> bytes:
 
 def nesting() -> Iterator[Case]:
     for bracket in "[{":
-        for depth in (2, 100, 900, 5_000, 100_000, 600_000):
+        for depth in (2, 100, 900, 4_000, 100_000, 600_000):
             deep = _nested(depth, bracket)
             code = Code.LIMIT_OBJECTS if depth > 400_000 else Code.SAFETENSORS_JSON if depth > 1000 else None
             places = {
