@@ -32,9 +32,10 @@ class BlockSums:
     moments: Array
     paired: tuple[float, Array] | None = None
 
-    def of(self, chosen: Array) -> tuple[float, Array]:
-        """Count and moments of the blocks that a boolean [heads, other heads] chooses."""
-        return float(self.counts[chosen].sum()), self.moments[:, chosen].sum(axis=1)
+    def of(self, down: Array, across: Array) -> tuple[float, Array]:
+        """Count and moments of some blocks: whole numbers that say which, of any shapes that go together."""
+        chosen = self.moments[:, down, across]
+        return float(self.counts[down, across].sum()), chosen.reshape(len(chosen), -1).sum(axis=1)
 
 
 class Products:

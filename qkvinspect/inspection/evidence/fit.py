@@ -42,33 +42,48 @@ class Term:
     given: bool = False
     weight: float = 0.5
 
-    def fitted(self, order: Array) -> Fitted:
-        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together."""
-        return sum((self._class(mask) for mask in self._masks(order)), self._paired)
+    def fitted(self, order: Array | None = None) -> Fitted:
+        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together; each alone if None."""
+        return sum((self._class(count, moments) for count, moments in self._classes(order)), self._paired)
 
-    def smallest(self, order: Array) -> float:
+    def smallest(self) -> float:
         """Entries of the smallest class."""
-        counts = (float(self.sums.counts[mask].sum()) for mask in self._masks(order))
-        return min((count for count in counts if count), default=0.0) * self.weight
+        return min((count for count, _ in self._classes(None) if count), default=0.0) * self.weight
 
     @cached_property
     def without_heads(self) -> Fitted:
         """As if there were no heads."""
-        count, moments = self.sums.of(np.ones(self.sums.counts.shape, bool))
+        count, moments = self._total
         if self.given:  # which rows are tied depends on the heads: without heads none are
             moments = moments[[1, 3]]
         return fitted(count * self.weight, moments * self.weight) + self._paired
 
-    def _masks(self, order: Array) -> list[Array]:
-        down, across = (np.repeat(order, share) for share in self.share)
-        same = down[:, None] == across[None]
+    def _classes(self, order: Array | None) -> list[tuple[float, Array]]:
+        """Count and moments of the blocks of each class; the last class is what the others leave of all."""
+        count, moments = self._total
+        same = self.sums.of(*(self._within() if order is None else self._alike(order)))
+        others = count - same[0], moments - same[1]
         if self.share[0] == 1 or self.share[0] != self.share[1]:
-            return [same, ~same]
-        own = np.eye(len(down), dtype=bool)
-        return [own, same & ~own, ~same]
+            return [same, others]
+        diagonal = np.arange(len(self.sums.counts))
+        own = self.sums.of(diagonal, diagonal)
+        return [own, (same[0] - own[0], same[1] - own[1]), others]
 
-    def _class(self, mask: Array) -> Fitted:
-        count, moments = self.sums.of(mask)
+    @cached_property
+    def _total(self) -> tuple[float, Array]:
+        return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(1, 2))
+
+    def _within(self) -> tuple[Array, Array]:
+        """The blocks of two heads that share a kv head."""
+        down, across = self.share
+        kv_heads = np.arange(len(self.sums.counts) // down)[:, None, None]
+        return kv_heads * down + np.arange(down)[:, None], kv_heads * across + np.arange(across)
+
+    def _alike(self, order: Array) -> tuple[Array, Array]:
+        down, across = (np.repeat(order, share) for share in self.share)
+        return np.nonzero(down[:, None] == across[None])
+
+    def _class(self, count: float, moments: Array) -> Fitted:
         return fitted(count * self.weight, moments * self.weight, given=self.given)
 
     @property
@@ -87,13 +102,13 @@ class Fit:
     @property
     def usable(self) -> bool:
         """Whether there are heads to tell apart, and entries enough in every class."""
-        enough = all(term.smallest(np.arange(self.kv_heads)) >= FEW for term in self.terms)
+        enough = all(term.smallest() >= FEW for term in self.terms)
         return enough and self.gain().variance > 0
 
     @cached_property
     def fitted(self) -> Fitted:
         """Of every entry; comparable between hypotheses that use the same entries."""
-        return self._fitted(np.arange(self.kv_heads))
+        return self._fitted(None)
 
     def gain(self, order: Array | None = None) -> Fitted:
         """What is gained over no heads.
@@ -107,7 +122,7 @@ class Fit:
     def _without_heads(self) -> Fitted:
         return sum((term.without_heads for term in self.terms), Fitted())
 
-    def _fitted(self, order: Array) -> Fitted:
+    def _fitted(self, order: Array | None) -> Fitted:
         return sum((term.fitted(order) for term in self.terms), Fitted())
 
 
