@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
@@ -36,6 +37,15 @@ class BlockSums:
         """Count and moments of some blocks: whole numbers that say which, of any shapes that go together."""
         chosen = self.moments[:, down, across]
         return float(self.counts[down, across].sum()), chosen.reshape(len(chosen), -1).sum(axis=1)
+
+
+def added_up(layers: Sequence[BlockSums]) -> BlockSums:
+    """Moments of the entries of several layers, as if each block were one."""
+    counts = np.sum([one.counts for one in layers], axis=0)
+    moments = np.sum([one.moments for one in layers], axis=0)
+    pairs = [one.paired for one in layers if one.paired is not None]
+    paired = (sum(count for count, _ in pairs), np.sum([sums for _, sums in pairs], axis=0)) if pairs else None
+    return BlockSums(counts, moments, paired)
 
 
 class Products:

@@ -11,15 +11,24 @@ of all entries under a hypothesis is its score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.blocksums import FEW, BlockSums, Fitted, Products, block_sums, cross_sums, fitted
+from qkvinspect.inspection.evidence.blocksums import (
+    FEW,
+    BlockSums,
+    Fitted,
+    Products,
+    added_up,
+    block_sums,
+    cross_sums,
+    fitted,
+)
 from qkvinspect.inspection.evidence.sample import Sample
 
 Array = NDArray[Any]
@@ -43,7 +52,7 @@ class Term:
     weight: float = 0.5
 
     def fitted(self, order: Array | None = None) -> Fitted:
-        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together; each alone if None."""
+        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together, if it is given."""
         return sum((self._class(count, moments) for count, moments in self._classes(order)), self._paired)
 
     def smallest(self) -> float:
@@ -81,7 +90,8 @@ class Term:
 
     def _alike(self, order: Array) -> tuple[Array, Array]:
         down, across = (np.repeat(order, share) for share in self.share)
-        return np.nonzero(down[:, None] == across[None])
+        rows, columns = np.nonzero(down[:, None] == across[None])
+        return rows, columns
 
     def _class(self, count: float, moments: Array) -> Fitted:
         return fitted(count * self.weight, moments * self.weight, given=self.given)
@@ -93,11 +103,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Fit:
-    """A hypothesis applied to one layer."""
+    """A hypothesis applied to one layer.
+
+    Attributes:
+        terms: of the similarities of rows.
+        lengths: of how long they are: Q's with K's, V's with the columns of the output projection.
+    """
 
     terms: tuple[Term, ...]
     kv_heads: int
     share: int
+    lengths: Fitted
 
     @property
     def usable(self) -> bool:
@@ -107,8 +123,8 @@ class Fit:
 
     @cached_property
     def fitted(self) -> Fitted:
-        """Of every entry; comparable between hypotheses that use the same entries."""
-        return self._fitted(None)
+        """Of every entry and every row's length; comparable between hypotheses that use the same ones."""
+        return self._entries + self.lengths
 
     def gain(self, order: Array | None = None) -> Fitted:
         """What is gained over no heads.
@@ -116,7 +132,11 @@ class Fit:
         Args:
             order: as if the kv heads that carry the same number in it were one head.
         """
-        return (self.fitted if order is None else self._fitted(order)) - self._without_heads
+        return (self._entries if order is None else self._fitted(order)) - self._without_heads
+
+    @cached_property
+    def _entries(self) -> Fitted:
+        return self._fitted(None)
 
     @cached_property
     def _without_heads(self) -> Fitted:
@@ -144,7 +164,39 @@ def fit(sample: Sample, index: Index) -> Fit:
     for first, second in _ACROSS:
         if first in placed and second in placed and not np.array_equal(placed[first], placed[second]):
             terms += _across(sample, placed[first], placed[second], kv_heads)
-    return Fit(tuple(terms), kv_heads, share)
+    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed))
+
+
+def together(fits: Sequence[Fit]) -> Fit | None:
+    """The same hypothesis applied to several layers that follow one law; None where their entries are not alike.
+
+    One law for all has fewer numbers to be fitted than one for each. So many layers that say little tell
+    together what none of them does alone, if they say the same.
+    """
+    first = fits[0]
+    if any(len(one.terms) != len(first.terms) for one in fits):
+        return None
+    terms: list[Term] = []
+    for same in zip(*(one.terms for one in fits), strict=True):
+        if len({(term.sums.moments.shape, term.share, term.given, term.sums.paired is None) for term in same}) > 1:
+            return None
+        terms.append(replace(same[0], sums=added_up([term.sums for term in same])))
+    return Fit(tuple(terms), first.kv_heads, first.share, sum((one.lengths for one in fits), Fitted()))
+
+
+def _lengths(sample: Sample, index: Index) -> Fitted:
+    """Balanced factors have rows of the same lengths, whatever the heads."""
+    found = Fitted()
+    for wide, narrow in (("q", "k"), ("o", "v")):
+        values = [sample.lengths[index[part].ravel()].astype(np.float64) for part in (wide, narrow) if part in index]
+        if len(values) == 2 and len(values[0]) == len(values[1]):
+            x, y = values
+            sums = np.array([x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
+            found += fitted(float(len(x)), sums)
+        else:
+            for x in values:
+                found += fitted(float(len(x)), np.array([x.sum(), (x * x).sum()]))
+    return found
 
 
 _ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"))
