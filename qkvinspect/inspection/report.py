@@ -105,6 +105,7 @@ class Verdict:
         confidence: how probable it is that the first is right, if one of them is; 0 where the heads do not
             stand out from noise.
         decided: whether that is sure enough to be given as an answer.
+        apart: layers whose own weights speak for another answer, and for which; then nothing is decided.
     """
 
     weighed: tuple[Weighed, ...]
@@ -112,6 +113,7 @@ class Verdict:
     noise: float
     confidence: float
     decided: bool
+    apart: tuple[tuple[str, Weighed], ...] = ()
 
     @property
     def best(self) -> Weighed:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives as rivals
+from qkvinspect.inspection.asking import GLANCE, affordable, objects, settle, unsettled, weigh
 from qkvinspect.inspection.facts.fact import HeadFact
+from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention, Evidence, Verdict
 from qkvinspect.inspection.split import split, unsplit
+from qkvinspect.inspection.stacks import finer, stack_of
 from qkvinspect.layouts import Layout
-from qkvinspect.layouts.packing import Packing
 from qkvinspect.weights.adapters.low_rank import is_update
-
-if TYPE_CHECKING:
-    from qkvinspect.inspection.evidence import Variants
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
 """What is known of a layer's heads from elsewhere."""
 
-_GLANCE = 8
-"""How many times less work is done to see whether what is known can be right."""
-
 _STRETCH = 4
 """How many times more layers are weighed where the first do not settle it."""
-
-_MOST_HEADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +67,7 @@ def ask(
     stacks: dict[object, list[Module]] = {}
     for module in modules:
         if module.attention is not None and not _without_values(module.attention):
-            stacks.setdefault(_kind(module.attention), []).append(module)
+            stacks.setdefault(stack_of(module.attention), []).append(module)
     told: dict[int, Module] = {}
     for stack in stacks.values():
         chosen = [module for module in stack if wanted(module.match)]
@@ -96,13 +87,6 @@ def _alone(module: Module, names: Names, facts: Facts) -> Module:
     return _WeighedTogether([module], names, facts).alone(module)
 
 
-def _kind(attention: Attention) -> object:
-    """Layers with the same kind share their heads: same stack, layout, shapes, and the same said of their heads."""
-    before = re.split(r"\d+", attention.layer)[:-1]
-    shapes = tuple(info.shape for info in attention.weights)
-    return tuple(before), attention.candidates, shapes, attention.heads_from, str(attention.heads)
-
-
 def _without_values(attention: Attention) -> bool:
     """Whether they say nothing of heads: what an adapter adds has the rank that it was given, and not their form."""
     return any(weight.no_values or is_update(weight) for weight in attention.weights)
@@ -110,7 +94,7 @@ def _without_values(attention: Attention) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _WeighedTogether:
-    """Layers that share their heads and packing: those that are weighed."""
+    """Layers that are supposed to share their heads and packing: those that are weighed."""
 
     modules: Sequence[Module]
     names: Names
@@ -122,23 +106,29 @@ class _WeighedTogether:
         if layout is None:
             return self._settle(thorough)
         if self._attention.heads is not None and not thorough:
-            glance = self._few(self._affordable(_GLANCE))._weigh(layout, glance=True)
+            glance = weigh(self._few(affordable(self._hypotheses, GLANCE))._hypotheses, layout, glance=True)
             if glance is None or not self._against(glance):
                 return lambda module: module
-        evidence = self._few(max(self._affordable(), 2))._weigh(layout, thorough=thorough)
+        few = self._few(max(affordable(self._hypotheses), 2))
+        evidence = weigh(few._hypotheses, layout, thorough=thorough)
         if evidence is not None and _promising(evidence):
-            evidence = self._few(_STRETCH * self._affordable())._weigh(layout, thorough=thorough)
-        return (lambda module: module) if evidence is None else (lambda module: self._told(module, evidence))
+            few = self._few(_STRETCH * affordable(self._hypotheses))
+            evidence = weigh(few._hypotheses, layout, thorough=thorough)
+        if evidence is None:
+            return lambda module: module
+        if _divided(evidence.heads, evidence.packings) or self._others_object(few, layout, evidence):
+            return self._apart(thorough)
+        return lambda module: self._told(module, evidence)
 
     def alone(self, module: Module) -> Module:
         """The one layer, whose heads are taken as known: its packing and orientation only."""
         layout, heads = self._attention.layout, self._attention.heads
         assert layout is not None
         assert heads is not None
-        glance = self._weigh(layout, glance=True, counts=[heads.num_heads])
+        glance = weigh(self._hypotheses, layout, glance=True, counts=[heads.num_heads])
         if glance is None or not any(map(_contradicts, self._against(glance))):
             return module
-        evidence = self._weigh(layout)
+        evidence = weigh(self._hypotheses, layout)
         against = filter(_contradicts, self._against(evidence)) if evidence is not None else ()
         return replace(module, findings=(*module.findings, *against))
 
@@ -148,81 +138,53 @@ class _WeighedTogether:
         assert found is not None
         return found
 
+    @property
+    def _hypotheses(self) -> Hypotheses:
+        return Hypotheses([module.match for module in self.modules], self._attention, self.names)
+
     def _few(self, count: int) -> _WeighedTogether:
         """At most so many of the layers, spread over the stack."""
         count = min(count, len(self.modules))
         return replace(self, modules=[self.modules[i * len(self.modules) // count] for i in range(count)])
 
-    def _affordable(self, less: int = 1) -> int:
-        from qkvinspect.inspection.evidence import WORK, layers_within
-
-        return layers_within([rows for rows, _ in self.modules[0].match.candidates[0].shapes], WORK // less)
-
     def _against(self, evidence: Evidence) -> list[Finding]:
         layout = self._attention.layout
         return list(about_evidence(self._attention, evidence, rivals.describe(layout) if layout else ""))
 
-    def _weigh(
-        self, layout: Layout, *, thorough: bool = False, glance: bool = False, counts: Sequence[int] = ()
-    ) -> Evidence | None:
-        from qkvinspect.inspection.evidence import draw, samples_of, weigh_heads, weigh_packings, weigh_turns
+    def _others_object(self, few: _WeighedTogether, layout: Layout, evidence: Evidence) -> bool:
+        """Whether one of the layers that were not weighed yet speaks for something else than those that were."""
+        if evidence.turned is None and not any(v.decided for v in (evidence.heads, evidence.packings) if v):
+            return False
+        return any(objects(other, layout, evidence) for other in self._others(few))
 
-        own = self._variants(lambda _: layout, counts or self._counts())
-        samples = samples_of(next(iter(own.values()))) if own else []
-        if not samples:
-            return None
-        heads = weigh_heads(own, samples)
-        counts = list(own)
-        if glance and self._attention.heads is not None:
-            counts = [self._attention.heads.num_heads]
-        elif len(layout.weights) > 1 and heads is not None:  # whose heads lie the same way, whoever is who
-            counts = [one.num_heads for one in heads.weighed[:2]]
-        others = {
-            label: self._variants(lambda _, other=other: other, counts)
-            for label, other in rivals.packings(layout).items()
-        }
-        others |= {label: found for label, packing in rivals.cuts(layout).items() if (found := _cut_from(own, packing))}
-        enough = max(self._affordable(_GLANCE), 2)  # each is cut in many ways
-        packings = weigh_packings(others, samples[:enough]) if len(others) > 1 else None
-        evidence = Evidence(heads, packings, self._turned(layout, heads))
-        known = self._attention.heads.num_heads if self._attention.heads else heads.best.num_heads if heads else 0
-        if not thorough or known not in own:
-            return evidence
-        return replace(evidence, turns=weigh_turns(own[known], samples), profile=draw(own[known], samples))
+    def _others(self, few: _WeighedTogether) -> Iterator[Hypotheses]:
+        """Each of the layers that were not weighed yet."""
+        weighed = [id(module) for module in few.modules]
+        return (replace(self, modules=[one])._hypotheses for one in self.modules if id(one) not in weighed)
 
-    def _turned(self, layout: Layout, heads: Verdict | None) -> Verdict | None:
-        """The heads if the weights lay the other way round, where that explains them better."""
-        from qkvinspect.inspection.evidence import samples_of, weigh_heads
-
-        other = rivals.turned(layout)
-        square = all(len(info.shape) == 2 and len(set(info.shape)) == 1 for info in self._attention.weights)
-        if not square or other is None or (heads is not None and heads.decided):
-            return None
-        variants = self._variants(lambda _: other, self._counts())
-        samples = samples_of(next(iter(variants.values()))) if variants else []
-        verdict = weigh_heads(variants, samples) if samples else None
-        if verdict is None or not verdict.decided:
-            return None
-        return verdict if heads is None or verdict.best.score > 2 * heads.best.score else None
+    def _apart(self, thorough: bool) -> Callable[[Module], Module]:
+        """Ask smaller stacks, where layers of this one contradict each other; each layer alone, if there are none."""
+        answers: dict[str, Callable[[Module], Module]] = {}
+        for stack in finer(self.modules, _name):
+            answer = replace(self, modules=stack).answer(thorough)
+            answers |= {_name(module): answer for module in stack}
+        return lambda module: answers[_name(module)](module)
 
     def _settle(self, thorough: bool) -> Callable[[Module], Module]:
         """Choose between the layouts that the names leave open."""
-        from qkvinspect.inspection.evidence import samples_of, weigh_packings
-
-        few = self._few(self._affordable())
         first = self.modules[0].match
         ids = [c.layout.id for c in first.candidates if c.weights == self._attention.weights]
         if len(ids) < len(first.candidates) or len(set(ids)) < len(ids):
             return lambda module: module
         said = [fact.num_heads for fact in self.facts(first.candidates[0]) if fact.num_heads]
-        choices: dict[str, Variants] = {}
-        for name in ids:
-            choices[name] = few._variants(lambda match, name=name: _layout(match, name), said[:1] or self._counts())
-        usable = next((variants for variants in choices.values() if variants), None)
-        samples = samples_of(next(iter(usable.values()))) if usable else []
-        verdict = weigh_packings(choices, samples) if samples else None
+        few = self._few(affordable(self._hypotheses))
+        verdict = settle(few._hypotheses, ids, said[:1])
+        if _divided(verdict):
+            return self._apart(thorough)
         if verdict is None or not verdict.decided:
             return lambda module: module
+        if any(unsettled(other, ids, verdict) for other in self._others(few)):
+            return self._apart(thorough)
 
         def settled(module: Module) -> Module:
             chosen = next(c for c in module.match.candidates if c.layout.id == verdict.best.label)
@@ -249,43 +211,6 @@ class _WeighedTogether:
             against = list(about_evidence(attention, evidence, ""))
         return Module(module.match, replace(attention, evidence=evidence), (*found, *against))
 
-    def _counts(self) -> list[int]:
-        """The numbers of heads worth weighing."""
-        possible = self._attention.possible_heads
-        if not possible:
-            rows = max(module.match.candidates[0].shapes[0][0] for module in self.modules)
-            possible = tuple(n for n in range(2, min(rows, _MOST_HEADS) + 1) if rows % n == 0)
-        return [n for n in possible if n > 1]
-
-    def _variants(self, layout: Callable[[Match], Layout], counts: Sequence[int]) -> Variants:
-        """For each number of heads that fits, the layers cut into that many."""
-        found: dict[int, list[Attention]] = {}
-        for count in counts:
-            try:
-                cut = [self._cut(module.match, layout(module.match), count) for module in self.modules]
-            except LayoutError:
-                continue
-            if all(a.heads is not None and a.heads.num_heads == count and _thick(a) for a in cut):
-                found[count] = cut
-        return found
-
-    def _cut(self, match: Match, layout: Layout, count: int) -> Attention:
-        known = self._attention.heads
-        kv_heads = known.num_kv_heads if known is not None and known.num_heads == count else None
-        candidate = replace(match.candidates[0], layout=layout)
-        return split(unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads)])[0]
-
-
-def _cut_from(own: Variants, packing: Packing) -> Variants:
-    """The same numbers of heads, of parts that were cut from one tensor as if it held them in blocks."""
-    found: dict[int, Sequence[Attention]] = {}
-    for heads, attentions in own.items():
-        try:
-            found[heads] = [rivals.cut_from(attention, packing) for attention in attentions]
-        except LayoutError:
-            continue
-    return found
-
 
 def _contradicts(finding: Finding) -> bool:
     return finding.code in AGAINST_WEIGHTS
@@ -297,10 +222,11 @@ def _promising(evidence: Evidence) -> bool:
     return heads is not None and not heads.decided and heads.best.score > heads.noise / _STRETCH
 
 
-def _layout(match: Match, id: str) -> Layout:
-    return next(candidate.layout for candidate in match.candidates if candidate.layout.id == id)
+def _divided(*verdicts: Verdict | None) -> bool:
+    """Whether the layers that were weighed contradict each other."""
+    return any(verdict is not None and verdict.apart for verdict in verdicts)
 
 
-def _thick(attention: Attention) -> bool:
-    """Whether every head has rows to compare."""
-    return all(len(run) > 1 for part in attention.parts for run in part.heads[:1])
+def _name(module: Module) -> str:
+    assert module.attention is not None
+    return module.attention.layer

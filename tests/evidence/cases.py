@@ -17,7 +17,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection import alternatives as rivals
 from qkvinspect.inspection.evidence.fit import fit
-from qkvinspect.inspection.evidence.gram import normal_scores
+from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS
@@ -175,9 +175,11 @@ def sample(layer: Layer) -> Sample:
     """A layer as it is weighed: Q, K, V and the columns of the output projection."""
     zeros = np.zeros(len(layer.out), np.float32)
     rows = [np.column_stack([layer.weights[part], layer.biases.get(part, zeros)]) for part in "qkv"]
-    scores = normal_scores(np.concatenate([*rows, np.column_stack([layer.out.T, zeros])]))
+    every = np.concatenate([*rows, np.column_stack([layer.out.T, zeros])])
+    scores = normal_scores(every)
     assert scores is not None
-    return Sample("", scores, np.zeros(len(scores)), 3 * len(layer.out), 1)
+    lengths = normal_ranks(np.linalg.norm(every, axis=1))
+    return Sample("", scores, np.zeros(len(scores)), 3 * len(layer.out), lengths, 1)
 
 
 def gains(sample: Sample, parts: str) -> dict[int, float]:

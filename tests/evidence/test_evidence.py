@@ -156,7 +156,7 @@ def sample(rows: np.ndarray) -> Sample:
     """Q, K, V and the columns of the output projection, as many of each."""
     scores = normal_scores(rows.astype(np.float32))
     assert scores is not None
-    return Sample("", scores, np.zeros(len(rows)), len(rows) // 4 * 3, 1)
+    return Sample("", scores, np.zeros(len(rows)), len(rows) // 4 * 3, np.zeros(len(rows)), 1)
 
 
 @pytest.mark.parametrize("width", [4, 8, 16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qkvinspect.inspection.evidence.weigh import (
+    APART,
     WORK,
     Variants,
     draw,
@@ -14,6 +15,7 @@ from qkvinspect.inspection.evidence.weigh import (
 )
 
 __all__ = [
+    "APART",
     "WORK",
     "Variants",
     "draw",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
@@ -32,9 +33,19 @@ class BlockSums:
     moments: Array
     paired: tuple[float, Array] | None = None
 
-    def of(self, chosen: Array) -> tuple[float, Array]:
-        """Count and moments of the blocks that a boolean [heads, other heads] chooses."""
-        return float(self.counts[chosen].sum()), self.moments[:, chosen].sum(axis=1)
+    def of(self, down: Array, across: Array) -> tuple[float, Array]:
+        """Count and moments of some blocks: whole numbers that say which, of any shapes that go together."""
+        chosen = self.moments[:, down, across]
+        return float(self.counts[down, across].sum()), chosen.reshape(len(chosen), -1).sum(axis=1)
+
+
+def added_up(layers: Sequence[BlockSums]) -> BlockSums:
+    """Moments of the entries of several layers, as if each block were one."""
+    counts = np.sum([one.counts for one in layers], axis=0)
+    moments = np.sum([one.moments for one in layers], axis=0)
+    pairs = [one.paired for one in layers if one.paired is not None]
+    paired = (sum(count for count, _ in pairs), np.sum([sums for _, sums in pairs], axis=0)) if pairs else None
+    return BlockSums(counts, moments, paired)
 
 
 class Products:

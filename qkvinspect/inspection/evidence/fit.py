@@ -11,15 +11,24 @@ of all entries under a hypothesis is its score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.blocksums import FEW, BlockSums, Fitted, Products, block_sums, cross_sums, fitted
+from qkvinspect.inspection.evidence.blocksums import (
+    FEW,
+    BlockSums,
+    Fitted,
+    Products,
+    added_up,
+    block_sums,
+    cross_sums,
+    fitted,
+)
 from qkvinspect.inspection.evidence.sample import Sample
 
 Array = NDArray[Any]
@@ -42,33 +51,49 @@ class Term:
     given: bool = False
     weight: float = 0.5
 
-    def fitted(self, order: Array) -> Fitted:
-        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together."""
-        return sum((self._class(mask) for mask in self._masks(order)), self._paired)
+    def fitted(self, order: Array | None = None) -> Fitted:
+        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together, if it is given."""
+        return sum((self._class(count, moments) for count, moments in self._classes(order)), self._paired)
 
-    def smallest(self, order: Array) -> float:
+    def smallest(self) -> float:
         """Entries of the smallest class."""
-        counts = (float(self.sums.counts[mask].sum()) for mask in self._masks(order))
-        return min((count for count in counts if count), default=0.0) * self.weight
+        return min((count for count, _ in self._classes(None) if count), default=0.0) * self.weight
 
     @cached_property
     def without_heads(self) -> Fitted:
         """As if there were no heads."""
-        count, moments = self.sums.of(np.ones(self.sums.counts.shape, bool))
+        count, moments = self._total
         if self.given:  # which rows are tied depends on the heads: without heads none are
             moments = moments[[1, 3]]
         return fitted(count * self.weight, moments * self.weight) + self._paired
 
-    def _masks(self, order: Array) -> list[Array]:
-        down, across = (np.repeat(order, share) for share in self.share)
-        same = down[:, None] == across[None]
+    def _classes(self, order: Array | None) -> list[tuple[float, Array]]:
+        """Count and moments of the blocks of each class; the last class is what the others leave of all."""
+        count, moments = self._total
+        same = self.sums.of(*(self._within() if order is None else self._alike(order)))
+        others = count - same[0], moments - same[1]
         if self.share[0] == 1 or self.share[0] != self.share[1]:
-            return [same, ~same]
-        own = np.eye(len(down), dtype=bool)
-        return [own, same & ~own, ~same]
+            return [same, others]
+        diagonal = np.arange(len(self.sums.counts))
+        own = self.sums.of(diagonal, diagonal)
+        return [own, (same[0] - own[0], same[1] - own[1]), others]
 
-    def _class(self, mask: Array) -> Fitted:
-        count, moments = self.sums.of(mask)
+    @cached_property
+    def _total(self) -> tuple[float, Array]:
+        return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(1, 2))
+
+    def _within(self) -> tuple[Array, Array]:
+        """The blocks of two heads that share a kv head."""
+        down, across = self.share
+        kv_heads = np.arange(len(self.sums.counts) // down)[:, None, None]
+        return kv_heads * down + np.arange(down)[:, None], kv_heads * across + np.arange(across)
+
+    def _alike(self, order: Array) -> tuple[Array, Array]:
+        down, across = (np.repeat(order, share) for share in self.share)
+        rows, columns = np.nonzero(down[:, None] == across[None])
+        return rows, columns
+
+    def _class(self, count: float, moments: Array) -> Fitted:
         return fitted(count * self.weight, moments * self.weight, given=self.given)
 
     @property
@@ -78,22 +103,28 @@ class Term:
 
 @dataclass(frozen=True)
 class Fit:
-    """A hypothesis applied to one layer."""
+    """A hypothesis applied to one layer.
+
+    Attributes:
+        terms: of the similarities of rows.
+        lengths: of how long they are: Q's with K's, V's with the columns of the output projection.
+    """
 
     terms: tuple[Term, ...]
     kv_heads: int
     share: int
+    lengths: Fitted
 
     @property
     def usable(self) -> bool:
         """Whether there are heads to tell apart, and entries enough in every class."""
-        enough = all(term.smallest(np.arange(self.kv_heads)) >= FEW for term in self.terms)
+        enough = all(term.smallest() >= FEW for term in self.terms)
         return enough and self.gain().variance > 0
 
     @cached_property
     def fitted(self) -> Fitted:
-        """Of every entry; comparable between hypotheses that use the same entries."""
-        return self._fitted(np.arange(self.kv_heads))
+        """Of every entry and every row's length; comparable between hypotheses that use the same ones."""
+        return self._entries + self.lengths
 
     def gain(self, order: Array | None = None) -> Fitted:
         """What is gained over no heads.
@@ -101,13 +132,17 @@ class Fit:
         Args:
             order: as if the kv heads that carry the same number in it were one head.
         """
-        return (self.fitted if order is None else self._fitted(order)) - self._without_heads
+        return (self._entries if order is None else self._fitted(order)) - self._without_heads
+
+    @cached_property
+    def _entries(self) -> Fitted:
+        return self._fitted(None)
 
     @cached_property
     def _without_heads(self) -> Fitted:
         return sum((term.without_heads for term in self.terms), Fitted())
 
-    def _fitted(self, order: Array) -> Fitted:
+    def _fitted(self, order: Array | None) -> Fitted:
         return sum((term.fitted(order) for term in self.terms), Fitted())
 
 
@@ -129,7 +164,39 @@ def fit(sample: Sample, index: Index) -> Fit:
     for first, second in _ACROSS:
         if first in placed and second in placed and not np.array_equal(placed[first], placed[second]):
             terms += _across(sample, placed[first], placed[second], kv_heads)
-    return Fit(tuple(terms), kv_heads, share)
+    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed))
+
+
+def together(fits: Sequence[Fit]) -> Fit | None:
+    """The same hypothesis applied to several layers that follow one law; None where their entries are not alike.
+
+    One law for all has fewer numbers to be fitted than one for each. So many layers that say little tell
+    together what none of them does alone, if they say the same.
+    """
+    first = fits[0]
+    if any(len(one.terms) != len(first.terms) for one in fits):
+        return None
+    terms: list[Term] = []
+    for same in zip(*(one.terms for one in fits), strict=True):
+        if len({(term.sums.moments.shape, term.share, term.given, term.sums.paired is None) for term in same}) > 1:
+            return None
+        terms.append(replace(same[0], sums=added_up([term.sums for term in same])))
+    return Fit(tuple(terms), first.kv_heads, first.share, sum((one.lengths for one in fits), Fitted()))
+
+
+def _lengths(sample: Sample, index: Index) -> Fitted:
+    """Balanced factors have rows of the same lengths, whatever the heads."""
+    found = Fitted()
+    for wide, narrow in (("q", "k"), ("o", "v")):
+        values = [sample.lengths[index[part].ravel()].astype(np.float64) for part in (wide, narrow) if part in index]
+        if len(values) == 2 and len(values[0]) == len(values[1]):
+            x, y = values
+            sums = np.array([x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
+            found += fitted(float(len(x)), sums)
+        else:
+            for x in values:
+                found += fitted(float(len(x)), np.array([x.sum(), (x * x).sum()]))
+    return found
 
 
 _ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"))

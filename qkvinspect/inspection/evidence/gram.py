@@ -57,6 +57,12 @@ def normal_scores(rows: Array) -> Array | None:
     return scores
 
 
+def normal_ranks(values: Array) -> Array:
+    """The normal quantile of each value's rank: float32, of the same shape as the values; equal ones have the same."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return _quantiles((np.cumsum(counts) - counts / 2) / counts.sum())[places.reshape(values.shape)]
+
+
 def _levels(cosines: Array, largest: float) -> Array:
     """Which of many equal steps each cosine falls in."""
     half = (_LEVELS - 1) / 2

@@ -15,7 +15,7 @@ from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.evidence.blocksums import Products
-from qkvinspect.inspection.evidence.gram import normal_scores
+from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.sources import announce
 from qkvinspect.weights.values import value_tiles
 from qkvinspect.weights.weight import Matrix, Weight
@@ -73,6 +73,7 @@ class Sample:
         spaces: for each of these, which others it can be compared with: those with the same number. The rows of Q,
             K and V read from the same stream that the output projection writes to.
         columns: where the columns of the output projection begin; None where they say nothing.
+        lengths: normal scores of how long each row and, after them, each column is, among all of them.
         stride: one row in so many was taken.
     """
 
@@ -80,6 +81,7 @@ class Sample:
     scores: Array
     spaces: Array
     columns: int | None
+    lengths: Array
     stride: int
     _kept: dict[object, Products] = field(default_factory=dict[object, Products], repr=False, compare=False)
 
@@ -107,11 +109,15 @@ class Sample:
         return self.scores[np.ix_(rows.ravel(), columns.ravel())]
 
 
-def stride_of(rows: Sequence[int]) -> int:
-    """One row in how many is taken of weights with so many rows."""
+def stride_of(rows: Sequence[int], most: int = MAX_ROWS, coarsest: int | None = None) -> int:
+    """One row in how many is taken of weights with so many rows, if at most so many are to be weighed.
+
+    Args:
+        coarsest: a stride that is not exceeded for that.
+    """
     stride = 1
     common = gcd(*rows)
-    while sum(rows) > MAX_ROWS * stride and common % (2 * stride) == 0:
+    while sum(rows) > most * stride and common % (2 * stride) == 0 and (coarsest is None or 2 * stride <= coarsest):
         stride *= 2
     return stride
 
@@ -154,7 +160,8 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
         if own is None:
             return None
         scores[np.ix_(places, places)] = own
-    return Sample(layer, scores, spaces, columns, stride)
+    lengths = np.concatenate([np.linalg.norm(values.astype(np.float64), axis=1) for values in found])
+    return Sample(layer, scores, spaces, columns, normal_ranks(lengths), stride)
 
 
 def _read(weight: Weight, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:

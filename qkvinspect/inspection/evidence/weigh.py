@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import exp
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.blocksums import Fitted
-from qkvinspect.inspection.evidence.fit import Fit, fit
+from qkvinspect.inspection.evidence.fit import Fit, fit, together
 from qkvinspect.inspection.evidence.index import index_of, source_of
 from qkvinspect.inspection.evidence.profile import profile
-from qkvinspect.inspection.evidence.sample import Sample, stride_of, take
+from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, stride_of, take
 from qkvinspect.inspection.report import Attention, Verdict, Weighed
 
 Array = NDArray[Any]
 Variants = Mapping[int, Sequence[Attention]]
 """For each number of heads, the same layers cut into that many."""
 
+Fits = Mapping[int, Sequence[Fit]]
+"""For each number of heads, how well it explains every layer, or all of them at once."""
+
+View = TypeVar("View", Fits, Mapping[str, Fits])
+
 SURE = 0.99
 """How sure an answer must be to be given."""
 
 CHANCE = 1e-5
 """How often weights without any heads may seem to have some."""
+
+APART = 0.9
+"""How sure a layer alone must be of another answer for all of them to have none."""
+
+_VIEWS = 2
 
 TEMPERATURE = 4.0
 """By how much likelihoods overstate their case: real heads are not alike, and entries of a matrix not independent.
@@ -45,14 +56,19 @@ def layers_within(rows: Sequence[int], work: int) -> int:
     return max(work // max(with_out, 1) ** 2, 1)
 
 
-def samples_of(attentions: Sequence[Attention]) -> list[Sample]:
+def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: int | None = None) -> list[Sample]:
     """Read a sample of each layer that has values to compare.
+
+    Args:
+        most: rows of a layer.
+        coarsest: one row in so many at the least.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
     sources = [source for attention in attentions if (source := source_of(attention)) is not None]
-    return [sample for source in sources if (sample := take(source, stride_of(source.rows))) is not None]
+    taken = (take(source, stride_of(source.rows, most, coarsest)) for source in sources)
+    return [sample for sample in taken if sample is not None]
 
 
 def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None:
@@ -60,6 +76,61 @@ def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None
     fits = {heads: fitted for heads, of in variants.items() if (fitted := _fits(of, samples))}
     if not fits:
         return None
+    layers = tuple(sample.layer for sample in samples)
+    verdict = _best_view(_views(fits), lambda view: _heads(view, layers))
+    if len(layers) < 2 or not verdict.confidence:
+        return verdict
+    alone = [_heads(_only(fits, [i]), layers[i : i + 1]) for i in range(len(layers))]
+    return _unless_apart(verdict, alone)
+
+
+def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Verdict | None:
+    """Weigh packings of the same tensors against each other, each with the number of heads that suits it best.
+
+    All of them explain the same entries, so their likelihoods compare as they are.
+    """
+    fits: dict[str, Fits] = {}
+    for label, variants in packings.items():
+        own = {heads: fitted for heads, of in variants.items() if (fitted := _fits(of, samples))}
+        if own:
+            fits[label] = own
+    if not fits:
+        return None
+    layers = tuple(sample.layer for sample in samples)
+    views = [dict(zip(fits, view, strict=True)) for view in zip(*map(_views, fits.values()), strict=False)]
+    verdict = _best_view(views, lambda view: _packings(view, layers))
+    if len(layers) < 2 or not verdict.confidence:
+        return verdict
+    one_by_one = ({label: _only(own, [i]) for label, own in fits.items()} for i in range(len(layers)))
+    return _unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in enumerate(one_by_one)])
+
+
+def _views(fits: Fits) -> list[Fits]:
+    """The layers each with a law of its own, and all with one."""
+    shared = {heads: together(of) for heads, of in fits.items()} if len(next(iter(fits.values()))) > 1 else {}
+    common = {heads: [one] for heads, one in shared.items() if one is not None}
+    return [fits, common] if common and len(common) == len(fits) else [fits]
+
+
+def _only(fits: Fits, layers: Sequence[int]) -> Fits:
+    return {heads: [of[i] for i in layers] for heads, of in fits.items()}
+
+
+def _best_view(views: Sequence[View], weigh: Callable[[View], Verdict]) -> Verdict:
+    """What the first view in which heads stand out from noise says; the first of all, if none does."""
+    verdicts = [weigh(view) for view in views]
+    return next((verdict for verdict in verdicts if verdict.confidence), verdicts[0])
+
+
+def _unless_apart(verdict: Verdict, alone: Sequence[Verdict]) -> Verdict:
+    """Nothing is decided where a layer alone speaks for something else."""
+    said = verdict.best.label, verdict.best.num_heads
+    others = [own for own in alone if own.confidence > APART and (own.best.label, own.best.num_heads) != said]
+    apart = tuple((own.layers[0], own.best) for own in others)
+    return replace(verdict, decided=False, apart=apart) if apart else verdict
+
+
+def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
     scores = {heads: _gain(of) for heads, of in fits.items()}
     gone = _explained(scores, fits)
     order = sorted(scores, key=lambda heads: (heads in gone, -scores[heads]))
@@ -69,36 +140,27 @@ def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None
         _share(top, [0.0, *(scores[heads] for heads in order[1:] if heads not in gone)]) if top > noise else 0.0
     )
     weighed = tuple(Weighed("", heads, scores[heads], gone.get(heads)) for heads in order)
-    return Verdict(weighed, tuple(sample.layer for sample in samples), noise, confidence, confidence >= SURE)
+    return Verdict(weighed, layers, noise, confidence, confidence >= SURE)
 
 
-def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Verdict | None:
-    """Weigh packings of the same tensors against each other, each with the number of heads that suits it best.
-
-    All of them explain the same entries, so their likelihoods compare as they are.
-    """
+def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
     weighed: list[Weighed] = []
     visible = False
     noise = 0.0
-    for label, variants in packings.items():
-        fits = {heads: fitted for heads, of in variants.items() if (fitted := _fits(of, samples))}
-        if not fits:
-            continue
-        scores = {heads: _score(one.fitted for one in of) for heads, of in fits.items()}
+    for label, own in fits.items():
+        scores = {heads: _score(one.fitted for one in of) for heads, of in own.items()}
         best = max(scores, key=lambda heads: scores[heads])
         if any(abs(scores[best] - one.score) < 1e-6 and one.num_heads == best for one in weighed):
             continue  # the same rows under another name: one head a group, or as many groups as heads
         weighed.append(Weighed(label, best, scores[best]))
         if scores[best] >= max(one.score for one in weighed):
-            noise = _noise(fits)
-            visible = _gain(fits[best]) > noise
-    if not weighed:
-        return None
+            noise = _noise(own)
+            visible = _gain(own[best]) > noise
     weighed.sort(key=lambda one: -one.score)
     worst = weighed[-1].score
     confidence = _share(weighed[0].score, [one.score for one in weighed[1:]]) if visible else 0.0
     relative = tuple(Weighed(w.label, w.num_heads, w.score - worst) for w in weighed)
-    return Verdict(relative, tuple(sample.layer for sample in samples), noise, confidence, confidence >= SURE)
+    return Verdict(relative, layers, noise, confidence, confidence >= SURE)
 
 
 def weigh_turns(attentions: Sequence[Attention], samples: Sequence[Sample]) -> Verdict | None:
@@ -145,11 +207,11 @@ def _score(fitted: Iterable[Fitted]) -> float:
     return sum(one.value - one.expected for one in fitted)
 
 
-def _noise(fits: Mapping[int, Sequence[Fit]]) -> float:
+def _noise(fits: Fits) -> float:
     """The gain that the best of several hypotheses exceeds once in ``1 / CHANCE`` times on noise."""
     freedom = max(sum(one.gain().variance for one in of) for of in fits.values()) / 2
     step = 2 / (9 * freedom)  # Wilson and Hilferty's approximation of chi-square
-    quantile = freedom * (1 - step + NormalDist().inv_cdf(1 - CHANCE / len(fits)) * step**0.5) ** 3
+    quantile = freedom * (1 - step + NormalDist().inv_cdf(1 - CHANCE / _VIEWS / len(fits)) * step**0.5) ** 3
     return quantile - freedom
 
 
@@ -158,7 +220,7 @@ def _share(top: float, others: Sequence[float]) -> float:
     return 1 / (1 + sum(exp(min((score - top) / 2 / TEMPERATURE, 50.0)) for score in others))
 
 
-def _explained(scores: Mapping[int, float], fits: Mapping[int, Sequence[Fit]]) -> dict[int, int]:
+def _explained(scores: Mapping[int, float], fits: Fits) -> dict[int, int]:
     """Hypotheses at the top that are no more than groups of the heads of another.
 
     Heads differ from each other, so neighbours that happen to be alike make a larger block seem real. If other

@@ -1,0 +1,79 @@
+"""Layers cut into heads in every way that is to be weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection import alternatives
+from qkvinspect.inspection.facts.fact import HeadFact
+from qkvinspect.inspection.match import Match
+from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.split import split, unsplit
+from qkvinspect.layouts import Layout
+from qkvinspect.layouts.packing import Packing
+
+if TYPE_CHECKING:
+    from qkvinspect.inspection.evidence import Variants
+
+_MOST_HEADS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Hypotheses:
+    """What may be supposed of some layers of one stack.
+
+    Attributes:
+        matches: their tensors.
+        attention: one of them, as far as it is understood.
+    """
+
+    matches: Sequence[Match]
+    attention: Attention
+    names: Names
+
+    def counts(self) -> list[int]:
+        """The numbers of heads worth weighing."""
+        possible = self.attention.possible_heads
+        if not possible:
+            rows = max(match.candidates[0].shapes[0][0] for match in self.matches)
+            possible = tuple(n for n in range(2, min(rows, _MOST_HEADS) + 1) if rows % n == 0)
+        return [n for n in possible if n > 1]
+
+    def variants(self, layout: Callable[[Match], Layout], counts: Sequence[int]) -> Variants:
+        """For each number of heads that fits, the layers cut into that many."""
+        found: dict[int, list[Attention]] = {}
+        for count in counts:
+            try:
+                cut = [self._cut(match, layout(match), count) for match in self.matches]
+            except LayoutError:
+                continue
+            if all(a.heads is not None and a.heads.num_heads == count and _thick(a) for a in cut):
+                found[count] = cut
+        return found
+
+    def _cut(self, match: Match, layout: Layout, count: int) -> Attention:
+        known = self.attention.heads
+        kv_heads = known.num_kv_heads if known is not None and known.num_heads == count else None
+        candidate = replace(match.candidates[0], layout=layout)
+        return split(unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads)])[0]
+
+
+def cut_from(own: Variants, packing: Packing) -> Variants:
+    """The same numbers of heads, of parts that were cut from one tensor as if it held them in blocks."""
+    found: dict[int, Sequence[Attention]] = {}
+    for heads, attentions in own.items():
+        try:
+            found[heads] = [alternatives.cut_from(attention, packing) for attention in attentions]
+        except LayoutError:
+            continue
+    return found
+
+
+def _thick(attention: Attention) -> bool:
+    """Whether every head has rows to compare."""
+    return all(len(run) > 1 for part in attention.parts for run in part.heads[:1])
