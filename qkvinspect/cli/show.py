@@ -15,6 +15,14 @@ def show(
     heads: options.Heads = None,
     per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, and where it belongs.")] = False,
+    why: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--why",
+            metavar="GLOB",
+            help="What each source says of the heads of these layers, and how it was weighed; repeatable.",
+        ),
+    ] = None,
     norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
     format: options.AskFormat = options.TABLE,
     heat: options.Heat = None,
@@ -34,6 +42,7 @@ def show(
     or else from the weights themselves, if they are trained; the table says which. Norms are Frobenius norms.
     With --no-norms no weight is read. --heat draws q_norm, k_norm or v_norm; analyze has more figures. What looks
     like attention and was not understood is said at the end; --tensors lists every tensor and where it belongs.
+    --why puts what each source says of the heads side by side, with what became of it.
 
     Examples:
 
@@ -43,6 +52,7 @@ def show(
       qkvinspect show model.pt --heads 8 --format json
       qkvinspect show model.pt --heat v_norm --plot v.png
       qkvinspect show hf://org/model --layer '*.0.*'
+      qkvinspect show model.pt --why 'encoder.layers.0.*'
       qkvinspect show checkpoint_dir/ --heads 'decoder.*=32/8' --no-norms
 
     Exit status:
@@ -59,16 +69,18 @@ def show(
 
         if heat not in NORMS or not norms:
             raise UsageError(f"{heat!r} cannot be drawn here", hint=f"{', '.join(NORMS)}; or qkvinspect analyze --heat")
-    if tensors and (layer or per_head or heat):
-        raise UsageError("--tensors lists all of them", hint="leave --layer, --per-head and --heat out")
-    norms = norms and not tensors
+    if tensors and (layer or per_head or heat or why):
+        raise UsageError("--tensors lists all of them", hint="leave --layer, --per-head, --heat and --why out")
+    if why and (layer or per_head or heat):
+        raise UsageError("--why shows facts about heads", hint="leave --layer, --per-head and --heat out")
+    ask = "wanted" if evidence and norms and not tensors else "none"
+    norms = norms and not tensors and not why
     options.require_plottable(plot, heat, force=force)
-    ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config, limit, download, base) as checkpoint:
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
+        found = options.report(checkpoint, layers=why or layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid
 
         options.draw(grid(found, heat), checkpoint, plot, force=force)
         return
-    options.put(result.document(found, per_head=per_head, tensors=tensors), format)
+    options.put(result.document(found, per_head=per_head, tensors=tensors, why=bool(why)), format)

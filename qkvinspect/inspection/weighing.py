@@ -245,7 +245,9 @@ class _WeighedTogether:
         if attention.heads is None and heads is not None and heads.decided and as_declared and not against:
             candidate = module.match.candidates[0]
             fact = HeadFact("weights", heads.best.num_heads)
+            before = attention.weighed_facts
             attention, found = split(unsplit(module.match), candidate, self.names, [fact])
+            attention = replace(attention, weighed_facts=(*before, *attention.weighed_facts))
             against = list(about_evidence(attention, evidence, ""))
         return Module(module.match, replace(attention, evidence=evidence), (*found, *against))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.formats.config_keys import ConfigKey, read
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.keys import ConfigKey, read
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, of_layer
 from qkvinspect.inspection.facts.tables import timm_heads, timm_kv_heads

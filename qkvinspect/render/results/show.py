@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
-from qkvinspect.render import rows, text
+from qkvinspect.render import facts, rows, text
 from qkvinspect.render.document import (
     Block,
     Cell,
@@ -41,18 +41,31 @@ COLUMNS = (
 )
 
 
-def document(report: Report, *, per_head: bool = False, tensors: bool = False) -> Document:
+def document(report: Report, *, per_head: bool = False, tensors: bool = False, why: bool = False) -> Document:
     """A report.
 
     Args:
         per_head: with a row for each head; the JSON always has them.
         tensors: every tensor and where it belongs, in place of the attention modules.
+        why: the facts about the heads of each module, in place of its parts.
     """
+    if why:
+        return _why(report)
     return Document(
         "show",
-        blocks=lambda: _tensor_blocks(report) if tensors else _blocks(report, per_head),
+        blocks=lambda: _tensor_blocks(report) if tensors else _blocks(report, lambda one: _layer(one, per_head)),
         records=lambda: account.records(report) if tensors else _records(report, per_head),
         data=lambda: report.to_dict(tensors=tensors),
+    )
+
+
+def _why(report: Report) -> Document:
+    """What each source says of each module's heads, and how that was weighed."""
+    return Document(
+        "show",
+        blocks=lambda: _blocks(report, _reasons),
+        records=lambda: facts.records(report),
+        data=lambda: facts.added(report),
     )
 
 
@@ -71,12 +84,12 @@ def findings(report: Report) -> Iterator[Block]:
         yield Items(tuple(Remark(finding.severity, message) for finding, message in found))
 
 
-def _blocks(report: Report, per_head: bool) -> Iterator[Block]:
+def _blocks(report: Report, of_layer: Callable[[Attention], Iterable[Block]]) -> Iterator[Block]:
     yield from summary(report)
     if not report.attentions:
         yield from account.nothing_found(report)
     for attention in report.attentions:
-        yield Chapter(text.layer(attention.layer), tuple(_layer(attention, per_head)))
+        yield Chapter(text.layer(attention.layer), tuple(of_layer(attention)))
     yield from findings(report)
     yield from account.closing(report)
 
@@ -85,6 +98,11 @@ def _tensor_blocks(report: Report) -> Iterator[Block]:
     yield from summary(report)
     yield TextLine("")
     yield account.table(report)
+
+
+def _reasons(attention: Attention) -> Iterator[Block]:
+    yield FactList((text.layout(attention), text.stored(attention), text.heads(attention)))
+    yield facts.table(attention)
 
 
 def _layer(attention: Attention, per_head: bool) -> Iterator[Block]:
