@@ -52,6 +52,8 @@ def weighed(facts: Sequence[HeadFact], solution: Solution) -> Iterator[WeighedFa
             yield WeighedFact(fact.origin, says, "used", solution.explained)
         elif fact in rejected:
             yield WeighedFact(fact.origin, says, "not used", rejected[fact])
+        elif fact.elsewhere:
+            continue
         elif fact in otherwise:
             yield WeighedFact(fact.origin, says, "says otherwise")
         else:

@@ -214,7 +214,7 @@ class _WeighedTogether:
         ids = [c.layout.id for c in first.candidates if c.weights == self._attention.weights]
         if len(ids) < len(first.candidates) or len(set(ids)) < len(ids):
             return lambda module: module
-        said = [fact.num_heads for fact in self.facts(first.candidates[0]) if fact.num_heads]
+        said = [fact.num_heads for fact in self.facts(first.candidates[0]) if fact.num_heads and not fact.elsewhere]
         choices: dict[str, Variants] = {}
         for name in ids:
             choices[name] = few._variants(lambda match, name=name: _layout(match, name), said[:1] or self._counts())

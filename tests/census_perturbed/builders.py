@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -63,10 +64,35 @@ def of(entry: Mapping[str, Any]) -> Source | None:
     return made[entry["lib"]](entry) if entry["lib"] in made else None
 
 
-def _built(tensors: Mapping[str, Any], heads: Any, names: Mapping[str, list[str]]) -> Built:
+def _built(tensors: Mapping[str, Any], heads: Any, names: Mapping[str, list[str]], model: nn.Module) -> Built:
     from tests.census_perturbed.perturb import Built
 
-    return Built({name: [*tensor.shape] for name, tensor in tensors.items()}, heads, dict(names))
+    sound = all(_can_run(model.get_submodule(path), number) for path, (number, _) in heads.items())
+    return Built({name: [*tensor.shape] for name, tensor in tensors.items()}, heads, dict(names), sound)
+
+
+def _can_run(module: nn.Module, heads: int) -> bool:
+    """Whether the heads fill the rows of Q and share those of K: a library builds what no forward pass could run."""
+    q, k = (
+        _rows(module, r"q_proj|query|q|wq|to_q|q_lin|query_proj|linear_q"),
+        _rows(module, r"k_proj|key|k|wk|to_k|k_lin"),
+    )
+    dim = library.numbers(module).head_dim or (q and q // heads)
+    if not q or not dim:
+        return True
+    if q % (heads * dim) or (k and (k % dim or heads % (k // dim))):
+        return False
+    norms = [p.shape[0] for n, p in module.named_parameters() if re.search(r"[qk]_norm\.weight$", n) and p.dim() == 1]
+    return all(size in (dim, q, k) for size in norms)
+
+
+def _rows(module: nn.Module, pattern: str) -> int | None:
+    found = {
+        part.weight.shape[0]
+        for name, part in module.named_children()
+        if isinstance(part, nn.Linear) and re.fullmatch(pattern, name)
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _json(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +122,7 @@ def _transformers(entry: Mapping[str, Any]) -> Source:
         stored = loading.revert_weight_conversion(model, dict(model.state_dict()))
         heads = _live(model)
         names = {path: library.saved_names(model, path, model.get_submodule(path)) for path in heads}
-        return _built(stored, heads, {path: [n for n in some if n in stored] for path, some in names.items()})
+        return _built(stored, heads, {path: [n for n in some if n in stored] for path, some in names.items()}, model)
 
     values = next((few for few in _few(whole) if _builds(make, few)), whole)
     return Source(values, make, _json)
@@ -128,7 +154,7 @@ def _diffusers(entry: Mapping[str, Any]) -> Source:
     def make(values: Mapping[str, Any]) -> Built:
         with torch.device("meta"):
             model = cls.from_config(copy.deepcopy(dict(values)))
-        return _built(model.state_dict(), _live(model), names)
+        return _built(model.state_dict(), _live(model), names, model)
 
     return Source(whole, make, _json)
 
@@ -147,7 +173,7 @@ def _timm(entry: Mapping[str, Any]) -> Source:
         found = {
             path: (one.num_heads, one.kv_heads or one.num_heads) for path, one in modules.attentions(model).items()
         }
-        return _built(model.state_dict(), found, names)
+        return _built(model.state_dict(), found, names, model)
 
     def files(values: Mapping[str, Any]) -> dict[str, Any]:
         return _json({**whole, "model_args": {**(whole.get("model_args") or {}), **values}})
@@ -171,7 +197,7 @@ def _open_clip(entry: Mapping[str, Any]) -> Source:
         found = {
             path: (one.num_heads, one.kv_heads or one.num_heads) for path, one in modules.attentions(model).items()
         }
-        return _built(model.state_dict(), found, names)
+        return _built(model.state_dict(), found, names, model)
 
     values = copy.deepcopy(whole["model_cfg"])
     vision = values["vision_cfg"]
@@ -195,7 +221,7 @@ def _litgpt(entry: Mapping[str, Any]) -> Source:
         with torch.device("meta"):
             model = model_module.GPT(made)
         found = dict.fromkeys(names, (made.n_head, made.n_query_groups))
-        return _built(model.state_dict(), found, names)
+        return _built(model.state_dict(), found, names, model)
 
     assert mine <= whole.keys()
     return Source(whole, make, lambda values: {name: yaml.safe_dump(dict(values))})

@@ -44,11 +44,17 @@ Heads = dict[str, tuple[int, int | None]]
 
 
 class Built(NamedTuple):
-    """A model of some config: the shapes of what its file would hold, and its attentions as they say themselves."""
+    """A model of some config: the shapes of what its file would hold, and its attentions as they say themselves.
+
+    Attributes:
+        names: of the tensors of each attention.
+        sound: whether its heads fill their rows.
+    """
 
     tensors: dict[str, list[int]]
     heads: Heads
     names: dict[str, list[str]]
+    sound: bool
 
 
 Build = Callable[[Mapping[str, Any]], Built | None]
@@ -93,7 +99,7 @@ def counts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], i
 
 def is_sound(built: Built | None) -> bool:
     """Whether heads can share their kv heads everywhere: a library builds what no forward pass could run."""
-    if built is None or not built.heads:
+    if built is None or not built.heads or not built.sound:
         return False
     return all(number and (not kv or number % kv == 0) for number, kv in built.heads.values())
 

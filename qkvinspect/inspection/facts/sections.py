@@ -18,7 +18,7 @@ _MAX_SECTIONS = 500
 _MAX_SIZES = 64
 """Every layer asks all of them: a config that has more of either says nothing with the rest."""
 
-_NAMES_A_MODEL = ("model_type", "architecture", "_class_name", "backbone", "timm_model_name")
+_NAMES_A_MODEL = ("model_type", "architecture", "_class_name", "backbone", "timm_model_name", "arch", "model")
 
 
 class ConfigSection(NamedTuple):
