@@ -1,6 +1,6 @@
 """Perturb a census: every head count of every config becomes another number, and the library says what that makes.
 
-    python -m tests.census_perturbed.perturb CENSUS.jsonl.xz -o OUT.jsonl.xz [--lib LIB] [--only NAME] [--part 0/4]
+    python -m tests.census_perturbed.perturb CENSUS.jsonl.xz -o OUT.jsonl [--lib LIB] [--only NAME] [--part 0/4]
 
 A census has a line a model: its files, the names and shapes of its tensors, and the heads of its attention modules.
 Where two keys of a config have the same value, a reader that takes the wrong one is right by luck. Here each key is
@@ -188,7 +188,7 @@ def main() -> None:
     part, parts = map(int, asked.part.split("/"))
     alive = library.prepare()
     at = 0
-    with lzma.open(asked.census, "rt") as lines, lzma.open(asked.output, "wt") as output:
+    with lzma.open(asked.census, "rt") as lines, asked.output.open("w") as output:
         for line in lines:
             entry = json.loads(line)
             if (asked.lib and entry["lib"] != asked.lib) or (asked.only and entry["name"] != asked.only):
@@ -207,6 +207,7 @@ def main() -> None:
                 print(f"{entry['lib']}/{entry['name']} left out {took}: {found and found['trouble']}", file=sys.stderr)
                 continue
             output.write(json.dumps(found) + "\n")
+            output.flush()
             text = f"keys {found['changed']}, modules {len(found['truth'])}, moved {found['moved']}"
             print(f"{entry['lib']}/{entry['name']} {text}, left out {found['left_out']}, {took}", file=sys.stderr)
     del alive
