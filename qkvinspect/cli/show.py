@@ -16,6 +16,14 @@ def show(
     per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
     full: Annotated[bool, typer.Option("--full", help="One table a layer, however alike they are.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, and where it belongs.")] = False,
+    why: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--why",
+            metavar="GLOB",
+            help="What each source says of the heads of these layers, and how it was weighed; repeatable.",
+        ),
+    ] = None,
     norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
     format: options.AskFormat = options.TABLE,
     heat: options.Heat = None,
@@ -37,6 +45,7 @@ def show(
     there are very many; --full gives each layer its own, --per-head each head.
     With --no-norms no weight is read. --heat draws q_norm, k_norm or v_norm; analyze has more figures. What looks
     like attention and was not understood is said at the end; --tensors lists every tensor and where it belongs.
+    --why puts what each source says of the heads side by side, with what became of it.
 
     Examples:
 
@@ -46,6 +55,7 @@ def show(
       qkvinspect show model.pt --heads 8 --format json
       qkvinspect show model.pt --heat v_norm --plot v.png
       qkvinspect show hf://org/model --layer '*.0.*'
+      qkvinspect show model.pt --why 'encoder.layers.0.*'
       qkvinspect show checkpoint_dir/ --heads 'decoder.*=32/8' --no-norms
 
     Exit status:
@@ -62,17 +72,21 @@ def show(
 
         if heat not in NORMS or not norms:
             raise UsageError(f"{heat!r} cannot be drawn here", hint=f"{', '.join(NORMS)}; or qkvinspect analyze --heat")
-    if tensors and (layer or per_head or full or heat):
-        raise UsageError("--tensors lists all of them", hint="leave --layer, --full, --per-head and --heat out")
-    norms = norms and not tensors
+    if tensors and (layer or per_head or full or heat or why):
+        hint = "leave --layer, --full, --per-head, --heat and --why out"
+        raise UsageError("--tensors lists all of them", hint=hint)
+    if why and (layer or per_head or full or heat):
+        raise UsageError("--why shows facts about heads", hint="leave --layer, --full, --per-head and --heat out")
+    ask = "wanted" if evidence and norms and not tensors else "none"
+    norms = norms and not tensors and not why
     options.require_plottable(plot, heat, force=force)
-    ask = "wanted" if evidence and norms else "none"
     with options.load(path, container, config, limit, download, base) as checkpoint:
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
+        found = options.report(checkpoint, layers=why or layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid
 
         options.draw(grid(found, heat), checkpoint, plot, force=force)
         return
     lines = options.LINES if options.terminal_width() else None
-    options.put(result.document(found, per_head=per_head, full=full, lines=lines, tensors=tensors), format)
+    shown = result.document(found, per_head=per_head, full=full, lines=lines, tensors=tensors, why=bool(why))
+    options.put(shown, format)

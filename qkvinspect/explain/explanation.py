@@ -56,8 +56,6 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     if attention.parts:
         yield "Biases", _biases(attention)
     yield "Heads", _heads(attention)
-    if len(attention.weighed_facts) > 1 or any(not fact.endswith(": used") for fact in attention.weighed_facts):
-        yield "Weighed", "; ".join(attention.weighed_facts) + "."
     if attention.extras:
         yield (
             "Beware",
@@ -126,12 +124,24 @@ def _heads(attention: Attention) -> str:
     if geometry is None:
         possible = ", ".join(map(str, attention.possible_heads[:16]))
         return (
-            "num_heads is a plain attribute of the module and is in no tensor; nothing beside or inside the "
-            f"checkpoint tells it. --heads N does. {f'Possible: {possible}.' if possible else ''}"
+            f"num_heads is a plain attribute of the module and is in no tensor; {_who_tells(attention)}. --heads N"
+            f" does. {f'Possible: {possible}.' if possible else ''}"
         ).strip()
     origin = "the weights" if attention.heads_from == "weights" else attention.heads_from
     text = f"{describe(geometry)}, from {origin}."
     return f"{text} {_head_places(attention, geometry)}"
+
+
+def _who_tells(attention: Attention) -> str:
+    """Why nothing tells the number of heads."""
+    said = [fact for fact in attention.weighed_facts if fact.verdict == "not used"]
+    if said:
+        return "what is said of it does not fit the rows"
+    return (
+        "those who tell it do not agree"
+        if attention.weighed_facts
+        else "nothing beside or inside the checkpoint tells it"
+    )
 
 
 def _head_places(attention: Attention, geometry: Geometry) -> str:

@@ -6,42 +6,62 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.facts.fact import HeadFact
-from qkvinspect.layouts.packing import Geometry
+from qkvinspect.layouts import Layout
+from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry
 
 Sizes = Callable[[HeadFact], Geometry]
 """The sizes that a fact leads to; LayoutError where the rows contradict it."""
 
 
-def fitted(fact: HeadFact, in_features: int | None, sizes: Sizes) -> tuple[Geometry, str]:
+@dataclass(frozen=True, slots=True)
+class HeldRows:
+    """What a module's tensors hold, as far as it may explain why a fact does not fit.
+
+    Attributes:
+        in_features: what Q is projected from.
+        dtype: what its numbers are stored as, where these are whole numbers that nothing decodes; else "".
+    """
+
+    layout: Layout
+    totals: tuple[int, ...]
+    in_features: int | None
+    dtype: str = ""
+
+
+class SeveralExplanationsError(LayoutError):
+    """The rows contradict a fact, and more than one thing would explain that, or one that leaves them open."""
+
+
+def fitted(fact: HeadFact, stored: HeldRows, sizes: Sizes) -> tuple[Geometry, str]:
     """The sizes of a layer by one fact, and "" or the reason why it holds fewer heads than the fact says.
 
     A config speaks of the whole model. Where a layer has fewer rows than heads of that width need, it is the share of
     a rank, or heads were pruned; heads are never made narrower to fit.
 
-    Args:
-        in_features: what Q is projected from.
-
     Raises:
-        LayoutError: the rows contradict the fact and nothing explains it.
+        SeveralExplanationsError: the rows contradict the fact, and what explains that does not settle it.
+        LayoutError: they contradict it and nothing explains it.
     """
-    width, given = _width(fact, in_features)
+    width, given = _width(fact, stored.in_features)
     if fact.num_heads is None or width is None:
         return sizes(fact), ""
     try:
         geometry = sizes(fact)
-        if geometry.width("q") >= width:
+        if geometry.width("q") == width or (geometry.width("q") > width and not given):
             return geometry, ""
         contradiction = f"its heads have {width} rows, and {fact.num_heads} of them do not fit"
     except LayoutError as error:
         contradiction = str(error)
     known = fact.ranks is not None or bool(fact.pruned)
     explanations = list(_explanations(fact, width, sizes))
-    if len(explanations) == 1 and (given or known):
+    without = list(_without_sizes(fact, width, stored))
+    if len(explanations) == 1 and not without and (given or known):
         return explanations[0]
-    if explanations:
-        said = "; or ".join(f"{geometry.num_heads} heads of {width} rows, {why}" for geometry, why in explanations)
-        raise LayoutError(f"{contradiction}: it may hold {said}")
+    said = [f"{geometry.num_heads} heads of {width} rows, {why}" for geometry, why in explanations] + without
+    if said:
+        raise SeveralExplanationsError(f"{contradiction}: it may hold {'; or '.join(said)}")
     raise LayoutError(contradiction)
 
 
@@ -73,6 +93,28 @@ def _explanations(fact: HeadFact, width: int, sizes: Sizes) -> Iterator[tuple[Ge
                 share_of = f"the share of one of {ranks} ranks"
                 why = share_of if fact.ranks else f"{share_of}, or what pruning left,"
                 yield found, f"{why} of a model of {heads} heads"
+
+
+def _without_sizes(fact: HeadFact, width: int, stored: HeldRows) -> Iterator[str]:
+    """What would explain the rows as well, and leaves it open which of them are whose."""
+    heads, kv_heads, total = fact.num_heads or 1, fact.num_kv_heads or fact.num_heads or 1, sum(stored.totals)
+    parts = [part for one in stored.layout.weights for part in one.packing.order if part in HEADED]
+    of_heads = sum(part in QUERY_SIDE for part in parts)
+    whole = (of_heads * heads + (len(parts) - of_heads) * kv_heads) * width
+    ranks, left = divmod(whole, total)
+    grouped = stored.layout.weights[0].packing.groups == "kv_heads" and kv_heads % max(ranks, 1) > 0
+    if grouped and not left and ranks > 1 and heads % ranks == 0 and fact.ranks in (None, ranks):
+        few = "1 kv head" if kv_heads == 1 else f"{kv_heads} kv heads"
+        yield (
+            f"{total} of the model's {whole} rows, the share of one of {ranks} ranks, some of which hold rows of Q only"
+            f" where there is no more than {few} (the folder of all ranks tells)"
+        )
+    if stored.dtype and not left and ranks in _PACKED:
+        yield f"all {heads} heads, {ranks} numbers in each {stored.dtype} (packed bytes that no scales explain)"
+
+
+_PACKED = (2, 4, 8)
+"""How many numbers of 4, 2 and 1 bits a byte holds, and of 16, 8 and 4 a 32-bit word."""
 
 
 def _try(fact: HeadFact, width: int, sizes: Sizes) -> Geometry | None:

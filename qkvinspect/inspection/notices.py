@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
-from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.report import Attention, Evidence, Verdict
 from qkvinspect.layouts.packing import describe
 from qkvinspect.weights.weight import Weight
@@ -40,7 +39,11 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
         )
         yield Finding(FindingCode.HEADS_AMBIGUOUS, f"{said}: --heads N settles it", layer)
     elif solution.geometry is not None:
-        text = "the number of heads is in no tensor and no config: --heads N tells it"
+        said = any(fact.num_heads for fact, _ in solution.rejected)
+        text = (
+            "no source's number of heads fits the rows" if said else "the number of heads is in no tensor and no config"
+        )
+        text += ": --heads N tells it"
         if solution.possible:
             text += f"; possible: {', '.join(map(str, solution.possible[:16]))}"
             text += ", ..." if len(solution.possible) > 16 else ""
@@ -48,32 +51,6 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
     else:
         text = "it cannot be split without the number of heads: --heads N or --heads N/KV tells it"
         yield Finding(FindingCode.HEADS_NEEDED, text, layer)
-
-
-def weighed_facts(facts: Sequence[HeadFact], solution: geometry.Solution) -> Iterator[str]:
-    """What each source says of a layer's heads, the most trusted first, and what became of it."""
-    rejected = dict(solution.rejected)
-    otherwise = {fact for fact, _ in solution.disagreeing}
-    used = next((fact for fact in facts if fact.origin == solution.origin and fact not in rejected), None)
-    for fact in facts:
-        if fact is used:
-            verdict = f"used: {solution.explained}" if solution.explained else "used"
-        elif fact in rejected:
-            verdict = f"not used: {rejected[fact]}"
-        else:
-            verdict = "says otherwise" if fact in otherwise else "agrees" if used else "not used"
-        yield f"{fact.origin} says {_of_heads(fact)}: {verdict}"
-
-
-def _of_heads(fact: HeadFact) -> str:
-    said = [
-        f"{number} {what}"
-        for number, what in ((fact.num_heads, "heads"), (fact.num_kv_heads, "kv heads"), (fact.embed_dim, "wide"))
-        if number
-    ]
-    said += [f"head_dim {fact.head_dim}"] if fact.head_dim else []
-    said += [f"shared by {fact.ranks} ranks"] if fact.ranks else []
-    return ", ".join([*said, *([f"{fact.pruned} of them pruned"] if fact.pruned else [])])
 
 
 def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> Iterator[Finding]:

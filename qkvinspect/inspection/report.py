@@ -11,6 +11,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import model
 from qkvinspect.inspection.account import Account
+from qkvinspect.inspection.weighed import WeighedFact
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.layout import FoundBy
 from qkvinspect.layouts.packing import Geometry, merge
@@ -150,7 +151,7 @@ class Attention:
         candidates: ids of the layouts that it may be, if there is more than one.
         found_by: which of the three ways led to it: the registry, its names' pattern, the user's settings.
         geometry: the sizes; one "head" a part where their number is unknown; None where parts cannot be told apart.
-        weighed_facts: what each source says of the heads and what became of it, in words.
+        weighed_facts: what each source says of the heads and what became of it, the most trusted first.
         heads_from: where that number came from, as in the JSON contract; "unknown".
         possible_heads: the counts that the shapes allow, where it is unknown.
         parts: Q, K and V, as far as the module holds them.
@@ -179,7 +180,7 @@ class Attention:
     out: Weight | None = None
     extras: tuple[tuple[Weight, str], ...] = ()
     evidence: Evidence | None = None
-    weighed_facts: tuple[str, ...] = ()
+    weighed_facts: tuple[WeighedFact, ...] = ()
     found_by: FoundBy = "layout"
 
     @property
@@ -210,11 +211,7 @@ class Report:
     account: Account | None = None
 
     def to_dict(self, *, tensors: bool = False) -> dict[str, object]:
-        """The JSON contract: see report.schema.json.
-
-        Args:
-            tensors: with every tensor, and where it belongs.
-        """
+        """The JSON contract: see report.schema.json; where ``tensors`` is true, with all tensors and their places."""
         checkpoint, account = self.checkpoint, self.account
         every = (account.statuses() if account is not None else {}) if tensors else None
         listed = None if every is None else [_tensor(self.weights[name], status) for name, status in every.items()]

@@ -9,7 +9,7 @@ from functools import lru_cache
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.facts.fact import MAX_HEADS, HeadFact
-from qkvinspect.inspection.fit import Sizes, fitted
+from qkvinspect.inspection.fit import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Rows, split_rows
@@ -48,12 +48,18 @@ def solve(candidate: Candidate, out_features: int | None, facts: Iterable[HeadFa
         out_features: input width of the output projection, or None: it equals the rows of V's heads.
     """
     shapes, known = tuple(candidate.shapes), tuple(facts)
-    return _solve(candidate.layout, shapes, out_features, known)
+    first = candidate.weights[0]
+    dtype = first.dtype.name if first.encoding is None and first.dtype.kind in ("int", "uint") else ""
+    return _solve(candidate.layout, shapes, out_features, known, dtype)
 
 
 @lru_cache(256)
 def _solve(
-    layout: Layout, shapes: tuple[tuple[int, int], ...], out_features: int | None, facts: tuple[HeadFact, ...]
+    layout: Layout,
+    shapes: tuple[tuple[int, int], ...],
+    out_features: int | None,
+    facts: tuple[HeadFact, ...],
+    dtype: str,
 ) -> Solution:
     """As ``solve``; the layers of a stack are alike."""
     totals = [rows for rows, _ in shapes]
@@ -62,6 +68,7 @@ def _solve(
     in_features = next(
         (cols for stored, (_, cols) in zip(layout.weights, shapes, strict=True) if "q" in stored.packing.order), None
     )
+    stored_rows = HeldRows(layout, tuple(totals), in_features, dtype)
     chosen: tuple[HeadFact, Geometry, str] | None = None
     rejected: list[tuple[HeadFact, str]] = []
     disagreeing: list[tuple[HeadFact, Geometry]] = []
@@ -70,13 +77,18 @@ def _solve(
         return _geometry(layout, totals, part_rows, out_features, fact)
 
     fixed = _fixed(facts, sizes)
+    settled = True
     for fact in facts:
+        if fact.elsewhere:
+            continue
         sized = replace(fact, head_dim=fact.head_dim or tensor_dim)
+        fixes = f"{fixed[0].origin} fixes {fixed[1]}" if fixed and fact.head_dim is None else ""
         try:
-            geometry, why = fitted(sized, in_features, sizes)
+            geometry, why = fitted(sized, stored_rows, sizes)
             _require_agreement(fact, geometry, fixed)
         except LayoutError as error:
-            rejected.append((fact, str(error)))
+            rejected.append((fact, fixes if fixes and fact.origin.startswith("config:") else str(error)))
+            settled = settled and not isinstance(error, SeveralExplanationsError)
             continue
         if chosen is None:
             chosen = fact, geometry, why
@@ -88,11 +100,36 @@ def _solve(
         if not same_source:
             return Solution(geometry, fact.origin, (), tuple(rejected), tuple(disagreeing), why)
         disagreeing.insert(0, (fact, geometry))
+    elif any(fact.num_heads for fact, _ in rejected):
+        others = _of_other_parts(facts, sizes)
+        if len(others) == 1 and settled:
+            ((geometry, fact),) = others.items()
+            return Solution(geometry, fact.origin, (), tuple(rejected), (), _ANOTHER_PART)
+        rejected += [
+            (fact, "it is of another part of the model, though its heads would fit") for fact in others.values()
+        ]
     possible = _possible_heads(part_rows)
     whole = None
     if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} == part_rows.keys():
         whole = Geometry(1, 1, part_rows.get("q", 1), widths=part_rows)
     return Solution(whole, "unknown", possible, tuple(rejected), tuple(disagreeing))
+
+
+_ANOTHER_PART = "as the config of another part of the model says, which its rows fit"
+
+
+def _of_other_parts(facts: Iterable[HeadFact], sizes: Sizes) -> dict[Geometry, HeadFact]:
+    """What the configs of other parts of the model would make of the rows, where these are filled exactly."""
+    found: dict[Geometry, HeadFact] = {}
+    for fact in facts:
+        if fact.elsewhere:
+            try:
+                geometry = sizes(fact)
+            except LayoutError:
+                continue
+            if geometry.width("q") == fact.head_dim:
+                found.setdefault(geometry, fact)
+    return found
 
 
 def _fixed(facts: Iterable[HeadFact], sizes: Sizes) -> tuple[HeadFact, int] | None:

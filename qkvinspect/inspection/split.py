@@ -11,8 +11,9 @@ from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.notices import about_heads, weighed_facts
+from qkvinspect.inspection.notices import about_heads
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.inspection.weighed import weighed
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry, split_rows
 from qkvinspect.weights.weight import Weight, plain
@@ -74,7 +75,7 @@ def split(
         geometry=sizes,
         heads_from=solution.origin if sizes else "unknown",
         possible_heads=solution.possible,
-        weighed_facts=tuple(weighed_facts(facts, solution)),
+        weighed_facts=tuple(weighed(facts, solution)),
         parts=tuple(sorted((part for part in parts if part.name in _MAIN), key=lambda part: _MAIN.index(part.name))),
         others=tuple(part for part in parts if part.name not in _MAIN),
         output=_output(layout, out, sizes, out_bias) if out is not None else None,

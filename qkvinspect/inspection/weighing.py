@@ -176,7 +176,7 @@ class _WeighedTogether:
         ids = [c.layout.id for c in first.candidates if c.weights == self._attention.weights]
         if len(ids) < len(first.candidates) or len(set(ids)) < len(ids):
             return lambda module: module
-        said = [fact.num_heads for fact in self.facts(first.candidates[0]) if fact.num_heads]
+        said = [fact.num_heads for fact in self.facts(first.candidates[0]) if fact.num_heads and not fact.elsewhere]
         few = self._few(affordable(self._hypotheses))
         verdict = settle(few._hypotheses, ids, said[:1])
         if _divided(verdict):
@@ -207,7 +207,9 @@ class _WeighedTogether:
         if attention.heads is None and heads is not None and heads.decided and as_declared and not against:
             candidate = module.match.candidates[0]
             fact = HeadFact("weights", heads.best.num_heads)
+            before = attention.weighed_facts
             attention, found = split(unsplit(module.match), candidate, self.names, [fact])
+            attention = replace(attention, weighed_facts=(*before, *attention.weighed_facts))
             against = list(about_evidence(attention, evidence, ""))
         return Module(module.match, replace(attention, evidence=evidence), (*found, *against))
 

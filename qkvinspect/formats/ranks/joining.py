@@ -16,13 +16,13 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats import chunks
 from qkvinspect.formats.assembled import Box
+from qkvinspect.formats.config_keys import kv_heads
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.ranks.copies import are_equal, is_varied
 from qkvinspect.formats.ranks.places import Kind
 from qkvinspect.formats.ranks.shares import PARTNERS, Cut, cut_of, named
-from qkvinspect.parsed import is_mapping, is_size
+from qkvinspect.parsed import is_mapping
 
-_KV_HEADS = ("num_key_value_heads", "num_query_groups", "num_kv_heads", "n_kv_heads", "multi_query_group_num")
 _TEXT = ("text_config", "llm_config", "language_config")
 _SHOWN = 3
 
@@ -229,10 +229,9 @@ class Joining:
         for config in self.configs:
             places: list[object] = [dict(config.values), *(config.values.get(key) for key in _TEXT)]
             for place in places:
-                for key in _KV_HEADS:
-                    value = place.get(key) if is_mapping(place) else None
-                    if is_size(value):
-                        return value
+                said = kv_heads(place) if is_mapping(place) else None
+                if said is not None:
+                    return said
         return None
 
     def _joined(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.facts.module import HeadedModule
@@ -36,6 +37,16 @@ def ranked(
     for rank, one, every in found:
         if rank == best:
             yield _fact(origin, one, every, module)
+
+
+def of_other_parts(origin: str, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
+    """What is said of parts that are named otherwise, with the width of a head: it may be this part's all the same."""
+    for section in sections:
+        every = list(said(section, module.layer, module.names))
+        for one in of(every, "num_heads"):
+            fact = _fact(origin, one, every, module)
+            if one.claim.missing and fact.head_dim and fact.embed_dim in {None, *module.widths}:
+                yield replace(fact, elsewhere=True)
 
 
 Rank = tuple[int, int, int, int]

@@ -21,6 +21,8 @@ class HeadFact:
         embed_dim: the width that the same source gives for this part of the model.
         ranks: how many ranks of tensor parallelism share the layer, as the source says.
         pruned: how many of the layer's heads were removed, as the source says.
+        elsewhere: whether the source names another part of the model: it counts only where what is said of this part
+            does not fit.
         by_class: whether the source is how the library's own class computes the number for exactly this module, so
             that nothing has to be concluded from widths.
     """
@@ -33,6 +35,7 @@ class HeadFact:
     ranks: int | None = None
     pruned: int = 0
     by_class: bool = False
+    elsewhere: bool = False
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from qkvinspect.formats.config_keys import ConfigKey
 from qkvinspect.inspection.facts.any_config import ranked
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.keys import ConfigKey
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, Said, of_layer, said
 from qkvinspect.parsed import is_items

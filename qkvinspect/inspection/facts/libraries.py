@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from qkvinspect.checkpoint import Config
-from qkvinspect.inspection.facts import diffusers, open_clip, timm, transformers
+from qkvinspect.inspection.facts import diffusers, open_clip, openai, timm, transformers
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection
@@ -24,4 +24,15 @@ class Library(Protocol):
         ...
 
 
-LIBRARIES: tuple[Library, ...] = (diffusers.facts, open_clip.facts, timm.facts, transformers.facts)
+LIBRARIES: tuple[Library, ...] = (diffusers.facts, open_clip.facts, openai.whisper, timm.facts, transformers.facts)
+
+
+class Format(Protocol):
+    """Reads the heads of a module where a format has no config and its tensors say whose it is."""
+
+    def __call__(self, module: HeadedModule, /) -> Iterable[HeadFact]:
+        """The facts; none where it is another format."""
+        ...
+
+
+FORMATS: tuple[Format, ...] = (openai.clip,)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.formats.config_keys import ConfigKey, Meaning, sizes
 from qkvinspect.inspection.facts.fact import is_count
-from qkvinspect.inspection.facts.keys import ConfigKey, Meaning, read
 from qkvinspect.inspection.facts.scopes import Claim, claim, split_words
 from qkvinspect.inspection.names import Names, NumberPlace
 from qkvinspect.parsed import is_items, is_mapping
@@ -17,7 +18,7 @@ _MAX_SECTIONS = 500
 _MAX_SIZES = 64
 """Every layer asks all of them: a config that has more of either says nothing with the rest."""
 
-_NAMES_A_MODEL = ("model_type", "architecture", "_class_name", "backbone", "timm_model_name")
+_NAMES_A_MODEL = ("model_type", "architecture", "_class_name", "backbone", "timm_model_name", "arch", "model")
 
 
 class ConfigSection(NamedTuple):
@@ -39,9 +40,8 @@ class ConfigSection(NamedTuple):
     @classmethod
     def of(cls, keys: tuple[str, ...], kinds: tuple[str, ...], values: Mapping[str, object]) -> ConfigSection:
         """A section, its keys read once for all layers."""
-        sizes = [(name, key, value) for name, value in values.items() if (key := read(name)) is not None]
         types = [value for name, value in values.items() if is_items(value) and "type" in name]
-        return cls(keys, kinds, values, sizes[:_MAX_SIZES], types)
+        return cls(keys, kinds, values, [*islice(sizes(values), _MAX_SIZES)], types)
 
     @property
     def tells(self) -> bool:

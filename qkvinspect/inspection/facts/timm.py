@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.formats.config_keys import ConfigKey, read
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
-from qkvinspect.inspection.facts.keys import ConfigKey, read
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, of_layer
 from qkvinspect.inspection.facts.tables import timm_heads, timm_kv_heads
 from qkvinspect.parsed import is_mapping
 
 _WIDTH = ConfigKey("embed_dim")
-_NAMES = ("architecture", "timm_model_name", "backbone")
+_NAMES = ("architecture", "timm_model_name", "backbone", "arch", "model")
+"""In a ``config.json``; in other libraries' configs; in what timm's own training script saves (timm/utils/
+checkpoint_saver.py: ``arch``, and ``args.model``), from which DeiT, MAE, BEiT and others have theirs.
+"""
 
 
 def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
@@ -32,7 +35,7 @@ def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModul
 
 def of_architecture(config: Config, section: ConfigSection, key: str, module: HeadedModule) -> HeadFact | None:
     """What the architecture that stands under a key has, unless the arguments beside it say otherwise."""
-    arguments = section.values.get("model_args")
+    arguments = section.values.get("model_args") or section.values.get("model_kwargs")
     if is_mapping(arguments) and (given := _given(arguments, module)):
         name, heads = given
         return HeadFact(f"{config.origin}:{section.path}model_args.{name}", heads, by_class=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.explain.explanation import Explanation
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.inspection.report import Attention, Report, number
-from qkvinspect.render import evidence, text
+from qkvinspect.render import evidence, facts, text
 from qkvinspect.render.document import Block, Cell, Chapter, CodeBlock, Document, Glossed, Items, TextLine
 from qkvinspect.render.results.show import summary
 
@@ -38,7 +38,13 @@ class Explained:
         """All that is said of it, each with its title."""
         terms = (entry for block in self.evidence if isinstance(block, Items) for entry in block.entries)
         weighed = [(term.title, term.text) for term in terms if isinstance(term, Glossed)]
-        return (*self.explanation.points, *weighed, *self.proven)
+        return (*self.explanation.points, *self.facts, *weighed, *self.proven)
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """The facts about its heads, where there is more to say than that the one there is was used."""
+        said = [str(fact) for fact in self.attention.weighed_facts if facts.are_worth_showing(self.attention)]
+        return (("Weighed", f"{'; '.join(said)}."),) if said else ()
 
     @property
     def proven(self) -> tuple[tuple[str, str], ...]:
@@ -79,6 +85,7 @@ def _blocks(report: Report, layers: Sequence[Explained]) -> Iterator[Block]:
     for one in layers:
         said = (
             _terms(one.explanation.points),
+            *((facts.table(one.attention),) if facts.are_worth_showing(one.attention) else ()),
             CodeBlock(one.explanation.code, "Code"),
             *one.evidence,
             _terms(one.proven),

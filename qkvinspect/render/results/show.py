@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
-from qkvinspect.render import rows, text
+from qkvinspect.render import facts, rows, text
 from qkvinspect.render.document import (
     Block,
     Cell,
@@ -46,7 +46,13 @@ _TOP, _FINDING = 3, 3
 
 
 def document(
-    report: Report, *, per_head: bool = False, full: bool = False, lines: int | None = None, tensors: bool = False
+    report: Report,
+    *,
+    per_head: bool = False,
+    full: bool = False,
+    lines: int | None = None,
+    tensors: bool = False,
+    why: bool = False,
 ) -> Document:
     """A report.
 
@@ -55,12 +61,31 @@ def document(
         full: with a table for each layer; else layers that are stored alike share one.
         lines: how many a reader may want to look at: where there are more layers, neighbours share a row.
         tensors: every tensor and where it belongs, in place of the attention modules.
+        why: the facts about the heads of each module, in place of its parts.
     """
+    if why:
+        return _why(report)
+
+    def chapters() -> Iterable[Block]:
+        if full or per_head:
+            return _layers(report, lambda one: _layer(one, per_head))
+        return _stacks(report, lines)
+
     return Document(
         "show",
-        blocks=lambda: _tensor_blocks(report) if tensors else _blocks(report, per_head, full or per_head, lines),
+        blocks=lambda: _tensor_blocks(report) if tensors else _blocks(report, chapters()),
         records=lambda: account.records(report) if tensors else _records(report, per_head),
         data=lambda: report.to_dict(tensors=tensors),
+    )
+
+
+def _why(report: Report) -> Document:
+    """What each source says of each module's heads, and how that was weighed."""
+    return Document(
+        "show",
+        blocks=lambda: _blocks(report, _layers(report, _reasons)),
+        records=lambda: facts.records(report),
+        data=lambda: facts.added(report),
     )
 
 
@@ -79,14 +104,11 @@ def findings(report: Report) -> Iterator[Block]:
         yield Items(tuple(Remark(finding.severity, message) for finding, message in found))
 
 
-def _blocks(report: Report, per_head: bool, full: bool, lines: int | None) -> Iterator[Block]:
+def _blocks(report: Report, chapters: Iterable[Block]) -> Iterator[Block]:
     yield from summary(report)
     if not report.attentions:
         yield from account.nothing_found(report)
-    if full:
-        yield from (_chapter(attention, per_head) for attention in report.attentions)
-    else:
-        yield from _stacks(report, lines)
+    yield from chapters
     yield from findings(report)
     yield from account.closing(report)
 
@@ -106,9 +128,19 @@ def _stacks(report: Report, lines: int | None) -> Iterator[Block]:
         yield stacks.chapter(stack, rows) if others else _chapter(first, False, stack.unlike)
 
 
+def _layers(report: Report, of_layer: Callable[[Attention], Iterable[Block]]) -> Iterator[Chapter]:
+    for attention in report.attentions:
+        yield Chapter(text.layer(attention.layer), tuple(of_layer(attention)))
+
+
 def _chapter(attention: Attention, per_head: bool, unlike: str = "") -> Chapter:
     said = (TextLine(unlike, "yellow"),) if unlike else ()
     return Chapter(text.layer(attention.layer), (*said, *_layer(attention, per_head)))
+
+
+def _reasons(attention: Attention) -> Iterator[Block]:
+    yield FactList((text.layout(attention), text.stored(attention), text.heads(attention)))
+    yield facts.table(attention)
 
 
 def _layer(attention: Attention, per_head: bool) -> Iterator[Block]:

@@ -75,7 +75,7 @@ def test_a_head_dim_that_does_not_fill_the_rows_is_no_reason_for_narrower_heads(
     found = report(separate("a", 128, 128, 256), config(head_dim=32, num_attention_heads=8, hidden_size=256))
     assert all_sizes(found) == [(4, 4, 32)]
     assert "heads-fewer" in codes(found)
-    (said,) = found.attentions[0].weighed_facts
+    (said,) = map(str, found.attentions[0].weighed_facts)
     assert said.startswith("config:config.json:num_attention_heads says 8 heads")
     assert "used: the share of one of 2 ranks, or what pruning left" in said
 
@@ -84,7 +84,7 @@ def test_facts_that_were_not_used_are_shown_with_the_reason() -> None:
     shapes = {**separate("a", 128, 128, 128), "a.q_norm.weight": (32,)}
     found = report(shapes, config(num_attention_heads=2), Config("config:other.json", {"num_attention_heads": 4}))
     assert all_sizes(found) == [(4, 4, 32)]
-    assert found.attentions[0].weighed_facts == (
+    assert tuple(map(str, found.attentions[0].weighed_facts)) == (
         "config:config.json:num_attention_heads says 2 heads: not used: tensor:a.q_norm.weight fixes 4",
         "config:other.json:num_attention_heads says 4 heads: used",
         "tensor:a.q_norm.weight says head_dim 32: agrees",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, NamedTuple
+
+from qkvinspect.parsed import is_size
 
 Meaning = Literal["num_heads", "num_kv_heads", "head_dim", "embed_dim", "nope_dim", "rope_dim"]
 
@@ -88,6 +91,11 @@ _OTHER_THINGS = frozenset(
 """Words that make a key speak of something else than the heads of an attention."""
 
 
+_SWITCHES = {"num_query_groups": "group_query_attention", "multi_query_group_num": "multi_query_attention"}
+"""Keys that mean nothing while another one beside them is false (Megatron-LM, megatron/training/arguments.py; ChatGLM,
+modeling_chatglm.py): their default, 1, is written out all the same."""
+
+
 class ConfigKey(NamedTuple):
     """What a key speaks of.
 
@@ -110,6 +118,20 @@ def read(key: str) -> ConfigKey | None:
         if not _OTHER_THINGS & frozenset(roles):
             return ConfigKey(means, roles)
     return None
+
+
+def sizes(values: Mapping[str, object]) -> Iterator[tuple[str, ConfigKey, object]]:
+    """Every key of heads and widths of one object of a config, with its value."""
+    for name, value in values.items():
+        key = read(name)
+        if key is not None and values.get(_SWITCHES.get(name, name)) is not False:
+            yield name, key, value
+
+
+def kv_heads(values: Mapping[str, object]) -> int | None:
+    """How many heads of K and V a model has, as one object of its config says; None where that contradicts itself."""
+    said = {value for _, key, value in sizes(values) if key == ConfigKey("num_kv_heads") and is_size(value)}
+    return said.pop() if len(said) == 1 else None
 
 
 def _meaning(words: frozenset[str]) -> Meaning | None:

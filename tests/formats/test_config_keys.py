@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qkvinspect.inspection.facts.keys import read
+from qkvinspect.formats.config_keys import read
 
 HEADS = [
     "num_attention_heads", "n_head", "n_heads", "num_heads", "head_count", "nhead", "nheads", "heads", "numHeads",
