@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
@@ -68,14 +68,6 @@ def lost(name: str, codes: TensorInfo, error: LayoutError) -> Weight:
     if one_each:
         return Weight(name, codes.shape, codes.dtype, codes, why=str(error))
     return Weight(name, (), codes.dtype, None, why=str(error))
-
-
-def shared(info: TensorInfo, runs: Sequence[range], why: str) -> LayoutError:
-    """What to say where some rows cannot be had as they are stored."""
-    rows = ", ".join(f"{run.start}:{run.stop}" for run in runs[:3])
-    return LayoutError(
-        f"rows {rows} cannot be cut out: {why}", tensor=info.name, hint="--dequantize bfloat16 writes the numbers"
-    )
 
 
 def number_of(info: TensorInfo) -> float:

@@ -107,6 +107,8 @@ class ScaledInteger:
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
         whole = self.scales.numel == 1 and self.shape[0] != 1
         leaves = [info.name.rpartition(".")[2] for info in self.stored]
+        if leaves[0] == "_data":  # quanto's are parts of a parameter
+            leaves = [f"weight.{leaf}" for leaf in leaves]
         taken = [tuple(runs), *[() if whole else tuple(runs)] * (len(leaves) - 1)]
         return [StoredRows(leaf, info, part) for leaf, info, part in zip(leaves, self.stored, taken, strict=True)]
 
