@@ -207,7 +207,7 @@ class Weight:
         Raises:
             LayoutError: it has no such form.
         """
-        if self.info is not None and self.encoding is None:
+        if self.info is not None and self.encoding is None and self.info.shape == self.shape:
             return strided_shape(self.info, orientation)
         if self.why and not self.shape:
             raise LayoutError(self.why, tensor=self.name)
