@@ -79,8 +79,7 @@ def convert(
         look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
         grouped = (tp or 1) > 1 or any(stored.packing.groups != "one" for stored in target.layout.weights)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)
-        if not found.attentions:
-            raise UsageError("there is no attention to convert", file=checkpoint.path)
+        saving.require_attention(found, "convert")
         plan = convert_whole(found, target)
         if tp is None or (tp == 1 and out.suffix in SUFFIXES):
             saving.save_plan(found, plan, target, out, how, dry_run=dry_run)

@@ -93,6 +93,21 @@ def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: 
     return look("wanted") if evidence and any(asked) else found
 
 
+def require_attention(report: Report, what: str) -> None:
+    """Refuse a checkpoint of which nothing can be written, with why some of its weights have no numbers.
+
+    Raises:
+        UsageError: it holds no attention.
+    """
+    from qkvinspect.errors import UsageError
+    from qkvinspect.finding_codes import FindingCode
+    from qkvinspect.render.text import findings
+
+    if not report.attentions:
+        lost = (message for finding, message in findings(report.findings) if finding.code is FindingCode.NO_VALUES)
+        raise UsageError(f"there is no attention to {what}", file=report.checkpoint.path, found=next(lost, None))
+
+
 def save(report: Report, pieces: Sequence[OutputTensor], out: Path, how: How, *, layers: int, dry_run: bool) -> None:
     """Write the pieces, or say what would be written."""
     from qkvinspect.cli.progress import Bar

@@ -148,11 +148,11 @@ def said_text(checkpoint: Checkpoint, *keys: str) -> str | None:
 
 def schemes(checkpoint: Checkpoint) -> list[dict[str, object]]:
     """What compressed-tensors says of the weights of each group of layers."""
-    groups = [
-        group
-        for found in said(checkpoint)
-        if is_mapping(groups := found.get("config_groups"))
-        for group in groups.values()
-    ]
-    weights = [group.get("weights") for group in groups if is_mapping(group)]
-    return [found for found in weights if is_mapping(found)]
+    return [scheme for found in said(checkpoint) for scheme in schemes_in(found)]
+
+
+def schemes_in(found: Mapping[str, object]) -> list[dict[str, object]]:
+    """The same, of one config."""
+    groups = found.get("config_groups")
+    weights = [group.get("weights") for group in groups.values() if is_mapping(group)] if is_mapping(groups) else []
+    return [scheme for scheme in weights if is_mapping(scheme)]

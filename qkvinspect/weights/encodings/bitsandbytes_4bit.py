@@ -117,7 +117,7 @@ class FourBitBlocks:
         """The blocks of the rows, with a state that says how many rows these are."""
         import json
 
-        from qkvinspect.weights.cutting import not_cut, scaled, block_runs
+        from qkvinspect.weights.cutting import block_runs, not_cut, scaled
 
         (rows, cols), step = self.shape, self.codes.dtype.bits // 4
         places = scaled(runs, cols)

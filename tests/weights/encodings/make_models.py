@@ -1,6 +1,6 @@
 """Writes ``models/``: attention of a trained checkpoint as each library quantises and stores it, and what it decodes.
 
-``python make_models.py PATH [NAME ...]`` with the libraries that ``make_data.py`` names, where PATH is the state_dict of
+``python make_models.py PATH [NAME ...]`` with the libraries that ``make_data.py`` names; PATH is the state_dict of
 SCEPTR (sceptr 1.2.0 from PyPI, MIT licence, ``_model_saves/SCEPTR/state_dict.pt``). Its first layer becomes
 ``blocks.0.attn`` with one fused ``qkv``, as timm has it; its second becomes ``model.layers.1.self_attn`` with q, k, v
 and o apart, as Llama has it. 8 heads of 8 in 64.

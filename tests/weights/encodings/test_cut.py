@@ -42,9 +42,17 @@ def cut_out(checkpoint: Checkpoint, weight: Weight, runs: Sequence[range]) -> We
     return next(iter(weights_of(own).encoded.values()))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "gpt_oss_mxfp4"])
+EACH = {"bnb_nf4", "bnb_nf4_nested", "bnb_int8", "gptq_v1_4bit", "gptq_v2_3bit", "awq_group32", "ct_int4_zeros",
+        "ct_int8_unpacked", "ct_float8", "ct_nvfp4", "mlx_3bit", "quanto_float8", "torchao_int8"}  # fmt: skip
+"""A file of each kind, for every run."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in EACH else pytest.mark.mass) for name in NAMES if name != "gpt_oss_mxfp4"],
+)
 def test_rows_cut_out_are_the_same_numbers(name: str) -> None:
-    done = refused = 0
+    done, refused = 0, list[str]()
     with opened(name) as checkpoint:
         for weight, _, _ in pairs(name):
             every = decoded(weight)
@@ -61,14 +69,13 @@ def test_rows_cut_out_are_the_same_numbers(name: str) -> None:
                 try:
                     found = cut_out(checkpoint, weight, runs)
                 except LayoutError as error:
-                    assert "--dequantize" in (error.hint or "")
-                    assert "cannot be cut out" in str(error)
-                    refused += 1
+                    refused.append(str(error))
                     continue
                 assert not found.why, found.why
                 wanted = np.concatenate([every[run.start : run.stop : run.step] for run in runs])
                 np.testing.assert_array_equal(decoded(found), wanted, strict=True)
                 done += 1
+    assert all("cannot be cut out" in text and "--dequantize" in text for text in refused)
     assert done or name in TOO_FEW_ROWS
     if name.startswith(CUT_ANYWHERE) and "zeros" not in name:
         assert not refused

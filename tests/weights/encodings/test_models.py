@@ -90,7 +90,9 @@ def test_diff_says_that_rounding_explains_it(name: str, model, run) -> None:
         squares = [original[f"{layer}.{weight}.weight"].double().square().sum() for weight in weights]
         if len(weights) == 1:
             squares = [one.double().square().sum() for one in original[f"{layer}.qkv.weight"].chunk(3)]
-        distance = sqrt(sum(float(square) * part["relative_l2"] ** 2 for square, part in zip(squares, parts, strict=True)))
+        distance = sqrt(
+            sum(float(square) * part["relative_l2"] ** 2 for square, part in zip(squares, parts, strict=True))
+        )
         expected = sqrt(sum(told(name)[f"{layer}.{weight}.weight"]["distance"] ** 2 for weight in weights))
         assert distance == pytest.approx(expected, rel=5e-2 if exact(name) > 1e-5 else 1e-4)
     assert len(found["losses"]) == 16
