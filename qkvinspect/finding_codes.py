@@ -224,7 +224,7 @@ class FindingCode(StrEnum):
     COARSE_HEAD = (
         "coarse-head",
         "warning",
-        "Quantisation left a head few steps for its values: it lost a quarter, and over three times what its peers did.",
+        "Quantisation left a head few steps for its values: a quarter is lost, over three times that of its peers.",
     )
     QUANTISED_OTHERWISE = (
         "quantised-otherwise",

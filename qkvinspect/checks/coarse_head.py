@@ -1,4 +1,4 @@
-"""Quantisation left a head few steps for its values: it lost a quarter, and over three times what its peers did.
+"""Quantisation left a head few steps for its values: a quarter is lost, over three times that of its peers.
 
 Where one scale holds for many heads, a head of small values has only the lowest codes: a part of it, or all, becomes
 zero. What is lost is told without the original: values that were rounded to codes lie evenly within half a step of
