@@ -47,6 +47,9 @@ def convert(
     otherwise. Values are never changed: where a library computes something else with the same numbers (another
     rotary embedding), that stays so.
 
+    Of an adapter alone A stays, and the rows of B move as those of the weight; where several modules become one,
+    their A's are stacked, and what its config then has to say is printed and kept in the file.
+
     With --tp a folder gets the shares of so many ranks of tensor parallelism: a layout of Megatron's as Megatron
     loads it, any other as vLLM loads its sharded state. The files of ranks are read as one checkpoint, so --tp 2
     makes two ranks of eight, and without --tp a folder of ranks becomes one file.
