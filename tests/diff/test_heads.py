@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,8 +119,6 @@ def test_a_copy_is_within_the_rounding_of_its_codes(way: str, tmp_path: Path, ru
 
 
 def test_rows_of_k_and_v_are_read_once_for_all_heads_that_share_them(tmp_path: Path, monkeypatch, run) -> None:
-    from qkvinspect.diff import head_losses
-
     state = original(5)
     save_file(state, tmp_path / "a.safetensors")
     save_file(quantise(state, "int4"), tmp_path / "b.safetensors")
