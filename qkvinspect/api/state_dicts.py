@@ -128,7 +128,7 @@ def _tensor(piece: OutputTensor, state_dict: Mapping[str, Tensor]) -> Tensor:
 
     if piece.whole is not None:
         return state_dict[piece.whole.name]
-    if any(run.weight is not None and run.weight.encoding is not None for run in piece.runs):
+    if piece.made is not None or any(run.weight is not None and run.weight.encoding is not None for run in piece.runs):
         return to_torch(bytearray(b"".join(contents(spans(piece)))), piece.dtype, piece.shape, piece.name)
     like = state_dict[piece.sources[0].name]
     rows = [_rows(run, state_dict, like) for run in piece.runs]

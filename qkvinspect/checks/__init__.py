@@ -14,6 +14,7 @@ from qkvinspect.arguments import Texts, texts
 from qkvinspect.checks import (
     bias_kv,
     changed,
+    coarse_head,
     constant_part,
     dead_head,
     equal_heads,
@@ -29,6 +30,7 @@ from qkvinspect.checks import (
     norm_outlier,
     odd_layer,
     projection_shape,
+    quantised_otherwise,
     rank_collapse,
     rotary_order,
     zero_head,
@@ -78,6 +80,8 @@ CHECKS: tuple[Check, ...] = (
     bias_kv,
     mixed_dtype,
     fused_scales,
+    coarse_head,
+    quantised_otherwise,
     expected,
     changed,
 )

@@ -47,6 +47,9 @@ def convert(
     otherwise. Values are never changed: where a library computes something else with the same numbers (another
     rotary embedding), that stays so.
 
+    Of an adapter alone A stays, and the rows of B move as those of the weight; where several modules become one,
+    their A's are stacked, and what its config then has to say is printed and kept in the file.
+
     With --tp a folder gets the shares of so many ranks of tensor parallelism: a layout of Megatron's as Megatron
     loads it, any other as vLLM loads its sharded state. The files of ranks are read as one checkpoint, so --tp 2
     makes two ranks of eight, and without --tp a folder of ranks becomes one file.
@@ -79,8 +82,7 @@ def convert(
         look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
         grouped = (tp or 1) > 1 or any(stored.packing.groups != "one" for stored in target.layout.weights)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)
-        if not found.attentions:
-            raise UsageError("there is no attention to convert", file=checkpoint.path)
+        saving.require_attention(found, "convert")
         plan = convert_whole(found, target)
         if tp is None or (tp == 1 and out.suffix in SUFFIXES):
             saving.save_plan(found, plan, target, out, how, dry_run=dry_run)

@@ -82,8 +82,7 @@ def export(
     with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=heads_split)
-        if not found.attentions:
-            raise UsageError("there is no attention to export", file=checkpoint.path)
+        saving.require_attention(found, "export")
         if everything and not split:
             pieces, layers = merged_whole(found, rename=renaming(rename or ()), numbers_as=numbers_as), 0
         elif everything:

@@ -31,6 +31,9 @@ def pack(
     comes along as it is. Where the layout's rows go by heads, their number comes from a config beside the
     checkpoint or from --heads.
 
+    Of an adapter alone A stays, and the rows of B move as those of the weight; where several modules become one,
+    their A's are stacked, and what its config then has to say is printed and kept in the file.
+
     Examples:
 
     \b

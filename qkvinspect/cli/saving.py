@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,6 +94,21 @@ def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: 
     return look("wanted") if evidence and any(asked) else found
 
 
+def require_attention(report: Report, what: str) -> None:
+    """Refuse a checkpoint of which nothing can be written, with why some of its weights have no numbers.
+
+    Raises:
+        UsageError: it holds no attention.
+    """
+    from qkvinspect.errors import UsageError
+    from qkvinspect.finding_codes import FindingCode
+    from qkvinspect.render.text import findings
+
+    if not report.attentions:
+        lost = (message for finding, message in findings(report.findings) if finding.code is FindingCode.NO_VALUES)
+        raise UsageError(f"there is no attention to {what}", file=report.checkpoint.path, found=next(lost, None))
+
+
 def save(report: Report, pieces: Sequence[OutputTensor], out: Path, how: How, *, layers: int, dry_run: bool) -> None:
     """Write the pieces, or say what would be written."""
     from qkvinspect.cli.progress import Bar
@@ -134,6 +150,7 @@ def explain_rest(report: Report, pieces: Sequence[OutputTensor], out: Path) -> N
 
 def save_plan(report: Report, plan: Plan, target: Target, out: Path, how: How, *, dry_run: bool) -> None:
     """Write what pack and convert planned, and say what the reader of the file must know."""
+    how = _with_config(plan, how)
     save(report, plan.pieces, out, how, layers=plan.layers, dry_run=dry_run)
     explain_rest(report, plan.pieces, out)
     _say_what_is_new(plan, target)
@@ -166,7 +183,21 @@ def save_ranks(report: Report, plan: Plan, target: Target, ranks: Ranks, out: Pa
     _say_what_is_new(plan, target)
 
 
+def _with_config(plan: Plan, how: How) -> How:
+    """With what an adapter's config says, in the place where diffusers keeps it in the file itself."""
+    from dataclasses import replace
+
+    modules = (piece.name.partition(".")[0] for piece in plan.pieces if piece.name.endswith(".lora_B.weight"))
+    first = next(modules, None)
+    if not plan.adapter or first is None:
+        return how
+    said = {f"{first}.{key}": value for key, value in plan.adapter.items()}
+    return replace(how, metadata={"lora_adapter_metadata": json.dumps(said)})
+
+
 def _say_what_is_new(plan: Plan, target: Target) -> None:
+    if plan.adapter:
+        note(f"info: the adapter_config.json of the result has to say: {json.dumps(plan.adapter)}")
     if plan.zeros:
         shown = ", ".join(f"{part.upper()} of {layer}" for layer, part in plan.zeros[:3])
         note(f"info: zeros stand for the bias of {shown}{', ...' if len(plan.zeros) > 3 else ''}")

@@ -37,6 +37,7 @@ def head_losses(layer: str, a: Parts, b: Parts, found: Sequence[PartDifference],
     """
     by_name = {part.name: part.heads for part in found if part.name in _PARTS and part.heads}
     losses: list[HeadLoss] = []
+    held = [_HeldRows(side, sizes) for side in (a, b)]
     for head in range(sizes.num_heads):
         errors: dict[str, float] = {}
         beyond = nonfinite = 0
@@ -47,7 +48,7 @@ def head_losses(layer: str, a: Parts, b: Parts, found: Sequence[PartDifference],
             nonfinite += one.nonfinite
         for circuit, left, right in _CIRCUITS:
             if {left, right} <= by_name.keys():
-                errors[circuit] = inf if nonfinite else _circuit(a, b, (left, right), head, sizes)
+                errors[circuit] = inf if nonfinite else _circuit(held, (left, right), head)
         losses.append(HeadLoss(layer, head, errors, beyond))
     return losses
 
@@ -89,9 +90,9 @@ def _of(head: int, count: int, sizes: Geometry) -> int:
     return head if count == sizes.num_heads else head * count // sizes.num_heads
 
 
-def _circuit(a: Parts, b: Parts, parts: tuple[str, str], head: int, sizes: Geometry) -> float:
+def _circuit(held: Sequence[_HeldRows], parts: tuple[str, str], head: int) -> float:
     """The relative error of a product: |B - A| / |A|, Frobenius."""
-    left, right = ([_rows(side[name], name, head, sizes) for side in (a, b)] for name in parts)
+    left, right = ([side.of(name, head) for side in held] for name in parts)
     if any(len(some) == 0 or some.shape != left[0].shape for some in left) or left[0].shape[0] != right[0].shape[0]:
         return 0.0
     with np.errstate(all="ignore"):
@@ -102,10 +103,25 @@ def _circuit(a: Parts, b: Parts, parts: tuple[str, str], head: int, sizes: Geome
     return sqrt(gap / aa) if aa > 0 else (inf if gap else 0.0)
 
 
-def _rows(lines: Lines, name: str, head: int, sizes: Geometry) -> Array:
-    """The rows of a head of a part: float64 [head_dim, in]; none where they are too many to hold."""
-    heads = heads_of(name, lines, sizes)
-    run = heads[_of(head, len(heads), sizes)]
+class _HeldRows:
+    """The rows of heads of one side, each read once: query heads that share a head of K and V follow one another."""
+
+    def __init__(self, parts: Parts, sizes: Geometry) -> None:
+        self._parts, self._sizes = parts, sizes
+        self._heads = {name: heads_of(name, parts[name], sizes) for name in _PARTS if name in parts}
+        self._last: dict[str, tuple[int, Array]] = {}
+
+    def of(self, name: str, head: int) -> Array:
+        """Those that a query head uses of a part: float64 [head_dim, in]; none where they are too many to hold."""
+        heads = self._heads[name]
+        place = _of(head, len(heads), self._sizes)
+        known = self._last.get(name)
+        if known is None or known[0] != place:
+            known = self._last[name] = place, _rows(self._parts[name], heads[place])
+        return known[1]
+
+
+def _rows(lines: Lines, run: range) -> Array:
     if not len(run) or len(run) * lines.cols > _LARGEST:
         return np.zeros((0, 0))
     return lines.values(lines.words(run, range(lines.cols))).astype(np.float64)

@@ -52,6 +52,9 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
         yield "Rows", " ".join(_rows(part, attention) for part in attention.parts)
     else:
         yield "Rows", "cannot be told yet: the parts take turns head by head, so the number of heads is needed."
+    lost = dict.fromkeys(weight.why for weight in attention.weights if weight.why)
+    if lost:
+        yield "Numbers", f"cannot be had: {'; '.join(lost)}."
     yield "Why", layout.why or f"so it is in {layout.source}."
     if attention.parts:
         yield "Biases", _biases(attention)
@@ -82,7 +85,8 @@ def _stored(attention: Attention, layout: Layout) -> Iterator[str]:
         held = [part.upper() for part in ("q", "k", "v") if part in stored.packing.parts]
         what = f"{' and '.join([', '.join(held[:-1]), held[-1]])} packed in one" if len(held) > 1 else "not packed"
         more = " with rows of something else" if len(stored.packing.parts) > len(held) else ""
-        yield f"{_short(info.name, attention)} {list(info.shape)} {info.dtype.name}, {what}{more}."
+        kept = info.dtype.name if info.encoding is None else f"({info.encoding.label})"
+        yield f"{_short(info.name, attention)} {list(info.shape)} {kept}, {what}{more}."
     if layout.why_stored:
         widths = {part.name: part.in_features for part in attention.parts}
         yield layout.why_stored.format(**widths, embed_dim=attention.embed_dim)

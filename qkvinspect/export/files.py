@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +35,7 @@ class How:
         verify: read the result again and compare it before it has its name.
         hashed: put the sha256 of the sources into the metadata.
         kept: carry the source's own metadata along.
+        metadata: what the result says of itself.
     """
 
     force: bool = False
@@ -42,6 +43,7 @@ class How:
     verify: bool = False
     hashed: bool = False
     kept: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def write(
@@ -58,7 +60,7 @@ def write(
     total = sum(piece.nbytes for piece in pieces)
     advance = counter(total * (2 if how.verify else 1), progress)
     announce(info.region for piece in pieces for info in piece.sources)
-    with Manifest(report, pieces, hashed=how.hashed, kept=how.kept) as manifest:
+    with Manifest(report, pieces, hashed=how.hashed, kept=how.kept, more=how.metadata) as manifest:
         if how.max_shard:
             with new_folder(target) as folder:
                 _write_shards(folder, pieces, manifest, how.max_shard, advance)

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from qkvinspect.checkpoint import BLOCK, ByteSource, Checkpoint
@@ -28,14 +28,24 @@ class Manifest:
     Args:
         hashed: whether the sha256 of the sources is wanted.
         kept: whether the source's own metadata is carried along.
+        more: what the result says of itself, in place of what the source said.
     """
 
-    def __init__(self, report: Report, pieces: Sequence[OutputTensor], *, hashed: bool, kept: bool) -> None:
+    def __init__(
+        self,
+        report: Report,
+        pieces: Sequence[OutputTensor],
+        *,
+        hashed: bool,
+        kept: bool,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         checkpoint = report.checkpoint
         self._files = source_files(checkpoint, pieces)
         self._sums: dict[str, str] = dict.fromkeys(self._files, _PENDING) if hashed else {}
         self._fixed = {
             **(_kept(checkpoint.metadata) if kept else {}),
+            **more,
             "format": "pt",
             "qkvinspect.version": __version__,
             "qkvinspect.source": Path(checkpoint.path).name,

@@ -48,6 +48,7 @@ class OutputTensor:
         shape: as it will be stored.
         lying: how the rows of ``runs`` are stored: [in, out] for all but ``out_in``.
         whole: the tensor that is written as it is.
+        made: its bytes, where no stored tensor holds them.
         parallel: what each rank gets of it where it is written as the shares of several.
     """
 
@@ -58,6 +59,7 @@ class OutputTensor:
     lying: Orientation = "out_in"
     whole: TensorInfo | None = None
     parallel: Parallel = None
+    made: bytes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +94,9 @@ def spans(piece: OutputTensor) -> Iterator[ByteRun | bytes]:
     Raises:
         LayoutError: its elements are narrower than a byte and not in order.
     """
-    if piece.whole is not None:
+    if piece.made is not None:
+        yield piece.made
+    elif piece.whole is not None:
         yield from _whole(piece.whole)
     elif piece.lying != "out_in":
         from qkvinspect.export.scattered import transposed

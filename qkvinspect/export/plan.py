@@ -3,59 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.dtypes import DType
-from qkvinspect.errors import LayoutError, UsageError
-from qkvinspect.export.naming import DEFAULT, TORCH, layer_in, naming, tensor_in, without_label
+from qkvinspect.errors import UsageError
+from qkvinspect.export.adapter_factors import factors_plan, updates_in
+from qkvinspect.export.naming import DEFAULT, TORCH, naming, tensor_in, without_label
 from qkvinspect.export.parts import StoredPart, consumed, source_of, writable
 from qkvinspect.export.pieces import OutputTensor, Parallel, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
 from qkvinspect.export.split import split_layer
+from qkvinspect.export.target import Plan, Target, layers_named, sized
 from qkvinspect.export.whole import Change, numbers_of, require_whole, whole
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.layouts import Layout
 from qkvinspect.weights.weight import plain
 
 _EXTRA = ("gate", "vgate", "mlp")
-_UNKNOWN = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that will be written.
-
-    Attributes:
-        pieces: in the order of the checkpoint.
-        layers: how many were rewritten.
-        zeros: biases that were filled with zeros, as (layer, part).
-    """
-
-    pieces: tuple[OutputTensor, ...]
-    layers: int
-    zeros: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where pack and convert go.
-
-    Attributes:
-        heads, kv_heads: of the result, where the checkpoint does not tell them; 0: as it tells.
-        numbers_as: what weights that are stored as codes become; None: they are refused.
-        zero_bias: fill a missing bias with zeros where others are there.
-        rename: from the name that a tensor would have to the one that it gets.
-    """
-
-    layout: Layout
-    heads: int = _UNKNOWN
-    kv_heads: int = _UNKNOWN
-    zero_bias: bool = False
-    numbers_as: DType | None = None
-    rename: Callable[[str], str] = str
 
 
 def split_whole(
@@ -107,6 +73,8 @@ def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> 
         LayoutError: a layer cannot be packed so, or names collide.
         UsageError: there is none to pack.
     """
+    if updated := updates_in(report):
+        return factors_plan(report, [one for one in updated if one.layout and one.layout.kind == "separate"], target)
     sources: list[StoredPart] = []
     for attention in report.attentions:
         if attention.layout is not None and attention.layout.kind == "separate":
@@ -133,6 +101,8 @@ def convert_whole(report: Report, target: Target) -> Plan:
     Raises:
         LayoutError: a layer cannot be stored so, or names collide.
     """
+    if updated := updates_in(report):
+        return factors_plan(report, updated, target, with_out=True)
     sources: list[tuple[StoredPart, Attention | None]] = []
     for attention in report.attentions:
         require_whole(report, attention)
@@ -146,9 +116,9 @@ def _rewritten(report: Report, sources: Sequence[tuple[StoredPart, Attention | N
     """
     changes: list[Change] = []
     zeros: list[tuple[str, str]] = []
-    layers = _layers([source for source, _ in sources], target.layout)
+    layers = layers_named([source for source, _ in sources], target.layout)
     for (source, attention), layer in zip(sources, layers, strict=True):
-        packed = repack(_sized(source, target), target.layout, layer, zero_bias=target.zero_bias)
+        packed = repack(sized(source, target), target.layout, layer, zero_bias=target.zero_bias)
         out = list(_out(attention, target, layer)) if attention else []
         gone = source.consumed | {info.name for piece in out for info in piece.sources}
         changes.append(
@@ -162,51 +132,12 @@ def _rewritten(report: Report, sources: Sequence[tuple[StoredPart, Attention | N
     return Plan(tuple(pieces), len(changes), tuple(zeros))
 
 
-def _layers(sources: Sequence[StoredPart], target: Layout) -> Iterator[str]:
-    """What the layers will be called; where that would be the same, their own names stay whole."""
-    names = [layer_in(target, source.layer, source.layout) for source in sources]
-    for name, source in zip(names, sources, strict=True):
-        alone = names.count(name) == 1
-        yield name if alone else layer_in(target, source.layer, source.layout, behind=True)
-
-
 def _apart(attention: Attention) -> bool:
     """Whether every stored tensor of the layer is one part already."""
     layout = attention.layout
     return layout is not None and all(
         len(stored.packing.parts) == len(stored.packing.order) == 1 for stored in (*layout.weights, *layout.biases)
     )
-
-
-def _sized(source: StoredPart, target: Target) -> StoredPart:
-    """The source with the heads that it shall have."""
-    if not target.heads:
-        if target.kv_heads:
-            raise UsageError("--kv-heads means nothing without --heads", hint="give both")
-        return source
-    heads = target.heads
-    known = source.heads or (0, 0)
-    kv_heads = target.kv_heads or {"equal": heads, "one": 1, "free": _kv_heads(source, heads)}[target.layout.kv_heads]
-    if heads % kv_heads:
-        raise UsageError(f"{heads} heads cannot share {kv_heads} kv heads", hint="give --heads N and --kv-heads M")
-    if "q" in source.weights and not source.weights.keys() & {"k", "v", "kv"}:
-        known = (known[0], kv_heads)  # K and V are another layer's: nothing here says how many heads they have
-    if source.heads and known != (heads, kv_heads):
-        raise LayoutError(
-            f"layer {source.layer!r} has other heads than --heads says",
-            expected=f"{heads}/{kv_heads}",
-            found="/".join(map(str, known)),
-        )
-    return replace(source, heads=(heads, kv_heads))
-
-
-def _kv_heads(source: StoredPart, heads: int) -> int:
-    """As many as K has of the width that Q's have."""
-    if "q" not in source.weights or "k" not in source.weights:
-        return heads
-    width, left = divmod(source.rows("q"), heads)
-    count, rest = divmod(source.rows("k"), max(width, 1))
-    return count if count and not left and not rest and heads % count == 0 else heads
 
 
 def _with_extra(source: StoredPart, checkpoint: Checkpoint) -> StoredPart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
@@ -117,7 +118,13 @@ def _codes_apart(attention: Attention, name: Naming, *, heads_split: bool) -> It
 
 
 def _stored_rows(name: str, stored: StoredRows) -> OutputTensor:
+    info = stored.info
+    if stored.made is not None:
+        return OutputTensor(name, (len(stored.made) * 8 // info.dtype.bits,), info.dtype, made=stored.made)
     if not stored.runs:
-        return unchanged(stored.info, name)
-    runs = merged(RowRun(rows, plain(stored.info)) for rows in stored.runs)
-    return OutputTensor(name, (count(runs), *stored.info.shape[1:]), stored.info.dtype, runs)
+        return unchanged(info, name)
+    lying: Orientation = "in_out" if stored.axis else "out_in"
+    weight = plain(info)
+    runs = merged(RowRun(rows, weight, lying) for rows in stored.runs)
+    shape = (*info.shape[: stored.axis], count(runs), *info.shape[stored.axis + 1 :])
+    return OutputTensor(name, shape, info.dtype, runs, lying)

@@ -25,6 +25,8 @@ def _new(piece: OutputTensor) -> bool:
 def _origin(piece: OutputTensor) -> Iterator[str]:
     if piece.whole is not None:
         yield piece.whole.name
+    if piece.made is not None:
+        yield "the sizes of its rows"
     found: dict[str, list[range]] = {}
     for run in piece.runs:
         found.setdefault(run.weight.name if run.weight else "zeros", []).append(run.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
@@ -68,14 +68,6 @@ def lost(name: str, codes: TensorInfo, error: LayoutError) -> Weight:
     if one_each:
         return Weight(name, codes.shape, codes.dtype, codes, why=str(error))
     return Weight(name, (), codes.dtype, None, why=str(error))
-
-
-def shared(info: TensorInfo, runs: Sequence[range], why: str) -> LayoutError:
-    """What to say where some rows cannot be had as they are stored."""
-    rows = ", ".join(f"{run.start}:{run.stop}" for run in runs[:3])
-    return LayoutError(
-        f"rows {rows} cannot be cut out: {why}", tensor=info.name, hint="--dequantize bfloat16 writes the numbers"
-    )
 
 
 def number_of(info: TensorInfo) -> float:
@@ -156,11 +148,11 @@ def said_text(checkpoint: Checkpoint, *keys: str) -> str | None:
 
 def schemes(checkpoint: Checkpoint) -> list[dict[str, object]]:
     """What compressed-tensors says of the weights of each group of layers."""
-    groups = [
-        group
-        for found in said(checkpoint)
-        if is_mapping(groups := found.get("config_groups"))
-        for group in groups.values()
-    ]
-    weights = [group.get("weights") for group in groups if is_mapping(group)]
-    return [found for found in weights if is_mapping(found)]
+    return [scheme for found in said(checkpoint) for scheme in schemes_in(found)]
+
+
+def schemes_in(found: Mapping[str, object]) -> list[dict[str, object]]:
+    """The same, of one config."""
+    groups = found.get("config_groups")
+    weights = [group.get("weights") for group in groups.values() if is_mapping(group)] if is_mapping(groups) else []
+    return [scheme for scheme in weights if is_mapping(scheme)]

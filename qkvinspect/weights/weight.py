@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from qkvinspect.checkpoint import Orientation, Region, TensorInfo
 from qkvinspect.dtypes import DType
@@ -78,16 +78,20 @@ class Encoding(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredRows:
-    """Rows of one of the tensors that a weight is made of.
+    """What one of the tensors that a weight is made of holds of some of its rows.
 
     Attributes:
-        leaf: the last component of the tensor's name.
-        runs: along its first axis; empty where all of it goes along.
+        leaf: what follows the module in the tensor's name.
+        runs: along ``axis``; empty where all of it goes along.
+        axis: that along which the rows of the weight lie.
+        made: bytes that stand in its place, of the same dtype and on one axis, where it says how many rows there are.
     """
 
     leaf: str
     info: TensorInfo
     runs: tuple[range, ...]
+    axis: Literal[0, 1] = 0
+    made: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,7 @@ class Weight:
         Raises:
             LayoutError: it has no such form.
         """
-        if self.info is not None and self.encoding is None:
+        if self.info is not None and self.encoding is None and self.info.shape == self.shape:
             return strided_shape(self.info, orientation)
         if self.why and not self.shape:
             raise LayoutError(self.why, tensor=self.name)

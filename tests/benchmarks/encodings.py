@@ -47,12 +47,12 @@ def bitsandbytes(original: torch.Tensor) -> Iterator[Format]:
     yield "bitsandbytes int8", stored, {}, lambda: int8_vectorwise_dequant(codes, largest)
 
 
-def gptq(_: torch.Tensor) -> Iterator[Format]:
+def gptq(original: torch.Tensor) -> Iterator[Format]:
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
     for bits in (3, 4, 8):
         for act_order in (False, True):
-            made = _gptq(TorchLinear, bits, 128, act_order, SIZE, SIZE, True)
+            made = _gptq(TorchLinear, bits, 128, act_order, original, True)
             said = {"quant_method": "gptq", "bits": bits, "checkpoint_format": "gptq_v2"}
             stored = {f"q_proj.{key}": value.contiguous() for key, value in made.state_dict().items()}
             name = f"GPTQ {bits} bit{', act-order' if act_order else ''}"

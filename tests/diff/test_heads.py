@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,20 @@ def test_a_copy_is_within_the_rounding_of_its_codes(way: str, tmp_path: Path, ru
     assert found.code == 0, found.out
     assert "within its rounding in 2 of 2 layers" in found.out
     assert "Heads that lost most, relative errors (8 of 16):" in found.out
+
+
+def test_rows_of_k_and_v_are_read_once_for_all_heads_that_share_them(tmp_path: Path, monkeypatch, run) -> None:
+    state = original(5)
+    save_file(state, tmp_path / "a.safetensors")
+    save_file(quantise(state, "int4"), tmp_path / "b.safetensors")
+    read: list[tuple[str, range]] = []
+    rows = head_losses._rows
+    monkeypatch.setattr(
+        head_losses, "_rows", lambda lines, run: read.append((lines.weight.name, run)) or rows(lines, run)
+    )
+    run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--heads", "8/4", "--no-evidence")
+    assert len(read) == 2 * 2 * (8 + 4 + 4 + 8)  # layers, sides, heads of q, k, v and out
+    assert max(read.count(one) for one in read) == 2  # A and B call their weights alike
 
 
 @pytest.mark.parametrize("trial", range(100))

@@ -257,3 +257,25 @@ def test_whatever_is_not_markup_is_text() -> None:
     assert joined((evil, tag("br"))) == f"{safe}<br></br>"
     assert f"<caption>{safe}</caption>" in table((evil,), [(evil,)], evil)
     assert tag("input", disabled=True, hidden=False) == "<input disabled>"
+
+
+def test_what_quantisation_did_is_a_map(report: Callable[..., str], run: Run) -> None:
+    """The figures of ``diff``, a head each, on the side of B; on all columns' list, and in a group of their own."""
+    models = Path(__file__).parent.parent / "weights" / "encodings" / "models"
+    files = (models / "original.safetensors", models / "bnb_nf4.safetensors")
+    page = report(*files, "--heads", "8", "--no-evidence", "--no-analysis")
+    held = data(page)
+    losses = run("diff", *files, "--heads", "8", "--no-evidence", "-f", "json").json()["losses"]
+    keys = ["lost_q", "lost_k", "lost_v", "lost_out", "lost_qk", "lost_ov"]
+    assert held["groups"]["What quantisation did"] == keys
+    assert set(keys) <= set(held["groups"]["All"])
+    assert [held["columns"][key]["scale"] for key in keys] == ["values"] * 6
+    for row in held["rows"]:
+        before, after = row["sides"]
+        assert not set(keys) & before["values"].keys()
+        for key in keys:
+            own = sorted((loss["head"], loss["errors"]) for loss in losses if loss["layer"] == before["name"])
+            expected = [errors[key.removeprefix("lost_")] for _, errors in own]
+            assert after["values"][key] == pytest.approx(expected, rel=1e-5)
+    assert "Heads that lost most, relative errors (8 of 16)" in page
+    assert "lost_q" not in data(report(files[0], files[0], "--heads", "8", "--no-evidence", "--no-analysis"))["columns"]

@@ -19,6 +19,16 @@ Pair = tuple[str | None, ...]
 
 _OVERVIEW = (*NORMS, "qk_spectral_norm", "ov_spectral_norm", "logit_bound", "similar_qk", "similar_ov")
 _GROUPS = {"q": "Q", "k": "K", "v": "V", "qk": "QK circuit", "ov": "OV circuit"}
+_LOST = {
+    "q": "relative error of Q",
+    "k": "relative error of K",
+    "v": "relative error of V",
+    "out": "relative error of the output projection",
+    "qk": "relative error of the QK circuit",
+    "ov": "relative error of the OV circuit",
+}
+"""What quantisation did to a head: figures of ``diff``, shown with the side that B is."""
+
 _SPECIAL = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&"})
 
 
@@ -33,16 +43,22 @@ def data(sides: Sequence[PageSide], difference: Difference | None) -> dict[str, 
     names = [next(text.layer(name) for name in row if name is not None) for row in rows]
     place, short = labels.shared(names)
     shown = columns(sides)
+    lost = losses(difference)
+    kinds = [key for key in _LOST if any(f"lost_{key}" in own for own in lost.values())]
     return {
         "place": place,
         "sides": [side.label for side in sides],
-        "columns": {one.key: {"title": one.title, "unit": one.unit, "scale": one.scale} for one in shown},
-        "groups": groups(shown),
+        "columns": {one.key: {"title": one.title, "unit": one.unit, "scale": one.scale} for one in shown}
+        | {f"lost_{key}": {"title": _LOST[key], "unit": "", "scale": "values"} for key in kinds},
+        "groups": groups(shown, [f"lost_{key}" for key in kinds]),
         "rows": [
             {
                 "name": name,
                 "label": label,
-                "sides": [_layer(side, own, shown) for side, own in zip(sides, row, strict=True)],
+                "sides": [
+                    _layer(side, own, shown, lost.get(row[0] or "", {}) if number else {})
+                    for number, (side, own) in enumerate(zip(sides, row, strict=True))
+                ],
             }
             for name, label, row in zip(names, short, rows, strict=True)
         ],
@@ -55,17 +71,34 @@ def data(sides: Sequence[PageSide], difference: Difference | None) -> dict[str, 
     }
 
 
+def losses(difference: Difference | None) -> Mapping[str, Mapping[str, list[float | str | None]]]:
+    """By A's name of a layer and by column, what quantisation did to each of its heads."""
+    found: dict[str, dict[str, list[float | str | None]]] = {}
+    ordered = sorted(difference.losses, key=lambda loss: loss.head) if difference is not None else []
+    for loss in ordered:
+        own = found.setdefault(loss.layer, {})
+        for key, error in loss.errors.items():
+            own.setdefault(f"lost_{key}", []).append(_short(error))
+    return found
+
+
 def columns(sides: Sequence[PageSide]) -> list[Column]:
     """Those that there are numbers for."""
     return [one for one in COLUMNS if one.key in NORMS or any(side.figures for side in sides)]
 
 
-def groups(shown: Sequence[Column]) -> dict[str, list[str]]:
-    """Columns that are looked at together."""
+def groups(shown: Sequence[Column], lost: Sequence[str]) -> dict[str, list[str]]:
+    """Columns that are looked at together.
+
+    Args:
+        lost: those that say what quantisation did.
+    """
     found: dict[str, list[str]] = {"Overview": [one.key for one in shown if one.key in _OVERVIEW]}
     for one in shown:
         found.setdefault(_GROUPS.get(one.key.partition("_")[0], "Other figures"), []).append(one.key)
-    return {**found, "All": [one.key for one in shown]}
+    if lost:
+        found["What quantisation did"] = list(lost)
+    return {**found, "All": [*(one.key for one in shown), *lost]}
 
 
 def pairs(sides: Sequence[PageSide], difference: Difference | None) -> Iterator[Pair]:
@@ -78,7 +111,9 @@ def pairs(sides: Sequence[PageSide], difference: Difference | None) -> Iterator[
     yield from ((None, name) for name in difference.added)
 
 
-def _layer(side: PageSide, name: str | None, shown: Sequence[Column]) -> dict[str, object] | None:
+def _layer(
+    side: PageSide, name: str | None, shown: Sequence[Column], lost: Mapping[str, list[float | str | None]]
+) -> dict[str, object] | None:
     if name is None:
         return None
     attention, figures = side.attentions[name], side.by_layer.get(name)
@@ -87,11 +122,11 @@ def _layer(side: PageSide, name: str | None, shown: Sequence[Column]) -> dict[st
         return {"name": text.layer(name), "kv": [], "values": {}}
     if figures is None or not figures.heads:
         norms = {key: _norms(attention, key[0], geometry) for key in NORMS}
-        return {"name": text.layer(name), "kv": _kv_heads(geometry), "values": norms}
+        return {"name": text.layer(name), "kv": _kv_heads(geometry), "values": {**norms, **lost}}
     return {
         "name": text.layer(name),
         "kv": [head.kv_head for head in figures.heads],
-        "values": {one.key: [_short(one.of(head)) for head in figures.heads] for one in shown},
+        "values": {one.key: [_short(one.of(head)) for head in figures.heads] for one in shown} | dict(lost),
         "partners": _partners(figures),
     }
 

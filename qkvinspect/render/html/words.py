@@ -56,6 +56,9 @@ def differences(difference: Difference) -> Section:
         inner.append(table(words.PART_COLUMNS, words.part_rows(layer), caption, words.NUMERIC))
         inner.append(listed(words.spots(layer)))
     inner += [tag("p", line) for line in words.left_out(difference, per_head=False)]
+    if difference.losses:
+        title = words.loss_title(difference).removesuffix(":")
+        inner.append(table(words.LOSS_COLUMNS, words.loss_rows(difference), title, words.LOSS_NUMERIC))
     others = list(words.others(difference))
     if others:
         inner += [tag("h3", "Tensors outside attention"), listed(others)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qkvinspect.explain.explanation import Explanation
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.finding_codes import AGAINST_WEIGHTS, FindingCode
 from qkvinspect.inspection.report import Attention, Report, number
 from qkvinspect.render import evidence, facts, text
 from qkvinspect.render.document import Block, Cell, Chapter, CodeBlock, Document, Glossed, Items, TextLine
@@ -100,8 +100,12 @@ def _terms(points: Sequence[tuple[str, str]]) -> Items:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    """Where the weights themselves contradict what is said."""
-    return (message for finding, message in text.findings(report.findings) if finding.code in AGAINST_WEIGHTS)
+    """Where the weights themselves contradict what is said; where a layer was not found as they cannot be decoded."""
+    shown = {attention.layer for attention in report.attentions}
+    for finding, message in text.findings(report.findings):
+        lost = finding.code is FindingCode.NO_VALUES and finding.layer not in shown
+        if lost or finding.code in AGAINST_WEIGHTS:
+            yield message
 
 
 def _records(layers: Sequence[Explained]) -> Iterator[Sequence[Cell]]:

@@ -25,7 +25,6 @@ from qkvinspect.weights.companions import (
     lost,
     said_size,
     said_text,
-    shared,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -90,7 +89,16 @@ class Awq:
         )
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise shared(self.codes, runs, "each word holds several rows")
+        from qkvinspect.weights.cutting import not_cut, word_runs
+
+        words = word_runs(runs, 4, self.shape[0])
+        if words is None:
+            raise not_cut(self.codes, runs, "a word holds the codes of eight rows")
+        return (
+            StoredRows("qweight", self.codes, words, 1),
+            StoredRows("scales", self.scales, tuple(runs), 1),
+            StoredRows("qzeros", self.zeros, words, 1),
+        )
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock

@@ -23,7 +23,6 @@ from qkvinspect.weights.companions import (
     lost,
     numbers_of,
     packed_json,
-    shared,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -115,7 +114,31 @@ class FourBitBlocks:
         )
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise shared(self.state, runs, "it holds the shape of all rows")
+        """The blocks of the rows, with a state that says how many rows these are."""
+        import json
+
+        from qkvinspect.weights.cutting import block_runs, not_cut, scaled
+
+        (rows, cols), step = self.shape, self.codes.dtype.bits // 4
+        places = scaled(runs, cols)
+        blocks = block_runs(places, self.block)
+        words = block_runs(places, step, rows * cols)
+        if blocks is None or words is None or self.codes.shape[0] != self.codes.numel:
+            raise not_cut(self.absmax, runs, f"a block of {self.block} values holds those of other rows too")
+        said = {**packed_json(self.state, _MAX_STATE), "shape": [sum(map(len, runs)), cols]}
+        found = [
+            StoredRows("weight", self.codes, words),
+            StoredRows("weight.absmax", self.absmax, blocks),
+            StoredRows("weight.quant_map", self.quant_map, ()),
+            StoredRows(f"weight.{_STATE}{self.kind}", self.state, (), made=json.dumps(said).encode()),
+        ]
+        if self.nested is None:
+            return found
+        outer = block_runs(blocks, self.nested.block)
+        if outer is None:
+            raise not_cut(self.nested.absmax, runs, f"{self.nested.block} scales share one with those of other rows")
+        found.append(StoredRows("weight.nested_absmax", self.nested.absmax, outer))
+        return [*found, StoredRows("weight.nested_quant_map", self.nested.quant_map, ())]
 
     def _numbers(self, rows: range, cols: range) -> Array:
         import numpy as np

@@ -29,7 +29,6 @@ from qkvinspect.weights.companions import (
     said,
     said_size,
     said_text,
-    shared,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -106,7 +105,18 @@ class Gptq:
         return (*lines, f"group = {group}", "weight = (codes - zero[group].T) * scale[group].T")
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise shared(self.codes, runs, "the rows are columns of its words")
+        from qkvinspect.weights.cutting import not_cut, word_runs
+
+        zeros = word_runs(runs, self.bits, self.shape[0])
+        if zeros is None:
+            raise not_cut(self.zeros, runs, "a word holds the zero points of other rows too")
+        some = tuple(runs)
+        found = [
+            StoredRows("qweight", self.codes, some, 1),
+            StoredRows("scales", self.scales, some, 1),
+            StoredRows("qzeros", self.zeros, zeros, 1),
+        ]
+        return [*found, StoredRows("g_idx", self.order, ())] if self.order is not None else found
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock

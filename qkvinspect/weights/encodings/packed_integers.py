@@ -25,7 +25,6 @@ from qkvinspect.weights.companions import (
     expect_shape,
     lost,
     schemes,
-    shared,
     small_integers,
 )
 from qkvinspect.weights.weight import StoredRows, Weight
@@ -105,7 +104,23 @@ class PackedIntegers:
         return (*lines, "weight = (codes - zero[:, group]) * scale[:, group]")
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        raise shared(self.sizes, runs, "it holds the shape of all rows")
+        from qkvinspect.weights.cutting import not_cut, word_runs
+
+        rows, cols = self.shape
+        some = tuple(runs)
+        size = self.sizes.dtype.bits // 8
+        made = b"".join(side.to_bytes(size, "little") for side in (sum(map(len, runs)), cols))
+        found = [
+            StoredRows("weight_packed", self.codes, some),
+            StoredRows("weight_scale", self.scales, () if self.scales.numel == 1 else some),
+            StoredRows("weight_shape", self.sizes, (), made=made),
+        ]
+        if self.zeros is not None:
+            words = some if self.zeros.dtype.name == "int8" else word_runs(runs, self.bits, rows)
+            if words is None:
+                raise not_cut(self.zeros, runs, "a word holds the zero points of other rows too")
+            found.append(StoredRows("weight_zero_point", self.zeros, () if self.zeros.numel == 1 else words))
+        return [*found, StoredRows("weight_g_idx", self.order, ())] if self.order is not None else found
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock

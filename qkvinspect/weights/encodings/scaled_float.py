@@ -3,6 +3,7 @@
 ``weight_scale`` (transformers, vLLM, compressed-tensors, ModelOpt) and ``weight_scale_inv`` (DeepSeek,
 transformers' ``FP8Linear``) are both multiplied by, whatever the name of the second suggests: DeepSeek-V3,
 inference/kernel.py, weight_dequant. ``scale_weight`` is what ComfyUI writes into single-file diffusion models.
+torchao's Float8Tensor and quanto's qfloat8 are the same under names of their own (torchao 0.18, optimum-quanto 0.2.7).
 One scale holds for the whole matrix, for a row, for a column, or for a block of rows and columns.
 """
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")
 """Names of the scales beside ``weight``."""
 
-MARKERS: frozenset[str] = frozenset(SCALES)
+_CODES = {**dict.fromkeys(SCALES, "weight"), "_weight_scale": "_weight_qdata", "_scale": "_data"}
+"""What lies beside scales of each name."""
+
+MARKERS: frozenset[str] = frozenset(_CODES)
 
 _SCALE_DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e8m0fnu")
 
@@ -111,20 +115,21 @@ class ScaledFloat:
         return (*lines, f"weight = state_dict[{self.codes.name!r}].float() * scale")
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
+        from qkvinspect.weights.cutting import not_cut
+
         rows, _ = self.shape
         codes, scales = (info.name.rpartition(".")[2] for info in self.stored)
+        if codes == "_data":  # quanto's are parts of a parameter
+            codes, scales = f"weight.{codes}", f"weight.{scales}"
         if self.high >= rows:
             return StoredRows(codes, self.codes, tuple(runs)), StoredRows(scales, self.scales, ())
         stripe = self.stripe or rows
-        for run in runs:
-            last = (run.stop - 1) % stripe + 1
-            ends = (run.start % stripe % self.high, last % self.high if last != stripe else 0)
-            if any(ends) or (self.high > 1 and run.step != 1):
-                raise LayoutError(
-                    f"rows {run.start}:{run.stop} share scales with others: there is one for each {self.high} rows",
-                    tensor=self.scales.name,
-                    hint="--dequantize bfloat16 writes the numbers",
-                )
+        for number, run in enumerate(runs, 1):
+            first, crossed = run.start % stripe, stripe % self.high and run.start // stripe != (run.stop - 1) // stripe
+            short = len(run) % self.high and number < len(runs)
+            if self.high > 1 and (run.step != 1 or first % self.high or crossed or short):
+                why = f"they share scales with others, of which there is one for each {self.high} rows"
+                raise not_cut(self.scales, (run,), why)
         if self.high == 1:
             return StoredRows(codes, self.codes, tuple(runs)), StoredRows(scales, self.scales, tuple(runs))
         blocks = tuple(range(self._block(run.start), self._block(run.stop - 1) + 1) for run in runs)
@@ -166,14 +171,15 @@ class ScaledFloat:
 def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     """The weight that a tensor of scales belongs to; None where there is none that needs it."""
     tensors = checkpoint.tensors
-    prefix, dot, _ = marker.rpartition(".")
-    codes = tensors.get(f"{prefix}{dot}weight")
+    prefix, dot, leaf = marker.rpartition(".")
+    codes = tensors.get(f"{prefix}{dot}{_CODES[leaf]}")
     if codes is None or not _small_float(codes):
         return None
+    weight = replace(plain(codes), name=prefix if leaf == "_scale" else f"{prefix}{dot}weight")
     try:
-        return replace(plain(codes), encoding=_scaled(codes, tensors[marker], _block(checkpoint)))
+        return replace(weight, encoding=_scaled(codes, tensors[marker], _block(checkpoint)))
     except LayoutError as error:
-        return replace(plain(codes), why=f"its scale {marker} does not fit: {error.message}")
+        return replace(weight, why=f"its scale {marker} does not fit: {error.message}")
 
 
 def without_scale(tensors: Mapping[str, TensorInfo], scaled: Mapping[str, Weight]) -> dict[str, Weight]:

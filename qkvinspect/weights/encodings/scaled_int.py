@@ -10,6 +10,7 @@ names of their own (optimum-quanto 0.2.7, torchao 0.18, prototype/safetensors).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
@@ -21,6 +22,7 @@ from qkvinspect.weights.companions import (
     expect_float,
     expect_shape,
     lost,
+    number_of,
     said_size,
 )
 from qkvinspect.weights.strided import strided_shape
@@ -51,6 +53,7 @@ class ScaledInteger:
         scales: [rows, groups], [rows], or one number.
         group: columns that share a scale.
         largest: whether the scales are the largest values (bitsandbytes), not steps.
+        form: bitsandbytes' number that says in which order the codes lie.
     """
 
     codes: TensorInfo
@@ -58,6 +61,7 @@ class ScaledInteger:
     zeros: TensorInfo | None
     group: int
     largest: bool
+    form: TensorInfo | None = None
 
     by_columns = False
     computed_in = None
@@ -77,7 +81,7 @@ class ScaledInteger:
 
     @property
     def stored(self) -> tuple[TensorInfo, ...]:
-        return (self.codes, self.scales, self.zeros) if self.zeros else (self.codes, self.scales)
+        return (self.codes, self.scales, *(info for info in (self.zeros, self.form) if info is not None))
 
     def decode(self, rows: range, cols: range) -> Array:
         from qkvinspect.weights.packed import spanned
@@ -106,9 +110,13 @@ class ScaledInteger:
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
         whole = self.scales.numel == 1 and self.shape[0] != 1
-        leaves = [info.name.rpartition(".")[2] for info in self.stored]
+        stored = [info for info in self.stored if info is not self.form]
+        leaves = [info.name.rpartition(".")[2] for info in stored]
+        if leaves[0] == "_data":  # quanto's are parts of a parameter
+            leaves = [f"weight.{leaf}" for leaf in leaves]
         taken = [tuple(runs), *[() if whole else tuple(runs)] * (len(leaves) - 1)]
-        return [StoredRows(leaf, info, part) for leaf, info, part in zip(leaves, self.stored, taken, strict=True)]
+        found = [StoredRows(leaf, info, part) for leaf, info, part in zip(leaves, stored, taken, strict=True)]
+        return [*found, StoredRows("weight_format", self.form, ())] if self.form is not None else found
 
     @property
     def _form(self) -> str:
@@ -162,10 +170,24 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     name = prefix if leaf == "_scale" else f"{prefix}{dot}weight"
     try:
         zeros = tensors.get(f"{prefix}{dot}{zero_points}") if zero_points else None
+        form = tensors.get(f"{prefix}{dot}weight_format") if leaf == "SCB" else None
         found = _scaled(codes, tensors[marker], zeros, checkpoint, largest=leaf == "SCB")
+        if form is not None:
+            found = replace(found, form=_by_rows(form))
     except LayoutError as error:
         return lost(name, codes, error)
     return Weight(name, codes.shape, codes.dtype, None, found)
+
+
+def _by_rows(form: TensorInfo) -> TensorInfo:
+    """Raises:
+    LayoutError: the codes lie in the order of a GPU's kernel (bitsandbytes before 0.45, nn/modules.py).
+    """
+    expect_dtype(form, "uint8")
+    number = number_of(form)
+    if number:
+        raise LayoutError("says that the codes lie in another order than by rows", tensor=form.name, found=int(number))
+    return form
 
 
 def _scaled(

@@ -69,6 +69,11 @@ def bitsandbytes_4bit() -> Made:
             if nested:  # so many blocks that their scales have blocks of their own
                 stored |= _bnb("many_blocks.o_proj", many, state)
                 values["many_blocks.o_proj.weight"] = _dequantized(many, state).half()
+                half, state = quantize_4bit(
+                    weight(4, 128, 128, torch.float16), quant_type=kind, compress_statistics=True, blocksize=32
+                )  # 64 rows have a block of scales
+                stored |= _bnb("halves.o_proj", half, state)
+                values["halves.o_proj.weight"] = _dequantized(half, state)
             said = {
                 "quant_method": "bitsandbytes",
                 "load_in_4bit": True,
@@ -144,7 +149,8 @@ def gptq() -> Made:
                     (64, True, 128, 32),
                 ):
                     name = f"group{group}{'.act_order' if act_order else ''}.q_proj"
-                    made = _gptq(TorchLinear, bits, group, act_order, rows, cols, symmetric)
+                    original = weight(bits * cols, rows, cols)
+                    made = _gptq(TorchLinear, bits, group, act_order, original, symmetric)
                     values[f"{name}.weight"] = made.dequantize_weight().T.contiguous()
                     state = made.state_dict()
                     if old:
@@ -160,12 +166,13 @@ def gptq() -> Made:
                 yield f"gptq_v{1 if old else 2}_{bits}bit{'_sym' if symmetric else ''}", said, stored, values
 
 
-def _gptq(kind: Any, bits: int, group: int, act_order: bool, rows: int, cols: int, symmetric: bool) -> Any:
+def _gptq(kind: Any, bits: int, group: int, act_order: bool, original: torch.Tensor, symmetric: bool) -> Any:
+    rows, cols = original.shape
     size = cols if group == -1 else group
     order = torch.arange(cols) // size
     if act_order:
         order = order[torch.randperm(cols, generator=torch.Generator().manual_seed(cols))]
-    original, top = weight(bits * cols, rows, cols), 2**bits - 1
+    top = 2**bits - 1
     low = torch.stack([original[:, order == i].amin(1) for i in range(cols // size)], 1).clamp(max=0)
     high = torch.stack([original[:, order == i].amax(1) for i in range(cols // size)], 1).clamp(min=1e-4)
     if symmetric:
@@ -367,11 +374,16 @@ def mlx() -> Made:
 
 
 def quanto_and_torchao() -> Made:
-    from optimum.quanto import freeze, qint8, quantize
+    from optimum.quanto import freeze, qfloat8, qint8, quantize
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
-    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
 
-    for name, kinds in (("quanto_int8", (qint8,)), ("torchao_int8", (Int8WeightOnlyConfig(), IntxWeightOnlyConfig()))):
+    for name, kinds in (
+        ("quanto_int8", (qint8,)),
+        ("quanto_float8", (qfloat8,)),
+        ("torchao_int8", (Int8WeightOnlyConfig(), IntxWeightOnlyConfig())),
+        ("torchao_float8", (Float8WeightOnlyConfig(),)),
+    ):
         stored: Tensors = {}
         values: Tensors = {}
         for kind in kinds:
@@ -379,7 +391,7 @@ def quanto_and_torchao() -> Made:
                 for dtype in (torch.float32, torch.bfloat16):
                     model = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(cols, rows, bias=False, dtype=dtype)})
                     model["q_proj"].weight.data = weight(rows, rows, cols, dtype)
-                    if name == "quanto_int8":
+                    if name.startswith("quanto"):
                         quantize(model, weights=kind)
                         freeze(model)
                         state = {k: v for k, v in model.state_dict().items() if k.startswith("q_proj.weight")}

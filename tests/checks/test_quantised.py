@@ -1,0 +1,113 @@
+"""Of quantised weights: a head that lost more than its peers, and a config that says another way than the tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+MODELS = Path(__file__).parent.parent / "weights" / "encodings" / "models"
+
+
+def one_scale(small: float, part: str = "k") -> dict[str, torch.Tensor]:
+    """int8 with one scale for all; the values of head 2 of a part are smaller."""
+    state: dict[str, torch.Tensor] = {}
+    for name in "qkvo":
+        weight = torch.randn(64, 64)
+        if name == part:
+            weight[32:48] *= small
+        scale = (weight.abs().max() / 127).reshape(1)
+        prefix = f"l.0.self_attn.{name}_proj.weight"
+        state |= {prefix: (weight / scale).round().to(torch.int8), f"{prefix}_scale": scale}
+    return state
+
+
+@pytest.mark.parametrize(("small", "said"), [(1.0, False), (0.1, False), (0.02, True), (0.0, False), (1e-4, False)])
+def test_a_head_that_lost_more_than_its_peers(small: float, said: bool, tmp_path: Path, run) -> None:
+    """Of a head that is zero throughout, ``zero-head`` tells."""
+    save_file(one_scale(small), tmp_path / "m.safetensors")
+    found = run("check", tmp_path / "m.safetensors", "--heads", "4", "--no-evidence")
+    assert ("coarse-head" in found.out) == said, found.out
+    assert ("K lost more in head 2 than its peers when it was quantised: about" in found.out) == said
+    assert ("zero-head" in found.out) == (small < 1e-3)
+
+
+def test_what_is_expected_to_be_lost_is_what_was_lost(tmp_path: Path) -> None:
+    from qkvinspect.checks.coarse_head import _expected_error
+    from qkvinspect.formats import open_checkpoint
+    from qkvinspect.inspection import Options, inspect
+
+    weight = torch.randn(64, 256) * torch.logspace(-1, 0.3, 4).repeat_interleave(16)[:, None]
+    scale = (weight.abs().max() / 127).reshape(1)
+    codes = (weight / scale).round().to(torch.int8)
+    state = {f"l.0.self_attn.{part}_proj.weight{leaf}": value for part in "qkv" for leaf, value in
+             (("", codes.clone()), ("_scale", scale.clone()))}  # fmt: skip
+    save_file(state, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        part = inspect(checkpoint, Options("4", evidence="none")).attentions[0].parts[0]
+        for rows in part.heads:
+            mine = weight[rows.start : rows.stop]
+            lost = float((codes[rows.start : rows.stop] * scale - mine).norm() / mine.norm())
+            assert _expected_error(part, rows) == pytest.approx(lost, rel=0.05)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in MODELS.glob("*.json")))
+def test_sound_files_are_not_accused(name: str, tmp_path: Path, run) -> None:
+    said(name, tmp_path)
+    found = run(
+        "check", tmp_path, "--heads", "8", "--no-evidence", "--select", "coarse-head", "--select", "quantised-otherwise"
+    )
+    assert "0 errors, 0 warnings" in found.out, found.out
+
+
+def said(name: str, folder: Path, **change: Any) -> None:
+    source = MODELS / f"{name}.safetensors"
+    with safe_open(source, "pt") as file:
+        config = {**json.loads(file.metadata()["quantization_config"]), **change}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": config}))
+    (folder / "model.safetensors").symlink_to(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (
+            "bnb_nf4",
+            {"bnb_4bit_quant_type": "fp4"},
+            "says bnb_4bit_quant_type fp4, and the tensors are bitsandbytes nf4",
+        ),
+        ("bnb_nf4", {"bnb_4bit_use_double_quant": True}, "says bnb_4bit_use_double_quant True"),
+        ("bnb_nf4", {"load_in_4bit": False, "load_in_8bit": True}, "says load_in_8bit"),
+        ("bnb_int8", {"load_in_8bit": False, "load_in_4bit": True}, "says load_in_4bit"),
+        ("ct_float8_row", {"quant_method": "gptq"}, "says gptq, and the tensors are float8_e4m3fn"),
+        ("modelopt_nvfp4", {"quant_method": "fp8"}, "says fp8, and the tensors are NVFP4"),
+        ("original", {"quant_method": "fp8"}, "says that weights are quantised (fp8), and no tensor is"),
+        (
+            "ct_int8_channel",
+            {"config_groups": {"group_0": {"weights": {"type": "float", "num_bits": 8}}}},
+            "says float of 8 bits, and the tensors are int8",
+        ),
+        ("original", {"quant_method": "something new"}, ""),
+    ],
+)
+def test_a_config_that_says_another_way(name: str, change: dict[str, Any], told: str, tmp_path: Path, run) -> None:
+    if name == "original":
+        (tmp_path / "model.safetensors").symlink_to(MODELS / "original.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": change}))
+    else:
+        said(name, tmp_path, **change)
+    found = run("check", tmp_path, "--heads", "8", "--no-evidence", "--select", "quantised-otherwise")
+    assert told in found.out
+    assert ("quantised-otherwise" in found.out) == bool(told)
+
+
+def test_a_config_that_says_nothing(tmp_path: Path, run) -> None:
+    save_file(load_file(MODELS / "ct_float8_row.safetensors"), tmp_path / "model.safetensors")  # no metadata
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    found = run("check", tmp_path, "--heads", "8", "--no-evidence", "--select", "quantised-otherwise")
+    assert "the config says nothing of quantisation, and the tensors are float8" in found.out
