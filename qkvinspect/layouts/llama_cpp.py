@@ -5,13 +5,17 @@ of a head stay together in all of them, so that which rows are which head never 
 """
 
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.packing import QKV, K, Q, V
+from qkvinspect.layouts.logits import NO_SOFTMAX
+from qkvinspect.layouts.packing import QKV, K, Packing, Q, V
 
 _NORM = (HeadTensor("attn_q_norm.weight", 0, "head_dim"), HeadTensor("attn_k_norm.weight", 0, "head_dim"))
 _PERMUTED = (
     "in each head of Q and K, the rows of the first and the second half lie in turn, "
     "where transformers has one half behind the other"
 )
+
+
+_GATED = ("qwen3next", "qwen35", "qwen35moe")
 
 
 def _separate(
@@ -24,9 +28,15 @@ def _separate(
     out: tuple[str, ...] = ("attn_output.weight",),
     label: str = "",
     paired: tuple[str, ...] = (),
+    norms: tuple[HeadTensor, ...] = (),
+    q: Packing = Q,
 ) -> Layout:
-    """A row for three tensors; rows for some architectures only are taken where the metadata names one."""
-    names = tuple((f"{prefix}{part}", packing) for part, packing in (("q", Q), ("k", K), ("v", V)))
+    """A row for three tensors; rows for some architectures only are taken where the metadata names one.
+
+    Args:
+        norms: those that are as wide as a head; in other architectures they are as wide as all heads together.
+    """
+    names = tuple((f"{prefix}{part}", packing) for part, packing in (("q", q), ("k", K), ("v", V)))
     return Layout(
         id=id,
         libraries=libraries,
@@ -40,13 +50,20 @@ def _separate(
         proof="source",
         model_types=model_types,
         needs_config=bool(model_types),
-        head_tensors=_NORM,
+        head_tensors=norms,
         v_free=True,
         note=note,
     )
 
 
-def _fused(id: str, libraries: str, source: str, note: str, model_types: tuple[str, ...] = ()) -> Layout:
+def _fused(
+    id: str,
+    libraries: str,
+    source: str,
+    note: str,
+    model_types: tuple[str, ...] = (),
+    norms: tuple[HeadTensor, ...] = (),
+) -> Layout:
     """A row for one tensor, which llama.cpp always takes for Q, then K, then V."""
     return Layout(
         id=id,
@@ -60,7 +77,7 @@ def _fused(id: str, libraries: str, source: str, note: str, model_types: tuple[s
         proof="source",
         model_types=model_types,
         needs_config=bool(model_types),
-        head_tensors=_NORM,
+        head_tensors=norms,
         note=note,
     )
 
@@ -107,18 +124,15 @@ LAYOUTS = (
     ),
     _separate(
         "gguf-renamed",
-        "llama.cpp from Qwen2, Qwen3, Gemma, OLMo 2, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, Apertus",
+        "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4",
         "llama.cpp conversion/base.py, TextModel.modify_tensors",
         "as transformers stores them, under other names",
         model_types=(
             "qwen2",
             "qwen2moe",
             "qwen2vl",
-            "qwen3",
-            "qwen3moe",
             "gemma",
             "gemma2",
-            "gemma3",
             "olmo2",
             "olmoe",
             "phimoe",
@@ -127,7 +141,45 @@ LAYOUTS = (
             "starcoder2",
             "nemotron",
             "llama4",
-            "apertus",
+            "phi2",
+        ),
+    ),
+    _separate(
+        "gguf-renamed-norms",
+        "llama.cpp from Qwen3, Gemma 3, Apertus: with norms of each head",
+        "llama.cpp conversion/qwen.py, gemma.py, apertus of llama.py",
+        "as transformers stores them, under other names",
+        norms=_NORM,
+        model_types=("qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "gemma3", "apertus"),
+    ),
+    _separate(
+        "gguf-gated",
+        "llama.cpp from Qwen3-Next and Qwen3.5: full attention with an output gate",
+        "llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
+        "as transformers stores them, under other names; every head of Q is followed by as many rows of its output gate",
+        norms=_NORM,
+        q=Packing(("q", "gate"), groups="heads"),
+        model_types=_GATED,
+    ),
+    Layout(
+        id="gguf-gdn",
+        libraries="llama.cpp from Qwen3-Next and Qwen3.5: gated delta net",
+        weights=(StoredWeight("attn_qkv.weight", QKV),),
+        layer="blk.#",
+        siblings=("ssm_conv1d.weight",),
+        out=("ssm_out.weight",),
+        v_free=True,
+        kv_heads="equal",
+        head_tensors=(HeadTensor("ssm_norm.weight", 0, "head_dim"),),
+        model_types=_GATED,
+        needs_config=True,
+        head_keys=tuple(f"{architecture}.ssm.group_count" for architecture in _GATED),
+        source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
+        logits=NO_SOFTMAX,
+        proof="source",
+        note=(
+            "the converter sorted Q, K, V and gate of each key head into Q, K, V and a tensor for the gate; "
+            "of Qwen3.5, value heads of one key head do not stand together"
         ),
     ),
     _separate(
@@ -144,6 +196,14 @@ LAYOUTS = (
         "llama.cpp, of an architecture that packs Q, K and V (Phi-2, Phi-3, MPT, DBRX, ChatGLM, GLM-4, BERT kinds)",
         "llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
         "as transformers stores them, under another name",
+    ),
+    _fused(
+        "gguf-qkv-norms",
+        "llama.cpp from Bailing MoE 2",
+        "llama.cpp conversion/bailingmoe.py, BailingMoeV2Model.modify_tensors",
+        "as transformers stores them, under another name",
+        model_types=("bailingmoe2",),
+        norms=_NORM,
     ),
     _fused(
         "gguf-qkv-from-heads",
