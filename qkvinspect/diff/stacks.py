@@ -43,7 +43,8 @@ def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Itera
 
 def _by_block(a: Sequence[Attention], b: Sequence[Attention]) -> list[Pair]:
     """Layers of a GGUF file, whose names are numbers of layers whatever kind of attention they hold, with the only
-    layers of those numbers."""
+    layers of those numbers.
+    """
     if not any(side and all(_BLOCK.fullmatch(one.layer) for one in side) for side in (a, b)):
         return []
     ours, theirs = ({_number(one.layer): one for one in side} for side in (a, b))

@@ -156,7 +156,7 @@ LAYOUTS = (
         "gguf-gated",
         "llama.cpp from Qwen3-Next and Qwen3.5: full attention with an output gate",
         "llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
-        "as transformers stores them, under other names; every head of Q is followed by as many rows of its output gate",
+        "as transformers stores them, under other names; behind the rows of every head of Q stand those of its gate",
         norms=_NORM,
         q=Packing(("q", "gate"), groups="heads"),
         model_types=_GATED,

@@ -3,8 +3,8 @@
     nice -n 10 python tests/checks/rotary_models/make.py FOLDER [NAME ...]
 
 writes FOLDER/NAME/model.safetensors and config.json, as transformers would save the attention of such a model. Each
-takes minutes on one core. No threshold of the rule may be set on a model of ``HELD_OUT``; that is what ``FOR_THRESHOLDS``
-is for.
+takes a minute on one core. No threshold of the rule may be set on a model of ``HELD_OUT``: ``FOR_THRESHOLDS`` are for
+that.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def text_of(kind: str) -> Tensor:
         where, pattern = ("stdlib", "*.py") if kind == "sources" else ("include", "**/*.h")
         files = sorted(Path(sysconfig.get_paths()[where]).glob(pattern))
         text = "".join(file.read_text("utf-8", "ignore") for file in files)[:3_000_000]
-    return torch.tensor([byte for byte in text.encode("ascii", "ignore")])
+    return torch.tensor(list(text.encode("ascii", "ignore")))
 
 
 def turned(x: Tensor, theta: float, neighbours: bool) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,7 @@ SEPARATE: Shapes = {
     "model.layers.0.self_attn.v_proj.weight": (_KV, WIDTH),
     "model.layers.0.self_attn.o_proj.weight": (WIDTH, _Q),
 }
-EQUAL: Shapes = {name: (WIDTH, WIDTH) for name in SEPARATE}
+EQUAL: Shapes = dict.fromkeys(SEPARATE, (WIDTH, WIDTH))
 PACK: Shapes = {
     "model.layers.0.self_attn.W_pack.weight": (3 * WIDTH, WIDTH),
 }
