@@ -30,6 +30,10 @@ def export(
     ] = None,
     rename: saving.Rename = None,
     dequantize: saving.Dequantize = None,
+    undo_permute: Annotated[
+        bool,
+        typer.Option("--undo-permute", help="Put rows that llama.cpp's converter permuted in transformers' order."),
+    ] = False,
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,
     verify: saving.Verify = False,
@@ -59,6 +63,7 @@ def export(
       qkvinspect export --split model.pt -o heads.pt --heads-split --heads 8
       qkvinspect export --split --all model.pt -o unfused.safetensors --verify
       qkvinspect export --split --all big/ -o unfused --max-shard-size 5GB --names diffusers
+      qkvinspect export --split model.gguf -o qkv.safetensors --dequantize float16 --undo-permute
       qkvinspect export --all adapter/ --base model/ -o merged.safetensors
 
     Exit status:
@@ -73,6 +78,8 @@ def export(
 
     if not (split or heads_split or (everything and base)):
         raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
+    if undo_permute and not (split or heads_split):
+        raise UsageError("--undo-permute is for parts that are written apart", hint="give --split")
     if everything and heads_split:
         raise UsageError("--all and --heads-split do not go together", hint="leave one of them out")
     if rename and not everything:
@@ -83,13 +90,31 @@ def export(
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=heads_split)
         saving.require_attention(found, "export")
+        if undo_permute and not any(one.layout is not None and one.layout.paired for one in found.attentions):
+            raise UsageError(
+                "--undo-permute finds no layer whose rows llama.cpp's converter permutes",
+                file=checkpoint.path,
+                hint="leave it out",
+            )
         if everything and not split:
             pieces, layers = merged_whole(found, rename=renaming(rename or ()), numbers_as=numbers_as), 0
         elif everything:
-            plan = split_whole(found, names=names, rename=renaming(rename or ()), numbers_as=numbers_as)
+            plan = split_whole(
+                found,
+                names=names,
+                rename=renaming(rename or ()),
+                numbers_as=numbers_as,
+                undo_permute=undo_permute,
+            )
             pieces, layers = plan.pieces, plan.layers
         else:
-            pieces = split_pieces(found, heads_split=heads_split, names=names or DEFAULT, numbers_as=numbers_as)
+            pieces = split_pieces(
+                found,
+                heads_split=heads_split,
+                names=names or DEFAULT,
+                numbers_as=numbers_as,
+                undo_permute=undo_permute,
+            )
             layers = len(found.attentions)
         saving.save(found, pieces, out, how, layers=layers, dry_run=dry_run)
         if everything:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -14,7 +14,9 @@ from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
 from qkvinspect.diff.pairing import Pair, Renames, pair_names
 from qkvinspect.diff.parts import Parts, common_heads, heads_of, paired, parts_of, stored_of, tensors_of
+from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.diff.relations import relate
+from qkvinspect.diff.rotary_rows import rotary_relations
 from qkvinspect.diff.stacks import pair_by_order
 from qkvinspect.diff.tally import Advance
 from qkvinspect.diff.tally import compare as compare_lines
@@ -105,7 +107,8 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
         announce(region for one in work for lines in one.parts[side].values() for region in lines.weight.regions)
         announce(others.regions(side) if others else ())
     layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
-    notes += [*_disagreeing(work), *_turned(work), *_about_quantised(work, layers)]
+    notes += [*_disagreeing(work), *_converted(work, a.checkpoint.format, b.checkpoint.format)]
+    notes += [*_turned(work), *_about_quantised(work, layers)]
     return Difference(
         a=a.checkpoint,
         b=b.checkpoint,
@@ -154,6 +157,16 @@ def _disagreeing(work: Sequence[_LayerPair]) -> list[str]:
         return []
     a, b = (f"{one.heads.num_heads} ({one.heads_from})" for one in (odd[0].a, odd[0].b) if one.heads)
     return [f"A has {a} heads and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
+
+
+def _converted(work: Sequence[_LayerPair], of_a: str, of_b: str) -> Iterator[str]:
+    """What llama.cpp's converter did to the rows, where one side only is GGUF."""
+    if (of_a == "gguf") == (of_b == "gguf"):
+        return
+    side = "A" if of_a == "gguf" else "B"
+    layouts = (one.a.layout if side == "A" else one.b.layout for one in work)
+    for layout in dict.fromkeys(layout for layout in layouts if layout is not None and layout.note):
+        yield f"what llama.cpp's converter did to {side} ({layout.id}): {layout.note}"
 
 
 def _turned(work: Sequence[_LayerPair]) -> list[str]:
@@ -221,7 +234,7 @@ def _compare_layer(layer: _LayerPair, tolerance: float | None, advance: Advance)
     geometry = common_heads(layer.a, layer.b)
     a, b = layer.parts
     parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
-    relations = relate(a, b, parts, _sizes(layer, geometry))
+    relations = _with_rotary(layer, parts, relate(a, b, parts, _sizes(layer, geometry)), geometry)
     return LayerDifference(
         a=layer.pair.a,
         b=layer.pair.b,
@@ -231,6 +244,19 @@ def _compare_layer(layer: _LayerPair, tolerance: float | None, advance: Advance)
         parts=parts,
         relations=lying_otherwise(layer.a, layer.b, relations),
     )
+
+
+def _with_rotary(
+    layer: _LayerPair, parts: Sequence[PartDifference], found: Sequence[Relation], geometry: Geometry | None
+) -> tuple[Relation, ...]:
+    """The relations, with those of permuted rows said in the words of the converter where one side is GGUF's."""
+    told = list(rotary_relations(layer.a, layer.b, layer.parts, parts, geometry))
+    if any(side.layout is not None and side.layout.id.startswith("gguf") for side in (layer.a, layer.b)):
+        named = {part for one in told for part in one.parts}
+        less = (RelationCode.ROTARY_PERMUTED, RelationCode.ROWS_PERMUTED)
+        return (*told, *(one for one in found if one.code not in less or not named.issuperset(one.parts)))
+    named = {part for one in found for part in one.parts}
+    return (*found, *(one for one in told if named.isdisjoint(one.parts)))
 
 
 def _part(

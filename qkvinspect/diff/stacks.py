@@ -11,6 +11,8 @@ from qkvinspect.inspection.report import Attention
 
 Signature = tuple[object, ...]
 
+_BLOCK = re.compile(r"blk\.\d{1,9}")
+
 
 def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Iterable[Pair]) -> tuple[list[Pair], int]:
     """Stacks (layers whose names differ in their numbers only) of which no layer has been matched.
@@ -29,7 +31,37 @@ def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Itera
             found += [Pair(x.layer, y.layer, "order") for x, y in zip(stacks[0], others[0], strict=True)]
         elif others:
             undecided += sum(map(len, stacks))
+    if not found:
+        left = (
+            [one for one in a if one.layer not in {pair.a for pair in pairs}],
+            [one for one in b if one.layer not in {pair.b for pair in pairs}],
+        )
+        found = _by_block(*left)
+        undecided = 0 if found else undecided
     return found, undecided
+
+
+def _by_block(a: Sequence[Attention], b: Sequence[Attention]) -> list[Pair]:
+    """Layers of a GGUF file, whose names are numbers of layers whatever kind of attention they hold, with the only
+    layers of those numbers.
+    """
+    if not any(side and all(_BLOCK.fullmatch(one.layer) for one in side) for side in (a, b)):
+        return []
+    ours, theirs = ({_number(one.layer): one for one in side} for side in (a, b))
+    if ours.keys() != theirs.keys() or (len(ours), len(theirs)) != (len(a), len(b)):
+        return []
+    if any(_shapes(one) != _shapes(theirs[number]) for number, one in ours.items()):
+        return []
+    return [Pair(one.layer, theirs[number].layer, "order") for number, one in ours.items()]
+
+
+def _number(layer: str) -> str:
+    found = re.search(r"\d{1,9}", layer)
+    return found[0] if found else ""
+
+
+def _shapes(attention: Attention) -> list[tuple[int, ...]]:
+    return [part.shape for part in attention.parts if part.name in ("q", "k", "v")]
 
 
 def _stacks(attentions: Sequence[Attention], matched: set[str]) -> dict[Signature, list[list[Attention]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from qkvinspect.dtypes import DType
@@ -72,6 +72,35 @@ def source_of(attention: Attention, numbers_as: DType | None = None) -> StoredPa
         no_bias=frozenset(attention.layout.no_bias),
         consumed=consumed(attention),
     )
+
+
+def in_halves(source: StoredPart) -> StoredPart:
+    """The parts with the rows of heads that llama.cpp's converter permuted back in the order of transformers.
+
+    Each head of such a part is two runs: the even rows, then the odd ones.
+
+    Raises:
+        LayoutError: the rows were permuted, and the number of heads is unknown.
+    """
+    paired = set(source.layout.paired) if source.layout is not None else set[str]()
+    if not paired:
+        return source
+    if source.heads is None:
+        raise LayoutError(
+            f"the rows of layer {source.layer!r} cannot be put back: the number of heads is unknown",
+            hint="give --heads N (and --kv-heads M)",
+        )
+    weights, biases = (
+        {part: tuple(_halves(runs)) if part in paired else runs for part, runs in held.items()}
+        for held in (source.weights, source.biases)
+    )
+    return replace(source, weights=weights, biases=biases)
+
+
+def _halves(heads: Iterable[RowRun]) -> Iterator[RowRun]:
+    for head in heads:
+        yield replace(head, rows=head.rows[::2])
+        yield replace(head, rows=head.rows[1::2])
 
 
 def consumed(attention: Attention) -> frozenset[str]:

@@ -30,11 +30,13 @@ def split_whole(
     names: str | None = None,
     rename: Callable[[str], str] = str,
     numbers_as: DType | None = None,
+    undo_permute: bool = False,
 ) -> Plan:
     """The whole checkpoint, each fused tensor as its parts.
 
     Args:
         names: a preset or a template; where one is given, layers whose parts lie apart already are renamed too.
+        undo_permute: put the rows that llama.cpp's converter permuted back; the layers are then named as others are.
 
     Raises:
         LayoutError: a layer cannot be split, or names collide.
@@ -45,9 +47,12 @@ def split_whole(
     changes: list[Change] = []
     for attention in report.attentions:
         require_whole(report, attention)
-        if names is None and _apart(attention):
+        permuted = undo_permute and attention.layout is not None and attention.layout.paired
+        if names is None and _apart(attention) and not permuted:
             continue
-        pieces = split_layer(attention, names=names or DEFAULT, everything=True, numbers_as=numbers_as)
+        pieces = split_layer(
+            attention, names=names or DEFAULT, everything=True, numbers_as=numbers_as, undo_permute=undo_permute
+        )
         changes.append(Change((attention.layer, attention.layer), consumed(attention), tuple(pieces)))
     return Plan(tuple(whole(report, changes, rename, numbers_as)), len(changes))
 

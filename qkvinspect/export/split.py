@@ -8,7 +8,7 @@ from qkvinspect.checkpoint import Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
-from qkvinspect.export.parts import StoredPart, source_of
+from qkvinspect.export.parts import StoredPart, in_halves, source_of
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.row_runs import count, merged, weight_of
@@ -20,13 +20,19 @@ _MAIN = ("q", "k", "v")
 
 
 def split_pieces(
-    report: Report, *, heads_split: bool = False, names: str = DEFAULT, numbers_as: DType | None = None
+    report: Report,
+    *,
+    heads_split: bool = False,
+    names: str = DEFAULT,
+    numbers_as: DType | None = None,
+    undo_permute: bool = False,
 ) -> list[OutputTensor]:
     """What ``export --split`` writes: ``<layer>.q_proj.weight`` and so on; with ``heads_split`` each head apart.
 
     Args:
         names: a preset or a template; see ``naming``.
         numbers_as: what weights that are stored as codes become; None: their codes and scales are cut as they are.
+        undo_permute: put the rows that llama.cpp's converter permuted back in the order of transformers.
 
     Raises:
         LayoutError: a layer cannot be split, or two tensors would have the same name.
@@ -34,7 +40,9 @@ def split_pieces(
     """
     pieces: dict[str, OutputTensor] = {}
     for attention in report.attentions:
-        for piece in split_layer(attention, heads_split=heads_split, names=names, numbers_as=numbers_as):
+        for piece in split_layer(
+            attention, heads_split=heads_split, names=names, numbers_as=numbers_as, undo_permute=undo_permute
+        ):
             if piece.name in pieces:
                 raise LayoutError("two layers would be written under this name", tensor=piece.name)
             pieces[piece.name] = piece
@@ -48,11 +56,13 @@ def split_layer(
     names: str = DEFAULT,
     everything: bool = False,
     numbers_as: DType | None = None,
+    undo_permute: bool = False,
 ) -> list[OutputTensor]:
     """The parts of one layer.
 
     Args:
         everything: also rows that are not Q, K or V (a gate, an MLP).
+        undo_permute: as of ``split_pieces``.
 
     Raises:
         LayoutError: it cannot be split.
@@ -63,8 +73,14 @@ def split_layer(
             hint="give --heads N",
         )
     if numbers_as is None and any(map(in_codes, attention.weights)) and names != TORCH:
+        if undo_permute and attention.layout is not None and attention.layout.paired:
+            raise LayoutError(
+                f"layer {attention.layer!r} is stored as codes", hint="--dequantize float32 writes its numbers"
+            )
         return list(_codes_apart(attention, naming(names), heads_split=heads_split))
     source = source_of(attention, numbers_as)
+    if undo_permute:
+        source = in_halves(source)
     if names == TORCH and not heads_split:
         packed = repack(source, by_id("torch-mha-split"), attention.layer)
         return [*packed.weights, *packed.biases]
@@ -79,10 +95,18 @@ def _apart(source: StoredPart, name: Naming, *, heads_split: bool, everything: b
         for kind, held in (("weight", source.weights), ("bias", source.biases)):
             runs = held.get(part, ())
             if heads_split and runs:
-                for head, run in enumerate(runs):
-                    yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), (run,), kind)
+                for head, run in enumerate(_by_head(source, part, runs)):
+                    yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), run, kind)
             elif runs:
                 yield _piece(name(source.layer, part, kind), merged(runs), kind)
+
+
+def _by_head(source: StoredPart, part: str, runs: tuple[RowRun, ...]) -> Iterator[tuple[RowRun, ...]]:
+    """The runs of each head: one, or two where its rows were put back in order."""
+    heads = len(runs) if source.heads is None else source.heads[part in ("k", "v")]
+    size = 2 if len(runs) == 2 * heads else 1
+    for start in range(0, len(runs), size):
+        yield runs[start : start + size]
 
 
 def _piece(name: str, runs: tuple[RowRun, ...], kind: str) -> OutputTensor:

@@ -5,7 +5,8 @@ of a head stay together in all of them, so that which rows are which head never 
 """
 
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.packing import QKV, K, Q, V
+from qkvinspect.layouts.logits import NO_SOFTMAX
+from qkvinspect.layouts.packing import QKV, K, Packing, Q, V
 
 _NORM = (HeadTensor("attn_q_norm.weight", 0, "head_dim"), HeadTensor("attn_k_norm.weight", 0, "head_dim"))
 _PERMUTED = (
@@ -22,6 +23,8 @@ _CROSS = (
 _PACKED = (StoredWeight("attn_qkv.weight", QKV),)
 """llama.cpp always takes it for Q, then K, then V."""
 
+_GATED = ("qwen3next", "qwen35", "qwen35moe")
+
 LAYOUTS = (
     Layout(
         id="gguf",
@@ -29,7 +32,6 @@ LAYOUTS = (
         weights=_APART,
         layer="blk.#",
         out=("attn_output|attn_out|attn_o.weight",),
-        head_tensors=_NORM,
         v_free=True,
         source="llama.cpp gguf-py/gguf/constants.py, TENSOR_NAMES",
         proof="source",
@@ -62,7 +64,6 @@ LAYOUTS = (
         ),
         needs_config=True,
         paired=("q", "k"),
-        head_tensors=_NORM,
         v_free=True,
         source="llama.cpp conversion/llama.py, LlamaModel.permute",
         proof="source",
@@ -77,7 +78,6 @@ LAYOUTS = (
         model_types=("internlm2", "bailingmoe", "baichuan", "xverse"),
         needs_config=True,
         paired=("q", "k"),
-        head_tensors=_NORM,
         v_free=True,
         source="llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py, xverse.py",
         proof="source",
@@ -85,10 +85,7 @@ LAYOUTS = (
     ),
     Layout(
         id="gguf-renamed",
-        libraries=(
-            "llama.cpp from Qwen2, Qwen3, Gemma, OLMo 2, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, "
-            "Apertus"
-        ),
+        libraries="llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4",
         weights=_APART,
         layer="blk.#",
         out=("attn_output.weight",),
@@ -96,11 +93,8 @@ LAYOUTS = (
             "qwen2",
             "qwen2moe",
             "qwen2vl",
-            "qwen3",
-            "qwen3moe",
             "gemma",
             "gemma2",
-            "gemma3",
             "olmo2",
             "olmoe",
             "phimoe",
@@ -109,14 +103,62 @@ LAYOUTS = (
             "starcoder2",
             "nemotron",
             "llama4",
-            "apertus",
+            "phi2",
         ),
         needs_config=True,
-        head_tensors=_NORM,
         v_free=True,
         source="llama.cpp conversion/base.py, TextModel.modify_tensors",
         proof="source",
         note="as transformers stores them, under other names",
+    ),
+    Layout(
+        id="gguf-renamed-norms",
+        libraries="llama.cpp from Qwen3, Gemma 3, Apertus: with norms of each head",
+        weights=_APART,
+        layer="blk.#",
+        out=("attn_output.weight",),
+        model_types=("qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "gemma3", "apertus"),
+        needs_config=True,
+        head_tensors=_NORM,
+        v_free=True,
+        source="llama.cpp conversion/qwen.py, gemma.py, apertus of llama.py",
+        proof="source",
+        note="as transformers stores them, under other names",
+    ),
+    Layout(
+        id="gguf-gated",
+        libraries="llama.cpp from Qwen3-Next and Qwen3.5: full attention with an output gate",
+        weights=(StoredWeight("attn_q.weight", Packing(("q", "gate"), groups="heads")), *_APART[1:]),
+        layer="blk.#",
+        out=("attn_output.weight",),
+        model_types=_GATED,
+        needs_config=True,
+        head_tensors=_NORM,
+        v_free=True,
+        source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
+        proof="source",
+        note="as transformers stores them, under other names; behind the rows of every head of Q stand those of its gate",
+    ),
+    Layout(
+        id="gguf-gdn",
+        libraries="llama.cpp from Qwen3-Next and Qwen3.5: gated delta net",
+        weights=_PACKED,
+        layer="blk.#",
+        siblings=("ssm_conv1d.weight",),
+        out=("ssm_out.weight",),
+        v_free=True,
+        kv_heads="equal",
+        head_tensors=(HeadTensor("ssm_norm.weight", 0, "head_dim"),),
+        model_types=_GATED,
+        needs_config=True,
+        head_keys=tuple(f"{architecture}.ssm.group_count" for architecture in _GATED),
+        source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
+        logits=NO_SOFTMAX,
+        proof="source",
+        note=(
+            "the converter sorted Q, K, V and gate of each key head into Q, K, V and a tensor for the gate; "
+            "of Qwen3.5, value heads of one key head do not stand together"
+        ),
     ),
     Layout(
         id="gguf-cross",
@@ -125,7 +167,6 @@ LAYOUTS = (
         layer="blk.#",
         out=("cross_attn_o.weight",),
         label="cross",
-        head_tensors=_NORM,
         v_free=True,
         source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.DEC_CROSS_ATTN_Q",
         proof="source",
@@ -141,8 +182,22 @@ LAYOUTS = (
         out=("attn_output|attn_out.weight",),
         unless=("ssm_conv1d.weight",),
         kv_heads="free",
-        head_tensors=_NORM,
         source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
+        proof="source",
+        note="as transformers stores them, under another name",
+    ),
+    Layout(
+        id="gguf-qkv-norms",
+        libraries="llama.cpp from Bailing MoE 2",
+        weights=_PACKED,
+        layer="blk.#",
+        out=("attn_output|attn_out.weight",),
+        unless=("ssm_conv1d.weight",),
+        model_types=("bailingmoe2",),
+        needs_config=True,
+        kv_heads="free",
+        head_tensors=_NORM,
+        source="llama.cpp conversion/bailingmoe.py, BailingMoeV2Model.modify_tensors",
         proof="source",
         note="as transformers stores them, under another name",
     ),
@@ -156,7 +211,6 @@ LAYOUTS = (
         model_types=("gptneox", "bloom"),
         needs_config=True,
         kv_heads="free",
-        head_tensors=_NORM,
         source="llama.cpp conversion/gptneox.py, bloom.py",
         proof="source",
         note="transformers has Q, K and V of each head together; the converter sorted them into Q, K, V",
@@ -171,7 +225,6 @@ LAYOUTS = (
         model_types=("falcon",),
         needs_config=True,
         kv_heads="free",
-        head_tensors=_NORM,
         source="llama.cpp conversion/falcon.py",
         proof="source",
         note="transformers has each kv head behind the heads that use it; the converter sorted them into Q, K, V",
@@ -186,7 +239,6 @@ LAYOUTS = (
         model_types=("gpt2", "jais"),
         needs_config=True,
         kv_heads="free",
-        head_tensors=_NORM,
         source="llama.cpp conversion/gpt2.py, jais.py",
         proof="source",
         note="transformers has [in, out]; the converter transposed it",

@@ -68,9 +68,13 @@ class Sources:
     def _of_tensors(self, candidate: Candidate) -> Iterator[HeadFact]:
         for tensor in candidate.layout.head_tensors:
             info = self._names.find_in_stack(tensor.key, candidate.path)
-            if info is None or len(info.shape) <= tensor.axis or not is_count(info.shape[tensor.axis]):
+            if info is None or len(info.shape) <= tensor.axis:
                 continue
-            size, origin = info.shape[tensor.axis], f"tensor:{info.name}"
+            # A norm with values of its own for each head is [heads, head_dim]: Chameleon's, StableLM's.
+            axis = -1 if tensor.fixes == "head_dim" and len(info.shape) == 2 else tensor.axis
+            size, origin = info.shape[axis], f"tensor:{info.name}"
+            if not is_count(size):
+                continue
             if tensor.fixes == "num_heads":
                 yield HeadFact(origin, size)
             elif size < candidate.weights[0].shape[0]:  # a norm over all heads at once says nothing

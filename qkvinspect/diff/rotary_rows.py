@@ -1,0 +1,110 @@
+"""Rows of Q and K that a converter permuted otherwise than it should have, told also where they were rounded since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from qkvinspect.diff.difference import PartDifference
+from qkvinspect.diff.ordered_rows import Lines
+from qkvinspect.diff.parts import Parts, paired
+from qkvinspect.diff.relation import Relation, RelationCode
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.evidence.rotary_order import Order, places_of
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import Geometry
+from qkvinspect.weights.reading import Array
+
+_MOST_HEADS = 3
+_MOST_COLUMNS = 512
+_NEAR = 0.4
+"""Relative error of rows that are the same but for rounding: 2 bits a value give 0.3, other rows 1.4."""
+
+_WRONG: dict[Order, str] = {
+    "halves": "not permuted",
+    "neighbours": "permuted",
+    "twice": "permuted twice",
+    "undone": "permuted the other way round",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """How the rows of a part of one side came about."""
+
+    part: str
+    order: Order
+    exact: bool
+
+
+def rotary_relations(
+    a: Attention, b: Attention, sides: tuple[Parts, Parts], found: Sequence[PartDifference], geometry: Geometry | None
+) -> Iterator[Relation]:
+    """What explains changed rows of Q and K, where both sides have as many and the heads are known."""
+    if geometry is None:
+        return
+    needed: Order = "neighbours" if paired(a) != paired(b) else "halves"
+    side = "A" if paired(a) and not paired(b) else "B"
+    told: list[_Told] = []
+    for part in found:
+        ours, theirs = (one.get(part.name) for one in (sides if side == "B" else sides[::-1]))
+        if part.name in ("q", "k") and part.whole.status == "changed" and ours and theirs:
+            order = _order(part.name, ours, theirs, geometry, needed)
+            told += [order] if order else []
+    for order, exact in dict.fromkeys((one.order, one.exact) for one in told):
+        names = [one.part for one in told if (one.order, one.exact) == (order, exact)]
+        yield Relation(RelationCode.ROTARY_PERMUTED, _text(names, side, order, exact, needed, geometry), tuple(names))
+
+
+def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: Order) -> _Told | None:
+    """What was done to the rows of a part, if not what its format needs; None where no order makes them the same."""
+    heads, width = geometry.heads(part), geometry.width(part)
+    share = geometry.num_heads // heads if heads else 0
+    if not heads or width < 4 or width % 2 or plain.shape != stored.shape or plain.rows != heads * width:
+        return None
+    if not (plain.comparable and stored.comparable):
+        return None
+    orders = {order: _index(order, needed, width, share) for order in (*_WRONG, *_as_q(part, share, width))}
+    chosen = dict.fromkeys(i * heads // min(heads, _MOST_HEADS) for i in range(min(heads, _MOST_HEADS)))
+    pairs = [(_head(plain, head, width), _head(stored, head, width)) for head in chosen]
+    if not all(np.isfinite(one).all() for pair in pairs for one in pair):
+        return None
+    errors = {order: _error(pairs, index) for order, index in orders.items()}
+    best = min(errors, key=errors.__getitem__)
+    if best == needed or errors[best] > _NEAR or errors[needed] < 2 * errors[best] or errors[needed] == 0:
+        return None
+    return _Told(part, best, errors[best] == 0)
+
+
+def _as_q(part: str, share: int, width: int) -> tuple[Order, ...]:
+    fits = part == "k" and share > 1 and width % share == 0 and width // share % 2 == 0
+    return ("with the heads of Q",) if fits else ()
+
+
+def _index(order: Order, needed: Order, width: int, share: int) -> Array:
+    """Which row of a head each of the other side is, once that has been put back as its format needs."""
+    return np.argsort(places_of(order, width, share))[places_of(needed, width, share)]
+
+
+def _head(lines: Lines, head: int, width: int) -> Array:
+    rows, cols = range(head * width, (head + 1) * width), range(min(lines.cols, _MOST_COLUMNS))
+    values = lines.words(rows, cols)
+    return np.asarray(lines.values(values), np.float64)[:width]
+
+
+def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:
+    """Relative L2 difference of the heads, with the rows of the first in another order."""
+    size = sum(float((after * after).sum()) for _, after in pairs)
+    return (sum(float(((before[index] - after) ** 2).sum()) for before, after in pairs) / (size or 1)) ** 0.5
+
+
+def _text(names: Sequence[str], side: str, order: Order, exact: bool, needed: Order, geometry: Geometry) -> str:
+    subject = f"the rows of {' and '.join(name.upper() for name in names)} of {side} were"
+    if order == "with the heads of Q":
+        what = f"permuted as if there were {geometry.num_heads} heads, as Q has, and not {geometry.num_kv_heads}"
+    else:
+        what = _WRONG[order]
+    due = "once, as llama.cpp needs it" if needed == "neighbours" else "not permuted"
+    rest = "the values are the same" if exact else "the values are within rounding, as far as looked at"
+    return f"{subject} {what}, where they should be {'permuted ' if needed == 'neighbours' else ''}{due}; {rest}"

@@ -1,0 +1,151 @@
+"""Models of transformers against what llama.cpp's own converter made of them; see llama_cpp/make.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+FOLDER = Path(__file__).parent / "llama_cpp"
+PERMUTED = "the rows of the first and the second half lie in turn"
+UNPACKED = "cut out of one packed tensor, then permuted"
+RENAMED = "as transformers stores them, under other names"
+KEPT = "as transformers stores them, under another name"
+
+SAID: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            *("llama", "mistral", "mixtral", "arcee", "smollm3", "granite", "olmo", "chameleon"),
+            *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada"),
+        ),
+        PERMUTED,
+    ),
+    **dict.fromkeys(("internlm2", "bailingmoe", "baichuan", "xverse"), UNPACKED),
+    **dict.fromkeys(
+        (
+            *("qwen2", "qwen3", "gemma", "gemma2", "olmo2", "olmoe"),
+            *("stablelm", "starcoder2", "nemotron", "apertus", "exaone", "phi2"),
+        ),
+        RENAMED,
+    ),
+    **dict.fromkeys(("phi3", "mpt", "dbrx", "chatglm"), KEPT),
+    **dict.fromkeys(("gptneox", "bloom"), "has Q, K and V of each head together; the converter sorted them"),
+    **dict.fromkeys(("falcon", "falcon-groups"), "has each kv head behind the heads that use it; the converter sorted"),
+    **dict.fromkeys(("gpt2", "jais"), "[in, out]; the converter transposed it"),
+    "qwen3next": "the converter sorted Q, K, V and gate of each key head into Q, K, V",
+}
+"""Words of the note that names what the converter did to each model."""
+
+
+def assert_identical(difference: dict[str, Any]) -> None:
+    """Of all weights; the biases are wider in the GGUF file, which the converter does not store in 16 bits."""
+    for layer in difference["layers"]:
+        for part in layer["parts"]:
+            assert part["status"] in (("rounding", "identical") if part["part"].endswith("bias") else ("identical",))
+            assert part["max_difference"] == 0
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_the_values_are_the_same_and_the_transformation_is_named(name: str, run: Callable[..., Any]) -> None:
+    difference = json.loads(run("diff", FOLDER / name, FOLDER / f"{name}.gguf", "-f", "json").out)
+    assert difference["layers"]
+    assert not difference["added"]
+    assert not difference["removed"]
+    assert_identical(difference)
+    assert any("llama.cpp's converter" in note and SAID[name] in note for note in difference["notes"])
+    assert all(layer["num_heads"] for layer in difference["layers"])
+
+
+def test_every_converted_model_is_looked_at() -> None:
+    made = {path.stem for path in FOLDER.glob("*.gguf")}
+    assert {name.removesuffix("-q8_0") for name in made} == SAID.keys() | OTHERS
+
+
+OTHERS = {"bert", "glm4", "deepseek2"}
+
+
+@pytest.mark.parametrize("name", ["bert", "glm4"])
+def test_those_without_rows_of_their_own(name: str, run: Callable[..., Any]) -> None:
+    assert_identical(json.loads(run("diff", FOLDER / name, FOLDER / f"{name}.gguf", "-f", "json").out))
+
+
+@pytest.mark.parametrize("name", ["llama", "internlm2", "falcon-groups", "qwen2", "gpt2"])
+def test_eight_bits_are_rounding(name: str, run: Callable[..., Any]) -> None:
+    found = run("diff", FOLDER / name, FOLDER / f"{name}-q8_0.gguf", "-f", "json")
+    statuses = {part["status"] for layer in json.loads(found.out)["layers"] for part in layer["parts"]}
+    assert statuses <= {"rounding", "identical"}
+    assert "rounding" in statuses
+
+
+def permuted(rows: Any, heads: int) -> Any:
+    """LlamaModel.permute of llama.cpp's converter."""
+    return rows.reshape(heads, 2, len(rows) // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def put_back(rows: Any, heads: int) -> Any:
+    """Its reverse."""
+    return rows.reshape(heads, len(rows) // heads // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+WRONG = {
+    "forgotten": (0, 0, 2, "the rows of Q and K of B were not permuted, where they should be permuted once"),
+    "K forgotten": (1, 0, 2, "the rows of K of B were not permuted"),
+    "twice": (2, 2, 2, "the rows of Q and K of B were permuted twice"),
+    "K as Q": (1, 1, 4, "the rows of K of B were permuted as if there were 4 heads, as Q has, and not 2"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(("name", "kind"), [("llama", "F16"), ("llama", "Q4_0"), ("internlm2", "Q8_0")])
+def test_a_wrong_permutation_is_named(
+    name: str, wrong: str, kind: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    *how, said = WRONG[wrong]
+    path = converted_otherwise(FOLDER / f"{name}.gguf", tmp_path / "m.gguf", Type[kind], *how)
+    found = run("diff", FOLDER / name, path, "-f", "json")
+    (layer,) = json.loads(found.out)["layers"]
+    assert found.code == 1
+    (relation,) = [one for one in layer["relations"] if one["code"] == "rotary-permuted"]
+    assert relation["message"].startswith(said)
+    exact = "the values are the same" if kind == "F16" else "the values are within rounding"
+    assert exact in relation["message"]
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_a_needless_permutation_is_named(kind: str, tmp_path: Path, run: Callable[..., Any]) -> None:
+    path = converted_otherwise(FOLDER / "qwen2.gguf", tmp_path / "m.gguf", Type[kind], 2, 2, 2)
+    (layer,) = json.loads(run("diff", FOLDER / "qwen2", path, "-f", "json").out)["layers"]
+    (relation,) = layer["relations"]
+    text = "the rows of Q and K of B were permuted, where they should be not permuted"
+    assert relation["message"].startswith(text)
+
+
+def converted_otherwise(source: Path, path: Path, kind: Type, of_q: int, of_k: int, kv_heads: int) -> Path:
+    """A converted file with Q and K permuted so many times, where the converter did once (of Qwen2 one time less)."""
+    reader = gguf.GGUFReader(source)
+    (architecture,) = (reader.fields[key].contents() for key in ("general.architecture",))
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    before = architecture == "qwen2"
+    for tensor in reader.tensors:
+        values = np.array(tensor.data, np.float32)
+        part = tensor.name.split(".")[2]
+        if part in ("attn_q", "attn_k"):
+            times, heads = (of_q, 4) if part == "attn_q" else (of_k, kv_heads)
+            values = values if before else put_back(values, 4 if part == "attn_q" else 2)
+            for _ in range(times - before):
+                values = permuted(values, heads)
+        kept = Type.F32 if values.ndim == 1 else kind
+        writer.add_tensor(tensor.name, gguf.quants.quantize(values, kept), raw_dtype=kept)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
