@@ -40,7 +40,7 @@ def check(
     ignore: Annotated[Codes, typer.Option("--ignore", metavar="CODE", help="Not these checks; repeatable.")] = None,
     fail_on: Annotated[
         Literal["error", "warning", "info"] | None,
-        typer.Option("--fail-on", help="The least severity that makes the exit code 1.", show_default="error"),
+        typer.Option("--fail-on", help="The least severity that makes the exit code 1.", show_default="warning"),
     ] = None,
     format: Annotated[
         CheckFormat | None,
@@ -79,7 +79,7 @@ def check(
 
     \b
       qkvinspect check model.safetensors
-      qkvinspect check 'checkpoints/*.pt' --heads 8 --fail-on warning
+      qkvinspect check 'checkpoints/*.pt' --heads 8 --fail-on error
       qkvinspect check release/ --format junit -o checks.xml
       qkvinspect check model.pt --write-baseline attention.json
       qkvinspect check model.pt --baseline attention.json
