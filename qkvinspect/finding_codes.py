@@ -61,12 +61,7 @@ class FindingCode(StrEnum):
         "Weights of an ONNX model are called what the modules that use them call them.",
     )
     NO_CHECKSUMS = "no-checksums", "warning", "The zip was written without checksums.", "info"
-    NO_VERSION = (
-        "no-version",
-        "warning",
-        "The zip lacks the version without which torch.load refuses it.",
-        "error",
-    )
+    NO_VERSION = "no-version", "warning", "The zip lacks its version: torch.load refuses it.", "error"
     OTHER_FILES = "other-files", "info", "The folder holds other checkpoints that were not read."
     PARTS_UNCOUNTED = "parts-uncounted", "warning", "The parts of a checkpoint do not say how many they are."
     UNKNOWN_ENTRIES = "unknown-entries", "warning", "The zip has entries that torch.save does not write."
@@ -193,6 +188,7 @@ class FindingCode(StrEnum):
         "error",
         "All values of Q, K or V, or of one head of it, are the same number, which is not zero.",
     )
+    DAMAGED_BLOCK = "damaged-block", "error", "A run of bytes of a weight is not what was trained."
     DEAD_HEAD = (
         "dead-head",
         "warning",

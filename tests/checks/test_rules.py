@@ -90,6 +90,7 @@ FAULTS: list[tuple[str, str, int | None, Callable[[State], None], str]] = [
     ("zero-head", "warning", 5, edit(5, head(V, 3), lambda _: 0), "V is zero in head 3"),
     ("constant-part", "error", 0, edit(0, Q, lambda _: 0.5), "every value of Q is 0.5"),
     ("constant-part", "error", 0, edit(0, head(K, 2), lambda _: 0.5), "K has one value throughout in head 2"),
+    ("damaged-block", "error", 2, edit(2, slice(41, 47), lambda _: 0), "in_proj_weight (K, head 1) are zero"),
     ("equal-parts", "error", 4, edit(4, K, lambda weight: weight[V]), "K and V hold the same values"),
     ("equal-parts", "error", 4, edit(4, Q, lambda weight: weight[K]), "Q and K hold the same values"),
     ("equal-heads", "warning", 3, edit(3, head(Q, 3), lambda w: w[head(Q, 1)]), "heads 1 and 3 of Q hold"),
