@@ -78,11 +78,7 @@ class FindingCode(StrEnum):
         "Tensors look like attention and were not understood: they are not checked.",
     )
     UNLISTED_TENSORS = "unlisted-tensors", "warning", "Shards hold tensors that their index omits."
-    UNREADABLE_TENSOR = (
-        "unreadable-tensor",
-        "warning",
-        "A tensor that cannot be read as plain numbers was left out.",
-    )
+    UNREADABLE_TENSOR = "unreadable-tensor", "warning", "A tensor that cannot be read as plain numbers was left out."
     VALUE_UNREADABLE = "value-unreadable", "info", "A small value of a distributed checkpoint could not be used."
 
     # Of attention modules, by inspection.
@@ -194,6 +190,7 @@ class FindingCode(StrEnum):
         "warning",
         "A head's norm is far below that of its peers: under a fiftieth of their median.",
     )
+    DIGEST_DIFFERS = "digest-differs", "error", "A file is not what a manifest or a hub knows by its SHA-256."
     EQUAL_HEADS = "equal-heads", "warning", "Two heads of the same part hold the same bytes."
     EQUAL_LAYERS = (
         "equal-layers",

@@ -17,6 +17,7 @@ from qkvinspect.checks import (
     constant_part,
     damaged_block,
     dead_head,
+    digest_differs,
     equal_heads,
     equal_layers,
     equal_parts,
@@ -36,6 +37,7 @@ from qkvinspect.checks import (
     zero_part,
 )
 from qkvinspect.checks.baseline import Baseline
+from qkvinspect.checks.digests import Digests
 from qkvinspect.checks.policy import Policy
 from qkvinspect.checks.policy import parse as parse_policy
 from qkvinspect.checks.subject import Subject, Told
@@ -82,6 +84,7 @@ CHECKS: tuple[Check, ...] = (
     fused_scales,
     expected,
     changed,
+    digest_differs,
 )
 
 
@@ -118,18 +121,20 @@ def run(
     baseline: Baseline | None = None,
     tolerance: float = TOLERANCE,
     progress: Progress | None = None,
+    digests: tuple[Digests, ...] = (),
 ) -> list[Finding]:
     """Check an inspected checkpoint that is still open; the gravest findings come first.
 
     Args:
         report: with norms and, for the findings that contradict a packing, with evidence.
         tolerance: relative, of norms against the baseline.
+        digests: what the files should be.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
     chosen = [check for check in CHECKS if _may_fire(check, wanted)]
-    subject = Subject(report, wanted.expect, baseline, tolerance, progress)
+    subject = Subject(report, wanted.expect, baseline, tolerance, progress, digests)
     own = {check.CODE for check in CHECKS}  # what reading noticed of these, the check says better
     found = list(_judged((finding for finding in report.findings if finding.code not in own), wanted))
     for check in chosen:

@@ -1,7 +1,8 @@
-"""A run of bytes of a weight is not what was trained: zeros, a copy of another place, or numbers of no weight's size.
+"""A run of bytes of a weight is not what was trained.
 
-Disks, networks and programs lose pages, write them twice, shift them by a byte or turn a bit of each word, and no value
-needs to be NaN for it. Named is the tensor, the heads and the bytes, counted from where the tensor begins, of:
+Zeros, a copy of another place, or numbers of no weight's size: disks, networks and programs lose pages, write them
+twice, shift them by a byte or turn a bit of each word, and no value needs to be NaN for it. Named is the tensor, the
+heads and the bytes, counted from where the tensor begins, of:
 
 - one word over and over, for 512 bytes and more, that begins or ends within a row or cuts a head: heads and parts that
   are zero as a whole are other findings, and where many such runs are, the weight is sparse;
