@@ -60,8 +60,8 @@ class FindingCode(StrEnum):
         "info",
         "Weights of an ONNX model are called what the modules that use them call them.",
     )
-    NO_CHECKSUMS = "no-checksums", "warning", "The zip was written without checksums."
-    NO_VERSION = "no-version", "warning", "The zip lacks the version without which torch.load refuses it."
+    NO_CHECKSUMS = "no-checksums", "warning", "The zip was written without checksums.", "info"
+    NO_VERSION = "no-version", "warning", "The zip lacks its version: torch.load refuses it.", "error"
     OTHER_FILES = "other-files", "info", "The folder holds other checkpoints that were not read."
     PARTS_UNCOUNTED = "parts-uncounted", "warning", "The parts of a checkpoint do not say how many they are."
     UNKNOWN_ENTRIES = "unknown-entries", "warning", "The zip has entries that torch.save does not write."
@@ -78,17 +78,13 @@ class FindingCode(StrEnum):
         "Tensors look like attention and were not understood: they are not checked.",
     )
     UNLISTED_TENSORS = "unlisted-tensors", "warning", "Shards hold tensors that their index omits."
-    UNREADABLE_TENSOR = (
-        "unreadable-tensor",
-        "warning",
-        "A tensor that cannot be read as plain numbers was left out.",
-    )
+    UNREADABLE_TENSOR = "unreadable-tensor", "warning", "A tensor that cannot be read as plain numbers was left out."
     VALUE_UNREADABLE = "value-unreadable", "info", "A small value of a distributed checkpoint could not be used."
 
     # Of attention modules, by inspection.
     ADAPTER_ADDED = "adapter-added", "info", "The values are a base model's with an adapter added (--base)."
     ADAPTER_LEFT_OUT = "adapter-left-out", "warning", "What an adapter has for modules that its base has not."
-    ADAPTER_ONLY = "adapter-only", "warning", "A LoRA adapter without its base model."
+    ADAPTER_ONLY = "adapter-only", "warning", "A LoRA adapter without its base model.", "info"
     ADAPTER_SCALE = "adapter-scale", "warning", "Nothing tells what an adapter's product is taken times."
     AMBIGUOUS_LAYOUT = (
         "ambiguous-layout",
@@ -159,7 +155,7 @@ class FindingCode(StrEnum):
         "warning",
         "A second copy of an attention's weights that the model does not load.",
     )
-    TENSOR_PARALLEL = "tensor-parallel", "warning", "The file is one rank's share of a model."
+    TENSOR_PARALLEL = "tensor-parallel", "warning", "The file is one rank's share of a model.", "info"
     RANKS_JOINED = "ranks-joined", "info", "The files of several ranks were read as the one checkpoint that they are."
     KV_HEADS_COPIED = "kv-heads-copied", "info", "Several ranks hold the same kv head; one copy was kept."
     RANKS_DIFFER = (
@@ -188,11 +184,13 @@ class FindingCode(StrEnum):
         "error",
         "All values of Q, K or V, or of one head of it, are the same number, which is not zero.",
     )
+    DAMAGED_BLOCK = "damaged-block", "error", "A run of bytes of a weight is not what was trained."
     DEAD_HEAD = (
         "dead-head",
         "warning",
         "A head's norm is far below that of its peers: under a fiftieth of their median.",
     )
+    DIGEST_DIFFERS = "digest-differs", "error", "A file is not what a manifest or a hub knows by its SHA-256."
     EQUAL_HEADS = "equal-heads", "warning", "Two heads of the same part hold the same bytes."
     EQUAL_LAYERS = (
         "equal-layers",
@@ -238,7 +236,7 @@ class FindingCode(StrEnum):
     )
     RANK_COLLAPSE = (
         "rank-collapse",
-        "warning",
+        "info",
         "The rows of a head are all but multiples of one row: its stable rank is under 1.05.",
     )
     ROTARY_ORDER_AGAINST_WEIGHTS = (

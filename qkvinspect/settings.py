@@ -12,7 +12,7 @@ k = "k_linear.weight"
 v = "v_linear.weight"
 
 [check]                         # see checks/policy.py
-fail_on = "warning"
+fail_on = "error"
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from qkvinspect.checks import (
     changed,
     coarse_head,
     constant_part,
+    damaged_block,
     dead_head,
+    digest_differs,
     equal_heads,
     equal_layers,
     equal_parts,
@@ -37,6 +39,7 @@ from qkvinspect.checks import (
     zero_part,
 )
 from qkvinspect.checks.baseline import Baseline
+from qkvinspect.checks.digests import Digests
 from qkvinspect.checks.policy import Policy
 from qkvinspect.checks.policy import parse as parse_policy
 from qkvinspect.checks.subject import Subject, Told
@@ -73,6 +76,7 @@ CHECKS: tuple[Check, ...] = (
     odd_layer,
     missing_bias,
     missing_layer,
+    damaged_block,
     norm_outlier,
     dead_head,
     rank_collapse,
@@ -84,6 +88,7 @@ CHECKS: tuple[Check, ...] = (
     quantised_otherwise,
     expected,
     changed,
+    digest_differs,
 )
 
 
@@ -120,18 +125,20 @@ def run(
     baseline: Baseline | None = None,
     tolerance: float = TOLERANCE,
     progress: Progress | None = None,
+    digests: tuple[Digests, ...] = (),
 ) -> list[Finding]:
     """Check an inspected checkpoint that is still open; the gravest findings come first.
 
     Args:
         report: with norms and, for the findings that contradict a packing, with evidence.
         tolerance: relative, of norms against the baseline.
+        digests: what the files should be.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
     chosen = [check for check in CHECKS if _may_fire(check, wanted)]
-    subject = Subject(report, wanted.expect, baseline, tolerance, progress)
+    subject = Subject(report, wanted.expect, baseline, tolerance, progress, digests)
     own = {check.CODE for check in CHECKS}  # what reading noticed of these, the check says better
     found = list(_judged((finding for finding in report.findings if finding.code not in own), wanted))
     for check in chosen:

@@ -148,6 +148,8 @@ def _numbers(values: Array, *, spectrum: bool) -> tuple[float | None, float | No
     scale = max(abs(lowest), abs(highest))
     if not scale:
         return lowest, highest, None
-    scaled = values.astype(np.float32) / np.float32(scale) if np.float32(scale) > 0 else values / scale
+    narrow = np.finfo(np.float32)  # beyond it, float64 is first brought to a size that float32 holds
+    fits = values.dtype == np.float32 or float(narrow.tiny) < scale < float(narrow.max)
+    scaled = values.astype(np.float32) / np.float32(scale) if fits else (values / scale).astype(np.float32)
     spread = np.linalg.eigvalsh(scaled @ scaled.T)
     return lowest, highest, float(spread.sum() / spread[-1])

@@ -3,7 +3,7 @@
 [check]
 select = ["*"]                          # codes or globs of codes; all unless given
 ignore = ["norm-outlier"]
-fail_on = "warning"                     # the least severity that makes the exit code 1; "error" unless given
+fail_on = "error"                       # the least severity that makes the exit code 1; "warning" unless given
 
 [check.severity]
 zero-head = "error"
@@ -80,7 +80,7 @@ class Policy:
     severity: tuple[tuple[str, Severity], ...] = ()
     layers: tuple[tuple[str, Override], ...] = ()
     expect: tuple[tuple[str, Expectation], ...] = ()
-    fail_on: Severity = "error"
+    fail_on: Severity = "warning"
 
     def severity_of(self, code: FindingCode, layer: str | None) -> Severity | None:
         """How grave a finding is; None where it is not wanted."""
@@ -123,7 +123,7 @@ class _Parser:
             self._severities(table.get("severity", {}), "severity"),
             tuple((glob, self._override(each, glob)) for glob, each in self._table(table, "layers").items()),
             tuple((glob, self._expectation(each, glob)) for glob, each in self._table(table, "expect").items()),
-            self._severity(table.get("fail_on", "error"), "fail_on"),
+            self._severity(table.get("fail_on", "warning"), "fail_on"),
         )
 
     def _override(self, value: object, glob: str) -> Override:

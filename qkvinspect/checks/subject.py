@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from qkvinspect.checks.baseline import Baseline
+from qkvinspect.checks.digests import Digests
 from qkvinspect.checks.head_facts import Facts, Key, gather
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
@@ -33,6 +34,7 @@ class Subject:
         baseline: what to compare with, or None.
         tolerance: relative, of norms against the baseline.
         progress: told how far the reading of the facts is.
+        digests: what the files should be, by a manifest and by a hub.
     """
 
     report: Report
@@ -40,6 +42,7 @@ class Subject:
     baseline: Baseline | None = None
     tolerance: float = 0.0
     progress: Progress | None = None
+    digests: tuple[Digests, ...] = ()
 
     @cached_property
     def facts(self) -> Mapping[Key, tuple[Facts, ...]]:

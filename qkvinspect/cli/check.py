@@ -17,6 +17,7 @@ from qkvinspect.render.writers import CHECK_WRITERS, WRITERS
 
 if TYPE_CHECKING:
     from qkvinspect.checkpoint import Checkpoint
+    from qkvinspect.checks.digests import Digests
     from qkvinspect.checks.policy import Policy
     from qkvinspect.checks.result import Checked
     from qkvinspect.finding_codes import Severity
@@ -40,7 +41,7 @@ def check(
     ignore: Annotated[Codes, typer.Option("--ignore", metavar="CODE", help="Not these checks; repeatable.")] = None,
     fail_on: Annotated[
         Literal["error", "warning", "info"] | None,
-        typer.Option("--fail-on", help="The least severity that makes the exit code 1.", show_default="error"),
+        typer.Option("--fail-on", help="The least severity that makes the exit code 1.", show_default="warning"),
     ] = None,
     format: Annotated[
         CheckFormat | None,
@@ -54,6 +55,12 @@ def check(
     ] = None,
     write_baseline: Annotated[
         Path | None, typer.Option("--write-baseline", metavar="FILE", help="Record what the checkpoint is like now.")
+    ] = None,
+    sha256: Annotated[
+        Path | None, typer.Option("--sha256", metavar="FILE", help="Compare the files with this list of sha256sum.")
+    ] = None,
+    hub: Annotated[
+        str | None, typer.Option("--hub", metavar="OWNER/NAME", help="Compare the files with those of a model hub.")
     ] = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="How far norms may be from the baseline, relatively.")
@@ -79,10 +86,11 @@ def check(
 
     \b
       qkvinspect check model.safetensors
-      qkvinspect check 'checkpoints/*.pt' --heads 8 --fail-on warning
+      qkvinspect check 'checkpoints/*.pt' --heads 8 --fail-on error
       qkvinspect check release/ --format junit -o checks.xml
       qkvinspect check model.pt --write-baseline attention.json
       qkvinspect check model.pt --baseline attention.json
+      qkvinspect check model/ --sha256 SHA256SUMS --hub openai-community/gpt2
 
     Exit status:
 
@@ -105,7 +113,7 @@ def check(
         if file is not None and len(found) > 1:
             raise UsageError(f"{flag} is for one checkpoint", found=f"{len(found)} of them")
     for target in (output, write_baseline):
-        outputs.require_output(target, (*found, config, baseline), force=force)
+        outputs.require_output(target, (*found, config, baseline, sha256), force=force)
     if output is not None and write_baseline is not None and output.absolute() == write_baseline.absolute():
         raise UsageError("--output and --write-baseline name one file", file=str(output))
     job = _CheckJob(
@@ -123,6 +131,7 @@ def check(
         record=write_baseline,
         force=force,
         tolerance=tolerance,
+        digests=_digests(sha256, hub),
     )
     results = [job.check(path) for path in found]
     _print(results, str(format) if format else None, output, force=force)
@@ -143,6 +152,7 @@ class _CheckJob:
     record: Path | None
     force: bool
     tolerance: float
+    digests: tuple[Digests, ...]
 
     def check(self, path: str) -> Checked:
         from qkvinspect.checks import baseline as recorded
@@ -157,12 +167,31 @@ class _CheckJob:
         try:
             with self.open(path) as checkpoint, Bar(f"checking {PurePath(name).name[:40]}") as bar:
                 report = self.inspect(checkpoint)
-                findings = run(report, self.policy, baseline=before, tolerance=self.tolerance, progress=bar.advance)
+                findings = run(
+                    report,
+                    self.policy,
+                    baseline=before,
+                    tolerance=self.tolerance,
+                    progress=bar.advance,
+                    digests=self.digests,
+                )
         except (CheckpointError, LayoutError) as error:
             return Checked(name, error=str(error))
         if self.record:
             recorded.write(recorded.record(report), self.record, force=self.force)
         return Checked(name, tuple(findings), len(report.attentions))
+
+
+def _digests(manifest: Path | None, hub: str | None) -> tuple[Digests, ...]:
+    """What the files should be."""
+    from qkvinspect.checks import digests
+
+    found = [digests.read(manifest)] if manifest is not None else []
+    if hub is not None:
+        from qkvinspect.sources import hub as hubs
+
+        found.append(digests.Digests(hub, hubs.digests(hub)))
+    return tuple(found)
 
 
 def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:

@@ -65,7 +65,7 @@ def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: O
         return None
     if not (plain.comparable and stored.comparable):
         return None
-    orders = {order: _index(order, needed, width, share) for order in (*_WRONG, *_as_q(part, share, width))}
+    orders: dict[Order, Index] = {order: _index(order, needed, width, share) for order in (*_WRONG, *_as_q(part, share, width))}
     chosen = dict.fromkeys(i * heads // min(heads, _MOST_HEADS) for i in range(min(heads, _MOST_HEADS)))
     pairs = [(_head(plain, head, width), _head(stored, head, width)) for head in chosen]
     if not all(np.isfinite(one).all() for pair in pairs for one in pair):

@@ -85,7 +85,9 @@ LAYOUTS = (
     ),
     Layout(
         id="gguf-renamed",
-        libraries="llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4",
+        libraries=(
+            "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4"
+        ),
         weights=_APART,
         layer="blk.#",
         out=("attn_output.weight",),
@@ -137,7 +139,7 @@ LAYOUTS = (
         v_free=True,
         source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
         proof="source",
-        note="as transformers stores them, under other names; behind the rows of every head of Q stand those of its gate",
+        note="under other names, as transformers stores them: behind the rows of each head of Q stand those of its gate",
     ),
     Layout(
         id="gguf-gdn",
@@ -182,6 +184,7 @@ LAYOUTS = (
         out=("attn_output|attn_out.weight",),
         unless=("ssm_conv1d.weight",),
         kv_heads="free",
+        head_tensors=(),
         source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
         proof="source",
         note="as transformers stores them, under another name",
@@ -211,6 +214,7 @@ LAYOUTS = (
         model_types=("gptneox", "bloom"),
         needs_config=True,
         kv_heads="free",
+        head_tensors=(),
         source="llama.cpp conversion/gptneox.py, bloom.py",
         proof="source",
         note="transformers has Q, K and V of each head together; the converter sorted them into Q, K, V",
@@ -225,6 +229,7 @@ LAYOUTS = (
         model_types=("falcon",),
         needs_config=True,
         kv_heads="free",
+        head_tensors=(),
         source="llama.cpp conversion/falcon.py",
         proof="source",
         note="transformers has each kv head behind the heads that use it; the converter sorted them into Q, K, V",
@@ -239,6 +244,7 @@ LAYOUTS = (
         model_types=("gpt2", "jais"),
         needs_config=True,
         kv_heads="free",
+        head_tensors=(),
         source="llama.cpp conversion/gpt2.py, jais.py",
         proof="source",
         note="transformers has [in, out]; the converter transposed it",

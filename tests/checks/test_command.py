@@ -80,7 +80,7 @@ def test_the_action_passes_each_path_as_it_is(tmp_path: Path, samples: Path) -> 
             **os.environ,
             "RUNNER_TEMP": str(tmp_path),
             "GITHUB_ACTIONS": "true",
-            "ARGUMENTS": "--fail-on warning",
+            "ARGUMENTS": "--fail-on error",
             "PATHS": f"{odd}\n\n{samples / 'training.pt'}\n",
             "PYTHONPATH": str(ROOT),
         },

@@ -68,12 +68,12 @@ def test_select_ignore_and_severity(sound: State, check: Any, project: Any) -> N
         sound[name(layer)][64:72] = 0  # a head of V
     sound[name(3)][32:40] = sound[name(3)][40:48]
     codes = ["zero-head", "zero-head", "equal-heads"]
-    assert [finding["code"] for finding in check(sound, code=0)] == codes
+    assert [finding["code"] for finding in check(sound, code=1)] == codes
     project('[check]\nignore = ["zero-*"]\n')
     assert [finding["code"] for finding in check(sound)] == ["equal-heads"]
-    project('[check]\nselect = ["zero-*"]\nfail_on = "warning"\n')
-    assert [finding["code"] for finding in check(sound, code=1)] == codes[:2]
-    assert check(sound, "--fail-on", "error", code=0)
+    project('[check]\nselect = ["zero-*"]\nfail_on = "error"\n')
+    assert [finding["code"] for finding in check(sound, code=0)] == codes[:2]
+    assert check(sound, "--fail-on", "warning", code=1)
     project('[check.severity]\n"*-head" = "error"\n[check.layers."layers.2.*"]\nseverity = { zero-head = "info" }\n')
     severities = {finding["layer"]: finding["severity"] for finding in check(sound, "--select", "zero-head", code=1)}
     assert severities == {"layers.2.self_attn": "info", "layers.3.self_attn": "error"}

@@ -1,0 +1,286 @@
+"""A run of bytes of a weight is not what was trained.
+
+Zeros, a copy of another place, or numbers of no weight's size: disks, networks and programs lose pages, write them
+twice, shift them by a byte or turn a bit of each word, and no value needs to be NaN for it. Named is the tensor, the
+heads and the bytes, counted from where the tensor begins, of:
+
+- one word over and over, for 512 bytes and more, that begins or ends within a row or cuts a head: heads and parts that
+  are zero as a whole are other findings, and where many such runs are, the weight is sparse;
+- what stands at two places, for 512 bytes and more, unless whole heads are equal there, which is another finding;
+- blocks of 3 KiB whose values have sizes of no weight, or with gaps between their sizes as turned bits leave them.
+
+It was set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on are found.
+Attention alone is read: what was copied from elsewhere is seen by the size of its numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING
+
+from qkvinspect.checks.stored_bytes import StoredTensor, stored_tensors
+from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.workers import in_order
+
+if TYPE_CHECKING:
+    from qkvinspect.checks.copied_runs import Marks
+    from qkvinspect.checks.head_facts import Facts
+    from qkvinspect.checks.odd_exponents import Counts
+
+CODE: FindingCode = FindingCode.DAMAGED_BLOCK
+
+LEAST = 512
+_PIECE = 4 << 20
+_SEGMENT = 64 << 20
+"""Bytes whose counts are held at a time."""
+
+_MANY = 8
+"""Runs of one word beyond which a tensor is sparse by intent."""
+
+_LISTED = 8
+"""Copies that are told of one tensor."""
+
+_DEAD = 0.05
+"""The share of the usual norm below which a head is small as a whole."""
+
+_VARIED, _DISTINCT = 64, 16
+"""Words of a copy that are not its most frequent one, and how many there are: fewer may be the pattern of a weight."""
+
+_CODED = 48
+"""Different words among 256 below which they are decoded codes, whose sizes have gaps."""
+
+_SPARSE = 0.2
+"""The share of zeros elsewhere above which a run of them is by intent, unless it lies on sectors."""
+
+_ONE_DIRECTION = 1.2
+"""The stable rank under which values are products of two lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one pass finds in a piece of a tensor."""
+
+    constant: list[tuple[int, int]]
+    marks: Marks
+    counts: Counts | None
+
+
+def told(subject: Subject) -> Iterator[Told]:
+    from qkvinspect.checks.copied_runs import rarity
+
+    tensors = list(stored_tensors(subject.attentions))
+    every = rarity(sum(tensor.nbytes // tensor.itemsize for tensor in tensors))
+    marks: list[Marks] = []
+    for tensor, seen in _passed(tensors, every):
+        yield from _constant(tensor, seen)
+        yield from _odd(subject, tensor, seen)
+        marks.append(_together([one.marks for one in seen]))
+    yield from _copied(subject, tensors, marks)
+
+
+def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[StoredTensor, list[_Seen]]]:
+    """What is seen in each tensor, piece by piece, on all cores."""
+    from qkvinspect.checks import constant_runs, copied_runs, odd_exponents
+
+    def look(work: tuple[StoredTensor, int]) -> _Seen:
+        tensor, start = work
+        data = tensor.read(start, min(start + _PIECE, tensor.nbytes))
+        runs = constant_runs.constant_blocks(data, tensor.itemsize)
+        counts = None
+        if tensor.weight.encoding is None and odd_exponents.countable(tensor.info.dtype):
+            words = data.view(f"{'>' if tensor.info.byteorder == 'big' else '<'}u{tensor.itemsize}")
+            counts = odd_exponents.counts(words.astype(f"u{tensor.itemsize}", copy=False), tensor.info.dtype)
+        found = copied_runs.marked(data, tensor.itemsize, start, every)
+        return _Seen([(start + first, start + last) for first, last in runs], found, counts)
+
+    pieces = [(tensor, start) for tensor in tensors for start in range(0, tensor.nbytes, _PIECE)]
+    seen = in_order(look, pieces)
+    for tensor in tensors:
+        yield tensor, [next(seen) for _ in range(0, tensor.nbytes, _PIECE)]
+
+
+def _together(marks: Sequence[Marks]) -> Marks:
+    import numpy as np
+
+    from qkvinspect.checks.copied_runs import Marks
+
+    return Marks(np.concatenate([one.places for one in marks]), np.concatenate([one.keys for one in marks]))
+
+
+def _constant(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Told]:
+    from qkvinspect.checks import constant_runs
+
+    runs = [
+        constant_runs.exact(tensor.read, run, tensor.nbytes, tensor.itemsize)
+        for run in constant_runs.joined([run for one in seen for run in one.constant])
+    ]
+    runs = [(start, stop) for start, stop in runs if stop - start >= LEAST]
+    if len(runs) > _MANY:
+        return
+    for start, stop in runs:
+        if (start, stop) == (0, tensor.nbytes) or _by_intent(tensor, start, stop):
+            continue
+        word = tensor.read(start, start + tensor.itemsize)
+        if not word.any() and not _page(tensor, start, stop) and _zeros(tensor, seen, runs) > _SPARSE:
+            continue
+        what = "are zero" if not word.any() else f"repeat {word[::-1].tobytes().hex()}"
+        yield tensor.layer, f"{_where(tensor, start, stop)} {what}{_page(tensor, start, stop)}"
+
+
+def _zeros(tensor: StoredTensor, seen: Sequence[_Seen], runs: Sequence[tuple[int, int]]) -> float:
+    """The share of zeros outside of these runs, where they are counted."""
+    zeros = sum(int(one.counts[:, -1].sum()) for one in seen if one.counts is not None)
+    within = sum(stop - start for start, stop in runs)
+    return (zeros - within // tensor.itemsize) * tensor.itemsize / max(tensor.nbytes - within, 1)
+
+
+def _by_intent(tensor: StoredTensor, start: int, stop: int) -> bool:
+    """Whether whole rows or heads were emptied: those are pruned, or are told by their own checks."""
+    row = tensor.row_bytes
+    if start % row or stop % row:
+        return False
+    if stop - start <= row:
+        return True
+    if not tensor.parts or tensor.weight.encoding is not None:
+        return not tensor.by_rows and stop < tensor.nbytes
+    rows = range(start // row, stop // row)
+    heads = [head for part in tensor.parts if part.axis == 0 for head in part.heads]
+    covered = [head for head in heads if rows.start < head.stop and head.start < rows.stop]
+    return all(rows.start <= head.start and head.stop <= rows.stop for head in covered)
+
+
+def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Told]:
+    import numpy as np
+
+    from qkvinspect.checks import odd_exponents
+
+    counts = [one.counts for one in seen if one.counts is not None]
+    if not counts:
+        return
+    found, step = np.concatenate(counts), odd_exponents.step(tensor.itemsize)
+    gaps = not _one_direction(subject, tensor) and not _coded(tensor)
+    for first, last in _segments(tensor, len(found)):
+        for start, stop, what in odd_exponents.odd(found[first:last], tensor.itemsize, gaps=gaps):
+            ends = (first + start) * step, (first + stop) * step
+            if what != odd_exponents.SMALL or not _in_dead_heads(tensor, *ends):
+                yield tensor.layer, f"{_where(tensor, *ends)} hold {what}"
+
+
+def _in_dead_heads(tensor: StoredTensor, start: int, stop: int) -> bool:
+    """Whether the middle of some bytes belongs to heads that are small as a whole, as training leaves them."""
+    middle = (start + stop) // 2
+    for part in tensor.parts:
+        norms = [measure.norm for measure in part.head_measures]
+        for head in tensor.heads_at(middle, middle + 1).get(part.name, []):
+            if head < len(norms) and norms[head] < _DEAD * median(norms):
+                return True
+    return False
+
+
+def _segments(tensor: StoredTensor, blocks: int) -> Iterator[tuple[int, int]]:
+    """Blocks that are judged together: of one part, where parts are a few runs of rows."""
+    from qkvinspect.checks import odd_exponents
+
+    step = odd_exponents.step(tensor.itemsize)
+    runs = sorted((run.start, run.stop) for part in tensor.parts if part.axis == 0 for run in part.rows)
+    edges = {0, blocks}
+    if len(runs) <= _MANY:
+        edges |= {-(-start * tensor.row_bytes // step) for start, _ in runs}
+    edges |= set(range(0, blocks, _SEGMENT // step))
+    ordered = sorted(edge for edge in edges if edge <= blocks)
+    yield from pairwise(ordered)
+
+
+def _one_direction(subject: Subject, tensor: StoredTensor) -> bool:
+    """Whether any head of the layer is all but rank one."""
+    layer = [one for one in subject.attentions if one.layer == tensor.layer]
+    parts = [(part.weight.name, part.name) for one in layer for part in one.parts]
+    heads = [fact for key in parts if key in subject.facts for fact in subject.facts[key]]
+    return any(fact.stable_rank is not None and fact.stable_rank < _ONE_DIRECTION for fact in heads)
+
+
+def _coded(tensor: StoredTensor) -> bool:
+    """Whether few different numbers stand side by side."""
+    import numpy as np
+
+    size = 256 * tensor.itemsize
+    last = max(tensor.nbytes - size, 0)
+    starts = {last * part // 15 // tensor.itemsize * tensor.itemsize for part in range(16)}
+    words = [tensor.read(start, min(start + size, tensor.nbytes)).view(f"u{tensor.itemsize}") for start in starts]
+    return median(len(np.unique(some)) for some in words) < _CODED
+
+
+def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[Marks]) -> Iterator[Told]:
+    from qkvinspect.checks.copied_runs import copies
+
+    told: dict[int, int] = {}
+    for (a, first), (b, second), size in copies(
+        marks, [tensor.read for tensor in tensors], [t.nbytes for t in tensors]
+    ):
+        one, other = tensors[a], tensors[b]
+        if size < max(LEAST, 64 * one.itemsize) or _known(subject, one, first, other, second, size):
+            continue
+        if not _is_varied(one, first, size):
+            continue
+        told[b] = told.get(b, 0) + 1
+        if told[b] <= _LISTED:
+            where = f"bytes {first}:{first + size} of {one.info.name}" if a != b else f"bytes {first}:{first + size}"
+            yield other.layer, f"{_where(other, second, second + size)} are those of {where}: one was written over"
+
+
+def _is_varied(tensor: StoredTensor, start: int, size: int) -> bool:
+    import numpy as np
+
+    size = min(size, _PIECE) // tensor.itemsize * tensor.itemsize
+    _, counts = np.unique(tensor.read(start, start + size).view(f"u{tensor.itemsize}"), return_counts=True)
+    return len(counts) >= _DISTINCT and int(counts.sum() - counts.max()) >= _VARIED
+
+
+def _known(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int, size: int) -> bool:
+    """Whether whole tensors, parts or heads are equal there: that is intent, or a finding of its own."""
+    if first == second == 0 and size == one.nbytes == other.nbytes:
+        return True
+    return all(_equal_there(subject, one, first + at, other, second + at) for at in (0, size - 1))
+
+
+def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int) -> bool:
+    """Whether two bytes belong to equal heads of parts of one name, or to parts that are equal as a whole."""
+    for name, mine, head in _heads(subject, one, first):
+        for of, others, beside in _heads(subject, other, second):
+            itself = (one.info.name, name) == (other.info.name, of)
+            if mine == others and not itself:
+                return True
+            if name == of and mine[head].digest == others[beside].digest and not (itself and head == beside):
+                return True
+    return False
+
+
+def _heads(subject: Subject, tensor: StoredTensor, place: int) -> Iterator[tuple[str, tuple[Facts, ...], int]]:
+    """Parts that a byte belongs to, with the facts of their heads and the number of the head."""
+    for name, heads in tensor.heads_at(place, place + 1).items():
+        (part,) = (part for part in tensor.parts if part.name == name)
+        facts = subject.facts.get((part.weight.name, name), ())
+        yield from ((name, facts, head) for head in heads if head < len(facts))
+
+
+def _where(tensor: StoredTensor, start: int, stop: int) -> str:
+    """``bytes 4096:8192 of in_proj_weight (K, heads 2 and 3)``."""
+    name = tensor.info.name.removeprefix(f"{tensor.layer}.")
+    stop = min(stop, tensor.nbytes)
+    heads = tensor.heads_at(start, stop)
+    known = {part.name for part in tensor.parts if len(part.heads) > 1}
+    said = [f"{part.upper()}, {heads_named(some)}" if part in known else part.upper() for part, some in heads.items()]
+    held = f" ({'; '.join(said)})" if said else ""
+    return f"bytes {start}:{stop} of {name}{held}"
+
+
+def _page(tensor: StoredTensor, start: int, stop: int) -> str:
+    """That a run lies on pages of the file, where it does."""
+    place = tensor.info.region.place(tensor.info.offset * tensor.info.dtype.bits // 8 + start)
+    if place is None or place[1] % 512 or (place[1] + stop - start) % 512:
+        return ""
+    return f": whole sectors of the file from byte {place[1]} on, as a disk or a download loses them"

@@ -1,0 +1,90 @@
+"""Lists of SHA-256, as ``sha256sum`` writes them, and the digests of the files that a checkpoint was read from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePath
+
+from qkvinspect.checkpoint import ByteSource, Checkpoint
+from qkvinspect.errors import UsageError
+
+_MAX_BYTES = 64 << 20
+_PIECE = 4 << 20
+_LINE = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
+_TAGGED = re.compile(r"\\?SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+_EXPECTED = "lines of 64 hexadecimal digits, two blanks and a name, as sha256sum writes them"
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What the files should be.
+
+    Attributes:
+        origin: who says so: the manifest's path, or the hub's repository.
+        files: SHA-256 in hexadecimal digits, by the name that is given.
+    """
+
+    origin: str
+    files: Mapping[str, str]
+
+    def of(self, path: str) -> str | None:
+        """What a file should be: by the longest of the names that its path ends with, or its own if one has that."""
+        parts = Path(path).absolute().parts
+        named = {PurePath(name.removeprefix("./")).parts: digest for name, digest in self.files.items()}
+        for count in range(len(parts), 0, -1):
+            if parts[-count:] in named:
+                return named[parts[-count:]]
+        alike = [digest for name, digest in named.items() if name and name[-1] == parts[-1]]
+        return alike[0] if len(alike) == 1 else None
+
+
+def read(path: Path) -> Digests:
+    """A manifest.
+
+    Raises:
+        UsageError: it cannot be read, or is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)  # and no more, whatever a device may give
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", file=str(path), expected=_EXPECTED) from error
+    if len(data) > _MAX_BYTES:
+        raise UsageError("is too large for a manifest", file=str(path), expected=f"at most {_MAX_BYTES} bytes")
+    found: dict[str, str] = {}
+    for number, line in enumerate(data.decode("utf-8", "surrogateescape").splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if plain := _LINE.fullmatch(line):
+            digest, name = plain.groups()
+        elif tagged := _TAGGED.fullmatch(line):
+            name, digest = tagged.groups()
+        else:
+            raise UsageError(f"is no manifest: line {number}", file=str(path), expected=_EXPECTED)
+        if found.setdefault(name, digest.lower()) != digest.lower():
+            raise UsageError(f"has two digests for {name!r}", file=str(path))
+    if not found:
+        raise UsageError("is an empty manifest", file=str(path), expected=_EXPECTED)
+    return Digests(str(path), found)
+
+
+def file_digests(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """(name, SHA-256) of every file that tensors were read from.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
+    sources: dict[str, ByteSource] = {}
+    if checkpoint.source is not None:
+        sources[checkpoint.source.name] = checkpoint.source
+    for info in checkpoint.tensors.values():
+        for extent in info.region.extents:
+            sources.setdefault(extent.source.name, extent.source)
+    for name, source in sorted(sources.items()):
+        digest = sha256()
+        for start in range(0, source.size, _PIECE):
+            digest.update(source.read(start, min(_PIECE, source.size - start)))
+        yield name, digest.hexdigest()

@@ -1,0 +1,208 @@
+"""Which blocks of a tensor hold numbers of other sizes than all others: their bits were turned, or they are no numbers.
+
+How many values of a block lie between each power of two and the next tells it. Trained and random weights have a
+smooth hill there, wherever it stands: rows and heads differ in scale. Bytes shifted by one, text and noise spread over
+all sizes; a turned bit of the exponent moves some slopes of the hill past others, which leaves valleys in it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkvinspect.dtypes import DType
+from qkvinspect.weights.reading import Array
+
+_TOGETHER = 256
+"""Values that are counted together, if those are at most _STEP bytes."""
+
+_STEP = 1024
+_WINDOW = 3 * _STEP
+"""Bytes that are judged together: so many lie in whole blocks in any 4 KiB."""
+
+_LEAST_WINDOW = 3
+_FEW = 24
+"""Windows of which a block of 4 KiB may reach into every one."""
+
+_BINS = 64
+_LOWEST = -48
+"""The power of two below which all sizes count as one."""
+
+_FEWEST = 128
+"""Values, not zero, that tell anything."""
+
+_TAIL = 1e-3
+_SHARE = 0.02
+_FAR, _FAR_OF_FEW = 8, 10
+"""Powers of two beyond the largest size of half of the blocks, or of a quarter of them, that no row reaches."""
+
+_NO_WEIGHT, _SHARE_OF_ALL = 13, 0.05
+"""From this power of two on no weight is, whatever the rest of a small tensor is like."""
+
+_DEPTH, _SMALL = 10, 0.05
+"""A hill has almost nothing that is smaller than its upper values by so many powers of two."""
+
+_AWAY, _NEAR = 7, 3
+"""Powers of two by which a block as a whole lies apart, where no other lies between."""
+
+_VALLEY = 0.5
+_SURE = 6.5
+_OTHER_FORM = 0.25
+"""The share of values that lie elsewhere, beyond what they do in most blocks. In those of trained weights it is 0.1."""
+
+_OF_GAPS = 1.3
+_IN_EACH = 1.8
+
+WILD = "numbers of no weight's size"
+SMALL = "numbers a hundred times smaller than all others"
+GAPS = "sizes in gaps, as of turned bits"
+
+Counts = NDArray[np.uint16]
+
+
+def countable(dtype: DType) -> bool:
+    """Whether words of this dtype have an exponent."""
+    return dtype.kind == "float" and dtype.bits in (8, 16, 32, 64) and _exponent(dtype) >= 4
+
+
+def step(itemsize: int) -> int:
+    """Bytes that are counted together, of values of so many bytes."""
+    return min(_TOGETHER * itemsize, _STEP)
+
+
+def counts(words: Array, dtype: DType) -> Counts:
+    """How many values of each block have which size: [blocks, 65], the last of them exactly zero.
+
+    Args:
+        words: stored words in their order; what is left after the last whole block is not counted.
+    """
+    each = step(dtype.bits // 8) * 8 // dtype.bits
+    blocks = len(words) // each
+    words = words[: blocks * each]
+    bits = _exponent(dtype)
+    mantissa = dtype.bits - 1 - bits
+    bare = words & words.dtype.type((1 << dtype.bits - 1) - 1)
+    sizes = (bare >> words.dtype.type(mantissa)).astype(np.int64)
+    sizes -= (1 << bits - 1) - 1 + _LOWEST
+    np.clip(sizes, 0, _BINS - 1, out=sizes)
+    sizes[bare == 0] = _BINS
+    sizes += np.repeat(np.arange(blocks, dtype=np.int64) * (_BINS + 1), each)
+    return np.bincount(sizes, minlength=blocks * (_BINS + 1)).reshape(blocks, _BINS + 1).astype(np.uint16)
+
+
+def odd(found: Counts, itemsize: int, *, gaps: bool = True) -> list[tuple[int, int, str]]:
+    """Runs of blocks that are unlike the others of their tensor, and how: (first, after the last, what they are).
+
+    Args:
+        gaps: whether valleys tell anything. They do not where all rows are multiples of one.
+    """
+    if len(found) < 2 * _LEAST_WINDOW:
+        return []
+    window = max(min(_WINDOW // step(itemsize), len(found) // 6), _LEAST_WINDOW)
+    summed, gapped = _sliding(found[:, :_BINS], window), _sliding(_gaps(found[:, :_BINS]), window) / window
+    total = summed.sum(axis=1)
+    share = summed / np.maximum(total, 1)[:, None]
+    known = total >= _FEWEST
+    if not known.any():
+        return []
+    lost = known & _apart(share, known)
+    wild = (
+        known
+        & ~lost
+        & (_large(share, known) | _small(share) | (gaps & (_unlike(found[:, :_BINS], window) > _OTHER_FORM)))
+    )
+    rough = known & ~wild & ~lost & _rough(summed, gapped, known) if gaps else np.zeros(len(wild), np.bool_)
+    return [
+        (start, stop + window - 1, what)
+        for flags, what in ((wild, WILD), (lost, SMALL), (rough, GAPS))
+        for start, stop in _runs(flags)
+    ]
+
+
+def _exponent(dtype: DType) -> int:
+    if dtype.mini is not None:
+        return dtype.mini.exponent
+    return {16: 5, 32: 8, 64: 11}.get(dtype.bits, 0)
+
+
+def _large(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Far larger than all that the tensor has elsewhere."""
+    tops = (np.cumsum(share, axis=1) < 1 - _TAIL).sum(axis=1)
+    found = share[:, _NO_WEIGHT - _LOWEST :].sum(axis=1) > _SHARE_OF_ALL
+    for portion, far in ((0.5, _FAR), (0.25, _FAR_OF_FEW)):
+        top = int(np.quantile(tops[known], portion)) + 1 + far
+        found |= share[:, top:].sum(axis=1) > _SHARE
+    return found
+
+
+def _small(share: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Among values of which many are far smaller, as they are not elsewhere."""
+    heights = np.cumsum(share, axis=1)
+    edge = (heights < 0.75).sum(axis=1) - _DEPTH - 1
+    below = np.where(edge >= 0, np.take_along_axis(heights, np.maximum(edge, 0)[:, None], 1)[:, 0], 0)
+    return below > np.maximum(_SMALL, 4 * np.median(below))
+
+
+def _apart(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """As a whole far smaller, and nothing between."""
+    middles = (np.cumsum(share, axis=1) < 0.5).sum(axis=1)
+    away = int(np.median(middles[known])) - middles
+    far = away >= _AWAY
+    between = np.count_nonzero(known & (away >= _NEAR) & ~far)
+    return far & (between <= 4 + np.count_nonzero(far) // 8)
+
+
+def _unlike(found: Counts, window: int) -> NDArray[np.float64]:
+    """How many of the values lie elsewhere than on the hill that most blocks have, wherever in a block that stands.
+
+    Each block is compared for itself: where rows of different sizes meet, only one has two hills.
+    """
+    share = found / np.maximum(found.sum(axis=1), 1)[:, None]
+    middles = (np.cumsum(share, axis=1) < 0.5).sum(axis=1)
+    columns = (np.arange(_BINS)[None, :] + middles[:, None] - _BINS // 2) % _BINS
+    centred = np.take_along_axis(share, columns, axis=1)
+    usual = np.median(centred, axis=0)
+    usual /= max(float(usual.sum()), 1e-9)
+    apart = np.min([np.abs(centred - np.roll(usual, by)).sum(axis=1) / 2 for by in (-1, 0, 1)], axis=0)
+    more = np.where(found.sum(axis=1) < _TOGETHER // 4, 0, np.maximum(apart - float(np.median(apart)), 0))
+    return _sliding(more[:, None], window)[:, 0] / window
+
+
+def _sliding(values: Array, window: int) -> Array:
+    """The sums of so many neighbouring rows."""
+    wide = np.int64 if values.dtype.kind == "u" else np.float64
+    before = np.concatenate([np.zeros_like(values[:1], wide), np.cumsum(values, axis=0, dtype=wide)])
+    return before[window:] - before[:-window]
+
+
+def _gaps(summed: Array) -> NDArray[np.float64]:
+    """How sure it is that fewer values have some size than have both a larger and a smaller one."""
+    counted = summed.astype(np.float64)
+    left = np.maximum.accumulate(counted, axis=1)
+    right = np.maximum.accumulate(counted[:, ::-1], axis=1)[:, ::-1]
+    least = np.minimum(left, right)
+    return ((least - counted) / np.sqrt(least + counted + 1)).max(axis=1)
+
+
+def _dents(summed: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How sure it is that a slope of sizes has dents, as no hill has them, in standard deviations."""
+    left, middle, right = (summed[:, start : _BINS - 2 + start].astype(np.float64) for start in range(3))
+    depth = np.log((left + 0.5) * (right + 0.5) / (middle + 0.5) ** 2)
+    spread = np.sqrt(1 / (left + 0.5) + 1 / (right + 0.5) + 4 / (middle + 0.5))
+    seen = (left >= 8) & (right >= 8) & (depth > _VALLEY)
+    return np.sqrt(np.where(seen, (depth / spread) ** 2, 0).sum(axis=1))
+
+
+def _rough(summed: NDArray[np.int64], gapped: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Dents and gaps that the tensor has hardly anywhere else: codes that were decoded have them everywhere.
+
+    Where two rows of different sizes meet, there is a gap in their sum and none in each.
+    """
+    found = np.maximum(_dents(summed), np.where(gapped > _IN_EACH, _OF_GAPS * _gaps(summed), 0))
+    usual = 3 * found[known].min() if len(found) < _FEW else 2.5 * np.quantile(found[known], 0.25)
+    return found > max(_SURE, float(usual))
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

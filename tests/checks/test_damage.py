@@ -1,0 +1,206 @@
+"""Damage in values: found in a trained checkpoint, and silence for what is odd by intent."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qkvinspect.checks import check, parse_policy, run
+from qkvinspect.checks.copied_runs import copies, marked
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
+from tests.checks import damage
+from tests.evidence import cases
+from tests.real import wheels
+
+LAYERS, WIDTH = 3, 128
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> damage.Model:
+    """SCEPTR in bfloat16."""
+    with wheels.skipped_offline():
+        trained = next(one for one in cases.others(cases.OTHERS[:1]) if one.label.endswith("SCEPTR_large"))
+    return damage.written(trained, "bfloat16", tmp_path_factory.mktemp("damage"))
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_a_kind_of_damage_is_found_and_placed(kind: str, model: damage.Model) -> None:
+    assert model.said == []
+    chance = random.Random(kind)
+    tried = [found for _ in range(3) if (found := damage.trial(model, kind, "bfloat16", chance))]
+    assert len(tried) >= 2
+    assert all(found for found, _, _ in tried), tried
+
+
+@pytest.mark.mass
+def test_a_thousand_damages(tmp_path: Path) -> None:
+    """The goal: 98 of 100 are found and placed, of 4 KiB and more, in 38 checkpoints, six kinds, four dtypes."""
+    found = [hit for _, _, hit, _ in damage.campaign(1000, 11, tmp_path, (*cases.OTHERS, *cases.LARGE))]
+    assert sum(found) >= 0.98 * len(found)
+
+
+def weights(dtype: torch.dtype = torch.float32) -> State:
+    """Q, K, V and O of three layers with rows of many scales, as trained ones have them."""
+    found: State = {}
+    for layer in range(LAYERS):
+        for name in ("q", "k", "v", "o"):
+            scale = torch.exp(0.5 * torch.randn(WIDTH, 1)) * 0.05
+            found[f"layers.{layer}.self_attn.{name}_proj.weight"] = (scale * torch.randn(WIDTH, WIDTH)).to(dtype)
+    return found
+
+
+def said(state: State, path: Path) -> list[str]:
+    save_file({name: value.contiguous() for name, value in state.items()}, path / "model.safetensors")
+    wanted = parse_policy({"select": ["damaged-block"]})
+    with open_checkpoint(str(path / "model.safetensors")) as opened:
+        return [one.message for one in run(inspect(opened, Options(heads=("4",))), wanted)]
+
+
+def pruned(state: State) -> None:
+    for value in state.values():
+        value[torch.rand_like(value) < 0.7] = 0
+
+
+def pruned_in_blocks(state: State) -> None:
+    for value in state.values():
+        value.view(8, 16, 8, 16)[torch.rand(8, 8)[:, None, :, None].expand(8, 16, 8, 16) < 0.5] = 0
+
+
+def two_of_four(state: State) -> None:
+    for value in state.values():
+        groups = value.view(-1, 4)
+        groups.scatter_(1, groups.abs().topk(2, largest=False).indices, 0)
+
+
+def pruned_heads(state: State) -> None:
+    state["layers.1.self_attn.v_proj.weight"][32:96] = 0
+    state["layers.1.self_attn.o_proj.weight"][:, 32:96] = 0
+
+
+def pruned_rows(state: State) -> None:
+    state["layers.1.self_attn.v_proj.weight"][::9] = 0
+
+
+def tied(state: State) -> None:
+    for name in ("q", "k", "v", "o"):
+        state[f"layers.2.self_attn.{name}_proj.weight"] = state[f"layers.0.self_attn.{name}_proj.weight"].clone()
+
+
+def kv_heads_repeated(state: State) -> None:
+    key = state["layers.0.self_attn.k_proj.weight"]
+    state["layers.0.self_attn.k_proj.weight"] = key[:32].repeat(4, 1)
+
+
+def one_direction(state: State) -> None:
+    state["layers.0.self_attn.v_proj.weight"] = torch.outer(torch.randn(WIDTH), torch.randn(WIDTH))
+
+
+def rounded(state: State) -> None:
+    """Numbers of 4 bits and a scale of each row, decoded."""
+    for name, value in state.items():
+        scale = value.abs().amax(dim=1, keepdim=True) / 7
+        state[name] = (value / scale).round() * scale
+
+
+def a_head_of_its_own_size(state: State) -> None:
+    state["layers.1.self_attn.q_proj.weight"][32:64] *= 30
+
+
+def untrained(state: State) -> None:
+    for value in state.values():
+        torch.nn.init.xavier_uniform_(value)
+
+
+def an_identity(state: State) -> None:
+    for name in state:
+        state[name] = torch.eye(WIDTH)
+
+
+def emptied(state: State) -> None:
+    state["layers.2.self_attn.v_proj.weight"].zero_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pruned,
+        pruned_in_blocks,
+        two_of_four,
+        pruned_heads,
+        pruned_rows,
+        tied,
+        kv_heads_repeated,
+        one_direction,
+        rounded,
+        a_head_of_its_own_size,
+        untrained,
+        an_identity,
+        emptied,
+    ],
+)
+def test_what_is_so_by_intent_is_no_damage(change: Callable[[State], None], dtype: torch.dtype, tmp_path: Path) -> None:
+    state = weights()
+    change(state)
+    assert said({name: value.to(dtype) for name, value in state.items()}, tmp_path) == []
+
+
+def test_a_page_of_zeros_is_named_with_its_tensor_head_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(weights(), path)
+    name = "layers.1.self_attn.k_proj.weight"
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    start = 8 + header + json.loads(path.read_bytes()[8 : 8 + header])[name]["data_offsets"][0]
+    page = -(-(start + 3 * WIDTH * 4) // 4096) * 4096
+    with path.open("r+b") as file:
+        file.seek(page)
+        file.write(bytes(4096))
+    (found,) = check(path, heads="4", select="damaged-block")
+    at = page - start
+    heads = sorted({at // (32 * WIDTH * 4), (at + 4095) // (32 * WIDTH * 4)})
+    named = f"head {heads[0]}" if len(heads) == 1 else f"heads {heads[0]} and {heads[1]}"
+    assert (found.layer, found.severity) == ("layers.1.self_attn", "error")
+    assert found.message.startswith(f"bytes {at}:{at + 4096} of k_proj.weight (K, {named}) are zero")
+    assert f"from byte {page} on" in found.message
+
+
+def test_codes_of_a_quantised_weight_are_looked_at_too(tmp_path: Path) -> None:
+    codes = torch.randint(0, 256, (WIDTH, 64), dtype=torch.uint8)
+    marks = [marked(codes.numpy().reshape(-1), 1, 0, 16)]
+    assert list(copies(marks, [lambda a, b: codes.numpy().reshape(-1)[a:b]], [codes.nbytes])) == []
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in weights().items()}
+    for name in list(state):
+        state[f"{name}_scale"] = torch.tensor(1.0)
+    data = state["layers.0.self_attn.q_proj.weight"].view(torch.uint8)
+    data.view(-1)[5000:9096] = 0
+    (message,) = said(state, tmp_path)
+    assert message.startswith("bytes 5000:9096 of q_proj.weight")
+    assert "are zero" in message
+
+
+def test_what_repeats_with_every_word_the_same_is_no_copy() -> None:
+    data = np.zeros(8192, np.uint8)
+    assert len(marked(data, 4, 0, 16).places) == 0
+
+
+def test_copies_of_any_two_places_are_found_with_their_length() -> None:
+    chance = np.random.default_rng(3)
+    one, other = (chance.integers(0, 256, 1 << 16).astype(np.uint8) for _ in range(2))
+    other[1000:5100] = one[333:4433]
+    other[9000:13100] = one[800:4900]
+    arrays = [one, other]
+    reads: list[Any] = [lambda a, b, data=data: data[a:b] for data in arrays]
+    for itemsize, first, second in ((1, 333, 1000), (4, 800, 9000)):
+        marks = [marked(data, itemsize, 0, 16) for data in arrays]
+        found = list(copies(marks, reads, [len(data) for data in arrays]))
+        assert ((0, first), (1, second), 4100) in found
