@@ -1,0 +1,117 @@
+"""Build the models of a library, run them, and keep what was seen: ``python -m tests.census.generate --lib timm``.
+
+Prints what is new, what is gone and what is answered otherwise than in the data that is there, then writes the data
+of the library anew (see README.md for the environment).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import lzma
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.census.environment import prepare, stand_in
+from tests.census.model import Model, line_of
+
+DATA = Path(__file__).parent / "data"
+LIBRARIES = ("transformers", "timm", "diffusers", "open_clip", "vit_pytorch", "x_transformers", "others")
+
+
+LONGEST = 120
+"""Seconds that a model may take."""
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"more than {LONGEST} s")
+
+
+def data(lib: str) -> Path:
+    return DATA / f"{lib}.jsonl.xz"
+
+
+def load(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines of one file of data, by the library and name of the model."""
+    if not path.exists():
+        return {}
+    with lzma.open(path, "rt") as lines:
+        return {f"{line['lib']}/{line['name']}": line for line in map(json.loads, lines)}
+
+
+def store(path: Path, lines: dict[str, dict[str, Any]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(lines[name], separators=(",", ":")) + "\n" for name in sorted(lines))
+    path.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+
+
+def made(lib: str, only: str) -> Iterator[tuple[Model, dict[str, Any] | None, str, float]]:
+    """Each model, its line, or why there is none."""
+    for model in importlib.import_module(f"tests.census.models_{lib}").models():
+        if only and only not in model.name:
+            continue
+        start = time.monotonic()
+        signal.alarm(LONGEST)
+        try:
+            line, why = line_of(model), ""
+        except Exception as error:
+            line, why = None, f"{type(error).__name__}: {error}"[:200].replace("\n", " ")
+        finally:
+            signal.alarm(0)
+        yield model, line, why, time.monotonic() - start
+
+
+def compare(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
+    """In a word, how a line differs from the one before."""
+    if old is None:
+        return "new"
+    if old["truth"] != new["truth"]:
+        return f"other truth: {len(old['truth'])} modules, now {len(new['truth'])}"
+    return "other tensors" if old["tensors"] != new["tensors"] else ""
+
+
+def main(argv: list[str]) -> int:
+    ask = argparse.ArgumentParser(prog="python -m tests.census.generate", description=__doc__)
+    ask.add_argument("--lib", required=True, choices=LIBRARIES)
+    ask.add_argument("--only", default="", help="models whose name contains this; the others stay as they are")
+    ask.add_argument("--dry", action="store_true", help="print what is new, and write nothing")
+    asked = ask.parse_args(argv)
+    keep_alive = prepare()
+    signal.signal(signal.SIGALRM, _too_long)
+    stand_in()
+    before = load(data(asked.lib))
+    after = dict(before) if asked.only else {}
+    kinds: Counter[str] = Counter()
+    for model, line, why, seconds in made(asked.lib, asked.only):
+        name = f"{model.lib}/{model.name}"
+        if line is None:
+            print(f"NOT BUILT {name}: {why}", file=sys.stderr)
+            kinds["not built"] += 1
+            continue
+        after[name] = line
+        kinds["models"] += 1
+        for truth in line["truth"]:
+            kinds[truth["kind"]] += 1
+        kinds["untraced"] += len(line.get("untraced", ()))
+        change = compare(before.get(name), line)
+        if change or line.get("trouble"):
+            print(f"{name}: {change} ({len(line['truth'])} modules, {seconds:.1f} s) {line.get('trouble', '')}", flush=True)
+        if not asked.dry and kinds["models"] % 40 == 0:
+            store(data(asked.lib), {**before, **after} if asked.only else after)
+    for name in sorted(before.keys() - after.keys()):
+        print(f"{name}: gone")
+    if not asked.dry:
+        store(data(asked.lib), after)
+    print(dict(kinds))
+    del keep_alive
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
