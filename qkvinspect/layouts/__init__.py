@@ -14,6 +14,7 @@ from qkvinspect.layouts import (
     onnxruntime,
     other_attention,
     query_key_value,
+    repositories,
     separate,
     speech,
     streams,
@@ -37,6 +38,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *speech.LAYOUTS,
     *convolutions.LAYOUTS,
     *streams.LAYOUTS,
+    *repositories.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 

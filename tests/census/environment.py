@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-STANDS_IN = frozenset(
-    """accelerated_scan audioread av bitsandbytes causal_conv1d cuequivariance_torch cv2 datasets deepspeed
+_STANDS_IN = """
+    accelerated_scan audioread av bitsandbytes causal_conv1d cuequivariance_torch cv2 datasets deepspeed
     dllogger editdistance fairscale fire flash_attn gradio gruut hydra inflect jiwer kaldiio lhotse librosa
     lightning_fabric matplotlib mamba_ssm megatron nltk numba onnx pesq pyannote pyloudnorm pynini pypinyin pystoi
     pytorch_lightning pytorch_wpe rdkit resampy sacrebleu seaborn sklearn soundfile soxr spacy tensorboard
-    tensorboardX texterrors torchcodec trainer triton wandb webdataset whisper_normalizer""".split()
-)
+    tensorboardX texterrors torchcodec trainer triton wandb webdataset whisper_normalizer
+"""
+STANDS_IN = frozenset(_STANDS_IN.split())
 """What is imported by modules of attention, and not called by them: a hollow module stands in."""
 
 

@@ -1,7 +1,7 @@
 """Build the models of a library, run them, and keep what was seen: ``python -m tests.census.generate --lib timm``.
 
-Prints what is new, what is gone and what is answered otherwise than in the data that is there, then writes the data
-of the library anew (see README.md for the environment).
+Prints what is new, what is gone and what is seen otherwise than in the data that is there, then writes the data of
+the library anew (see README.md for the environment).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tests.census.environment import prepare, stand_in
 from tests.census.model import Model, line_of
 
 DATA = Path(__file__).parent / "data"
-LIBRARIES = ("transformers", "timm", "diffusers", "open_clip", "vit_pytorch", "x_transformers", "others")
+LIBRARIES = ("transformers", "timm", "diffusers", "open_clip", "readmes", "others")
 
 
 LONGEST = 120
@@ -51,10 +51,10 @@ def store(path: Path, lines: dict[str, dict[str, Any]]) -> None:
     path.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
-def made(lib: str, only: str) -> Iterator[tuple[Model, dict[str, Any] | None, str, float]]:
-    """Each model, its line, or why there is none."""
+def made(lib: str, only: str, known: Container[str]) -> Iterator[tuple[Model, dict[str, Any] | None, str, float]]:
+    """Each model that is not known yet, its line, or why there is none."""
     for model in importlib.import_module(f"tests.census.models_{lib}").models():
-        if only and only not in model.name:
+        if (only and only not in model.name) or f"{model.lib}/{model.name}" in known:
             continue
         start = time.monotonic()
         signal.alarm(LONGEST)
@@ -71,46 +71,57 @@ def compare(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
     """In a word, how a line differs from the one before."""
     if old is None:
         return "new"
-    if old["truth"] != new["truth"]:
+    if old.get("not_built") != new.get("not_built"):
+        return f"not built: {new['not_built']}" if "not_built" in new else "is built now"
+    if old.get("truth") != new.get("truth"):
         return f"other truth: {len(old['truth'])} modules, now {len(new['truth'])}"
-    return "other tensors" if old["tensors"] != new["tensors"] else ""
+    return "other tensors" if old.get("tensors") != new.get("tensors") else ""
 
 
 def main(argv: list[str]) -> int:
     ask = argparse.ArgumentParser(prog="python -m tests.census.generate", description=__doc__)
     ask.add_argument("--lib", required=True, choices=LIBRARIES)
     ask.add_argument("--only", default="", help="models whose name contains this; the others stay as they are")
+    ask.add_argument("--missing", action="store_true", help="models that the data does not have; the others stay")
+    ask.add_argument("--minutes", type=float, default=1e6, help="stop after these, to go on with --missing")
     ask.add_argument("--dry", action="store_true", help="print what is new, and write nothing")
     asked = ask.parse_args(argv)
     keep_alive = prepare()
     signal.signal(signal.SIGALRM, _too_long)
     stand_in()
     before = load(data(asked.lib))
-    after = dict(before) if asked.only else {}
-    kinds: Counter[str] = Counter()
-    for model, line, why, seconds in made(asked.lib, asked.only):
+    some = asked.only or asked.missing
+    after = dict(before) if some else {}
+    stop, whole = time.monotonic() + 60 * asked.minutes, True
+    for model, made_line, why, seconds in made(asked.lib, asked.only, before if asked.missing else ()):
         name = f"{model.lib}/{model.name}"
-        if line is None:
-            print(f"NOT BUILT {name}: {why}", file=sys.stderr)
-            kinds["not built"] += 1
-            continue
+        line = made_line or {"lib": model.lib, "name": model.name, "not_built": why}
         after[name] = line
-        kinds["models"] += 1
-        for truth in line["truth"]:
-            kinds[truth["kind"]] += 1
-        kinds["untraced"] += len(line.get("untraced", ()))
         change = compare(before.get(name), line)
         if change or line.get("trouble"):
-            print(f"{name}: {change} ({len(line['truth'])} modules, {seconds:.1f} s) {line.get('trouble', '')}", flush=True)
-        if not asked.dry and kinds["models"] % 40 == 0:
-            store(data(asked.lib), {**before, **after} if asked.only else after)
-    for name in sorted(before.keys() - after.keys()):
-        print(f"{name}: gone")
+            seen = f"{len(line.get('truth', ()))} modules, {seconds:.1f} s"
+            print(f"{name}: {change} ({seen}) {line.get('trouble', '')}", flush=True)
+        if time.monotonic() > stop:
+            whole = False
+            break
+    if whole and not some:
+        for name in sorted(before.keys() - after.keys()):
+            print(f"{name}: gone")
     if not asked.dry:
-        store(data(asked.lib), after)
-    print(dict(kinds))
+        store(data(asked.lib), after if whole else {**before, **after})
+    print(dict(_counts(after.values())))
     del keep_alive
     return 0
+
+
+def _counts(lines: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Models, those that could not be built, modules by kind, and modules that were not seen at work."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts["not built" if "not_built" in line else "models"] += 1
+        counts.update(truth["kind"] for truth in line.get("truth", ()))
+        counts["untraced"] += len(line.get("untraced", ()))
+    return counts
 
 
 if __name__ == "__main__":

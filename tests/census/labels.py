@@ -28,25 +28,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 WIDE = 2**32
 """A label is the number of its parameter times this, plus the address."""
 
-MOVES = frozenset(
-    """view _unsafe_view reshape permute transpose t expand slice select unsqueeze squeeze split split_with_sizes
+_MOVES = """
+    view _unsafe_view reshape permute transpose t expand slice select unsqueeze squeeze split split_with_sizes
     unbind chunk cat stack clone contiguous detach alias roll repeat index_select index gather constant_pad_nd flip
     as_strided unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle reflection_pad1d reflection_pad2d
     replication_pad1d replication_pad2d narrow movedim diagonal unflatten lift_fresh _to_copy _reshape_alias swapaxes
     numpy_T mT tile broadcast_to hsplit vsplit tensor_split unsafe_split unsafe_chunk repeat_interleave take_along_dim
-    view_copy _reshape_copy expand_copy permute_copy _conj conj resolve_conj rot90 column_stack""".split()
-)
-PER_CHANNEL = frozenset(
-    """native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm avg_pool1d avg_pool2d avg_pool3d
+    view_copy _reshape_copy expand_copy permute_copy _conj conj resolve_conj rot90 column_stack
+"""
+MOVES = frozenset(_MOVES.split())
+_PER_CHANNEL = """
+    native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm avg_pool1d avg_pool2d avg_pool3d
     max_pool2d_with_indices max_pool3d_with_indices _adaptive_avg_pool2d adaptive_max_pool2d _adaptive_avg_pool3d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d
     _upsample_nearest_exact2d upsample_linear1d _upsample_bilinear2d_aa _upsample_bicubic2d_aa max_pool1d
-    adaptive_avg_pool1d grid_sampler_2d""".split()
-)
-SAME_PLACE = frozenset(
-    """native_layer_norm native_group_norm _fused_rms_norm rms_norm _softmax softmax _safe_softmax _log_softmax cumsum
-    masked_fill dropout native_dropout where clamp nan_to_num threshold linalg_vector_norm""".split()
-)
+    adaptive_avg_pool1d grid_sampler_2d
+"""
+PER_CHANNEL = frozenset(_PER_CHANNEL.split())
+_SAME_PLACE = """
+    native_layer_norm native_group_norm _fused_rms_norm rms_norm _softmax softmax _safe_softmax _log_softmax cumsum
+    masked_fill dropout native_dropout where clamp nan_to_num threshold linalg_vector_norm
+"""
+SAME_PLACE = frozenset(_SAME_PLACE.split())
 SOFT = frozenset(["_softmax", "softmax", "_safe_softmax", "exp", "sigmoid", "exp_"])
 SDPA = "scaled_dot_product_attention"
 

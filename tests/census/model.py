@@ -141,7 +141,8 @@ def truth_of(stored: Stored, trace: Trace, module: nn.Module, seen: Seen, model:
     cls = type(module.get_submodule(seen.path)).__name__
     roles = next((roles for name, roles in model.roles.items() if name == cls), {})
     parts = {roles.get(name, name): stored.part(trace, part) for name, part in seen.parts.items()}
-    return {"path": seen.path, "class": cls, "kind": seen.kind, **{name: parts[name] for name in "qkv" if name in parts}}
+    found = {name: parts[name] for name in "qkv" if name in parts}
+    return {"path": seen.path, "class": cls, "kind": seen.kind, **found}
 
 
 def untraced(stored: Stored, module: nn.Module, truths: list[dict[str, Any]]) -> list[str]:

@@ -15,6 +15,9 @@ from tests.census.model import CALLED_ATTENTION, Model
 from tests.census.shrinking import smaller
 
 LARGEST = 160_000_000
+ACTIVE = ("hidden_states", "x", "query", "queries", "inputs", "query_states")
+OTHER = ("key", "value", "key_value_states", "encoder_hidden_states", "context")
+"""Arguments of an attention: what it always takes, and what it takes where the other tokens are not its own."""
 TRIES = ((8, 2, True), (8, 2, False), (4, 2, False), (16, 2, False), (2, 2, False), (1, 2, False))
 PREFERRED = (
     "PRETRAINING", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "MASKED_LM",
@@ -127,7 +130,7 @@ def _inputs(module: nn.Module, variant: int) -> dict[str, Any]:
         "past_values": torch.randn(1, int(_first(config, "context_length", default=64) or 64),
                                    int(_first(config, "num_input_channels", "input_size", default=1) or 1)),
     }  # fmt: skip
-    if "grid_thw" in wanted or "image_grid_thw" in wanted and "input_ids" not in wanted:
+    if "grid_thw" in wanted or ("image_grid_thw" in wanted and "input_ids" not in wanted):
         patches = torch.randn(16, channels * temporal * patch * patch)
         name = next((n for n in ("hidden_states", "pixel_values", "seq") if n in wanted), "hidden_states")
         return {name: patches, "grid_thw": torch.tensor([[1, 4, 4]])}
@@ -188,11 +191,8 @@ def _alone(part: nn.Module) -> object:
     tokens = torch.randn(1, 7, first.in_features)
     given: dict[str, Any] = {}
     for name in wanted:
-        if name in ("hidden_states", "x", "query", "queries", "inputs", "query_states"):
-            given[name] = tokens
-        elif name in ("key", "value", "key_value_states", "encoder_hidden_states", "context") and (
-            wanted[name].default is inspect.Parameter.empty
-        ):
+        needed = wanted[name].default is inspect.Parameter.empty
+        if name in ACTIVE or (name in OTHER and needed):
             given[name] = tokens
         elif name == "position_embeddings":
             width = getattr(part, "head_dim", 8)
