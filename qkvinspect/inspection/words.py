@@ -40,6 +40,7 @@ _NO_PROJECTION = """
     embed embeds embedding embeddings pos position positions positional rope rotary rel relative
     lora latent multiscale aggreg cache mask token tokens temperature logit logits
     codebook memory index indexer proto prototypes bank queue
+    gate
 """
 NO_PROJECTION = frozenset(_NO_PROJECTION.split())
 """Words of tensors that stand beside projections and are none, or that look values up."""

@@ -11,6 +11,7 @@ from qkvinspect.layouts import (
     diffusion,
     encoders,
     llama_cpp,
+    mobile,
     onnxruntime,
     other_attention,
     query_key_value,
@@ -39,6 +40,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *convolutions.LAYOUTS,
     *streams.LAYOUTS,
     *repositories.LAYOUTS,
+    *mobile.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 

@@ -31,6 +31,19 @@ LAYOUTS: tuple[Layout, ...] = (
     _non_local("non-local-slowfast", "conv_", ".weight", 5),
     _non_local("non-local-sagan", "snconv1x1_", ".weight", 4),
     Layout(
+        id="deepseek-v4",
+        libraries="DeepSeek-V4 as released: one projection is both K and V",
+        weights=(StoredWeight("wkv.weight", Packing(("kv",))), StoredWeight("wq_b.weight", Q)),
+        layer="attn",
+        biases=(),
+        siblings=("wq_a.weight", "attn_sink"),
+        kv_heads="one",
+        head_tensors=(HeadTensor("attn_sink", 0, "num_heads"),),
+        source="transformers models/deepseek_v4/modeling_deepseek_v4.py; conversion_mapping.py",
+        proof="proven",
+        note="queries come from a projection in two steps, wq_a and wq_b",
+    ),
+    Layout(
         id="score-sde",
         libraries="score_sde and its descendants: NCSN++ and DDPM++, one head",
         weights=(

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import lzma
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from pathlib import Path
-from typing import Any
 
 from tests.census.environment import prepare, stand_in
+from tests.census.kept import Line, load, path_of, store
 from tests.census.model import Model, line_of
 
-DATA = Path(__file__).parent / "data"
 LIBRARIES = ("transformers", "timm", "diffusers", "open_clip", "readmes", "others")
 
 
@@ -33,27 +29,12 @@ def _too_long(*_: object) -> None:
     raise TimeoutError(f"more than {LONGEST} s")
 
 
-def data(lib: str) -> Path:
-    return DATA / f"{lib}.jsonl.xz"
-
-
-def load(path: Path) -> dict[str, dict[str, Any]]:
-    """The lines of one file of data, by the library and name of the model."""
-    if not path.exists():
-        return {}
-    with lzma.open(path, "rt") as lines:
-        return {f"{line['lib']}/{line['name']}": line for line in map(json.loads, lines)}
-
-
-def store(path: Path, lines: dict[str, dict[str, Any]]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    text = "".join(json.dumps(lines[name], separators=(",", ":")) + "\n" for name in sorted(lines))
-    path.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
-
-
-def made(lib: str, only: str, known: Container[str]) -> Iterator[tuple[Model, dict[str, Any] | None, str, float]]:
+def made(
+    lib: str, only: str, known: Container[str], *, backwards: bool
+) -> Iterator[tuple[Model, Line | None, str, float]]:
     """Each model that is not known yet, its line, or why there is none."""
-    for model in importlib.import_module(f"tests.census.models_{lib}").models():
+    models = importlib.import_module(f"tests.census.models_{lib}").models()
+    for model in reversed(list(models)) if backwards else models:
         if (only and only not in model.name) or f"{model.lib}/{model.name}" in known:
             continue
         start = time.monotonic()
@@ -67,7 +48,7 @@ def made(lib: str, only: str, known: Container[str]) -> Iterator[tuple[Model, di
         yield model, line, why, time.monotonic() - start
 
 
-def compare(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
+def compare(old: Line | None, new: Line) -> str:
     """In a word, how a line differs from the one before."""
     if old is None:
         return "new"
@@ -84,16 +65,19 @@ def main(argv: list[str]) -> int:
     ask.add_argument("--only", default="", help="models whose name contains this; the others stay as they are")
     ask.add_argument("--missing", action="store_true", help="models that the data does not have; the others stay")
     ask.add_argument("--minutes", type=float, default=1e6, help="stop after these, to go on with --missing")
+    ask.add_argument("--backwards", action="store_true", help="the last model first: for a second process")
     ask.add_argument("--dry", action="store_true", help="print what is new, and write nothing")
     asked = ask.parse_args(argv)
     keep_alive = prepare()
     signal.signal(signal.SIGALRM, _too_long)
     stand_in()
-    before = load(data(asked.lib))
+    before = load(path_of(asked.lib))
     some = asked.only or asked.missing
     after = dict(before) if some else {}
     stop, whole = time.monotonic() + 60 * asked.minutes, True
-    for model, made_line, why, seconds in made(asked.lib, asked.only, before if asked.missing else ()):
+    for model, made_line, why, seconds in made(
+        asked.lib, asked.only, before if asked.missing else (), backwards=asked.backwards
+    ):
         name = f"{model.lib}/{model.name}"
         line = made_line or {"lib": model.lib, "name": model.name, "not_built": why}
         after[name] = line
@@ -108,13 +92,13 @@ def main(argv: list[str]) -> int:
         for name in sorted(before.keys() - after.keys()):
             print(f"{name}: gone")
     if not asked.dry:
-        store(data(asked.lib), after if whole else {**before, **after})
+        store(path_of(asked.lib), after if whole else {**before, **after})
     print(dict(_counts(after.values())))
     del keep_alive
     return 0
 
 
-def _counts(lines: Iterable[dict[str, Any]]) -> Counter[str]:
+def _counts(lines: Iterable[Line]) -> Counter[str]:
     """Models, those that could not be built, modules by kind, and modules that were not seen at work."""
     counts: Counter[str] = Counter()
     for line in lines:
