@@ -159,11 +159,18 @@ def inspect(
 def _require_shareable(attention: Attention) -> None:
     """Q and K of one width a head, over as many or fewer kv heads, have rows of which one divides the other.
 
+    V has as many as K, unless the layout knows that it may have others.
+
     Raises:
         LayoutError: these have not, whatever the number of heads.
     """
-    q, k = attention.part("q"), attention.part("k")
-    if q is not None and k is not None and attention.heads is None:
+    q, k, v = attention.part("q"), attention.part("k"), attention.part("v")
+    if attention.heads is not None:
+        return
+    v_is_as_k = attention.layout is not None and not attention.layout.v_free
+    if k is not None and v is not None and v_is_as_k and k.shape[0] != v.shape[0]:
+        raise LayoutError(f"K has {k.shape[0]} rows and V has {v.shape[0]}")
+    if q is not None and k is not None:
         rows, others = q.shape[0], k.shape[0]
         if min(rows, others) and max(rows, others) % min(rows, others):
             raise LayoutError(f"no number of heads fits {rows} rows of Q and {others} of K")

@@ -12,6 +12,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.patterns import Leftover
+from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.suggest import row
 from qkvinspect.inspection.words import speaks_of_attention, word_of
 from qkvinspect.weights.weight import Weight
@@ -165,10 +166,10 @@ def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
     """Modules that are called attention and hold matrices such as attention has, under names that say nothing."""
     modules: dict[Path, list[Weight]] = {}
     for name, path in names.paths.items():
-        if path[-1] != "weight" or name in known:
+        if path[-1] not in LEAVES or name in known:
             continue
         place = _attention_above(path)
-        if place is not None and len(shape := names.shape(name)) == 2 and min(shape) >= _SMALL:
+        if place is not None and _is_matrix(names.shape(name)):
             modules.setdefault(place, []).append(names.weights[name])
     for place, held in modules.items():
         why = "" if names.has("sampling_offsets.weight", place) else _looks_like(held)
@@ -178,6 +179,11 @@ def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
 
 
 _SMALL = 8
+
+
+def _is_matrix(shape: Sequence[int]) -> bool:
+    """Whether it is a linear layer or a convolution that looks at one place, and not a small one."""
+    return len(shape) > 1 and min(shape[:2]) >= _SMALL and prod(shape[2:]) == 1
 
 
 def _attention_above(path: Path) -> Path | None:
@@ -200,7 +206,7 @@ def _looks_like(held: Sequence[Weight]) -> str:
     """Why the matrices of a module may be projections; "" where they do not look so."""
     squares = [info.shape[0] for info in held if info.shape[0] == info.shape[1]]
     for info in held:
-        rows, cols = info.shape
+        rows, cols = info.shape[:2]
         if cols in squares and rows in (3 * cols, cols // 3):
             return f"{_last(info)} has three times as many rows as columns and stands beside a square matrix"
     alike: Mapping[int, int] = {size: squares.count(size) for size in squares}

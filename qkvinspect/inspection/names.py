@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import product
@@ -25,6 +26,7 @@ Path = tuple[str, ...]
 
 
 _NUMBER = re.compile(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{1,9}(?=\.|$)")
+_LEADING = re.compile(r"\d{1,9}(?=\.|$)")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
@@ -50,6 +52,7 @@ class Names:
         self._by_stack: dict[Path, dict[Path, str]] = {}
         self._by_end: dict[Path, list[tuple[Path, str]]] = {}
         self._ends: set[Path] | None = None
+        self._sorted: list[str] = []
         self._numbers: dict[str, dict[int, int]] = {}
         self._words: frozenset[str] | None = None
 
@@ -118,8 +121,9 @@ class Names:
             if not self._by_end:
                 for path, name in self._by_path.items():
                     self._by_end.setdefault(path[-2:], []).append((path, name))
-                    self._by_end.setdefault(path[-1:], []).append((path, name))
             same = self._by_end.get(end, ())
+            if len(end) == 1:
+                same = [one for last, held in self._by_end.items() if last[-1:] == end for one in held]
             self._by_stack[end] = {numberless(path): name for path, name in reversed(same)}
         return self._by_stack[end]
 
@@ -129,14 +133,28 @@ class Names:
         Numbers are components of their own (``layers.3``) or end one (``stage3``); those within a word are part of a
         name and count nothing.
         """
-        if not self._numbers:
-            found: dict[str, set[int]] = {"": set()}
-            for name in self.paths:
-                for number in _NUMBER.finditer(name):
-                    found.setdefault(name[: number.start()], set()).add(int(number[0]))
-            self._numbers = {prefix: {n: i for i, n in enumerate(sorted(held))} for prefix, held in found.items()}
-        standing = [(self._numbers.get(layer[: found.start()], {}), int(found[0])) for found in _NUMBER.finditer(layer)]
+        standing = [(self._counted(layer[: found.start()]), int(found[0])) for found in _NUMBER.finditer(layer)]
         return tuple(NumberPlace(held[number], len(held)) for held, number in standing if number in held)
+
+    def _counted(self, prefix: str) -> Mapping[int, int]:
+        """The numbers that follow a prefix in any name, each with its place among them.
+
+        Names are sorted, so that all that share a number are stepped over at once: a model has many more tensors
+        than layers.
+        """
+        if prefix not in self._numbers:
+            self._sorted = self._sorted or sorted(self.paths)
+            names, found = self._sorted, set[int]()
+            at, stop = bisect_left(names, f"{prefix}0"), bisect_left(names, f"{prefix}:")
+            while at < stop:
+                number = _LEADING.match(names[at], len(prefix))
+                if number is None:
+                    at += 1
+                    continue
+                found.add(int(number[0]))
+                at = bisect_left(names, f"{names[at][: number.end()]}/", at + 1, stop)
+            self._numbers[prefix] = {number: place for place, number in enumerate(sorted(found))}
+        return self._numbers[prefix]
 
     @property
     def words(self) -> frozenset[str]:

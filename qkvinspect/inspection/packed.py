@@ -29,7 +29,7 @@ def layouts_of(
         outs = tuple(".".join(key) for key, info in module.outputs if len(info.shape) == 3)
         return _layouts(keys, parts, ("out_in",), outs[:1], "in_out", equal, heads)
     out = _output(module, projections)
-    one = 1 if projections[0].index is not None or _is_one_head(module) else None
+    one = 1 if projections[0].is_head or _is_one_head(module) else None
     return _layouts(keys, parts, _turns(names, module, projections), out, None, equal, one)
 
 
@@ -79,12 +79,13 @@ def _output(module: ProjectingModule, projections: Sequence[Projection]) -> tupl
         rows_of, cols = shape_of(projections[0].weight, "out_in")
         wanted = {rows_of // 3, cols}
     for key, info in module.outputs:
-        if _columns(info) in wanted:
+        if columns_of(info) in wanted:
             return (".".join(key),)
     return ()
 
 
-def _columns(info: Weight) -> int:
+def columns_of(info: Weight) -> int:
+    """How many numbers a row has."""
     return info.numel // info.shape[0]
 
 

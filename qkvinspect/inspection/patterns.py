@@ -13,10 +13,10 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.names import Names, Path, shape_of
-from qkvinspect.inspection.packed import layouts_of
-from qkvinspect.inspection.projections import ProjectingModule, Projection, modules_of
+from qkvinspect.inspection.packed import columns_of, layouts_of
+from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.three_axes import as_matrices, have_three
-from qkvinspect.inspection.words import speaks_of_attention
+from qkvinspect.inspection.words import is_no_projection, speaks_of_attention
 from qkvinspect.weights.weight import Weight
 
 _OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D"})
@@ -27,6 +27,9 @@ _LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
 
 _FEW = 16
 """Rows below which a name must say that it is attention: a classifier has as few."""
+
+_EVEN = 8
+"""What the rows of a projection are a multiple of, where no name says that it is attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,8 @@ def find(
             found.append([Candidate(form, module.path, layer, weights) for form in forms])
         sets = [some for some in module.sets if some not in three]
         whole = [some for some in sets if len(_parts(some)) == 3 and _fits(some, module)]
-        second = whole or module.stored in used
-        chosen = [*whole, *(some for some in sets if second and _is_second(some))]
+        second = bool(whole) or module.stored in used
+        chosen = [*whole, *(some for some in sets if second and _is_second(some, module))]
         several = len(chosen) > 1 or module.stored in used
         for some in chosen:
             layer = _layer(module, some, used, several=several)
@@ -85,15 +88,25 @@ def find(
 
 
 def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
-    """What a module's words leave unexplained, if it is called attention."""
-    if "sampling_offsets" in module.beside or not any(map(speaks_of_attention, module.path)):
+    """What a module's words leave unexplained, if it is called attention, or one of them holds q, k and v itself."""
+    if "sampling_offsets" in module.beside:
         return
+    called = any(map(speaks_of_attention, module.path))
     for some in sets:
-        lone = len(_parts(some)) < 3 or _is_low_rank(some)
-        why = f"{' and '.join(sorted(_parts(some)))} alone" if lone else "the shapes are not those of Q, K and V"
-        yield _leftover(module, some, why, lone=lone)
-    if len(_parts(module.lone)) > 1:
+        if called or (len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"):
+            lone = len(_parts(some)) < 3 or _is_low_rank(some)
+            yield _leftover(module, some, _why(some, lone=lone), lone=lone)
+    if called and len(_parts(module.lone)) > 1:
         yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+
+
+def _why(some: Sequence[Projection], *, lone: bool) -> str:
+    """What is wrong with projections that are not taken for attention."""
+    if lone:
+        return f"{' and '.join(sorted(_parts(some)))} alone"
+    if _is_additive(some):
+        return "V is a single row: additive attention scores with it and projects no values"
+    return "the shapes are not those of Q, K and V"
 
 
 def _leftover(module: ProjectingModule, some: Sequence[Projection], why: str, *, lone: bool) -> Leftover:
@@ -106,9 +119,24 @@ def _is_low_rank(projections: Sequence[Projection]) -> bool:
     return len(projections) < 3 and any(_LOW_RANK.intersection(one.word.affix) for one in projections)
 
 
-def _is_second(projections: Sequence[Projection]) -> bool:
-    """Whether these are K and V of a second stream."""
-    return _parts(projections) == {"k", "v"} and not _is_low_rank(projections)
+def _is_second(projections: Sequence[Projection], module: ProjectingModule) -> bool:
+    """Whether these are K and V of a second stream.
+
+    Bare parameters called so may be anything of K and V (Linformer's shorten the sequence): one axis must be as long
+    as the output projection is wide.
+    """
+    if _parts(projections) != {"k", "v"} or _is_low_rank(projections):
+        return False
+    if all(one.key[-1] in LEAVES for one in projections):
+        return True
+    widths = {columns_of(info) for _, info in module.outputs}
+    return all(widths & set(one.weight.shape) for one in projections)
+
+
+def _is_additive(projections: Sequence[Projection]) -> bool:
+    """Whether these are Bahdanau's: V is the vector that the sums of Q and K are scored with."""
+    rows = {one.parts: one.weight.shape[0] for one in projections}
+    return rows.get("v") == 1 and rows.get("q") == rows.get("k") != 1
 
 
 def _parts(projections: Sequence[Projection]) -> set[str]:
@@ -138,11 +166,25 @@ def _fits(projections: Sequence[Projection], module: ProjectingModule) -> bool:
         return False
     if len(projections) == 1 and not _OTHER_KINDS.isdisjoint(module.beside):
         return False
-    if _is_low_rank(projections):
+    if _is_low_rank(projections) or _is_additive(projections):
         return False
-    if not (said or widths or min(rows for rows, _ in sizes.values()) >= _FEW):
+    if not (said or widths or _may_stand_alone(projections, module)):
         return False
     return _one_fits(sizes, widths, said=said) if len(sizes) == 1 else _several_fit(sizes)
+
+
+def _may_stand_alone(projections: Sequence[Projection], module: ProjectingModule) -> bool:
+    """Whether words for Q, K and V are enough where nothing else says attention and no output projection is there.
+
+    Classifiers over words that mean query, key and value have few rows, or any number of them; networks have several
+    matrices, and convolutions that look around.
+    """
+    rows = [one.weight.shape[0] for one in projections]
+    return (
+        all(one.plain for one in projections)
+        and all(count >= _FEW and count % _EVEN == 0 for count in rows)
+        and not any(map(is_no_projection, module.path[-1:]))
+    )
 
 
 def _one_fits(sizes: dict[str, tuple[int, int]], widths: set[int], *, said: bool) -> bool:

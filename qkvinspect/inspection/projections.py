@@ -20,7 +20,7 @@ from qkvinspect.weights.weight import Weight
 _DEEPEST = 4
 """Components at the end of a name among which the word may stand."""
 
-_LEAVES = frozenset({"weight", "kernel", "w"})
+LEAVES = frozenset({"weight", "kernel", "w"})
 """What the matrix of a layer is called."""
 
 _MOST_MATRICES = 3
@@ -33,17 +33,24 @@ class Projection:
 
     Attributes:
         key: its name below the module, in components without wrappers.
-        index: its number, where there is a list of such tensors, one a head.
+        index: its number, where there is a list of such tensors, one a head or one a kind of token.
+        plain: whether its place holds one matrix that looks at one position: a linear layer or a 1x1 convolution.
     """
 
     word: Word
     key: Path
     weight: Weight
     index: int | None = None
+    plain: bool = True
 
     @property
     def parts(self) -> str:
         return self.word.parts
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it is one of a list that has an entry for each head: narrower than what it reads."""
+        return self.index is not None and self.weight.shape[0] < prod(self.weight.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ def _place(path: Path) -> int | None:
 @lru_cache(1 << 14)
 def _steps_back(end: Path) -> int | None:
     """As ``_place``, counted from the end of the path."""
-    if end[-1] not in _LEAVES:
+    if end[-1] not in LEAVES:
         leaf = word_of(end[-1])
         if leaf is None or leaf.before[:1] == ("b",):  # b_Q is a bias
             return None
@@ -128,27 +135,25 @@ def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[lis
 
 
 def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]]) -> Iterator[Projection]:
-    """The projections at a place: its last matrix, or each of a list of heads."""
+    """The projections at a place: its last matrix, or each of a list."""
     word = word_of(component) or Word("qkv", ("in",), ("proj",), "in_proj")
     if len(held) == 1:
-        yield Projection(word, held[0][0], names.weights[held[0][1]])
+        key, name = held[0]
+        yield Projection(word, key, names.weights[name], plain=prod(names.shape(name)[2:]) == 1)
         return
-    if _is_list_of_heads(names, held):
+    if _is_list(names, held):
         for key, name in held:
             yield Projection(word, key, names.weights[name], int(key[1]))
     elif len(held) <= _MOST_MATRICES:
         key, name = max(held, key=lambda one: [_natural(part) for part in one[0]])
-        yield Projection(word, key, names.weights[name])
+        yield Projection(word, key, names.weights[name], plain=False)
 
 
-def _is_list_of_heads(names: Names, held: Sequence[tuple[Path, str]]) -> bool:
-    """Whether the matrices of a place are numbered, alike and narrower than what they read."""
+def _is_list(names: Names, held: Sequence[tuple[Path, str]]) -> bool:
+    """Whether the matrices of a place are numbered without a gap and alike: one a head, or one a kind of token."""
     numbers = sorted(int(key[1]) for key, _ in held if len(key) > 1 and re.fullmatch(r"\d{1,4}", key[1]))
     shapes = {names.shape(name) for _, name in held}
-    if numbers != list(range(len(held))) or len(shapes) != 1:
-        return False
-    shape = shapes.pop()
-    return shape[0] < prod(shape[1:])
+    return numbers == list(range(len(held))) and len(shapes) == 1
 
 
 def _natural(part: str) -> tuple[int, str]:

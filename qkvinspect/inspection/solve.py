@@ -181,6 +181,8 @@ def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: 
             found |= dict.fromkeys(stored.packing.parts, total)
         elif stored.packing.groups != "one":
             continue
+        elif stored.packing.order == ("v", "vgate"):
+            found["v"] = _divide(total, 2, "rows", "of V and its gate")
         elif layout.square:
             found |= dict.fromkeys(parts, cols)
         elif not HEADED.issuperset(stored.packing.order):
@@ -190,6 +192,8 @@ def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: 
             if "v" in parts and layout.kv_heads == "equal" and out_features not in (None, share):
                 raise LayoutError(f"V would have {share} rows where the output projection takes {out_features}")
             found |= dict.fromkeys(parts, share)
+        elif layout.v_free and layout.kv_heads == "equal" and len(parts) == 3 and not layout.out:
+            found |= _v_as_wide_as_its_input(total, cols)
         elif (
             layout.kv_heads == "free"
             and len(stored.packing.order) == 3
@@ -200,6 +204,12 @@ def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: 
             rest = (total - out_features) // 2
             found |= {"q": out_features, "k": rest, "v": rest}
     return found if all(found.values()) else {}
+
+
+def _v_as_wide_as_its_input(rows: int, cols: int) -> dict[str, int]:
+    """Q, K and V of one tensor where V is given to the next layer as it is: it replaces what it was made of."""
+    rest, odd = divmod(rows - cols, 2)
+    return {} if odd or rest < 1 else {"q": rest, "k": rest, "v": cols}
 
 
 def _geometry(

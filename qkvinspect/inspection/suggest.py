@@ -6,9 +6,7 @@ import json
 from collections.abc import Sequence
 
 from qkvinspect.inspection.words import is_output, word_of
-
-UNKNOWN = "?"
-"""Stands where a person has to say which tensor it is."""
+from qkvinspect.layouts.told import UNKNOWN
 
 
 def row(module: str, tensors: Sequence[str]) -> str:

@@ -39,10 +39,14 @@ _NO_PROJECTION = """
     norm ln bn gn rms layernorm rmsnorm batchnorm groupnorm bias biases scale scales
     embed embeds embedding embeddings pos position positions positional rope rotary rel relative
     lora latent multiscale aggreg cache mask token tokens temperature logit logits
-    codebook memory index indexer proto prototypes bank
+    codebook memory index indexer proto prototypes bank queue
+    gate
 """
 NO_PROJECTION = frozenset(_NO_PROJECTION.split())
 """Words of tensors that stand beside projections and are none, or that look values up."""
+
+_NETWORKS = frozenset(["encoder", "decoder", "tower", "network", "backbone", "branch", "classifier", "critic", "actor"])
+"""What is called ``encoder_q`` is a network and not a projection; ``encoder_q_proj`` is one."""
 
 _OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc final"
 OUT_WORDS = frozenset(_OUT.split())
@@ -93,6 +97,8 @@ def word_of(component: str) -> Word | None:
     words = tokens(component)
     said = words[words.index("to") :] if "to" in words else words  # emb_to_query is a query
     if not NO_PROJECTION.isdisjoint(said):
+        return None
+    if not _NETWORKS.isdisjoint(words) and GENERIC.isdisjoint(words):
         return None
     for start, word in enumerate(words):
         parts, stop = _PARTS.get(word), start + 1

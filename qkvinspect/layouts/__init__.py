@@ -11,9 +11,11 @@ from qkvinspect.layouts import (
     diffusion,
     encoders,
     llama_cpp,
+    mobile,
     onnxruntime,
     other_attention,
     query_key_value,
+    repositories,
     separate,
     speech,
     streams,
@@ -37,6 +39,8 @@ LAYOUTS: tuple[Layout, ...] = (
     *speech.LAYOUTS,
     *convolutions.LAYOUTS,
     *streams.LAYOUTS,
+    *repositories.LAYOUTS,
+    *mobile.LAYOUTS,
 )
 """All rows. Where two fit equally well and store the same things, the earlier one is taken."""
 

@@ -23,6 +23,9 @@ from qkvinspect.errors import UsageError
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, Groups, Packing
 
+UNKNOWN = "?"
+"""Stands in a row that is printed to be completed, where a person has to say which tensor it is."""
+
 _WEIGHTS = ("qkv", "qk", "kv", "q", "k", "v")
 _KEYS = ("id", "layer", *_WEIGHTS, "out", "packing", "orientation", "heads")
 
@@ -106,6 +109,8 @@ def _biases(stored: Iterable[tuple[str, Packing]]) -> Iterator[StoredWeight]:
 def _text(origin: str, key: str, value: object) -> str:
     if type(value) not in (str, int) or not str(value) or len(str(value)) > _LONGEST:
         raise UsageError(f"{origin}: {key} of a layout is no text", found=repr(value)[:60])
+    if value == UNKNOWN:
+        raise UsageError(f"{origin}: {key} of a layout is still {UNKNOWN!r}", hint="put the name of a tensor there")
     return str(value)
 
 

@@ -78,6 +78,13 @@ LAYOUTS: tuple[Layout, ...] = (
             ),
             ("tf", "MaxViT of TensorFlow (_tf)", QKV, "attn_block|attn_grid.attn", ("maxvit*_tf_*",)),
             (
+                "parallel",
+                "MaxViT with blocks and grids side by side (_pm)",
+                PER_HEAD,
+                "attn.attn_block|attn_grid",
+                ("max*vit*_pm_*",),
+            ),
+            (
                 "coatnet",
                 "CoAtNet (_rw)",
                 PER_HEAD,

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
-from qkvinspect.inspection.suggest import UNKNOWN
-from qkvinspect.layouts.told import rows
+from qkvinspect.layouts.told import UNKNOWN, rows
 
 E = 16
 Shapes = Mapping[str, tuple[int, ...]]
@@ -148,3 +147,23 @@ def test_check_has_a_code_for_it(tmp_path: Path, run: Any) -> None:
     shapes = {**SQUARES, **{f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}}
     told = json.loads(run("check", save(tmp_path, shapes), "-f", "json").out)
     assert "unrecognised-attention" in json.dumps(told)
+
+
+def test_check_does_not_send_to_a_layer_that_show_does_not_know(tmp_path: Path, run: Any) -> None:
+    path = save(tmp_path, {**SQUARES, **{f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}})
+    hint = next(line for line in run("check", path).out.splitlines() if "look closer: " in line)
+    assert "--layer enc" not in hint
+
+
+def test_nothing_found_says_how_to_tell(tmp_path: Path, run: Any) -> None:
+    path = save(tmp_path, {"net.0.big.weight": (3 * E, E), "net.0.last.weight": (E, E)})
+    assert "--layout" in run("show", path).out
+    assert (
+        len(run("show", path, "--layout", '{ qkv = "big.weight", heads = 4 }', "-f", "json").json()["attentions"]) == 1
+    )
+
+
+def test_each_kind_of_module_has_a_row_to_complete(tmp_path: Path, run: Any) -> None:
+    out = run("show", save(tmp_path, {**SQUARES, **RWKV})).out
+    assert out.count("[[layout]]") == 2
+    assert out.count('layer = "enc.*.attn"') == 1

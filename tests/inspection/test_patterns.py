@@ -16,6 +16,8 @@ from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.inspection.words import word_of
 from tests.inspection.conventions import CONVENTIONS, Convention
+from tests.inspection.repositories import DECOYS as REPOSITORY_DECOYS
+from tests.inspection.repositories import FOUND, SAID
 
 
 def report(shapes: dict[str, tuple[int, ...]], config: dict[str, object] | None = None) -> Report:
@@ -96,6 +98,35 @@ DECOYS: dict[str, dict[str, tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("shapes", DECOYS.values(), ids=DECOYS)
 def test_what_only_uses_such_words_is_not_attention(shapes: dict[str, tuple[int, ...]]) -> None:
+    assert report(shapes).attentions == ()
+
+
+@pytest.mark.parametrize(("shapes", "layers", "layout"), FOUND.values(), ids=FOUND)
+def test_names_of_repositories_are_found(
+    shapes: dict[str, tuple[int, ...]], layers: tuple[str, ...], layout: str
+) -> None:
+    found = report(shapes).attentions
+    assert tuple(attention.layer for attention in found) == layers
+    for attention in found:
+        ids = {attention.layout.id} if attention.layout else set(attention.candidates)
+        if layout:
+            assert (ids, attention.found_by) == ({layout}, "layout")
+        elif attention.found_by == "layout":
+            assert attention.layout is None
+        else:
+            assert all(id.startswith("pattern") for id in ids)
+
+
+@pytest.mark.parametrize(("shapes", "words"), SAID.values(), ids=SAID)
+def test_attention_that_cannot_be_cut_is_said(shapes: dict[str, tuple[int, ...]], words: str) -> None:
+    told = report(shapes)
+    assert told.attentions == ()
+    assert told.account is not None
+    assert [words in strange.why for strange in told.account.unrecognised] == [True]
+
+
+@pytest.mark.parametrize("shapes", REPOSITORY_DECOYS.values(), ids=REPOSITORY_DECOYS)
+def test_words_of_repositories_that_mean_no_attention(shapes: dict[str, tuple[int, ...]]) -> None:
     assert report(shapes).attentions == ()
 
 

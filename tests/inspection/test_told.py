@@ -92,6 +92,7 @@ def test_packings_are_written_as_explain_writes_them(packing: str, expected: Pac
         ({"q": "a", "heads": "0"}, "no number"),
         ({"q": ["a"]}, "no text"),
         ({"q": ""}, "no text"),
+        ({"q": "?", "k": "b", "v": "c"}, "still '?'"),
     ],
 )
 def test_what_describes_no_layout_is_refused(table: dict[str, object], words: str) -> None:

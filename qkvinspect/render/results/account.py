@@ -14,6 +14,11 @@ _GROUPS = 12
 """Groups of tensors that are shown where no attention was found."""
 
 _NAMED = 4
+_ROWS = 3
+"""Rows that are shown to be completed: modules of one stack share theirs."""
+
+_TELL = """If some of it is attention, say which, in one run with --layout '{ qkv = "NAME.weight", heads = 8 }' or with
+q, k and v apart, or for good in a [[layout]] row of qkvinspect.toml."""
 
 
 def closing(report: Report) -> Iterator[Block]:
@@ -26,8 +31,9 @@ def closing(report: Report) -> Iterator[Block]:
     named = ", ".join(modules[:_NAMED]) + (", ..." if len(modules) > _NAMED else "")
     where = text.count(len(modules), "module")
     yield TextLine(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
+    rows = list(dict.fromkeys(found.suggestion for found in account.unrecognised))
     yield CodeBlock(
-        tuple(account.unrecognised[0].suggestion.split("\n")),
+        tuple("\n".join(rows[:_ROWS]).split("\n")),
         title="To say what they are, complete this and put it into qkvinspect.toml:",
         indent=2,
         wrapped=True,
@@ -46,6 +52,8 @@ def nothing_found(report: Report) -> Iterator[Block]:
             lines.append(f"and {text.count(len(groups) - _GROUPS, 'other group')}: --tensors lists all")
         title = "It holds, the nearest to attention first (# is a number):"
         yield CodeBlock(tuple(lines), title, indent=2, wrapped=True)
+        if report.account is None or not report.account.unrecognised:
+            yield TextLine(" ".join(_TELL.split()))
 
 
 def table(report: Report) -> DataTable:

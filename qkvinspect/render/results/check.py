@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from qkvinspect.checks.result import Checked, to_dict, totals
 from qkvinspect.errors import clean
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.finding_codes import AGAINST_WEIGHTS, FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.render import text
 from qkvinspect.render.document import Block, Cell, Chapter, Conclusion, Document, Items, Remark, Style, TextLine
@@ -62,6 +62,8 @@ def _hint(path: str, finding: Finding) -> str:
     name = shlex.quote(path) if len(path) <= _ASIDE else "PATH"
     layer = shlex.quote(clean(finding.layer or ""))
     shown = f"show --per-head {name} --layer {layer}"
+    if finding.code == FindingCode.UNRECOGNISED_ATTENTION:  # a module that --layer does not know
+        shown = f"show {name}"
     command = f"explain --evidence {name} {layer}" if finding.code in AGAINST_WEIGHTS else shown
     return f"look closer: qkvinspect {command}"
 

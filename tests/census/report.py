@@ -1,0 +1,45 @@
+"""What is answered for the models of the census, by library: ``python -m tests.census.report [--list]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.census.judging import Verdict, alarms, answer, counts, judge
+from tests.census.kept import built
+
+
+def main(argv: list[str]) -> int:
+    ask = argparse.ArgumentParser(prog="python -m tests.census.report", description=__doc__)
+    ask.add_argument("--lib", default="")
+    ask.add_argument("--list", action="store_true", help="with every module that is not right")
+    asked = ask.parse_args(argv)
+    by_library: dict[str, list[Verdict]] = defaultdict(list)
+    models: dict[str, int] = defaultdict(int)
+    for line in built():
+        if asked.lib and line["lib"] != asked.lib:
+            continue
+        with TemporaryDirectory() as folder:
+            report = answer(line, Path(folder))
+        found = list(judge(line, report))
+        by_library[line["lib"]] += found
+        models[line["lib"]] += 1
+        if asked.list:
+            print(*(f"{v.where}  {v.said}  {v.why}" for v in found if v.said != "right"), sep="\n", end="")
+            print(
+                *(f"\n{line['lib']}/{line['name']} {layer}  alarm" for layer in alarms(line, report)),
+                sep="",
+                end="\n" if found else "",
+            )
+    for library, verdicts in sorted(by_library.items()):
+        print(f"{library}: {models[library]} models, {len(verdicts)} modules: {counts(verdicts)}")
+    every = [verdict for verdicts in by_library.values() for verdict in verdicts]
+    print(f"all: {sum(models.values())} models, {len(every)} modules: {counts(every)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
