@@ -139,7 +139,7 @@ LAYOUTS = (
         v_free=True,
         source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
         proof="source",
-        note="under other names, as transformers stores them: behind the rows of each head of Q stand those of its gate",
+        note="under other names, as transformers stores them: behind the rows of each head of Q are those of its gate",
     ),
     Layout(
         id="gguf-gdn",
