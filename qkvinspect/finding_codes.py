@@ -219,21 +219,9 @@ class FindingCode(StrEnum):
     )
     ODD_LAYER = "odd-layer", "warning", "A layer has another size than the rest of its stack."
     PROJECTION_SHAPE = "projection-shape", "error", "The output projection, or a bias, does not fit Q, K and V."
-    COARSE_HEAD = (
-        "coarse-head",
-        "warning",
-        "Quantisation left a head few steps for its values: a quarter is lost, over three times that of its peers.",
-    )
-    QUANTISED_OTHERWISE = (
-        "quantised-otherwise",
-        "warning",
-        "The config says another way of quantising than the tensors show: a loader goes by the config.",
-    )
-    FUSED_SCALES_DIFFER = (
-        "fused-scales-differ",
-        "warning",
-        "Q, K and V that a loader fuses into one weight have scales of the whole that differ: it keeps the largest.",
-    )
+    COARSE_HEAD = "coarse-head", "warning", "Quantisation left a head far fewer steps than its peers."
+    QUANTISED_OTHERWISE = "quantised-otherwise", "warning", "The config says another way of quantising than is stored."
+    FUSED_SCALES_DIFFER = "fused-scales-differ", "warning", "Scales of Q, K and V differ, of which a loader keeps one."
     RANK_COLLAPSE = (
         "rank-collapse",
         "info",

@@ -1,5 +1,6 @@
-"""Quantisation left a head few steps for its values: a quarter is lost, over three times that of its peers.
+"""Quantisation left a head far fewer steps than its peers.
 
+It lost a quarter of its values, and over three times as much as the median head.
 Where one scale holds for many heads, a head of small values has only the lowest codes: a part of it, or all, becomes
 zero. What is lost is told without the original: values that were rounded to codes lie evenly within half a step of
 them, so the root of the mean square of that, over that of the values, is the relative error to be expected. Of a

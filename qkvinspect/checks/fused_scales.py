@@ -1,4 +1,4 @@
-"""Q, K and V that a loader fuses into one weight have scales of the whole that differ: it keeps the largest.
+"""Scales of Q, K and V differ, of which a loader keeps one.
 
 vLLM makes one projection of the three, warns where their NVFP4 scales of the whole differ, and takes the largest for
 all without rounding again (model_executor/layers/quantization: modelopt.py, ModelOptNvFp4LinearMethod, and

@@ -1,9 +1,9 @@
-"""The config says another way of quantising than the tensors show: a loader goes by the config.
+"""The config says another way of quantising than is stored.
 
-``quantization_config`` of transformers, vLLM and llm-compressor, ``quantization`` of MLX. What is looked at: the
-method; for bitsandbytes nf4 or fp4, 4 or 8 bits, and whether the scales are quantised too; for compressed-tensors type
-and bits of each group of layers. A method that is not known here says nothing. Bits and groups that do not fill the
-tensors are ``no-values``.
+A loader goes by the config: ``quantization_config`` of transformers, vLLM and llm-compressor, ``quantization`` of MLX.
+What is looked at: the method; for bitsandbytes nf4 or fp4, 4 or 8 bits, and whether the scales are quantised too; for
+compressed-tensors type and bits of each group of layers. A method that is not known here says nothing. Bits and groups
+that do not fill the tensors are ``no-values``.
 """
 
 from __future__ import annotations

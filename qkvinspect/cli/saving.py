@@ -95,18 +95,27 @@ def inspected(look: Callable[[Literal["none", "wanted"]], Report], *, evidence: 
 
 
 def require_attention(report: Report, what: str) -> None:
-    """Refuse a checkpoint of which nothing can be written, with why some of its weights have no numbers.
+    """Refuse a checkpoint of which nothing can be written, or not all: a layer whose numbers, and shape, are lost.
 
     Raises:
-        UsageError: it holds no attention.
+        UsageError: it holds no attention, or more than can be told.
     """
     from qkvinspect.errors import UsageError
     from qkvinspect.finding_codes import FindingCode
     from qkvinspect.render.text import findings
 
-    if not report.attentions:
-        lost = (message for finding, message in findings(report.findings) if finding.code is FindingCode.NO_VALUES)
-        raise UsageError(f"there is no attention to {what}", file=report.checkpoint.path, found=next(lost, None))
+    shown = {attention.layer for attention in report.attentions}
+    lost = [
+        message
+        for finding, message in findings(report.findings)
+        if finding.code is FindingCode.NO_VALUES and finding.layer not in shown
+    ]
+    if not shown:
+        raise UsageError(f"there is no attention to {what}", file=report.checkpoint.path, found=next(iter(lost), None))
+    if lost and not report.selected:
+        raise UsageError(
+            f"not all attention can be {what}ed", file=report.checkpoint.path, found=lost[0], hint="choose with --layer"
+        )
 
 
 def save(report: Report, pieces: Sequence[OutputTensor], out: Path, how: How, *, layers: int, dry_run: bool) -> None:

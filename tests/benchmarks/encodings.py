@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import platform
 import resource
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from make_data import _bnb, _gptq
 from safetensors.torch import save_file
 
-from qkvinspect.checkpoint import Config
+from qkvinspect.checkpoint import Checkpoint, Config
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.values import ValueTile, value_tiles
@@ -127,6 +128,87 @@ def mlx(original: torch.Tensor) -> Iterator[Format]:
         yield f"MLX affine {bits} bit", stored, {"bits": bits, "group_size": 64}, library
 
 
+def float8(original: torch.Tensor) -> Iterator[Format]:
+    """As the libraries that load it have it: torch's own product."""
+    for name, form in (("one scale", (1, 1)), ("a scale a row", (SIZE, 1)), ("128 x 128", (SIZE // 128, SIZE // 128))):
+        down, across = SIZE // form[0], SIZE // form[1]
+        scale = original.reshape(form[0], down, form[1], across).abs().amax((1, 3)) / 448
+        wide = scale.repeat_interleave(down, 0).repeat_interleave(across, 1)
+        codes = (original / wide).to(torch.float8_e4m3fn)
+        leaf = "weight_scale_inv" if form[1] > 1 else "weight_scale"
+        stored = {"q_proj.weight": codes, f"q_proj.{leaf}": scale if scale.numel() > 1 else scale.reshape(())}
+
+        def library(codes: torch.Tensor = codes, scale: torch.Tensor = scale, form: Any = form) -> torch.Tensor:
+            high, far = SIZE // form[0], SIZE // form[1]
+            blocks = codes.float().reshape(form[0], high, form[1], far) * scale.reshape(form[0], 1, form[1], 1)
+            return blocks.reshape(SIZE, SIZE)
+
+        yield f"float8, {name} (torch)", stored, {}, library
+
+
+def adapters(original: torch.Tensor) -> Iterator[Format]:
+    """The sum with a product of low rank, as PEFT merges it: torch's own."""
+    for rank in (8, 64):
+        down, up = torch.randn(rank, SIZE), torch.randn(SIZE, rank)
+        stored = {"q_proj.weight": original, "q_proj.lora_A.default.weight": down, "q_proj.lora_B.default.weight": up}
+        said = {"lora_alpha": 16, "r": rank, "peft_type": "LORA"}
+        yield (
+            f"LoRA of rank {rank}, added (torch)",
+            stored,
+            said,
+            lambda a=down, b=up, r=rank: original + b @ a * (16 / r),
+        )
+
+
+def gguf_blocks(original: torch.Tensor) -> Iterator[Format]:
+    """The types that the package can quantise to, and random codes of those that it cannot."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+    for kind in ("Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K"):
+        dtype = GGMLQuantizationType[kind]
+        block, size = GGML_QUANT_SIZES[dtype]
+        if kind.endswith("_K"):
+            blocks = np.random.default_rng(0).integers(0, 60, (SIZE, SIZE // block * size), dtype=np.uint8)
+        else:
+            blocks = quants.quantize(original.numpy(), dtype)
+
+        def library(blocks: Any = blocks, dtype: Any = dtype) -> torch.Tensor:
+            return torch.from_numpy(quants.dequantize(blocks, dtype))
+
+        yield f"gguf {kind}", {kind: torch.from_numpy(blocks)}, {"gguf": kind}, library
+
+
+def placed(folder: Path, stored: dict[str, torch.Tensor], said: dict[str, Any]) -> Path:
+    """The file that holds it."""
+    if "gguf" not in said:
+        save_file({key: value.contiguous() for key, value in stored.items()}, folder / "made.safetensors")
+        return folder / "made.safetensors"
+    import gguf
+
+    path = folder / "made.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    (blocks,) = stored.values()
+    writer.add_tensor("blk.0.attn_q.weight", blocks.numpy(), raw_dtype=gguf.GGMLQuantizationType[said["gguf"]])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def with_config(checkpoint: Checkpoint, said: dict[str, Any]) -> Checkpoint:
+    """With what a config says; of an adapter, the base with the adapter added."""
+    if "peft_type" not in said:
+        return replace(checkpoint, configs=(Config("config:config.json", {"quantization_config": said}),))
+    lora = {name: info for name, info in checkpoint.tensors.items() if ".lora_" in name}
+    adapter = replace(checkpoint, tensors=lora, configs=(Config("config:adapter_config.json", said),))
+    base = {name: info for name, info in checkpoint.tensors.items() if name not in lora}
+    return replace(checkpoint, tensors=base, adapter=adapter)
+
+
+MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, float8, mlx, gguf_blocks, adapters)
+
+
 def best(work: Callable[[], Any]) -> float:
     found: list[float] = []
     for _ in range(5):
@@ -141,20 +223,19 @@ def _read(tile: ValueTile) -> np.ndarray[Any, Any]:
     return values
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     original = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 0.02
     machine = f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}"
     print(f"{machine}, {SIZE} x {SIZE}.\n")
     print("| format | qkvinspect: million values a second | the library | times | largest difference |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for maker in (bitsandbytes, gptq, awq, compressed_tensors, modelopt, mlx):
+        for maker in MAKERS:
+            if names and maker.__name__ not in names:
+                continue
             for name, stored, said, library in maker(original):
-                path = Path(folder) / "made.safetensors"
-                save_file({key: value.contiguous() for key, value in stored.items()}, path)
-                with open_checkpoint(str(path)) as plain:
-                    config = Config("config:config.json", {"quantization_config": said})
-                    (weight,) = weights_of(replace(plain, configs=(config,))).encoded.values()
+                with open_checkpoint(str(placed(Path(folder), stored, said))) as plain:
+                    weight = next(iter(weights_of(with_config(plain, said)).encoded.values()))
                     matrix = weight.as_matrix("out_in")
 
                     def ours(matrix: Any = matrix) -> None:
@@ -171,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

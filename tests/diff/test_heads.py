@@ -123,10 +123,9 @@ def test_rows_of_k_and_v_are_read_once_for_all_heads_that_share_them(tmp_path: P
     save_file(state, tmp_path / "a.safetensors")
     save_file(quantise(state, "int4"), tmp_path / "b.safetensors")
     read: list[tuple[str, range]] = []
-    rows = head_losses._rows
-    monkeypatch.setattr(
-        head_losses, "_rows", lambda lines, run: read.append((lines.weight.name, run)) or rows(lines, run)
-    )
+    module = sys.modules["qkvinspect.diff.head_losses"]  # a function of that name hides it
+    rows = module._rows
+    monkeypatch.setattr(module, "_rows", lambda lines, run: read.append((lines.weight.name, run)) or rows(lines, run))
     run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--heads", "8/4", "--no-evidence")
     assert len(read) == 2 * 2 * (8 + 4 + 4 + 8)  # layers, sides, heads of q, k, v and out
     assert max(read.count(one) for one in read) == 2  # A and B call their weights alike

@@ -16,6 +16,7 @@ sys.path.insert(0, str(FOLDER.parents[1]))
 from qkvinspect.error_codes import Code  # noqa: E402
 from tests.hostile.categories.case import Reads, Refused  # noqa: E402
 from tests.hostile.categories.catalogue import CASES, SCENES, SHOWN  # noqa: E402
+from tests.hostile.categories.quantised import cases as quantised  # noqa: E402
 from tests.hostile.categories.titles import SECTIONS, TITLES  # noqa: E402
 
 PROCESSES = 18
@@ -65,7 +66,8 @@ def produced() -> set[Code]:
 def lines() -> Iterator[str]:
     found = outcomes()
     covered = sum(bool(counter) for counter in found.values())
-    total = sum(counter.total() for counter in found.values())
+    broken = Counter(case.kind for case in quantised())
+    total = sum(counter.total() for counter in found.values()) + broken.total()
     yield "# Hostile input"
     yield ""
     yield "Written by `python tests/hostile/report.py`; `test_categories.py` and `test_scenes.py` hold each case to it."
@@ -83,6 +85,10 @@ def lines() -> Iterator[str]:
         told = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
         trusted = dict.fromkeys(case.trusted for at, case in CASES if at == number and case.trusted)
         yield f"| {number} | {title} | {counts.total()} | {told} | {'; '.join(trusted)} |"
+    yield "\n## Quantised weights\n"
+    yield "Changes to models that the libraries wrote; none is decoded, and `no-values` says why (`test_quantised.py`)."
+    yield "\n| what is wrong | cases |\n|---|---|"
+    yield from (f"| {kind} | {count} |" for kind, count in sorted(broken.items()))
     yield "\n## Codes that no category gives\n"
     yield from (f"* `{Code[name]}` {name}: {why}" for name, why in ELSEWHERE.items())
     yield f"* `{KINDS}..`, in part: files of other kinds; tests/formats/test_foreign.py"

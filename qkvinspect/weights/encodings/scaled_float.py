@@ -226,6 +226,8 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
     rows, cols = strided_shape(codes, "out_in")
     if scales.dtype.name not in _SCALE_DTYPES:
         raise LayoutError(f"it is {scales.dtype.name}", expected=", ".join(_SCALE_DTYPES))
+    if len(scales.shape) == 1 and scales.shape[0] not in (1, rows):
+        raise LayoutError(f"its shape is {list(scales.shape)} where [], [1], [{rows}] or two axes were expected")
     down, across = strided_shape(scales, "out_in") if scales.shape else (1, 1)
     striped = _striped(codes, rows, cols, (down, across), said)
     if striped is not None:
