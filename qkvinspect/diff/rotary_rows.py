@@ -72,7 +72,7 @@ def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: O
     pairs = [(_head(plain, head, width), _head(stored, head, width)) for head in chosen]
     if not all(np.isfinite(one).all() for pair in pairs for one in pair):
         return None
-    errors = {order: _error(pairs, index) for order, index in orders.items()}
+    errors: dict[Order, float] = {order: _error(pairs, index) for order, index in orders.items()}
     best = min(errors, key=errors.__getitem__)
     if best == needed or errors[best] > _NEAR or errors[needed] < 2 * errors[best] or errors[needed] == 0:
         return None
