@@ -27,6 +27,7 @@ def analyze(
         bool, typer.Option("--values", help="Mean, spread, quantiles, zeros and a histogram instead of the circuits.")
     ] = False,
     per_head: Annotated[bool, typer.Option("--per-head", help="With --values: one row a head, too.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="All columns, in lines as long as they need.")] = False,
     format: options.AskFormat = options.TABLE,
     layout: options.Layouts = None,
     config: options.Config = None,
@@ -84,4 +85,5 @@ def analyze(
     if drawn is not None:
         options.draw(grid(drawn, analysis.layers), checkpoint, plot, force=force)
     else:
-        options.put(document(analysis, per_head=per_head), format)
+        lines = options.LINES if options.terminal_width() else None
+        options.put(document(analysis, per_head=per_head, lines=lines, wide=wide), format, wide=wide)

@@ -252,11 +252,12 @@ def view() -> ViewOptions:
     return ViewOptions(width=terminal_width(), colour=wants_colour())
 
 
-def put(document: Document, format: str) -> None:
-    """Write a result to stdout."""
+def put(document: Document, format: str, *, wide: bool = False) -> None:
+    """Write a result to stdout; a wide one in lines as long as they need."""
+    from qkvinspect.render.view import ViewOptions
     from qkvinspect.render.writers import written
 
-    sys.stdout.write(written(document, format, view()))
+    sys.stdout.write(written(document, format, ViewOptions(colour=wants_colour()) if wide else view()))
 
 
 LINES = 80

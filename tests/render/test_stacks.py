@@ -15,7 +15,7 @@ from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.render import alike_names
 from qkvinspect.render.results.show import document
-from qkvinspect.render.results.stacks import rooms, stacks
+from qkvinspect.render.results.stacks import rows_for, stacks
 from qkvinspect.render.spark import spark
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.render.writers import written
@@ -112,9 +112,9 @@ def test_stacks_have_room(tmp_path: Path) -> None:
     tensors = bert(4) | {name.replace("encoder", "decoder"): value for name, value in bert(60).items()}
     found = stacks(report(tmp_path, tensors, "4").attentions)
     assert sorted(len(stack.layers) for stack in found) == [4, 60]
-    assert rooms(found, 80) == 60
-    assert rooms(found, 50) == 50 - 2 * 7 - 4
-    assert rooms(found, 10) == 6
+    assert rows_for(found, 80) == 60
+    assert rows_for(found, 50) == 50 - 2 * 7 - 4
+    assert rows_for(found, 10) == 6
 
 
 @pytest.mark.parametrize(

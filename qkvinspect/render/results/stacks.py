@@ -7,16 +7,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention, Measure, Part
-from qkvinspect.render import alike_names, text
+from qkvinspect.render import alike_names, folding, text
 from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
 from qkvinspect.render.spark import spark
 from qkvinspect.weights.weight import Weight
 
-_FEWEST = 6
-"""Rows that a stack has in any case: fewer would not show how its norms run."""
-
-_AROUND = 7
-"""Lines of a stack besides its rows."""
+_AROUND, _ALONE = 7, 9
+"""Lines of a stack besides its rows, and of a layer that is alike to no other."""
 
 _NAMED = 6
 """Stretches of layer numbers that are named; more are counted."""
@@ -65,16 +62,11 @@ def chapter(stack: AlikeLayers, rows: int | None) -> Chapter:
     return Chapter(text.clean(stack.name), tuple(_blocks(stack, rows)), note)
 
 
-def rooms(found: Sequence[AlikeLayers], lines: int) -> int:
+def rows_for(found: Sequence[AlikeLayers], lines: int) -> int:
     """Rows of layers that each stack may have, so that all of it fits into so many lines."""
-    left = lines - sum(_AROUND if len(stack.layers) > 1 else _AROUND + 2 for stack in found)
-    sizes = sorted(len(stack.layers) for stack in found if len(stack.layers) > 1)
-    for number, size in enumerate(sizes):
-        share = max(left // (len(sizes) - number), _FEWEST)
-        if size > share:
-            return share
-        left -= size
-    return max(sizes, default=0)
+    sizes = [len(stack.layers) for stack in found]
+    around = sum(_ALONE if size == 1 else _AROUND for size in sizes)
+    return folding.rooms([size for size in sizes if size > 1], lines - around)
 
 
 def _of_one_name(groups: Sequence[Sequence[Attention]]) -> Iterator[AlikeLayers]:
@@ -210,29 +202,10 @@ def _stands_out(cells: Sequence[str]) -> bool:
 
 def _row(run: Sequence[tuple[str, Attention]], columns: Sequence[NormColumn]) -> tuple[str, ...]:
     """Of one layer, or of neighbours that share a row."""
-    labels = [label for label, _ in run]
-    cells = [_range([measure for _, one in run if (measure := column.of(one))]) for column in columns]
-    measures = [measure for _, one in run for column in columns if (measure := column.of(one))]
-    name = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
-    return name, *cells, str(sum(measure.nonfinite for measure in measures)) if measures else "-"
-
-
-def _range(measures: Sequence[Measure]) -> str:
-    if not measures:
-        return "-"
-    norms = [measure.norm for measure in measures]
-    if any(map(math.isnan, norms)):
-        return "nan" if len(norms) == 1 else f"nan, {_span([norm for norm in norms if not math.isnan(norm)])}"
-    return _span(norms)
-
-
-def _span(norms: Sequence[float]) -> str:
-    if not norms:
-        return "nan"
-    if len(norms) == 1:
-        return text.number(norms[0])
-    low, high = f"{min(norms):.3g}", f"{max(norms):.3g}"
-    return low if low == high else f"{low}..{high}"
+    measured = [[measure for _, one in run if (measure := column.of(one))] for column in columns]
+    cells = [folding.span([measure.norm for measure in some]) for some in measured]
+    counted = [measure.nonfinite for some in measured for measure in some]
+    return folding.label([label for label, _ in run]), *cells, str(sum(counted)) if counted else "-"
 
 
 def _norm(measure: Measure | None) -> float:

@@ -97,7 +97,7 @@ class Page:
         for row, style in zip(shown, styles, strict=True):
             self._add(self._styled(form.format(*row).rstrip(), style))
         if len(kept) < len(table.columns):
-            missing = ", ".join(title for i, title in enumerate(table.columns) if i not in kept)
+            missing = ", ".join(title for i, title in enumerate(table.columns) if title and i not in kept)
             self.line((f" no room for: {missing}", "dim"))
 
     def _kept(self, table: DataTable, cells: Sequence[Sequence[str]]) -> list[int]:
