@@ -24,11 +24,6 @@ class Left(NamedTuple):
 
 LEFT: tuple[Left, ...] = (
     Left(
-        "timm/bat_resnext* *",
-        "missed",
-        "bilinear attention: its convolutions look along one axis, and what they make is no Q, K and V of tokens",
-    ),
-    Left(
         "timm/efficientvit_* *.context_module.main",
         "missed",
         "heads of the surroundings (aggreg) are made of the module's own Q, K and V, which are found",
