@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from math import gcd
 from typing import Literal
 
 from qkvinspect.arguments import Texts, texts
@@ -159,7 +160,7 @@ def inspect(
 def _require_shareable(attention: Attention) -> None:
     """Q and K of one width a head, over as many or fewer kv heads, have rows of which one divides the other.
 
-    V has as many as K, unless the layout knows that it may have others.
+    So have those of K and V a number of heads in common, unless the layout knows better.
 
     Raises:
         LayoutError: these have not, whatever the number of heads.
@@ -168,7 +169,7 @@ def _require_shareable(attention: Attention) -> None:
     if attention.heads is not None:
         return
     v_is_as_k = attention.layout is not None and not attention.layout.v_free
-    if k is not None and v is not None and v_is_as_k and k.shape[0] != v.shape[0]:
+    if k is not None and v is not None and v_is_as_k and gcd(k.shape[0], v.shape[0]) == 1 < v.shape[0]:
         raise LayoutError(f"K has {k.shape[0]} rows and V has {v.shape[0]}")
     if q is not None and k is not None:
         rows, others = q.shape[0], k.shape[0]

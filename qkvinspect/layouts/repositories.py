@@ -44,6 +44,17 @@ LAYOUTS: tuple[Layout, ...] = (
         note="queries come from a projection in two steps, wq_a and wq_b",
     ),
     Layout(
+        id="vit-pytorch-cvt",
+        libraries="vit-pytorch CvT",
+        weights=(StoredWeight("to_q.net.2.weight", Q), StoredWeight("to_kv.net.2.weight", Packing(("k", "v")))),
+        biases=(),
+        out=("to_out.0.weight",),
+        kv_heads="equal",
+        source="vit_pytorch/cvt.py, Attention.forward: to_kv(x).chunk(2)",
+        proof="proven",
+        note="a depthwise convolution and a batch norm come first",
+    ),
+    Layout(
         id="score-sde",
         libraries="score_sde and its descendants: NCSN++ and DDPM++, one head",
         weights=(

@@ -24,6 +24,9 @@ LIBRARIES = ("transformers", "timm", "diffusers", "open_clip", "readmes", "other
 LONGEST = 120
 """Seconds that a model may take."""
 
+SAVED = 20
+"""Models after which the data is written, so that a run that is stopped has not been for nothing."""
+
 
 def _too_long(*_: object) -> None:
     raise TimeoutError(f"more than {LONGEST} s")
@@ -85,6 +88,8 @@ def main(argv: list[str]) -> int:
         if change or line.get("trouble"):
             seen = f"{len(line.get('truth', ()))} modules, {seconds:.1f} s"
             print(f"{name}: {change} ({seen}) {line.get('trouble', '')}", flush=True)
+        if not asked.dry and len(after) % SAVED == 0:
+            store(path_of(asked.lib), {**before, **after})
         if time.monotonic() > stop:
             whole = False
             break

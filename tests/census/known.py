@@ -24,11 +24,6 @@ class Left(NamedTuple):
 
 LEFT: tuple[Left, ...] = (
     Left(
-        "timm/bat_resnext* *",
-        "missed",
-        "bilinear attention: its convolutions look along one axis, and what they make is no Q, K and V of tokens",
-    ),
-    Left(
         "timm/efficientvit_* *.context_module.main",
         "missed",
         "heads of the surroundings (aggreg) are made of the module's own Q, K and V, which are found",
@@ -38,7 +33,48 @@ LEFT: tuple[Left, ...] = (
         "missed",
         "a lightning indexer chooses what is attended to; it has queries and a key, and no values",
     ),
+    Left(
+        "transformers/fastspeech2_conformer* *.self_attn",
+        "wrong-rows",
+        "the scores of positions (linear_pos) are seen as a second attention with the same Q and V",
+    ),
+    Left(
+        "transformers/xlnet *.rel_attn",
+        "wrong-rows",
+        "the scores of positions (r) are seen as a second attention with the same Q and V",
+    ),
+    Left(
+        "transformers/zaya *.self_attn",
+        "missed",
+        "Q and K go through one more convolution, which is what is seen; the projections before it are found",
+    ),
+    Left(
+        "transformers/diffllama *.self_attn",
+        "wrong-rows",
+        "each half of the heads meets half of V, which both halves then share: a truth is one of the two",
+    ),
+    Left(
+        "vit-pytorch/cait.* *",
+        "wrong-rows",
+        "scores are mixed between heads by a learned matrix, which is seen as their key",
+    ),
+    *(
+        Left(f"{library}/* *", "heads-unknown", "stored without a config, and no tensor fixes the number")
+        for library in ("vit-pytorch", "torch", "torchvision", "espnet", "esm")
+    ),
 )
+
+
+ALARMS: tuple[tuple[str, str], ...] = (
+    ("transformers/aria multi_modal_projector.cross_attn", "projections before those of nn.MultiheadAttention"),
+    ("transformers/bailing_hybrid *.attention", "gated linear attention, whose forward was not run"),
+    ("transformers/cosmos3_omni *.attn", "its forward was not run"),
+    ("transformers/d_fine *.self_attn", "its forward was not run"),
+    ("transformers/xlstm *.mlstm_layer", "Q, K and V of a matrix memory"),
+    ("transformers/zaya *.qkv_proj", "see above"),
+    ("diffusers/AuraFlowTransformer2DModel *.added", "the second stream; alone, its module computes the first"),
+)
+"""Globs of what is found where nothing was seen, and what it is."""
 
 
 def left(verdict: Verdict) -> Left | None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -428,16 +429,32 @@ class _Dispatch(TorchDispatchMode):
 
 
 class _Function(TorchFunctionMode):
-    """Sees scaled_dot_product_attention before it is taken apart: it names its operands."""
+    """Sees scaled_dot_product_attention before it is taken apart: it names its operands.
+
+    Functions of torch that are written in Python (multi_head_attention_forward) call it where this mode is not on:
+    there ``seen`` stands in for it.
+    """
 
     def __init__(self, dispatch: _Dispatch) -> None:
         super().__init__()
         self.dispatch = dispatch
+        self.inside = 0
+        self.real = torch.nn.functional.scaled_dot_product_attention
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != SDPA:
-            return func(*args, **kwargs)
+        if getattr(func, "__name__", "") == SDPA:
+            return self._follow(func, args, kwargs or {})
+        self.inside += 1
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.inside -= 1
+
+    def seen(self, *args: Any, **kwargs: Any) -> Any:
+        """What stands in for the function."""
+        return self._follow(self.real, args, kwargs) if self.inside else self.real(*args, **kwargs)
+
+    def _follow(self, func: Any, args: Any, kwargs: Any) -> Any:
         operands = [*args[:3]] + [kwargs[name] for name in ("query", "key", "value")[len(args[:3]) :]]
         found = [self.dispatch.rows(operand) for operand in operands]
         if any(labels is not None for labels in found):
@@ -462,7 +479,9 @@ def following(module: nn.Module) -> Iterator[Trace]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), _Function(dispatch), dispatch:
+        function = _Function(dispatch)
+        stands_in = patch.object(torch.nn.functional, SDPA, function.seen)
+        with torch.no_grad(), stands_in, function, dispatch:
             yield dispatch.trace
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

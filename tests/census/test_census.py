@@ -6,13 +6,14 @@ The default run asks a part of the models, which changes with nothing but the da
 from __future__ import annotations
 
 import zlib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
 from tests.census.judging import Verdict, alarms, answer, judge
 from tests.census.kept import Line, built
-from tests.census.known import LEFT, left
+from tests.census.known import ALARMS, LEFT, left
 
 PART = 24
 """One model of so many is asked in every run."""
@@ -50,4 +51,4 @@ def test_nothing_else_is_taken_for_attention(tmp_path: Path) -> None:
         found += [
             f"{line['lib']}/{line['name']} {layer}" for layer in alarms(line, answer(line, tmp_path / str(number)))
         ]
-    assert found == []
+    assert [alarm for alarm in found if not any(fnmatchcase(alarm, glob) for glob, _ in ALARMS)] == []
