@@ -19,8 +19,8 @@ from qkvinspect.weights.weight import StoredRows, Weight
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
-_PIECE = 4 << 20
-"""Stored bytes that are decoded at once: the package makes several arrays of their numbers."""
+_PIECE = 1 << 18
+"""Stored bytes that are decoded at once: the package makes several arrays of their numbers, which fit into a cache."""
 
 _CODES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "Q4_0": ((2, 18, 0x11),),
@@ -112,7 +112,9 @@ def _over(info: TensorInfo, rows: range, cols: range, made: Made) -> Array:
         return out
     low, high = min(cols[0], cols[-1]) // block, max(cols[0], cols[-1]) // block + 1
     units = strided_matrix(info, "out_in").transposed.take(range(low * size, high * size)).transposed
-    columns = np.arange(cols.start, cols.stop, cols.step) - low * block
+    start = cols.start - low * block
+    neighbours = cols.step == 1  # a view is taken of these, a copy of others
+    columns = slice(start, start + len(cols)) if neighbours else np.asarray(cols) - low * block
     step = max(_PIECE // max((high - low) * size, 1), 1)
     for first in range(0, len(rows), step):
         some = rows[first : first + step]
@@ -127,9 +129,8 @@ def _numbers(blocks: Array, dtype: DType) -> Array:
     from gguf import GGMLQuantizationType, quants
 
     with np.errstate(all="ignore"):  # scales that are not finite
-        return quants.dequantize(np.ascontiguousarray(blocks), GGMLQuantizationType[dtype.name]).reshape(
-            len(blocks), -1
-        )
+        one_row = np.ascontiguousarray(blocks).reshape(1, -1)  # of many short ones the package takes 16 at a time
+        return quants.dequantize(one_row, GGMLQuantizationType[dtype.name]).reshape(len(blocks), -1)
 
 
 def _half_steps(blocks: Array, dtype: DType, places: tuple[tuple[int, int, int], ...]) -> Array:
