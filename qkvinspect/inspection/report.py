@@ -93,6 +93,11 @@ class Weighed:
     score: float
     explained_by: int | None = None
 
+    @property
+    def answer(self) -> str | int:
+        """The packing, where packings are weighed; else the number of heads."""
+        return self.label or self.num_heads
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -106,6 +111,7 @@ class Verdict:
             stand out from noise.
         decided: whether that is sure enough to be given as an answer.
         apart: layers whose own weights speak for another answer, and for which; then nothing is decided.
+        parted: a larger number of heads that those of the first fall into, if they do; then nothing is decided.
     """
 
     weighed: tuple[Weighed, ...]
@@ -114,6 +120,7 @@ class Verdict:
     confidence: float
     decided: bool
     apart: tuple[tuple[str, Weighed], ...] = ()
+    parted: int | None = None
 
     @property
     def best(self) -> Weighed:

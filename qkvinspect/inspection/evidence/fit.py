@@ -78,6 +78,13 @@ class Term:
         own = self.sums.of(diagonal, diagonal)
         return [own, (same[0] - own[0], same[1] - own[1]), others]
 
+    def parted(self, order: Array) -> Fitted:
+        """With kv heads that carry the same number taken together, but each more tied to itself than to the others."""
+        count, moments = self._total
+        own, same = self.sums.of(*self._within()), self.sums.of(*self._alike(order))
+        classes = own, (same[0] - own[0], same[1] - own[1]), (count - same[0], moments - same[1])
+        return sum((self._class(*one) for one in classes), self._paired)
+
     @cached_property
     def _total(self) -> tuple[float, Array]:
         return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(1, 2))
@@ -133,6 +140,11 @@ class Fit:
             order: as if the kv heads that carry the same number in it were one head.
         """
         return (self._entries if order is None else self._fitted(order)) - self._without_heads
+
+    def parted(self, together: int) -> Fitted:
+        """What is gained over so many neighbouring kv heads being one, if each of them is more tied to itself."""
+        order = np.arange(self.kv_heads) // together
+        return sum((term.parted(order) for term in self.terms), Fitted()) - self._fitted(order)
 
     @cached_property
     def _entries(self) -> Fitted:
