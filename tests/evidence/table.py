@@ -225,8 +225,8 @@ def mixed(trained: Sequence[cases.Trained]) -> Iterator[str]:
         for pair in towers.pairs(towers.towers(trained), PAIRS):
             wrong += towers.judge(pair, Path(folder, "towers.safetensors"), count)
     yield f"With no config {count.decided} layers were decided rightly, {count.undetermined} left undetermined. With"
-    yield f"the heads of one tower in the config, {count.contradicted} layers of the other were said to have other ones,"
-    yield f"and which. Wrong in either case: {count.wrong}."
+    yield f"the heads of one tower in the config, {count.contradicted} layers of the other were said to have other"
+    yield f"ones, and which. Wrong in either case: {count.wrong}."
     yield from (f"- {line}" for line in wrong)
 
 

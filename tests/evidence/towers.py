@@ -90,7 +90,7 @@ def _pair(naming: str, first: Tower, second: Tower, generator: np.random.Generat
     for tower, layers, pattern, numbers in zip((first, second), chosen, NAMES[naming], places, strict=True):
         for layer, number in zip(layers, numbers, strict=True):
             name = pattern.format(number)
-            tensors |= _stored(name, layer, fused=fused)
+            tensors |= stored(name, layer, fused=fused)
             heads[name] = tower.heads
     kind = "fused" if fused else "apart"
     label = f"{naming}, {kind}: {first.label} ({first.heads}) and {second.label} ({second.heads})"
@@ -102,7 +102,8 @@ def _some(tower: Tower, generator: np.random.Generator, most: int) -> list[cases
     return [tower.layers[i] for i in sorted(generator.permutation(len(tower.layers))[:count])]
 
 
-def _stored(name: str, layer: cases.Layer, *, fused: bool) -> dict[str, NDArray[Any]]:
+def stored(name: str, layer: cases.Layer, *, fused: bool) -> dict[str, NDArray[Any]]:
+    """The tensors of a layer under the names of nn.MultiheadAttention, or of separate projections."""
     found = {f"{name}.out_proj.weight": np.ascontiguousarray(layer.out)}
     if fused:
         found[f"{name}.in_proj_weight"] = np.concatenate([layer.weights[part] for part in "qkv"])
