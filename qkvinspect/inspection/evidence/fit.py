@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -90,15 +90,10 @@ class Term:
         return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(1, 2))
 
     def _within(self) -> tuple[Array, Array]:
-        """The blocks of two heads that share a kv head."""
-        down, across = self.share
-        kv_heads = np.arange(len(self.sums.counts) // down)[:, None, None]
-        return kv_heads * down + np.arange(down)[:, None], kv_heads * across + np.arange(across)
+        return _blocks_within(len(self.sums.counts) // self.share[0], *self.share)
 
     def _alike(self, order: Array) -> tuple[Array, Array]:
-        down, across = (np.repeat(order, share) for share in self.share)
-        rows, columns = np.nonzero(down[:, None] == across[None])
-        return rows, columns
+        return _blocks_alike(tuple(order.tolist()), *self.share)
 
     def _class(self, count: float, moments: Array) -> Fitted:
         return fitted(count * self.weight, moments * self.weight, given=self.given)
@@ -106,6 +101,21 @@ class Term:
     @property
     def _paired(self) -> Fitted:
         return fitted(*self.sums.paired) if self.sums.paired else Fitted()
+
+
+@lru_cache(maxsize=64)
+def _blocks_within(kv_heads: int, down: int, across: int) -> tuple[Array, Array]:
+    """Where the blocks of two heads that share a kv head are."""
+    first = np.arange(kv_heads)[:, None, None]
+    return first * down + np.arange(down)[:, None], first * across + np.arange(across)
+
+
+@lru_cache(maxsize=64)
+def _blocks_alike(order: tuple[int, ...], down: int, across: int) -> tuple[Array, Array]:
+    """Where the blocks of kv heads with the same number are: the same for all terms and layers."""
+    numbers = np.array(order)
+    rows, columns = np.nonzero(np.repeat(numbers, down)[:, None] == np.repeat(numbers, across))
+    return rows, columns
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,9 @@ def _only(fits: Fits, layers: Sequence[int]) -> Fits:
 
 def _best_view(views: Sequence[View], weigh: Callable[[View], Verdict]) -> Verdict:
     """What the first view in which heads stand out from noise says; the first of all, if none does."""
-    verdicts = [weigh(view) for view in views]
-    return next((verdict for verdict in verdicts if verdict.confidence), verdicts[0])
+    first = weigh(views[0])
+    others = (weigh(view) for view in views[1:]) if not first.confidence else ()
+    return next((verdict for verdict in others if verdict.confidence), first)
 
 
 def unless_apart(verdict: Verdict, alone: Sequence[Verdict]) -> Verdict:
