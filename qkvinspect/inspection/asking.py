@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.hypotheses import Hypotheses, cut_from
 from qkvinspect.inspection.match import Match
-from qkvinspect.inspection.report import Evidence, Verdict
+from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts import Layout
 
 if TYPE_CHECKING:

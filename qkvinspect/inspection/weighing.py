@@ -15,9 +15,10 @@ from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence
-from qkvinspect.inspection.report import Attention, Evidence, Verdict
+from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, stack_of
+from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.weights.adapters.low_rank import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]

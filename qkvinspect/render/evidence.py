@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qkvinspect.inspection.report import Attention, Evidence, Verdict, Weighed
+from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.verdict import Evidence, Verdict, Weighed
 from qkvinspect.render import text
 from qkvinspect.render.document import Block, CodeBlock, Glossed, Items
 from qkvinspect.render.text import confidence

@@ -16,7 +16,8 @@ from qkvinspect.inspection.evidence.groups import Fits, explained, parts_of, sco
 from qkvinspect.inspection.evidence.index import index_of, source_of
 from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, stride_of, take
-from qkvinspect.inspection.report import Attention, Verdict, Weighed
+from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.verdict import Verdict, Weighed
 
 Array = NDArray[Any]
 Variants = Mapping[int, Sequence[Attention]]
