@@ -37,7 +37,7 @@ def head_losses(layer: str, a: Parts, b: Parts, found: Sequence[PartDifference],
     """
     by_name = {part.name: part.heads for part in found if part.name in _PARTS and part.heads}
     losses: list[HeadLoss] = []
-    held = [_HeldRows(side, sizes) for side in (a, b)]
+    held = [_RowsOnce(side, sizes) for side in (a, b)]
     for head in range(sizes.num_heads):
         errors: dict[str, float] = {}
         beyond = nonfinite = 0
@@ -90,7 +90,7 @@ def _of(head: int, count: int, sizes: Geometry) -> int:
     return head if count == sizes.num_heads else head * count // sizes.num_heads
 
 
-def _circuit(held: Sequence[_HeldRows], parts: tuple[str, str], head: int) -> float:
+def _circuit(held: Sequence[_RowsOnce], parts: tuple[str, str], head: int) -> float:
     """The relative error of a product: |B - A| / |A|, Frobenius."""
     left, right = ([side.of(name, head) for side in held] for name in parts)
     if any(len(some) == 0 or some.shape != left[0].shape for some in left) or left[0].shape[0] != right[0].shape[0]:
@@ -103,7 +103,7 @@ def _circuit(held: Sequence[_HeldRows], parts: tuple[str, str], head: int) -> fl
     return sqrt(gap / aa) if aa > 0 else (inf if gap else 0.0)
 
 
-class _HeldRows:
+class _RowsOnce:
     """The rows of heads of one side, each read once: query heads that share a head of K and V follow one another."""
 
     def __init__(self, parts: Parts, sizes: Geometry) -> None:

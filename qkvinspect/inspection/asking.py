@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.hypotheses import Hypotheses, cut_from
 from qkvinspect.inspection.match import Match
-from qkvinspect.inspection.report import Evidence, Verdict
+from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts import Layout
 
 if TYPE_CHECKING:
@@ -68,48 +68,56 @@ def weigh(
     return replace(evidence, turns=weigh_turns(own[known], samples), profile=draw(own[known], samples))
 
 
-def objects(one: Hypotheses, layout: Layout, said: Evidence) -> bool:
-    """Whether a layer, a small sample of it, speaks against what others of its stack say.
+def claim_of(layout: Layout, said: Evidence) -> Verdict | None:
+    """What is going to be said of every layer of a stack: that it is turned, its packing, or its heads."""
+    packings = said.packings
+    otherwise = packings is not None and packings.best.label != alternatives.describe(layout)
+    claim = said.turned or (packings if otherwise else said.heads)
+    return claim if claim is not None and claim.decided else None
+
+
+def differ(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> bool:
+    """Whether one of some layers, each asked alone, speaks against what others of its stack say.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import weigh_heads, weigh_packings
+    from qkvinspect.inspection.evidence import APART, unless_apart
 
-    if said.turned is not None:
-        samples, own = _near(one, layout, said.turned)
-        return _other_than(None, weigh_heads(own, samples))
-    packings = said.packings
-    if packings is not None and packings.decided and packings.best.label != alternatives.describe(layout):
-        heads = packings.best.num_heads
-        samples, own = _near(one, layout, packings)
-        return _other_than(packings, weigh_packings(_packings(one, layout, own, [heads]), samples))
-    if said.heads is None or not said.heads.decided:
+    claim = claim_of(layout, said)
+    if claim is None:
         return False
-    samples, own = _near(one, layout, said.heads)
-    return _other_than(said.heads, weigh_heads(own, samples))
+    other = alternatives.turned(layout) if said.turned is not None else None
+    own = [verdict for one in layers if (verdict := _alone(one, other or layout, claim)) is not None]
+    if other is not None and any(verdict.confidence <= APART for verdict in own):
+        return True
+    return bool(unless_apart(claim, own).apart)
 
 
-def _other_than(said: Verdict | None, own: Verdict | None) -> bool:
-    """Whether a layer says something else, and surely: anything at all, where nothing was said."""
-    from qkvinspect.inspection.evidence import APART
+def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
+    """What one layer says: as much of it as it takes for it to be sure, at first a small sample of its rows.
 
-    if own is None or own.confidence <= APART:
-        return False
-    return said is None or (own.best.label, own.best.num_heads) != (said.best.label, said.best.num_heads)
-
-
-def _near(one: Hypotheses, layout: Layout, said: Verdict) -> tuple[list[Sample], Variants]:
-    """A small sample, but of every head that was said, and the numbers of heads that could be mistaken for theirs."""
-    from qkvinspect.inspection.evidence import samples_of
+    Of heads only those numbers are weighed that could be mistaken for the one that is said.
+    """
+    from qkvinspect.inspection.evidence import APART, samples_of, weigh_heads, weigh_packings
 
     heads = said.best.num_heads
-    own = one.variants(lambda _: layout, [n for n in one.counts() if heads <= n * _NEAR and n <= heads * _NEAR])
+    near = [n for n in one.counts() if heads <= n * _NEAR and n <= heads * _NEAR]
+    own = one.variants(lambda _: layout, [heads] if said.best.label else near)
     cut = own.get(heads)
     if not cut:
-        return [], own
+        return None
     rows = min(len(run) for attention in cut for part in attention.parts for run in part.heads[:1])
-    return samples_of(cut, GLIMPSE, rows // _NEAR), own
+    verdict = None
+    for samples in (samples_of(cut, GLIMPSE, rows // _NEAR), samples_of(cut)):
+        if said.best.label:
+            found = weigh_packings(_packings(one, layout, own, [heads]), samples)
+        else:
+            found = weigh_heads(own, samples)
+        verdict = found or verdict
+        if verdict is not None and verdict.confidence > APART:
+            break
+    return verdict
 
 
 def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
@@ -154,10 +162,11 @@ def settle(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Verdict
 
 def unsettled(one: Hypotheses, ids: Sequence[str], said: Verdict) -> bool:
     """Whether a layer alone speaks for another layout than its stack."""
-    from qkvinspect.inspection.evidence import weigh_packings
+    from qkvinspect.inspection.evidence import unless_apart, weigh_packings
 
     choices = _choices(one, ids, [said.best.num_heads])
-    return _other_than(said, weigh_packings(choices, _samples(choices.get(said.best.label, {}))))
+    own = weigh_packings(choices, _samples(choices.get(said.best.label, {})))
+    return own is not None and bool(unless_apart(said, [own]).apart)
 
 
 def _choices(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Mapping[str, Variants]:

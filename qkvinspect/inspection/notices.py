@@ -9,7 +9,8 @@ from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
-from qkvinspect.inspection.report import Attention, Evidence, Verdict
+from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts.packing import describe
 from qkvinspect.weights.weight import Weight
 

@@ -14,16 +14,21 @@ _NUMBER = re.compile(r"\d+")
 
 
 def stack_of(attention: Attention) -> Hashable:
-    """The same for layers of one stack: names that differ in numbers only, one layout, the same shapes and heads."""
+    """The same for layers of one stack: its name, one layout, the same shapes and the same said of their heads.
+
+    Names of one stack are alike up to their last number, as those of self- and cross-attention of the same
+    blocks are; a name without a number is a stack of its own.
+    """
     shapes = tuple(info.shape for info in attention.weights)
-    pattern = _NUMBER.sub("N", attention.layer)
-    return pattern, attention.candidates, shapes, attention.heads_from, str(attention.heads)
+    before = tuple(_NUMBER.split(attention.layer)[:-1]) or attention.layer
+    return before, attention.candidates, shapes, attention.heads_from, str(attention.heads)
 
 
 def finer(layers: Iterable[Layer], name: Callable[[Layer], str]) -> list[list[Layer]]:
     """The stacks within a stack: names that differ in the last number only; or each layer alone, if these do."""
     found: dict[Hashable, list[Layer]] = {}
     for layer in layers:
-        found.setdefault(tuple(_NUMBER.findall(name(layer))[:-1]), []).append(layer)
+        *before, after = _NUMBER.split(name(layer))
+        found.setdefault((tuple(_NUMBER.findall(name(layer))[:-1]), tuple(before), after), []).append(layer)
     stacks = list(found.values())
     return stacks if len(stacks) > 1 else [[layer] for layer in stacks[0]]

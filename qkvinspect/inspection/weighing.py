@@ -9,16 +9,16 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives as rivals
-from qkvinspect.inspection.asking import GLANCE, affordable, objects, settle, unsettled, weigh
+from qkvinspect.inspection.asking import GLANCE, affordable, differ, settle, unsettled, weigh
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence
-from qkvinspect.inspection.report import Attention, Evidence, Verdict
+from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, stack_of
-from qkvinspect.layouts import Layout
+from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.weights.adapters.low_rank import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
@@ -116,7 +116,7 @@ class _WeighedTogether:
             evidence = weigh(few._hypotheses, layout, thorough=thorough)
         if evidence is None:
             return lambda module: module
-        if _divided(evidence.heads, evidence.packings) or self._others_object(few, layout, evidence):
+        if _divided(evidence.heads, evidence.packings) or differ(layout, evidence, self._others(few)):
             return self._apart(thorough)
         return lambda module: self._told(module, evidence)
 
@@ -150,12 +150,6 @@ class _WeighedTogether:
     def _against(self, evidence: Evidence) -> list[Finding]:
         layout = self._attention.layout
         return list(about_evidence(self._attention, evidence, rivals.describe(layout) if layout else ""))
-
-    def _others_object(self, few: _WeighedTogether, layout: Layout, evidence: Evidence) -> bool:
-        """Whether one of the layers that were not weighed yet speaks for something else than those that were."""
-        if evidence.turned is None and not any(v.decided for v in (evidence.heads, evidence.packings) if v):
-            return False
-        return any(objects(other, layout, evidence) for other in self._others(few))
 
     def _others(self, few: _WeighedTogether) -> Iterator[Hypotheses]:
         """Each of the layers that were not weighed yet."""

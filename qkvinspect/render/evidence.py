@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qkvinspect.inspection.report import Attention, Evidence, Verdict, Weighed
+from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.verdict import Evidence, Verdict, Weighed
 from qkvinspect.render import text
 from qkvinspect.render.document import Block, CodeBlock, Glossed, Items
 from qkvinspect.render.text import confidence
@@ -98,6 +99,12 @@ def _heads(verdict: Verdict) -> str:
     best = verdict.best
     if verdict.decided:
         return f"the weights say {best.num_heads} heads ({confidence(verdict.confidence)} sure; {layers})."
+    if verdict.apart:
+        others = ", ".join(f"{text.layer(layer)} for {own.num_heads} heads" for layer, own in verdict.apart[:3])
+        return f"layers of this stack contradict each other: {others}, and not for {best.num_heads} ({layers})."
+    if verdict.parted is not None:
+        either = f"{best.num_heads}, or {verdict.parted} of which neighbours are alike"
+        return f"the weights do not tell the number of heads: {either} ({layers})."
     reach = f"the best score is {best.score:.0f}, and noise reaches {verdict.noise:.0f}"
     return f"the weights do not tell the number of heads: {reach} ({layers})."
 

@@ -1,13 +1,16 @@
 """Write RESULTS.md: what the weights of trained and of random models say, against the truth.
 
-    python tests/evidence/table.py [TRAINED]
+    python tests/evidence/table.py [--only SECTION]... [--trained TRAINED]
 
-TRAINED is a folder that train.py has filled; without it that section is kept as it is.
+Sections that are not asked for are kept as they are, and so is "here" without TRAINED, a folder that train.py has
+filled. Each section can be run by itself, several at a time.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -21,12 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from qkvinspect.finding_codes import AGAINST_WEIGHTS
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.evidence.weigh import CHANCE
-from qkvinspect.inspection.report import Report, Verdict
+from qkvinspect.inspection.report import Report
+from qkvinspect.inspection.verdict import Verdict
 from qkvinspect.layouts.packing import Packing
-from tests.evidence import cases
+from tests.evidence import cases, towers
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MODELS = 1000
+PAIRS = 200
 TRAINED_HERE = "## Trained here"
 RANDOM = "## Random weights"
 
@@ -51,8 +56,7 @@ def line(label: str, heads: int, report: Report) -> str:
     )
 
 
-def others() -> Iterator[str]:
-    trained = list(cases.others((*cases.OTHERS, *cases.LARGE)))
+def heads(trained: Sequence[cases.Trained]) -> Iterator[str]:
     yield "## Trained by others: how many heads"
     yield ""
     yield "| checkpoint | truth | answer | confidence | best (score) | runner-up (score) |"
@@ -69,12 +73,6 @@ def others() -> Iterator[str]:
     yield ""
     yield f"Decided {decided} of {len(trained)}, right {right} of {decided}. A right config was contradicted "
     yield f"{contradicted} times."
-    yield ""
-    yield from packings(trained)
-    yield ""
-    yield from cuts(trained)
-    yield ""
-    yield from missing(trained)
 
 
 def missing(trained: Sequence[cases.Trained]) -> Iterator[str]:
@@ -112,7 +110,7 @@ def packings(trained: Sequence[cases.Trained]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "packed.safetensors")
         for one in trained:
-            layers = cases.layers(one.path)[:3]
+            layers = cases.layers(one.path)
             choices = cases.packings(one.heads, layers[0].out.shape[1])
             known = undetermined = wrong = 0
             for name, packing in choices.items():
@@ -146,7 +144,7 @@ def cuts(trained: Sequence[cases.Trained]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "cut.safetensors")
         for one in trained:
-            layers = cases.layers(one.path)[:3]
+            layers = cases.layers(one.path)
             stripes = [n for n in alternatives.STRIPES if one.heads % n == 0 and n < one.heads]
             found = [0, 0, 0, 0, 0]
             for groups in ("one", "kv_heads", *stripes):
@@ -215,17 +213,67 @@ def noise() -> Iterator[str]:
     yield from (f"- {claim}" for claim in claims)
 
 
+def mixed(trained: Sequence[cases.Trained]) -> Iterator[str]:
+    yield "## Two towers in one file"
+    yield ""
+    yield f"{PAIRS} pairs of towers of one shape and different heads: checkpoints as above, the wider ones cut down"
+    yield "to their first heads and columns; one to four layers of each; under the names of two stacks, and on purpose"
+    yield "of one."
+    yield ""
+    count = towers.Count()
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in towers.pairs(towers.towers(trained), PAIRS):
+            wrong += towers.judge(pair, Path(folder, "towers.safetensors"), count)
+    yield f"With no config {count.decided} layers were decided rightly, {count.undetermined} left undetermined. With"
+    yield f"the heads of one tower in the config, {count.contradicted} layers of the other were said to have other"
+    yield f"ones, and which. Wrong in either case: {count.wrong}."
+    yield from (f"- {line}" for line in wrong)
+
+
+OTHERS = {"heads": heads, "packings": packings, "cuts": cuts, "missing": missing, "mixed": mixed}
+TITLES = {
+    "heads": "## Trained by others: how many heads",
+    "packings": "## Trained by others: packing and orientation",
+    "cuts": "## Trained by others: Q, K and V cut from another packing",
+    "missing": "## Trained by others: where a part is missing",
+    "mixed": "## Two towers in one file",
+    "here": TRAINED_HERE,
+    "random": RANDOM,
+}
+
+
+def kept() -> dict[str, str]:
+    """The sections of the file as it is, by title."""
+    if not RESULTS.exists():
+        return {}
+    found = re.split("^(?=## )", RESULTS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {section.splitlines()[0]: section.rstrip() for section in found}
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(TITLES))
+    parser.add_argument("--trained", type=Path)
+    options = parser.parse_args()
     start = time.monotonic()
-    text = ["# What the weights say, measured", "", "Written by table.py.", "", *others(), ""]
-    if len(sys.argv) > 1:
-        text += [*here(Path(sys.argv[1])), ""]
-    elif RESULTS.exists():
-        kept = RESULTS.read_text(encoding="utf-8")
-        text += [kept[kept.index(TRAINED_HERE) : kept.index(RANDOM)].rstrip(), ""]
-    text += noise()
-    RESULTS.write_text("\n".join(text) + "\n", encoding="utf-8")
-    print(f"{RESULTS}: {time.monotonic() - start:.0f} s")
+    made: dict[str, str] = {}
+    for name in options.only or TITLES:
+        if name == "random":
+            lines = noise()
+        elif name != "here":
+            lines = OTHERS[name](list(cases.others((*cases.OTHERS, *cases.LARGE))))
+        elif options.trained is not None:
+            lines = here(options.trained)
+        else:
+            continue
+        made[TITLES[name]] = "\n".join(lines)
+    found = kept() | made  # read last, so that several may run at a time
+    sections = [found[title] for title in TITLES.values() if title in found]
+    RESULTS.write_text(
+        "\n\n".join(["# What the weights say, measured", "Written by table.py.", *sections, ""]).rstrip() + "\n"
+    )
+    print(f"{RESULTS}, {', '.join(options.only or TITLES)}: {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":

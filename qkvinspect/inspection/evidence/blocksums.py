@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import log
 from typing import Any
 
@@ -145,7 +146,7 @@ def fitted(count: float, moments: Array, *, given: bool = False) -> Fitted:
     """
     if count < FEW:
         return Fitted()
-    mean = moments / count
+    mean: list[float] = (moments / count).tolist()  # plain numbers: numpy's are slow one by one
     if len(mean) == 2:
         spread = mean[1] - mean[0] ** 2
         lost = (1,)
@@ -153,9 +154,15 @@ def fitted(count: float, moments: Array, *, given: bool = False) -> Fitted:
         x, y, both = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
         spread = y - both * both / max(x, _FLOOR) if given else x * y - both * both
         lost = (2,) if given else (1, 2)
-    value = -count * float(np.log(max(spread, _FLOOR ** len(lost))))
+    value = -count * log(max(spread, _FLOOR ** len(lost)))
+    return Fitted(value, *_on_noise(count, lost))
+
+
+@lru_cache(maxsize=4096)
+def _on_noise(count: float, lost: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and variance of the fit of so many entries of noise, that lost so many degrees of freedom."""
     expected = -count * sum(_digamma((count - n) / 2) - log(count / 2) for n in lost)
-    return Fitted(value, expected, count * count * sum(_trigamma((count - n) / 2) for n in lost))
+    return expected, count * count * sum(_trigamma((count - n) / 2) for n in lost)
 
 
 def _digamma(x: float) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,20 +78,22 @@ class Term:
         own = self.sums.of(diagonal, diagonal)
         return [own, (same[0] - own[0], same[1] - own[1]), others]
 
+    def parted(self, order: Array) -> Fitted:
+        """With kv heads that carry the same number taken together, but each more tied to itself than to the others."""
+        count, moments = self._total
+        own, same = self.sums.of(*self._within()), self.sums.of(*self._alike(order))
+        classes = own, (same[0] - own[0], same[1] - own[1]), (count - same[0], moments - same[1])
+        return sum((self._class(*one) for one in classes), self._paired)
+
     @cached_property
     def _total(self) -> tuple[float, Array]:
         return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(1, 2))
 
     def _within(self) -> tuple[Array, Array]:
-        """The blocks of two heads that share a kv head."""
-        down, across = self.share
-        kv_heads = np.arange(len(self.sums.counts) // down)[:, None, None]
-        return kv_heads * down + np.arange(down)[:, None], kv_heads * across + np.arange(across)
+        return _blocks_within(len(self.sums.counts) // self.share[0], *self.share)
 
     def _alike(self, order: Array) -> tuple[Array, Array]:
-        down, across = (np.repeat(order, share) for share in self.share)
-        rows, columns = np.nonzero(down[:, None] == across[None])
-        return rows, columns
+        return _blocks_alike(tuple(order.tolist()), *self.share)
 
     def _class(self, count: float, moments: Array) -> Fitted:
         return fitted(count * self.weight, moments * self.weight, given=self.given)
@@ -99,6 +101,21 @@ class Term:
     @property
     def _paired(self) -> Fitted:
         return fitted(*self.sums.paired) if self.sums.paired else Fitted()
+
+
+@lru_cache(maxsize=64)
+def _blocks_within(kv_heads: int, down: int, across: int) -> tuple[Array, Array]:
+    """Where the blocks of two heads that share a kv head are."""
+    first = np.arange(kv_heads)[:, None, None]
+    return first * down + np.arange(down)[:, None], first * across + np.arange(across)
+
+
+@lru_cache(maxsize=64)
+def _blocks_alike(order: tuple[int, ...], down: int, across: int) -> tuple[Array, Array]:
+    """Where the blocks of kv heads with the same number are: the same for all terms and layers."""
+    numbers = np.array(order)
+    rows, columns = np.nonzero(np.repeat(numbers, down)[:, None] == np.repeat(numbers, across))
+    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,11 @@ class Fit:
             order: as if the kv heads that carry the same number in it were one head.
         """
         return (self._entries if order is None else self._fitted(order)) - self._without_heads
+
+    def parted(self, together: int) -> Fitted:
+        """What is gained over so many neighbouring kv heads being one, if each of them is more tied to itself."""
+        order = np.arange(self.kv_heads) // together
+        return sum((term.parted(order) for term in self.terms), Fitted()) - self._fitted(order)
 
     @cached_property
     def _entries(self) -> Fitted:

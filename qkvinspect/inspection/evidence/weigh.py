@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import exp
 from statistics import NormalDist
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence import rotary
-from qkvinspect.inspection.evidence.blocksums import Fitted
 from qkvinspect.inspection.evidence.fit import Fit, fit, together
+from qkvinspect.inspection.evidence.groups import Fits, explained, parts_of, score_of
 from qkvinspect.inspection.evidence.index import index_of, source_of
 from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, stride_of, take
-from qkvinspect.inspection.report import Attention, Verdict, Weighed
+from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.verdict import Verdict, Weighed
 
 Array = NDArray[Any]
 Variants = Mapping[int, Sequence[Attention]]
 """For each number of heads, the same layers cut into that many."""
-
-Fits = Mapping[int, Sequence[Fit]]
-"""For each number of heads, how well it explains every layer, or all of them at once."""
 
 View = TypeVar("View", Fits, Mapping[str, Fits])
 
@@ -37,6 +34,9 @@ CHANCE = 1e-5
 APART = 0.9
 """How sure a layer alone must be of another answer for all of them to have none."""
 
+LEAN = 8.0
+"""By how much layers that are sure of nothing may together prefer another answer to that of their stack."""
+
 _VIEWS = 2
 
 TEMPERATURE = 4.0
@@ -45,9 +45,6 @@ With it no wrong answer among 400 single layers, trained by others and by us, wa
 
 WORK = 2 << 20
 """Entries of similarity matrices that are computed for one question, if that settles it."""
-
-_SHUFFLES = 60
-_AS_GOOD = 0.8
 
 
 def layers_within(rows: Sequence[int], work: int) -> int:
@@ -81,7 +78,7 @@ def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None
     if len(layers) < 2 or not verdict.confidence:
         return verdict
     alone = [_heads(_only(fits, [i]), layers[i : i + 1]) for i in range(len(layers))]
-    return _unless_apart(verdict, alone)
+    return unless_apart(verdict, alone)
 
 
 def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Verdict | None:
@@ -102,7 +99,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     if len(layers) < 2 or not verdict.confidence:
         return verdict
     one_by_one = ({label: _only(own, [i]) for label, own in fits.items()} for i in range(len(layers)))
-    return _unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in enumerate(one_by_one)])
+    return unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in enumerate(one_by_one)])
 
 
 def _views(fits: Fits) -> list[Fits]:
@@ -118,21 +115,45 @@ def _only(fits: Fits, layers: Sequence[int]) -> Fits:
 
 def _best_view(views: Sequence[View], weigh: Callable[[View], Verdict]) -> Verdict:
     """What the first view in which heads stand out from noise says; the first of all, if none does."""
-    verdicts = [weigh(view) for view in views]
-    return next((verdict for verdict in verdicts if verdict.confidence), verdicts[0])
+    first = weigh(views[0])
+    others = (weigh(view) for view in views[1:]) if not first.confidence else ()
+    return next((verdict for verdict in others if verdict.confidence), first)
 
 
-def _unless_apart(verdict: Verdict, alone: Sequence[Verdict]) -> Verdict:
-    """Nothing is decided where a layer alone speaks for something else."""
-    said = verdict.best.label, verdict.best.num_heads
-    others = [own for own in alone if own.confidence > APART and (own.best.label, own.best.num_heads) != said]
-    apart = tuple((own.layers[0], own.best) for own in others)
-    return replace(verdict, decided=False, apart=apart) if apart else verdict
+def unless_apart(verdict: Verdict, alone: Sequence[Verdict]) -> Verdict:
+    """Nothing is decided where a layer alone speaks for something else, or those that are not sure lean to it."""
+    apart = [own for own in alone if _sure(own) and not _agree(own, verdict)]
+    apart += _leaning([own for own in alone if not _sure(own)], verdict)
+    if not apart:
+        return verdict
+    return replace(verdict, decided=False, apart=tuple((own.layers[0], own.best) for own in apart))
+
+
+def _sure(own: Verdict) -> bool:
+    return own.confidence > APART or own.parted is not None
+
+
+def _agree(own: Verdict, said: Verdict) -> bool:
+    """Whether both have the same answer; heads that fall into parts agree with a larger number of heads only."""
+    if own.parted is None:
+        return own.best.answer == said.best.answer
+    return own.best.num_heads < said.best.num_heads and said.best.num_heads % own.best.num_heads == 0
+
+
+def _leaning(unsure: Sequence[Verdict], said: Verdict) -> Sequence[Verdict]:
+    """Layers of which none is sure, if they prefer another number of heads when they are taken together."""
+    if said.best.label:
+        return ()
+    totals: dict[str | int, float] = {}
+    for own in unsure:
+        for one in own.weighed:
+            totals[one.answer] = totals.get(one.answer, 0.0) + one.score
+    return unsure if totals and max(totals.values()) - totals.get(said.best.answer, 0.0) > LEAN else ()
 
 
 def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
-    scores = {heads: _gain(of) for heads, of in fits.items()}
-    gone = _explained(scores, fits)
+    scores = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
+    gone = explained(scores, fits)
     order = sorted(scores, key=lambda heads: (heads in gone, -scores[heads]))
     noise = _noise(fits)
     top = scores[order[0]]
@@ -140,7 +161,9 @@ def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
         _share(top, [0.0, *(scores[heads] for heads in order[1:] if heads not in gone)]) if top > noise else 0.0
     )
     weighed = tuple(Weighed("", heads, scores[heads], gone.get(heads)) for heads in order)
-    return Verdict(weighed, layers, noise, confidence, confidence >= SURE)
+    parted = parts_of(order[0], top, fits) if confidence else None
+    decided = confidence >= SURE and parted is None
+    return Verdict(weighed, layers, noise, confidence, decided, parted=parted)
 
 
 def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
@@ -148,14 +171,14 @@ def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
     visible = False
     noise = 0.0
     for label, own in fits.items():
-        scores = {heads: _score(one.fitted for one in of) for heads, of in own.items()}
+        scores = {heads: score_of([one.fitted for one in of]) for heads, of in own.items()}
         best = max(scores, key=lambda heads: scores[heads])
         if any(abs(scores[best] - one.score) < 1e-6 and one.num_heads == best for one in weighed):
             continue  # the same rows under another name: one head a group, or as many groups as heads
         weighed.append(Weighed(label, best, scores[best]))
         if scores[best] >= max(one.score for one in weighed):
             noise = _noise(own)
-            visible = _gain(own[best]) > noise
+            visible = score_of([one.gain() for one in own[best]]) > noise
     weighed.sort(key=lambda one: -one.score)
     worst = weighed[-1].score
     confidence = _share(weighed[0].score, [one.score for one in weighed[1:]]) if visible else 0.0
@@ -198,15 +221,6 @@ def _fits(attentions: Sequence[Attention], samples: Sequence[Sample]) -> list[Fi
     return fitted
 
 
-def _gain(fits: Sequence[Fit], order: Array | None = None) -> float:
-    return _score(one.gain(order) for one in fits)
-
-
-def _score(fitted: Iterable[Fitted]) -> float:
-    """Twice the log-likelihood, less what it would be on noise."""
-    return sum(one.value - one.expected for one in fitted)
-
-
 def _noise(fits: Fits) -> float:
     """The gain that the best of several hypotheses exceeds once in ``1 / CHANCE`` times on noise."""
     freedom = max(sum(one.gain().variance for one in of) for of in fits.values()) / 2
@@ -218,39 +232,3 @@ def _noise(fits: Fits) -> float:
 def _share(top: float, others: Sequence[float]) -> float:
     """The probability of the first, scores being twice a log-likelihood."""
     return 1 / (1 + sum(exp(min((score - top) / 2 / TEMPERATURE, 50.0)) for score in others))
-
-
-def _explained(scores: Mapping[int, float], fits: Fits) -> dict[int, int]:
-    """Hypotheses at the top that are no more than groups of the heads of another.
-
-    Heads differ from each other, so neighbours that happen to be alike make a larger block seem real. If other
-    ways to put the same heads together do as well, it is not.
-    """
-    gone: dict[int, int] = {}
-    live = dict(scores)
-    while live:
-        best = max(live, key=lambda heads: live[heads])
-        finer = sorted(heads for heads in live if heads > best and heads % best == 0 and live[heads] > 0.3 * live[best])
-        by = next((heads for heads in finer if _any_order_does(fits[heads], heads // best, scores[best])), None)
-        if by is None:
-            break
-        gone[best] = by
-        del live[best]
-    return gone
-
-
-def _any_order_does(fits: Sequence[Fit], together: int, score: float) -> bool:
-    if any(one.share > 1 for one in fits):  # there the tied rows themselves depend on the number of heads
-        return False
-    own = np.arange(fits[0].kv_heads) // together
-    generator = np.random.default_rng(0)
-    orders = [order for order in (generator.permutation(own) for _ in range(_SHUFFLES)) if not _same(order, own)]
-    if len(orders) < _SHUFFLES // 6:
-        return False
-    reached = [_gain(fits, order) for order in orders]
-    return float(np.quantile(reached, 0.9)) > _AS_GOOD * score
-
-
-def _same(first: Array, second: Array) -> bool:
-    """Whether two labellings put the same things together."""
-    return len(set(zip(first.tolist(), second.tolist(), strict=True))) == len(set(second.tolist()))

@@ -27,12 +27,12 @@ class Library(Protocol):
 LIBRARIES: tuple[Library, ...] = (diffusers.facts, open_clip.facts, openai.whisper, timm.facts, transformers.facts)
 
 
-class Format(Protocol):
-    """Reads the heads of a module where a format has no config and its tensors say whose it is."""
+class Original(Protocol):
+    """Reads the heads of a module where files have no config and their tensors say whose they are."""
 
     def __call__(self, module: HeadedModule, /) -> Iterable[HeadFact]:
-        """The facts; none where it is another format."""
+        """The facts; none where they are another model's."""
         ...
 
 
-FORMATS: tuple[Format, ...] = (openai.clip,)
+ORIGINALS: tuple[Original, ...] = (openai.clip,)

@@ -1,0 +1,75 @@
+"""What the weights themselves say to a question, as plain dataclasses."""
+
+from __future__ import annotations
+
+from qkvinspect.fast_dataclass import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A hypothesis and how well it explains the weights.
+
+    Attributes:
+        label: the packing; "" where only heads are in question.
+        score: twice the log-likelihood gained over no heads at all (or over the worst packing weighed), less
+            what its parameters gain by chance; summed over the layers.
+        explained_by: a larger number of heads that explains it: put together in any other order, those heads
+            reach about the same score.
+    """
+
+    label: str
+    num_heads: int
+    score: float
+    explained_by: int | None = None
+
+    @property
+    def answer(self) -> str | int:
+        """The packing, where packings are weighed; else the number of heads."""
+        return self.label or self.num_heads
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the weights themselves say to a question.
+
+    Attributes:
+        weighed: all hypotheses, the likeliest first, those that others explain last.
+        layers: the layers that were weighed.
+        noise: the score that weights without heads hardly ever reach.
+        confidence: how probable it is that the first is right, if one of them is; 0 where the heads do not
+            stand out from noise.
+        decided: whether that is sure enough to be given as an answer.
+        apart: layers whose own weights speak for another answer, and for which; then nothing is decided.
+        parted: a larger number of heads that those of the first fall into, if they do; then nothing is decided.
+    """
+
+    weighed: tuple[Weighed, ...]
+    layers: tuple[str, ...]
+    noise: float
+    confidence: float
+    decided: bool
+    apart: tuple[tuple[str, Weighed], ...] = ()
+    parted: int | None = None
+
+    @property
+    def best(self) -> Weighed:
+        return self.weighed[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the weights of a stack of layers say of its heads and packing.
+
+    Attributes:
+        packings: None where the tensors can be divided in one way only.
+        turned: the heads if the weights lay the other way round, where that explains them far better.
+        turns: which rows of a head a rotary embedding turns together, by label; None where it was not asked.
+        profile: (rows apart, how much two rows of a part that lie so far apart are tied, in nats a pair), in
+            equal steps; empty where it was not asked for.
+    """
+
+    heads: Verdict | None
+    packings: Verdict | None = None
+    turned: Verdict | None = None
+    turns: Verdict | None = None
+    profile: tuple[tuple[int, float], ...] = ()
