@@ -358,7 +358,10 @@ def test_small_files_need_no_ranges(run, web: Web, samples: Path) -> None:
     web.folder = samples
     web.fault = whole
     report = run("show", "--no-evidence", f"{web.url}/sharded/model.safetensors.index.json", "-f", "json")
-    assert report.json()["attentions"] == run("show", "--no-evidence", samples / "sharded", "-f", "json").json()["attentions"]
+    assert (
+        report.json()["attentions"]
+        == run("show", "--no-evidence", samples / "sharded", "-f", "json").json()["attentions"]
+    )
 
 
 def test_a_file_that_is_replaced_between_two_ranges(run, web: Web, model: Path) -> None:
