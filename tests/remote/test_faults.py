@@ -295,7 +295,7 @@ def test_wrong_bytes_of_a_zip_are_seen(run, tmp_path: Path, web: Web) -> None:
         return False
 
     web.fault = other
-    result = run("show", "--no-evidence", f"{web.url}/model.pt")
+    result = run("show", f"{web.url}/model.pt")
     assert result.code == 2
     assert "QKV-F2" in result.err
 
