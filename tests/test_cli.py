@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import qkvinspect
-from qkvinspect.cli import main
+from qkvinspect.cli import main, startup
 from qkvinspect.cli.progress import Bar
 
 COMMANDS = ("show", "explain", "analyze", "export", "diff", "scan", "trend", "report", "layouts", "browse")
@@ -76,7 +76,7 @@ LARGE |= {"asyncio", "fsspec", "http.client", "requests", "socket", "ssl", "urll
 
 LOADED = f"""
 import sys
-from qkvinspect.cli import main
+from qkvinspect.cli import main, startup
 main(sys.argv[1:])
 print(*sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)
 """
@@ -326,3 +326,24 @@ def test_export_uses_what_the_weights_tell(run, samples: Path, tmp_path: Path) -
     assert names["encoder.layers.1.self_attn.q_proj.heads.3.weight"].shape == (16, 64)
     refused = run("export", "--heads-split", samples / "trained.safetensors", "-o", out, "--no-evidence", "--force")
     assert refused.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "alone"),
+    [
+        (["analyze", "small"], True),
+        (["analyze", "large"], False),
+        (["analyze", "hf://a/b"], False),
+        (["report"], False),
+    ],
+)
+def test_small_matrices_are_for_one_core(
+    words: list[str], alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("small", 1000), ("large", 3 << 30)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    startup.prepare(words)
+    assert (os.environ.get("OPENBLAS_NUM_THREADS") == "1") == alone

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.dtypes import DType
+from qkvinspect.weights.compiled import squares_of
 from qkvinspect.weights.reading import Array, numbers
 
 Sums = NDArray[np.float64]
@@ -62,6 +63,8 @@ def value_squares(values: Sequence[Array]) -> tuple[Sums, NDArray[np.intp]]:
 def _totals(words: Array, dtype: DType) -> tuple[Sums, float]:
     """The sums, and the least that is too much for a sum to be right."""
     if words.flags.c_contiguous:
+        if compiled := squares_of(dtype.name):
+            return _in_runs(words, compiled), np.inf
         if dtype.name == "bfloat16" and sys.byteorder == "little":
             return _by_rows(words, lambda some: _squares(_bfloat16(some))), np.inf
         if dtype.name == "float16" and not _subnormal(words):

