@@ -13,8 +13,8 @@ import torch
 
 import qkvinspect
 from qkvinspect.checks import parse_policy
-from qkvinspect.finding_codes import AGAINST_WEIGHTS, HEADS_IN_DOUBT, QUANTISED, SEVERITIES, FindingCode
-from qkvinspect.findings import Finding
+from qkvinspect.finding_codes import SEVERITIES, FindingCode
+from qkvinspect.findings import AGAINST_WEIGHTS, HEADS_IN_DOUBT, QUANTISED, Finding
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 OF_RUNS = [code for code in FindingCode if code.in_check is None]

@@ -42,6 +42,7 @@ def export(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    format: options.AskFormat = options.TABLE,
     download: options.Download = False,
 ) -> None:
     """Write the Q, K and V of a checkpoint as tensors of their own.
@@ -92,7 +93,7 @@ def export(
         else:
             pieces = split_pieces(found, heads_split=heads_split, names=names or DEFAULT, numbers_as=numbers_as)
             layers = len(found.attentions)
-        saving.save(found, pieces, out, how, layers=layers, dry_run=dry_run)
+        saving.save(found, pieces, out, how, command="export", format=format, layers=layers, dry_run=dry_run)
         if everything:
             if split and not layers:
                 saving.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
-from qkvinspect.findings import Finding
+from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.inspection import alternatives as rivals
-from qkvinspect.inspection.facts.fact import HeadFact
-from qkvinspect.inspection.match import Candidate, Match
+from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
+from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention, Evidence, Verdict
@@ -226,7 +225,7 @@ class _WeighedTogether:
 
         def settled(module: Module) -> Module:
             chosen = next(c for c in module.match.candidates if c.layout.id == verdict.best.label)
-            match = Match((chosen,), "weights")
+            match = Match((chosen,), DecidedBy.WEIGHTS)
             cut, found = split(unsplit(match), chosen, self.names, self.facts(chosen))
             return Module(match, replace(cut, evidence=Evidence(None, verdict)), tuple(found))
 
@@ -244,7 +243,7 @@ class _WeighedTogether:
         )
         if attention.heads is None and heads is not None and heads.decided and as_declared and not against:
             candidate = module.match.candidates[0]
-            fact = HeadFact("weights", heads.best.num_heads)
+            fact = HeadFact("weights", heads.best.num_heads, said_by=SaidBy.WEIGHTS)
             attention, found = split(unsplit(module.match), candidate, self.names, [fact])
             against = list(about_evidence(attention, evidence, ""))
         return Module(module.match, replace(attention, evidence=evidence), (*found, *against))
@@ -273,7 +272,8 @@ class _WeighedTogether:
         known = self._attention.heads
         kv_heads = known.num_kv_heads if known is not None and known.num_heads == count else None
         candidate = replace(match.candidates[0], layout=layout)
-        return split(unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads)])[0]
+        fact = HeadFact("weights", count, kv_heads, said_by=SaidBy.WEIGHTS)
+        return split(unsplit(match), candidate, self.names, [fact])[0]
 
 
 def _cut_from(own: Variants, packing: Packing) -> Variants:

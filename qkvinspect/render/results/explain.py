@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qkvinspect.explain.explanation import Explanation
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
-from qkvinspect.inspection.report import Attention, Report, number
+from qkvinspect.findings import AGAINST_WEIGHTS
+from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render import evidence, text
 from qkvinspect.render.document import Block, Cell, Chapter, CodeBlock, Document, Glossed, Items, TextLine
 from qkvinspect.render.results.show import summary
