@@ -19,7 +19,7 @@ from qkvinspect.cli import app
 from qkvinspect.render.writers import WRITERS
 
 PACKAGE = Path(qkvinspect.__file__).parent
-ROWS = PACKAGE.parent / "tests/scan/run.jsonl"
+ROWS = PACKAGE.parent / "tests/scans/run.jsonl"
 WITHOUT = {"scan", "report", "browse"}
 """Commands whose result is a file, or no text at all."""
 
