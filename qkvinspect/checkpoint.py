@@ -201,10 +201,12 @@ class Config:
 
     Attributes:
         origin: ``config:<file>`` beside the checkpoint, or ``checkpoint:<key>`` inside it.
+        inside: whether it lies inside the checkpoint, so that it cannot be the config of another one.
     """
 
     origin: str
     values: Mapping[str, object]
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

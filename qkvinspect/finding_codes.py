@@ -13,11 +13,11 @@ _NOT_CHECKED = None
 """For what is found in training runs: ``check`` looks at one checkpoint."""
 
 
-class FindingCode(StrEnum):
-    """Every kind of finding, as text that scripts may rely on. A code is never given another meaning.
+class FindingKind(StrEnum):
+    """A kind of finding, as text that scripts may rely on. A code is never given another meaning.
 
-    A new kind is one line here, besides the place that reports it: ``check --list``, the settings of ``check`` and
-    docs/checks.md follow this list.
+    ``check --list``, the settings of ``check`` and docs/checks.md follow from the members of FindingCode and from the
+    codes that the modules of ``checks`` bring along.
 
     Attributes:
         severity: how severe it is where it is reported, unless that place says otherwise.
@@ -44,6 +44,10 @@ class FindingCode(StrEnum):
         member.summary = summary
         member.in_check = severity if in_check == "as reported" else in_check
         return member
+
+
+class FindingCode(FindingKind):
+    """What several places report, or what a room has no list of its own for."""
 
     # Of files, by their readers.
     BAD_ALIGNMENT = "bad-alignment", "warning", "The file says nonsense of how its storages are aligned."
@@ -281,35 +285,3 @@ class FindingCode(StrEnum):
     REPEATED_STEPS = "repeated-steps", "info", "A step has several checkpoints, of which one counts.", _NOT_CHECKED
     SHORT_RUN = "short-run", "info", "The run has too few steps to tell jumps, drift and dying heads.", _NOT_CHECKED
     UNREADABLE = "unreadable", "warning", "Checkpoints of the run could not be read.", _NOT_CHECKED
-
-
-AGAINST_WEIGHTS = frozenset(
-    {
-        FindingCode.HEADS_AGAINST_WEIGHTS,
-        FindingCode.ORIENTATION_AGAINST_WEIGHTS,
-        FindingCode.PACKING_AGAINST_WEIGHTS,
-    }
-)
-"""What the weights themselves speak against; ``explain --evidence`` shows why."""
-
-HEADS_IN_DOUBT = frozenset(
-    {
-        FindingCode.HEADS_AMBIGUOUS,
-        FindingCode.HEADS_DISAGREE,
-        FindingCode.HEADS_DO_NOT_FIT,
-        FindingCode.HEADS_NEEDED,
-        FindingCode.HEADS_UNKNOWN,
-    }
-)
-"""Why the number of heads is not known, or may not be right."""
-
-QUANTISED = frozenset(
-    {
-        FindingCode.QUANTISED_4BIT,
-        FindingCode.QUANTISED_8BIT,
-        FindingCode.QUANTISED_GPTQ,
-        FindingCode.QUANTISED_PACKED,
-        FindingCode.QUANTISED_TORCH,
-    }
-)
-"""The weights are stored as codes whose rows are not those of the matrix."""

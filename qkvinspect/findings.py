@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qkvinspect.errors import clean
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.finding_codes import FindingCode, Severity
+from qkvinspect.finding_codes import FindingCode, FindingKind, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +16,13 @@ class Finding:
         layer: the attention module it is about, or None for the whole file.
     """
 
-    code: FindingCode
+    code: FindingKind
     severity: Severity
     message: str
     layer: str | None
 
     def __init__(
-        self, code: FindingCode, message: str, layer: str | None = None, severity: Severity | None = None
+        self, code: FindingKind, message: str, layer: str | None = None, severity: Severity | None = None
     ) -> None:
         """Names from a file go into the message: it stays one harmless line.
 
@@ -37,3 +37,35 @@ class Finding:
     def to_dict(self) -> dict[str, object]:
         """Its form in every JSON contract."""
         return {"code": self.code.value, "severity": self.severity, "layer": self.layer, "message": self.message}
+
+
+AGAINST_WEIGHTS = frozenset(
+    {
+        FindingCode.HEADS_AGAINST_WEIGHTS,
+        FindingCode.ORIENTATION_AGAINST_WEIGHTS,
+        FindingCode.PACKING_AGAINST_WEIGHTS,
+    }
+)
+"""What the weights themselves speak against; ``explain --evidence`` shows why."""
+
+HEADS_IN_DOUBT = frozenset(
+    {
+        FindingCode.HEADS_AMBIGUOUS,
+        FindingCode.HEADS_DISAGREE,
+        FindingCode.HEADS_DO_NOT_FIT,
+        FindingCode.HEADS_NEEDED,
+        FindingCode.HEADS_UNKNOWN,
+    }
+)
+"""Why the number of heads is not known, or may not be right."""
+
+QUANTISED = frozenset(
+    {
+        FindingCode.QUANTISED_4BIT,
+        FindingCode.QUANTISED_8BIT,
+        FindingCode.QUANTISED_GPTQ,
+        FindingCode.QUANTISED_PACKED,
+        FindingCode.QUANTISED_TORCH,
+    }
+)
+"""The weights are stored as codes whose rows are not those of the matrix."""

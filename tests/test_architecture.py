@@ -19,6 +19,38 @@ PACKAGE = Path(qkvinspect.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+TESTS = PACKAGE.parent / "tests"
+OF_THE_WHOLE = {
+    "benchmarks": "times and memory of commands, beside other tools",
+    "census": "the library's own models of whole repositories",
+    "census_perturbed": "the same models, renamed and cut otherwise",
+    "evidence": "trained models, and how often their heads are recognised",
+    "families": "the names of published checkpoints",
+    "hostile": "crafted and mutated files, through every command",
+    "mutation": "whether the suite sees a changed line",
+    "proofs": "each row of the registry on its library's own module",
+    "real": "checkpoints that others trained",
+    "remote": "servers that fail, through every command",
+    "tables": "generators of the tables of inspection/facts, and their oracles",
+}
+"""Suites that look at the program from outside; all others belong to a folder or a module of the package."""
+
+OF_THE_PROJECT = {"against_torch", "architecture", "docs", "extension", "gate", "samples"}
+"""What is held of the project as a whole, beside the modules that lie on top of the package."""
+
+
+def test_tests_mirror_the_package() -> None:
+    own = {path.stem for path in PACKAGE.glob("*.py")} | OF_THE_PROJECT
+    for path in sorted(TESTS.rglob("test_*.py")):
+        folder = path.parent.relative_to(TESTS)
+        if folder == Path():
+            assert path.stem.removeprefix("test_") in own, f"{path.name} is about no module of this name"
+        elif folder.parts[0] not in OF_THE_WHOLE:
+            assert any((PACKAGE / folder).glob("*.py")) or (PACKAGE / folder).with_suffix(".py").exists(), (
+                f"tests/{folder} mirrors no folder or module of the package"
+            )
+
+
 def modules(folder: str) -> list[str]:
     return [path.stem for path in sorted((PACKAGE / folder).glob("*.py")) if path.stem != "__init__"]
 

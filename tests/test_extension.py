@@ -206,9 +206,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.finding_codes import FindingCode
+from qkvinspect.finding_codes import FindingKind
 
-CODE: FindingCode = FindingCode.FEW_HEADS
+
+class Code(FindingKind):
+    FEW_HEADS = "few-heads", "error", "A layer of this project has too few heads."
+
+
+CODE: FindingKind = Code.FEW_HEADS
 
 
 def told(subject: Subject) -> Iterator[Told]:
@@ -219,13 +224,11 @@ def told(subject: Subject) -> Iterator[Told]:
 
 
 def check(copy: Copy) -> None:
-    """Its code, too, is one line: ``check --list``, the settings and the exit code follow."""
+    """It brings its code along: ``check --list``, the settings and the exit code follow."""
     save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
     copy.add("checks/few_heads.py", CHECK)
     copy.insert("checks/__init__.py", "from qkvinspect.checks import (", "\n    few_heads,")
     copy.insert("checks/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
-    line = '    FEW_HEADS = "few-heads", "error", "A layer has too few heads."\n'
-    copy.insert("finding_codes.py", "    # Of files, by their readers.\n", line)
     checked = copy.run("check", "one.safetensors", "--heads", "2", "--format", "json", code=1)
     assert "few-heads" in {one["code"] for one in json.loads(checked)["checkpoints"][0]["findings"]}
     copy.run("check", "one.safetensors", "--heads", "4", "--select", "few-heads")
@@ -290,7 +293,7 @@ KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
     (layout, {"layouts/torch.py"}),
     (encoding, {"weights/encodings/halved.py", "weights/encodings/__init__.py"}),
     (file_format, {"formats/toy.py", "formats/__init__.py"}),
-    (check, {"checks/few_heads.py", "checks/__init__.py", "finding_codes.py"}),
+    (check, {"checks/few_heads.py", "checks/__init__.py"}),
     (figure, {"analysis/columns.py"}),
     (library, {"inspection/facts/twins.py", "inspection/facts/libraries.py"}),
 ]

@@ -13,8 +13,8 @@ import torch
 
 import qkvinspect
 from qkvinspect.checks import parse_policy
-from qkvinspect.finding_codes import AGAINST_WEIGHTS, HEADS_IN_DOUBT, QUANTISED, SEVERITIES, FindingCode
-from qkvinspect.findings import Finding
+from qkvinspect.finding_codes import SEVERITIES, FindingCode
+from qkvinspect.findings import AGAINST_WEIGHTS, HEADS_IN_DOUBT, QUANTISED, Finding
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = "".join((DOCS / name).read_text() for name in ("checks.md", "runs.md"))

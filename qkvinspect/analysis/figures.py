@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import sqrt
 
-from qkvinspect.inspection.report import number
+from qkvinspect.inspection.json_values import number
 from qkvinspect.parsed import is_mapping
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qkvinspect.inspection.report import Attention, Part, Report, number
+from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.report import Attention, Part, Report
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 

@@ -1,11 +1,11 @@
 """What a checkpoint is checked for before it is released.
 
-A new check is one module here, one line in CHECKS and its code, severity and summary in ``finding_codes``.
+A new check is one module here, which brings its code along, and one line in CHECKS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Protocol
@@ -40,10 +40,9 @@ from qkvinspect.checks import (
 )
 from qkvinspect.checks.baseline import Baseline
 from qkvinspect.checks.digests import Digests
-from qkvinspect.checks.policy import Policy
-from qkvinspect.checks.policy import parse as parse_policy
+from qkvinspect.checks.policy import Policy, parse
 from qkvinspect.checks.subject import Subject, Told
-from qkvinspect.finding_codes import SEVERITIES, FindingCode, Severity
+from qkvinspect.finding_codes import SEVERITIES, FindingCode, FindingKind, Severity
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Report
 from qkvinspect.progress import Progress
@@ -55,10 +54,12 @@ _ANY = Policy()
 class Check(Protocol):
     """What every module in CHECKS offers.
 
-    Its docstring is its documentation: the first paragraph is the summary of its code, the others say more.
+    Its docstring is its documentation: the first paragraph is the summary of its code, the others say more. Its code
+    is a FindingCode where others report it as well, else the one member of an enum of its own.
     """
 
-    CODE: FindingCode
+    @property
+    def CODE(self) -> FindingKind: ...  # noqa: N802
 
     def told(self, subject: Subject) -> Iterator[Told]: ...
 
@@ -101,7 +102,7 @@ class Rule:
         details: the rest of its documentation, or "".
     """
 
-    code: FindingCode
+    code: FindingKind
     severity: Severity
     summary: str
     details: str = ""
@@ -110,12 +111,21 @@ class Rule:
 def rules() -> tuple[Rule, ...]:
     """Everything that ``check`` can find, checks first."""
     details = {check.CODE: (check.__doc__ or "").partition("\n\n")[2] for check in CHECKS}
-    noticed = sorted(code for code in FindingCode if code not in details)
+    noticed: list[FindingKind] = sorted(code for code in FindingCode if code not in details)
     return tuple(
         Rule(code, code.in_check, code.summary, " ".join(details.get(code, "").split()))
         for code in (*details, *noticed)
         if code.in_check is not None
     )
+
+
+def parse_policy(table: Mapping[str, object], origin: str = "") -> Policy:
+    """The policy that a table of settings describes.
+
+    Raises:
+        UsageError: a key is not known, a value has another form, or no finding of ``check`` has such a code.
+    """
+    return parse(table, [rule.code for rule in rules()], origin)
 
 
 def run(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from qkvinspect.atomic import new_file
 from qkvinspect.errors import UsageError
-from qkvinspect.inspection.report import Attention, Report, number
+from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.parsed import is_mapping
 
 VERSION = 1

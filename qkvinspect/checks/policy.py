@@ -26,10 +26,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from qkvinspect.errors import UsageError
-from qkvinspect.finding_codes import SEVERITIES, FindingCode, Severity
+from qkvinspect.finding_codes import SEVERITIES, FindingKind, Severity
 from qkvinspect.parsed import is_items, is_mapping
-
-_CODES = tuple(code for code in FindingCode if code.in_check is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Policy:
     expect: tuple[tuple[str, Expectation], ...] = ()
     fail_on: Severity = "warning"
 
-    def severity_of(self, code: FindingCode, layer: str | None) -> Severity | None:
+    def severity_of(self, code: FindingKind, layer: str | None) -> Severity | None:
         """How grave a finding is; None where it is not wanted."""
         ignored = list(self.ignore)
         grave = list(self.severity)
@@ -98,13 +96,16 @@ class Policy:
         return code.in_check
 
 
-def parse(table: Mapping[str, object], origin: str = "") -> Policy:
+def parse(table: Mapping[str, object], codes: Collection[str], origin: str = "") -> Policy:
     """The policy that a table of settings describes.
+
+    Args:
+        codes: all that ``check`` can report.
 
     Raises:
         UsageError: a key is not known, a value has another form, or no finding of ``check`` has such a code.
     """
-    return _Parser(origin).policy(table)
+    return _Parser(codes, origin).policy(table)
 
 
 def _fits(code: str, globs: Sequence[str]) -> bool:
@@ -113,6 +114,7 @@ def _fits(code: str, globs: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Parser:
+    codes: Collection[str]
     origin: str
 
     def policy(self, table: Mapping[str, object]) -> Policy:
@@ -173,7 +175,7 @@ class _Parser:
         )
 
     def _code(self, glob: str, where: str) -> str:
-        if not any(fnmatchcase(code, glob) for code in _CODES):
+        if not any(fnmatchcase(code, glob) for code in self.codes):
             raise self._odd(
                 f"{where} names a check that is not known", "a code that `qkvinspect check --list` shows", glob
             )

@@ -9,12 +9,13 @@ and only where the weights decide.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import cast
 
 from qkvinspect.checks.subject import Subject, Told
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.layouts.layout import Turn
 
 CODE: FindingCode = FindingCode.ROTARY_ORDER_AGAINST_WEIGHTS
 
@@ -50,8 +51,6 @@ _HALVES = frozenset(
 _NEIGHBOURS = frozenset({"cohere", "cohere2"})
 """Those whose rotate_half takes every other row: models/cohere/modeling_cohere.py."""
 
-Needed = Literal["halves", "neighbours"]
-
 
 def told(subject: Subject) -> Iterator[Told]:
     from qkvinspect.inspection.evidence.rotary_order import in_words, weigh_orders
@@ -63,7 +62,7 @@ def told(subject: Subject) -> Iterator[Told]:
             shapes = tuple(weight.shape for weight in attention.weights)
             stacks.setdefault((needed, shapes, str(attention.heads)), []).append(attention)
     for key, stack in stacks.items():
-        needed = cast("tuple[Needed, object, object]", key)[0]
+        needed = cast("tuple[Turn, object, object]", key)[0]
         found = weigh_orders(stack)
         if found is None or not found.decided or (found.q, found.k) == (needed, needed):
             continue
@@ -77,15 +76,15 @@ def told(subject: Subject) -> Iterator[Told]:
             yield attention.layer, f"{text}; this format and architecture need the rows of each head {right}"
 
 
-def _needed(attention: Attention, report: Report) -> Needed | None:
+def _needed(attention: Attention, report: Report) -> Turn | None:
     """The order that a layer must have; None where that is not known, or where no numbers can be read."""
     layout, parts = attention.layout, {part.name for part in attention.parts}
     if layout is None or attention.heads is None or not {"q", "k"} <= parts:
         return None
     if any(weight.no_values for weight in attention.weights) or layout.kind != "separate":
         return None
-    if {"q", "k"} <= set(layout.paired) or layout.id == "llama-original":
-        return "neighbours"
+    if layout.rotary is not None:
+        return layout.rotary
     for config in report.checkpoint.configs:
         for _, values in speaking(config, attention.layer):
             kind = values.get("model_type", values.get("architecture"))
@@ -94,7 +93,7 @@ def _needed(attention: Attention, report: Report) -> Needed | None:
     return None
 
 
-def _of_architecture(kind: str) -> Needed | None:
+def _of_architecture(kind: str) -> Turn | None:
     return "halves" if kind in _HALVES else "neighbours" if kind in _NEIGHBOURS else None
 
 

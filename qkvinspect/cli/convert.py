@@ -38,6 +38,7 @@ def convert(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    format: options.AskFormat = options.TABLE,
     download: options.Download = False,
 ) -> None:
     """Store the attention of a checkpoint as another library does.
@@ -69,7 +70,7 @@ def convert(
       2  the input or the command line cannot be used; nothing was written
     """
     from qkvinspect.errors import UsageError
-    from qkvinspect.export import SUFFIXES, Ranks, convert_whole, kind_of
+    from qkvinspect.export import SUFFIXES, Ranks, convert_whole
 
     target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
@@ -85,8 +86,7 @@ def convert(
         saving.require_attention(found, "convert")
         plan = convert_whole(found, target)
         if tp is None or (tp == 1 and out.suffix in SUFFIXES):
-            saving.save_plan(found, plan, target, out, how, dry_run=dry_run)
+            saving.save_plan(found, plan, target, out, how, command="convert", format=format, dry_run=dry_run)
         else:
-            saving.save_ranks(
-                found, plan, target, Ranks(tp, kind_of(target.layout), tuple(whole or ())), out, how, dry_run=dry_run
-            )
+            ranks = Ranks(tp, target.layout.ranks_for, tuple(whole or ()))
+            saving.save_ranks(found, plan, target, ranks, out, how, format=format, dry_run=dry_run)

@@ -46,6 +46,7 @@ def export(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
+    format: options.AskFormat = options.TABLE,
     download: options.Download = False,
 ) -> None:
     """Write the Q, K and V of a checkpoint as tensors of their own.
@@ -116,7 +117,7 @@ def export(
                 undo_permute=undo_permute,
             )
             layers = len(found.attentions)
-        saving.save(found, pieces, out, how, layers=layers, dry_run=dry_run)
+        saving.save(found, pieces, out, how, command="export", format=format, layers=layers, dry_run=dry_run)
         if everything:
             if split and not layers:
                 saving.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")

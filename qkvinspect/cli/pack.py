@@ -23,6 +23,7 @@ def pack(
     base: options.Base = None,
     container: options.Container = None,
     limit: options.Limits = None,
+    format: options.AskFormat = options.TABLE,
     download: options.Download = False,
 ) -> None:
     """Join Q, K and V that lie apart into the tensors of another layout.
@@ -52,4 +53,5 @@ def pack(
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     with options.load(path, container, config, limit, download, base) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=None, layouts=None, norms=False, evidence="none")
-        saving.save_plan(found, pack_whole(found, target, tuple(layer or ())), target, out, how, dry_run=dry_run)
+        plan = pack_whole(found, target, tuple(layer or ()))
+        saving.save_plan(found, plan, target, out, how, command="pack", format=format, dry_run=dry_run)

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from qkvinspect.cli import options
+
 if TYPE_CHECKING:
     from qkvinspect.dtypes import DType
     from qkvinspect.export import How, OutputTensor, Plan, Ranks, Target
     from qkvinspect.inspection.report import Report
+    from qkvinspect.render.results.rewriting import Rewriting
 
 Out = Annotated[
     Path,
@@ -118,26 +121,49 @@ def require_attention(report: Report, what: str) -> None:
         )
 
 
-def save(report: Report, pieces: Sequence[OutputTensor], out: Path, how: How, *, layers: int, dry_run: bool) -> None:
-    """Write the pieces, or say what would be written."""
+def save(
+    report: Report,
+    pieces: Sequence[OutputTensor],
+    out: Path,
+    how: How,
+    *,
+    command: str,
+    format: str,
+    layers: int,
+    dry_run: bool,
+) -> None:
+    """Write the pieces, or check that they can be written; say which they are."""
     from qkvinspect.cli.progress import Bar
     from qkvinspect.export import require_possible, shards, write
-    from qkvinspect.render import plan
-    from qkvinspect.render.text import clean, count, findings, size
+    from qkvinspect.render.results.rewriting import Rewriting
 
     if dry_run:
         require_possible(report, pieces, out, how)
-        sys.stdout.write(plan.listing(pieces))
     else:
         with Bar("writing") as bar:
             write(report, pieces, out, how, bar.advance)
-    files = f" in {count(len(shards(pieces, how.max_shard)), 'file')}" if how.max_shard else ""
-    total = size(sum(piece.nbytes for piece in pieces))
-    state = ", verified" if how.verify and not dry_run else ", not written" if dry_run else ""
-    sys.stdout.write(
-        clean(f"{out}: {count(len(pieces), 'tensor')} of {count(layers, 'layer')}, {total}{files}{state}") + "\n"
+    result = Rewriting(
+        path=str(out),
+        num_tensors=len(pieces),
+        tensors=pieces,
+        layers=layers,
+        nbytes=sum(piece.nbytes for piece in pieces),
+        files=len(shards(pieces, how.max_shard)) if how.max_shard else None,
+        ranks=None,
+        written=not dry_run,
+        verified=how.verify and not dry_run,
+        findings=report.findings,
     )
-    for finding, message in findings(report.findings):
+    _put(result, command, format)
+
+
+def _put(result: Rewriting, command: str, format: str) -> None:
+    """Print what was written, and on stderr what its reader must know of the checkpoint that it was made from."""
+    from qkvinspect.render.results.rewriting import document
+    from qkvinspect.render.text import findings
+
+    options.put(document(result, command), format)
+    for finding, message in findings(result.findings):
         if finding.severity != "info":
             note(f"{finding.severity}: {message}")
 
@@ -157,37 +183,43 @@ def explain_rest(report: Report, pieces: Sequence[OutputTensor], out: Path) -> N
         note(f"info: {count(tied, 'tensor')} shared memory with another and is written apart: safetensors has no ties")
 
 
-def save_plan(report: Report, plan: Plan, target: Target, out: Path, how: How, *, dry_run: bool) -> None:
+def save_plan(
+    report: Report, plan: Plan, target: Target, out: Path, how: How, *, command: str, format: str, dry_run: bool
+) -> None:
     """Write what pack and convert planned, and say what the reader of the file must know."""
     how = _with_config(plan, how)
-    save(report, plan.pieces, out, how, layers=plan.layers, dry_run=dry_run)
+    save(report, plan.pieces, out, how, command=command, format=format, layers=plan.layers, dry_run=dry_run)
     explain_rest(report, plan.pieces, out)
     _say_what_is_new(plan, target)
 
 
-def save_ranks(report: Report, plan: Plan, target: Target, ranks: Ranks, out: Path, how: How, *, dry_run: bool) -> None:
+def save_ranks(
+    report: Report, plan: Plan, target: Target, ranks: Ranks, out: Path, how: How, *, format: str, dry_run: bool
+) -> None:
     """Write what convert planned as the shares of ranks, or say what the first of them would hold."""
     from qkvinspect.cli.progress import Bar
     from qkvinspect.export import require_writable, shared_out, write_ranks
-    from qkvinspect.render import plan as listed
-    from qkvinspect.render.text import clean, count, findings, size
+    from qkvinspect.render.results.rewriting import Rewriting
 
     shares = shared_out(plan.pieces, ranks)
     if dry_run:
         require_writable(report, shares, ranks, out)
-        sys.stdout.write(listed.listing(shares[0]))
     else:
         with Bar("writing") as bar:
             write_ranks(report, plan.pieces, ranks, target.layout, out, how, bar.advance)
-    total = size(sum(piece.nbytes for own in shares for piece in own))
-    state = ", verified" if how.verify and not dry_run else ", not written" if dry_run else ""
-    text = (
-        f"{out}: {count(len(plan.pieces), 'tensor')} of {count(plan.layers, 'layer')} on {count(ranks.count, 'rank')}"
+    result = Rewriting(
+        path=str(out),
+        num_tensors=len(plan.pieces),
+        tensors=shares[0],
+        layers=plan.layers,
+        nbytes=sum(piece.nbytes for own in shares for piece in own),
+        files=None,
+        ranks=ranks.count,
+        written=not dry_run,
+        verified=how.verify and not dry_run,
+        findings=report.findings,
     )
-    sys.stdout.write(clean(f"{text}, {total}{state}") + "\n")
-    for finding, message in findings(report.findings):
-        if finding.severity != "info":
-            note(f"{finding.severity}: {message}")
+    _put(result, "convert", format)
     explain_rest(report, plan.pieces, out)
     _say_what_is_new(plan, target)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.diff.relation import Relation
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.report import number
+from qkvinspect.inspection.json_values import number
 
 SCHEMA_VERSION = 1
 

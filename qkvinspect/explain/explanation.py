@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.explain import snippet
+from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry, describe, span
@@ -131,7 +132,7 @@ def _heads(attention: Attention) -> str:
             f"num_heads is a plain attribute of the module and is in no tensor; {_who_tells(attention)}. --heads N"
             f" does. {f'Possible: {possible}.' if possible else ''}"
         ).strip()
-    origin = "the weights" if attention.heads_from == "weights" else attention.heads_from
+    origin = "the weights" if attention.heads_said_by is SaidBy.WEIGHTS else attention.heads_from
     text = f"{describe(geometry)}, from {origin}."
     return f"{text} {_head_places(attention, geometry)}"
 

@@ -6,7 +6,7 @@ A plan says what every tensor to write consists of; nothing is read before it is
 from qkvinspect.export.files import SUFFIXES, How, require_possible, shards, write
 from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.export.plan import Plan, Target, convert_whole, merged_whole, pack_whole, split_whole
-from qkvinspect.export.rank_files import kind_of, require_writable, write_ranks
+from qkvinspect.export.rank_files import require_writable, write_ranks
 from qkvinspect.export.shares import Ranks, shared_out
 from qkvinspect.export.split import split_pieces
 
@@ -18,7 +18,6 @@ __all__ = [
     "Ranks",
     "Target",
     "convert_whole",
-    "kind_of",
     "merged_whole",
     "pack_whole",
     "require_possible",

@@ -14,7 +14,8 @@ from typing import Self
 from qkvinspect.checkpoint import BLOCK, ByteSource, Checkpoint
 from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.formats.safetensors_parts import KEY as PARTS
-from qkvinspect.inspection.report import Report, row_ranges
+from qkvinspect.inspection.json_values import row_ranges
+from qkvinspect.inspection.report import Report
 from qkvinspect.sources import Window
 from qkvinspect.version import __version__
 

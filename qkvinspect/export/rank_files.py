@@ -16,19 +16,12 @@ from qkvinspect.export.pieces import OutputTensor
 from qkvinspect.export.safetensors_file import require_code, write_safetensors
 from qkvinspect.export.shares import Ranks, shared_out
 from qkvinspect.export.torch_file import as_torch_counts, write_torch
-from qkvinspect.formats.ranks.places import Kind
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import Layout
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 
-_VERSIONS = {"megatron-v0": 0, "megatron-v1": 1, "megatron-cross-v0": 0, "megatron-cross-v1": 1}
-_NEWEST = 3
-
-
-def kind_of(layout: Layout) -> Kind:
-    """Who loads a layout: Megatron its own, vLLM any other."""
-    return "megatron" if layout.id.startswith("megatron") else "vllm"
+_NEWEST_VERSION = 3
 
 
 def write_ranks(
@@ -81,7 +74,8 @@ def _write_megatron(
     path = folder / "release" / f"mp_rank_{rank:02}" / "model_optim_rng.pt"
     path.parent.mkdir(parents=True)
     with _new(path) as file:
-        version = _VERSIONS.get(layout.id, _NEWEST)
+        versions = [one for one in layout.flags.get("checkpoint_version", ()) if isinstance(one, int)]
+        version = max(versions, default=_NEWEST_VERSION)
         write_torch(file, pieces, metadata, advance, within={"checkpoint_version": version, "iteration": 0})
     return path
 

@@ -12,9 +12,10 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import tensor_in
 from qkvinspect.export.parts import StoredPart
 from qkvinspect.export.pieces import OutputTensor
-from qkvinspect.finding_codes import HEADS_IN_DOUBT
-from qkvinspect.inspection.facts.fact import HeadFact
-from qkvinspect.inspection.match import Asked, Candidate, Match, find_attentions
+from qkvinspect.findings import HEADS_IN_DOUBT
+from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
+from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
+from qkvinspect.inspection.match import Asked, find_attentions
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout
@@ -41,10 +42,10 @@ def read_again(
     names = Names(_planned_weights(known))
     path = names.paths[infos[0].name][: -len(target.weights[0].key.replace("../", "").split("."))]
     candidate = Candidate(target, path, layer, tuple(infos))
-    facts = [HeadFact("pack", *source.heads, head_dim=geometry.head_dim)] if source.heads else []
+    facts = [HeadFact("pack", *source.heads, head_dim=geometry.head_dim, said_by=SaidBy.FLAG)] if source.heads else []
     reason = ""
     try:
-        attention, findings = split(unsplit(Match((candidate,), "flag")), candidate, names, facts)
+        attention, findings = split(unsplit(Match((candidate,), DecidedBy.FLAG)), candidate, names, facts)
         reason = next((finding.message for finding in findings if finding.code in HEADS_IN_DOUBT), "")
         found = {part.name: (part.weight.name, part.heads if source.heads else part.rows) for part in attention.parts}
     except LayoutError as error:

@@ -9,7 +9,7 @@ from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.parts import writable
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
-from qkvinspect.finding_codes import QUANTISED
+from qkvinspect.findings import QUANTISED
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.weights.adapters.low_rank import is_sum
 from qkvinspect.weights.weight import Weight, plain

@@ -92,11 +92,11 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
             continue
         value = plain(node)
         if is_mapping(value):
-            found.append(Config(f"checkpoint:{key}", value))
+            found.append(Config(f"checkpoint:{key}", value, inside=True))
         elif isinstance(value, (int, float, str)):
             scalars[key] = value
     if scalars:
-        found.append(Config("checkpoint", scalars))
+        found.append(Config("checkpoint", scalars, inside=True))
     return tuple(found)
 
 

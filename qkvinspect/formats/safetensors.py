@@ -115,7 +115,7 @@ def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Co
             except ValueError:
                 continue  # any text may begin so
             if is_mapping(values):
-                yield Config(f"checkpoint:{key}", values)
+                yield Config(f"checkpoint:{key}", values, inside=True)
 
 
 def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object], int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.names import Path
@@ -58,13 +60,35 @@ class Candidate:
         return self.layout.found_by == "settings" or self.layout.glob != "*", self.specificity
 
 
+class DecidedBy(Enum):
+    """What tells which layout a module has, as in the JSON contract; a config goes by its own name there."""
+
+    FLAG = "flag"
+    SETTINGS = "settings"
+    CONFIG = "config"
+    SIBLINGS = "siblings"
+    NAMES = "names"
+    WEIGHTS = "weights"
+    NOTHING = "ambiguous"
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One attention module: its layout, or the candidates if nothing decides between them."""
+    """One attention module: its layout, or the candidates if nothing decides between them.
+
+    Attributes:
+        config: the config and its section that decided; "" where none did.
+    """
 
     candidates: tuple[Candidate, ...]
-    decided_by: str
+    decided_by: DecidedBy
+    config: str = ""
 
     @property
     def chosen(self) -> Candidate | None:
-        return None if self.decided_by == "ambiguous" else self.candidates[0]
+        return None if self.decided_by is DecidedBy.NOTHING else self.candidates[0]
+
+    @property
+    def layout_from(self) -> str:
+        """What decided, as in the JSON contract."""
+        return self.config or self.decided_by.value

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.facts.fact import HeadFact
+from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry
 
@@ -67,7 +67,7 @@ def fitted(fact: HeadFact, stored: HeldRows, sizes: Sizes) -> tuple[Geometry, st
 
 def _width(fact: HeadFact, in_features: int | None) -> tuple[int | None, bool]:
     """(rows that a head of the whole model has, whether the source gives them or they follow from its embed_dim)."""
-    if fact.origin == "flag" or fact.num_heads is None:
+    if fact.said_by is SaidBy.FLAG or fact.num_heads is None:
         return None, False
     if fact.head_dim is not None:
         return fact.head_dim, True

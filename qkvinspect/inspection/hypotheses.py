@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection import alternatives
-from qkvinspect.inspection.facts.fact import HeadFact
+from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.match import Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.report import Attention
@@ -60,7 +60,9 @@ class Hypotheses:
         known = self.attention.heads
         kv_heads = known.num_kv_heads if known is not None and known.num_heads == count else None
         candidate = replace(match.candidates[0], layout=layout)
-        return split(unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads)])[0]
+        return split(
+            unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads, said_by=SaidBy.WEIGHTS)]
+        )[0]
 
 
 def cut_from(own: Variants, packing: Packing) -> Variants:

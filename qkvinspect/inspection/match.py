@@ -13,7 +13,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import patterns
-from qkvinspect.inspection.candidates import Candidate, Match
+from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
@@ -211,23 +211,23 @@ def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequ
                     f"layer {layer!r} cannot have the layout {id!r}",
                     expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
                 )
-            return Match((fitting[0],), "flag")
+            return Match((fitting[0],), DecidedBy.FLAG)
     told = next((c for c in candidates if c.layout.found_by == "settings"), None)
     if told is not None:
-        return Match((told,), "settings")
+        return Match((told,), DecidedBy.SETTINGS)
     for config in configs:
         for key, values in speaking(config, layer):
             named = _known_first([c for c in candidates if _config_says(c.layout, values)])
             if named and _agree(best := _most_specific(named)):
-                return Match((best[0],), config.origin + (f":{key}" if key else ""))
+                return Match((best[0],), DecidedBy.CONFIG, config.origin + (f":{key}" if key else ""))
     settled = _most_specific([c for c in candidates if c.settled])
     if settled and _agree(settled):
-        return Match((settled[0],), "siblings")
+        return Match((settled[0],), DecidedBy.SIBLINGS)
     best = _most_specific(_known_first(candidates))
     by_name = [c for c in best if not c.layout.needs_config]
     if by_name and _agree(by_name):
-        return Match((by_name[0],), "names")
-    return Match(tuple(c for c in candidates if c.specificity == best[0].specificity), "ambiguous")
+        return Match((by_name[0],), DecidedBy.NAMES)
+    return Match(tuple(c for c in candidates if c.specificity == best[0].specificity), DecidedBy.NOTHING)
 
 
 def _named_by(layout: Layout, configs: Sequence[Config]) -> bool:

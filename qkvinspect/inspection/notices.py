@@ -9,6 +9,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
+from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts.packing import describe
@@ -20,18 +21,18 @@ SURE_TO_CONTRADICT = 0.999
 def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
     """What the reader should know of how the number of heads was found, or not."""
     for fact, reason in solution.rejected:
-        if fact.origin == "flag":
+        if fact.said_by is SaidBy.FLAG:
             raise UsageError(f"--heads does not fit layer {layer!r}: {reason}", hint="see the shapes in `show`")
         if fact.num_heads is not None:
             text = f"{fact.origin} says {fact.num_heads} heads, but {reason}"
             yield Finding(FindingCode.HEADS_DO_NOT_FIT, text, layer)
-    if solution.known:
+    if solution.fact is not None:
         if solution.explained and solution.geometry is not None:
-            text = f"it holds {solution.geometry.num_heads} heads, {solution.explained} ({solution.origin})"
+            text = f"it holds {solution.geometry.num_heads} heads, {solution.explained} ({solution.fact.origin})"
             yield Finding(FindingCode.HEADS_FEWER, text, layer)
         for fact, sizes in solution.disagreeing:
-            if fact.origin.partition(":")[0] != solution.origin.partition(":")[0]:
-                text = f"{solution.origin} was used, but {fact.origin} says {describe(sizes)}"
+            if fact.said_by is not solution.fact.said_by:
+                text = f"{solution.fact.origin} was used, but {fact.origin} says {describe(sizes)}"
                 yield Finding(FindingCode.HEADS_DISAGREE, text, layer)
         return
     if solution.disagreeing:
@@ -73,7 +74,7 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
         return
     elif packings is not None and packing and packings.best.label != packing:
         return  # the heads are those of a packing that the weights do not speak for
-    elif attention.heads_from == "weights":
+    elif attention.heads_said_by is SaidBy.WEIGHTS:
         text = f"{heads.best.num_heads} heads are told by the weights alone"
         yield Finding(FindingCode.HEADS_FROM_WEIGHTS, f"{text} {_sure(heads)}", layer)
     elif known is not None and heads.best.num_heads != known.num_heads and heads.confidence > SURE_TO_CONTRADICT:

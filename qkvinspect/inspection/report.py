@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import field
 
@@ -11,6 +10,8 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import model
 from qkvinspect.inspection.account import Account
+from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
+from qkvinspect.inspection.json_values import number, row_ranges
 from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.inspection.weighed import WeighedFact
 from qkvinspect.layouts import Layout
@@ -90,7 +91,7 @@ class Attention:
         found_by: which of the three ways led to it: the registry, its names' pattern, the user's settings.
         geometry: the sizes; one "head" a part where their number is unknown; None where parts cannot be told apart.
         weighed_facts: what each source says of the heads and what became of it, the most trusted first.
-        heads_from: where that number came from, as in the JSON contract; "unknown".
+        heads_fact: what that number came from; None where it is unknown.
         possible_heads: the counts that the shapes allow, where it is unknown.
         parts: Q, K and V, as far as the module holds them.
         others: what else its tensors hold: gates, the rows of an MLP.
@@ -107,7 +108,7 @@ class Attention:
     dtype: str
     embed_dim: int | None
     geometry: Geometry | None = None
-    heads_from: str = "unknown"
+    heads_fact: HeadFact | None = None
     possible_heads: tuple[int, ...] = ()
     parts: tuple[Part, ...] = ()
     others: tuple[Part, ...] = ()
@@ -124,7 +125,16 @@ class Attention:
     @property
     def heads(self) -> Geometry | None:
         """The sizes of the heads, or None where their number is unknown."""
-        return None if self.heads_from == "unknown" else self.geometry
+        return None if self.heads_fact is None else self.geometry
+
+    @property
+    def heads_from(self) -> str:
+        """Where their number came from, as in the JSON contract; "unknown"."""
+        return self.heads_fact.origin if self.heads_fact else "unknown"
+
+    @property
+    def heads_said_by(self) -> SaidBy | None:
+        return self.heads_fact.said_by if self.heads_fact else None
 
     def part(self, name: str) -> Part | None:
         """``q``, ``k`` or ``v``; None where the layer does not hold it or it cannot be told."""
@@ -245,13 +255,3 @@ def _measure(measure: Measure | None) -> dict[str, object]:
     if measure is None:
         return {"norm": None, "nonfinite": None}
     return {"norm": number(measure.norm), "nonfinite": measure.nonfinite}
-
-
-def row_ranges(rows: Sequence[range]) -> list[list[int]]:
-    """Half-open ranges as [start, stop], with the step as a third number where it is not 1."""
-    return [[r.start, r.stop] if r.step == 1 else [r.start, r.stop, r.step] for r in rows]
-
-
-def number(value: float) -> float | str:
-    """A float, or "nan", "inf" or "-inf" where JSON has no number for it."""
-    return value if math.isfinite(value) else str(value)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.facts.fact import MAX_HEADS, HeadFact
+from qkvinspect.inspection.facts.fact import MAX_HEADS, HeadFact, SaidBy
 from qkvinspect.inspection.fit import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.layouts import Layout
@@ -17,11 +17,12 @@ from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, V_SIDE, Geometry, Row
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The sizes of a module and where the number of heads came from.
+    """The sizes of a module and what the number of heads came from.
 
     Attributes:
         geometry: None where the parts cannot be told apart; one "head" a part where only the number of
             heads is unknown.
+        fact: what the number of heads came from; None where it is unknown.
         possible: the numbers of heads that the shapes allow.
         rejected: facts that the shapes contradict, and why.
         disagreeing: facts that fit the shapes but say otherwise than the chosen one.
@@ -29,7 +30,7 @@ class Solution:
     """
 
     geometry: Geometry | None
-    origin: str
+    fact: HeadFact | None
     possible: tuple[int, ...] = ()
     rejected: tuple[tuple[HeadFact, str], ...] = ()
     disagreeing: tuple[tuple[HeadFact, Geometry], ...] = ()
@@ -38,7 +39,7 @@ class Solution:
     @property
     def known(self) -> bool:
         """Whether the number of heads is known."""
-        return self.origin != "unknown"
+        return self.fact is not None
 
 
 def solve(candidate: Candidate, out_features: int | None, facts: Iterable[HeadFact]) -> Solution:
@@ -64,7 +65,7 @@ def _solve(
     """As ``solve``; the layers of a stack are alike."""
     totals = [rows for rows, _ in shapes]
     part_rows = _part_rows(layout, shapes, out_features)
-    tensor_dim = next((fact.head_dim for fact in facts if fact.origin.startswith("tensor:") and fact.head_dim), None)
+    tensor_dim = next((fact.head_dim for fact in facts if fact.said_by is SaidBy.TENSOR and fact.head_dim), None)
     in_features = next(
         (cols for stored, (_, cols) in zip(layout.weights, shapes, strict=True) if "q" in stored.packing.order), None
     )
@@ -92,19 +93,19 @@ def _solve(
             continue
         if chosen is None:
             chosen = fact, geometry, why
-        elif geometry.num_heads != chosen[1].num_heads and chosen[0].origin != "flag":
+        elif geometry.num_heads != chosen[1].num_heads and chosen[0].said_by is not SaidBy.FLAG:
             disagreeing.append((fact, geometry))
     if chosen is not None:
         fact, geometry, why = chosen
         same_source = [g for f, g in disagreeing if _source(f) == _source(fact)]
         if not same_source:
-            return Solution(geometry, fact.origin, (), tuple(rejected), tuple(disagreeing), why)
+            return Solution(geometry, fact, (), tuple(rejected), tuple(disagreeing), why)
         disagreeing.insert(0, (fact, geometry))
     elif any(fact.num_heads for fact, _ in rejected):
         others = _of_other_parts(facts, sizes)
         if len(others) == 1 and settled:
             ((geometry, fact),) = others.items()
-            return Solution(geometry, fact.origin, (), tuple(rejected), (), _ANOTHER_PART)
+            return Solution(geometry, fact, (), tuple(rejected), (), _ANOTHER_PART)
         rejected += [
             (fact, "it is of another part of the model, though its heads would fit") for fact in others.values()
         ]
@@ -112,7 +113,7 @@ def _solve(
     whole = None
     if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} == part_rows.keys():
         whole = Geometry(1, 1, part_rows.get("q", 1), widths=part_rows)
-    return Solution(whole, "unknown", possible, tuple(rejected), tuple(disagreeing))
+    return Solution(whole, None, possible, tuple(rejected), tuple(disagreeing))
 
 
 _ANOTHER_PART = "as the config of another part of the model says, which its rows fit"
@@ -136,7 +137,7 @@ def _fixed(facts: Iterable[HeadFact], sizes: Sizes) -> tuple[HeadFact, int] | No
     """The number of heads that a tensor of the module itself fixes, where all that do agree."""
     found: dict[int, HeadFact] = {}
     for fact in facts:
-        if fact.origin.startswith("tensor:"):
+        if fact.said_by is SaidBy.TENSOR:
             try:
                 found.setdefault(sizes(fact).num_heads, fact)
             except LayoutError:
@@ -153,7 +154,7 @@ def _require_agreement(fact: HeadFact, geometry: Geometry, fixed: tuple[HeadFact
     Raises:
         LayoutError: they differ.
     """
-    if fixed is not None and fact.origin.startswith("config:") and geometry.num_heads != fixed[1]:
+    if fixed is not None and fact.said_by is SaidBy.CONFIG and geometry.num_heads != fixed[1]:
         raise LayoutError(f"{fixed[0].origin} fixes {fixed[1]}")
 
 
@@ -168,8 +169,7 @@ def rows_of(layout: Layout, geometry: Geometry, totals: Sequence[int]) -> list[R
 
 def _source(fact: HeadFact) -> str:
     """The file or object a fact came from, without the key."""
-    kind, _, rest = fact.origin.partition(":")
-    return kind + rest.partition(":")[0] if kind == "config" else fact.origin
+    return fact.config if fact.said_by is SaidBy.CONFIG else fact.origin
 
 
 def _part_rows(layout: Layout, shapes: Sequence[tuple[int, int]], out_features: int | None) -> dict[str, int]:
@@ -251,7 +251,7 @@ def _geometry(
                     widths["k"] = both - v_width
     else:
         kv_heads, width, v_width = _packed_sizes(layout, totals, out_features, heads, fact)
-    if fact.origin == "flag" and fact.num_kv_heads not in (None, kv_heads):
+    if fact.said_by is SaidBy.FLAG and fact.num_kv_heads not in (None, kv_heads):
         raise LayoutError(f"the shapes say {kv_heads} kv heads, not {fact.num_kv_heads}")
     if heads % kv_heads or heads > MAX_HEADS:
         raise LayoutError(f"{heads} heads cannot share {kv_heads} kv heads")

@@ -27,7 +27,7 @@ def unsplit(found: Match) -> Attention:
     return Attention(
         layer=candidate.layer,
         layout=None,
-        layout_from=found.decided_by,
+        layout_from=found.layout_from,
         candidates=tuple(dict.fromkeys(c.layout.id for c in found.candidates)),
         tensors={"weight": candidate.weights[0].name},
         dtype=candidate.weights[0].dtype.name,
@@ -73,7 +73,7 @@ def split(
         tensors=_tensor_names(layout, candidate.weights, biases, out, out_bias),
         embed_dim=shapes[0][1],
         geometry=sizes,
-        heads_from=solution.origin if sizes else "unknown",
+        heads_fact=solution.fact,
         possible_heads=solution.possible,
         weighed_facts=tuple(weighed(facts, solution)),
         parts=tuple(sorted((part for part in parts if part.name in _MAIN), key=lambda part: _MAIN.index(part.name))),

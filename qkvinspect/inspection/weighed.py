@@ -45,7 +45,7 @@ def weighed(facts: Sequence[HeadFact], solution: Solution) -> Iterator[WeighedFa
     """What each source says of a layer's heads, the most trusted first, and what became of it."""
     rejected = dict(solution.rejected)
     otherwise = {fact for fact, _ in solution.disagreeing}
-    used = next((fact for fact in facts if fact.origin == solution.origin and fact not in rejected), None)
+    used = next((fact for fact in facts if fact == solution.fact and fact not in rejected), None)
     for fact in facts:
         says = _of_heads(fact)
         if fact is used:

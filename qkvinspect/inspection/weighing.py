@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
-from qkvinspect.findings import Finding
+from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.inspection import alternatives as rivals
 from qkvinspect.inspection.asking import GLANCE, affordable, differ, settle, unsettled, weigh
-from qkvinspect.inspection.facts.fact import HeadFact
+from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
+from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
-from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention
@@ -182,7 +181,7 @@ class _WeighedTogether:
 
         def settled(module: Module) -> Module:
             chosen = next(c for c in module.match.candidates if c.layout.id == verdict.best.label)
-            match = Match((chosen,), "weights")
+            match = Match((chosen,), DecidedBy.WEIGHTS)
             cut, found = split(unsplit(match), chosen, self.names, self.facts(chosen))
             return Module(match, replace(cut, evidence=Evidence(None, verdict)), tuple(found))
 
@@ -200,7 +199,7 @@ class _WeighedTogether:
         )
         if attention.heads is None and heads is not None and heads.decided and as_declared and not against:
             candidate = module.match.candidates[0]
-            fact = HeadFact("weights", heads.best.num_heads)
+            fact = HeadFact("weights", heads.best.num_heads, said_by=SaidBy.WEIGHTS)
             before = attention.weighed_facts
             attention, found = split(unsplit(module.match), candidate, self.names, [fact])
             attention = replace(attention, weighed_facts=(*before, *attention.weighed_facts))

@@ -33,6 +33,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="megatron-core",
+        ranks_for="megatron",
         libraries="Megatron-Core, NeMo",
         weights=(StoredWeight("linear_qkv.weight", GROUPED),),
         out=("linear_proj.weight",),
@@ -42,6 +43,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="megatron-core-gated",
+        ranks_for="megatron",
         libraries="Megatron-Core with attention_output_gate",
         weights=(StoredWeight("linear_qkv.weight", Packing(("q", "gate", "k", "v"), groups="kv_heads")),),
         out=("linear_proj.weight",),
@@ -53,6 +55,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="megatron-core-cross",
+        ranks_for="megatron",
         libraries="Megatron-Core cross-attention",
         weights=(StoredWeight("linear_q.weight", Q), StoredWeight("linear_kv.weight", KV_PER_HEAD)),
         layer="cross_attention",

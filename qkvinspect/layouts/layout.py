@@ -19,6 +19,9 @@ tensors, or were told by the user."""
 FoundBy = Literal["layout", "pattern", "settings"]
 """Which of the three ways led to a module: a row of the registry, its names' pattern, the user's own row."""
 
+Turn = Literal["halves", "neighbours"]
+"""Which rows of a head a rotary embedding turns together: one of each half, or two neighbours."""
+
 Kind = Literal["fused", "kv-fused", "qk-fused", "separate"]
 
 KvHeads = Literal["free", "equal", "one"]
@@ -106,6 +109,8 @@ class Layout:
         no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
         paired: parts in whose heads the rows of the first and the second half lie in turn, which transformers has
             one behind the other.
+        rotary: which rows of a head the library's rotary embedding turns together, where the layout itself tells.
+        ranks_for: whose loader takes the model once it is shared out to ranks of tensor parallelism.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
         logits: how the library makes attention logits of Q and K.
         nn_multihead: whether it is torch.nn.MultiheadAttention itself, which ``explain --verify`` can run.
@@ -147,6 +152,8 @@ class Layout:
     v_ratio: int | None = None
     no_bias: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
+    rotary: Turn | None = None
+    ranks_for: Literal["megatron", "vllm"] = "vllm"
     supersedes: tuple[str, ...] = ()
     logits: Logits = Logits()
     nn_multihead: bool = False

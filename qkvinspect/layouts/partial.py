@@ -15,7 +15,6 @@ from itertools import combinations
 
 from qkvinspect.layouts.layout import Layout
 
-_GATED = frozenset({"qwen3-next"})
 _GATED_NAME = re.compile(r"qwen[-_. ]?3[-_. ]?(next|5)", re.IGNORECASE)
 
 
@@ -31,10 +30,15 @@ def partial(layouts: Iterable[Layout], base: Iterable[str]) -> Iterator[Layout]:
         free = replace(layout, siblings=(), unless=(), out_ratio=None, supersedes=())
         strict = bool(layout.siblings or layout.unless or layout.out_ratio is not None)
         said = any(fnmatchcase(kind, glob) for kind in base for glob in layout.model_types)
-        if strict and not (gated if layout.id in _GATED else said):
+        if strict and not (gated if _has_gate(layout) else said):
             continue
         if strict:
             yield free
         for count in range(1, len(layout.weights)):
             for weights in combinations(layout.weights, count):
                 yield replace(free, weights=weights)
+
+
+def _has_gate(layout: Layout) -> bool:
+    """Whether a gate lies among the queries."""
+    return any({"q", "gate"} <= set(stored.packing.order) for stored in layout.weights)

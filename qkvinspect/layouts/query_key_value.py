@@ -172,6 +172,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="megatron-v2",
+        ranks_for="megatron",
         libraries="Megatron-LM, checkpoint_version 2 and 3; GPT-NeoX of EleutherAI without grouped queries",
         weights=(StoredWeight(_KEY, PER_HEAD),),
         layer="attention|self_attention",
@@ -184,6 +185,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="megatron-v1",
+        ranks_for="megatron",
         libraries="Megatron-LM, checkpoint_version 1.0",
         weights=(StoredWeight(_KEY, _INNERMOST),),
         layer="attention|self_attention",
@@ -196,6 +198,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="megatron-v0",
+        ranks_for="megatron",
         libraries="Megatron-LM before checkpoint_version; GPT-NeoX of EleutherAI with grouped queries",
         weights=(StoredWeight(_KEY, QKV),),
         layer="attention|self_attention",
@@ -210,6 +213,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *(
         Layout(
             id=f"megatron-cross-v{version}",
+            ranks_for="megatron",
             libraries=f"Megatron-LM cross-attention, checkpoint_version {version}",
             weights=(StoredWeight("query.weight", Packing(("q",))), StoredWeight("key_value.weight", packing)),
             layer="inter_attention",

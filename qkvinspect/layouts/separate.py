@@ -192,6 +192,7 @@ LAYOUTS = (
     ),
     Layout(
         id="llama-original",
+        rotary="neighbours",
         libraries="Llama and Mistral as first released",
         weights=(StoredWeight("wq.weight", Q), StoredWeight("wk.weight", K), StoredWeight("wv.weight", V)),
         layer="attention",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
+from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention, Measure, Report
 from qkvinspect.layouts.packing import describe, span
 from qkvinspect.render.alike_names import stem, together
@@ -107,7 +108,7 @@ def heads(attention: Attention) -> str:
     if attention.heads is None:
         return "heads unknown"
     origin = {"flag": "--heads"}.get(attention.heads_from, attention.heads_from.removeprefix("config:"))
-    if origin == "weights" and attention.evidence and attention.evidence.heads:
+    if attention.heads_said_by is SaidBy.WEIGHTS and attention.evidence and attention.evidence.heads:
         origin = f"the weights, {confidence(attention.evidence.heads.confidence)} sure"
     return clean(f"{describe(attention.heads)} ({origin})")
 

@@ -12,7 +12,8 @@ from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import QkvInspectError, UsageError, clean
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.report import Attention, Measure, Part, Report, number
+from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
 from qkvinspect.scans.files import stamp
 from qkvinspect.scans.steps import in_name, step_of

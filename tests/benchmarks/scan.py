@@ -25,8 +25,8 @@ from processes import QKVINSPECT, Taken, environment, interleaved, run
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.scan.cluster import cluster  # noqa: E402
-from tests.scan.training import save, train  # noqa: E402
+from tests.scans.cluster import cluster  # noqa: E402
+from tests.scans.training import save, train  # noqa: E402
 
 COPIES = 20
 LOOP = """

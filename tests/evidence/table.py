@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.findings import AGAINST_WEIGHTS
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.evidence.weigh import CHANCE
 from qkvinspect.inspection.report import Report

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.findings import AGAINST_WEIGHTS
 from qkvinspect.inspection.evidence.fit import fit
 from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.inspection.evidence.sample import Sample

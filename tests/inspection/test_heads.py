@@ -31,7 +31,8 @@ def report(
         name: TensorInfo(name, DTYPES["float32"], s, contiguous_strides(s), Region(None, 0, 0))
         for name, s in shapes.items()
     }
-    found = tuple(Config(origin.replace("__", ":").replace("_json", ".json"), v) for origin, v in configs.items())
+    origins = {origin.replace("__", ":").replace("_json", ".json"): values for origin, values in configs.items()}
+    found = tuple(Config(name, values, inside=name.startswith("checkpoint")) for name, values in origins.items())
     checkpoint = Checkpoint("model", "test", 0, tensors, configs=found, modules=modules or {})
     return inspect(checkpoint, Options(heads=flags, norms=False))
 

@@ -19,8 +19,8 @@ from qkvinspect.cli import app
 from qkvinspect.render.writers import WRITERS
 
 PACKAGE = Path(qkvinspect.__file__).parent
-ROWS = PACKAGE.parent / "tests/scan/run.jsonl"
-WITHOUT = {"export", "pack", "convert", "scan", "report", "browse"}
+ROWS = PACKAGE.parent / "tests/scans/run.jsonl"
+WITHOUT = {"scan", "report", "browse"}
 """Commands whose result is a file, or no text at all."""
 
 NDJSON = '''"""A JSON object a record."""
@@ -73,6 +73,9 @@ def commands(samples: Path) -> dict[str, list[str]]:
         "check": [model, other, "--heads", "2", "--no-evidence"],
         "trend": [str(ROWS)],
         "layouts": [],
+        "export": ["--split", model, "--heads", "2", "-o", "new.safetensors", "--dry-run"],
+        "pack": [str(samples / "bert_like"), "--to", "torch-mha", "-o", "new.safetensors", "--dry-run"],
+        "convert": [model, "--to", "qkv-proj", "--heads", "2", "-o", "new.safetensors", "--dry-run"],
     }
 
 
@@ -117,4 +120,4 @@ def test_a_new_form_is_one_module_and_its_lines_for_all_results(samples: Path, t
         records = [json.loads(line) for line in out.splitlines()]
         assert code in (0, 1), result.stderr
         assert records, name
-        assert "layer" in records[0] or name == "layouts"
+        assert {"layer", "tensor", "id"} & records[0].keys(), name

@@ -114,6 +114,17 @@ def test_check_and_analyze(case, run) -> None:
         assert one["ov"] == pytest.approx(other["ov"], rel=1e-4)
 
 
+def test_scan(case, run, tmp_path: Path) -> None:
+    path, _, values = case
+    out = tmp_path / "rows.jsonl"
+    assert run("scan", path, "-o", out, "--heads", "4", "--jobs", "1", "--no-evidence").code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    norms = {row["part"]: row["norm"] for row in rows if row["part"] in values and row["head"] is None}
+    assert norms.keys() == set("qkv")
+    for part, norm in norms.items():
+        assert norm == pytest.approx(float(values[part].double().norm()), rel=1e-6)
+
+
 def test_a_float8_copy_of_an_original_is_within_its_rounding(tmp_path: Path, run) -> None:
     torch.manual_seed(1)
     stored: State = {}

@@ -113,7 +113,7 @@ def _checkpoint(files: list[tuple[ByteSource, Header]], first: Header, tensors: 
         tensors=tensors,
         num_files=len(files),
         metadata={key: value for key, value in first.values.items() if isinstance(value, str)},
-        configs=(Config("checkpoint:metadata", {**values, **first.values}),),
+        configs=(Config("checkpoint:metadata", {**values, **first.values}, inside=True),),
         containers=(Container("", len(tensors), "model"),),
         findings=tuple(findings),
         loader="gguf",

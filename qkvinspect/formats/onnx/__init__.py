@@ -97,7 +97,7 @@ def _config(heads: Mapping[str, Heads]) -> Iterator[Config]:
     if any(one.packed for one in heads.values()):
         agreed["packed_qkv_of_operator"] = True
     if agreed:
-        yield Config("checkpoint:graph", agreed)
+        yield Config("checkpoint:graph", agreed, inside=True)
 
 
 def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> dict[str, Mapping[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TypeGuard
 
 from qkvinspect.fast_dataclass import dataclass
@@ -11,12 +12,31 @@ MAX_HEADS = 65_536
 """More heads than this are no answer: a number in a config is not trusted with memory."""
 
 
+class SaidBy(Enum):
+    """Who speaks of a layer's heads."""
+
+    FLAG = auto()
+    """The user, by ``--heads``."""
+    ROW = auto()
+    """The row of the registry, the pattern of the names, or the user's own row."""
+    CONFIG = auto()
+    """A config beside the checkpoint, which may be that of another part of the model."""
+    CHECKPOINT = auto()
+    """The checkpoint itself: hyper-parameters inside it, or attributes of a pickled module."""
+    TENSOR = auto()
+    """A tensor of the module."""
+    WEIGHTS = auto()
+    """The values of the projections."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeadFact:
     """What one source says of a layer's heads; None for what it leaves open.
 
     Attributes:
         origin: the source, as in the JSON contract: ``flag``, ``config:config.json:text_config.num_attention_heads``.
+        said_by: what kind of source that is.
+        config: the origin of the config that says it, without the key; "" where none does.
         num_heads, num_kv_heads, head_dim: of the whole model, before ranks share it or heads are pruned.
         embed_dim: the width that the same source gives for this part of the model.
         ranks: how many ranks of tensor parallelism share the layer, as the source says.
@@ -36,6 +56,8 @@ class HeadFact:
     pruned: int = 0
     by_class: bool = False
     elsewhere: bool = False
+    said_by: SaidBy = SaidBy.CONFIG
+    config: str = ""
 
 
 def is_count(value: object) -> TypeGuard[int]:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.facts import any_config, keyed
-from qkvinspect.inspection.facts.fact import HeadFact, is_count
+from qkvinspect.inspection.facts.fact import HeadFact, SaidBy, is_count
 from qkvinspect.inspection.facts.flags import HeadFlag
 from qkvinspect.inspection.facts.libraries import LIBRARIES, ORIGINALS
 from qkvinspect.inspection.facts.module import HeadedModule
@@ -42,11 +42,11 @@ class Sources:
     def _facts(self, candidate: Candidate) -> Iterator[HeadFact]:
         for flag in reversed(self._flags):
             if fnmatchcase(candidate.layer, flag.glob):
-                yield HeadFact("flag", flag.num_heads, flag.num_kv_heads)
+                yield HeadFact("flag", flag.num_heads, flag.num_kv_heads, said_by=SaidBy.FLAG)
                 break
         own = candidate.layout
         if own.num_heads is not None:
-            yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim)
+            yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim, said_by=SaidBy.ROW)
         module = HeadedModule.of(candidate, self._names)
         for config, parts in self._configs:
             yield from _of_config(config, parts, module)
@@ -62,7 +62,7 @@ class Sources:
         for key in _ATTRIBUTES:
             value = attributes.get(key)
             if is_count(value):
-                yield HeadFact(f"checkpoint:{candidate.layer}.{key}", value)
+                yield HeadFact(f"checkpoint:{candidate.layer}.{key}", value, said_by=SaidBy.CHECKPOINT)
                 break
 
     def _of_tensors(self, candidate: Candidate) -> Iterator[HeadFact]:
@@ -76,9 +76,9 @@ class Sources:
             if not is_count(size):
                 continue
             if tensor.fixes == "num_heads":
-                yield HeadFact(origin, size)
+                yield HeadFact(origin, size, said_by=SaidBy.TENSOR)
             elif size < candidate.weights[0].shape[0]:  # a norm over all heads at once says nothing
-                yield HeadFact(origin, head_dim=size)
+                yield HeadFact(origin, head_dim=size, said_by=SaidBy.TENSOR)
 
 
 def _of_config(config: Config, parts: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
@@ -89,6 +89,7 @@ def _of_config(config: Config, parts: Sequence[ConfigSection], module: HeadedMod
         found = list(keyed.facts(config.origin, parts, module, keys))
     elif found is None:
         found = list(any_config.facts(config.origin, parts, module))
+    said_by = SaidBy.CHECKPOINT if config.inside else SaidBy.CONFIG
     share, removed = ranks(config), pruned(config, module)
     for fact in found:
-        yield replace(fact, ranks=share, pruned=removed) if share or removed else fact
+        yield replace(fact, said_by=said_by, config=config.origin, ranks=share, pruned=removed)

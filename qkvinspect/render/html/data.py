@@ -9,7 +9,8 @@ from qkvinspect.analysis.columns import COLUMNS, Column
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.diff.difference import Difference
-from qkvinspect.inspection.report import Attention, number
+from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import labels, text
 from qkvinspect.render.html.side import PageSide, shown_stacks

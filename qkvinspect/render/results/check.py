@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from qkvinspect.checks.result import Checked, to_dict, totals
 from qkvinspect.errors import clean
-from qkvinspect.finding_codes import AGAINST_WEIGHTS, FindingCode
-from qkvinspect.findings import Finding
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.render import text
 from qkvinspect.render.document import Block, Cell, Chapter, Conclusion, Document, Items, Remark, Style, TextLine
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from qkvinspect.render import text
 from qkvinspect.render.document import Chapter, CodeBlock
-from qkvinspect.render.results.trend import buckets, part_name
+from qkvinspect.scans.rows import HEAD
+from qkvinspect.scans.series import Key, Series
 from qkvinspect.scans.trend import Line, Trend
 
 _HIGH, _WIDE = 10, 72
@@ -57,3 +58,24 @@ def _between(a: tuple[int, int], b: tuple[int, int]) -> Iterator[tuple[int, int]
     count = max(b[0] - a[0], abs(b[1] - a[1]), 1)
     for i in range(count + 1):
         yield round(a[0] + (b[0] - a[0]) * i / count), round(a[1] + (b[1] - a[1]) * i / count)
+
+
+def part_name(key: Key) -> str:
+    """Which rows of the layer."""
+    if key.head is not None:
+        return f"head {key.head}" if key.part == HEAD else f"{key.part.upper()} head {key.head}"
+    return "greatest head" if key.part == HEAD else key.part.upper()
+
+
+def buckets(series: Series, count: int, first: int, last: int) -> list[float | None]:
+    """Of each of so many equal stretches of steps, the value farthest from the one before; None: no checkpoint."""
+    found: list[float | None] = [None] * count
+    before = series.values[0]
+    for step, value in zip(series.steps, series.values, strict=True):
+        place = min((step - first) * count // max(last - first, 1), count - 1)
+        old = found[place]
+        if old is None:
+            before = found[place - 1] if place and found[place - 1] is not None else before
+        if old is None or abs(value - (before or 0.0)) > abs(old - (before or 0.0)):
+            found[place] = value
+    return found

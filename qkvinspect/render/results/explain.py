@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qkvinspect.explain.explanation import Explanation
-from qkvinspect.finding_codes import AGAINST_WEIGHTS, FindingCode
-from qkvinspect.inspection.report import Attention, Report, number
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import AGAINST_WEIGHTS
+from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render import evidence, facts, text
 from qkvinspect.render.document import Block, Cell, Chapter, CodeBlock, Document, Glossed, Items, TextLine
 from qkvinspect.render.results.show import summary

@@ -17,10 +17,10 @@ from qkvinspect.render.document import (
     TextLine,
     Title,
 )
+from qkvinspect.render.results.curves import buckets, charts, part_name
 from qkvinspect.render.spark import block
 from qkvinspect.render.view import ViewOptions
-from qkvinspect.scans.rows import HEAD
-from qkvinspect.scans.series import Key, Series
+from qkvinspect.scans.series import Series
 from qkvinspect.scans.trend import Line as Curve
 from qkvinspect.scans.trend import Trend
 
@@ -46,8 +46,6 @@ def document(trend: Trend, *, drawn: ViewOptions | None = None) -> Document:
 def _blocks(trend: Trend, drawn: ViewOptions | None) -> Iterator[Block]:
     yield Title(summary(trend))
     if drawn is not None:
-        from qkvinspect.render.results.curves import charts
-
         yield from charts(trend, drawn.width)
     else:
         yield from (_table(trend, column) for column in trend.columns)
@@ -85,13 +83,6 @@ def _cells(line: Curve) -> tuple[str, ...]:
     return (text.layer(line.key.layer), part_name(line.key), *map(text.number, figures), _spark(line.series))
 
 
-def part_name(key: Key) -> str:
-    """Which rows of the layer."""
-    if key.head is not None:
-        return f"head {key.head}" if key.part == HEAD else f"{key.part.upper()} head {key.head}"
-    return "greatest head" if key.part == HEAD else key.part.upper()
-
-
 def verdict(trend: Trend) -> str:
     """What was found, counted."""
     counts = [sum(f.severity == severity for f in trend.findings) for severity in ("error", "warning")]
@@ -101,20 +92,6 @@ def verdict(trend: Trend) -> str:
 def _spark(series: Series) -> str:
     """The curve, from its least to its greatest value."""
     return "".join(map(block, _shares(series, _WIDE)))
-
-
-def buckets(series: Series, count: int, first: int, last: int) -> list[float | None]:
-    """Of each of so many equal stretches of steps, the value farthest from the one before; None: no checkpoint."""
-    found: list[float | None] = [None] * count
-    before = series.values[0]
-    for step, value in zip(series.steps, series.values, strict=True):
-        place = min((step - first) * count // max(last - first, 1), count - 1)
-        old = found[place]
-        if old is None:
-            before = found[place - 1] if place and found[place - 1] is not None else before
-        if old is None or abs(value - (before or 0.0)) > abs(old - (before or 0.0)):
-            found[place] = value
-    return found
 
 
 def _shares(series: Series, count: int) -> Iterator[float]:

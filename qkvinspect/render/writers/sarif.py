@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from qkvinspect.checks import Rule, rules
 from qkvinspect.errors import clean
-from qkvinspect.finding_codes import FindingCode
+from qkvinspect.finding_codes import FindingKind
 from qkvinspect.findings import Finding
 from qkvinspect.render.document import Document
 from qkvinspect.render.view import ViewOptions
@@ -57,7 +57,7 @@ def _rule(rule: Rule) -> dict[str, object]:
     }
 
 
-def _result(path: str, finding: Finding, places: Mapping[FindingCode, int]) -> dict[str, object]:
+def _result(path: str, finding: Finding, places: Mapping[FindingKind, int]) -> dict[str, object]:
     where = f"{finding.layer}: " if finding.layer else ""
     identity = f"{PurePath(path).name}\0{finding.code}\0{finding.layer}\0{finding.message}"
     return {

@@ -9,7 +9,8 @@ import pytest
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.report import Attention, Report, row_ranges
+from qkvinspect.inspection.json_values import row_ranges
+from qkvinspect.inspection.report import Attention, Report
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -63,7 +64,7 @@ def test_a_rank_of_megatron_holds_its_share(said: dict[str, int]) -> None:
         "decoder.layers.0.self_attention.linear_qkv.weight": (256, 256),
         "decoder.layers.0.self_attention.linear_proj.weight": (256, 128),
     }
-    found = report(shapes, Config("checkpoint:args", MEGATRON | said))
+    found = report(shapes, Config("checkpoint:args", MEGATRON | said, inside=True))
     (attention,) = found.attentions
     assert sizes(attention) == (4, 2, 32)
     rows = {part.name: row_ranges(part.rows) for part in attention.parts}

@@ -26,7 +26,7 @@ class Poison(str):
 def cluster() -> Generator[tuple[str, subprocess.Popen[str]]]:
     """Its address, and its process. It gives up a task as soon as one worker died of it: that is left to the scan."""
     settings = {"PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
-    command = [sys.executable, "-m", "tests.scan.cluster"]
+    command = [sys.executable, "-m", "tests.scans.cluster"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes, text=True, env=os.environ | settings)
     assert process.stdin is not None

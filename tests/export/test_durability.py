@@ -113,7 +113,7 @@ def test_a_file_that_may_not_grow(samples: Path, tmp_path: Path, limit: int) -> 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("kind", ["nameless", "named", "shards"])
 def test_a_signal_at_any_moment(tmp_path: Path, number: int, kind: str) -> None:
-    """``python tests/rewriting/kill.py`` does this 300 times."""
+    """``python tests/export/kill.py`` does this 300 times."""
     path = kill.source(tmp_path, layers=2)
     code = kill.NAMED if kind == "named" else kill.NAMELESS
     target, options = ("out", ("--max-shard-size", "2MB")) if kind == "shards" else ("out.safetensors", ())

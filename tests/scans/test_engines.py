@@ -18,7 +18,7 @@ from distributed import Client
 
 from qkvinspect.scans.engine import dask, processes, scan_all
 from qkvinspect.scans.rows import ScanJob, Scanned
-from tests.scan.cluster import Poison, cluster
+from tests.scans.cluster import Poison, cluster
 
 
 @pytest.fixture(scope="module")

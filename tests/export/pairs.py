@@ -1,7 +1,7 @@
 """Models of real libraries loaded with what qkvinspect wrote for them: the same outputs as the model it came from.
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0
-    python tests/rewriting/pairs.py        # writes pairs.json beside it
+    python tests/export/pairs.py        # writes pairs.json beside it
 
 For each pair, a model of random weights is saved, its attention converted to another library's layout, and from there
 into the layout that the model stores. ``load_state_dict(strict=True)`` must take the result, ``from_pretrained`` the

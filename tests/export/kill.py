@@ -1,4 +1,4 @@
-"""Kill a rewriting at random moments: ``python tests/rewriting/kill.py [TIMES] [SIGNAL]`` (300 times SIGKILL).
+"""Kill a rewriting at random moments: ``python tests/export/kill.py [TIMES] [SIGNAL]`` (300 times SIGKILL).
 
 Each time the target must be the complete file or not there, and after a signal that can be caught no temporary file
 may be left. Prints how often each outcome was seen.

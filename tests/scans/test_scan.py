@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.scan.training import HEADS, LAYERS, Q, name, rows_of
+from tests.scans.training import HEADS, LAYERS, Q, name, rows_of
 
 PARTS = "qkv"
 

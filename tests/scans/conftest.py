@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scan.training import save, train
+from tests.scans.training import save, train
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from qkvinspect.analysis import LayerFigures, analyze, column
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from tests.report.pages import cell, chromium, hovered, opened, rows
+from tests.render.html.pages import cell, chromium, hovered, opened, rows
 
 Run = Callable[..., Any]
 

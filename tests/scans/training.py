@@ -2,7 +2,7 @@
 
 The task is to copy what stood some tokens before, which attention learns in a few hundred steps.
 
-    python -m tests.scan.training       # writes tests/scan/run.jsonl, the run of the README
+    python -m tests.scans.training       # writes tests/scans/run.jsonl, the run of the README
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from tests.scan.training import HEADS, LAYERS, Q, name, rows_of, ruined, save, train
+from tests.scans.training import HEADS, LAYERS, Q, name, rows_of, ruined, save, train
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/results/trend.schema.json").read_text())
 

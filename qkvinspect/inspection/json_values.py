@@ -1,0 +1,16 @@
+"""Numbers and ranges of rows as the JSON contract has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def row_ranges(rows: Sequence[range]) -> list[list[int]]:
+    """Half-open ranges as [start, stop], with the step as a third number where it is not 1."""
+    return [[r.start, r.stop] if r.step == 1 else [r.start, r.stop, r.step] for r in rows]
+
+
+def number(value: float) -> float | str:
+    """A float, or "nan", "inf" or "-inf" where JSON has no number for it."""
+    return value if math.isfinite(value) else str(value)
