@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from qkvinspect.checkpoint import Config
-from qkvinspect.inspection.facts import diffusers, open_clip, openai, timm, transformers
+from qkvinspect.inspection.facts import beside, diffusers, open_clip, openai, segment_anything, timm, transformers
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection
@@ -35,4 +35,4 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (openai.clip,)
+FORMATS: tuple[Format, ...] = (openai.clip, beside.facts, segment_anything.facts)
