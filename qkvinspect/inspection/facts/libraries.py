@@ -27,7 +27,7 @@ class Library(Protocol):
 LIBRARIES: tuple[Library, ...] = (diffusers.facts, open_clip.facts, openai.whisper, timm.facts, transformers.facts)
 
 
-class Format(Protocol):
+class BareFormat(Protocol):
     """Reads the heads of a module where a format has no config and its tensors say whose it is."""
 
     def __call__(self, module: HeadedModule, /) -> Iterable[HeadFact]:
@@ -35,4 +35,4 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (openai.clip, beside.facts, segment_anything.facts)
+FORMATS: tuple[BareFormat, ...] = (openai.clip, beside.facts, segment_anything.facts)
