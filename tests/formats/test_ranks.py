@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -363,3 +364,14 @@ def test_what_vllm_calls_as_the_library_does_but_packs_in_blocks(tmp_path, conte
         (found,) = inspect(checkpoint, Options(norms=False)).attentions
         assert [part.rows for part in found.parts] == [(range(64),), (range(64, 128),), (range(128, 192),)]
         assert [len(part.heads) for part in found.parts] == [8, 8, 8]
+
+
+def test_ranks_of_experts_are_not_taken_for_stages(tmp_path) -> None:
+    """Without pipeline parallelism Megatron names the folder of an expert's rank as it names that of a stage."""
+    for rank in range(2):
+        (tmp_path / f"mp_rank_00_{rank:03}").mkdir()
+        model = {"decoder.layers.0.self_attention.linear_qkv.weight": torch.zeros(12, 4)}
+        saved = {"model": model, "args": argparse.Namespace(expert_model_parallel_size=2), "checkpoint_version": 3.0}
+        torch.save(saved, tmp_path / f"mp_rank_00_{rank:03}/model_optim_rng.pt")
+    with pytest.raises(CheckpointError, match="ranks of expert parallelism, which are not joined"):
+        open_checkpoint(tmp_path)

@@ -22,6 +22,7 @@ from qkvinspect.sources import LocalFile
 
 _TENSOR_SIZES = ("tensor_model_parallel_size", "model_parallel_size", "mp_world_size")
 _STAGE_SIZES = ("pipeline_model_parallel_size", "pipe_parallel_size")
+_EXPERT_SIZES = ("expert_model_parallel_size",)
 _ARGS = ("args", "cfg", "model")
 _MAX_FILES = 4096
 
@@ -116,8 +117,18 @@ def _require_sizes(files: RankFiles, configs: Sequence[Config]) -> None:
     """As many ranks as the checkpoint itself says that there are.
 
     Raises:
-        CheckpointError: there are fewer, or more.
+        CheckpointError: there are fewer, or more; or they share experts, whose ranks' folders are named as stages are.
     """
+    experts = _said(configs, _EXPERT_SIZES)
+    if experts is not None and experts > 1:
+        raise CheckpointError(
+            "is shared out over ranks of expert parallelism, which are not joined",
+            code=Code.RANKS,
+            file=str(files.folder),
+            expected="ranks of tensor and pipeline parallelism only",
+            found=f"{experts} ranks of experts",
+            hint="convert the checkpoint to one expert-parallel rank, or name the file of one rank",
+        )
     for keys, count, what in (
         (_TENSOR_SIZES, files.tensor, "tensor-parallel ranks"),
         (_STAGE_SIZES, files.stages, "pipeline stages"),

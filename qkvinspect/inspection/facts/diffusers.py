@@ -22,6 +22,7 @@ _COUNTED = frozenset(
         "DreamLiteUNetModel",
         "MultiControlNetModel",
         "SparseControlNetModel",
+        "StableCascadeUNet",
         "UNet2DConditionModel",
         "UNetControlNetXSModel",
         "UNetMotionModel",
@@ -55,7 +56,15 @@ def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> I
         return iter((HeadFact(origin, 8, by_class=True),))
     if name in _HEAD_DIM:
         return iter((HeadFact(origin, head_dim=_HEAD_DIM[name], by_class=True),))
-    return _of_blocks(config, module, wide=name in _WIDE) if name in _COUNTED | _WIDE else None
+    if name in _COUNTED | _WIDE:
+        return _of_blocks(config, module, wide=name in _WIDE)
+    return iter(()) if _may_be_turned(config, module) else None
+
+
+def _may_be_turned(config: Config, module: HeadedModule) -> bool:
+    """Whether a class that is not known here may take a list from behind, as most UNets do on their way up."""
+    lists = (config.values.get(key) for key in ("num_attention_heads", "attention_head_dim"))
+    return "up_blocks." in module.layer and any(is_items(value) and value != value[::-1] for value in lists)
 
 
 def _of_blocks(config: Config, module: HeadedModule, *, wide: bool) -> Iterator[HeadFact]:

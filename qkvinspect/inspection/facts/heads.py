@@ -11,7 +11,7 @@ from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.facts import any_config, keyed
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy, is_count
 from qkvinspect.inspection.facts.flags import HeadFlag
-from qkvinspect.inspection.facts.libraries import LIBRARIES, ORIGINALS
+from qkvinspect.inspection.facts.libraries import FORMATS, LIBRARIES
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, sections
 from qkvinspect.inspection.facts.shares import pruned, ranks
@@ -52,7 +52,7 @@ class Sources:
             yield from _of_config(config, parts, module)
         yield from self._of_modules(candidate)
         yield from self._of_tensors(candidate)
-        for format in ORIGINALS:
+        for format in FORMATS:
             yield from format(module)
         for config, parts in self._configs:
             yield from any_config.of_other_parts(config.origin, parts, module)

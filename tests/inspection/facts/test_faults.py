@@ -194,6 +194,22 @@ def test_the_blocks_up_of_a_unet_take_the_list_from_behind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "key", "up"),
+    [
+        ("UNet2DConditionModel", "attention_head_dim", 10),
+        ("StableCascadeUNet", "num_attention_heads", 10),
+        ("ClassOfTomorrow", "num_attention_heads", None),
+    ],
+)
+def test_a_list_for_the_way_up_is_not_taken_as_it_stands(name: str, key: str, up: int | None) -> None:
+    shapes = {**unet("down_blocks.0", 640), **unet("down_blocks.1", 640)}
+    shapes |= {**unet("up_blocks.0", 640), **unet("up_blocks.1", 640)}
+    found = report(shapes, config(_class_name=name, **{key: [5, 10]}))
+    heads = [attention.heads and attention.heads.num_heads for attention in found.attentions]
+    assert heads == [5, 10, up, up and 5]
+
+
+@pytest.mark.parametrize(
     ("name", "heads"),
     [("UNet2DConditionModel", 8), ("ControlNetModel", 8), ("SparseControlNetModel", 8), ("UNet3DConditionModel", 80)],
 )
