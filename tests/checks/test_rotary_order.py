@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from qkvinspect.finding_codes import FindingCode
-from qkvinspect.inspection.evidence.rotary_order import places_of
+from qkvinspect.inspection.evidence.rotary_order import places_of, smoothness
 
 HEADS, KV_HEADS, WIDTH, COLUMNS, LAYERS = 4, 2, 16, 64, 3
+MODELS = Path(__file__).parent / "rotary_models"
+TRAINED = ("c",)
 Weights = dict[str, Any]
 CODE = FindingCode.ROTARY_ORDER_AGAINST_WEIGHTS
 
@@ -171,3 +174,36 @@ def test_places_are_those_of_the_converter(width: int, share: int) -> None:
     assert np.array_equal(rows[places_of("halves", width, share)], rows)
     if width % share == 0 and width // share % 2 == 0:
         assert np.array_equal(permuted(rows, share)[places_of("with the heads of Q", width, share)], rows)
+
+
+@pytest.mark.mass
+def test_no_verdict_on_trained_models_is_wrong(tmp_path: Path) -> None:
+    """Trains those that set no threshold, an hour on one core; or takes them from QKVINSPECT_ROTARY_MODELS."""
+    from tests.checks.rotary_models import make, matrix
+
+    folder = Path(os.environ.get("QKVINSPECT_ROTARY_MODELS", tmp_path / "models"))
+    make.main(str(folder), *make.HELD_OUT)
+    sums = matrix.run(folder, list(make.HELD_OUT))
+    assert not sums["WRONG"]
+    assert sums["right"] >= 0.9 * sums.total()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_small_trained_models_are_judged(name: str, tmp_path: Path) -> None:
+    from tests.checks.rotary_models import matrix
+
+    for kind, case, found, why in matrix.judged(MODELS / name, tmp_path):
+        assert found == "right" or (case == "K with Q's heads" and found == "undecided"), (kind, case, why)
+
+
+def test_the_norms_of_rows_tell_in_which_order_they_lie() -> None:
+    rng = np.random.default_rng(0)
+    turns = np.arange(32) % 16
+    norms = 0.05 * (turns - 12) + 0.1 * rng.standard_normal((4, 32))
+    for order in ("halves", "neighbours", "twice", "undone"):
+        stored = np.empty_like(norms)
+        stored[:, places_of(order, 32, 2)] = norms
+        gains = {one: smoothness(stored, places_of(one, 32, 2)) for one in ("halves", "neighbours", "twice", "undone")}
+        assert max(gains, key=gains.__getitem__) == order
+        assert gains[order] > 100
+    assert abs(np.mean([smoothness(rng.standard_normal((4, 32)), np.arange(32)) for _ in range(300)])) < 0.5

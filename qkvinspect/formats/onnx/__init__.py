@@ -18,6 +18,7 @@ from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
 from qkvinspect.formats.onnx.names import Named, Uses, names_of
 from qkvinspect.formats.onnx.operators import operator_names
+from qkvinspect.formats.onnx.quantised import quantised_names
 from qkvinspect.formats.onnx.tensors import Tensors
 from qkvinspect.formats.onnx.wire import Wire
 from qkvinspect.formats.request import OpenRequest
@@ -48,12 +49,13 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     for named in [*operator_names(uses, names)]:
         names.pop(named.stored, None)
         names.setdefault(named.name, named)
+    stored_as = quantised_names(uses, names)
     resources = ExitStack()
     with resources:
         files = Tensors(wire, resources)
         infos = {name: info for name, stored in graph.initialisers.items() if (info := files.info(stored))}
         tensors = {
-            named.name: _as_named(infos[named.stored], named) for named in names.values() if named.stored in infos
+            named.name: _as_named(infos[named.stored], named) for named in stored_as.values() if named.stored in infos
         }
         heads = heads_of(uses, names.values(), wire)
         return Checkpoint(
@@ -66,7 +68,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             configs=tuple(_config(heads)),
             modules=_modules(heads, tensors),
             containers=(Container("", len(tensors), "model"),),
-            findings=tuple(_findings(names, infos)),
+            findings=tuple(_findings(stored_as, infos)),
             resources=resources.pop_all(),
             loader="onnx",
         )

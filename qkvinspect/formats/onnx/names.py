@@ -20,6 +20,9 @@ _GENERATED = re.compile(r"onnx::\w+|_?val_\d+(?:/.*)?|\d+|/.*|node_.*|ortshared_
 _SAME = frozenset({"Identity", "Cast"})
 """What gives the tensor that it is given, in other numbers at most."""
 
+DEQUANTIZE = "DequantizeLinear"
+"""What makes numbers of codes, with a scale and a zero point: weights that were quantised in place."""
+
 _COUNTS = frozenset({6, 7})
 """TensorProto.DataType of int32 and int64: axes, shapes, places."""
 
@@ -76,6 +79,9 @@ class Uses:
             if root is not None and node.outputs:
                 label = node.outputs[0] if node.op == "Identity" and not is_generated(node.outputs[0]) else root[1]
                 self._roots.setdefault(node.outputs[0], (root[0], label))
+            elif node.op == DEQUANTIZE and node.outputs and node.inputs and node.inputs[0] in graph.initialisers:
+                # Under no name of its own: what the module calls it is told by the product, as of any other weight.
+                self._roots.setdefault(node.outputs[0], (node.inputs[0], f"/{node.outputs[0]}"))
         self.all = [use for node in graph.nodes for use in self.of(node)]
 
     def of(self, node: Node) -> list[Use]:
