@@ -52,4 +52,5 @@ def of_vector(weight: Weight) -> Array:
 
 
 def _rows(weight: Weight, orientation: Orientation, rows: Sequence[range]) -> Array:
-    return rows_of_values(weight.as_matrix(orientation), rows).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return rows_of_values(weight.as_matrix(orientation), rows).astype(np.float64)

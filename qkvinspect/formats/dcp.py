@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import prod
 
-from qkvinspect.checkpoint import ByteSource, Checkpoint, Region, TensorInfo
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Region, TensorInfo
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
@@ -30,6 +30,7 @@ IS_INDEX: bool = True
 
 _ROOT = re.compile(rb"torch\.distributed\.(_shard\.)?checkpoint\.metadata.{1,8}Metadata\W", re.DOTALL)
 _LEAF = Global("torch._utils", "_rebuild_tensor_v2")
+_META = "meta.pt"
 _MAX_VALUES = 1000
 _MAX_VALUE = 1 << 16
 _OPTIMIZER = re.compile(r"optim|sched", re.IGNORECASE)
@@ -62,19 +63,37 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
                 findings.append(Finding(FindingCode.UNREADABLE_TENSOR, message))
             else:
                 tensors[info.name] = info
+        beside = _lightning(source, limits, findings)
         return Checkpoint(
             path=source.name,
             format=NAME,
             num_bytes=source.size + sum(file.size for file in files.values()),
             tensors=tensors,
             num_files=1 + len(files),
-            configs=containers.configs(root, found.keys),
+            configs=(*beside, *containers.configs(root, found.keys)),
             container=found.container.path,
             containers=all_containers,
             findings=(*dangers.findings(loaded.globals, ()), *findings),
             resources=resources.pop_all(),
             loader="distributed",
         )
+
+
+def _lightning(source: ByteSource, limits: Limits, findings: list[Finding]) -> tuple[Config, ...]:
+    """The hyper-parameters that Lightning saves beside the tensors (fabric/strategies/fsdp.py: _METADATA_FILENAME)."""
+    if _META not in source.siblings():
+        return ()
+    try:
+        file = source.relative(_META)
+        try:
+            loaded = torch_zip.unpack(file, limits).loaded
+        finally:
+            file.close()
+    except CheckpointError as error:
+        findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{_META} beside it is not used: {error.message}"))
+        return ()
+    findings += dangers.findings(loaded.globals, ())
+    return containers.configs(loaded.value, ())
 
 
 def _own(limits: Limits, size: int) -> Limits:

@@ -7,11 +7,12 @@ numbers asks a ``Weight``; nobody else decodes. Nothing is read here, and numpy 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from qkvinspect.checkpoint import Orientation, Region, TensorInfo
-from qkvinspect.dtypes import DType
+from qkvinspect.checkpoint import Orientation, Region, TensorInfo, contiguous_strides
+from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.strided import StridedMatrix, shape_as_rows, strided_matrix, strided_shape
@@ -241,3 +242,11 @@ class Weight:
 def plain(info: TensorInfo) -> Weight:
     """A stored tensor whose elements are the numbers."""
     return Weight(info.name, info.shape, info.dtype, info)
+
+
+def one_by_one(info: TensorInfo) -> TensorInfo:
+    """A tensor of pairs of numbers, as torch has float4, seen as one of numbers, as safetensors has it."""
+    if info.dtype.name != "float4_e2m1fn_x2" or not info.contiguous or info.offset or not info.shape:
+        return info
+    shape = (*info.shape[:-1], info.shape[-1] * info.dtype.values)
+    return replace(info, dtype=DTYPES["float4_e2m1fn"], shape=shape, strides=contiguous_strides(shape))

@@ -142,6 +142,15 @@ def test_a_baseline_holds(sound: State, check: Any, tmp_path: Path) -> None:
     assert "more than 0.01" in found["message"]
 
 
+def test_norms_below_one_are_compared_relatively_too(sound: State, check: Any, tmp_path: Path) -> None:
+    small = {key: value / 1000 for key, value in sound.items()}
+    baseline = tmp_path / "attention.json"
+    check(small, "--write-baseline", baseline, "--select", "changed", code=0)
+    small[name(1)][:32] *= 1.05
+    (found,) = check(small, "--baseline", baseline, "--select", "changed", code=1)
+    assert found["message"].endswith("0.05 away, more than 0.01")
+
+
 def test_a_baseline_names_what_came_and_went(sound: State, check: Any, tmp_path: Path) -> None:
     baseline = tmp_path / "attention.json"
     check(sound, "--write-baseline", baseline)

@@ -11,6 +11,7 @@ import torch
 
 import qkvinspect
 from qkvinspect.checks import CHECKS, rules
+from qkvinspect.checks.subject import listed, outvoted
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
@@ -140,9 +141,9 @@ def test_a_fault_is_named(
 
 
 def test_every_check_has_a_fault_here() -> None:
-    elsewhere = {"expected", "changed", "fused-scales-differ", "rotary-order-against-weights"}
-    elsewhere |= {"coarse-head", "quantised-otherwise"}  # files of their own
-    assert {module.CODE for module in CHECKS} == {code for code, *_ in FAULTS} | elsewhere
+    own_files = {"expected", "changed", "digest-differs", "fused-scales-differ", "rotary-order-against-weights"}
+    own_files |= {"coarse-head", "quantised-otherwise"}
+    assert {module.CODE for module in CHECKS} == {code for code, *_ in FAULTS} | own_files
 
 
 def test_layers_that_share_storage_are_no_copies(sound: State, check: Any) -> None:
@@ -220,3 +221,19 @@ def test_stages_that_differ_as_real_ones_do_are_no_outliers(check: Any) -> None:
     for key, factor in (("stagea.blocks.0", 5.0), ("stagec.blocks.1", 0.2)):
         state[f"{key}.attn.in_proj_weight"] *= factor
     assert not [one for one in check(state) if one["code"] == "norm-outlier"]
+
+
+def test_many_numbers_are_counted_after_the_first_eight() -> None:
+    assert listed([3]) == "3"
+    assert listed([3, 4, 5]) == "3, 4 and 5"
+    assert listed(list(range(8))) == "0, 1, 2, 3, 4, 5, 6 and 7"
+    assert listed(list(range(13))) == "0, 1, 2, 3, 4, 5, 6, 7 and 5 more"
+
+
+def test_what_most_layers_have_needs_four_that_agree_and_a_quarter_that_does_not() -> None:
+    assert outvoted({}) is None
+    assert outvoted(dict.fromkeys("abcd", 1)) is None
+    assert outvoted({**dict.fromkeys("abc", 1), "d": 2}) is None
+    assert outvoted({**dict.fromkeys("abcd", 1), "e": 2}) == (1, 4, ["e"])
+    assert outvoted({**dict.fromkeys("abcdef", 1), "g": 2, "h": 3}) == (1, 6, ["g", "h"])
+    assert outvoted({**dict.fromkeys("abcde", 1), "g": 2, "h": 3}) is None

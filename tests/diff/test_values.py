@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,3 +204,22 @@ def test_zeros_on_both_sides_are_no_difference_of_any_size(tmp_path: Path) -> No
     assert compared(tmp_path, torch.zeros(4, 4), torch.zeros(4, 4)).relative_l2 == 0
     grown = compared(tmp_path, torch.zeros(4, 4), torch.eye(4))
     assert (grown.status, grown.relative_l2, grown.emptied) == ("changed", math.inf, False)
+
+
+def test_float4_in_pairs_as_torch_has_it_is_that_of_safetensors(tmp_path: Path, run: Any) -> None:
+    """safetensors counts numbers, torch pairs of them: the bytes are the same."""
+    names = [f"layers.0.self_attn.{part}_proj.weight" for part in "qkvo"]
+    header = {
+        name: {"dtype": "F4", "shape": [16, 16], "data_offsets": [128 * number, 128 * number + 128]}
+        for number, name in enumerate(names)
+    }
+    text = json.dumps(header).encode()
+    data = bytes(number * 37 % 256 for number in range(512))
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    assert run("export", "--all", "--split", tmp_path / "a.safetensors", "-o", tmp_path / "b.pt").code == 0
+    result = run("diff", tmp_path / "a.safetensors", tmp_path / "b.pt")
+    assert (result.code, result.out.splitlines()[-1]) == (0, "same: 1 layer (1 identical)")
+    state = torch.load(tmp_path / "b.pt")
+    state[names[1]].view(torch.uint8)[3, 2] ^= 1
+    torch.save(state, tmp_path / "c.pt")
+    assert run("diff", tmp_path / "a.safetensors", tmp_path / "c.pt").code == 1

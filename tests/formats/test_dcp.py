@@ -359,3 +359,17 @@ def test_every_file_is_closed_again(folder: Any, refused: Refused) -> None:
     place = folder(FIRST)
     refused(place, file=place / ".metadata")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_hyper_parameters_that_lightning_saves_beside_the_tensors(tmp_path: Path, run: Any) -> None:
+    """``meta.pt`` of lightning.fabric's FSDP and ModelParallel strategies holds all but the tensors."""
+    state = {f"blocks.0.self_attn.{name}_proj.weight": torch.randn(32, 32) for name in "qkvo"}
+    torch.distributed.checkpoint.save({"state_dict": state}, checkpoint_id=tmp_path / "last.ckpt", no_dist=True)
+    meta = {"epoch": 3, "hyper_parameters": {"num_heads": 4, "width": 32}, "pytorch-lightning_version": "2.6.0"}
+    torch.save(meta, tmp_path / "last.ckpt" / "meta.pt")
+    (attention,) = run("show", tmp_path / "last.ckpt", "-f", "json").json()["attentions"]
+    assert (attention["num_heads"], attention["num_heads_from"]) == (4, "checkpoint:hyper_parameters:num_heads")
+    (tmp_path / "last.ckpt" / "meta.pt").write_bytes(b"PK no zip")
+    result = run("show", tmp_path / "last.ckpt", "-f", "json")
+    assert result.code == 0
+    assert [one["message"] for one in result.json()["findings"] if one["code"] == "config-unreadable"] != []

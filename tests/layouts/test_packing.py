@@ -128,3 +128,16 @@ def test_rows_of_the_slot_innermost_packing_are_never_joined(heads: int, dim: in
     index = np.arange(3 * heads * dim).reshape(heads, dim, 3)
     for slot, part in enumerate("qkv"):
         assert list(chain.from_iterable(merge(rows[part]))) == list(index[:, :, slot].ravel())
+
+
+def test_heads_share_kv_heads_in_runs() -> None:
+    """As transformers' repeat_kv and torch's enable_gqa do: query heads of one kv head are neighbours."""
+    grouped = Geometry(12, 4, 8)
+    assert [grouped.kv_head(head) for head in range(12)] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [Geometry(6, 6, 8).kv_head(head) for head in range(6)] == list(range(6))
+    assert {Geometry(6, 1, 8).kv_head(head) for head in range(6)} == {0}
+    assert [grouped.partner("q", head) for head in range(12)] == list(range(12))
+    assert [grouped.partner("v", head) for head in range(12)] == [grouped.kv_head(head) for head in range(12)]
+    twice = Geometry(2, 2, 8, subheads={"q": 2, "k": 2})  # differential attention: each head has two of Q and K
+    assert [twice.partner("k", head) for head in range(4)] == [0, 1, 2, 3]
+    assert [twice.partner("v", head) for head in range(4)] == [0, 0, 1, 1]

@@ -66,5 +66,5 @@ def _width(values: Mapping[str, object], path: str, module: HeadedModule) -> int
         around = around.get(key) if is_mapping(around) else None
     if not is_mapping(around) or "attention_downsample_rate" in around or "[" in path:
         return None
-    found = {around[key] for key in ("hidden_size", "d_model", "n_embd", "embed_dim") if key in around}
+    found = {around[key] for key in ("hidden_size", "d_model", "n_embd", "embed_dim") if type(around.get(key)) is int}
     return next((width for width in found if isinstance(width, int) and width in module.widths), None)

@@ -24,7 +24,7 @@ from qkvinspect.weights.encodings import (
     scaled_int,
     weight_norm,
 )
-from qkvinspect.weights.weight import Weight, plain
+from qkvinspect.weights.weight import Weight, one_by_one, plain
 
 
 class EncodingModule(Protocol):
@@ -77,7 +77,7 @@ class Weights:
         return iter(self.order or self.tensors)
 
     def __getitem__(self, name: str) -> Weight:
-        return self.encoded.get(name) or plain(self.tensors[name])
+        return self.encoded.get(name) or plain(one_by_one(self.tensors[name]))
 
     def without(self, names: set[str]) -> Weights:
         """All but some of the stored tensors."""
