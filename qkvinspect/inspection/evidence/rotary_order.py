@@ -79,13 +79,15 @@ def weigh_orders(stack: Sequence[Attention]) -> Orders | None:
     forward = np.stack([block for sample in samples for block in sample.blocks])
     width, share = forward.shape[1], len(q.heads) // len(k.heads)
     places: dict[Order, Array] = {order: places_of(order, width, share) for order in _orders(q, k)}
-    pairs = [pair for pair in product(places, places) if pair[0] != "with the heads of Q"]
-    circuit = {(one, other): _score(forward, places[one], places[other]) for one, other in pairs}
+    pairs: list[tuple[Order, Order]] = [pair for pair in product(places, places) if pair[0] != "with the heads of Q"]
+    circuit: dict[tuple[Order, Order], float] = {
+        (one, other): _score(forward, places[one], places[other]) for one, other in pairs
+    }
     of_q, of_k = (
         {order: sum(smoothness(norms, place) for norms in every) for order, place in places.items()}
         for every in zip(*((sample.q_norms, sample.k_norms) for sample in samples), strict=True)
     )
-    smooth = {(one, other): of_q[one] + of_k[other] for one, other in pairs}
+    smooth: dict[tuple[Order, Order], float] = {(one, other): of_q[one] + of_k[other] for one, other in pairs}
     return _best(circuit, smooth)
 
 
@@ -108,8 +110,8 @@ def smoothness(norms: Array, places: Array) -> float:
     """
     ordered = norms[:, places]
     heads, width = ordered.shape
-    turns = np.arange(width) % (width // 2)
-    basis = np.linalg.qr(np.stack([turns**0, turns, turns**2], axis=1).astype(np.float64))[0][:, 1:]
+    turns: Array = np.arange(width, dtype=np.float64) % (width // 2)
+    basis = np.linalg.qr(np.stack([np.ones(width), turns, turns * turns], axis=1))[0][:, 1:]
     centred = ordered - ordered.mean(axis=1, keepdims=True)
     whole = float((centred**2).sum())
     explained = heads * float(((basis.T @ centred.mean(axis=0)) ** 2).sum())
