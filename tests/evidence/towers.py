@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from qkvinspect.finding_codes import AGAINST_WEIGHTS
+from qkvinspect.findings import AGAINST_WEIGHTS
 from qkvinspect.inspection.report import Attention, Report
 from tests.evidence import cases
 
