@@ -13,6 +13,7 @@ from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_heads
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.inspection.sizes import rows_of
 from qkvinspect.inspection.weighed import weighed
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry, split_rows
@@ -106,7 +107,7 @@ def _parts(
         if bias is not None
         for part, rows in split_rows(stored.packing, sizes, bias.numel).items()
     }
-    every = geometry.rows_of(layout, sizes, [total for total, _ in shapes])
+    every = rows_of(layout, sizes, [total for total, _ in shapes])
     for weight, stored, shape, rows in zip(candidate.weights, layout.weights, shapes, every, strict=True):
         for name, heads in rows.items():
             yield Part(name, weight, stored.orientation, shape[1], heads, *bias_rows.get(name, (None, ())))
