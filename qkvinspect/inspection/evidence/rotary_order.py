@@ -173,7 +173,7 @@ def _score(forward: Array, q: Array, k: Array) -> float:
     return gained - (len(laws) - 1)
 
 
-class _Sample(NamedTuple):
+class _RotarySample(NamedTuple):
     """Of some heads of a layer: how alike the rows of Q are with those of K, [rows of Q, rows of K] each; and the
     logarithms of the norms of their rows, [heads, rows of a head].
     """
@@ -183,8 +183,8 @@ class _Sample(NamedTuple):
     k_norms: Array
 
 
-def _sample(attention: Attention) -> _Sample:
-    nothing = _Sample([], np.empty((0, 0)), np.empty((0, 0)))
+def _sample(attention: Attention) -> _RotarySample:
+    nothing = _RotarySample([], np.empty((0, 0)), np.empty((0, 0)))
     q, k = attention.part("q"), attention.part("k")
     if q is None or k is None or attention.heads is None or len(q.heads) % len(k.heads):
         return nothing
@@ -205,7 +205,7 @@ def _sample(attention: Attention) -> _Sample:
         lengths = _log_norms(rows).reshape(-1, width)
         norms[0].extend(lengths[:-1])
         norms[1].append(lengths[-1])
-    return _Sample(blocks, np.array(norms[0]), np.array(norms[1])) if blocks else nothing
+    return _RotarySample(blocks, np.array(norms[0]), np.array(norms[1])) if blocks else nothing
 
 
 def _log_norms(rows: Array) -> Array:
