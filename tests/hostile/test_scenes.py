@@ -118,6 +118,7 @@ def test_120_the_disk_is_full(suffix: str, most: int, sample: Path, tmp_path: Pa
     target.parent.mkdir()
     limited = (
         "import resource, signal, sys\n"
+        "sys.dont_write_bytecode = True\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
         "from qkvinspect.cli import main\n"
