@@ -42,7 +42,10 @@ def read_again(
     names = Names(_planned_weights(known))
     path = names.paths[infos[0].name][: -len(target.weights[0].key.replace("../", "").split("."))]
     candidate = Candidate(target, path, layer, tuple(infos))
-    facts = [HeadFact("pack", *source.heads, head_dim=geometry.head_dim, said_by=SaidBy.FLAG)] if source.heads else []
+    word = (
+        HeadFact("pack", *source.heads, head_dim=geometry.head_dim, said_by=SaidBy.CHECKPOINT) if source.heads else None
+    )
+    facts = [word] if word is not None else []
     reason = ""
     try:
         attention, findings = split(unsplit(Match((candidate,), DecidedBy.FLAG)), candidate, names, facts)

@@ -78,35 +78,36 @@ def split_layer(
                 f"layer {attention.layer!r} is stored as codes", hint="--dequantize float32 writes its numbers"
             )
         return list(_codes_apart(attention, naming(names), heads_split=heads_split))
-    source = source_of(attention, numbers_as)
+    source, halved = source_of(attention, numbers_as), frozenset[str]()
     if undo_permute:
-        source = in_halves(source)
+        source, halved = in_halves(source), frozenset(source.layout.paired if source.layout is not None else ())
     if names == TORCH and not heads_split:
         packed = repack(source, by_id("torch-mha-split"), attention.layer)
         return [*packed.weights, *packed.biases]
-    return list(_apart(source, naming(names), heads_split=heads_split, everything=everything))
+    return list(_apart(source, naming(names), halved if heads_split else None, everything=everything))
 
 
-def _apart(source: StoredPart, name: Naming, *, heads_split: bool, everything: bool) -> Iterator[OutputTensor]:
+def _apart(
+    source: StoredPart, name: Naming, halved: frozenset[str] | None, *, everything: bool
+) -> Iterator[OutputTensor]:
+    """Each part, or each of its heads.
+
+    Args:
+        halved: the parts of which a head is two runs; None where heads stay together.
+    """
     parts = [part for part in _MAIN if part in source.weights]
     if everything:
         parts += [part for part in source.weights if part not in _MAIN]
     for part in parts:
         for kind, held in (("weight", source.weights), ("bias", source.biases)):
             runs = held.get(part, ())
-            if heads_split and runs:
-                for head, run in enumerate(_by_head(source, part, runs)):
-                    yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), run, kind)
+            if halved is not None and runs:
+                size = 2 if part in halved else 1
+                for head, start in enumerate(range(0, len(runs), size)):
+                    own = runs[start : start + size]
+                    yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), own, kind)
             elif runs:
                 yield _piece(name(source.layer, part, kind), merged(runs), kind)
-
-
-def _by_head(source: StoredPart, part: str, runs: tuple[RowRun, ...]) -> Iterator[tuple[RowRun, ...]]:
-    """The runs of each head: one, or two where its rows were put back in order."""
-    heads = len(runs) if source.heads is None else source.heads[part in ("k", "v")]
-    size = 2 if len(runs) == 2 * heads else 1
-    for start in range(0, len(runs), size):
-        yield runs[start : start + size]
 
 
 def _piece(name: str, runs: tuple[RowRun, ...], kind: str) -> OutputTensor:

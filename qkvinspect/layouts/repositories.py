@@ -40,7 +40,7 @@ LAYOUTS: tuple[Layout, ...] = (
         kv_heads="one",
         head_tensors=(HeadTensor("attn_sink", 0, "num_heads"),),
         source="transformers models/deepseek_v4/modeling_deepseek_v4.py; conversion_mapping.py",
-        proof="proven",
+        proof="source",
         note="queries come from a projection in two steps, wq_a and wq_b",
     ),
     Layout(
@@ -51,7 +51,7 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("to_out.0.weight",),
         kv_heads="equal",
         source="vit_pytorch/cvt.py, Attention.forward: to_kv(x).chunk(2)",
-        proof="proven",
+        proof="source",
         note="a depthwise convolution and a batch norm come first",
     ),
     Layout(

@@ -65,7 +65,7 @@ LAYOUTS: tuple[Layout, ...] = (
             needs_config=True,
             head_tensors=_REL_POS_TF if form == "tf" else _REL_POS,
             source="timm/models/maxxvit.py, AttentionCl and Attention2d (head_first)",
-            proof="proven",
+            proof="source" if form == "parallel" else "proven",
             note="the same keys and shapes are packed otherwise in the other variants of the family",
         )
         for form, libraries, packing, layer, types in (

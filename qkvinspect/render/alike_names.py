@@ -7,6 +7,12 @@ from collections.abc import Sequence
 
 NUMBER = re.compile(r"\d+")
 
+_FEW = 3
+"""Layers that are named one by one."""
+
+_NAMED = 6
+"""Stretches of layer numbers that are named; more are counted."""
+
 
 def stem(layer: str) -> str:
     """A name with ``*`` for every number."""
@@ -14,11 +20,19 @@ def stem(layer: str) -> str:
 
 
 def together(layers: Sequence[str]) -> list[str]:
-    """One name for all layers that differ only in numbers, in the order in which they are met."""
+    """The names of a few layers; of more, one for all that differ only in numbers: ``h.*.attn (0 to 11)``."""
+    if len(layers) <= _FEW:
+        return list(layers)
     groups: dict[str, list[str]] = {}
     for layer in layers:
         groups.setdefault(stem(layer), []).append(layer)
-    return [name(group[0], varied(group)) for group in groups.values()]
+    return [_of_all(group) for group in groups.values()]
+
+
+def _of_all(layers: Sequence[str]) -> str:
+    differs = varied(layers)
+    shown = name(layers[0], differs)
+    return shown if len(layers) == 1 else f"{shown} ({numbers([label(layer, differs) for layer in layers])})"
 
 
 def varied(layers: Sequence[str]) -> list[bool]:
@@ -36,3 +50,15 @@ def name(layer: str, differs: Sequence[bool]) -> str:
 def label(layer: str, differs: Sequence[bool]) -> str:
     """Those numbers: ``3``, or ``0.3`` where there are two."""
     return ".".join(number for number, is_varied in zip(NUMBER.findall(layer), differs, strict=True) if is_varied)
+
+
+def numbers(labels: Sequence[str]) -> str:
+    """``0 to 4, 6``: neighbours are not named one by one."""
+    runs: list[list[str]] = []
+    for label in labels:
+        if runs and label.isdigit() and runs[-1][-1].isdigit() and int(label) == int(runs[-1][-1]) + 1:
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    named = [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")

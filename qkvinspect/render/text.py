@@ -10,7 +10,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention, Measure, Report
 from qkvinspect.layouts.packing import describe, span
-from qkvinspect.render.alike_names import stem, together
+from qkvinspect.render.alike_names import name, stem, together, varied
 from qkvinspect.render.model import in_short
 from qkvinspect.weights.weight import Weight
 
@@ -87,9 +87,10 @@ def findings(found: Sequence[Finding]) -> list[tuple[Finding, str]]:
     for group in groups.values():
         first, message = group[0], group[0].message
         if len(group) > 1:
-            names = list(map(layer, together([each.layer or "" for each in group])))
+            layers = [each.layer or "" for each in group]
+            names = list(map(layer, together(layers)))
             if message != group[1].message:
-                message = message.replace(first.layer or message, names[0])
+                message = message.replace(first.layer or message, name(layers[0], varied(layers)))
             message += f" ({count(len(group), 'layer')}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         elif first.layer:
             message = f"{first.layer}: {message}"

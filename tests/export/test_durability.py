@@ -102,7 +102,9 @@ def _counted(call: Any, left: list[int], number: int) -> Any:
 def test_a_file_that_may_not_grow(samples: Path, tmp_path: Path, limit: int) -> None:
     """The system itself refuses the write."""
     # Python itself puts half a module into its cache where a file may not grow, and does not notice.
-    code = "import resource, signal, sys; sys.dont_write_bytecode = True; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    code = (
+        "import resource, signal, sys; sys.dont_write_bytecode = True; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    )
     code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {kill.NAMELESS}"
     command = [sys.executable, "-c", code, "export", "--split", "--all", str(samples / "transformer.pt"), "-o"]
     result = subprocess.run([*command, str(tmp_path / "out.pt")], capture_output=True, text=True, cwd=ROOT, check=False)

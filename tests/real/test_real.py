@@ -111,7 +111,7 @@ def test_the_known_norms_of_anarcii(run) -> None:
 
 
 def test_soltrannet(run) -> None:
-    """The trap: feed_forward.linears.N has the same leaf and shape. The number of heads (2) is only in its code."""
+    """The trap: feed_forward.linears.N has the same leaf and shape. Its code has 2 heads, and so say the weights."""
     path = folder("soltrannet") / "soltrannet/soltrannet_aqsol_trained.weights"
     report = run("show", path, "-f", "json").json()
     layers = [attention["layer"] for attention in report["attentions"]]
@@ -120,8 +120,7 @@ def test_soltrannet(run) -> None:
         assert [attention["tensors"][role].rpartition("linears.")[2] for role in ("q", "k", "v", "out")] == [
             f"{index}.weight" for index in range(4)
         ]
-        assert attention["num_heads"] is None
-        assert 2 in attention["possible_num_heads"]
+        assert (attention["num_heads"], attention["num_heads_from"]) == (2, "weights")
     check_against_torch(report, path)
 
 

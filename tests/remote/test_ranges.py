@@ -140,7 +140,12 @@ def test_a_pickle_longer_than_the_first_request(run, tmp_path: Path, web: Web) -
 
 def test_no_byte_is_fetched_twice(run, tmp_path: Path, web: Web) -> None:
     torch.save(files.small(), tmp_path / "model.pt")
-    for command in (["explain", "--evidence"], ["check"], ["show", "--per-head"], ["diff", tmp_path / "model.pt"]):
+    for command in (
+        ["explain", "--evidence"],
+        ["check", "--fail-on", "error"],
+        ["show", "--per-head"],
+        ["diff", tmp_path / "model.pt"],
+    ):
         assert run(command[0], f"{web.url}/model.pt", *command[1:]).code == 0
         ranges = sorted(asked.range for asked in web.of("model.pt") if asked.range)
         assert all(before[1] <= after[0] for before, after in pairwise(ranges))

@@ -104,7 +104,9 @@ def test_columns_without_room_are_named(tmp_path: Path) -> None:
 
 
 def test_a_name_for_each_stack() -> None:
-    assert alike_names.together(["a.0.attn", "b.0.attn", "a.1.attn", "c"]) == ["a.*.attn", "b.0.attn", "c"]
+    layers = ["a.0.attn", "b.0.attn", "a.1.attn", "c", "a.2.attn", "a.9.attn"]
+    assert alike_names.together(layers) == ["a.*.attn (0 to 2, 9)", "b.0.attn", "c"]
+    assert alike_names.together(layers[:3]) == layers[:3]
 
 
 def test_stacks_have_room(tmp_path: Path) -> None:
@@ -133,5 +135,6 @@ def test_a_curve_keeps_its_peaks(values: list[float], width: int, drawn: str) ->
 
 def test_names_keep_the_numbers_that_do_not_differ() -> None:
     layers = ["t5.0.block.0.layer.0.attn", "t5.0.block.1.layer.0.attn"]
-    assert alike_names.together(layers) == ["t5.0.block.*.layer.0.attn"]
+    differs = alike_names.varied(layers)
+    assert alike_names.name(layers[0], differs) == "t5.0.block.*.layer.0.attn"
     assert alike_names.label(layers[1], alike_names.varied(layers)) == "1"

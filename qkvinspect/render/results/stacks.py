@@ -15,9 +15,6 @@ from qkvinspect.weights.weight import Weight
 _AROUND, _ALONE = 7, 9
 """Lines of a stack besides its rows, and of a layer that is alike to no other."""
 
-_NAMED = 6
-"""Stretches of layer numbers that are named; more are counted."""
-
 _WIDE = 8
 """Characters of a curve: about as wide as a number."""
 
@@ -57,7 +54,8 @@ def chapter(stack: AlikeLayers, rows: int | None) -> Chapter:
         rows: how many there is room for; neighbours then share a row, with the range of their norms.
     """
     first = stack.layers[0]
-    layers = text.count(len(stack.layers), "layer") + (f" ({_numbers(stack.labels)})" if stack.shares else "")
+    which = f" ({alike_names.numbers(stack.labels)})" if stack.shares else ""
+    layers = text.count(len(stack.layers), "layer") + which
     note = "  ".join(("", layers, first.layout.id if first.layout else text.layout(first), text.heads(first)))
     return Chapter(text.clean(stack.name), tuple(_blocks(stack, rows)), note)
 
@@ -210,15 +208,3 @@ def _row(run: Sequence[tuple[str, Attention]], columns: Sequence[NormColumn]) ->
 
 def _norm(measure: Measure | None) -> float:
     return measure.norm if measure else math.nan
-
-
-def _numbers(labels: Sequence[str]) -> str:
-    """``0 to 4, 6``: neighbours are not named one by one."""
-    runs: list[list[str]] = []
-    for label in labels:
-        if runs and label.isdigit() and runs[-1][-1].isdigit() and int(label) == int(runs[-1][-1]) + 1:
-            runs[-1].append(label)
-        else:
-            runs.append([label])
-    named = [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")

@@ -261,7 +261,7 @@ def test_whatever_is_not_markup_is_text() -> None:
 
 def test_what_quantisation_did_is_a_map(report: Callable[..., str], run: Run) -> None:
     """The figures of ``diff``, a head each, on the side of B; on all columns' list, and in a group of their own."""
-    models = Path(__file__).parent.parent / "weights" / "encodings" / "models"
+    models = Path(__file__).parents[2] / "weights" / "encodings" / "models"
     files = (models / "original.safetensors", models / "bnb_nf4.safetensors")
     page = report(*files, "--heads", "8", "--no-evidence", "--no-analysis")
     held = data(page)
