@@ -190,7 +190,7 @@ def test_every_command_takes_a_url(run, tmp_path: Path, web: Web) -> None:
     parts = f"{web.url}/qkv.safetensors"
     assert run("pack", parts, "--to", "torch-mha", "-o", tmp_path / "packed.pt").code == 0
     assert run("convert", a, "--to", "timm-vit", "-o", tmp_path / "timm.pt", "--heads", "4").code == 0
-    assert run("check", a, b, tmp_path / "a.pt", "-f", "sarif").code == 0
+    assert run("check", a, b, tmp_path / "a.pt", "-f", "sarif", "--fail-on", "error").code == 0
     assert [f.to_dict() for f in qkvinspect.check(a)] == [f.to_dict() for f in qkvinspect.check(tmp_path / "a.pt")]
     with qkvinspect.open(a) as there, qkvinspect.open(tmp_path / "a.pt") as here:
         layer = "layers.1.self_attn"
