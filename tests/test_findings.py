@@ -105,6 +105,10 @@ def test_no_name_is_a_command_to_githubs_runner(tmp_path: Path, run, name: str) 
         ("check", a),
         ("diff", a, b),
         ("diff", a, b, "-f", "markdown"),
+        ("diff", a, b, "-f", "json"),
+        ("show", a, "-f", "json"),
+        ("check", a, "-f", "sarif"),
+        ("check", a, "-f", "junit"),
         ("export", "--split", a, "-o", tmp_path / "out.safetensors", "--dry-run"),
     ):
         result = run(*command)

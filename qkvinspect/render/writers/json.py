@@ -10,4 +10,9 @@ from qkvinspect.render.view import ViewOptions
 
 def write(document: Document, view: ViewOptions) -> str:
     """One value, indented; numbers that are not finite are texts in it already."""
-    return json.dumps(document.data(), indent=2, allow_nan=False) + "\n"
+    return text(document.data())
+
+
+def text(value: object) -> str:
+    """JSON that no runner of CI obeys: GitHub's takes ``##[`` for a command wherever it stands in a line."""
+    return json.dumps(value, indent=2, allow_nan=False).replace("##[", r"#\u0023[") + "\n"

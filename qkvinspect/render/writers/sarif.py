@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import PurePath
@@ -14,6 +13,7 @@ from qkvinspect.finding_codes import FindingKind
 from qkvinspect.findings import Finding
 from qkvinspect.render.document import Document
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers import json
 from qkvinspect.sources import is_remote
 from qkvinspect.version import __version__
 
@@ -45,7 +45,7 @@ def write(document: Document, view: ViewOptions) -> str:
         "version": "2.1.0",
         "runs": [run],
     }
-    return json.dumps(sarif, indent=2, ensure_ascii=True) + "\n"
+    return json.text(sarif)
 
 
 def _rule(rule: Rule) -> dict[str, object]:
