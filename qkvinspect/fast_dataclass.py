@@ -23,9 +23,10 @@ else:
         assert frozen
 
         def made(kind: type[T]) -> type[T]:
+            shown = kind.__dict__.get("__repr__", _text)
             kind = dataclasses.dataclass(repr=False, eq=False, slots=slots)(kind)
             kind._values = staticmethod(attrgetter(*kind.__dataclass_fields__))
-            kind.__eq__, kind.__repr__ = _equal, _text
+            kind.__eq__, kind.__repr__ = _equal, shown
             kind.__hash__ = _hash if kind.__hash__ is object.__hash__ else kind.__hash__
             return kind
 

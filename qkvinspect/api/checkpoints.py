@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qkvinspect import inspection
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.dtypes import DTYPES
-from qkvinspect.errors import LayoutError
+from qkvinspect.errors import LayoutError, clean
 from qkvinspect.export.parts import StoredPart, source_of
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.row_runs import count, merged, weight_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Rows:
     """Q, K or V of a layer or of one head, as nn.Linear would store it.
 
@@ -46,6 +46,18 @@ class Rows:
     def dtype(self) -> str:
         """The stored dtype, by torch's name."""
         return self.piece.dtype.name
+
+    def __repr__(self) -> str:
+        return clean(f"<Rows {self.piece.name}: {list(self.shape)} {self.dtype}>")
+
+    def __getitem__(self, key: Any) -> Any:
+        """As numpy slices the values, which are read for it."""
+        return self.numpy()[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The values, for whatever takes an array."""
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype)
 
     def numpy(self) -> NDArray[Any]:
         """The values; those of a dtype that numpy does not have (bfloat16, float8) as float32, which holds them all.
@@ -90,7 +102,7 @@ class Parts:
     v: Rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layer:
     """One attention module.
 
@@ -99,6 +111,15 @@ class Layer:
     """
 
     report: Attention
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{part.name} {list(part.shape)}" for part in self.report.parts)
+        return clean(f"<Layer {self.layer!r}: {shapes}>")
+
+    @property
+    def layer(self) -> str:
+        """The module's name in the file."""
+        return self.report.layer
 
     @cached_property
     def _source(self) -> StoredPart:
@@ -137,6 +158,19 @@ class Layer:
         return Rows(_piece(name, _share(source.weights[part], head), matrix=True), bias)
 
 
+class LayersByName(dict[str, Layer]):
+    """The layers of a checkpoint by name; a name that none has is answered with those that are near."""
+
+    def __repr__(self) -> str:
+        return clean(f"<{len(self)} layers: {', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''}>")
+
+    def __missing__(self, name: str) -> Layer:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, list(self)) or list(self)[:3]
+        raise KeyError(f"no layer {name!r}; there is {', '.join(near) or 'none'}")
+
+
 class OpenCheckpoint(Checkpoint):
     """A checkpoint whose attention can be asked for; a context manager, like any open file.
 
@@ -145,6 +179,9 @@ class OpenCheckpoint(Checkpoint):
     """
 
     options: Options = Options(norms=False)
+
+    def __repr__(self) -> str:
+        return clean(f"<OpenCheckpoint {self.path}: {self.format}, {len(self.tensors)} tensors>")
 
     @cached_property
     def attentions(self) -> Mapping[str, Layer]:
@@ -159,7 +196,8 @@ class OpenCheckpoint(Checkpoint):
         Raises:
             LayoutError: an option contradicts the file.
         """
-        return {attention.layer: Layer(attention) for attention in inspection.inspect(self, self.options).attentions}
+        found = inspection.inspect(self, self.options).attentions
+        return LayersByName({attention.layer: Layer(attention) for attention in found})
 
 
 def open(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field
 
 from qkvinspect.checkpoint import Checkpoint, Orientation
+from qkvinspect.errors import clean
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import model
@@ -16,7 +17,7 @@ from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.inspection.weighed import WeighedFact
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.layout import FoundBy
-from qkvinspect.layouts.packing import Geometry, merge
+from qkvinspect.layouts.packing import Geometry, describe, merge, span
 from qkvinspect.weights.encodings import Weights, no_weights
 from qkvinspect.weights.weight import Weight
 
@@ -58,6 +59,11 @@ class Part:
     bias_measured: Measure | None = None
     head_measures: tuple[Measure, ...] = ()
     head_ranks: tuple[tuple[int, ...], ...] = ()
+
+    def __repr__(self) -> str:
+        which = "columns" if self.axis else "rows"
+        ranges = ", ".join(map(span, self.rows[:4])) + ", ..." * (len(self.rows) > 4)
+        return clean(f"<Part {self.name}: {which} {ranges} of {self.weight.name} {list(self.weight.shape)}>")
 
     @property
     def rows(self) -> tuple[range, ...]:
@@ -122,6 +128,11 @@ class Attention:
     weighed_facts: tuple[WeighedFact, ...] = ()
     found_by: FoundBy = "layout"
 
+    def __repr__(self) -> str:
+        layout = self.layout.id if self.layout else f"{' or '.join(self.candidates)}, ambiguous"
+        heads = f"{describe(self.heads)} ({self.heads_from})" if self.heads else "heads unknown"
+        return clean(f"<Attention {self.layer!r}: {layout}, {heads}>")
+
     @property
     def heads(self) -> Geometry | None:
         """The sizes of the heads, or None where their number is unknown."""
@@ -157,6 +168,10 @@ class Report:
     selected: bool = False
     weights: Weights = field(default_factory=no_weights, repr=False)
     account: Account | None = None
+
+    def __repr__(self) -> str:
+        path, found = self.checkpoint.path, (len(self.attentions), len(self.findings))
+        return clean(f"<Report of {path!r}: {found[0]} attention modules, {found[1]} findings>")
 
     def to_dict(self, *, tensors: bool = False) -> dict[str, object]:
         """The JSON contract: see report.schema.json; where ``tensors`` is true, with all tensors and their places."""
