@@ -52,7 +52,8 @@ def rotary_relations(
         if part.name in ("q", "k") and part.whole.status == "changed" and ours and theirs:
             order = _order(part.name, ours, theirs, geometry, needed)
             told += [order] if order else []
-    for order, exact in dict.fromkeys((one.order, one.exact) for one in told):
+    kinds: dict[tuple[Order, bool], None] = {(one.order, one.exact): None for one in told}
+    for order, exact in kinds:
         names = [one.part for one in told if (one.order, one.exact) == (order, exact)]
         yield Relation(RelationCode.ROTARY_PERMUTED, _text(names, side, order, exact, needed, geometry), tuple(names))
 
@@ -65,12 +66,13 @@ def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: O
         return None
     if not (plain.comparable and stored.comparable):
         return None
-    orders = {order: _index(order, needed, width, share) for order in (*_WRONG, *_as_q(part, share, width))}
+    tried: list[Order] = [*_WRONG, *_as_q(part, share, width)]
+    orders: dict[Order, Array] = {order: _index(order, needed, width, share) for order in tried}
     chosen = dict.fromkeys(i * heads // min(heads, _MOST_HEADS) for i in range(min(heads, _MOST_HEADS)))
     pairs = [(_head(plain, head, width), _head(stored, head, width)) for head in chosen]
     if not all(np.isfinite(one).all() for pair in pairs for one in pair):
         return None
-    errors = {order: _error(pairs, index) for order, index in orders.items()}
+    errors: dict[Order, float] = {order: _error(pairs, index) for order, index in orders.items()}
     best = min(errors, key=errors.__getitem__)
     if best == needed or errors[best] > _NEAR or errors[needed] < 2 * errors[best] or errors[needed] == 0:
         return None

@@ -28,7 +28,7 @@ from qkvinspect.inspection.evidence.rotary_order import weigh_orders
 Rows = dict[str, Any]
 Type = gguf.GGMLQuantizationType
 KINDS = ("F16", "Q8_0", "Q4_K")
-PERMUTED = {"llama": "llama", "mistral": "llama"}
+PERMUTED = {"llama": "llama", "mistral": "llama", "smollm3": "smollm3"}
 """Architectures whose rows llama.cpp permutes, as GGUF calls them; the others are only renamed."""
 
 SAYS = {
