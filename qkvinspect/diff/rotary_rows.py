@@ -52,7 +52,7 @@ def rotary_relations(
         if part.name in ("q", "k") and part.whole.status == "changed" and ours and theirs:
             order = _order(part.name, ours, theirs, geometry, needed)
             told += [order] if order else []
-    kinds: dict[tuple[Order, bool], None] = dict.fromkeys((one.order, one.exact) for one in told)
+    kinds: dict[tuple[Order, bool], None] = {(one.order, one.exact): None for one in told}
     for order, exact in kinds:
         names = [one.part for one in told if (one.order, one.exact) == (order, exact)]
         yield Relation(RelationCode.ROTARY_PERMUTED, _text(names, side, order, exact, needed, geometry), tuple(names))
@@ -66,8 +66,8 @@ def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: O
         return None
     if not (plain.comparable and stored.comparable):
         return None
-    names: tuple[Order, ...] = (*_WRONG, *_as_q(part, share, width))
-    orders: dict[Order, Array] = {order: _index(order, needed, width, share) for order in names}
+    tried: list[Order] = [*_WRONG, *_as_q(part, share, width)]
+    orders: dict[Order, Array] = {order: _index(order, needed, width, share) for order in tried}
     chosen = dict.fromkeys(i * heads // min(heads, _MOST_HEADS) for i in range(min(heads, _MOST_HEADS)))
     pairs = [(_head(plain, head, width), _head(stored, head, width)) for head in chosen]
     if not all(np.isfinite(one).all() for pair in pairs for one in pair):

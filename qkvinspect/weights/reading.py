@@ -178,6 +178,8 @@ def half_steps(values: Array, dtype: DType) -> Array:
 def read_rows(matrix: StridedMatrix, rows: Iterable[range], limit: int = BLOCK) -> Iterator[bytes]:
     """The bytes of some rows, row-major and little-endian, in pieces of about ``limit`` bytes."""
     row_bytes = matrix.cols * matrix.unit // 8
+    if not matrix.cols:  # of which a file may say that there are 2^62
+        return
     step = max(limit // max(row_bytes, 1), 1)
     for run in rows:
         for start in range(0, len(run), step):

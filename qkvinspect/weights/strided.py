@@ -100,8 +100,19 @@ def strided_matrix(info: TensorInfo, orientation: Orientation) -> StridedMatrix:
     return StridedMatrix(info, rows, width, step, 1, 0, 8, grain=bits // gcd(bits, 8))
 
 
+_MOST_ROWS = 1 << 31
+"""Rows of a tensor that has no bytes for them: what is done for each row would never end."""
+
+
 def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, int]:
     """(rows, cols, row stride, column stride), in elements."""
+    if 0 in info.shape and max(info.shape) > _MOST_ROWS:
+        raise LayoutError(
+            "has no elements, and more rows than any tensor",
+            tensor=info.name,
+            found=f"shape {list(info.shape)}",
+            hint="leave it out with --layer",
+        )
     found = _form(info.shape, info.strides, orientation)
     if found is None:
         raise LayoutError("weight has no form [out, in]", tensor=info.name, found=f"shape {list(info.shape)}")

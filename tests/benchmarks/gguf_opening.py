@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import inspect
+from qkvinspect.inspection import Options, inspect
 
 ROUNDS = 5
 TOKENS, MERGES, LAYERS, WIDTH, HIDDEN = 49_152, 48_900, 30, 576, 1536
@@ -54,7 +54,11 @@ def write(path: Path) -> None:
 
 def opened(path: Path) -> None:
     with open_checkpoint(path) as checkpoint:
-        heads = {(one.heads.num_heads, one.heads.num_kv_heads) for one in inspect(checkpoint).attentions if one.heads}
+        heads = {
+            (one.heads.num_heads, one.heads.num_kv_heads)
+            for one in inspect(checkpoint, Options(norms=False)).attentions
+            if one.heads
+        }
     assert heads == {(9, 3)}
 
 

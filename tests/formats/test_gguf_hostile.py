@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,3 +191,17 @@ def test_mutations_are_read_or_refused(seed: int) -> None:
             except CheckpointError as error:
                 refusals.add(error.code)
     assert len(refusals) > 5
+
+
+@pytest.mark.parametrize("command", ["show", "check", "analyze", "diff"])
+def test_endless_rows_without_columns_are_left_out(command: str, tmp_path: Path, run: Callable[..., Any]) -> None:
+    """They take no bytes, so that a file may well say so; found by mutations."""
+    writer = Writer()
+    entries = [Entry(f"blk.0.attn_{part}.weight".encode(), (0, 1 << 60), F32, 0) for part in "qkv"]
+    path = tmp_path / "m.gguf"
+    path.write_bytes(writer.file(writer.header([], entries), b""))
+    with no_hang() as within:
+        found = within(run, command, *[path] * (2 if command == "diff" else 1))
+    assert found.code in (0, 1)
+    assert "unexpected" not in found.err
+    assert "has no elements, and more rows than any tensor" in found.out + found.err or command == "analyze"

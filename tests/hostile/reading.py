@@ -37,6 +37,8 @@ class Outcome:
 
 def content(info: TensorInfo) -> bytes:
     """All bytes of a tensor, row-major and little-endian."""
+    if not info.numel:
+        return b""
     matrix = strided_matrix(info, "out_in")
     return b"".join(read_rows(matrix, (range(matrix.rows),)))
 

@@ -48,20 +48,24 @@ FOR_THRESHOLDS = {
     "llama-narrow": Recipe("llama", 96, 6, 3, 16, 1e4, "sources"),
     "llama-three-layers": Recipe("llama", 128, 8, 4, 16, 1e4, "headers", layers=3),
     "qwen2-4-2": Recipe("qwen2", 256, 4, 2, 64, 1e6, "sources"),
+    "d": Recipe("llama", 128, 8, 2, 16, 1e5, "docs"),
+    "mistral-16-4": Recipe("mistral", 256, 16, 4, 16, 1e4, "headers"),
 }
 
 HELD_OUT = {
     "b": Recipe("llama", 256, 8, 4, 32, 1e4, "docs"),
-    "d": Recipe("llama", 128, 8, 2, 16, 1e5, "docs"),
     "smollm3-6-2": Recipe("smollm3", 192, 6, 2, 32, 2e6, "headers"),
     "qwen3-8-4": Recipe("qwen3", 256, 8, 4, 32, 1e6, "docs"),
-    "mistral-16-4": Recipe("mistral", 256, 16, 4, 16, 1e4, "headers"),
     "gemma-4-1": Recipe("gemma", 256, 4, 1, 64, 1e4, "docs"),
     "llama-9-3": Recipe("llama", 288, 9, 3, 32, 5e5, "sources"),
     "olmo2-4-4": Recipe("olmo2", 256, 4, 4, 64, 5e5, "docs"),
     "llama-8-8": Recipe("llama", 256, 8, 8, 32, 1e4, "headers"),
     "mistral-4-2-wide": Recipe("mistral", 256, 4, 2, 128, 1e6, "sources"),
     "cohere-8-2": Recipe("cohere", 256, 8, 2, 32, 1e4, "sources"),
+    "llama-8-2-narrow": Recipe("llama", 128, 8, 2, 16, 5e4, "sources"),
+    "mistral-12-3": Recipe("mistral", 192, 12, 3, 16, 1e4, "docs"),
+    "llama-8-2-headers": Recipe("llama", 256, 8, 2, 32, 5e5, "headers"),
+    "qwen2-16-4": Recipe("qwen2", 256, 16, 4, 16, 1e6, "sources"),
 }
 
 
