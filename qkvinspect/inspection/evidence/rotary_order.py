@@ -97,11 +97,12 @@ def weigh_orders(stack: Sequence[Attention]) -> Orders | None:
 
 
 def _best(circuit: Mapping[_Pair, float], smooth: Mapping[_Pair, float]) -> Orders:
-    scores = {
+    scores: dict[_Pair, float] = {
         (q, k): circuit[q, k] + smooth[q, k] - (RARE if k == "with the heads of Q" and q != "neighbours" else 0)
         for q, k in circuit
     }
-    best, *others = sorted(scores, key=scores.__getitem__, reverse=True)
+    ranked: list[_Pair] = sorted(scores, key=scores.__getitem__, reverse=True)
+    best, *others = ranked
     ahead = scores[best] - max((scores[pair] for pair in others), default=0.0)
     against = max(max(one.values()) - one[best] for one in (circuit, smooth))
     return Orders(best[0], best[1], scores[best], ahead, against)
