@@ -15,7 +15,7 @@ from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.packed import columns_of, layouts_of
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
-from qkvinspect.inspection.three_axes import as_matrices, have_three
+from qkvinspect.inspection.three_axes import as_matrices, have_three, mix_three
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention
 from qkvinspect.weights.weight import Weight
 
@@ -74,7 +74,7 @@ def find(
             forms = layouts_of(names, module, *matrices)
             found.append([Candidate(form, module.path, layer, weights) for form in forms])
         sets = [some for some in module.sets if some not in three]
-        whole = [some for some in sets if len(_parts(some)) == 3 and _fits(some, module)]
+        whole = [some for some in sets if len(_parts(some)) == 3 and not mix_three(some) and _fits(some, module)]
         second = bool(whole) or module.stored in used
         chosen = [*whole, *(some for some in sets if second and _is_second(some, module))]
         several = len(chosen) > 1 or module.stored in used
@@ -93,8 +93,9 @@ def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Ite
         return
     called = any(map(speaks_of_attention, module.path))
     for some in sets:
-        if called or (len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"):
-            lone = len(_parts(some)) < 3 or _is_low_rank(some)
+        by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
+        if called or by_name or mix_three(some):
+            lone = len(_parts(some)) < 3 or (_is_low_rank(some) and not mix_three(some))
             yield _leftover(module, some, _why(some, lone=lone), lone=lone)
     if called and len(_parts(module.lone)) > 1:
         yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
@@ -106,6 +107,8 @@ def _why(some: Sequence[Projection], *, lone: bool) -> str:
         return f"{' and '.join(sorted(_parts(some)))} alone"
     if _is_additive(some):
         return "V is a single row: additive attention scores with it and projects no values"
+    if mix_three(some):
+        return "some have three axes and some two: heads of a latent attention, which no layout describes yet"
     return "the shapes are not those of Q, K and V"
 
 

@@ -24,6 +24,12 @@ def have_three(projections: Sequence[Projection]) -> bool:
     )
 
 
+def mix_three(projections: Sequence[Projection]) -> bool:
+    """Whether some have three axes and others have not: K and V of each head, as llama.cpp stores latent attention."""
+    three = [len(one.weight.shape) == 3 and one.weight.shape[2] > _KERNEL for one in projections]
+    return any(three) and not all(three)
+
+
 def as_matrices(
     names: Names, module: ProjectingModule, projections: Sequence[Projection]
 ) -> tuple[tuple[Projection, ...], int] | None:

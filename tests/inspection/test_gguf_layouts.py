@@ -75,3 +75,14 @@ def test_the_code_gives_the_rows_of_transformers(quantised: bool, tmp_path: Path
             assert np.array_equal(found[f"{part}_original"].numpy(), stored)
         else:
             assert np.array_equal(found[f"{part}_original"].numpy(), data)
+
+
+def test_latent_attention_is_said_and_not_cut() -> None:
+    """K and V have three axes, one of them the heads: rows 0:4 of K were shown once, as if each were a row of it."""
+    with open_checkpoint(Path(__file__).parent.parent / "diff" / "llama_cpp" / "deepseek2.gguf") as checkpoint:
+        report = inspect(checkpoint)
+    assert report.attentions == ()
+    assert report.account is not None
+    (left,) = report.account.unrecognised
+    assert "latent attention" in left.why
+    assert {"blk.0.attn_k_b.weight", "blk.0.attn_v_b.weight"} <= {weight.name for weight in left.tensors}
