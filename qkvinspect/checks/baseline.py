@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qkvinspect.atomic import new_file
+from qkvinspect.checks.small_files import contents
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection.json_values import number
 from qkvinspect.inspection.report import Attention, Report
@@ -72,15 +73,9 @@ def read(path: Path) -> Baseline:
     Raises:
         UsageError: it cannot be read, or is something else.
     """
+    data = contents(path, "a baseline", _MAX_BYTES, hint="--write-baseline FILE writes one")
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)  # and no more, whatever a device may give
-        if len(data) > _MAX_BYTES:
-            raise UsageError("is too large for a baseline", file=str(path), expected=f"at most {_MAX_BYTES} bytes")
         root: object = json.loads(data.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_finite)
-    except OSError as error:
-        text = f"cannot be read: {error.strerror}"
-        raise UsageError(text, file=str(path), hint="--write-baseline FILE writes one") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"is no JSON: {error}", file=str(path), hint="--write-baseline FILE writes one") from error
     found = root if is_mapping(root) else {}

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path, PurePath
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint
+from qkvinspect.checks.small_files import contents
 from qkvinspect.errors import UsageError
 
 _MAX_BYTES = 64 << 20
@@ -47,13 +48,7 @@ def read(path: Path) -> Digests:
     Raises:
         UsageError: it cannot be read, or is something else.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)  # and no more, whatever a device may give
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", file=str(path), expected=_EXPECTED) from error
-    if len(data) > _MAX_BYTES:
-        raise UsageError("is too large for a manifest", file=str(path), expected=f"at most {_MAX_BYTES} bytes")
+    data = contents(path, "a manifest", _MAX_BYTES, expected=_EXPECTED)
     found: dict[str, str] = {}
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").splitlines(), 1):
         if not line.strip() or line.startswith("#"):

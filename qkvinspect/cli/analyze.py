@@ -85,5 +85,4 @@ def analyze(
     if drawn is not None:
         options.draw(grid(drawn, analysis.layers), checkpoint, plot, force=force)
     else:
-        lines = options.LINES if options.terminal_width() else None
-        options.put(document(analysis, per_head=per_head, lines=lines, wide=wide), format, wide=wide)
+        options.put(document(analysis, per_head=per_head, lines=options.lines(), wide=wide), format, wide=wide)

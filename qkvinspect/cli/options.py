@@ -260,8 +260,12 @@ def put(document: Document, format: str, *, wide: bool = False) -> None:
     sys.stdout.write(written(document, format, ViewOptions(colour=wants_colour()) if wide else view()))
 
 
-LINES = 80
-"""Of a result in a terminal that can be summed up: about as many as a reader looks through."""
+_LINES = 80
+
+
+def lines() -> int | None:
+    """Of a result that can be summed up: about as many as a reader looks through in a terminal; in a pipe all."""
+    return _LINES if terminal_width() is not None else None
 
 
 def terminal_width() -> int | None:

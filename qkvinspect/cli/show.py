@@ -87,6 +87,6 @@ def show(
 
         options.draw(grid(found, heat), checkpoint, plot, force=force)
         return
-    lines = options.LINES if options.terminal_width() else None
+    lines = options.lines()
     shown = result.document(found, per_head=per_head, full=full, lines=lines, tensors=tensors, why=bool(why))
     options.put(shown, format)

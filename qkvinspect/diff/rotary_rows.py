@@ -11,7 +11,7 @@ from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.parts import Parts, paired
 from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.evidence.rotary_order import Order, places_of
+from qkvinspect.inspection.evidence.rotary_order import Order, divides_as_q, places_of
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.weights.reading import Array
@@ -80,8 +80,7 @@ def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: O
 
 
 def _as_q(part: str, share: int, width: int) -> tuple[Order, ...]:
-    fits = part == "k" and share > 1 and width % share == 0 and width // share % 2 == 0
-    return ("with the heads of Q",) if fits else ()
+    return ("with the heads of Q",) if part == "k" and divides_as_q(width, share) else ()
 
 
 def _index(order: Order, needed: Order, width: int, share: int) -> Array:

@@ -61,9 +61,8 @@ class Part:
     head_ranks: tuple[tuple[int, ...], ...] = ()
 
     def __repr__(self) -> str:
-        which = "columns" if self.axis else "rows"
         ranges = ", ".join(map(span, self.rows[:4])) + ", ..." * (len(self.rows) > 4)
-        return clean(f"<Part {self.name}: {which} {ranges} of {self.weight.name} {list(self.weight.shape)}>")
+        return clean(f"<Part {self.name}: {self.axis_name} {ranges} of {self.weight.name} {list(self.weight.shape)}>")
 
     @property
     def rows(self) -> tuple[range, ...]:
@@ -78,6 +77,11 @@ class Part:
         of XLNet's [in, num_heads, head_dim] they are columns of ``tensor.flatten(1)``.
         """
         return 0 if self.orientation == "out_in" else 1
+
+    @property
+    def axis_name(self) -> str:
+        """What a reader calls what lies along the axis: ``rows`` or ``columns``."""
+        return "columns" if self.axis else "rows"
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -135,9 +135,14 @@ def _orders(q: Part, k: Part) -> list[Order]:
     every: tuple[Order, ...] = ("halves", "neighbours", "twice", "undone", "with the heads of Q")
     found: dict[bytes, Order] = {}
     for order in every:
-        if order != "with the heads of Q" or (share > 1 and width % share == 0 and width // share % 2 == 0):
+        if order != "with the heads of Q" or divides_as_q(width, share):
             found.setdefault(places_of(order, width, share).tobytes(), order)
     return list(found.values())
+
+
+def divides_as_q(width: int, share: int) -> bool:
+    """Whether the rows of a head of K can be taken for ``share`` heads of Q, each in two halves."""
+    return share > 1 and width % share == 0 and width // share % 2 == 0
 
 
 def places_of(order: Order, width: int, share: int) -> Array:

@@ -52,10 +52,10 @@ def _blocks(analysis: Analysis, per_head: bool, lines: int | None, wide: bool) -
 
 def _ranking(analysis: Analysis, wide: bool) -> Iterator[Block]:
     yield TextLine(LEGEND, "dim")
-    most = analyzed.most(analysis)
+    look = analyzed.shown(analysis)
     yield TextLine("")
-    ranked = [(layer.layer, *analyzed.cells(analysis, head, most)) for layer, head in analysis.ranked()]
-    yield analyzed.table(("layer", *analyzed.titles(analysis)), ranked, wide)
+    ranked = [(layer.layer, *analyzed.cells(look, head)) for layer, head in analysis.ranked()]
+    yield analyzed.table(("layer", *analyzed.titles(look)), ranked, wide)
 
 
 def _values(analysis: Analysis, per_head: bool) -> Iterator[Block]:

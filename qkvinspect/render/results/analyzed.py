@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from qkvinspect.analysis import Analysis, Column, HeadFigures, LayerFigures, Similar, column
 from qkvinspect.render import alike_names, folding, text
@@ -30,6 +31,38 @@ _TOP, _AROUND = 6, 5
 """Lines above all layers, and of a table besides its rows."""
 
 
+class Shown(NamedTuple):
+    """What holds for the rows of all layers.
+
+    Attributes:
+        ranked: the figure that has a bar beside it.
+        most: its greatest value, which has the longest bar.
+        grouped: whether heads share those of K and V anywhere.
+    """
+
+    ranked: Column
+    most: float
+    grouped: bool
+
+    @property
+    def keys(self) -> list[str]:
+        """The other figures."""
+        return [key for key in _SHOWN if key != self.ranked.key]
+
+    @property
+    def title(self) -> str:
+        """Of the ranked figure."""
+        return _SHOWN.get(self.ranked.key, self.ranked.key.replace("_", " "))
+
+
+def shown(analysis: Analysis) -> Shown:
+    """Looked up once: there is a row for every head of a model."""
+    ranked = analysis.sort or column("logit_bound")
+    most = max((abs(ranked.of(head) or 0.0) for layer in analysis.layers for head in layer.heads), default=0.0)
+    sizes = (attention.heads for attention in analysis.report.attentions)
+    return Shown(ranked, most, any(one is not None and one.num_kv_heads != one.num_heads for one in sizes))
+
+
 def chapters(analysis: Analysis, lines: int | None, wide: bool) -> Iterator[Chapter]:
     """The figures of all layers, those of alike layers in one table.
 
@@ -41,11 +74,12 @@ def chapters(analysis: Analysis, lines: int | None, wide: bool) -> Iterator[Chap
     lines = None if lines is None else lines - _TOP - _AROUND * len(stacks)
     folded = lines is not None and sum(len(layer.heads) + 1 for layer in analysis.layers) > lines
     rows = folding.rooms(list(map(len, stacks)), lines) if folded and lines is not None else 0
+    look = shown(analysis)
     for stack in stacks:
         differs = alike_names.varied([layer.layer for layer in stack])
         name = text.layer(alike_names.name(stack[0].layer, differs))
         note = f"  {text.count(len(stack), 'layer')}" * (len(stack) > 1)
-        yield Chapter(name, tuple(_blocks(analysis, stack, differs, rows, wide)), note)
+        yield Chapter(name, tuple(_blocks(look, stack, differs, rows, wide)), note)
 
 
 def _stacks(layers: Sequence[LayerFigures]) -> list[list[LayerFigures]]:
@@ -57,7 +91,7 @@ def _stacks(layers: Sequence[LayerFigures]) -> list[list[LayerFigures]]:
 
 
 def _blocks(
-    analysis: Analysis, stack: Sequence[LayerFigures], differs: Sequence[bool], rows: int, wide: bool
+    look: Shown, stack: Sequence[LayerFigures], differs: Sequence[bool], rows: int, wide: bool
 ) -> Iterator[Block]:
     """What holds for all layers of a stack, and a table of them.
 
@@ -73,44 +107,28 @@ def _blocks(
     if rows:
         size = -(-len(stack) // rows)
         runs = (labelled[start : start + size] for start in range(0, len(stack), size))
-        yield table(_folded_titles(analysis), [_folded(analysis, run) for run in runs], wide)
+        yield table(
+            ("layer", *(_SHOWN[key] for key in look.keys), look.title), [_folded(look, run) for run in runs], wide
+        )
         yield TextLine("each row has the range over all heads: --layer shows single heads, --format csv all", "dim")
     else:
-        found = [row for label, layer in labelled for row in _of_layer(analysis, label, layer)]
-        yield table(("layer", *titles(analysis)), found, wide)
+        found = [row for label, layer in labelled for row in _of_layer(look, label, layer)]
+        yield table(("layer", *titles(look)), found, wide)
 
 
-def _of_layer(analysis: Analysis, label: str, layer: LayerFigures) -> Iterator[tuple[str, ...]]:
+def _of_layer(look: Shown, label: str, layer: LayerFigures) -> Iterator[tuple[str, ...]]:
     """Its whole parts, and each head."""
-    kv = ("",) if _grouped(analysis) else ()
-    whole = dict(layer.parts)
-    cells_of = [
-        text.number(whole[key[0]].largest) if _is_whole(key) and key[0] in whole else "" for key in _keys(analysis)
-    ]
-    yield (label, "all", *kv, *cells_of, "", "", "", "")
-    greatest = most(analysis)
+    whole = {f"{name}_spectral_norm": text.number(spectrum.largest) for name, spectrum in layer.parts}
+    kv = ("",) if look.grouped else ()
+    yield (label, "all", *kv, *(whole.get(key, "") for key in look.keys), "", "", "", "")
     for head in layer.heads:
-        yield ("", *cells(analysis, head, greatest))
+        yield ("", *cells(look, head))
 
 
-def _keys(analysis: Analysis) -> list[str]:
-    return [key for key in _SHOWN if key != _ranked_by(analysis).key]
-
-
-def _is_whole(key: str) -> bool:
-    """Whether it is a figure of Q, K or V, which the whole part has as well."""
-    return key in ("q_spectral_norm", "k_spectral_norm", "v_spectral_norm")
-
-
-def _folded_titles(analysis: Analysis) -> tuple[str, ...]:
-    ranked = _ranked_by(analysis).key
-    return ("layer", *(_SHOWN[key] for key in _keys(analysis)), _SHOWN.get(ranked, ranked.replace("_", " ")))
-
-
-def _folded(analysis: Analysis, run: Sequence[tuple[str, LayerFigures]]) -> tuple[str, ...]:
+def _folded(look: Shown, run: Sequence[tuple[str, LayerFigures]]) -> tuple[str, ...]:
     """The ranges over all heads of neighbouring layers."""
     heads = [head for _, layer in run for head in layer.heads]
-    columns = [*map(column, _keys(analysis)), _ranked_by(analysis)]
+    columns = [*map(column, look.keys), look.ranked]
     values = [[value for head in heads if (value := one.of(head)) is not None] for one in columns]
     return (folding.label([label for label, _ in run]), *map(folding.span, values))
 
@@ -122,44 +140,25 @@ def table(columns: tuple[str, ...], rows: Sequence[Sequence[str]], wide: bool) -
     return DataTable(columns, rows, right, spare=spare)
 
 
-def titles(analysis: Analysis) -> tuple[str, ...]:
+def titles(look: Shown) -> tuple[str, ...]:
     """Of ``cells``; the last has no title, as it is the bar of the one before it."""
-    key = _ranked_by(analysis).key
-    shown = (title for name, title in _SHOWN.items() if name != key)
-    kv = ("kv head",) if _grouped(analysis) else ()
-    return ("head", *kv, *shown, "QK like", "OV like", _SHOWN.get(key, key.replace("_", " ")), "")
+    kv = ("kv head",) if look.grouped else ()
+    return ("head", *kv, *(_SHOWN[key] for key in look.keys), "QK like", "OV like", look.title, "")
 
 
-def cells(analysis: Analysis, head: HeadFigures, most: float) -> tuple[str, ...]:
-    """One head; ``most`` is as long as a bar gets."""
-    ranked = _ranked_by(analysis)
-    kv = (str(head.kv_head),) if _grouped(analysis) else ()
-    figures = (_number(column(name).of(head)) for name in _SHOWN if name != ranked.key)
+def cells(look: Shown, head: HeadFigures) -> tuple[str, ...]:
+    """One head."""
+    kv = (str(head.kv_head),) if look.grouped else ()
+    figures = (_number(column(name).of(head)) for name in look.keys)
     likes = (_like(head.similar_qk), _like(head.similar_ov))
-    return (str(head.head), *kv, *figures, *likes, _number(ranked.of(head)), bar(ranked.of(head), most))
-
-
-def most(analysis: Analysis) -> float:
-    """The greatest value that has a bar."""
-    of = _ranked_by(analysis).of
-    return max((abs(of(head) or 0.0) for layer in analysis.layers for head in layer.heads), default=0.0)
+    ranked = look.ranked.of(head)
+    return (str(head.head), *kv, *figures, *likes, _number(ranked), bar(ranked, look.most))
 
 
 def bar(value: float | None, most: float) -> str:
     """A value as a bar of up to BAR characters."""
     eighths = round(abs(value) / most * BAR * 8) if value and most else 0
     return "█" * (eighths // 8) + ("▏▎▍▌▋▊▉"[eighths % 8 - 1] if eighths % 8 else "")
-
-
-def _ranked_by(analysis: Analysis) -> Column:
-    """The figure that has a bar beside it."""
-    return analysis.sort or column("logit_bound")
-
-
-def _grouped(analysis: Analysis) -> bool:
-    """Whether heads share those of K and V anywhere."""
-    sizes = (attention.heads for attention in analysis.report.attentions)
-    return any(one is not None and one.num_kv_heads != one.num_heads for one in sizes)
 
 
 def _number(value: float | None) -> str:

@@ -121,8 +121,9 @@ def _tensor_blocks(report: Report) -> Iterator[Block]:
 
 def _stacks(report: Report, lines: int | None) -> Iterator[Block]:
     found = stacks.stacks(report.attentions)
-    around = _TOP + _FINDING * len(text.findings(report.findings))
-    rows = stacks.rows_for(found, lines - around) if lines else None
+    rows = None
+    if lines is not None:
+        rows = stacks.rows_for(found, lines - _TOP - _FINDING * len(text.findings(report.findings)))
     for stack in found:
         first, *others = stack.layers
         yield stacks.chapter(stack, rows) if others else _chapter(first, False, stack.unlike)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention, Measure, Part
@@ -121,21 +122,13 @@ def _cut(attention: Attention) -> str:
         return ""
     if all(part.rows == (range(part.weight.shape[part.axis]),) for part in attention.parts):
         return "each whole" + _starts(attention)
-    parts = [f"{part.name.upper()} {_ranges(part)}" for part in attention.parts]
-    shown, last = [parts[0]], _axis(attention.parts[0])
-    for part, ranges in zip(attention.parts[1:], parts[1:], strict=True):
-        axis = _axis(part)
-        shown.append(ranges if axis != last else ranges.replace(f"{axis} ", "", 1))
-        last = axis
+    shown: list[str] = []
+    last = ""
+    for part in attention.parts:
+        axis = f"{part.axis_name} " if part.axis_name != last else ""
+        shown.append(f"{part.name.upper()} {axis}{text.rows(part.rows)}")
+        last = part.axis_name
     return ", ".join(shown) + _starts(attention)
-
-
-def _axis(part: Part) -> str:
-    return "columns" if part.axis else "rows"
-
-
-def _ranges(part: Part) -> str:
-    return f"{_axis(part)} {text.rows(part.rows)}"
 
 
 def _starts(attention: Attention) -> str:
@@ -162,14 +155,11 @@ class NormColumn:
 
 def _columns(stack: AlikeLayers) -> Iterator[NormColumn]:
     names = [part.name for part in stack.layers[0].parts]
-    for name in names:
-        column = NormColumn(f"{name.upper()} norm", lambda one, name=name: _measured(one, name))
-        if any(column.of(one) for one in stack.layers):
-            yield column
-    for name in names:
-        column = NormColumn(f"{name.upper()} bias", lambda one, name=name: _bias(one, name))
-        if any(column.of(one) for one in stack.layers):
-            yield column
+    for title, of in (("norm", _measured), ("bias", _of_bias)):
+        for name in names:
+            column = NormColumn(f"{name.upper()} {title}", partial(of, name=name))
+            if any(column.of(one) for one in stack.layers):
+                yield column
 
 
 def _measured(attention: Attention, name: str) -> Measure | None:
@@ -177,7 +167,7 @@ def _measured(attention: Attention, name: str) -> Measure | None:
     return part.measured if part else None
 
 
-def _bias(attention: Attention, name: str) -> Measure | None:
+def _of_bias(attention: Attention, name: str) -> Measure | None:
     part = attention.part(name)
     return part.bias_measured if part else None
 
