@@ -18,6 +18,7 @@ from qkvinspect.formats.ranks import places
 from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
+from qkvinspect.sources.folder import Folder, LocalFolder
 
 
 def _safetensors() -> Format:
@@ -116,11 +117,10 @@ def open_checkpoint(
             with _closed_if_not_used(model):
                 return with_base(adapter, model)
     own = (configs.named(os.fspath(config)),) if config is not None else ()
-    found = _ranks(os.fspath(path))
-    if found is not None and len(found.files) > 1:
+    found = _located(os.fspath(path), download, progress)
+    if isinstance(found, places.RankFiles):
         return _joined(found, container, own, limits or {})
-    only = next((str(file.path) for file in found.files), "") if found else ""
-    source, findings = _find(only or os.fspath(path), download, progress)
+    source, findings = found
     try:
         with _without_collector():
             checkpoint = _open(source, container, limits or {})
@@ -141,14 +141,6 @@ def open_checkpoint(
     )
 
 
-def _ranks(path: str) -> places.RankFiles | None:
-    """The files of ranks that a folder on this machine holds, if it does."""
-    if is_remote(path):
-        return None
-    place = local_path(path)
-    return places.find(Path(place)) if os.path.isdir(place) else None  # noqa: PTH112
-
-
 def _joined(
     files: places.RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]
 ) -> Checkpoint:
@@ -156,10 +148,12 @@ def _joined(
     from qkvinspect.formats.ranks import opening
 
     beside, findings = configs.within(files.around)
-    size = sum(file.path.stat().st_size for file in files.files if file.path.is_file())
     with _without_collector():
         checkpoint = opening.open(
-            files, lambda source: _open(source, container, limits), (*own, *beside), limits_for(size, limits)
+            files,
+            lambda source: _open(source, container, limits),
+            (*own, *beside),
+            lambda size: limits_for(size, limits),
         )
     return replace(
         checkpoint,
@@ -177,18 +171,35 @@ def _closed_if_not_used(checkpoint: Checkpoint) -> Generator[None]:
         raise
 
 
-def _find(path: str, download: bool, progress: Progress | None) -> tuple[ByteSource, tuple[Finding, ...]]:
-    """The file that a path or a URL stands for."""
+_File = tuple[ByteSource, tuple[Finding, ...]]
+"""The file that a path stands for, and what was noticed when it was chosen."""
+
+
+def _located(path: str, download: bool, progress: Progress | None) -> places.RankFiles | _File:
+    """What a path or a URL stands for: a file, or the files of several ranks."""
     if is_remote(path):
         from qkvinspect.sources.locate import Reach, RemoteFile, remote
 
-        found = remote(path, Reach(download, progress))
-        return (found, ()) if isinstance(found, RemoteFile) else directory.choose_remote(found)
+        named = remote(path, Reach(download, progress))
+        if isinstance(named, RemoteFile):
+            return named, ()
+        return _of_ranks(named) or directory.choose_remote(named)
     place = local_path(path)
-    if os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises where the folder may not be read)
+    if not os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises where the folder may not be read)
+        return LocalFile(place), ()
+    found = _of_ranks(LocalFolder(place))
+    if found is None:
         place, findings = directory.choose(place)
         return LocalFile(place), findings
-    return LocalFile(place), ()
+    return found
+
+
+def _of_ranks(folder: Folder) -> places.RankFiles | _File | None:
+    """The files of ranks that a folder holds, or the only one."""
+    found = places.find(folder)
+    if found is None or len(found.files) != 1:
+        return found
+    return found.folder.open(found.files[0].name), ()
 
 
 def _open(

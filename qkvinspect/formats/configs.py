@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from contextlib import closing
+from pathlib import PurePath
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Config
@@ -16,6 +17,7 @@ from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
 from qkvinspect.parsed import is_items, is_mapping
 from qkvinspect.sources import LocalFile, is_remote, local_path
+from qkvinspect.sources.folder import Folder
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
@@ -53,18 +55,15 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
     return tuple(configs), tuple(findings)
 
 
-def within(folders: Sequence[Path]) -> tuple[tuple[Config, ...], tuple[Finding, ...]]:
+def within(folders: Sequence[Folder]) -> tuple[tuple[Config, ...], tuple[Finding, ...]]:
     """The configs in folders that are a checkpoint as a whole, the most trusted first."""
     configs: list[Config] = []
     findings: list[Finding] = []
     for folder in folders:
-        try:
-            anyone = next((entry for entry in sorted(folder.iterdir()) if entry.is_file()), None)
-        except OSError:
-            continue
-        if anyone is not None:
-            source = LocalFile(anyone, kept=False)
-            found, noticed = beside(source)
+        entries = folder.entries()
+        if entries is not None and entries.files:
+            with closing(folder.open(entries.files[0])) as anyone:
+                found, noticed = beside(anyone)
             configs += found
             findings += noticed
     return tuple(configs), tuple(findings)

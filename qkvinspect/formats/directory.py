@@ -12,6 +12,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats.ranks import places
+from qkvinspect.sources.folder import LocalFolder
 
 if TYPE_CHECKING:
     from qkvinspect.sources.locate import RemoteFile, RemoteFolder
@@ -48,7 +49,7 @@ def is_one(folder: Path) -> bool:
     except OSError:
         return True
     checkpoints = [name for name in names if name.endswith(SUFFIXES)]
-    if places.here(folder) is not None:
+    if places.here(LocalFolder(folder)) is not None:
         return True
     return (
         not names.isdisjoint((*USUAL, ".metadata"))
@@ -85,12 +86,12 @@ def choose_remote(folder: RemoteFolder) -> tuple[RemoteFile, tuple[Finding, ...]
     Raises:
         CheckpointError: there is none, or no way to tell which.
     """
-    names = folder.names()
-    if names is not None:
-        name, findings = _pick(names, (), folder.name)
-        return folder.file(name), findings
+    entries = folder.entries()
+    if entries is not None:
+        name, findings = _pick(entries.files, (), folder.name)
+        return folder.open(name), findings
     for name in (*_INDEXES, *USUAL):
-        file = folder.file(name)
+        file = folder.open(name)
         try:
             if file.size:
                 return file, ()

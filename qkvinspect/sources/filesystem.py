@@ -15,6 +15,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.fetching import patiently
+from qkvinspect.sources.folder import Entries
 from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
@@ -83,18 +84,22 @@ class StoredFile:
         url = urls.beside(self._url, name)
         return StoredFile(url, self._system, f"{self._path.rpartition('/')[0]}/{name}")
 
-    def names(self, folder: str | None = None) -> tuple[str, ...]:
-        folder = self._path.rpartition("/")[0] if folder is None else folder
+    def names(self) -> tuple[str, ...]:
+        return self._listed(self._path.rpartition("/")[0]).files
+
+    def entries(self) -> Entries:
+        """What lies in the folder that this is."""
+        return self._listed(self._path)
+
+    def _listed(self, folder: str) -> Entries:
         try:
             listed = partial(self._try, partial(self._system.ls, folder, detail=True))
             found: list[dict[str, Any]] = patiently(self.name, listed)
         except CheckpointError:
-            return ()
-        return tuple(sorted(one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "file"))
-
-    def names_within(self) -> tuple[str, ...]:
-        """The names of the files in the folder that this is."""
-        return self.names(self._path)
+            return Entries()
+        named = sorted((one["name"].rstrip("/").rpartition("/")[2], one["type"]) for one in found)
+        files = tuple(name for name, kind in named if kind == "file")
+        return Entries(files, tuple(name for name, kind in named if kind == "directory"))
 
     def matches(self) -> tuple[str, ...]:
         """The addresses of the files that this names, which may have wildcards as fsspec knows them."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from qkvinspect.checkpoint import ByteSource
 from qkvinspect.errors import UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.filesystem import StoredFile, connect
+from qkvinspect.sources.folder import Entries
 from qkvinspect.sources.remote import Reach, RemoteFile
+from qkvinspect.sources.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,21 +21,32 @@ class RemoteFolder:
 
     url: str
     reach: Reach
-    folder: StoredFile | None = None
+    stored: StoredFile | None = None
 
     @property
     def name(self) -> str:
         return urls.shown(self.url)
 
-    def names(self) -> tuple[str, ...] | None:
-        """The names of its files; None where they cannot be listed."""
-        return None if self.folder is None else self.folder.names_within()
+    def entries(self) -> Entries | None:
+        """What lies in it; None of the web, where nothing can be listed."""
+        return None if self.stored is None else self.stored.entries()
 
-    def file(self, name: str) -> RemoteFile:
-        """One of its files."""
-        if self.folder is None:
-            return _web(urls.beside(self.url, name), self.reach)
-        return RemoteFile(self.folder.within(name), self.reach)
+    def folder(self, name: str) -> RemoteFolder:
+        """A folder in it."""
+        url = f"{urls.beside(self.url, name)}/" if self.stored is None else f"{self.url.rstrip('/')}/{name}"
+        return RemoteFolder(url, self.reach, self.stored and self.stored.within(name))
+
+    def open(self, name: str) -> RemoteFile:
+        """A file in it, or below it."""
+        return RemoteFile(self._transport(name), self.reach)
+
+    def open_all(self, names: Sequence[str]) -> list[ByteSource]:
+        """Files of one checkpoint, fetched by the same threads into one temporary file; close the first last."""
+        first = self.open(names[0])
+        return [first, *(first.another(self._transport(name)) for name in names[1:])]
+
+    def _transport(self, name: str) -> Transport:
+        return _web(urls.beside(self.url, name), self.reach) if self.stored is None else self.stored.within(name)
 
 
 def remote(url: str, reach: Reach) -> RemoteFile | RemoteFolder:
@@ -43,7 +58,8 @@ def remote(url: str, reach: Reach) -> RemoteFile | RemoteFolder:
     """
     urls.require_sound(url)
     if urls.is_web(url):
-        return RemoteFolder(url, reach) if urlsplit(url).path.endswith("/") else _web(url, reach)
+        is_folder = urlsplit(url).path.endswith("/")
+        return RemoteFolder(url, reach) if is_folder else RemoteFile(_web(url, reach), reach)
     stored = connect(url)
     return RemoteFolder(url, reach, stored) if stored.is_folder() else RemoteFile(stored, reach)
 
@@ -60,7 +76,7 @@ def matches(pattern: str) -> tuple[str, ...]:
     return connect(pattern).matches()
 
 
-def _web(url: str, reach: Reach) -> RemoteFile:
+def _web(url: str, reach: Reach) -> Transport:
     from qkvinspect.sources.http import HttpFile
 
-    return RemoteFile(HttpFile(url, whole=reach.download), reach)
+    return HttpFile(url, whole=reach.download)

@@ -120,6 +120,10 @@ class RemoteFile:
             self._beside[name] = RemoteFile(self._transport.beside(name), self._reach, self._fetcher)
         return self._beside[name]
 
+    def another(self, transport: Transport) -> RemoteFile:
+        """A file of the same checkpoint that lies elsewhere: it comes with this one's threads, until this is closed."""
+        return RemoteFile(transport, self._reach, self._fetcher)
+
     def siblings(self) -> tuple[str, ...]:
         names = self._transport.names()
         return tuple(filter(self._there, _UNLISTED)) if names is None else names

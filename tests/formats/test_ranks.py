@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -265,6 +266,41 @@ def test_virtual_stages(tmp_path) -> None:
             info = checkpoint.tensors[f"decoder.layers.{layer}.self_attention.linear_qkv.weight"]
             first = info.region.read(info.offset * 4, 4)
             assert torch.frombuffer(bytearray(first), dtype=torch.float32).item() == layer
+
+
+def test_in_a_store(tmp_path, content, tensor_bytes) -> None:
+    """The folder of all ranks, and the one above it, through fsspec: joined as on this machine, config and all."""
+    whole = ranks.megatron_core(8, 2, 8, 2)
+    args = {"num_attention_heads": 8, "num_query_groups": 2, "kv_channels": 8, "hidden_size": 64}
+    ranks.save_megatron(tmp_path / "iter_0000005", whole, 4, **args)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("5")
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 8}))
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path), "/ranks", recursive=True)
+    try:
+        for url in ("memory://ranks", "memory://ranks/iter_0000005"):
+            with open_checkpoint(url) as checkpoint:
+                require_same(checkpoint, whole, content, tensor_bytes)
+                assert (checkpoint.path, checkpoint.num_files) == ("memory://ranks/iter_0000005", 4)
+                found = inspect(checkpoint, Options(norms=False)).attentions[0].heads
+                assert found
+                assert (found.num_heads, found.num_kv_heads) == (8, 2)
+                checkpoint.check()
+    finally:
+        system.rm("/ranks", recursive=True)
+
+
+def test_one_rank_that_a_store_lacks(tmp_path) -> None:
+    ranks.save_megatron(tmp_path, ranks.megatron_core(8, 4, 8, 2), 4)
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path), "/ranks", recursive=True)
+    system.rm("/ranks/mp_rank_02", recursive=True)
+    try:
+        with pytest.raises(CheckpointError, match="rank 2") as caught:
+            open_checkpoint("memory://ranks")
+        assert caught.value.file == "memory://ranks"
+    finally:
+        system.rm("/ranks", recursive=True)
 
 
 def test_a_missing_rank(tmp_path) -> None:

@@ -18,7 +18,6 @@ from qkvinspect.formats.ranks.joining import Joining
 from qkvinspect.formats.ranks.places import RankFile, RankFiles
 from qkvinspect.formats.ranks.stages import in_line
 from qkvinspect.parsed import is_mapping, is_size
-from qkvinspect.sources import LocalFile
 
 _TENSOR_SIZES = ("tensor_model_parallel_size", "model_parallel_size", "mp_world_size")
 _STAGE_SIZES = ("pipeline_model_parallel_size", "pipe_parallel_size")
@@ -31,21 +30,26 @@ def open(
     files: RankFiles,
     open_file: Callable[[ByteSource], Checkpoint],
     beside: Sequence[Config],
-    limits: Limits,
+    limits_for: Callable[[int], Limits],
 ) -> Checkpoint:
     """Open every rank's file and join what they hold.
 
     Args:
         open_file: opens one of them by its content.
         beside: configs that lie with them.
+        limits_for: the limits for so many bytes.
 
     Raises:
         CheckpointError: a rank is missing, or one of the files is damaged or of another checkpoint.
     """
-    limits.check("shards", min(len(files.files), _MAX_FILES + 1), str(files.folder))
+    limits_for(0).check("shards", min(len(files.files), _MAX_FILES + 1), files.folder.name)
     files.require_complete()
     with ExitStack() as resources:
-        opened = [(file, _opened(file, open_file, resources)) for file in files.files]
+        sources = files.folder.open_all([file.name for file in files.files])
+        for one in sources:
+            resources.callback(one.close)
+        limits = limits_for(sum(one.size for one in sources))
+        opened = [(file, _opened(one, open_file, resources)) for file, one in zip(files.files, sources, strict=True)]
         first = opened[0][1]
         _require_sizes(files, (*beside, *first.configs))
         source = first.source
@@ -56,13 +60,13 @@ def open(
             joining = Joining(source, files.kind, ranks, (*beside, *first.configs), limits)
             joining.join()
             stages.append(joining)
-        tensors, shares, findings = _together(stages, str(files.folder))
+        tensors, shares, findings = _together(stages, files.folder.name)
         formats = sorted({checkpoint.format for _, checkpoint in opened})
         of = f"{files.tensor} tensor-parallel rank{'s' * (files.tensor > 1)}"
         of += f" x {files.stages} pipeline stages" if files.stages > 1 else ""
         told = Finding(FindingCode.RANKS_JOINED, f"{len(files.files)} files of {of} were joined")
         return Checkpoint(
-            path=str(files.folder),
+            path=files.folder.name,
             format=f"ranks-{'+'.join(formats)}",
             num_bytes=sum(checkpoint.num_bytes for _, checkpoint in opened),
             tensors=tensors,
@@ -78,8 +82,7 @@ def open(
         )
 
 
-def _opened(file: RankFile, open_file: Callable[[ByteSource], Checkpoint], resources: ExitStack) -> Checkpoint:
-    source = LocalFile(file.path, kept=False)
+def _opened(source: ByteSource, open_file: Callable[[ByteSource], Checkpoint], resources: ExitStack) -> Checkpoint:
     checkpoint = open_file(source)
     checkpoint.source = source
     resources.callback(checkpoint.close)
@@ -104,7 +107,7 @@ def _of_rank(
                 raise CheckpointError(
                     "stands in two files of one rank",
                     code=Code.RANKS,
-                    file=str(files.folder),
+                    file=files.folder.name,
                     tensor=whole,
                     expected="it in one of them",
                     hint="the files are of different checkpoints: copy or download all of them again",
@@ -124,7 +127,7 @@ def _require_sizes(files: RankFiles, configs: Sequence[Config]) -> None:
         raise CheckpointError(
             "is shared out over ranks of expert parallelism, which are not joined",
             code=Code.RANKS,
-            file=str(files.folder),
+            file=files.folder.name,
             expected="ranks of tensor and pipeline parallelism only",
             found=f"{experts} ranks of experts",
             hint="convert the checkpoint to one expert-parallel rank, or name the file of one rank",
@@ -138,7 +141,7 @@ def _require_sizes(files: RankFiles, configs: Sequence[Config]) -> None:
             raise CheckpointError(
                 f"does not hold the files of all {what}",
                 code=Code.RANKS,
-                file=str(files.folder),
+                file=files.folder.name,
                 expected=str(said),
                 found=str(count),
                 hint="copy the whole folder, or name the file of one rank to see its share alone",

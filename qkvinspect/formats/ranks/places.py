@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.sources.folder import Entries, Folder
 
 Kind = Literal["megatron", "deepspeed", "vllm"]
 """Who wrote the files, which tells how their fused tensors are cut."""
@@ -26,13 +27,14 @@ class RankFile:
     """A file of one rank.
 
     Attributes:
+        name: its name, from the folder of all of them on.
         tensor, stage: its rank of tensor and of pipeline parallelism.
         expert: its rank of expert parallelism.
         part: which of several files of the rank.
         prefix: what its names lack in front.
     """
 
-    path: Path
+    name: str
     tensor: int
     stage: int = 0
     expert: int = 0
@@ -50,9 +52,9 @@ class RankFiles:
     """
 
     kind: Kind
-    folder: Path
+    folder: Folder
     files: tuple[RankFile, ...]
-    around: tuple[Path, ...]
+    around: tuple[Folder, ...]
 
     @property
     def tensor(self) -> int:
@@ -75,7 +77,7 @@ class RankFiles:
                 raise CheckpointError(
                     "is a rank of expert parallelism, which is not joined",
                     code=Code.RANKS,
-                    file=str(file.path),
+                    file=f"{self.folder.name}/{file.name}",
                     expected="ranks of tensor and pipeline parallelism only",
                     hint="convert the checkpoint to one expert-parallel rank with Megatron's own tools",
                 )
@@ -93,7 +95,7 @@ class RankFiles:
             raise CheckpointError(
                 f"lacks the file of tensor-parallel rank {tensor}{stages}{f' for {prefix[:-1]}' if prefix else ''}",
                 code=Code.RANKS,
-                file=str(self.folder),
+                file=self.folder.name,
                 expected=f"{len(wanted)} ranks",
                 found=f"{len(there)}",
                 hint="copy the whole folder, or name the file of one rank to see its share alone",
@@ -113,7 +115,7 @@ _POINTERS = ("latest_checkpointed_iteration.txt", "latest")
 _MAX_POINTER = 200
 
 
-def find(folder: Path) -> RankFiles | None:
+def find(folder: Folder) -> RankFiles | None:
     """The rank files of a folder, or of the one that its tracker file names; None where there are none.
 
     A folder with DeepSpeed's ZeRO partitions is left alone: others say what to do about these.
@@ -121,45 +123,37 @@ def find(folder: Path) -> RankFiles | None:
     found = here(folder)
     if found is not None:
         return found
-    names = _names(folder)
-    if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")) for name in names):
+    files, folders = folder.entries() or Entries()
+    if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")) for name in files):
         return None  # it is a checkpoint itself, as a Trainer writes one beside DeepSpeed's own
-    for named in _pointed(folder, names):
-        below = find(named) if named != folder and named.is_dir() else None
+    for named in _pointed(folder, files):
+        below = find(folder.folder(named)) if named in folders else None
         if below is not None:
             return replace(below, around=(*below.around, folder))
     return None
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except OSError:
-        return []
-
-
-def here(folder: Path) -> RankFiles | None:
+def here(folder: Folder) -> RankFiles | None:
     """The rank files of a folder itself, whatever a tracker file says."""
-    names = _names(folder)
+    names, below = folder.entries() or Entries()
     for pattern, kind in ((_VLLM, "vllm"), (_LAYERS, "deepspeed"), (_STATES, "deepspeed")):
         matches = [match for name in names if (match := pattern.fullmatch(name))]
         if matches and (kind == "vllm" or not any(map(_ZERO.fullmatch, names))):
-            files = tuple(_file(folder / match.string, match) for match in matches)
+            files = tuple(_file(match.string, match) for match in matches)
             return RankFiles("vllm" if kind == "vllm" else "deepspeed", folder, files, (folder,))
-    folders = [match for name in names if (match := _FOLDER.fullmatch(name)) and (folder / name).is_dir()]
-    common = _common_file([folder / match.string for match in folders])
+    ranks = [match for name in below if (match := _FOLDER.fullmatch(name))]
+    common = _common_file([folder.folder(match.string) for match in ranks])
     if common is None:
         return None
-    return RankFiles(
-        "megatron", folder, tuple(_file(folder / match.string / common, match) for match in folders), (folder,)
-    )
+    files = tuple(_file(f"{match.string}/{common}", match) for match in ranks)
+    return RankFiles("megatron", folder, files, (folder,))
 
 
-def _file(path: Path, match: re.Match[str]) -> RankFile:
+def _file(name: str, match: re.Match[str]) -> RankFile:
     said = {key: int(value) for key, value in match.groupdict().items() if value is not None}
     prefix = f"sequential.{said['layer']}." if "layer" in said else ""
     return RankFile(
-        path,
+        name,
         said.get("tensor", said.get("tp", 0)),
         said.get("stage", said.get("pp", 0)),
         said.get("expert", 0),
@@ -168,31 +162,26 @@ def _file(path: Path, match: re.Match[str]) -> RankFile:
     )
 
 
-def _common_file(folders: Sequence[Path]) -> str | None:
+def _common_file(folders: Sequence[Folder]) -> str | None:
     """What the file of the model is called in every rank's folder."""
-    try:
-        held = [{entry.name for entry in folder.iterdir()} for folder in folders]
-    except OSError:
-        return None
-    if not held:
-        return None
-    common = {name for name in held[0] if all(name in others for others in held)}
+    held = [set((folder.entries() or Entries()).files) for folder in folders]
+    common = set[str].intersection(*held) if held else set[str]()
     usual = next((name for name in _IN_FOLDER if name in common), None)
     others = [name for name in sorted(common) if name.endswith((".ckpt", ".pt"))]
     return usual or (others[0] if len(others) == 1 else None)
 
 
-def _pointed(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """The folders that a tracker file may mean: the latest checkpoint of several."""
+def _pointed(folder: Folder, names: Sequence[str]) -> Iterator[str]:
+    """The names of the folders that a tracker file may mean: the latest checkpoint of several."""
     for name in _POINTERS:
         if name not in names:
             continue
         try:
-            with (folder / name).open("rb") as file:
-                text = file.read(_MAX_POINTER).decode().strip()
-        except (OSError, ValueError):
+            with closing(folder.open(name)) as file:
+                text = file.read(0, min(file.size, _MAX_POINTER)).decode().strip()
+        except (CheckpointError, UnicodeDecodeError):
             continue
         if text.isdecimal():
-            yield folder / f"iter_{int(text):07}"
+            yield f"iter_{int(text):07}"
         if re.fullmatch(r"\w[\w.-]*", text):
-            yield folder / text
+            yield text
