@@ -200,7 +200,11 @@ def slots_of(packing: Packing, geometry: Geometry, total: int) -> tuple[int, lis
 
 def describe(geometry: Geometry) -> str:
     """The sizes in words: ``8 heads x 64`` or ``32 heads over 8 kv heads x 128``."""
-    kv = "" if geometry.num_kv_heads == geometry.num_heads else f" over {geometry.num_kv_heads} kv heads"
+    kv = (
+        ""
+        if geometry.num_kv_heads == geometry.num_heads
+        else f" over {geometry.num_kv_heads} kv head{'s' * (geometry.num_kv_heads > 1)}"
+    )
     heads = "1 head" if geometry.num_heads == 1 else f"{geometry.num_heads} heads"
     return f"{heads}{kv} x {geometry.head_dim}"
 
