@@ -52,20 +52,23 @@ def weigh(
     samples = _samples(own)
     if not samples:
         return None
+    known = of.attention.heads.num_heads if of.attention.heads else None
+    if known is not None and known not in own:
+        return None  # what is known cannot be compared with anything, as for V of another width
     heads = weigh_heads(own, samples)
     counts = list(own)
-    if glance and of.attention.heads is not None:
-        counts = [of.attention.heads.num_heads]
+    if glance and known is not None:
+        counts = [known]
     elif len(layout.weights) > 1 and heads is not None:  # whose heads lie the same way, whoever is who
         counts = [one.num_heads for one in heads.weighed[:2]]
     others = _packings(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = weigh_packings(others, samples[:enough]) if len(others) > 1 else None
     evidence = Evidence(heads, packings, _turned(of, layout, heads))
-    known = of.attention.heads.num_heads if of.attention.heads else heads.best.num_heads if heads else 0
-    if not thorough or known not in own:
+    shown = known or (heads.best.num_heads if heads else 0)
+    if not thorough or shown not in own:
         return evidence
-    return replace(evidence, turns=weigh_turns(own[known], samples), profile=draw(own[known], samples))
+    return replace(evidence, turns=weigh_turns(own[shown], samples), profile=draw(own[shown], samples))
 
 
 def claim_of(layout: Layout, said: Evidence) -> Verdict | None:

@@ -37,10 +37,12 @@ class Hypotheses:
     names: Names
 
     def counts(self) -> list[int]:
-        """The numbers of heads worth weighing."""
+        """The numbers of heads worth weighing: that which is known, if one is, and those that divide the same rows."""
         possible = self.attention.possible_heads
         if not possible:
-            rows = max(match.candidates[0].shapes[0][0] for match in self.matches)
+            known = self.attention.heads
+            stored = max(match.candidates[0].shapes[0][0] for match in self.matches)
+            rows = known.num_heads * known.head_dim if known is not None else stored
             possible = tuple(n for n in range(2, min(rows, _MOST_HEADS) + 1) if rows % n == 0)
         return [n for n in possible if n > 1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
+from qkvinspect.checkpoint import Config
 from qkvinspect.findings import AGAINST_WEIGHTS
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.evidence.fit import fit
 from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.inspection.evidence.sample import Sample
@@ -179,6 +183,26 @@ def test_random_weights_say_nothing(tmp_path: Path) -> None:
         if answers(report) != {(None, "unknown")} or against(report):
             claims.append(label)
     assert not claims
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(9, 3, 32), (12, 4, 16), (14, 2, 8), (25, 5, 4)]
+)
+def test_the_number_of_a_config_is_always_weighed(tmp_path: Path, heads: int, kv_heads: int, head_dim: int) -> None:
+    """Nine heads over three do not divide the rows of a fused tensor, which are those of fifteen."""
+    random = np.random.default_rng(heads)
+    width, rows = heads * head_dim, (heads + 2 * kv_heads) * head_dim
+    layer = "model.layers.0.self_attn"
+    tensors = {f"{layer}.qkv_proj.weight": (rows, width), f"{layer}.o_proj.weight": (width, width)}
+    save_arrays({name: random.normal(size=shape).astype(np.float32) for name, shape in tensors.items()}, tmp_path / "m")
+    config = Config("config:config.json", {"num_attention_heads": heads, "num_key_value_heads": kv_heads})
+    with open_checkpoint(tmp_path / "m") as checkpoint:
+        report = inspect(replace(checkpoint, configs=(config,)), Options(norms=False, evidence="thorough"))
+    (attention,) = report.attentions
+    assert attention.evidence
+    assert attention.evidence.heads
+    assert heads in {one.num_heads for one in attention.evidence.heads.weighed}
+    assert not against(report)
 
 
 def index(heads: int, width: int) -> dict[str, np.ndarray]:
