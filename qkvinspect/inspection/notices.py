@@ -68,7 +68,7 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
         return
     packings, heads, known = evidence.packings, evidence.heads, attention.heads
     if packings is not None and packings.decided and packing and packings.best.label != packing:
-        text = f"the layout says {packing}, the weights say {packings.best.label}"
+        text = f"the layout says {packing}, the weights say {packings.best.words(known and known.num_heads)}"
         yield Finding(FindingCode.PACKING_AGAINST_WEIGHTS, f"{text} {_sure(packings)}", layer)
     elif heads is None or not heads.decided:
         return

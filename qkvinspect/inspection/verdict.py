@@ -15,17 +15,30 @@ class Weighed:
             what its parameters gain by chance; summed over the layers.
         explained_by: a larger number of heads that explains it: put together in any other order, those heads
             reach about the same score.
+        same_rows: another packing that comes to the same rows with so many heads: one head a group, or as many
+            groups as heads; "" where there is none.
     """
 
     label: str
     num_heads: int
     score: float
     explained_by: int | None = None
+    same_rows: str = ""
 
     @property
     def answer(self) -> str | int:
         """The packing, where packings are weighed; else the number of heads."""
         return self.label or self.num_heads
+
+    def agrees(self, other: Weighed) -> bool:
+        """Whether both give the same answer, or the same rows."""
+        return self.answer in (other.answer, other.same_rows) or self.same_rows == other.answer
+
+    def words(self, num_heads: int | None) -> str:
+        """The packing in words that hold for so many heads, if their number is known."""
+        if not self.same_rows or num_heads == self.num_heads:
+            return self.label
+        return self.same_rows if num_heads is not None else f"{self.label}, or, in the same rows, {self.same_rows}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,9 +185,7 @@ def test_random_weights_say_nothing(tmp_path: Path) -> None:
     assert not claims
 
 
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim"), [(9, 3, 32), (12, 4, 16), (14, 2, 8), (25, 5, 4)]
-)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 32), (12, 4, 16), (14, 2, 8), (25, 5, 4)])
 def test_the_number_of_a_config_is_always_weighed(tmp_path: Path, heads: int, kv_heads: int, head_dim: int) -> None:
     """Nine heads over three do not divide the rows of a fused tensor, which are those of fifteen."""
     random = np.random.default_rng(heads)

@@ -136,7 +136,7 @@ def _sure(own: Verdict) -> bool:
 def _agree(own: Verdict, said: Verdict) -> bool:
     """Whether both have the same answer; heads that fall into parts agree with a larger number of heads only."""
     if own.parted is None:
-        return own.best.answer == said.best.answer
+        return own.best.agrees(said.best)
     return own.best.num_heads < said.best.num_heads and said.best.num_heads % own.best.num_heads == 0
 
 
@@ -173,8 +173,10 @@ def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
     for label, own in fits.items():
         scores = {heads: score_of([one.fitted for one in of]) for heads, of in own.items()}
         best = max(scores, key=lambda heads: scores[heads])
-        if any(abs(scores[best] - one.score) < 1e-6 and one.num_heads == best for one in weighed):
-            continue  # the same rows under another name: one head a group, or as many groups as heads
+        same = [i for i, one in enumerate(weighed) if abs(scores[best] - one.score) < 1e-6 and one.num_heads == best]
+        if same:
+            weighed[same[0]] = replace(weighed[same[0]], same_rows=weighed[same[0]].same_rows or label)
+            continue
         weighed.append(Weighed(label, best, scores[best]))
         if scores[best] >= max(one.score for one in weighed):
             noise = _noise(own)
@@ -182,7 +184,7 @@ def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
     weighed.sort(key=lambda one: -one.score)
     worst = weighed[-1].score
     confidence = _share(weighed[0].score, [one.score for one in weighed[1:]]) if visible else 0.0
-    relative = tuple(Weighed(w.label, w.num_heads, w.score - worst) for w in weighed)
+    relative = tuple(replace(one, score=one.score - worst) for one in weighed)
     return Verdict(relative, layers, noise, confidence, confidence >= SURE)
 
 
