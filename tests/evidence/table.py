@@ -1,9 +1,10 @@
 """Write RESULTS.md: what the weights of trained and of random models say, against the truth.
 
-    python tests/evidence/table.py [--only SECTION]... [--trained TRAINED]
+    python tests/evidence/table.py [--only SECTION]... [--trained TRAINED] [--rotary ROTARY]
 
-Sections that are not asked for are kept as they are, and so is "here" without TRAINED, a folder that train.py has
-filled. Each section can be run by itself, several at a time.
+Sections that are not asked for are kept as they are, and so are "here" without TRAINED, a folder that train.py has
+filled, and "repacked" without ROTARY, one that tests/checks/rotary_models/make.py has. Each section can be run by
+itself, several at a time.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from qkvinspect.inspection.evidence.weigh import CHANCE
 from qkvinspect.inspection.report import Report
 from qkvinspect.inspection.verdict import Verdict
 from qkvinspect.layouts.packing import Packing
-from tests.evidence import cases, towers
+from tests.evidence import cases, repacked, towers
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MODELS = 1000
 PAIRS = 200
 TRAINED_HERE = "## Trained here"
+REPACKED = "## Trained here: shared kv heads, packed in one tensor"
 RANDOM = "## Random weights"
 
 
@@ -193,6 +195,13 @@ def here(folder: Path) -> Iterator[str]:
         )
 
 
+def packed_anew(folder: Path) -> Iterator[str]:
+    yield REPACKED
+    yield ""
+    with tempfile.TemporaryDirectory() as work:
+        yield from repacked.section(folder, Path(work, "packed.safetensors"))
+
+
 def noise() -> Iterator[str]:
     yield RANDOM
     yield ""
@@ -239,6 +248,7 @@ TITLES = {
     "missing": "## Trained by others: where a part is missing",
     "mixed": "## Two towers in one file",
     "here": TRAINED_HERE,
+    "repacked": REPACKED,
     "random": RANDOM,
 }
 
@@ -255,16 +265,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(TITLES))
     parser.add_argument("--trained", type=Path)
+    parser.add_argument("--rotary", type=Path)
     options = parser.parse_args()
     start = time.monotonic()
     made: dict[str, str] = {}
     for name in options.only or TITLES:
         if name == "random":
             lines = noise()
-        elif name != "here":
+        elif name not in ("here", "repacked"):
             lines = OTHERS[name](list(cases.others((*cases.OTHERS, *cases.LARGE))))
-        elif options.trained is not None:
+        elif name == "here" and options.trained is not None:
             lines = here(options.trained)
+        elif name == "repacked" and options.rotary is not None:
+            lines = packed_anew(options.rotary)
         else:
             continue
         made[TITLES[name]] = "\n".join(lines)
