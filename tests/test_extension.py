@@ -205,7 +205,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Subject, Fault
 from qkvinspect.finding_codes import FindingKind
 
 
@@ -216,7 +216,7 @@ class Code(FindingKind):
 CODE: FindingKind = Code.FEW_HEADS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
         if attention.heads is not None and attention.heads.num_heads < 4:
             yield attention.layer, f"only {attention.heads.num_heads} heads"
@@ -226,9 +226,9 @@ def told(subject: Subject) -> Iterator[Told]:
 def check(copy: Copy) -> None:
     """It brings its code along: ``check --list``, the settings and the exit code follow."""
     save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
-    copy.add("checks/few_heads.py", CHECK)
-    copy.insert("checks/__init__.py", "from qkvinspect.checks import (", "\n    few_heads,")
-    copy.insert("checks/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
+    copy.add("checks/faults/few_heads.py", CHECK)
+    copy.insert("checks/faults/__init__.py", "from qkvinspect.checks.faults import (", "\n    few_heads,")
+    copy.insert("checks/faults/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
     checked = copy.run("check", "one.safetensors", "--heads", "2", "--format", "json", code=1)
     assert "few-heads" in {one["code"] for one in json.loads(checked)["checkpoints"][0]["findings"]}
     copy.run("check", "one.safetensors", "--heads", "4", "--select", "few-heads")
@@ -293,7 +293,7 @@ KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
     (layout, {"layouts/torch.py"}),
     (encoding, {"weights/encodings/halved.py", "weights/encodings/__init__.py"}),
     (file_format, {"formats/toy.py", "formats/__init__.py"}),
-    (check, {"checks/few_heads.py", "checks/__init__.py"}),
+    (check, {"checks/faults/few_heads.py", "checks/faults/__init__.py"}),
     (figure, {"analysis/columns.py"}),
     (library, {"inspection/facts/twins.py", "inspection/facts/libraries.py"}),
 ]

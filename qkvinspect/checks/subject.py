@@ -17,7 +17,7 @@ from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.progress import Progress
 from qkvinspect.weights.adapters.low_rank import is_update
 
-Told = tuple[str | None, str]
+Fault = tuple[str | None, str]
 """A layer, or None for the whole file, and what is wrong with it."""
 
 Value = TypeVar("Value", bound=Hashable)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.equal_parts import same_rows
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.faults.equal_parts import same_rows
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 
 CODE: FindingCode = FindingCode.EQUAL_LAYERS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     first: dict[tuple[object, ...], tuple[str, Part]] = {}
     copies: dict[tuple[str, str], list[str]] = {}
     for attention, part, facts in subject.parts():

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.CONSTANT_PART
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention, part, facts in subject.parts():
         if part.shape[0] * part.shape[1] < 2 * len(facts):
             continue  # a head of one value is constant by nature

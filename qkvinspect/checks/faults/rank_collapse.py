@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.RANK_COLLAPSE
@@ -17,7 +17,7 @@ LEAST = 1.05
 FEWEST_ROWS = 8
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention, part, facts in subject.parts():
         low = [
             head

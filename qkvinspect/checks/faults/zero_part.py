@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.ZERO_PART
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention, part, facts in subject.parts():
         if facts and all(fact.constant and not fact.lowest for fact in facts):
             yield attention.layer, f"{part.name.upper()} is zero throughout: convert or copy its weights again"

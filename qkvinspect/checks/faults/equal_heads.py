@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.EQUAL_HEADS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for layer, part, facts, _ in subject.heads():
         places: dict[bytes, list[int]] = {}
         for head, fact in enumerate(facts):
