@@ -29,7 +29,7 @@ from qkvinspect.workers import in_order
 if TYPE_CHECKING:
     from qkvinspect.checks.damage.copied_runs import Marks
     from qkvinspect.checks.damage.odd_exponents import Counts
-    from qkvinspect.checks.head_facts import Facts
+    from qkvinspect.checks.head_values import HeadValues
 
 CODE: FindingCode = FindingCode.DAMAGED_BLOCK
 
@@ -199,8 +199,8 @@ def _one_direction(subject: Subject, tensor: StoredTensor) -> bool:
     """Whether any head of the layer is all but rank one."""
     layer = [one for one in subject.attentions if one.layer == tensor.layer]
     parts = [(part.weight.name, part.name) for one in layer for part in one.parts]
-    heads = [fact for key in parts if key in subject.facts for fact in subject.facts[key]]
-    return any(fact.stable_rank is not None and fact.stable_rank < _ONE_DIRECTION for fact in heads)
+    heads = [one for key in parts if key in subject.values for one in subject.values[key]]
+    return any(one.stable_rank is not None and one.stable_rank < _ONE_DIRECTION for one in heads)
 
 
 def _coded(tensor: StoredTensor) -> bool:
@@ -259,12 +259,12 @@ def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredT
     return False
 
 
-def _heads(subject: Subject, tensor: StoredTensor, place: int) -> Iterator[tuple[str, tuple[Facts, ...], int]]:
-    """Parts that a byte belongs to, with the facts of their heads and the number of the head."""
+def _heads(subject: Subject, tensor: StoredTensor, place: int) -> Iterator[tuple[str, tuple[HeadValues, ...], int]]:
+    """Parts that a byte belongs to, with the values of their heads and the number of the head."""
     for name, heads in tensor.heads_at(place, place + 1).items():
         (part,) = (part for part in tensor.parts if part.name == name)
-        facts = subject.facts.get((part.weight.name, name), ())
-        yield from ((name, facts, head) for head in heads if head < len(facts))
+        values = subject.values.get((part.weight.name, name), ())
+        yield from ((name, values, head) for head in heads if head < len(values))
 
 
 def _where(tensor: StoredTensor, start: int, stop: int) -> str:

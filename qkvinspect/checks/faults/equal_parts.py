@@ -21,8 +21,8 @@ CODE: FindingCode = FindingCode.EQUAL_PARTS
 def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
         for one, other in combinations(attention.parts, 2):
-            mine, others = (subject.facts[part.weight.name, part.name] for part in (one, other))
-            if not mine or any(fact.constant for fact in mine) or same_rows(one, other):
+            mine, others = (subject.values[part.weight.name, part.name] for part in (one, other))
+            if not mine or any(head.constant for head in mine) or same_rows(one, other):
                 continue
             if one.shape == other.shape and [f.digest for f in mine] == [f.digest for f in others]:
                 names = f"{one.name.upper()} and {other.name.upper()}"

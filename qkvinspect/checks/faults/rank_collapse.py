@@ -18,13 +18,13 @@ FEWEST_ROWS = 8
 
 
 def find(subject: Subject) -> Iterator[Fault]:
-    for attention, part, facts in subject.parts():
+    for attention, part, values in subject.parts():
         low = [
             head
-            for head, (rows, fact) in enumerate(zip(part.heads, facts, strict=False))
-            if fact.stable_rank is not None
-            and fact.stable_rank < LEAST
-            and not fact.constant
+            for head, (rows, one) in enumerate(zip(part.heads, values, strict=False))
+            if one.stable_rank is not None
+            and one.stable_rank < LEAST
+            and not one.constant
             and len(rows) >= FEWEST_ROWS
             and part.in_features >= FEWEST_ROWS
         ]

@@ -14,7 +14,7 @@ CODE: FindingCode = FindingCode.ZERO_HEAD
 
 
 def find(subject: Subject) -> Iterator[Fault]:
-    for layer, part, facts, _ in subject.heads():
-        zero = [head for head, fact in enumerate(facts) if fact.constant and not fact.lowest]
-        if 0 < len(zero) < len(facts):
+    for layer, part, values, _ in subject.heads():
+        zero = [head for head, one in enumerate(values) if one.constant and not one.lowest]
+        if 0 < len(zero) < len(values):
             yield layer, f"{part.name.upper()} is zero in {heads_named(zero)}: pruned, or never written"

@@ -15,6 +15,6 @@ CODE: FindingCode = FindingCode.ZERO_PART
 
 
 def find(subject: Subject) -> Iterator[Fault]:
-    for attention, part, facts in subject.parts():
-        if facts and all(fact.constant and not fact.lowest for fact in facts):
+    for attention, part, values in subject.parts():
+        if values and all(one.constant and not one.lowest for one in values):
             yield attention.layer, f"{part.name.upper()} is zero throughout: convert or copy its weights again"
