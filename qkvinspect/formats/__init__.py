@@ -14,7 +14,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.findings import Finding
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
-from qkvinspect.formats.ranks import places
+from qkvinspect.formats.ranks import file_names
 from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
@@ -141,16 +141,16 @@ def open_checkpoint(
     )
 
 
-def _ranks(path: str) -> places.RankFiles | None:
+def _ranks(path: str) -> file_names.RankFiles | None:
     """The files of ranks that a folder on this machine holds, if it does."""
     if is_remote(path):
         return None
     place = local_path(path)
-    return places.find(Path(place)) if os.path.isdir(place) else None  # noqa: PTH112
+    return file_names.find(Path(place)) if os.path.isdir(place) else None  # noqa: PTH112
 
 
 def _joined(
-    files: places.RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]
+    files: file_names.RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]
 ) -> Checkpoint:
     """The one checkpoint that files of ranks are."""
     from qkvinspect.formats.ranks import opening

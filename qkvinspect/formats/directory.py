@@ -11,7 +11,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.ranks import places
+from qkvinspect.formats.ranks import file_names
 
 if TYPE_CHECKING:
     from qkvinspect.sources.locate import RemoteFile, RemoteFolder
@@ -48,7 +48,7 @@ def is_one(folder: Path) -> bool:
     except OSError:
         return True
     checkpoints = [name for name in names if name.endswith(SUFFIXES)]
-    if places.here(folder) is not None:
+    if file_names.here(folder) is not None:
         return True
     return (
         not names.isdisjoint((*USUAL, ".metadata"))

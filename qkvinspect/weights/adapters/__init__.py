@@ -14,7 +14,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.adapters.factors import Factors, factors_of
 from qkvinspect.weights.adapters.low_rank import LowRank
-from qkvinspect.weights.adapters.places import Places, dotted
+from qkvinspect.weights.adapters.module_names import ModuleNames, dotted
 from qkvinspect.weights.adapters.scales import AdapterConfig, configs_of, scale_of, unfamiliar
 from qkvinspect.weights.companions import expect_float
 from qkvinspect.weights.strided import strided_shape
@@ -114,12 +114,12 @@ def sums(weights: Mapping[str, Weight], adapter: Checkpoint) -> Sums:
     factors = factors_of(adapter.tensors)
     configs = configs_of(adapter)
     modules = _modules(weights)
-    places = Places(modules)
+    names = ModuleNames(modules)
     found: dict[str, Weight] = {}
     left: list[str] = []
     placed: list[tuple[Factors, Weight]] = []
     for one in factors:
-        place = places.find(one.module)
+        place = names.find(one.module)
         if place is None:
             left.append(dotted(one.module))
         else:
@@ -252,13 +252,13 @@ def replaced(base: Mapping[str, TensorInfo], adapter: Checkpoint) -> tuple[dict[
     factors = factors_of(adapter.tensors)
     held = [info for one in factors for info in (one.down, one.up, one.alpha, one.magnitude) if info is not None]
     used = {*(info.name for info in held), *(name for one in factors for name in one.strange)}
-    places = Places(base)
+    names = ModuleNames(base)
     found: dict[str, TensorInfo] = {}
     left: list[str] = []
     for name, info in adapter.tensors.items():
         if name in used:
             continue
-        place = places.find(name)
+        place = names.find(name)
         if place is None:
             left.append(name)
         elif base[place].shape != info.shape:
