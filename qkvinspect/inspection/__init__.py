@@ -139,7 +139,8 @@ def inspect(
             findings += about_values(module.attention.layer, module.attention.weights)
             own = with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention
             attentions += [own, *disguises.adapters(module.attention, lora)]
-    accounted = None if options.layers else account(names, matches, attentions, left)
+    split = (name for attention in attentions for name in attention.tensor_names)
+    accounted = None if options.layers else account(names, matches, split, left)
     if accounted is not None:
         findings += disguises.undecoded(stored, findings)
         findings += accounted.findings()
