@@ -102,9 +102,6 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.strided import strided_matrix, strided_shape
 from qkvinspect.weights.weight import StoredRows, Weight
 
-MARKERS: frozenset[str] = frozenset({"in_proj_weight_half"})
-
-
 @dataclass(frozen=True, slots=True)
 class Halved:
     info: TensorInfo
@@ -149,8 +146,15 @@ def encoding(copy: Copy) -> None:
     save_file({"a.in_proj_weight_half": weight / 2}, copy.folder / "half.safetensors")
     save_file({"a.in_proj_weight": weight}, copy.folder / "plain.safetensors")
     copy.add("weights/encodings/halved.py", ENCODING)
-    copy.insert("weights/encodings/__init__.py", "from qkvinspect.weights.encodings import (", "\n    halved,")
-    copy.insert("weights/encodings/__init__.py", "ENCODINGS: tuple[EncodingModule, ...] = (", "\n    halved,")
+    loader = (
+        "def _halved() -> EncodingModule:\n    from qkvinspect.weights.encodings import halved\n\n    return halved\n"
+    )
+    text = (copy.package / "weights/encodings/__init__.py").read_text()
+    before, listed, after = text.partition(
+        "ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = ("
+    )
+    line = '(_halved, frozenset({"in_proj_weight_half"})),'
+    (copy.package / "weights/encodings/__init__.py").write_text(f"{before}{loader}\n\n{listed}\n    {line}{after}")
     shown = copy.run("show", "half.safetensors", "--heads", "2", "--format", "json")
     (attention,) = json.loads(shown)["attentions"]
     assert attention["v"]["norm"] == pytest.approx(weight[16:].double().norm().item())

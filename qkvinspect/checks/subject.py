@@ -15,7 +15,7 @@ from qkvinspect.checks.head_values import HeadValues, Key, read_heads
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.progress import Progress
-from qkvinspect.weights.adapters.low_rank import is_update
+from qkvinspect.weights.adapters import is_update
 
 Fault = tuple[str | None, str]
 """A layer, or None for the whole file, and what is wrong with it."""

@@ -31,8 +31,7 @@ from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.layouts.partial import partial
 from qkvinspect.progress import Progress
-from qkvinspect.weights.adapters.low_rank import is_update
-from qkvinspect.weights.adapters.scales import base_names
+from qkvinspect.weights.adapters import is_update
 from qkvinspect.weights.encodings import weights_of
 
 
@@ -106,6 +105,8 @@ def inspect(
     stored = every.without(disguises.without_values(every))
     names = Names(stored)
     if any(map(is_update, every.encoded.values())):
+        from qkvinspect.weights.adapters.scales import base_names
+
         layouts = (*layouts, *partial(layouts, base_names(checkpoint)))
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))

@@ -18,7 +18,7 @@ from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, stack_of
 from qkvinspect.inspection.verdict import Evidence, Verdict
-from qkvinspect.weights.adapters.low_rank import is_update
+from qkvinspect.weights.adapters import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
 """What is known of a layer's heads from elsewhere."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
-from qkvinspect.weights.adapters.low_rank import is_sum
+from qkvinspect.weights.adapters import is_sum
 from qkvinspect.weights.weight import DecodedMatrix
 
 if TYPE_CHECKING:

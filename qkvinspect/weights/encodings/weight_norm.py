@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _ROUNDINGS = 4  # of the norm, the quotient and the product, and of whoever stored the product
 _STEPS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 2.0**-53}  # half the distance to the next number
 
-MARKERS: frozenset[str] = frozenset({"weight_g", "original0"})
-
 
 @dataclass(frozen=True, slots=True)
 class WeightNorm:
