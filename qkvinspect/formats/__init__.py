@@ -8,16 +8,19 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config
 from qkvinspect.errors import CheckpointError
 from qkvinspect.findings import Finding
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
-from qkvinspect.formats.ranks import file_names
 from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
+
+if TYPE_CHECKING:
+    from qkvinspect.formats.ranks.file_names import RankFiles
 
 
 def _safetensors() -> Format:
@@ -141,17 +144,19 @@ def open_checkpoint(
     )
 
 
-def _ranks(path: str) -> file_names.RankFiles | None:
+def _ranks(path: str) -> RankFiles | None:
     """The files of ranks that a folder on this machine holds, if it does."""
     if is_remote(path):
         return None
     place = local_path(path)
-    return file_names.find(Path(place)) if os.path.isdir(place) else None  # noqa: PTH112
+    if not os.path.isdir(place):  # noqa: PTH112
+        return None
+    from qkvinspect.formats.ranks.file_names import find
+
+    return find(Path(place))
 
 
-def _joined(
-    files: file_names.RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]
-) -> Checkpoint:
+def _joined(files: RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]) -> Checkpoint:
     """The one checkpoint that files of ranks are."""
     from qkvinspect.formats.ranks import opening
 

@@ -11,7 +11,6 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.ranks import file_names
 
 if TYPE_CHECKING:
     from qkvinspect.sources.locate import RemoteFile, RemoteFolder
@@ -43,12 +42,14 @@ def _are_parts(names: Sequence[str]) -> bool:
 
 def is_one(folder: Path) -> bool:
     """Whether a folder has the index, the usual name or the parts of one checkpoint."""
+    from qkvinspect.formats.ranks.file_names import here
+
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return True
     checkpoints = [name for name in names if name.endswith(SUFFIXES)]
-    if file_names.here(folder) is not None:
+    if here(folder) is not None:
         return True
     return (
         not names.isdisjoint((*USUAL, ".metadata"))
