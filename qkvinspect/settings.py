@@ -6,7 +6,7 @@
 [heads]                         # layer glob = heads, or "heads/kv heads", as --heads
 "*" = "32/8"
 
-[[layout]]                      # a layout of one's own: see layouts/told.py
+[[layout]]                      # a layout of one's own: see layouts/from_settings.py
 q = "q_linear.weight"
 k = "k_linear.weight"
 v = "v_linear.weight"
@@ -25,6 +25,7 @@ from pathlib import Path
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_items, is_mapping
+from qkvinspect.small_files import contents
 
 _MAX_BYTES = 1_000_000
 _MAX_DOTS = 50
@@ -43,7 +44,7 @@ class Settings:
         heads: values as --heads takes them; flags of the command line come after and outrank them.
         layouts: (layer glob, layout id).
         origin: the file, or "" if there is none.
-        rows: the [[layout]] tables, as they stand; layouts/told.py reads them.
+        rows: the [[layout]] tables, as they stand; layouts/from_settings.py reads them.
         check: the table of ``qkvinspect check``, as it stands; checks/policy.py reads it.
     """
 
@@ -75,13 +76,12 @@ def find(folder: Path) -> Settings:
 def _read(path: Path) -> dict[str, object]:
     import tomllib
 
+    data = contents(path, "settings", _MAX_BYTES)
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES or any(key.count(b".") > _MAX_DOTS for key in _KEYS.findall(data)):
-            raise ValueError(f"it has over {_MAX_BYTES} bytes, or a key of over {_MAX_DOTS} parts")
+        if any(key.count(b".") > _MAX_DOTS for key in _KEYS.findall(data)):
+            raise ValueError(f"it has a key of over {_MAX_DOTS} parts")
         return tomllib.loads(data.decode())
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"cannot be read as TOML: {error}", file=str(path)) from error
 
 

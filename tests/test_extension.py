@@ -102,9 +102,6 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.strided import strided_matrix, strided_shape
 from qkvinspect.weights.weight import StoredRows, Weight
 
-MARKERS: frozenset[str] = frozenset({"in_proj_weight_half"})
-
-
 @dataclass(frozen=True, slots=True)
 class Halved:
     info: TensorInfo
@@ -149,8 +146,15 @@ def encoding(copy: Copy) -> None:
     save_file({"a.in_proj_weight_half": weight / 2}, copy.folder / "half.safetensors")
     save_file({"a.in_proj_weight": weight}, copy.folder / "plain.safetensors")
     copy.add("weights/encodings/halved.py", ENCODING)
-    copy.insert("weights/encodings/__init__.py", "from qkvinspect.weights.encodings import (", "\n    halved,")
-    copy.insert("weights/encodings/__init__.py", "ENCODINGS: tuple[EncodingModule, ...] = (", "\n    halved,")
+    loader = (
+        "def _halved() -> EncodingModule:\n    from qkvinspect.weights.encodings import halved\n\n    return halved\n"
+    )
+    text = (copy.package / "weights/encodings/__init__.py").read_text()
+    before, listed, after = text.partition(
+        "ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = ("
+    )
+    line = '(_halved, frozenset({"in_proj_weight_half"})),'
+    (copy.package / "weights/encodings/__init__.py").write_text(f"{before}{loader}\n\n{listed}\n    {line}{after}")
     shown = copy.run("show", "half.safetensors", "--heads", "2", "--format", "json")
     (attention,) = json.loads(shown)["attentions"]
     assert attention["v"]["norm"] == pytest.approx(weight[16:].double().norm().item())
@@ -205,7 +209,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Subject, Fault
 from qkvinspect.finding_codes import FindingKind
 
 
@@ -216,7 +220,7 @@ class Code(FindingKind):
 CODE: FindingKind = Code.FEW_HEADS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
         if attention.heads is not None and attention.heads.num_heads < 4:
             yield attention.layer, f"only {attention.heads.num_heads} heads"
@@ -226,9 +230,9 @@ def told(subject: Subject) -> Iterator[Told]:
 def check(copy: Copy) -> None:
     """It brings its code along: ``check --list``, the settings and the exit code follow."""
     save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
-    copy.add("checks/few_heads.py", CHECK)
-    copy.insert("checks/__init__.py", "from qkvinspect.checks import (", "\n    few_heads,")
-    copy.insert("checks/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
+    copy.add("checks/faults/few_heads.py", CHECK)
+    copy.insert("checks/faults/__init__.py", "from qkvinspect.checks.faults import (", "\n    few_heads,")
+    copy.insert("checks/faults/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
     checked = copy.run("check", "one.safetensors", "--heads", "2", "--format", "json", code=1)
     assert "few-heads" in {one["code"] for one in json.loads(checked)["checkpoints"][0]["findings"]}
     copy.run("check", "one.safetensors", "--heads", "4", "--select", "few-heads")
@@ -293,7 +297,7 @@ KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
     (layout, {"layouts/torch.py"}),
     (encoding, {"weights/encodings/halved.py", "weights/encodings/__init__.py"}),
     (file_format, {"formats/toy.py", "formats/__init__.py"}),
-    (check, {"checks/few_heads.py", "checks/__init__.py"}),
+    (check, {"checks/faults/few_heads.py", "checks/faults/__init__.py"}),
     (figure, {"analysis/columns.py"}),
     (library, {"inspection/facts/twins.py", "inspection/facts/libraries.py"}),
 ]

@@ -1,47 +1,17 @@
-"""What a checkpoint is checked for before it is released.
-
-A new check is one module here, which brings its code along, and one line in CHECKS.
-"""
+"""Checks of a checkpoint before it is released: each in ``faults``, run and judged here as a policy wants."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from typing import Protocol
 
 from qkvinspect.arguments import Texts, texts
-from qkvinspect.checks import (
-    bias_kv,
-    changed,
-    coarse_head,
-    constant_part,
-    damaged_block,
-    dead_head,
-    digest_differs,
-    equal_heads,
-    equal_layers,
-    equal_parts,
-    expected,
-    fused_scales,
-    missing_bias,
-    missing_layer,
-    mixed_dtype,
-    no_attention,
-    nonfinite,
-    norm_outlier,
-    odd_layer,
-    projection_shape,
-    quantised_otherwise,
-    rank_collapse,
-    rotary_order,
-    zero_head,
-    zero_part,
-)
 from qkvinspect.checks.baseline import Baseline
 from qkvinspect.checks.digests import Digests
+from qkvinspect.checks.faults import CHECKS, Check
 from qkvinspect.checks.policy import Policy, parse
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Subject
 from qkvinspect.finding_codes import SEVERITIES, FindingCode, FindingKind, Severity
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Report
@@ -49,48 +19,6 @@ from qkvinspect.progress import Progress
 
 TOLERANCE = 0.01
 _ANY = Policy()
-
-
-class Check(Protocol):
-    """What every module in CHECKS offers.
-
-    Its docstring is its documentation: the first paragraph is the summary of its code, the others say more. Its code
-    is a FindingCode where others report it as well, else the one member of an enum of its own.
-    """
-
-    @property
-    def CODE(self) -> FindingKind: ...  # noqa: N802
-
-    def told(self, subject: Subject) -> Iterator[Told]: ...
-
-
-CHECKS: tuple[Check, ...] = (
-    no_attention,
-    nonfinite,
-    zero_part,
-    zero_head,
-    constant_part,
-    equal_parts,
-    equal_heads,
-    equal_layers,
-    projection_shape,
-    odd_layer,
-    missing_bias,
-    missing_layer,
-    damaged_block,
-    norm_outlier,
-    dead_head,
-    rank_collapse,
-    rotary_order,
-    bias_kv,
-    mixed_dtype,
-    fused_scales,
-    coarse_head,
-    quantised_otherwise,
-    expected,
-    changed,
-    digest_differs,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +80,7 @@ def run(
     own = {check.CODE for check in CHECKS}  # what reading noticed of these, the check says better
     found = list(_judged((finding for finding in report.findings if finding.code not in own), wanted))
     for check in chosen:
-        found += _judged((Finding(check.CODE, message, layer) for layer, message in check.told(subject)), wanted)
+        found += _judged((Finding(check.CODE, message, layer) for layer, message in check.find(subject)), wanted)
     return sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qkvinspect.atomic import new_file
-from qkvinspect.checks.small_files import contents
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection.json_values import number
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.parsed import is_mapping
+from qkvinspect.small_files import contents
 
 VERSION = 1
 _KEY = "qkvinspect_baseline"

@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path, PurePath
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint
-from qkvinspect.checks.small_files import contents
 from qkvinspect.errors import UsageError
+from qkvinspect.small_files import contents
 
 _MAX_BYTES = 64 << 20
 _PIECE = 4 << 20

@@ -11,13 +11,13 @@ from typing import TypeVar
 
 from qkvinspect.checks.baseline import Baseline
 from qkvinspect.checks.digests import Digests
-from qkvinspect.checks.head_facts import Facts, Key, gather
+from qkvinspect.checks.head_values import HeadValues, Key, read_heads
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.progress import Progress
-from qkvinspect.weights.adapters.low_rank import is_update
+from qkvinspect.weights.adapters import is_update
 
-Told = tuple[str | None, str]
+Fault = tuple[str | None, str]
 """A layer, or None for the whole file, and what is wrong with it."""
 
 Value = TypeVar("Value", bound=Hashable)
@@ -33,7 +33,7 @@ class Subject:
         expect: by glob of layers.
         baseline: what to compare with, or None.
         tolerance: relative, of norms against the baseline.
-        progress: told how far the reading of the facts is.
+        progress: told how far the reading of the values is.
         digests: what the files should be, by a manifest and by a hub.
     """
 
@@ -45,9 +45,9 @@ class Subject:
     digests: tuple[Digests, ...] = ()
 
     @cached_property
-    def facts(self) -> Mapping[Key, tuple[Facts, ...]]:
+    def values(self) -> Mapping[Key, tuple[HeadValues, ...]]:
         """Of every head, by stored tensor and part; read when a check first asks."""
-        return gather(self.report.attentions, self.progress)
+        return read_heads(self.report.attentions, self.progress)
 
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:
@@ -63,17 +63,17 @@ class Subject:
                 found.setdefault(_LAST_NUMBER.sub("#", attention.layer), []).append(attention)
         return {name: tuple(stack) for name, stack in found.items()}
 
-    def parts(self) -> Iterator[tuple[Attention, Part, tuple[Facts, ...]]]:
-        """Every part with the facts of its heads; one "head" where their number is not known."""
+    def parts(self) -> Iterator[tuple[Attention, Part, tuple[HeadValues, ...]]]:
+        """Every part with the values of its heads; one "head" where their number is not known."""
         for attention in self.attentions:
             for part in attention.parts:
-                yield attention, part, self.facts[part.weight.name, part.name]
+                yield attention, part, self.values[part.weight.name, part.name]
 
-    def heads(self) -> Iterator[tuple[str, Part, tuple[Facts, ...], tuple[Measure, ...]]]:
-        """Layer, part, facts and norms of the parts whose heads are known and are several."""
-        for attention, part, facts in self.parts():
-            if attention.heads is not None and len(facts) > 1:
-                yield attention.layer, part, facts, part.head_measures
+    def heads(self) -> Iterator[tuple[str, Part, tuple[HeadValues, ...], tuple[Measure, ...]]]:
+        """Layer, part, values and norms of the parts whose heads are known and are several."""
+        for attention, part, values in self.parts():
+            if attention.heads is not None and len(values) > 1:
+                yield attention.layer, part, values, part.head_measures
 
 
 def outvoted(values: Mapping[str, Value]) -> tuple[Value, int, list[str]] | None:

@@ -188,7 +188,7 @@ def asked(
 ) -> Options:
     """What the command line and the settings of the project say."""
     from qkvinspect.inspection import Options
-    from qkvinspect.layouts.told import parse, rows
+    from qkvinspect.layouts.from_settings import parse, rows
     from qkvinspect.settings import find
 
     settings = find(Path.cwd())

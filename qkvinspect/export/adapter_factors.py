@@ -23,7 +23,8 @@ from qkvinspect.export.whole import Change, whole
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry
-from qkvinspect.weights.adapters.low_rank import LowRank, is_update
+from qkvinspect.weights.adapters import is_update
+from qkvinspect.weights.adapters.low_rank import LowRank
 from qkvinspect.weights.adapters.placed import no_factor, placed_factor
 from qkvinspect.weights.weight import Weight, plain
 

@@ -101,7 +101,8 @@ def spans(piece: OutputTensor) -> Iterator[ByteRun | bytes]:
     elif piece.lying != "out_in":
         from qkvinspect.export.scattered import transposed
 
-        yield from transposed(piece)
+        taken = [run.weight.as_matrix(run.orientation).take(run.rows) for run in piece.runs if run.weight is not None]
+        yield from transposed(taken, piece.dtype, piece.name)
     else:
         for run in piece.runs:
             yield from _rows(run, piece.dtype)

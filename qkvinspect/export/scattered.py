@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -17,9 +16,6 @@ from qkvinspect.weights.rounding import as_bytes
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import value_tiles, whole
 from qkvinspect.weights.weight import DecodedMatrix, Matrix
-
-if TYPE_CHECKING:
-    from qkvinspect.export.pieces import OutputTensor
 
 _GATHERED = 4 * BLOCK
 """Bytes gathered at a time: what lies between is read again for each such piece."""
@@ -37,19 +33,22 @@ def decoded(matrix: DecodedMatrix, dtype: DType) -> Iterator[bytes]:
         yield as_bytes(whole(matrix.take(range(first, min(first + step, matrix.rows)))), dtype)
 
 
-def transposed(piece: OutputTensor) -> Iterator[bytes]:
-    """[in, out]: some input features of all rows at a time."""
-    parts = [run.weight.as_matrix(run.orientation).take(run.rows) for run in piece.runs if run.weight is not None]
-    if piece.dtype.bits < 8:
-        raise LayoutError(f"{piece.dtype.name} cannot be transposed: a byte holds several", tensor=piece.name)
+def transposed(parts: Sequence[Matrix], dtype: DType, name: str) -> Iterator[bytes]:
+    """The rows of several matrices as one tensor [in, out]: some input features of all rows at a time.
+
+    Raises:
+        LayoutError: a byte holds several numbers.
+    """
+    if dtype.bits < 8:
+        raise LayoutError(f"{dtype.name} cannot be transposed: a byte holds several", tensor=name)
     total = sum(part.rows for part in parts)
-    step = max(_GATHERED // max(total * piece.dtype.bits // 8, 1), 1)
+    step = max(_GATHERED // max(total * dtype.bits // 8, 1), 1)
     for first in range(0, parts[0].cols, step):
         count = min(step, parts[0].cols - first)
-        out = np.empty((count, total), stored_words(piece.dtype, piece.dtype.bits))
+        out = np.empty((count, total), stored_words(dtype, dtype.bits))
         place = 0
         for part in parts:
-            for rows, cols, words in _words(part.transposed.take(range(first, first + count)).transposed, piece.dtype):
+            for rows, cols, words in _words(part.transposed.take(range(first, first + count)).transposed, dtype):
                 out[cols, place + rows.start : place + rows.stop] = words.T
             place += part.rows
         yield out.tobytes()

@@ -15,7 +15,7 @@ from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import OutputTensor, Packed, RowRun
 from qkvinspect.export.row_runs import count, merged
-from qkvinspect.formats.ranks.places import Kind
+from qkvinspect.formats.ranks.file_names import Kind
 from qkvinspect.formats.ranks.shares import PARTNERS, cut_of, named
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, split_rows
 from qkvinspect.weights.weight import plain

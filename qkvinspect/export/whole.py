@@ -11,7 +11,7 @@ from qkvinspect.export.parts import writable
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.findings import QUANTISED
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.weights.adapters.low_rank import is_sum
+from qkvinspect.weights.adapters import is_sum
 from qkvinspect.weights.weight import Weight, plain
 
 

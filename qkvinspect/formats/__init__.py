@@ -8,17 +8,20 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config
 from qkvinspect.errors import CheckpointError
 from qkvinspect.findings import Finding
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
-from qkvinspect.formats.ranks import places
 from qkvinspect.formats.request import Format, OpenRequest
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
 from qkvinspect.sources.folder import Folder, LocalFolder
+
+if TYPE_CHECKING:
+    from qkvinspect.formats.ranks.file_names import RankFiles
 
 
 def _safetensors() -> Format:
@@ -118,7 +121,7 @@ def open_checkpoint(
                 return with_base(adapter, model)
     own = (configs.named(os.fspath(config)),) if config is not None else ()
     found = _located(os.fspath(path), download, progress)
-    if isinstance(found, places.RankFiles):
+    if not isinstance(found, tuple):
         return _joined(found, container, own, limits or {})
     source, findings = found
     try:
@@ -141,9 +144,7 @@ def open_checkpoint(
     )
 
 
-def _joined(
-    files: places.RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]
-) -> Checkpoint:
+def _joined(files: RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]) -> Checkpoint:
     """The one checkpoint that files of ranks are."""
     from qkvinspect.formats.ranks import opening
 
@@ -175,7 +176,7 @@ _File = tuple[ByteSource, tuple[Finding, ...]]
 """The file that a path stands for, and what was noticed when it was chosen."""
 
 
-def _located(path: str, download: bool, progress: Progress | None) -> places.RankFiles | _File:
+def _located(path: str, download: bool, progress: Progress | None) -> RankFiles | _File:
     """What a path or a URL stands for: a file, or the files of several ranks."""
     if is_remote(path):
         from qkvinspect.sources.locate import Reach, RemoteFile, remote
@@ -194,9 +195,11 @@ def _located(path: str, download: bool, progress: Progress | None) -> places.Ran
     return found
 
 
-def _of_ranks(folder: Folder) -> places.RankFiles | _File | None:
+def _of_ranks(folder: Folder) -> RankFiles | _File | None:
     """The files of ranks that a folder holds, or the only one."""
-    found = places.find(folder)
+    from qkvinspect.formats.ranks.file_names import find
+
+    found = find(folder)
     if found is None or len(found.files) != 1:
         return found
     return found.folder.open(found.files[0].name), ()

@@ -8,8 +8,9 @@ from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.errors import UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.weights.adapters import is_adapter, replaced
+from qkvinspect.weights.adapters import is_adapter
 from qkvinspect.weights.adapters.factors import factors_of
+from qkvinspect.weights.adapters.sums import replaced
 
 
 def with_base(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:

@@ -11,7 +11,6 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.ranks import places
 from qkvinspect.sources.folder import LocalFolder
 
 if TYPE_CHECKING:
@@ -44,12 +43,14 @@ def _are_parts(names: Sequence[str]) -> bool:
 
 def is_one(folder: Path) -> bool:
     """Whether a folder has the index, the usual name or the parts of one checkpoint."""
+    from qkvinspect.formats.ranks.file_names import here
+
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return True
     checkpoints = [name for name in names if name.endswith(SUFFIXES)]
-    if places.here(LocalFolder(folder)) is not None:
+    if here(LocalFolder(folder)) is not None:
         return True
     return (
         not names.isdisjoint((*USUAL, ".metadata"))

@@ -12,7 +12,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import pickle, tardir, torch_state
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.pickle.records import REBUILD
+from qkvinspect.formats.pickle.tensor_calls import REBUILD
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.tardir import damaged
 from qkvinspect.formats.torch_legacy import check_system

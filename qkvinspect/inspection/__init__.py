@@ -31,8 +31,7 @@ from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.layouts.partial import partial
 from qkvinspect.progress import Progress
-from qkvinspect.weights.adapters.low_rank import is_update
-from qkvinspect.weights.adapters.scales import base_names
+from qkvinspect.weights.adapters import is_update
 from qkvinspect.weights.encodings import weights_of
 
 
@@ -106,6 +105,8 @@ def inspect(
     stored = every.without(disguises.without_values(every))
     names = Names(stored)
     if any(map(is_update, every.encoded.values())):
+        from qkvinspect.weights.adapters.scales import base_names
+
         layouts = (*layouts, *partial(layouts, base_names(checkpoint)))
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
@@ -139,7 +140,8 @@ def inspect(
             findings += about_values(module.attention.layer, module.attention.weights)
             own = with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention
             attentions += [own, *disguises.adapters(module.attention, lora)]
-    accounted = None if options.layers else account(names, matches, attentions, left)
+    split = (name for attention in attentions for name in attention.tensor_names)
+    accounted = None if options.layers else account(names, matches, split, left)
     if accounted is not None:
         findings += disguises.undecoded(stored, findings)
         findings += accounted.findings()

@@ -19,7 +19,6 @@ from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.candidates import Match
-    from qkvinspect.inspection.report import Attention
 
 Status = Literal["attention", "other", "unrecognised"]
 
@@ -122,19 +121,16 @@ def _likeness(path: Path, shape: Sequence[int]) -> int:
     return said + (rows == 3 * cols) + (rows == cols)
 
 
-def account(
-    names: Names, matches: Iterable[Match], attentions: Iterable[Attention], left: Iterable[Leftover]
-) -> Account:
+def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: Iterable[Leftover]) -> Account:
     """Say of every tensor where it belongs.
 
     Args:
         matches: the modules that were found.
-        attentions: those of them that could be cut.
+        split: the names of the tensors of those of them that could be split.
         left: what the names' patterns left over.
     """
-    own = {name for attention in attentions for name in _tensors_of(attention)}
     places = {match.candidates[0].path for match in matches}
-    known = own | {info.name for match in matches for c in match.candidates for info in c.weights}
+    known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
     told = [path for path in places if any(map(speaks_of_attention, path[-2:]))]
     inside = _inside(names, frozenset(told))
     above = {path[:size] for path in places for size in range(len(path))}
@@ -148,12 +144,6 @@ def account(
     strange += list(_by_shape(names, known | inside | taken))
     taken = {info.name for found in strange for info in found.tensors}
     return Account(names, frozenset((known | inside) - taken), tuple(strange))
-
-
-def _tensors_of(attention: Attention) -> Iterator[str]:
-    yield from (name for name in attention.tensors.values() if name)
-    yield from (info.name for info in attention.weights)
-    yield from (info.name for info, _ in attention.extras)
 
 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:

@@ -17,10 +17,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.parsed import is_mapping
-from qkvinspect.weights.adapters import is_adapter, update
-from qkvinspect.weights.adapters.factors import factors_of
-from qkvinspect.weights.adapters.low_rank import LowRank, is_update
-from qkvinspect.weights.adapters.scales import configs_of
+from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
@@ -135,6 +132,8 @@ def _about_adapters(weights: Weights) -> Iterator[Finding]:
     """What is shown of an adapter, and what is not in a sum."""
     alone = [weight for weight in weights.encoded.values() if is_update(weight)]
     if alone:
+        from qkvinspect.weights.adapters.low_rank import LowRank
+
         text = f"a LoRA adapter without its base model ({len(alone)} modules): what it adds to each is shown"
         text += "; --base PATH shows the sum, and the base's config (--config) makes sure of heads and layouts"
         yield Finding(FindingCode.ADAPTER_ONLY, text)
@@ -158,7 +157,13 @@ def lora(checkpoint: Checkpoint) -> Lora:
     Raises:
         CheckpointError: the bytes of a scale cannot be read.
     """
-    factors = [] if checkpoint.adapter is not None or is_adapter(checkpoint) else factors_of(checkpoint.tensors)
+    if checkpoint.adapter is not None or not may_hold_factors(checkpoint.tensors) or is_adapter(checkpoint):
+        return {}
+    from qkvinspect.weights.adapters.factors import factors_of
+    from qkvinspect.weights.adapters.scales import configs_of
+    from qkvinspect.weights.adapters.sums import update
+
+    factors = factors_of(checkpoint.tensors)
     configs = configs_of(checkpoint) if factors else {}
     found: dict[str, dict[str, Weight]] = {}
     for one in factors:

@@ -151,6 +151,12 @@ class Attention:
     def heads_said_by(self) -> SaidBy | None:
         return self.heads_fact.said_by if self.heads_fact else None
 
+    @property
+    def tensor_names(self) -> set[str]:
+        """The names of all tensors that belong to the module, as far as they are known."""
+        named = {name for name in self.tensors.values() if name}
+        return named | {one.name for one in self.weights} | {one.name for one, _ in self.extras}
+
     def part(self, name: str) -> Part | None:
         """``q``, ``k`` or ``v``; None where the layer does not hold it or it cannot be told."""
         return next((part for part in self.parts if part.name == name), None)

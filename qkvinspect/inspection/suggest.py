@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from qkvinspect.inspection.words import is_output, word_of
-from qkvinspect.layouts.told import UNKNOWN
+from qkvinspect.layouts.from_settings import UNKNOWN
 
 
 def row(module: str, tensors: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.findings import AGAINST_WEIGHTS, Finding
-from qkvinspect.inspection import alternatives as rivals
+from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.asking import GLANCE, affordable, differ, settle, unsettled, weigh
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
@@ -18,7 +18,7 @@ from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, stack_of
 from qkvinspect.inspection.verdict import Evidence, Verdict
-from qkvinspect.weights.adapters.low_rank import is_update
+from qkvinspect.weights.adapters import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
 """What is known of a layer's heads from elsewhere."""
@@ -148,7 +148,7 @@ class _WeighedTogether:
 
     def _against(self, evidence: Evidence) -> list[Finding]:
         layout = self._attention.layout
-        return list(about_evidence(self._attention, evidence, rivals.describe(layout) if layout else ""))
+        return list(about_evidence(self._attention, evidence, alternatives.describe(layout) if layout else ""))
 
     def _others(self, few: _WeighedTogether) -> Iterator[Hypotheses]:
         """Each of the layers that were not weighed yet."""
@@ -195,7 +195,7 @@ class _WeighedTogether:
         against = [replace(finding, layer=attention.layer) for finding in self._against(evidence)]
         heads, packings = evidence.heads, evidence.packings
         as_declared = packings is None or (
-            attention.layout is not None and packings.best.label == rivals.describe(attention.layout)
+            attention.layout is not None and packings.best.label == alternatives.describe(attention.layout)
         )
         if attention.heads is None and heads is not None and heads.decided and as_declared and not against:
             candidate = module.match.candidates[0]

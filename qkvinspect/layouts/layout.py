@@ -110,6 +110,7 @@ class Layout:
         paired: parts in whose heads the rows of the first and the second half lie in turn, which transformers has
             one behind the other.
         rotary: which rows of a head the library's rotary embedding turns together, where the layout itself tells.
+        rewritten_by: whose converter names the tensors so and may put rows in another order; "": nobody's.
         ranks_for: whose loader takes the model once it is shared out to ranks of tensor parallelism.
         supersedes: ids of rows whose tensors at the same module are stale copies of this row's.
         logits: how the library makes attention logits of Q and K.
@@ -153,6 +154,7 @@ class Layout:
     no_bias: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
     rotary: Turn | None = None
+    rewritten_by: Literal["", "llama.cpp"] = ""
     ranks_for: Literal["megatron", "vllm"] = "vllm"
     supersedes: tuple[str, ...] = ()
     logits: Logits = Logits()

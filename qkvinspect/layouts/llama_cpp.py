@@ -4,6 +4,8 @@ Rows that store the same tensors differ in how they came about, which only ``gen
 of a head stay together in all of them, so that which rows are which head never depends on it.
 """
 
+from dataclasses import replace
+
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
 from qkvinspect.layouts.packing import QKV, K, Packing, Q, V
@@ -25,26 +27,48 @@ _PACKED = (StoredWeight("attn_qkv.weight", QKV),)
 
 _GATED = ("qwen3next", "qwen35", "qwen35moe")
 
-LAYOUTS = (
-    Layout(
-        id="gguf",
-        libraries="llama.cpp, of an architecture without a row of its own",
-        weights=_APART,
-        layer="blk.#",
-        out=("attn_output|attn_out|attn_o.weight",),
-        v_free=True,
-        source="llama.cpp gguf-py/gguf/constants.py, TENSOR_NAMES",
-        proof="source",
-        note="whether the rows of a head of Q and K were permuted depends on the architecture",
+_ANY = Layout(
+    id="gguf",
+    libraries="llama.cpp, of an architecture without a row of its own",
+    weights=_APART,
+    layer="blk.#",
+    out=("attn_output|attn_out|attn_o.weight",),
+    v_free=True,
+    rewritten_by="llama.cpp",
+    source="llama.cpp gguf-py/gguf/constants.py, TENSOR_NAMES",
+    proof="source",
+    note="whether the rows of a head of Q and K were permuted depends on the architecture",
+)
+_OF_AN_ARCHITECTURE = replace(_ANY, out=("attn_output.weight",), needs_config=True)
+_HALVES_IN_TURN = replace(_OF_AN_ARCHITECTURE, paired=("q", "k"), rotary="neighbours")
+_RENAMED = replace(_OF_AN_ARCHITECTURE, note="as transformers stores them, under other names")
+
+_ANY_PACKED = Layout(
+    id="gguf-qkv",
+    libraries=(
+        "llama.cpp, of an architecture that packs Q, K and V (Phi-2, Phi-3, MPT, DBRX, ChatGLM, GLM-4, BERT kinds)"
     ),
-    Layout(
+    weights=_PACKED,
+    layer="blk.#",
+    out=("attn_output|attn_out.weight",),
+    unless=("ssm_conv1d.weight",),
+    kv_heads="free",
+    head_tensors=(),
+    rewritten_by="llama.cpp",
+    source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
+    proof="source",
+    note="as transformers stores them, under another name",
+)
+_PACKED_OF_AN_ARCHITECTURE = replace(_ANY_PACKED, needs_config=True)
+
+LAYOUTS = (
+    _ANY,
+    replace(
+        _HALVES_IN_TURN,
         id="gguf-permuted",
         libraries=(
             "llama.cpp from Llama, Mistral, Mixtral, Arcee, SmolLM3, Granite, MiniCPM, DeepSeek 1, OLMo 1, Arctic, Deci"
         ),
-        weights=_APART,
-        layer="blk.#",
-        out=("attn_output.weight",),
         model_types=(
             "llama",
             "llama-embed",
@@ -62,37 +86,23 @@ LAYOUTS = (
             "llada",
             "nanbeige",
         ),
-        needs_config=True,
-        paired=("q", "k"),
-        rotary="neighbours",
-        v_free=True,
         source="llama.cpp conversion/llama.py, LlamaModel.permute",
-        proof="source",
         note=_PERMUTED,
     ),
-    Layout(
+    replace(
+        _HALVES_IN_TURN,
         id="gguf-unpacked-permuted",
         libraries="llama.cpp from InternLM2, Bailing MoE, Baichuan, XVERSE",
-        weights=_APART,
-        layer="blk.#",
-        out=("attn_output.weight",),
         model_types=("internlm2", "bailingmoe", "baichuan", "xverse"),
-        needs_config=True,
-        paired=("q", "k"),
-        rotary="neighbours",
-        v_free=True,
         source="llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py, xverse.py",
-        proof="source",
         note=f"cut out of one packed tensor, then permuted: {_PERMUTED}",
     ),
-    Layout(
+    replace(
+        _RENAMED,
         id="gguf-renamed",
         libraries=(
             "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4"
         ),
-        weights=_APART,
-        layer="blk.#",
-        out=("attn_output.weight",),
         model_types=(
             "qwen2",
             "qwen2moe",
@@ -109,25 +119,15 @@ LAYOUTS = (
             "llama4",
             "phi2",
         ),
-        needs_config=True,
-        v_free=True,
         source="llama.cpp conversion/base.py, TextModel.modify_tensors",
-        proof="source",
-        note="as transformers stores them, under other names",
     ),
-    Layout(
+    replace(
+        _RENAMED,
         id="gguf-renamed-norms",
         libraries="llama.cpp from Qwen3, Gemma 3, Apertus: with norms of each head",
-        weights=_APART,
-        layer="blk.#",
-        out=("attn_output.weight",),
         model_types=("qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "gemma3", "apertus"),
-        needs_config=True,
         head_tensors=_NORM,
-        v_free=True,
         source="llama.cpp conversion/qwen.py, gemma.py, apertus of llama.py",
-        proof="source",
-        note="as transformers stores them, under other names",
     ),
     Layout(
         id="gguf-gated",
@@ -139,6 +139,7 @@ LAYOUTS = (
         needs_config=True,
         head_tensors=_NORM,
         v_free=True,
+        rewritten_by="llama.cpp",
         source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
         proof="source",
         note="under other names, as transformers stores them: behind the rows of each head of Q are those of its gate",
@@ -156,6 +157,7 @@ LAYOUTS = (
         model_types=_GATED,
         needs_config=True,
         head_keys=tuple(f"{architecture}.ssm.group_count" for architecture in _GATED),
+        rewritten_by="llama.cpp",
         source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
         logits=NO_SOFTMAX,
         proof="source",
@@ -172,83 +174,42 @@ LAYOUTS = (
         out=("cross_attn_o.weight",),
         label="cross",
         v_free=True,
+        rewritten_by="llama.cpp",
         source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.DEC_CROSS_ATTN_Q",
         proof="source",
         note="as transformers stores them, under other names",
     ),
-    Layout(
-        id="gguf-qkv",
-        libraries=(
-            "llama.cpp, of an architecture that packs Q, K and V (Phi-2, Phi-3, MPT, DBRX, ChatGLM, GLM-4, BERT kinds)"
-        ),
-        weights=_PACKED,
-        layer="blk.#",
-        out=("attn_output|attn_out.weight",),
-        unless=("ssm_conv1d.weight",),
-        kv_heads="free",
-        head_tensors=(),
-        source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
-        proof="source",
-        note="as transformers stores them, under another name",
-    ),
-    Layout(
+    _ANY_PACKED,
+    replace(
+        _PACKED_OF_AN_ARCHITECTURE,
         id="gguf-qkv-norms",
         libraries="llama.cpp from Bailing MoE 2",
-        weights=_PACKED,
-        layer="blk.#",
-        out=("attn_output|attn_out.weight",),
-        unless=("ssm_conv1d.weight",),
         model_types=("bailingmoe2",),
-        needs_config=True,
-        kv_heads="free",
         head_tensors=_NORM,
         source="llama.cpp conversion/bailingmoe.py, BailingMoeV2Model.modify_tensors",
-        proof="source",
-        note="as transformers stores them, under another name",
     ),
-    Layout(
+    replace(
+        _PACKED_OF_AN_ARCHITECTURE,
         id="gguf-qkv-from-heads",
         libraries="llama.cpp from GPT-NeoX and BLOOM",
-        weights=_PACKED,
-        layer="blk.#",
-        out=("attn_output|attn_out.weight",),
-        unless=("ssm_conv1d.weight",),
         model_types=("gptneox", "bloom"),
-        needs_config=True,
-        kv_heads="free",
-        head_tensors=(),
         source="llama.cpp conversion/gptneox.py, bloom.py",
-        proof="source",
         note="transformers has Q, K and V of each head together; the converter sorted them into Q, K, V",
     ),
-    Layout(
+    replace(
+        _PACKED_OF_AN_ARCHITECTURE,
         id="gguf-qkv-from-groups",
         libraries="llama.cpp from Falcon",
-        weights=_PACKED,
-        layer="blk.#",
-        out=("attn_output|attn_out.weight",),
-        unless=("ssm_conv1d.weight",),
         model_types=("falcon",),
-        needs_config=True,
-        kv_heads="free",
-        head_tensors=(),
         source="llama.cpp conversion/falcon.py",
-        proof="source",
         note="transformers has each kv head behind the heads that use it; the converter sorted them into Q, K, V",
     ),
-    Layout(
+    replace(
+        _PACKED_OF_AN_ARCHITECTURE,
         id="gguf-qkv-transposed",
         libraries="llama.cpp from GPT-2 and Jais",
-        weights=_PACKED,
-        layer="blk.#",
-        out=("attn_output|attn_out.weight",),
-        unless=("ssm_conv1d.weight",),
         model_types=("gpt2", "jais"),
-        needs_config=True,
-        kv_heads="free",
-        head_tensors=(),
         source="llama.cpp conversion/gpt2.py, jais.py",
-        proof="source",
         note="transformers has [in, out]; the converter transposed it",
     ),
 )

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from qkvinspect.checks import check, parse_policy, run
-from qkvinspect.checks.copied_runs import copies, marked
+from qkvinspect.checks.damage.copied_runs import copies, marked
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from tests.checks import damage

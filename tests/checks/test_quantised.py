@@ -38,7 +38,7 @@ def test_a_head_that_lost_more_than_its_peers(small: float, said: bool, tmp_path
 
 
 def test_what_is_expected_to_be_lost_is_what_was_lost(tmp_path: Path) -> None:
-    from qkvinspect.checks.coarse_head import _expected_error
+    from qkvinspect.checks.faults.coarse_head import _expected_error
     from qkvinspect.formats import open_checkpoint
     from qkvinspect.inspection import Options, inspect
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
-from qkvinspect.layouts.told import UNKNOWN, rows
+from qkvinspect.layouts.from_settings import UNKNOWN, rows
 
 E = 16
 Shapes = Mapping[str, tuple[int, ...]]

@@ -255,7 +255,7 @@ def _report(entry: dict[str, Any]) -> qkvinspect.Report:
 
 
 def test_every_row_that_says_proven_was_shown_on_a_library() -> None:
-    """Here, or with the names that libraries write (tests/families); quantizable attention in test_disguises."""
+    """Here, or with the names that libraries write (tests/families), or in test_adapters_and_wrappers."""
     shown = {"torch-ao-mha"}
     for case in CASES:
         truth = truth_of(case)

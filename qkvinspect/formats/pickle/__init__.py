@@ -16,7 +16,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle.machine import Machine
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
-from qkvinspect.formats.pickle.records import TensorCall
+from qkvinspect.formats.pickle.tensor_calls import TensorCall
 from qkvinspect.formats.pickle.walk import walk
 
 __all__ = [

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from qkvinspect.error_codes import Code
 from qkvinspect.formats.limits import Limits
-from qkvinspect.formats.pickle import records
+from qkvinspect.formats.pickle import tensor_calls
 from qkvinspect.formats.pickle.keys import Keys, MalformedError, kind
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
-from qkvinspect.formats.pickle.records import ORDERED_DICT, REBUILD, TensorCall
+from qkvinspect.formats.pickle.tensor_calls import ORDERED_DICT, REBUILD, TensorCall
 from qkvinspect.parsed import is_items
 
 _MAKERS = b"]}(Q\x85\x86\x87R\x81\x92\x8f\x91\x94"  # a byte or two that make an object of a hundred
@@ -55,7 +55,7 @@ class Machine:
         self.persistent: list[Persistent | TensorCall] = []
         self._frame: int | None = None
         self.counted = b""
-        self.known: dict[records.Code, records.Named] = {}
+        self.known: dict[tensor_calls.Code, tensor_calls.Named] = {}
         self._counted = start
         self._made = 0
         self.keys = Keys()
@@ -160,7 +160,7 @@ class Machine:
         self.counted = numbers.tobytes()
         return self.counted
 
-    def named(self, code: records.Code) -> records.Named:
+    def named(self, code: tensor_calls.Code) -> tensor_calls.Named:
         """The type and device of a tensor's storage, by the code that gets them from the memo."""
         gets = _GETS.findall(b"".join(code))
         tag, kind, device, hooks = (self.memo.get(int.from_bytes(get[1:], "little")) for get in gets)

@@ -10,7 +10,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle.keys import MalformedError
 from qkvinspect.formats.pickle.machine import Machine
 from qkvinspect.formats.pickle.opcodes import STEPS
-from qkvinspect.formats.pickle.records import REBUILD, tensor_call
+from qkvinspect.formats.pickle.tensor_calls import REBUILD, tensor_call
 
 _U32 = struct.Struct("<I").unpack_from
 

@@ -19,7 +19,7 @@ from qkvinspect.formats.assembled import Box
 from qkvinspect.formats.config_keys import kv_heads
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.ranks.copies import are_equal, is_varied
-from qkvinspect.formats.ranks.places import Kind
+from qkvinspect.formats.ranks.file_names import Kind
 from qkvinspect.formats.ranks.shares import PARTNERS, Cut, cut_of, named
 from qkvinspect.parsed import is_mapping
 

@@ -14,8 +14,8 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.ranks.copies import are_equal
+from qkvinspect.formats.ranks.file_names import RankFile, RankFiles
 from qkvinspect.formats.ranks.joining import Joining
-from qkvinspect.formats.ranks.places import RankFile, RankFiles
 from qkvinspect.formats.ranks.stages import in_line
 from qkvinspect.parsed import is_mapping, is_size
 

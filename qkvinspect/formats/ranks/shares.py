@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from qkvinspect.formats.ranks.places import Kind
+from qkvinspect.formats.ranks.file_names import Kind
 
 Cut = Literal["rows", "columns", "whole", "blocks of q, k, v", "two blocks", "copies of k, v", "unknown"]
 """How a tensor is cut. ``copies of k, v``: by rows, but where there are more ranks than kv heads several ranks hold

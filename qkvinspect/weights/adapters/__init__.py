@@ -2,272 +2,47 @@
 
 An adapter alone is read as weights of their own, ``B @ A * scale`` under the name of the weight that they change.
 With its base the sum stands under the base's name, and nobody else needs to know that there is an adapter.
+
+Most files hold none, so nothing but these questions is imported before a name says that one may be there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
-from qkvinspect.checkpoint import Checkpoint, TensorInfo
-from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.adapters.factors import Factors, factors_of
-from qkvinspect.weights.adapters.low_rank import LowRank
-from qkvinspect.weights.adapters.places import Places, dotted
-from qkvinspect.weights.adapters.scales import AdapterConfig, configs_of, scale_of, unfamiliar
-from qkvinspect.weights.companions import expect_float
-from qkvinspect.weights.strided import strided_shape
+from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.weights.weight import Weight
 
-_MULTIHEAD = "in_proj_weight"
-_ENDINGS = (".weight", ".base_layer.weight", f".{_MULTIHEAD}", f".base_layer.{_MULTIHEAD}")
-_INNER = ".base_layer.out_proj"
-"""PEFT wraps nn.MultiheadAttention with the output projection in it (0.21, tuners/lora/layer.py)."""
 
-_TWICE = 2
-"""PEFT adds to that output projection, and then merges the adapter that this has of its own: twice in all, whenever
-the model runs and when it is merged (MultiheadAttention.merge, of which its forward makes use)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """The weights of a base that an adapter is added to.
-
-    Attributes:
-        weights: by the base's names.
-        left: names of modules and tensors of the adapter that the base has no place for, or more than one.
-    """
-
-    weights: Mapping[str, Weight]
-    left: tuple[str, ...]
-
-
-def with_base_beside(factors: Sequence[Factors], names: Mapping[str, object]) -> bool:
-    """Whether a file holds the weights too that its adapters add to."""
-    return any(f"{one.module}{ending}" in names for one in factors for ending in _ENDINGS)
+def may_hold_factors(names: Iterable[str]) -> bool:
+    """Whether any name could be that of a factor: all tools put ``lora`` into them."""
+    return any("lora" in name for name in names)
 
 
 def is_adapter(checkpoint: Checkpoint) -> bool:
     """Whether it holds an adapter, and not the weights that it adds to."""
+    if not may_hold_factors(checkpoint.tensors):
+        return False
+    from qkvinspect.weights.adapters.factors import factors_of
+    from qkvinspect.weights.adapters.sums import with_base_beside
+
     factors = factors_of(checkpoint.tensors)
     return bool(factors) and not with_base_beside(factors, checkpoint.tensors)
 
 
-def updates(checkpoint: Checkpoint, factors: Sequence[Factors]) -> Iterator[Weight]:
-    """What an adapter without its base adds to each weight, under the name of that weight."""
-    configs = configs_of(checkpoint)
-    modules = {one.module for one in factors}
-    several: dict[str, list[str]] = {}
-    for one in factors:
-        several.setdefault(one.module, []).append(one.adapter)
-    for one in {one.module: one for one in factors}.values():
-        name = _name_of(one, modules)
-        dtype = (one.up or _held(one)).dtype
-        if len(several[one.module]) > 1:
-            why = f"it has several adapters and no base: {', '.join(several[one.module][:4])}"
-            yield Weight(name, (), dtype, None, why=why)
-            continue
-        try:
-            found = update(one, _config(configs, one.module))
-        except LayoutError as error:
-            yield Weight(name, (), dtype, None, why=str(error))
-            continue
-        yield Weight(name, _shape(found), dtype, None, found)
+def is_update(weight: Weight) -> bool:
+    """Whether it is what an adapter adds to a weight, and not the weight that a model multiplies with."""
+    if weight.encoding is None:
+        return False
+    from qkvinspect.weights.adapters.low_rank import LowRank
+
+    return isinstance(weight.encoding, LowRank) and weight.encoding.base is None
 
 
-def update(one: Factors, config: AdapterConfig | None) -> LowRank:
-    """The product of a module's factors.
+def is_sum(weight: Weight) -> bool:
+    """Whether it is a weight with an adapter added, which no file holds."""
+    if weight.encoding is None:
+        return False
+    from qkvinspect.weights.adapters.low_rank import LowRank
 
-    Raises:
-        CheckpointError: its scale cannot be read.
-        LayoutError: the factors are not those of one product.
-    """
-    down, up = one.down, one.up
-    if down is None or up is None:
-        missing = "B (lora_B, up)" if up is None else "A (lora_A, down)"
-        raise LayoutError(f"of its two factors {missing} is missing", tensor=_held(one).name)
-    if one.strange:
-        raise LayoutError(unfamiliar(one.strange))
-    if config is not None and (why := config.otherwise()):
-        raise LayoutError(why)
-    for info in (down, up):
-        expect_float(info)
-        if len(info.shape) < 2 or 0 in info.shape:
-            raise LayoutError(
-                "has another shape", tensor=info.name, expected="two axes or more", found=list(info.shape)
-            )
-    groups = _groups(one, down, up)
-    scale = scale_of(one, dotted(one.module), config, down.shape[0] // groups)
-    if scale is not None and one.module.endswith(_INNER):
-        scale *= _TWICE
-    turned = config is not None and config.turned
-    return LowRank(up, down, scale, turned=turned, magnitude=one.magnitude, alpha=one.alpha, groups=groups)
-
-
-def sums(weights: Mapping[str, Weight], adapter: Checkpoint) -> Sums:
-    """The weights of a base that an adapter changes, with what it adds.
-
-    Args:
-        weights: those of the base, by name.
-    """
-    factors = factors_of(adapter.tensors)
-    configs = configs_of(adapter)
-    modules = _modules(weights)
-    places = Places(modules)
-    found: dict[str, Weight] = {}
-    left: list[str] = []
-    placed: list[tuple[Factors, Weight]] = []
-    for one in factors:
-        place = places.find(one.module)
-        if place is None:
-            left.append(dotted(one.module))
-        else:
-            placed.append((one, weights[modules[place]]))
-    turned = _turned_parents(placed)
-    for one, base in placed:
-        if base.name in found:
-            found[base.name] = _lost(base, "the adapter has more than one pair of factors for it")
-            continue
-        found[base.name] = _sum(one, base, _config(configs, one.module), turned.get(_parent(one.module)))
-    return Sums(found, tuple(left))
-
-
-def _sum(one: Factors, base: Weight, config: AdapterConfig | None, turned: bool | None) -> Weight:
-    if base.why:
-        return base
-    try:
-        found = update(one, config)
-        if config is not None and (why := config.begun()):
-            raise LayoutError(why)
-        if found.scale is None:
-            raise LayoutError(
-                "nothing tells the adapter's lora_alpha", hint="--config adapter_config.json, or a file with lora_alpha"
-            )
-        return replace(base, info=None, encoding=_added(found, base, one, turned))
-    except LayoutError as error:
-        return _lost(base, str(error))
-
-
-def _added(found: LowRank, base: Weight, one: Factors, turned: bool | None) -> LowRank:
-    """The update as the base lies.
-
-    Raises:
-        LayoutError: the shapes do not fit.
-    """
-    rows, cols = base.as_shape("out_in")
-    height, width = strided_shape(found.up, "out_in")[0], strided_shape(found.down, "out_in")[1]
-    straight = width == cols and (height == rows or (one.first_rows and height < rows))
-    across = (width, height) == (rows, cols)
-    if not (straight or across):
-        raise LayoutError(
-            f"{found.up.name} and {found.down.name} do not fit it",
-            expected=[rows, cols],
-            found=f"{[height, found.rank]} times {[found.rank, width]}",
-        )
-    across = (found.turned if turned is None else turned) if straight and across else not straight
-    if found.magnitude is not None and found.magnitude.numel != height:
-        raise LayoutError(
-            "has another size", tensor=found.magnitude.name, expected=height, found=list(found.magnitude.shape)
-        )
-    return replace(found, base=base, turned=across)
-
-
-def _turned_parents(placed: Sequence[tuple[Factors, Weight]]) -> dict[str, bool]:
-    """Whether the weights below each module are stored [in, out], where the shapes of one tell it."""
-    found: dict[str, bool] = {}
-    for one, base in placed:
-        if one.up is None or one.down is None or len(base.shape) != 2 or not one.up.shape or not one.down.shape:
-            continue
-        sides = one.up.shape[0], one.down.shape[-1]
-        if sides[0] != sides[1] and base.shape in (sides, sides[::-1]):
-            found[_parent(one.module)] = base.shape != sides
-    return found
-
-
-def _groups(one: Factors, down: TensorInfo, up: TensorInfo) -> int:
-    """How many parts have a product of their own.
-
-    Raises:
-        LayoutError: A has no row for each column of B.
-    """
-    rank = strided_shape(up, "out_in")[1]
-    groups, odd = divmod(down.shape[0], rank)
-    if odd or not groups or (groups > 1 and (one.tool != "loralib" or up.shape[0] % groups)):
-        raise LayoutError("has another rank", tensor=up.name, expected=f"{down.shape[0]} columns", found=list(up.shape))
-    return groups
-
-
-def _modules(weights: Mapping[str, Weight]) -> dict[str, str]:
-    """The name of each module's weight."""
-    found: dict[str, str] = {}
-    for name in weights:
-        module, _, leaf = name.rpartition(".")
-        if leaf in ("weight", _MULTIHEAD):
-            found[module] = name
-    return found
-
-
-def _name_of(one: Factors, modules: set[str]) -> str:
-    """The name of the weight that a module's factors add to."""
-    module = dotted(one.module)
-    multihead = f"{one.module}{_INNER}" in modules
-    return f"{module}.{_MULTIHEAD if multihead else 'weight'}"
-
-
-def _held(one: Factors) -> TensorInfo:
-    """The factor that is there."""
-    held = one.down or one.up
-    assert held is not None
-    return held
-
-
-def _shape(found: LowRank) -> tuple[int, ...]:
-    """Of the product as torch would hold it."""
-    axes = found.down.shape[1:]
-    if len(axes) > 1 and not found.turned:
-        return found.shape[0], *axes
-    return found.shape
-
-
-def _config(configs: Mapping[str, AdapterConfig], module: str) -> AdapterConfig | None:
-    first = dotted(module).partition(".")[0]
-    return configs.get(first) or configs.get("")
-
-
-def _parent(module: str) -> str:
-    return module.rpartition(".")[0]
-
-
-def _lost(base: Weight, why: str) -> Weight:
-    return replace(base, info=None, encoding=None, why=why)
-
-
-def replaced(base: Mapping[str, TensorInfo], adapter: Checkpoint) -> tuple[dict[str, TensorInfo], list[str]]:
-    """Whole tensors of an adapter that stand in for the base's: ``modules_to_save``, trained biases; what has no place.
-
-    Raises:
-        LayoutError: one has another shape than the base's.
-    """
-    factors = factors_of(adapter.tensors)
-    held = [info for one in factors for info in (one.down, one.up, one.alpha, one.magnitude) if info is not None]
-    used = {*(info.name for info in held), *(name for one in factors for name in one.strange)}
-    places = Places(base)
-    found: dict[str, TensorInfo] = {}
-    left: list[str] = []
-    for name, info in adapter.tensors.items():
-        if name in used:
-            continue
-        place = places.find(name)
-        if place is None:
-            left.append(name)
-        elif base[place].shape != info.shape:
-            raise LayoutError(
-                "stands for a tensor of another shape of the base",
-                tensor=name,
-                expected=list(base[place].shape),
-                found=list(info.shape),
-            )
-        else:
-            found[place] = replace(info, name=place)
-    return found, left
+    return isinstance(weight.encoding, LowRank) and weight.encoding.base is not None

@@ -244,13 +244,3 @@ def _dora_factors(adapted: LowRank) -> Array:
         squares[tile.rows] += np.square(values).sum(axis=1)
     lengths = _plain_numbers(adapted.magnitude, *map(range, strided_shape(adapted.magnitude, "out_in"))).ravel()
     return lengths / np.sqrt(squares)
-
-
-def is_update(weight: Weight) -> bool:
-    """Whether it is what an adapter adds to a weight, and not the weight that a model multiplies with."""
-    return isinstance(weight.encoding, LowRank) and weight.encoding.base is None
-
-
-def is_sum(weight: Weight) -> bool:
-    """Whether it is a weight with an adapter added, which no file holds."""
-    return isinstance(weight.encoding, LowRank) and weight.encoding.base is not None

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
-MARKERS: frozenset[str] = frozenset({"qweight"})
-
 _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in a word the code of each of eight outputs is."""
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 _STATE = "quant_state.bitsandbytes__"
 
-MARKERS: frozenset[str] = frozenset({"bitsandbytes__nf4", "bitsandbytes__fp4", "quant_map"})
-
 _BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _NESTED_BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)
 _MAX_STATE = 1 << 12

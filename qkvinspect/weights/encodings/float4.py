@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _BLOCKS = ("gate_up_proj_blocks", "down_proj_blocks", "blocks")
 
-MARKERS: frozenset[str] = frozenset({"weight_packed", "weight_scale", *_BLOCKS})
-
 _E8M0 = DTYPES["float8_e8m0fnu"]
 
 

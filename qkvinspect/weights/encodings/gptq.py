@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
-MARKERS: frozenset[str] = frozenset({"qweight"})
-
 _VERSION_1 = ("gptq", "auto_round:auto_gptq")
 _VERSION_2 = ("gptq_v2",)
 _SAMPLE = 1 << 12

@@ -12,8 +12,6 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.weights.companions import lost, small_integers
 from qkvinspect.weights.weight import Weight
 
-MARKERS: frozenset[str] = frozenset({"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes"})
-
 _BY_LEAF = {"trellis": "ExLlamaV3 (exl3)", "onnx_codes": "codes of an ONNX operator"}
 _HINT = "save it dequantised to see its numbers"
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
-MARKERS: frozenset[str] = frozenset({"biases"})
-
 _BITS = (2, 3, 4, 5, 6, 8)
 _GROUPS = (16, 32, 64, 128)
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from qkvinspect.weights.affine import AffineBlock
     from qkvinspect.weights.reading import Array
 
-MARKERS: frozenset[str] = frozenset({"weight_packed"})
-
 
 @dataclass(frozen=True, slots=True)
 class PackedIntegers:

@@ -30,8 +30,6 @@ SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")
 _CODES = {**dict.fromkeys(SCALES, "weight"), "_weight_scale": "_weight_qdata", "_scale": "_data"}
 """What lies beside scales of each name."""
 
-MARKERS: frozenset[str] = frozenset(_CODES)
-
 _SCALE_DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e8m0fnu")
 
 _USUAL_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values

@@ -40,8 +40,6 @@ _NAMES = {
 }
 """What lies beside scales of each name: the codes, and zero points."""
 
-MARKERS: frozenset[str] = frozenset(_NAMES)
-
 _PER_CODE = 7.874015718698502e-3  # 1 / 127, as bitsandbytes writes it
 
 

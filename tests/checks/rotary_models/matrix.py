@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from qkvinspect.checks.rotary_order import told
+from qkvinspect.checks.faults.rotary_order import find
 from qkvinspect.checks.subject import Subject
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import inspect
@@ -125,7 +125,7 @@ def verdict(path: Path, case: Case) -> tuple[str, str]:
     """Whether it was right, undecided or WRONG, and what was found."""
     with open_checkpoint(path) as checkpoint:
         report = inspect(checkpoint)
-        said = {message for _, message in told(Subject(report))}
+        said = {message for _, message in find(Subject(report))}
         found = weigh_orders(report.attentions)
     shown = f"{found.q}, {found.k}, {found.score:.0f}, ahead {found.ahead:.0f}" if found else "nothing"
     if not said:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.weights.adapters.low_rank import is_sum
+from qkvinspect.weights.adapters import is_sum
 from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.values import whole
 from tests.weights.adapters.cases import CASES, DATA, placed

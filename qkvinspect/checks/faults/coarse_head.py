@@ -14,9 +14,9 @@ from math import isfinite, sqrt
 from statistics import median
 from typing import TYPE_CHECKING
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
-from qkvinspect.weights.adapters.low_rank import is_sum
+from qkvinspect.weights.adapters import is_sum
 from qkvinspect.weights.weight import DecodedMatrix
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ FEWEST = 3
 _AT_ONCE = 1 << 19  # values of a head that are decoded at once
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for layer, part, _, _ in subject.heads():
         if part.weight.encoding is None or is_sum(part.weight) or len(part.heads) < FEWEST:
             continue

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.equal_parts import same_rows
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.faults.equal_parts import same_rows
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 
 CODE: FindingCode = FindingCode.EQUAL_LAYERS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     first: dict[tuple[object, ...], tuple[str, Part]] = {}
     copies: dict[tuple[str, str], list[str]] = {}
-    for attention, part, facts in subject.parts():
-        if not facts or any(fact.constant for fact in facts):
+    for attention, part, values in subject.parts():
+        if not values or any(one.constant for one in values):
             continue
         layer, seen = first.setdefault(
-            (part.name, part.shape, *(fact.digest for fact in facts)), (attention.layer, part)
+            (part.name, part.shape, *(one.digest for one in values)), (attention.layer, part)
         )
         if layer != attention.layer and not same_rows(seen, part):
             copies.setdefault((attention.layer, layer), []).append(part.name.upper())

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.ZERO_HEAD
 
 
-def told(subject: Subject) -> Iterator[Told]:
-    for layer, part, facts, _ in subject.heads():
-        zero = [head for head, fact in enumerate(facts) if fact.constant and not fact.lowest]
-        if 0 < len(zero) < len(facts):
+def find(subject: Subject) -> Iterator[Fault]:
+    for layer, part, values, _ in subject.heads():
+        zero = [head for head, one in enumerate(values) if one.constant and not one.lowest]
+        if 0 < len(zero) < len(values):
             yield layer, f"{part.name.upper()} is zero in {heads_named(zero)}: pruned, or never written"

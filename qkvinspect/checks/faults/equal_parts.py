@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Part
 from qkvinspect.weights.weight import Weight
@@ -18,11 +18,11 @@ from qkvinspect.weights.weight import Weight
 CODE: FindingCode = FindingCode.EQUAL_PARTS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
         for one, other in combinations(attention.parts, 2):
-            mine, others = (subject.facts[part.weight.name, part.name] for part in (one, other))
-            if not mine or any(fact.constant for fact in mine) or same_rows(one, other):
+            mine, others = (subject.values[part.weight.name, part.name] for part in (one, other))
+            if not mine or any(head.constant for head in mine) or same_rows(one, other):
                 continue
             if one.shape == other.shape and [f.digest for f in mine] == [f.digest for f in others]:
                 names = f"{one.name.upper()} and {other.name.upper()}"

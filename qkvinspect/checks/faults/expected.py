@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from qkvinspect.checks.policy import Expectation
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 
 CODE: FindingCode = FindingCode.EXPECTED
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for glob, expectation in subject.expect:
         layers = [one for one in subject.attentions if fnmatchcase(one.layer, glob)]
         if expectation.num_layers is not None and not subject.report.selected:

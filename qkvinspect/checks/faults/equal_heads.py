@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.EQUAL_HEADS
 
 
-def told(subject: Subject) -> Iterator[Told]:
-    for layer, part, facts, _ in subject.heads():
+def find(subject: Subject) -> Iterator[Fault]:
+    for layer, part, values, _ in subject.heads():
         places: dict[bytes, list[int]] = {}
-        for head, fact in enumerate(facts):
-            if not fact.constant:
-                places.setdefault(fact.digest, []).append(head)
+        for head, one in enumerate(values):
+            if not one.constant:
+                places.setdefault(one.digest, []).append(head)
         copies = [heads for heads in places.values() if len(heads) > 1]
-        if copies and part.name != "q" and _repeats(list(places.values()), len(facts)):
+        if copies and part.name != "q" and _repeats(list(places.values()), len(values)):
             count = len(places)
             yield (
                 layer,
-                f"the heads of {part.name.upper()} are {count} kv heads, each written {len(facts) // count} times",
+                f"the heads of {part.name.upper()} are {count} kv heads, each written {len(values) // count} times",
             )
         else:
             for heads in copies:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.parsed import is_mapping, is_size
 from qkvinspect.weights.companions import said, schemes_in
@@ -45,7 +45,7 @@ _METHODS: Mapping[str, tuple[type[Encoding], ...]] = {
 _KNOWN = tuple({kind for kinds in _METHODS.values() for kind in kinds} | {MlxAffine})
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     report = subject.report
     weights = report.weights.encoded.values()
     held = [weight.encoding for weight in weights if isinstance(weight.encoding, _KNOWN)]

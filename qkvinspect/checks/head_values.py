@@ -23,7 +23,7 @@ _WIDEST = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class HeadValues:
     """Of one head of one part.
 
     Attributes:
@@ -48,7 +48,9 @@ Key = tuple[str, str]
 """The stored tensor and the part: two modules may have one name."""
 
 
-def gather(attentions: Sequence[Attention], progress: Progress | None = None) -> Mapping[Key, tuple[Facts, ...]]:
+def read_heads(
+    attentions: Sequence[Attention], progress: Progress | None = None
+) -> Mapping[Key, tuple[HeadValues, ...]]:
     """Read every part once.
 
     Raises:
@@ -56,9 +58,9 @@ def gather(attentions: Sequence[Attention], progress: Progress | None = None) ->
     """
     parts = [(attention, part) for attention in attentions for part in attention.parts]
     advance = counter(sum(_nbytes(part) for _, part in parts), progress)
-    found: dict[Key, tuple[Facts, ...]] = {}
+    found: dict[Key, tuple[HeadValues, ...]] = {}
     for attention, part in parts:
-        found[part.weight.name, part.name] = tuple(_facts(part, known=attention.heads is not None))
+        found[part.weight.name, part.name] = tuple(_values(part, known=attention.heads is not None))
         advance(_nbytes(part))
     return found
 
@@ -67,7 +69,7 @@ def _nbytes(part: Part) -> int:
     return part.weight.dtype.nbytes(part.shape[0] * part.shape[1])
 
 
-def _facts(part: Part, *, known: bool) -> Iterator[Facts]:
+def _values(part: Part, *, known: bool) -> Iterator[HeadValues]:
     """Of each head; a part whose heads are not known counts as one."""
     if part.weight.why:
         return
@@ -75,7 +77,7 @@ def _facts(part: Part, *, known: bool) -> Iterator[Facts]:
     yield from _stored(part, matrix, known) if isinstance(matrix, StridedMatrix) else _decoded(part, matrix, known)
 
 
-def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[Facts]:
+def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadValues]:
     """Of heads whose bytes are their numbers: equal bytes are equal heads."""
     import numpy as np
 
@@ -95,11 +97,11 @@ def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[Facts
             digest = _digest(memoryview(data)[start * width : stop * width])
             single = dtype.kind not in ("opaque", "complex")
             values = numbers(words[start:stop], dtype)[0] if single else words[:0]
-            yield Facts(digest, *_numbers(values, spectrum=spectrum))
+            yield HeadValues(digest, *_numbers(values, spectrum=spectrum))
             start = stop
 
 
-def _decoded(part: Part, matrix: Matrix, spectrum: bool) -> Iterator[Facts]:
+def _decoded(part: Part, matrix: Matrix, spectrum: bool) -> Iterator[HeadValues]:
     """Of heads that are kept as codes: equal numbers are equal heads, whatever codes they have."""
     from qkvinspect.weights.values import rows_of_values, value_tiles
 
@@ -109,7 +111,7 @@ def _decoded(part: Part, matrix: Matrix, spectrum: bool) -> Iterator[Facts]:
             yield _streamed(tile.read()[0].tobytes() for tile in tiles)
             continue
         values = rows_of_values(matrix, [rows])
-        yield Facts(_digest(values.tobytes()), *_numbers(values, spectrum=spectrum))
+        yield HeadValues(_digest(values.tobytes()), *_numbers(values, spectrum=spectrum))
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -124,12 +126,12 @@ def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield first, len(sizes)
 
 
-def _streamed(pieces: Iterator[bytes]) -> Facts:
+def _streamed(pieces: Iterator[bytes]) -> HeadValues:
     """Of a part that is too large to be held: its bytes alone."""
     digest = blake2b(digest_size=16)
     for piece in pieces:
         digest.update(piece)
-    return Facts(digest.digest(), None, None, None)
+    return HeadValues(digest.digest(), None, None, None)
 
 
 def _digest(data: bytes | memoryview) -> bytes:

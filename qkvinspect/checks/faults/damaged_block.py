@@ -20,16 +20,16 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from qkvinspect.checks.stored_bytes import StoredTensor, stored_tensors
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.damage.stored_bytes import StoredTensor, stored_tensors
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.workers import in_order
 
 if TYPE_CHECKING:
-    from qkvinspect.checks.copied_runs import Marks
-    from qkvinspect.checks.head_facts import Facts
-    from qkvinspect.checks.odd_exponents import Counts
+    from qkvinspect.checks.damage.copied_runs import Marks
+    from qkvinspect.checks.damage.odd_exponents import Counts
+    from qkvinspect.checks.head_values import HeadValues
 
 CODE: FindingCode = FindingCode.DAMAGED_BLOCK
 
@@ -69,8 +69,8 @@ class _Seen:
     counts: Counts | None
 
 
-def told(subject: Subject) -> Iterator[Told]:
-    from qkvinspect.checks.copied_runs import rarity
+def find(subject: Subject) -> Iterator[Fault]:
+    from qkvinspect.checks.damage.copied_runs import rarity
 
     tensors = list(stored_tensors(subject.attentions))
     every = rarity(sum(tensor.nbytes // tensor.itemsize for tensor in tensors))
@@ -84,7 +84,7 @@ def told(subject: Subject) -> Iterator[Told]:
 
 def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[StoredTensor, list[_Seen]]]:
     """What is seen in each tensor, piece by piece, on all cores."""
-    from qkvinspect.checks import constant_runs, copied_runs, odd_exponents
+    from qkvinspect.checks.damage import constant_runs, copied_runs, odd_exponents
 
     def look(work: tuple[StoredTensor, int]) -> _Seen:
         tensor, start = work
@@ -106,13 +106,13 @@ def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[Store
 def _together(marks: Sequence[Marks]) -> Marks:
     import numpy as np
 
-    from qkvinspect.checks.copied_runs import Marks
+    from qkvinspect.checks.damage.copied_runs import Marks
 
     return Marks(np.concatenate([one.places for one in marks]), np.concatenate([one.keys for one in marks]))
 
 
-def _constant(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Told]:
-    from qkvinspect.checks import constant_runs
+def _constant(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
+    from qkvinspect.checks.damage import constant_runs
 
     runs = [
         constant_runs.exact(tensor.read, run, tensor.nbytes, tensor.itemsize)
@@ -153,10 +153,10 @@ def _by_intent(tensor: StoredTensor, start: int, stop: int) -> bool:
     return all(rows.start <= head.start and head.stop <= rows.stop for head in covered)
 
 
-def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Told]:
+def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
     import numpy as np
 
-    from qkvinspect.checks import odd_exponents
+    from qkvinspect.checks.damage import odd_exponents
 
     counts = [one.counts for one in seen if one.counts is not None]
     if not counts:
@@ -183,7 +183,7 @@ def _in_dead_heads(tensor: StoredTensor, start: int, stop: int) -> bool:
 
 def _segments(tensor: StoredTensor, blocks: int) -> Iterator[tuple[int, int]]:
     """Blocks that are judged together: of one part, where parts are a few runs of rows."""
-    from qkvinspect.checks import odd_exponents
+    from qkvinspect.checks.damage import odd_exponents
 
     step = odd_exponents.step(tensor.itemsize)
     runs = sorted((run.start, run.stop) for part in tensor.parts if part.axis == 0 for run in part.rows)
@@ -199,8 +199,8 @@ def _one_direction(subject: Subject, tensor: StoredTensor) -> bool:
     """Whether any head of the layer is all but rank one."""
     layer = [one for one in subject.attentions if one.layer == tensor.layer]
     parts = [(part.weight.name, part.name) for one in layer for part in one.parts]
-    heads = [fact for key in parts if key in subject.facts for fact in subject.facts[key]]
-    return any(fact.stable_rank is not None and fact.stable_rank < _ONE_DIRECTION for fact in heads)
+    heads = [one for key in parts if key in subject.values for one in subject.values[key]]
+    return any(one.stable_rank is not None and one.stable_rank < _ONE_DIRECTION for one in heads)
 
 
 def _coded(tensor: StoredTensor) -> bool:
@@ -214,8 +214,8 @@ def _coded(tensor: StoredTensor) -> bool:
     return median(len(np.unique(some)) for some in words) < _CODED
 
 
-def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[Marks]) -> Iterator[Told]:
-    from qkvinspect.checks.copied_runs import copies
+def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[Marks]) -> Iterator[Fault]:
+    from qkvinspect.checks.damage.copied_runs import copies
 
     told: dict[int, int] = {}
     for (a, first), (b, second), size in copies(
@@ -259,12 +259,12 @@ def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredT
     return False
 
 
-def _heads(subject: Subject, tensor: StoredTensor, place: int) -> Iterator[tuple[str, tuple[Facts, ...], int]]:
-    """Parts that a byte belongs to, with the facts of their heads and the number of the head."""
+def _heads(subject: Subject, tensor: StoredTensor, place: int) -> Iterator[tuple[str, tuple[HeadValues, ...], int]]:
+    """Parts that a byte belongs to, with the values of their heads and the number of the head."""
     for name, heads in tensor.heads_at(place, place + 1).items():
         (part,) = (part for part in tensor.parts if part.name == name)
-        facts = subject.facts.get((part.weight.name, name), ())
-        yield from ((name, facts, head) for head in heads if head < len(facts))
+        values = subject.values.get((part.weight.name, name), ())
+        yield from ((name, values, head) for head in heads if head < len(values))
 
 
 def _where(tensor: StoredTensor, start: int, stop: int) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.NO_ATTENTION
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     if not subject.report.attentions:
         count = len(subject.report.checkpoint.tensors)
         yield None, f"none of its {count} tensors has a name that a known layout uses"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import isfinite
 from statistics import median
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.DEAD_HEAD
@@ -20,7 +20,7 @@ SHARE = 0.02
 FEWEST = 3
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for layer, part, _, norms in subject.heads():
         sizes = [measure.norm for measure in norms]
         if len(sizes) < FEWEST or not all(map(isfinite, sizes)):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.PROJECTION_SHAPE
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
         layout, heads = attention.layout, attention.heads
         if attention.out is not None and layout is not None and heads is not None and len(attention.out.shape) > 1:

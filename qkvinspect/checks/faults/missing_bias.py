@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, outvoted
+from qkvinspect.checks.subject import Fault, Subject, outvoted
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.MISSING_BIAS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for stack in subject.stacks.values():
         roles = {attention.layer: frozenset(attention.tensors) for attention in stack}
         if not (vote := outvoted(roles)):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from math import exp, isfinite, log, prod
 from statistics import median
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 
@@ -36,7 +36,7 @@ Sizes = Mapping[str, float]
 """The logarithm of the root mean square of a part's values, by layer."""
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for name in "qkv":
         known = {one.layer: size for one in subject.attentions if (size := _size(one, name)) is not None}
         said: set[str | None] = set()
@@ -48,7 +48,7 @@ def told(subject: Subject) -> Iterator[Told]:
                 yield layer, f"the values of {name.upper()} are {exp(min(size, 700)):.3g} on average: no layer's are"
 
 
-def _compared(subject: Subject, name: str, known: Sizes) -> Iterator[Told]:
+def _compared(subject: Subject, name: str, known: Sizes) -> Iterator[Fault]:
     """Each layer with its stack or, where that is small, with what else has its shape."""
     alike: dict[tuple[int, ...], dict[str, float]] = {}
     for attention in subject.attentions:
@@ -78,7 +78,7 @@ def _size(attention: Attention, name: str) -> float | None:
     return None
 
 
-def _outliers(name: str, asked: Sizes, sizes: Sizes, factor: float) -> Iterator[Told]:
+def _outliers(name: str, asked: Sizes, sizes: Sizes, factor: float) -> Iterator[Fault]:
     """The layers asked for that are far from all these."""
     middle = median(sizes.values())
     spread = 1.4826 * median(abs(size - middle) for size in sizes.values())
@@ -89,7 +89,7 @@ def _outliers(name: str, asked: Sizes, sizes: Sizes, factor: float) -> Iterator[
             yield layer, f"{_times(name, size - middle)} than the median of {len(sizes)} layers ({far})"
 
 
-def _of_few(name: str, layer: str, sizes: Sizes) -> Iterator[Told]:
+def _of_few(name: str, layer: str, sizes: Sizes) -> Iterator[Fault]:
     """A layer that is far from two or more others, which are alike."""
     others = [size for other, size in sizes.items() if other != layer]
     if len(others) < 2 or max(others) - min(others) > log(FACTOR):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import inf, log
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 from qkvinspect.weights.companions import number_of
@@ -22,7 +22,7 @@ from qkvinspect.weights.encodings.float4 import Float4
 CODE: FindingCode = FindingCode.FUSED_SCALES_DIFFER
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
         scales = _scales(attention)
         if len(scales) > 1 and len(set(scales.values())) > 1:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.baseline import Layer, record
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.CHANGED
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     if subject.baseline is None:
         return
     now = record(subject.report)

@@ -1,4 +1,4 @@
-"""Files that a user names beside a checkpoint: baselines and manifests, read no further than one can be long."""
+"""Small files beside a checkpoint (settings, baselines, manifests), of which no more is read than one can hold."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def _parts(text: str) -> Iterable[str]:
         text = text[len(word) + 1 :]
 
 
-class Places:
+class ModuleNames:
     """The modules of a model by every ending of their names."""
 
     def __init__(self, modules: Iterable[str]) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qkvinspect.checks.digests import file_digests
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.DIGEST_DIFFERS
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     if not subject.digests:
         return
     for name, found in file_digests(subject.report.checkpoint):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.ZERO_PART
 
 
-def told(subject: Subject) -> Iterator[Told]:
-    for attention, part, facts in subject.parts():
-        if facts and all(fact.constant and not fact.lowest for fact in facts):
+def find(subject: Subject) -> Iterator[Fault]:
+    for attention, part, values in subject.parts():
+        if values and all(one.constant and not one.lowest for one in values):
             yield attention.layer, f"{part.name.upper()} is zero throughout: convert or copy its weights again"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.RANK_COLLAPSE
@@ -17,14 +17,14 @@ LEAST = 1.05
 FEWEST_ROWS = 8
 
 
-def told(subject: Subject) -> Iterator[Told]:
-    for attention, part, facts in subject.parts():
+def find(subject: Subject) -> Iterator[Fault]:
+    for attention, part, values in subject.parts():
         low = [
             head
-            for head, (rows, fact) in enumerate(zip(part.heads, facts, strict=False))
-            if fact.stable_rank is not None
-            and fact.stable_rank < LEAST
-            and not fact.constant
+            for head, (rows, one) in enumerate(zip(part.heads, values, strict=False))
+            if one.stable_rank is not None
+            and one.stable_rank < LEAST
+            and not one.constant
             and len(rows) >= FEWEST_ROWS
             and part.in_features >= FEWEST_ROWS
         ]

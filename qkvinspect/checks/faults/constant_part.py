@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, heads_named
+from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.CONSTANT_PART
 
 
-def told(subject: Subject) -> Iterator[Told]:
-    for attention, part, facts in subject.parts():
-        if part.shape[0] * part.shape[1] < 2 * len(facts):
+def find(subject: Subject) -> Iterator[Fault]:
+    for attention, part, values in subject.parts():
+        if part.shape[0] * part.shape[1] < 2 * len(values):
             continue  # a head of one value is constant by nature
-        same = [head for head, fact in enumerate(facts) if fact.constant and fact.lowest]
-        if same and len({facts[head].lowest for head in same}) == 1 and len(same) == len(facts):
-            yield attention.layer, f"every value of {part.name.upper()} is {facts[0].lowest:g}: it was filled"
+        same = [head for head, one in enumerate(values) if one.constant and one.lowest]
+        if same and len({values[head].lowest for head in same}) == 1 and len(same) == len(values):
+            yield attention.layer, f"every value of {part.name.upper()} is {values[0].lowest:g}: it was filled"
         elif same and attention.heads is not None:
             yield attention.layer, f"{part.name.upper()} has one value throughout in {heads_named(same)}"

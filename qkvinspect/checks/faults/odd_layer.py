@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, outvoted
+from qkvinspect.checks.subject import Fault, Subject, outvoted
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import describe
@@ -17,7 +17,7 @@ from qkvinspect.layouts.packing import describe
 CODE: FindingCode = FindingCode.ODD_LAYER
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for stack in subject.stacks.values():
         sizes = {attention.layer: _sizes(attention) for attention in stack if attention.parts}
         if vote := outvoted(sizes):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from qkvinspect.checks.subject import Subject, Told
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.report import Attention, Report
@@ -52,7 +52,7 @@ _NEIGHBOURS = frozenset({"cohere", "cohere2"})
 """Those whose rotate_half takes every other row: models/cohere/modeling_cohere.py."""
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.inspection.evidence.rotary_order import in_words, weigh_orders
 
     stacks: dict[object, list[Attention]] = {}

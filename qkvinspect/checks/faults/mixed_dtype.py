@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, outvoted
+from qkvinspect.checks.subject import Fault, Subject, outvoted
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.MIXED_DTYPE
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
         plain = [weight for weight in attention.weights if weight.encoding is None]
         if len({weight.dtype.name for weight in plain}) > 1:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.subject import Subject, Told, listed, number_in
+from qkvinspect.checks.subject import Fault, Subject, listed, number_in
 from qkvinspect.finding_codes import FindingCode
 
 CODE: FindingCode = FindingCode.MISSING_LAYER
 
 
-def told(subject: Subject) -> Iterator[Told]:
+def find(subject: Subject) -> Iterator[Fault]:
     if subject.report.selected:
         return
     for name, stack in subject.stacks.items():

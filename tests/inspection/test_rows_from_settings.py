@@ -13,8 +13,8 @@ from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
+from qkvinspect.layouts.from_settings import parse, rows
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, Packing
-from qkvinspect.layouts.told import parse, rows
 
 E = 16
 APART = {f"blocks.{i}.fcs.{n}.weight": torch.zeros(E, E) for i in (0, 1) for n in range(4)}
