@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import sqrt
 
+from qkvinspect.errors import clean
 from qkvinspect.inspection.json_values import number
 from qkvinspect.parsed import is_mapping
 
@@ -67,7 +68,7 @@ class HeadFigures:
     similar_ov: Similar | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayerFigures:
     """Of one attention module.
 
@@ -82,6 +83,9 @@ class LayerFigures:
     parts: tuple[tuple[str, Spectrum], ...] = ()
     bound_from: str = ""
     why: str = ""
+
+    def __repr__(self) -> str:
+        return clean(f"<LayerFigures {self.layer!r}: {self.why or f'{len(self.heads)} heads'}>")
 
     def part(self, name: str) -> Spectrum | None:
         return dict(self.parts).get(name)

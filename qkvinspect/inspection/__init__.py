@@ -83,7 +83,7 @@ class Options:
         object.__setattr__(self, "told_now", told_now)
 
 
-def for_all(heads: str | int | None, layout: str | None) -> Options:
+def for_all(heads: Texts | None, layout: str | None) -> Options:
     """The same number of heads and the same layout for every layer, as far as they are given; no norms."""
     return Options(() if heads is None else heads, layout or (), norms=False)
 

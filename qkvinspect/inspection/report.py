@@ -13,11 +13,13 @@ from qkvinspect.inspection import model
 from qkvinspect.inspection.account import Account
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.json_values import number, row_ranges
+from qkvinspect.inspection.layers_by_name import LayersByName
 from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.inspection.weighed import WeighedFact
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.layout import FoundBy
 from qkvinspect.layouts.packing import Geometry, describe, merge, span
+from qkvinspect.tabular import Tabular
 from qkvinspect.weights.encodings import Weights, no_weights
 from qkvinspect.weights.weight import Weight
 
@@ -74,9 +76,11 @@ class Part:
         """The axis of the stored tensor that the rows are a range of.
 
         It is 1 where the tensor lies the other way round, as those of GPT-2's Conv1D do: there they are columns;
-        of XLNet's [in, num_heads, head_dim] they are columns of ``tensor.flatten(1)``.
+        of XLNet's [in, num_heads, head_dim] they are columns of ``tensor.flatten(1)``. What an output projection
+        has of a head lies along its inputs, which is the other axis.
         """
-        return 0 if self.orientation == "out_in" else 1
+        across = self.name == "out"
+        return int((self.orientation == "out_in") == across)
 
     @property
     def axis_name(self) -> str:
@@ -90,7 +94,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(Tabular):
     """One attention module of a checkpoint.
 
     Attributes:
@@ -152,12 +156,18 @@ class Attention:
         return self.heads_fact.said_by if self.heads_fact else None
 
     def part(self, name: str) -> Part | None:
-        """``q``, ``k`` or ``v``; None where the layer does not hold it or it cannot be told."""
+        """``q``, ``k`` or ``v``; None where the layer does not hold it or it cannot be told.
+
+        >>> import qkvinspect
+        >>> report = qkvinspect.inspect("sample_checkpoints/transformer.pt")
+        >>> report.attentions[0].part("k")
+        <Part k: rows 16:32 of encoder.layers.0.self_attn.in_proj_weight [48, 16]>
+        """
         return next((part for part in self.parts if part.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Tabular):
     """Everything that ``show`` prints.
 
     Attributes:
@@ -176,6 +186,14 @@ class Report:
     def __repr__(self) -> str:
         path, found = self.checkpoint.path, (len(self.attentions), len(self.findings))
         return clean(f"<Report of {path!r}: {found[0]} attention modules, {found[1]} findings>")
+
+    def layer(self, name: str) -> Attention:
+        """One of the attention modules.
+
+        Raises:
+            KeyError: none is called so; it says which names are near.
+        """
+        return LayersByName({one.layer: one for one in self.attentions})[name]
 
     def to_dict(self, *, tensors: bool = False) -> dict[str, object]:
         """The JSON contract: see report.schema.json; where ``tensors`` is true, with all tensors and their places."""
