@@ -109,8 +109,14 @@ def open(
     if isinstance(source, (str, PathLike)):
         if isinstance(config, Mapping):
             raise UsageError("config= of a file is a file, too", hint="give its path")
-        file, other, own = fspath(source), base and fspath(base), config and fspath(config)
-        found = open_checkpoint(file, container=container, config=own, limits=limits, download=download, base=other)
+        found = open_checkpoint(
+            fspath(source),
+            container=container,
+            config=fspath(config) if config is not None else None,
+            limits=limits,
+            download=download,
+            base=fspath(base) if base is not None else None,
+        )
     else:
         if container or limits or download or base or isinstance(config, (str, PathLike)):
             raise UsageError("container, limits, download, base and a config's path are for files")
@@ -266,9 +272,7 @@ def _opened(source: Source) -> Checkpoint:
     return source if isinstance(source, Checkpoint) else open(source)
 
 
-def _in_memory(
-    source: Mapping[str, object] | Module | Checkpoint, config: Mapping[str, object] | None
-) -> Checkpoint:
+def _in_memory(source: Mapping[str, object] | Module | Checkpoint, config: Mapping[str, object] | None) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, Mapping):

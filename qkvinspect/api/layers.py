@@ -199,10 +199,11 @@ class Layer(Tabular):
         if self._source.heads is None:
             raise LayoutError(f"layer {self.report.layer!r} has an unknown number of heads", hint="open it with heads=")
         heads = self._source.heads[0]
-        return tuple(
-            HeadRows(head, *(self._part(part, (head, heads)) for part in ("q", "k", "v")), self._read_by(head, heads))
-            for head in range(heads)
-        )
+        return tuple(self._head(head, heads) for head in range(heads))
+
+    def _head(self, head: int, heads: int) -> HeadRows:
+        q, k, v = (self._part(part, (head, heads)) for part in ("q", "k", "v"))
+        return HeadRows(head, q, k, v, self._read_by(head, heads))
 
     def _part(self, part: str, head: tuple[int, int] | None = None) -> Rows:
         source = self._source

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from qkvinspect.checkpoint import Checkpoint, Config, Extent, Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
@@ -14,7 +14,14 @@ from qkvinspect.parsed import is_mapping
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-    from torch.nn import Module
+
+
+class Model(Protocol):
+    """What is asked of an nn.Module."""
+
+    def state_dict(self) -> Mapping[str, object]: ...
+
+    def named_modules(self) -> Iterable[tuple[str, object]]: ...
 
 
 class _InMemory(Region):
@@ -22,10 +29,11 @@ class _InMemory(Region):
 
     @property
     def extents(self) -> tuple[Extent, ...]:
+        """Nothing that could be fetched."""
         return ()
 
     def place(self, offset: int) -> None:
-        return None
+        """Nowhere in a file."""
 
 
 class _Storage(_InMemory):
@@ -54,7 +62,7 @@ class _Array(_InMemory):
         return self._array.reshape(-1).view("uint8")[offset : offset + length].tobytes()
 
 
-def is_module(value: object) -> TypeGuard[Module]:
+def is_module(value: object) -> TypeGuard[Model]:
     """Whether it is an nn.Module; who has one has imported torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
@@ -75,7 +83,7 @@ def of_state_dict(state_dict: Mapping[str, object], config: Mapping[str, object]
     return Checkpoint("a state_dict in memory", "memory", num_bytes, tensors, configs=configs, loader="memory")
 
 
-def of_module(module: Module, config: Mapping[str, object] | None = None) -> Checkpoint:
+def of_module(module: Model, config: Mapping[str, object] | None = None) -> Checkpoint:
     """A checkpoint of what a model holds now; its attributes and its config tell the number of heads.
 
     Args:
@@ -87,9 +95,20 @@ def of_module(module: Module, config: Mapping[str, object] | None = None) -> Che
     state = {name: value for name, value in module.state_dict().items() if _is_tensor(value)}
     found = of_state_dict(state, config)
     found.path = f"{type(module).__name__} in memory"
-    found.modules = {name: dict(_counts(child)) for name, child in module.named_modules()}
+    found.modules = dict(_attributes_of(module))
     found.configs = (*found.configs, *_configs(module))
     return found
+
+
+def require_tensors(values: Mapping[str, object]) -> None:
+    """Refuse whatever is no torch tensor.
+
+    Raises:
+        UsageError: a value is none.
+    """
+    for name, value in values.items():
+        if not _is_tensor(value):
+            raise UsageError(f"{name} is no tensor", found=type(value).__name__, hint="leave it out")
 
 
 def tensor_info(name: str, value: object) -> TensorInfo:
@@ -140,17 +159,22 @@ def _is_array(value: object) -> TypeGuard[NDArray[Any]]:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def _counts(module: Module) -> Iterator[tuple[str, object]]:
-    """Attributes such as ``num_heads``."""
-    for key, value in vars(module).items():
-        if isinstance(value, int) and not key.startswith("_"):
-            yield key, value
+def _attributes_of(module: Model) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Whole numbers that a module and those in it have for attributes, such as ``num_heads``."""
+    for name, child in module.named_modules():
+        held = vars(child).items()
+        yield name, {key: value for key, value in held if isinstance(value, int) and not key.startswith("_")}
 
 
-def _configs(module: Module) -> Iterator[Config]:
+def _attributes(config: object) -> object:
+    """Those of a plain object, as people who write their own models have it."""
+    return getattr(config, "__dict__", None)
+
+
+def _configs(module: Model) -> Iterator[Config]:
     """``model.config`` of transformers, diffusers and those who do as they do."""
     config: object = getattr(module, "config", None)
     to_dict = getattr(config, "to_dict", None)
-    values: object = to_dict() if callable(to_dict) else config if is_mapping(config) else getattr(config, "__dict__", {})
+    values: object = to_dict() if callable(to_dict) else config if is_mapping(config) else _attributes(config)
     if is_mapping(values) and values:
         yield Config("checkpoint:config", {str(key): value for key, value in values.items()}, inside=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qkvinspect.api.memory import of_state_dict
+from qkvinspect.api.memory import of_state_dict, require_tensors
 from qkvinspect.arguments import Texts
 from qkvinspect.checkpoint import Orientation
-from qkvinspect.errors import UsageError
 from qkvinspect.export.naming import DEFAULT
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.plan import Plan, Target, convert_whole, split_whole
@@ -88,11 +87,7 @@ def pack(
 def _report(
     state_dict: Mapping[str, Tensor], heads: Texts | None, layout: str | None, config: Mapping[str, object] | None
 ) -> Report:
-    import torch
-
-    for name, value in state_dict.items():
-        if not isinstance(value, torch.Tensor):
-            raise UsageError(f"{name} is no tensor", found=type(value).__name__, hint="leave it out")
+    require_tensors(state_dict)
     return inspect(of_state_dict(state_dict, config), for_all(heads, layout))
 
 

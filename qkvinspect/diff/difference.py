@@ -186,8 +186,8 @@ class Difference(Tabular):
         counts = Counter(layer.status for layer in self.layers)
         said = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
         said += [f"{len(names)} {what}" for what, names in (("added", self.added), ("removed", self.removed)) if names]
-        verdict = "same" if self.same else "different"
-        return clean(f"<Difference of {self.a.path!r} and {self.b.path!r}: {verdict}, {', '.join(said) or 'no layers'}>")
+        verdict = ", ".join(("same" if self.same else "different", *(said or ["no layers"])))
+        return clean(f"<Difference of {self.a.path!r} and {self.b.path!r}: {verdict}>")
 
     @property
     def same(self) -> bool:

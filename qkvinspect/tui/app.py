@@ -20,6 +20,7 @@ from qkvinspect.analysis.grid import NORMS
 from qkvinspect.errors import QkvInspectError
 from qkvinspect.inspection.report import Report
 from qkvinspect.render import text
+from qkvinspect.render.slicing import pasteable
 from qkvinspect.tui import heatmap, pages
 from qkvinspect.tui.colours import legend
 from qkvinspect.tui.heatmap import HeatMap
@@ -72,6 +73,7 @@ class Browser(App[None]):
         Binding("c", "column", "Column"),
         Binding("a", "analyze", "Analyze"),
         Binding("e", "evidence", "Evidence"),
+        Binding("y", "copy_code", "Copy code"),
         Binding("question_mark", "help", "Help"),
         Binding("q", "quit", "Quit"),
         Binding("escape", "leave", show=False),
@@ -244,6 +246,23 @@ class Browser(App[None]):
         if self._scope():
             self.work.ask(self._scope())
             self._next()
+
+    def action_copy_code(self) -> None:
+        """Put the code that slices the layer that is looked at, or the first of the branch, where it can be pasted."""
+        number = self._pointed()
+        lines = pasteable(self.session.attentions[number], self.session.report.checkpoint) if number is not None else ()
+        if number is None or not lines:
+            self.notify("there is no code for it: its parts are not known, or no program loads such a file")
+            return
+        self.copy_to_clipboard("\n".join(lines) + "\n")
+        name = text.layer(self.session.attentions[number].layer)
+        self.notify(f"{len(lines)} lines that slice {name} are in the clipboard", markup=False)
+
+    def _pointed(self) -> int | None:
+        """The layer that is looked at."""
+        if self.on_map:
+            return self.chosen[self._cells.row] if self.chosen else None
+        return self.branch.layers[0] if self.branch.layers else None
 
     def _scope(self) -> tuple[int, ...]:
         return tuple(self.chosen) if self.on_map else self.branch.layers
