@@ -19,6 +19,11 @@ SCHEMA_VERSION = 1
 class Analysis(Tabular):
     """Figures, or values, of every layer of a report; iterating gives the figures of one layer after another.
 
+    >>> import qkvinspect
+    >>> figures = qkvinspect.analyze("sample_checkpoints/trained.safetensors", heads=4)
+    >>> figures.records()[5]["head"], round(figures.records()[5]["logit_bound"], 3)
+    (1, 57.987)
+
     Attributes:
         layers: empty where only values were asked for.
         values: of each layer; empty where they were not asked for.

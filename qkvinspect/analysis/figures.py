@@ -72,6 +72,11 @@ class HeadFigures:
 class LayerFigures:
     """Of one attention module.
 
+    >>> import qkvinspect
+    >>> first, second = qkvinspect.analyze("sample_checkpoints/trained.safetensors", heads=4)
+    >>> second, round(second.heads[1].qk.largest, 3), round(second.part("q").norm, 3)
+    (<LayerFigures 'encoder.layers.1.self_attn': 4 heads>, 3.624, 7.535)
+
     Attributes:
         parts: of each of Q, K and V as a whole.
         bound_from: what the bound on the logits rests on, in words.

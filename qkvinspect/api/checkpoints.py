@@ -39,9 +39,9 @@ class OpenCheckpoint(Checkpoint, Tabular):
 
     >>> import qkvinspect
     >>> with qkvinspect.open("sample_checkpoints/transformer.pt", heads=2) as checkpoint:
-    ...     checkpoint
+    ...     checkpoint.attentions
     ...     checkpoint.layer("encoder.layers.0.self_attn").heads[1].k
-    <OpenCheckpoint 'sample_checkpoints/transformer.pt': torch-zip, 34 tensors, 3 attention modules>
+    <3 layers: encoder.layers.0.self_attn, decoder.layers.0.self_attn, decoder.layers.0.multihead_attn>
     <Rows encoder.layers.0.self_attn.k: [8, 16] float32>
 
     Attributes:
@@ -180,7 +180,7 @@ def analyze(
     >>> figures
     <Analysis of 'sample_checkpoints/trained.safetensors': 2 layers, 8 heads>
     >>> [round(head.logit_bound, 3) for head in figures[0].heads]
-    [2.466, 2.353, 2.304, 2.245]
+    [39.458, 14.726, 31.213, 35.149]
 
     Args:
         source: a report whose checkpoint is still open, or whatever ``inspect`` takes.
@@ -237,7 +237,7 @@ def check(
     >>> import qkvinspect
     >>> for finding in qkvinspect.check("sample_checkpoints/miswritten.safetensors", heads=4):
     ...     print(finding.severity, finding.code.value)
-    warning equal-parts
+    error equal-parts
 
     Args:
         heads, layout: as ``open`` takes them.

@@ -133,6 +133,15 @@ class HeadRows:
 class Layer(Tabular):
     """One attention module.
 
+    >>> import numpy, qkvinspect
+    >>> layer = qkvinspect.open("sample_checkpoints/sharded").layer("model.layers.0.self_attn")
+    >>> layer
+    <Layer 'model.layers.0.self_attn': q [16, 16], k [8, 16], v [8, 16]>
+    >>> layer.heads[3]
+    <HeadRows 3: q [4, 16], k [4, 16], v [4, 16], out [16, 4]>
+    >>> numpy.linalg.norm(layer.q).dtype, layer.k[:2].shape
+    (dtype('float32'), (2, 16))
+
     Attributes:
         report: what inspection says of it.
         checkpoint: what it is a layer of.

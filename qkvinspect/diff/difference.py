@@ -163,6 +163,14 @@ class TensorDifference:
 class Difference(Tabular):
     """Everything that ``diff`` prints.
 
+    >>> import qkvinspect
+    >>> files = "sample_checkpoints/trained.safetensors", "sample_checkpoints/miswritten.safetensors"
+    >>> found = qkvinspect.compare(*files, heads=4)
+    >>> found.layers[1]
+    <LayerDifference 'encoder.layers.1.self_attn': changed: k, k_bias>
+    >>> [row["part"] for row in found.records() if row["status"] == "changed"]
+    ['k', 'k_bias']
+
     Attributes:
         added, removed: names of layers that only B, only A holds.
         others: tensors outside attention; None where they were left out.

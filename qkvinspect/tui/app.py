@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Thread
 
 from rich.text import Text
@@ -18,9 +17,7 @@ from textual.widgets import ContentSwitcher, Footer, Input, Static, Tree
 from qkvinspect.analysis import COLUMNS, Column
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.errors import QkvInspectError
-from qkvinspect.inspection.report import Report
 from qkvinspect.render import text
-from qkvinspect.render.slicing import pasteable
 from qkvinspect.tui import heatmap, pages
 from qkvinspect.tui.colours import legend
 from qkvinspect.tui.heatmap import HeatMap
@@ -50,12 +47,6 @@ class Done(Message):
     job: ReadingJob
     keep: Keep | None
     error: str
-
-
-def _headline(report: Report) -> str:
-    """The file in a line, without the folders that it lies in."""
-    path, line = text.clean(report.checkpoint.path), text.summary(report)[0]
-    return f"{Path(path).name}{line.removeprefix(path)}"
 
 
 class _StoppedError(Exception):
@@ -97,7 +88,7 @@ class Browser(App[None]):
 
     def compose(self) -> ComposeResult:
         """A line about the file, the views, a line about the reading, the keys."""
-        yield Static(Text(_headline(self.session.report)), id="file")
+        yield Static(Text(pages.headline(self.session.report)), id="file")
         with self._views:
             with Horizontal(id="layers"):
                 yield self._tree
@@ -249,14 +240,10 @@ class Browser(App[None]):
 
     def action_copy_code(self) -> None:
         """Put the code that slices the layer that is looked at, or the first of the branch, where it can be pasted."""
-        number = self._pointed()
-        lines = pasteable(self.session.attentions[number], self.session.report.checkpoint) if number is not None else ()
-        if number is None or not lines:
-            self.notify("there is no code for it: its parts are not known, or no program loads such a file")
-            return
-        self.copy_to_clipboard("\n".join(lines) + "\n")
-        name = text.layer(self.session.attentions[number].layer)
-        self.notify(f"{len(lines)} lines that slice {name} are in the clipboard", markup=False)
+        code, said = pages.code(self.session, self._pointed())
+        if code:
+            self.copy_to_clipboard(code)
+        self.notify(said, markup=False)
 
     def _pointed(self) -> int | None:
         """The layer that is looked at."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.packing import describe
 from qkvinspect.render import evidence as testimony
 from qkvinspect.render import rows, text
@@ -44,6 +45,22 @@ def page(session: Session, branch: Branch, path: str) -> Group:
     if len(branch.layers) == 1 and not branch.children:
         return Group(*_layer(session, branch.layers[0]))
     return Group(*_several(session, branch, path))
+
+
+def headline(report: Report) -> str:
+    """The file in a line, without the folders that it lies in."""
+    path, line = text.clean(report.checkpoint.path), text.summary(report)[0]
+    return f"{PurePath(path).name}{line.removeprefix(path)}"
+
+
+def code(session: Session, number: int | None) -> tuple[str, str]:
+    """The code that slices a layer, "" where there is none; and what to say of it."""
+    attention = session.attentions[number] if number is not None else None
+    lines = pasteable(attention, session.report.checkpoint) if attention is not None else ()
+    if attention is None or not lines:
+        return "", "there is no code for it: its parts are not known, or no program loads such a file"
+    said = f"{len(lines)} lines that slice {text.layer(attention.layer)} are in the clipboard"
+    return "\n".join(lines) + "\n", said
 
 
 def _layer(session: Session, number: int) -> Iterator[RenderableType]:
