@@ -24,4 +24,5 @@ class Findings(list[Finding], Tabular):
 
     def __repr__(self) -> str:
         codes = ", ".join(dict.fromkeys(finding.code.value for finding in self))
-        return clean(f"<{len(self)} findings in {self.path!r}{': ' * bool(codes)}{codes}>")
+        counted = f"{len(self)} finding{'' if len(self) == 1 else 's'}"
+        return clean(f"<{counted} in {self.path!r}{': ' * bool(codes)}{codes}>")

@@ -191,7 +191,7 @@ class Layer(Tabular):
         weight = writable(output.weight, self.layer, DTYPES["float32"])
         rows, cols = weight.as_shape(output.orientation)
         bias = output.bias
-        name = f"{self.layer}.out"
+        name = self._named("out")
         entries = (RowRun(range(rows), bias),) if bias is not None else ()
         return Rows(
             OutputTensor(name, (rows, cols), weight.dtype, (RowRun(range(rows), weight, output.orientation),)),
@@ -214,11 +214,15 @@ class Layer(Tabular):
         q, k, v = (self._part(part, (head, heads)) for part in ("q", "k", "v"))
         return HeadRows(head, q, k, v, self._read_by(head, heads))
 
+    def _named(self, part: str) -> str:
+        """What it is called; a state_dict of one module alone gives that no name."""
+        return f"{self.layer}.{part}".removeprefix(".")
+
     def _part(self, part: str, head: tuple[int, int] | None = None) -> Rows:
         source = self._source
         if part not in source.weights:
             raise LayoutError(f"layer {source.layer!r} holds no {part.upper()} of its own")
-        name, runs = f"{source.layer}.{part}", source.biases.get(part)
+        name, runs = self._named(part), source.biases.get(part)
         bias = Rows(_piece(f"{name}.bias", _share(runs, head))) if runs else None
         return Rows(_piece(name, _share(source.weights[part], head), matrix=True), bias)
 

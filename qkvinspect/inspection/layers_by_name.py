@@ -11,6 +11,14 @@ Layer = TypeVar("Layer")
 _SHOWN = 3
 
 
+class NoSuchLayerError(KeyError):
+    """No layer is called so."""
+
+    def __str__(self) -> str:
+        """The sentence, where a KeyError would put its key in quotes."""
+        return str(self.args[0])
+
+
 class LayersByName(dict[str, Layer]):
     """The layers of a checkpoint by name."""
 
@@ -18,7 +26,7 @@ class LayersByName(dict[str, Layer]):
         return clean(f"<{len(self)} layers: {', '.join(list(self)[:_SHOWN])}{', ...' if len(self) > _SHOWN else ''}>")
 
     def __missing__(self, name: str) -> Layer:
-        raise KeyError(clean(f"no layer {name!r}; there is {' or '.join(near(name, list(self))) or 'none'}"))
+        raise NoSuchLayerError(clean(f"no layer {name!r}; there is {' or '.join(near(name, list(self))) or 'none'}"))
 
 
 def near(name: str, names: list[str]) -> list[str]:

@@ -214,7 +214,7 @@ class Report(Tabular):
     [0, 1, 2, 3, 0, 1]
     >>> report.layer("model.layers.1.selfattn")
     Traceback (most recent call last):
-    KeyError: "no layer 'model.layers.1.selfattn'; there is model.layers.1.self_attn or model.layers.0.self_attn"
+    qkvinspect.inspection.layers_by_name.NoSuchLayerError: no layer 'model.layers.1.selfattn'; there is ...
 
     Attributes:
         weights: all weights of the checkpoint, attention or not.
