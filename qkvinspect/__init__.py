@@ -16,26 +16,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qkvinspect.tabular import drawn_by
 from qkvinspect.version import __version__
 
 if TYPE_CHECKING:
-    from qkvinspect.analysis import LayerFigures, analyze
-    from qkvinspect.api.checkpoints import OpenCheckpoint, inspect, open
+    from qkvinspect.analysis import Analysis, LayerFigures
+    from qkvinspect.api.checkpoints import OpenCheckpoint, analyze, check, compare, inspect, open
+    from qkvinspect.api.layers import Layer
     from qkvinspect.api.state_dicts import pack, split
-    from qkvinspect.checks import check
-    from qkvinspect.diff import DiffOptions, compare
+    from qkvinspect.diff import DiffOptions
     from qkvinspect.diff.difference import Difference
     from qkvinspect.errors import CheckpointError, LayoutError, QkvInspectError, UsageError
     from qkvinspect.findings import Finding
     from qkvinspect.inspection import Options
     from qkvinspect.inspection.report import Attention, Part, Report
+    from qkvinspect.tabular import Drawing
 
 __all__ = [
+    "Analysis",
     "Attention",
     "CheckpointError",
     "DiffOptions",
     "Difference",
     "Finding",
+    "Layer",
     "LayerFigures",
     "LayoutError",
     "OpenCheckpoint",
@@ -62,21 +66,21 @@ def __getattr__(name: str) -> object:
             from qkvinspect import errors as home
         case "Finding":
             from qkvinspect import findings as home
-        case "OpenCheckpoint" | "inspect" | "open":
+        case "OpenCheckpoint" | "analyze" | "check" | "compare" | "inspect" | "open":
             from qkvinspect.api import checkpoints as home
+        case "Layer":
+            from qkvinspect.api import layers as home
         case "pack" | "split":
             from qkvinspect.api import state_dicts as home
         case "Options":
             from qkvinspect import inspection as home
         case "Attention" | "Part" | "Report":
             from qkvinspect.inspection import report as home
-        case "check":
-            from qkvinspect import checks as home
-        case "DiffOptions" | "compare":
+        case "DiffOptions":
             from qkvinspect import diff as home
         case "Difference":
             from qkvinspect.diff import difference as home
-        case "LayerFigures" | "analyze":
+        case "Analysis" | "LayerFigures":
             from qkvinspect import analysis as home
         case _:
             raise AttributeError(f"module 'qkvinspect' has no attribute {name!r}")
@@ -85,3 +89,12 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _drawing() -> Drawing:
+    from qkvinspect.api import drawing
+
+    return drawing
+
+
+drawn_by(_drawing)

@@ -27,9 +27,9 @@ XLNet's [in, num_heads, head_dim]."""
 
 Role = Literal["model", "ema", "optimizer"]
 
-Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors", "gguf", "onnx"]
+Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors", "gguf", "onnx", "memory"]
 """What loads such a file into Python: torch.load, safetensors, or torch.distributed.checkpoint, which reads folders
-of its own files and of safetensors."""
+of its own files and of safetensors; ``memory``: it was given by a Python program."""
 
 
 class ByteSource(Protocol):

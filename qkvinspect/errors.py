@@ -29,6 +29,13 @@ def clean(text: str) -> str:
 class QkvInspectError(Exception):
     """Anything that stops a command.
 
+    >>> import qkvinspect
+    >>> try:
+    ...     qkvinspect.open("sample_checkpoints/nosuch.pt")
+    ... except qkvinspect.QkvInspectError as error:
+    ...     error.file, error.hint
+    ('sample_checkpoints/nosuch.pt', 'check the path and its permissions')
+
     Args:
         message: what is wrong, as a clause without a full stop.
         file: the file at fault.
@@ -77,6 +84,13 @@ def _line(value: object) -> str:
 class CheckpointError(QkvInspectError):
     """The file is wrong: it cannot be read, or not without doubt about its bytes.
 
+    >>> import qkvinspect
+    >>> try:
+    ...     qkvinspect.inspect("sample_checkpoints/generate.py")
+    ... except qkvinspect.CheckpointError as error:
+    ...     error.code.value
+    'QKV-F721'
+
     Args:
         code: which defect it is; stands at the end of the line.
     """
@@ -100,8 +114,24 @@ class CheckpointError(QkvInspectError):
 
 
 class LayoutError(QkvInspectError):
-    """The file is sound but its meaning is unclear: which rows are Q, K, V, or how many heads."""
+    """The file is sound but its meaning is unclear: which rows are Q, K, V, or how many heads.
+
+    >>> import qkvinspect
+    >>> try:
+    ...     qkvinspect.open("sample_checkpoints/transformer.pt").layer("encoder.layers.0.self_attn").heads
+    ... except qkvinspect.LayoutError as error:
+    ...     print(error)
+    layer 'encoder.layers.0.self_attn' has an unknown number of heads; open it with heads=
+    """
 
 
 class UsageError(QkvInspectError):
-    """The command or call was wrong, not the file."""
+    """The command or call was wrong, not the file.
+
+    >>> import qkvinspect
+    >>> try:
+    ...     qkvinspect.inspect("sample_checkpoints/transformer.pt", heads="many")
+    ... except qkvinspect.UsageError as error:
+    ...     error.message
+    '--heads many is not a number of heads'
+    """

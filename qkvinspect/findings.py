@@ -11,6 +11,11 @@ from qkvinspect.finding_codes import FindingCode, FindingKind, Severity
 class Finding:
     """Something the reader should know.
 
+    >>> import qkvinspect
+    >>> (finding,) = qkvinspect.check("sample_checkpoints/miswritten.safetensors", heads=4)
+    >>> finding.code == "equal-parts", finding.severity, finding.layer
+    (True, 'error', 'layers.1.self_attn')
+
     Attributes:
         code: which kind of finding it is; equal to its text, such as "nonfinite".
         layer: the attention module it is about, or None for the whole file.

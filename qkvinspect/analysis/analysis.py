@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from qkvinspect.analysis.columns import Column
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures
 from qkvinspect.analysis.values import Values
+from qkvinspect.errors import clean
 from qkvinspect.inspection.report import Report
+from qkvinspect.tabular import Tabular
 
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """Figures, or values, of every layer of a report.
+@dataclass(frozen=True, slots=True, repr=False)
+class Analysis(Tabular):
+    """Figures, or values, of every layer of a report; iterating gives the figures of one layer after another.
+
+    >>> import qkvinspect
+    >>> figures = qkvinspect.analyze("sample_checkpoints/trained.safetensors", heads=4)
+    >>> figures.records()[5]["head"], round(figures.records()[5]["logit_bound"], 3)
+    (1, 57.987)
 
     Attributes:
         layers: empty where only values were asked for.
@@ -29,6 +36,19 @@ class Analysis:
     values: tuple[tuple[Values, ...], ...] = ()
     sort: Column | None = None
     top: int | None = None
+
+    def __repr__(self) -> str:
+        heads = sum(len(layer.heads) for layer in self.layers)
+        return clean(f"<Analysis of {self.report.checkpoint.path!r}: {len(self.layers)} layers, {heads} heads>")
+
+    def __iter__(self) -> Iterator[LayerFigures]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, place: int) -> LayerFigures:
+        return self.layers[place]
 
     def ranked(self) -> Iterator[tuple[LayerFigures, HeadFigures]]:
         """The heads of all layers by ``sort``, those last that have no such figure; of none, in their order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import sqrt
 
+from qkvinspect.errors import clean
 from qkvinspect.inspection.json_values import number
 from qkvinspect.parsed import is_mapping
 
@@ -67,9 +68,14 @@ class HeadFigures:
     similar_ov: Similar | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayerFigures:
     """Of one attention module.
+
+    >>> import qkvinspect
+    >>> first, second = qkvinspect.analyze("sample_checkpoints/trained.safetensors", heads=4)
+    >>> second, round(second.heads[1].qk.largest, 3), round(second.part("q").norm, 3)
+    (<LayerFigures 'encoder.layers.1.self_attn': 4 heads>, 3.624, 7.535)
 
     Attributes:
         parts: of each of Q, K and V as a whole.
@@ -82,6 +88,9 @@ class LayerFigures:
     parts: tuple[tuple[str, Spectrum], ...] = ()
     bound_from: str = ""
     why: str = ""
+
+    def __repr__(self) -> str:
+        return clean(f"<LayerFigures {self.layer!r}: {self.why or f'{len(self.heads)} heads'}>")
 
     def part(self, name: str) -> Spectrum | None:
         return dict(self.parts).get(name)

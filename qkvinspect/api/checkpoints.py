@@ -1,274 +1,292 @@
-"""Q, K and V of an opened checkpoint as arrays: nothing is read before it is asked for."""
+"""What Python callers do with a checkpoint, whether it is a file, a URL, a state_dict or a model in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, TypeAlias
 
-from qkvinspect import inspection
+from qkvinspect import analysis, inspection
+from qkvinspect.analysis import Analysis
+from qkvinspect.api import memory
+from qkvinspect.api.findings import Findings
+from qkvinspect.api.layers import Layer
+from qkvinspect.arguments import Texts, texts
 from qkvinspect.checkpoint import Checkpoint
-from qkvinspect.dtypes import DTYPES
-from qkvinspect.errors import LayoutError, clean
-from qkvinspect.export.parts import StoredPart, source_of
-from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
-from qkvinspect.export.row_runs import count, merged, weight_of
+from qkvinspect.diff import DiffOptions
+from qkvinspect.diff import compare as compare_reports
+from qkvinspect.diff.difference import Difference
+from qkvinspect.errors import UsageError, clean
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import Options, for_all
+from qkvinspect.inspection import Options
+from qkvinspect.inspection.layers_by_name import LayersByName
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts import LAYOUTS, Layout
 from qkvinspect.progress import Progress
+from qkvinspect.tabular import Tabular
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
+    from torch.nn import Module
+
+    Source: TypeAlias = str | PathLike[str] | Mapping[str, object] | Module | Checkpoint
+    """A path or URL, tensors by name, a model, or what was opened already."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Rows:
-    """Q, K or V of a layer or of one head, as nn.Linear would store it.
-
-    Attributes:
-        bias: that of the same rows, or None.
-    """
-
-    piece: OutputTensor
-    bias: Rows | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[out, in]; [out] of a bias."""
-        return self.piece.shape
-
-    @property
-    def dtype(self) -> str:
-        """The stored dtype, by torch's name."""
-        return self.piece.dtype.name
-
-    def __repr__(self) -> str:
-        return clean(f"<Rows {self.piece.name}: {list(self.shape)} {self.dtype}>")
-
-    def __getitem__(self, key: Any) -> Any:
-        """As numpy slices the values, which are read for it."""
-        return self.numpy()[key]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """The values, for whatever takes an array."""
-        values = self.numpy()
-        return values if dtype is None else values.astype(dtype)
-
-    def numpy(self) -> NDArray[Any]:
-        """The values; those of a dtype that numpy does not have (bfloat16, float8) as float32, which holds them all.
-
-        Raises:
-            CheckpointError: the bytes cannot be read.
-            LayoutError: the stored bits stand for no numbers by themselves (quantised).
-        """
-        import numpy as np
-
-        from qkvinspect.weights.reading import numbers, stored_words
-
-        dtype, data = self.piece.dtype, b"".join(contents(spans(self.piece)))
-        if dtype.kind == "opaque":
-            raise LayoutError(f"{dtype.name} is no number without its scales", tensor=self.piece.name)
-        if dtype.mini is None and dtype.name != "complex32":
-            return np.frombuffer(bytearray(data), np.dtype(dtype.name)).reshape(self.shape)
-        words = np.frombuffer(data, stored_words(dtype, max(dtype.bits, 8)))
-        values = numbers(words.reshape(self.shape[0], -1), dtype)
-        whole = values[0] if len(values) == 1 else values[0] + 1j * values[1]
-        return whole.reshape(*self.shape[:-1], -1)
-
-    def torch(self) -> Tensor:
-        """The very bits, as a tensor of the stored dtype.
-
-        Raises:
-            CheckpointError: the bytes cannot be read.
-            LayoutError: torch has no such dtype.
-        """
-        from qkvinspect.weights.to_torch import to_torch
-
-        data = bytearray(b"".join(contents(spans(self.piece))))
-        return to_torch(data, self.piece.dtype, self.shape, self.piece.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Q, K and V of a layer, or of one of its heads."""
-
-    q: Rows
-    k: Rows
-    v: Rows
-
-
-@dataclass(frozen=True, repr=False)
-class Layer:
-    """One attention module.
-
-    Attributes:
-        report: what inspection says of it.
-    """
-
-    report: Attention
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"{part.name} {list(part.shape)}" for part in self.report.parts)
-        return clean(f"<Layer {self.layer!r}: {shapes}>")
-
-    @property
-    def layer(self) -> str:
-        """The module's name in the file."""
-        return self.report.layer
-
-    @cached_property
-    def _source(self) -> StoredPart:
-        return source_of(self.report, DTYPES["float32"])
-
-    @property
-    def q(self) -> Rows:
-        return self._part("q")
-
-    @property
-    def k(self) -> Rows:
-        return self._part("k")
-
-    @property
-    def v(self) -> Rows:
-        return self._part("v")
-
-    @cached_property
-    def heads(self) -> tuple[Parts, ...]:
-        """One for each query head; where several share K and V, each has those that it uses.
-
-        Raises:
-            LayoutError: the number of heads is unknown.
-        """
-        if self._source.heads is None:
-            raise LayoutError(f"layer {self.report.layer!r} has an unknown number of heads", hint="open it with heads=")
-        heads = self._source.heads[0]
-        return tuple(Parts(*(self._part(part, (head, heads)) for part in ("q", "k", "v"))) for head in range(heads))
-
-    def _part(self, part: str, head: tuple[int, int] | None = None) -> Rows:
-        source = self._source
-        if part not in source.weights:
-            raise LayoutError(f"layer {source.layer!r} holds no {part.upper()} of its own")
-        name, runs = f"{source.layer}.{part}", source.biases.get(part)
-        bias = Rows(_piece(f"{name}.bias", _share(runs, head))) if runs else None
-        return Rows(_piece(name, _share(source.weights[part], head), matrix=True), bias)
-
-
-class LayersByName(dict[str, Layer]):
-    """The layers of a checkpoint by name; a name that none has is answered with those that are near."""
-
-    def __repr__(self) -> str:
-        return clean(f"<{len(self)} layers: {', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''}>")
-
-    def __missing__(self, name: str) -> Layer:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, list(self)) or list(self)[:3]
-        raise KeyError(f"no layer {name!r}; there is {', '.join(near) or 'none'}")
-
-
-class OpenCheckpoint(Checkpoint):
+class OpenCheckpoint(Checkpoint, Tabular):
     """A checkpoint whose attention can be asked for; a context manager, like any open file.
 
+    >>> import qkvinspect
+    >>> with qkvinspect.open("sample_checkpoints/transformer.pt", heads=2) as checkpoint:
+    ...     checkpoint.attentions
+    ...     checkpoint.layer("encoder.layers.0.self_attn").heads[1].k
+    <3 layers: encoder.layers.0.self_attn, decoder.layers.0.self_attn, decoder.layers.0.multihead_attn>
+    <Rows encoder.layers.0.self_attn.k: [8, 16] float32>
+
     Attributes:
-        options: the heads and the layout that it was opened with.
+        options: the heads and the layout that it was opened with; what is derived from it remembers them.
     """
 
     options: Options = Options(norms=False)
 
     def __repr__(self) -> str:
-        return clean(f"<OpenCheckpoint {self.path}: {self.format}, {len(self.tensors)} tensors>")
+        found = f", {len(self.attentions)} attention modules" if "attentions" in self.__dict__ else ""
+        return clean(f"<OpenCheckpoint {self.path!r}: {self.format}, {len(self.tensors)} tensors{found}>")
 
     @cached_property
     def attentions(self) -> Mapping[str, Layer]:
         """Every attention module by its name in the file.
 
-        >>> import qkvinspect
-        >>> with qkvinspect.open("sample_checkpoints/sharded") as checkpoint:
-        ...     attention = checkpoint.attentions["model.layers.0.self_attn"]
-        ...     attention.q.shape, attention.heads[3].k.shape, attention.heads[3].k.numpy().dtype
-        ((16, 16), (4, 16), dtype('float32'))
-
         Raises:
             LayoutError: an option contradicts the file.
         """
         found = inspection.inspect(self, self.options).attentions
-        return LayersByName({attention.layer: Layer(attention) for attention in found})
+        return LayersByName({attention.layer: Layer(attention, self) for attention in found})
+
+    def layer(self, name: str) -> Layer:
+        """One attention module.
+
+        Raises:
+            KeyError: none is called so; it says which names are near.
+        """
+        return self.attentions[name]
 
 
 def open(
-    path: str | Path,
+    source: Source,
     *,
     container: str | None = None,
-    config: str | Path | None = None,
-    heads: str | int | None = None,
+    config: str | PathLike[str] | Mapping[str, object] | None = None,
+    heads: Texts | None = None,
     layout: str | None = None,
     limits: Mapping[str, int] | None = None,
     download: bool = False,
-    base: str | Path | None = None,
+    base: str | PathLike[str] | None = None,
 ) -> OpenCheckpoint:
-    """Open a file, a shard index, a directory, or a URL of one. No tensor is read; close the result when done.
+    """Open a file, a shard index, a directory or a URL of one; or tensors by name, or an ``nn.Module``.
+
+    No tensor is read before it is asked for. Close the result when done, or leave that to ``with``.
+
+    >>> import qkvinspect
+    >>> with qkvinspect.open("sample_checkpoints/transformer.pt", heads="*=2") as checkpoint:
+    ...     len(checkpoint.attentions), checkpoint.layer("decoder.layers.0.self_attn").q.shape
+    (3, (16, 16))
 
     Args:
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
-        config: hyper-parameters to trust before any found beside or inside the checkpoint.
-        heads: the number of heads of every layer, ``8`` or ``32/8``, where nothing in the file tells it.
+        config: hyper-parameters to trust before any found beside or inside the checkpoint: a file, or the values.
+        heads: as --heads takes them: ``8``, ``"32/8"``, ``("12", "decoder.*=8")``, the last that fits counting.
         layout: the layout of every layer, where names do not tell it.
         limits: what to allow a file instead of what is usual for its size.
         download: fetch remote files whole, to a temporary file, rather than the ranges that are read.
-        base: the model that ``path``, a LoRA adapter, is added to.
+        base: the model that ``source``, a LoRA adapter, is added to.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
-        UsageError: the URL needs a package that is missing.
+        UsageError: the URL needs a package that is missing, or an argument has no meaning for what is opened.
     """
-    found = open_checkpoint(path, container=container, config=config, limits=limits, download=download, base=base)
+    if isinstance(source, (str, PathLike)):
+        if isinstance(config, Mapping):
+            raise UsageError("config= of a file is a file, too", hint="give its path")
+        found = open_checkpoint(
+            fspath(source),
+            container=container,
+            config=fspath(config) if config is not None else None,
+            limits=limits,
+            download=download,
+            base=fspath(base) if base is not None else None,
+        )
+    else:
+        if container or limits or download or base or isinstance(config, (str, PathLike)):
+            raise UsageError("container, limits, download, base and a config's path are for files")
+        found = _in_memory(source, config)
     opened = OpenCheckpoint(**{field.name: getattr(found, field.name) for field in fields(found)})
-    opened.options = for_all(heads, layout)
+    given = source.options if isinstance(source, OpenCheckpoint) else Options(norms=False)
+    opened.options = _also(given, heads, layout)
     return opened
 
 
 def inspect(
-    checkpoint: Checkpoint,
+    source: Source,
     options: Options = Options(),  # noqa: B008  (immutable)
     progress: Progress | None = None,
     layouts: Sequence[Layout] = LAYOUTS,
+    *,
+    heads: Texts | None = None,
+    layout: str | None = None,
 ) -> Report:
     """Find every attention module of a checkpoint and say which rows are Q, K and V of which head.
 
     The heads and the layout that the checkpoint was opened with hold here, too, unless the options say otherwise.
+    What is given as a path is opened, and stays open as long as the report is kept.
+
+    >>> import qkvinspect
+    >>> report = qkvinspect.inspect("sample_checkpoints/transformer.pt", heads=2)
+    >>> report
+    <Report of 'sample_checkpoints/transformer.pt': 3 attention modules, 0 findings>
+    >>> report.layer("encoder.layers.0.self_attn").part("k").rows
+    (range(16, 32),)
 
     Args:
         progress: told how far the reading of the weights is.
         layouts: those to look for; all that are known, if none are given.
+        heads, layout: as ``open`` takes them.
 
     Raises:
         CheckpointError: the bytes cannot be read.
         LayoutError: an option contradicts the file.
         UsageError: an option has no meaning, or names no layer.
     """
+    checkpoint = _opened(source)
     if isinstance(checkpoint, OpenCheckpoint):
         given = checkpoint.options
         options = replace(options, heads=(*given.heads, *options.heads), layouts=(*given.layouts, *options.layouts))
-    return inspection.inspect(checkpoint, options, progress, layouts)
+    return inspection.inspect(checkpoint, _also(options, heads, layout), progress, layouts)
 
 
-def _share(runs: tuple[RowRun, ...], head: tuple[int, int] | None) -> tuple[RowRun, ...]:
-    """All rows of a part, or those that one of so many query heads uses."""
-    if head is None:
-        return merged(runs)
-    index, heads = head
-    if len(runs) >= heads:  # differential attention has several of its own for each head
-        each = len(runs) // heads
-        return merged(runs[index * each : (index + 1) * each])
-    return (runs[index * len(runs) // heads],)
+def analyze(
+    source: Source | Report,
+    attentions: Sequence[Attention] | None = None,
+    progress: Progress | None = None,
+    *,
+    heads: Texts | None = None,
+    layout: str | None = None,
+) -> Analysis:
+    """Spectra, circuits and bounds on logits of every head, layer by layer.
+
+    >>> import qkvinspect
+    >>> figures = qkvinspect.analyze("sample_checkpoints/trained.safetensors", heads=4)
+    >>> figures
+    <Analysis of 'sample_checkpoints/trained.safetensors': 2 layers, 8 heads>
+    >>> [round(head.logit_bound, 3) for head in figures[0].heads]
+    [39.458, 14.726, 31.213, 35.149]
+
+    Args:
+        source: a report whose checkpoint is still open, or whatever ``inspect`` takes.
+        attentions: some of the report's; None for all.
+        heads, layout: as ``open`` takes them.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    report = _report(source, Options(norms=False), heads, layout)
+    return Analysis(report, tuple(analysis.analyze(report, attentions, progress)))
 
 
-def _piece(name: str, runs: tuple[RowRun, ...], *, matrix: bool = False) -> OutputTensor:
-    weight = weight_of(runs)
-    shape = (count(runs), weight.as_shape(runs[0].orientation)[1]) if matrix else (count(runs),)
-    return OutputTensor(name, shape, weight.dtype, runs)
+def compare(
+    a: Source | Report,
+    b: Source | Report,
+    options: DiffOptions = DiffOptions(),  # noqa: B008  (immutable)
+    progress: Progress | None = None,
+    *,
+    heads: Texts | None = None,
+    layout: str | None = None,
+) -> Difference:
+    """Compare two checkpoints layer by layer, however each of them is packed.
+
+    >>> import qkvinspect
+    >>> files = "sample_checkpoints/trained.safetensors", "sample_checkpoints/miswritten.safetensors"
+    >>> found = qkvinspect.compare(*files, heads=4)
+    >>> found.same, found.layers[1].relations[0].message
+    (False, 'K of B is V of A')
+
+    Args:
+        a, b: reports whose checkpoints are still open, or whatever ``inspect`` takes.
+        heads, layout: of both, as ``open`` takes them.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+        UsageError: an option has no meaning, or names nothing.
+    """
+    wanted = Options(norms=False, evidence="wanted")
+    before, after = (_report(side, wanted, heads, layout) for side in (a, b))
+    return compare_reports(before, after, options, progress)
+
+
+def check(
+    source: Source | Report,
+    *,
+    heads: Texts | None = None,
+    layout: str | None = None,
+    select: Texts = ("*",),
+    ignore: Texts = (),
+) -> Findings:
+    """Check a checkpoint, as ``qkvinspect check`` does without settings: for tests and notebooks.
+
+    >>> import qkvinspect
+    >>> for finding in qkvinspect.check("sample_checkpoints/miswritten.safetensors", heads=4):
+    ...     print(finding.severity, finding.code.value)
+    error equal-parts
+
+    Args:
+        heads, layout: as ``open`` takes them.
+        select, ignore: codes, or globs of codes; one, or several.
+
+    Returns:
+        a list of the findings, the gravest first; their severity is "info", "warning" or "error".
+
+    Raises:
+        CheckpointError: the file cannot be read, or not without doubt.
+        UsageError: a code is not known.
+    """
+    from qkvinspect.checks import parse_policy, run
+
+    wanted = parse_policy({"select": list(texts(select)), "ignore": list(texts(ignore))})
+    if isinstance(source, (str, PathLike)):
+        with open(source) as checkpoint:
+            return check(checkpoint, heads=heads, layout=layout, select=select, ignore=ignore)
+    report = _report(source, Options(evidence="each"), heads, layout)
+    return Findings(report.checkpoint.path, len(report.attentions), run(report, wanted))
+
+
+def _report(source: Source | Report, options: Options, heads: Texts | None, layout: str | None) -> Report:
+    if isinstance(source, Report):
+        if heads is not None or layout is not None:
+            raise UsageError("a report has its heads and layouts already", hint="give heads= to inspect")
+        return source
+    return inspect(source, options, heads=heads, layout=layout)
+
+
+def _opened(source: Source) -> Checkpoint:
+    return source if isinstance(source, Checkpoint) else open(source)
+
+
+def _in_memory(source: Mapping[str, object] | Module | Checkpoint, config: Mapping[str, object] | None) -> Checkpoint:
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, Mapping):
+        return memory.of_state_dict(source, config)
+    if memory.is_module(source):
+        return memory.of_module(source, config)
+    raise UsageError(
+        f"a {type(source).__name__} is nothing that can be opened",
+        expected="a path, a URL, a state_dict or an nn.Module",
+    )
+
+
+def _also(options: Options, heads: Texts | None, layout: str | None) -> Options:
+    """Options, and what was given beside them, which counts before them."""
+    given = () if heads is None else texts(heads)
+    every = () if layout is None else (("*", layout),)
+    return replace(options, heads=(*options.heads, *given), layouts=(*options.layouts, *every))

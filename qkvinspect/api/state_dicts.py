@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import Checkpoint, Config, Orientation, Region, TensorInfo
-from qkvinspect.dtypes import DTYPES
-from qkvinspect.errors import UsageError
+from qkvinspect.api.memory import of_state_dict, require_tensors
+from qkvinspect.arguments import Texts
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.export.naming import DEFAULT
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
 from qkvinspect.export.plan import Plan, Target, convert_whole, split_whole
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def split(
     state_dict: Mapping[str, Tensor],
     *,
-    heads: str | None = None,
+    heads: Texts | None = None,
     layout: str | None = None,
     config: Mapping[str, object] | None = None,
     names: str = DEFAULT,
@@ -41,7 +41,7 @@ def split(
     True
 
     Args:
-        heads: of every layer, ``8`` or ``32/8``, where the packing needs it.
+        heads: as ``open`` takes them: ``8``, ``"32/8"``, ``("12", "decoder.*=8")``, where the packing needs them.
         layout: of every layer, where names do not tell it.
         config: hyper-parameters of the model, as in its ``config.json``.
         names: how to call the parts: ``hf``, ``bert``, ``timm``, ``diffusers``, ``torch`` or a template.
@@ -85,38 +85,10 @@ def pack(
 
 
 def _report(
-    state_dict: Mapping[str, Tensor], heads: str | None, layout: str | None, config: Mapping[str, object] | None
+    state_dict: Mapping[str, Tensor], heads: Texts | None, layout: str | None, config: Mapping[str, object] | None
 ) -> Report:
-    tensors = {name: _info(name, tensor) for name, tensor in state_dict.items()}
-    configs = (Config("config:given", config),) if config else ()
-    checkpoint = Checkpoint("state_dict", "memory", 0, tensors, configs=configs)
-    return inspect(checkpoint, for_all(heads, layout))
-
-
-class _InMemory(Region):
-    """A tensor of the state_dict; its bytes are read only where two tensors must be compared."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.nbytes = tensor.untyped_storage().nbytes()
-        self._tensor = tensor
-
-    def read(self, offset: int, length: int) -> bytes:
-        import torch
-
-        data = torch.empty(0, dtype=torch.uint8).set_(self._tensor.untyped_storage().cpu())
-        return data[offset : offset + length].numpy().tobytes()
-
-
-def _info(name: str, tensor: object) -> TensorInfo:
-    import torch
-
-    if not isinstance(tensor, torch.Tensor):
-        raise UsageError(f"{name} is no tensor", found=type(tensor).__name__, hint="leave it out")
-    dtype = DTYPES.get(str(tensor.dtype).removeprefix("torch."))
-    if dtype is None or tensor.layout is not torch.strided:
-        raise UsageError(f"{name} is no plain tensor", found=f"{tensor.dtype}, {tensor.layout}", hint="leave it out")
-    region = _InMemory(tensor)
-    return TensorInfo(name, dtype, tuple(tensor.shape), tensor.stride(), region, int(tensor.storage_offset()))
+    require_tensors(state_dict)
+    return inspect(of_state_dict(state_dict, config), for_all(heads, layout))
 
 
 def _run(plan: Plan, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

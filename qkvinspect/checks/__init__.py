@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from os import PathLike, fspath
 
-from qkvinspect.arguments import Texts, texts
 from qkvinspect.checks.baseline import Baseline
 from qkvinspect.checks.digests import Digests
 from qkvinspect.checks.faults import CHECKS, Check
@@ -87,34 +85,6 @@ def run(
 def failing(findings: Iterable[Finding], wanted: Policy) -> bool:
     """Whether any finding is as grave as the policy fails on."""
     return any(SEVERITIES.index(f.severity) >= SEVERITIES.index(wanted.fail_on) for f in findings)
-
-
-def check(
-    path: str | PathLike[str],
-    *,
-    heads: Texts = (),
-    select: Texts = ("*",),
-    ignore: Texts = (),
-) -> list[Finding]:
-    """Check a checkpoint, as ``qkvinspect check`` does without settings: for tests and notebooks.
-
-    Args:
-        heads: as --heads takes them, such as ``"8"`` or ``"decoder.*=32/8"``; one, or several.
-        select, ignore: codes, or globs of codes; one, or several.
-
-    Returns:
-        the findings, the gravest first; their severity is "info", "warning" or "error".
-
-    Raises:
-        CheckpointError: the file cannot be read, or not without doubt.
-        UsageError: a code is not known.
-    """
-    from qkvinspect.formats import open_checkpoint
-    from qkvinspect.inspection import Options, inspect
-
-    wanted = parse_policy({"select": list(texts(select)), "ignore": list(texts(ignore))})
-    with open_checkpoint(fspath(path)) as checkpoint:
-        return run(inspect(checkpoint, Options(heads, evidence="each")), wanted)
 
 
 def _may_fire(check: Check, wanted: Policy) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,12 +95,18 @@ def report(
             found = _chosen(found, difference)
         labels = ("A", "B") if other else ("",)
         sides = [_side(label, one, analysis=analysis) for label, one in zip(labels, found, strict=True)]
-    page = html.render(sides, difference, library).encode()
+    page = html.render(sides, difference, library, _today()).encode()
     with new_file(out, force=force) as written:
         written.write(page)
     modules = count(sum(len(one.attentions) for one in found), "attention module")
     findings = count(sum(len(side.findings) for side in sides), "finding")
     sys.stdout.write(clean(f"{out}: {modules}, {findings}, {size(len(page))}") + "\n")
+
+
+def _today() -> date:
+    """The day, by UTC; that of SOURCE_DATE_EPOCH where a build is to be the same every time."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(epoch) if epoch.isdecimal() else time(), UTC).date()
 
 
 def _difference(found: Sequence[Report], layers: list[str] | None) -> Difference:
@@ -131,10 +140,19 @@ def _side(label: str, found: Report, *, analysis: bool) -> PageSide:
     from qkvinspect.render.html import PageSide
 
     findings = tuple(_findings(found))
+    digests = tuple(_digests(found))
     if not analysis:
-        return PageSide(label, found, findings)
+        return PageSide(label, found, findings, digests=digests)
     with Bar("analysing") as bar:
-        return PageSide(label, found, findings, tuple(analyze(found, progress=bar.advance)))
+        return PageSide(label, found, findings, tuple(analyze(found, progress=bar.advance)), digests)
+
+
+def _digests(found: Report) -> Iterator[tuple[str, str]]:
+    """Of files on this machine: those of others would be fetched whole."""
+    from qkvinspect.checks.digests import file_digests
+    from qkvinspect.sources import is_remote
+
+    return iter(()) if is_remote(found.checkpoint.path) else file_digests(found.checkpoint)
 
 
 def _findings(found: Report) -> list[Finding]:

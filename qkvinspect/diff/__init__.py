@@ -35,6 +35,12 @@ _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
 class DiffOptions:
     """What is compared, and when it counts as the same. One text stands for a tuple of it.
 
+    >>> import qkvinspect
+    >>> wanted = qkvinspect.DiffOptions(layers="*.0.*", tolerance=1e-3)
+    >>> files = "sample_checkpoints/trained.safetensors", "sample_checkpoints/miswritten.safetensors"
+    >>> qkvinspect.compare(*files, wanted).same
+    True
+
     Attributes:
         maps: values of --map.
         layers: globs; only layers of which A's or B's name matches one are compared. Empty: all.

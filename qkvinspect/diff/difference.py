@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.diff.relation import Relation
+from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.json_values import number
+from qkvinspect.tabular import Tabular
 
 SCHEMA_VERSION = 1
 
@@ -98,7 +101,7 @@ class PartDifference:
     heads: tuple[Comparison, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayerDifference:
     """One attention module that both sides hold.
 
@@ -115,6 +118,10 @@ class LayerDifference:
     num_heads: int | None
     parts: tuple[PartDifference, ...]
     relations: tuple[Relation, ...] = ()
+
+    def __repr__(self) -> str:
+        changed = [part.name for part in self.parts if part.whole.status not in SAME]
+        return clean(f"<LayerDifference {self.a!r}: {self.status}{': ' * bool(changed)}{', '.join(changed)}>")
 
     @property
     def status(self) -> Status:
@@ -152,9 +159,17 @@ class TensorDifference:
     whole: Comparison
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+@dataclass(frozen=True, slots=True, repr=False)
+class Difference(Tabular):
     """Everything that ``diff`` prints.
+
+    >>> import qkvinspect
+    >>> files = "sample_checkpoints/trained.safetensors", "sample_checkpoints/miswritten.safetensors"
+    >>> found = qkvinspect.compare(*files, heads=4)
+    >>> found.layers[1]
+    <LayerDifference 'encoder.layers.1.self_attn': changed: k, k_bias>
+    >>> [row["part"] for row in found.records() if row["status"] == "changed"]
+    ['k', 'k_bias']
 
     Attributes:
         added, removed: names of layers that only B, only A holds.
@@ -174,6 +189,13 @@ class Difference:
     notes: tuple[str, ...]
     tolerance: float | None = None
     losses: tuple[HeadLoss, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = Counter(layer.status for layer in self.layers)
+        said = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
+        said += [f"{len(names)} {what}" for what, names in (("added", self.added), ("removed", self.removed)) if names]
+        verdict = ", ".join(("same" if self.same else "different", *(said or ["no layers"])))
+        return clean(f"<Difference of {self.a.path!r} and {self.b.path!r}: {verdict}>")
 
     @property
     def same(self) -> bool:

@@ -73,6 +73,8 @@ def _here(path: str, checkpoint: Checkpoint) -> str:
 
 
 def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
+    if checkpoint.loader == "memory":
+        return ["state = model.state_dict()"] if checkpoint.modules else ["# state is the state_dict"]
     if checkpoint.loader in ("distributed", "distributed-safetensors"):
         return list(_load_distributed(infos, checkpoint))
     files = list(dict.fromkeys(_here(info.region.source.name, checkpoint) for info in infos))

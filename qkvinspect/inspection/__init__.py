@@ -39,6 +39,12 @@ from qkvinspect.weights.encodings import weights_of
 class Options:
     """What to look at and what to take as given.
 
+    >>> import qkvinspect
+    >>> options = qkvinspect.Options(heads=("2", "decoder.*=4"), layers="*.self_attn", norms=False)
+    >>> report = qkvinspect.inspect("sample_checkpoints/transformer.pt", options)
+    >>> [(one.layer, one.heads.num_heads) for one in report.attentions]
+    [('encoder.layers.0.self_attn', 2), ('decoder.layers.0.self_attn', 4)]
+
     Attributes:
         heads: values of --heads, the last that fits a layer counting.
         layouts: values of --layout, as (layer glob, layout id); each must fit somewhere.
@@ -82,7 +88,7 @@ class Options:
         object.__setattr__(self, "told_now", told_now)
 
 
-def for_all(heads: str | int | None, layout: str | None) -> Options:
+def for_all(heads: Texts | None, layout: str | None) -> Options:
     """The same number of heads and the same layout for every layer, as far as they are given; no norms."""
     return Options(() if heads is None else heads, layout or (), norms=False)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import field
+from typing import TYPE_CHECKING, Any
 
 from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.errors import clean
@@ -12,14 +12,19 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection import model
 from qkvinspect.inspection.account import Account
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
-from qkvinspect.inspection.json_values import number, row_ranges
+from qkvinspect.inspection.json_report import attention_to_json, tensor_to_json
+from qkvinspect.inspection.layers_by_name import LayersByName
 from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.inspection.weighed import WeighedFact
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.layout import FoundBy
 from qkvinspect.layouts.packing import Geometry, describe, merge, span
+from qkvinspect.tabular import Tabular
 from qkvinspect.weights.encodings import Weights, no_weights
 from qkvinspect.weights.weight import Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.reading import Array
 
 SCHEMA_VERSION = 2
 
@@ -35,6 +40,15 @@ class Measure:
 @dataclass(frozen=True, slots=True)
 class Part:
     """Q, K or V of one layer: which rows of which stored tensor.
+
+    >>> import qkvinspect
+    >>> part = qkvinspect.inspect("sample_checkpoints/transformer.pt", heads=2).attentions[0].part("v")
+    >>> part
+    <Part v: rows 32:48 of encoder.layers.0.self_attn.in_proj_weight [48, 16]>
+    >>> part.axis, part.shape, part.heads
+    (0, (16, 16), (range(32, 40), range(40, 48)))
+    >>> part[0, :3].shape
+    (3,)
 
     Attributes:
         name: ``q``, ``k``, ``v``; ``gate``, ``vgate``, ``mlp`` of ``Attention.others``; ``out``.
@@ -74,9 +88,11 @@ class Part:
         """The axis of the stored tensor that the rows are a range of.
 
         It is 1 where the tensor lies the other way round, as those of GPT-2's Conv1D do: there they are columns;
-        of XLNet's [in, num_heads, head_dim] they are columns of ``tensor.flatten(1)``.
+        of XLNet's [in, num_heads, head_dim] they are columns of ``tensor.flatten(1)``. What an output projection
+        has of a head lies along its inputs, which is the other axis.
         """
-        return 0 if self.orientation == "out_in" else 1
+        across = self.name == "out"
+        return int((self.orientation == "out_in") == across)
 
     @property
     def axis_name(self) -> str:
@@ -88,10 +104,34 @@ class Part:
         """[out, in] of the part on its own, as nn.Linear would store it."""
         return sum(map(len, self.heads)), self.in_features
 
+    def numpy(self) -> Array:
+        """The values, float32 or float64 [out, in]; of ``out``, [inputs, outputs]: a row for each column of a head.
+
+        Raises:
+            CheckpointError: the bytes cannot be read.
+        """
+        from qkvinspect.weights.values import rows_of_values
+
+        matrix = self.weight.as_matrix(self.orientation)
+        return rows_of_values(matrix.transposed if self.name == "out" else matrix, self.heads)
+
+    def __getitem__(self, key: Any) -> Any:
+        """As numpy slices the values, which are read for it."""
+        return self.numpy()[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The values, for whatever takes an array."""
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype)
+
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(Tabular):
     """One attention module of a checkpoint.
+
+    >>> import qkvinspect
+    >>> qkvinspect.inspect("sample_checkpoints/sharded").attentions[1]
+    <Attention 'model.layers.1.self_attn': qkv-proj, 4 heads over 2 kv heads x 4 (config:...)>
 
     Attributes:
         layer: the module's name as stored in the file.
@@ -158,13 +198,29 @@ class Attention:
         return named | {one.name for one in self.weights} | {one.name for one, _ in self.extras}
 
     def part(self, name: str) -> Part | None:
-        """``q``, ``k`` or ``v``; None where the layer does not hold it or it cannot be told."""
+        """``q``, ``k`` or ``v``; None where the layer does not hold it or it cannot be told.
+
+        >>> import qkvinspect
+        >>> report = qkvinspect.inspect("sample_checkpoints/transformer.pt")
+        >>> report.attentions[0].part("k")
+        <Part k: rows 16:32 of encoder.layers.0.self_attn.in_proj_weight [48, 16]>
+        """
         return next((part for part in self.parts if part.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Tabular):
     """Everything that ``show`` prints.
+
+    >>> import qkvinspect
+    >>> report = qkvinspect.inspect("sample_checkpoints/sharded")
+    >>> [(row["part"], row["rows"], row["axis"]) for row in report.records()[:3]]
+    [('q', '0:16', 0), ('k', '0:8', 0), ('v', '0:8', 0)]
+    >>> list(report.to_dataframe(per_head=True)["head"][:6])
+    [0, 1, 2, 3, 0, 1]
+    >>> report.layer("model.layers.1.selfattn")
+    Traceback (most recent call last):
+    qkvinspect.inspection.layers_by_name.NoSuchLayerError: no layer 'model.layers.1.selfattn'; there is ...
 
     Attributes:
         weights: all weights of the checkpoint, attention or not.
@@ -183,11 +239,21 @@ class Report:
         path, found = self.checkpoint.path, (len(self.attentions), len(self.findings))
         return clean(f"<Report of {path!r}: {found[0]} attention modules, {found[1]} findings>")
 
+    def layer(self, name: str) -> Attention:
+        """One of the attention modules.
+
+        Raises:
+            KeyError: none is called so; it says which names are near.
+        """
+        return LayersByName({one.layer: one for one in self.attentions})[name]
+
     def to_dict(self, *, tensors: bool = False) -> dict[str, object]:
         """The JSON contract: see report.schema.json; where ``tensors`` is true, with all tensors and their places."""
         checkpoint, account = self.checkpoint, self.account
         every = (account.statuses() if account is not None else {}) if tensors else None
-        listed = None if every is None else [_tensor(self.weights[name], status) for name, status in every.items()]
+        listed = (
+            None if every is None else [tensor_to_json(self.weights[name], status) for name, status in every.items()]
+        )
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": {
@@ -199,84 +265,9 @@ class Report:
                 "num_bytes": checkpoint.num_bytes,
                 **model.in_short(checkpoint).to_dict(),
             },
-            "attentions": [_attention(attention) for attention in self.attentions],
+            "attentions": [attention_to_json(attention) for attention in self.attentions],
             "findings": [finding.to_dict() for finding in self.findings],
             "tensors": account.counts() if account else None,
             "unrecognised": [found.to_dict() for found in account.unrecognised] if account else [],
             **({} if listed is None else {"every_tensor": listed}),
         }
-
-
-def _tensor(weight: Weight, status: str) -> dict[str, object]:
-    return {"name": weight.name, "shape": list(weight.shape), "dtype": weight.dtype.name, "belongs_to": status}
-
-
-def _attention(attention: Attention) -> dict[str, object]:
-    layout, heads = attention.layout, attention.heads
-    return {
-        "layer": attention.layer,
-        "layout": layout.id if layout else None,
-        "layout_from": attention.layout_from,
-        "candidates": list(attention.candidates),
-        "found_by": attention.found_by,
-        "kind": layout.kind if layout else None,
-        "tensors": attention.tensors,
-        "stored": {info.name: list(info.shape) for info in attention.weights},
-        "dtype": attention.dtype,
-        "embed_dim": attention.embed_dim,
-        "num_heads": heads.num_heads if heads else None,
-        "num_kv_heads": heads.num_kv_heads if heads else None,
-        "head_dim": heads.width("q") if heads else None,
-        "v_head_dim": heads.width("v") if heads else None,
-        "num_heads_from": attention.heads_from,
-        "possible_num_heads": list(attention.possible_heads),
-        "evidence": _evidence(attention.evidence),
-        **{name: _part(attention, attention.part(name)) for name in ("q", "k", "v")},
-        "extras": {info.name: meaning for info, meaning in attention.extras},
-    }
-
-
-def _evidence(evidence: Evidence | None) -> dict[str, object] | None:
-    """The answers, without the weighing."""
-    if evidence is None:
-        return None
-    heads, packings = evidence.heads, evidence.packings
-    return {
-        "num_heads": heads.best.num_heads if heads and heads.decided else None,
-        "num_heads_confidence": round(heads.confidence, 4) if heads else None,
-        "packing": packings.best.label if packings and packings.decided else None,
-        "packing_confidence": round(packings.confidence, 4) if packings else None,
-    }
-
-
-def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
-    if part is None:
-        return None
-    heads: list[dict[str, object]] = []
-    if attention.heads is not None:
-        measures: Sequence[Measure | None] = part.head_measures or [None] * len(part.heads)
-        heads = [
-            {
-                "head": head,
-                "rows": row_ranges([rows]),
-                "axis": part.axis,
-                **({"ranks": list(part.head_ranks[head])} if part.head_ranks else {}),
-                **_measure(measure),
-            }
-            for head, (rows, measure) in enumerate(zip(part.heads, measures, strict=True))
-        ]
-    return {
-        "shape": list(part.shape),
-        "rows": row_ranges(part.rows),
-        "axis": part.axis,
-        **_measure(part.measured),
-        "bias_norm": number(part.bias_measured.norm) if part.bias_measured else None,
-        "bias_nonfinite": part.bias_measured.nonfinite if part.bias_measured else None,
-        "heads": heads,
-    }
-
-
-def _measure(measure: Measure | None) -> dict[str, object]:
-    if measure is None:
-        return {"norm": None, "nonfinite": None}
-    return {"norm": number(measure.norm), "nonfinite": measure.nonfinite}

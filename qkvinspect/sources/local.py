@@ -216,6 +216,11 @@ class LocalFile:
             os.close(self._fd)
         self._closed = True
 
+    def __del__(self) -> None:
+        """Nobody reads it any more: in a notebook, nobody closes it either."""
+        if hasattr(self, "_status"):
+            self.close()
+
 
 def _check_kind(mode: int, name: str) -> None:
     if not stat.S_ISREG(mode):

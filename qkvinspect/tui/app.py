@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Thread
 
 from rich.text import Text
@@ -18,7 +17,6 @@ from textual.widgets import ContentSwitcher, Footer, Input, Static, Tree
 from qkvinspect.analysis import COLUMNS, Column
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.errors import QkvInspectError
-from qkvinspect.inspection.report import Report
 from qkvinspect.render import text
 from qkvinspect.tui import heatmap, pages
 from qkvinspect.tui.colours import legend
@@ -51,12 +49,6 @@ class Done(Message):
     error: str
 
 
-def _headline(report: Report) -> str:
-    """The file in a line, without the folders that it lies in."""
-    path, line = text.clean(report.checkpoint.path), text.summary(report)[0]
-    return f"{Path(path).name}{line.removeprefix(path)}"
-
-
 class _StoppedError(Exception):
     """What is being read is no longer wanted."""
 
@@ -72,6 +64,7 @@ class Browser(App[None]):
         Binding("c", "column", "Column"),
         Binding("a", "analyze", "Analyze"),
         Binding("e", "evidence", "Evidence"),
+        Binding("y", "copy_code", "Copy code"),
         Binding("question_mark", "help", "Help"),
         Binding("q", "quit", "Quit"),
         Binding("escape", "leave", show=False),
@@ -95,7 +88,7 @@ class Browser(App[None]):
 
     def compose(self) -> ComposeResult:
         """A line about the file, the views, a line about the reading, the keys."""
-        yield Static(Text(_headline(self.session.report)), id="file")
+        yield Static(Text(pages.headline(self.session.report)), id="file")
         with self._views:
             with Horizontal(id="layers"):
                 yield self._tree
@@ -244,6 +237,19 @@ class Browser(App[None]):
         if self._scope():
             self.work.ask(self._scope())
             self._next()
+
+    def action_copy_code(self) -> None:
+        """Put the code that slices the layer that is looked at, or the first of the branch, where it can be pasted."""
+        code, said = pages.code(self.session, self._pointed())
+        if code:
+            self.copy_to_clipboard(code)
+        self.notify(said, markup=False)
+
+    def _pointed(self) -> int | None:
+        """The layer that is looked at."""
+        if self.on_map:
+            return self.chosen[self._cells.row] if self.chosen else None
+        return self.branch.layers[0] if self.branch.layers else None
 
     def _scope(self) -> tuple[int, ...]:
         return tuple(self.chosen) if self.on_map else self.branch.layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,20 +11,26 @@ from rich.text import Text
 
 from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.packing import describe
 from qkvinspect.render import evidence as testimony
 from qkvinspect.render import rows, text
 from qkvinspect.render.document import STYLES
 from qkvinspect.render.labels import apart
+from qkvinspect.render.results import stacks
+from qkvinspect.render.slicing import pasteable
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.render.writers.table import laid_out
 from qkvinspect.tui.outline import Branch
 from qkvinspect.tui.session import Session
+from qkvinspect.tui.strip import ColouredStrips
 from qkvinspect.tui.tables import Wide
 
 _MOST = 200
 """Layers in one table."""
+
+_MOST_STACKS, _MOST_PICTURED = 4, 5_000
+"""Kinds of layers of which a picture is shown, and layers that are looked through for them."""
 
 _WIDTH = 76
 """Of the text that the evidence is."""
@@ -40,10 +47,28 @@ def page(session: Session, branch: Branch, path: str) -> Group:
     return Group(*_several(session, branch, path))
 
 
+def headline(report: Report) -> str:
+    """The file in a line, without the folders that it lies in."""
+    path, line = text.clean(report.checkpoint.path), text.summary(report)[0]
+    return f"{PurePath(path).name}{line.removeprefix(path)}"
+
+
+def code(session: Session, number: int | None) -> tuple[str, str]:
+    """The code that slices a layer, "" where there is none; and what to say of it."""
+    attention = session.attentions[number] if number is not None else None
+    lines = pasteable(attention, session.report.checkpoint) if attention is not None else ()
+    if attention is None or not lines:
+        return "", "there is no code for it: its parts are not known, or no program loads such a file"
+    said = f"{len(lines)} lines that slice {text.layer(attention.layer)} are in the clipboard"
+    return "\n".join(lines) + "\n", said
+
+
 def _layer(session: Session, number: int) -> Iterator[RenderableType]:
     attention = session.attentions[number]
     yield Text(text.layer(attention.layer), style="bold green")
     yield _facts(_facts_of(attention))
+    yield Text()
+    yield ColouredStrips(attention)
     if attention.parts:
         yield Text()
         yield _measures(rows.PART_COLUMNS, rows.part_rows(attention))
@@ -58,6 +83,11 @@ def _layer(session: Session, number: int) -> Iterator[RenderableType]:
         yield Text()
         yield Text(laid_out(testimony.blocks(attention), ViewOptions(width=_WIDTH)).rstrip("\n"))
     yield from _findings(session.findings(number))
+    lines = pasteable(attention, session.report.checkpoint)
+    if lines:
+        yield Text()
+        yield Text("Code, which y copies", style="bold")
+        yield Text("\n".join(map(text.clean, lines)), overflow="fold")
 
 
 def _facts_of(attention: Attention) -> Iterator[tuple[str, str]]:
@@ -92,7 +122,7 @@ def _measures(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Wide:
         cells,
         right,
         [row[-1] not in ("0", "-") for row in cells],
-    )
+    ).told()
 
 
 def _analysis(figures: LayerFigures) -> Iterator[RenderableType]:
@@ -102,7 +132,7 @@ def _analysis(figures: LayerFigures) -> Iterator[RenderableType]:
         return
     titles = ["head", *(_title(column.key) for column in COLUMNS)]
     cells = [[str(head.head), *_figures(head)] for head in figures.heads]
-    yield Wide(titles, cells, [True] * len(titles))
+    yield Wide(titles, cells, [True] * len(titles)).told()
     yield Text(f"Bound on the logits: {text.clean(figures.bound_from)}", style="dim")
 
 
@@ -127,11 +157,23 @@ def _several(session: Session, branch: Branch, path: str) -> Iterator[Renderable
         yield Text("No attention was found: no tensor has a name that a known layout uses, or the filter hides all.")
     else:
         yield Text("All have the same layout and shapes." if branch.alike else "")
-        yield Wide(("layer", "heads", "Q", "K", "V", "layout", "from"), *_layers(session, branch.layers[:_MOST]))
+        yield from _pictures([session.attentions[number] for number in branch.layers])
+        titles = ("layer", "heads", "Q", "K", "V", "layout", "from")
+        yield Wide(titles, *_layers(session, branch.layers[:_MOST])).told()
         if len(branch.layers) > _MOST:
             yield Text(f"... and {len(branch.layers) - _MOST} more", style="dim")
     found = [finding for number in branch.layers for finding in session.findings(number)]
     yield from _findings([*session.others, *found] if everything else found)
+
+
+def _pictures(attentions: Sequence[Attention]) -> Iterator[RenderableType]:
+    """A strip for each kind of layer, the first few of them."""
+    found = stacks.stacks(attentions) if len(attentions) <= _MOST_PICTURED else []
+    for stack in found[:_MOST_STACKS]:
+        if len(found) > 1:
+            yield Text(f"{text.layer(stack.name)}  {text.count(len(stack.layers), 'layer')}")
+        yield ColouredStrips(stack.layers[0])
+        yield Text()
 
 
 def _layers(session: Session, numbers: Sequence[int]) -> tuple[list[tuple[str, ...]], list[bool]]:

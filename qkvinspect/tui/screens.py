@@ -24,6 +24,7 @@ m                the map of all heads, or back to the tree
 c                the figure that the map shows
 a                analyze: spectra, circuits, bounds on logits
 e                ask the weights how many heads there are
+y                copy the code that slices the layer
 ?                this help
 q                quit
 

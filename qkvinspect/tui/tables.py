@@ -14,6 +14,8 @@ from qkvinspect.render.text import clean
 
 _GAP = 2
 
+_UNSAID = ("", "-")
+
 
 def shortened(name: str, width: int) -> str:
     """The end of a name that is wider."""
@@ -39,6 +41,15 @@ class Wide:
     rows: Sequence[Sequence[str]]
     right: Sequence[bool]
     bad: Sequence[bool] = ()
+
+    def told(self) -> Wide:
+        """Without columns, other than the first, in which nothing is said of any row."""
+        kept = [
+            0,
+            *(place for place in range(1, len(self.columns)) if any(row[place] not in _UNSAID for row in self.rows)),
+        ]
+        rows = [[row[place] for place in kept] for row in self.rows]
+        return Wide([self.columns[place] for place in kept], rows, [self.right[place] for place in kept], self.bad)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         for place, chosen in enumerate(self._chunks(options.max_width)):

@@ -26,7 +26,8 @@ def test_every_repr_is_a_line(checkpoint: qkvinspect.OpenCheckpoint, samples: Pa
     assert repr(checkpoint.attentions) == "<2 layers: model.layers.0.self_attn, model.layers.1.self_attn>"
     assert repr(layer) == "<Layer 'model.layers.0.self_attn': q [16, 16], k [8, 16], v [8, 16]>"
     assert repr(layer.k) == "<Rows model.layers.0.self_attn.k: [8, 16] float32>"
-    assert repr(checkpoint).startswith(f"<OpenCheckpoint {samples}")
+    found = "sharded-safetensors, 8 tensors, 2 attention modules"
+    assert repr(checkpoint) == f"<OpenCheckpoint {checkpoint.path!r}: {found}>"
     with qkvinspect.open(samples / "transformer.pt") as other:
         assert "heads unknown" in repr(qkvinspect.inspect(other).attentions[0])
 

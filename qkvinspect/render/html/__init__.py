@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from datetime import date
 from hashlib import sha256
 from importlib.resources import files
 from importlib.util import find_spec
@@ -15,14 +16,15 @@ from qkvinspect.errors import UsageError
 from qkvinspect.render.html.controls import pictures
 from qkvinspect.render.html.data import data, dumped
 from qkvinspect.render.html.markup import joined, text
+from qkvinspect.render.html.packing import packings
 from qkvinspect.render.html.side import PageSide
-from qkvinspect.render.html.summary import summary
+from qkvinspect.render.html.summary import facts, summary
 from qkvinspect.render.html.words import differences, evidence, findings
 from qkvinspect.version import __version__
 
 __all__ = ["PageSide", "plotly", "render"]
 
-_SCRIPTS = ("page.js", "maps.js", "heads.js", "profiles.js")
+_SCRIPTS = ("page.js", "copy.js", "maps.js", "heads.js", "profiles.js")
 _POLICY = (
     "default-src 'none'; script-src {scripts}; img-src data:; "
     "style-src 'unsafe-inline'; "  # plotly makes rules as it draws; nothing can be fetched by them
@@ -42,25 +44,30 @@ def plotly() -> str:
     return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
-def render(sides: Sequence[PageSide], difference: Difference | None, library: str) -> str:
+def render(sides: Sequence[PageSide], difference: Difference | None, library: str, made: date) -> str:
     """The whole page.
 
     Args:
         library: what ``plotly`` gives.
+        made: the day that the page names.
     """
     numbers = data(sides, difference)
+    maps = pictures(sides, numbers)
     sections = (
-        summary(sides),
         *([differences(difference)] if difference else []),
+        packings(sides),
+        *maps[:1],
         findings(sides),
-        *pictures(sides, numbers),
         *([evidence(sides)] if numbers["rows"] else []),
+        *maps[1:],
+        summary(sides),
     )
     scripts = [library, "\n".join(map(_file, _SCRIPTS))]
     return Template(_file("page.html")).substitute(
         policy=_POLICY.format(scripts=" ".join(f"'{_hash(script)}'" for script in scripts)),
         title=text(f"Attention in {_named(sides)}"),
-        style=_file("page.css"),
+        style=_file("strips.css") + _file("page.css"),
+        facts=joined(facts(sides, made)),
         version=text(__version__),
         sections=joined(one.body for one in sections),
         links=joined(one.link for one in sections),

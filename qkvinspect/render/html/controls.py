@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qkvinspect.render.html.markup import Markup, Section, joined, section, tag
@@ -18,13 +18,13 @@ _MEANING = (
 )
 
 
-def pictures(sides: Sequence[PageSide], numbers: Mapping[str, Any]) -> Iterator[Section]:
+def pictures(sides: Sequence[PageSide], numbers: Mapping[str, Any]) -> tuple[Section, ...]:
     """Both sections, as far as there is anything to show."""
     if any(one and one["kv"] for row in numbers["rows"] for one in row["sides"]):
-        yield _maps(sides, numbers)
-        yield _heads(sides, numbers)
-    elif numbers["rows"]:
-        yield section("maps", "Heat maps", tag("p", "No layer has a known number of heads; --heads gives it."))
+        return _maps(sides, numbers), _heads(sides, numbers)
+    if numbers["rows"]:
+        return (section("maps", "Heat maps", tag("p", "No layer has a known number of heads; --heads gives it.")),)
+    return ()
 
 
 def _maps(sides: Sequence[PageSide], numbers: Mapping[str, Any]) -> Section:

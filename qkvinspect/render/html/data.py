@@ -9,10 +9,10 @@ from qkvinspect.analysis.columns import COLUMNS, Column
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.diff.difference import Difference
-from qkvinspect.inspection.json_values import number
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import labels, text
+from qkvinspect.render.html.between import Values, between, grouped, held, short
 from qkvinspect.render.html.side import PageSide, shown_stacks
 
 Pair = tuple[str | None, ...]
@@ -20,16 +20,6 @@ Pair = tuple[str | None, ...]
 
 _OVERVIEW = (*NORMS, "qk_spectral_norm", "ov_spectral_norm", "logit_bound", "similar_qk", "similar_ov")
 _GROUPS = {"q": "Q", "k": "K", "v": "V", "qk": "QK circuit", "ov": "OV circuit"}
-_LOST = {
-    "q": "relative error of Q",
-    "k": "relative error of K",
-    "v": "relative error of V",
-    "out": "relative error of the output projection",
-    "qk": "relative error of the QK circuit",
-    "ov": "relative error of the OV circuit",
-}
-"""What quantisation did to a head: figures of ``diff``, shown with the side that B is."""
-
 _SPECIAL = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&"})
 
 
@@ -44,20 +34,20 @@ def data(sides: Sequence[PageSide], difference: Difference | None) -> dict[str, 
     names = [next(text.layer(name) for name in row if name is not None) for row in rows]
     place, short = labels.shared(names)
     shown = columns(sides)
-    lost = losses(difference)
-    kinds = [key for key in _LOST if any(f"lost_{key}" in own for own in lost.values())]
+    compared = between(difference, sides)
+    titles = held(compared)
     return {
         "place": place,
         "sides": [side.label for side in sides],
         "columns": {one.key: {"title": one.title, "unit": one.unit, "scale": one.scale} for one in shown}
-        | {f"lost_{key}": {"title": _LOST[key], "unit": "", "scale": "values"} for key in kinds},
-        "groups": groups(shown, [f"lost_{key}" for key in kinds]),
+        | {key: {"title": title, "unit": "", "scale": "values", "between": True} for key, title in titles.items()},
+        "groups": groups(shown, list(titles)),
         "rows": [
             {
                 "name": name,
                 "label": label,
                 "sides": [
-                    _layer(side, own, shown, lost.get(row[0] or "", {}) if number else {})
+                    _layer(side, own, shown, compared.get(row[0] or "", {}) if number else {})
                     for number, (side, own) in enumerate(zip(sides, row, strict=True))
                 ],
             }
@@ -72,34 +62,21 @@ def data(sides: Sequence[PageSide], difference: Difference | None) -> dict[str, 
     }
 
 
-def losses(difference: Difference | None) -> Mapping[str, Mapping[str, list[float | str | None]]]:
-    """By A's name of a layer and by column, what quantisation did to each of its heads."""
-    found: dict[str, dict[str, list[float | str | None]]] = {}
-    ordered = sorted(difference.losses, key=lambda loss: loss.head) if difference is not None else []
-    for loss in ordered:
-        own = found.setdefault(loss.layer, {})
-        for key, error in loss.errors.items():
-            own.setdefault(f"lost_{key}", []).append(_short(error))
-    return found
-
-
 def columns(sides: Sequence[PageSide]) -> list[Column]:
     """Those that there are numbers for."""
     return [one for one in COLUMNS if one.key in NORMS or any(side.figures for side in sides)]
 
 
-def groups(shown: Sequence[Column], lost: Sequence[str]) -> dict[str, list[str]]:
-    """Columns that are looked at together.
+def groups(shown: Sequence[Column], compared: Sequence[str]) -> dict[str, list[str]]:
+    """Columns that are looked at together; those that need both sides are looked at first.
 
     Args:
-        lost: those that say what quantisation did.
+        compared: those.
     """
-    found: dict[str, list[str]] = {"Overview": [one.key for one in shown if one.key in _OVERVIEW]}
+    found: dict[str, list[str]] = {"Overview": [one.key for one in shown if one.key in _OVERVIEW], **grouped(compared)}
     for one in shown:
         found.setdefault(_GROUPS.get(one.key.partition("_")[0], "Other figures"), []).append(one.key)
-    if lost:
-        found["What quantisation did"] = list(lost)
-    return {**found, "All": [*(one.key for one in shown), *lost]}
+    return {**found, "All": [*(one.key for one in shown), *compared]}
 
 
 def pairs(sides: Sequence[PageSide], difference: Difference | None) -> Iterator[Pair]:
@@ -113,7 +90,7 @@ def pairs(sides: Sequence[PageSide], difference: Difference | None) -> Iterator[
 
 
 def _layer(
-    side: PageSide, name: str | None, shown: Sequence[Column], lost: Mapping[str, list[float | str | None]]
+    side: PageSide, name: str | None, shown: Sequence[Column], compared: Mapping[str, Values]
 ) -> dict[str, object] | None:
     if name is None:
         return None
@@ -123,11 +100,11 @@ def _layer(
         return {"name": text.layer(name), "kv": [], "values": {}}
     if figures is None or not figures.heads:
         norms = {key: _norms(attention, key[0], geometry) for key in NORMS}
-        return {"name": text.layer(name), "kv": _kv_heads(geometry), "values": {**norms, **lost}}
+        return {"name": text.layer(name), "kv": _kv_heads(geometry), "values": {**norms, **compared}}
     return {
         "name": text.layer(name),
         "kv": [head.kv_head for head in figures.heads],
-        "values": {one.key: [_short(one.of(head)) for head in figures.heads] for one in shown} | dict(lost),
+        "values": {one.key: [short(one.of(head)) for head in figures.heads] for one in shown} | dict(compared),
         "partners": _partners(figures),
     }
 
@@ -148,15 +125,10 @@ def _kv_heads(geometry: Geometry) -> list[int]:
     return [geometry.kv_head(head // each) for head in range(geometry.heads("q"))]
 
 
-def _norms(attention: Attention, name: str, geometry: Geometry) -> list[float | str | None]:
+def _norms(attention: Attention, name: str, geometry: Geometry) -> Values:
     """Of a part, for each head of Q the one that it uses."""
     part = attention.part(name)
     if part is None or not part.head_measures:
         return [None] * geometry.heads("q")
-    norms = [_short(measure.norm) for measure in part.head_measures]
+    norms = [short(measure.norm) for measure in part.head_measures]
     return [norms[geometry.partner(name, head)] for head in range(geometry.heads("q"))]
-
-
-def _short(value: float | None) -> float | str | None:
-    """Six digits: what a reader can use, in half the bytes."""
-    return None if value is None else number(float(f"{value:.6g}"))

@@ -103,7 +103,7 @@ function drawBody() {
     const line = document.createElement("tr");
     columns.forEach((column, place) => {
       const attributes = { ...(place ? {} : { scope: "row" }), class: column.number ? "number" : "" };
-      line.append(element(place ? "td" : "th", shown(column.of(record)), attributes));
+      line.append(element(place ? "td" : "th", shown(column.of(record)), { ...attributes, "data-title": column.title }));
     });
     return line;
   }));

@@ -29,7 +29,7 @@ function scaleOf(panels, kind) {
     return { low: -most, high: most, colours: DIVERGING };
   }
   const log = 0 < WIDE * low && WIDE * low < high;
-  if (low === high) [low, high] = [low - 1, high + 1];
+  if (low === high) [low, high] = low < 0 ? [low - 1, high + 1] : [0, high || 1];
   return { low, high, log, colours: "Cividis" };
 }
 
@@ -51,6 +51,11 @@ function hoverOf(panel, column, y, x) {
   const said = typeof value === "number" || typeof value === "string" ? shown(value) + like : "no value";
   const grouped = layer && layer.kv[x] !== x ? `, kv head ${layer.kv[x]}` : "";
   return [shortened(layer.name, 80), `head ${x}${grouped}`, `${panel.difference ? "B − A of " : ""}${column.title}: ${said}`];
+}
+
+// Which heads have their number below them: as many as there is room for.
+function everyHead(heads, width) {
+  return [1, 2, 4, 8, 16, 32].find((step) => (heads / step) * 22 <= Math.max(width, 60)) || 64;
 }
 
 function drawMap(div, panel, column, scale) {
@@ -80,7 +85,7 @@ function drawMap(div, panel, column, scale) {
     width: Math.min(room, 260 + 46 * heads),
     height,
     margin: { t: 8, r: 8, b: 46, l: 30 },
-    xaxis: { ...look.axis, title: { text: "head" }, dtick: heads <= 16 ? 1 : heads <= 40 ? 4 : 8, tick0: 0, showgrid: false, range: [-0.5, heads - 0.5] },
+    xaxis: { ...look.axis, title: { text: "head" }, dtick: everyHead(heads, Math.min(room, 260 + 46 * heads) - 200), tick0: 0, tickangle: 0, showgrid: false, range: [-0.5, heads - 0.5] },
     yaxis: {
       ...look.axis, automargin: true, showgrid: false, range: [data.rows.length - 0.5, -0.5],
       tickvals: named, ticktext: named.map((y) => plain(data.rows[y].label)),
@@ -95,7 +100,8 @@ function captionOf(label, column, scale) {
 }
 
 function panelsOf(key) {
-  if (byId("view") && byId("view").value === "difference") return [{ values: subtracted(key), difference: true }];
+  if (byId("view") && byId("view").value === "difference" && !data.columns[key].between) return [{ values: subtracted(key), difference: true }];
+  if (data.columns[key].between) return [{ values: valuesOf(key, 1), side: 1, between: true }];
   return data.sides.map((_, side) => ({ values: valuesOf(key, side), side }));
 }
 
@@ -103,6 +109,7 @@ function drawMaps() {
   cellText.textContent = "";
   const key = byId("figure").value;
   const column = { key, ...data.columns[key] };
+  if (byId("view")) byId("view").disabled = Boolean(column.between);
   const panels = panelsOf(key);
   const scale = scaleOf(panels.map((panel) => panel.values), panels[0].difference ? "difference" : column.scale);
   data.sides.forEach((label, number) => {
@@ -110,7 +117,7 @@ function drawMaps() {
     const panel = panels[number];
     div.parentElement.hidden = !panel;
     if (!panel) return;
-    byId(`caption-${number}`).textContent = captionOf(panel.difference ? "B − A" : label, column, scale);
+    byId(`caption-${number}`).textContent = captionOf(panel.difference ? "B − A" : panel.between ? "B against A" : label, column, scale);
     drawMap(div, panel, column, scale);
     div.onkeydown = (event) => move(event, div, panel, column);
   });

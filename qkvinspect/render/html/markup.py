@@ -41,14 +41,20 @@ def tag(name: str, *inner: str, **attributes: str | bool) -> Markup:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, numeric: frozenset[str] = frozenset()
 ) -> Markup:
-    """A table whose first column names its rows; it can be scrolled where it is too wide, by keyboard too."""
+    """A table whose first column names its rows.
+
+    It can be scrolled where it is too wide, by keyboard too; on a phone each cell has its column's title before it.
+    """
     kinds = [{"class_": "number"} if column in numeric else {} for column in columns]
     head = joined(tag("th", column, scope="col", **kind) for column, kind in zip(columns, kinds, strict=True))
     body = joined(
         tag(
             "tr",
             tag("th", row[0], scope="row", **kinds[0]),
-            *(tag("td", cell, **kind) for cell, kind in zip(row[1:], kinds[1:], strict=True)),
+            *(
+                tag("td", cell, data_title=column, **kind)
+                for column, cell, kind in zip(columns[1:], row[1:], kinds[1:], strict=True)
+            ),
         )
         for row in rows
     )

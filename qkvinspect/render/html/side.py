@@ -22,12 +22,14 @@ class PageSide:
         label: "A" or "B" where there are two; else "".
         findings: of inspection and of the checks.
         figures: of every layer; empty where nothing was analysed.
+        digests: (name, SHA-256) of the files that it was read from; empty where that was not asked for.
     """
 
     label: str
     report: Report
     findings: tuple[Finding, ...]
     figures: tuple[LayerFigures, ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def attentions(self) -> Mapping[str, Attention]:

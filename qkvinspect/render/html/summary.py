@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from pathlib import PurePath
 
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render import labels, text
-from qkvinspect.render.html.markup import Section, joined, section, table, tag
+from qkvinspect.render.html.markup import Markup, Section, joined, section, table, tag
 from qkvinspect.render.html.side import PageSide
+from qkvinspect.version import __version__
 from qkvinspect.weights.weight import Weight
 
 _MODULES = ("layers", "modules", "layout", "stored", "heads", "width", "logit bound rests on")
@@ -20,19 +23,36 @@ _Size = tuple[int, int]
 """Parameters and bytes."""
 
 
+def facts(sides: Sequence[PageSide], made: date) -> Iterator[Markup]:
+    """Above everything: each file in a line, its digest, and the day."""
+    for side in sides:
+        path = text.clean(side.report.checkpoint.path)
+        line = f"{PurePath(path).name}{text.summary(side.report)[0].removeprefix(path)}".replace("  ", " · ")
+        yield tag("p", f"{side.label}: {line}" if side.label else line, class_="facts")
+        yield from _digests(side)
+    yield tag("p", f"Made by qkvinspect {__version__} on ", tag("time", made.isoformat()), ".", class_="note digest")
+
+
+def _digests(side: PageSide) -> Iterator[Markup]:
+    shown = [tag("span", tag("code", digest), f" {PurePath(name).name}") for name, digest in side.digests]
+    if len(shown) == 1:
+        yield tag("p", "sha256 ", tag("code", side.digests[0][1]), class_="note digest")
+    elif shown:
+        lines = joined(tag("li", line) for line in shown)
+        yield tag("details", tag("summary", f"sha256 of {len(shown)} files"), tag("ul", lines), class_="note digest")
+
+
 def summary(sides: Sequence[PageSide]) -> Section:
-    """The first section."""
-    facts = [dict(_facts(side)) for side in sides]
-    columns = ("file", *(fact.pop("file") for fact in facts))
-    names = dict.fromkeys(name for fact in facts for name in fact)
-    rows = [(name, *(fact.get(name, "") for fact in facts)) for name in names]
+    """The last section: what the file holds besides, and how large each part is."""
+    told = [dict(_facts(side)) for side in sides]
+    columns = ("file", *(fact.pop("file") for fact in told))
+    names = dict.fromkeys(name for fact in told for name in fact)
+    rows = [(name, *(fact.get(name, "") for fact in told)) for name in names]
     inner = [table(columns, rows, "Where it comes from")]
     for side in sides:
         of = f" of {side.label}" if side.label else ""
         if side.report.attentions:
             inner.append(table(_MODULES, _modules(side), f"Attention modules{of}", _NUMERIC))
-        else:
-            inner.append(tag("p", f"No attention was found in {side.label or 'it'}."))
     sizes = [
         table(_SIZES, _sizes(side.report), f"Parameters and bytes {side.label}".rstrip(), _NUMERIC) for side in sides
     ]

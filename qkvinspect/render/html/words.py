@@ -8,6 +8,7 @@ from qkvinspect.diff.difference import Difference
 from qkvinspect.render import differences as words
 from qkvinspect.render import evidence as testimony
 from qkvinspect.render import text
+from qkvinspect.render.html import changes
 from qkvinspect.render.html.markup import Markup, Section, joined, listed, section, table, tag
 from qkvinspect.render.html.side import PageSide, shown_stacks
 
@@ -50,7 +51,9 @@ def differences(difference: Difference) -> Section:
     """How B differs from A."""
     inner: list[str] = [tag("p", words.verdict(difference), class_="verdict")]
     inner.append(listed(words.happened(difference), class_="happened"))
-    inner.append(table(words.layer_columns(difference), words.layer_rows(difference), "Layers", words.NUMERIC))
+    inner.append(changes.map_of(difference))
+    every = table(words.layer_columns(difference), words.layer_rows(difference), "Layers", words.NUMERIC)
+    inner.append(tag("details", tag("summary", "Every layer, with its name on both sides"), every))
     for layer in words.detailed(difference, per_head=False):
         caption = f"{text.layer(layer.a)}: {words.stored(layer)}"
         inner.append(table(words.PART_COLUMNS, words.part_rows(layer), caption, words.NUMERIC))

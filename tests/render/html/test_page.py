@@ -194,6 +194,15 @@ def test_two_checkpoints_stand_side_by_side(browser: Browser, run: Run, samples:
     files = [samples / "trained.safetensors", tmp_path / "b.safetensors"]
     assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
     with opened(browser, tmp_path / "a.html") as page:
+        expect(page.locator("#caption-0")).to_have_text("B against A: greatest relative change")
+        expect(page.locator("#caption-1")).to_be_hidden()
+        expect(page.locator("#view")).to_be_disabled()
+        assert hovered(page, (1, 1), (2, 4))[2].startswith("greatest relative change: ")
+        assert hovered(page, (0, 1), (2, 4))[2] == "greatest relative change: 0"
+        page.select_option("#figure", "changed_q")
+        assert float(hovered(page, (1, 1), (2, 4))[2].split()[-1]) == pytest.approx(1, rel=1e-3)
+        assert hovered(page, (1, 2), (2, 4))[2] == "relative change of Q: 0"
+        page.select_option("#figure", "q_norm")
         expect(page.locator("#caption-0")).to_have_text("A: Q Frobenius norm")
         expect(page.locator("#caption-1")).to_have_text("B: Q Frobenius norm")
         one, other = (float(hovered(page, (1, 1), (2, 4), number)[2].split()[-1]) for number in (0, 1))
@@ -214,6 +223,7 @@ def test_layers_that_one_side_has_not_are_gaps(browser: Browser, run: Run, sampl
     files = [samples / "trained.safetensors", tmp_path / "b.safetensors"]
     assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
     with opened(browser, tmp_path / "a.html") as page:
+        page.select_option("#figure", "q_norm")
         assert len(rows(page)) == 8
         assert rows(page)[7][3] == "–"
         page.mouse.move(*cell(page, (1, 1), (2, 4), 1))

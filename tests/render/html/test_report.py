@@ -194,7 +194,7 @@ def test_unknown_heads_and_no_attention_are_said(report: Callable[..., str], sam
     save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
     page = report(tmp_path / "a.safetensors")
     assert "No attention was found in it." in page
-    assert re.findall('<section id="([a-z]+)"', page) == ["summary", "findings"]
+    assert re.findall('<section id="([a-z]+)"', page) == ["packing", "findings", "summary"]
 
 
 def test_only_its_own_scripts_may_run_and_nothing_is_fetched(report: Callable[..., str], samples: Path) -> None:
