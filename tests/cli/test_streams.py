@@ -35,7 +35,7 @@ def test_lines_and_blocks_are_drawn_in_ascii(variables: dict[str, str]) -> None:
     assert (code, err) == (0, b"")
     assert b"--------" in out
     out.decode("ascii")
-    code, out, err = printed("trend", "tests/scans/run.jsonl", "-f", "chart", **variables)
+    code, out, err = printed("trend", "tests/scans/run.jsonl", "--chart", **variables)
     assert code == 1  # as in any encoding: that run has findings
     assert b"Traceback" not in err
     out.decode("ascii")
