@@ -91,7 +91,7 @@ def test_formats_are_the_same_everywhere_and_more_in_check() -> None:
         ["layouts", "bert"],
         ["trend", "run.jsonl"],
     ],
-    ids=lambda argv: " ".join(argv),
+    ids=" ".join,
 )
 def test_output_holds_what_stdout_would(run, samples: Path, tmp_path: Path, argv: list[str]) -> None:
     argv = [str(found) if (found := place(samples, word)).exists() else word for word in argv]
@@ -128,9 +128,7 @@ def place(samples: Path, word: str) -> Path:
     ],
     ids=lambda argv: " ".join(argv) if isinstance(argv, list) else "",
 )
-def test_quiet_prints_nothing_but_what_is_grave(
-    run, samples: Path, tmp_path: Path, argv: list[str], code: int
-) -> None:
+def test_quiet_prints_nothing_but_what_is_grave(run, samples: Path, tmp_path: Path, argv: list[str], code: int) -> None:
     argv = [str(found) if (found := place(samples, word)).exists() else word for word in argv]
     argv = [word.replace("OUT", str(tmp_path / "out")) for word in argv]
     result = run(*argv, "-q")
