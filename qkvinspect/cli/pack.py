@@ -39,7 +39,7 @@ def pack(
     Examples:
 
     \b
-      qkvinspect pack unfused.safetensors --to torch-mha -o model.pt
+      qkvinspect pack unfused.safetensors --to torch-mha -o packed.pt
       qkvinspect pack parts.pt --to megatron-core --heads 32/8 -o fused.safetensors
 
     Exit status:
