@@ -59,7 +59,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         said = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 64}
         (folder / name).with_name("config.json").write_text(json.dumps(said))
     sizes = {"num_attention_heads": 32, "num_key_value_heads": 8}
-    torch.save({"state_dict": split, "config": sizes}, folder / "parts.pt")
+    torch.save(split, folder / "parts.pt")
+    (folder / "parts.yaml").write_text(json.dumps(sizes))
     (folder / "checkpoint_dir").mkdir()
     other = {name.replace("model.", "decoder."): value for name, value in split.items()}
     save_file(other, folder / "checkpoint_dir" / "model.safetensors")
