@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from qkvinspect.error_codes import Code
 
@@ -24,6 +25,12 @@ def clean(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def did_you_mean(names: Sequence[str]) -> str | None:
+    """A hint with what may have been meant: ``did you mean a, b or c?``; None where nothing is near."""
+    *first, last = names or [""]
+    return f"did you mean {', '.join(first)}{' or ' * bool(first)}{last}?" if names else None
 
 
 class QkvInspectError(Exception):

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,12 +25,13 @@ from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
 from qkvinspect.cli.pack import pack
+from qkvinspect.cli.printing import ReaderGone
 from qkvinspect.cli.report import report
 from qkvinspect.cli.scan import scan
 from qkvinspect.cli.show import show
 from qkvinspect.cli.streams import replace_unencodable
 from qkvinspect.cli.trend import trend
-from qkvinspect.errors import QkvInspectError, clean
+from qkvinspect.errors import QkvInspectError, clean, did_you_mean
 from qkvinspect.version import __version__
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -77,7 +79,7 @@ def root(
       qkvinspect show model.pt
       qkvinspect explain model.pt encoder.layers.0.self_attn --verify
       qkvinspect analyze model.pt --sort logit_bound --top 10
-      qkvinspect export --split model.pt -o qkv.safetensors
+      qkvinspect export model.pt -o qkv.safetensors
       qkvinspect check model.pt
       qkvinspect diff before.pt after.safetensors
       qkvinspect scan 'run/**/*.pt' -o run.jsonl
@@ -106,9 +108,10 @@ def run() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become one line on stderr."""
     _leave_on_signals()
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = startup.only_asked(app, words)
     try:
-        words = list(sys.argv[1:] if argv is None else argv)
-        startup.only_asked(app, words)(args=words, prog_name="qkvinspect")
+        code = copy_context().run(command, args=words, prog_name="qkvinspect", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
@@ -118,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name != "torch":
             raise
         return _fail("this needs torch, which is not installed; pip install torch", 2)
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _silence_stdout()  # whoever read us has enough
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -126,7 +129,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"the output cannot be written: {error.strerror}", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
-    return 0
+    except Exception as error:
+        said = getattr(error, "format_message", None)
+        if said is None:
+            raise
+        return _misused(str(said()), getattr(error, "ctx", None))
+    return code if isinstance(code, int) else 0
+
+
+def _misused(said: str, context: typer.Context | None) -> int:
+    """What typer says of a command line; without a command that is the help."""
+    if "\n" in said:
+        print(said, file=sys.stderr)
+        return 2
+    command = context.command_path if context else "qkvinspect"
+    said, _, options = clean(said[:1].lower() + said[1:].rstrip(".")).partition(" (Possible options: ")
+    said = said.replace(". Did you mean", "; did you mean")
+    near = f"; {did_you_mean(options.rstrip(')').split(', '))}" if options else ""
+    said = f"{said}{near}"
+    return _fail(f"{said}{' ' if said.endswith('?') else '; '}`{command} --help` has examples", 2)
 
 
 def _silence_stdout() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs, printing
 
 
 def analyze(
@@ -22,13 +22,14 @@ def analyze(
     ] = None,
     heat: options.Heat = None,
     plot: options.Plot = None,
-    force: options.Force = False,
     values: Annotated[
         bool, typer.Option("--values", help="Mean, spread, quantiles, zeros and a histogram instead of the circuits.")
     ] = False,
     per_head: Annotated[bool, typer.Option("--per-head", help="With --values: one row a head, too.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="All columns, in lines as long as they need.")] = False,
     format: options.AskFormat = options.TABLE,
+    output: options.Output = None,
+    force: options.Force = False,
     layout: options.Layouts = None,
     config: options.Config = None,
     base: options.Base = None,
@@ -72,7 +73,8 @@ def analyze(
         raise UsageError("--values shows no figures to rank or to draw", hint="leave out --values, or the others")
     if top and not sort:
         raise UsageError("--top needs a ranking", hint="--sort COLUMN")
-    options.require_plottable(plot, heat, force=force)
+    printing.require_plottable(plot, heat, force=force)
+    outputs.require_output(output, (path, config, base), force=force)
     ranked, drawn = (column(key) if key else None for key in (sort, heat))
     with options.load(path, container, config, limit, download, base) as checkpoint:
         ask = "wanted" if evidence else "none"
@@ -83,6 +85,8 @@ def analyze(
             else:
                 analysis = Analysis(found, tuple(figures(found, progress=bar.advance)), sort=ranked, top=top)
     if drawn is not None:
-        options.draw(grid(drawn, analysis.layers), checkpoint, plot, force=force)
+        printing.draw(grid(drawn, analysis.layers), checkpoint, plot, output, force=force)
     else:
-        options.put(document(analysis, per_head=per_head, lines=options.lines(), wide=wide), format, wide=wide)
+        lines = printing.lines() if output is None else None
+        shown = document(analysis, per_head=per_head, lines=lines, wide=wide)
+        printing.put(shown, format, output, force=force, wide=wide)

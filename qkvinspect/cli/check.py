@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qkvinspect.cli import options, outputs
+from qkvinspect.cli import options, outputs, printing, streams
 from qkvinspect.render.writers import CHECK_WRITERS, WRITERS
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     CheckFormat = str
 else:
-    CheckFormat = StrEnum("CheckFormat", [(name, name) for name in ("text", *WRITERS, *CHECK_WRITERS)])
+    CheckFormat = StrEnum("CheckFormat", [(name, name) for name in (*WRITERS, *CHECK_WRITERS)])
 
 Codes = list[str] | None
 
@@ -45,11 +44,14 @@ def check(
     ] = None,
     format: Annotated[
         CheckFormat | None,
-        typer.Option("--format", "-f", help="How to print it.", show_default="text, on GitHub's runners also github"),
+        typer.Option("--format", "-f", help="How to print it.", show_default="table, on GitHub's runners also github"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there; text goes to stdout.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the result there, and a table to stdout."),
     ] = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="FILE", help="Fail on what changed since it was written.")
     ] = None,
@@ -63,7 +65,8 @@ def check(
         str | None, typer.Option("--hub", metavar="OWNER/NAME", help="Compare the files with those of a model hub.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="How far norms may be from the baseline, relatively.")
+        float,
+        typer.Option("--tolerance", metavar="X", min=0.0, help="How far norms may be from the baseline, relatively."),
     ] = 0.01,
     layer: options.Layers = None,
     heads: options.Heads = None,
@@ -74,7 +77,6 @@ def check(
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
     download: options.Download = False,
-    force: options.Force = False,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and their severities.")] = False,
 ) -> None:
     """Check checkpoints before they are released; made for CI.
@@ -103,8 +105,9 @@ def check(
     from qkvinspect.errors import UsageError
     from qkvinspect.formats.expand import expand
 
+    streams.hush(quiet)
     if list_checks:
-        _list()
+        _list(str(format or "table"), output, force=force)
         return
     if not paths:
         raise UsageError("no checkpoint is named", hint="give a path; `qkvinspect check --help` has examples")
@@ -212,28 +215,26 @@ def _policy(select: Codes, ignore: Codes, fail_on: Severity | None) -> Policy:
 
 
 def _print(results: Sequence[Checked], format: str | None, output: Path | None, *, force: bool) -> None:
-    from qkvinspect.atomic import new_file
+    """The result in its form; and for people, where that went into a file; and for GitHub, where its runner reads."""
     from qkvinspect.render.results.check import document
     from qkvinspect.render.view import ViewOptions
     from qkvinspect.render.writers import written
 
-    found, form = document(results), _FORMS.get(format or "text", format or "text")
-    view = ViewOptions(colour=options.wants_colour())
+    found = document(results)
     if output is not None:
-        with new_file(output, force=force) as file:
-            file.write(written(found, form, ViewOptions()).encode())
-        format, form = None, "table"
-    sys.stdout.write(written(found, form, view))
+        printing.save(written(found, format or "table", ViewOptions()), output, force=force)
+        format = None
+    printing.put(found, format or "table")
     if format is None and os.environ.get("GITHUB_ACTIONS") == "true":
-        sys.stdout.write(written(found, "github", view))
+        printing.put(found, "github")
 
 
-_FORMS = {"text": "table"}
-"""What ``check`` called a form before every command had the same."""
-
-
-def _list() -> None:
+def _list(format: str, output: Path | None, *, force: bool) -> None:
     from qkvinspect.checks import rules
+    from qkvinspect.errors import UsageError
+    from qkvinspect.render.results.rules import document
 
-    for rule in rules():
-        sys.stdout.write(f"{rule.severity:7}  {rule.code:25}  {rule.summary}\n")
+    if format in CHECK_WRITERS:
+        raise UsageError(f"the checks cannot be listed as {format}", hint=f"--format {', '.join(WRITERS)}")
+    outputs.require_output(output, (), force=force)
+    printing.put(document(rules()), format, output, force=force)

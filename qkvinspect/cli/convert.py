@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options, saving
+from qkvinspect.cli import options, saving, streams
 
 
 def convert(
     path: options.Checkpoints,
     to: saving.To,
-    out: saving.Out,
-    heads: saving.NumHeads = None,
-    kv_heads: saving.KvHeads = None,
+    output: saving.Out,
+    heads: options.Heads = None,
     zero_bias: saving.ZeroBias = False,
     dequantize: saving.Dequantize = None,
     rename: saving.Rename = None,
@@ -30,7 +29,9 @@ def convert(
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,
     verify: saving.Verify = False,
-    force: saving.Force = False,
+    format: options.AskFormat = options.TABLE,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
     layer: options.Layers = None,
     layout: options.Layouts = None,
     config: options.Config = None,
@@ -38,7 +39,6 @@ def convert(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
-    format: options.AskFormat = options.TABLE,
     download: options.Download = False,
 ) -> None:
     """Store the attention of a checkpoint as another library does.
@@ -59,7 +59,7 @@ def convert(
 
     \b
       qkvinspect convert model.safetensors --to torch-mha -o mha.pt
-      qkvinspect convert llama/ --to megatron-core -o megatron.safetensors --heads 32 --kv-heads 8
+      qkvinspect convert llama/ --to megatron-core -o megatron.safetensors --heads 32/8
       qkvinspect convert model.safetensors --to megatron-core --tp 4 -o ranks
       qkvinspect convert model.pt --to bert -o bert.pt --rename 'encoder\\.layers=encoder.layer'
 
@@ -72,21 +72,21 @@ def convert(
     from qkvinspect.errors import UsageError
     from qkvinspect.export import SUFFIXES, Ranks, convert_whole
 
-    target = saving.target(to, heads, kv_heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
+    streams.hush(quiet)
+    target = saving.target(to, heads, zero_bias=zero_bias, rename=rename, numbers_as=dequantize)
     how = saving.how(max_shard_size, force=force, verify=verify, whole=True)
     if tp is not None and max_shard_size:
         raise UsageError("--tp and --max-shard-size do not go together", hint="each rank is one file")
     if whole and tp is None:
         raise UsageError("--whole means nothing without --tp", hint="give --tp N")
-    given = [f"{heads}/{kv_heads}" if kv_heads else str(heads)] if heads else None
     with options.load(path, container, config, limit, download, base) as checkpoint:
-        look = partial(options.report, checkpoint, layers=layer, heads=given, layouts=layout, norms=False)
+        look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         grouped = (tp or 1) > 1 or any(stored.packing.groups != "one" for stored in target.layout.weights)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)
         saving.require_attention(found, "convert")
         plan = convert_whole(found, target)
-        if tp is None or (tp == 1 and out.suffix in SUFFIXES):
-            saving.save_plan(found, plan, target, out, how, command="convert", format=format, dry_run=dry_run)
+        if tp is None or (tp == 1 and output.suffix in SUFFIXES):
+            saving.save_plan(found, plan, target, output, how, command="convert", format=format, dry_run=dry_run)
         else:
             ranks = Ranks(tp, target.layout.ranks_for, tuple(whole or ()))
-            saving.save_ranks(found, plan, target, ranks, out, how, format=format, dry_run=dry_run)
+            saving.save_ranks(found, plan, target, ranks, output, how, format=format, dry_run=dry_run)

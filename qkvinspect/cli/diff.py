@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs, printing, streams
 
 
 def diff(
@@ -26,6 +26,9 @@ def diff(
         typer.Option("--tolerance", metavar="X", min=0.0, help="A relative L2 difference up to X counts as the same."),
     ] = None,
     format: options.AskFormat = options.TABLE,
+    output: options.Output = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: Annotated[
@@ -41,7 +44,7 @@ def diff(
     limit: options.Limits = None,
     download: options.Download = False,
 ) -> None:
-    """Compare Q, K, V and output of every layer, however they are stored.
+    """Compare Q, K, V and output of every layer, however stored.
 
     A fused tensor is compared with separate ones, Conv1D with Linear, interleaved with blocked, float32 with
     bfloat16. Each part is identical, equal but for the rounding to its dtype, or changed, and by how much.
@@ -68,6 +71,8 @@ def diff(
     from qkvinspect.errors import UsageError
     from qkvinspect.render.results import diff as result
 
+    streams.hush(quiet)
+    outputs.require_output(output, (a, b, base, *(config or ())), force=force)
     ask = "wanted" if evidence else "none"
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
     one, other = options.load_sides((a, b), containers, configs, limit, download, base)
@@ -81,6 +86,6 @@ def diff(
         wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance)
         with Bar("comparing") as bar:
             found = compare(before, after, wanted, bar.advance)
-    options.put(result.document(found, per_head=per_head), format)
+    printing.put(result.document(found, per_head=per_head), format, output, force=force)
     if not found.same:
         raise typer.Exit(1)

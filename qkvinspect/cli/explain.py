@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs, printing, streams
 
 if TYPE_CHECKING:
     from qkvinspect.checkpoint import Checkpoint
@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 
 def explain(
     path: options.Checkpoints,
-    layer: Annotated[
+    names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[LAYER]...", help="Names or globs of layers; all when none is named.", show_default=False
+            metavar="[LAYER]...",
+            help="Names or globs of layers, as --layer; all when none is named.",
+            show_default=False,
         ),
     ] = None,
+    layer: options.Layers = None,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Run the real nn.MultiheadAttention against the split parts (needs torch)."),
     ] = False,
     format: options.AskFormat = options.TABLE,
+    output: options.Output = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
@@ -48,7 +54,6 @@ def explain(
             "--plot", metavar="FILE", help="Draw how the tie between rows ends where a head ends: .png, .svg or .pdf."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing plot.")] = False,
     limit: options.Limits = None,
     download: options.Download = False,
 ) -> None:
@@ -77,11 +82,14 @@ def explain(
     from qkvinspect.explain.explanation import explain as explain_layer
     from qkvinspect.render.results.explain import document, explained
 
+    streams.hush(quiet)
+    outputs.require_output(output, (path, config, base), force=force)
     if plot is not None:
         _require_plottable(plot, evidence, force=force)
     with options.load(path, container, config, limit, download, base) as checkpoint:
         ask = "thorough" if evidence or plot else "wanted" if evidence is None else "none"
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
+        chosen = [*(names or ()), *(layer or ())]
+        found = options.report(checkpoint, layers=chosen, heads=heads, layouts=layout, norms=False, evidence=ask)
         if plot is not None:
             _plot(found.attentions, plot, force=force)
         layers = [
@@ -93,7 +101,7 @@ def explain(
             )
             for attention in found.attentions
         ]
-    options.put(document(found, layers), format)
+    printing.put(document(found, layers), format, output, force=force)
     if any(not isinstance(one.proof, str) and not one.proof.agrees for one in layers):
         raise typer.Exit(1)
 

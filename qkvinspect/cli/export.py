@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options, saving
+from qkvinspect.cli import options, printing, saving, streams
 
 
 def export(
     path: options.Checkpoints,
-    out: saving.Out,
+    output: saving.Out,
     split: Annotated[
-        bool, typer.Option("--split", help="Write Q, K and V of each layer as tensors of their own.")
+        bool, typer.Option("--split", help="As it does anyway, but for --all --base: split the merged checkpoint, too.")
     ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="The whole checkpoint, each fused tensor replaced by its parts.")
@@ -37,7 +37,9 @@ def export(
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,
     verify: saving.Verify = False,
-    force: saving.Force = False,
+    format: options.AskFormat = options.TABLE,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
     layer: options.Layers = None,
     heads: options.Heads = None,
     layout: options.Layouts = None,
@@ -46,7 +48,6 @@ def export(
     container: options.Container = None,
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
-    format: options.AskFormat = options.TABLE,
     download: options.Download = False,
 ) -> None:
     """Write the Q, K and V of a checkpoint as tensors of their own.
@@ -54,17 +55,17 @@ def export(
     They are called <layer>.q_proj.weight, .k_proj.weight, .v_proj.weight and the same with .bias, each
     [out, in] as nn.Linear stores it, and keep their dtype bit for bit. With --heads-split they are called
     <layer>.q_proj.heads.0.weight and so on. With --all everything else of the checkpoint comes along, byte for
-    byte; with --base too, and without --split, the base is written as it is but with the adapter added. The file
-    appears whole or not at all.
+    byte; with --base too, the base is written as it is but with the adapter added, and split only with --split.
+    The file appears whole or not at all.
 
     Examples:
 
     \b
-      qkvinspect export --split model.pt -o qkv.safetensors
-      qkvinspect export --split model.pt -o heads.pt --heads-split --heads 8
-      qkvinspect export --split --all model.pt -o unfused.safetensors --verify
-      qkvinspect export --split --all big/ -o unfused --max-shard-size 5GB --names diffusers
-      qkvinspect export --split model.gguf -o qkv.safetensors --dequantize float16 --undo-permute
+      qkvinspect export model.pt -o qkv.safetensors
+      qkvinspect export model.pt -o heads.pt --heads-split --heads 8
+      qkvinspect export --all model.pt -o unfused.safetensors --verify
+      qkvinspect export --all big/ -o unfused --max-shard-size 5GB --names diffusers
+      qkvinspect export model.gguf -o qkv.safetensors --dequantize float16 --undo-permute
       qkvinspect export --all adapter/ --base model/ -o merged.safetensors
 
     Exit status:
@@ -77,9 +78,9 @@ def export(
     from qkvinspect.export import merged_whole, split_pieces, split_whole
     from qkvinspect.export.naming import DEFAULT, renaming
 
-    if not (split or heads_split or (everything and base)):
-        raise UsageError("export needs to know what to write", hint="give --split (or --heads-split)")
-    if undo_permute and not (split or heads_split):
+    streams.hush(quiet)
+    split = split or not (everything and base)
+    if undo_permute and not split:
         raise UsageError("--undo-permute is for parts that are written apart", hint="give --split")
     if everything and heads_split:
         raise UsageError("--all and --heads-split do not go together", hint="leave one of them out")
@@ -117,8 +118,8 @@ def export(
                 undo_permute=undo_permute,
             )
             layers = len(found.attentions)
-        saving.save(found, pieces, out, how, command="export", format=format, layers=layers, dry_run=dry_run)
+        saving.save(found, pieces, output, how, command="export", format=format, layers=layers, dry_run=dry_run)
         if everything:
             if split and not layers:
-                saving.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")
-            saving.explain_rest(found, pieces, out)
+                printing.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")
+            saving.explain_rest(found, pieces, output)

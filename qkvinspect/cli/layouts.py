@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs, printing
 
 
 def layouts(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One layout in full.", show_default=False)] = None,
     format: options.AskFormat = options.TABLE,
+    output: options.Output = None,
+    force: options.Force = False,
 ) -> None:
     """List every known way of storing Q, K and V, and how it is known.
 
@@ -34,5 +36,6 @@ def layouts(
     from qkvinspect.layouts import LAYOUTS, by_id
     from qkvinspect.render.results.layouts import document
 
+    outputs.require_output(output, (), force=force)
     chosen = list(LAYOUTS) if id is None else [by_id(id)]
-    options.put(document(chosen, full=id is not None), format)
+    printing.put(document(chosen, full=id is not None), format, output, force=force)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from enum import StrEnum
@@ -16,12 +13,9 @@ import typer
 from qkvinspect.render.writers import WRITERS
 
 if TYPE_CHECKING:
-    from qkvinspect.analysis.grid import Grid
     from qkvinspect.checkpoint import Checkpoint
     from qkvinspect.inspection import Options
     from qkvinspect.inspection.report import Report
-    from qkvinspect.render.document import Document
-    from qkvinspect.render.view import ViewOptions
 
 T = TypeVar("T")
 
@@ -70,6 +64,11 @@ Container = Annotated[
     typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
 ]
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="KEY[,KEY]", help="Figures besides norms, or only these in trend; repeatable."),
+]
+
 Heat = Annotated[
     str | None,
     typer.Option("--heat", metavar="COLUMN", help="A picture instead of tables: this figure by layer and head."),
@@ -79,7 +78,15 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="With --heat: draw it into a file: .png, .svg or .pdf."),
 ]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result there, not to stdout.")
+]
+
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only: the exit code or the file is the answer.")
+]
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch what a URL leads to whole, to a temporary file.")]
 
@@ -87,7 +94,7 @@ AskWeights = Annotated[
     bool,
     typer.Option(
         "--evidence/--no-evidence",
-        help="Ask the weights where nothing else tells the heads or the layout, and whether they agree.",
+        help="Ask the weights where nothing else tells the heads or the layout, and whether they agree; or do not.",
     ),
 ]
 
@@ -206,6 +213,11 @@ def asked(
     )
 
 
+def listed(values: Sequence[str] | None) -> list[str]:
+    """What an option names that takes several at once, between commas, and may be repeated."""
+    return [name for value in values or () for name in value.split(",") if name]
+
+
 def each(values: Sequence[T] | None, flag: str) -> tuple[T | None, T | None]:
     """One value is for both sides, two are for A and B."""
     from qkvinspect.errors import UsageError
@@ -219,62 +231,3 @@ def each(values: Sequence[T] | None, flag: str) -> tuple[T | None, T | None]:
             return first, second
         case _:
             raise UsageError(f"{flag} is given more than twice", hint="once for both sides, or once for each")
-
-
-def require_plottable(plot: Path | None, heat: str | None, *, force: bool) -> None:
-    """Refuse what cannot be drawn before any work."""
-    if plot is None:
-        return
-    from qkvinspect.errors import UsageError
-    from qkvinspect.render import plots
-
-    if heat is None:
-        raise UsageError("--plot needs to know what to draw", hint="--heat COLUMN")
-    plots.require_plottable(plot, force=force)
-
-
-def draw(grid: Grid, checkpoint: Checkpoint, plot: Path | None, *, force: bool) -> None:
-    """A heat map, into a file or onto stdout."""
-    if plot is not None:
-        from qkvinspect.render import plots
-
-        plots.save(grid, checkpoint.path, plot, force=force)
-    else:
-        from qkvinspect.render.heatmap import render
-
-        sys.stdout.write(render(grid, view()))
-
-
-def view() -> ViewOptions:
-    """What stdout is."""
-    from qkvinspect.render.view import ViewOptions
-
-    return ViewOptions(width=terminal_width(), colour=wants_colour())
-
-
-def put(document: Document, format: str, *, wide: bool = False) -> None:
-    """Write a result to stdout; a wide one in lines as long as they need."""
-    from qkvinspect.render.view import ViewOptions
-    from qkvinspect.render.writers import written
-
-    sys.stdout.write(written(document, format, ViewOptions(colour=wants_colour()) if wide else view()))
-
-
-_LINES = 80
-
-
-def lines() -> int | None:
-    """Of a result that can be summed up: about as many as a reader looks through in a terminal; in a pipe all."""
-    return _LINES if terminal_width() is not None else None
-
-
-def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is, or None: then nothing may be cut or wrapped."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def wants_colour() -> bool:
-    """Colour in terminals, unless NO_COLOR is set (https://no-color.org); FORCE_COLOR asks for it anywhere."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")

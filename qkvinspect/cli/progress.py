@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from qkvinspect.cli import streams
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -29,7 +31,7 @@ class Bar:
         self._what = what
         self._unit = unit
         self._due = time.monotonic() + _PATIENCE
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not streams.quiet()
         self._shown: tuple[Progress, TaskID] | None = None
         self._resources = ExitStack()
 

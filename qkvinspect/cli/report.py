@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkvinspect.cli import options, outputs
+from qkvinspect.cli import options, outputs, printing, streams
 
 if TYPE_CHECKING:
     from qkvinspect.diff import Difference
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def report(
     path: options.Checkpoints,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: one .html file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write: one .html file.")],
     other: Annotated[
         str | None,
         typer.Argument(metavar="[OTHER]", help="A second checkpoint, to stand beside it.", show_default=False),
@@ -33,7 +32,8 @@ def report(
     analysis: Annotated[
         bool, typer.Option("--analysis/--no-analysis", help="Analyse every head; norms alone take less time.")
     ] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
     layer: options.Layers = None,
     heads: options.Heads = None,
     layout: options.Layouts = None,
@@ -50,7 +50,7 @@ def report(
     limit: options.Limits = None,
     download: options.Download = False,
 ) -> None:
-    """Write all about a checkpoint, or two side by side, into one HTML file.
+    """Write all about a checkpoint, or two, into one HTML file.
 
     It opens offline: heat maps of every figure, a table of every head to sort and filter, what the checks find,
     what the weights say of heads and packing; with OTHER, how the two differ. The file loads nothing from
@@ -73,8 +73,9 @@ def report(
     from qkvinspect.render import html
     from qkvinspect.render.text import clean, count, size
 
+    streams.hush(quiet)
     library = html.plotly()
-    outputs.require_output(out, (path, other, *(config or ())), force=force)
+    outputs.require_output(output, (path, other, *(config or ())), force=force)
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
     with ExitStack() as opened:
         found: list[Report] = []
@@ -96,11 +97,11 @@ def report(
         labels = ("A", "B") if other else ("",)
         sides = [_side(label, one, analysis=analysis) for label, one in zip(labels, found, strict=True)]
     page = html.render(sides, difference, library, _today()).encode()
-    with new_file(out, force=force) as written:
+    with new_file(output, force=force) as written:
         written.write(page)
     modules = count(sum(len(one.attentions) for one in found), "attention module")
     findings = count(sum(len(side.findings) for side in sides), "finding")
-    sys.stdout.write(clean(f"{out}: {modules}, {findings}, {size(len(page))}") + "\n")
+    printing.say(clean(f"{output}: {modules}, {findings}, {size(len(page))}") + "\n")
 
 
 def _today() -> date:

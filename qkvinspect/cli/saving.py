@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import printing
+from qkvinspect.cli.printing import note
 
 if TYPE_CHECKING:
     from qkvinspect.dtypes import DType
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", metavar="FILE", help="Where to write: .safetensors, .pt or .pth; a folder with --max-shard-size."
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Where to write: .safetensors, .pt or .pth; a folder with --max-shard-size.",
     ),
 ]
 To = Annotated[str, typer.Option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")]
-NumHeads = Annotated[int | None, typer.Option("--heads", metavar="N", help="The number of heads.", min=1)]
-KvHeads = Annotated[
-    int | None, typer.Option("--kv-heads", metavar="M", help="The number of kv heads, if fewer.", min=1)
-]
 ZeroBias = Annotated[
     bool, typer.Option("--zero-bias", help="Fill the bias of a part that has none with zeros, where others have one.")
 ]
@@ -48,7 +47,6 @@ MaxShard = Annotated[
     str | None,
     typer.Option("--max-shard-size", metavar="SIZE", help="Write files of at most 5GB (or so), with an index."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read the result again and compare it bit for bit, before it has its name.")
@@ -65,8 +63,7 @@ def how(max_shard: str | None, *, force: bool, verify: bool, whole: bool) -> How
 
 def target(
     to: str,
-    heads: int | None,
-    kv_heads: int | None,
+    heads: Sequence[str] | None,
     *,
     zero_bias: bool,
     rename: list[str] | None,
@@ -75,9 +72,13 @@ def target(
     """Where to, from the options."""
     from qkvinspect.export import Target
     from qkvinspect.export.naming import renaming
+    from qkvinspect.inspection.facts.flags import parse_flag
     from qkvinspect.layouts import by_id
 
-    return Target(by_id(to), heads or 0, kv_heads or 0, zero_bias, dtype(numbers_as), renaming(rename or ()))
+    flags = [parse_flag(text) for text in heads or ()]
+    of_all = flags[-1] if flags and all(flag.glob == "*" for flag in flags) else None
+    num_heads, num_kv_heads = (of_all.num_heads, of_all.num_kv_heads or 0) if of_all else (0, 0)
+    return Target(by_id(to), num_heads, num_kv_heads, zero_bias, dtype(numbers_as), renaming(rename or ()))
 
 
 def dtype(name: Literal["float32", "bfloat16", "float16"] | None) -> DType | None:
@@ -162,10 +163,10 @@ def _put(result: Rewriting, command: str, format: str) -> None:
     from qkvinspect.render.results.rewriting import document
     from qkvinspect.render.text import findings
 
-    options.put(document(result, command), format)
+    printing.put(document(result, command), format)
     for finding, message in findings(result.findings):
         if finding.severity != "info":
-            note(f"{finding.severity}: {message}")
+            note(f"{finding.severity}: {message}", grave=True)
 
 
 def explain_rest(report: Report, pieces: Sequence[OutputTensor], out: Path) -> None:
@@ -246,9 +247,3 @@ def _say_what_is_new(plan: Plan, target: Target) -> None:
         note(
             f"info: names do not tell this layout: read it with --layout {target.layout.id}, or with the model's config"
         )
-
-
-def note(text: str) -> None:
-    from qkvinspect.render.text import clean
-
-    print(clean(text), file=sys.stderr)

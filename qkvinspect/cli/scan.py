@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkvinspect.cli import options, outputs
+from qkvinspect.cli import options, outputs, printing, streams
 
 if TYPE_CHECKING:
     from qkvinspect.scans.engine import Engine
@@ -24,10 +23,10 @@ def scan(
             metavar="PATTERN...", help="Checkpoints, folders of them, or globs in quotes.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .parquet.")],
-    columns: Annotated[
-        str | None, typer.Option("--columns", metavar="KEY,KEY", help="Beside norms: columns of show and analyze.")
-    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .parquet.")
+    ],
+    column: options.Columns = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after a kill, or with checkpoints that are new.")
     ] = False,
@@ -39,30 +38,29 @@ def scan(
         str | None, typer.Option("--dask", metavar="ADDRESS", help="On a Dask cluster; its scheduler's address.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any checkpoint failed.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file, and begin anew.")] = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
     layer: options.Layers = None,
     heads: options.Heads = None,
     layout: options.Layouts = None,
     config: options.Config = None,
     container: options.Container = None,
-    evidence: Annotated[
-        bool, typer.Option("--evidence/--no-evidence", help="Ask the weights where nothing else tells the heads.")
-    ] = False,
+    evidence: options.AskWeights = False,
     limit: options.Limits = None,
 ) -> None:
     """Scan many checkpoints: a row for each layer, part and head.
 
     A row has the checkpoint, its step and where that comes from, layer, part, head (none for the whole part),
-    norm and non-finite values; --columns adds more. Those of show stand in the rows of whole parts; those of
+    norm and non-finite values; --column adds more. Those of show stand in the rows of whole parts; those of
     analyze in rows of their own, whose part is "head". A checkpoint that cannot be read is one row with its error.
     Rows are sorted by step. What is found is kept in FILE.journal, from which --resume goes on; it redoes what
-    failed and what was changed.
+    failed and what was changed; --force begins anew.
 
     Examples:
 
     \b
       qkvinspect scan 'run/**/*.pt' -o run.jsonl --heads 8
-      qkvinspect scan run/ -o run.jsonl --columns logit_bound,ov_spectral_norm --resume
+      qkvinspect scan run/ -o run.jsonl --column logit_bound,ov_spectral_norm --resume
       qkvinspect scan 'run/step=*.ckpt' -o run.parquet --jobs 16
       qkvinspect scan run/ -o rows-$SLURM_ARRAY_TASK_ID.jsonl --shard $SLURM_ARRAY_TASK_ID/64
       qkvinspect scan run/ -o run.jsonl --dask tcp://scheduler:8786
@@ -72,14 +70,14 @@ def scan(
     \b
       0  scanned, also if some checkpoints failed
       1  some failed, with --strict
-      2  the command line cannot be used
+      2  all failed, or the command line cannot be used
     """
     from qkvinspect.atomic import new_file
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
     from qkvinspect.formats.expand import expand
     from qkvinspect.render.scan import scan_writer
-    from qkvinspect.render.text import clean, count
+    from qkvinspect.render.text import count
     from qkvinspect.scans.engine import scan_all
     from qkvinspect.scans.files import Shard, parse_shard
     from qkvinspect.scans.journal import Journal, discard, journal_of
@@ -88,11 +86,12 @@ def scan(
         raise UsageError("--jobs and --dask exclude each other", hint="the cluster knows how many workers it has")
     if resume and force:
         raise UsageError("--resume and --force exclude each other", hint="one goes on, the other begins anew")
-    writer = scan_writer(out)
+    streams.hush(quiet)
+    writer = scan_writer(output)
     share = parse_shard(shard) if shard else Shard()
-    job = _job(columns, layer, heads, layout, config, container, limit, evidence=evidence)
-    journal_path = journal_of(out)
-    outputs.require_output(out, (*patterns, config), force=force or resume)
+    job = _job(options.listed(column), layer, heads, layout, config, container, limit, evidence=evidence)
+    journal_path = journal_of(output)
+    outputs.require_output(output, (*patterns, config), force=force or resume)
     if journal_path.exists() and not (force or resume):
         raise UsageError(
             "holds a scan that was begun", file=str(journal_path), hint="--resume goes on, --force begins anew"
@@ -101,23 +100,28 @@ def scan(
         discard(journal_path)
     failed = 0
     with Journal(journal_path, _about(job)) as journal:
-        total, todo = journal.expect(path for path in expand(patterns, existing=True) if path in share)
+        try:
+            total, todo = journal.expect(path for path in expand(patterns, existing=True) if path in share)
+        except UsageError:
+            if not resume:
+                discard(journal_path)  # nothing was begun
+            raise
         with Bar("scanning", "checkpoints") as bar:
             if todo:
                 with _engine(dask, min(jobs or _cores(), todo)) as engine:
                     for done, found in enumerate(scan_all(journal.todo(), job, engine), 1):
                         journal.add(found)
                         if found.error and (failed := failed + 1) <= _SHOWN:
-                            print(clean(f"failed: {found.path}: {found.error}"), file=sys.stderr)
+                            printing.note(f"error: {found.path}: {found.error}", grave=True)
                         bar.advance(done, todo)
             journal.keep()
-        with new_file(out, force=force or resume) as file:
+        with new_file(output, force=force or resume) as file:
             writer.write(journal.scanned(), job.fields, file)
     before = f", {total - todo} of them before" if todo < total else ""
     errors = f", {failed} failed (see the column error)" if failed else ""
-    print(clean(f"{out}: {count(total, 'checkpoint')}{before}{errors}"), file=sys.stderr)
-    if failed and strict:
-        raise typer.Exit(1)
+    printing.note(f"{output}: {count(total, 'checkpoint')}{before}{errors}")
+    if failed and (strict or failed == total):
+        raise typer.Exit(2 if failed == total else 1)
 
 
 _SHOWN = 3
@@ -125,7 +129,7 @@ _SHOWN = 3
 
 
 def _job(
-    columns: str | None,
+    columns: Sequence[str],
     layers: list[str] | None,
     heads: list[str] | None,
     layouts: list[str] | None,
@@ -150,7 +154,9 @@ def _job(
     if config is not None:
         configs.named(config)
         config = config if is_remote(config) else str(Path(config).absolute())  # workers have a folder of their own
-    return ScanJob(parse_columns(columns), asked, container, config, str(Path.cwd()), parse(limits or ()))
+    return ScanJob(
+        parse_columns(",".join(columns) or None), asked, container, config, str(Path.cwd()), parse(limits or ())
+    )
 
 
 def _about(job: ScanJob) -> dict[str, object]:

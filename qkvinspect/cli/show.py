@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options
+from qkvinspect.cli import options, outputs, printing
 
 
 def show(
@@ -25,9 +25,10 @@ def show(
         ),
     ] = None,
     norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
-    format: options.AskFormat = options.TABLE,
     heat: options.Heat = None,
     plot: options.Plot = None,
+    format: options.AskFormat = options.TABLE,
+    output: options.Output = None,
     force: options.Force = False,
     layout: options.Layouts = None,
     config: options.Config = None,
@@ -79,14 +80,15 @@ def show(
         raise UsageError("--why shows facts about heads", hint="leave --layer, --full, --per-head and --heat out")
     ask = "wanted" if evidence and norms and not tensors else "none"
     norms = norms and not tensors and not why
-    options.require_plottable(plot, heat, force=force)
+    printing.require_plottable(plot, heat, force=force)
+    outputs.require_output(output, (path, config, base), force=force)
     with options.load(path, container, config, limit, download, base) as checkpoint:
         found = options.report(checkpoint, layers=why or layer, heads=heads, layouts=layout, norms=norms, evidence=ask)
     if heat is not None:
         from qkvinspect.analysis.grid import norms as grid
 
-        options.draw(grid(found, heat), checkpoint, plot, force=force)
+        printing.draw(grid(found, heat), checkpoint, plot, output, force=force)
         return
-    lines = options.lines()
+    lines = printing.lines() if output is None else None
     shown = result.document(found, per_head=per_head, full=full, lines=lines, tensors=tensors, why=bool(why))
-    options.put(shown, format)
+    printing.put(shown, format, output, force=force)

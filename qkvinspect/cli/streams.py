@@ -7,10 +7,24 @@ from __future__ import annotations
 
 import codecs
 import sys
+from contextvars import ContextVar
 
 _ERRORS = "qkvinspect.ascii"
 
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+"""Whether this command was called with --quiet; ``main`` gives every command a context of its own."""
+
 _ASCII = str.maketrans("─│└…·−▁▂▃▄▅▆▇█▏▎▍▌▋▊▉\ufffd", "-|+..-_.-~=+*#   ####?")
+
+
+def hush(asked: bool) -> None:
+    """Have this command print warnings and errors only, if that is asked for."""
+    _QUIET.set(asked)
+
+
+def quiet() -> bool:
+    """Whether it prints nothing else."""
+    return _QUIET.get()
 
 
 def replace_unencodable() -> None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from qkvinspect.cli import options, outputs
-from qkvinspect.render.writers import WRITERS
-
-if TYPE_CHECKING:
-    Format = str
-else:
-    Format = StrEnum("Format", [(name, name) for name in ("table", "chart", *(n for n in WRITERS if n != "table"))])
+from qkvinspect.cli import options, outputs, printing, streams
 
 
 def trend(
@@ -22,16 +15,17 @@ def trend(
         list[Path],
         typer.Argument(metavar="ROWS...", help="What `qkvinspect scan -o FILE.jsonl` wrote.", show_default=False),
     ],
-    column: Annotated[
-        list[str] | None, typer.Option("--column", metavar="KEY", help="Only this figure; repeatable.")
-    ] = None,
+    column: options.Columns = None,
     layer: options.Layers = None,
-    per_head: Annotated[bool, typer.Option("--per-head", help="One line a head.")] = False,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format("table"),
+    per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
+    chart: Annotated[bool, typer.Option("--chart", help="Curves of dots instead of tables.")] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the curves, too: .png, .svg or .pdf.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --plot.")] = False,
+    format: options.AskFormat = options.TABLE,
+    output: options.Output = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show how norms and other figures move over a training run.
 
@@ -44,7 +38,7 @@ def trend(
     \b
       qkvinspect trend run.jsonl
       qkvinspect trend rows-*.jsonl --column norm --layer '*.0.*' --per-head
-      qkvinspect trend run.jsonl --format chart
+      qkvinspect trend run.jsonl --chart
       qkvinspect trend run.jsonl --plot run.png --format json
 
     Exit status:
@@ -59,18 +53,17 @@ def trend(
     from qkvinspect.scans.series import read
     from qkvinspect.scans.trend import trend as summed_up
 
-    outputs.require_output(plot, rows, force=force)
+    streams.hush(quiet)
+    for target in (plot, output):
+        outputs.require_output(target, rows, force=force)
     run = read(rows, layer or ())
     if not run.layers:
         raise UsageError(f"no layer is called {' or '.join(layer or ())}", file=", ".join(map(str, rows)))
-    found = summed_up(run, column or (), per_head=per_head)
+    found = summed_up(run, options.listed(column), per_head=per_head)
     if plot is not None:
         from qkvinspect.render.trend_plot import plot as draw
 
         draw(found, plot, force=force)
-    if format == "chart":
-        options.put(document(found, drawn=options.view()), "table")
-    else:
-        options.put(document(found), format)
+    printing.put(document(found, drawn=printing.view() if chart else None), format, output, force=force)
     if found.failed:
         raise typer.Exit(1)

@@ -88,7 +88,7 @@ def in_halves(source: StoredPart) -> StoredPart:
     if source.heads is None:
         raise LayoutError(
             f"the rows of layer {source.layer!r} cannot be put back: the number of heads is unknown",
-            hint="give --heads N (and --kv-heads M)",
+            hint="give --heads N or N/KV",
         )
     weights, biases = (
         {part: tuple(_halves(runs)) if part in paired else runs for part, runs in held.items()}

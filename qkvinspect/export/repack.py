@@ -103,7 +103,7 @@ def _geometry(source: StoredPart, target: Layout, rows: Mapping[str, int]) -> Ge
         if any(stored.packing.groups != "one" or stored.orientation == "in_heads_dim" for stored in target.weights):
             raise LayoutError(
                 f"layer {source.layer!r} cannot be stored as {target.id}: the number of its heads is unknown",
-                hint="give --heads N (and --kv-heads M)",
+                hint="give --heads N or N/KV",
             )
         return Geometry(1, 1, rows.get("q", 1), widths=dict(rows))
     heads, kv_heads = source.heads
@@ -115,7 +115,7 @@ def _geometry(source: StoredPart, target: Layout, rows: Mapping[str, int]) -> Ge
             raise LayoutError(
                 f"the {rows[part]} rows of {part.upper()} in layer {source.layer!r} cannot be shared out",
                 expected=f"a multiple of {bare.heads(part)}",
-                hint="give --heads N and --kv-heads M that fit",
+                hint="give --heads N/KV that fit",
             )
     own = {"q", "k", "v"} & rows.keys()
     width = widths["q" if "q" in own else "k"]

@@ -63,13 +63,13 @@ def sized(source: StoredPart, target: Target) -> StoredPart:
     """The source with the heads that it shall have."""
     if not target.heads:
         if target.kv_heads:
-            raise UsageError("--kv-heads means nothing without --heads", hint="give both")
+            raise UsageError("kv_heads means nothing without heads", hint="give both")
         return source
     heads = target.heads
     known = source.heads or (0, 0)
     kv_heads = target.kv_heads or {"equal": heads, "one": 1, "free": _kv_heads(source, heads)}[target.layout.kv_heads]
     if heads % kv_heads:
-        raise UsageError(f"{heads} heads cannot share {kv_heads} kv heads", hint="give --heads N and --kv-heads M")
+        raise UsageError(f"{heads} heads cannot share {kv_heads} kv heads", hint="give --heads N/KV")
     if "q" in source.weights and not source.weights.keys() & {"k", "v", "kv"}:
         known = (known[0], kv_heads)  # K and V are another layer's: nothing here says how many heads they have
     if source.heads and known != (heads, kv_heads):

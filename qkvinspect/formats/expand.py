@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from qkvinspect.errors import UsageError
 from qkvinspect.formats.directory import SUFFIXES, USUAL, is_one
 from qkvinspect.sources import is_remote, local_path
+from qkvinspect.sources.nearby import suggestion
 from qkvinspect.sources.urls import shown
 
 _READABLE = (*SUFFIXES, ".index.json")
@@ -28,7 +29,7 @@ def expand(patterns: Iterable[str], *, existing: bool = False) -> Iterator[str]:
     for pattern in patterns:
         found = False
         if existing and not is_remote(pattern) and not has_magic(pattern) and not os.path.lexists(_local(pattern)):
-            raise UsageError("no checkpoint matches", file=pattern)
+            raise UsageError("no checkpoint matches", file=pattern, hint=suggestion(Path(pattern)))
         for path in _matches(pattern):
             found = True
             yield path

@@ -10,7 +10,7 @@ from typing import Literal
 
 from qkvinspect.arguments import Texts, texts
 from qkvinspect.checkpoint import Checkpoint
-from qkvinspect.errors import LayoutError, UsageError
+from qkvinspect.errors import LayoutError, UsageError, did_you_mean
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
@@ -152,17 +152,23 @@ def inspect(
         findings += disguises.undecoded(stored, findings)
         findings += accounted.findings()
     if options.layers and not attentions:
-        known = ", ".join(found.candidates[0].layer for found in matches[:6])
-        raise UsageError(
-            f"no attention module is called {' or '.join(options.layers)}",
-            file=checkpoint.path,
-            found=f"{known}{', ...' if len(matches) > 6 else ''}" if matches else "none at all",
-            hint="give a name or a glob such as 'encoder.*'",
-        )
+        raise _no_such_layer(checkpoint, options.layers, [found.candidates[0].layer for found in matches])
     if options.norms:
         attentions = measured(attentions, progress)
         findings += [finding for attention in attentions for finding in about_numbers(attention)]
     return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
+
+
+def _no_such_layer(checkpoint: Checkpoint, asked: Sequence[str], known: Sequence[str]) -> UsageError:
+    from difflib import get_close_matches
+
+    near = [name for glob in asked for name in get_close_matches(glob, known, n=2)]
+    return UsageError(
+        f"no attention module is called {' or '.join(asked)}",
+        file=checkpoint.path,
+        found=f"{', '.join(known[:6])}{', ...' if len(known) > 6 else ''}" if known else "none at all",
+        hint=did_you_mean(near) or "give a name or a glob such as 'encoder.*'",
+    )
 
 
 def _require_shareable(attention: Attention) -> None:

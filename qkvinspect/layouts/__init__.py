@@ -1,9 +1,8 @@
 """Every way of storing attention that is known. A new family is one module here and one line below."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
-from qkvinspect.errors import UsageError
+from qkvinspect.errors import UsageError, did_you_mean
 from qkvinspect.layouts import (
     c_attn,
     convolutions,
@@ -23,6 +22,7 @@ from qkvinspect.layouts import (
     vision,
 )
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
+from qkvinspect.layouts.nearest import nearest
 
 LAYOUTS: tuple[Layout, ...] = (
     *torch.LAYOUTS,
@@ -63,11 +63,11 @@ def require_known(ids: Iterable[str], layouts: Iterable[Layout]) -> None:
     Raises:
         UsageError: there is one.
     """
-    known = {layout.id for layout in layouts}
+    rows = list(layouts)
+    known = {layout.id for layout in rows}
     for id in ids:
         if id not in known and id.partition("-")[0] != "pattern":
-            close = get_close_matches(id, known)
-            hint = f"did you mean {' or '.join(close)}?" if close else "`qkvinspect layouts` lists them all"
+            hint = did_you_mean(nearest(id, rows)) or "`qkvinspect layouts` lists them all"
             raise UsageError(f"there is no layout {id!r}", hint=hint)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.sources import listing
+from qkvinspect.sources.nearby import suggestion
 from qkvinspect.sources.urls import require_plain
 
 _KINDS = (
@@ -84,11 +85,12 @@ class LocalFile:
             _check_kind(os.stat(self._path).st_mode, self.name)  # before opening: to open a device can act on it
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
+            code = _REASONS.get(error.errno or 0, Code.FILE_OPEN)
             raise CheckpointError(
                 f"cannot be opened: {error.strerror}",
-                code=_REASONS.get(error.errno or 0, Code.FILE_OPEN),
+                code=code,
                 file=self.name,
-                hint="check the path and its permissions",
+                hint=(code is Code.FILE_MISSING and suggestion(self._path)) or "check the path and its permissions",
             ) from error
         except ValueError as error:
             raise CheckpointError(

@@ -86,11 +86,6 @@ def test_csv_has_a_row_for_each_finding_and_each_checkpoint_without() -> None:
     assert [row["severity"] for row in rows] == ["", "error", "warning", "info", "error"]
 
 
-def test_text_is_what_other_commands_call_a_table(samples: Path, run: Any) -> None:
-    text, table = (run("check", samples / "damaged.pt", "--format", form) for form in ("text", "table"))
-    assert text == table
-
-
 def test_github_reads_one_command_a_finding() -> None:
     lines = rendered("github").splitlines()
     assert len(lines) == 4

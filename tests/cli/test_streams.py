@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from qkvinspect.cli import main
+from qkvinspect.cli.streams import replace_unencodable
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,22 +25,117 @@ def printed(*argv: object, **variables: str) -> tuple[int, bytes, bytes]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"PYTHONIOENCODING": "cp1252"},
-        {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-    ids=["windows", "ascii", "C"],
-)
-def test_lines_and_blocks_are_drawn_in_ascii(variables: dict[str, str]) -> None:
-    sample = ROOT / "sample_checkpoints" / "trained.safetensors"
-    code, out, err = printed("diff", sample, sample, **variables)
-    assert (code, err) == (0, b"")
+ENCODINGS = ("cp1252", "latin-1", "ascii", "cp437", "shift_jis", "utf-16")
+
+EVERYTHING = [
+    (["show", "A"], 0),
+    (["show", "A", "--per-head"], 0),
+    (["show", "A", "--tensors"], 0),
+    (["show", "A", "--why", "*"], 0),
+    (["show", "A", "--heat", "q_norm"], 0),
+    (["show", "A", "-f", "json"], 0),
+    (["show", "A", "-f", "csv"], 0),
+    (["show", "A", "-f", "markdown"], 0),
+    (["explain", "A"], 0),
+    (["explain", "A", "--evidence"], 0),
+    (["analyze", "A"], 0),
+    (["analyze", "A", "--values"], 0),
+    (["analyze", "A", "--sort", "logit_bound"], 0),
+    (["analyze", "A", "--heat", "logit_bound"], 0),
+    (["export", "A", "-o", "OUT.pt", "--dry-run"], 0),
+    (["export", "A", "-o", "OUT.pt"], 0),
+    (["pack", "OUT.pt", "--to", "phi3", "-o", "OUT2.pt", "--dry-run"], 0),
+    (["convert", "A", "--to", "bert", "-o", "OUT3.pt", "--dry-run"], 0),
+    (["check", "A"], 1),
+    (["check", "A", "-f", "markdown"], 1),
+    (["check", "A", "-f", "junit"], 1),
+    (["check", "A", "-f", "sarif"], 1),
+    (["check", "A", "-f", "github"], 1),
+    (["check", "--list"], 0),
+    (["diff", "A", "A"], 0),
+    (["diff", "A", "B"], 1),
+    (["diff", "A", "B", "--per-head"], 1),
+    (["scan", "A", "no such é 模", "-o", "OUT.jsonl", "--jobs", "1"], 2),
+    (["scan", "A", "-o", "OUT.jsonl", "--jobs", "1"], 0),
+    (["trend", "RUN"], 1),
+    (["trend", "RUN", "--chart"], 1),
+    (["report", "A", "-o", "OUT.html", "--no-analysis"], 0),
+    (["layouts"], 0),
+    (["layouts", "codegen"], 0),
+    (["browse", "A"], 2),
+    (["show", "no such é 模"], 2),
+    (["show", "A", "--layer", "é 模"], 2),
+    (["nonsense é 模"], 2),
+    (["--help"], 0),
+    (["show", "--help"], 0),
+]
+"""Every command and whatever draws, with the exit code that it has in any encoding. A and B are checkpoints whose
+file, layers and container are called in letters that no narrow encoding has."""
+
+
+def place(folder: Path) -> dict[str, str]:
+    """Two checkpoints that differ, of one layer, with a NaN."""
+    name = "couche é.模型.self_attn"
+    state = {
+        f"{name}.in_proj_weight": torch.randn(48, 16),
+        f"{name}.in_proj_bias": torch.randn(48),
+        f"{name}.out_proj.weight": torch.randn(16, 16),
+    }
+    places = {"A": str(folder / "modèle 模型.pt"), "B": str(folder / "autre 模型.pt")}
+    state[f"{name}.in_proj_weight"][3, 3] = float("nan")
+    config = {"nhead": 4}
+    torch.save({"état": state, "config": config}, places["A"])
+    torch.save({"état": {key: 2 * value for key, value in state.items()}, "config": config}, places["B"])
+    return {**places, "RUN": str(ROOT / "tests/scans/run.jsonl")}
+
+
+def test_every_command_in_every_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same exit code as ever, no traceback, and what is drawn is drawn in ASCII where the encoding is ASCII."""
+    places = place(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for words, expected in EVERYTHING:
+        argv = [places.get(word, word) for word in words]
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+        monkeypatch.setattr("sys.stdout", streams[0])
+        monkeypatch.setattr("sys.stderr", streams[1])
+        replace_unencodable()
+        code = main(argv)
+        out, err = (stream.detach().getvalue().decode("ascii") for stream in streams if not stream.flush())  # type: ignore
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        assert code == expected, (words, err)
+        assert "Traceback" not in out + err
+        assert "unexpected" not in err or words[0] == "nonsense"
+        assert "\\u25" not in out, words  # no block or line is left as an escape
+        assert "\\u28" not in out, words
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_whatever_is_drawn_can_be_encoded(encoding: str) -> None:
+    replace_unencodable()
+    letters = "".join(map(chr, [*range(0x20, 0x7F), *range(0xA0, 0xD800), *range(0xE000, 0x110000, 97)]))
+    drawn = letters.encode(encoding, "qkvinspect.ascii").decode(encoding)
+    assert "?" not in drawn.replace("?", "", 2)  # itself, and what stands for what cannot be shown
+    assert "─│".encode(encoding, "qkvinspect.ascii").decode(encoding) in ("─│", "-|", "-│", "─|")
+
+
+ENVIRONMENTS = {
+    "windows": {"PYTHONIOENCODING": "cp1252"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@pytest.mark.parametrize("variables", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+def test_a_process_of_its_own_in_such_an_encoding(tmp_path: Path, variables: dict[str, str]) -> None:
+    """As a redirected Windows console or ``LC_ALL=C`` starts it; file names come as undecodable bytes then."""
+    places = place(tmp_path)
+    code, out, err = printed("diff", places["A"], places["B"], **variables)
+    assert code == 1
     assert b"--------" in out
-    out.decode("ascii")
-    code, out, err = printed("trend", "tests/scans/run.jsonl", "-f", "chart", **variables)
+    assert b"Traceback" not in err
+    code, out, err = printed("trend", places["RUN"], "--chart", **variables)
     assert code == 1  # as in any encoding: that run has findings
     assert b"Traceback" not in err
     out.decode("ascii")

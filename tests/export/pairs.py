@@ -88,8 +88,7 @@ def run(*argv: object) -> None:
 def there_and_back(state: dict[str, torch.Tensor], name: str, folder: Path) -> None:
     """Write back.pt, and the same in shards, under the names that the model has."""
     *_, own, other, heads = PAIRS[name]
-    count, _, kv = heads.partition("/")
-    counts = ["--heads", count, *(["--kv-heads", kv] if kv else [])]
+    counts = ["--heads", heads]
     way, rename = folder / "way.safetensors", ["--rename", RENAMED[name]] if name in RENAMED else []
     torch.save(state, folder / "model.pt")
     run("convert", folder / "model.pt", "--to", other, "-o", way, "--layout", own, *counts, "--verify")

@@ -190,8 +190,7 @@ def test_the_checkpoint_itself_is_never_replaced(samples: Path, run, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "x.safetensors"], "--split"),
-        (["--split", "-o", "x.gguf"], "suffix"),
+        (["-o", "x.gguf"], "suffix"),
         (["--split", "-o", "no/such/folder/x.pt"], "cannot be written"),
         (["--split", "-o", "x.pt", "--layer", "nothing"], "no attention module is called"),
     ],

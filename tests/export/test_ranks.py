@@ -38,7 +38,7 @@ def run(*argv: object) -> None:
 
 
 def convert(path: Path, to: str, out: Path, kv_heads: int, *more: object) -> Path:
-    run("convert", path, "--to", to, "-o", out, "--heads", HEADS, "--kv-heads", kv_heads, "--no-evidence", *more)
+    run("convert", path, "--to", to, "-o", out, "--heads", f"{HEADS}/{kv_heads}", "--no-evidence", *more)
     return out
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_shared_out(
 ) -> None:
     save_file(llama(2) | extra, tmp_path / "own.safetensors")
     argv = ("convert", tmp_path / "own.safetensors", "--to", "qkv-proj", "-o", tmp_path / "out", *more)
-    said = refused(*argv, "--heads", 8, "--kv-heads", 2, "--no-evidence")
+    said = refused(*argv, "--heads", "8/2", "--no-evidence")
     assert re.search(re.escape(message), said)
     assert not (tmp_path / "out").exists()
 
@@ -214,7 +214,7 @@ def test_a_dry_run_and_a_name_that_is_taken(tmp_path: Path, capsys: pytest.Captu
     assert "on 2 ranks" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
     convert(tmp_path / "own.safetensors", "phi3", tmp_path / "out", 2, "--tp", 2)
-    argv = ("convert", tmp_path / "own.safetensors", "--to", "phi3", "--heads", 8, "--kv-heads", 2, "--tp", 2)
+    argv = ("convert", tmp_path / "own.safetensors", "--to", "phi3", "--heads", "8/2", "--tp", 2)
     assert "exists already" in refused(*argv, "-o", tmp_path / "out")
     assert ".safetensors" in refused(*argv, "-o", tmp_path / "x.safetensors")
 

@@ -273,7 +273,7 @@ def test_what_is_secret_is_shown_nowhere(run, web: Web, tmp_path: Path) -> None:
         results = [
             run("show", place, "-f", "json"),
             run("explain", place, "--verify"),
-            *(run("check", place, "-f", form) for form in ("text", "json", "sarif", "junit", "github")),
+            *(run("check", place, "-f", form) for form in ("table", "json", "sarif", "junit", "github")),
             run("diff", place, place),
             run("export", "--split", "--all", place, "-o", tmp_path / f"x-{name}", "--force"),
             run("show", tmp_path / "model.pt", "--config", place),

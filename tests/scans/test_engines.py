@@ -49,7 +49,7 @@ def expected(many: list[str]) -> dict[str, bytes]:
 
 
 def test_dask_and_processes_find_the_same(many: list[str], address: str, run) -> None:
-    argv = ("scan", "run", "--columns", "logit_bound", "-o")
+    argv = ("scan", "run", "--column", "logit_bound", "-o")
     assert run(*argv, "processes.jsonl").code == 0
     assert run(*argv, "dask.jsonl", "--dask", address).code == 0
     assert Path("dask.jsonl").read_bytes() == Path("processes.jsonl").read_bytes()

@@ -42,7 +42,7 @@ def test_rows_are_what_torch_reckons(training: Path, run) -> None:
 
 def test_columns_of_show_and_analyze(training: Path, run) -> None:
     keys = "bias_norm,layout,dtype,num_heads,head_dim,logit_bound,ov_spectral_norm"
-    assert run("scan", "run/step=5.pt", "-o", "run.jsonl", "--columns", keys, "--jobs", 1).code == 0
+    assert run("scan", "run/step=5.pt", "-o", "run.jsonl", "--column", keys, "--jobs", 1).code == 0
     rows = scanned()
     shown = run("show", "run/step=5.pt", "-f", "json").json()["attentions"]
     figures = run("analyze", "run/step=5.pt", "-f", "json").json()["layers"]
@@ -69,7 +69,7 @@ def test_csv_and_parquet_hold_the_same(training: Path, run) -> None:
     torch.save(state, "run/step=10.pt")
     Path("run/=step=7.pt").write_bytes(b"no")
     for suffix in ("jsonl", "csv", "parquet"):
-        argv = ("scan", "run/*step=[1-9].pt", "run/step=10.pt", "-o", f"run.{suffix}", "--columns", "bias_norm,layout")
+        argv = ("scan", "run/*step=[1-9].pt", "run/step=10.pt", "-o", f"run.{suffix}", "--column", "bias_norm,layout")
         assert run(*argv).code == 0
     rows = scanned()
     with Path("run.csv").open(newline="") as file:
@@ -159,7 +159,7 @@ def test_shards_together_are_the_whole(training: Path, run) -> None:
     ("argv", "said"),
     [
         (["-o", "x.txt"], ".jsonl, .csv or .parquet"),
-        (["-o", "x.jsonl", "--columns", "nothing"], "there is no column 'nothing'"),
+        (["-o", "x.jsonl", "--column", "nothing"], "there is no column 'nothing'"),
         (["-o", "x.jsonl", "--shard", "3"], "--shard"),
         (["-o", "x.jsonl", "--heads", "x"], "--heads"),
         (["-o", "x.jsonl", "--config", "nowhere.json"], "nowhere.json"),

@@ -55,7 +55,7 @@ EACH = {
 def test_merging_before_and_after_is_the_same(case: str, target: str, tmp_path: Path, run) -> None:
     adapter, base = placed(case, tmp_path)
     heads, _, kv = HEADS.get(case.partition("-")[0], "4").partition("/")
-    more = ("--heads", heads, *(("--kv-heads", kv) if kv else ()), "--to", target)
+    more = ("--heads", f"{heads}/{kv}" if kv else heads, "--to", target)
     given = ("--layout", f"*={'gpt-neox' if case == 'neox' else 'phi3'}") if case in ("neox", "phi3") else ()
 
     def done(*argv: Any) -> Any:
@@ -97,7 +97,7 @@ def test_a_is_kept_and_b_moves_as_the_rows_do(tmp_path: Path, run) -> None:
 def test_what_becomes_one_is_stacked(tmp_path: Path, run) -> None:
     adapter, _ = placed("llama-all", tmp_path)
     out = tmp_path / "out.safetensors"
-    packed = run("pack", adapter, "-o", out, "--to", "phi3", "--heads", "4", "--kv-heads", "2")
+    packed = run("pack", adapter, "-o", out, "--to", "phi3", "--heads", "4/2")
     assert packed.code == 0, packed.err
     before, after = load_file(adapter / "adapter_model.safetensors"), load_file(out)
     layer = "base_model.model.model.layers.1.self_attn."
