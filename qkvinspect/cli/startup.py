@@ -35,8 +35,17 @@ def prepare(words: Sequence[str]) -> None:
 
 
 def _size(words: Sequence[str]) -> int:
-    """Bytes of the files among the words; 0 where none is a file here."""
-    return sum(os.path.getsize(word) for word in words if os.path.isfile(word))  # noqa: PTH113, PTH202
+    """Bytes of the files among the words, and in the folders among them; 0 where none is here."""
+    return sum(map(_bytes_at, words))
+
+
+def _bytes_at(path: str) -> int:
+    with suppress(OSError, ValueError):
+        if not os.path.isdir(path):  # noqa: PTH112
+            return os.path.getsize(path)  # noqa: PTH202
+        with os.scandir(path) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.is_file())
+    return 0
 
 
 def only_asked(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
