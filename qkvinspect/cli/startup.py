@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
+from importlib import import_module
 from typing import NoReturn
 
 import typer
@@ -28,10 +29,27 @@ _SMALL = 2 << 30
 
 def prepare(words: Sequence[str]) -> None:
     """Settings of a process that runs one command."""
+    if words[:1] == ["show"] and "--no-norms" not in words:
+        _load_numkong()
     if _LASTING.isdisjoint(words[:1]):
         gc.disable()  # what these commands make, they need: 57, where norms are read
     if _LASTING.isdisjoint(words[:1]) or 0 < _size(words[1:]) < _SMALL:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts no threads that nobody needs: 24
+
+
+def _load_numkong() -> None:
+    """Have the compiled sums at hand without numpy, which numkong imports where it finds it and does not need: 118.
+
+    Where the weights are asked for heads, numpy comes later, as it would have.
+    """
+    if "numpy" in sys.modules:
+        return
+    sys.modules["numpy"] = None  # pyright: ignore[reportArgumentType]  # nothing else runs yet
+    try:
+        with suppress(ImportError):
+            import_module("numkong")
+    finally:
+        del sys.modules["numpy"]
 
 
 def _size(words: Sequence[str]) -> int:
