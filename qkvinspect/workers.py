@@ -43,15 +43,21 @@ class _Task(Generic[Item, Result]):
         return self._made.pop()
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int | None = None) -> Generator[Result]:
     """What ``work`` makes of each item, in their order; several at a time, if there are several.
 
     Only a few items are ever ahead of the one that is taken. An error is raised when its item's turn comes.
+
+    Args:
+        at_once: no more than so many at a time; None for as many as there are cores.
     """
+    if at_once == 1:
+        yield from map(work, items)
+        return
+    most = min(cores(), at_once or cores())
     todo: SimpleQueue[_Task[Item, Result] | None] = SimpleQueue()
     waiting: deque[_Task[Item, Result]] = deque()
     threads: list[Thread] = []
-    most = cores()
 
     def serve() -> None:
         while (task := todo.get()) is not None:

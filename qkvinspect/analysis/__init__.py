@@ -6,7 +6,8 @@ models QK is that of two tokens at the same place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 from qkvinspect.analysis.analysis import Analysis
 from qkvinspect.analysis.columns import COLUMNS, Column, column
@@ -16,6 +17,7 @@ from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 from qkvinspect.weights.weight import Weight
+from qkvinspect.workers import in_order
 
 __all__ = [
     "COLUMNS",
@@ -31,29 +33,49 @@ __all__ = [
     "value_statistics",
 ]
 
+_ROOM = 1 << 30
+"""Bytes of memory that layers may take which are dealt with at the same time."""
+
+_TIMES = 8
+"""How many times the bytes of its file a layer takes meanwhile: float64, and the inner products of its rows."""
+
 
 def analyze(
-    report: Report, attentions: Sequence[Attention] | None = None, progress: Progress | None = None
+    report: Report,
+    attentions: Sequence[Attention] | None = None,
+    progress: Progress | None = None,
+    columns: Iterable[Column] | None = None,
 ) -> Iterator[LayerFigures]:
     """Figures of each layer, one after another; memory holds two of a layer's Q, K, V and output at a time.
 
+    Small layers are dealt with on all cores, where BLAS has been told to use one for each.
+
     Args:
         attentions: some of the report's; None for all.
+        columns: what is needed; None for all, and for the figures of Q, K and V as wholes.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
     from qkvinspect.analysis.bounds import Bounds
-    from qkvinspect.analysis.layer import figures
+    from qkvinspect.analysis.layer import Wanted, figures
 
     chosen = report.attentions if attentions is None else attentions
+    wanted = Wanted() if columns is None else Wanted(frozenset(one.needs for one in columns), parts=False)
     sizes = [_nbytes(attention) for attention in chosen]
     advance = counter(sum(sizes), progress)
     bounds = Bounds(report)
     announce(region for one in chosen for part in _read(one) for region in part.regions)
-    for attention, size in zip(chosen, sizes, strict=True):
-        yield figures(attention, bounds)
+    found = in_order(lambda attention: figures(attention, bounds, wanted), chosen, _at_once(sizes))
+    for one, size in zip(found, sizes, strict=True):
+        yield one
         advance(size)
+
+
+def _at_once(sizes: Sequence[int]) -> int:
+    """How many layers to deal with at the same time."""
+    alone = os.environ.get("OPENBLAS_NUM_THREADS") != "1"
+    return 1 if alone else max(_ROOM // (_TIMES * max(sizes, default=1) + 1), 1)
 
 
 def _read(attention: Attention) -> tuple[Weight, ...]:

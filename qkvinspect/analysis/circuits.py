@@ -1,23 +1,30 @@
-"""The circuits QK and OV of each head, on thin factors only.
+"""The circuits QK and OV of each head, on thin factors only, of all heads in one call.
 
 A head's QK circuit is W_Q^T W_K, [in, in] but of rank head_dim; OV is W_O W_V. With the thin QR decompositions
 W_Q^T = A R and W_K^T = B S the singular values of W_Q^T W_K are those of R S^T, which is small. The Gram matrices of
-all heads give R (by Cholesky, where that is exact enough) and the inner products of any two heads' circuits.
+all heads give R (by Cholesky, where that is exact enough) and the inner products of any two heads' circuits. Nothing
+is reckoned before it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from qkvinspect.analysis.figures import Similar, Spectrum
-from qkvinspect.analysis.spectra import reduced, singular_values, spectrum_of, spectrum_of_gram
+from qkvinspect.analysis.spectra import reduced, singular_values, spectra_of, spectrum_of_gram
 from qkvinspect.weights.reading import Array
 
 _WELL = 1e3
+"""A Gram matrix squares the condition number: heads that have a greater one go through QR."""
+
+_LEAST = 1e-280
+"""Squares below lose digits."""
+
+Pairs = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,59 +39,102 @@ class Factor:
     rows: Array
     heads: int
 
-    def head(self, index: int) -> Array:
-        """[width, in]."""
-        width = len(self.rows) // self.heads
-        return self.rows[index * width : (index + 1) * width]
+    @property
+    def stack(self) -> Array:
+        """[heads, width, in]."""
+        return self.rows.reshape(self.heads, -1, self.rows.shape[1])
 
 
 class CircuitSide:
-    """A factor with what is reckoned of it once."""
+    """A factor with what is reckoned of it once, when it is asked for.
 
-    def __init__(self, factor: Factor) -> None:
+    Args:
+        together: whether heads will be compared, so that their own inner products are among all of them.
+        gain: what the columns of each head alone are multiplied with first, [in]; None for nothing.
+    """
+
+    def __init__(self, factor: Factor, *, together: bool = False, gain: Array | None = None) -> None:
         self.heads = factor.heads
-        self.gram: Array = factor.rows @ factor.rows.T
-        self.small: list[Array] = []
-        self.spectra: list[Spectrum] = []
-        for head in range(factor.heads):
-            small, values = _triangle(self.block(head)[:, head], factor.head(head))
-            self.small.append(small)
-            self.spectra.append(spectrum_of(values))
+        self.inputs = factor.rows.shape[1]
+        self.stack = factor.stack
+        self._rows = factor.rows
+        self._together = together
+        self._gain = gain
+
+    @cached_property
+    def gram(self) -> Array:
+        """The inner products of all rows of all heads."""
+        return self._rows @ self._rows.T
+
+    @cached_property
+    def blocks(self) -> Array:
+        """The inner products of each head's own rows, [heads, width, width]."""
+        if self._gain is not None:
+            return np.array([rows @ rows.T for rows in map(self._scaled, range(self.heads))])
+        if self._together:
+            return np.array([self.across(head)[:, head] for head in range(self.heads)])
+        return self.stack @ np.swapaxes(self.stack, 1, 2)
+
+    @cached_property
+    def spectra(self) -> list[Spectrum]:
+        """Of each head."""
+        values = np.sqrt(np.maximum(self._squares[:, ::-1][:, : self.inputs], 0))
+        if self._ill.size:
+            values[self._ill] = singular_values(self.small[self._ill])
+        return spectra_of(values)
+
+    @cached_property
+    def small(self) -> Array:
+        """R^T of each head, [heads, width, width] or less: its singular values, its products."""
+        ill = self._ill
+        if len(ill) == self.heads:
+            return np.array([reduced(self._scaled(head)) for head in ill])
+        blocks = self.blocks.copy()
+        blocks[ill] = np.eye(blocks.shape[1])
+        found = np.linalg.cholesky(blocks)
+        for head in ill:
+            found[head] = reduced(self._scaled(head))
+        return found
 
     def whole(self) -> Spectrum:
         """Of all heads together."""
         return spectrum_of_gram(self.gram)
 
-    def block(self, head: int) -> Array:
+    def across(self, head: int) -> Array:
         """The rows of the Gram matrix that belong to a head: [width, heads, width]."""
         width = len(self.gram) // self.heads
         return self.gram[head * width : (head + 1) * width].reshape(width, self.heads, width)
 
+    @cached_property
+    def _squares(self) -> Array:
+        """Of the singular values of each head, the least first, as far as the Gram matrix tells them."""
+        return np.linalg.eigvalsh(self.blocks)
 
-def _triangle(gram: Array, rows: Array) -> tuple[Array, Array]:
-    """R^T of the rows, [width, width] or less, and its singular values.
+    @cached_property
+    def _ill(self) -> Array:
+        """The heads of which it does not tell enough."""
+        squares = self._squares
+        if squares.shape[1] > self.inputs or not squares.size:
+            return np.arange(self.heads)
+        fine = (squares[:, 0] > _LEAST) & (squares[:, -1] < _WELL**2 * squares[:, 0])
+        return np.nonzero(~fine)[0]
 
-    Cholesky squares the condition number: from 1e3 on QR takes its place.
-    """
-    with suppress(np.linalg.LinAlgError):
-        small = np.linalg.cholesky(gram)
-        values = singular_values(small)
-        if len(values) and values[0] < _WELL * values[-1]:
-            return small, values
-    small = reduced(rows)
-    return small, singular_values(small)
-
-
-def circuit(left: CircuitSide, right: CircuitSide, pair: tuple[int, int]) -> Spectrum:
-    """Of left[i]^T right[j]."""
-    return spectrum_of(singular_values(left.small[pair[0]].T @ right.small[pair[1]]))
+    def _scaled(self, head: int) -> Array:
+        rows: Array = self.stack[head]
+        return rows if self._gain is None else rows * self._gain
 
 
-def inner_products(left: CircuitSide, right: CircuitSide, pairs: Sequence[tuple[int, int]]) -> Array:
+def circuits(left: CircuitSide, right: CircuitSide, pairs: Pairs) -> list[Spectrum]:
+    """Of left[i]^T right[j] of each pair."""
+    ones, others = _columns(pairs)
+    return spectra_of(singular_values(np.swapaxes(left.small[ones], 1, 2) @ right.small[others]))
+
+
+def inner_products(left: CircuitSide, right: CircuitSide, pairs: Pairs) -> Array:
     """<left[i]^T right[j], left[k]^T right[l]> of all pairs (i, j) and (k, l)."""
-    ones, others = (list(side) for side in zip(*pairs, strict=True))
+    ones, others = _columns(pairs)
     products = [
-        np.einsum("ahb,ahb->h", left.block(i)[:, ones], right.block(j)[:, others], optimize=False) for i, j in pairs
+        np.einsum("ahb,ahb->h", left.across(i)[:, ones], right.across(j)[:, others], optimize=False) for i, j in pairs
     ]
     return np.array(products)
 
@@ -103,14 +153,18 @@ def most_similar(products: Array) -> list[Similar | None]:
     return found
 
 
-def symmetric_share(
-    factors: tuple[Factor, Factor], sides: tuple[CircuitSide, CircuitSide], pair: tuple[int, int]
-) -> float | None:
+def symmetric_shares(left: CircuitSide, right: CircuitSide, pairs: Pairs) -> list[float | None]:
     """The share of the squared Frobenius norm of W_Q^T W_K in its symmetric part; None if not square, or zero."""
-    query, key = (factor.head(head) for factor, head in zip(factors, pair, strict=True))
-    if query.shape[1] != key.shape[1]:
-        return None
-    crossed = key @ query.T
-    q, k = (side.block(head)[:, head] for side, head in zip(sides, pair, strict=True))
-    whole = float((q * k).sum())
+    if left.inputs != right.inputs:
+        return [None] * len(pairs)
+    return [_symmetric_share(left, right, pair) for pair in pairs]
+
+
+def _symmetric_share(left: CircuitSide, right: CircuitSide, pair: tuple[int, int]) -> float | None:
+    crossed = right.stack[pair[1]] @ left.stack[pair[0]].T
+    whole = float((left.blocks[pair[0]] * right.blocks[pair[1]]).sum())
     return 0.5 + float((crossed * crossed.T).sum()) / (2 * whole) if whole > 0 else None
+
+
+def _columns(pairs: Pairs) -> tuple[list[int], list[int]]:
+    return [one for one, _ in pairs], [other for _, other in pairs]

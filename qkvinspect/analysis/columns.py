@@ -23,6 +23,7 @@ class Column:
         unit: of its values; "" where the title says all.
         scale: of its colours: from the least to the greatest value there is, from 0 to 1, or from -1 to 1.
         of: its value; None where it cannot be said.
+        needs: the field of ``HeadFigures`` that it is taken from.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Column:
     unit: str
     scale: Literal["values", "share", "cosine"]
     of: Callable[[HeadFigures], float | None]
+    needs: str
 
 
 def _spectrum(name: str, field: str) -> Callable[[HeadFigures], float | None]:
@@ -58,15 +60,34 @@ _SPECTRA = (
 COLUMNS: tuple[Column, ...] = (
     *(
         Column(
-            f"{name}_{key}", f"{name.upper()} {title}", "" if "rank" in key else title, "values", _spectrum(name, field)
+            f"{name}_{key}",
+            f"{name.upper()} {title}",
+            "" if "rank" in key else title,
+            "values",
+            _spectrum(name, field),
+            name,
         )
         for name in ("q", "k", "v", "qk", "ov")
         for field, key, title in _SPECTRA
     ),
-    Column("symmetric", "symmetric share of QK", "share", "share", lambda head: head.symmetric),
-    Column("logit_bound", "bound on the logits", "logit", "values", lambda head: head.logit_bound),
-    Column("similar_qk", "cosine to the most similar QK circuit", "cosine", "cosine", _cosine("similar_qk")),
-    Column("similar_ov", "cosine to the most similar OV circuit", "cosine", "cosine", _cosine("similar_ov")),
+    Column("symmetric", "symmetric share of QK", "share", "share", lambda head: head.symmetric, "symmetric"),
+    Column("logit_bound", "bound on the logits", "logit", "values", lambda head: head.logit_bound, "logit_bound"),
+    Column(
+        "similar_qk",
+        "cosine to the most similar QK circuit",
+        "cosine",
+        "cosine",
+        _cosine("similar_qk"),
+        "similar_qk",
+    ),
+    Column(
+        "similar_ov",
+        "cosine to the most similar OV circuit",
+        "cosine",
+        "cosine",
+        _cosine("similar_ov"),
+        "similar_ov",
+    ),
 )
 
 BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, log
@@ -10,6 +10,7 @@ from math import isfinite, log
 from qkvinspect.analysis.columns import BY_KEY, Column
 from qkvinspect.analysis.figures import LayerFigures
 from qkvinspect.inspection.report import Report
+from qkvinspect.layouts.packing import Geometry
 
 _WIDE = 30.0
 
@@ -64,10 +65,24 @@ NORMS = ("q_norm", "k_norm", "v_norm")
 """Columns that need no analysis: a report has them."""
 
 
-def norms(report: Report, key: str) -> Grid:
-    """One of NORMS; each head of K and V once, as it is stored."""
+def norms(report: Report, key: str, *, by_query: bool = False) -> Grid:
+    """One of NORMS.
+
+    Args:
+        by_query: for each head of Q that of the head it uses; else each head of K and V once, as it is stored.
+    """
     rows: list[tuple[float | None, ...]] = []
     for attention in report.attentions:
-        part = attention.part(key[0]) if attention.heads is not None else None
-        rows.append(tuple(measure.norm for measure in part.head_measures) if part else ())
+        geometry, part = attention.heads, attention.part(key[0])
+        stored = [measure.norm for measure in part.head_measures] if part and geometry is not None else []
+        if geometry is not None and by_query:
+            rows.append(tuple(_used(stored, geometry, key[0], head) for head in range(geometry.heads("q"))))
+        else:
+            rows.append(tuple(stored))
     return Grid(BY_KEY[key], tuple(attention.layer for attention in report.attentions), tuple(rows))
+
+
+def _used(stored: Sequence[float], geometry: Geometry, part: str, query: int) -> float | None:
+    whole = query // geometry.subheads.get("q", 1)
+    place = geometry.kv_head(whole) if part == "v" else geometry.partner(part, query)
+    return stored[place] if place < len(stored) else None

@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import sqrt
+from typing import TypeVar
 
 import numpy as np
 
 from qkvinspect.analysis.bounds import Bound, Bounds
-from qkvinspect.analysis.circuits import CircuitSide, Factor, circuit, inner_products, most_similar, symmetric_share
+from qkvinspect.analysis.circuits import (
+    CircuitSide,
+    Factor,
+    Pairs,
+    circuits,
+    inner_products,
+    most_similar,
+    symmetric_shares,
+)
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
-from qkvinspect.analysis.spectra import reduced, singular_values
 from qkvinspect.analysis.weights import no_values, of_output, of_part
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
 
 _WHAT = {"q": "Q", "k": "K", "v": "V", "o": "the output projection"}
 
+Figure = TypeVar("Figure")
+
 _MOST = 1e60
 """The product of four such values is still finite in float64."""
 
-Pairs = list[tuple[int, int]]
+_QK = frozenset({"q", "k", "qk", "symmetric", "logit_bound", "similar_qk"})
+_OV = frozenset({"v", "ov", "similar_ov"})
 
 
-def figures(attention: Attention, bounds: Bounds) -> LayerFigures:
-    """Everything that is said of a module.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be reckoned.
+
+    Attributes:
+        fields: those of ``HeadFigures``.
+        parts: whether those of Q, K and V as wholes are, too.
+    """
+
+    fields: frozenset[str] = _QK | _OV
+    parts: bool = True
+
+    def factors(self, names: str) -> str:
+        """Those of Q and K, or of V and the output projection, that must be read."""
+        asked = self.fields & (_QK if "q" in names else _OV)
+        alone = "".join(name for name in names if name in asked or (self.parts and name != "o"))
+        return names if asked - frozenset("qkv") else alone
+
+
+def figures(attention: Attention, bounds: Bounds, wanted: Wanted) -> LayerFigures:
+    """What is asked for of a module.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -40,34 +70,14 @@ def figures(attention: Attention, bounds: Bounds) -> LayerFigures:
     if geometry.width("q") != geometry.width("k"):  # latent attention keeps its rotary part with K's latents
         bound = "a head of Q is wider than one of K: a part of K lies elsewhere"
     try:
-        queries = _qk(_factors("qk", attention, geometry), geometry, bound)
-        values = _ov(_factors("vo", attention, geometry), geometry)
+        queries = _qk(_factors(wanted.factors("qk"), attention, geometry), geometry, bound, wanted)
+        values = _ov(_factors(wanted.factors("vo"), attention, geometry), geometry, wanted)
     except _UnusableError as error:
         return LayerFigures(attention.layer, why=str(error))
-    heads: list[HeadFigures] = []
-    for head, (query, key) in enumerate(_query_pairs(geometry)):
-        whole = head // geometry.subheads.get("q", 1)
-        kv = geometry.kv_head(whole)
-        heads.append(
-            HeadFigures(
-                head=head,
-                kv_head=kv,
-                q=queries.spectrum("q", query),
-                k=queries.spectrum("k", key),
-                v=values.spectrum("v", kv),
-                qk=queries.circuits[head],
-                ov=values.circuits[whole],
-                symmetric=queries.symmetric[head],
-                logit_bound=queries.bounds[head],
-                similar_qk=queries.similar[head],
-                similar_ov=values.similar[whole],
-            )
-        )
-    wholes = {**queries.sides, **values.sides}
     return LayerFigures(
         attention.layer,
-        tuple(heads),
-        tuple((name, wholes[name].whole()) for name in "qkv" if name in wholes),
+        tuple(_heads(geometry, queries, values)),
+        (*queries.wholes(), *values.wholes()) if wanted.parts else (),
         bound_from=bound if isinstance(bound, str) else bound.origin,
     )
 
@@ -78,17 +88,45 @@ class _UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Circuits:
-    """What two factors give: of each circuit, None where a factor is not stored."""
+    """What two factors give, of each circuit; empty where it was not asked for or a factor is not stored."""
 
     sides: Mapping[str, CircuitSide]
-    circuits: Sequence[Spectrum | None]
-    similar: Sequence[Similar | None]
+    spectra: Mapping[str, Sequence[Spectrum]]
+    circuits: Sequence[Spectrum] = ()
+    similar: Sequence[Similar | None] = ()
     symmetric: Sequence[float | None] = ()
     bounds: Sequence[float | None] = ()
 
     def spectrum(self, name: str, head: int) -> Spectrum | None:
         """Of one head of a factor."""
-        return self.sides[name].spectra[head] if name in self.sides else None
+        return self.spectra[name][head] if name in self.spectra else None
+
+    def wholes(self) -> Iterator[tuple[str, Spectrum]]:
+        """Of each factor that is a part."""
+        return ((name, self.sides[name].whole()) for name in "qkv" if name in self.sides)
+
+
+def _heads(geometry: Geometry, queries: _Circuits, values: _Circuits) -> Iterator[HeadFigures]:
+    for head, (query, key) in enumerate(_query_pairs(geometry)):
+        whole = head // geometry.subheads.get("q", 1)
+        kv = geometry.kv_head(whole)
+        yield HeadFigures(
+            head=head,
+            kv_head=kv,
+            q=queries.spectrum("q", query),
+            k=queries.spectrum("k", key),
+            v=values.spectrum("v", kv),
+            qk=_at(queries.circuits, head),
+            ov=_at(values.circuits, whole),
+            symmetric=_at(queries.symmetric, head),
+            logit_bound=_at(queries.bounds, head),
+            similar_qk=_at(queries.similar, head),
+            similar_ov=_at(values.similar, whole),
+        )
+
+
+def _at(found: Sequence[Figure], place: int) -> Figure | None:
+    return found[place] if found else None
 
 
 def _query_pairs(geometry: Geometry) -> Pairs:
@@ -115,39 +153,53 @@ def _factors(names: str, attention: Attention, geometry: Geometry) -> dict[str, 
     return found
 
 
-def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str) -> _Circuits:
-    sides = {name: CircuitSide(factor) for name, factor in factors.items()}
+def _qk(factors: Mapping[str, Factor], geometry: Geometry, bound: Bound | str, wanted: Wanted) -> _Circuits:
+    fields = wanted.fields
+    sides, spectra = _sides(factors, fields, together=wanted.parts or "similar_qk" in fields)
     pairs = _query_pairs(geometry)
     if len(sides) < 2 or geometry.width("q") != geometry.width("k"):
-        none = [None] * len(pairs)
-        return _Circuits(sides, none, none, none, none)
+        return _Circuits(sides, spectra)
     q, k = sides["q"], sides["k"]
-    circuits = [circuit(q, k, pair) for pair in pairs]
-    symmetric = [symmetric_share((factors["q"], factors["k"]), (q, k), pair) for pair in pairs]
-    bounds = [_logit_bound(factors, pair, found, bound) for pair, found in zip(pairs, circuits, strict=True)]
-    return _Circuits(sides, circuits, most_similar(inner_products(q, k, pairs)), symmetric, bounds)
+    plain = isinstance(bound, Bound) and not bound.most_q and bound.gain is None
+    found = circuits(q, k, pairs) if "qk" in fields or (plain and "logit_bound" in fields) else ()
+    return _Circuits(
+        sides,
+        spectra,
+        found,
+        most_similar(inner_products(q, k, pairs)) if "similar_qk" in fields else (),
+        symmetric_shares(q, k, pairs) if "symmetric" in fields else (),
+        _logit_bounds(factors, pairs, found, bound) if "logit_bound" in fields else (),
+    )
 
 
-def _ov(factors: Mapping[str, Factor], geometry: Geometry) -> _Circuits:
-    sides = {name: CircuitSide(factor) for name, factor in factors.items()}
-    pairs = [(head, geometry.kv_head(head)) for head in range(geometry.num_heads)]
+def _ov(factors: Mapping[str, Factor], geometry: Geometry, wanted: Wanted) -> _Circuits:
+    fields = wanted.fields
+    sides, spectra = _sides(factors, fields, together=wanted.parts or "similar_ov" in fields)
     if len(sides) < 2:
-        none = [None] * len(pairs)
-        return _Circuits(sides, none, none)
+        return _Circuits(sides, spectra)
     o, v = sides["o"], sides["v"]
-    circuits = [circuit(o, v, pair) for pair in pairs]
-    return _Circuits(sides, circuits, most_similar(inner_products(o, v, pairs)))
+    pairs = [(head, geometry.kv_head(head)) for head in range(geometry.num_heads)]
+    found = circuits(o, v, pairs) if "ov" in fields else ()
+    return _Circuits(sides, spectra, found, most_similar(inner_products(o, v, pairs)) if "similar_ov" in fields else ())
 
 
-def _logit_bound(
-    factors: Mapping[str, Factor], pair: tuple[int, int], found: Spectrum, bound: Bound | str
-) -> float | None:
+def _sides(
+    factors: Mapping[str, Factor], fields: Set[str], *, together: bool
+) -> tuple[dict[str, CircuitSide], dict[str, Sequence[Spectrum]]]:
+    """What is reckoned of each factor alone."""
+    sides = {name: CircuitSide(factor, together=together) for name, factor in factors.items()}
+    return sides, {name: side.spectra for name, side in sides.items() if name in fields}
+
+
+def _logit_bounds(
+    factors: Mapping[str, Factor], pairs: Pairs, found: Sequence[Spectrum], bound: Bound | str
+) -> list[float | None]:
     if isinstance(bound, str):
-        return None
+        return [None] * len(pairs)
     if bound.most_q:
-        return bound.scale * bound.most_q[pair[0]] * bound.most_k[pair[1]]
-    query, key = factors["q"].head(pair[0]), factors["k"].head(pair[1])
-    largest = found.largest
+        return [bound.scale * bound.most_q[query] * bound.most_k[key] for query, key in pairs]
+    q, k = factors["q"], factors["k"]
     if bound.gain is not None:
-        largest = float(singular_values(reduced(query * bound.gain).T @ reduced(key * bound.gain))[0])
-    return bound.scale * largest * sqrt(query.shape[1] * key.shape[1])
+        found = circuits(CircuitSide(q, gain=bound.gain), CircuitSide(k, gain=bound.gain), pairs)
+    length = sqrt(q.rows.shape[1] * k.rows.shape[1])
+    return [bound.scale * spectrum.largest * length for spectrum in found]

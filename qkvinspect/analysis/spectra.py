@@ -1,4 +1,4 @@
-"""Singular values, reckoned on whatever small matrix has the same ones. float64 throughout."""
+"""Singular values, reckoned on whatever small matrices have the same ones, of all heads in one call. float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from qkvinspect.analysis.figures import Spectrum
 from qkvinspect.weights.reading import Array
 
-_DIRECT = 512
+_DIRECT = 128
 """Rows up to which all eigenvalues of a Gram matrix are reckoned; Lanczos finds the largest of more in less time."""
 
 _STEPS = 1000
@@ -17,25 +17,32 @@ _ERROR = 1e-13
 
 
 def reduced(rows: Array) -> Array:
-    """R^T of the thin QR decomposition of rows^T: the same singular values and products, at most square."""
-    triangle: Array = np.linalg.qr(rows.T, mode="r")  # pyright: ignore[reportAssignmentType]
-    return triangle.T
+    """R^T of the thin QR decomposition of rows^T: the same singular values and products, at most square.
+
+    Args:
+        rows: [..., width, in].
+    """
+    triangle: Array = np.linalg.qr(np.swapaxes(rows, -1, -2), mode="r")  # pyright: ignore[reportAssignmentType]
+    return np.swapaxes(triangle, -1, -2)
 
 
-def singular_values(matrix: Array) -> Array:
-    """The greatest first."""
-    return np.linalg.svd(matrix, compute_uv=False)
+def singular_values(matrices: Array) -> Array:
+    """Of each of [..., rows, columns], the greatest first."""
+    return np.linalg.svd(matrices, compute_uv=False)
 
 
-def spectrum_of(values: Array) -> Spectrum:
-    """Of all singular values of a matrix, the greatest first."""
-    largest = float(values[0]) if len(values) else 0.0
-    if not largest:
-        return Spectrum(0.0, 0.0, 0.0)
-    scaled = values / largest
-    share = scaled / scaled.sum()
-    share = share[share > 0]
-    return Spectrum(largest, float(scaled @ scaled), float(np.exp(-(share * np.log(share)).sum())))
+def spectra_of(values: Array) -> list[Spectrum]:
+    """Of all singular values of each matrix, [matrices, values], the greatest first."""
+    if not values.size:
+        return [Spectrum(0.0, 0.0, 0.0)] * len(values)
+    largest = values[:, :1]
+    scaled = values / np.where(largest > 0, largest, 1)
+    sums = scaled.sum(axis=1, keepdims=True)
+    share = scaled / np.where(sums > 0, sums, 1)
+    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1)
+    ranks = np.where(largest[:, 0] > 0, np.exp(entropy), 0)
+    columns = (largest[:, 0], (scaled * scaled).sum(axis=1), ranks)
+    return [Spectrum(*one) for one in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def spectrum_of_gram(gram: Array) -> Spectrum:

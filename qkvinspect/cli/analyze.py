@@ -64,7 +64,7 @@ def analyze(
     """
     from qkvinspect.analysis import Analysis, column, value_statistics
     from qkvinspect.analysis import analyze as figures
-    from qkvinspect.analysis.grid import grid
+    from qkvinspect.analysis.grid import NORMS, grid, norms
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
     from qkvinspect.render.results.analyze import document
@@ -76,14 +76,20 @@ def analyze(
     printing.require_plottable(plot, heat, force=force)
     outputs.require_output(output, (path, config, base), force=force)
     ranked, drawn = (column(key) if key else None for key in (sort, heat))
+    measured = heat in NORMS
     with options.load(path, container, config, limit, download, base) as checkpoint:
         ask = "wanted" if evidence else "none"
-        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask)
+        found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=measured, evidence=ask)
+        if drawn is not None and measured:
+            options.draw(norms(found, drawn.key, by_query=True), checkpoint, plot, force=force)
+            return
         with Bar("analyzing") as bar:
             if values:
                 analysis = Analysis(found, values=tuple(value_statistics(found, bar.advance)))
             else:
-                analysis = Analysis(found, tuple(figures(found, progress=bar.advance)), sort=ranked, top=top)
+                needed = [drawn] if drawn is not None else None
+                layers = tuple(figures(found, progress=bar.advance, columns=needed))
+                analysis = Analysis(found, layers, sort=ranked, top=top)
     if drawn is not None:
         printing.draw(grid(drawn, analysis.layers), checkpoint, plot, output, force=force)
     else:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
+from importlib import import_module
 from typing import NoReturn
 
 import typer
@@ -28,15 +29,41 @@ _SMALL = 2 << 30
 
 def prepare(words: Sequence[str]) -> None:
     """Settings of a process that runs one command."""
+    if words[:1] == ["show"] and "--no-norms" not in words:
+        _load_numkong()
     if _LASTING.isdisjoint(words[:1]):
         gc.disable()  # what these commands make, they need: 57, where norms are read
     if _LASTING.isdisjoint(words[:1]) or 0 < _size(words[1:]) < _SMALL:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts no threads that nobody needs: 24
 
 
+def _load_numkong() -> None:
+    """Have the compiled sums at hand without numpy, which numkong imports where it finds it and does not need: 118.
+
+    Where the weights are asked for heads, numpy comes later, as it would have.
+    """
+    if "numpy" in sys.modules:
+        return
+    sys.modules["numpy"] = None  # pyright: ignore[reportArgumentType]  # nothing else runs yet
+    try:
+        with suppress(ImportError):
+            import_module("numkong")
+    finally:
+        del sys.modules["numpy"]
+
+
 def _size(words: Sequence[str]) -> int:
-    """Bytes of the files among the words; 0 where none is a file here."""
-    return sum(os.path.getsize(word) for word in words if os.path.isfile(word))  # noqa: PTH113, PTH202
+    """Bytes of the files among the words, and in the folders among them; 0 where none is here."""
+    return sum(map(_bytes_at, words))
+
+
+def _bytes_at(path: str) -> int:
+    with suppress(OSError, ValueError):
+        if not os.path.isdir(path):  # noqa: PTH112
+            return os.path.getsize(path)  # noqa: PTH202
+        with os.scandir(path) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.is_file())
+    return 0
 
 
 def only_asked(app: typer.Typer, words: Sequence[str]) -> typer.Typer:

@@ -144,7 +144,8 @@ def _rows(report: Report, columns: Sequence[str]) -> Iterator[Row]:
 
     shown = [key for key in columns if key in SHOWN]
     asked = [key for key in columns if key in BY_KEY]
-    figures: Iterator[LayerFigures] | None = analyze(report) if asked else None
+    needed = [BY_KEY[key] for key in asked]
+    figures: Iterator[LayerFigures] | None = analyze(report, columns=needed) if asked else None
     for attention in report.attentions:
         for part in attention.parts:
             first: Row = {"layer": attention.layer, "part": part.name}

@@ -1,31 +1,68 @@
 """Sums of squares by the compiled loops of numkong, where it is installed and found to be right on this machine.
 
-numpy has no arithmetic for the narrow types: on one core our own comes to 4 GB/s for bfloat16, 1.5 for float16 and 1
-for float8_e4m3fn, numkong to 12, 12 and 4 (tests/benchmarks/SUMS.md). float32 stays with numpy: BLAS is as fast and
-lets other threads work meanwhile, which numkong does not. float8_e5m2 stays too: numkong 7.8 takes its infinities
-and NaN for numbers.
+Nothing here needs numpy, which takes longer to import than the norms of a small model take to sum. On one core
+numkong comes to 8 GB/s for float32, 12 for bfloat16 and float16 and 4 for float8_e4m3fn; numpy, which has no
+arithmetic for the narrow types, to 8, 4, 1.5 and 1 (tests/benchmarks/SUMS.md). float8_e5m2 stays with numpy: numkong
+7.8 takes its infinities and NaN for numbers.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
+from struct import unpack
+from typing import Any, Literal
 
-import numpy as np
+from qkvinspect.weights.tiles import Tile
 
-from qkvinspect.dtypes import DTYPES
-from qkvinspect.weights.reading import Array, numbers
+Squares = Callable[[bytes, int], "memoryview[float]"]
+"""Contiguous rows in, and how many; the float64 sum of squares of each row out."""
 
-Squares = Callable[[Array], Array]
-"""Words [..., columns] in, the float64 sum of squares of each row out."""
+_CODES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "float8_e4m3fn": "e4m3"}
+_WORDS: Mapping[str, Literal["f", "H", "B"]] = {"float32": "f", "bfloat16": "H", "float16": "H", "float8_e4m3fn": "B"}
 
-_CODES = {"bfloat16": "bf16", "float16": "f16", "float8_e4m3fn": "e4m3"}
-_STEP = 61  # one 16-bit pattern in so many is tried before numkong is trusted
+_RUN = 2048
+"""Words that are summed in one go: where it sums in float32, a norm stays within 1e-6 of the truth."""
+
+_TINY = 1e-25
+"""Mean square under which float32 squares lose digits."""
+
+_PATTERNS = 1024  # bit patterns that are tried before numkong is trusted
 _WIDE = 67  # columns: whole registers of every width, and some over
-_CLOSE = 3e-7
+_CLOSE = {"float32": 1e-12}
+_ALMOST = 3e-7
+_MOST = {"float32": math.inf}
+_FLOAT32 = 3.4e38
+
+
+def squares_of_rows(tile: Tile) -> memoryview[float] | None:
+    """The sum of squares of each row of a piece; None where numpy must look at them.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    name = tile.matrix.info.dtype.name
+    squares = squares_of(name) if tile.plain else None
+    if squares is None:
+        return None
+    rows, cols = tile.shape
+    data = tile.stored()
+    found = squares(data, rows)
+    if not math.isfinite(sum(found)):
+        return None
+    least = 0.0 if name in ("float16", "float8_e4m3fn") else _TINY * cols
+    if min(found) < least and not _only_zeros(data, [row for row, one in enumerate(found) if one < least], rows):
+        return None
+    return found
+
+
+def _only_zeros(data: bytes, places: Sequence[int], rows: int) -> bool:
+    size = len(data) // rows
+    zeros = bytes(size)
+    return all(data[row * size : (row + 1) * size] == zeros for row in places)
 
 
 @cache
@@ -34,35 +71,76 @@ def squares_of(name: str) -> Squares | None:
     if name not in _CODES or sys.byteorder != "little":
         return None
     try:
-        norm: Any = import_module("numkong").norm
+        numkong: Any = import_module("numkong")
+        norm, multiply, total = numkong.norm, numkong.multiply, numkong.sum
     except (ImportError, AttributeError):  # not installed, or of another version
         return None
+    code, word, width = _CODES[name], _WORDS[name], {"f": 4, "H": 2, "B": 1}[_WORDS[name]]
 
-    def squares(words: Array) -> Array:
-        if not words.size:
-            return np.zeros(words.shape[:-1])
-        found: Array = np.asarray(norm(words, axis=words.ndim - 1, dtype=_CODES[name]), np.float64)
-        return found * found
+    def squares(data: bytes, rows: int) -> memoryview[float]:
+        cols = len(data) // width // rows
+        runs = 1 if name == "float32" else _runs(cols)
+        lengths = norm(memoryview(data).cast(word, (rows * runs, cols // runs)), axis=1, dtype=code)
+        found = multiply(lengths, lengths)
+        return memoryview(found if runs == 1 else total(found.reshape(rows, runs), axis=1))
 
     return squares if _is_right(squares, name) else None
 
 
+@cache
+def _runs(cols: int) -> int:
+    """How many equal runs a row is divided into, so that none is long."""
+    return next((count for count in range(-(-cols // _RUN), cols // 64 + 1) if cols % count == 0), 1)
+
+
 def _is_right(squares: Squares, name: str) -> bool:
-    """Whether it agrees with numpy on values of every size: the loops differ from processor to processor."""
-    dtype = DTYPES[name]
-    step, word = (1, np.uint8) if dtype.bits == 8 else (_STEP, np.uint16)
-    patterns = np.arange(0, 1 << dtype.bits, step).astype(word)
-    special = numbers(np.arange(1 << dtype.bits).astype(word), dtype)[0]
-    patterns = np.concatenate([patterns, np.nonzero(~np.isfinite(special))[0][:: 1 + step // 4].astype(word)])
-    words: Array = np.zeros((len(patterns), _WIDE), word)
-    places = np.arange(len(patterns))
-    words[places, places % _WIDE] = words[:, -1] = patterns
-    with np.errstate(all="ignore"):
-        expected = np.square(numbers(words, dtype)[0].astype(np.float64)).sum(axis=1)
-        try:
-            found = squares(words)
-        except (TypeError, ValueError, RuntimeError):
-            return False
-        finite = np.isfinite(expected) & (expected < np.finfo(np.float32).max) & (expected > 1e-30)
-        unlike = np.abs(found[finite] - expected[finite]) > _CLOSE * expected[finite]
-    return not unlike.any() and not np.isfinite(found[~np.isfinite(expected)]).any()
+    """Whether it agrees with Python on values of every size: the loops differ from processor to processor."""
+    words = _patterns(name)
+    width = len(words[0])
+    data = bytearray(len(words) * _WIDE * width)
+    for row, word in enumerate(words):
+        for place in (row % _WIDE, _WIDE - 1):
+            start = (row * _WIDE + place) * width
+            data[start : start + width] = word
+    expected = [
+        value * value * (1 if row % _WIDE == _WIDE - 1 else 2)
+        for row, value in enumerate(_values(b"".join(words), name))
+    ]
+    try:
+        found = squares(bytes(data), len(words)).tolist()
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    close, most = _CLOSE.get(name, _ALMOST), _MOST.get(name, _FLOAT32)
+    return len(found) == len(expected) and all(
+        abs(one - wanted) <= close * wanted if wanted < most else not math.isfinite(one) or wanted < math.inf
+        for one, wanted in zip(found, expected, strict=True)
+        if not wanted <= 1e-30
+    )
+
+
+def _patterns(name: str) -> list[bytes]:
+    """Bit patterns of every size, and of all that is not finite, as stored."""
+    bits = {"f": 32, "H": 16, "B": 8}[_WORDS[name]]
+    step = max((1 << bits) // _PATTERNS, 1)
+    spread = range(0, 1 << bits, step - 1 if step > 1 else 1)
+    special = {"float32": (0x7F800000, 0x7FC00001), "bfloat16": (0x7F80, 0x7FC1), "float16": (0x7C00, 0x7E01)}
+    odd = [pattern | sign << (bits - 1) for pattern in special.get(name, ()) for sign in (0, 1)]
+    return [pattern.to_bytes(bits // 8, "little") for pattern in (*spread, *odd)]
+
+
+def _values(data: bytes, name: str) -> Sequence[float]:
+    """The numbers that stored words are."""
+    if name == "float8_e4m3fn":
+        return [_e4m3(code) for code in data]
+    if name == "bfloat16":
+        data = b"".join(b"\0\0" + data[start : start + 2] for start in range(0, len(data), 2))
+    kind, width = ("e", 2) if name == "float16" else ("f", 4)
+    return unpack(f"<{len(data) // width}{kind}", data)
+
+
+def _e4m3(code: int) -> float:
+    exponent, mantissa = code >> 3 & 15, code & 7
+    if exponent == 15 and mantissa == 7:
+        return math.nan
+    size = math.ldexp(mantissa + 8 * (exponent > 0), max(exponent, 1) - 10)
+    return -size if code & 128 else size

@@ -1,26 +1,27 @@
 """The streaming kernel: bytes in; out, for every output row, its sum of squares and its non-finite values.
 
-Every packing, head and part is a set of rows, so any norm is a sum over these.
+Every packing, head and part is a set of rows, so any norm is a sum over these. numpy is imported only where it is
+needed.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import nan, sqrt
+from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.reading import Array, Tile, numbers, tiles
+from qkvinspect.weights.compiled import squares_of_rows
 from qkvinspect.weights.strided import StridedMatrix
-from qkvinspect.weights.sums_of_squares import row_squares, value_squares
-from qkvinspect.weights.values import ValueTile, value_tiles
+from qkvinspect.weights.tiles import Tile, tiles
 from qkvinspect.weights.weight import Matrix, Weight
 from qkvinspect.workers import in_order
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.values import ValueTile
 
 Progress = Callable[[int], None]
 """Told how many bytes have just been dealt with."""
@@ -53,53 +54,49 @@ class _PartialSums:
     """What was found in a piece.
 
     Attributes:
-        odd: how many values of each row are not finite, and how many are NaN; None where there are none.
+        squares: float64, of each row.
+        odd: of each row that has values which are not finite, how many these are, and how many are NaN.
     """
 
     number: int
     nbytes: int
     rows: slice
-    squares: NDArray[np.float64]
-    odd: NDArray[np.int64] | None = None
+    squares: memoryview[float]
+    odd: Mapping[int, tuple[int, int]]
 
 
-@dataclasses.dataclass(slots=True)
 class RowStats:
-    """Per output row: sum of squares (float64; inf where a value is not finite) and non-finite counts."""
+    """Per output row: sum of squares (inf or nan where a value is not finite) and non-finite counts.
 
-    squares: NDArray[np.float64]
-    _odd: NDArray[np.int64] | None = None
+    Attributes:
+        squares: float64.
+        odd: as in a piece.
+    """
 
-    @property
-    def nonfinite(self) -> NDArray[np.int64]:
-        """How many values are NaN or infinite."""
-        return self._counts[0]
-
-    @property
-    def nans(self) -> NDArray[np.int64]:
-        """How many values are NaN."""
-        return self._counts[1]
-
-    @property
-    def _counts(self) -> NDArray[np.int64]:
-        return np.zeros((2, len(self.squares)), np.int64) if self._odd is None else self._odd
+    def __init__(self, rows: int) -> None:
+        self.squares = array("d", bytes(8 * rows))
+        self.odd: dict[int, tuple[int, int]] = {}
+        self._begun = 0
 
     def add(self, part: _PartialSums) -> None:
         """Take in a piece of some of the rows."""
-        self.squares[part.rows] += part.squares
-        if part.odd is not None:
-            self._odd = self._counts
-            self._odd[:, part.rows] += part.odd
+        if part.rows.start >= self._begun:
+            memoryview(self.squares)[part.rows] = part.squares
+            self._begun = part.rows.stop
+        else:
+            add_to(self.squares, part.rows, part.squares)
+        for row, (nonfinite, nans) in part.odd.items():
+            before = self.odd.get(part.rows.start + row, (0, 0))
+            self.odd[part.rows.start + row] = before[0] + nonfinite, before[1] + nans
 
     def measure(self, rows: Sequence[range]) -> tuple[float, int]:
         """Frobenius norm and non-finite count of some rows; the norm is nan if any value is."""
-        squares = sum(float(self.squares[r.start : r.stop : r.step].sum()) for r in rows)
-        if self._odd is None:
-            return float(np.sqrt(squares)), 0
-        nonfinite = sum(int(self.nonfinite[r.start : r.stop : r.step].sum()) for r in rows)
-        if any(self.nans[r.start : r.stop : r.step].any() for r in rows):
-            return float("nan"), nonfinite
-        return float(np.sqrt(squares)), nonfinite
+        squares = sum(sum(self.squares[r.start : r.stop : r.step]) for r in rows)
+        if not self.odd:
+            return sqrt(squares), 0
+        found = [self.odd[row] for r in rows for row in r if row in self.odd]
+        nonfinite = sum(count for count, _ in found)
+        return (nan if any(nans for _, nans in found) else sqrt(squares)), nonfinite
 
 
 def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[RowStats | None]:
@@ -128,10 +125,10 @@ def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[Ro
 def _nothing(job: _Job | None) -> RowStats | None:
     if job is None:
         return None
-    return RowStats(np.zeros(job.matrix.rows))
+    return RowStats(job.matrix.rows)
 
 
-_Work = tuple[_Job, Tile] | tuple[_Job, ValueTile]
+_Work = tuple[_Job, "Tile | ValueTile"]
 
 
 def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Iterator[list[_Work] | Region]:
@@ -177,8 +174,10 @@ def _tiles(job: _Job) -> Iterator[_Work]:
         for tile in tiles(job.matrix, _PIECE):
             yield job, tile
     else:
-        for tile in value_tiles(job.matrix, _PIECE):
-            yield job, tile
+        from qkvinspect.weights.values import value_tiles
+
+        for value_tile in value_tiles(job.matrix, _PIECE):
+            yield job, value_tile
 
 
 def _work(work: list[_Work] | Region) -> list[_PartialSums]:
@@ -190,27 +189,16 @@ def _work(work: list[_Work] | Region) -> list[_PartialSums]:
 
 def _measure(job: _Job, tile: Tile | ValueTile) -> _PartialSums:
     """Stored words are summed as they are, which is fast; what is decoded is summed as numbers."""
-    if isinstance(tile, Tile):
-        words, dtype = tile.read(), tile.matrix.info.dtype
-        squares, odd = row_squares(words, dtype)
-        values = [numbers(words[odd], dtype)] if len(odd) else []
-    else:
-        decoded = tile.read()
-        squares, odd = value_squares(decoded)
-        values = [[some[odd] for some in decoded]] if len(odd) else []
-    part = _PartialSums(job.number, tile.nbytes, tile.rows, squares)
-    return _looked_at(part, odd, values[0]) if values else part
+    compiled = squares_of_rows(tile) if isinstance(tile, Tile) else None
+    if compiled is not None:
+        return _PartialSums(job.number, tile.nbytes, tile.rows, compiled, {})
+    from qkvinspect.weights.looking import looked_at
+
+    return _PartialSums(job.number, tile.nbytes, tile.rows, *looked_at(tile))
 
 
-def _looked_at(part: _PartialSums, odd: Array, values: Sequence[Array]) -> _PartialSums:
-    """With the rows whose sums must be made carefully, or are not finite."""
-    with np.errstate(all="ignore"):  # signalling NaN, and float64 squares beyond float64
-        wide = [found.astype(np.float64) for found in values]
-        part.squares[odd] = sum(np.einsum("ij,ij->i", found, found) for found in wide)
-    finite = np.logical_and.reduce([np.isfinite(found) for found in wide])
-    if finite.all():
-        return part
-    nan = np.logical_or.reduce([np.isnan(found) for found in wide])
-    counts = np.zeros((2, len(part.squares)), np.int64)
-    counts[:, odd] = (~finite).sum(axis=1), nan.sum(axis=1)
-    return replace(part, odd=counts)
+def add_to(sums: array[float], rows: slice, more: memoryview[float]) -> None:
+    """Rows of which there are several pieces: they are too long for one, or lie across the file."""
+    import numpy as np
+
+    np.frombuffer(sums)[rows] += np.frombuffer(more.cast("B"))

@@ -10,66 +10,12 @@ from numpy.typing import NDArray
 
 from qkvinspect.checkpoint import BLOCK, ByteOrder
 from qkvinspect.dtypes import DTYPES, DType
-from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.strided import StridedMatrix
+from qkvinspect.weights.tiles import Tile, tiles
 
 Array = NDArray[Any]
 
 _WORDS = {8: "u1", 16: "u2", 32: "u4", 64: "u8"}
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A piece of a matrix that is read at once.
-
-    Attributes:
-        rows, cols: what it holds of the matrix.
-        offset, shape, strides: how that lies in the storage, the axis of larger steps first; in units.
-        across: whether that axis is the columns.
-    """
-
-    matrix: StridedMatrix
-    rows: slice
-    cols: slice
-    offset: int
-    shape: tuple[int, int]
-    strides: tuple[int, int]
-    across: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Of its own elements."""
-        return self.shape[0] * self.shape[1] * self.matrix.unit // 8
-
-    def read(self) -> Array:
-        """The stored words, [rows, columns]."""
-        size = self.matrix.unit // 8
-        reach = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) + 1
-        data = self.matrix.info.region.read(self.offset * size, reach * size)
-        words = np.ndarray(self.shape, _word(self.matrix), data, 0, tuple(step * size for step in self.strides))
-        words = words if words.dtype.isnative else words.astype(words.dtype.newbyteorder("="))
-        return words.T if self.across else words
-
-
-def tiles(matrix: StridedMatrix, limit: int) -> Iterator[Tile]:
-    """Cut a matrix into pieces of about ``limit`` bytes, in the order of the file; nothing is read yet."""
-    if not matrix.rows or not matrix.cols:
-        return
-    across = matrix.col_stride > matrix.row_stride  # columns lie further apart: read by columns
-    outer, outer_stride = (matrix.cols, matrix.col_stride) if across else (matrix.rows, matrix.row_stride)
-    inner, inner_stride = (matrix.rows, matrix.row_stride) if across else (matrix.cols, matrix.col_stride)
-    room = max(limit // (matrix.unit // 8), 1)
-    inner_step = min(inner, max(room // max(inner_stride, 1) // matrix.grain, 1) * matrix.grain)
-    span = (inner_step - 1) * inner_stride + 1
-    outer_step = max((room - span) // max(outer_stride, 1) + 1, 1) if span <= room else 1
-    for first in range(0, outer, outer_step):
-        many = min(outer_step, outer - first)
-        for start in range(0, inner, inner_step):
-            count = min(inner_step, inner - start)
-            offset = matrix.offset + first * outer_stride + start * inner_stride
-            sides = slice(first, first + many), slice(start, start + count)
-            rows, cols = reversed(sides) if across else sides
-            yield Tile(matrix, rows, cols, offset, (many, count), (outer_stride, inner_stride), across)
 
 
 def blocks(matrix: StridedMatrix, limit: int = BLOCK) -> Iterator[tuple[slice, slice, Array]]:
@@ -80,7 +26,16 @@ def blocks(matrix: StridedMatrix, limit: int = BLOCK) -> Iterator[tuple[slice, s
         numbers, in the machine's byte order, of shape [rows, columns].
     """
     for span in tiles(matrix, limit):
-        yield span.rows, span.cols, span.read()
+        yield span.rows, span.cols, words_of(span)
+
+
+def words_of(tile: Tile) -> Array:
+    """The stored words of a piece, [rows, columns]."""
+    size = tile.matrix.unit // 8
+    steps = tuple(step * size for step in tile.strides)
+    words = np.ndarray(tile.shape, _word(tile.matrix), tile.stored(), 0, steps)
+    words = words if words.dtype.isnative else words.astype(words.dtype.newbyteorder("="))
+    return words.T if tile.across else words
 
 
 def _word(matrix: StridedMatrix) -> np.dtype[Any]:

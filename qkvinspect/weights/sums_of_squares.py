@@ -1,4 +1,4 @@
-"""Sums of squares of stored words, row by row, at a good part of the speed of memory.
+"""Sums of squares of stored words by numpy, row by row, at a good part of the speed of memory.
 
 What is made of the words of a block never leaves the processor's cache. What comes out is exact to a few parts in
 10**7; where that cannot be said of a row (it is not finite, too large or too small), it is said so.
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.dtypes import DType
-from qkvinspect.weights.compiled import squares_of
 from qkvinspect.weights.reading import Array, numbers
 
 Sums = NDArray[np.float64]
@@ -63,8 +62,6 @@ def value_squares(values: Sequence[Array]) -> tuple[Sums, NDArray[np.intp]]:
 def _totals(words: Array, dtype: DType) -> tuple[Sums, float]:
     """The sums, and the least that is too much for a sum to be right."""
     if words.flags.c_contiguous:
-        if compiled := squares_of(dtype.name):
-            return _in_runs(words, compiled), np.inf
         if dtype.name == "bfloat16" and sys.byteorder == "little":
             return _by_rows(words, lambda some: _squares(_bfloat16(some))), np.inf
         if dtype.name == "float16" and not _subnormal(words):

@@ -8,8 +8,9 @@ import numpy as np
 
 from qkvinspect.checkpoint import BLOCK
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.reading import Array, numbers, tiles
+from qkvinspect.weights.reading import Array, numbers, words_of
 from qkvinspect.weights.strided import StridedMatrix
+from qkvinspect.weights.tiles import tiles
 from qkvinspect.weights.weight import DecodedMatrix, Matrix
 
 _VALUE = 8
@@ -37,7 +38,7 @@ def value_tiles(matrix: Matrix, limit: int = BLOCK) -> Iterator[ValueTile]:
         dtype = matrix.info.dtype
         for tile in tiles(matrix, limit):
             cols = slice(_in_values(matrix, tile.cols.start), _in_values(matrix, tile.cols.stop))
-            yield ValueTile(tile.rows, cols, tile.nbytes, lambda tile=tile: numbers(tile.read(), dtype))
+            yield ValueTile(tile.rows, cols, tile.nbytes, lambda tile=tile: numbers(words_of(tile), dtype))
         return
     yield from _decoded_tiles(matrix, limit)
 

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.norms import StreamRequest, stream
+from qkvinspect.weights.weight import plain
 
 BYTES = 256 << 20
 PIECE = 1 << 20
@@ -53,7 +54,7 @@ def bandwidths(folder: Path, rounds: int) -> Iterator[tuple[str, float, float]]:
 
 
 def norms(_: Path, infos: Sequence[TensorInfo]) -> None:
-    deque(stream([StreamRequest(info, "out_in") for info in infos], lambda _: None), maxlen=0)
+    deque(stream([StreamRequest(plain(info), "out_in") for info in infos], lambda _: None), maxlen=0)
 
 
 def read(path: Path, infos: Sequence[TensorInfo]) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from qkvinspect.dtypes import DTYPES
-from qkvinspect.weights import compiled
 from qkvinspect.weights import sums_of_squares as squares
 from qkvinspect.weights.reading import numbers
 from qkvinspect.weights.sums_of_squares import row_squares
@@ -15,14 +14,6 @@ SMALL = [
     *("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
     *("float4_e2m1fn_x2", "float4_e2m1fn"),
 ]
-
-
-@pytest.fixture(params=["numkong", "numpy"], autouse=True)
-def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """By compiled loops where there are some for the dtype, and without them."""
-    if request.param == "numpy":
-        monkeypatch.setattr(squares, "squares_of", lambda _: None)
-    return request.param
 
 
 def every(name: str) -> np.ndarray:
@@ -84,52 +75,3 @@ def test_many_subnormal_float16_are_noticed() -> None:
     assert not squares._subnormal(words)
     words[:, ::5] = 3
     assert squares._subnormal(words)
-
-
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e4m3fn"])
-def test_numkong_is_used_where_it_is_right(name: str) -> None:
-    pytest.importorskip("numkong")
-    assert compiled.squares_of(name) is not None
-
-
-@pytest.mark.parametrize("name", ["float32", "float8_e5m2", "float8_e4m3fnuz", "int8"])
-def test_numkong_is_not_asked_for_the_rest(name: str) -> None:
-    assert compiled.squares_of(name) is None
-
-
-@pytest.mark.parametrize("place", [0, 1, 15, 16, 31, 32, 63, 64, 66, 255, 256, 299])
-@pytest.mark.parametrize(
-    ("name", "word"),
-    [("bfloat16", 0x7F80), ("bfloat16", 0xFFC1), ("float16", 0x7C00), ("float16", 0xFC01), ("float8_e4m3fn", 0xFF)],
-)
-def test_what_is_not_finite_is_noticed_anywhere(name: str, word: int, place: int) -> None:
-    words = np.zeros((3, 300), np.uint8 if DTYPES[name].bits == 8 else np.uint16)
-    words[1, place] = word
-    assert row_squares(words, DTYPES[name])[1].tolist() == [1]
-
-
-@pytest.mark.parametrize("start", [1, 2, 3, 7])
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e4m3fn"])
-def test_words_may_begin_at_any_byte(name: str, start: int) -> None:
-    dtype = DTYPES[name]
-    words = np.random.default_rng(0).integers(0, 120, (5, 300)).astype(np.uint8 if dtype.bits == 8 else np.uint16)
-    words = words if dtype.bits == 8 else words << 7
-    moved = np.frombuffer(bytes(start) + words.tobytes(), words.dtype.newbyteorder("<"), offset=start)
-    found, _ = row_squares(moved.reshape(words.shape), dtype)
-    assert found == pytest.approx(np.square(numbers(words, dtype)[0].astype(np.float64)).sum(axis=1), rel=3e-7)
-
-
-def lies(words: np.ndarray) -> np.ndarray:
-    """As numkong 7.8 does with float8_e5m2: what is not finite is a large number to it."""
-    values = numbers(words, DTYPES["float16"])[0].astype(np.float64)
-    return np.square(np.nan_to_num(values, nan=1e5, posinf=1e5, neginf=1e5)).sum(axis=-1)
-
-
-def test_loops_that_are_wrong_are_not_used() -> None:
-    pytest.importorskip("numkong")
-    right = compiled.squares_of("float16")
-    assert right is not None
-    assert compiled._is_right(right, "float16")
-    assert not compiled._is_right(lies, "float16")
-    assert not compiled._is_right(lambda words: right(words) * (1 + 1e-6), "float16")
-    assert not compiled._is_right(lambda words: right(words[:, :64]), "float16")
