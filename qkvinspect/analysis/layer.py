@@ -46,7 +46,7 @@ def figures(attention: Attention, bounds: Bounds) -> LayerFigures:
         return LayerFigures(attention.layer, why=str(error))
     heads: list[HeadFigures] = []
     for head, (query, key) in enumerate(_query_pairs(geometry)):
-        whole = head // geometry.subheads.get("q", 1)
+        whole = geometry.whole_head(head)
         kv = geometry.kv_head(whole)
         heads.append(
             HeadFigures(

@@ -74,7 +74,7 @@ def geometry_of(
     if fact.num_heads is None and fact.head_dim and "q" in part_rows:
         heads = _divide(part_rows["q"], fact.head_dim, "rows of Q", "head_dim")
     elif fact.num_heads is None and fact.head_dim and layout.kv_heads == "equal":
-        parts = sum(len(stored.packing.order) for stored in layout.weights)
+        parts = sum(_slots(layout, part) for stored in layout.weights for part in stored.packing.order)
         heads = _divide(sum(totals), parts * fact.head_dim, "rows", f"{parts} parts of head_dim {fact.head_dim}")
     elif fact.num_heads is not None:
         heads = fact.num_heads
@@ -105,9 +105,15 @@ def geometry_of(
     subheads = dict(layout.subheads)
     if min(widths.values(), default=1) < 1 or (widths and not layout.v_free):
         raise LayoutError(f"heads of Q have {width} rows, those of K {widths['k']} and those of V {v_width}")
-    geometry = Geometry(heads, kv_heads, width, v_width if v_width != width else None, widths, subheads)
+    v_head_dim = v_width if v_width != width else None
+    geometry = Geometry(heads, kv_heads, width, v_head_dim, widths, subheads, layout.subheads_apart)
     rows_of(layout, geometry, totals)
     return geometry
+
+
+def _slots(layout: Layout, part: str) -> int:
+    """How many times ``head_dim`` a part has of each head, where V is as wide as one sub-head of Q."""
+    return dict(layout.subheads).get(part, 1) if layout.v_free else 1
 
 
 def _packed_sizes(

@@ -95,6 +95,7 @@ class Layout:
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
+        subheads_apart: whether the first of these come for all heads of the module, then the second ([q1; q2]).
         num_heads, num_kv_heads: of a module, where the layout itself fixes them (a module a head).
         head_dim: rows of a head of K, where the library fixes them.
         kv_heads: how many kv heads the library allows; where a row does not say, as many as heads if one tensor
@@ -144,6 +145,7 @@ class Layout:
     settled_by: tuple[str, ...] = ()
     ndim: int | None = None
     subheads: tuple[tuple[str, int], ...] = ()
+    subheads_apart: bool = False
     kv_heads: KvHeads | Literal["usual"] = "usual"
     square: bool = False
     head_tensors: tuple[HeadTensor, ...] = _USUAL_HEAD_TENSORS
