@@ -26,6 +26,10 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
         parts = [part for part in stored.packing.order if part in ("q", "k", "v")]
         if len(stored.packing.order) == 1:
             found |= dict.fromkeys(stored.packing.parts, total)
+        elif layout.q_rows is not None:
+            found |= {"q": layout.q_rows, "k": cols, "v": cols}
+        elif stored.packing.order == ("q", "vgate") and out_features and total > out_features:
+            found["q"] = total - out_features
         elif stored.packing.groups != "one":
             continue
         elif stored.packing.order == ("v", "vgate"):
@@ -85,6 +89,8 @@ def geometry_of(
         width = _divide(part_rows["q"], heads, "rows of Q", "heads")
         kv_heads = _divide(part_rows["k"], width, "rows of K", "head_dim") if "k" in part_rows else fact.num_kv_heads
         kv_heads = heads if layout.kv_heads == "equal" else kv_heads or heads
+        if layout.q_rows is not None:
+            widths["k"] = _divide(part_rows["k"], kv_heads, "rows of K", "heads")
         v_width = width
         if "v" in part_rows:
             v_width = _divide(part_rows["v"], kv_heads, "rows of V", "kv heads")

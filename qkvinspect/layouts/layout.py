@@ -86,6 +86,7 @@ class Layout:
         unless: keys that must not.
         ratio: how many times its columns the first weight has rows, where that tells the row from others.
         out_ratio: how many times the output projection's columns the first weight has rows, likewise.
+        fed_by: a key and how many times the rows of that tensor the last weight has columns, likewise.
         model_types: globs for the config's ``model_type``, ``_class_name``, ``architecture`` or one of its
             ``architectures`` that mean this row.
         flags: for each key of the config, the values that mean this row (None: the key is not there;
@@ -100,6 +101,8 @@ class Layout:
         head_dim: rows of a head of K, where the library fixes them.
         kv_heads: how many kv heads the library allows; where a row does not say, as many as heads if one tensor
             holds all parts, else any number.
+        q_rows: rows of Q where it has not as many as K (one row that scores every token); K and V then have as many
+            as the tensor has columns.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
         head_tensors: tensors that fix the number of heads; where a row does not say, the norms of Q and K if one
             tensor holds all parts, else none.
@@ -138,6 +141,7 @@ class Layout:
     unless: tuple[str, ...] = ()
     ratio: int | None = None
     out_ratio: int | None = None
+    fed_by: tuple[str, int] | None = None
     model_types: tuple[str, ...] = ()
     flags: Mapping[str, tuple[object, ...]] = _NO_FLAGS
     needs_config: bool = False
@@ -147,6 +151,7 @@ class Layout:
     subheads: tuple[tuple[str, int], ...] = ()
     subheads_apart: bool = False
     kv_heads: KvHeads | Literal["usual"] = "usual"
+    q_rows: int | None = None
     square: bool = False
     head_tensors: tuple[HeadTensor, ...] = _USUAL_HEAD_TENSORS
     head_keys: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ LAYOUTS: tuple[Layout, ...] = (
             weights=(StoredWeight(f"{kv}_b{end}.weight", KV_PER_HEAD), StoredWeight(f"{q}.weight", Q)),
             siblings=(f"{kv}_a{end}_with_mqa.weight",),
             unless=unless,
+            fed_by=(f"{q.replace('_b', '_a')}.weight", 1) if "_b" in q else None,
             out=("o_proj|wo|dense.weight",),
             v_free=True,
             kv_heads="equal",
@@ -28,6 +29,24 @@ LAYOUTS: tuple[Layout, ...] = (
             ("mla-original", "Mistral's latent attention, as released", "wkv", "", "wq_b", ()),
             ("mla-original-lite", "Mistral's latent attention with a plain query", "wkv", "", "wq", ("wq_b.weight",)),
         )
+    ),
+    Layout(
+        id="mla-gated",
+        libraries="transformers A.X K2: latent attention whose query projection holds an output gate",
+        weights=(
+            StoredWeight("kv_b_proj.weight", KV_PER_HEAD),
+            StoredWeight("q_b_proj|q_gate_proj.weight", Packing(("q", "vgate"), groups="heads")),
+        ),
+        siblings=("kv_a_proj_with_mqa.weight",),
+        fed_by=("q_a_proj.weight", 2),
+        out=("o_proj.weight",),
+        v_free=True,
+        kv_heads="equal",
+        source="transformers models/axk2/modeling_axk2.py, AXK2Attention.forward: view(heads, qk + v), split",
+        proof="source",
+        note="behind the rows of each head of Q are those of its gate, as many as V has; q_b_proj takes q_a_proj's "
+        "output twice, normalised and as it is",
+        biases=(),
     ),
     Layout(
         id="qwen3-next-gdn",
@@ -155,5 +174,21 @@ LAYOUTS: tuple[Layout, ...] = (
         why="timm calls them q, k and v in the order of the rows, but its forward takes the softmax of k and v and "
         "applies that to q: by what they do, the first rows are the values, the next the queries, the last the keys",
         note="parts are named by what the forward does with them: what timm's code calls q, k, v is V, Q, K",
+    ),
+    Layout(
+        id="mobilevitv2",
+        libraries="timm and transformers MobileViT V2: linear attention with one row for Q",
+        weights=(StoredWeight("qkv_proj.weight", QKV),),
+        ndim=4,
+        out=("out_proj.weight", "out_proj.convolution.weight"),
+        num_heads=1,
+        q_rows=1,
+        kv_heads="equal",
+        v_free=True,
+        head_tensors=(),
+        source="timm/models/mobilevit.py, LinearSelfAttention.forward: split([1, d, d])",
+        proof="source",
+        logits=NO_SOFTMAX,
+        note="Q is one row: it scores every token, and K is summed up by the scores",
     ),
 )
