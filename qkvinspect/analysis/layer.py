@@ -108,7 +108,7 @@ class _Circuits:
 
 def _heads(geometry: Geometry, queries: _Circuits, values: _Circuits) -> Iterator[HeadFigures]:
     for head, (query, key) in enumerate(_query_pairs(geometry)):
-        whole = head // geometry.subheads.get("q", 1)
+        whole = geometry.whole_head(head)
         kv = geometry.kv_head(whole)
         yield HeadFigures(
             head=head,

@@ -149,9 +149,22 @@ def _who_tells(attention: Attention) -> str:
     )
 
 
+def _subhead_places(geometry: Geometry) -> str:
+    """Where the sub-heads of one head lie in Q."""
+    heads, width, each = geometry.num_heads, geometry.width("q"), geometry.subheads.get("q", 1)
+    parts = " and ".join(part.upper() for part in ("q", "k") if geometry.subheads.get(part, 1) > 1)
+    text = f"{parts} {'has' if parts in 'QK' else 'have'} {each} sub-heads of {width} rows for each head, "
+    if geometry.subheads_apart:
+        begin = f"h*{width} and ({heads}+h)*{width}"
+        return text + f"the first of all heads before the second: in Q, those of head h begin at {begin}"
+    return text + f"side by side: in Q, those of head h are h*{width * each}:(h+1)*{width * each}"
+
+
 def _head_places(attention: Attention, geometry: Geometry) -> str:
     width = geometry.head_dim
-    if all(len(part.rows) == 1 for part in attention.parts):
+    if geometry.subheads:
+        places = _subhead_places(geometry)
+    elif all(len(part.rows) == 1 for part in attention.parts):
         places = (
             f"Head h of a part is {width} neighbouring rows: h*{width}:(h+1)*{width} of Q"
             if geometry.num_heads > 1

@@ -51,7 +51,8 @@ class Candidate:
     def specificity(self) -> int:
         """How much of the names the layout accounts for."""
         layout = self.layout
-        shape = sum(known is not None for known in (layout.ratio, layout.out_ratio, layout.ndim)) + layout.square
+        sizes = (layout.ratio, layout.out_ratio, layout.fed_by, layout.q_rows, layout.ndim)
+        shape = sum(known is not None for known in sizes) + layout.square
         return len(layout.layer.split(".")) * bool(layout.layer) + len(layout.weights) + len(layout.siblings) + shape
 
     @property

@@ -166,6 +166,8 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
         return
+    if layout.fed_by is not None and not _is_fed_by(*layout.fed_by, names, layer, weights[-1]):
+        return
     if not all(names.has(key, layer) for key in layout.siblings) or any(names.has(k, layer) for k in layout.unless):
         return
     stored = names.stored_layer(name, count + len(names.paths[name]) - len(path))
@@ -191,14 +193,22 @@ def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) ->
     return weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
 
 
+def _is_fed_by(key: str, times: int, names: Names, layer: Path, weight: Weight) -> bool:
+    """Whether the weight takes what that tensor gives, so many times."""
+    before = names.find(key, layer)
+    if before is None or len(before.shape) != 2 or len(weight.shape) != 2:
+        return times == 1
+    return weight.shape[1] == times * before.shape[0]
+
+
 def _has_ratio(layout: Layout, weight: Weight) -> bool:
-    if layout.ratio is None:
+    if layout.ratio is None and layout.q_rows is None:
         return True
     try:
         rows, cols = weight.as_shape(layout.weights[0].orientation)
     except LayoutError:
         return False
-    return rows == layout.ratio * cols
+    return rows == (layout.ratio * cols if layout.ratio is not None else (layout.q_rows or 0) + 2 * cols)
 
 
 def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequence[tuple[str, str]]) -> Match:

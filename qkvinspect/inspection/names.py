@@ -18,7 +18,7 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
 matched and kept when they are shown."""
 
-_INNER = frozenset({"linear", "conv", "c", "proj", "lin", "dense"})
+_INNER = frozenset({"linear", "conv", "convolution", "c", "proj", "lin", "dense"})
 """Components of a projection that is wrapped in a module of its own: ``q_proj.linear.weight``, ``qkv.conv.weight``.
 Such a tensor is found under the shorter name as well."""
 

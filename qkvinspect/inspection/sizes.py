@@ -26,6 +26,10 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
         parts = [part for part in stored.packing.order if part in ("q", "k", "v")]
         if len(stored.packing.order) == 1:
             found |= dict.fromkeys(stored.packing.parts, total)
+        elif layout.q_rows is not None:
+            found |= {"q": layout.q_rows, "k": cols, "v": cols}
+        elif stored.packing.order == ("q", "vgate") and out_features and total > out_features:
+            found["q"] = total - out_features
         elif stored.packing.groups != "one":
             continue
         elif stored.packing.order == ("v", "vgate"):
@@ -74,7 +78,7 @@ def geometry_of(
     if fact.num_heads is None and fact.head_dim and "q" in part_rows:
         heads = _divide(part_rows["q"], fact.head_dim, "rows of Q", "head_dim")
     elif fact.num_heads is None and fact.head_dim and layout.kv_heads == "equal":
-        parts = sum(len(stored.packing.order) for stored in layout.weights)
+        parts = sum(_slots(layout, part) for stored in layout.weights for part in stored.packing.order)
         heads = _divide(sum(totals), parts * fact.head_dim, "rows", f"{parts} parts of head_dim {fact.head_dim}")
     elif fact.num_heads is not None:
         heads = fact.num_heads
@@ -85,6 +89,8 @@ def geometry_of(
         width = _divide(part_rows["q"], heads, "rows of Q", "heads")
         kv_heads = _divide(part_rows["k"], width, "rows of K", "head_dim") if "k" in part_rows else fact.num_kv_heads
         kv_heads = heads if layout.kv_heads == "equal" else kv_heads or heads
+        if layout.q_rows is not None:
+            widths["k"] = _divide(part_rows["k"], kv_heads, "rows of K", "heads")
         v_width = width
         if "v" in part_rows:
             v_width = _divide(part_rows["v"], kv_heads, "rows of V", "kv heads")
@@ -105,9 +111,15 @@ def geometry_of(
     subheads = dict(layout.subheads)
     if min(widths.values(), default=1) < 1 or (widths and not layout.v_free):
         raise LayoutError(f"heads of Q have {width} rows, those of K {widths['k']} and those of V {v_width}")
-    geometry = Geometry(heads, kv_heads, width, v_width if v_width != width else None, widths, subheads)
+    v_head_dim = v_width if v_width != width else None
+    geometry = Geometry(heads, kv_heads, width, v_head_dim, widths, subheads, layout.subheads_apart)
     rows_of(layout, geometry, totals)
     return geometry
+
+
+def _slots(layout: Layout, part: str) -> int:
+    """How many times ``head_dim`` a part has of each head, where V is as wide as one sub-head of Q."""
+    return dict(layout.subheads).get(part, 1) if layout.v_free else 1
 
 
 def _packed_sizes(

@@ -39,6 +39,8 @@ LAYOUTS: tuple[Layout, ...] = (
             StoredWeight("key.proj.weight", K),
             StoredWeight("value.proj.weight", V),
         ),
+        layer="attn",
+        siblings=("output.proj.weight",),
         out=("output.proj.weight",),
         kv_heads="one",
         head_tensors=(HeadTensor("key.proj.weight", 0, "head_dim"),),

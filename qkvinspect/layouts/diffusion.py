@@ -1,6 +1,6 @@
 """Diffusion models, and the to_qkv of lucidrains' libraries."""
 
-from qkvinspect.layouts.layout import QK_NORMS, Layout, StoredWeight
+from qkvinspect.layouts.layout import QK_NORMS, HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import KV, PER_HEAD, QKV, Packing, Q
 
 _TO_OUT = ("to_out.0.weight", "to_out.weight")
@@ -17,13 +17,14 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="stable-audio3",
-        libraries="diffusers Stable Audio 3: differential attention",
+        libraries="diffusers Stable Audio 3 and its autoencoder SAME: differential attention",
         weights=(StoredWeight("to_qkv.weight", QKV),),
         out_ratio=5,
         out=_TO_OUT,
         v_free=True,
         subheads=(("q", 2), ("k", 2)),
-        head_tensors=(),
+        subheads_apart=True,
+        head_tensors=(HeadTensor("q_norm.gamma|weight", 0, "head_dim"),),
         source="diffusers models/transformers/transformer_stable_audio3.py",
         proof="source",
         note="[q1; q2; k1; k2; v]: the heads of Q and K come twice",

@@ -86,6 +86,7 @@ class Layout:
         unless: keys that must not.
         ratio: how many times its columns the first weight has rows, where that tells the row from others.
         out_ratio: how many times the output projection's columns the first weight has rows, likewise.
+        fed_by: a key and how many times the rows of that tensor the last weight has columns, likewise.
         model_types: globs for the config's ``model_type``, ``_class_name``, ``architecture`` or one of its
             ``architectures`` that mean this row.
         flags: for each key of the config, the values that mean this row (None: the key is not there;
@@ -95,10 +96,13 @@ class Layout:
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
+        subheads_apart: whether the first of these come for all heads of the module, then the second ([q1; q2]).
         num_heads, num_kv_heads: of a module, where the layout itself fixes them (a module a head).
         head_dim: rows of a head of K, where the library fixes them.
         kv_heads: how many kv heads the library allows; where a row does not say, as many as heads if one tensor
             holds all parts, else any number.
+        q_rows: rows of Q where it has not as many as K (one row that scores every token); K and V then have as many
+            as the tensor has columns.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
         head_tensors: tensors that fix the number of heads; where a row does not say, the norms of Q and K if one
             tensor holds all parts, else none.
@@ -138,6 +142,7 @@ class Layout:
     unless: tuple[str, ...] = ()
     ratio: int | None = None
     out_ratio: int | None = None
+    fed_by: tuple[str, int] | None = None
     model_types: tuple[str, ...] = ()
     flags: Mapping[str, tuple[object, ...]] = _NO_FLAGS
     needs_config: bool = False
@@ -145,7 +150,9 @@ class Layout:
     settled_by: tuple[str, ...] = ()
     ndim: int | None = None
     subheads: tuple[tuple[str, int], ...] = ()
+    subheads_apart: bool = False
     kv_heads: KvHeads | Literal["usual"] = "usual"
+    q_rows: int | None = None
     square: bool = False
     head_tensors: tuple[HeadTensor, ...] = _USUAL_HEAD_TENSORS
     head_keys: tuple[str, ...] = ()

@@ -77,6 +77,7 @@ class Geometry:
         v_head_dim: rows of one head of V; None means ``head_dim``.
         widths: rows of one head of any other part, where they differ from ``head_dim``.
         subheads: parts that divide each of their heads further (differential attention).
+        subheads_apart: whether the first sub-heads of all heads come before the second ones.
     """
 
     num_heads: int
@@ -85,6 +86,7 @@ class Geometry:
     v_head_dim: int | None = None
     widths: Mapping[str, int] = _NONE
     subheads: Mapping[str, int] = _NONE
+    subheads_apart: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", frozen(self.widths))
@@ -99,10 +101,18 @@ class Geometry:
         """The kv head that a head uses."""
         return head * self.num_kv_heads // self.num_heads
 
+    def whole_head(self, query: int) -> int:
+        """The head that a head of Q is a sub-head of; itself where heads are not divided."""
+        return query % self.num_heads if self.subheads_apart else query // self.subheads.get("q", 1)
+
     def partner(self, part: str, query: int) -> int:
         """Which head of a part goes with one of Q, where both may be divided further."""
-        q, own = self.subheads.get("q", 1), self.subheads.get(part, 1)
-        return query if part == "q" else self.kv_head(query // q) * own + query % q % own
+        if part == "q":
+            return query
+        own, kv_head = self.subheads.get(part, 1), self.kv_head(self.whole_head(query))
+        if self.subheads_apart:
+            return query // self.num_heads % own * self.num_kv_heads + kv_head
+        return kv_head * own + query % self.subheads.get("q", 1) % own
 
     def width(self, part: str) -> int:
         """Rows of one head of a part."""

@@ -101,6 +101,7 @@ LAYOUTS: tuple[Layout, ...] = (
         kv_heads="equal",
         v_free=True,
         subheads=(("q", 2), ("k", 2)),
+        subheads_apart=True,
         proof="source",
         source=f"{_DIFFUSERS}transformer_stable_audio3.py, StableAudio3CrossAttention",
         note="[q1; q2] and [k1; k2; v]: the heads of Q and K come twice",

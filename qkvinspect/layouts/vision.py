@@ -1,7 +1,6 @@
 """Vision transformers: timm, transformers' vision towers, lucidrains' vit-pytorch; most keep [Q;K;V] in `qkv`."""
 
 from qkvinspect.layouts.layout import QK_NORMS, HeadTensor, Layout, StoredWeight
-from qkvinspect.layouts.logits import NO_SOFTMAX
 from qkvinspect.layouts.packing import KV, KV_PER_HEAD, PER_HEAD, QK, QKV, Packing, Q, V
 
 _PROJ = ("proj.weight", "projection.weight", "../output.dense.weight", "out.weight")
@@ -149,20 +148,6 @@ LAYOUTS: tuple[Layout, ...] = (
         source="timm/models/hiera.py, MaskUnitAttention.forward",
         proof="proven",
         note="the number of heads in the config is that of the first stage",
-    ),
-    Layout(
-        id="davit-channel",
-        libraries="timm DaViT, Florence-2: attention over channels",
-        weights=(StoredWeight("qkv.weight", QKV),),
-        ndim=2,
-        layer="channel_attn",
-        out=("proj.weight",),
-        head_keys=("num_groups",),
-        head_tensors=(),
-        source="transformers models/florence2/modeling_florence2.py, Florence2VisionChannelAttention",
-        proof="proven",
-        logits=NO_SOFTMAX,
-        note="heads are groups of channels",
     ),
     Layout(
         id="timm-efficientformer",

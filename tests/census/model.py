@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,6 @@ class Model:
         run: computes something with it; raises where that is not possible.
         files: what stands beside its weights.
         save: the tensors of its file from a state_dict of numbers, where the library's own save changes them.
-        roles: names of parts where the library's own names are not what the forward does with them.
         prefix: the path under which a checkpoint holds it, where it is a block on its own.
     """
 
@@ -42,7 +41,6 @@ class Model:
     run: Callable[[nn.Module], object]
     files: Callable[[nn.Module], Mapping[str, Any]] = lambda _: {}
     save: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None
-    roles: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     seed: int = 0
 
 
@@ -137,11 +135,9 @@ def _numbering(shape: list[int], flats: list[int], step: int) -> Callable[[int],
     return number
 
 
-def truth_of(stored: Stored, trace: Trace, module: nn.Module, seen: Seen, model: Model) -> dict[str, Any]:
+def truth_of(stored: Stored, trace: Trace, module: nn.Module, seen: Seen) -> dict[str, Any]:
     cls = type(module.get_submodule(seen.path)).__name__
-    roles = next((roles for name, roles in model.roles.items() if name == cls), {})
-    parts = {roles.get(name, name): stored.part(trace, part) for name, part in seen.parts.items()}
-    found = {name: parts[name] for name in "qkv" if name in parts}
+    found = {name: stored.part(trace, seen.parts[name]) for name in "qkv" if name in seen.parts}
     return {"path": seen.path, "class": cls, "kind": seen.kind, **found}
 
 
@@ -174,7 +170,7 @@ def line_of(model: Model) -> dict[str, Any]:
     truths = []
     for seen in read(trace, module):
         try:
-            truths.append(truth_of(stored, trace, module, seen, model))
+            truths.append(truth_of(stored, trace, module, seen))
         except KeyError:
             continue
     line = {

@@ -18,10 +18,6 @@ from tests.census.model import CALLED_ATTENTION, Model
 
 VERSION_OF = "timm"
 LARGEST = 90_000_000
-ROLES = {
-    name: {"v": "q", "q": "k", "k": "v"}  # (k v) q: the library names its slots, not what they do
-    for name in ("ChannelAttention", "ChannelAttentionV2")
-}
 
 
 def _sign(module: nn.Module) -> tuple[str, ...]:
@@ -80,4 +76,4 @@ def models() -> Iterator[Model]:
     import timm
 
     for name in _cached():
-        yield Model("timm", name, lambda name=name: timm.create_model(name), _run, _files, roles=ROLES)
+        yield Model("timm", name, lambda name=name: timm.create_model(name), _run, _files)

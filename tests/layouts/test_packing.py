@@ -141,3 +141,6 @@ def test_heads_share_kv_heads_in_runs() -> None:
     twice = Geometry(2, 2, 8, subheads={"q": 2, "k": 2})  # differential attention: each head has two of Q and K
     assert [twice.partner("k", head) for head in range(4)] == [0, 1, 2, 3]
     assert [twice.partner("v", head) for head in range(4)] == [0, 0, 1, 1]
+    apart = Geometry(2, 2, 8, subheads={"q": 2, "k": 2}, subheads_apart=True)  # [q1; q2]: the second ones come after
+    assert [apart.partner("k", head) for head in range(4)] == [0, 1, 2, 3]
+    assert [apart.partner("v", head) for head in range(4)] == [0, 1, 0, 1]

@@ -180,8 +180,7 @@ CASES = [
         DAVIT,
         32,
         keep=("stages.1.blocks.0.1.",),
-        roles="kvq",
-        note="heads are groups of channels; attention over channels",
+        note="heads are groups of channels; attention over channels, whose first operand timm calls k",
         heads_flag=True,
     ),
     tm(

@@ -121,8 +121,7 @@ def _partners(figures: LayerFigures) -> Mapping[str, list[int | None]]:
 
 def _kv_heads(geometry: Geometry) -> list[int]:
     """That of each head of Q."""
-    each = geometry.subheads.get("q", 1)
-    return [geometry.kv_head(head // each) for head in range(geometry.heads("q"))]
+    return [geometry.kv_head(geometry.whole_head(head)) for head in range(geometry.heads("q"))]
 
 
 def _norms(attention: Attention, name: str, geometry: Geometry) -> Values:
