@@ -24,6 +24,7 @@ from qkvinspect.cli.diff import diff
 from qkvinspect.cli.explain import explain
 from qkvinspect.cli.export import export
 from qkvinspect.cli.layouts import layouts
+from qkvinspect.cli.lineage import lineage
 from qkvinspect.cli.pack import pack
 from qkvinspect.cli.printing import ReaderGone
 from qkvinspect.cli.report import report
@@ -48,6 +49,7 @@ app.command()(analyze)
 app.command()(export)
 app.command()(check)
 app.command()(diff)
+app.command()(lineage)
 app.command()(scan)
 app.command()(trend)
 app.command()(pack)
@@ -82,6 +84,7 @@ def root(
       qkvinspect export model.pt -o qkv.safetensors
       qkvinspect check model.pt
       qkvinspect diff before.pt after.safetensors
+      qkvinspect lineage base.safetensors release/
       qkvinspect scan 'run/**/*.pt' -o run.jsonl
       qkvinspect trend run.jsonl
 

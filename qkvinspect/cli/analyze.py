@@ -81,7 +81,7 @@ def analyze(
         ask = "wanted" if evidence else "none"
         found = options.report(checkpoint, layers=layer, heads=heads, layouts=layout, norms=measured, evidence=ask)
         if drawn is not None and measured:
-            printing.draw(norms(found, drawn.key, by_query=True), checkpoint, plot, force=force)
+            printing.draw(norms(found, drawn.key, by_query=True), checkpoint, plot, output, force=force)
             return
         with Bar("analyzing") as bar:
             if values:

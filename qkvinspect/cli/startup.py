@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import typer
 
-_LASTING = frozenset({"analyze", "report", "browse", "scan", "trend"})
+_LASTING = frozenset({"analyze", "lineage", "report", "browse", "scan", "trend"})
 """Commands that multiply large matrices, on all cores, or work for so long that what they drop must go."""
 
 _SMALL = 2 << 30

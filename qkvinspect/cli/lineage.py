@@ -1,0 +1,91 @@
+"""qkvinspect lineage"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from qkvinspect.cli import options, outputs, printing, streams
+
+
+class Expected(StrEnum):
+    """The verdicts, as words of a command line."""
+
+    DERIVED = "derived"
+    COMMON_ANCESTOR = "common-ancestor"
+    UNRELATED = "unrelated"
+    UNDETERMINED = "undetermined"
+
+
+def lineage(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C ...]", help="Two checkpoints or URLs, or more.", show_default=False),
+    ],
+    expect: Annotated[
+        Expected | None,
+        typer.Option("--expect", help="Exit with 1 unless this is what every other one is to A.", show_default=False),
+    ] = None,
+    format: options.AskFormat = options.TABLE,
+    output: options.Output = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    layer: options.Layers = None,
+    heads: options.Heads = None,
+    layout: options.Layouts = None,
+    config: options.Config = None,
+    container: options.Container = None,
+    evidence: options.AskWeights = True,
+    limit: options.Limits = None,
+    download: options.Download = False,
+) -> None:
+    """Tell whether checkpoints come from one start, and what became of each head.
+
+    Heads are compared by their QK and OV circuits, which stay what they are when heads change places, are rotated
+    inside, rescaled, packed, renamed or rounded. The p-value is the chance that the units of two models that were
+    started independently stand in the same order; no training data is needed. Below 1e-6 two checkpoints are kin:
+    derived where it can be told that one was made from the other, else of a common ancestor, which may be one of
+    them. From 1e-3 on they are unrelated. What cannot be told is undetermined.
+
+    For each layer the map has a digit a head: 0 not moved, 9 moved by nine tenths of its size or more.
+
+    Needs scipy: pip install 'qkvinspect[lineage]'.
+
+    Examples:
+
+    \b
+      qkvinspect lineage base.safetensors release/
+      qkvinspect lineage base/ step1000/ step2000/ merged.safetensors
+      qkvinspect lineage base/ mine/ --expect common-ancestor --format json
+
+    Exit status:
+
+    \b
+      0  compared; with --expect: it is what was expected
+      1  with --expect: it is something else; "derived" is also of a common ancestor
+      2  the input or the command line cannot be used
+    """
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.errors import UsageError
+    from qkvinspect.lineage import lineage as compared
+    from qkvinspect.lineage.kinship import VERDICTS
+    from qkvinspect.render.results.lineage import document
+
+    streams.hush(quiet)
+    if len(paths) < 2:
+        raise UsageError("there is nothing to compare it with", file=paths[0], hint="name two checkpoints or more")
+    outputs.require_output(output, (*paths, config), force=force)
+    ask = "wanted" if evidence else "none"
+    with ExitStack() as opened:
+        files = [opened.enter_context(options.load(path, container, config, limit, download)) for path in paths]
+        reports = [
+            options.report(file, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask) for file in files
+        ]
+        with Bar("comparing") as bar:
+            found = compared(reports, bar.advance)
+    printing.put(document(found), format, output, force=force)
+    if expect is not None and not found.answers(VERDICTS[list(Expected).index(expect)]):
+        raise typer.Exit(1)

@@ -1,0 +1,80 @@
+"""Where a checkpoint comes from: the kinship of two or more, by the circuits of their heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from qkvinspect.findings import Finding
+from qkvinspect.inspection.report import Report
+from qkvinspect.lineage.kinship import Kinship, Verdict
+from qkvinspect.lineage.pairwise import kinship
+from qkvinspect.lineage.subject import comparable, nbytes, subject
+from qkvinspect.lineage.tree import Branch, branches, with_between
+from qkvinspect.progress import Progress, counter
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What several checkpoints are to each other.
+
+    Attributes:
+        reports: in the order in which they were named.
+        left_out: of each the layers that were not compared, with the reason.
+        kinships: of any two.
+        branches: what joins those that are kin.
+    """
+
+    reports: tuple[Report, ...]
+    left_out: tuple[tuple[tuple[str, str], ...], ...]
+    kinships: tuple[Kinship, ...]
+    branches: tuple[Branch, ...]
+
+    def answers(self, expected: Verdict) -> bool:
+        """Whether all others are to the first what was expected."""
+        return all(one.answers(expected) for one in self.kinships if one.a == 0)
+
+    def findings(self) -> Sequence[tuple[int, Finding]]:
+        """What inspection has to say of each, but for what is merely to be known."""
+        every = enumerate(self.reports)
+        return [(place, one) for place, report in every for one in report.findings if one.severity != "info"]
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON contract: see lineage.schema.json."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "checkpoints": [
+                {
+                    "path": report.checkpoint.path,
+                    "format": report.checkpoint.format,
+                    "container": report.checkpoint.container,
+                    "left_out": [{"layer": layer, "why": why} for layer, why in left],
+                }
+                for report, left in zip(self.reports, self.left_out, strict=True)
+            ],
+            "pairs": [one.to_dict() for one in self.kinships],
+            "tree": [one.to_dict() for one in self.branches],
+        }
+
+
+def lineage(reports: Sequence[Report], progress: Progress | None = None) -> Lineage:
+    """Compare any two of some checkpoints, which must still be open; a layer of each is in memory at a time.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+        UsageError: scipy, which pairs heads, is not installed.
+    """
+    sizes = [sum(map(nbytes, comparable(report)[0])) for report in reports]
+    advance = counter(len(reports) * sum(sizes), progress)
+    subjects = [subject(report, advance) for report in reports]
+    every = [kinship((i, j), subjects[i], subjects[j], advance) for i, j in combinations(range(len(reports)), 2)]
+    names = [chr(ord("A") + place) if place < 26 else f"#{place + 1}" for place in range(len(reports))]
+    return Lineage(
+        tuple(reports),
+        tuple(one.left_out for one in subjects),
+        with_between(names, every),
+        branches(len(reports), every),
+    )

@@ -1,0 +1,134 @@
+"""What became of each layer and head of A in B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+
+from qkvinspect.inspection.json_values import number
+from qkvinspect.lineage.compared_layers import LayerPairs, PairedLayer
+from qkvinspect.lineage.movement import Inner, inner_products
+from qkvinspect.lineage.sampled_heads import SampledHeads
+
+Fate = Literal["kept", "removed", "added", "merged", "copied"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFate:
+    """What became of a head.
+
+    Attributes:
+        a: its number in A; None for one that only B has.
+        b: its number in B; None for one that only A has.
+        like: of a merged head the one of B that it went into, of a copied one that of A that it is a copy of.
+        cosine: of the circuits, the mean of both, at all units that were read.
+        moved_qk, moved_ov: the distance of B's circuit from A's, in sizes of A's.
+    """
+
+    fate: Fate
+    a: int | None
+    b: int | None
+    like: int | None = None
+    cosine: float | None = None
+    moved_qk: float | None = None
+    moved_ov: float | None = None
+
+    @property
+    def moved(self) -> float | None:
+        """The greater of both distances."""
+        known = [one for one in (self.moved_qk, self.moved_ov) if one is not None]
+        return max(known, default=None)
+
+    def to_dict(self) -> dict[str, object]:
+        """Its form in the JSON contract."""
+        return {
+            "fate": self.fate,
+            "a": self.a,
+            "b": self.b,
+            "like": self.like,
+            **{name: _number(getattr(self, name)) for name in ("cosine", "moved_qk", "moved_ov")},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFate:
+    """What became of a layer.
+
+    Attributes:
+        a, b: its names; None where a side has no such layer.
+        like: of a copied layer the name of that of A that it is like.
+        distance: the mean squared distance of its circuits, each in the size of both; None without pairs.
+    """
+
+    fate: Fate
+    a: str | None
+    b: str | None
+    like: str | None = None
+    heads: tuple[HeadFate, ...] = ()
+    kv_heads: tuple[int, int] | None = None
+    distance: float | None = None
+
+    @property
+    def moved(self) -> float | None:
+        """The median over its heads."""
+        known = [head.moved for head in self.heads if head.moved is not None]
+        return median(known) if known else None
+
+    def to_dict(self) -> dict[str, object]:
+        """Its form in the JSON contract."""
+        return {
+            "fate": self.fate,
+            "a": self.a,
+            "b": self.b,
+            "like": self.like,
+            "kv_heads": list(self.kv_heads) if self.kv_heads else None,
+            "moved": _number(self.moved),
+            "heads": [head.to_dict() for head in self.heads],
+        }
+
+
+def _number(value: float | None) -> object:
+    return None if value is None else number(value)
+
+
+def of_pair(pair: PairedLayer, chance: float, names: tuple[str, str], a: SampledHeads, b: SampledHeads) -> LayerFate:
+    """Of a layer of A and the one of B that it was paired with."""
+    heads: list[HeadFate] = []
+    products: list[Inner] = []
+    kept = [(i, j) for i, j in pair.heads if pair.alike[i, j] > chance]
+    for i, j in kept:
+        qk, ov = inner_products(a, b, i, j)
+        products += qk, ov
+        heads.append(HeadFate("kept", i, j, None, (qk.cosine + ov.cosine) / 2, qk.moved, ov.moved))
+    heads += _alone(pair, chance, kept)
+    distance = float(np.mean([one.apart for one in products])) if products else None
+    kv_heads = (a.kv_heads, b.kv_heads) if a.kv_heads != b.kv_heads else None
+    return LayerFate("kept", *names, heads=tuple(heads), kv_heads=kv_heads, distance=distance)
+
+
+def _alone(pair: PairedLayer, chance: float, kept: Sequence[tuple[int, int]]) -> Iterator[HeadFate]:
+    """Heads that only one side has: what they are like, if anything."""
+    ours, theirs = ({head[side] for head in kept} for side in (0, 1))
+    for i in set(range(len(pair.alike))) - ours:
+        like = int(pair.alike[i].argmax())
+        merged = pair.alike[i, like] > chance and like in theirs
+        yield HeadFate("merged" if merged else "removed", i, None, like if merged else None)
+    for j in set(range(pair.alike.shape[1])) - theirs:
+        like = int(pair.alike[:, j].argmax())
+        copied = pair.alike[like, j] > chance
+        yield HeadFate("copied" if copied else "added", None, j, like if copied else None)
+
+
+def without_partner(pairs: LayerPairs, a: Sequence[str], b: Sequence[str]) -> Iterator[LayerFate]:
+    """Layers that only one side has; a layer of B may be like one of A that was paired with another."""
+    ours, theirs = ({getattr(pair, side) for pair in pairs.paired} for side in ("a", "b"))
+    yield from (LayerFate("removed", name, None) for place, name in enumerate(a) if place not in ours)
+    for place, name in enumerate(b):
+        if place not in theirs:
+            like = int(pairs.alike[:, place].argmax())
+            copied = pairs.alike[like, place] > pairs.chance_of_layers
+            yield LayerFate("copied" if copied else "added", None, name, a[like] if copied else None)

@@ -1,0 +1,137 @@
+"""From two checkpoints to a verdict: layers paired, heads paired, the order of units tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
+from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
+from qkvinspect.lineage.inner_units import inner_similarities
+from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested
+from qkvinspect.lineage.order_test import OrderTest, order_test
+from qkvinspect.lineage.subject import Subject, nbytes
+from qkvinspect.lineage.unit_profiles import UnitProfiles
+from qkvinspect.weights.reading import Array
+
+Places = tuple[int, int]
+
+
+def kinship(places: Places, a: Subject, b: Subject, advance: Callable[[int], None]) -> Kinship:
+    """Compare two checkpoints.
+
+    Args:
+        places: theirs among those that were named.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+        UsageError: scipy is not installed.
+    """
+    why = _incomparable(a, b)
+    if a.units is None or b.units is None or why:
+        return Kinship(*places, "undetermined", why)
+    pairs = pair_layers(a.signatures, b.signatures, len(a.units.basis))
+    profiles = UnitProfiles(len(a.units.basis), len(a.units.tested))
+    inner: list[Array] = []
+    layers: list[LayerFate] = []
+    names = [one.layer for one in a.layers], [one.layer for one in b.layers]
+    for pair in pairs.paired:
+        ours, theirs = a.read(pair.a), b.read(pair.b)
+        profiles.add(pair, ours, theirs)
+        inner += inner_similarities(pair, ours, theirs)
+        layers.append(of_pair(pair, pairs.chance, (names[0][pair.a], names[1][pair.b]), ours, theirs))
+        advance(nbytes(a.layers[pair.a]) + nbytes(b.layers[pair.b]))
+    residual = order_test([profiles.similarity()])
+    layers = _in_order(pairs, layers, list(without_partner(pairs, *names)), names)
+    if a.numbered or b.numbered:
+        return _weighed(places, (a, b), order_test(inner), "inner", residual, layers)
+    return _weighed(places, (a, b), residual, "residual", residual, layers)
+
+
+def _incomparable(a: Subject, b: Subject) -> str:
+    for side, one in (("A", a), ("B", b)):
+        if one.units is None:
+            reason = one.left_out[0][1] if one.left_out else "it has no attention"
+            return f"no layer of {side} can be compared: {reason}"
+    if a.units is not None and b.units is not None and a.units.width != b.units.width:
+        widths = f"{a.units.width} and {b.units.width}"
+        return f"their streams are {widths} units wide, so that no unit of one is known to be a unit of the other"
+    return ""
+
+
+def _weighed(
+    places: Places,
+    sides: tuple[Subject, Subject],
+    test: OrderTest,
+    tested: Tested,
+    residual: OrderTest,
+    layers: Sequence[LayerFate],
+) -> Kinship:
+    """The verdict that the p-value allows."""
+    if test.p_value < KIN:
+        descendant, why = _made_of(sides, layers)
+        verdict = "derived" if why else "common ancestor"
+        return Kinship(*places, verdict, why or _SHARED, descendant, test, tested, tuple(layers))
+    if test.least > KIN:
+        why = f"{test.units} units are too few to tell kin from strangers"
+    elif residual.p_value < KIN:
+        why = "residual units stand in the same order, but something that both were given numbers them (such as fixed positions)"
+    elif test.p_value < STRANGERS:
+        why = "units stand in the same order more often than chance would often have it, and less than is needed to say so"
+    else:
+        return Kinship(*places, "unrelated", "units stand in each other's order as chance has it", None, test, tested)
+    return Kinship(*places, "undetermined", why, None, test, tested)
+
+
+_SHARED = "both come from one start; two checkpoints alone do not tell whether one was made from the other"
+
+
+def _made_of(sides: tuple[Subject, Subject], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
+    """Which side was made from the other, and how that is seen; "" where it is not."""
+    kept = [head for layer in layers for head in layer.heads if head.fate == "kept"]
+    roundings = [_rounding(one) for one in sides]
+    if not kept or any(head.moved is None or head.moved > 4 * max(roundings) for head in kept):
+        return None, ""
+    more: list[Literal["a", "b"]] = []
+    if roundings[0] != roundings[1]:
+        more.append("b" if roundings[1] > roundings[0] else "a")
+    fates = {layer.fate for layer in layers} | {head.fate for layer in layers for head in layer.heads}
+    if fates & {"removed", "merged"} and not fates & {"added", "copied"}:
+        more.append("b")
+    if "added" in fates and not fates & {"removed", "merged"}:
+        more.append("a")
+    same = "all heads that both have are the same" + (" but for rounding" if max(roundings) > _FINE else "")
+    return (more[0] if len(set(more)) == 1 else None), same
+
+
+_FINE = 2.0**-16
+"""What float32 loses where heads are rotated or rescaled."""
+
+
+def _rounding(one: Subject) -> float:
+    """The relative rounding of the coarsest dtype that it stores heads in; nothing is allowed for codes."""
+    found = _FINE
+    for layer in one.layers:
+        for weight in layer.weights:
+            dtype = DTYPES[weight.dtype.name]
+            if weight.encoding is None and dtype.kind == "float":
+                found = max(found, {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(dtype.name, _FINE))
+    return found
+
+
+def _in_order(
+    pairs: LayerPairs, paired: Sequence[LayerFate], alone: Sequence[LayerFate], names: tuple[list[str], list[str]]
+) -> list[LayerFate]:
+    """By their places in B, those that were removed after the layer of A that they followed."""
+    of_b = {name: float(place) for place, name in enumerate(names[1])}
+    of_a = {name: place for place, name in enumerate(names[0])}
+    known = [(pair.a, pair.b) for pair in pairs.paired]
+
+    def place(layer: LayerFate) -> tuple[float, int]:
+        if layer.b is not None:
+            return of_b[layer.b], 0
+        mine = of_a[layer.a or ""]
+        return max((b + 0.5 for a, b in known if a < mine), default=-0.5), mine
+
+    return sorted([*paired, *alone], key=place)

@@ -1,0 +1,97 @@
+"""A checkpoint as lineage sees it: the layers whose heads can be compared, and what was read of them once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.lineage.head_circuits import Signatures, signatures
+from qkvinspect.lineage.numbering import SUSPICIOUS, UnitNumbering
+from qkvinspect.lineage.sampled_heads import SampledHeads, cannot_compare, residual_width, sampled
+from qkvinspect.lineage.units import Units, choose
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One of the checkpoints, which must still be open.
+
+    Attributes:
+        layers: those that can be compared: most of its layers read a stream of one width.
+        left_out: the other layers, each with the reason.
+        units: None where no layer can be compared.
+        signatures: of each layer.
+        numbered: whether the units of its residual stream are numbered by something that is no chance.
+    """
+
+    report: Report
+    layers: tuple[Attention, ...]
+    left_out: tuple[tuple[str, str], ...]
+    units: Units | None
+    signatures: Sequence[Signatures] = field(repr=False)
+    numbered: bool
+
+    @property
+    def path(self) -> str:
+        return self.report.checkpoint.path
+
+    def read(self, layer: int) -> SampledHeads:
+        """A layer at the units.
+
+        Raises:
+            CheckpointError: the bytes cannot be read.
+        """
+        assert self.units is not None
+        return sampled(self.layers[layer], self.units)
+
+
+def comparable(report: Report) -> tuple[tuple[Attention, ...], tuple[tuple[str, str], ...]]:
+    """The layers that can be compared, and the others with the reason."""
+    widths = Counter(width for one in report.attentions if (width := residual_width(one)) is not None)
+    usual = widths.most_common(1)[0][0] if widths else None
+    kept: list[Attention] = []
+    left: list[tuple[str, str]] = []
+    for one in report.attentions:
+        why = cannot_compare(one)
+        if not why and residual_width(one) != usual:
+            why = f"its stream is {residual_width(one)} wide, and that of most layers {usual}"
+        if why:
+            left.append((one.layer, why))
+        else:
+            kept.append(one)
+    return tuple(kept), tuple(left)
+
+
+def subject(report: Report, advance: Callable[[int], None]) -> Subject:
+    """Read a checkpoint once, layer by layer.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    layers, without = comparable(report)
+    width = residual_width(layers[0]) if layers else None
+    if width is None:
+        return Subject(report, (), without, None, (), numbered=False)
+    units = choose(width)
+    numbering = UnitNumbering(len(units.basis), len(units.tested))
+    found: list[Signatures] = []
+    usable: list[Attention] = []
+    left = list(without)
+    for layer in layers:
+        heads = sampled(layer, units)
+        advance(nbytes(layer))
+        if heads.unusable:
+            left.append((layer.layer, heads.unusable))
+            continue
+        numbering.add(heads)
+        usable.append(layer)
+        found.append(signatures(heads, len(units.basis)))
+    numbered = numbering.p_value() <= SUSPICIOUS
+    return Subject(report, tuple(usable), tuple(left), units if usable else None, tuple(found), numbered)
+
+
+def nbytes(layer: Attention) -> int:
+    """Of what is read of a layer."""
+    output = layer.output.weight.nbytes if layer.output is not None else 0
+    return sum(weight.nbytes for weight in layer.weights) + output
