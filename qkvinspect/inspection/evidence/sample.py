@@ -30,6 +30,11 @@ _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever 
 MAX_COLUMNS = 2048
 """Columns that are looked at of each row."""
 
+_FIRST_ROWS = 32
+_PAIRS = 6
+_UPRIGHT = 0.1
+"""How far rows may be from right angles to each other, as a share of what is usual at random, to be made orthogonal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bias:
@@ -151,7 +156,9 @@ def _stored(source: LayerWeights) -> Iterator[Weight]:
 
 
 def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int) -> Sample | None:
-    """Compare the rows of matrices of the same width with each other."""
+    """Compare the rows of matrices of the same width with each other; None if one is an orthogonal one, untrained."""
+    if any(map(_orthogonal, found)):
+        return None
     spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
     scores = np.zeros((len(spaces), len(spaces)), np.float32)
     for width in set(spaces.tolist()):
@@ -162,6 +169,21 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
         scores[np.ix_(places, places)] = own
     lengths = np.concatenate([np.linalg.norm(values.astype(np.float64), axis=1) for values in found])
     return Sample(layer, scores, spaces, columns, normal_ranks(lengths), stride)
+
+
+def _orthogonal(values: Array) -> bool:
+    """Whether rows stand at right angles to each other, as torch.nn.init.orthogonal_ leaves them.
+
+    They are then less alike within the matrix than with the rows of any other, which looks like an effect of heads.
+    """
+    rows = values[:_FIRST_ROWS].astype(np.float64)
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(rows, axis=1)
+        rows = rows[lengths > 0] / lengths[lengths > 0, None]
+    if not np.isfinite(rows).all():
+        return False
+    pairs = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+    return len(pairs) >= _PAIRS and bool((pairs**2).mean() * rows.shape[1] < _UPRIGHT**2)
 
 
 def _read(weight: Weight, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
