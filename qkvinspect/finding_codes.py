@@ -10,7 +10,7 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 """The least severe first."""
 
 _NOT_CHECKED = None
-"""For what is found in training runs: ``check`` looks at one checkpoint."""
+"""For findings about training runs: ``check`` looks at single checkpoints and never sees them."""
 
 
 class FindingKind(StrEnum):
@@ -47,7 +47,7 @@ class FindingKind(StrEnum):
 
 
 class FindingCode(FindingKind):
-    """What several places report, or what a room has no list of its own for."""
+    """Findings that several modules report, or whose package has no list of its own."""
 
     # Of files, by their readers.
     BAD_ALIGNMENT = "bad-alignment", "warning", "The file says nonsense of how its storages are aligned."

@@ -1,4 +1,4 @@
-"""Work that runs on all cores while its results are taken in order."""
+"""Run work on all cores and take its results in order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 2
-"""Items of each worker that wait or are done, before the first of them is taken."""
+"""How many items for each worker may be queued or finished before the first of them is taken."""
 
 _limit: int | None = None
 
 
 class _Task(Generic[Item, Result]):
-    """One item, and what became of it."""
+    """One item and its result or error."""
 
     def __init__(self, item: Item) -> None:
         self.item = item
@@ -44,7 +44,7 @@ class _Task(Generic[Item, Result]):
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
-    """What ``work`` makes of each item, in their order; several at a time, if there are several.
+    """The results of ``work`` for each item, in the order of the items; several are worked on at a time.
 
     Only a few items are ever ahead of the one that is taken. An error is raised when its item's turn comes.
     """
@@ -81,7 +81,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
 
 
 def limit(count: int) -> None:
-    """Use no more cores than that, from now on: this process is one of several."""
+    """Limit the cores that this process uses from now on, because several such processes run."""
     global _limit  # noqa: PLW0603
     _limit = count
 

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rows:
-    """Q, K or V of a layer or of one head, as nn.Linear would store it.
+    """Q, K or V of a layer or of one head, [out, in] as nn.Linear would store it.
 
     Attributes:
-        bias: that of the same rows, or None.
+        bias: the bias of the same rows, or None.
     """
 
     piece: OutputTensor
@@ -51,11 +51,11 @@ class Rows:
         return clean(f"<Rows {self.piece.name}: {list(self.shape)} {self.dtype}>")
 
     def __getitem__(self, key: Any) -> Any:
-        """As numpy slices the values, which are read for it."""
+        """Slice the values as numpy does; this reads them."""
         return self.numpy()[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """The values, for whatever takes an array."""
+        """The values, for functions that take an array."""
         values = self.numpy()
         return values if dtype is None else values.astype(dtype)
 
@@ -64,7 +64,7 @@ class Rows:
 
         Raises:
             CheckpointError: the bytes cannot be read.
-            LayoutError: the stored bits stand for no numbers by themselves (quantised).
+            LayoutError: the weight is quantised in a way that is not decoded.
         """
         import numpy as np
 
@@ -81,7 +81,7 @@ class Rows:
         return whole.reshape(*self.shape[:-1], -1)
 
     def torch(self) -> Tensor:
-        """The very bits, as a tensor of the stored dtype.
+        """The stored bits, unchanged, as a torch tensor of the stored dtype.
 
         Raises:
             CheckpointError: the bytes cannot be read.
@@ -139,7 +139,7 @@ class Layer:
 
     @cached_property
     def heads(self) -> tuple[Parts, ...]:
-        """One for each query head; where several share K and V, each has those that it uses.
+        """The query heads, each with the K and V that it uses; several may share the same ones.
 
         Raises:
             LayoutError: the number of heads is unknown.
@@ -159,7 +159,7 @@ class Layer:
 
 
 class LayersByName(dict[str, Layer]):
-    """The layers of a checkpoint by name; a name that none has is answered with those that are near."""
+    """The layers of a checkpoint by name; an unknown name raises a KeyError that suggests similar ones."""
 
     def __repr__(self) -> str:
         return clean(f"<{len(self)} layers: {', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''}>")
@@ -258,11 +258,11 @@ def inspect(
 
 
 def _share(runs: tuple[RowRun, ...], head: tuple[int, int] | None) -> tuple[RowRun, ...]:
-    """All rows of a part, or those that one of so many query heads uses."""
+    """All rows of a part, or those that one query head uses."""
     if head is None:
         return merged(runs)
     index, heads = head
-    if len(runs) >= heads:  # differential attention has several of its own for each head
+    if len(runs) >= heads:  # differential attention has several heads of Q for each head of the module
         each = len(runs) // heads
         return merged(runs[index * each : (index + 1) * each])
     return (runs[index * len(runs) // heads],)

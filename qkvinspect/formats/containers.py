@@ -96,7 +96,7 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
         elif isinstance(value, (int, float, str)):
             scalars[key] = value
     if scalars:
-        found.append(Config("checkpoint", scalars, inside=True))
+        found.append(Config("checkpoint", scalars, inside=True, outermost=True))
     return tuple(found)
 
 

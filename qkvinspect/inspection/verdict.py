@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.layouts.layout import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,7 @@ class Weighed:
         label: the packing; "" where only heads are in question.
         score: twice the log-likelihood gained over no heads at all (or over the worst packing weighed), less
             what its parameters gain by chance; summed over the layers.
+        turn: which rows of a head turn together, where that is weighed.
         explained_by: a larger number of heads that explains it: put together in any other order, those heads
             reach about the same score.
     """
@@ -21,6 +23,7 @@ class Weighed:
     num_heads: int
     score: float
     explained_by: int | None = None
+    turn: Turn | None = None
 
     @property
     def answer(self) -> str | int:

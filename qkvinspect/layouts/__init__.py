@@ -22,7 +22,7 @@ from qkvinspect.layouts import (
     torch,
     vision,
 )
-from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
+from qkvinspect.layouts.layout import PATTERN, HeadTensor, Layout, StoredWeight
 
 LAYOUTS: tuple[Layout, ...] = (
     *torch.LAYOUTS,
@@ -65,7 +65,7 @@ def require_known(ids: Iterable[str], layouts: Iterable[Layout]) -> None:
     """
     known = {layout.id for layout in layouts}
     for id in ids:
-        if id not in known and id.partition("-")[0] != "pattern":
+        if id not in known and id.partition("-")[0] != PATTERN:
             close = get_close_matches(id, known)
             hint = f"did you mean {' or '.join(close)}?" if close else "`qkvinspect layouts` lists them all"
             raise UsageError(f"there is no layout {id!r}", hint=hint)

@@ -19,6 +19,9 @@ tensors, or were told by the user."""
 FoundBy = Literal["layout", "pattern", "settings"]
 """Which of the three ways led to a module: a row of the registry, its names' pattern, the user's own row."""
 
+PATTERN = "pattern"
+"""What the ids of layouts begin with that are made of names that follow a pattern."""
+
 Turn = Literal["halves", "neighbours"]
 """Which rows of a head a rotary embedding turns together: one of each half, or two neighbours."""
 

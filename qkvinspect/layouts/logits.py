@@ -15,6 +15,7 @@ class Logits:
     Attributes:
         softmax: whether there are logits at all; linear attention and recurrent layers have none.
         scaled: whether they are q.k / sqrt(head_dim), where no config says otherwise; else they are q.k itself.
+        plain_gain_in: globs for names of norms whose gain is the stored weight, where it is unclear for others.
         gain: what the norms before the projections, and those of Q and K, multiply by: the weight that is stored,
             or 1 + weight. Unclear where models of both sorts share a layout, so that only a config tells.
     """
@@ -22,9 +23,10 @@ class Logits:
     softmax: bool = True
     scaled: bool = True
     gain: Literal["weight", "one_plus_weight", "unclear"] = "weight"
+    plain_gain_in: tuple[str, ...] = ()
 
 
-UNCLEAR_GAIN = Logits(gain="unclear")
+UNCLEAR_GAIN = Logits(gain="unclear", plain_gain_in=("*clip*",))  # norms of CLIP's towers are LayerNorm
 NO_SOFTMAX = Logits(softmax=False)
 UNSCALED = Logits(scaled=False)
 _ONE_PLUS = Logits(gain="one_plus_weight")

@@ -20,6 +20,8 @@ class Point:
     """One question that the weights were asked.
 
     Attributes:
+        title: what it is about.
+        below: what it is about where all stand below a heading that says evidence.
         text: the answer.
         what: what was weighed; "" where that is in the text.
         weighed: (hypothesis, score, what to know of it), the first few.
@@ -31,6 +33,7 @@ class Point:
     what: str = ""
     weighed: tuple[tuple[str, float, str], ...] = ()
     others: int = 0
+    below: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def points(evidence: Evidence) -> Iterator[Point]:
     """Every question that was asked, with its answer."""
     if evidence.heads is not None:
         labels = [str(one.num_heads) for one in evidence.heads.weighed]
-        yield Point("Evidence", _heads(evidence.heads), "heads", *_weighed(labels, evidence.heads))
+        yield Point("Evidence", _heads(evidence.heads), "heads", *_weighed(labels, evidence.heads), "Heads")
     if evidence.packings is not None:
         labels = [f"{one.label}, {one.num_heads} heads" for one in evidence.packings.weighed]
         yield Point("Packing", _packing(evidence.packings), "packing", *_weighed(labels, evidence.packings))
@@ -120,7 +123,7 @@ def _turns(verdict: Verdict) -> str:
     scores = "; ".join(f"{one.label}: {one.score:.0f}" for one in verdict.weighed[:3])
     if not verdict.decided:
         return f"no rotary pairs stand out ({scores}; {verdict.noise:.0f} is needed)."
-    meaning = "rotate-half" if verdict.best.label.startswith("halves") else "interleaved"
+    meaning = "rotate-half" if verdict.best.turn == "halves" else "interleaved"
     return f"rows are turned in pairs as {verdict.best.label}: {meaning} ({scores})."
 
 

@@ -192,13 +192,13 @@ def weigh_turns(attentions: Sequence[Attention], samples: Sequence[Sample]) -> V
     scores = rotary.score(samples, index) if index else {}
     if not scores:
         return None
-    order = sorted(scores, key=lambda label: -scores[label])
-    other = max((scores[label] for label in order if label[:5] != order[0][:5]), default=0.0)
+    order = sorted(scores, key=lambda pairing: -scores[pairing])
+    other = max((scores[pairing] for pairing in order if pairing.turn != order[0].turn), default=0.0)
     best = scores[order[0]]
     decided = best >= rotary.ENOUGH and best - other >= rotary.AHEAD
     confidence = _share(best, [0.0, other]) if decided else 0.0
     heads = attentions[0].geometry.num_heads if attentions[0].geometry else 0
-    weighed = tuple(Weighed(label, heads, scores[label]) for label in order)
+    weighed = tuple(Weighed(one.label, heads, scores[one], turn=one.turn) for one in order)
     return Verdict(weighed, tuple(sample.layer for sample in samples), rotary.ENOUGH, confidence, decided)
 
 
