@@ -51,10 +51,10 @@ class Metadata:
 
 
 def parse(root: object, file: str) -> Metadata:
-    """Take the metadata out of what its pickle holds.
+    """Extract the metadata from its pickle.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: it is no such metadata.
     """
     fields = _fields(root, "Metadata", file)
     entries: dict[str, Tensor | None] = {}

@@ -57,7 +57,7 @@ _DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 
 def sniff(head: bytes) -> bool:
-    """A length, then a brace; what is no safetensors but can be nothing else is refused as one."""
+    """Whether a length and a brace come first; a file that can be nothing else is refused as damaged safetensors."""
     if int.from_bytes(head[:8], "little") < 1 << 40:
         return head[8:].lstrip(_BEFORE)[:1] == b"{" and len(head) > 8
     return head[8:10] in (b'{"', b"{}") and not head.lstrip().startswith(b"{")

@@ -1,4 +1,4 @@
-"""What the reader of a report should know besides the numbers."""
+"""Findings of inspection about heads, packings and numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SURE_TO_CONTRADICT = 0.999
 
 
 def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
-    """What the reader should know of how the number of heads was found, or not."""
+    """Findings about how the number of heads was determined, or why it was not."""
     for fact, reason in solution.rejected:
         if fact.said_by is SaidBy.FLAG:
             raise UsageError(f"--heads does not fit layer {layer!r}: {reason}", hint="see the shapes in `show`")
@@ -56,7 +56,7 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
 
 
 def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> Iterator[Finding]:
-    """Where the weights contradict what was taken for granted, or were all that told.
+    """Findings where the weights contradict other sources, or were the only source.
 
     Args:
         packing: the packing that was taken for granted, in words.
@@ -111,7 +111,7 @@ def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:
 
 
 def about_numbers(attention: Attention) -> Iterator[Finding]:
-    """What the norms themselves say, or why there are none."""
+    """Findings about the norms, or why there are none."""
     for part in attention.parts:
         for what, measure in (("", part.measured), (" bias", part.bias_measured)):
             if measure is not None and measure.nonfinite:

@@ -1,4 +1,4 @@
-"""What projections that were found by their names may be: every way in which such tensors are packed."""
+"""The layouts that projections found by their names may have: every packing that fits."""
 
 from __future__ import annotations
 

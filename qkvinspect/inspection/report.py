@@ -1,4 +1,4 @@
-"""What inspection finds, as plain dataclasses, and its form as JSON."""
+"""The result of inspection as plain dataclasses, and its JSON form."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that ``show`` prints.
+    """The result of inspecting a checkpoint: everything that ``show`` prints.
 
     Attributes:
         weights: all weights of the checkpoint, attention or not.

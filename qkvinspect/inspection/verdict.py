@@ -1,4 +1,4 @@
-"""What the weights themselves say to a question, as plain dataclasses."""
+"""The answers that the weights give to a question, as plain dataclasses."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Weighed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the weights themselves say to a question.
+    """The answer that the weights give to one question.
 
     Attributes:
-        weighed: all hypotheses, the likeliest first, those that others explain last.
+        weighed: all hypotheses, the most probable first; those that others explain come last.
         layers: the layers that were weighed.
         noise: the score that weights without heads hardly ever reach.
         confidence: how probable it is that the first is right, if one of them is; 0 where the heads do not
@@ -61,11 +61,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the weights of a stack of layers say of its heads and packing.
+    """What the weights of a stack of layers reveal about its heads and packing.
 
     Attributes:
         packings: None where the tensors can be divided in one way only.
-        turned: the heads if the weights lay the other way round, where that explains them far better.
+        turned: the heads of the transposed weights, where these explain the weights far better.
         turns: which rows of a head a rotary embedding turns together, by label; None where it was not asked.
         profile: (rows apart, how much two rows of a part that lie so far apart are tied, in nats a pair), in
             equal steps; empty where it was not asked for.

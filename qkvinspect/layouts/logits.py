@@ -1,4 +1,4 @@
-"""How a library makes attention logits of Q and K: what its code does and no tensor shows."""
+"""How a library computes attention logits from Q and K, which is in its code and in no tensor."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ _BY_MODEL_TYPE: Mapping[str, Logits] = {
 
 
 def logits_of(model_type: object) -> Logits:
-    """What a config's ``model_type`` says, which goes before what the layout says."""
+    """What a config's ``model_type`` says; it outranks the layout."""
     return _BY_MODEL_TYPE.get(model_type, _USUAL) if isinstance(model_type, str) else _USUAL

@@ -1,4 +1,4 @@
-"""What the weights say, as text: every hypothesis with its score, and a picture of where heads end."""
+"""The evidence from the weights as text: every hypothesis with its score, and a picture of where heads end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def blocks(attention: Attention) -> Iterator[Block]:
 
 
 def stacks(attentions: Sequence[Attention]) -> list[Stack]:
-    """What the weights say, once for all the layers that it is said of."""
+    """The evidence of all layers, once for each stack."""
     found: dict[tuple[Evidence, int], list[str]] = {}
     for one in attentions:
         if one.evidence is not None:

@@ -1,4 +1,4 @@
-"""Sums of squares by the compiled loops of numkong, where it is installed and found to be right on this machine.
+"""Sums of squares by numkong's compiled loops, where it is installed and gives right results on this machine.
 
 numpy has no arithmetic for the narrow types: on one core our own comes to 4 GB/s for bfloat16, 1.5 for float16 and 1
 for float8_e4m3fn, numkong to 12, 12 and 4 (tests/benchmarks/SUMS.md). float32 stays with numpy: BLAS is as fast and
@@ -30,7 +30,7 @@ _CLOSE = 3e-7
 
 @cache
 def squares_of(name: str) -> Squares | None:
-    """What sums squares of a dtype; None where that is for numpy to do."""
+    """The function that sums squares of a dtype; None where numpy is used."""
     if name not in _CODES or sys.byteorder != "little":
         return None
     try:
@@ -48,7 +48,7 @@ def squares_of(name: str) -> Squares | None:
 
 
 def _is_right(squares: Squares, name: str) -> bool:
-    """Whether it agrees with numpy on values of every size: the loops differ from processor to processor."""
+    """Whether it agrees with numpy on values of every size. This is tested, as the loops differ between processors."""
     dtype = DTYPES[name]
     step, word = (1, np.uint8) if dtype.bits == 8 else (_STEP, np.uint16)
     patterns = np.arange(0, 1 << dtype.bits, step).astype(word)

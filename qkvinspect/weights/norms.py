@@ -1,4 +1,4 @@
-"""The streaming kernel: bytes in; out, for every output row, its sum of squares and its non-finite values.
+"""The streaming kernel: reads bytes and gives each output row's sum of squares and count of non-finite values.
 
 Every packing, head and part is a set of rows, so any norm is a sum over these.
 """
@@ -23,7 +23,7 @@ from qkvinspect.weights.weight import Matrix, Weight
 from qkvinspect.workers import in_order
 
 Progress = Callable[[int], None]
-"""Told how many bytes have just been dealt with."""
+"""Called with the number of bytes just processed."""
 
 _PIECE = 4 << 20
 """Bytes read at once: with less, the threads wait for one another (the interpreter's lock) more than they work."""
@@ -34,7 +34,7 @@ _BATCH = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """A weight to stream, and how it lies."""
+    """A weight to stream, and its orientation."""
 
     weight: Weight
     orientation: Orientation
@@ -50,7 +50,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _PartialSums:
-    """What was found in a piece.
+    """The sums of one piece.
 
     Attributes:
         odd: how many values of each row are not finite, and how many are NaN; None where there are none.
@@ -105,7 +105,7 @@ class RowStats:
 def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[RowStats | None]:
     """The statistics of each of these weights, streamed on all cores in the order given; None of one without values.
 
-    It does not depend on how many cores there are: what they find is added up in that order.
+    The result does not depend on the number of cores, as partial sums are added in that order.
     """
     jobs: deque[_Job | None] = deque()
     begun = 0

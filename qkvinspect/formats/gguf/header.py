@@ -22,7 +22,7 @@ _MAX_ALIGNMENT = 1 << 20
 
 
 class Header(NamedTuple):
-    """What one file says.
+    """The header of one file.
 
     Attributes:
         unused: bytes behind the last tensor.
@@ -64,7 +64,7 @@ def read_header(source: ByteSource, limits: Limits) -> Header:
 
 
 def _byteorder(source: ByteSource) -> ByteOrder:
-    """The order in which the version is one that can be: the magic is the same in both.
+    """The byte order in which the version is plausible; the magic is the same in both.
 
     Raises:
         CheckpointError: it is of no version that is read here.

@@ -1,4 +1,4 @@
-"""Where the numbers of initialisers lie: in the file itself, or in another beside it."""
+"""Locate the numbers of initialisers, in the file itself or in another beside it."""
 
 from __future__ import annotations
 

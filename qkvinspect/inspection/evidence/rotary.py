@@ -20,7 +20,7 @@ from qkvinspect.layouts.layout import Turn
 Array = NDArray[Any]
 
 ENOUGH = 30.0
-"""The score of a pairing that is there: in models without rotary embeddings none was over 15."""
+"""The score from which a pairing counts as real: in models without rotary embeddings none was over 15."""
 
 AHEAD = 20.0
 """By how much it must exceed the best of the other kind."""
