@@ -120,5 +120,5 @@ def export(
         saving.save(found, pieces, out, how, command="export", format=format, layers=layers, dry_run=dry_run)
         if everything:
             if split and not layers:
-                saving.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")
+                saving.note("info: Q, K and V of every layer are apart already: nothing but the file is new")
             saving.explain_rest(found, pieces, out)

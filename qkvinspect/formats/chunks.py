@@ -48,7 +48,7 @@ def _check_cover(shape: tuple[int, ...], boxes: Sequence[Extents], file: str, na
             a + n > whole for a, n, whole in zip(at, sizes, shape, strict=True)
         ):
             raise CheckpointError(
-                "a chunk does not lie within its tensor",
+                "a chunk is not within its tensor",
                 code=Code.CHUNK_OUTSIDE,
                 file=file,
                 tensor=name,

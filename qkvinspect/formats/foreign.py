@@ -108,7 +108,7 @@ def refuse(source: ByteSource, head: bytes) -> CheckpointError:
         file=source.name,
         expected="a torch file, safetensors or a shard index",
         found=f"bytes {head[:8].hex(' ')}",
-        hint="the format is told by the content: check that this is the right file",
+        hint="the format is recognised by the content: check that this is the right file",
     )
 
 

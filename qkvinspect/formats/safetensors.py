@@ -161,7 +161,7 @@ def _tensor(
         raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
     if start < 0 or end > source.size - data_start:
         found = f"[{start}, {end}) of {source.size - data_start}"
-        raise damaged(source, Code.SAFETENSORS_RANGE, "data lies outside the file", found, name)
+        raise damaged(source, Code.SAFETENSORS_RANGE, "data is outside the file", found, name)
     dtype = _DTYPES[code]
     if prod(shape) * dtype.bits != 8 * (end - start):
         raise CheckpointError(

@@ -45,13 +45,13 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
         text = (
             "no source's number of heads fits the rows" if said else "the number of heads is in no tensor and no config"
         )
-        text += ": --heads N tells it"
+        text += ": --heads N sets it"
         if solution.possible:
             text += f"; possible: {', '.join(map(str, solution.possible[:16]))}"
             text += ", ..." if len(solution.possible) > 16 else ""
         yield Finding(FindingCode.HEADS_UNKNOWN, text, layer)
     else:
-        text = "it cannot be split without the number of heads: --heads N or --heads N/KV tells it"
+        text = "it cannot be split without the number of heads: --heads N or --heads N/KV sets it"
         yield Finding(FindingCode.HEADS_NEEDED, text, layer)
 
 
@@ -75,7 +75,7 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
     elif packings is not None and packing and packings.best.label != packing:
         return  # the heads are those of a packing that the weights do not speak for
     elif attention.heads_said_by is SaidBy.WEIGHTS:
-        text = f"{heads.best.num_heads} heads are told by the weights alone"
+        text = f"{heads.best.num_heads} heads are inferred from the weights alone"
         yield Finding(FindingCode.HEADS_FROM_WEIGHTS, f"{text} {_sure(heads)}", layer)
     elif known is not None and heads.best.num_heads != known.num_heads and heads.confidence > SURE_TO_CONTRADICT:
         text = f"{attention.heads_from} says {known.num_heads} heads, the weights say {heads.best.num_heads}"

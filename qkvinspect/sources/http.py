@@ -144,7 +144,7 @@ class HttpFile:
         if self._whole:
             return Answer(length, validator, self._pieces(response, length), whole=True)
         raise CheckpointError(
-            "lies on a server that does not give parts of files",
+            "is on a server that does not give parts of files",
             code=Code.FILE_RANGES,
             file=self.name,
             expected="status 206",
@@ -186,9 +186,9 @@ class HttpFile:
         """Describe an error without the URL, which messages of the libraries repeat with its secrets."""
         kinds = {type(found).__name__ for found in _causes(error)}
         if any("SSL" in kind or "Certificate" in kind for kind in kinds):
-            return failed(self.name, "lies on a server whose certificate cannot be trusted, or that speaks no TLS")
+            return failed(self.name, "is on a server whose certificate cannot be trusted, or that speaks no TLS")
         if "NameResolutionError" in kinds or "gaierror" in kinds:
-            return failed(self.name, "lies on a server whose name is not known")
+            return failed(self.name, "is on a server whose name is not known")
         if any("Timeout" in kind for kind in kinds):
             return TemporaryError(f"the server was silent for {self._timeout:g} seconds")
         refused = "ConnectionRefusedError" in kinds

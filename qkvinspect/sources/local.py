@@ -150,7 +150,7 @@ class LocalFile:
                     f"cannot be read: {error.strerror}",
                     code=Code.FILE_READ,
                     file=self.name,
-                    hint="look at the disk or network that it lies on",
+                    hint="look at the disk or network that it is on",
                 ) from error
             if not piece:
                 raise CheckpointError(

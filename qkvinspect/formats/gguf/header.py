@@ -116,7 +116,7 @@ def _tensor(source: ByteSource, entry: _TensorHeader, start: int, byteorder: Byt
     nbytes = dtype.nbytes(prod(entry.shape))
     if start + entry.offset + nbytes > source.size:
         found = f"{nbytes} bytes from {start + entry.offset} of {source.size}"
-        raise damaged(source, Code.GGUF_RANGE, "data lies outside the file", found, entry.name)
+        raise damaged(source, Code.GGUF_RANGE, "data is outside the file", found, entry.name)
     region = Region(source, start + entry.offset, nbytes)
     strides = contiguous_strides(entry.shape)
     return TensorInfo(entry.name, dtype, entry.shape, strides, region, byteorder=byteorder, keys=(entry.name,))

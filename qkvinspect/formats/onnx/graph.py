@@ -180,7 +180,7 @@ def _tensor(wire: Wire, whole: Field) -> Stored:
         raise damaged(wire.source, Code.ONNX_SHAPE, "shape cannot be", str(sizes)[:80], name)
     if is_external and (place is not None or "location" not in external):
         found = "numbers of its own as well" if place is not None else "no location"
-        raise damaged(wire.source, Code.ONNX_EXTERNAL, "is said to lie in another file", found, name)
+        raise damaged(wire.source, Code.ONNX_EXTERNAL, "is said to be in another file", found, name)
     return Stored(name, tuple(sizes), kind, place, external if is_external else {})
 
 
