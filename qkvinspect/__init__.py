@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is asked for: `--help` needs none of it, and `open` not all."""
+    """Import each public name on first use: `--help` needs none of them, and `open` not all."""
     match name:
         case "CheckpointError" | "LayoutError" | "QkvInspectError" | "UsageError":
             from qkvinspect import errors as home

@@ -1,4 +1,4 @@
-"""What Python callers may write where a tuple of texts is meant."""
+"""Arguments that may be one text or several: both become a tuple."""
 
 from __future__ import annotations
 

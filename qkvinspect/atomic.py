@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Write files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _NO_REPLACE = 1
 """RENAME_NOREPLACE of <linux/fs.h>."""
 
 _LOOK = 0.01
-"""Seconds between two looks at how much has been written."""
+"""Seconds between two checks of how much has been written."""
 
 _FLOW = 32 << 20
-"""Bytes that are brought to the disk at a time while more are written."""
+"""Bytes that are synced to disk at a time while more are written."""
 
 
 @contextmanager
 def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
-    """Write a file that gets its name ``target`` on success; on any failure it goes.
+    """Write a file that gets its name ``target`` on success, and is removed on any failure.
 
     The contents are on disk before the name is, and nothing is overwritten unless ``force``. Where the system
     can, the file has no name until then, so that not even a killed process leaves it behind.
@@ -64,7 +64,7 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
 
 @contextmanager
 def new_folder(target: Path) -> Generator[Path]:
-    """Fill a folder beside ``target`` that takes that name on success; on any failure it goes.
+    """Fill a folder beside ``target`` that takes that name on success, and is removed on any failure.
 
     Raises:
         UsageError: the target exists, or the folder that it shall be in cannot be written to.
@@ -88,7 +88,7 @@ def new_folder(target: Path) -> Generator[Path]:
 
 @contextmanager
 def _flowing(descriptor: int) -> Generator[None]:
-    """Have what is written brought to the disk beside other work: to wait for all of it at the end takes longer."""
+    """Sync what is written to disk while more is being written: one sync of everything at the end takes longer."""
     over = Event()
     failed: list[OSError] = []
 
@@ -101,7 +101,7 @@ def _flowing(descriptor: int) -> Generator[None]:
                 done = size
                 try:
                     os.fsync(descriptor)
-                except OSError as error:  # which the system tells once
+                except OSError as error:  # an error of writing, which the system reports only once
                     failed.append(error)
 
     thread = Thread(target=flow, daemon=True)
@@ -118,8 +118,7 @@ def _flowing(descriptor: int) -> Generator[None]:
 def require_free(target: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Refuse a target that exists and may not be replaced, and one that is read, whatever ``force`` says.
 
-    Raises:
-        UsageError: it is so.
+    Raises: UsageError: the target is one of these.
     """
     if any(_same_file(target, one) for one in inputs):
         raise UsageError("is what is being read", file=str(target), hint="give another name")
@@ -135,7 +134,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk."""
+    """Sync a folder, so that the names in it are on disk."""
     with suppress(OSError):  # some file systems cannot sync a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:

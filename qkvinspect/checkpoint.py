@@ -1,4 +1,4 @@
-"""What everything else speaks of: byte sources, tensors, checkpoints. Standard library only."""
+"""The types that all other modules share: byte sources, tensors, checkpoints. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCK = 8 << 20
 ByteOrder = Literal["little", "big"]
 
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
-"""How a stored weight lies: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
+"""The order of a stored weight's axes: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
 XLNet's [in, num_heads, head_dim]."""
 
 Role = Literal["model", "ema", "optimizer"]
@@ -97,22 +97,23 @@ class Region:
 
     @property
     def extents(self) -> tuple[Extent, ...]:
-        """All that is read where any of the bytes is asked for; known without reading."""
+        """Everything that is read when any of the bytes is asked for; known without reading."""
         return (Extent(self.source, self.start, self.start + self.nbytes),)
 
     def check(self) -> None:
-        """Make sure, before any byte is given away, that all are those that were written, where that can be known.
+        """Verify the bytes against the checksum that the file has of them, if it has one, before any of them is used.
 
         Raises:
-            CheckpointError: they are not.
+            CheckpointError: they differ.
         """
 
     def part(self, offset: int, nbytes: int) -> Region:
-        """Some of its bytes; what holds for all holds for them."""
+        """A part of the region, checked like the whole."""
         return _RegionPart(self, offset, nbytes)
 
     def place(self, offset: int) -> tuple[ByteSource, int] | None:
-        """Where in which file the byte at ``offset`` lies, all others around it; None where they lie otherwise.
+        """The file and the position of the byte at ``offset``; None where the region is not one run of bytes in one
+        file.
 
         Raises:
             CheckpointError: they are not those that were written.
@@ -202,11 +203,13 @@ class Config:
     Attributes:
         origin: ``config:<file>`` beside the checkpoint, or ``checkpoint:<key>`` inside it.
         inside: whether it lies inside the checkpoint, so that it cannot be the config of another one.
+        outermost: whether its values stand beside the state_dict itself, below no key of their own.
     """
 
     origin: str
     values: Mapping[str, object]
     inside: bool = False
+    outermost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +222,7 @@ class Container:
 
 
 class Share(NamedTuple):
-    """What one rank of tensor parallelism holds of a tensor.
+    """The share of a tensor that one rank of tensor parallelism holds.
 
     Attributes:
         axis: of the tensor, along which it is shared out.
@@ -238,7 +241,7 @@ class Share(NamedTuple):
 
 @dataclasses.dataclass
 class Checkpoint:
-    """An opened checkpoint: its tensors by name, and whatever tells what they mean.
+    """An opened checkpoint: its tensors by name, and everything that helps to interpret them.
 
     Attributes:
         tensors: of the chosen state_dict, in the order of the file.
@@ -250,11 +253,11 @@ class Checkpoint:
         findings: what reading noticed.
         source: the file that was opened; None where there is none.
         loader: what else can load it; None where nothing is known to.
-        settled: what becomes of the file from now on is of no account.
+        settled: whether changes of the file no longer matter, because everything has been read.
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
-        packed: (glob of a layer, id of its layout), where whoever wrote the file packs it otherwise than its name says.
-        adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
+        packed: (glob of a layer, id of its layout), where the tool that wrote the file packs differently from what the
+        tensor's name suggests. adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
     """
 
     path: str
@@ -278,10 +281,10 @@ class Checkpoint:
     settled: bool = False
 
     def check(self) -> None:
-        """Make sure that the file was neither changed nor replaced since it was opened.
+        """Verify that the file was neither changed nor replaced since it was opened.
 
         Raises:
-            CheckpointError: it was: what has been read may be of two files.
+            CheckpointError: it was, so what has been read may come from two different files.
         """
         if self.source is not None:
             self.source.check()
@@ -289,7 +292,7 @@ class Checkpoint:
             self.adapter.check()
 
     def settle(self) -> None:
-        """Check for the last time: what was made of the file is about to have its name, and nothing is read any more.
+        """Check one last time, just before the output gets its name; nothing is read afterwards.
 
         Raises:
             CheckpointError: it was changed or replaced.

@@ -16,7 +16,7 @@ _MAX_PART = 400
 
 
 def clean(text: str) -> str:
-    """Escape whatever could act on a terminal or on a runner of CI, or change the order of what is read.
+    """Escape characters that could control a terminal or a CI runner, or reverse the reading order.
 
     GitHub's runner obeys a line of output that begins with ``::``, and ``##[`` wherever it stands (ActionCommand.cs).
     """
@@ -83,13 +83,13 @@ class QkvInspectError(Exception):
 
 
 def _line(value: object) -> str:
-    """Text from a file as part of one line."""
+    """Make text from a file safe to print within one line."""
     text = clean(str(value))
     return text if len(text) <= _MAX_PART else f"{text[: _MAX_PART // 2]} ... {text[-_MAX_PART // 4 :]}"
 
 
 class CheckpointError(QkvInspectError):
-    """The file is wrong: it cannot be read, or not without doubt about its bytes.
+    """The file is damaged or not supported, so that its bytes cannot be read, or not reliably.
 
     >>> import qkvinspect
     >>> try:

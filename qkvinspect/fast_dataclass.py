@@ -19,7 +19,7 @@ else:
     T = TypeVar("T")
 
     def dataclass(*, frozen: bool, slots: bool) -> Callable[[type[T]], type[T]]:
-        """Compared and hashed by value, or by a hash of its own; a type checker sees that nothing changes later."""
+        """As ``dataclasses.dataclass``: compared and hashed by value, unless the class defines its own hash."""
         assert frozen
 
         def made(kind: type[T]) -> type[T]:

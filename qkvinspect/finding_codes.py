@@ -10,7 +10,7 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 """The least severe first."""
 
 _NOT_CHECKED = None
-"""For what is found in training runs: ``check`` looks at one checkpoint."""
+"""For findings about training runs: ``check`` looks at single checkpoints and never sees them."""
 
 
 class FindingKind(StrEnum):
@@ -47,7 +47,7 @@ class FindingKind(StrEnum):
 
 
 class FindingCode(FindingKind):
-    """What several places report, or what a room has no list of its own for."""
+    """Findings that several modules report, or whose package has no list of its own."""
 
     # Of files, by their readers.
     BAD_ALIGNMENT = "bad-alignment", "warning", "The file says nonsense of how its storages are aligned."
@@ -89,7 +89,7 @@ class FindingCode(FindingKind):
     ADAPTER_ADDED = "adapter-added", "info", "The values are a base model's with an adapter added (--base)."
     ADAPTER_LEFT_OUT = "adapter-left-out", "warning", "What an adapter has for modules that its base has not."
     ADAPTER_ONLY = "adapter-only", "warning", "A LoRA adapter without its base model.", "info"
-    ADAPTER_SCALE = "adapter-scale", "warning", "Nothing tells what an adapter's product is taken times."
+    ADAPTER_SCALE = "adapter-scale", "warning", "The scale of an adapter's product is not known."
     AMBIGUOUS_LAYOUT = (
         "ambiguous-layout",
         "warning",
@@ -118,7 +118,7 @@ class FindingCode(FindingKind):
         "warning",
         "A config gives a number of heads that the shapes do not allow.",
     )
-    HEADS_FROM_WEIGHTS = "heads-from-weights", "info", "The weights alone tell the number of heads."
+    HEADS_FROM_WEIGHTS = "heads-from-weights", "info", "The number of heads comes from the weights alone."
     HEADS_FEWER = (
         "heads-fewer",
         "warning",
@@ -139,7 +139,7 @@ class FindingCode(FindingKind):
     ORIENTATION_AGAINST_WEIGHTS = (
         "orientation-against-weights",
         "warning",
-        "The weights lie the other way round than their layout has it.",
+        "The weights are transposed, compared with their layout.",
         "error",
     )
     PACKING_AGAINST_WEIGHTS = (
@@ -234,7 +234,7 @@ class FindingCode(FindingKind):
     ROTARY_ORDER_AGAINST_WEIGHTS = (
         "rotary-order-against-weights",
         "error",
-        "The rows of Q or K lie in another order than this format and architecture need for rotary embeddings.",
+        "The rows of Q or K are in another order than this format and architecture need for rotary embeddings.",
     )
     ZERO_HEAD = "zero-head", "warning", "A head of Q, K or V is zero in every value, and others are not."
     ZERO_PART = "zero-part", "error", "Q, K or V is zero in every value."
@@ -264,7 +264,7 @@ class FindingCode(FindingKind):
     MIXED_STEPS = (
         "mixed-steps",
         "warning",
-        "Some checkpoints tell their step, others only their epoch.",
+        "Some checkpoints give their step, others only their epoch.",
         _NOT_CHECKED,
     )
     NORM_DRIFT = (
@@ -283,5 +283,10 @@ class FindingCode(FindingKind):
         _NOT_CHECKED,
     )
     REPEATED_STEPS = "repeated-steps", "info", "A step has several checkpoints, of which one counts.", _NOT_CHECKED
-    SHORT_RUN = "short-run", "info", "The run has too few steps to tell jumps, drift and dying heads.", _NOT_CHECKED
+    SHORT_RUN = (
+        "short-run",
+        "info",
+        "The run has too few steps to recognise jumps, drift and dying heads.",
+        _NOT_CHECKED,
+    )
     UNREADABLE = "unreadable", "warning", "Checkpoints of the run could not be read.", _NOT_CHECKED

@@ -1,4 +1,4 @@
-"""A finding: what a reader, inspection, a check or ``trend`` has to say of a checkpoint."""
+"""A finding: something that a reader, inspection, a check or ``trend`` reports about a checkpoint."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ AGAINST_WEIGHTS = frozenset(
         FindingCode.PACKING_AGAINST_WEIGHTS,
     }
 )
-"""What the weights themselves speak against; ``explain --evidence`` shows why."""
+"""Findings where the weights themselves contradict what the file says; ``explain --evidence`` shows why."""
 
 HEADS_IN_DOUBT = frozenset(
     {
@@ -62,7 +62,7 @@ HEADS_IN_DOUBT = frozenset(
         FindingCode.HEADS_UNKNOWN,
     }
 )
-"""Why the number of heads is not known, or may not be right."""
+"""Findings that say why the number of heads is unknown or doubtful."""
 
 QUANTISED = frozenset(
     {

@@ -1,4 +1,4 @@
-"""What a parsed config, header or metadata holds, in a form that a type checker follows."""
+"""Type guards for values of parsed configs, headers and metadata."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 
 def is_mapping(value: object) -> TypeGuard[dict[str, object]]:
-    """Whether it is an object of JSON: JSON, YAML and TOML give no other keys than text that anyone looks up."""
+    """Whether it is a mapping. Keys are taken for text: YAML has others, but nobody looks those up."""
     return isinstance(value, dict)
 
 
@@ -21,7 +21,7 @@ def is_texts(value: object) -> TypeGuard[dict[str, str]]:
 
 
 def is_integers(value: object) -> TypeGuard[list[int]]:
-    """Whether it is a list of whole numbers; True is none."""
+    """Whether it is a list of whole numbers; True and False do not count."""
     return is_items(value) and _INTEGERS.issuperset(map(type, value))
 
 
@@ -29,5 +29,5 @@ _INTEGERS = frozenset({int})
 
 
 def is_size(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number above zero; True is none."""
+    """Whether it is a whole number above zero; True does not count."""
     return type(value) is int and value > 0

@@ -1,4 +1,4 @@
-"""Lasting answers: ``qkvinspect.toml``, or ``[tool.qkvinspect]`` in ``pyproject.toml``.
+"""A project's settings: ``qkvinspect.toml``, or ``[tool.qkvinspect]`` in ``pyproject.toml``.
 
 [layouts]                       # layer glob = layout id, as --layout
 "decoder.*" = "falcon-new"
@@ -29,7 +29,7 @@ from qkvinspect.small_files import contents
 
 _MAX_BYTES = 1_000_000
 _MAX_DOTS = 50
-"""Dots in a key: every line under a deep table costs its depth."""
+"""Dots in a key. tomllib walks down a deep table once for each line in it, so depth multiplies its time."""
 
 _KEYS = re.compile(rb"""^[ \t]*\[*([^\]=#\n"']*)""", re.MULTILINE)
 
@@ -38,7 +38,7 @@ _TABLES = ("heads", "layouts", "layout", "check")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a project has settled once and for all.
+    """What a project has decided for all its checkpoints.
 
     Attributes:
         heads: values as --heads takes them; flags of the command line come after and outrank them.

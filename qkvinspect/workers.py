@@ -1,4 +1,4 @@
-"""Work that runs on all cores while its results are taken in order."""
+"""Run work on all cores and take its results in order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 2
-"""Items of each worker that wait or are done, before the first of them is taken."""
+"""How many items for each worker may be queued or finished before the first of them is taken."""
 
 _limit: int | None = None
 
 
 class _Task(Generic[Item, Result]):
-    """One item, and what became of it."""
+    """One item and its result or error."""
 
     def __init__(self, item: Item) -> None:
         self.item = item
@@ -87,7 +87,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int
 
 
 def limit(count: int) -> None:
-    """Use no more cores than that, from now on: this process is one of several."""
+    """Limit the cores that this process uses from now on, because several such processes run."""
     global _limit  # noqa: PLW0603
     _limit = count
 

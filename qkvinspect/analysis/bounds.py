@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import sqrt
 
 import numpy as np
@@ -101,7 +102,8 @@ class Bounds:
         types = {str(config.values.get("model_type", "")) for config in self.report.checkpoint.configs} - {""}
         if types:
             return 1.0 if any(logits_of(one).gain == "one_plus_weight" for one in types) else 0.0
-        return None if usual.gain == "unclear" and "clip" not in info.name else 0.0
+        plain = any(fnmatchcase(info.name, glob) for glob in usual.plain_gain_in)
+        return None if usual.gain == "unclear" and not plain else 0.0
 
 
 def _scale(attention: Attention, configs: Sequence[Config]) -> tuple[float, str]:

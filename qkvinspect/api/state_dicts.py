@@ -1,4 +1,4 @@
-"""Split and pack the state_dict of a model in memory: views of its tensors wherever strides can say it."""
+"""Split and pack the state_dict of a model in memory, with views of its tensors wherever strides allow it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def split(
     config: Mapping[str, object] | None = None,
     names: str = DEFAULT,
 ) -> dict[str, Tensor]:
-    """The state_dict with each fused tensor as its parts; tensors that are not attention are the same objects.
+    """The state_dict with each fused tensor replaced by its parts; tensors that are not attention are the same objects.
 
-    Rows that lie together are views of the given tensors; only rows that do not (one packing in groups) are copied.
+    Rows that are contiguous are views of the given tensors; only others (of packings in groups) are copied.
 
     >>> import torch, qkvinspect
     >>> state = torch.nn.MultiheadAttention(8, 2).state_dict()

@@ -21,7 +21,7 @@ _ANY = Policy()
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A check, or something that reading notices by itself.
+    """What ``check`` can report: the finding of a check, or one that reading the file makes.
 
     Attributes:
         summary: one sentence.
@@ -63,7 +63,7 @@ def run(
     progress: Progress | None = None,
     digests: tuple[Digests, ...] = (),
 ) -> list[Finding]:
-    """Check an inspected checkpoint that is still open; the gravest findings come first.
+    """Check an inspected checkpoint that is still open; the most severe findings come first.
 
     Args:
         report: with norms and, for the findings that contradict a packing, with evidence.
@@ -75,7 +75,8 @@ def run(
     """
     chosen = [check for check in CHECKS if _may_fire(check, wanted)]
     subject = Subject(report, wanted.expect, baseline, tolerance, progress, digests)
-    own = {check.CODE for check in CHECKS}  # what reading noticed of these, the check says better
+    # Where a check has the code of a finding that reading makes, the message of the check says more.
+    own = {check.CODE for check in CHECKS}
     found = list(_judged((finding for finding in report.findings if finding.code not in own), wanted))
     for check in chosen:
         found += _judged((Finding(check.CODE, message, layer) for layer, message in check.find(subject)), wanted)
@@ -83,7 +84,7 @@ def run(
 
 
 def failing(findings: Iterable[Finding], wanted: Policy) -> bool:
-    """Whether any finding is as grave as the policy fails on."""
+    """Whether any finding is severe enough for the policy to fail."""
     return any(SEVERITIES.index(f.severity) >= SEVERITIES.index(wanted.fail_on) for f in findings)
 
 
@@ -92,7 +93,7 @@ def _may_fire(check: Check, wanted: Policy) -> bool:
 
 
 def _judged(findings: Iterable[Finding], wanted: Policy) -> Iterator[Finding]:
-    """Those that the policy wants, as severe as they are before a release."""
+    """The findings that the policy wants, with the severity that it gives them."""
     for finding in findings:
         severity = wanted.severity_of(finding.code, finding.layer)
         if severity is not None:

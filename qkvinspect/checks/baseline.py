@@ -1,4 +1,4 @@
-"""Baselines: what a checkpoint was like, one line a layer, for people to review and later runs to compare with.
+"""Baselines: a record of a checkpoint, one line a layer, for people to review and for later runs to compare with.
 
 A JSON object with "qkvinspect_baseline" (the version of the form, 1) and "layers": by name the layout, the heads,
 the dtype, and of every part and bias the shape and Frobenius norm, to six digits.
@@ -22,7 +22,7 @@ VERSION = 1
 _KEY = "qkvinspect_baseline"
 _MAX_BYTES = 64 << 20
 _WHOLE = 1e18
-"""Whole numbers are shapes and counts; larger ones are taken as floats."""
+"""Whole numbers are shapes and counts, which never reach this; larger ones are taken as floats."""
 
 Layer = Mapping[str, object]
 Baseline = Mapping[str, Layer]
@@ -30,7 +30,7 @@ Baseline = Mapping[str, Layer]
 
 
 def record(report: Report) -> Baseline:
-    """What a baseline holds of a checkpoint."""
+    """The baseline of a checkpoint."""
     return {attention.layer: _layer(attention) for attention in report.attentions}
 
 
@@ -60,7 +60,7 @@ def write(baseline: Baseline, path: Path, *, force: bool = False) -> None:
 
 
 def _finite(text: str) -> int | float:
-    """A number as a baseline has them: norms that are not finite are texts in it."""
+    """Parse a number of a baseline. It must be finite: norms that are not are written as text."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is not a number that a baseline holds")
@@ -68,10 +68,10 @@ def _finite(text: str) -> int | float:
 
 
 def read(path: Path) -> Baseline:
-    """A baseline that was written.
+    """Read a baseline.
 
     Raises:
-        UsageError: it cannot be read, or is something else.
+        UsageError: it cannot be read, or is no baseline.
     """
     data = contents(path, "a baseline", _MAX_BYTES, hint="--write-baseline FILE writes one")
     try:

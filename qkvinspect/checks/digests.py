@@ -21,7 +21,7 @@ _EXPECTED = "lines of 64 hexadecimal digits, two blanks and a name, as sha256sum
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """What the files should be.
+    """The SHA-256 that files should have.
 
     Attributes:
         origin: who says so: the manifest's path, or the hub's repository.
@@ -32,7 +32,7 @@ class Digests:
     files: Mapping[str, str]
 
     def of(self, path: str) -> str | None:
-        """What a file should be: by the longest of the names that its path ends with, or its own if one has that."""
+        """The expected digest: of the longest name that the path ends with, else of the only equal file name."""
         parts = Path(path).absolute().parts
         named = {PurePath(name.removeprefix("./")).parts: digest for name, digest in self.files.items()}
         for count in range(len(parts), 0, -1):
@@ -43,10 +43,10 @@ class Digests:
 
 
 def read(path: Path) -> Digests:
-    """A manifest.
+    """Read a manifest.
 
     Raises:
-        UsageError: it cannot be read, or is something else.
+        UsageError: it cannot be read, or is no manifest.
     """
     data = contents(path, "a manifest", _MAX_BYTES, expected=_EXPECTED)
     found: dict[str, str] = {}
@@ -67,7 +67,7 @@ def read(path: Path) -> Digests:
 
 
 def file_digests(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
-    """(name, SHA-256) of every file that tensors were read from.
+    """Hash every file that tensors were read from: (name, SHA-256).
 
     Raises:
         CheckpointError: one cannot be read.

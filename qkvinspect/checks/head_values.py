@@ -1,4 +1,4 @@
-"""What the checks need to know of every head beyond its norm: one more pass over the weights."""
+"""What the checks need of every head besides its norm, in one more pass over the weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _READ = 64 << 20
 """Bytes of whole heads that are held at a time."""
 
 _WIDEST = 1024
-"""Rows of a head above which its spectrum is not looked at: it may be a whole part."""
+"""Rows of a head above which its spectrum is not computed: it may be a whole part."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadValues:
-    """Of one head of one part.
+    """The values of one head of one part, summarised.
 
     Attributes:
-        digest: of its rows as nn.Linear would store them, little-endian: equal for equal bytes.
-        lowest, highest: of its values; nan if one is not a number; None where bits have no value (quantised).
-        stable_rank: squared Frobenius norm over squared spectral norm, from 1 (all rows are multiples of one)
+        digest: a hash of its rows as nn.Linear would store them, little-endian.
+        lowest, highest: its extreme values; nan if one is not a number; None where the values are not known
+        (quantised). stable_rank: squared Frobenius norm over squared spectral norm, from 1 (all rows are multiples of
+        one)
             to the number of rows; None where it was not computed.
     """
 
@@ -70,7 +71,7 @@ def _nbytes(part: Part) -> int:
 
 
 def _values(part: Part, *, known: bool) -> Iterator[HeadValues]:
-    """Of each head; a part whose heads are not known counts as one."""
+    """Read each head; a part whose heads are not known counts as one head."""
     if part.weight.why:
         return
     matrix = part.weight.as_matrix(part.orientation)
@@ -78,7 +79,7 @@ def _values(part: Part, *, known: bool) -> Iterator[HeadValues]:
 
 
 def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadValues]:
-    """Of heads whose bytes are their numbers: equal bytes are equal heads."""
+    """Read heads that are stored as plain numbers: equal bytes are equal heads."""
     import numpy as np
 
     from qkvinspect.weights.reading import numbers, read_rows, stored_words
@@ -86,7 +87,7 @@ def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadV
     dtype, width = part.weight.dtype, matrix.cols * matrix.unit // 8
     for first, last in _groups([len(rows) * width for rows in part.heads]):
         heads = part.heads[first:last]
-        if sum(map(len, heads)) * width > _READ:  # one alone
+        if sum(map(len, heads)) * width > _READ:  # one head alone may be too large
             yield _streamed(read_rows(matrix, heads))
             continue
         data = b"".join(read_rows(matrix, heads))
@@ -102,7 +103,7 @@ def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadV
 
 
 def _decoded(part: Part, matrix: Matrix, spectrum: bool) -> Iterator[HeadValues]:
-    """Of heads that are kept as codes: equal numbers are equal heads, whatever codes they have."""
+    """Read heads that are stored as codes: equal numbers are equal heads, whatever their codes."""
     from qkvinspect.weights.values import rows_of_values, value_tiles
 
     for rows in part.heads:
@@ -127,7 +128,7 @@ def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _streamed(pieces: Iterator[bytes]) -> HeadValues:
-    """Of a part that is too large to be held: its bytes alone."""
+    """Hash a part that is too large for memory; nothing else is known of it."""
     digest = blake2b(digest_size=16)
     for piece in pieces:
         digest.update(piece)
@@ -139,7 +140,7 @@ def _digest(data: bytes | memoryview) -> bytes:
 
 
 def _numbers(values: Array, *, spectrum: bool) -> tuple[float | None, float | None, float | None]:
-    """Lowest and highest value, and the stable rank."""
+    """The lowest and the highest value, and the stable rank."""
     import numpy as np
 
     if not values.size:

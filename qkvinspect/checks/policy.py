@@ -1,4 +1,4 @@
-"""Which checks run, how grave each is, and what is expected: the ``check`` table of qkvinspect.toml or pyproject.toml.
+"""Which checks run, how severe each is, and what is expected: the ``check`` table of qkvinspect.toml or pyproject.toml.
 
 [check]
 select = ["*"]                          # codes or globs of codes; all unless given
@@ -8,7 +8,7 @@ fail_on = "error"                       # the least severity that makes the exit
 [check.severity]
 zero-head = "error"
 
-[check.layers."decoder.*"]              # for layers that match, the last that does counting
+[check.layers."decoder.*"]              # for layers that match; the last match counts
 ignore = ["equal-*"]
 severity = { dead-head = "info" }
 
@@ -53,6 +53,10 @@ class Expectation:
     v_norm: tuple[float, float] | None = None
 
 
+_COUNTS = ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim")
+_RANGES = ("norm", "q_norm", "k_norm", "v_norm")
+
+
 @dataclass(frozen=True, slots=True)
 class Override:
     """What counts for some layers only."""
@@ -67,9 +71,9 @@ class Policy:
 
     Attributes:
         select, ignore: globs of codes.
-        severity: (glob of codes, severity), the last that fits counting.
-        layers: (glob of layers, override), the last that fits counting.
-        expect: (glob of layers, expectation); all that fit hold.
+        severity: (glob of codes, severity); the last match counts.
+        layers: (glob of layers, override); the last match counts.
+        expect: (glob of layers, expectation); all that match must hold.
         fail_on: the least severity that makes a check fail.
     """
 
@@ -81,7 +85,7 @@ class Policy:
     fail_on: Severity = "warning"
 
     def severity_of(self, code: FindingKind, layer: str | None) -> Severity | None:
-        """How grave a finding is; None where it is not wanted."""
+        """The severity of a finding; None where it is not wanted."""
         ignored = list(self.ignore)
         grave = list(self.severity)
         for glob, override in self.layers:
@@ -141,11 +145,9 @@ class _Parser:
         where = f'expect."{glob}"'
         table = self._dict(value, where)
         self._known(table, where, [field.name for field in fields(Expectation)])
-        values: dict[str, Any] = {
-            key: self._count(table[key], f"{where}.{key}") for key in table if "num_" in key or "dim" in key
-        }
+        values: dict[str, Any] = {key: self._count(table[key], f"{where}.{key}") for key in _COUNTS if key in table}
         values |= {key: self._text(table[key], f"{where}.{key}") for key in ("dtype", "layout") if key in table}
-        values |= {key: self._range(table[key], f"{where}.{key}") for key in table if "norm" in key}
+        values |= {key: self._range(table[key], f"{where}.{key}") for key in _RANGES if key in table}
         return Expectation(**values)
 
     def _known(self, table: Mapping[str, object], where: str, keys: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""What came of checking one path."""
+"""The result of checking one path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks look at: a report, what is known of every head, and what was expected."""
+"""What the checks look at: a report, the values of every head, and what is expected."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Subject:
     """One checkpoint.
 
     Attributes:
-        expect: by glob of layers.
+        expect: what must hold for the layers that a glob matches.
         baseline: what to compare with, or None.
         tolerance: relative, of norms against the baseline.
-        progress: told how far the reading of the values is.
+        progress: called while the values are read.
         digests: what the files should be, by a manifest and by a hub.
     """
 
@@ -46,12 +46,12 @@ class Subject:
 
     @cached_property
     def values(self) -> Mapping[Key, tuple[HeadValues, ...]]:
-        """Of every head, by stored tensor and part; read when a check first asks."""
+        """The values of every head, by stored tensor and part; read when a check first needs them."""
         return read_heads(self.report.attentions, self.progress)
 
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:
-        """All but what LoRA adds, which is zero at first and of any rank."""
+        """All layers but LoRA updates, which may be zero and of low rank without being damaged."""
         return tuple(one for one in self.report.attentions if not any(map(is_update, one.weights)))
 
     @cached_property
@@ -77,7 +77,8 @@ class Subject:
 
 
 def outvoted(values: Mapping[str, Value]) -> tuple[Value, int, list[str]] | None:
-    """What most layers of a stack have, how many do, and the others; None where that says nothing.
+    """The value that most layers of a stack have, how many have it, and the other layers; None where nothing stands
+    out.
 
     At least four must agree, and at most a quarter differ.
     """

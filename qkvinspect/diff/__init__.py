@@ -1,4 +1,4 @@
-"""From two reports to what differs between them: layers matched, parts compared, faults recognised."""
+"""Compare two reports: match their layers, compare their parts, and recognise known mistakes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
 
 @dataclass(frozen=True, slots=True)
 class DiffOptions:
-    """What is compared, and when it counts as the same. One text stands for a tuple of it.
+    """What to compare, and what counts as the same. A single text stands for a tuple of one.
 
     >>> import qkvinspect
     >>> wanted = qkvinspect.DiffOptions(layers="*.0.*", tolerance=1e-3)
@@ -60,7 +60,7 @@ class DiffOptions:
 
 @dataclass(frozen=True, slots=True)
 class _LayerPair:
-    """What of two modules is compared."""
+    """Two modules, and the parts of them that are compared."""
 
     pair: Pair
     a: Attention
@@ -113,7 +113,7 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
         announce(region for one in work for lines in one.parts[side].values() for region in lines.weight.regions)
         announce(others.regions(side) if others else ())
     layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
-    notes += [*_disagreeing(work), *_converted(work, a.checkpoint.format, b.checkpoint.format)]
+    notes += [*_disagreeing(work), *_converted(work)]
     notes += [*_turned(work), *_about_quantised(work, layers)]
     return Difference(
         a=a.checkpoint,
@@ -134,7 +134,7 @@ def _wanted(options: DiffOptions, *names: str) -> bool:
 
 
 def _taken(report: Report, stored: set[str]) -> set[str]:
-    """The tensors that are compared as part of a layer; of layers in ``stored`` the weights alone."""
+    """The names of tensors that are compared as part of a layer; of layers in ``stored``, of the weights alone."""
     return {
         name
         for one in report.attentions
@@ -165,14 +165,18 @@ def _disagreeing(work: Sequence[_LayerPair]) -> list[str]:
     return [f"A has {a} heads and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
 
 
-def _converted(work: Sequence[_LayerPair], of_a: str, of_b: str) -> Iterator[str]:
-    """What llama.cpp's converter did to the rows, where one side only is GGUF."""
-    if (of_a == "gguf") == (of_b == "gguf"):
+def _converted(work: Sequence[_LayerPair]) -> Iterator[str]:
+    """What a converter did to the rows, where it wrote one side only."""
+    sides = {"A": [one.a.layout for one in work], "B": [one.b.layout for one in work]}
+    rewritten = {
+        side: [layout for layout in layouts if layout is not None and layout.rewritten_by]
+        for side, layouts in sides.items()
+    }
+    if all(rewritten.values()):
         return
-    side = "A" if of_a == "gguf" else "B"
-    layouts = (one.a.layout if side == "A" else one.b.layout for one in work)
-    for layout in dict.fromkeys(layout for layout in layouts if layout is not None and layout.note):
-        yield f"what llama.cpp's converter did to {side} ({layout.id}): {layout.note}"
+    for side, layouts in rewritten.items():
+        for layout in dict.fromkeys(layout for layout in layouts if layout.note):
+            yield f"what {layout.rewritten_by}'s converter did to {side} ({layout.id}): {layout.note}"
 
 
 def _turned(work: Sequence[_LayerPair]) -> list[str]:
@@ -187,13 +191,13 @@ def _turned(work: Sequence[_LayerPair]) -> list[str]:
 
 
 def _codes(layer: _LayerPair) -> tuple[str, ...]:
-    """The encodings of what was rounded to codes, on either side."""
+    """The encodings of the quantised weights on either side."""
     rounded = [lines for side in layer.parts for lines in side.values() if quantised([lines])]
     return tuple(dict.fromkeys(lines.weight.encoding.label for lines in rounded if lines.weight.encoding))
 
 
 def _about_quantised(work: Sequence[_LayerPair], layers: Sequence[LayerDifference]) -> list[str]:
-    """Whether rounding to the codes explains all that differs."""
+    """Whether quantisation alone explains the difference."""
     notes: list[str] = []
     by_codes: dict[tuple[str, ...], list[LayerDifference]] = {}
     for one, layer in zip(work, layers, strict=True):
@@ -255,9 +259,9 @@ def _compare_layer(layer: _LayerPair, tolerance: float | None, advance: Advance)
 def _with_rotary(
     layer: _LayerPair, parts: Sequence[PartDifference], found: Sequence[Relation], geometry: Geometry | None
 ) -> tuple[Relation, ...]:
-    """The relations, with those of permuted rows said in the words of the converter where one side is GGUF's."""
+    """The relations, with those of permuted rows in the words of the converter that wrote one side, if one did."""
     told = list(rotary_relations(layer.a, layer.b, layer.parts, parts, geometry))
-    if any(side.layout is not None and side.layout.id.startswith("gguf") for side in (layer.a, layer.b)):
+    if any(side.layout is not None and side.layout.rewritten_by for side in (layer.a, layer.b)):
         named = {part for one in told for part in one.parts}
         less = (RelationCode.ROTARY_PERMUTED, RelationCode.ROWS_PERMUTED)
         return (*told, *(one for one in found if one.code not in less or not named.issuperset(one.parts)))
@@ -278,7 +282,7 @@ def _part(
 
 
 def _sizes(layer: _LayerPair, geometry: Geometry | None) -> list[Geometry]:
-    """The heads; where they are unknown, every number that the shapes allow."""
+    """The sizes of the heads; where these are unknown, one for every number of heads that the shapes allow."""
     if geometry is not None:
         return [geometry]
     q, k = layer.a.part("q"), layer.a.part("k")

@@ -24,7 +24,7 @@ PACKINGS: Mapping[str, Packing] = {
 
 
 def find_recut(a: Mapping[str, Numbers], b: Mapping[str, Numbers], sizes: Iterable[Geometry]) -> tuple[str, str] | None:
-    """How the rows lie by A, and as what they were cut to give B; None where no two packings explain it."""
+    """The packing that A has, and the wrong one by which B's parts were cut; None where no two packings explain B."""
     ours, theirs = (np.concatenate([side[part] for part in _PARTS]) for side in (a, b))
     if len(ours) != len(theirs):
         return None
@@ -41,7 +41,7 @@ def find_recut(a: Mapping[str, Numbers], b: Mapping[str, Numbers], sizes: Iterab
 
 
 def _order(packing: Packing, geometry: Geometry, parts: Mapping[str, Numbers]) -> Index | None:
-    """For each row of Q, K and V, one after the other, where it is stored; None where the sizes do not fit."""
+    """For each row of Q, K and V, in this order, its index in the fused tensor; None where the sizes do not fit."""
     lengths = [len(parts[part]) for part in _PARTS]
     try:
         rows = split_rows(packing, geometry, sum(lengths))

@@ -23,7 +23,7 @@ but for the signs of zeros and the bits of NaNs). ``tolerated``: changed within 
 
 SAME: frozenset[Status] = frozenset({"identical", "rounding", "tolerated"})
 STATUSES: tuple[Status, ...] = ("identical", "rounding", "tolerated", "changed", "reshaped", "added", "removed")
-"""The best first."""
+"""Statuses from no difference to the largest."""
 
 MatchedBy = Literal["name", "wrapper", "prefix", "map", "order"]
 Side = Literal["a", "b"]
@@ -32,7 +32,7 @@ Kind = tuple[str, tuple[int, ...]]
 
 
 def worst(statuses: Iterable[Status]) -> Status:
-    """The status of what consists of several."""
+    """The status of a whole that consists of several."""
     return STATUSES[max(map(STATUSES.index, statuses), default=0)]
 
 
@@ -55,7 +55,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How the values of A and B differ.
+    """How much the values of A and B differ.
 
     Attributes:
         relative_l2: norm of B - A over the norm of A, of values that are finite on both sides; None where values
@@ -65,7 +65,7 @@ class Comparison:
         changed: how many values differ by more than rounding.
         count: of how many; 0 where they were not compared as numbers, or are all the same.
         nonfinite: how many of them are not finite on one side or both.
-        largest: where they differ most.
+        largest: the value that differs most.
         emptied: whether A holds values there and B only zeros.
     """
 
@@ -130,7 +130,7 @@ class LayerDifference:
 
 @dataclass(frozen=True, slots=True)
 class HeadLoss:
-    """What quantisation did to a head.
+    """The error that quantisation made in a head.
 
     Attributes:
         layer: as A calls it.
@@ -175,8 +175,8 @@ class Difference(Tabular):
         added, removed: names of layers that only B, only A holds.
         others: tensors outside attention; None where they were left out.
         findings: warnings about one side.
-        notes: what the reader should know of how the two were compared.
-        losses: of layers of which a side is quantised: every head, the worst first.
+        notes: remarks about how the two were compared.
+        losses: every head of the layers of which one side is quantised, the worst first.
     """
 
     a: Checkpoint
@@ -280,7 +280,7 @@ def _comparison(found: Comparison) -> dict[str, object]:
 
 
 def _others(others: tuple[TensorDifference, ...]) -> dict[str, object]:
-    """All are counted; those that are not identical are named."""
+    """Count all tensors outside attention, and list those that are not identical."""
     counts = dict.fromkeys(STATUSES, 0)
     for other in others:
         counts[other.whole.status] += 1

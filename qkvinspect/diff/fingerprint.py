@@ -1,4 +1,4 @@
-"""A number for every row and every column of a part, by which rows are found again wherever they went."""
+"""A hash of every row and every column of a part, to find rows again that were moved."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Numbers = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """64 bits for each row, and for each column; those of the transposed matrix are the same, swapped."""
+    """A hash of 64 bits for each row and each column. Transposing the matrix swaps the two lists."""
 
     rows: Numbers
     cols: Numbers
 
 
 def fingerprint(lines: Lines, into: DType) -> Fingerprint:
-    """Stream a part whose values are rounded to ``into``, so that a copy in that dtype gets the same numbers."""
+    """Hash a part, its values rounded to ``into``, so that a copy in that dtype gets the same hashes."""
     keys = _keys(max(lines.rows, lines.cols))
     rows, cols = np.zeros(lines.rows, np.uint64), np.zeros(lines.cols, np.uint64)
     for down, across in tiles(lines):
@@ -36,7 +36,7 @@ def fingerprint(lines: Lines, into: DType) -> Fingerprint:
 
 
 def _mixed(values: Array) -> Numbers:
-    """The bits of each value, spread over 64: the low ones of a bfloat16 are all zero, and a sum would keep them so."""
+    """Mix the bits of each value over 64. The low bits of a bfloat16 are all zero, and a sum would leave them zero."""
     with np.errstate(invalid="ignore"):  # signalling NaN
         wide = values.astype(np.float64) + 0.0  # no negative zero
     wide[np.isnan(wide)] = np.nan

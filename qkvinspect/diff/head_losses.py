@@ -1,4 +1,4 @@
-"""What quantisation did to each head: the relative error of its parts and of its circuits, the worst heads first.
+"""The relative error that quantisation made in each head's parts and circuits, the worst heads first.
 
 A head's circuits are the two matrices that it computes with, ``Q.T @ K`` and ``out @ V`` [in, in]. They are never
 made: the inner product of two of them is that of the Gram matrices of their factors, [head_dim, head_dim].
@@ -24,7 +24,7 @@ _LARGEST = 1 << 24  # values of a head's factor that are held at once
 
 
 def quantised(parts: Iterable[Lines]) -> bool:
-    """Whether some of the numbers were rounded to codes."""
+    """Whether any of the weights is quantised."""
     encoded = (lines for lines in parts if lines.weight.encoding is not None)
     return any(lines.slack(range(1), range(1)) is not None for lines in encoded)
 
@@ -54,10 +54,10 @@ def head_losses(layer: str, a: Parts, b: Parts, found: Sequence[PartDifference],
 
 
 def worst_first(losses: Sequence[HeadLoss]) -> tuple[HeadLoss, ...]:
-    """By how much more a head lost than its peers, those first whose values rounding does not explain.
+    """A sort key: heads whose errors rounding does not explain first, then by the error relative to that of their
+    peers.
 
-    Where most heads of a layer hold such values, as a quantiser leaves them that makes up for the errors of one
-    column in others, these say nothing.
+    Where most heads of a layer have such errors they mean nothing: GPTQ makes up for the error of one column in others.
     """
     layers: dict[str, list[HeadLoss]] = {}
     for loss in losses:
@@ -112,7 +112,7 @@ class _RowsOnce:
         self._last: dict[str, tuple[int, Array]] = {}
 
     def of(self, name: str, head: int) -> Array:
-        """Those that a query head uses of a part: float64 [head_dim, in]; none where they are too many to hold."""
+        """The rows of a part that a query head uses: float64 [head_dim, in]; none where they do not fit in memory."""
         heads = self._heads[name]
         place = _of(head, len(heads), self._sizes)
         known = self._last.get(name)

@@ -18,7 +18,7 @@ TILE = 1 << 18
 """Values compared at a time."""
 
 _GRAIN = 24  # values that fill whole bytes in every dtype: four 6-bit floats are 3 bytes
-_SQUARE = 512  # rows of a tile where one side lies by rows and the other by columns
+_SQUARE = 512  # rows of a tile where one side is row-major and the other column-major
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class Lines:
 
     @property
     def dtype(self) -> DType:
-        """Of the numbers: what is decoded is compared as float64."""
+        """The dtype in which values are compared; decoded ones are float64."""
         return self.matrix.info.dtype if isinstance(self.matrix, StridedMatrix) else DTYPES["float64"]
 
     @property
     def kind(self) -> str:
-        """What it is stored as, for people."""
+        """The stored dtype or encoding, for people."""
         return self.weight.dtype.name
 
     @property
     def comparable(self) -> bool:
-        """Whether there are numbers to compare, not only bits."""
+        """Whether the values are numbers, and not only bits."""
         return not self.weight.why and self.dtype.kind != "opaque"
 
     @property
@@ -83,7 +83,7 @@ class Lines:
         return self.weight.nbytes * self.rows // max(self.matrix.rows, 1)
 
     def words(self, rows: range, cols: range) -> Array:
-        """What stands for the numbers of a tile: [rows, columns]; stored words where these are the numbers."""
+        """The content of a tile, [rows, columns]: the stored words, or decoded numbers."""
         if isinstance(self.matrix, StridedMatrix):
             width = self.dtype.bits // self.dtype.values
             units = range(cols.start * width // self.matrix.unit, cols.stop * width // self.matrix.unit)
@@ -91,14 +91,14 @@ class Lines:
         return rows_of_values(self.matrix.transposed.take(cols).transposed, self._stored(rows)).astype(np.float64)
 
     def values(self, words: Array) -> Array:
-        """What ``words`` gave as numbers; of complex ones the real parts, then the imaginary ones."""
+        """The content of a tile as numbers; of complex ones the real parts, then the imaginary ones."""
         if not isinstance(self.matrix, StridedMatrix):
             return words
         found = numbers(words, self.dtype)
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def slack(self, rows: range, cols: range) -> Array | None:
-        """How far the numbers of a tile may lie from those that were encoded; None where nothing was rounded."""
+        """By how much quantisation may have changed each number of a tile; None where nothing was quantised."""
         if isinstance(self.matrix, StridedMatrix):
             return None
         tile = self.matrix.transposed.take(cols).transposed
@@ -115,7 +115,7 @@ class Lines:
 
 
 def tiles(*sides: Lines) -> Iterator[tuple[range, range]]:
-    """Cut rows and columns into tiles that every side reads with few bytes too many."""
+    """Cut rows and columns into tiles that neither side has to read many useless bytes for."""
     rows, cols = sides[0].rows, sides[0].cols
     across = {side.across for side in sides}
     high = TILE if across == {True} else _SQUARE if len(across) == 2 else max(TILE // max(cols, 1), 1)
@@ -127,7 +127,7 @@ def tiles(*sides: Lines) -> Iterator[tuple[range, range]]:
 
 
 def head_runs(rows: int, heads: int) -> Sequence[range]:
-    """Equal runs of rows, one a head; none where that cannot be."""
+    """Runs of equally many rows, one for each head; empty where the rows cannot be divided so."""
     if heads < 1 or rows % heads:
         return ()
     width = rows // heads
@@ -135,5 +135,5 @@ def head_runs(rows: int, heads: int) -> Sequence[range]:
 
 
 def flip(lines: Lines) -> Lines:
-    """The columns as rows: all of the matrix must be in ``lines``."""
+    """The columns of the matrix as lines; ``lines`` must hold the whole matrix."""
     return replace(lines, matrix=lines.matrix.transposed, runs=(range(lines.matrix.cols),), flipped=not lines.flipped)

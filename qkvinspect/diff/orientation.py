@@ -1,4 +1,4 @@
-"""Weights of the same name that lie the other way round in B: Conv1D against Linear, or one transposed alone."""
+"""Weights of the same name that are transposed in B: Conv1D against Linear, or a single weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the rows of a changed part came from: another part, other heads, turned rows, columns."""
+"""Find where the rows of a changed part came from: another part, other heads, permuted rows, or columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Index = NDArray[Any]
 ENOUGH = 0.9
 """The share of rows that must be found again before B is said to come from A in this way."""
 
-_MOST = 1 << 26  # pairs of heads and rows that are compared to find a permutation
+_MOST = 1 << 26  # most pairs of heads and rows that are compared to find a permutation
 
 Turn = Literal["", "halves", "neighbours"]
 """What a head's rows were turned into: rotary pairs as halves (i, i + d/2) or as neighbours (2i, 2i + 1)."""
@@ -51,7 +51,7 @@ class Origin:
 def find_origin(
     name: str, b: Fingerprint, a: Mapping[str, Fingerprint], counts: Iterable[int], turning: bool
 ) -> Origin | None:
-    """The origin of a part's rows that explains most of them, the simplest first; None where none explains enough.
+    """The origin that explains most of a part's rows; of equals the simplest. None where none explains enough.
 
     Args:
         a: the parts that they may come from, the part of the same name first.

@@ -1,4 +1,4 @@
-"""The tensors outside attention, bit for bit."""
+"""Compare the tensors outside attention, bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Others:
         return sum(a.nbytes + b.nbytes for a, b in self.pairs if a and b)
 
     def regions(self, side: int) -> Iterator[Region]:
-        """What is read of one side."""
+        """The lines that are read of one side."""
         for pair in self.pairs:
             weight = pair[side]
             if weight is not None and all(pair):
@@ -70,7 +70,7 @@ def _compare_stored(a: TensorInfo, b: TensorInfo, tolerance: float | None, advan
 
 
 def _compare_odd(a: TensorInfo, b: TensorInfo, tolerance: float | None, advance: Advance) -> Comparison:
-    """Tensors that have no form of rows and columns: an order of axes of its own, or rows that end within a byte."""
+    """Compare tensors that cannot be seen as rows and columns: permuted axes, or rows that end within a byte."""
     if a.contiguous and b.contiguous and a.dtype == b.dtype:
         return compare(whole(plain(_bytes(a))), whole(plain(_bytes(b))), (), None, advance)[0]
     one, other = _in_order(a), _in_order(b)

@@ -1,6 +1,6 @@
-"""Which name in A is which in B: as they are, as --map says, without wrappers, without a prefix.
+"""Match the names of A and B: as they are, as --map says, without wrappers, without a prefix.
 
-Nothing is guessed: a name that could be two is none.
+Nothing is guessed: a name that could match two others matches none.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Prefixes = tuple[str, str]
 """What A's names and B's begin with before they are the same, each "" or ending in a dot."""
 
 _MODELS = frozenset({"module", "model", "net", "network", "backbone", "student", "teacher", "ema"})
-"""Words that stand for the whole model: the one in A's names is that in B's."""
+"""Words that stand for the whole model, so that any of them in A's names matches any in B's."""
 
 
 _DEEPEST = 16
-"""Components that may be a prefix: what lies deeper is a part of the model."""
+"""How many components a prefix may have: deeper ones name parts of the model."""
 
 _ROUNDS = 32
-"""Prefixes that two models may differ by; each takes a look at all names."""
+"""How many prefixes are tried; each takes a pass over all names."""
 
 _MANY = 50
 
@@ -173,7 +173,7 @@ def _common(
             endings.setdefault(rest, []).append((form, prefix))
     for form, prefix, rest in _cut(a):
         others = endings.get(rest, ()) if _is_model(prefix) else ()
-        if len(others) <= _MANY:  # what so many names end in says nothing
+        if len(others) <= _MANY:  # an ending that so many names share tells nothing
             for other, its in others:
                 if prefix.split(".")[-2] != its.split(".")[-2] and _new((prefix, its), allowed):
                     yield (prefix, its), form, other

@@ -1,4 +1,4 @@
-"""What of an attention module is compared with what: its parts as rows in the order (head, dim)."""
+"""The parts of an attention module that are compared, as rows in the order (head, dim)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _halves(heads: Iterable[range]) -> tuple[range, ...]:
 
 
 def stored_of(attention: Attention) -> Parts:
-    """The stored weights as they are."""
+    """The stored weights, for modules whose parts are not known."""
     return {weight.name.removeprefix(f"{attention.layer}."): whole(weight) for weight in attention.weights}
 
 
@@ -63,7 +63,7 @@ def whole(weight: Weight) -> Lines:
 
 
 def common_heads(a: Attention, b: Attention) -> Geometry | None:
-    """The heads of both, as one side at least knows them; None where the two disagree."""
+    """The sizes of the heads, from whichever side knows them; None where the two disagree."""
     one, other = a.heads, b.heads
     if one and other and (one.num_heads, one.num_kv_heads) != (other.num_heads, other.num_kv_heads):
         return None

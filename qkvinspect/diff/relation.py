@@ -1,4 +1,4 @@
-"""How B came from A, where that can be told from its rows: a code, a sentence, and the parts that it speaks of."""
+"""How B was made from A, where its rows show it: a code, a sentence, and the parts concerned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Relation:
     """How the changed parts of a layer of B came from A.
 
     Attributes:
-        parts: those that it speaks of.
+        parts: the names of the parts concerned.
     """
 
     code: RelationCode

@@ -20,7 +20,7 @@ _SHOWN = 16  # heads of a permutation that are written out
 
 
 def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[Geometry]) -> tuple[Relation, ...]:
-    """What explains the changed parts of a layer; nothing where they are merely other values.
+    """Explain the changed parts of a layer; nothing where they simply have other values.
 
     Args:
         sizes: the heads, or each number of heads that the shapes allow.
@@ -130,7 +130,7 @@ def _turned(origins: Mapping[str, Origin], stale: Set[str]) -> Iterator[Relation
         pairs = ("neighbours (interleaved)", "halves (rotate-half)")
         before, after = pairs if turn == "halves" else pairs[::-1]
         ways = f"{before} in A and {after} in B" if width > 4 else f"{before} in one file and {after} in the other"
-        text = f"rotary pairs{share} are {ways}, in {_list(names)}"  # two pairs are turned back as they were turned
+        text = f"rotary pairs{share} are {ways}, in {_list(names)}"  # of two pairs, it is its own inverse
         yield _relation(RelationCode.ROTARY_PERMUTED, text, names, turned, stale)
 
 
@@ -168,7 +168,7 @@ def _relation(
     origins: Mapping[str, Origin] | None = None,
     stale: Set[str] = frozenset(),
 ) -> Relation:
-    """Args: ``stale``, parts whose bias did not come along."""
+    """``stale`` are the parts whose bias was not moved along."""
     missing = sum(origins[part].missing for part in parts) if origins else 0
     if missing:
         text += f", but for {missing} row{'s' if missing > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Rows of Q and K that a converter permuted otherwise than it should have, told also where they were rounded since."""
+"""Rows of Q and K that a converter permuted wrongly; recognised even if they were rounded afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qkvinspect.weights.reading import Array
 _MOST_HEADS = 3
 _MOST_COLUMNS = 512
 _NEAR = 0.4
-"""Relative error of rows that are the same but for rounding: 2 bits a value give 0.3, other rows 1.4."""
+"""The relative error up to which rows count as the same but for rounding: 2 bits a value give 0.3, other rows 1.4."""
 
 _WRONG: dict[Order, str] = {
     "halves": "not permuted",
@@ -31,7 +31,7 @@ _WRONG: dict[Order, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """How the rows of a part of one side came about."""
+    """How a converter permuted the rows of a part."""
 
     part: str
     order: Order
@@ -59,7 +59,7 @@ def rotary_relations(
 
 
 def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: Order) -> _Told | None:
-    """What was done to the rows of a part, if not what its format needs; None where no order makes them the same."""
+    """How a part was permuted, if not as its format needs; None where no permutation explains its rows."""
     heads, width = geometry.heads(part), geometry.width(part)
     share = geometry.num_heads // heads if heads else 0
     if not heads or width < 4 or width % 2 or plain.shape != stored.shape or plain.rows != heads * width:

@@ -1,4 +1,4 @@
-"""Layers whose names have nothing in common, matched by their order where their shapes allow one order only."""
+"""Match layers whose names have nothing in common by their order, where shapes allow only one order."""
 
 from __future__ import annotations
 

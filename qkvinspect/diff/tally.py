@@ -1,4 +1,4 @@
-"""Compare two runs of rows, tile by tile: identical, equal but for rounding, or changed, and by how much."""
+"""Compare two lists of rows tile by tile: identical, equal up to rounding, or changed, and by how much."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from qkvinspect.weights.rounding import rounded
 from qkvinspect.weights.strided import StridedMatrix
 
 _SURE = 1 + 2.0**-3
-"""What the rounding of the scale itself adds to half a step: a float16 scale moves the 127th code of 8 bits by an
+"""How much the rounding of the scale itself adds to half a step: a float16 scale moves the 127th code of 8 bits by an
 eighth of it, a quotient in bfloat16 a float8 by as much."""
 
 Advance = Callable[[int], None]
-"""Told how many bytes have just been read."""
+"""Called with the number of bytes that have just been read."""
 
 
 def compare(
@@ -77,7 +77,7 @@ def _same_bits(a: Lines, b: Lines, advance: Advance) -> bool:
 
 
 def _directions(a: DType, b: DType) -> Iterator[DType]:
-    """The dtypes to which values are rounded before they are compared: the narrower, or either."""
+    """The dtypes to which values are rounded before they are compared: the narrower one, or both."""
     if a.bits >= b.bits:
         yield b
     if b.bits >= a.bits and a != b:
@@ -85,7 +85,7 @@ def _directions(a: DType, b: DType) -> Iterator[DType]:
 
 
 def rounded_through(a: Lines, b: Lines) -> str | None:
-    """The 16-bit dtype through which the values of A went to become those of B, in a wider dtype, if they did."""
+    """The 16-bit dtype that the values of A were once rounded to, if B holds the result in a wider dtype."""
     if a.shape != b.shape or min(a.dtype.bits, b.dtype.bits) < 32:
         return None
     for dtype in (DTYPES["bfloat16"], DTYPES["float16"]):
@@ -151,7 +151,7 @@ class _Tally:
         self.values[at, 0], self.values[at, 1] = x[better, column], y[better, column]
 
     def of(self, rows: range, tolerance: float | None) -> Comparison:
-        """Some of the rows as one."""
+        """The tallies of some rows, added up."""
         some = slice(rows.start, rows.stop)
         aa, bb, ab, dd = (float(total) for total in self.sums[some].sum(axis=0))
         if not self.touched[some].any():
@@ -179,7 +179,7 @@ class _Tally:
 
 
 def _within_slack(a: Lines, b: Lines, rows: range, cols: range, x: Array, y: Array) -> Array | np.bool:
-    """Where the numbers differ by no more than the codes of a side had to round away."""
+    """Which numbers differ by no more than quantisation may have changed them."""
     slacks = [slack for side in (a, b) if (slack := side.slack(rows, cols)) is not None]
     if not slacks:
         return np.False_

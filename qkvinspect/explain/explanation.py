@@ -73,9 +73,9 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
 
 def _layout(attention: Attention, layout: Layout) -> str:
     how = {
-        "names": "told by the tensors' names",
+        "names": "known from the tensors' names",
         "flag": "given by --layout",
-        "siblings": "told by the tensors beside it",
+        "siblings": "known from the tensors beside it",
     }.get(attention.layout_from, f"told by {attention.layout_from}")
     sure = "; this row of the registry rests on memory only" if layout.proof == "memory" else ""
     return f"{layout.id}: {layout.libraries} ({how}{sure})."
@@ -141,11 +141,9 @@ def _who_tells(attention: Attention) -> str:
     """Why nothing tells the number of heads."""
     said = [fact for fact in attention.weighed_facts if fact.verdict == "not used"]
     if said:
-        return "what is said of it does not fit the rows"
+        return "what the sources say of it does not fit the rows"
     return (
-        "those who tell it do not agree"
-        if attention.weighed_facts
-        else "nothing beside or inside the checkpoint tells it"
+        "the sources do not agree" if attention.weighed_facts else "no source beside or inside the checkpoint gives it"
     )
 
 

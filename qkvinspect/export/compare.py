@@ -43,5 +43,5 @@ def _differs(file: Path, what: str) -> QkvInspectError:
     return QkvInspectError(
         f"{what}: read again, it is not what was written",
         file=str(file),
-        hint="nothing was left behind; look at the disk that it lies on",
+        hint="nothing was left behind; look at the disk that it is on",
     )

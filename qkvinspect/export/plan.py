@@ -69,7 +69,7 @@ def merged_whole(
 
 
 def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> Plan:
-    """The whole checkpoint, layers whose Q, K and V lie apart packed; the rest of a layer stays as it is.
+    """The whole checkpoint, layers whose Q, K and V are apart packed; the rest of a layer stays as it is.
 
     Args:
         layers: globs of the layers to pack; all where there is none.
@@ -93,7 +93,7 @@ def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> 
     ]
     if not sources:
         raise UsageError(
-            "holds no layer whose Q, K and V lie apart",
+            "holds no layer whose Q, K and V are apart",
             file=report.checkpoint.path,
             hint="`qkvinspect convert` goes from one packing to another",
         )

@@ -82,7 +82,8 @@ FORMATS: tuple[Callable[[], Format], ...] = (
     _onnx,
     _sharded,
 )
-"""The formats, asked in this order and imported when their turn comes; the first whose ``sniff`` agrees opens it."""
+"""The formats, tried in this order and imported when their turn comes; the first whose ``sniff`` agrees opens a
+file."""
 
 
 def open_checkpoint(
@@ -102,8 +103,7 @@ def open_checkpoint(
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
         config: hyper-parameters to trust before any found beside or inside the checkpoint.
         limits: what to allow a file instead of what is usual for its size; see ``formats.limits.Limits``.
-        download: fetch remote files whole, to a temporary file.
-        progress: told how far that is.
+        download: fetch remote files whole, to a temporary file. progress: called while that goes on.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
@@ -145,7 +145,7 @@ def open_checkpoint(
 
 
 def _joined(files: RankFiles, container: str | None, own: tuple[Config, ...], limits: Mapping[str, int]) -> Checkpoint:
-    """The one checkpoint that files of ranks are."""
+    """Open rank files as the one checkpoint that they make up."""
     from qkvinspect.formats.ranks import opening
 
     beside, findings = configs.within(files.around)
@@ -221,7 +221,7 @@ def _open(
 
 @contextmanager
 def _without_collector() -> Generator[None]:
-    """A pickle makes millions of nodes that all stay: looking for cycles among them again and again takes longest."""
+    """Pause the garbage collector: a pickle makes millions of nodes that all stay, and scanning them takes longest."""
     was_on = gc.isenabled()
     gc.disable()
     try:

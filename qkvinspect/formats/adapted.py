@@ -1,4 +1,4 @@
-"""A checkpoint with an adapter: the base, and another file whose product is added to its weights."""
+"""Open a base checkpoint together with an adapter that is added to its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def with_base(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
 
     Raises:
         LayoutError: a whole tensor of the adapter has another shape than the base's.
-        UsageError: the one is no adapter, or the other holds one already.
+        UsageError: the adapter is none, or the base holds one already.
     """
     factors = factors_of(adapter.tensors)
     if not is_adapter(adapter):

@@ -1,4 +1,4 @@
-"""A tensor cut into boxes that lie in several files, read as if its bytes were one row-major, little-endian run."""
+"""A tensor that is stored as boxes in several files, read as one row-major, little-endian run of bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.void]
-    """Elements, each as so many bytes."""
+    """Size of an element in bytes, and the indices of one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Box:
 
 
 class Assembled(Region):
-    """The bytes of a whole tensor, gathered from its pieces: never more of them at once than are asked for.
+    """The bytes of a whole tensor, gathered from its pieces; only what is asked for is read.
 
     Args:
         source: the file that tells of the pieces.
@@ -60,7 +60,7 @@ class Assembled(Region):
 
     @cached_property
     def _only(self) -> TensorInfo | None:
-        """The piece that is the whole tensor, just as its bytes are wanted."""
+        """The piece that is the whole tensor in the right byte order, if there is one."""
         info = self._pieces[0].info if len(self._pieces) == 1 else None
         return info if info is not None and info.contiguous and info.byteorder == "little" else None
 

@@ -1,7 +1,8 @@
-"""YAML as untrusted files must have it: counted before anything is built of it.
+"""A YAML parser for untrusted files: it counts events before it builds anything.
 
-YAML can say much in little: an alias stands for all that its anchor holds, a merge copies it, and a number may have
-as many digits as the file has bytes. So the events of the parser are counted first, an alias as often as it is used.
+A few bytes of YAML can expand to gigabytes: an alias stands for all that its anchor holds, a merge copies it, and a
+number may have as many digits as the file has bytes. So the parser's events are counted first, those of an alias as
+often as it is used.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def loads(data: bytes) -> object:
 
 
 def _count(events: Iterator[Any]) -> None:
-    """Refuse what would make too much."""
+    """Refuse documents that expand beyond the limits."""
     import yaml
 
     sizes: dict[str, int] = {}

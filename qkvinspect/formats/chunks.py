@@ -1,4 +1,4 @@
-"""Do the chunks of a tensor hold all of it, each element once?"""
+"""Check that the chunks of a tensor hold each of its elements exactly once."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def assembled(
     pieces: Sequence[Box],
     limits: Limits,
 ) -> TensorInfo:
-    """The tensor of ``shape`` that the pieces make together.
+    """Join the pieces of a tensor of ``shape``.
 
     Args:
         source: the file that tells of the pieces.
         key: the tensor's name there.
 
     Raises:
-        CheckpointError: they do not make it.
+        CheckpointError: they do not fill it exactly.
     """
     _check_cover(shape, [(piece.at, piece.sizes) for piece in pieces], source.name, key, limits)
     region = Assembled(source, dtype, shape, pieces)
@@ -42,13 +42,13 @@ def assembled(
 
 
 def _check_cover(shape: tuple[int, ...], boxes: Sequence[Extents], file: str, name: str, limits: Limits) -> None:
-    """Compare corners: boxes fill a box exactly if their corners, + and - in turn along every axis, sum to its own."""
+    """Compare signed corners: boxes tile a box exactly if their corners, with alternating signs, sum to its own."""
     for at, sizes in boxes:
         if not len(at) == len(sizes) == len(shape) or any(
             a + n > whole for a, n, whole in zip(at, sizes, shape, strict=True)
         ):
             raise CheckpointError(
-                "a chunk does not lie within its tensor",
+                "a chunk is not within its tensor",
                 code=Code.CHUNK_OUTSIDE,
                 file=file,
                 tensor=name,

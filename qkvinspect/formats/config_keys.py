@@ -1,4 +1,4 @@
-"""What a config's key speaks of, word by word: ``decoder_num_attention_heads`` is num_heads, of the decoder."""
+"""Interpret the keys of configs word by word: ``decoder_num_attention_heads`` is num_heads of the decoder."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ _OTHER_THINGS = frozenset(
         "time",
     }
 )
-"""Words that make a key speak of something else than the heads of an attention."""
+"""Words by which a key means something else than the heads of an attention."""
 
 
 _SWITCHES = {"num_query_groups": "group_query_attention", "multi_query_group_num": "multi_query_attention"}
@@ -97,11 +97,11 @@ modeling_chatglm.py): their default, 1, is written out all the same."""
 
 
 class ConfigKey(NamedTuple):
-    """What a key speaks of.
+    """The meaning of a key.
 
     Attributes:
         means: which of a layer's sizes.
-        roles: the words that say of which part of the model; empty where it is of all.
+        roles: the words that name a part of the model; empty where the key is for the whole model.
     """
 
     means: Meaning
@@ -110,7 +110,7 @@ class ConfigKey(NamedTuple):
 
 @cache
 def read(key: str) -> ConfigKey | None:
-    """What a key of a config says, or None where it is not of heads or widths."""
+    """The meaning of a key, or None where it is not about heads or widths."""
     words = tuple(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()))
     held = frozenset(words)
     if means := _meaning(held):

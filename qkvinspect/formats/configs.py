@@ -116,7 +116,7 @@ _last = _Around((), (), frozenset())
 
 
 def _around(siblings: tuple[str, ...]) -> _Around:
-    """What is among these files; the same as before for the very same tuple, as of thousands in one folder."""
+    """Classify the files; cached for the same tuple, as a folder may hold thousands of checkpoints."""
     global _last  # noqa: PLW0603
     known = _last
     if known.siblings is siblings:
@@ -154,7 +154,7 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
 
 
 def _json(data: bytes, file: str) -> object:
-    """JSON with no more values than YAML may have: every layer asks all of them."""
+    """Parse JSON with no more values than YAML may have, as every layer looks at all of them."""
     values = strict_json.loads(data, file, Limits())
     open: list[object] = [values]
     found = 0

@@ -34,7 +34,7 @@ class StateDict:
     """A state_dict: its tensor nodes by path of keys, and the attributes of the pickled modules in it.
 
     Attributes:
-        lost: what seems to be a tensor and is none that is known, with what it is.
+        lost: names of what seem to be tensors of unknown kinds, with a description.
     """
 
     container: Container
@@ -96,7 +96,7 @@ def configs(root: object, keys: tuple[str, ...]) -> tuple[Config, ...]:
         elif isinstance(value, (int, float, str)):
             scalars[key] = value
     if scalars:
-        found.append(Config("checkpoint", scalars, inside=True))
+        found.append(Config("checkpoint", scalars, inside=True, outermost=True))
     return tuple(found)
 
 
@@ -218,7 +218,7 @@ def _function(node: Call) -> str:
 
 
 def _describe(root: object) -> str:
-    """What a file without weights holds, in a few words."""
+    """Describe a file without weights in a few words."""
     if isinstance(root, Call):
         return f"a {root.function}" if isinstance(root.function, Global) else "an object"
     if is_dict(root):

@@ -1,4 +1,4 @@
-"""The error for a file that is not as its format has it."""
+"""The error for a file that violates its format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qkvinspect.errors import CheckpointError
 def damaged(
     source: ByteSource, code: Code, message: str, found: str | None, tensor: str | None = None
 ) -> CheckpointError:
-    """That a copy or a download went wrong: no sound writer leaves such a file."""
+    """The error for a file that was damaged in a copy or download, as no writer leaves such a file."""
     return CheckpointError(
         message,
         code=code,

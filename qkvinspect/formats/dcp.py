@@ -1,7 +1,7 @@
 """torch.distributed.checkpoint: ``.metadata``, and files of chunks of tensors, each chunk a torch zip of its own.
 
-The metadata, a pickle, is unpickled by torch itself; here it is walked like any other. A chunk is opened when
-its tensor is read: what stands in it is compared with the metadata then.
+The metadata is a pickle, which torch itself unpickles; here it is walked like any other. A chunk is opened when its
+tensor is read, and compared with the metadata then.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _lightning(source: ByteSource, limits: Limits, findings: list[Finding]) -> t
 
 
 def _own(limits: Limits, size: int) -> Limits:
-    """A chunk is forty small objects in 400 bytes: more for its size than in any other file."""
+    """The limits for the metadata: a chunk is forty small objects in 400 bytes, more than in any other format."""
     return replace(
         limits,
         opcodes=max(limits.opcodes, size),
@@ -121,7 +121,7 @@ def _open_files(
 
 @dataclass(frozen=True)
 class _Assembler:
-    """Puts the dict that was saved, and its tensors, together from the metadata and the files of chunks."""
+    """Rebuilds the saved dict and its tensors from the metadata and the files of chunks."""
 
     source: ByteSource
     metadata: Metadata
@@ -167,7 +167,7 @@ class _Assembler:
         return Box(at, sizes, Region(window, 0, window.size), lambda: self._chunk(window, key, entry, sizes))
 
     def _chunk(self, window: Window, key: str, entry: Tensor, sizes: Sizes) -> TensorInfo:
-        """The tensor in a chunk; it must be the one that the metadata tells of."""
+        """The tensor in a chunk, which must be the one that the metadata describes."""
         info = self._read_chunk(window, key)
         if (info.dtype, info.shape) != (entry.dtype, sizes) or info.region.nbytes != info.nbytes:
             raise CheckpointError(

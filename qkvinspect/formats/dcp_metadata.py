@@ -51,10 +51,10 @@ class Metadata:
 
 
 def parse(root: object, file: str) -> Metadata:
-    """Take the metadata out of what its pickle holds.
+    """Extract the metadata from its pickle.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: it is no such metadata.
     """
     fields = _fields(root, "Metadata", file)
     entries: dict[str, Tensor | None] = {}
@@ -106,7 +106,7 @@ def _places(fields: Mapping[object, object], file: str) -> dict[tuple[str, Sizes
         place = name, None if at is None else sizes_of(at, name, file)
         if place in places:
             raise CheckpointError(
-                "it is said twice where a chunk lies",
+                "the place of a chunk is given twice",
                 code=Code.DCP_PLACE,
                 file=file,
                 tensor=name,

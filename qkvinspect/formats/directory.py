@@ -1,4 +1,4 @@
-"""A directory stands for the checkpoint in it: its index, or its one checkpoint file."""
+"""Find the file of a directory that is its checkpoint: its index, or its only checkpoint file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USUAL = (
     "model.pt",
     "adapter_model.safetensors",
 )
-"""The names that transformers, diffusers and peft give the model, the preferred first."""
+"""The names that transformers, diffusers and peft give a model, in order of preference."""
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -34,7 +34,7 @@ _PART = re.compile(r"(.*)-\d{5}(-of-\d{5}\.gguf)", re.DOTALL)
 
 
 def _are_parts(names: Sequence[str]) -> bool:
-    """Whether files are of one checkpoint that knows the names of the others itself: any stands for all."""
+    """Whether files are parts of one checkpoint, each of which leads to the others."""
     if all(name.startswith("shard-") and name.endswith(".safetensors") for name in names):
         return True
     parts = [_PART.fullmatch(name) for name in names]

@@ -1,4 +1,4 @@
-"""The checkpoints that paths, folders, globs and URLs name: the same for every command that takes several."""
+"""Expand paths, folders, globs and URLs into checkpoints, in the same way for every command that takes several."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _READABLE = (*SUFFIXES, ".index.json")
 
 
 def expand(patterns: Iterable[str], *, existing: bool = False) -> Iterator[str]:
-    """The checkpoints that paths, folders and globs name, as they come; some may come twice.
+    """Yield the checkpoints that paths, folders and globs name; some may come twice.
 
     Args:
-        existing: a name without a glob must be that of a file, too; else whoever opens it says what is wrong.
+        existing: whether a name without a glob must exist; else the error is left to opening it.
 
     Raises:
         UsageError: nothing has such a name.
@@ -50,7 +50,7 @@ def _matches(pattern: str) -> Iterator[str]:
         yield from map(_named, _below(Path(pattern)))
         return
     anything = pattern.endswith("*")
-    recursive = pattern.rstrip(os.sep).endswith("**")  # what lies below a folder that matches, matches, too
+    recursive = pattern.rstrip(os.sep).endswith("**")  # a glob that matches a folder also matches what lies below it
     whole = ""
     for match in iglob(pattern, recursive=True):  # noqa: PTH207  (Path.glob rewrites what it is given)
         path = Path(match)
@@ -77,7 +77,7 @@ def _remote(pattern: str) -> Iterator[str]:
 
 
 def _named(path: Path) -> str:
-    """A folder with one file of any name is that file: it may be the first of a run."""
+    """Whether a folder is a run: one with a single file of any name may be one that has just begun."""
     names = os.listdir(path) if path.is_dir() else []
     files = [name for name in names if name.endswith(SUFFIXES)]
     alone = len(files) == 1 and files[0] not in USUAL and {*names} <= {*files, "config.json"}
@@ -111,11 +111,11 @@ def _below(path: Path) -> Iterator[Path]:
                 found = True
                 yield here / name
     if not found:
-        yield path  # whose opening says what is wrong with it
+        yield path  # opening it will say what is wrong
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from all others, whatever links lead to it; None of one that has just been removed."""
+    """A folder's identity, whatever links lead to it; None if it has just been removed."""
     try:
         found = folder.stat()
     except OSError:

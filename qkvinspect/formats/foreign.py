@@ -1,4 +1,4 @@
-"""Files that are no checkpoint this tool reads, told by how they begin, each with what to do about it."""
+"""Recognise files of formats that are not read by their first bytes, and say what to do with each."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _TABLE_END = bytes.fromhex("57fb808b247547db")  # LevelDB's table_format.md: the
 
 
 def refuse(source: ByteSource, head: bytes) -> CheckpointError:
-    """The error for a file of no format that can be read."""
+    """The error for a file whose format is not read."""
     if not head:
         return CheckpointError("is empty", code=Code.FILE_EMPTY, file=source.name, hint="copy or download it again")
     for beginning, kind in _BEGINNINGS:
@@ -108,24 +108,24 @@ def refuse(source: ByteSource, head: bytes) -> CheckpointError:
         file=source.name,
         expected="a torch file, safetensors or a shard index",
         found=f"bytes {head[:8].hex(' ')}",
-        hint="the format is told by the content: check that this is the right file",
+        hint="the format is recognised by the content: check that this is the right file",
     )
 
 
 def json_error(content: Mapping[str, object], file: str) -> CheckpointError | None:
-    """The error for what a server says in JSON in place of a file; None if it is something else."""
+    """The error for a server's JSON message that was saved in place of a file; None if it is no such message."""
     said = [content.get(key) for key in ("error", "errors", "message", "detail")]
     return _JSON_ERROR.error(file) if any(isinstance(text, (str, dict, list)) for text in said) else None
 
 
 def named(names: Iterable[str], kinds: Iterable[tuple[str, Kind]]) -> Kind | None:
-    """The first kind whose pattern fits one of the names whole."""
+    """The first kind whose pattern matches one of the names."""
     known = list(names)
     return next((kind for pattern, kind in kinds if any(re.fullmatch(pattern, name) for name in known)), None)
 
 
 def _is_utf8(head: bytes) -> bool:
-    """Whether it is text; its last letter may be cut."""
+    """Whether it is UTF-8 text; the last character may be cut off."""
     try:
         head.decode()
     except UnicodeDecodeError as error:

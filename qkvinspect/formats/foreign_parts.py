@@ -1,4 +1,4 @@
-"""Zips, folders and pickles of other kinds, told by the names in them, each with what to do about it."""
+"""Recognise zips, folders and pickles of other kinds by the names in them, and say what to do with each."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _FOLDERS = (
 
 
 def check_zip(names: Iterable[str], file: str) -> None:
-    """Refuse a zip that is something else than torch.save's.
+    """Refuse a zip that torch.save did not write.
 
     Raises:
         CheckpointError: it is.
@@ -120,7 +120,7 @@ def check_tensors(names: Iterable[str], file: str) -> None:
     """Refuse flat parameters: whole blocks of a model in one row of numbers.
 
     Raises:
-        CheckpointError: there are some.
+        CheckpointError: the names are those of flat parameters.
     """
     if any(_FLAT_NAME.fullmatch(name) for name in names):
         raise _FLAT.error(file)

@@ -1,4 +1,4 @@
-"""How much a file may ask for: every limit on time and memory, in one place.
+"""Every limit on the time and memory that a file may take.
 
 A file that is honest about its size never meets them: what describes tensors is small beside the tensors, so
 most limits grow with the file.
@@ -49,10 +49,10 @@ class Limits:
     expansion: int = 1 << 30
 
     def check(self, name: str, found: int, file: str, tensor: str | None = None) -> None:
-        """Refuse what is over a limit.
+        """Refuse a value over a limit.
 
         Raises:
-            CheckpointError: it is; the message names the limit and how to raise it.
+            CheckpointError: it is over the limit; the message says which one and how to raise it.
         """
         most = getattr(self, name)
         if found > most:

@@ -1,4 +1,4 @@
-"""What a format is asked for when it opens a source."""
+"""What a format gets when it opens a source, and what it has to offer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Format(Protocol):
     """What ``Checkpoint.format`` and JSON call it."""
 
     IS_INDEX: bool
-    """Whether such a file names others that hold the tensors: it is never one of those itself."""
+    """Whether such a file names other files that hold the tensors; then it is never one of these itself."""
 
     def sniff(self, head: bytes) -> bool:
         """Whether a file that begins with ``head`` is of this format."""

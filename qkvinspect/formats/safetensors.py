@@ -57,7 +57,7 @@ _DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 
 def sniff(head: bytes) -> bool:
-    """A length, then a brace; what is no safetensors but can be nothing else is refused as one."""
+    """Whether a length and a brace come first; a file that can be nothing else is refused as damaged safetensors."""
     if int.from_bytes(head[:8], "little") < 1 << 40:
         return head[8:].lstrip(_BEFORE)[:1] == b"{" and len(head) > 8
     return head[8:10] in (b'{"', b"{}") and not head.lstrip().startswith(b"{")
@@ -161,7 +161,7 @@ def _tensor(
         raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
     if start < 0 or end > source.size - data_start:
         found = f"[{start}, {end}) of {source.size - data_start}"
-        raise damaged(source, Code.SAFETENSORS_RANGE, "data lies outside the file", found, name)
+        raise damaged(source, Code.SAFETENSORS_RANGE, "data is outside the file", found, name)
     dtype = _DTYPES[code]
     if prod(shape) * dtype.bits != 8 * (end - start):
         raise CheckpointError(

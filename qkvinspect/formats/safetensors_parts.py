@@ -30,7 +30,7 @@ _SUFFIX = ".safetensors"
 
 
 class Described(NamedTuple):
-    """What the header of a safetensors file says."""
+    """The header of a safetensors file."""
 
     tensors: dict[str, TensorInfo]
     texts: dict[str, str]

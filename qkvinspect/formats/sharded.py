@@ -76,7 +76,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
 
 
 def _unlisted(source: ByteSource, weight_map: Mapping[str, str], shards: Mapping[str, Checkpoint]) -> Iterator[Finding]:
-    """What stands in a shard other than the index says: readers that go by the shards would take it."""
+    """Find tensors in shards that the index does not place there: readers that go by the shards would load them."""
     for file, shard in shards.items():
         extra = [name for name in shard.tensors if weight_map.get(name) != file]
         twice = next((name for name in extra if name in weight_map), None)

@@ -1,4 +1,4 @@
-"""JSON as untrusted files must have it: UTF-8, no name twice in an object, no NaN or Infinity."""
+"""A JSON parser for untrusted files: UTF-8 only, no duplicate names, no NaN or Infinity."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def read_members(source: ByteSource, wanted: frozenset[str]) -> dict[str, Member
     """The members by name, or an empty dict where it is another tar than one with all ``wanted`` members.
 
     Raises:
-        CheckpointError: it is damaged or ambiguous, or a name leads out of its folder.
+        CheckpointError: it is damaged or ambiguous, or a name leaves its folder.
     """
     members: dict[str, Member] = {}
     position, size = 0, None
@@ -64,7 +64,7 @@ def read_members(source: ByteSource, wanted: frozenset[str]) -> dict[str, Member
 
 
 def damaged(source: ByteSource, code: Code, message: str, found: object) -> CheckpointError:
-    """The error for a tar that is not as torch writes it."""
+    """The error for a tar that torch did not write."""
     return CheckpointError(
         f"damaged tar checkpoint: {message}", code=code, file=source.name, found=found, hint="copy or download it again"
     )

@@ -112,7 +112,7 @@ def check_system(source: ByteSource, system: object) -> None:
     """sys_info must be there; its byte order means nothing, as torch writes and reads little-endian everywhere."""
     little = system.get("little_endian") if pickle.is_dict(system) else None
     if not isinstance(little, bool):
-        raise _damaged(source, Code.LEGACY_BYTEORDER, "its byte order is not said", "neither true nor false")
+        raise _damaged(source, Code.LEGACY_BYTEORDER, "its byte order is not given", "neither true nor false")
 
 
 def _damaged(source: ByteSource, code: Code, message: str, found: str) -> CheckpointError:

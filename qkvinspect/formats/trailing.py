@@ -1,4 +1,4 @@
-"""Bytes after the end of a file that is whole: a download tool's padding, or two files in one."""
+"""Bytes after the end of a complete file: padding of a download tool, or a second file."""
 
 from __future__ import annotations
 

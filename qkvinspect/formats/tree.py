@@ -1,4 +1,4 @@
-"""What lies below a node of a pickle: in dicts, lists, dict subclasses and pickled modules."""
+"""Walk the children of a pickle's node: of dicts, lists, dict subclasses and pickled modules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The directory of a zip file, read strictly (PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3).
 
-Only what a checkpoint needs: entries that are stored, not compressed, so that each is a run of bytes. Whatever
-one reader of zips takes in one way and the next in another is refused.
+Only what a checkpoint needs: entries that are stored, not compressed, so that each is a run of bytes. Whatever readers
+    of zips interpret differently is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The entries of a zip file: where the bytes of one are, and whether they are those that were written."""
+"""Locate the bytes of a zip's entries and verify their checksums."""
 
 from __future__ import annotations
 

@@ -46,15 +46,14 @@ class Options:
     [('encoder.layers.0.self_attn', 2), ('decoder.layers.0.self_attn', 4)]
 
     Attributes:
-        heads: values of --heads, the last that fits a layer counting.
+        heads: values of --heads; the last one that matches a layer counts.
         layouts: values of --layout, as (layer glob, layout id); each must fit somewhere.
-        settled: the same from the settings, which speak of many checkpoints.
+        settled: the same from the settings, which are for many checkpoints, so that they need not fit.
         told: layouts that the settings describe; told_now: those of the command line, which must fit somewhere.
         layers: globs; only layers that match one are reported. None or empty: all.
         norms: whether to read the weights and measure them.
-        evidence: whether the weights are asked about heads and packing: not at all, where nothing else tells
-            (with a glance where something does), thoroughly for every stack of layers, or so and then each layer
-            alone.
+        evidence: whether heads and packing are inferred from the weights: never; where nothing else tells them (with a
+        quick check where something does); thoroughly for every stack of layers; or so, and for each layer alone.
     """
 
     heads: tuple[str, ...] = ()
@@ -77,7 +76,7 @@ class Options:
         told: tuple[Layout, ...] = (),
         told_now: tuple[Layout, ...] = (),
     ) -> None:
-        """One text stands for itself: ``heads="8"``, ``layers="encoder.*"``, and ``layouts="gpt2"`` for all layers."""
+        """A single text is allowed: ``heads="8"``, ``layers="encoder.*"``, and ``layouts="gpt2"`` for all layers."""
         object.__setattr__(self, "heads", texts(heads))
         object.__setattr__(self, "layouts", (("*", layouts),) if isinstance(layouts, str) else tuple(layouts))
         object.__setattr__(self, "layers", texts(layers))
@@ -172,12 +171,12 @@ def _no_such_layer(checkpoint: Checkpoint, asked: Sequence[str], known: Sequence
 
 
 def _require_shareable(attention: Attention) -> None:
-    """Q and K of one width a head, over as many or fewer kv heads, have rows of which one divides the other.
+    """Check that Q and K, whose heads have one width, have numbers of rows of which one divides the other.
 
-    So have those of K and V a number of heads in common, unless the layout knows better.
+    And that K and V can have the same number of heads, unless the layout says that they need not.
 
     Raises:
-        LayoutError: these have not, whatever the number of heads.
+        LayoutError: no number of heads fits them.
     """
     q, k, v = attention.part("q"), attention.part("k"), attention.part("v")
     if attention.heads is not None:
@@ -192,7 +191,7 @@ def _require_shareable(attention: Attention) -> None:
 
 
 def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:
-    """A layout that was asked for in this run must fit somewhere."""
+    """Refuse a layout that was asked for in this run and fits nowhere."""
     for layout in options.told_now:
         if not any(found.candidates[0].layout is layout for found in matches):
             raise cannot(names, layout, layout.glob)

@@ -1,4 +1,4 @@
-"""Where every tensor of a checkpoint belongs: to attention, to something else, or to what was not understood."""
+"""Account for every tensor of a checkpoint: attention, something else, or not understood."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Every tensor, once.
+    """Where every tensor belongs.
 
     Attributes:
         attention: names of tensors of modules that were found.
-        unrecognised: what looks like attention and is none of them.
+        unrecognised: modules that look like attention and were not understood.
     """
 
     names: Names
@@ -101,7 +101,7 @@ class Account:
             yield Finding(FindingCode.UNRECOGNISED_ATTENTION, text, found.module)
 
     def groups(self) -> list[Group]:
-        """All tensors, alike ones together, the nearest to attention first."""
+        """All tensors, similar ones together, those that look most like attention first."""
         counted: dict[tuple[str, tuple[int, ...]], list[Path]] = {}
         for name, path in self.names.paths.items():
             key = ".".join(numberless(path)), self.names.shape(name)
@@ -113,7 +113,7 @@ class Account:
 
 
 def _likeness(path: Path, shape: Sequence[int]) -> int:
-    """Words count more than shapes, and the last ones most."""
+    """A score of how much it looks like attention. Words count more than shapes, the last words most."""
     said = 4 * any(word_of(part) is not None for part in path[-3:]) + 2 * any(map(speaks_of_attention, path))
     if len(shape) < 2:
         return said - 3
@@ -153,7 +153,7 @@ def _inside(names: Names, places: frozenset[Path]) -> set[str]:
 
 
 def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
-    """Modules that are called attention and hold matrices such as attention has, under names that say nothing."""
+    """Modules that are called attention and hold matrices of suitable shapes, under names that say nothing."""
     modules: dict[Path, list[Weight]] = {}
     for name, path in names.paths.items():
         if path[-1] not in LEAVES or name in known:
@@ -172,7 +172,7 @@ _SMALL = 8
 
 
 def _is_matrix(shape: Sequence[int]) -> bool:
-    """Whether it is a linear layer or a convolution that looks at one place, and not a small one."""
+    """Whether it is a linear layer or a 1x1 convolution that is not tiny."""
     return len(shape) > 1 and min(shape[:2]) >= _SMALL and prod(shape[2:]) == 1
 
 

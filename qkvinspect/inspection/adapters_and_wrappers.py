@@ -1,6 +1,6 @@
 """Weights that are not stored as plain numbers: quantised, reparametrised, adapted, sharded by rank.
 
-Such tensors are named and explained, and never measured as if they were the weights.
+Such tensors are reported and explained, and never measured as if they were the weights.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _LEAVES = frozenset(
     for name in stored.key.removesuffix(".weight").rpartition(".")[2].split("|")
     if not name.isdecimal()
 ) - {"attn", "linear", "linear1", "conv", "c", "in_proj", "q", "k", "v", "key", "value"}
-"""What the projections of attention are called; names that other modules have too are left out."""
+"""Names of attention projections; names that other modules use too are left out."""
 
 _RANK = re.compile(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+")
 
@@ -94,7 +94,7 @@ def without_values(weights: Weights) -> set[str]:
 
 
 def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
-    """Say which attention layers are stored in disguise."""
+    """Report the attention layers whose weights are stored in other forms."""
     tensors = checkpoint.tensors
     odd = (name for name in tensors if not name.endswith((".weight", ".bias")) or "_packed_params" in name)
     disguised = [name for name in odd if name in weights.tensors and _DISGUISED.match(name)]
@@ -129,7 +129,7 @@ def undecoded(weights: Weights, told: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _about_adapters(weights: Weights) -> Iterator[Finding]:
-    """What is shown of an adapter, and what is not in a sum."""
+    """Report that only an adapter is shown, or which of its modules were not added."""
     alone = [weight for weight in weights.encoded.values() if is_update(weight)]
     if alone:
         from qkvinspect.weights.adapters.low_rank import LowRank
@@ -148,7 +148,7 @@ def _about_adapters(weights: Weights) -> Iterator[Finding]:
 
 
 Lora = Mapping[str, Mapping[str, Weight]]
-"""For each adapted module whose base is beside it, what each adapter adds (``lora_B.default``)."""
+"""For each adapted module whose base is in the same file, the update of each adapter (``lora_B.default``)."""
 
 
 def lora(checkpoint: Checkpoint) -> Lora:

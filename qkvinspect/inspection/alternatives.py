@@ -12,11 +12,11 @@ from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing, split_rows
 
 STRIPES = (2, 4, 8)
-"""Ranks of tensor parallelism that are weighed: as many stripes of [q; k; v] a fused tensor may have."""
+"""Numbers of tensor-parallel ranks that are tried: a fused tensor may be as many stripes of [q; k; v]."""
 
 
 def packings(layout: Layout) -> dict[str, Layout]:
-    """The layout as it is and with every other packing of the formula, by what they are called.
+    """The layout as it is, and with every other packing of the formula, by the packing in words.
 
     The order of Q and K is left as it is: the weights cannot tell these two from each other.
     """
@@ -85,7 +85,7 @@ def cuts(layout: Layout) -> dict[str, Packing]:
 def cut_from(attention: Attention, packing: Packing) -> Attention:
     """The parts of a module whose stored Q, K and V, one after the other, are one tensor of another packing.
 
-    Only which rows are whose is told: rows are counted through all three tensors, from the first row of the first.
+    Rows are counted through all three tensors, from the first row of the first.
 
     Raises:
         LayoutError: the sizes do not fit.
@@ -104,7 +104,7 @@ def _swapped(packing: Packing, one: str, other: str) -> Packing:
 
 
 def turned(layout: Layout) -> Layout | None:
-    """The layout if its weights lay the other way round; None where there is no such form."""
+    """The layout with its weights transposed; None where there is no such form."""
     flip: dict[Orientation, Orientation] = {"out_in": "in_out", "in_out": "out_in"}
     if not {layout.out_orientation, *(stored.orientation for stored in layout.weights)} <= flip.keys():
         return None

@@ -1,4 +1,4 @@
-"""What the weights of some layers say of their heads, packing and orientation."""
+"""Infer the heads, packing and orientation of some layers from their weights."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from qkvinspect.inspection.evidence.sample import Sample
 
 GLANCE = 8
-"""How many times less work is done to see whether what is known can be right."""
+"""The factor by which the quick check of known heads does less work than a full answer."""
 
 _NEAR = 4
-"""Numbers of heads that differ by no more than this factor are each other's rivals."""
+"""Numbers of heads that differ by no more than this factor could be mistaken for each other."""
 
 GLIMPSE = 320
-"""Rows that are weighed of a layer, to see whether it objects to what others of its stack say."""
+"""Rows of a layer that are sampled to see whether it contradicts the others of its stack."""
 
 
 def affordable(of: Hypotheses, less: int = 1) -> int:
@@ -36,7 +36,7 @@ def affordable(of: Hypotheses, less: int = 1) -> int:
 def weigh(
     of: Hypotheses, layout: Layout, *, thorough: bool = False, glance: bool = False, counts: Sequence[int] = ()
 ) -> Evidence | None:
-    """Ask all layers; None where they have no values to compare.
+    """Weigh the layers together; None where they have no values to compare.
 
     Args:
         thorough: also which rows rotary embeddings turn, and the picture of the ties.
@@ -72,7 +72,7 @@ def weigh(
 
 
 def claim_of(layout: Layout, said: Evidence) -> Verdict | None:
-    """What is going to be said of every layer of a stack: that it is turned, its packing, or its heads."""
+    """The verdict that will be reported for every layer of a stack: transposed, its packing, or its heads."""
     packings = said.packings
     otherwise = packings is not None and packings.best.label != alternatives.describe(layout)
     claim = said.turned or (packings if otherwise else said.heads)
@@ -80,7 +80,7 @@ def claim_of(layout: Layout, said: Evidence) -> Verdict | None:
 
 
 def differ(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> bool:
-    """Whether one of some layers, each asked alone, speaks against what others of its stack say.
+    """Whether any of some layers, each weighed alone, contradicts the verdict of its stack.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -98,9 +98,9 @@ def differ(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> bool
 
 
 def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
-    """What one layer says: as much of it as it takes for it to be sure, at first a small sample of its rows.
+    """The verdict of one layer, from a small sample of its rows first, and from larger ones until it is sure.
 
-    Of heads only those numbers are weighed that could be mistaken for the one that is said.
+    Only numbers of heads that could be mistaken for the stack's are weighed.
     """
     from qkvinspect.inspection.evidence import APART, samples_of, weigh_heads, weigh_packings
 
@@ -124,7 +124,7 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
 
 
 def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
-    """The tensors divided in every other way, and as if they had been cut from one that was."""
+    """All other packings of the tensors, and packings of a fused tensor that they may have been cut from."""
     others = {
         label: of.variants(lambda _, other=other: other, counts)
         for label, other in alternatives.packings(layout).items()
@@ -140,7 +140,7 @@ def _samples(own: Variants) -> list[Sample]:
 
 
 def _turned(of: Hypotheses, layout: Layout, heads: Verdict | None) -> Verdict | None:
-    """The heads if the weights lay the other way round, where that explains them better."""
+    """The heads of the transposed weights, where these explain the weights better."""
     from qkvinspect.inspection.evidence import weigh_heads
 
     other = alternatives.turned(layout)

@@ -1,4 +1,4 @@
-"""What a module may be: a layout at the tensors of one place."""
+"""The layouts that a module may have."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def specificity(self) -> int:
-        """How much of the names the layout accounts for."""
+        """How many of the module's tensors the layout explains: the more, the better."""
         layout = self.layout
         sizes = (layout.ratio, layout.out_ratio, layout.fed_by, layout.q_rows, layout.ndim)
         shape = sum(known is not None for known in sizes) + layout.square
@@ -57,7 +57,7 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """Who gets a tensor that several want: what a person told, then what accounts for most."""
+        """The order of candidates for one tensor: the user's own layout, then the one that explains most tensors."""
         return self.layout.found_by == "settings" or self.layout.glob != "*", self.specificity
 
 

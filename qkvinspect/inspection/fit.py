@@ -1,4 +1,4 @@
-"""Whether a fact about heads fits the rows of a layer, and if it does not, what would explain it."""
+"""Test whether a fact about heads fits the rows of a layer, and explain it if it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers cut into heads in every way that is to be weighed."""
+"""The hypotheses about some layers: each a way to divide them into heads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_HEADS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Hypotheses:
-    """What may be supposed of some layers of one stack.
+    """The hypotheses for some layers of one stack.
 
     Attributes:
         matches: their tensors.

@@ -1,4 +1,4 @@
-"""Numbers and ranges of rows as the JSON contract has them."""
+"""Numbers and ranges of rows in the form of the JSON contract."""
 
 from __future__ import annotations
 

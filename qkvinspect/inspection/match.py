@@ -22,11 +22,11 @@ from qkvinspect.weights.weight import Weight
 
 
 class Asked(NamedTuple):
-    """What a person has said of the layouts.
+    """What the user said about layouts.
 
     Attributes:
-        forced: pairs (layer glob, layout id) from --layout and the settings, the last that fits counting.
-        told: layouts of their own.
+        forced: pairs (layer glob, layout id) from --layout and the settings; the last match counts.
+        told: the user's own layouts.
     """
 
     forced: Sequence[tuple[str, str]] = ()
@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found among the names.
+    """The modules found by their names.
 
     Attributes:
         findings: rows that were left out.
@@ -261,7 +261,7 @@ def _allows(allowed: tuple[object, ...], value: object) -> bool:
 
 
 def _known_first(candidates: list[Candidate]) -> list[Candidate]:
-    """A remembered row counts only if there is no other."""
+    """A row that rests on memory counts only if there is no other."""
     return [c for c in candidates if c.layout.proof != "memory"] or candidates
 
 

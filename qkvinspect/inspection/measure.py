@@ -14,7 +14,7 @@ from qkvinspect.weights.weight import Weight
 def measured(attentions: Sequence[Attention], progress: Progress | None) -> list[Attention]:
     """Read every weight and bias once, in the order of the files, and attach the norms.
 
-    What has no values is not measured: the norm of its codes would be no norm of the weight.
+    Weights that cannot be decoded are not measured: the norm of codes is not the norm of the weight.
     """
     from qkvinspect.weights.norms import StreamRequest, stream
 
@@ -45,7 +45,7 @@ def measured(attentions: Sequence[Attention], progress: Progress | None) -> list
 
 
 def _groups(part: Part) -> Iterator[tuple[Weight, tuple[range, ...]]]:
-    """Whose norms are asked for: all of the weight, each of its heads, the bias."""
+    """The rows to measure: the whole weight, each of its heads, the bias."""
     yield part.weight, part.rows
     for rows in part.heads:
         yield part.weight, (rows,)

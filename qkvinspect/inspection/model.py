@@ -1,4 +1,4 @@
-"""A model in short: how many parameters, of which dtypes, of which architecture."""
+"""A summary of a model: number of parameters, dtypes and architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qkvinspect.parsed import is_items
 
 @dataclass(frozen=True, slots=True)
 class ModelInShort:
-    """What the first line says of a model.
+    """The summary that the first line of output shows.
 
     Attributes:
         num_parameters: numbers in all tensors of the state_dict that was read.
@@ -34,7 +34,7 @@ class ModelInShort:
 
 
 def in_short(checkpoint: Checkpoint) -> ModelInShort:
-    """The model of a checkpoint in short; nothing is read."""
+    """Summarise the model of a checkpoint; nothing is read."""
     counted: Counter[str] = Counter()
     for info in checkpoint.tensors.values():
         counted[info.dtype.name] += info.numel

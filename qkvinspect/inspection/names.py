@@ -1,4 +1,4 @@
-"""The names of a checkpoint's tensors: wrappers seen through, keys found below a layer."""
+"""The names of a checkpoint's tensors, without the components that wrappers add, and lookups below a layer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
 class NumberPlace(NamedTuple):
-    """Where a number of a name comes among those that stand at its place, and how many they are."""
+    """The rank of a number among all that occur at its place in names, and how many these are."""
 
     position: int
     of: int
@@ -102,7 +102,7 @@ class Names:
         return (self.weights.encoded.get(name) or self.weights.tensors[name]).shape
 
     def find_in_stack(self, key: str, layer: Path) -> Weight | None:
-        """As ``find``; failing that, the same tensor of another layer of the same stack."""
+        """As ``find``, or else the same tensor of another layer of the same stack."""
         found = self.find(key, layer)
         if found is not None:
             return found

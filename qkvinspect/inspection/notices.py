@@ -1,4 +1,4 @@
-"""What the reader of a report should know besides the numbers."""
+"""Findings of inspection about heads, packings and numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SURE_TO_CONTRADICT = 0.999
 
 
 def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
-    """What the reader should know of how the number of heads was found, or not."""
+    """Findings about how the number of heads was determined, or why it was not."""
     for fact, reason in solution.rejected:
         if fact.said_by is SaidBy.FLAG:
             raise UsageError(f"--heads does not fit layer {layer!r}: {reason}", hint="see the shapes in `show`")
@@ -45,18 +45,18 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
         text = (
             "no source's number of heads fits the rows" if said else "the number of heads is in no tensor and no config"
         )
-        text += ": --heads N tells it"
+        text += ": --heads N sets it"
         if solution.possible:
             text += f"; possible: {', '.join(map(str, solution.possible[:16]))}"
             text += ", ..." if len(solution.possible) > 16 else ""
         yield Finding(FindingCode.HEADS_UNKNOWN, text, layer)
     else:
-        text = "it cannot be split without the number of heads: --heads N or --heads N/KV tells it"
+        text = "it cannot be split without the number of heads: --heads N or --heads N/KV sets it"
         yield Finding(FindingCode.HEADS_NEEDED, text, layer)
 
 
 def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> Iterator[Finding]:
-    """Where the weights contradict what was taken for granted, or were all that told.
+    """Findings where the weights contradict other sources, or were the only source.
 
     Args:
         packing: the packing that was taken for granted, in words.
@@ -75,7 +75,7 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
     elif packings is not None and packing and packings.best.label != packing:
         return  # the heads are those of a packing that the weights do not speak for
     elif attention.heads_said_by is SaidBy.WEIGHTS:
-        text = f"{heads.best.num_heads} heads are told by the weights alone"
+        text = f"{heads.best.num_heads} heads are inferred from the weights alone"
         yield Finding(FindingCode.HEADS_FROM_WEIGHTS, f"{text} {_sure(heads)}", layer)
     elif known is not None and heads.best.num_heads != known.num_heads and heads.confidence > SURE_TO_CONTRADICT:
         text = f"{attention.heads_from} says {known.num_heads} heads, the weights say {heads.best.num_heads}"
@@ -111,7 +111,7 @@ def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:
 
 
 def about_numbers(attention: Attention) -> Iterator[Finding]:
-    """What the norms themselves say, or why there are none."""
+    """Findings about the norms, or why there are none."""
     for part in attention.parts:
         for what, measure in (("", part.measured), (" bias", part.bias_measured)):
             if measure is not None and measure.nonfinite:

@@ -1,4 +1,4 @@
-"""What projections that were found by their names may be: every way in which such tensors are packed."""
+"""The layouts that projections found by their names may have: every packing that fits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.names import Names, shape_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
-from qkvinspect.layouts.layout import Layout, StoredWeight
+from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
 from qkvinspect.weights.weight import Weight
 
@@ -104,7 +104,7 @@ def _layouts(
     open = len(choices) * len(turns) > 1
     return tuple(
         Layout(
-            id="-".join(["pattern", *([how] if how else []), *(["turned"] if turn == "in_out" else [])]),
+            id="-".join([PATTERN, *([how] if how else []), *(["turned"] if turn == "in_out" else [])]),
             libraries=f"not known; found by its names: {', '.join(keys)}",
             weights=tuple(StoredWeight(key, packing, turn) for key, packing in zip(keys, packings, strict=True)),
             biases=tuple(StoredWeight(_bias(key), packing) for key, packing in zip(keys, packings, strict=True)),

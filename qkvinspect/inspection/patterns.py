@@ -88,7 +88,7 @@ def find(
 
 
 def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
-    """What a module's words leave unexplained, if it is called attention, or one of them holds q, k and v itself."""
+    """What is left unexplained of a module that is called attention, or has a tensor of q, k and v."""
     if "sampling_offsets" in module.beside:
         return
     called = any(map(speaks_of_attention, module.path))
@@ -102,7 +102,7 @@ def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Ite
 
 
 def _why(some: Sequence[Projection], *, lone: bool) -> str:
-    """What is wrong with projections that are not taken for attention."""
+    """Why projections are not taken for attention."""
     if lone:
         return f"{' and '.join(sorted(_parts(some)))} alone"
     if _is_additive(some):
@@ -118,7 +118,7 @@ def _leftover(module: ProjectingModule, some: Sequence[Projection], why: str, *,
 
 
 def _is_low_rank(projections: Sequence[Projection]) -> bool:
-    """Whether it is one half of projections in two steps."""
+    """Whether it is one factor of projections that are products of two."""
     return len(projections) < 3 and any(_LOW_RANK.intersection(one.word.affix) for one in projections)
 
 

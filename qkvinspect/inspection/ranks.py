@@ -1,4 +1,4 @@
-"""Which ranks of tensor parallelism hold each head of a checkpoint that was joined from theirs."""
+"""Which tensor-parallel ranks hold each head, in a checkpoint that was joined from rank files."""
 
 from __future__ import annotations
 

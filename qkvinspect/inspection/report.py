@@ -1,4 +1,4 @@
-"""What inspection finds, as plain dataclasses, and its form as JSON."""
+"""The result of inspection as plain dataclasses, and its JSON form."""
 
 from __future__ import annotations
 

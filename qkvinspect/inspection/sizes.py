@@ -1,4 +1,4 @@
-"""From the shapes of the stored tensors, and one word on the heads, to the sizes of a module."""
+"""Compute the sizes of a module from the shapes of its tensors and one fact about its heads."""
 
 from __future__ import annotations
 

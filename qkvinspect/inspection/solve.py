@@ -1,4 +1,4 @@
-"""What the sources say of the heads, weighed: the most trusted word that fills the stored rows is the answer."""
+"""Solve for the heads: the most trusted fact that fills the stored rows exactly is the answer."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _solve(
     facts: tuple[HeadFact, ...],
     dtype: str,
 ) -> Solution:
-    """As ``solve``; the layers of a stack are alike."""
+    """``solve``, cached, as the layers of a stack are alike."""
     totals = [rows for rows, _ in shapes]
     part_rows = part_rows_of(layout, shapes, out_features)
     tensor_dim = next((fact.head_dim for fact in facts if fact.said_by is SaidBy.TENSOR and fact.head_dim), None)

@@ -1,4 +1,4 @@
-"""Cut a module's tensors into Q, K and V, and those into heads where their number is known."""
+"""Split a module's tensors into Q, K and V, and these into heads where their number is known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAIN = ("q", "k", "v")
 
 
 def unsplit(found: Match) -> Attention:
-    """A module of which no more is known than its tensors."""
+    """A module of which only the tensors are known."""
     candidate = found.candidates[0]
     return Attention(
         layer=candidate.layer,

@@ -1,4 +1,4 @@
-"""Which layers are copies of one another: those that the weights are asked about together."""
+"""Group layers into stacks of the same structure, whose weights are weighed together."""
 
 from __future__ import annotations
 

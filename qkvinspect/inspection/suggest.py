@@ -1,4 +1,4 @@
-"""A ``[[layout]]`` row to start from, for tensors that were not understood: what a person pastes and completes."""
+"""Suggest a ``[[layout]]`` row for tensors that were not understood, for the user to paste and complete."""
 
 from __future__ import annotations
 

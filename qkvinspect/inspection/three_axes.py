@@ -1,4 +1,4 @@
-"""Projections that are parameters of three axes: which of them counts the heads, as what stands beside them says."""
+"""Projections that are parameters of three axes: the tensors beside them tell which axis counts the heads."""
 
 from __future__ import annotations
 

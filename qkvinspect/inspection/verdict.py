@@ -1,8 +1,9 @@
-"""What the weights themselves say to a question, as plain dataclasses."""
+"""The answers that the weights give to a question, as plain dataclasses."""
 
 from __future__ import annotations
 
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.layouts.layout import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +14,12 @@ class Weighed:
         label: the packing; "" where only heads are in question.
         score: twice the log-likelihood gained over no heads at all (or over the worst packing weighed), less
             what its parameters gain by chance; summed over the layers.
+        turn: which rows of a head turn together, where that is weighed.
         explained_by: a larger number of heads that explains it: put together in any other order, those heads
             reach about the same score.
         same_rows: another packing that comes to the same rows with so many heads: one head a group, or as many
             groups as heads; "" where there is none.
+        turn: which rows of a head turn together, where that is weighed.
     """
 
     label: str
@@ -24,6 +27,7 @@ class Weighed:
     score: float
     explained_by: int | None = None
     same_rows: str = ""
+    turn: Turn | None = None
 
     @property
     def answer(self) -> str | int:
@@ -43,10 +47,10 @@ class Weighed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the weights themselves say to a question.
+    """The answer that the weights give to one question.
 
     Attributes:
-        weighed: all hypotheses, the likeliest first, those that others explain last.
+        weighed: all hypotheses, the most probable first; those that others explain come last.
         layers: the layers that were weighed.
         noise: the score that weights without heads hardly ever reach.
         confidence: how probable it is that the first is right, if one of them is; 0 where the heads do not
@@ -71,11 +75,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the weights of a stack of layers say of its heads and packing.
+    """What the weights of a stack of layers reveal about its heads and packing.
 
     Attributes:
         packings: None where the tensors can be divided in one way only.
-        turned: the heads if the weights lay the other way round, where that explains them far better.
+        turned: the heads of the transposed weights, where these explain the weights far better.
         turns: which rows of a head a rotary embedding turns together, by label; None where it was not asked.
         profile: (rows apart, how much two rows of a part that lie so far apart are tied, in nats a pair), in
             equal steps; empty where it was not asked for.

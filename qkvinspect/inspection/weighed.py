@@ -1,4 +1,4 @@
-"""What each source says of a layer's heads, and what became of it: the facts side by side."""
+"""The facts about a layer's heads side by side, each with how it was judged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Verdict = Literal["used", "agrees", "says otherwise", "not used"]
 
 @dataclass(frozen=True, slots=True)
 class WeighedFact:
-    """One source's word on a layer's heads.
+    """What one source says about a layer's heads, and how it was judged.
 
     Attributes:
         source: as in the JSON contract: ``config:config.json:num_attention_heads``.
         says: its numbers in words: ``8 heads, 256 wide``.
-        verdict: what became of it.
+        verdict: how it was judged.
         why: the reason, where it was not used, or explains fewer heads than it says; else "".
     """
 
@@ -42,7 +42,7 @@ class WeighedFact:
 
 
 def weighed(facts: Sequence[HeadFact], solution: Solution) -> Iterator[WeighedFact]:
-    """What each source says of a layer's heads, the most trusted first, and what became of it."""
+    """The facts about a layer's heads, the most trusted first, each with how it was judged."""
     rejected = dict(solution.rejected)
     otherwise = {fact for fact, _ in solution.disagreeing}
     used = next((fact for fact in facts if fact == solution.fact and fact not in rejected), None)

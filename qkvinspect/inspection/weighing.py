@@ -1,4 +1,4 @@
-"""Ask the weights themselves: where nothing else tells heads or layout, and whether they agree where it does."""
+"""Infer heads and layout from the weights where nothing else tells them; check known ones against the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.weights.adapters import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
-"""What is known of a layer's heads from elsewhere."""
+"""Gives the facts about a layer's heads from other sources."""
 
 _STRETCH = 4
 """How many times more layers are weighed where the first do not settle it."""
@@ -49,7 +49,7 @@ def ask(
     thorough: bool,
     each: bool = False,
 ) -> list[Module]:
-    """Weigh what is open, and what is known against the weights.
+    """Weigh the open questions, and check the known answers against the weights.
 
     Args:
         modules: all of them: layers that are not wanted speak for others of their stack.
@@ -87,7 +87,7 @@ def _alone(module: Module, names: Names, facts: Facts) -> Module:
 
 
 def _without_values(attention: Attention) -> bool:
-    """Whether they say nothing of heads: what an adapter adds has the rank that it was given, and not their form."""
+    """Whether they cannot show the heads: an adapter's update has the rank that it was given, whatever the heads."""
     return any(weight.no_values or is_update(weight) for weight in attention.weights)
 
 
@@ -100,7 +100,7 @@ class _WeighedTogether:
     facts: Facts
 
     def answer(self, thorough: bool) -> Callable[[Module], Module]:
-        """What the weights mean for any layer of the stack."""
+        """Apply the verdict of the stack to one of its layers."""
         layout = self._attention.layout
         if layout is None:
             return self._settle(thorough)
@@ -156,7 +156,7 @@ class _WeighedTogether:
         return (replace(self, modules=[one])._hypotheses for one in self.modules if id(one) not in weighed)
 
     def _apart(self, thorough: bool) -> Callable[[Module], Module]:
-        """Ask smaller stacks, where layers of this one contradict each other; each layer alone, if there are none."""
+        """Weigh smaller stacks where layers of this one contradict each other, or in the end each layer alone."""
         answers: dict[str, Callable[[Module], Module]] = {}
         for stack in finer(self.modules, _name):
             answer = replace(self, modules=stack).answer(thorough)

@@ -1,4 +1,4 @@
-"""What the words in a component of a name say of Q, K and V: ``fc_q``, ``toKeys``, ``w_vs``, ``txt_attn_qkv``.
+"""Recognise words for Q, K and V in components of names: ``fc_q``, ``toKeys``, ``w_vs``, ``txt_attn_qkv``.
 
 A component is read once, however many tensors carry it.
 """

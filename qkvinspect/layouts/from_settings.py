@@ -24,7 +24,7 @@ from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, Groups, Packing
 
 UNKNOWN = "?"
-"""Stands in a row that is printed to be completed, where a person has to say which tensor it is."""
+"""The placeholder in a suggested row, where the user has to fill in the name of a tensor."""
 
 _WEIGHTS = ("qkv", "qk", "kv", "q", "k", "v")
 _KEYS = ("id", "layer", *_WEIGHTS, "out", "packing", "orientation", "heads")
@@ -127,7 +127,7 @@ def _orientation(origin: str, text: str) -> Orientation:
 
 
 def _packing(origin: str, parts: str, text: str) -> Packing:
-    """The packing of one tensor; what is said of those that hold several is not said of those that hold one."""
+    """The packing of one tensor; the text applies only to a tensor that holds several parts."""
     if len(parts) == 1:
         return Packing((parts,))
     found = re.fullmatch(_PACKING, text)

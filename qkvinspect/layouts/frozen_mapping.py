@@ -1,4 +1,4 @@
-"""A mapping that never changes and has a hash, for the fields of values that serve as keys of caches."""
+"""An immutable, hashable mapping, for fields of values that serve as keys of caches."""
 
 from __future__ import annotations
 

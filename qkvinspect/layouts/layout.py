@@ -1,4 +1,4 @@
-"""What a row of the registry says: how one library stores an attention module."""
+"""A row of the registry: how one library stores an attention module."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ tensors, or were told by the user."""
 
 FoundBy = Literal["layout", "pattern", "settings"]
 """Which of the three ways led to a module: a row of the registry, its names' pattern, the user's own row."""
+
+PATTERN = "pattern"
+"""What the ids of layouts begin with that are made of names that follow a pattern."""
 
 Turn = Literal["halves", "neighbours"]
 """Which rows of a head a rotary embedding turns together: one of each half, or two neighbours."""
@@ -69,7 +72,7 @@ _USUAL_HEAD_TENSORS = (HeadTensor("", 0, "head_dim"),)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one library stores an attention module. Whatever mapping of flags it is made with, it has a hash.
+    """How one library stores an attention module. Hashable, whatever mapping of flags it is made with.
 
     Attributes:
         id: what JSON, --layout and docs/layouts.md call it.
@@ -80,7 +83,7 @@ class Layout:
         label: appended to the layer's name where one module holds two sets of projections.
         biases: their biases, each optional; where a row does not say, ``bias`` beside each ``weight``, packed alike.
         out: names that the output projection's weight may have.
-        out_orientation: how that weight lies.
+        out_orientation: the orientation of that weight.
         extras: other tensors of the module that are mistaken for Q, K or V, and what they are.
         siblings: keys that must stand beside the weights (``//key``: anywhere), else the row does not apply.
         unless: keys that must not.
@@ -124,7 +127,7 @@ class Layout:
             the widths of its inputs.
         glob: for the stored names of the modules that it is for, where a user said so.
         found_by: how modules of this layout are found.
-        note: what to beware of, in a sentence.
+        note: what readers of the output must be warned of, in a sentence.
     """
 
     id: str
@@ -187,7 +190,7 @@ class Layout:
             object.__setattr__(self, "head_tensors", QK_NORMS if alone else ())
 
     def __hash__(self) -> int:
-        """Of what nearly always differs: caches ask for it once a layer, and there are forty fields."""
+        """Hash only the fields that nearly always differ: there are forty, and caches hash a row for every layer."""
         return hash((self.id, self.weights[0].key))
 
     @property

@@ -23,7 +23,7 @@ _CROSS = (
     StoredWeight("cross_attn_v.weight", V),
 )
 _PACKED = (StoredWeight("attn_qkv.weight", QKV),)
-"""llama.cpp always takes it for Q, then K, then V."""
+"""llama.cpp always reads it as Q, then K, then V."""
 
 _GATED = ("qwen3next", "qwen35", "qwen35moe")
 

@@ -1,4 +1,4 @@
-"""How a library makes attention logits of Q and K: what its code does and no tensor shows."""
+"""How a library computes attention logits from Q and K, which is in its code and in no tensor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Logits:
     Attributes:
         softmax: whether there are logits at all; linear attention and recurrent layers have none.
         scaled: whether they are q.k / sqrt(head_dim), where no config says otherwise; else they are q.k itself.
+        plain_gain_in: globs for names of norms whose gain is the stored weight, where it is unclear for others.
         gain: what the norms before the projections, and those of Q and K, multiply by: the weight that is stored,
             or 1 + weight. Unclear where models of both sorts share a layout, so that only a config tells.
     """
@@ -22,9 +23,10 @@ class Logits:
     softmax: bool = True
     scaled: bool = True
     gain: Literal["weight", "one_plus_weight", "unclear"] = "weight"
+    plain_gain_in: tuple[str, ...] = ()
 
 
-UNCLEAR_GAIN = Logits(gain="unclear")
+UNCLEAR_GAIN = Logits(gain="unclear", plain_gain_in=("*clip*",))  # norms of CLIP's towers are LayerNorm
 NO_SOFTMAX = Logits(softmax=False)
 UNSCALED = Logits(scaled=False)
 _ONE_PLUS = Logits(gain="one_plus_weight")
@@ -40,5 +42,5 @@ _BY_MODEL_TYPE: Mapping[str, Logits] = {
 
 
 def logits_of(model_type: object) -> Logits:
-    """What a config's ``model_type`` says, which goes before what the layout says."""
+    """What a config's ``model_type`` says; it outranks the layout."""
     return _BY_MODEL_TYPE.get(model_type, _USUAL) if isinstance(model_type, str) else _USUAL

@@ -70,7 +70,7 @@ _NONE: Mapping[str, int] = FrozenMapping({})
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes of an attention module. Whatever mappings it is made with, it has a hash.
+    """The sizes of an attention module. Hashable, whatever mappings it is made with.
 
     Attributes:
         head_dim: rows of one head of Q and of K.

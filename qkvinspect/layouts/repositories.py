@@ -1,4 +1,4 @@
-"""Attention of repositories that are no libraries: models whose files are shared, and code that others copied."""
+"""Attention from repositories that are not libraries, but whose checkpoints are shared or whose code was copied."""
 
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import PER_HEAD, QKV, K, Packing, Q, V

@@ -1,4 +1,4 @@
-"""Names of layers that differ only in numbers: ``encoder.layers.*.self_attn`` stands for all of them."""
+"""Abbreviate names of layers that differ only in numbers: ``encoder.layers.*.self_attn`` stands for all."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def head_rows(layer: LayerDifference) -> Iterator[tuple[str, ...]]:
 
 
 def loss_rows(difference: Difference) -> Iterator[tuple[str, ...]]:
-    """The heads that quantisation did most to, under LOSS_COLUMNS."""
+    """The heads with the largest errors of quantisation, under LOSS_COLUMNS."""
     for loss in difference.losses[:_MOST_LOSSES]:
         cells = (loss.errors.get(name) for name in ("q", "k", "v", "out", "qk", "ov"))
         errors = ("-" if error is None else text.number(error) for error in cells)

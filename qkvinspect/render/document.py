@@ -21,7 +21,7 @@ STYLES: dict[Severity, Style] = {"error": "bold red", "warning": "yellow", "info
 """The colour of each severity."""
 
 Cell: TypeAlias = str | int | float | None
-"""What a record holds in a column; None is what cannot be said."""
+"""A value of a record; None where there is none."""
 
 
 def never(_: Sequence[str]) -> bool:
@@ -31,7 +31,7 @@ def never(_: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Title:
-    """What the document is about. Without one, Markdown names the command instead."""
+    """The title of a document. Without one, Markdown names the command instead."""
 
     text: str
 

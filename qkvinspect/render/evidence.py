@@ -1,4 +1,4 @@
-"""What the weights say, as text: every hypothesis with its score, and a picture of where heads end."""
+"""The evidence from the weights as text: every hypothesis with its score, and a picture of where heads end."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Point:
     """One question that the weights were asked.
 
     Attributes:
+        title: what it is about.
+        below: what it is about where all stand below a heading that says evidence.
         text: the answer.
         what: what was weighed; "" where that is in the text.
         weighed: (hypothesis, score, what to know of it), the first few.
@@ -31,6 +33,7 @@ class Point:
     what: str = ""
     weighed: tuple[tuple[str, float, str], ...] = ()
     others: int = 0
+    below: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def blocks(attention: Attention) -> Iterator[Block]:
 
 
 def stacks(attentions: Sequence[Attention]) -> list[Stack]:
-    """What the weights say, once for all the layers that it is said of."""
+    """The evidence of all layers, once for each stack."""
     found: dict[tuple[Evidence, int], list[str]] = {}
     for one in attentions:
         if one.evidence is not None:
@@ -80,7 +83,7 @@ def points(evidence: Evidence) -> Iterator[Point]:
     """Every question that was asked, with its answer."""
     if evidence.heads is not None:
         labels = [str(one.num_heads) for one in evidence.heads.weighed]
-        yield Point("Evidence", _heads(evidence.heads), "heads", *_weighed(labels, evidence.heads))
+        yield Point("Evidence", _heads(evidence.heads), "heads", *_weighed(labels, evidence.heads), "Heads")
     if evidence.packings is not None:
         labels = [f"{one.label}, {one.num_heads} heads" for one in evidence.packings.weighed]
         yield Point("Packing", _packing(evidence.packings), "packing", *_weighed(labels, evidence.packings))
@@ -120,7 +123,7 @@ def _turns(verdict: Verdict) -> str:
     scores = "; ".join(f"{one.label}: {one.score:.0f}" for one in verdict.weighed[:3])
     if not verdict.decided:
         return f"no rotary pairs stand out ({scores}; {verdict.noise:.0f} is needed)."
-    meaning = "rotate-half" if verdict.best.label.startswith("halves") else "interleaved"
+    meaning = "rotate-half" if verdict.best.turn == "halves" else "interleaved"
     return f"rows are turned in pairs as {verdict.best.label}: {meaning} ({scores})."
 
 

@@ -15,13 +15,14 @@ def table(attention: Attention) -> DataTable:
     """A row a source, the most trusted first; the last one is what the stored rows themselves allow."""
     rows = [tuple(map(text.clean, row)) for row in _rows(attention)]
     right = (False,) * len(COLUMNS)
-    return DataTable(COLUMNS, rows, right, lambda row: row[-1].startswith("says otherwise"), stacked=True)
+    odd = {row for row, fact in zip(rows, attention.weighed_facts, strict=False) if fact.verdict == "says otherwise"}
+    return DataTable(COLUMNS, rows, right, lambda row: row in odd, stacked=True)
 
 
 def are_worth_showing(attention: Attention) -> bool:
     """Whether there is more to say than that the one source that there is was used."""
     known = attention.weighed_facts
-    return len(known) > 1 or any(fact.outcome != "used" for fact in known)
+    return len(known) > 1 or any(fact.verdict != "used" or fact.why for fact in known)
 
 
 def records(report: Report) -> Iterator[Sequence[Cell]]:

@@ -1,4 +1,4 @@
-"""Many rows in few lines: neighbours share a row, which has the range of their numbers."""
+"""Show many rows in few lines: neighbouring rows are joined into one that has the range of their numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of layers beside each other: what all have in common is said once."""
+"""Shorten lists of layers' names by what they all have in common."""
 
 from __future__ import annotations
 

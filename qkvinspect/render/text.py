@@ -1,4 +1,4 @@
-"""Text for people: names from a file made harmless, numbers and sizes made short."""
+"""Format text for people: escape names from a file, shorten numbers and sizes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _of_any_layer(finding: Finding) -> str:
 
 
 def heads(attention: Attention) -> str:
-    """How many heads, and who says so."""
+    """The number of heads, and its source."""
     if attention.heads is None:
         return "heads unknown"
     origin = {"flag": "--heads"}.get(attention.heads_from, attention.heads_from.removeprefix("config:"))

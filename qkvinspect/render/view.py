@@ -1,4 +1,4 @@
-"""Where a result is to be shown."""
+"""Properties of the place where a result is shown."""
 
 from __future__ import annotations
 

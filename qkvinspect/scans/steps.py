@@ -28,7 +28,7 @@ def step_of(checkpoint: Checkpoint, path: str) -> tuple[int | None, str | None]:
     Args:
         path: as the user named it.
     """
-    own = [(f"{config.origin}:", config.values) for config in checkpoint.configs if config.origin == "checkpoint"]
+    own = [(f"{config.origin}:", config.values) for config in checkpoint.configs if config.outermost]
     trainer = [(f"{config.origin}:", config.values) for config in checkpoint.configs if config.origin == _TRAINER_STATE]
     held: list[tuple[str, Mapping[str, object]]] = [*own, ("metadata:", checkpoint.metadata), *trainer]
     for keys in _KEYS:

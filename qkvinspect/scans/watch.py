@@ -125,7 +125,7 @@ def gaps(run: TrainingRun) -> Iterator[Finding]:
         text = f"{len(run.stepless)} of the checkpoints have no step and are left out, the first of them {first}"
         yield Finding(FindingCode.MISSING_STEPS, text)
     if len(run.origins) > 1:
-        yield Finding(FindingCode.MIXED_STEPS, "some checkpoints tell their step, others only their epoch")
+        yield Finding(FindingCode.MIXED_STEPS, "some checkpoints give their step, others only their epoch")
     if run.twice:
         text = f"{len(run.twice)} of the steps have several checkpoints, such as {min(run.twice)}: the first counts"
         yield Finding(FindingCode.REPEATED_STEPS, text)
@@ -133,7 +133,7 @@ def gaps(run: TrainingRun) -> Iterator[Finding]:
     apart = [b - a for a, b in pairwise(steps)]
     usual = median(apart) if apart else 0
     if len(steps) < FEWEST:
-        text = f"{len(steps)} steps are too few to tell jumps, drift and dying heads: it takes {FEWEST}"
+        text = f"{len(steps)} steps are too few to recognise jumps, drift and dying heads: it takes {FEWEST}"
         yield Finding(FindingCode.SHORT_RUN, text)
     elif sum(distance == usual for distance in apart) >= _STEADY * len(apart):
         wide = [(a, b) for a, b in pairwise(steps) if b - a > 1.5 * usual]

@@ -1,6 +1,6 @@
-"""Where bytes come from: files on this machine, and what URLs lead to.
+"""Where bytes come from: local files and URLs.
 
-``places``, and all that it imports, is left to where a URL is given.
+``locate``, and all that it imports, is imported only where a URL is given.
 """
 
 from qkvinspect.sources.local import LocalFile

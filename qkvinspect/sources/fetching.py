@@ -1,4 +1,4 @@
-"""Several requests at once: what is waited for first, then what was announced, never far ahead of who reads it."""
+"""Fetch ranges with several requests at once: first those that are waited for, then announced ones a little ahead."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from qkvinspect.sources.transport import TemporaryError, failed
 T = TypeVar("T")
 
 CHUNK = 4 << 20
-"""Bytes of a request."""
+"""Bytes that one request asks for."""
 
 _THREADS = 8
 _AHEAD = 64 << 20
-"""Announced bytes that are fetched before anyone has come near them."""
+"""How many announced bytes are fetched ahead of the reader."""
 
 _TRIES = 5
 _PAUSE = 0.25
@@ -49,7 +49,7 @@ class FetchTarget(Protocol):
         ...
 
     def finished(self, job: FetchJob) -> None:
-        """Told, under the lock, that no more is done for a job."""
+        """Called, under the lock, when a job is done or has failed."""
         ...
 
 
@@ -87,7 +87,7 @@ class Fetcher:
         self._closed = threading.Event()
 
     def submit(self, jobs: Iterable[FetchJob]) -> None:
-        """Fetch these next: someone waits for them. Called under the lock, as all below but ``close``."""
+        """Fetch these next: a reader waits. The caller holds the lock, as for all methods below but ``close``."""
         new = [job for job in jobs if not job.urgent and not job.begun]
         for job in new:
             job.urgent = True
@@ -104,7 +104,7 @@ class Fetcher:
         self._wake()
 
     def reach(self, mark: int) -> None:
-        """Told that what was announced up to ``mark`` is being read."""
+        """Note that the reader has reached ``mark``, so that more may be fetched."""
         if mark > self._reached:
             self._reached = mark
             self._wake()
@@ -114,7 +114,7 @@ class Fetcher:
         self._far = 1 << 63
 
     def wait(self, file: FetchTarget) -> None:
-        """Until something has happened.
+        """Wait until something has happened.
 
         Raises:
             CheckpointError: nothing has for too long: a server may hold a connection open and send nothing.
@@ -126,11 +126,11 @@ class Fetcher:
             raise failed(file.name, f"nothing has come for {file.patience:g} seconds")
 
     def alive(self, later: float = 0.0) -> None:
-        """Told of progress; ``later`` seconds from now at the latest there will be more."""
+        """Note progress; more is to come within ``later`` seconds."""
         self._alive = max(self._alive, time.monotonic() + later)
 
     def close(self) -> None:
-        """Stop; what is on its way is left to itself."""
+        """Stop; requests under way are abandoned."""
         self._closed.set()
         with self.changed:
             self._urgent.clear()
@@ -195,13 +195,13 @@ class Fetcher:
 
 
 def patiently(name: str, attempt: Callable[[], T], pause: Callable[[float], object] = time.sleep) -> T:
-    """What an attempt gives, made again, later and later, while it fails for now.
+    """Repeat an attempt, with growing pauses, while it fails temporarily.
 
     Args:
-        pause: waits; true if there is no use in trying again.
+        pause: waits for some seconds; returns true if the job was cancelled.
 
     Raises:
-        CheckpointError: it fails for good.
+        CheckpointError: it fails permanently, or too often.
     """
     tried = 0
     while True:

@@ -1,6 +1,6 @@
 """Ranges through fsspec: object stores, hubs and whatever else has a file system of its own there.
 
-Credentials are its business: the environment, and the configuration of each store.
+fsspec takes credentials from the environment and from the configuration of each store.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
 _TELLING = ("ETag", "etag", "md5Hash", "generation", "blob_id", "content_settings", "LastModified", "last_modified")
-"""What file systems tell of a file that changes with it; ``mtime`` and ``created`` where there is nothing else."""
+"""Keys of a file's info that change when the file does; ``mtime`` and ``created`` where there is nothing better."""
 
 _PATIENCE = 20
-"""Times longer than a silent web server is waited for: a request here tells nothing before it is done."""
+"""The factor by which the timeout is longer than that of a web server: requests here report nothing before they end."""
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class StoredFile:
         return patiently(self.name, self._info)["type"] == "directory"
 
     def within(self, name: str) -> StoredFile:
-        """A file in the folder that this is."""
+        """A file in this folder."""
         return StoredFile(f"{self._url.rstrip('/')}/{name}", self._system, f"{self._path.rstrip('/')}/{name}")
 
     @contextmanager
@@ -128,7 +128,7 @@ class StoredFile:
         return self._try(lambda: self._system.info(self._path))
 
     def _try(self, ask: Callable[[], T]) -> T:
-        """Ask the file system; its own words may tell an address or a key, so only the kind of its error is told."""
+        """Call the file system. Of its errors only the kind is reported: messages may hold addresses or keys."""
         try:
             return ask()
         except (FileNotFoundError, NotADirectoryError):
@@ -147,7 +147,7 @@ class StoredFile:
 
 
 def connect(url: str) -> StoredFile:
-    """What a URL names; nothing is asked yet.
+    """The file or folder of a URL; no request is made yet.
 
     Raises:
         UsageError: fsspec does not know such URLs, or a package is missing.

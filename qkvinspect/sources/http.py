@@ -1,6 +1,6 @@
 """Ranges by HTTP, through requests: it follows the environment's proxies, certificates and ~/.netrc.
 
-Not through fsspec's HTTPFileSystem: it takes what comes. Here the status, Content-Range, lengths and validators of
+Not through fsspec's HTTPFileSystem, which checks little. Here the status, Content-Range, lengths and validators of
 every answer must be those that were asked for, redirects are few and stay on the web, and no more is read than asked.
 """
 
@@ -29,7 +29,7 @@ except ImportError as error:
 
 _PIECE = 256 << 10
 _LEAST = 64 << 10
-"""Bytes that must come within the time that a server may be silent: one that trickles is none."""
+"""Bytes that must arrive within the timeout: a server that only trickles counts as silent."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
@@ -137,14 +137,14 @@ class HttpFile:
         return Answer(size, _validator(headers), self._pieces(response, wanted))
 
     def _without_range(self, response: requests.Response, length: int | None, start: int, stop: int) -> Answer:
-        """A server that knows no ranges, or a file that is no longer than the range."""
+        """The answer of a server that ignores ranges, or whose whole file fits in the range."""
         validator = _validator(response.headers)
         if not start and length is not None and length <= stop:
             return Answer(length, validator, self._pieces(response, length))
         if self._whole:
             return Answer(length, validator, self._pieces(response, length), whole=True)
         raise CheckpointError(
-            "lies on a server that does not give parts of files",
+            "is on a server that does not give parts of files",
             code=Code.FILE_RANGES,
             file=self.name,
             expected="status 206",
@@ -160,7 +160,7 @@ class HttpFile:
         return first, last, size
 
     def _pieces(self, response: requests.Response, left: int | None) -> Iterator[bytes]:
-        """The body as it comes, in pieces of some size, or of what a second brings."""
+        """The body as it arrives, in pieces of a fixed size, or of what arrives in a second."""
         due, came = time.monotonic() + self._timeout, 0
         gathered, told = bytearray(), time.monotonic()
         while left is None or left:
@@ -183,12 +183,12 @@ class HttpFile:
             yield bytes(gathered)
 
     def _temporary(self, error: Exception) -> TemporaryError | CheckpointError:
-        """What happened, in words without an address: those of the libraries tell all of it, with its secrets."""
+        """Describe an error without the URL, which messages of the libraries repeat with its secrets."""
         kinds = {type(found).__name__ for found in _causes(error)}
         if any("SSL" in kind or "Certificate" in kind for kind in kinds):
-            return failed(self.name, "lies on a server whose certificate cannot be trusted, or that speaks no TLS")
+            return failed(self.name, "is on a server whose certificate cannot be trusted, or that speaks no TLS")
         if "NameResolutionError" in kinds or "gaierror" in kinds:
-            return failed(self.name, "lies on a server whose name is not known")
+            return failed(self.name, "is on a server whose name is not known")
         if any("Timeout" in kind for kind in kinds):
             return TemporaryError(f"the server was silent for {self._timeout:g} seconds")
         refused = "ConnectionRefusedError" in kinds
@@ -201,7 +201,7 @@ class HttpFile:
 
 class _WithoutRedirects(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: what requests would follow or only prepare, it first reads to the end, be that where it may."""
+        """Follow no redirects here: requests would first read the whole body of each, however long."""
 
 
 def _session() -> requests.Session:

@@ -1,4 +1,4 @@
-"""What a model hub says of its files: the SHA-256 of everything that it keeps as a large file (Git LFS).
+"""The SHA-256 that a model hub publishes for the files that it keeps as large files (Git LFS).
 
 ``GET /api/models/OWNER/NAME/revision/REVISION?blobs=true`` of huggingface.co, or of the HF_ENDPOINT of the environment;
 huggingface_hub's ``model_info(files_metadata=True)`` asks the same.

@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 
 _SETTLED = 2_000_000_000
-"""Nanoseconds after a change from which on another one would show: times of some file systems are whole seconds."""
+"""Nanoseconds after which a second change shows in a folder's time: some file systems store whole seconds."""
 
 
 class _Listed(NamedTuple):

@@ -34,7 +34,7 @@ _MAX_READ = 1 << 30
 
 
 def changed(name: str, size: int | None, found: str) -> CheckpointError:
-    """A file is no longer the one that was opened."""
+    """The error for a file that is no longer the one that was opened."""
     return CheckpointError(
         "was changed or replaced while it was read",
         code=Code.FILE_CHANGED,
@@ -46,10 +46,10 @@ def changed(name: str, size: int | None, found: str) -> CheckpointError:
 
 
 def require_within(name: str, size: int, offset: int, length: int) -> None:
-    """Refuse what would be read beyond the end of a file.
+    """Refuse to read beyond the end of a file.
 
     Raises:
-        CheckpointError: always then: a header says more than there is.
+        CheckpointError: the range is not in the file: a header claims more than there is.
     """
     if offset < 0 or length < 0 or offset + length > size:
         raise CheckpointError(
@@ -118,7 +118,7 @@ class LocalFile:
             return self._read(fd, offset, length)
 
     def copy(self, offset: int, length: int, target: int) -> int:
-        """Have the system append bytes to the file of descriptor ``target``; how many were: none where it cannot."""
+        """Have the system append bytes to the file of descriptor ``target``; returns how many, 0 where it cannot."""
         if not hasattr(os, "copy_file_range"):
             return 0
         with self._descriptor() as fd:
@@ -152,7 +152,7 @@ class LocalFile:
                     f"cannot be read: {error.strerror}",
                     code=Code.FILE_READ,
                     file=self.name,
-                    hint="look at the disk or network that it lies on",
+                    hint="look at the disk or network that it is on",
                 ) from error
             if not piece:
                 raise CheckpointError(

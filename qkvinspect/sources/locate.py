@@ -1,4 +1,4 @@
-"""What the user named: a file on this machine, or one that a URL leads to, or a remote folder of them."""
+"""Resolve a URL to a remote file or folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RemoteFolder:
 
 
 def remote(url: str, reach: Reach) -> RemoteFile | RemoteFolder:
-    """What a URL names: of the web a folder ends with a slash, elsewhere the store says what it is.
+    """The file or folder of a URL. On the web a folder's URL ends with a slash; elsewhere the store is asked.
 
     Raises:
         CheckpointError: it is not there, or may not be read.

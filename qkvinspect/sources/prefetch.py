@@ -1,4 +1,4 @@
-"""Saying what will be read, before it is: a source that is far away fetches it in few requests, several at once."""
+"""Announce what will be read, so that remote sources can fetch it in few requests, several at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from qkvinspect.checkpoint import Region
 
 @runtime_checkable
 class Foreseeing(Protocol):
-    """A source to which that is of use."""
+    """A source that makes use of announcements."""
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Told what will be read, each from its first byte to before its last."""
+        """Announce ranges, each from its first byte to before its last."""
         ...
 
 
 def announce(regions: Iterable[Region]) -> None:
-    """Say that these will be read, file by file as they come here.
+    """Announce that these will be read, grouped by file in the order given.
 
     Raises:
         CheckpointError: the file cannot be opened.

@@ -32,13 +32,13 @@ class Runs(Generic[Value]):
         self._items.clear()
 
     def over(self, start: int, stop: int) -> list[tuple[int, int, Value]]:
-        """Those that share a byte with a range."""
+        """The ranges that overlap a range."""
         first = max(bisect_right(self._starts, start) - 1, 0)
         return [item for item in self._items[first : bisect_left(self._starts, stop)] if item[1] > start]
 
 
 def gaps(start: int, stop: int, taken: Iterable[tuple[int, int, object]]) -> Iterator[Range]:
-    """What is left of a range without those that are taken."""
+    """The gaps within a range."""
     for first, last, _ in sorted(taken, key=lambda item: item[0]):
         if first > start:
             yield start, min(first, stop)
@@ -50,7 +50,7 @@ def gaps(start: int, stop: int, taken: Iterable[tuple[int, int, object]]) -> Ite
 
 
 def joined(ranges: Iterable[Range], near: int, share: int) -> Iterator[Range]:
-    """Ranges in order, as fewer larger ones: with a gap between two if it is small, or a small share of the whole.
+    """Join ranges in order into fewer larger ones, across gaps that are small, or a small share of the whole.
 
     Args:
         near: bytes that a gap may have in any case.

@@ -1,6 +1,6 @@
-"""Files that lie elsewhere, as sources of bytes: each range is fetched once, what was announced before it is asked for.
+"""Remote files as sources of bytes: each range is fetched once, and announced ranges ahead of time.
 
-Nothing is downloaded but what is read. What has come is kept in a temporary file (``spool``), so that a pickle, a
+Only what is read is downloaded. It is kept in a temporary file (``spool``), so that a pickle, a
 checksum and the norms may all read it again.
 """
 
@@ -30,10 +30,10 @@ _SMALL, _BLOCK = 16 << 10, 64 << 10
 """A read of so few bytes that nobody announced fetches so many."""
 
 _NEAR, _SHARE = 4 << 10, 32
-"""How large a gap between announced ranges may be, to be fetched with them; see ``runs.joined``."""
+"""How large a gap between announced ranges may be, to be fetched with them; see ``range_map``."""
 
 _UNLISTED = ("config.json",)
-"""What is looked for beside a file where nothing can be listed."""
+"""Names that are tried beside a file where the folder cannot be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class RemoteFile:
         return spool.read(pieces, offset, stop)
 
     def expect(self, ranges: Sequence[Range]) -> None:
-        """Told what will be read, in about this order: it is fetched in few requests, several at once."""
+        """Announce what will be read, in about this order; it is fetched in few requests, several at once."""
         size = self.size
         with self._fetcher.changed:
             jobs = [
@@ -129,7 +129,7 @@ class RemoteFile:
         return tuple(filter(self._there, _UNLISTED)) if names is None else names
 
     def check(self) -> None:
-        """Ask again what tells the files from others, where not every answer has told it."""
+        """Ask again for the validators of files whose answers did not carry one."""
         files = [file for file in self._family() if file._known is not None]
         self._transport.renew()
         with ThreadPoolExecutor(8) as pool:
@@ -204,7 +204,7 @@ class RemoteFile:
         return job
 
     def _missing(self, start: int, stop: int) -> Iterable[Range]:
-        """What of a range is neither held nor asked for, in pieces of the size of a request."""
+        """The parts of a range that are neither held nor requested, in pieces of the size of a request."""
         for first, last in gaps(start, stop, [*self._held.over(start, stop), *self._jobs.over(start, stop)]):
             for at in range(first, last, CHUNK):
                 yield at, min(at + CHUNK, last)
@@ -243,7 +243,7 @@ class RemoteFile:
             self._reach.progress(self._downloaded, self._known[0] or self._downloaded)
 
     def _there(self, name: str) -> bool:
-        """Whether there is such a file beside it; one whose server fails counts, so that this is said."""
+        """Whether there is such a file beside it; yes if the server fails, so that opening the file says why."""
         try:
             return self.relative(name).size >= 0
         except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Bytes that were fetched, kept in a file without a name: it is gone with the process, however that ends."""
+"""Keep fetched bytes in a file without a name, which vanishes with the process, however that ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST, _MOST = 256 << 20, 8 << 30
 
 
 class _Volume:
-    """One temporary file; it lasts as long as anything refers to it."""
+    """One temporary file; it is deleted when nothing refers to it any more."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile() as file:
@@ -40,7 +40,7 @@ class _Volume:
 
 
 class Slot(NamedTuple):
-    """Room for a range: the file's byte ``start`` lies at ``at`` there."""
+    """Space for a range in the temporary file: byte ``start`` of the remote file is at ``at``."""
 
     volume: _Volume
     start: int
@@ -48,7 +48,7 @@ class Slot(NamedTuple):
 
 
 class Spool:
-    """Room for the fetched ranges of several files; when it is full, all that they hold is forgotten."""
+    """A cache of bounded size for the ranges of several files; when it is full, everything in it is dropped."""
 
     def __init__(self) -> None:
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -57,7 +57,7 @@ class Spool:
         self._files: list[Held] = []
 
     def held(self) -> Held:
-        """What is held of one more file: nothing yet."""
+        """Register one more file."""
         self._files.append(Held())
         return self._files[-1]
 

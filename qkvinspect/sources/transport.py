@@ -1,4 +1,4 @@
-"""What a way of fetching offers: ranges of one file, each with the proof that it is of the same file."""
+"""The interface of transports: they fetch ranges of one file, each with a validator that identifies its version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT = "QKVINSPECT_TIMEOUT"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Bytes on their way.
+    """An answer whose bytes are arriving.
 
     Attributes:
         size: of the whole file; None where only its end will tell.
@@ -76,7 +76,7 @@ class Transport(Protocol):
         ...
 
     def renew(self) -> None:
-        """Forget what was told of this file and those beside it."""
+        """Forget cached metadata of this file and those beside it."""
         ...
 
     def validator(self) -> str | None:
@@ -103,7 +103,7 @@ def timeout() -> float:
 
 
 def failed(name: str, reason: str, found: str | None = None) -> CheckpointError:
-    """The server or the network gave up."""
+    """The error when the server or the network failed."""
     return CheckpointError(
         reason, code=Code.FILE_REMOTE, file=name, found=found, hint="look at the address, the network and the server"
     )

@@ -1,4 +1,4 @@
-"""URLs as text: which arguments are one, what may be shown of them, and what lies beside them."""
+"""URLs as text: recognise them, show them without secrets, and join names to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUERY = re.compile(r"[?#].*", re.DOTALL)
 
 
 def is_remote(text: str) -> bool:
-    """Whether it is a URL, and of no file on this machine."""
+    """Whether it is a URL of something remote."""
     return _URL.match(text) is not None and scheme(text) != "file"
 
 
@@ -30,7 +30,7 @@ def require_sound(url: str) -> None:
     """Refuse what only looks like a URL.
 
     Raises:
-        CheckpointError: it cannot be taken apart.
+        CheckpointError: it cannot be parsed.
     """
     try:
         if urlsplit(url).hostname or not is_web(url):

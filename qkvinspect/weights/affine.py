@@ -1,4 +1,4 @@
-"""Whole numbers that stand for evenly spaced ones: ``(code - zero) * scale``, or ``code * scale + bias``."""
+"""Decode integers that stand for evenly spaced values: ``(code - zero) * scale``, or ``code * scale + bias``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qkvinspect.weights.reading import Array
 
 @dataclass(frozen=True, slots=True)
 class AffineBlock:
-    """Some rows and columns of a matrix of codes, with what belongs to their groups.
+    """Some rows and columns of a matrix of codes, with the scales and zero points of their groups.
 
     Attributes:
         codes: float32 [rows, columns]; overwritten by what is computed.
@@ -34,7 +34,7 @@ class AffineBlock:
     places: Array | None = None
 
     def numbers(self) -> Array:
-        """What the codes stand for: each operation rounds once to float32, in the order of the formula."""
+        """The decoded values; each operation rounds once to float32, in the order of the formula."""
         values = self._less_zero(self.codes)
         self._each(np.multiply, values, self.scales)
         if self.biases is not None:
@@ -42,7 +42,7 @@ class AffineBlock:
         return values
 
     def slack(self, last: int, first: int = 0) -> Array:
-        """How far a number that was rounded to each code may lie from what the code stands for.
+        """How far a number that was rounded to each code may be from the decoded value.
 
         Half a step; a whole one at the ends, as the zero point was rounded too and what lies beyond is cut off. And
         what is lost where all is computed in the dtype of the scales: in the scale, the quotient, and the code.

@@ -1,4 +1,4 @@
-"""The numbers that codes of 4 bits stand for, and how far a number may lie from the code that it was rounded to."""
+"""The values of 4-bit codes, and how far a number may be from the value that it was rounded to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors that belong together in a quantised file, and what a config says of them; each mistake in words."""
+"""Read the tensors and config entries that belong to a quantised weight, with an error for each mistake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARTS = ("text_config", "llm_config", "thinker_config", "language_config")
 
 
 def companion(tensors: Mapping[str, TensorInfo], name: str) -> TensorInfo:
-    """A tensor that must be there.
+    """A tensor that must exist.
 
     Raises:
         LayoutError: it is not.
@@ -63,7 +63,7 @@ def expect_axes(info: TensorInfo, count: int) -> None:
 
 
 def lost(name: str, codes: TensorInfo, error: LayoutError) -> Weight:
-    """A weight whose numbers cannot be had, with why; where several are packed together, its shape is lost too."""
+    """A weight that cannot be decoded, with the reason; where several codes share a word, its shape is lost too."""
     one_each = codes.dtype.name == "int8" or codes.dtype.kind == "float"
     if one_each:
         return Weight(name, codes.shape, codes.dtype, codes, why=str(error))

@@ -1,4 +1,4 @@
-"""Sums of squares by the compiled loops of numkong, where it is installed and found to be right on this machine.
+"""Sums of squares by numkong's compiled loops, where it is installed and gives right results on this machine.
 
 Nothing here needs numpy, which takes longer to import than the norms of a small model take to sum. On one core
 numkong comes to 8 GB/s for float32, 12 for bfloat16 and float16 and 4 for float8_e4m3fn; numpy, which has no
@@ -67,7 +67,7 @@ def _only_zeros(data: bytes, places: Sequence[int], rows: int) -> bool:
 
 @cache
 def squares_of(name: str) -> Squares | None:
-    """What sums squares of a dtype; None where that is for numpy to do."""
+    """The function that sums squares of a dtype; None where numpy is used."""
     if name not in _CODES or sys.byteorder != "little":
         return None
     try:

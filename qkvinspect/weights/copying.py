@@ -1,4 +1,4 @@
-"""Ranges of bytes from one file into another, without carrying them through this process where that can be."""
+"""Copy ranges of bytes between files, inside the kernel where possible."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from qkvinspect.checkpoint import Region
 _STEP = 8 << 20
 _READ = 1 << 20
 _SMALL = 64 << 10
-"""Bytes under which asking the system to copy takes longer than copying."""
+"""Below so many bytes, a system call to copy takes longer than reading and writing."""
 
 
 @runtime_checkable
 class Copying(Protocol):
-    """A source that can have the system copy its bytes, without carrying them through this process."""
+    """A source whose bytes the kernel can copy."""
 
     def copy(self, offset: int, length: int, target: int) -> int:
-        """Append bytes to the file of descriptor ``target``; how many, which may be none."""
+        """Append bytes to the file of descriptor ``target``; returns how many, which may be 0."""
         ...
 
 
 def copy_range(region: Region, offset: int, length: int, file: BinaryIO, advance: Callable[[int], None]) -> None:
     """Write some bytes of a region to a file, by the system where it can.
 
-    Args:
-        advance: told how many bytes have just been written.
+    Args: advance: called with the number of bytes just written.
 
     Raises:
         CheckpointError: the bytes cannot be read.

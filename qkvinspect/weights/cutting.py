@@ -1,4 +1,4 @@
-"""Rows of a packed weight cut out as they are stored: which words, blocks and scales are theirs alone."""
+"""Cut rows out of a packed weight in their stored form, where their words, blocks and scales are theirs alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qkvinspect.errors import LayoutError
 
 
 def not_cut(info: TensorInfo, runs: Sequence[range], why: str) -> LayoutError:
-    """What to say where some rows cannot be had as they are stored."""
+    """The error for rows that cannot be cut out in their stored form."""
     rows = ", ".join(f"{run.start}:{run.stop}" for run in runs[:3])
     return LayoutError(
         f"rows {rows} cannot be cut out: {why}", tensor=info.name, hint="--dequantize bfloat16 writes the numbers"

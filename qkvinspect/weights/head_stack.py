@@ -1,4 +1,4 @@
-"""A tensor of three axes that holds a small matrix a head, seen as the one matrix that they make up."""
+"""A tensor of three axes that holds a small matrix for each head, seen as one matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The streaming kernel: bytes in; out, for every output row, its sum of squares and its non-finite values.
+"""The streaming kernel: reads bytes and gives each output row's sum of squares and count of non-finite values.
 
 Every packing, head and part is a set of rows, so any norm is a sum over these. numpy is imported only where it is
 needed.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qkvinspect.weights.values import ValueTile
 
 Progress = Callable[[int], None]
-"""Told how many bytes have just been dealt with."""
+"""Called with the number of bytes just processed."""
 
 _PIECE = 4 << 20
 """Bytes read at once: with less, the threads wait for one another (the interpreter's lock) more than they work."""
@@ -35,7 +35,7 @@ _BATCH = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """A weight to stream, and how it lies."""
+    """A weight to stream, and its orientation."""
 
     weight: Weight
     orientation: Orientation
@@ -51,7 +51,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _PartialSums:
-    """What was found in a piece.
+    """The sums of one piece.
 
     Attributes:
         squares: float64, of each row.
@@ -102,7 +102,7 @@ class RowStats:
 def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[RowStats | None]:
     """The statistics of each of these weights, streamed on all cores in the order given; None of one without values.
 
-    It does not depend on how many cores there are: what they find is added up in that order.
+    The result does not depend on the number of cores, as partial sums are added in that order.
     """
     jobs: deque[_Job | None] = deque()
     begun = 0

@@ -1,4 +1,4 @@
-"""Numbers packed as codes of a few bits: bytes in, float32 out.
+"""Decode numbers that are packed as codes of a few bits.
 
 Every packing that is decoded here is a stream of bits, the lowest bits of the first byte first, in which code follows
 code: GPTQ, AWQ, compressed-tensors, MLX. bitsandbytes has the high half of a byte first. What a code stands for is
@@ -18,7 +18,7 @@ from qkvinspect.weights.reading import Array, gather
 from qkvinspect.weights.strided import StridedMatrix, strided_matrix
 
 _TOGETHER = {8: np.float32, 4: np.complex64, 2: np.complex128, 1: np.dtype((np.void, 32))}
-"""What holds the numbers of all codes of a byte."""
+"""Tables with the numbers of all codes of a byte."""
 
 _SPAN = 1 << 20  # values that are decoded at once where only some of them are wanted
 _AT_ONCE = 1 << 16  # bytes that are looked up at a time: what is made of them stays in the processor's cache

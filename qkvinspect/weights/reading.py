@@ -1,4 +1,4 @@
-"""Reading tensors piece by piece: bounded memory, any strides, any byte order."""
+"""Read tensors piece by piece, in bounded memory, with any strides and byte order."""
 
 from __future__ import annotations
 

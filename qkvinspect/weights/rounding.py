@@ -1,4 +1,4 @@
-"""What a value becomes in a narrower dtype: to nearest, ties to even, as torch and IEEE 754 do."""
+"""Round values to a narrower dtype: to nearest, ties to even, as torch and IEEE 754 do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stored weight seen as the matrix [out, in] that it stands for. Pure arithmetic; nothing is read."""
+"""View a stored weight as its matrix [out, in]. Pure arithmetic; nothing is read."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def strided_matrix(info: TensorInfo, orientation: Orientation) -> StridedMatrix:
 
 
 _MOST_ROWS = 1 << 31
-"""Rows of a tensor that has no bytes for them: what is done for each row would never end."""
+"""The most rows of a tensor without bytes: loops over more of them would hardly end."""
 
 
 def _axes(info: TensorInfo, orientation: Orientation) -> tuple[int, int, int, int]:

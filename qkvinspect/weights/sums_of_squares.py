@@ -25,7 +25,7 @@ _RUN = 256  # float32 squares that BLAS sums; it keeps at least four sums, so a 
 _DEEP = 32  # float32 squares that are summed one after the other
 _TINY = 1e-25  # mean square under which float32 squares lose digits
 _AT_ONCE = 1 << 18  # words that are turned into numbers
-_SAMPLED = 61  # one word in so many tells of the others
+_SAMPLED = 61  # one word in so many is sampled
 _HALF_LIMIT = 2.0**32  # what the square of a float16 that is not finite comes to here; no other reaches it
 
 _ONES = np.ones((_RUN, 1), np.float32)
@@ -60,7 +60,7 @@ def value_squares(values: Sequence[Array]) -> tuple[Sums, NDArray[np.intp]]:
 
 
 def _totals(words: Array, dtype: DType) -> tuple[Sums, float]:
-    """The sums, and the least that is too much for a sum to be right."""
+    """The sums, and the value from which a sum is not to be trusted."""
     if words.flags.c_contiguous:
         if dtype.name == "bfloat16" and sys.byteorder == "little":
             return _by_rows(words, lambda some: _squares(_bfloat16(some))), np.inf
@@ -128,7 +128,7 @@ def _pair_table(dtype: DType) -> NDArray[np.float32]:
 
 
 def _room(shape: tuple[int, ...], dtype: type[np.generic]) -> Array:
-    """Space to compute in: kept by each thread, as memory that is new each time has to be cleared by the system."""
+    """Scratch memory, kept by each thread: new memory would have to be cleared by the system each time."""
     size = prod(shape) * np.dtype(dtype).itemsize
     kept: Array | None = getattr(_ROOMS, dtype.__name__, None)
     if kept is None or kept.nbytes < size:

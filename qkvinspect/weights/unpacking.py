@@ -1,4 +1,4 @@
-"""Lines of Python that unpack bits, for people to paste; nothing of it is run here."""
+"""Generate lines of Python that unpack bits, for people to paste."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a weight, tile by tile or some rows at once: one way for stored numbers and for codes."""
+"""Read the numbers of a weight, tile by tile or some rows at once, whether stored plainly or encoded."""
 
 from __future__ import annotations
 

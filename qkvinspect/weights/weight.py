@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Encoding(Protocol):
-    """How a matrix of numbers is kept in the tensors of a file. One module of ``encodings`` a kind."""
+    """How a matrix of numbers is stored in the tensors of a file. Each kind is a module of ``encodings``."""
 
     @property
     def label(self) -> str:
@@ -36,7 +36,7 @@ class Encoding(Protocol):
 
     @property
     def stored(self) -> tuple[TensorInfo, ...]:
-        """The tensors that it is kept in, the one that holds the most first."""
+        """The stored tensors, the one that holds the most first."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class Encoding(Protocol):
         ...
 
     def slack(self, rows: range, cols: range) -> Array | None:
-        """How far each of the numbers there may lie from one that was rounded to it: [rows, columns].
+        """How far the original of each number may be from it, given that it was rounded: [rows, columns].
 
         None where the encoding rounds nothing.
         """
@@ -150,7 +150,7 @@ class DecodedMatrix:
 
 
 Matrix = StridedMatrix | DecodedMatrix
-"""A weight seen as [out, in]: where its numbers lie, nothing read."""
+"""A weight viewed as [out, in]; nothing is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +161,8 @@ class Weight:
         shape: as torch holds it: [out, in] of ``nn.Linear``, [in, out] of GPT-2's Conv1D, more axes of convolutions.
         dtype: what most of it is stored in.
         info: the stored tensor, where its elements are the numbers.
-        encoding: how the numbers are had, where they are not.
-        why: why they cannot be had, in words; "" where they can.
+        encoding: how to decode the numbers, where they are not plain.
+        why: why they cannot be decoded, in words; "" where they can.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Weight:
 
     @property
     def regions(self) -> Iterable[Region]:
-        """What is read where its numbers are asked for."""
+        """The ranges of files that are read for its numbers."""
         return (info.region for info in self.stored)
 
     @property

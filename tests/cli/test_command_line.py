@@ -310,7 +310,7 @@ def test_explain_shows_the_evidence(run, samples: Path) -> None:
     near, far = (sum(map(len, some)) / len(some) for some in (bars[:4], bars[-8:]))
     assert near > 5 * far  # the tie ends where a head ends
     silent = run("explain", samples / "trained.safetensors", "*.0.*", "--no-evidence").out
-    assert "nothing beside or inside the checkpoint tells it" in silent
+    assert "no source beside or inside the checkpoint gives it" in silent
 
 
 def test_explain_of_random_weights_is_undetermined(run, samples: Path) -> None:

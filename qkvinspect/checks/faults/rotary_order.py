@@ -1,4 +1,4 @@
-"""The rows of Q or K lie in another order than this format and architecture need for rotary embeddings.
+"""The rows of Q or K are in another order than this format and architecture need for rotary embeddings.
 
 The weights tell which rows of a head turn together. Converters between transformers, llama.cpp and Meta's own form
 permute them; where that was forgotten for one of Q and K, done twice, or done to K with the number of heads of Q, the

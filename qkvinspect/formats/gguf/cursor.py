@@ -1,4 +1,4 @@
-"""Walks through the header of a GGUF file, a bounded piece of it at a time."""
+"""A cursor through the header of a GGUF file, which reads a bounded piece at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Cursor:
         return self._base + self._at
 
     def skip(self, count: int) -> None:
-        """Pass over bytes, which need not be read.
+        """Skip bytes without reading them.
 
         Raises:
             CheckpointError: the file ends before, or the header is over the limit.
@@ -85,7 +85,7 @@ class Cursor:
             raise damaged(self.source, Code.GGUF_TEXT, f"{what} is not UTF-8", None) from error
 
     def skip_strings(self, count: int) -> None:
-        """Pass over strings without making any: vocabularies have a million of them."""
+        """Skip strings without building them: vocabularies have a million."""
         unpack = self._struct("Q").unpack_from
         while count:
             self._ensure(8)

@@ -22,7 +22,7 @@ _MAX_ALIGNMENT = 1 << 20
 
 
 class Header(NamedTuple):
-    """What one file says.
+    """The header of one file.
 
     Attributes:
         unused: bytes behind the last tensor.
@@ -64,7 +64,7 @@ def read_header(source: ByteSource, limits: Limits) -> Header:
 
 
 def _byteorder(source: ByteSource) -> ByteOrder:
-    """The order in which the version is one that can be: the magic is the same in both.
+    """The byte order in which the version is plausible; the magic is the same in both.
 
     Raises:
         CheckpointError: it is of no version that is read here.
@@ -116,7 +116,7 @@ def _tensor(source: ByteSource, entry: _TensorHeader, start: int, byteorder: Byt
     nbytes = dtype.nbytes(prod(entry.shape))
     if start + entry.offset + nbytes > source.size:
         found = f"{nbytes} bytes from {start + entry.offset} of {source.size}"
-        raise damaged(source, Code.GGUF_RANGE, "data lies outside the file", found, entry.name)
+        raise damaged(source, Code.GGUF_RANGE, "data is outside the file", found, entry.name)
     region = Region(source, start + entry.offset, nbytes)
     strides = contiguous_strides(entry.shape)
     return TensorInfo(entry.name, dtype, entry.shape, strides, region, byteorder=byteorder, keys=(entry.name,))

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file: numbers and short texts are kept, vocabularies are passed over."""
+"""Read the metadata of a GGUF file: numbers and short texts are kept, vocabularies skipped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Value = int | float | str | bool | list[int | float | bool]
 
 
 def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Value], dict[str, int]]:
-    """What the metadata says, and the type of each of its keys.
+    """The values of the metadata, and the type of each key.
 
     Raises:
         CheckpointError: it is malformed, or over a limit.
@@ -42,7 +42,7 @@ def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, Value], dict[st
 
 
 def _value(cursor: Cursor, kind: int) -> Value | None:
-    """The next value; None for one that is passed over."""
+    """The next value; None for one that is skipped."""
     if kind == _ARRAY:
         return _array(cursor, 1)
     if kind == _STRING:

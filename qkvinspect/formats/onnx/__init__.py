@@ -1,4 +1,4 @@
-"""ONNX models, their weights under the names that they had in the model that was exported.
+"""ONNX models, with their weights under the names that they had in the exported model.
 
 Read here rather than by the onnx package, which loads the weights of a file together with all else.
 """
@@ -35,7 +35,7 @@ def sniff(head: bytes) -> bool:
 
 
 def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
-    """Read what stands around the weights; no weight is read.
+    """Read the graph and the descriptions of the weights; no weight is read.
 
     Raises:
         CheckpointError: the file is malformed, over a limit, or one that holds its weights is missing.

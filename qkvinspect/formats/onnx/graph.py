@@ -1,4 +1,4 @@
-"""What an ONNX file says (onnx.proto), as far as it tells what the weights are: initialisers, nodes, module paths."""
+"""Parse the parts of an ONNX file (onnx.proto) that tell what its weights are: initialisers, nodes, module paths."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Node:
         numbers: its attributes that are whole numbers, or lists of them.
         constant: the tensor that a Constant gives.
         scope: the path of the module that it was traced in; None where that is not known.
-        told: whether the exporter itself wrote that path, rather than its name having it.
+        told: whether the exporter wrote that path into the node's metadata, so that it was not guessed from its name.
     """
 
     op: str
@@ -69,7 +69,7 @@ class Graph:
 
 
 def read_graph(wire: Wire) -> Graph:
-    """Read all that is not a weight.
+    """Read everything but the weights.
 
     Raises:
         CheckpointError: the file is malformed, or over a limit.
@@ -180,7 +180,7 @@ def _tensor(wire: Wire, whole: Field) -> Stored:
         raise damaged(wire.source, Code.ONNX_SHAPE, "shape cannot be", str(sizes)[:80], name)
     if is_external and (place is not None or "location" not in external):
         found = "numbers of its own as well" if place is not None else "no location"
-        raise damaged(wire.source, Code.ONNX_EXTERNAL, "is said to lie in another file", found, name)
+        raise damaged(wire.source, Code.ONNX_EXTERNAL, "is said to be in another file", found, name)
     return Stored(name, tuple(sizes), kind, place, external if is_external else {})
 
 

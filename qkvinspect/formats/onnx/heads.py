@@ -1,4 +1,4 @@
-"""How many heads the nodes of a graph work with: attention operators say it, reshapes show it."""
+"""Find numbers of heads in a graph: attention operators state them, and reshapes show them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qkvinspect.formats.onnx.wire import Wire
 
 
 class Heads(NamedTuple):
-    """Of one projection; None for what is not known.
+    """The heads of one projection; None for what is not known.
 
     Attributes:
         num_heads, num_kv_heads: of its layer, as an operator says them.

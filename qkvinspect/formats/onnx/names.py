@@ -1,4 +1,4 @@
-"""The names that weights had in the model, told by the nodes that use them.
+"""Recover the names that weights had in the model from the nodes that use them.
 
 Torch's exporters transpose the weight of a Linear and call it ``onnx::MatMul_326`` or ``val_27``; weights of equal
 bytes they store once. What the modules called them stands around the nodes that use them: in the module's path, and
@@ -18,16 +18,16 @@ _GENERATED = re.compile(r"onnx::\w+|_?val_\d+(?:/.*)?|\d+|/.*|node_.*|ortshared_
 """Names that exporters and optimisers make up."""
 
 _SAME = frozenset({"Identity", "Cast"})
-"""What gives the tensor that it is given, in other numbers at most."""
+"""Operators that pass a tensor on, at most in another dtype."""
 
 DEQUANTIZE = "DequantizeLinear"
-"""What makes numbers of codes, with a scale and a zero point: weights that were quantised in place."""
+"""Operators that decode codes with a scale and a zero point: weights that were quantised in place."""
 
 _COUNTS = frozenset({6, 7})
 """TensorProto.DataType of int32 and int64: axes, shapes, places."""
 
 _MOST_READERS = 64
-"""Nodes that are looked at among those that read a value; a file of a graph may hold very many."""
+"""How many readers of a value are examined; a graph may have very many."""
 
 
 class Named(NamedTuple):
@@ -35,7 +35,7 @@ class Named(NamedTuple):
 
     Attributes:
         stored: its name in the file.
-        turned: whether it lies [in, out] there.
+        turned: whether it is stored [in, out].
         part: the entries of a vector that are meant, where it holds those of several.
     """
 

@@ -1,4 +1,4 @@
-"""Attention as one operator: what onnxruntime (docs/ContribOperators.md) and ONNX since 23 hold in it."""
+"""Attention as one operator, of onnxruntime (docs/ContribOperators.md) and of ONNX since opset 23."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PASSED = frozenset(
         "Unsqueeze",
     }
 )
-"""What stands between a projection and attention."""
+"""Operators that may stand between a projection and attention."""
 
 STEPS = 24
-"""Nodes that are passed at most."""
+"""How many such nodes are followed at most."""
 
 
 def heads_of_operator(node: Node) -> tuple[int, int] | None:

@@ -1,8 +1,8 @@
-"""Weights that an ONNX file holds as codes: by ``DequantizeLinear``, or inside a product of onnxruntime.
+"""Weights that an ONNX file stores as codes, for ``DequantizeLinear`` or inside a product of onnxruntime.
 
 int8 with one scale, or one for each row, is named as compressed-tensors names it, so that one encoding decodes both
 (``(codes - zero point) * scale``: ONNX's Operators.md, DequantizeLinear). Of all other codes only rows and heads are
-told, and that their numbers are not decoded.
+reported, and that their numbers are not decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the numbers of initialisers lie: in the file itself, or in another beside it."""
+"""Locate the numbers of initialisers, in the file itself or in another beside it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Tensors:
         file = self.files[location]
         if length != nbytes or start + length > file.size:
             found = f"{length} bytes from {start} of the {file.size} of {location!r}, {nbytes} by its shape"
-            raise damaged(self._source, Code.ONNX_RANGE, "data lies outside the file", found, stored.name)
+            raise damaged(self._source, Code.ONNX_RANGE, "data is outside the file", found, stored.name)
         return Region(file, start, nbytes)
 
 

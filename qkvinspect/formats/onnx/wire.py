@@ -1,6 +1,6 @@
-"""Walks through a file in protobuf's wire format (protobuf.dev/programming-guides/encoding), a bounded piece at a time.
+"""A reader of protobuf's wire format (protobuf.dev/programming-guides/encoding), a bounded piece at a time.
 
-Nothing that is passed over is read: a message of two gigabytes of weights costs what stands around the weights.
+Skipped fields are not read, so a message with two gigabytes of weights costs only what stands around them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a pickle would run if it were unpickled, by the classes and functions that it names.
+"""Report what a pickle would run if it were unpickled, from the classes and functions that it names.
 
-A list of dangers is never complete: that a file names none of them does not make it safe to unpickle. It is here
-to tell the reader what stands in a file; nothing is allowed or refused by it.
+No list of dangers is complete: a file that names none of them may still be unsafe to unpickle. The list only informs
+the reader; nothing is allowed or refused because of it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _WAYS_OUT = _words(
     "__builtins__ __class__ __code__ __dict__ __getattribute__ __globals__ __loader__ __mro__ __reduce__ "
     "__reduce_ex__ __self__ __spec__ __subclasses__ __wrapped__"
 )
-"""Attributes that lead from anything to everything."""
+"""Attributes through which any object leads to everything else."""
 
 _DATA = _words("_codecs argparse array collections datetime decimal enum fractions numpy pathlib torch uuid")
 """Packages whose other functions make data, or modules of torch."""
@@ -114,7 +114,7 @@ def is_data(named: Global) -> bool:
 
 
 def findings(named: Iterable[Global], called: Iterable[Global]) -> Iterator[Finding]:
-    """What to say of the classes and functions that a pickle names, and of those that it would call."""
+    """Findings about the classes and functions that a pickle names, and those that it would call."""
     dangers = [each for each in dict.fromkeys(named) if is_dangerous(each)]
     if dangers:
         text = f"{warning(dangers)}: do not torch.load it with weights_only=False"

@@ -1,4 +1,4 @@
-"""What a pickle may use as a key of a dict, and the error of all that it may not do."""
+"""Which keys a pickle's dicts may have, and the error for whatever a pickle may not do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stack machine that pickles are written for, without anything that could run code."""
+"""The stack machine of pickles, without anything that could run code."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Machine:
         self.called: dict[int, Global] = {}
 
     def at_edge(self) -> None:
-        """Hold the walk against its limits, and its opcodes against the frame."""
+        """Check the walk against its limits, and the opcodes against the end of their frame."""
         position, size = self.position, len(self.data)
         if position >= size:
             raise MalformedError(Code.PICKLE_TRUNCATED, "it ends before its STOP opcode")
@@ -75,7 +75,7 @@ class Machine:
         self.edge = min(size, position + _CHECK_EVERY, size if self._frame is None else self._frame)
 
     def at_end(self) -> None:
-        """Hold what was made so far against the limits."""
+        """Check the number of objects made so far against the limits."""
         done = self.data[self._counted : self.position]
         self._counted = self.position
         self._made += len(done) - len(done.translate(None, _MAKERS))

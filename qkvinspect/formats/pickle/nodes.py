@@ -1,4 +1,4 @@
-"""What an inert reader builds instead of objects."""
+"""The nodes that the inert reader builds instead of objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rarer opcodes do, from CPython's Lib/pickletools.py. INST, OBJ, PERSID and EXT* have no place here."""
+"""The rarer opcodes, from CPython's Lib/pickletools.py. INST, OBJ, PERSID and EXT* have no place here."""
 
 from __future__ import annotations
 

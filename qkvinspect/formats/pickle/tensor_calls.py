@@ -1,4 +1,4 @@
-"""A tensor as torch.save pickles it, taken in at one step instead of thirty.
+"""Read a tensor as torch.save pickles it in one step instead of thirty.
 
 A checkpoint's pickle is little else than this call, hundreds of thousands of times:
 ``_rebuild_tensor_v2(<storage>, offset, size, stride, requires_grad, OrderedDict())``. Whatever is written in
@@ -38,7 +38,7 @@ _MEMO = _compiled(
         "HOOKS": b"(%b)" % _GET,
     }
 )
-"""Captures what refers to the memo, and the key with its length."""
+"""Captures the references to the memo, and the key with its length."""
 
 _VALUES = _compiled(
     {
@@ -53,7 +53,7 @@ _VALUES = _compiled(
         "HOOKS": _GET,
     }
 )
-"""Captures what does not."""
+"""Captures everything else."""
 
 _INTEGER = re.compile(rb"K.|M..|J.{4}", re.DOTALL)
 

@@ -1,1 +1,1 @@
-"""Rank files of tensor and pipeline parallelism: which they are, how they are cut, and how they are joined."""
+"""Rank files of tensor and pipeline parallelism: recognise them, know how tensors are cut, and join them."""

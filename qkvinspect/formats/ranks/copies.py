@@ -1,4 +1,4 @@
-"""Whether the ranks' copies of one tensor are the same: small ones byte by byte, large ones in many places."""
+"""Compare the ranks' copies of one tensor: small ones byte by byte, large ones in many places."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def are_equal(infos: Sequence[TensorInfo]) -> bool:
 
 
 def is_varied(info: TensorInfo) -> bool:
-    """Whether there are different bytes in it: copies of zeros are no sign that something was copied."""
+    """Whether it holds different bytes: equal tensors of one value are no sign of copies."""
     return any(len(set(data)) > 1 for data in _bytes(info))
 
 

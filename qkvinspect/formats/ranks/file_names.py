@@ -1,4 +1,4 @@
-"""Which files of a folder are the ranks of one checkpoint, and which rank each is.
+"""Recognise the rank files of a checkpoint in a folder, and which rank each is.
 
 Megatron-LM writes ``mp_rank_TT[_PPP]/model_optim_rng.pt`` (megatron/training/checkpointing.py, get_checkpoint_name)
 and a tracker file beside its iterations; NeMo ``mp_rank_TT/model_weights.ckpt`` or ``tp_rank_TT_pp_rank_PPP``;
@@ -19,7 +19,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.sources.folder import Entries, Folder
 
 Kind = Literal["megatron", "deepspeed", "vllm"]
-"""Who wrote the files, which tells how their fused tensors are cut."""
+"""The library that wrote the files, which determines how fused tensors are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RankFiles:
     """All files of one checkpoint.
 
     Attributes:
-        folder: where they lie.
+        folder: the folder that holds them.
         around: the folders in which a config may lie, the nearest first.
     """
 
@@ -67,10 +67,10 @@ class RankFiles:
         return 1 + max(file.stage for file in self.files)
 
     def require_complete(self) -> None:
-        """No rank may be missing.
+        """Refuse a checkpoint of which a rank is missing.
 
         Raises:
-            CheckpointError: one is.
+            CheckpointError: a rank is missing.
         """
         for file in self.files:
             if file.expert:
@@ -118,7 +118,7 @@ _MAX_POINTER = 200
 def find(folder: Folder) -> RankFiles | None:
     """The rank files of a folder, or of the one that its tracker file names; None where there are none.
 
-    A folder with DeepSpeed's ZeRO partitions is left alone: others say what to do about these.
+    A folder with DeepSpeed's ZeRO partitions is left alone; ``foreign_parts`` says what to do about these.
     """
     found = here(folder)
     if found is not None:

@@ -1,4 +1,4 @@
-"""The tensors of a model put together from the shares of its tensor-parallel ranks; nothing but copies is read.
+"""Join a model's tensors from the shares of its tensor-parallel ranks; only copies are read, to compare them.
 
 A joined tensor is what one rank alone would hold: where each rank has a block of Q, of K and of V, all blocks of Q
 come first, in the order of the ranks.
@@ -45,7 +45,7 @@ class Joining:
 
     Attributes:
         ranks: the tensors of each rank.
-        tensors: what came of it; shares: what each rank holds of which.
+        tensors: the joined ones; shares: what each rank holds of each.
         copied: kv heads of how many layers were held by several ranks.
     """
 
@@ -61,7 +61,7 @@ class Joining:
     differing: list[str] = field(default_factory=list[str])
 
     def join(self) -> None:
-        """Join them all.
+        """Join all tensors.
 
         Raises:
             CheckpointError: bytes that have to be compared cannot be read.
@@ -82,7 +82,7 @@ class Joining:
         self.tensors = {name: self.tensors[name] for name in names if name in self.tensors}
 
     def findings(self) -> Iterator[Finding]:
-        """What the reader must know of it."""
+        """The findings about joining."""
         if self.left:
             text = (
                 "nothing tells how the ranks share it" if len(self.left) == 1 else "nothing tells how they share them"
@@ -225,7 +225,7 @@ class Joining:
         return 1
 
     def _kv_heads(self) -> int | None:
-        """What the config that came with the ranks says."""
+        """The number that the ranks' config gives."""
         for config in self.configs:
             places: list[object] = [dict(config.values), *(config.values.get(key) for key in _TEXT)]
             for place in places:

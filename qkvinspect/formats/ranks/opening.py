@@ -1,4 +1,4 @@
-"""The files of ranks of tensor and pipeline parallelism, read as the one checkpoint that they are."""
+"""Open the files of tensor- and pipeline-parallel ranks as one checkpoint."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _of_rank(
 
 
 def _require_sizes(files: RankFiles, configs: Sequence[Config]) -> None:
-    """As many ranks as the checkpoint itself says that there are.
+    """Check that there are as many ranks as the checkpoint itself says.
 
     Raises:
         CheckpointError: there are fewer, or more; or they share experts, whose ranks' folders are named as stages are.
@@ -189,5 +189,5 @@ def _in_blocks(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _of_each(opened: Sequence[tuple[RankFile, Checkpoint]]) -> list[Finding]:
-    """What reading each of the files noticed, said once."""
+    """The findings of all files, each once."""
     return list({(f.code, f.message): f for _, checkpoint in opened for f in checkpoint.findings}.values())

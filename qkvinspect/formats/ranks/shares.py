@@ -1,4 +1,4 @@
-"""How tensor parallelism cuts each tensor of a model, by what the tensor is called.
+"""Tell from a tensor's name how tensor parallelism cuts it.
 
 A column-parallel layer is cut by its rows, a row-parallel one by its columns, anything else is on every rank alike
 (Megatron-LM, megatron/core/tensor_parallel/layers.py; vLLM, vllm/model_executor/layers/linear.py). A fused tensor
@@ -47,7 +47,7 @@ _LEAVES = frozenset(["weight", "bias", "weight_scale", "weight_scale_inv"])
 
 @dataclass(frozen=True, slots=True)
 class ShareOf:
-    """A tensor's module and what it is of it."""
+    """A tensor's module, and its own last component."""
 
     module: str
     leaf: str

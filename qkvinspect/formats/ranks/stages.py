@@ -1,4 +1,4 @@
-"""Pipeline stages in line: each stage counts its layers from 0, or names them as the whole model does."""
+"""Renumber the layers of pipeline stages: each stage counts its own from 0, or as the whole model does."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _chunks(names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _shifted(names: dict[str, str], done: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Layers behind those that came before, unless they are counted through already."""
+    """Shift layer numbers behind those of the stages before, unless they are counted through already."""
     layers = {old: match for old, name in names.items() if (match := _LAYER.fullmatch(name))}
     numbers: dict[str, set[int]] = {}
     for match in layers.values():

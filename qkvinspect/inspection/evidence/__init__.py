@@ -1,4 +1,4 @@
-"""What trained weights betray about themselves: how many heads, which packing, which way round. numpy only."""
+"""Infer from trained weights alone how many heads there are, in which packing and orientation. numpy only."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class BlockSums:
     paired: tuple[float, Array] | None = None
 
     def of(self, down: Array, across: Array) -> tuple[float, Array]:
-        """Count and moments of some blocks: whole numbers that say which, of any shapes that go together."""
+        """Count and moments of some blocks, given by arrays of their indices, broadcast together."""
         chosen = self.moments[:, down, across]
         return float(self.counts[down, across].sum()), chosen.reshape(len(chosen), -1).sum(axis=1)
 
@@ -50,9 +50,9 @@ def added_up(layers: Sequence[BlockSums]) -> BlockSums:
 
 
 class Products:
-    """The entries of one matrix, or of two of the same form, and their products: what sums are made of.
+    """The entries of one matrix, or of two of the same shape, and their products, from which sums are made.
 
-    Sums over blocks are kept, as blocks of twice the size are four of them.
+    Sums over blocks are cached, as each block of twice the size is made of four of them.
     """
 
     def __init__(self, matrix: Array, second: Array | None = None) -> None:
@@ -81,7 +81,7 @@ class Products:
 
 
 def block_sums(products: Products, width: int) -> BlockSums:
-    """Add up the blocks of symmetric matrices whose diagonals are 0 and mean nothing.
+    """Sums of the blocks of symmetric matrices; their diagonals must be 0 and are left out.
 
     Args:
         products: of [heads * width, heads * width], in the order of the heads.
@@ -93,7 +93,7 @@ def block_sums(products: Products, width: int) -> BlockSums:
 
 
 def cross_sums(products: Products, width: int, other: int, share: int) -> BlockSums:
-    """Add up the blocks of similarities between two parts.
+    """Sums of the blocks of similarities between two parts.
 
     The similarity of a row with the row at the same place of the other part's head is kept apart: these pairs
     are special in trained weights whatever the heads are.
@@ -133,7 +133,7 @@ class Fitted:
         return Fitted(self.value + other.value, self.expected + other.expected, self.variance + other.variance)
 
     def __sub__(self, other: Fitted) -> Fitted:
-        """What is gained over a distribution that this one divides further."""
+        """The gain over a distribution that this one refines."""
         return Fitted(self.value - other.value, self.expected - other.expected, self.variance - other.variance)
 
 

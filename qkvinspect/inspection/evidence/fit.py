@@ -38,7 +38,7 @@ Index = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Term:
-    """One matrix of similarities, or two that are tied, cut into blocks by heads.
+    """One matrix of similarities, or two that are correlated, cut into blocks by heads.
 
     Attributes:
         share: how many neighbouring blocks downwards, and across, share a kv head.
@@ -56,12 +56,12 @@ class Term:
         return sum((self._class(count, moments) for count, moments in self._classes(order)), self._paired)
 
     def smallest(self) -> float:
-        """Entries of the smallest class."""
+        """The number of entries of the smallest class."""
         return min((count for count, _ in self._classes(None) if count), default=0.0) * self.weight
 
     @cached_property
     def without_heads(self) -> Fitted:
-        """As if there were no heads."""
+        """The fit of the same entries without heads."""
         count, moments = self._total
         if self.given:  # which rows are tied depends on the heads: without heads none are
             moments = moments[[1, 3]]
@@ -140,11 +140,11 @@ class Fit:
 
     @cached_property
     def fitted(self) -> Fitted:
-        """Of every entry and every row's length; comparable between hypotheses that use the same ones."""
+        """The fit of every entry and every row's length; comparable between hypotheses about the same ones."""
         return self._entries + self.lengths
 
     def gain(self, order: Array | None = None) -> Fitted:
-        """What is gained over no heads.
+        """The gain over the hypothesis that there are no heads.
 
         Args:
             order: as if the kv heads that carry the same number in it were one head.
@@ -152,7 +152,7 @@ class Fit:
         return (self._entries if order is None else self._fitted(order)) - self._without_heads
 
     def parted(self, together: int) -> Fitted:
-        """What is gained over so many neighbouring kv heads being one, if each of them is more tied to itself."""
+        """The gain over taking so many neighbouring kv heads for one."""
         order = np.arange(self.kv_heads) // together
         return sum((term.parted(order) for term in self.terms), Fitted()) - self._fitted(order)
 
@@ -169,7 +169,7 @@ class Fit:
 
 
 def fit(sample: Sample, index: Index) -> Fit:
-    """Cut a layer into the heads that a hypothesis says.
+    """Divide a layer into the heads of a hypothesis.
 
     Args:
         index: ``q``, ``k``, ``v`` as far as the layer has them, ``o`` for the columns of the output projection,
@@ -192,8 +192,8 @@ def fit(sample: Sample, index: Index) -> Fit:
 def together(fits: Sequence[Fit]) -> Fit | None:
     """The same hypothesis applied to several layers that follow one law; None where their entries are not alike.
 
-    One law for all has fewer numbers to be fitted than one for each. So many layers that say little tell
-    together what none of them does alone, if they say the same.
+    One distribution for all has fewer parameters than one for each, so that many layers with weak evidence decide
+    together what none of them does alone.
     """
     first = fits[0]
     if any(len(one.terms) != len(first.terms) for one in fits):

@@ -1,4 +1,4 @@
-"""How alike the rows of a weight are, on a scale that has the same null distribution whatever the weights."""
+"""Similarities of a weight's rows, on a scale with the same distribution under the null hypothesis for all weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[Any]
 _LEVELS = 1 << 16
 _MANY = 200_000
 _ONE_COLUMN = 1.1
-"""A row shorter than so many times its largest value is hardly more than that value."""
+"""A row shorter than so many times its largest value is dominated by that value."""
 
 _FLAT = 1e-5
 """Cosines below this are rounding noise: orthogonal or unit rows, which say nothing."""
@@ -64,7 +64,7 @@ def normal_ranks(values: Array) -> Array:
 
 
 def _levels(cosines: Array, largest: float) -> Array:
-    """Which of many equal steps each cosine falls in."""
+    """The bin of each cosine, among many of equal width."""
     half = (_LEVELS - 1) / 2
     return np.clip(cosines * (half / largest) + half, 0, _LEVELS - 1).astype(np.int32)
 

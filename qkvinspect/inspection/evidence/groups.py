@@ -1,4 +1,4 @@
-"""Hypotheses that only put the heads of another together: neighbours that happen to be alike look like one head."""
+"""Hypotheses that only merge the heads of another: neighbouring heads that happen to be alike look like one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PARTED = 0.12
 others trained and that are not too faint to tell. Where two heads are taken for one it was 0.16 to 3."""
 
 _CHANCE = 15.0
-"""What parting gains on noise, hardly ever."""
+"""The gain of splitting heads that noise hardly ever reaches."""
 
 
 def score_of(fitted: Sequence[Fitted]) -> float:
@@ -33,10 +33,10 @@ def score_of(fitted: Sequence[Fitted]) -> float:
 
 
 def explained(scores: Mapping[int, float], fits: Fits) -> dict[int, int]:
-    """Hypotheses at the top that are no more than groups of the heads of another.
+    """The likeliest hypotheses that are mere groups of the heads of another one.
 
     Heads differ from each other, so neighbours that happen to be alike make a larger block seem real. If other
-    ways to put the same heads together do as well, it is not.
+    groupings of the same heads explain the weights as well, it is not real.
     """
     gone: dict[int, int] = {}
     live = dict(scores)
@@ -62,13 +62,13 @@ def _any_order_does(fits: Sequence[Fit], together: int, score: float) -> bool:
     reached = tried = 0
     for tried, order in enumerate(orders, 1):
         reached += score_of([one.gain(order) for one in fits]) > _AS_GOOD * score
-        if tried in (_SHUFFLES // 4, _SHUFFLES // 2) and reached in (0, tried):  # as clear as it will be
+        if tried in (_SHUFFLES // 4, _SHUFFLES // 2) and reached in (0, tried):  # it will not become clearer
             break
     return reached > _OFTEN * tried
 
 
 def _same(first: Array, second: Array) -> bool:
-    """Whether two labellings put the same things together."""
+    """Whether two labellings define the same groups."""
     return len(set(zip(first.tolist(), second.tolist(), strict=True))) == len(set(second.tolist()))
 
 

@@ -1,4 +1,4 @@
-"""From an attention module to what is weighed: its stored tensors, and which of their rows are which heads."""
+"""The stored tensors of an attention module that are weighed, and which of their rows belong to which head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def source_of(attention: Attention) -> LayerWeights | None:
-    """The tensors of a module whose parts are known; None where a part of it has no rows of its own."""
+    """The tensors of a module whose parts are known; None where a part shares its rows with another."""
     layout = attention.layout
     if layout is None or not attention.parts:
         return None

@@ -1,4 +1,4 @@
-"""How the tie between two rows fades with their distance: the picture that lets a person see the heads."""
+"""How the correlation of two rows falls with their distance: a picture in which people can see the heads."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _law(matrices: Sequence[Array], distances: range) -> tuple[Array, Array, int
 
 
 def _divergence(first: tuple[Array, Array, int], second: tuple[Array, Array, int]) -> float:
-    """Kullback and Leibler's, of one normal distribution from another, in nats, less what chance gives."""
+    """The Kullback-Leibler divergence of two normal distributions in nats, less its expectation under chance."""
     apart, inverse = first[0] - second[0], np.linalg.inv(second[1])
     spread = float(np.trace(inverse @ first[1])) - len(apart)
     sizes = float(np.linalg.slogdet(second[1])[1] - np.linalg.slogdet(first[1])[1])

@@ -8,37 +8,55 @@ in models without rotary embeddings such pairs are like any other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.blocksums import fitted
 from qkvinspect.inspection.evidence.sample import Sample
+from qkvinspect.layouts.layout import Turn
 
 Array = NDArray[Any]
 
 ENOUGH = 30.0
-"""The score of a pairing that is there: in models without rotary embeddings none was over 15."""
+"""The score from which a pairing counts as real: in models without rotary embeddings none was over 15."""
 
 AHEAD = 20.0
 """By how much it must exceed the best of the other kind."""
 
 
-def pairings(width: int) -> dict[str, tuple[Array, Array]]:
+class Pairing(NamedTuple):
+    """A way to turn a head.
+
+    Attributes:
+        turn: which rows turn together.
+        first: how many rows are turned at all; None: the whole head.
+    """
+
+    turn: Turn
+    first: int | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: ``halves of the first 32 rows``."""
+        return self.turn if self.first is None else f"{self.turn} of the first {self.first} rows"
+
+
+def pairings(width: int) -> dict[Pairing, tuple[Array, Array]]:
     """The pairs of rows under each way to turn a head of ``width`` rows, or its first half or quarter."""
-    found: dict[str, tuple[Array, Array]] = {}
+    found: dict[Pairing, tuple[Array, Array]] = {}
     for turned in (width, width // 2, width // 4):
         if turned < 4 or turned % 2:
             continue
         rows = np.arange(turned // 2)
-        share = "" if turned == width else f" of the first {turned} rows"
-        found[f"halves{share}"] = rows, rows + turned // 2
-        found[f"neighbours{share}"] = 2 * rows, 2 * rows + 1
+        first = None if turned == width else turned
+        found[Pairing("halves", first)] = rows, rows + turned // 2
+        found[Pairing("neighbours", first)] = 2 * rows, 2 * rows + 1
     return found
 
 
-def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[str, float]:
+def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[Pairing, float]:
     """Twice the gain in log-likelihood of each pairing, less what chance gives; empty where it cannot be asked."""
     if "q" not in index or "k" not in index or any(one.stride > 1 for one in samples):
         return {}
@@ -48,13 +66,13 @@ def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[str, fl
         if sample.spaces[index["q"].flat[0]] != sample.spaces[index["k"].flat[0]]:
             return {}
         forward, backward = _crossed(sample, index)
-        for name, (first, second) in pairings(width).items():
+        for pairing, (first, second) in pairings(width).items():
             chosen = np.zeros((width, width), bool)
             chosen[first, second] = True
             turned = max(second) + 1
             among = np.triu(np.ones((width, width), bool), 1)
             among[turned:] = among[:, turned:] = False
-            totals[name] += gain(forward, backward, chosen, among & ~chosen)
+            totals[pairing] += gain(forward, backward, chosen, among & ~chosen)
     return totals
 
 

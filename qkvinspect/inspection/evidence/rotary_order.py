@@ -1,4 +1,4 @@
-"""In which order the rows of each head of Q and K lie, told by which of them a rotary embedding turns together.
+"""Infer the order of the rows in each head of Q and K from which of them a rotary embedding turns together.
 
 Of a head whose rows are in halves, as transformers has them, row i and row i + d/2 turn together. Converters put
 them in turns: 0, d/2, 1, d/2 + 1 and so on. They do so to Q and to K, and each may have been forgotten, done twice,
@@ -21,11 +21,11 @@ from qkvinspect.weights.values import rows_of_values
 Array = NDArray[Any]
 
 Order = Literal["halves", "neighbours", "twice", "undone", "with the heads of Q"]
-"""How the rows of a head lie: as transformers has them, permuted, permuted twice, the reverse done to halves, or
-permuted as so many heads as Q has."""
+"""The order of a head's rows: as transformers has them, permuted, permuted twice, the inverse applied to halves, or
+permuted with Q's number of heads."""
 
 _Pair = tuple[Order, Order]
-"""Of Q, and of K."""
+"""The orders of Q and of K."""
 
 ENOUGH = 40.0
 """The score of orders that are there. SmolLM2 of 135 million weights, in 4 bits, reaches 7,740; of 250 made-up models
@@ -40,7 +40,7 @@ RARE = 4.0
 that even there the evidence and not this decides."""
 
 AGAINST = 6.0
-"""By how much one of the two kinds of evidence may prefer other orders than those that both together tell."""
+"""By how much one of the two kinds of evidence may prefer other orders than the ones that win overall."""
 
 _MOST_COLUMNS = 2048
 _MOST_LAYERS = 6
@@ -69,8 +69,8 @@ def weigh_orders(stack: Sequence[Attention]) -> Orders | None:
     """Weigh the orders of the rows of Q and K in layers that are alike; None where that cannot be asked.
 
     Two things tell. The rows that turn together have similarities in Q and K that follow laws of their own. And the
-    rows of a head are the larger or smaller the faster they turn: put in order, their norms change smoothly. The
-    first tells how Q and K lie to each other, the second how each of them lies.
+    rows of a head are the larger or smaller the faster they turn: put in order, their norms change smoothly. The first
+        tells the order of Q relative to K, the second the order of each.
 
     Raises:
         CheckpointError: the bytes cannot be read.

@@ -38,7 +38,7 @@ _UPRIGHT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """Where the biases of some rows of a weight lie."""
+    """Which entries of a bias tensor belong to which rows of a weight."""
 
     weight: Weight
     rows: Sequence[int]
@@ -46,7 +46,7 @@ class Bias:
 
 
 Lying = tuple[Weight, Orientation, tuple[Bias, ...]]
-"""A weight, how it lies, and its biases."""
+"""A weight, its orientation, and its biases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,13 @@ class LayerWeights:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """How many rows each weight has."""
+        """The number of rows of each weight."""
         return tuple(weight.as_shape(orientation)[0] for weight, orientation, _ in self.weights)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How alike the sampled rows of a layer are.
+    """The similarities of a layer's sampled rows.
 
     Attributes:
         scores: normal scores among the rows of all weights and, after them, the columns of the output projection.
@@ -101,7 +101,7 @@ class Sample:
         return self._products(rows, others, None)
 
     def _products(self, rows: Array, columns: Array, tied: Array | None) -> Products:
-        """Numbers of heads differ in how they divide the same rows, so what they share is kept."""
+        """Cached: all numbers of heads divide the same matrix, and share many of its sums."""
         key = rows.tobytes(), columns.tobytes(), None if tied is None else tied.tobytes()
         if key not in self._kept:
             if len(self._kept) >= _KEPT:

@@ -1,4 +1,4 @@
-"""Which hypothesis the weights speak for, and how surely."""
+"""Decide which hypothesis the weights support, and how surely."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Variants = Mapping[int, Sequence[Attention]]
 View = TypeVar("View", Fits, Mapping[str, Fits])
 
 SURE = 0.99
-"""How sure an answer must be to be given."""
+"""The confidence from which an answer is given."""
 
 CHANCE = 1e-5
-"""How often weights without any heads may seem to have some."""
+"""The probability with which weights without heads may seem to have some."""
 
 APART = 0.9
-"""How sure a layer alone must be of another answer for all of them to have none."""
+"""The confidence of a single layer in another answer from which the stack's answer is withdrawn."""
 
 LEAN = 8.0
 """By how much layers that are sure of nothing may together prefer another answer to that of their stack."""
@@ -114,14 +114,14 @@ def _only(fits: Fits, layers: Sequence[int]) -> Fits:
 
 
 def _best_view(views: Sequence[View], weigh: Callable[[View], Verdict]) -> Verdict:
-    """What the first view in which heads stand out from noise says; the first of all, if none does."""
+    """The first verdict in which heads stand out from noise; the very first, if none does."""
     first = weigh(views[0])
     others = (weigh(view) for view in views[1:]) if not first.confidence else ()
     return next((verdict for verdict in others if verdict.confidence), first)
 
 
 def unless_apart(verdict: Verdict, alone: Sequence[Verdict]) -> Verdict:
-    """Nothing is decided where a layer alone speaks for something else, or those that are not sure lean to it."""
+    """Withdraw the verdict where one layer alone contradicts it, or where the unsure ones together prefer another."""
     apart = [own for own in alone if _sure(own) and not _agree(own, verdict)]
     apart += _leaning([own for own in alone if not _sure(own)], verdict)
     if not apart:
@@ -141,7 +141,7 @@ def _agree(own: Verdict, said: Verdict) -> bool:
 
 
 def _leaning(unsure: Sequence[Verdict], said: Verdict) -> Sequence[Verdict]:
-    """Layers of which none is sure, if they prefer another number of heads when they are taken together."""
+    """Layers of which none is sure but which together prefer another number of heads."""
     if said.best.label:
         return ()
     totals: dict[str | int, float] = {}
@@ -194,13 +194,13 @@ def weigh_turns(attentions: Sequence[Attention], samples: Sequence[Sample]) -> V
     scores = rotary.score(samples, index) if index else {}
     if not scores:
         return None
-    order = sorted(scores, key=lambda label: -scores[label])
-    other = max((scores[label] for label in order if label[:5] != order[0][:5]), default=0.0)
+    order = sorted(scores, key=lambda pairing: -scores[pairing])
+    other = max((scores[pairing] for pairing in order if pairing.turn != order[0].turn), default=0.0)
     best = scores[order[0]]
     decided = best >= rotary.ENOUGH and best - other >= rotary.AHEAD
     confidence = _share(best, [0.0, other]) if decided else 0.0
     heads = attentions[0].geometry.num_heads if attentions[0].geometry else 0
-    weighed = tuple(Weighed(label, heads, scores[label]) for label in order)
+    weighed = tuple(Weighed(one.label, heads, scores[one], turn=one.turn) for one in order)
     return Verdict(weighed, tuple(sample.layer for sample in samples), rotary.ENOUGH, confidence, decided)
 
 

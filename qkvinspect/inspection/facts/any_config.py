@@ -50,7 +50,7 @@ def of_other_parts(origin: str, sections: Sequence[ConfigSection], module: Heade
 
 
 Rank = tuple[int, int, int, int]
-"""How well a number speaks of a layer; the smaller the better.
+"""How well a number applies to a layer; the smaller the better.
 
 First: 0 it is named for the layer; 1 it is of the whole model, and the width that it gives is the layer's; 2 it is of
 the whole model and gives no width, or of a part whose name stands nowhere in the file and whose width fits; 3 it is of
@@ -60,7 +60,7 @@ in the layer's name the word stands, the outermost first; and less the number of
 
 
 def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None:
-    """How well a number speaks of a layer; None where it does not."""
+    """How well a number applies to a layer; None where it does not."""
     claim = one.claim
     width = _width(one, every, module)
     other = not _is_list(one) and width is not None and width not in module.widths
@@ -77,7 +77,7 @@ def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None
 
 
 _EITHER = frozenset({"self", "cross"})
-"""Every layer is one of them: what speaks of the other speaks against it, as a section for another number does."""
+"""Pairs of words of which every layer has one: a section for the other one does not apply to it."""
 
 
 def _misses(fact: HeadFact, module: HeadedModule) -> bool:

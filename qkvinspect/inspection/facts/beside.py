@@ -16,7 +16,7 @@ from qkvinspect.inspection.facts.module import HeadedModule
 
 
 class SizedTensor(NamedTuple):
-    """A tensor that tells.
+    """A tensor whose size fixes the heads.
 
     Attributes:
         key: its name below the attention module, ``../`` one module up.

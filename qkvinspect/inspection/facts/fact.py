@@ -1,4 +1,4 @@
-"""What one source says of a layer's heads."""
+"""What one source says about a layer's heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_HEADS = 65_536
 
 
 class SaidBy(Enum):
-    """Who speaks of a layer's heads."""
+    """The kinds of sources that give a layer's heads."""
 
     FLAG = auto()
     """The user, by ``--heads``."""

@@ -1,4 +1,4 @@
-"""How many heads: asked of a flag, the layout, the configs, the pickled modules and the tensors, in this order."""
+"""Collect what a flag, the layout, the configs, the pickled modules and the tensors say about the heads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ATTRIBUTES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 
 
 class Sources:
-    """Everything that can be asked for the heads of a checkpoint's layers."""
+    """All sources for the heads of a checkpoint's layers."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The module whose heads are asked for, as far as configs can know it."""
+"""The module whose heads are sought, described as configs describe it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a config speaks of which layer: ``vision_config`` of the vision tower, and so on."""
+"""Match the parts of a config with layers: ``vision_config`` with the vision tower, and so on."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Claim(NamedTuple):
 
     @property
     def speaks(self) -> bool:
-        """Whether nothing in the words is against the layer."""
+        """Whether no word names another part of the model."""
         return not self.missing
 
 

@@ -16,7 +16,7 @@ from qkvinspect.parsed import is_items, is_mapping
 _MAX_DEPTH = 8
 _MAX_SECTIONS = 500
 _MAX_SIZES = 64
-"""Every layer asks all of them: a config that has more of either says nothing with the rest."""
+"""Limits, as every layer looks at all of them; what a config has beyond is ignored."""
 
 _NAMES_A_MODEL = ("model_type", "architecture", "_class_name", "backbone", "timm_model_name", "arch", "model")
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.analysis.columns import COLUMNS, Column
-from qkvinspect.analysis.figures import HeadFigures, LayerFigures
+from qkvinspect.analysis.figures import LayerFigures
 from qkvinspect.analysis.grid import NORMS
 from qkvinspect.diff.difference import Difference
 from qkvinspect.inspection.report import Attention
@@ -111,12 +111,11 @@ def _layer(
 
 def _partners(figures: LayerFigures) -> Mapping[str, list[int | None]]:
     """For each head the one that its circuits are most like."""
-
-    def of(head: HeadFigures, name: str) -> int | None:
-        similar = head.similar_qk if name == "similar_qk" else head.similar_ov
-        return similar.head if similar else None
-
-    return {name: [of(head, name) for head in figures.heads] for name in ("similar_qk", "similar_ov")}
+    qk, ov = ([one.similar_qk for one in figures.heads], [one.similar_ov for one in figures.heads])
+    return {
+        name: [similar.head if similar else None for similar in found]
+        for name, found in (("similar_qk", qk), ("similar_ov", ov))
+    }
 
 
 def _kv_heads(geometry: Geometry) -> list[int]:

@@ -74,8 +74,7 @@ def _severity(grade: str) -> Markup:
 
 
 def _point(point: testimony.Point) -> Markup:
-    title = "Heads" if point.title == "Evidence" else point.title
-    said = tag("p", tag("strong", f"{title}: "), point.text)
+    said = tag("p", tag("strong", f"{point.below or point.title}: "), point.text)
     if not point.weighed:
         return said
     rows = [(label, f"{score:.0f}", note) for label, score, note in point.weighed]

@@ -1,4 +1,4 @@
-"""The two factors of each adapted module, under the names that the tools give them.
+"""Find the two factors of each adapted module, under the names that each tool gives them.
 
 ========== ====================================================== =======================================
 PEFT       ``base_model.model.M.lora_A.weight``, in a model with   PEFT 0.21, utils/save_and_load.py
@@ -22,7 +22,7 @@ from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.fast_dataclass import dataclass
 
 Tool = Literal["peft", "loralib", "kohya", "diffusers"]
-"""Whose names they are, which tells what scale is meant where none is written."""
+"""The tool whose names they are, which tells the scale where none is stored."""
 
 _PEFT = re.compile(r"^(.+)\.lora_([AB])(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?$")
 _MAGNITUDE = re.compile(r"^(.+)\.lora_magnitude_vector(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
@@ -45,7 +45,7 @@ class Factors:
         down, up: A and B; None where they are missing.
         alpha: kohya's, a tensor of one number.
         magnitude: DoRA's lengths, as PEFT keeps them.
-        strange: tensors that change the product in ways that are not decoded: names.
+        strange: names of tensors that change the product in ways that are not decoded.
         first_rows: whether the weight may have more rows, which nothing is added to: XLabs adds to Q, K and V of a
             weight that holds an MLP too.
     """

@@ -35,8 +35,8 @@ class LowRank:
     Attributes:
         up: B, [rows, rank]; more axes of size 1 behind them where it is a convolution's.
         down: A, [rank, columns], or the axes of a convolution for the columns.
-        scale: what the product is taken times; None where nothing tells it: the product is shown as it is.
-        base: what it is added to; None where that is not there.
+        scale: the factor of the product; None where nothing tells it, so that the product is shown unscaled.
+        base: the weight that it is added to; None where the adapter is alone.
         turned: whether the weight is stored [in, out], as GPT-2's Conv1D is (``fan_in_fan_out``).
         magnitude: DoRA's lengths of the rows.
         alpha: the tensor that the scale was taken from, where it was one.
@@ -91,7 +91,7 @@ class LowRank:
         return self.base.dtype if self.base.encoding is None else self.base.encoding.computed_in
 
     def cut(self, runs: Sequence[range]) -> Sequence[StoredRows]:
-        """The rows of B; all of A goes along."""
+        """The rows of B, and all of A."""
         if self.base is not None or self.turned:
             why = "the sum is in no tensor" if self.base is not None else "it is stored as [in, out]"
             raise LayoutError(
@@ -117,7 +117,7 @@ class LowRank:
             return values * factors[rows.start : _stop(rows) : rows.step, None]
 
     def slack(self, rows: range, cols: range) -> Array | None:
-        """What a sum may be away that was made in the dtypes of the weights, as PEFT makes it.
+        """How far a sum may be off that was computed in the dtypes of the weights, as PEFT does.
 
         The product may be small where its terms are not, so it is their sizes that count.
         """
@@ -152,7 +152,7 @@ class LowRank:
         return tuple(lines)
 
     def _sum(self, rows: range, cols: range) -> Array:
-        """Without DoRA's lengths: float64 [rows, columns]."""
+        """The sum before DoRA's scaling: float64 [rows, columns]."""
         found = self._product(rows, cols)
         return found if self.base is None else found + _numbers(self.base, rows, cols)
 
@@ -230,7 +230,7 @@ def _numbers(base: Weight, rows: range, cols: range) -> Array:
 
 @lru_cache(4)
 def _dora_factors(adapted: LowRank) -> Array:
-    """What each row of the sum (each column, where it is turned) is taken times: float64 [out]."""
+    """DoRA's factor for each row of the sum (for each column where it is transposed): float64 [out]."""
     import numpy as np
 
     from qkvinspect.weights.values import value_tiles

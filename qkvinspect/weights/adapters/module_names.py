@@ -1,4 +1,4 @@
-"""Which weight of a model an adapter's module is: its name there, whatever prefix or separator the adapter's has."""
+"""Find the module of a model that an adapter's module means, whatever prefix or separators its name has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _TAGS = re.compile(r"^(?:lora|lycoris)_(unet|transformer|te\d?|prior_unet|prior_te)_(.+)$")
 
 _PREFIXES = ("base_model.model.", "diffusion_model.", "unet.", "transformer.", "model.")
-"""What tools put before the names of the model's own modules."""
+"""Prefixes that tools put before the model's own names."""
 
 _TEXT = """
     down_blocks up_blocks mid_block input_blocks output_blocks middle_block transformer_blocks

@@ -1,4 +1,4 @@
-"""The factor B of one of several adapters that become one: where the columns of the others stand, it is zero.
+"""The factor B of one of several adapters that are joined into one: zero in the columns of the others.
 
 Two modules whose weights are stacked have the stacked product: ``[B1 0; 0 B2] @ [A1; A2]``.
 """
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlacedFactor:
-    """A matrix of ``width`` columns that holds a factor, zeros around it.
+    """A matrix of ``width`` columns that holds a factor and zeros elsewhere.
 
     Attributes:
         up: the factor; None: all is zero.
         height: how many rows.
-        first: the column of the factor's first.
+        first: where the factor's columns begin.
     """
 
     up: TensorInfo | None

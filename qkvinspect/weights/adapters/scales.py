@@ -1,4 +1,4 @@
-"""What the product of an adapter's factors is taken times: ``alpha / rank``, or what else its tool means.
+"""The scale of an adapter's product: ``alpha / rank``, or what its tool uses instead.
 
 PEFT writes alpha into ``adapter_config.json`` (0.21, tuners/lora/layer.py, update_layer: ``lora_alpha / r``, over the
 root of r with ``use_rslora``; ``rank_pattern`` and ``alpha_pattern`` for single modules, utils/other.py,
@@ -33,15 +33,15 @@ _MOST_PATTERNS = 64
 _LONGEST = 128  # characters of a name that a pattern is tried on
 
 _STARTS = frozenset({"default", "gaussian", "orthogonal", "eva"})
-"""Ways to begin that leave the base model as it was."""
+"""Initialisations that leave the base model unchanged."""
 
 _OTHERWISE = ("use_qalora", "layer_replication", "alora_invocation_tokens", "arrow_config", "lora_bias", "use_bdlora")
-"""Options that make something else of the factors."""
+"""Options that change what the factors mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What a config says of all modules of an adapter.
+    """An adapter's config.
 
     Attributes:
         origin: of which file, for people; "" where nothing was said.
@@ -74,7 +74,7 @@ class AdapterConfig:
 
 
 def configs_of(checkpoint: Checkpoint) -> dict[str, AdapterConfig]:
-    """What is said of the adapter, by the first component of its modules; under "" what holds for all."""
+    """The configs of an adapter, by the first component of the modules that they are for; "" for all."""
     found: dict[str, AdapterConfig] = {}
     for config in checkpoint.configs:
         if "lora_alpha" in config.values or config.values.get("peft_type") is not None:
@@ -106,7 +106,7 @@ def _parsed(text: str) -> dict[str, object]:
 
 
 def scale_of(factors: Factors, module: str, config: AdapterConfig | None, rank: int) -> float | None:
-    """What the product is taken times; None where nothing tells it.
+    """The scale of a module's product; None where nothing tells it.
 
     Args:
         module: its name, with dots.
@@ -114,7 +114,7 @@ def scale_of(factors: Factors, module: str, config: AdapterConfig | None, rank: 
 
     Raises:
         CheckpointError: the bytes cannot be read.
-        LayoutError: what tells it is wrong.
+        LayoutError: what tells it is malformed.
     """
     if factors.alpha is not None:
         alpha = number_of(factors.alpha)

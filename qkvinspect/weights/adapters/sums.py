@@ -1,4 +1,4 @@
-"""What the factors of an adapter make of weights: updates of their own, or sums with those of a base."""
+"""Make weights of an adapter's factors: its updates alone, or their sums with the weights of a base."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _sum(one: Factors, base: Weight, config: AdapterConfig | None, turned: bool 
 
 
 def _added(found: LowRank, base: Weight, one: Factors, turned: bool | None) -> LowRank:
-    """The update as the base lies.
+    """The update in the orientation of its base.
 
     Raises:
         LayoutError: the shapes do not fit.

@@ -1,4 +1,4 @@
-"""Every way of keeping a weight that is not its plain numbers.
+"""The registry of encodings: ways to store a weight other than as plain numbers.
 
 A new one is one module here, what imports it, and its line in ENCODINGS.
 """
@@ -142,16 +142,16 @@ class Weights:
 
 
 def no_weights() -> Weights:
-    """Those of a checkpoint that holds none."""
+    """The weights of a checkpoint that holds none."""
     return Weights({}, {})
 
 
 def weights_of(checkpoint: Checkpoint) -> Weights:
-    """Put together what belongs together: one pass over the names, no numbers read but an adapter's alphas.
+    """Group the tensors of a checkpoint into weights, in one pass over the names; only an adapter's alphas are read.
 
     Raises:
         CheckpointError: these cannot be read.
-        LayoutError: an adapter has a place nowhere in its base.
+        LayoutError: no module of an adapter is in its base.
     """
     stored = _stored(checkpoint)
     if checkpoint.adapter is not None:
@@ -188,7 +188,7 @@ def _stored(checkpoint: Checkpoint) -> Weights:
 
 
 def _with(weights: Weights, found: Mapping[str, Weight], tensors: Mapping[str, TensorInfo]) -> Weights:
-    """With some of the tensors seen as what they encode."""
+    """Replace tensors that encode weights by these weights."""
     encoded = {**weights.encoded, **found}
     owner = {info.name: weight.name for weight in encoded.values() for info in weight.stored}
     others = {name: info for name, info in tensors.items() if name not in owner and name not in encoded}

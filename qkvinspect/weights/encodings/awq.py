@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
 _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-"""Where in a word the code of each of eight outputs is."""
+"""The position in a word of each of eight outputs' codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Awq:
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """What rounding did to the values that AWQ had scaled."""
+        """The rounding error of the values as AWQ had scaled them."""
         from qkvinspect.weights.packed import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack(15), rows, cols)

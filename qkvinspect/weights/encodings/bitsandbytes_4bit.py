@@ -39,7 +39,7 @@ _MAX_STATE = 1 << 12
 
 @dataclass(frozen=True, slots=True)
 class NestedScales:
-    """How the largest values of the blocks are themselves kept.
+    """How the largest values of the blocks are themselves quantised.
 
     Attributes:
         offset: added to each of them.
@@ -90,7 +90,7 @@ class FourBitBlocks:
         return spanned(self._numbers, rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """Half the way to the farther neighbour; with double quantisation, what its scale was rounded by too."""
+        """Half the distance to the farther neighbour, and with double quantisation the rounding error of the scale."""
         from qkvinspect.weights.packed import spanned
 
         return spanned(self._slack, rows, cols)

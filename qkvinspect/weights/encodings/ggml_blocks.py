@@ -1,7 +1,7 @@
 """The block types of ggml, as GGUF files hold them: a run of a row's values with the scales they share.
 
-Told by their dtype, not by a name. The numbers are those of the ``gguf`` package (``gguf.quants``), which is imported
-when the first is asked for; shapes need nothing.
+Recognised by their dtype, not by a name. The numbers are those of the ``gguf`` package (``gguf.quants``), which is
+imported when the first is asked for; shapes need nothing.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _CODES: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 _NOT_DECODED = frozenset({"Q8_1", "Q8_K", "Q1_0"})
-"""Types of sums on the way, and one that is too new."""
+"""Types that occur only in intermediate results, and one that is too new."""
 
 Made = Callable[["Array"], "Array"]
-"""Of blocks as bytes, what is wanted of each of their values."""
+"""Turns blocks of bytes into a number for each of their values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Gptq:
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """What rounding alone would do."""
+        """The error of rounding alone."""
         from qkvinspect.weights.packed import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)

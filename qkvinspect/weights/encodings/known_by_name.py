@@ -1,4 +1,4 @@
-"""Formats that are told by their names and not decoded: what can be said of them, and no numbers.
+"""Formats that are recognised by their names but not decoded.
 
 HQQ keeps ``W_q`` with ``shape``, ``nbits`` and ``group_size`` beside it (hqq 0.2.8, core/quantize.py, state_dict);
 quanto's qint2 and qint4 a ``_data`` within ``_data``, whose groups stand nowhere (optimum-quanto 0.2.7,

@@ -57,7 +57,7 @@ class MlxAffine:
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """As the steps and the dtype of the scales and biases say."""
+        """From the steps, and the dtype of the scales and biases."""
         from qkvinspect.weights.packed import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)

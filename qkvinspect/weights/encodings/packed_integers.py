@@ -73,7 +73,7 @@ class PackedIntegers:
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """As the steps and the dtype of the scales say."""
+        """From the steps and the dtype of the scales."""
         from qkvinspect.weights.packed import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)

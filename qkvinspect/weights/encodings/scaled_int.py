@@ -87,7 +87,7 @@ class ScaledInteger:
         return spanned(self._numbers, rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
-        """As the steps and the dtype of the scales say."""
+        """From the steps and the dtype of the scales."""
         from qkvinspect.weights.packed import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack(127, -128) * self._unit, rows, cols)
@@ -122,7 +122,7 @@ class ScaledInteger:
 
     @property
     def _unit(self) -> Array:
-        """What a scale is taken times."""
+        """The constant factor of all scales."""
         import numpy as np
 
         return np.asarray(_PER_CODE if self.largest else 1, np.float32)

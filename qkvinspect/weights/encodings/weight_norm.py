@@ -22,7 +22,7 @@ from qkvinspect.weights.weight import StoredRows, Weight
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
-_ROUNDINGS = 4  # of the norm, the quotient and the product, and of whoever stored the product
+_ROUNDINGS = 4  # the norm, the quotient, the product, and the stored product that it is compared with
 _STEPS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 2.0**-53}  # half the distance to the next number
 
 
@@ -107,7 +107,7 @@ def _all_factors(norm: WeightNorm) -> Array:
 
 
 def _factors(norm: WeightNorm, wanted: range) -> Array:
-    """G / |v| of some lines along the axis of g; of the whole, where there is one g."""
+    """G / |v| of some rows or columns, along the axis of g; of the whole matrix where there is one g."""
     import numpy as np
 
     from qkvinspect.weights.values import rows_of_values, value_tiles

@@ -111,7 +111,7 @@ def test_explain_prints_the_same_table(rank: Path, capsys: pytest.CaptureFixture
     main(["explain", str(rank), "layers.0.self_attn"])
     explained = capsys.readouterr().out
     assert "\n".join(table) in explained
-    assert "what is said of it does not fit the rows" in explained
+    assert "what the sources say of it does not fit the rows" in explained
 
 
 def test_show_why_for_programs(rank: Path, capsys: pytest.CaptureFixture[str]) -> None:
