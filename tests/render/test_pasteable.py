@@ -68,6 +68,7 @@ def printed(request: pytest.FixtureRequest, samples: Path, tmp_path: Path) -> tu
     return tmp_path / "made.safetensors", ["--heads", heads, "--layout", layout]
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_every_form_slices_what_export_writes(printed: tuple[Path, list[str]], run: Run, tmp_path: Path) -> None:
     path, options = printed
     assert run("export", path, "-o", tmp_path / "parts.safetensors", "--split", *options).code == 0
@@ -82,28 +83,15 @@ def test_every_form_slices_what_export_writes(printed: tuple[Path, list[str]], r
         "html": of_html(report),
         "records": [(row["layer"], row["part"], runs(row["rows"]), row["axis"]) for row in report.records()],
     }
-    for form, slices in forms.items():
-        found = {(layer, part): (rows, axis) for layer, part, rows, axis in slices}
-        for attention in report.attentions:
-            for part in attention.parts:
-                wanted = exported[f"{attention.layer}.{part.name}_proj.weight".removeprefix(".")]
-                rows, axis = found[attention.layer, part.name]
-                assert torch.equal(taken(stored(part), rows, axis), wanted), (form, attention.layer, part.name)
-
-
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_the_code_gives_what_export_writes(printed: tuple[Path, list[str]], run: Run, tmp_path: Path) -> None:
-    """That of a report, and that which a key of ``browse`` copies."""
-    path, options = printed
-    assert run("export", path, "-o", tmp_path / "parts.safetensors", "--split", *options).code == 0
-    exported = load_file(tmp_path / "parts.safetensors")
-    heads, layout = ([*options, "", "", "", ""][place] or None for place in (1, 3))
-    report = qkvinspect.inspect(path, heads=heads, layout=layout)
+    found = {form: {(layer, part): rest for layer, part, *rest in slices} for form, slices in forms.items()}
     for attention in report.attentions:
         names: dict[str, Tensor] = {}
-        exec("\n".join(pasteable(attention, report.checkpoint)), names)
+        exec("\n".join(pasteable(attention, report.checkpoint)), names)  # as a report has it, and browse copies it
         for part in attention.parts:
             wanted = exported[f"{attention.layer}.{part.name}_proj.weight".removeprefix(".")]
+            for form, slices in found.items():
+                rows, axis = slices[attention.layer, part.name]
+                assert torch.equal(taken(stored(part), rows, axis), wanted), (form, attention.layer, part.name)
             assert torch.equal(names[part.name], wanted)
             assert torch.equal(names[f"{part.name}_heads"].flatten(0, 1), wanted)
 

@@ -293,6 +293,8 @@ def test_the_first_screen_has_the_packing_the_digest_and_the_day(
     text = Text(page)
     assert ["K", "in_proj_weight[16:32]", "2 x 8, head h at 16 + 8*h", "[16, 16]"] in text.rows
     assert "q, k, v = state[&#x27;encoder.layers.0.self_attn.in_proj_weight&#x27;].chunk(3)" in page
+    card = page[page.index("As Markdown, for a model card") :]
+    assert "| K | \\[16, 16\\] | 16:32 |" in card[: card.index("</section>")]
 
 
 def test_columns_and_heads_that_take_turns_are_drawn_as_such(report: Callable[..., str], tmp_path: Path) -> None:
