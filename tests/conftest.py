@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,19 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return Result(code, out, err)
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped and how to have it, in one line."""
+    counts = Counter(reason(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if counts:
+        said = "; ".join(f"{count} ({why})" for why, count in counts.most_common())
+        terminalreporter.write_line(f"Skipped, and how to have it: {said}", yellow=True)
+
+
+def reason(told: object) -> str:
+    """Why a test was skipped."""
+    return (told[2] if isinstance(told, tuple) else str(told)).removeprefix("Skipped: ")
 
 
 @pytest.fixture(autouse=True)

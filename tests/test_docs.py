@@ -64,10 +64,10 @@ def test_every_exit_code_is_in_the_readme() -> None:
 
 def test_python_on_the_pages_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    blocks = [block for text in PAGES.values() for block in re.findall(r"```pycon\n(.*?)```", text, re.DOTALL)]
-    assert len(blocks) >= 5
-    for block in blocks:
-        test = doctest.DocTestParser().get_doctest(block, {}, "docs", "docs", 0)
+    found = {path: re.findall(r"```pycon\n(.*?)```", text, re.DOTALL) for path, text in PAGES.items()}
+    assert sum(map(len, found.values())) >= 5
+    for path, blocks in found.items():  # those of a page are read one after another
+        test = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, path.name, path.name, 0)
         assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
 
 

@@ -24,5 +24,5 @@ class Findings(list[Finding], Tabular):
 
     def __repr__(self) -> str:
         codes = ", ".join(dict.fromkeys(finding.code.value for finding in self))
-        counted = f"{len(self)} finding{'' if len(self) == 1 else 's'}"
+        counted = f"{len(self)} finding{'s' * (len(self) != 1)}"
         return clean(f"<{counted} in {self.path!r}{': ' * bool(codes)}{codes}>")

@@ -36,7 +36,7 @@ class _InMemory(Region):
         """Nowhere in a file."""
 
 
-class _Storage(_InMemory):
+class _TorchStorage(_InMemory):
     """The storage of a torch tensor, on whatever device."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -133,7 +133,7 @@ def _of_tensor(name: str, tensor: Tensor) -> TensorInfo:
     if dtype is None or tensor.layout is not torch.strided or tensor.device.type == "meta":
         found = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
         raise UsageError(f"{name} is no plain tensor", found=found, hint="leave it out")
-    region = _Storage(tensor)
+    region = _TorchStorage(tensor)
     return TensorInfo(name, dtype, tuple(tensor.shape), tensor.stride(), region, int(tensor.storage_offset()))
 
 

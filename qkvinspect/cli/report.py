@@ -52,9 +52,9 @@ def report(
 ) -> None:
     """Write all about a checkpoint, or two, into one HTML file.
 
-    It opens offline: heat maps of every figure, a table of every head to sort and filter, what the checks find,
-    what the weights say of heads and packing; with OTHER, how the two differ. The file loads nothing from
-    anywhere. The settings of `check` count. Needs the extra [report] (plotly).
+    It opens offline: which rows are Q, K and V of which head, drawn and as code to copy; heat maps of every figure,
+    a table of every head to sort and filter, what the checks find, what the weights say; with OTHER, what changed.
+    The file loads nothing from anywhere. The settings of `check` count. Needs the extra [report] (plotly).
 
     Examples:
 

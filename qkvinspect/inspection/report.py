@@ -236,8 +236,9 @@ class Report(Tabular):
     account: Account | None = None
 
     def __repr__(self) -> str:
-        path, found = self.checkpoint.path, (len(self.attentions), len(self.findings))
-        return clean(f"<Report of {path!r}: {found[0]} attention modules, {found[1]} findings>")
+        counts = ((len(self.attentions), "attention module"), (len(self.findings), "finding"))
+        said = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
+        return clean(f"<Report of {self.checkpoint.path!r}: {said}>")
 
     def layer(self, name: str) -> Attention:
         """One of the attention modules.

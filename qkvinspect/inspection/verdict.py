@@ -14,7 +14,6 @@ class Weighed:
         label: the packing; "" where only heads are in question.
         score: twice the log-likelihood gained over no heads at all (or over the worst packing weighed), less
             what its parameters gain by chance; summed over the layers.
-        turn: which rows of a head turn together, where that is weighed.
         explained_by: a larger number of heads that explains it: put together in any other order, those heads
             reach about the same score.
         same_rows: another packing that comes to the same rows with so many heads: one head a group, or as many

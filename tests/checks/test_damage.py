@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qkvinspect.checks import check, parse_policy, run
+from qkvinspect import check
+from qkvinspect.checks import parse_policy, run
 from qkvinspect.checks.damage.copied_runs import copies, marked
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect

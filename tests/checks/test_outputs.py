@@ -17,7 +17,7 @@ from junitparser import JUnitXml
 from sarif_pydantic import Sarif
 
 import qkvinspect
-from qkvinspect.checks import check
+from qkvinspect import check
 from qkvinspect.checks.result import Checked
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding

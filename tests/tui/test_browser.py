@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from qkvinspect.tui.heatmap import HeatMap
 from qkvinspect.tui.layers import Layers
 from qkvinspect.tui.outline import Branch
 from qkvinspect.tui.session import Session
+from qkvinspect.tui.strip import ColouredStrips
 from tests.real.test_real import SCEPTR, folder
 
 Act = Callable[[Browser, Pilot[None]], Awaitable[None]]
@@ -112,10 +114,10 @@ def test_the_tree_has_all_layers_and_their_pages_the_norms_of_show(samples: Path
             assert shown(app, "#text").splitlines()[0].rstrip() == text.layer(attention["layer"])
             for part in "qkv":
                 if attention[part]:
-                    (row,) = [line for line in lines if line[:1] == [part.upper()] and "[" in line[1]]
+                    (row,) = [line for line in lines if line[:1] == [part.upper()] and "[" in "".join(line[1:2])]
                     assert text.number(attention[part]["norm"]) in row
             for head in range(attention["num_heads"] or 0):
-                (row,) = [line for line in lines if line[:1] == [str(head)]]
+                (row,) = [line for line in lines if line[:1] == [str(head)] and ":" in "".join(line)]
                 group = attention["num_heads"] // attention["num_kv_heads"]
                 for part, index in (("q", head), ("k", head // group), ("v", head // group)):
                     assert text.number(attention[part]["heads"][index]["norm"]) in row
@@ -395,9 +397,13 @@ def test_what_a_file_would_run_is_on_the_first_page(samples: Path) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (160, 50)])
 def test_the_keys_are_in_the_footer_and_the_help(samples: Path, size: tuple[int, int]) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
-        picture = app.export_screenshot().replace("&#160;", " ")
+        def keys() -> bool:
+            picture = app.export_screenshot().replace("&#160;", " ")
+            names = ("Filter", "Map", "Column", "Analyze", "Evidence", "Copy code", "Help", "Quit")
+            return all(name in picture for name in names)
+
         if size[0] >= 80:
-            assert all(word in picture for word in ("Filter", "Map", "Column", "Analyze", "Evidence", "Help", "Quit"))
+            await until(pilot, keys)
         await pilot.press("question_mark")
         await pilot.pause()
         assert "another layer" in app.export_screenshot().replace("&#160;", " ")
@@ -419,3 +425,59 @@ def test_nothing_to_see(tmp_path: Path) -> None:
         await pilot.pause()
 
     browse(path, act)
+
+
+def test_a_key_copies_the_code_that_slices_the_layer(samples: Path) -> None:
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        await pilot.press("y")
+        assert "encoder.layers.0" in app.clipboard
+        await look_at(app, pilot, 1)
+        await pilot.press("y")
+        names: dict[str, torch.Tensor] = {}
+        exec(app.clipboard, names)
+        stored = torch.load(samples / "transformer.pt")["decoder.layers.0.self_attn.in_proj_weight"]
+        assert torch.equal(names["k"], stored[16:32])
+        assert torch.equal(names["v_heads"][1], stored[40:48])
+        assert all(line in shown(app, "#text") for line in app.clipboard.splitlines())
+
+    browse(samples / "transformer.pt", act, options=Options(norms=False, heads=("2",)))
+
+
+def test_the_strip_has_the_colours_of_its_parts(samples: Path) -> None:
+    """A third of the columns for each of Q, K and V, every other head darker; numbers where one ends."""
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        await look_at(app, pilot, 0)
+        console = Console(width=48, color_system="truecolor", force_terminal=True)
+        lines = console.render_lines(ColouredStrips(app.session.attentions[0]), console.options)
+        name, bar, numbers = ("".join(segment.text for segment in line).rstrip() for line in lines)
+        assert name == "in_proj_weight [48, 16] float32"
+        assert bar.split() == ["Q", "K", "V"]
+        assert numbers.split() == ["0", "16", "32", "48", "rows"]
+        grounds = [segment.style.bgcolor.name for segment in lines[1] for _ in segment.text if segment.style]
+        assert grounds == [colour for pair in GROUNDS for colour in pair for _ in range(8)]
+
+    browse(samples / "transformer.pt", act, options=Options(norms=False, heads=("2",)))
+
+
+GROUNDS = [("#0072b2", "#005d92"), ("#e69f00", "#bd8200"), ("#009e73", "#00825e")]
+
+
+@pytest.mark.parametrize("sample", ["transformer.pt", "sharded", "no_bias.safetensors"])
+def test_no_column_is_all_dashes(samples: Path, sample: str) -> None:
+    """Before norms are read, after them, and after an analysis."""
+
+    def columns(page: str) -> list[tuple[str, ...]]:
+        rows = [line.split() for line in page.splitlines() if re.match(r"(Q|K|V|\d+) +\S", line)]
+        tables = [list(group) for _, group in itertools.groupby(rows, key=len) if _ > 2]
+        return [column for table in tables for column in zip(*table, strict=True)]
+
+    async def act(app: Browser, pilot: Pilot[None]) -> None:
+        assert not any(set(column) == {"-"} for column in columns(shown(app, "#text")))
+        await look_at(app, pilot, 0)
+        await pilot.press("a")
+        await until(pilot, lambda: bool(app.session.figures))
+        assert len(columns(shown(app, "#text"))) > 4
+        assert not any(set(column) == {"-"} for column in columns(shown(app, "#text")))
+
+    browse(samples / sample, act)

@@ -10,15 +10,20 @@ from qkvinspect.render import strips, text
 from qkvinspect.render.html.markup import Markup, Section, joined, section, table, tag
 from qkvinspect.render.html.markup import text as markup_text
 from qkvinspect.render.html.side import PageSide
-from qkvinspect.render.results import stacks
+from qkvinspect.render.results import show, stacks
 from qkvinspect.render.results.stacks import AlikeLayers
 from qkvinspect.render.slicing import pasteable
 from qkvinspect.render.strips import Band, Strip
+from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers import written
 
 COLUMNS = ("part", "slice of the stored tensor", "heads", "as nn.Linear")
 
 _MOST_STACKS = 12
 """More pictures tell no more."""
+
+_MARKDOWN_LINES = 60
+"""About as many as a reader of a model card looks through."""
 
 _MOST_LINES = 48
 """Heads between which a line is drawn."""
@@ -48,6 +53,10 @@ def _stacks(side: PageSide) -> Iterator[Markup]:
         yield tag("article", heading(stack), *layer(stack.layers[0], side.report.checkpoint, opened=place < 2))
     if len(found) > _MOST_STACKS:
         yield tag("p", f"... and {len(found) - _MOST_STACKS} more kinds of layers; `qkvinspect show` has them all.")
+    if found:
+        document = show.document(side.report, lines=_MARKDOWN_LINES)
+        lines = written(document, "markdown", ViewOptions()).splitlines()
+        yield tag("details", tag("summary", "As Markdown, for a model card"), _code(lines))
 
 
 def heading(stack: AlikeLayers) -> Markup:

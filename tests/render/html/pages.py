@@ -28,7 +28,7 @@ def chromium() -> Generator[Browser]:
     """The system's browser; skips where there is none."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        pytest.skip("there is no chromium to open the report in: install one (apt-get install chromium)")
+        pytest.skip("pages want Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield browser

@@ -297,3 +297,66 @@ def test_pages_of_many_heads(browser: Browser, run: Run, tmp_path: Path) -> None
         page.select_option("#size", "0")
         assert len(rows(page)) == 32
         assert hovered(page, (31, 31), (32, 32))[:2] == ["h.31.attn", "head 31"]
+
+
+def test_the_code_is_copied_and_runs(browser: Browser, run: Run, samples: Path, tmp_path: Path) -> None:
+    file = samples / "transformer.pt"
+    assert run("report", file, "-o", tmp_path / "a.html", "--heads", "2", "--no-analysis", "--no-evidence").code == 0
+    with opened(browser, tmp_path / "a.html", permissions=["clipboard-read", "clipboard-write"]) as page:
+        button = page.locator("#packing button.copy").first
+        button.click()
+        expect(button).to_have_text("Copied")
+        code = page.evaluate("navigator.clipboard.readText()")
+    names: dict[str, torch.Tensor] = {}
+    exec(code, names)
+    stored = torch.load(file)["encoder.layers.0.self_attn.in_proj_weight"]
+    assert torch.equal(names["k"], stored[16:32])
+    assert torch.equal(names["v_heads"][1], stored[40:48])
+
+
+def test_the_strip_is_drawn_to_scale(browser: Browser, run: Run, tmp_path: Path) -> None:
+    """Q of four heads beside K and V of two: a share of the strip each as of the rows, a line before each head."""
+    layer, file = "model.layers.0.self_attn", tmp_path / "a.safetensors"
+    save_file({f"{layer}.qkv_proj.weight": torch.randn(64, 32), f"{layer}.o_proj.weight": torch.randn(32, 32)}, file)
+    options = ("--heads", "4/2", "--layout", "phi3", "--no-evidence")
+    assert run("report", file, "-o", tmp_path / "a.html", *options).code == 0
+    with opened(browser, tmp_path / "a.html") as page:
+        runs = page.locator("#packing .qi-run")
+        assert runs.all_text_contents() == ["Q", "K", "V"]
+        widths = [box["width"] for one in runs.all() if (box := one.bounding_box())]
+        assert widths == pytest.approx([sum(widths) / 2, sum(widths) / 4, sum(widths) / 4], abs=2)
+        assert [one.get_attribute("title") for one in runs.all()] == ["Q: rows 0:32", "K: rows 32:48", "V: rows 48:64"]
+        lines = [one.evaluate("one => getComputedStyle(one).backgroundSize") for one in runs.all()]
+        assert lines == ["25% 100%", "50% 100%", "50% 100%"]
+        assert page.locator("#packing .qi-ticks span").all_text_contents() == ["0", "32", "48", "64 rows"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_off_on_a_phone(browser: Browser, run: Run, samples: Path, tmp_path: Path, scheme: Any) -> None:
+    files = [samples / "trained.safetensors", samples / "miswritten.safetensors"]
+    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
+    with opened(browser, tmp_path / "a.html", scheme) as page:
+        page.set_viewport_size({"width": 375, "height": 800})
+        for one in page.locator("details").all():
+            one.evaluate("one => { one.open = true; }")
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") == 375
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility()
+              && !one.closest("svg, thead, caption, .qi-run, .map") && one.scrollWidth > one.clientWidth + 1
+              && getComputedStyle(one).display !== "inline" && getComputedStyle(one).overflowX !== "visible")
+              .map((one) => one.outerHTML.slice(0, 200))"""
+        )
+        assert cut == []
+
+
+def test_on_paper_everything_is_dark_on_white_and_whole(browser: Browser, trained: Path) -> None:
+    with opened(browser, trained, "dark") as page:
+        page.emulate_media(media="print", color_scheme="dark")
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        expect(page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
+        expect(page.locator("body")).to_have_css("color", "rgb(0, 0, 0)")
+        expect(page.locator("#packing .qi-bar").first).to_have_css("print-color-adjust", "exact")
+        assert page.locator("button.copy:visible").count() == 0
+        assert page.locator("#packing pre").first.is_visible()
+        assert page.pdf().startswith(b"%PDF")

@@ -279,3 +279,57 @@ def test_what_quantisation_did_is_a_map(report: Callable[..., str], run: Run) ->
             assert after["values"][key] == pytest.approx(expected, rel=1e-5)
     assert "Heads that lost most, relative errors (8 of 16)" in page
     assert "lost_q" not in data(report(files[0], files[0], "--heads", "8", "--no-evidence", "--no-analysis"))["columns"]
+
+
+def test_the_first_screen_has_the_packing_the_digest_and_the_day(
+    report: Callable[..., str], samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    page = report(samples / "transformer.pt", "--heads", "2", "--no-evidence")
+    assert re.findall('<section id="([a-z]+)"', page) == ["packing", "maps", "findings", "evidence", "heads", "summary"]
+    assert "<time>2023-11-14</time>" in page
+    digest = hashlib.sha256((samples / "transformer.pt").read_bytes()).hexdigest()
+    assert f"sha256 <code>{digest}</code>" in page[: page.index('<section id="packing"')]
+    text = Text(page)
+    assert ["K", "in_proj_weight[16:32]", "2 x 8, head h at 16 + 8*h", "[16, 16]"] in text.rows
+    assert "q, k, v = state[&#x27;encoder.layers.0.self_attn.in_proj_weight&#x27;].chunk(3)" in page
+    card = page[page.index("As Markdown, for a model card") :]
+    assert "| K | \\[16, 16\\] | 16:32 |" in card[: card.index("</section>")]
+
+
+def test_columns_and_heads_that_take_turns_are_drawn_as_such(report: Callable[..., str], tmp_path: Path) -> None:
+    state = {"h.0.attn.c_attn.weight": torch.randn(24, 72), "h.0.attn.c_proj.weight": torch.randn(24, 24)}
+    save_file(state, tmp_path / "gpt2.safetensors")
+    text = Text(report(tmp_path / "gpt2.safetensors", "--heads", "3", "--layout", "gpt2", "--no-evidence"))
+    assert ["K", "c_attn.weight[:, 24:48]", "3 x 8, head h at 24 + 8*h", "[24, 24]"] in text.rows
+    assert "72 columns" in text.words
+    name = "h.0.self_attention.query_key_value.weight"
+    save_file(
+        {name: torch.randn(48, 16), name.replace("query_key_value", "dense"): torch.eye(16)}, tmp_path / "b.safetensors"
+    )
+    page = report(tmp_path / "b.safetensors", "--heads", "2", "--layout", "bloom", "--no-evidence")
+    titles = re.findall(r'class="qi-run[^>]* title="([^"]*)"', page)
+    assert titles == [f"{part}: rows {8 * n}:{8 * n + 8}" for n, part in enumerate("QKVQKV")]
+    assert ["K", "query_key_value.weight[8:16], [32:40]", "2 x 8, head h at 8 + 24*h", "[16, 16]"] in Text(page).rows
+
+
+def test_the_map_of_a_difference_opens_on_what_changed(report: Callable[..., str], samples: Path) -> None:
+    page = report(samples / "trained.safetensors", samples / "miswritten.safetensors", "--heads", "4", "--no-evidence")
+    assert re.findall('<section id="([a-z]+)"', page)[0] == "differences"
+    shown, _ = page[page.index("What changed, by") :].split("1 layer is the same", 1)
+    (row,) = re.findall(r"<tr><th scope=\"row\".*?</tr>", shown)
+    cells = re.findall(r'<td[^>]*data-title="([^"]*)"[^>]*>([^<]*)</td>', row)
+    assert dict(cells) == {
+        **dict.fromkeys(("Q", "V", "out", "Q bias", "V bias", "out bias"), "="),
+        "K": "1.4",
+        "K bias": "12",
+        "status": "changed",
+    }
+    held = data(page)
+    assert next(iter(held["groups"]["What changed"])) == "changed_most"
+    changed = [row["sides"][1]["values"]["changed_most"] for row in held["rows"]]
+    assert changed[0] == [0.0] * 4
+    assert all(1 < value < 2 for value in changed[1])
+    same = report(samples / "trained.safetensors", samples / "trained.safetensors", "--heads", "4", "--no-evidence")
+    assert "changed_most" not in same
+    assert "2 layers are the same" in same
