@@ -51,7 +51,9 @@ def _blocks(difference: Difference, per_head: bool) -> Iterator[Block]:
         yield TextLine("")
         yield TextLine(words.loss_title(difference), "bold")
         numeric = tuple(column in words.LOSS_NUMERIC for column in words.LOSS_COLUMNS)
-        yield DataTable(words.LOSS_COLUMNS, words.loss_rows(difference), numeric, lambda row: row[-1] != "0")
+        yield DataTable(
+            words.LOSS_COLUMNS, list(words.loss_rows(difference)), numeric, lambda row: row[-1] != "0", names=(0,)
+        )
     yield TextLine("")
     yield Items(
         (
@@ -73,7 +75,9 @@ def _details(layer: LayerDifference, per_head: bool) -> Iterator[Block]:
 
 def _table(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> DataTable:
     """A row that says that something differs stands out."""
-    return DataTable(columns, lines, tuple(column in words.NUMERIC for column in columns), SAME.isdisjoint)
+    names = tuple(i for i, title in enumerate(columns) if title in ("layer", "in B"))
+    right = tuple(column in words.NUMERIC for column in columns)
+    return DataTable(columns, list(lines), right, SAME.isdisjoint, names=names)
 
 
 def _records(difference: Difference, per_head: bool) -> Iterator[Sequence[Cell]]:

@@ -155,7 +155,7 @@ def _layer(attention: Attention, per_head: bool) -> Iterator[Block]:
 def measures(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> DataTable:
     """A table whose last column counts values that are not finite: rows with any stand out."""
     right = tuple(column.endswith("norm") or column in ("non-finite", "head", "kv head", "rank") for column in columns)
-    return DataTable(columns, lines, right, lambda cells: cells[-1] not in ("0", "-"))
+    return DataTable(columns, list(lines), right, lambda cells: cells[-1] not in ("0", "-"))
 
 
 def _records(report: Report, per_head: bool) -> Iterator[Sequence[Cell]]:
