@@ -23,29 +23,30 @@ from qkvinspect.render.document import (
 COLUMNS = ("layer", "in_b", "part", "head", "status", "relative_l2", "max_difference", "cosine", "changed", "nonfinite")
 
 
-def document(difference: Difference, *, per_head: bool = False) -> Document:
+def document(difference: Difference, *, per_head: bool = False, folded: bool = False) -> Document:
     """A difference.
 
     Args:
         per_head: with a row for each head; the JSON always has them.
+        folded: with a row for neighbouring layers of which all the same is said, and fewer layers in detail.
     """
     return Document(
         "diff",
-        blocks=lambda: _blocks(difference, per_head),
+        blocks=lambda: _blocks(difference, per_head, folded),
         records=lambda: _records(difference, per_head),
         data=difference.to_dict,
     )
 
 
-def _blocks(difference: Difference, per_head: bool) -> Iterator[Block]:
+def _blocks(difference: Difference, per_head: bool, folded: bool) -> Iterator[Block]:
     yield Items(tuple(TextLine(line, "bold") for line in words.sides(difference)), lead=True)
     if difference.layers or difference.added or difference.removed:
         yield TextLine("")
-        yield _table(words.layer_columns(difference), words.layer_rows(difference))
+        yield _table(words.layer_columns(difference), words.layer_rows(difference, folded=folded))
     else:
         yield TextLine("No attention was found in either.")
     yield Items(tuple(TextLine(line, "bold red") for line in words.happened(difference)), lead=True)
-    for layer in words.detailed(difference, per_head=per_head):
+    for layer in words.detailed(difference, per_head=per_head, folded=folded):
         yield Chapter(text.layer(layer.a), tuple(_details(layer, per_head)), folded=True)
     if difference.losses:
         yield TextLine("")
@@ -57,7 +58,7 @@ def _blocks(difference: Difference, per_head: bool) -> Iterator[Block]:
     yield TextLine("")
     yield Items(
         (
-            *map(TextLine, words.left_out(difference, per_head=per_head)),
+            *map(TextLine, words.left_out(difference, per_head=per_head, folded=folded)),
             *(TextLine(line, "red") for line in words.others(difference)),
             *(Remark(severity, line) for severity, line in words.remarks(difference)),
         )
