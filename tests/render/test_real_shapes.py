@@ -11,10 +11,12 @@ import torch
 from rich.cells import cell_len
 from safetensors.torch import save_file
 
+from qkvinspect.analysis import Analysis, analyze
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.render import text
+from qkvinspect.render.results.analyze import document as analyzed
 from qkvinspect.render.results.show import document
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.render.writers import written
@@ -128,6 +130,20 @@ def test_few_lines_say_what_full_says(name: str, tmp_path: Path) -> None:
     full = written(document(found, full=True), "table", ViewOptions(width=80))
     assert {one.layer for one in found.attentions} <= {line for line in full.splitlines() if line[:1].strip()}
     assert len(full.splitlines()) > 2.5 * len(lines)
+
+
+@pytest.mark.parametrize("name", ["BERT", "UNet", "CLIP"])
+def test_the_figures_of_all_heads_in_few_lines(name: str, tmp_path: Path) -> None:
+    make, heads, _ = MODELS[name]
+    found = report(tmp_path, make(), heads)
+    analysis = Analysis(found, tuple(analyze(found)))
+    lines = written(analyzed(analysis, lines=80), "table", ViewOptions(width=80)).splitlines()
+    assert len(lines) <= 80
+    assert max(map(cell_len, lines)) <= 80
+    greatest = max(head.logit_bound for layer in analysis.layers for head in layer.heads if head.logit_bound)
+    assert shows(" ".join(lines), greatest)
+    everything = written(analyzed(analysis), "table", ViewOptions()).splitlines()
+    assert len(everything) > sum(len(layer.heads) for layer in analysis.layers)
 
 
 def shows(words: str, norm: float) -> bool:
