@@ -86,6 +86,7 @@ def diff(
         wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance)
         with Bar("comparing") as bar:
             found = compare(before, after, wanted, bar.advance)
-    printing.put(result.document(found, per_head=per_head), format, output, force=force)
+    folded = output is None and printing.lines() is not None
+    printing.put(result.document(found, per_head=per_head, folded=folded), format, output, force=force)
     if not found.same:
         raise typer.Exit(1)

@@ -48,7 +48,6 @@ def trend(
       1  something is
       2  the rows or the command line cannot be used
     """
-    from qkvinspect.errors import UsageError
     from qkvinspect.render.results.trend import document
     from qkvinspect.scans.series import read
     from qkvinspect.scans.trend import trend as summed_up
@@ -57,8 +56,6 @@ def trend(
     for target in (plot, output):
         outputs.require_output(target, rows, force=force)
     run = read(rows, layer or ())
-    if not run.layers:
-        raise UsageError(f"no layer is called {' or '.join(layer or ())}", file=", ".join(map(str, rows)))
     found = summed_up(run, options.listed(column), per_head=per_head)
     if plot is not None:
         from qkvinspect.render.trend_plot import plot as draw

@@ -19,9 +19,9 @@ def stem(layer: str) -> str:
     return NUMBER.sub("*", layer)
 
 
-def together(layers: Sequence[str]) -> list[str]:
+def together(layers: Sequence[str], few: int = _FEW) -> list[str]:
     """The names of a few layers; of more, one for all that differ only in numbers: ``h.*.attn (0 to 11)``."""
-    if len(layers) <= _FEW:
+    if len(layers) <= few:
         return list(layers)
     groups: dict[str, list[str]] = {}
     for layer in layers:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from math import inf
 
 from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
 from qkvinspect.finding_codes import Severity
-from qkvinspect.render import text
+from qkvinspect.render import alike_names, text
 
 PART_COLUMNS = ("part", "stored", "status", "relative L2", "max diff", "cosine", "changed")
 HEAD_COLUMNS = ("part", "head", *PART_COLUMNS[2:])
@@ -19,7 +20,7 @@ LOSS_NUMERIC = frozenset(LOSS_COLUMNS[1:])
 
 _MOST_LOSSES = 8
 _MOST_OTHERS = 12
-_MOST_DETAILED = 6
+_MOST_DETAILED, _MOST_FOLDED = 6, 3
 _MOST_LAYERS = 4
 _LABELS = {"q": "Q", "k": "K", "v": "V"}
 
@@ -38,8 +39,27 @@ def layer_columns(difference: Difference) -> tuple[str, ...]:
     return ("layer", *(("in B",) if renamed else ()), "status", "relative L2", "what")
 
 
-def layer_rows(difference: Difference) -> Iterator[tuple[str, ...]]:
-    """One row a layer, those that only one side holds last."""
+def layer_rows(difference: Difference, *, folded: bool = False) -> Iterator[tuple[str, ...]]:
+    """One row a layer, those that only one side holds last.
+
+    Args:
+        folded: with one row for neighbours of which all the same is said.
+    """
+    runs = groupby(_of_layers(difference), _but_for_numbers)
+    for rows in (list(run) for _, run in runs):
+        if folded and len(rows) > 2:
+            names = [alike_names.together(column, few=1) for column in list(zip(*rows, strict=True))[:-3]]
+            yield (*(name for (name,) in names), *rows[0][-3:])
+        else:
+            yield from rows
+
+
+def _but_for_numbers(row: Sequence[str]) -> Sequence[str]:
+    """What is said of a layer, its names without their numbers."""
+    return (*map(alike_names.stem, row[:-3]), *row[-3:])
+
+
+def _of_layers(difference: Difference) -> Iterator[tuple[str, ...]]:
     renamed = any(layer.a != layer.b for layer in difference.layers)
     for layer in difference.layers:
         names = (text.layer(layer.b),) if renamed else ()
@@ -61,14 +81,14 @@ def happened(difference: Difference) -> Iterator[str]:
         yield text.clean(f"{message} ({where})")
 
 
-def detailed(difference: Difference, *, per_head: bool) -> list[LayerDifference]:
+def detailed(difference: Difference, *, per_head: bool, folded: bool = False) -> list[LayerDifference]:
     """The first layers whose parts are worth a table: a comment on GitHub holds 65,536 characters."""
-    return _worth_a_table(difference, per_head)[:_MOST_DETAILED]
+    return _worth_a_table(difference, per_head)[: _MOST_FOLDED if folded else _MOST_DETAILED]
 
 
-def left_out(difference: Difference, *, per_head: bool) -> list[str]:
+def left_out(difference: Difference, *, per_head: bool, folded: bool = False) -> list[str]:
     """How many others there are."""
-    count = len(_worth_a_table(difference, per_head)) - _MOST_DETAILED
+    count = len(_worth_a_table(difference, per_head)) - (_MOST_FOLDED if folded else _MOST_DETAILED)
     return [f"... and {text.count(count, 'layer')} more; --layer GLOB shows them"] if count > 0 else []
 
 

@@ -105,15 +105,18 @@ class DataTable:
         stacked: in a terminal, the last column stands on lines of its own, and there are no titles.
         ruled: whether a terminal has a line below the titles.
         spare: which columns are left out of a terminal that is too narrow, the last of them first; it is said.
+        names: which columns hold names, of which a narrow terminal shows what varies; those of the first stand on
+            lines of their own if that is not enough.
     """
 
     columns: tuple[str, ...]
-    rows: Iterable[Sequence[str]]
+    rows: Sequence[Sequence[str]]
     right: tuple[bool, ...]
     bad: Callable[[Sequence[str]], bool] = never
     stacked: bool = False
     ruled: bool = True
     spare: tuple[int, ...] = ()
+    names: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

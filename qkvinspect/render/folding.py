@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from qkvinspect.render import text
 
-_FEWEST = 6
+FEWEST = 6
 """Rows that a table has in any case: fewer would not show how its numbers run."""
 
 
 def rooms(sizes: Sequence[int], lines: int) -> int:
     """Rows that each of several tables may have, so that all of them have about so many lines."""
     for number, size in enumerate(sorted(sizes)):
-        share = max(lines // (len(sizes) - number), _FEWEST)
+        share = max(lines // (len(sizes) - number), FEWEST)
         if size > share:
             return share
         lines -= size

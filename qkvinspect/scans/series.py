@@ -112,6 +112,8 @@ def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> TrainingRun:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
             hint = "trend reads what `qkvinspect scan -o FILE.jsonl` wrote"
             raise UsageError(f"cannot be read: {reason}", file=str(path), hint=hint) from error
+    if layers and not (run.steps or run.stepless or run.errors):
+        raise UsageError(f"no layer is called {' or '.join(layers)}", file=", ".join(map(str, paths)))
     if not run.steps:
         raise UsageError(
             "no row has a step" if run.stepless or run.errors else "holds no rows",

@@ -111,7 +111,8 @@ def test_text_is_for_people(sound: State, tmp_path: Path, run: Any, monkeypatch:
     assert result.out.splitlines() == [
         "model.pt  8 attention modules",
         "  error    nonfinite  layers.2.self_attn: K holds 32 NaN or infinite values, in head 1",
-        "  look closer: qkvinspect show --per-head model.pt --layer layers.2.self_attn",
+        "  look closer:",
+        "    qkvinspect show --per-head model.pt --layer layers.2.self_attn",
         "1 checkpoint: 1 error, 0 warnings",
     ]
     for layer in (2, 5):

@@ -157,3 +157,13 @@ def test_a_fault_of_ours_is_one_line_and_not_the_exit_code_of_a_difference() -> 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, check=False, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: unexpected ZeroDivisionError in <string>:2: by\\x1b[31m zero; ")
+
+
+def test_a_reader_that_has_enough_is_no_difference() -> None:
+    """Exit code 1 would say that something differs or was found; it is that of SIGPIPE, as everywhere."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "qkvinspect", "layouts", "--format", "json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

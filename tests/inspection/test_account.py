@@ -151,7 +151,7 @@ def test_check_has_a_code_for_it(tmp_path: Path, run: Any) -> None:
 
 def test_check_does_not_send_to_a_layer_that_show_does_not_know(tmp_path: Path, run: Any) -> None:
     path = save(tmp_path, {**SQUARES, **{f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}})
-    hint = next(line for line in run("check", path).out.splitlines() if "look closer: " in line)
+    hint = run("check", path).out.partition("look closer:\n")[2].partition("\n")[0]
     assert "--layer enc" not in hint
 
 

@@ -58,7 +58,7 @@ def nothing_found(report: Report) -> Iterator[Block]:
 
 def table(report: Report) -> DataTable:
     """Every tensor, its shape, its dtype and where it belongs."""
-    return DataTable(TENSOR_COLUMNS, _tensors(report), (False,) * len(TENSOR_COLUMNS))
+    return DataTable(TENSOR_COLUMNS, list(_tensors(report)), (False,) * len(TENSOR_COLUMNS), names=(0,))
 
 
 def records(report: Report) -> Iterator[Sequence[Cell]]:

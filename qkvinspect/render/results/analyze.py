@@ -41,7 +41,7 @@ def _blocks(analysis: Analysis, per_head: bool, lines: int | None, wide: bool) -
     if not analysis.report.attentions:
         yield TextLine("No attention was found in it: no tensor has a name that a known layout uses.")
     elif analysis.values:
-        yield from _values(analysis, per_head)
+        yield from _values(analysis, per_head, wide)
     elif analysis.sort is not None:
         yield from _ranking(analysis, wide)
     else:
@@ -58,9 +58,9 @@ def _ranking(analysis: Analysis, wide: bool) -> Iterator[Block]:
     yield analyzed.table(("layer", *analyzed.titles(look)), ranked, wide)
 
 
-def _values(analysis: Analysis, per_head: bool) -> Iterator[Block]:
+def _values(analysis: Analysis, per_head: bool, wide: bool) -> Iterator[Block]:
     for attention, found in zip(analysis.report.attentions, analysis.values, strict=True):
-        block = analyzed.table(VALUE_COLUMNS, list(_value_cells(found, per_head)), wide=True)
+        block = analyzed.table(VALUE_COLUMNS, list(_value_cells(found, per_head)), wide)
         nothing = TextLine(f"no values: {attention.dtype} has none without its scale")
         yield Chapter(text.layer(attention.layer), (block if found else nothing,))
 

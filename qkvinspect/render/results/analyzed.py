@@ -24,7 +24,21 @@ _SHOWN = {
 }
 """The figures of the tables, with short titles: a name alone is its spectral norm, "rank" the effective one."""
 
-_SPARE = ("V", "K", "Q", "OV rank", "QK rank", "QK like", "OV like", "symmetric", "")
+_SPARE = (
+    "V",
+    "K",
+    "Q",
+    "OV rank",
+    "QK rank",
+    "QK like",
+    "OV like",
+    "symmetric",
+    "",
+    "median",
+    "zeros",
+    "values",
+    "bytes",
+)
 """Columns that a narrow terminal does without, the last first."""
 
 _TOP, _AROUND = 6, 5
@@ -137,7 +151,8 @@ def table(columns: tuple[str, ...], rows: Sequence[Sequence[str]], wide: bool) -
     """A table of which a narrow terminal leaves columns out, unless all are wanted."""
     spare = () if wide else tuple(columns.index(title) for title in _SPARE if title in columns)
     right = tuple(column not in ("layer", "part", "histogram", "") for column in columns)
-    return DataTable(columns, rows, right, spare=spare)
+    names = tuple(i for i, title in enumerate(columns) if title == "layer")
+    return DataTable(columns, rows, right, spare=spare, names=names)
 
 
 def titles(look: Shown) -> tuple[str, ...]:

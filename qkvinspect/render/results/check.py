@@ -12,7 +12,18 @@ from qkvinspect.errors import clean
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.render import text
-from qkvinspect.render.document import Block, Cell, Chapter, Conclusion, Document, Items, Remark, Style, TextLine
+from qkvinspect.render.document import (
+    Block,
+    Cell,
+    Chapter,
+    CodeBlock,
+    Conclusion,
+    Document,
+    Items,
+    Remark,
+    Style,
+    TextLine,
+)
 
 _ASIDE = 60
 """Characters of a path above which the hint does not repeat it."""
@@ -52,7 +63,7 @@ def _readable(one: Checked) -> Chapter:
     across = max((len(remark.label) for remark in remarks), default=0)
     entries = tuple(replace(remark, label_width=max(across, 7)) for remark in remarks)
     first = next((f for f, _ in said if f.severity != "info" and f.layer), None)
-    hint = (TextLine(_hint(one.path, first), "dim"),) if first else ()
+    hint = (CodeBlock((_hint(one.path, first),), "look closer:"),) if first else ()
     return Chapter(f"{one.path}  {counted}{'' if said else '  ok'}", (Items(entries), *hint), compact=True)
 
 
@@ -65,7 +76,7 @@ def _hint(path: str, finding: Finding) -> str:
     if finding.code == FindingCode.UNRECOGNISED_ATTENTION:  # a module that --layer does not know
         shown = f"show {name}"
     command = f"explain --evidence {name} {layer}" if finding.code in AGAINST_WEIGHTS else shown
-    return f"look closer: qkvinspect {command}"
+    return f"qkvinspect {command}"
 
 
 def _verdict(checked: Sequence[Checked]) -> Conclusion:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from qkvinspect.export import OutputTensor
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.json_values import row_ranges
+from qkvinspect.render import alike_names
 from qkvinspect.render.document import Block, Cell, CodeBlock, Conclusion, Document
 from qkvinspect.render.text import count, ranges, shape, size
 
@@ -56,6 +57,12 @@ class _From:
     rows: Sequence[range] | None = None
     made: str = ""
 
+    @property
+    def alike(self) -> Hashable:
+        """Equal where nothing but numbers in the tensors' names differ."""
+        rows = None if self.rows is None else tuple(self.rows)
+        return alike_names.stem(self.tensor or ""), self.axis, rows, self.made
+
     def __str__(self) -> str:
         if self.tensor is None:
             return self.made or "zeros"
@@ -71,7 +78,7 @@ def document(result: Rewriting, command: str) -> Document:
 
 def _blocks(result: Rewriting) -> Iterator[Block]:
     if not result.written:
-        yield CodeBlock(tuple(_lines(result.tensors)), indent=0)
+        yield CodeBlock(tuple(_lines(result.tensors)), indent=0, wrapped=True)
     of_layers = f"{count(result.num_tensors, 'tensor')} of {count(result.layers, 'layer')}"
     on_ranks = f" on {count(result.ranks, 'rank')}" if result.ranks is not None else ""
     in_files = f" in {count(result.files, 'file')}" if result.files is not None else ""
@@ -80,13 +87,27 @@ def _blocks(result: Rewriting) -> Iterator[Block]:
 
 
 def _lines(tensors: Sequence[OutputTensor]) -> Iterator[str]:
-    """New tensors, each with where its rows come from; those that stay as they are, counted."""
+    """New tensors, each with where its rows come from, alike ones together; those that stay as they are, counted."""
     new = [tensor for tensor in tensors if tensor.whole is None or tensor.whole.name != tensor.name]
+    groups: dict[tuple[Hashable, ...], list[tuple[OutputTensor, Sequence[_From]]]] = {}
     for tensor in new:
-        origin = "; ".join(map(str, _origin(tensor)))
-        yield f"{tensor.name} {shape(tensor.shape)} {tensor.dtype.name}  from {origin}"
+        origin = tuple(_origin(tensor))
+        alike = (alike_names.stem(tensor.name), tensor.shape, tensor.dtype, *(one.alike for one in origin))
+        groups.setdefault(alike, []).append((tensor, origin))
+    for group in groups.values():
+        first, origin = group[0]
+        (name,) = alike_names.together([tensor.name for tensor, _ in group], few=1)
+        named = [_common([found[place].tensor for _, found in group]) for place in range(len(origin))]
+        shown = "; ".join(str(replace(one, tensor=name)) for one, name in zip(origin, named, strict=True))
+        yield f"{name} {shape(first.shape)} {first.dtype.name}  from {shown}"
     if same := len(tensors) - len(new):
         yield f"and {count(same, 'tensor')} as in the checkpoint"
+
+
+def _common(names: Sequence[str | None]) -> str | None:
+    """The name of stored tensors that differ only in numbers, ``*`` for those."""
+    known = [name for name in names if name is not None]
+    return alike_names.name(known[0], alike_names.varied(known)) if known else None
 
 
 def _records(result: Rewriting) -> Iterator[Sequence[Cell]]:

@@ -19,7 +19,7 @@ from qkvinspect.render.document import (
     TextLine,
     Title,
 )
-from qkvinspect.render.results import account, stacks
+from qkvinspect.render.results import account, families, stacks
 
 COLUMNS = (
     "layer",
@@ -121,12 +121,19 @@ def _tensor_blocks(report: Report) -> Iterator[Block]:
 
 def _stacks(report: Report, lines: int | None) -> Iterator[Block]:
     found = stacks.stacks(report.attentions)
-    rows = None
-    if lines is not None:
-        rows = stacks.rows_for(found, lines - _TOP - _FINDING * len(text.findings(report.findings)))
-    for stack in found:
-        first, *others = stack.layers
-        yield stacks.chapter(stack, rows) if others else _chapter(first, False, stack.unlike)
+    room = None if lines is None else lines - _TOP - _FINDING * len(text.findings(report.findings))
+    if room is not None and stacks.least(found) > room:
+        groups = families.families(found)
+        rows = families.rows_for(groups, room)
+    else:
+        groups = [[stack] for stack in found]
+        rows = None if room is None else stacks.rows_for(found, room)
+    for group in groups:
+        first, *others = group[0].layers
+        if len(group) > 1:
+            yield families.chapter(group, rows or 0)
+        else:
+            yield stacks.chapter(group[0], rows) if others else _chapter(first, False, group[0].unlike)
 
 
 def _layers(report: Report, of_layer: Callable[[Attention], Iterable[Block]]) -> Iterator[Chapter]:
@@ -155,7 +162,7 @@ def _layer(attention: Attention, per_head: bool) -> Iterator[Block]:
 def measures(columns: tuple[str, ...], lines: Iterable[Sequence[str]]) -> DataTable:
     """A table whose last column counts values that are not finite: rows with any stand out."""
     right = tuple(column.endswith("norm") or column in ("non-finite", "head", "kv head", "rank") for column in columns)
-    return DataTable(columns, lines, right, lambda cells: cells[-1] not in ("0", "-"))
+    return DataTable(columns, list(lines), right, lambda cells: cells[-1] not in ("0", "-"))
 
 
 def _records(report: Report, per_head: bool) -> Iterator[Sequence[Cell]]:

@@ -61,6 +61,12 @@ def chapter(stack: AlikeLayers, rows: int | None) -> Chapter:
     return Chapter(text.clean(stack.name), tuple(_blocks(stack, rows)), note)
 
 
+def least(found: Sequence[AlikeLayers]) -> int:
+    """Lines that stacks take if each has no more rows than it needs in any case."""
+    sizes = [len(stack.layers) for stack in found]
+    return sum(_ALONE if size == 1 else _AROUND + min(size, folding.FEWEST) for size in sizes)
+
+
 def rows_for(found: Sequence[AlikeLayers], lines: int) -> int:
     """Rows of layers that each stack may have, so that all of it fits into so many lines."""
     sizes = [len(stack.layers) for stack in found]

@@ -26,6 +26,8 @@ from qkvinspect.scans.trend import Trend
 
 COLUMNS = ("layer", "part", "first", "last", "min", "max", "per 1000 steps", "")
 
+_SPARE = tuple(map(COLUMNS.index, ("", "per 1000 steps", "max", "min")))
+
 _WIDE = 24
 
 
@@ -58,7 +60,7 @@ def _blocks(trend: Trend, drawn: ViewOptions | None) -> Iterator[Block]:
 def _table(trend: Trend, column: str) -> Chapter:
     right = tuple(column not in ("layer", "part", "") for column in COLUMNS)
     rows = tuple(map(_cells, trend.of(column)))
-    return Chapter(column.replace("_", " "), (DataTable(COLUMNS, rows, right),))
+    return Chapter(column.replace("_", " "), (DataTable(COLUMNS, rows, right, spare=_SPARE, names=(0,)),))
 
 
 def _records(trend: Trend) -> Iterator[Sequence[Cell]]:

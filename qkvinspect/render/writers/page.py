@@ -1,32 +1,20 @@
-"""Lines and tables for a terminal, or for a pipe. What fits is laid out here; rich folds what does not.
-
-Rich takes a millisecond a row, and a tenth of a second to be imported.
-"""
+"""Lines and tables for a terminal, or for a pipe: there nothing is cut or wrapped."""
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from qkvinspect.render.document import DataTable
-from qkvinspect.render.spark import BLOCKS
 from qkvinspect.render.text import clean
 from qkvinspect.render.view import ViewOptions
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-_WORD = re.compile(r"\s*\S+\s*")
-_FACT = re.compile(r"\s*\S+(?: \S+)*\s*")
+from qkvinspect.render.writers import narrow, wrapping
 
 _INDENT = 11
 """Columns before what is said of a term."""
 
-_GAPS = (3, 2)
-"""Columns between those of a table: what looks best, and what will do."""
+_ROOM = 34
+"""Columns that a text must have right of its label; else it goes on below it."""
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "bold red": "1;31", "bold green": "1;32", "yellow": "33", "cyan": "36"}
 
@@ -38,18 +26,28 @@ class Page:
         self._view = view
         self._lines: list[str] = []
 
-    def line(self, *parts: tuple[str, str]) -> None:
-        """A line of parts, each with its style, "" for none; longer ones are wrapped in a terminal."""
+    def line(self, *parts: tuple[str, str], hang: int | None = None) -> None:
+        """A line of parts, each with its style, "" for none; longer ones are wrapped in a terminal.
+
+        Args:
+            hang: the indent of further lines; None: that of the first.
+        """
         parts = tuple((clean(text), style) for text, style in parts)
         whole = "".join(text for text, _ in parts)
-        if self._view.width is None or (whole.isascii() and len(whole) <= self._view.width):
+        width = self._view.width
+        if width is None or (len(whole) <= width and wrapping.width_of(whole) <= width):
             self._add("".join(self._styled(text, style) for text, style in parts))
-        elif whole.isascii():
-            self._lines += self._wrapped(parts, whole, self._view.width)
-        else:
-            from rich.text import Text
+            return
+        hang = len(whole) - len(whole.lstrip()) if hang is None else hang
+        for number, line in enumerate(wrapping.pieces(parts, width, hang)):
+            shown = "".join(self._styled(text, style) for text, style in _trimmed(line))
+            self._add(" " * hang * bool(number) + shown)
 
-            self._fold(Text.assemble(*((text, style or "none") for text, style in parts)))
+    def labelled(self, label: Sequence[tuple[str, str]], text: str) -> None:
+        """A line whose text goes on right of its label, or below it where there is little room."""
+        across = sum(len(word) for word, _ in label)
+        hang = across if self._view.width is None or self._view.width - across >= _ROOM else 4
+        self.line(*label, (text, ""), hang=hang)
 
     def raw(self, line: str) -> None:
         """A line that is laid out already."""
@@ -69,47 +67,53 @@ class Page:
             body = ("\n" + " " * _INDENT).join(lines)
         self._add(self._styled(f"  {title}".ljust(_INDENT), "dim") + body)
 
-    def stacked(self, rows: Iterable[Sequence[str]]) -> None:
+    def stacked(self, rows: Iterable[Sequence[str]], indent: str = "") -> None:
         """A table without titles, the last cell of each row below the others."""
         cells = [[clean(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
-        for *row, last in cells:
-            self._add("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-            self._add(" " * (sum(widths[:-1]) + 2 * len(widths[:-1])) + last)
+        below = sum(widths[:-1]) + 2 * len(widths[:-1])
+        longest = max(len(cell) for row in cells for cell in row[-2:])
+        narrow = self._view.width is not None and len(indent) + below + longest > self._view.width
+        for *row, beside, last in cells:
+            head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+            if narrow:
+                self.line((indent + head.rstrip(), ""))
+                self.line((f"{indent}    {beside}", ""))
+                self.line((f"{indent}    {last}", ""))
+            else:
+                self._add(f"{indent}{head}  {beside}")
+                self._add(f"{indent}{' ' * below}{last}")
 
     def table(self, table: DataTable) -> None:
         """A table; rows that are to stand out are red."""
-        cells = [[clean(cell) for cell in row] for row in table.rows]
-        kept = self._kept(table, cells)
-        columns, right = [table.columns[i] for i in kept], [table.right[i] for i in kept]
-        shown = [[row[i] for i in kept] for row in cells]
-        widths = _widths(columns, shown)
-        styles = ["red" if table.bad(row) else "" for row in cells]
-        gap = next((gap for gap in _GAPS if self._fits(widths, gap)), None)
-        if gap is None or not (self._view.width is None or all(map(_plain, shown))):
-            self._fold_table(columns, right, shown, styles)
-            return
-        forms = [f"{{:{'>' if flush else '<'}{width}}}" for flush, width in zip(right, widths, strict=True)]
-        form = f" {(' ' * gap).join(forms)}"
-        self._add(self._styled(form.format(*columns).rstrip(), "dim"))
+        laid = narrow.laid(table, self._view.width)
+        sizes = narrow.widths(table, laid.cells, laid.kept)
+        right = [table.right[i] for i in laid.kept]
+        for said in laid.said:
+            self.line((f" {said}", "dim"))
+        indent = "  " if laid.above >= 0 else " "
+        if laid.above >= 0:
+            self.line((f" {table.columns[laid.above]}", "dim"))
+        self._row([table.columns[i] for i in laid.kept], sizes, right, laid.gap, indent, "dim")
         if table.ruled:
-            self._add("─" * _across(widths, gap))
-        for row, style in zip(shown, styles, strict=True):
-            self._add(self._styled(form.format(*row).rstrip(), style))
-        if len(kept) < len(table.columns):
-            missing = ", ".join(title for i, title in enumerate(table.columns) if title and i not in kept)
-            self.line((f" no room for: {missing}", "dim"))
+            self._add("─" * narrow.across(sizes, laid.gap))
+        for row, stored in zip(laid.cells, table.rows, strict=True):
+            style = "red" if table.bad(stored) else ""
+            if laid.above >= 0:
+                self.line((f" {row[laid.above]}", style), hang=1)
+            self._row([row[i] for i in laid.kept], sizes, right, laid.gap, indent, style)
+        shown = {*laid.kept, laid.above}
+        if missing := [title for i, title in enumerate(table.columns) if title and i not in shown]:
+            self.line((f" no room for: {', '.join(missing)}", "dim"))
 
-    def _kept(self, table: DataTable, cells: Sequence[Sequence[str]]) -> list[int]:
-        """The columns that fit, if leaving out what is spare makes them fit."""
-        widths = _widths(table.columns, cells)
-        kept, spare = list(range(len(widths))), list(table.spare)
-        while spare and not self._fits([widths[i] for i in kept], _GAPS[-1]):
-            kept.remove(spare.pop())
-        return kept
-
-    def _fits(self, widths: Sequence[int], gap: int) -> bool:
-        return self._view.width is None or _across(widths, gap) <= self._view.width
+    def _row(
+        self, cells: Sequence[str], sizes: Sequence[int], right: Sequence[bool], gap: int, indent: str, style: str
+    ) -> None:
+        padded = [
+            " " * (size - wrapping.width_of(cell)) * flush + cell + " " * (size - wrapping.width_of(cell)) * (not flush)
+            for cell, size, flush in zip(cells, sizes, right, strict=True)
+        ]
+        self._add(self._styled(f"{indent}{(' ' * gap).join(padded)}".rstrip(), style))
 
     def __str__(self) -> str:
         return "\n".join(self._lines) + "\n"
@@ -117,87 +121,12 @@ class Page:
     def _add(self, line: str) -> None:
         self._lines.append(line.rstrip())
 
-    def _wrapped(self, parts: Sequence[tuple[str, str]], whole: str, width: int) -> Iterator[str]:
-        """Lines of whole words, as rich would give them; every character is one column wide."""
-        hang = len(whole) - len(whole.lstrip())
-        cuts = [0, *_cuts(whole, width, hang), len(whole)]
-        for start, end in pairwise(cuts):
-            end = start + max(len(whole[start:end].rstrip()), min(width, end - start))  # noqa: PLW2901
-            place, line = 0, " " * hang if start else ""
-            for text, style in parts:
-                line += self._styled(text[max(start - place, 0) : max(end - place, 0)], style)
-                place += len(text)
-            yield line.rstrip()
-
     def _styled(self, text: str, style: str) -> str:
         return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if text and style and self._view.colour else text
 
-    def _fold(self, shown: RenderableType) -> None:
-        from io import StringIO
 
-        from rich.console import Console
-
-        colour = self._view.colour
-        out = StringIO()
-        Console(
-            file=out,
-            width=self._view.width,
-            force_terminal=colour,
-            color_system="standard" if colour else None,
-            no_color=not colour,
-            highlight=False,
-        ).print(shown)
-        self._lines += [line.rstrip() for line in out.getvalue().removesuffix("\n").split("\n")]
-
-    def _fold_table(
-        self, columns: Sequence[str], right: Sequence[bool], rows: list[list[str]], styles: Sequence[str]
-    ) -> None:
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=SIMPLE_HEAD, pad_edge=True, header_style="dim", show_edge=False)
-        for column, flush in zip(columns, right, strict=True):
-            table.add_column(column, justify="right" if flush else "left", overflow="fold")
-        for row, style in zip(rows, styles, strict=True):
-            table.add_row(*map(Text, row), style=style or None)
-        self._fold(table)
-
-
-def _cuts(text: str, width: int, hang: int) -> Iterator[int]:
-    """Where lines of up to ``width`` columns begin; all but the first are indented by ``hang``.
-
-    Lines are broken where two spaces part facts from each other, if every fact has room on a line; else at words;
-    within words only where one is longer than a line.
-    """
-    facts = list(_FACT.finditer(text))
-    pieces = facts if all(len(fact[0].strip()) <= width - hang for fact in facts) else _WORD.finditer(text)
-    used, room = 0, width
-    for word in pieces:
-        start, length = word.start(), len(word[0].rstrip())
-        if length <= room - used:
-            used += len(word[0])
-            continue
-        room = width - hang
-        if length <= room:
-            yield start
-            used = len(word[0])
-        else:
-            places = range(start, word.end(), room)
-            yield from (place for place in places if place)
-            used = word.end() - places[-1]
-
-
-def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Of each column, with its title."""
-    return [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-
-
-def _across(widths: Sequence[int], gap: int) -> int:
-    """Columns that a table takes in a terminal: one more on both sides, and what is between the table's own."""
-    return sum(widths) + gap * (len(widths) - 1) + 2
-
-
-def _plain(cells: Sequence[str]) -> bool:
-    """Whether every character is one column wide."""
-    return all(cell.isascii() or not cell.strip(BLOCKS + " ") for cell in cells)
+def _trimmed(line: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the spaces at its end, which would be coloured."""
+    while line and not line[-1][0].rstrip():
+        line.pop()
+    return [*line[:-1], (line[-1][0].rstrip(), line[-1][1])] if line else []

@@ -42,12 +42,12 @@ def _block(page: Page, block: Block, indent: str) -> None:
         case TextLine():
             page.line((f"{indent}{block.text}".rstrip(), block.style))
         case FactList():
-            page.line((indent + "  ".join(block.facts), ""))
+            page.line((indent + "  ".join(block.facts), ""), hang=len(indent) + 2)
         case Items():
             for entry in block.entries:
                 _entry(page, entry, indent)
         case DataTable(stacked=True):
-            page.stacked(block.rows)
+            page.stacked(block.rows, indent)
         case DataTable():
             page.table(block)
         case CodeBlock():
@@ -55,7 +55,7 @@ def _block(page: Page, block: Block, indent: str) -> None:
         case Chapter():
             _section(page, block)
         case Title():
-            page.line((block.text, "bold"))
+            page.line((block.text, "bold"), hang=2)
         case _:
             page.line((block.text, block.style))
 
@@ -63,13 +63,14 @@ def _block(page: Page, block: Block, indent: str) -> None:
 def _entry(page: Page, entry: TextLine | Glossed | Remark, indent: str) -> None:
     match entry:
         case TextLine():
-            page.line((f"{indent}{entry.text}", entry.style))
+            page.line((f"{indent}{entry.text}", entry.style), hang=len(indent) + 2)
         case Glossed():
             page.term(entry.title, entry.text)
         case Remark():
             severity = f"{entry.label:{entry.label_width}}  " if entry.width else f"{entry.severity}: "
             code = f"{entry.code:{entry.width}}  " if entry.code else ""
-            page.line((indent + severity, STYLES[entry.severity]), (code, "dim"), (entry.text, ""))
+            label = ((indent + severity, STYLES[entry.severity]), (code, "dim"))
+            page.labelled(label, entry.text)
 
 
 def _code(page: Page, code: CodeBlock) -> None:
@@ -77,7 +78,7 @@ def _code(page: Page, code: CodeBlock) -> None:
         page.line((f"{' ' * (code.indent - 2)}{code.title}", "" if code.wrapped else "dim"))
     for line in code.lines:
         if code.wrapped:
-            page.line((" " * code.indent + line, ""))
+            page.line((" " * code.indent + line, ""), hang=code.indent + 4)
         else:
             page.raw(" " * code.indent + clean(line))
 
@@ -85,6 +86,6 @@ def _code(page: Page, code: CodeBlock) -> None:
 def _section(page: Page, section: Chapter) -> None:
     if not section.compact:
         page.gap()
-    page.line((section.heading, "bold" if section.compact else "bold green"), (section.note, ""))
+    page.line((section.heading, "bold" if section.compact else "bold green"), (section.note, ""), hang=2)
     for block in section.blocks:
         _block(page, block, "  ")

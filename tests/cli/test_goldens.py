@@ -1,0 +1,122 @@
+"""What every command prints in a terminal of 80 and of 200 columns, in a pipe, and in colour: one file a command.
+
+``python tests/cli/test_goldens.py`` writes the files anew; read what changed. Escapes are shown as ``<1;32>``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from rich.cells import cell_len
+
+from qkvinspect.cli import app, main
+
+HERE = Path(__file__).parent
+SAMPLES = HERE.parents[1] / "sample_checkpoints"
+
+GOLDENS = {
+    "show": [
+        "show transformer.pt --heads 4",
+        "show bert_like",
+        "show damaged.pt",
+        "show kdim_vdim.pt --per-head",
+        "show training.pt --heat q_norm",
+        "show sharded --why '*.0.*'",
+        "show no_bias.safetensors --tensors",
+    ],
+    "explain": ["explain kdim_vdim.pt", "explain trained.safetensors '*.0.*' --evidence"],
+    "analyze": [
+        "analyze training.pt",
+        "analyze training.pt --sort logit_bound --top 3",
+        "analyze training.pt --values",
+        "analyze training.pt --heat logit_bound",
+    ],
+    "export": ["export training.pt -o OUT/qkv.safetensors --dry-run", "export training.pt -o OUT/qkv.safetensors"],
+    "check": ["check damaged.pt training.pt nofile.pt", "check miswritten.safetensors", "check --list"],
+    "diff": ["diff trained.safetensors miswritten.safetensors", "diff transformer.pt transformer.safetensors"],
+    "scan": ["scan training.pt -o OUT/run.jsonl --jobs 1"],
+    "trend": ["trend RUN --column norm", "trend RUN --column norm --chart"],
+    "pack": ["pack bert_like --to phi3 -o OUT/fused.safetensors --dry-run"],
+    "convert": ["convert training.pt --to bert -o OUT/bert.pt --dry-run"],
+    "report": ["report training.pt -o OUT/report.html --no-analysis"],
+    "layouts": ["layouts", "layouts megatron-core", "layouts llama"],
+    "browse": ["browse training.pt"],
+}
+"""Command lines; OUT is a folder that is not there before."""
+
+VIEWS = {
+    "80 columns": (80, False),
+    "80 columns in colour": (80, True),
+    "200 columns": (200, False),
+    "a pipe": (0, False),
+}
+
+
+def printed(line: str, columns: int, colour: bool, out: str) -> str:
+    """What a command prints on both streams, and its exit code."""
+    argv = [word.replace("OUT", out).replace("RUN", "../tests/scans/run.jsonl") for word in shlex.split(line)]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    stdout.isatty = lambda: bool(columns)  # type: ignore[method-assign]
+    surroundings = {
+        "COLUMNS": str(columns or 80),
+        "TERM": "xterm",
+        "NO_COLOR": "" if colour else "1",
+        "FORCE_COLOR": "",
+    }
+    with (
+        contextlib.chdir(SAMPLES),
+        mock.patch.dict(os.environ, surroundings),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        code = main(argv)
+    text = stdout.getvalue() + "".join(f"stderr: {said}\n" for said in stderr.getvalue().splitlines())
+    return re.sub("\x1b\\[([0-9;]*)m", r"<\1>", text.replace(out, "OUT")) + f"exit code {code}\n"
+
+
+def golden(command: str) -> str:
+    """All command lines of a command in all views; a view that prints what the one before does is only named."""
+    found: list[str] = []
+    for line in GOLDENS[command]:
+        shown: dict[str, list[str]] = {}
+        for name, (columns, colour) in VIEWS.items():
+            with tempfile.TemporaryDirectory() as out:
+                shown.setdefault(printed(line, columns, colour, out), []).append(name)
+        for text, names in shown.items():
+            found.append(f"=== {line}\n=== {', '.join(names)}\n{text}")
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("command", GOLDENS)
+def test_it_prints_its_golden(command: str) -> None:
+    assert golden(command) == (HERE / "goldens" / f"{command}.txt").read_text()
+
+
+def test_every_command_has_one() -> None:
+    assert {command.callback.__name__ for command in app.registered_commands if command.callback} == {*GOLDENS}
+
+
+@pytest.mark.parametrize("command", GOLDENS)
+def test_nothing_is_wider_than_the_terminal(command: str) -> None:
+    """But for code and paths, which are to be copied, and for stderr, which is one line an error."""
+    text = (HERE / "goldens" / f"{command}.txt").read_text()
+    for section in text.split("\n=== ")[0:]:
+        views, _, body = section.partition("\n")
+        if "columns" not in views:
+            continue
+        width = 80 if "80 columns" in views else 200
+        for line in re.sub("<[0-9;]+>", "", body).splitlines():
+            assert cell_len(line) <= width or line.startswith(("stderr: ", "    ")), line
+
+
+if __name__ == "__main__":
+    for command in GOLDENS:
+        (HERE / "goldens" / f"{command}.txt").write_text(golden(command))
