@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from threading import Lock
 
 from zlib_ng import zlib_ng
@@ -39,14 +38,10 @@ class EntryRegion(Region):
                 found=f"method {entry.method}, flags {entry.flags:#x}",
                 hint="unpack the file and zip it again without compression",
             )
-        super().__init__(source, 0, entry.size)
+        super().__init__(source, lambda: _data_start(source, entry), entry.size)
         self._entry = entry
         self.checked = not has_checksum
         self._checking = Lock()
-
-    @cached_property
-    def start(self) -> int:
-        return _data_start(self.source, self._entry)
 
     @property
     def extents(self) -> tuple[Extent, ...]:
