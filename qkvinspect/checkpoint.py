@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import prod
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
@@ -76,8 +76,7 @@ class Region:
     """A run of bytes in a source: the storage behind one or more tensors.
 
     Args:
-        start: the offset of the first byte, or a function that finds it when first asked
-            (a zip entry's data begins where its local header says, which costs a read).
+        start: the offset of the first byte, or a function that finds it when first asked (which may cost a read).
 
     Attributes:
         checked: whether ``check`` has nothing left to do.
@@ -90,10 +89,12 @@ class Region:
         self.nbytes = nbytes
         self._start = start
 
-    @cached_property
+    @property
     def start(self) -> int:
         """Offset of the first byte in the source."""
-        return self._start if isinstance(self._start, int) else self._start()
+        if not isinstance(self._start, int):
+            self._start = self._start()
+        return self._start
 
     @property
     def extents(self) -> tuple[Extent, ...]:

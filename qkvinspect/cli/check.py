@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from qkvinspect.cli import options, outputs, printing, streams
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.render.writers import CHECK_WRITERS, WRITERS
 
 if TYPE_CHECKING:

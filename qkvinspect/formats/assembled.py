@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkvinspect.checkpoint import ByteSource, Extent, Region, TensorInfo
 from qkvinspect.dtypes import DType
+from qkvinspect.fast_dataclass import dataclass
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     """Size of an element in bytes, and the indices of one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=False)
 class Box:
     """A box of a tensor.
 

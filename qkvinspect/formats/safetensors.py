@@ -5,7 +5,7 @@ Read here rather than by the safetensors library, which accepts duplicate names 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
@@ -100,9 +100,9 @@ def describe(source: ByteSource, limits: Limits) -> parts.Described:
     metadata = header.pop(_METADATA, {})
     if not is_texts(metadata):
         raise damaged(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
-    places: list[tuple[int, int, str]] = []
-    tensors = {name: _tensor(source, name, entry, data_start, places) for name, entry in header.items()}
-    _check_places(source, places, source.size - data_start)
+    # what is parsed goes as tensors come: a header of a million entries takes more room than they do
+    tensors = {name: _tensor(source, name, header.pop(name), data_start) for name in list(header)}
+    _check_places(source, tensors, data_start)
     return parts.Described(tensors, metadata)
 
 
@@ -139,10 +139,8 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
     return header, 8 + length
 
 
-def _tensor(
-    source: ByteSource, name: str, entry: object, data_start: int, places: list[tuple[int, int, str]]
-) -> TensorInfo:
-    """One tensor of the header; where its bytes lie is added to ``places``."""
+def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> TensorInfo:
+    """One tensor of the header."""
     fields = entry if is_mapping(entry) else {}
     if len(fields) != 3 or not fields.keys() >= _FIELDS:
         message = "header entry needs exactly dtype, shape, data_offsets"
@@ -173,7 +171,6 @@ def _tensor(
             found=f"{end - start} bytes",
             hint="the file is damaged",
         )
-    places.append((start, end, name))
     region = Region(source, data_start + start, end - start)
     return TensorInfo(name, dtype, shape, contiguous_strides(shape), region, keys=(name,))
 
@@ -182,15 +179,24 @@ def _integers(value: object) -> tuple[int, ...] | None:
     return tuple(value) if is_integers(value) else None
 
 
-def _check_places(source: ByteSource, places: list[tuple[int, int, str]], size: int) -> None:
+def _check_places(source: ByteSource, tensors: Mapping[str, TensorInfo], data_start: int) -> None:
     """The tensors' bytes must follow each other without a hole or an overlap, to the end of the file."""
-    position = 0
-    for start, end, name in sorted(places):
-        if start != position:
-            code = Code.SAFETENSORS_HOLE if start > position else Code.SAFETENSORS_OVERLAP
-            found = f"offset {start}, expected {position}"
+    position = data_start
+    for name, region in _in_order(tensors, data_start):
+        if region.start != position:
+            code = Code.SAFETENSORS_HOLE if region.start > position else Code.SAFETENSORS_OVERLAP
+            found = f"offset {region.start - data_start}, expected {position - data_start}"
             raise damaged(source, code, "its bytes do not follow the tensor before", found, name)
-        position = end
-    if position != size:
-        end = source.size - size + position
-        raise follows(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", end)
+        position += region.nbytes
+    if position != source.size:
+        raise follows(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", position)
+
+
+def _in_order(tensors: Mapping[str, TensorInfo], start: int) -> Iterable[tuple[str, Region]]:
+    """The regions by where they lie: as they are listed, mostly, which takes less time and room to see than to sort."""
+    for info in tensors.values():
+        if info.region.start != start:
+            places = ((info.region.start, info.region.nbytes, name) for name, info in tensors.items())
+            return [(name, tensors[name].region) for _, _, name in sorted(places)]
+        start += info.region.nbytes
+    return ((name, info.region) for name, info in tensors.items())

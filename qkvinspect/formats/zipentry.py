@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from functools import cached_property
+from collections import deque
+from collections.abc import Iterable, Iterator
 from threading import Lock
 
 from zlib_ng import zlib_ng
@@ -37,14 +38,10 @@ class EntryRegion(Region):
                 found=f"method {entry.method}, flags {entry.flags:#x}",
                 hint="unpack the file and zip it again without compression",
             )
-        super().__init__(source, 0, entry.size)
+        super().__init__(source, lambda: _data_start(source, entry), entry.size)
         self._entry = entry
         self.checked = not has_checksum
         self._checking = Lock()
-
-    @cached_property
-    def start(self) -> int:
-        return _data_start(self.source, self._entry)
 
     @property
     def extents(self) -> tuple[Extent, ...]:
@@ -55,8 +52,29 @@ class EntryRegion(Region):
             return
         with self._checking:
             if not self.checked:
-                _check(self.source, self._entry, self.start)
-                self.checked = True
+                deque(self._verified(_equal(self._entry.size)), maxlen=0)
+
+    def pieces(self, sizes: Iterable[int]) -> Iterator[bytes]:
+        """All bytes, in pieces of these sizes; to be believed once the last was taken and no error came after it.
+
+        Raises:
+            CheckpointError: the checksum is wrong.
+        """
+        with self._checking:
+            yield from self._verified(sizes)
+
+    def _verified(self, sizes: Iterable[int]) -> Iterator[bytes]:
+        """All bytes, once their checksum is compared; zlib would take three times as long to reckon it."""
+        crc, offset = 0, self.start
+        for size in sizes:
+            data = self.source.read(offset, size)
+            offset += size
+            crc = zlib_ng.crc32(data, crc)  # pyright: ignore[reportUnknownMemberType]
+            yield data
+        if crc != self._entry.crc:
+            said = f"the checksum of entry {self._entry.name!r} is wrong"
+            raise damaged(self.source, Code.ZIP_CHECKSUM, said, f"{crc:08x}")
+        self.checked = True
 
 
 def read(source: ByteSource, entry: Entry, *, has_checksum: bool) -> bytes:
@@ -89,11 +107,6 @@ def _data_start(source: ByteSource, entry: Entry) -> int:
     return start
 
 
-def _check(source: ByteSource, entry: Entry, start: int) -> None:
-    """Compare the checksum of all bytes, read piece by piece; zlib would take three times as long."""
-    crc = 0
-    for offset in range(0, entry.size, _PIECE):
-        data = source.read(start + offset, min(_PIECE, entry.size - offset))
-        crc = zlib_ng.crc32(data, crc)  # pyright: ignore[reportUnknownMemberType]
-    if crc != entry.crc:
-        raise damaged(source, Code.ZIP_CHECKSUM, f"the checksum of entry {entry.name!r} is wrong", f"{crc:08x}")
+def _equal(nbytes: int) -> Iterator[int]:
+    """Sizes of pieces that are read at once."""
+    return (min(_PIECE, nbytes - start) for start in range(0, nbytes, _PIECE))

@@ -42,13 +42,16 @@ class Names:
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        stripped = {name: unwrapped(name) for name in weights}
-        if len(set(stripped.values())) != len(stripped):  # both x and module.x: nothing may be stripped
-            stripped = {name: tuple(name.split(".")) for name in stripped}
-        self.paths = stripped
+        once: dict[str, str] = {}
+        stripped = {name: _shared(unwrapped(name), once) for name in weights}
         self._by_path = {path: name for name, path in stripped.items()}
+        if len(self._by_path) != len(stripped):  # both x and module.x: nothing may be stripped
+            stripped = {name: tuple(name.split(".")) for name in stripped}
+            self._by_path = {path: name for name, path in stripped.items()}
+        self.paths = stripped
         self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
-        self._by_path = {**self.aliases, **self._by_path}
+        if self.aliases:
+            self._by_path = {**self.aliases, **self._by_path}
         self._by_stack: dict[Path, dict[Path, str]] = {}
         self._by_end: dict[Path, list[tuple[Path, str]]] = {}
         self._ends: set[Path] | None = None
@@ -204,6 +207,11 @@ def unwrapped(name: str) -> Path:
     """A name's components without those of wrappers."""
     path = tuple(name.split("."))
     return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
+
+
+def _shared(path: Path, once: dict[str, str]) -> Path:
+    """The same components, each kept once: a million names have few that differ, and these take most of the room."""
+    return tuple([once.setdefault(part, part) for part in path])
 
 
 def numberless(path: Path) -> Path:

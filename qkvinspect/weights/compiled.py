@@ -38,8 +38,11 @@ _MOST = {"float32": math.inf}
 _FLOAT32 = 3.4e38
 
 
-def squares_of_rows(tile: Tile) -> memoryview[float] | None:
+def squares_of_rows(tile: Tile, data: bytes | None = None) -> memoryview[float] | None:
     """The sum of squares of each row of a piece; None where numpy must look at them.
+
+    Args:
+        data: what is stored there, where it was read.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -49,7 +52,7 @@ def squares_of_rows(tile: Tile) -> memoryview[float] | None:
     if squares is None:
         return None
     rows, cols = tile.shape
-    data = tile.stored()
+    data = tile.stored() if data is None else data
     found = squares(data, rows)
     if not math.isfinite(sum(found)):
         return None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.compiled import squares_of_rows
+from qkvinspect.weights.compiled import squares_of, squares_of_rows
 from qkvinspect.weights.strided import StridedMatrix
-from qkvinspect.weights.tiles import Tile, tiles
+from qkvinspect.weights.tiles import Tile, Verifiable, tiles
 from qkvinspect.weights.weight import Matrix, Weight
 from qkvinspect.workers import in_order
 
@@ -28,6 +28,12 @@ Progress = Callable[[int], None]
 
 _PIECE = 4 << 20
 """Bytes read at once: with less, the threads wait for one another (the interpreter's lock) more than they work."""
+
+_SMALL = 1 << 16
+"""Bytes of storages that are read twice rather than one after the other."""
+
+_CACHED = 1 << 20
+"""Bytes that a core keeps near itself."""
 
 _BATCH = 4 << 20
 """Bytes that a core takes at a time."""
@@ -131,7 +137,19 @@ def _nothing(job: _Job | None) -> RowStats | None:
 _Work = tuple[_Job, "Tile | ValueTile"]
 
 
-def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Iterator[list[_Work] | Region]:
+@dataclass(frozen=True, slots=True)
+class _WholeStorage:
+    """A weight that is all of a storage whose checksum has yet to be compared: both are done in one pass."""
+
+    job: _Job
+    tiles: tuple[Tile, ...]
+    region: Verifiable
+
+
+_Item = list[_Work] | _WholeStorage | Region
+
+
+def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Iterator[_Item]:
     """The tiles of all weights in batches of about equal size, and each storage that has a checksum before them.
 
     One storage more is verified than is read, so that no core waits for the one that does it.
@@ -144,6 +162,11 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Ite
         job = _job(number, request)
         jobs.append(job)
         if job is None:
+            continue
+        if whole := _whole_storage(job):
+            yield from [batch] if batch else []
+            yield whole
+            batch, size = [], 0
             continue
         for work in _tiles(job):
             batch.append(work)
@@ -158,8 +181,24 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Ite
 def _unchecked(requests: Iterable[StreamRequest]) -> Iterator[Region]:
     for request in requests:
         for region in request.weight.regions:
-            if not region.checked and region.nbytes > _PIECE:
+            if not region.checked and region.nbytes > _PIECE and not _whole_storage(_job(0, request)):
                 yield region
+
+
+def _whole_storage(job: _Job | None) -> _WholeStorage | None:
+    matrix = job.matrix if job else None
+    if job is None or not isinstance(matrix, StridedMatrix) or matrix.info.region.checked or not matrix.plain:
+        return None
+    region = matrix.info.region
+    alone = matrix.offset == 0 and matrix.rows * matrix.cols * matrix.unit // 8 == region.nbytes
+    if (
+        not alone
+        or region.nbytes < _SMALL
+        or not isinstance(region, Verifiable)
+        or squares_of(matrix.info.dtype.name) is None
+    ):
+        return None
+    return _WholeStorage(job, tuple(tiles(matrix, _CACHED)), region)
 
 
 def _job(number: int, request: StreamRequest) -> _Job | None:
@@ -180,16 +219,28 @@ def _tiles(job: _Job) -> Iterator[_Work]:
             yield job, value_tile
 
 
-def _work(work: list[_Work] | Region) -> list[_PartialSums]:
+def _work(work: _Item) -> list[_PartialSums]:
     if isinstance(work, Region):
         work.check()
         return []
+    if isinstance(work, _WholeStorage):
+        return _verified(work)
     return [_measure(job, tile) for job, tile in work]
+
+
+def _verified(whole: _WholeStorage) -> list[_PartialSums]:
+    """While bytes are in the processor's cache, they go into both sums; the checksum is compared after the last."""
+    pieces = whole.region.pieces(tile.nbytes for tile in whole.tiles)
+    found = [squares_of_rows(tile, data) for data, tile in zip(pieces, whole.tiles, strict=True)]
+    return [_sums(whole.job, tile, squares) for tile, squares in zip(whole.tiles, found, strict=True)]
 
 
 def _measure(job: _Job, tile: Tile | ValueTile) -> _PartialSums:
     """Stored words are summed as they are, which is fast; what is decoded is summed as numbers."""
-    compiled = squares_of_rows(tile) if isinstance(tile, Tile) else None
+    return _sums(job, tile, squares_of_rows(tile) if isinstance(tile, Tile) else None)
+
+
+def _sums(job: _Job, tile: Tile | ValueTile, compiled: memoryview[float] | None) -> _PartialSums:
     if compiled is not None:
         return _PartialSums(job.number, tile.nbytes, tile.rows, compiled, {})
     from qkvinspect.weights.looking import looked_at

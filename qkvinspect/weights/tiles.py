@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.strided import StridedMatrix
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A region whose bytes are verified as they are read: to be believed once the last was taken."""
+
+    def pieces(self, sizes: Iterable[int]) -> Iterator[bytes]:
+        """All bytes, in pieces of these sizes; an error after the last where they are not those that were written."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.sources.folder import Entries, Folder
 
 Kind = Literal["megatron", "deepspeed", "vllm"]

@@ -8,9 +8,9 @@ whose parts follow each other in blocks is cut part by part, so that each rank h
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.ranks.file_names import Kind
 
 Cut = Literal["rows", "columns", "whole", "blocks of q, k, v", "two blocks", "copies of k, v", "unknown"]
