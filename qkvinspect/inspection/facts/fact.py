@@ -45,6 +45,7 @@ class HeadFact:
             does not fit.
         by_class: whether the source is how the library's own class computes the number for exactly this module, so
             that nothing has to be concluded from widths.
+        refuted: why the source cannot speak of this module, whatever its rows; "" where nothing is known against it.
     """
 
     origin: str
@@ -56,6 +57,7 @@ class HeadFact:
     pruned: int = 0
     by_class: bool = False
     elsewhere: bool = False
+    refuted: str = ""
     said_by: SaidBy = SaidBy.CONFIG
     config: str = ""
 
