@@ -109,8 +109,8 @@ class ConfigKey(NamedTuple):
 
 
 _LATENT = {"qk_head_dim": ConfigKey("nope_dim"), "qk_pos_emb_head_dim": ConfigKey("rope_dim")}
-"""Megatron-LM's keys of latent attention (megatron/core/transformer/transformer_config.py, MLATransformerConfig); beside
-others, ``qk_head_dim`` is the sum of both."""
+"""Megatron-LM's keys of latent attention (megatron/core/transformer/transformer_config.py, MLATransformerConfig);
+beside others, ``qk_head_dim`` is the sum of both."""
 
 
 @cache
