@@ -1,8 +1,8 @@
 """Latent attention as Megatron-LM shares it among ranks, cut here as its layers cut it.
 
-Column-parallel layers hold rows (``linear_q_up_proj``, ``linear_kv_up_proj``), the row-parallel ``linear_proj`` columns;
-``linear_q_down_proj`` and ``linear_kv_down_proj`` are on every rank with Transformer Engine's layers and cut by rows with
-Megatron's own (megatron/core/models/gpt/gpt_layer_specs.py).
+Column-parallel layers hold rows (``linear_q_up_proj``, ``linear_kv_up_proj``), the row-parallel ``linear_proj``
+columns; ``linear_q_down_proj`` and ``linear_kv_down_proj`` are on every rank with Transformer Engine's layers and cut
+by rows with Megatron's own (megatron/core/models/gpt/gpt_layer_specs.py).
 """
 
 from __future__ import annotations

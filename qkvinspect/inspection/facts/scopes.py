@@ -87,9 +87,7 @@ def claim(
         strong = [word for word in named if word not in _WEAK] or named
         found = _all_found(strong, layer)
         if found is None and kind:
-            own = [word for word in split_words(kind) if word not in _SAY_NOTHING | _WEAK and len(word) > 3]
-            own = [*filter(names_a_known_part, own)] or own  # owlv2_text_model is not every layer of owlv2
-            found = next((where for word in own if (where := _all_found([word], layer)) is not None), None)
+            found = next((where for word in _of_kind(kind) if (where := _all_found([word], layer)) is not None), None)
         if found is None:
             missing.append(strong[0])
         else:
@@ -105,6 +103,15 @@ def claim(
             matched += 1
             position = min(position, found)
     return Claim(matched, tuple(missing), position)
+
+
+@lru_cache(256)
+def _of_kind(kind: str) -> tuple[str, ...]:
+    """The words of a ``model_type`` that may name a part: ``owlv2_text_model`` is not every layer of owlv2."""
+    first, *others = split_words(kind) or ("",)
+    part = any(names_a_known_part(word) and not _is_weak("", word) for word in others)
+    words = others if part else [first, *others]
+    return tuple(word for word in words if word not in _SAY_NOTHING | _WEAK and len(word) > 3)
 
 
 @lru_cache(4096)

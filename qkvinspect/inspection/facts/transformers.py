@@ -46,7 +46,15 @@ def _read(origin: str, section: ConfigSection, keys: HeadKeys, module: HeadedMod
         return None
     known = by is not None or bool(dim)
     width = None if known else _width(section.values, keys.num_heads, module)
-    fact = HeadFact(f"{origin}:{section.path}{path}", heads, kv_heads, dim, width, by_class=width is None)
+    fact = HeadFact(
+        f"{origin}:{section.path}{path}",
+        heads,
+        kv_heads,
+        dim,
+        width,
+        by_class=width is None,
+        shared_out=width is not None,
+    )
     return replace(fact, refuted=of_another(section, path, module))
 
 

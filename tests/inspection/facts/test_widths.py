@@ -130,3 +130,33 @@ def test_a_table_of_positions_of_all_heads_beside_the_pruned_projections() -> No
     found = report(shapes, config(model_type="t5", d_model=512, num_heads=8, d_kv=64))
     assert all_sizes(found) == [(2, 2, 64)]
     assert codes(found) == {"heads-fewer"}
+
+
+LLAMA = {"model_type": "llama", "hidden_size": 512, "num_attention_heads": 16, "num_key_value_heads": 4}
+
+
+@pytest.mark.parametrize(("ranks", "kv"), [(2, 2), (4, 1), (8, 1), (16, 1)])
+def test_a_share_of_heads_whose_width_the_class_reckons(ranks: int, kv: int) -> None:
+    layer = "model.layers.0.self_attn"
+    shapes = {**separate(layer, 512 // ranks, kv * 32, 512), f"{layer}.o_proj.weight": (512, 512 // ranks)}
+    found = report(shapes, config(**LLAMA))
+    assert all_sizes(found) == [(16 // ranks, kv, 32)]
+    assert codes(found) == {"heads-fewer"}
+
+
+@pytest.mark.parametrize("given", [{}, {"head_dim": 32}])
+def test_a_share_of_q_with_all_of_k_is_not_understood(given: dict[str, int]) -> None:
+    found = report(separate("model.layers.0.self_attn", 128, 128, 512), config(**LLAMA, **given))
+    assert all_sizes(found) == [None]
+    assert "heads-do-not-fit" in codes(found)
+
+
+@pytest.mark.parametrize("left", range(1, 12))
+def test_heads_pruned_without_a_word(left: int) -> None:
+    layer = "encoder.layer.0.attention"
+    names = ("query", "key", "value")
+    shapes = {**separate(f"{layer}.self", left * 32, left * 32, 384, names)}
+    shapes |= {f"{layer}.output.dense.weight": (384, left * 32)}
+    found = report(shapes, config(model_type="bert", hidden_size=384, num_attention_heads=12))
+    assert all_sizes(found) == [(left, left, 32)]
+    assert "pruning left" in str(found.findings)
