@@ -108,6 +108,11 @@ class ConfigKey(NamedTuple):
     roles: tuple[str, ...] = ()
 
 
+_LATENT = {"qk_head_dim": ConfigKey("nope_dim"), "qk_pos_emb_head_dim": ConfigKey("rope_dim")}
+"""Megatron-LM's keys of latent attention (megatron/core/transformer/transformer_config.py, MLATransformerConfig), which
+it writes out with their defaults where there is none; elsewhere ``qk_head_dim`` is the sum of both."""
+
+
 @cache
 def read(key: str) -> ConfigKey | None:
     """The meaning of a key, or None where it is not about heads or widths."""
@@ -122,8 +127,9 @@ def read(key: str) -> ConfigKey | None:
 
 def sizes(values: Mapping[str, object]) -> Iterator[tuple[str, ConfigKey, object]]:
     """Every key of heads and widths of one object of a config, with its value."""
+    latent = values.get("multi_latent_attention") is True
     for name, value in values.items():
-        key = read(name)
+        key = _LATENT[name] if latent and name in _LATENT else read(name)
         if key is not None and values.get(_SWITCHES.get(name, name)) is not False:
             yield name, key, value
 

@@ -54,8 +54,8 @@ def fitted(fact: HeadFact, stored: HeldRows, sizes: Sizes) -> tuple[Geometry, st
         contradiction = f"its heads have {width} rows, and {fact.num_heads} of them do not fit"
     except LayoutError as error:
         contradiction = str(error)
-    known = fact.ranks is not None or bool(fact.pruned)
-    explanations = list(_explanations(fact, width, sizes))
+    known = fact.ranks is not None or bool(fact.pruned) or fact.shared_out
+    explanations = list(_explanations(fact, width, sizes, stored.layout.kv_heads == "free"))
     without = list(_without_sizes(fact, width, stored))
     if len(explanations) == 1 and not without and (given or known):
         return explanations[0]
@@ -77,8 +77,13 @@ def _width(fact: HeadFact, in_features: int | None) -> tuple[int | None, bool]:
     return None, False
 
 
-def _explanations(fact: HeadFact, width: int, sizes: Sizes) -> Iterator[tuple[Geometry, str]]:
-    """Every way in which the layer may hold some of the model's heads, whole ones only."""
+def _explanations(fact: HeadFact, width: int, sizes: Sizes, kv_free: bool) -> Iterator[tuple[Geometry, str]]:
+    """Every way in which the layer may hold some of the model's heads, whole ones only.
+
+    Args:
+        kv_free: whether heads may share those of K and V. A rank that holds its part of Q's heads and more of K's than
+            these use is none that anything here knows.
+    """
     heads, kv_heads = fact.num_heads or 1, fact.num_kv_heads
     if fact.pruned:
         left = replace(fact, num_heads=heads - fact.pruned, num_kv_heads=None, head_dim=width)
@@ -89,10 +94,22 @@ def _explanations(fact: HeadFact, width: int, sizes: Sizes) -> Iterator[tuple[Ge
         if heads % ranks == 0:
             shared = max(1, kv_heads // ranks) if kv_heads else None
             share = replace(fact, num_heads=heads // ranks, num_kv_heads=shared, head_dim=width)
-            if found := _try(share, width, sizes):
+            found = _try(share, width, sizes)
+            if found and (not shared or not kv_free or found.num_kv_heads == shared):
                 share_of = f"the share of one of {ranks} ranks"
                 why = share_of if fact.ranks else f"{share_of}, or what pruning left,"
                 yield found, f"{why} of a model of {heads} heads"
+    if fact.ranks is None and kv_heads in (None, heads):
+        yield from _pruned(fact, width, sizes)
+
+
+def _pruned(fact: HeadFact, width: int, sizes: Sizes) -> Iterator[tuple[Geometry, str]]:
+    """So few heads of a model whose heads share none as no rank has."""
+    heads = fact.num_heads or 1
+    for left in range(1, heads):
+        found = _try(replace(fact, num_heads=left, num_kv_heads=None, head_dim=width), width, sizes)
+        if heads % left and found and found.num_kv_heads == left:
+            yield found, f"what pruning left of a model of {heads} heads"
 
 
 def _without_sizes(fact: HeadFact, width: int, stored: HeldRows) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -83,7 +83,10 @@ def _solve(
     for fact in facts:
         if fact.elsewhere:
             continue
-        sized = replace(fact, head_dim=fact.head_dim or tensor_dim)
+        if fact.refuted:
+            rejected.append((fact, fact.refuted))
+            continue
+        sized = replace(fact, head_dim=fact.head_dim or tensor_dim or _width_of_all(fact, facts))
         fixes = f"{fixed[0].origin} fixes {fixed[1]}" if fixed and fact.head_dim is None else ""
         try:
             geometry, why = fitted(sized, stored_rows, sizes)
@@ -134,15 +137,30 @@ def _of_other_parts(facts: Iterable[HeadFact], sizes: Sizes) -> dict[Geometry, H
     return found
 
 
-def _fixed(facts: Iterable[HeadFact], sizes: Sizes) -> tuple[HeadFact, int] | None:
+def _width_of_all(fact: HeadFact, facts: Iterable[HeadFact]) -> int | None:
+    """How wide a config says that heads are of which it and a tensor give the same number.
+
+    The tensor may be that of the whole model where the projections are a share of it: T5's table of positions is left
+    as it is where heads are pruned.
+    """
+    if fact.said_by is not SaidBy.TENSOR or fact.num_heads is None:
+        return None
+    alike = (one for one in facts if one.num_heads == fact.num_heads and not one.elsewhere and not one.refuted)
+    return next((one.head_dim for one in alike if one.said_by is SaidBy.CONFIG and one.head_dim), None)
+
+
+def _fixed(facts: Sequence[HeadFact], sizes: Sizes) -> tuple[HeadFact, int] | None:
     """The number of heads that a tensor of the module itself fixes, where all that do agree."""
     found: dict[int, HeadFact] = {}
     for fact in facts:
         if fact.said_by is SaidBy.TENSOR:
+            width = _width_of_all(fact, facts)
             try:
-                found.setdefault(sizes(fact).num_heads, fact)
+                geometry = sizes(fact)
             except LayoutError:
                 continue
+            if width in (None, geometry.width("q")):
+                found.setdefault(geometry.num_heads, fact)
     if len(found) != 1:
         return None
     ((heads, fact),) = found.items()

@@ -30,6 +30,24 @@ LAYOUTS: tuple[Layout, ...] = (
             ("mla-original-lite", "Mistral's latent attention with a plain query", "wkv", "", "wq", ("wq_b.weight",)),
         )
     ),
+    *(
+        Layout(
+            id=id,
+            libraries=libraries,
+            weights=(StoredWeight("linear_kv_up_proj.weight", KV_PER_HEAD), StoredWeight(f"{q}.weight", Q)),
+            out=("linear_proj.weight",),
+            v_free=True,
+            kv_heads="equal",
+            source="Megatron-LM megatron/core/transformer/multi_latent_attention.py, MLASelfAttention",
+            proof="source",
+            note="a head of Q ends with its rotary part; that of K is the same for all heads, in linear_kv_down_proj",
+            biases=(),
+        )
+        for id, libraries, q in (
+            ("megatron-mla", "Megatron-Core, NeMo: latent attention", "linear_q_up_proj"),
+            ("megatron-mla-lite", "Megatron-Core, NeMo: latent attention with a plain query", "linear_q_proj"),
+        )
+    ),
     Layout(
         id="mla-gated",
         libraries="transformers A.X K2: latent attention whose query projection holds an output gate",

@@ -73,6 +73,8 @@ class Joining:
                 self._only_on_some(name, infos)
                 continue
             cut = cut_of(name, self.kind, self._version)
+            if cut == "rows or whole":
+                cut = "whole" if self._is_whole(name, infos) else "rows"
             if cut == "whole" or len(infos) == 1:
                 self._keep_one(name, infos)
             elif cut == "unknown":
@@ -112,6 +114,14 @@ class Joining:
         self.tensors[name] = infos[0]
         if not name.endswith("_extra_state") and not are_equal(infos):
             self.differing.append(name)
+
+    def _is_whole(self, name: str, infos: Sequence[TensorInfo]) -> bool:
+        """Whether each rank has all of what compresses the inputs of latent attention, as Transformer Engine's layer
+        does, and not a share of it as Megatron's own (megatron/core/transformer/multi_latent_attention.py).
+        """
+        module = named(name).module
+        reads = self.ranks[0].get(f"{module.replace('_down_', '_up_')}.weight")
+        return reads is None or len(infos[0].shape) < 2 or infos[0].shape[0] >= reads.shape[-1]
 
     def _if_equal(self, name: str, infos: Sequence[TensorInfo]) -> None:
         if are_equal(infos):

@@ -13,9 +13,11 @@ from typing import Literal
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.ranks.file_names import Kind
 
-Cut = Literal["rows", "columns", "whole", "blocks of q, k, v", "two blocks", "copies of k, v", "unknown"]
+Cut = Literal[
+    "rows", "columns", "whole", "blocks of q, k, v", "two blocks", "copies of k, v", "rows or whole", "unknown"
+]
 """How a tensor is cut. ``copies of k, v``: by rows, but where there are more ranks than kv heads several ranks hold
-the same one. ``unknown``: nothing tells."""
+the same one. ``rows or whole``: as the layer was built, which what reads it tells. ``unknown``: nothing tells."""
 
 QKV_IN_BLOCKS = re.compile(r"(^|\.)(qkv_proj|qkv|Wqkv|W_pack|c_attn|att_proj|to_qkv|(attn|attention)[^.]*\.in_proj)$")
 QUERY_KEY_VALUE = re.compile(r"(^|\.)query_key_value$")
@@ -27,6 +29,7 @@ _ROWS = re.compile(
     r"|word_embeddings|word_embeddings_for_head|embed_tokens|embed_in|wte|tok_embeddings|lm_head|output_layer|embed_out"
     r"|final_linear|final_layer)$"
 )
+_ROWS_OR_WHOLE = re.compile(r"(^|\.)linear_(q|kv)_down_proj$")
 _COLUMNS = re.compile(
     r"(^|\.)(o_proj|out_proj|linear_proj|wo|to_out|attention\.dense|self_attention\.dense|inter_attention\.dense"
     r"|attn\.c_proj|mlp\.c_proj|c_proj|linear_fc2|dense_4h_to_h|down_proj|w2|fc2|fc_out|output\.dense)$"
@@ -76,6 +79,8 @@ def cut_of(name: str, kind: Kind, version: object) -> Cut:
         return "blocks of q, k, v" if in_blocks else "rows"
     if QKV_IN_BLOCKS.search(of.module):
         return "blocks of q, k, v"
+    if _ROWS_OR_WHOLE.search(of.module):
+        return "rows or whole"
     if _TWO_BLOCKS.search(of.module):
         return "two blocks"
     if _K_OR_V.search(of.module):

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.facts.module import HeadedModule
-from qkvinspect.inspection.facts.scopes import names_a_known_part
+from qkvinspect.inspection.facts.scopes import names_a_known_part, stands_in
 from qkvinspect.inspection.facts.sections import ConfigSection, Said, of, said
+from qkvinspect.inspection.facts.widths import of_another
 
 
 def facts(origin: str, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
@@ -27,16 +28,22 @@ def ranked(
 ) -> Iterator[HeadFact]:
     """The facts of the sections that speak best of a module."""
     found = [
-        (_rank(one, every, module), one, every)
-        for _, every in spoken
+        (_rank(one, every, module), section, one, every)
+        for section, every in spoken
         for one in (of(every, "num_heads") or of(every, "head_dim"))
     ]
-    best = min((rank for rank, *_ in found if rank is not None), default=None)
+    speaking = [
+        (rank, of_another(section, one.path.removeprefix(section.path), module), one, every)
+        for rank, section, one, every in found
+        if rank is not None
+    ]
+    of_its_width = [entry for entry in speaking if not entry[1]] or speaking
+    best = min((rank for rank, *_ in of_its_width), default=None)
     if best is None or (best[0] > 0 and _claimed_in_silence(spoken, module)):
         return
-    for rank, one, every in found:
+    for rank, refuted, one, every in of_its_width:
         if rank == best:
-            yield _fact(origin, one, every, module)
+            yield replace(_fact(origin, one, every, module), refuted=refuted)
 
 
 def of_other_parts(origin: str, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
@@ -68,7 +75,7 @@ def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None
         return 0, other or _misses(_fact("", one, every, module), module), claim.position, -claim.matched
     if claim.speaks:
         return (3, 0, 0, 0) if other else (1 if width is not None else 2, 0, 0, 0)
-    if any(word in _EITHER or word.isdecimal() or word in module.names.words for word in claim.missing):
+    if any(word in _EITHER or word.isdecimal() or stands_in(word, module.names.words) for word in claim.missing):
         return None
     if width is not None and not other:
         return 2, 0, 0, -claim.matched

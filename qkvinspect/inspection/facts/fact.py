@@ -45,6 +45,9 @@ class HeadFact:
             does not fit.
         by_class: whether the source is how the library's own class computes the number for exactly this module, so
             that nothing has to be concluded from widths.
+        shared_out: whether the library's own class makes heads of ``embed_dim // num_heads`` rows, so that fewer rows
+            are fewer heads.
+        refuted: why the source cannot speak of this module, whatever its rows; "" where nothing is known against it.
     """
 
     origin: str
@@ -55,7 +58,9 @@ class HeadFact:
     ranks: int | None = None
     pruned: int = 0
     by_class: bool = False
+    shared_out: bool = False
     elsewhere: bool = False
+    refuted: str = ""
     said_by: SaidBy = SaidBy.CONFIG
     config: str = ""
 

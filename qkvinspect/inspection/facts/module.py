@@ -21,6 +21,8 @@ class HeadedModule:
         widths: the sizes that the ``embed_dim`` of its part of the model may have: what its projections read, and
             what its output projection writes.
         rows: how many rows Q has, where its own tensor tells; else None.
+        packed: whether its numbers may be packed, so that its widths are not the model's: whole numbers that nothing
+            decodes.
     """
 
     layer: str
@@ -28,6 +30,7 @@ class HeadedModule:
     names: Names
     widths: frozenset[int]
     rows: int | None
+    packed: bool = False
 
     @classmethod
     def of(cls, candidate: Candidate, names: Names) -> HeadedModule:
@@ -45,7 +48,8 @@ class HeadedModule:
         alone = (
             rows for stored, (rows, _) in zip(layout.weights, shapes, strict=True) if stored.packing.order == ("q",)
         )
-        return cls(layer, candidate, names, frozenset(widths), next(alone, None))
+        packed = any(weight.encoding is None and weight.dtype.kind in ("int", "uint") for weight in candidate.weights)
+        return cls(layer, candidate, names, frozenset(widths), next(alone, None), packed)
 
     def claim(self, section: ConfigSection) -> Claim:
         """How well a section as a whole speaks of it."""

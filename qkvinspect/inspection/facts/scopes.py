@@ -27,11 +27,14 @@ _ALIKE: tuple[frozenset[str], ...] = tuple(
 )
 """Words for the same part of a model."""
 
+_NO_TEXT = _ALIKE[0] | _ALIKE[2]
+
 _WORDS_ALIKE: Mapping[str, frozenset[str]] = {word: words for words in _ALIKE for word in words}
 
 _CONTAINERS = ("config", "configs", "cfg", "args", "arguments", "params", "parameters", "hparams", "hyper", "kwargs")
 _WHOLES = ("model", "models", "module", "net", "network", "arch", "architecture", "settings", "options")
-_SAY_NOTHING = frozenset((*_CONTAINERS, *_WHOLES, "attention", "attn", "per", "layer", "layers"))
+_RUNS = ("train", "training", "init", "hf", "pretrained")
+_SAY_NOTHING = frozenset((*_CONTAINERS, *_WHOLES, *_RUNS, "attention", "attn", "per", "layer", "layers"))
 """Words of a section's name that name no part of a model."""
 
 _WEAK = frozenset({"encoder", "tower", "backbone", "head"})
@@ -84,8 +87,7 @@ def claim(
         strong = [word for word in named if word not in _WEAK] or named
         found = _all_found(strong, layer)
         if found is None and kind:
-            own = [word for word in split_words(kind) if word not in _SAY_NOTHING | _WEAK and len(word) > 3]
-            found = next((where for word in own if (where := _all_found([word], layer)) is not None), None)
+            found = next((where for word in _of_kind(kind) if (where := _all_found([word], layer)) is not None), None)
         if found is None:
             missing.append(strong[0])
         else:
@@ -101,6 +103,15 @@ def claim(
             matched += 1
             position = min(position, found)
     return Claim(matched, tuple(missing), position)
+
+
+@lru_cache(256)
+def _of_kind(kind: str) -> tuple[str, ...]:
+    """The words of a ``model_type`` that may name a part: ``owlv2_text_model`` is not every layer of owlv2."""
+    first, *others = split_words(kind) or ("",)
+    part = any(names_a_known_part(word) and not _is_weak("", word) for word in others)
+    words = others if part else [first, *others]
+    return tuple(word for word in words if word not in _SAY_NOTHING | _WEAK and len(word) > 3)
 
 
 @lru_cache(4096)
@@ -130,7 +141,25 @@ def _all_found(named: Sequence[str], layer: str) -> int | None:
 
 @lru_cache(4096)
 def _find(word: str, layer: str) -> int | None:
-    return next((place for other, place in _words(layer) if _alike(word, other)), None)
+    words = _words(layer)
+    sees = any(other in _NO_TEXT for other, _ in words)
+    return next((at for other, at in words if _alike(word, other) and not (sees and _is_weak(word, other))), None)
+
+
+def _is_weak(word: str, other: str) -> bool:
+    """Whether no more than ``transformer`` speaks for a text tower: a vision tower has one as well."""
+    return other == "transformer" != word
+
+
+@lru_cache(256)
+def stands_in(word: str, words: frozenset[str]) -> bool:
+    """Whether a part of a model stands among words, under whatever name."""
+    return any(_alike(word, other) and not _is_weak(word, other) for other in words)
+
+
+def says_nothing(key: str) -> bool:
+    """Whether a section's name names no part of a model, so that it may hold the whole."""
+    return _SAY_NOTHING.issuperset(split_words(key))
 
 
 def _alike(one: str, other: str) -> bool:

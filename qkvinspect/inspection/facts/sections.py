@@ -9,7 +9,7 @@ from typing import NamedTuple
 from qkvinspect.checkpoint import Config
 from qkvinspect.formats.config_keys import ConfigKey, Meaning, sizes
 from qkvinspect.inspection.facts.fact import is_count
-from qkvinspect.inspection.facts.scopes import Claim, claim, split_words
+from qkvinspect.inspection.facts.scopes import Claim, claim, says_nothing, split_words
 from qkvinspect.inspection.names import Names, NumberPlace
 from qkvinspect.parsed import is_items, is_mapping
 
@@ -47,6 +47,11 @@ class ConfigSection(NamedTuple):
     def tells(self) -> bool:
         """Whether it says anything of heads or widths, or which model it is of."""
         return bool(self.sizes) or any(isinstance(self.values.get(key), str) for key in _NAMES_A_MODEL)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is of the whole model: the root, or what a training script puts its config under."""
+        return all(map(says_nothing, self.keys))
 
     @property
     def path(self) -> str:

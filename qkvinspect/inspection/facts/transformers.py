@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, layer_type
 from qkvinspect.inspection.facts.tables.transformers import HeadKeys, head_keys
+from qkvinspect.inspection.facts.widths import of_another
+from qkvinspect.layouts.packing import KV_PER_HEAD
 from qkvinspect.parsed import is_items, is_mapping
 
 
 def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
     """What the class reads, asked of the whole model first, then of the part that the layer's name speaks of."""
-    speaking = [entry for entry in module.speaking(sections) if entry[0].matched or not entry[1].keys]
+    speaking = [entry for entry in module.speaking(sections) if entry[0].matched or entry[1].whole]
     for _, section in sorted(speaking, key=lambda entry: (len(entry[1].keys), entry[0].position)):
         kind = section.values.get("model_type")
         if not isinstance(kind, str):
             continue
         keys = head_keys(kind, module.layer, layer_type(section, module.layer, module.names))
-        if keys and (fact := _read(config.origin, section, keys, module)):
+        if keys and (fact := _read(config.origin, section, keys, module)) and not fact.refuted:
             return iter((fact,))
     return None
 
@@ -37,12 +40,29 @@ def _read(origin: str, section: ConfigSection, keys: HeadKeys, module: HeadedMod
     if heads and by:
         kv_heads = kv_heads // by if kv_heads and keys.num_kv_heads == keys.num_heads else kv_heads
         heads = heads // by
+    dim = dim or _latent_width(section.values, module)
     path = keys.num_heads if heads else keys.head_dim
     if not heads and not dim:
         return None
     known = by is not None or bool(dim)
     width = None if known else _width(section.values, keys.num_heads, module)
-    return HeadFact(f"{origin}:{section.path}{path}", heads, kv_heads, dim, width, by_class=width is None)
+    fact = HeadFact(
+        f"{origin}:{section.path}{path}",
+        heads,
+        kv_heads,
+        dim,
+        width,
+        by_class=width is None,
+        shared_out=width is not None,
+    )
+    return replace(fact, refuted=of_another(section, path, module))
+
+
+def _latent_width(values: Mapping[str, object], module: HeadedModule) -> int | None:
+    """Rows of a head of latent attention, whatever its model is wide: those with and without a position."""
+    nope, rope = values.get("qk_nope_head_dim"), values.get("qk_rope_head_dim")
+    latent = any(stored.packing == KV_PER_HEAD for stored in module.candidate.layout.weights)
+    return nope + rope if latent and is_count(nope) and is_count(rope) else None
 
 
 def _value(values: Mapping[str, object], path: str, layer: str) -> int | None:
