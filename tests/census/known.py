@@ -44,6 +44,31 @@ LEFT: tuple[Left, ...] = (
         "the scores of positions (r) are seen as a second attention with the same Q and V",
     ),
     Left(
+        "transformers/funnel *.attention",
+        "wrong-rows",
+        "the scores of positions (r_kernel) are seen as a second attention with the same Q and V",
+    ),
+    Left(
+        "transformers/lilt *.attention.self",
+        "wrong-rows",
+        "the scores of words and of places are added, so that each stream's V is met by both",
+    ),
+    Left(
+        "transformers/*grounding-dino *.fusion_layer.attn",
+        "wrong-rows",
+        "image and text attend to each other with one product: a truth is one of the two directions",
+    ),
+    Left(
+        "transformers/groupvit *.assign",
+        "wrong-rows",
+        "the softmax runs over the groups, as if they were keys: it is an assignment, whose names are the library's",
+    ),
+    Left(
+        "transformers/table-transformer *.decoder.layers.0.self_attn",
+        "wrong-rows",
+        "its first decoder layer starts from zeros, whose labels reach the products of the next attention",
+    ),
+    Left(
         "transformers/zaya *.self_attn",
         "missed",
         "Q and K go through one more convolution, which is what is seen; the projections before it are found",
