@@ -22,6 +22,13 @@ class Left(NamedTuple):
     why: str
 
 
+WITHOUT_CONFIG = (
+    "vit-pytorch", "torch", "torchvision", "torchaudio", "torchscale", "espnet", "esm", "nemo", "monai", "moshi",
+    "audiocraft", "openai-whisper", "segment-anything", "litgpt", "torch_geometric", "boltz", "coqui-tts", "uni2ts",
+    "ultralytics", "linformer", "conformer", "speechbrain", "performer-pytorch", "x-transformers",
+)  # fmt: skip
+"""Libraries whose layers are kept without a config."""
+
 LEFT: tuple[Left, ...] = (
     Left(
         "timm/efficientvit_* *.context_module.main",
@@ -78,6 +85,21 @@ LEFT: tuple[Left, ...] = (
         "wrong-rows",
         "each half of the heads meets half of V, which both halves then share: a truth is one of the two",
     ),
+    *(
+        Left(
+            where, "wrong-rows", "the scores of positions (linear_pos) are seen as a second attention with this Q and V"
+        )
+        for where in ("speechbrain/RelPosMHAXL *", "nemo/RelPositionMultiHeadAttention *")
+    ),
+    *(
+        Left(where, "wrong-rows", "features of Q and K are products with random directions, which are seen as scores")
+        for where in ("performer-pytorch/Performer *", "torch_geometric/PerformerAttention *")
+    ),
+    Left(
+        "pytorch-forecasting/InterpretableMultiHeadAttention *",
+        "unrecognised",
+        "each head has a Q and a K of its own and all share one V: no row has that yet",
+    ),
     Left(
         "vit-pytorch/cait.* *",
         "wrong-rows",
@@ -85,7 +107,7 @@ LEFT: tuple[Left, ...] = (
     ),
     *(
         Left(f"{library}/* *", "heads-unknown", "stored without a config, and no tensor fixes the number")
-        for library in ("vit-pytorch", "torch", "torchvision", "espnet", "esm")
+        for library in WITHOUT_CONFIG
     ),
 )
 
@@ -97,6 +119,8 @@ ALARMS: tuple[tuple[str, str], ...] = (
     ("transformers/d_fine *.self_attn", "its forward was not run"),
     ("transformers/xlstm *.mlstm_layer", "Q, K and V of a matrix memory"),
     ("transformers/zaya *.qkv_proj", "see above"),
+    ("performer-pytorch/Performer proj_updater.*", "the same layers once more, under the name of what redraws them"),
+    ("torch_geometric/TransformerConv *", "its products are computed edge by edge, which the tracer does not follow"),
     ("diffusers/AuraFlowTransformer2DModel *.added", "the second stream; alone, its module computes the first"),
 )
 """Globs of what is found where nothing was seen, and what it is."""
