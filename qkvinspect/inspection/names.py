@@ -24,6 +24,8 @@ Such a tensor is found under the shorter name as well."""
 
 Path = tuple[str, ...]
 
+_SEPARATORS = re.compile(r"[./]")
+_OUTPUT = re.compile(r":\d{1,3}$")
 
 _NUMBER = re.compile(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{1,9}(?=\.|$)")
 _LEADING = re.compile(r"\d{1,9}(?=\.|$)")
@@ -171,12 +173,14 @@ class Names:
 
     def stored_layer(self, name: str, components: int) -> str:
         """The stored name without its last ``components`` components, wrappers not counted."""
-        parts = name.split(".")
+        parts = _SEPARATORS.split(name) if "/" in name else name.split(".")
         wrapped = len(parts) != len(self.paths[name])
+        length = len(name)
         while components:
             last = parts.pop()
+            length -= len(last) + 1
             components -= not (wrapped and last in _WRAPPERS)
-        return ".".join(parts)
+        return name[: max(length, 0)]
 
 
 def shape_of(weight: Weight, orientation: Orientation) -> tuple[int, int]:
@@ -201,8 +205,12 @@ def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
 
 
 def unwrapped(name: str) -> Path:
-    """A name's components without those of wrappers."""
-    path = tuple(name.split("."))
+    """A name's components without those of wrappers.
+
+    Haiku, TensorFlow and Keras write ``layer_0/query/kernel:0``: slashes divide as dots do, and the number of an
+    operation's output says nothing.
+    """
+    path = tuple(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
     return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
 
 
