@@ -188,18 +188,18 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...], str]] = {
     "TensorFlow's slashes": (
         {f"bert/layer_0/attention/self/{name}/kernel": L for name in ("query", "key", "value")},
         ("bert/layer_0/attention/self",),
-        "pattern-turned",
+        "",
     ),
     "Haiku": (
         {f"transformer/h0_attn/{name}/w": L for name in ("query", "key", "value", "linear")},
         ("transformer/h0_attn",),
-        "pattern-turned",
+        "",
     ),
     "Keras": (
         {f"block_0/multi_head_attention/{name}/kernel:0": (E, 4, D) for name in ("query", "key", "value")}
         | {"block_0/multi_head_attention/attention_output/kernel:0": (4, D, E)},
         ("block_0/multi_head_attention",),
-        "pattern",
+        "",
     ),
     "PyTorch's tutorial with nested tensors": (
         {"layers.0.mha.packed_proj.weight": (3 * E, E), "layers.0.mha.out_proj.weight": L},
