@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ class Names:
         self._by_path = {**self.aliases, **self._by_path}
         self._by_stack: dict[Path, dict[Path, str]] = {}
         self._by_end: dict[Path, list[tuple[Path, str]]] = {}
-        self._ends: set[Path] | None = None
+        self._anywhere: dict[str, bool] = {}
         self._sorted: list[str] = []
         self._numbers: dict[str, dict[int, int]] = {}
         self._words: frozenset[str] | None = None
@@ -69,9 +69,7 @@ class Names:
         """Whether there is such a tensor; ``//key`` means anywhere."""
         if not key.startswith("//"):
             return self._name(key, layer) is not None
-        if self._ends is None:
-            self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
-        return tuple(key[2:].split(".")) in self._ends
+        return tuple(key[2:].split(".")) in self._all_ends
 
     def find(self, key: str, layer: Path) -> Weight | None:
         """The tensor called ``key`` below a layer, or None."""
@@ -79,6 +77,8 @@ class Names:
         return None if name is None else self.weights[name]
 
     def _name(self, key: str, layer: Path) -> str | None:
+        if not self.is_anywhere(key):
+            return None
         climb, ends = _ends(key)
         if climb:
             if climb > len(layer):
@@ -89,6 +89,19 @@ class Names:
             if name is not None:
                 return name
         return None
+
+    def is_anywhere(self, key: str) -> bool:
+        """Whether any tensor's name ends so: most keys that are asked for in every layer are in none."""
+        known = self._anywhere.get(key)
+        if known is None:
+            _, ends = _ends(key)
+            known = self._anywhere[key] = any(end[-2:] in self._all_ends for end in ends)
+        return known
+
+    @cached_property
+    def _all_ends(self) -> frozenset[Path]:
+        """The last component of every path, and the last two."""
+        return frozenset(path[-count:] for path in self._by_path for count in (1, 2))
 
     def find_path(self, path: Path) -> Weight | None:
         """The weight of a path, or None."""
