@@ -40,7 +40,7 @@ class Unrecognised:
     @property
     def suggestion(self) -> str:
         """A ``[[layout]]`` row to complete."""
-        return row(self.module, [tensor.name for tensor in self.tensors])
+        return row(self.module, {tensor.name: tensor.shape for tensor in self.tensors})
 
     def to_dict(self) -> dict[str, object]:
         """For the JSON contract."""

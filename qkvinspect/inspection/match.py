@@ -60,7 +60,7 @@ def find_attentions(
     forced = asked.forced
     forcible = {id for _, id in forced}
     layouts = [row for row in layouts if not row.only_told or row.id in forcible or _named_by(row, configs)]
-    index = _index((*asked.told, *layouts, *_wherever(layouts, asked)))
+    index = _index(row for row in (*asked.told, *layouts, *_wherever(layouts, asked)) if _may_occur(row, names))
     claimed: set[str] = set()
     matches: list[Match] = []
     found: list[list[Candidate]] = []
@@ -126,6 +126,12 @@ def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
                     needs_config=True,
                     model_types=(),
                 )
+
+
+def _may_occur(layout: Layout, names: Names) -> bool:
+    """Whether all that the layout needs is somewhere in the checkpoint, so that places are asked for it at all."""
+    needed = (*(weight.key for weight in layout.weights), *layout.siblings)
+    return all(names.is_anywhere(key) for key in needed if not key.startswith("//"))
 
 
 def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ Such a tensor is found under the shorter name as well."""
 
 Path = tuple[str, ...]
 
+_SEPARATORS = re.compile(r"[./]")
+_OUTPUT = re.compile(r":\d{1,3}$")
 
 _NUMBER = re.compile(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{1,9}(?=\.|$)")
 _LEADING = re.compile(r"\d{1,9}(?=\.|$)")
@@ -54,7 +56,7 @@ class Names:
             self._by_path = {**self.aliases, **self._by_path}
         self._by_stack: dict[Path, dict[Path, str]] = {}
         self._by_end: dict[Path, list[tuple[Path, str]]] = {}
-        self._ends: set[Path] | None = None
+        self._anywhere: dict[str, bool] = {}
         self._sorted: list[str] = []
         self._numbers: dict[str, dict[int, int]] = {}
         self._words: frozenset[str] | None = None
@@ -70,9 +72,7 @@ class Names:
         """Whether there is such a tensor; ``//key`` means anywhere."""
         if not key.startswith("//"):
             return self._name(key, layer) is not None
-        if self._ends is None:
-            self._ends = {path[-count:] for path in self._by_path for count in (1, 2)}
-        return tuple(key[2:].split(".")) in self._ends
+        return tuple(key[2:].split(".")) in self._all_ends
 
     def find(self, key: str, layer: Path) -> Weight | None:
         """The tensor called ``key`` below a layer, or None."""
@@ -80,6 +80,8 @@ class Names:
         return None if name is None else self.weights[name]
 
     def _name(self, key: str, layer: Path) -> str | None:
+        if not self.is_anywhere(key):
+            return None
         climb, ends = _ends(key)
         if climb:
             if climb > len(layer):
@@ -90,6 +92,19 @@ class Names:
             if name is not None:
                 return name
         return None
+
+    def is_anywhere(self, key: str) -> bool:
+        """Whether any tensor's name ends so: most keys that are asked for in every layer are in none."""
+        known = self._anywhere.get(key)
+        if known is None:
+            _, ends = _ends(key)
+            known = self._anywhere[key] = any(end[-2:] in self._all_ends for end in ends)
+        return known
+
+    @cached_property
+    def _all_ends(self) -> frozenset[Path]:
+        """The last component of every path, and the last two."""
+        return frozenset(path[-count:] for path in self._by_path for count in (1, 2))
 
     def find_path(self, path: Path) -> Weight | None:
         """The weight of a path, or None."""
@@ -174,12 +189,14 @@ class Names:
 
     def stored_layer(self, name: str, components: int) -> str:
         """The stored name without its last ``components`` components, wrappers not counted."""
-        parts = name.split(".")
+        parts = _SEPARATORS.split(name) if "/" in name else name.split(".")
         wrapped = len(parts) != len(self.paths[name])
+        length = len(name)
         while components:
             last = parts.pop()
+            length -= len(last) + 1
             components -= not (wrapped and last in _WRAPPERS)
-        return ".".join(parts)
+        return name[: max(length, 0)]
 
 
 def shape_of(weight: Weight, orientation: Orientation) -> tuple[int, int]:
@@ -204,8 +221,12 @@ def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
 
 
 def unwrapped(name: str) -> Path:
-    """A name's components without those of wrappers."""
-    path = tuple(name.split("."))
+    """A name's components without those of wrappers.
+
+    Haiku, TensorFlow and Keras write ``layer_0/query/kernel:0``: slashes divide as dots do, and the number of an
+    operation's output says nothing.
+    """
+    path = tuple(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
     return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
 
 

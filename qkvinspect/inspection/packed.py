@@ -57,11 +57,13 @@ def _is_one_head(module: ProjectingModule) -> bool:
 
 
 def _turns(names: Names, module: ProjectingModule, projections: Sequence[Projection]) -> tuple[Orientation, ...]:
-    """How the tensors may lie. A layer's ``weight`` is [out, in]; a bare parameter may be either."""
+    """How the tensors may lie. A layer's ``weight`` is [out, in], a ``kernel`` of TensorFlow, Keras and Flax and a
+    ``w`` of Haiku (whose names have slashes) are [in, out]; a bare parameter may be either.
+    """
     one = projections[0]
-    if one.key[-1] in ("weight", "w") or len(one.weight.shape) != 2:
+    if one.key[-1] == "weight" or len(one.weight.shape) != 2:
         return ("out_in",)
-    if one.key[-1] == "kernel":
+    if one.key[-1] == "kernel" or (one.key[-1] == "w" and "/" in one.weight.name):
         return ("in_out",)
     bias = names.find_path((*module.path, *one.key[:-1], one.key[-1].replace("weight", "bias")))
     if bias is not None and bias.shape != one.weight.shape and len(set(one.weight.shape)) == 2:

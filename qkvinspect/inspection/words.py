@@ -52,7 +52,7 @@ _OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc f
 OUT_WORDS = frozenset(_OUT.split())
 """Words for the output projection."""
 
-ATTENTION_WORDS = ("attn", "attention", "atten", "mha", "msa", "sdpa", "att")
+ATTENTION_WORDS = ("attn", "attention", "atten", "mha", "msa", "mhsa", "sdpa", "att")
 """What the names of attention modules, or of what holds them, contain."""
 
 

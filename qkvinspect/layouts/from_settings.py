@@ -110,7 +110,8 @@ def _text(origin: str, key: str, value: object) -> str:
     if type(value) not in (str, int) or not str(value) or len(str(value)) > _LONGEST:
         raise UsageError(f"{origin}: {key} of a layout is no text", found=repr(value)[:60])
     if value == UNKNOWN:
-        raise UsageError(f"{origin}: {key} of a layout is still {UNKNOWN!r}", hint="put the name of a tensor there")
+        hint = f"put {'a packing' if key == 'packing' else 'the name of a tensor'} there"
+        raise UsageError(f"{origin}: {key} of a layout is still {UNKNOWN!r}", hint=hint)
     return str(value)
 
 

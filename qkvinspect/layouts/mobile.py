@@ -19,6 +19,43 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         note="the output projection takes these heads and as many again from their surroundings (aggreg)",
     ),
+    *(
+        Layout(
+            id=f"ultralytics-{kind}",
+            libraries=f"Ultralytics {libraries}",
+            weights=(StoredWeight("qkv.conv.weight", PER_HEAD),),
+            biases=(),
+            ndim=4,
+            ratio=ratio,
+            siblings=("pe.conv.weight", "proj.conv.weight"),
+            out=("proj.conv.weight",),
+            kv_heads="equal",
+            v_free=v_ratio is not None,
+            v_ratio=v_ratio,
+            head_tensors=(),
+            source=f"ultralytics/nn/modules/block.py, {source}",
+            proof="source",
+            note=f"a batch norm follows: fold it in before the values mean anything; {note}",
+        )
+        for kind, libraries, ratio, v_ratio, source, note in (
+            (
+                "psa",
+                "YOLOv10, YOLO11, RT-DETR's C2PSA: attention of which K is half as wide as V",
+                2,
+                2,
+                "Attention.forward: view(heads, 2 * key_dim + head_dim), split",
+                "YOLO's heads have 64 rows of V",
+            ),
+            (
+                "area",
+                "YOLO12: attention within areas",
+                3,
+                None,
+                "AAttn.forward: view(heads, 3 * head_dim), split",
+                "YOLO's heads have 32 rows",
+            ),
+        )
+    ),
     Layout(
         id="timm-conv-attention",
         libraries="timm LowFormer, CPUBone",

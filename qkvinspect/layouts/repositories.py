@@ -217,4 +217,16 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         note="Q and K only, q and k of each head in turn",
     ),
+    Layout(
+        id="packed-proj",
+        libraries="PyTorch's own tutorial on transformers with nested tensors",
+        weights=(StoredWeight("packed_proj.weight", QKV),),
+        out=("out_proj.weight",),
+        siblings=("out_proj.weight",),
+        ratio=3,
+        kv_heads="equal",
+        head_tensors=(),
+        source="PyTorch tutorials, transformer_building_blocks.py, MultiHeadAttention.forward: chunk(packed_proj, 3)",
+        proof="memory",
+    ),
 )

@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Any
 
 _STANDS_IN = """
-    accelerated_scan audioread av bitsandbytes causal_conv1d cuequivariance_torch cv2 datasets deepspeed
-    dllogger editdistance fairscale fire flash_attn gradio gruut hydra inflect jiwer kaldiio lhotse librosa
-    lightning_fabric matplotlib mamba_ssm megatron nltk numba onnx pesq pyannote pyloudnorm pynini pypinyin pystoi
-    pytorch_lightning pytorch_wpe rdkit resampy sacrebleu seaborn sklearn soundfile soxr spacy tensorboard
-    tensorboardX texterrors torchcodec trainer triton wandb webdataset whisper_normalizer
+    accelerated_scan audioread av bitsandbytes causal_conv1d cuequivariance_torch cv2 cytoolz datasets deepspeed
+    dllogger editdistance fairscale fire flash_attn flashy gradio gruut hydra inflect jiwer kaldiio lhotse librosa
+    lightning_fabric mamba_ssm matplotlib megatron nltk num2words numba nv_one_logger onnx pesq pyannote pyloudnorm
+    pynini pypinyin pystoi pytorch_lightning pytorch_wpe rdkit resampy sacrebleu seaborn sklearn soundfile soxr
+    spacy tensorboard tensorboardX texterrors torchcodec trainer triton wandb webdataset whisper_normalizer xformers
 """
 STANDS_IN = frozenset(_STANDS_IN.split())
 """What is imported by modules of attention, and not called by them: a hollow module stands in."""
@@ -40,7 +40,13 @@ def _hollow_class(name: str) -> Any:
             return args[0]  # a decorator
         return object.__new__(cls)
 
-    return _Anything(name, (), {"__new__": make, "__call__": lambda self, *a, **k: a[0] if a else self})
+    def held(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    members = {"__new__": make, "__call__": lambda self, *a, **k: a[0] if a else self, "__getattr__": held}
+    return _Anything(name, (), members)
 
 
 class _Hollow(ModuleType):

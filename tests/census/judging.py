@@ -118,7 +118,8 @@ def _compare_part(true: Mapping[str, Any], part: Part | None, name: str, found: 
     if part is None:
         return "wrong-rows", f"{name} is not there"
     if true.get("mixed") or len(true["tensors"]) > 1:
-        return ("right", "") if part.weight.name in true["tensors"] else ("wrong-rows", f"{name} in {part.weight.name}")
+        held = {*true["tensors"], *true.get("also", ())}
+        return ("right", "") if part.weight.name in held else ("wrong-rows", f"{name} in {part.weight.name}")
     if part.weight.name != true["tensors"][0]:
         return "wrong-rows", f"{name} is in {true['tensors'][0]}, not {part.weight.name}"
     rows, layout = sum(map(len, part.heads)), found.layout

@@ -22,6 +22,13 @@ class Left(NamedTuple):
     why: str
 
 
+WITHOUT_CONFIG = (
+    "vit-pytorch", "torch", "torchvision", "torchaudio", "torchscale", "espnet", "esm", "nemo", "monai", "moshi",
+    "audiocraft", "openai-whisper", "segment-anything", "litgpt", "torch_geometric", "boltz", "coqui-tts", "uni2ts",
+    "ultralytics", "linformer", "conformer", "speechbrain", "performer-pytorch", "x-transformers",
+)  # fmt: skip
+"""Libraries whose layers are kept without a config."""
+
 LEFT: tuple[Left, ...] = (
     Left(
         "timm/efficientvit_* *.context_module.main",
@@ -44,6 +51,31 @@ LEFT: tuple[Left, ...] = (
         "the scores of positions (r) are seen as a second attention with the same Q and V",
     ),
     Left(
+        "transformers/funnel *.attention",
+        "wrong-rows",
+        "the scores of positions (r_kernel) are seen as a second attention with the same Q and V",
+    ),
+    Left(
+        "transformers/lilt *.attention.self",
+        "wrong-rows",
+        "the scores of words and of places are added, so that each stream's V is met by both",
+    ),
+    Left(
+        "transformers/*grounding-dino *.fusion_layer.attn",
+        "wrong-rows",
+        "image and text attend to each other with one product: a truth is one of the two directions",
+    ),
+    Left(
+        "transformers/groupvit *.assign",
+        "wrong-rows",
+        "the softmax runs over the groups, as if they were keys: it is an assignment, whose names are the library's",
+    ),
+    Left(
+        "transformers/table-transformer *.decoder.layers.0.self_attn",
+        "wrong-rows",
+        "its first decoder layer starts from zeros, whose labels reach the products of the next attention",
+    ),
+    Left(
         "transformers/zaya *.self_attn",
         "missed",
         "Q and K go through one more convolution, which is what is seen; the projections before it are found",
@@ -53,6 +85,21 @@ LEFT: tuple[Left, ...] = (
         "wrong-rows",
         "each half of the heads meets half of V, which both halves then share: a truth is one of the two",
     ),
+    *(
+        Left(
+            where, "wrong-rows", "the scores of positions (linear_pos) are seen as a second attention with this Q and V"
+        )
+        for where in ("speechbrain/RelPosMHAXL *", "nemo/RelPositionMultiHeadAttention *")
+    ),
+    *(
+        Left(where, "wrong-rows", "features of Q and K are products with random directions, which are seen as scores")
+        for where in ("performer-pytorch/Performer *", "torch_geometric/PerformerAttention *")
+    ),
+    Left(
+        "pytorch-forecasting/InterpretableMultiHeadAttention *",
+        "unrecognised",
+        "each head has a Q and a K of its own and all share one V: no row has that yet",
+    ),
     Left(
         "vit-pytorch/cait.* *",
         "wrong-rows",
@@ -60,7 +107,7 @@ LEFT: tuple[Left, ...] = (
     ),
     *(
         Left(f"{library}/* *", "heads-unknown", "stored without a config, and no tensor fixes the number")
-        for library in ("vit-pytorch", "torch", "torchvision", "espnet", "esm")
+        for library in WITHOUT_CONFIG
     ),
 )
 
@@ -72,6 +119,8 @@ ALARMS: tuple[tuple[str, str], ...] = (
     ("transformers/d_fine *.self_attn", "its forward was not run"),
     ("transformers/xlstm *.mlstm_layer", "Q, K and V of a matrix memory"),
     ("transformers/zaya *.qkv_proj", "see above"),
+    ("performer-pytorch/Performer proj_updater.*", "the same layers once more, under the name of what redraws them"),
+    ("torch_geometric/TransformerConv *", "its products are computed edge by edge, which the tracer does not follow"),
     ("diffusers/AuraFlowTransformer2DModel *.added", "the second stream; alone, its module computes the first"),
 )
 """Globs of what is found where nothing was seen, and what it is."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,14 @@ class Stored:
             raise KeyError(name)
         return self.names[self.which[at]], int(self.where[at])
 
+    def path(self, module: nn.Module, path: str) -> str:
+        """Where a module is in the file: what the name there of one of its parameters begins with."""
+        for name, _ in module.get_submodule(path).named_parameters():
+            with contextlib.suppress(KeyError):
+                stored, _ = self.place(f"{path}.{name}", 0)
+                return stored.rsplit(".", name.count(".") + 1)[0]
+        return path
+
     def part(self, trace: Trace, part: Part) -> dict[str, Any]:
         """A part of an attention as a census keeps it."""
         heads: list[list[tuple[str, int]]] = []
@@ -117,6 +126,7 @@ class Stored:
         }
         if part.mixed or len({name for name, _ in first}) > 1:
             found["mixed"] = True
+            found["also"] = sorted({self.place(trace.names[number], 0)[0] for number in part.also})
         return found
 
 
@@ -141,19 +151,22 @@ def truth_of(stored: Stored, trace: Trace, module: nn.Module, seen: Seen) -> dic
     return {"path": seen.path, "class": cls, "kind": seen.kind, **found}
 
 
-def untraced(stored: Stored, module: nn.Module, truths: list[dict[str, Any]]) -> list[str]:
-    """Modules that their library calls attention, or that hold a projection to heads, and that were not seen at work.
+def untraced(stored: Stored, module: nn.Module, known: Iterable[str]) -> list[str]:
+    """Modules that their library calls attention and that were not seen at work, by the names in the file.
 
     A report may find them or not: the census knows nothing of them.
+
+    Args:
+        known: parameters of what was seen.
     """
-    known = {name for truth in truths for part in "qkv" if part in truth for name in truth[part]["tensors"]}
-    found = []
+    seen, found = set(known), []
     for path, part in module.named_modules():
         if path and CALLED_ATTENTION.search(type(part).__name__):
             names = [f"{path}.{name}" for name, _ in part.named_parameters()]
-            if names and not known & set(names):
+            if names and not seen & set(names):
                 found.append(path)
-    return [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    return list(dict.fromkeys(stored.path(module, path) for path in outer))
 
 
 def line_of(model: Model) -> dict[str, Any]:
@@ -167,8 +180,9 @@ def line_of(model: Model) -> dict[str, Any]:
         except Exception as error:
             trouble = f"{type(error).__name__}: {error}"[:200]
     stored = Stored(model, module, trace)
-    truths = []
+    truths, known = [], set[str]()
     for seen in read(trace, module):
+        known |= {trace.names[number] for part in seen.parts.values() for number in part.parameters}
         try:
             truths.append(truth_of(stored, trace, module, seen))
         except KeyError:
@@ -177,7 +191,7 @@ def line_of(model: Model) -> dict[str, Any]:
         "lib": model.lib, "name": model.name, "class": type(module).__name__, "files": dict(model.files(module)),
         "tensors": [[name, *rest] for name, rest in stored.tensors.items()], "truth": truths,
     }  # fmt: skip
-    if rest := untraced(stored, module, truths):
+    if rest := untraced(stored, module, known):
         line["untraced"] = rest
     if trouble:
         line["trouble"] = trouble

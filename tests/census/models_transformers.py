@@ -18,7 +18,12 @@ LARGEST = 160_000_000
 ACTIVE = ("hidden_states", "x", "query", "queries", "inputs", "query_states")
 OTHER = ("key", "value", "key_value_states", "encoder_hidden_states", "context")
 """Arguments of an attention: what it always takes, and what it takes where the other tokens are not its own."""
-TRIES = ((8, 2, True), (8, 2, False), (4, 2, False), (16, 2, False), (2, 2, False), (1, 2, False))
+DEEP = 99
+"""As many layers as there are: some configs speak of their layers one by one."""
+TRIES = (
+    (8, 2, True), (8, 2, False), (4, 2, False), (16, 2, False), (2, 2, False), (1, 2, False),
+    (8, DEEP, False), (16, DEEP, False), (4, DEEP, False), (32, 2, False), (2, DEEP, False), (1, DEEP, False),
+)  # fmt: skip
 PREFERRED = (
     "PRETRAINING", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "MASKED_LM",
     "MULTIMODAL_LM", "CTC", "OBJECT_DETECTION", "UNIVERSAL_SEGMENTATION", "MASK_GENERATION", "IMAGE_CLASSIFICATION",
@@ -38,7 +43,16 @@ def _classes(model_type: str) -> list[type[nn.Module]]:
         for name in (names,) if isinstance(names, str) else names:
             if (cls := getattr(transformers, name, None)) is not None and cls not in found:
                 found.append(cls)
-    return found
+    return found or _of_config(transformers.CONFIG_MAPPING[model_type])
+
+
+def _of_config(config: type) -> list[type[nn.Module]]:
+    """The classes of a part of a model, which no auto class knows: those that its config belongs to."""
+    home = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
+    base = importlib.import_module("transformers").PreTrainedModel
+    held = [one for one in vars(home).values() if inspect.isclass(one) and issubclass(one, base)]
+    own = [one for one in held if one.__module__ == home.__name__ and one.config_class is config]
+    return sorted(own, key=lambda one: not one.__name__.endswith("Model"))
 
 
 def _build(model_type: str, number: int) -> nn.Module:
@@ -62,11 +76,21 @@ def _build(model_type: str, number: int) -> nn.Module:
                 config = cls.from_dict(smaller(whole, factor, layers, kv))
                 config._attn_implementation = "eager" if kv is None else config._attn_implementation
                 module = architecture(config)
+                if kv and not _may_share(module):
+                    trouble = "V has as many heads as Q"
+                    continue
             except Exception as error:
                 trouble = f"{type(error).__name__}: {error}"
                 continue
             return module
     raise RuntimeError(trouble)
+
+
+def _may_share(module: nn.Module) -> bool:
+    """Whether the class makes fewer heads of V where it makes fewer of K; some read the number for K only."""
+    widths = {name: t.shape[0] for name, t in module.named_parameters() if name.endswith("_proj.weight")}
+    pairs = ((rows, widths.get(name.replace("k_proj", "v_proj"))) for name, rows in widths.items() if "k_proj" in name)
+    return all(other in (None, rows) for rows, other in pairs)
 
 
 def _files(module: nn.Module) -> dict[str, Any]:

@@ -17,10 +17,16 @@ Row = tuple[int, int]
 
 @dataclass
 class Part:
-    """Q, K or V as one module uses it: the rows of each head, in the order of the heads."""
+    """Q, K or V as one module uses it: the rows of each head, in the order of the heads.
+
+    Attributes:
+        mixed: heads hold rows of other parameters too (rotary parts of latent attention), which are left out here.
+        also: those parameters.
+    """
 
     heads: list[tuple[Row, ...]]
     mixed: bool = False
+    also: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> list[int]:
@@ -61,6 +67,7 @@ def streams(operand: Operand | None) -> list[Part]:
     found: dict[int, list[tuple[Row, ...]]] = {}
     at: dict[int, int] = {}
     mixed: dict[int, bool] = {}
+    also: dict[int, set[int]] = {}
     for first in sorted(firsts):
         vector = vectors[first][vectors[first] >= 0].astype(np.int64)
         owners = vector // WIDE - 1
@@ -70,10 +77,12 @@ def streams(operand: Operand | None) -> list[Part]:
         found.setdefault(owner, []).append(tuple((owner, int(label % WIDE)) for label in kept))
         at.setdefault(owner, int(places[first]))
         mixed[owner] = mixed.get(owner, False) or len(kept) < width
+        also.setdefault(owner, set()).update({int(other) for other in owners} - {owner})
     if len(found) > 1 and len(set(at.values())) == 1 and all(len(heads) == 1 for heads in found.values()):
         heads = [head for owner in found for head in found[owner]]
         return [Part(heads, any(mixed.values()))]
-    return [Part(found[owner], mixed[owner]) for owner in sorted(found, key=lambda owner: at[owner])]
+    in_order = sorted(found, key=lambda owner: at[owner])
+    return [Part(found[owner], mixed[owner], tuple(sorted(also[owner]))) for owner in in_order]
 
 
 def _near(trace: Trace, part: Part, path: str, module: nn.Module) -> bool:

@@ -187,8 +187,24 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...], str]] = {
     "names without dots": ({f"layer_0_{name}_weight": L for name in ("query", "key", "value")}, ("",), ""),
     "TensorFlow's slashes": (
         {f"bert/layer_0/attention/self/{name}/kernel": L for name in ("query", "key", "value")},
-        ("",),
+        ("bert/layer_0/attention/self",),
         "",
+    ),
+    "Haiku": (
+        {f"transformer/h0_attn/{name}/w": L for name in ("query", "key", "value", "linear")},
+        ("transformer/h0_attn",),
+        "",
+    ),
+    "Keras": (
+        {f"block_0/multi_head_attention/{name}/kernel:0": (E, 4, D) for name in ("query", "key", "value")}
+        | {"block_0/multi_head_attention/attention_output/kernel:0": (4, D, E)},
+        ("block_0/multi_head_attention",),
+        "",
+    ),
+    "PyTorch's tutorial with nested tensors": (
+        {"layers.0.mha.packed_proj.weight": (3 * E, E), "layers.0.mha.out_proj.weight": L},
+        ("layers.0.mha",),
+        "packed-proj",
     ),
 }
 """What is found: tensors, the layers of the modules, the id of the layout."""

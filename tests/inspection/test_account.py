@@ -167,3 +167,40 @@ def test_each_kind_of_module_has_a_row_to_complete(tmp_path: Path, run: Any) -> 
     out = run("show", save(tmp_path, {**SQUARES, **RWKV})).out
     assert out.count("[[layout]]") == 2
     assert out.count('layer = "enc.*.attn"') == 1
+
+
+@pytest.mark.parametrize(
+    ("shapes", "answers", "module"),
+    [
+        (SQUARES, {"q": "fcs.0.weight", "k": "fcs.1.weight", "v": "fcs.2.weight"}, "enc.0.attn"),
+        (TRIPLE, {"packing": "q, k, v per head"}, "layer.self_attn"),
+    ],
+    ids=["squares", "triple"],
+)
+def test_what_is_printed_is_pasted_and_works(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, shapes: Shapes, answers: dict[str, str], module: str
+) -> None:
+    """The lines of ``show``, completed, in a project's pyproject.toml."""
+    path = save(tmp_path, shapes)
+    lines = run("show", path).out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.strip() == "[[layout]]")
+    pasted = [line.strip() for line in lines[start:]]
+    for key, value in answers.items():
+        pasted = [f'{key} = "{value}"' if line.startswith(f'{key} = "{UNKNOWN}"') else line for line in pasted]
+    text = "\n".join([*pasted, "heads = 4"]).replace("[[layout]]", "[[tool.qkvinspect.layout]]")
+    (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    found = run("show", path, "-f", "json").json()["attentions"]
+    assert found[0]["layer"] == module
+    assert (found[0]["num_heads"], found[0]["found_by"]) == (4, "settings")
+
+
+def test_a_row_that_was_not_completed_is_refused(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, TRIPLE)
+    lines = run("show", path).out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.strip() == "[[layout]]")
+    (tmp_path / "qkvinspect.toml").write_text("\n".join(line.strip() for line in lines[start:]))
+    monkeypatch.chdir(tmp_path)
+    result = run("show", path)
+    assert result.code == 2
+    assert "still '?'" in result.err

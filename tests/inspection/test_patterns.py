@@ -160,3 +160,12 @@ def test_three_axes_alone_say_nothing(tmp_path: Path) -> None:
     found = report({f"a.attn.W_{part}": (4, E, 12) for part in "QKV"})
     assert found.attentions == ()
     assert [finding.code for finding in found.findings] == ["unrecognised-attention"]
+
+
+@pytest.mark.parametrize("leaf", ["/query/kernel", "/query/w", ".query.kernel"])
+def test_kernels_lie_the_other_way_round(leaf: str) -> None:
+    """TensorFlow, Keras and Flax store a ``kernel`` [in, out], and Haiku its ``w``."""
+    names = {f"block{leaf.replace('query', word)}": (E, E) for word in ("query", "key", "value", "out")}
+    (attention,) = report({f"attn_{name}": shape for name, shape in names.items()}).attentions
+    assert {part.orientation for part in attention.parts} == {"in_out"}
+    assert attention.layer == "attn_block"

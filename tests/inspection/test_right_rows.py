@@ -109,6 +109,13 @@ def sep_vit_windows(state: State, tokens: Tensor) -> Heads:
     return {"q": q, "k": k}
 
 
+def yolo11(state: State, tokens: Tensor) -> Heads:
+    """Attention.forward, whose K has half of V's rows."""
+    qkv = conv2d(_image(tokens), state["m.0.attn.qkv.conv.weight"]).view(1, H, 2 * D // 2 + D, N)
+    q, k, v = qkv.split([D // 2, D // 2, D], dim=2)
+    return {"q": q[0].mT, "k": k[0].mT, "v": v[0].mT}
+
+
 _RELPOS = {"mha_layer.pos_bias_u": (D, H), "mha_layer.pos_bias_v": (D, H), "mha_layer.linear_pos.weight": (E, E)}
 _SPEECHBRAIN = {"mha_layer.in_proj_weight": (3 * E, E), "mha_layer.out_proj.weight": (E, E),
                 "mha_layer.out_proj.bias": (E,)}  # fmt: skip
@@ -146,6 +153,9 @@ CASES: dict[str, Case] = {
         {"blocks.0.1.attn.qkv.weight": (3 * E, E), "blocks.0.1.attn.proj.weight": (E, E),
          "blocks.0.1.cpe1.proj.weight": (E, 1, 3, 3)}, davit_channel, "timm-davit-channel", "blocks.0.1.attn",
         heads=True),
+    "YOLO11": Case(
+        {"m.0.attn.qkv.conv.weight": (2 * E, E, 1, 1), "m.0.attn.proj.conv.weight": (E, E, 1, 1),
+         "m.0.attn.pe.conv.weight": (E, 1, 3, 3)}, yolo11, "ultralytics-psa", "m.0.attn", heads=True),
     "SepViT between windows": Case(
         {"window_tokens_to_qk.3.weight": (2 * E, E, 1), "window_tokens_to_qk.0.weight": (D,),
          "to_qkv.weight": (3 * E, E, 1)}, sep_vit_windows, "sep-vit-windows", "window_tokens_to_qk"),

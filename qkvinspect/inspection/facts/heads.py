@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -13,9 +13,12 @@ from qkvinspect.inspection.facts.fact import HeadFact, SaidBy, is_count
 from qkvinspect.inspection.facts.flags import HeadFlag
 from qkvinspect.inspection.facts.libraries import FORMATS, LIBRARIES
 from qkvinspect.inspection.facts.module import HeadedModule
-from qkvinspect.inspection.facts.sections import ConfigSection, sections
+from qkvinspect.inspection.facts.sections import ConfigSection, says_the_same_of_alike_layers, sections
 from qkvinspect.inspection.facts.shares import pruned, ranks
-from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.names import Names, numberless
+
+Ask = Callable[[Config, Sequence[ConfigSection], HeadedModule], Iterable[HeadFact]]
+"""Reads a config for one module."""
 
 _ATTRIBUTES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 
@@ -34,6 +37,8 @@ class Sources:
         self._flags = flags
         self._modules = modules
         self._configs = [(config, sections(config)) for config in configs]
+        self._speaks_alike = [says_the_same_of_alike_layers(config.values) for config in configs]
+        self._said: dict[object, tuple[HeadFact, ...]] = {}
 
     def facts(self, candidate: Candidate) -> list[HeadFact]:
         """What each source says about a layer, the most trusted first."""
@@ -48,14 +53,25 @@ class Sources:
         if own.num_heads is not None:
             yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim, said_by=SaidBy.ROW)
         module = HeadedModule.of(candidate, self._names)
-        for config, parts in self._configs:
-            yield from _of_config(config, parts, module)
+        for number in range(len(self._configs)):
+            yield from self._of_config(number, module, _of_config)
         yield from self._of_modules(candidate)
         yield from self._of_tensors(candidate)
         for format in FORMATS:
             yield from format(module)
-        for config, parts in self._configs:
-            yield from any_config.of_other_parts(config.origin, parts, module)
+        for number in range(len(self._configs)):
+            yield from self._of_config(number, module, _of_other_parts)
+
+    def _of_config(self, number: int, module: HeadedModule, ask: Ask) -> Iterable[HeadFact]:
+        """What a config says, read once for layers whose names differ in numbers only, where these count nothing."""
+        config, parts = self._configs[number]
+        if not self._speaks_alike[number]:
+            return ask(config, parts, module)
+        name = numberless(tuple(module.layer.split(".")))
+        key = ask, number, name, module.candidate.layout, module.widths, module.rows
+        if key not in self._said:
+            self._said[key] = tuple(ask(config, parts, module))
+        return self._said[key]
 
     def _of_modules(self, candidate: Candidate) -> Iterator[HeadFact]:
         attributes = self._modules.get(candidate.layer, {})
@@ -79,6 +95,10 @@ class Sources:
                 yield HeadFact(origin, size, said_by=SaidBy.TENSOR)
             elif size < candidate.weights[0].shape[0]:  # a norm over all heads at once says nothing
                 yield HeadFact(origin, head_dim=size, said_by=SaidBy.TENSOR)
+
+
+def _of_other_parts(config: Config, parts: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
+    return any_config.of_other_parts(config.origin, parts, module)
 
 
 def _of_config(config: Config, parts: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:

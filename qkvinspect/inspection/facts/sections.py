@@ -76,6 +76,22 @@ def sections(config: Config) -> list[ConfigSection]:
     return [section for section in found if section.tells]
 
 
+_PLACES = ("architecture", "_class_name")
+"""What names a model of timm or diffusers, whose heads go by the places of blocks."""
+
+
+def says_the_same_of_alike_layers(values: Mapping[str, object], depth: int = 0) -> bool:
+    """Whether a config holds nothing that goes by a layer's number: no list, no key that is a number."""
+    if depth > _MAX_DEPTH or any(key in values for key in _PLACES):
+        return False
+    for key, value in values.items():
+        if key.isdecimal() or (is_items(value) and len(value) > 1):
+            return False
+        if is_mapping(value) and not says_the_same_of_alike_layers(value, depth + 1):
+            return False
+    return True
+
+
 def _as_one_layer_s(values: Mapping[str, object], around: Mapping[str, object]) -> Mapping[str, object]:
     """A section for one layer says what differs from all others; the rest is said around it."""
     return {**{name: value for name, value in around.items() if not is_mapping(value)}, **values}
