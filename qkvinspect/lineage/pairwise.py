@@ -11,6 +11,7 @@ from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
 from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested
 from qkvinspect.lineage.order_test import OrderTest, order_test
+from qkvinspect.lineage.spectra_alike import spectra_alike
 from qkvinspect.lineage.subject import Subject, nbytes
 from qkvinspect.lineage.unit_profiles import UnitProfiles
 from qkvinspect.weights.reading import Array
@@ -76,9 +77,11 @@ def _weighed(
     if test.least > KIN:
         why = f"{test.units} units are too few to tell kin from strangers"
     elif residual.p_value < KIN:
-        why = "residual units stand in the same order, but something that both were given numbers them (such as fixed positions)"
+        why = "residual units stand in the same order, which something that both were given may number: fixed positions"
     elif test.p_value < STRANGERS:
-        why = "units stand in the same order more often than chance would often have it, and less than is needed to say so"
+        why = "more units stand in the same order than chance would have it often, and fewer than are needed to say so"
+    elif spectra_alike(*sides):
+        why = "the heads have the same spectra, as if B were A with its residual stream in another basis"
     else:
         return Kinship(*places, "unrelated", "units stand in each other's order as chance has it", None, test, tested)
     return Kinship(*places, "undetermined", why, None, test, tested)

@@ -1,8 +1,8 @@
 """How several checkpoints that are kin lie between each other.
 
 What training adds to a model hardly lies along what was added before, so squared distances add up along a line of
-descent. A checkpoint lies between two others where its squared distances to them add up to that between them, about: where the
-ways from it to them are at right angles.
+descent. A checkpoint lies between two others where its squared distances to them add up to that between them: where
+the ways from it to them are at right angles, or nearly so.
 """
 
 from __future__ import annotations
