@@ -11,15 +11,15 @@ from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
 from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested
 from qkvinspect.lineage.order_test import OrderTest, order_test
+from qkvinspect.lineage.relatives import Relative, nbytes
 from qkvinspect.lineage.spectra_alike import spectra_alike
-from qkvinspect.lineage.subject import Subject, nbytes
 from qkvinspect.lineage.unit_profiles import UnitProfiles
 from qkvinspect.weights.reading import Array
 
 Places = tuple[int, int]
 
 
-def kinship(places: Places, a: Subject, b: Subject, advance: Callable[[int], None]) -> Kinship:
+def kinship(places: Places, a: Relative, b: Relative, advance: Callable[[int], None]) -> Kinship:
     """Compare two checkpoints.
 
     Args:
@@ -50,7 +50,7 @@ def kinship(places: Places, a: Subject, b: Subject, advance: Callable[[int], Non
     return _weighed(places, (a, b), residual, "residual", residual, layers)
 
 
-def _incomparable(a: Subject, b: Subject) -> str:
+def _incomparable(a: Relative, b: Relative) -> str:
     for side, one in (("A", a), ("B", b)):
         if one.units is None:
             reason = one.left_out[0][1] if one.left_out else "it has no attention"
@@ -63,7 +63,7 @@ def _incomparable(a: Subject, b: Subject) -> str:
 
 def _weighed(
     places: Places,
-    sides: tuple[Subject, Subject],
+    sides: tuple[Relative, Relative],
     test: OrderTest,
     tested: Tested,
     residual: OrderTest,
@@ -90,7 +90,7 @@ def _weighed(
 _SHARED = "both come from one start; two checkpoints alone do not tell whether one was made from the other"
 
 
-def _made_of(sides: tuple[Subject, Subject], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
+def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
     """Which side was made from the other, and how that is seen; "" where it is not."""
     kept = [head for layer in layers for head in layer.heads if head.fate == "kept"]
     roundings = [_rounding(one) for one in sides]
@@ -112,7 +112,7 @@ _FINE = 2.0**-16
 """What float32 loses where heads are rotated or rescaled."""
 
 
-def _rounding(one: Subject) -> float:
+def _rounding(one: Relative) -> float:
     """The relative rounding of the coarsest dtype that it stores heads in; nothing is allowed for codes."""
     found = _FINE
     for layer in one.layers:

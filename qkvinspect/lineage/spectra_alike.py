@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from qkvinspect.inspection.report import Attention, Part
-from qkvinspect.lineage.subject import Subject
+from qkvinspect.lineage.relatives import Relative
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import rows_of_values
 
@@ -18,7 +18,7 @@ _NEARER = 0.2
 """How much nearer heads of B must lie to those of A than these to each other."""
 
 
-def spectra_alike(a: Subject, b: Subject) -> bool:
+def spectra_alike(a: Relative, b: Relative) -> bool:
     """Whether the heads of the first layers have partners in B that are far nearer than any of their neighbours.
 
     Raises:

@@ -28,7 +28,7 @@ def nudged(model: Model, share: float, seed: int) -> Model:
     other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for one in other.parameters():
-            one += share * one.std(correction=0) * torch.randn(one.shape, generator=generator)
+            one.add_(torch.randn(one.shape, generator=generator), alpha=share * one.std(correction=0).item())
     return other
 
 
@@ -109,7 +109,7 @@ def test_a_third_checkpoint_tells_which_lies_between(model: Model, tmp_path: Pat
     assert verdicts[0, 1] == verdicts[1, 2] == "derived"
     assert verdicts[0, 2] == "common ancestor"
     assert {verdicts[place, 3] for place in range(3)} == {"unrelated"}
-    assert {frozenset((branch.a, branch.b)) for branch in found.branches} == {frozenset((0, 1)), frozenset((1, 2))}
+    assert {frozenset((join.a, join.b)) for join in found.joins} == {frozenset((0, 1)), frozenset((1, 2))}
 
 
 def test_three_of_an_ancestor_that_is_not_there_are_not_said_to_be_derived(model: Model, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_families_of_units_are_independent() -> None:
 @pytest.mark.parametrize("sizes", [[24], [8, 8, 8, 8]])
 def test_p_values_of_noise_are_uniform(sizes: list[int]) -> None:
     generator = np.random.default_rng(0)
-    found = [order_test([generator.normal(size=(n, n)) for n in sizes]).p_value for _ in range(150)]
+    found = [order_test([generator.normal(size=(n, n)) for n in sizes]).p_value for _ in range(100)]
     assert kstest(found, "uniform").pvalue > 0.01
 
 
