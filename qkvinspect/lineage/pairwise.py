@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from qkvinspect.dtypes import DTYPES
+from qkvinspect.lineage.code_rounding import rounded_to_codes
 from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
 from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
@@ -95,7 +95,7 @@ def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> t
     kept = [head for layer in layers for head in layer.heads if head.fate == "kept"]
     roundings = [_rounding(one) for one in sides]
     if not kept or any(head.moved is None or head.moved > 4 * max(roundings) for head in kept):
-        return None, ""
+        return _coded(sides)
     more: list[Literal["a", "b"]] = []
     if roundings[0] != roundings[1]:
         more.append("b" if roundings[1] > roundings[0] else "a")
@@ -108,8 +108,23 @@ def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> t
     return (more[0] if len(set(more)) == 1 else None), same
 
 
+_CODED = "all numbers of one that were looked at are those of the other, rounded to its codes"
+
+
+def _coded(sides: tuple[Relative, Relative]) -> tuple[Literal["a", "b"] | None, str]:
+    """Which side holds the other's numbers as codes."""
+    a, b = sides
+    for fine, coarse, name in ((a, b, "b"), (b, a, "a")):
+        if rounded_to_codes(fine, coarse):
+            return ("b" if name == "b" else "a"), _CODED
+    return None, ""
+
+
 _FINE = 2.0**-16
 """What float32 loses where heads are rotated or rescaled."""
+
+
+_ROUNDINGS = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
 def _rounding(one: Relative) -> float:
@@ -117,9 +132,8 @@ def _rounding(one: Relative) -> float:
     found = _FINE
     for layer in one.layers:
         for weight in layer.weights:
-            dtype = DTYPES[weight.dtype.name]
-            if weight.encoding is None and dtype.kind == "float":
-                found = max(found, {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(dtype.name, _FINE))
+            if weight.encoding is None:
+                found = max(found, _ROUNDINGS.get(weight.dtype.name, _FINE))
     return found
 
 

@@ -146,6 +146,24 @@ def test_units_that_fixed_positions_number_are_not_tested(tmp_path: Path) -> Non
     assert (tuned.verdict, tuned.tested) == ("common ancestor", "inner")
 
 
+LLAMA_CPP = Path(__file__).parents[1] / "diff" / "llama_cpp"
+
+
+@pytest.mark.parametrize("name", ["llama", "gptneox", "internlm2", "falcon-groups", "gpt2", "qwen3next"])
+def test_what_llama_cpp_converted_is_the_same_model(name: str) -> None:
+    """Renamed, unpacked, transposed, its rows in another order: no head moved."""
+    found = kinship(LLAMA_CPP / name, LLAMA_CPP / f"{name}.gguf")
+    assert found.verdict == "derived"
+    assert all(head.fate == "kept" and head.a == head.b and (head.moved or 0) < 1e-6 for head in found.heads)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2", "falcon-groups"])
+def test_what_llama_cpp_rounded_to_codes_was_made_of_the_original(name: str) -> None:
+    found = kinship(LLAMA_CPP / name, LLAMA_CPP / f"{name}-q8_0.gguf")
+    assert (found.verdict, found.descendant) == ("derived", "b")
+    assert all(0.001 < (head.moved or 0) < 0.02 for head in found.heads)
+
+
 def test_streams_of_other_widths_cannot_be_compared(model: Model, tmp_path: Path) -> None:
     other = Model(Recipe(width=60), 1)
     found = kinship(saved(model, tmp_path / "a"), saved(other, tmp_path / "b"))
