@@ -10,8 +10,8 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Report
 from qkvinspect.lineage.kinship import Kinship, Verdict
 from qkvinspect.lineage.pairwise import kinship
-from qkvinspect.lineage.subject import comparable, nbytes, subject
-from qkvinspect.lineage.tree import Branch, branches, with_between
+from qkvinspect.lineage.relatives import comparable, nbytes, read_once
+from qkvinspect.lineage.tree import Join, joins, with_between
 from qkvinspect.progress import Progress, counter
 
 SCHEMA_VERSION = 1
@@ -25,13 +25,13 @@ class Lineage:
         reports: in the order in which they were named.
         left_out: of each the layers that were not compared, with the reason.
         kinships: of any two.
-        branches: what joins those that are kin.
+        joins: what joins those that are kin.
     """
 
     reports: tuple[Report, ...]
     left_out: tuple[tuple[tuple[str, str], ...], ...]
     kinships: tuple[Kinship, ...]
-    branches: tuple[Branch, ...]
+    joins: tuple[Join, ...]
 
     def answers(self, expected: Verdict) -> bool:
         """Whether all others are to the first what was expected."""
@@ -56,7 +56,7 @@ class Lineage:
                 for report, left in zip(self.reports, self.left_out, strict=True)
             ],
             "pairs": [one.to_dict() for one in self.kinships],
-            "tree": [one.to_dict() for one in self.branches],
+            "tree": [one.to_dict() for one in self.joins],
         }
 
 
@@ -69,12 +69,12 @@ def lineage(reports: Sequence[Report], progress: Progress | None = None) -> Line
     """
     sizes = [sum(map(nbytes, comparable(report)[0])) for report in reports]
     advance = counter(len(reports) * sum(sizes), progress)
-    subjects = [subject(report, advance) for report in reports]
-    every = [kinship((i, j), subjects[i], subjects[j], advance) for i, j in combinations(range(len(reports)), 2)]
+    members = [read_once(report, advance) for report in reports]
+    every = [kinship((i, j), members[i], members[j], advance) for i, j in combinations(range(len(reports)), 2)]
     names = [chr(ord("A") + place) if place < 26 else f"#{place + 1}" for place in range(len(reports))]
     return Lineage(
         tuple(reports),
-        tuple(one.left_out for one in subjects),
+        tuple(one.left_out for one in members),
         with_between(names, every),
-        branches(len(reports), every),
+        joins(len(reports), every),
     )

@@ -40,7 +40,7 @@ class LayerPairs:
     """How the layers of two models lie beside each other.
 
     Attributes:
-        paired: in the order of both.
+        paired: in the order of both, then those that lie in another order.
         chance: how alike two heads can look that have nothing to do with each other; chance_of_layers: two layers.
         alike: how alike the layers are, [layers of A, layers of B]: the mean cosine of their heads, paired one to one.
     """
@@ -64,10 +64,21 @@ def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) ->
     chance_of_layers = float(_means(by_chance).max())
     chance = max(float(found.max()) for row in by_chance for found in row)
     paired = in_order(alike - chance_of_layers)
+    paired = (*paired, *_elsewhere(alike - chance_of_layers, paired))
     if not paired:  # nothing in common: as they come
         paired = tuple((at, at) for at in range(min(len(a), len(b))))
     layers = tuple(PairedLayer(i, j, every[i][j], one_to_one(every[i][j])) for i, j in paired)
     return LayerPairs(layers, chance, chance_of_layers, alike)
+
+
+def _elsewhere(scores: Array, paired: Pairs) -> Pairs:
+    """Pairs of what is left: a file may have its stacks of layers in another order."""
+    rows, cols = (
+        [place for place in range(scores.shape[side]) if place not in {pair[side] for pair in paired}]
+        for side in (0, 1)
+    )
+    left = scores[np.ix_(rows, cols)]
+    return tuple((rows[i], cols[j]) for i, j in one_to_one(left) if left[i, j] > 0)
 
 
 def _means(every: Sequence[Sequence[Array]]) -> Array:

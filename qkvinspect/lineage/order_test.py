@@ -24,6 +24,8 @@ from qkvinspect.weights.reading import Array
 
 _DRAWS = 4000
 _SEED = 20251128
+_LEAST = 1e-300
+"""What is smaller is said to be so: products of many small chances are none that floats hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def order_test(similarities: Sequence[Array]) -> OrderTest:
     in_place = sum(int((one == np.arange(len(one))).sum()) for one in assigned)
     law = fixed_points([len(one) for one in told])
     share = _share(told, assigned, in_place)
-    p_value = min(float(law[in_place + 1 :].sum() + law[in_place] * share), 1.0)
+    p_value = min(max(float(law[in_place + 1 :].sum() + law[in_place] * share), _LEAST), 1.0)
     return OrderTest(units, in_place, p_value, float(law[-1]))
 
 

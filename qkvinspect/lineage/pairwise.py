@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from qkvinspect.dtypes import DTYPES
+from qkvinspect.lineage.code_rounding import rounded_to_codes
 from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
 from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
 from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested
 from qkvinspect.lineage.order_test import OrderTest, order_test
-from qkvinspect.lineage.subject import Subject, nbytes
+from qkvinspect.lineage.relatives import Relative, nbytes
+from qkvinspect.lineage.spectra_alike import spectra_alike
 from qkvinspect.lineage.unit_profiles import UnitProfiles
 from qkvinspect.weights.reading import Array
 
 Places = tuple[int, int]
 
 
-def kinship(places: Places, a: Subject, b: Subject, advance: Callable[[int], None]) -> Kinship:
+def kinship(places: Places, a: Relative, b: Relative, advance: Callable[[int], None]) -> Kinship:
     """Compare two checkpoints.
 
     Args:
@@ -49,7 +50,7 @@ def kinship(places: Places, a: Subject, b: Subject, advance: Callable[[int], Non
     return _weighed(places, (a, b), residual, "residual", residual, layers)
 
 
-def _incomparable(a: Subject, b: Subject) -> str:
+def _incomparable(a: Relative, b: Relative) -> str:
     for side, one in (("A", a), ("B", b)):
         if one.units is None:
             reason = one.left_out[0][1] if one.left_out else "it has no attention"
@@ -62,7 +63,7 @@ def _incomparable(a: Subject, b: Subject) -> str:
 
 def _weighed(
     places: Places,
-    sides: tuple[Subject, Subject],
+    sides: tuple[Relative, Relative],
     test: OrderTest,
     tested: Tested,
     residual: OrderTest,
@@ -76,9 +77,11 @@ def _weighed(
     if test.least > KIN:
         why = f"{test.units} units are too few to tell kin from strangers"
     elif residual.p_value < KIN:
-        why = "residual units stand in the same order, but something that both were given numbers them (such as fixed positions)"
+        why = "residual units stand in the same order, which something that both were given may number: fixed positions"
     elif test.p_value < STRANGERS:
-        why = "units stand in the same order more often than chance would often have it, and less than is needed to say so"
+        why = "more units stand in the same order than chance would have it often, and fewer than are needed to say so"
+    elif spectra_alike(*sides):
+        why = "the heads have the same spectra, as if B were A with its residual stream in another basis"
     else:
         return Kinship(*places, "unrelated", "units stand in each other's order as chance has it", None, test, tested)
     return Kinship(*places, "undetermined", why, None, test, tested)
@@ -87,12 +90,12 @@ def _weighed(
 _SHARED = "both come from one start; two checkpoints alone do not tell whether one was made from the other"
 
 
-def _made_of(sides: tuple[Subject, Subject], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
+def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
     """Which side was made from the other, and how that is seen; "" where it is not."""
     kept = [head for layer in layers for head in layer.heads if head.fate == "kept"]
     roundings = [_rounding(one) for one in sides]
     if not kept or any(head.moved is None or head.moved > 4 * max(roundings) for head in kept):
-        return None, ""
+        return _coded(sides)
     more: list[Literal["a", "b"]] = []
     if roundings[0] != roundings[1]:
         more.append("b" if roundings[1] > roundings[0] else "a")
@@ -105,18 +108,32 @@ def _made_of(sides: tuple[Subject, Subject], layers: Sequence[LayerFate]) -> tup
     return (more[0] if len(set(more)) == 1 else None), same
 
 
+_CODED = "all numbers of one that were looked at are those of the other, rounded to its codes"
+
+
+def _coded(sides: tuple[Relative, Relative]) -> tuple[Literal["a", "b"] | None, str]:
+    """Which side holds the other's numbers as codes."""
+    a, b = sides
+    for fine, coarse, name in ((a, b, "b"), (b, a, "a")):
+        if rounded_to_codes(fine, coarse):
+            return ("b" if name == "b" else "a"), _CODED
+    return None, ""
+
+
 _FINE = 2.0**-16
 """What float32 loses where heads are rotated or rescaled."""
 
 
-def _rounding(one: Subject) -> float:
+_ROUNDINGS = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+
+
+def _rounding(one: Relative) -> float:
     """The relative rounding of the coarsest dtype that it stores heads in; nothing is allowed for codes."""
     found = _FINE
     for layer in one.layers:
         for weight in layer.weights:
-            dtype = DTYPES[weight.dtype.name]
-            if weight.encoding is None and dtype.kind == "float":
-                found = max(found, {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(dtype.name, _FINE))
+            if weight.encoding is None:
+                found = max(found, _ROUNDINGS.get(weight.dtype.name, _FINE))
     return found
 
 

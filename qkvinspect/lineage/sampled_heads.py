@@ -64,9 +64,9 @@ def cannot_compare(attention: Attention) -> str:
         return "its heads are divided further than into Q, K and V"
     if attention.output is None:
         return "the output projection is not known"
-    why = next(filter(None, map(_no_numbers, (*attention.weights, attention.output.weight))), "")
-    if why:
-        return why
+    for weight in (*attention.weights, attention.output.weight):
+        if why := _no_numbers(weight):
+            return why
     widths = {part.in_features for part in parts if part is not None}
     rows, cols = attention.output.weight.as_shape(attention.output.orientation)
     if cols != geometry.num_heads * geometry.width("v"):

@@ -1,8 +1,8 @@
 """How several checkpoints that are kin lie between each other.
 
 What training adds to a model hardly lies along what was added before, so squared distances add up along a line of
-descent. A checkpoint lies between two others where its squared distances to them add up to that between them, about: where the
-ways from it to them are at right angles.
+descent. A checkpoint lies between two others where its squared distances to them add up to that between them: where
+the ways from it to them are at right angles, or nearly so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ASIDE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class Join:
     """Two checkpoints that nothing known lies between.
 
     Attributes:
@@ -35,22 +35,23 @@ class Branch:
         return {"a": self.a, "b": self.b, "distance": self.distance}
 
 
-def branches(count: int, kinships: Sequence[Kinship]) -> tuple[Branch, ...]:
+def joins(count: int, kinships: Sequence[Kinship]) -> tuple[Join, ...]:
     """The shortest tree of each family, as joins of two checkpoints, the nearest first."""
     families = list(range(count))
-    found: list[Branch] = []
+    found: list[Join] = []
     known = [(one.distance, one) for one in kinships if one.kin and one.distance is not None]
     for distance, one in sorted(known, key=lambda pair: pair[0]):
         ours, theirs = families[one.a], families[one.b]
         if ours != theirs:
-            found.append(Branch(one.a, one.b, distance))
+            found.append(Join(one.a, one.b, distance))
             families = [ours if family == theirs else family for family in families]
     return tuple(found)
 
 
 def with_between(names: Sequence[str], kinships: Sequence[Kinship]) -> tuple[Kinship, ...]:
     """The pairs, with what the other checkpoints tell of them."""
-    distances = {frozenset((one.a, one.b)): one.distance for one in kinships if one.distance is not None}
+    told_apart = [one for one in kinships if one.verdict == "common ancestor"]  # not a copy and its rounded copy
+    distances = {frozenset((one.a, one.b)): one.distance for one in told_apart if one.distance is not None}
 
     def told(one: Kinship) -> Iterator[Kinship]:
         for other in range(len(names)):

@@ -19,7 +19,7 @@ import qkvinspect
 from qkvinspect.cli import main, startup
 from qkvinspect.cli.progress import Bar
 
-COMMANDS = ("show", "explain", "analyze", "export", "diff", "scan", "trend", "report", "layouts", "browse")
+COMMANDS = ("show", "explain", "analyze", "export", "diff", "lineage", "scan", "trend", "report", "layouts", "browse")
 WITHOUT = """
 import sys
 for name in {names!r}: sys.modules[name] = None

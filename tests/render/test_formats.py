@@ -70,6 +70,7 @@ def commands(samples: Path) -> dict[str, list[str]]:
         "explain": [model, "--heads", "2"],
         "analyze": [model, "--heads", "2"],
         "diff": [model, model, "--attention-only"],
+        "lineage": [model, model, "--heads", "2"],
         "check": [model, other, "--heads", "2", "--no-evidence"],
         "trend": [str(ROWS)],
         "layouts": [],

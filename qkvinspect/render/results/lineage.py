@@ -58,7 +58,7 @@ def _blocks(lineage: Lineage) -> Iterator[Block]:
     yield TextLine("")
     if len(lineage.reports) > 2:
         yield _pairs(lineage.kinships)
-        if lineage.branches:
+        if lineage.joins:
             title = "nearest kin, with the squared distance of their circuits:"
             yield CodeBlock(tuple(_tree(lineage)), title, indent=2)
     for one in _shown(lineage):
@@ -89,7 +89,7 @@ def _pairs(kinships: Sequence[Kinship]) -> DataTable:
 
 def _shown(lineage: Lineage) -> Sequence[Kinship]:
     """Both of two; of several those that are next to each other in the tree."""
-    joined = {(branch.a, branch.b) for branch in lineage.branches}
+    joined = {(join.a, join.b) for join in lineage.joins}
     return [one for one in lineage.kinships if len(lineage.reports) == 2 or (one.a, one.b) in joined]
 
 
@@ -148,9 +148,9 @@ def _happened(one: Kinship) -> Iterator[str]:
 def _tree(lineage: Lineage) -> Iterator[str]:
     """Each family from the first of its members that was named."""
     joined: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    for branch in lineage.branches:
-        joined[branch.a].append((branch.b, branch.distance))
-        joined[branch.b].append((branch.a, branch.distance))
+    for join in lineage.joins:
+        joined[join.a].append((join.b, join.distance))
+        joined[join.b].append((join.a, join.distance))
     seen: set[int] = set()
     for place in range(len(lineage.reports)):
         if place not in seen:

@@ -14,7 +14,7 @@ from qkvinspect.lineage.units import Units, choose
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Relative:
     """One of the checkpoints, which must still be open.
 
     Attributes:
@@ -63,7 +63,7 @@ def comparable(report: Report) -> tuple[tuple[Attention, ...], tuple[tuple[str, 
     return tuple(kept), tuple(left)
 
 
-def subject(report: Report, advance: Callable[[int], None]) -> Subject:
+def read_once(report: Report, advance: Callable[[int], None]) -> Relative:
     """Read a checkpoint once, layer by layer.
 
     Raises:
@@ -72,7 +72,7 @@ def subject(report: Report, advance: Callable[[int], None]) -> Subject:
     layers, without = comparable(report)
     width = residual_width(layers[0]) if layers else None
     if width is None:
-        return Subject(report, (), without, None, (), numbered=False)
+        return Relative(report, (), without, None, (), numbered=False)
     units = choose(width)
     numbering = UnitNumbering(len(units.basis), len(units.tested))
     found: list[Signatures] = []
@@ -88,7 +88,7 @@ def subject(report: Report, advance: Callable[[int], None]) -> Subject:
         usable.append(layer)
         found.append(signatures(heads, len(units.basis)))
     numbered = numbering.p_value() <= SUSPICIOUS
-    return Subject(report, tuple(usable), tuple(left), units if usable else None, tuple(found), numbered)
+    return Relative(report, tuple(usable), tuple(left), units if usable else None, tuple(found), numbered)
 
 
 def nbytes(layer: Attention) -> int:
