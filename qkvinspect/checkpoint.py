@@ -112,8 +112,7 @@ class Region:
         return _RegionPart(self, offset, nbytes)
 
     def place(self, offset: int) -> tuple[ByteSource, int] | None:
-        """The file and the position of the byte at ``offset``; None where the region is not one run of bytes in one
-        file.
+        """The file and position of the byte at ``offset``; None where the region is not one run of bytes.
 
         Raises:
             CheckpointError: they are not those that were written.

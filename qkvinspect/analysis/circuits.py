@@ -39,7 +39,7 @@ class Factor:
 
 
 class CircuitSide:
-    """A factor with what is reckoned of it once."""
+    """A factor of a circuit, with everything that is computed from it once."""
 
     def __init__(self, factor: Factor) -> None:
         self.heads = factor.heads
@@ -52,7 +52,7 @@ class CircuitSide:
             self.spectra.append(spectrum_of(values))
 
     def whole(self) -> Spectrum:
-        """Of all heads together."""
+        """The Gram matrix of the rows of all heads."""
         return spectrum_of_gram(self.gram)
 
     def block(self, head: int) -> Array:
@@ -76,7 +76,7 @@ def _triangle(gram: Array, rows: Array) -> tuple[Array, Array]:
 
 
 def circuit(left: CircuitSide, right: CircuitSide, pair: tuple[int, int]) -> Spectrum:
-    """Of left[i]^T right[j]."""
+    """The spectrum of left[i]^T right[j] for one pair (i, j) of heads."""
     return spectrum_of(singular_values(left.small[pair[0]].T @ right.small[pair[1]]))
 
 

@@ -25,7 +25,7 @@ Pairs = list[tuple[int, int]]
 
 
 def figures(attention: Attention, bounds: Bounds) -> LayerFigures:
-    """Everything that is said of a module.
+    """All figures of a module.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -73,12 +73,12 @@ def figures(attention: Attention, bounds: Bounds) -> LayerFigures:
 
 
 class _UnusableError(Exception):
-    """Says of which factor nothing can be reckoned, and why."""
+    """A factor has no values to compute with; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Circuits:
-    """What two factors give: of each circuit, None where a factor is not stored."""
+    """The circuits QK and OV of a layer; None where a factor is not stored."""
 
     sides: Mapping[str, CircuitSide]
     circuits: Sequence[Spectrum | None]
@@ -87,7 +87,7 @@ class _Circuits:
     bounds: Sequence[float | None] = ()
 
     def spectrum(self, name: str, head: int) -> Spectrum | None:
-        """Of one head of a factor."""
+        """The spectrum of one head of a factor."""
         return self.sides[name].spectra[head] if name in self.sides else None
 
 

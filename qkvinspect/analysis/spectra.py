@@ -1,4 +1,4 @@
-"""Singular values, reckoned on whatever small matrix has the same ones. float64 throughout."""
+"""Singular values, computed from the smallest matrix that has the same ones. float64 throughout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qkvinspect.analysis.figures import Spectrum
 from qkvinspect.weights.reading import Array
 
 _DIRECT = 512
-"""Rows up to which all eigenvalues of a Gram matrix are reckoned; Lanczos finds the largest of more in less time."""
+"""Rows up to which all eigenvalues of a Gram matrix are computed; above, Lanczos finds the largest in less time."""
 
 _STEPS = 1000
 _RESIDUAL = 1e-10
@@ -28,7 +28,7 @@ def singular_values(matrix: Array) -> Array:
 
 
 def spectrum_of(values: Array) -> Spectrum:
-    """Of all singular values of a matrix, the greatest first."""
+    """The spectrum of a matrix from all its singular values, the greatest first."""
     largest = float(values[0]) if len(values) else 0.0
     if not largest:
         return Spectrum(0.0, 0.0, 0.0)
@@ -39,13 +39,13 @@ def spectrum_of(values: Array) -> Spectrum:
 
 
 def spectrum_of_gram(gram: Array) -> Spectrum:
-    """Of a matrix M, by M M^T; small singular values are lost in the squares, and with them the effective rank."""
+    """The spectrum of a matrix M from M M^T. Squaring loses small singular values, and with them the effective rank."""
     square = _largest_eigenvalue(gram)
     return Spectrum(float(np.sqrt(square)), float(np.trace(gram)) / square) if square > 0 else Spectrum(0.0, 0.0)
 
 
 def _largest_eigenvalue(gram: Array) -> float:
-    """Of a positive semidefinite matrix, to about 1e-10 of itself."""
+    """The largest eigenvalue of a positive semidefinite matrix, to a relative error of about 1e-10."""
     size = len(gram)
     if size <= _DIRECT:
         return float(np.linalg.eigvalsh(gram)[-1]) if size else 0.0

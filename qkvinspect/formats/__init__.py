@@ -1,4 +1,4 @@
-"""Checkpoint files. A new format is one module here and one line in FORMATS."""
+"""The formats of checkpoint files. A new one is one module here, what imports it, and its line in FORMATS."""
 
 from __future__ import annotations
 
