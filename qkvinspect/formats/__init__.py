@@ -102,7 +102,8 @@ def open_checkpoint(
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
         config: hyper-parameters to trust before any found beside or inside the checkpoint.
         limits: what to allow a file instead of what is usual for its size; see ``formats.limits.Limits``.
-        download: fetch remote files whole, to a temporary file. progress: called while that goes on.
+        download: fetch remote files whole, to a temporary file.
+        progress: called while that goes on.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.
