@@ -118,7 +118,8 @@ def _flowing(descriptor: int) -> Generator[None]:
 def require_free(target: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Refuse a target that exists and may not be replaced, and one that is read, whatever ``force`` says.
 
-    Raises: UsageError: the target is one of these.
+    Raises:
+        UsageError: the target is one of these.
     """
     if any(_same_file(target, one) for one in inputs):
         raise UsageError("is what is being read", file=str(target), hint="give another name")

@@ -20,7 +20,6 @@ BLOCK = 8 << 20
 """Bytes read at a time."""
 
 ByteOrder = Literal["little", "big"]
-
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 """The order of a stored weight's axes: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
 XLNet's [in, num_heads, head_dim]."""
@@ -113,8 +112,7 @@ class Region:
         return _RegionPart(self, offset, nbytes)
 
     def place(self, offset: int) -> tuple[ByteSource, int] | None:
-        """The file and the position of the byte at ``offset``; None where the region is not one run of bytes in one
-        file.
+        """The file and position of the byte at ``offset``; None where the region is not one run of bytes.
 
         Raises:
             CheckpointError: they are not those that were written.
@@ -204,7 +202,7 @@ class Config:
     Attributes:
         origin: ``config:<file>`` beside the checkpoint, or ``checkpoint:<key>`` inside it.
         inside: whether it lies inside the checkpoint, so that it cannot be the config of another one.
-        outermost: whether its values stand beside the state_dict itself, below no key of their own.
+        outermost: whether its values are beside the state_dict itself, not below a key.
     """
 
     origin: str
@@ -257,8 +255,8 @@ class Checkpoint:
         settled: whether changes of the file no longer matter, because everything has been read.
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
-        packed: (glob of a layer, id of its layout), where the tool that wrote the file packs differently from what the
-        tensor's name suggests. adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
+        packed: (glob of a layer, id of its layout), where the writer packs otherwise than the tensor's name suggests.
+        adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
     """
 
     path: str

@@ -293,12 +293,41 @@ def library(copy: Copy) -> None:
     assert (attention["num_heads"], attention["num_heads_from"]) == (4, "config:config.json:twins")
 
 
+WRITER = '''
+"""Tab-separated values: the records of a document."""
+
+from __future__ import annotations
+
+from qkvinspect.render.document import Document
+from qkvinspect.render.view import ViewOptions
+
+
+def write(document: Document, view: ViewOptions) -> str:
+    return "".join("\\t".join(map(str, record)) + "\\n" for record in document.records())
+'''.lstrip()
+
+
+def writer(copy: Copy) -> None:
+    """A form for the results of every command: those of show, check and diff have the records of their CSV."""
+    save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
+    copy.add("render/writers/tabs.py", WRITER)
+    loader = "def _tabs() -> Writer:\n    from qkvinspect.render.writers.tabs import write\n\n    return write\n\n\n"
+    text = (copy.package / "render/writers/__init__.py").read_text()
+    before, listed, after = text.partition("WRITERS: Mapping[str, Callable[[], Writer]] = {")
+    (copy.package / "render/writers/__init__.py").write_text(f'{before}{loader}{listed}"tabs": _tabs, {after}')
+    for command in (("show", "one.safetensors"), ("diff", "one.safetensors", "one.safetensors"), ("layouts",)):
+        tabs, commas = (copy.run(*command, "--format", form) for form in ("tabs", "csv"))
+        assert tabs.splitlines()[0].split("\t") == next(csv.reader(io.StringIO(commas)))
+        assert len(tabs.splitlines()) == len(list(csv.reader(io.StringIO(commas))))
+
+
 KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
     (layout, {"layouts/torch.py"}),
     (encoding, {"weights/encodings/halved.py", "weights/encodings/__init__.py"}),
     (file_format, {"formats/toy.py", "formats/__init__.py"}),
     (check, {"checks/faults/few_heads.py", "checks/faults/__init__.py"}),
     (figure, {"analysis/columns.py"}),
+    (writer, {"render/writers/tabs.py", "render/writers/__init__.py"}),
     (library, {"inspection/facts/twins.py", "inspection/facts/libraries.py"}),
 ]
 """What is added, and the files that this takes: a module of its own, and the list that names it."""

@@ -1,4 +1,4 @@
-"""How large attention logits can become, whatever the data: by the norms before Q and K, and the scale.
+"""Bounds on attention logits for any input, from the norms before Q and K and the scale.
 
 The logit of two tokens is scale * q.k. What a LayerNorm or RMSNorm without gain puts out has a length of at most
 sqrt(embed_dim); its gain, where it is known to stand before the projections, goes into the matrices. Where Q and K
@@ -60,7 +60,7 @@ class Bounds:
         self.names = Names(self.report.weights)
 
     def of(self, attention: Attention) -> Bound | str:
-        """What bounds its logits, or why nothing does.
+        """The bound on a module's logits, or why there is none.
 
         Raises:
             CheckpointError: the gains cannot be read.

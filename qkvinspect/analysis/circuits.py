@@ -46,7 +46,7 @@ class Factor:
 
 
 class CircuitSide:
-    """A factor with what is reckoned of it once, when it is asked for.
+    """A factor of a circuit, with everything that is computed from it, each once and when it is first needed.
 
     Args:
         together: whether heads will be compared, so that their own inner products are among all of them.
@@ -97,7 +97,7 @@ class CircuitSide:
         return found
 
     def whole(self) -> Spectrum:
-        """Of all heads together."""
+        """The Gram matrix of the rows of all heads."""
         return spectrum_of_gram(self.gram)
 
     def across(self, head: int) -> Array:
@@ -125,7 +125,7 @@ class CircuitSide:
 
 
 def circuits(left: CircuitSide, right: CircuitSide, pairs: Pairs) -> list[Spectrum]:
-    """Of left[i]^T right[j] of each pair."""
+    """The spectrum of left[i]^T right[j] for each pair (i, j) of heads."""
     ones, others = _columns(pairs)
     return spectra_of(singular_values(np.swapaxes(left.small[ones], 1, 2) @ right.small[others]))
 

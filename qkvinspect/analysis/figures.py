@@ -12,13 +12,13 @@ from qkvinspect.parsed import is_mapping
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """Of a matrix, by its singular values s.
+    """The spectrum of a matrix, in figures of its singular values s.
 
     Attributes:
         largest: the spectral norm.
         stable_rank: sum of s^2 over the largest s^2; 0 for a matrix of zeros.
-        effective_rank: exp of the entropy of s / sum(s) (Roy and Vetterli 2007); 0 for a matrix of zeros; None
-            where only the largest were reckoned.
+        effective_rank: exp of the entropy of s / sum(s) (Roy and Vetterli 2007); 0 for a matrix of zeros; None where
+            only the largest were computed.
     """
 
     largest: float
@@ -45,7 +45,7 @@ class Similar:
 
 @dataclass(frozen=True, slots=True)
 class HeadFigures:
-    """Of one query head, and of the key and value head that it uses. None is what cannot be said.
+    """The figures of one query head and the key and value head that it uses; None for those that are not known.
 
     Attributes:
         qk, ov: of the circuits W_Q^T W_K and W_O W_V.
@@ -70,7 +70,7 @@ class HeadFigures:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LayerFigures:
-    """Of one attention module.
+    """The figures of one attention module.
 
     >>> import qkvinspect
     >>> first, second = qkvinspect.analyze("sample_checkpoints/trained.safetensors", heads=4)

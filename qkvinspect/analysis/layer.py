@@ -37,25 +37,25 @@ _OV = frozenset({"v", "ov", "similar_ov"})
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be reckoned.
+    """Which figures are computed.
 
     Attributes:
         fields: those of ``HeadFigures``.
-        parts: whether those of Q, K and V as wholes are, too.
+        parts: whether those of Q, K and V as a whole are computed, too.
     """
 
     fields: frozenset[str] = _QK | _OV
     parts: bool = True
 
     def factors(self, names: str) -> str:
-        """Those of Q and K, or of V and the output projection, that must be read."""
+        """Which factors must be read: of Q and K, or of V and the output projection."""
         asked = self.fields & (_QK if "q" in names else _OV)
         alone = "".join(name for name in names if name in asked or (self.parts and name != "o"))
         return names if asked - frozenset("qkv") else alone
 
 
 def figures(attention: Attention, bounds: Bounds, wanted: Wanted) -> LayerFigures:
-    """What is asked for of a module.
+    """The figures of a module that are asked for.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -83,12 +83,12 @@ def figures(attention: Attention, bounds: Bounds, wanted: Wanted) -> LayerFigure
 
 
 class _UnusableError(Exception):
-    """Says of which factor nothing can be reckoned, and why."""
+    """A factor has no values to compute with; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Circuits:
-    """What two factors give, of each circuit; empty where it was not asked for or a factor is not stored."""
+    """The circuits of a layer that two factors make; empty where they were not asked for or a factor is not stored."""
 
     sides: Mapping[str, CircuitSide]
     spectra: Mapping[str, Sequence[Spectrum]]

@@ -46,13 +46,13 @@ def spectra_of(values: Array) -> list[Spectrum]:
 
 
 def spectrum_of_gram(gram: Array) -> Spectrum:
-    """Of a matrix M, by M M^T; small singular values are lost in the squares, and with them the effective rank."""
+    """The spectrum of a matrix M from M M^T. Squaring loses small singular values, and with them the effective rank."""
     square = _largest_eigenvalue(gram)
     return Spectrum(float(np.sqrt(square)), float(np.trace(gram)) / square) if square > 0 else Spectrum(0.0, 0.0)
 
 
 def _largest_eigenvalue(gram: Array) -> float:
-    """Of a positive semidefinite matrix, to about 1e-10 of itself."""
+    """The largest eigenvalue of a positive semidefinite matrix, to a relative error of about 1e-10."""
     size = len(gram)
     if size <= _DIRECT:
         return float(np.linalg.eigvalsh(gram)[-1]) if size else 0.0

@@ -1,4 +1,4 @@
-"""What the values of a part are like, without any algebra: mean, spread, quantiles, zeros, a histogram."""
+"""Statistics of the values of a part: mean, spread, quantiles, zeros, a histogram."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Values:
 
 
 def value_statistics(report: Report, progress: Progress | None = None) -> Iterator[tuple[Values, ...]]:
-    """Of each layer, its parts and their heads; one part is in memory at a time.
+    """The statistics of each layer's parts and their heads; one part is in memory at a time.
 
     Raises:
         CheckpointError: the bytes cannot be read.

@@ -28,9 +28,8 @@ class HeadValues:
 
     Attributes:
         digest: a hash of its rows as nn.Linear would store them, little-endian.
-        lowest, highest: its extreme values; nan if one is not a number; None where the values are not known
-        (quantised). stable_rank: squared Frobenius norm over squared spectral norm, from 1 (all rows are multiples of
-        one)
+        lowest, highest: its extreme values; nan if one is not a number; None where the values are not known.
+        stable_rank: squared Frobenius norm over squared spectral norm, from 1 (all rows are multiples of one)
             to the number of rows; None where it was not computed.
     """
 

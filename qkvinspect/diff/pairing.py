@@ -58,7 +58,7 @@ class Renames:
             self._rules.append((text, re.compile(rf"{pattern}(?=\.|$)"), new.rstrip(".").split("*")))
 
     def __call__(self, name: str) -> str:
-        """The name in B of a name of A; the last rule that fits counts."""
+        """The name in B of a name of A; the last rule that matches counts."""
         for text, pattern, new in reversed(self._rules):
             found = pattern.match(name)
             if found:

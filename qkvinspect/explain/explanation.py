@@ -138,7 +138,7 @@ def _heads(attention: Attention) -> str:
 
 
 def _who_tells(attention: Attention) -> str:
-    """Why nothing tells the number of heads."""
+    """Why the number of heads is unknown."""
     said = [fact for fact in attention.weighed_facts if fact.verdict == "not used"]
     if said:
         return "what the sources say of it does not fit the rows"

@@ -1,4 +1,4 @@
-"""An adapter alone in another layout: A stays, the rows of B move as those of the weight, and several become one.
+"""Convert an adapter alone to another layout: A stays, B's rows move like the weight's, and several may be joined.
 
 Where Q, K and V that lie apart are packed, their A's are stacked and their B's stand on the diagonal: the rank is the
 sum of theirs. All that are joined need one scale, which the config of the result then says as ``lora_alpha``.

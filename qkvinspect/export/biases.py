@@ -1,4 +1,4 @@
-"""The biases of a layer in another layout: none is dropped unless it is zero, or made up unless that is asked for."""
+"""Biases of a layer in another layout. None is dropped unless it is zero, and none is made up unless requested."""
 
 from __future__ import annotations
 

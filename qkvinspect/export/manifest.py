@@ -1,4 +1,4 @@
-"""Where a written file came from, as text: safetensors metadata holds nothing else."""
+"""The provenance of a written file, as text, because safetensors metadata holds nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tensors are called when Q, K and V are written apart, and what a layer is called in another layout."""
+"""Names of the tensors of split Q, K and V, and of layers in another layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every part that the tensors of a layer hold, Q, K and V or not: the rows of each, in the order of its heads."""
+"""All parts of a layer's tensors, Q, K, V and others: the rows of each, in the order of its heads."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class ByteRun:
 
 
 def spans(piece: OutputTensor) -> Iterator[ByteRun | bytes]:
-    """What the tensor's bytes are, row-major and little-endian, in order.
+    """The bytes of a tensor, row-major and little-endian, as runs to copy and bytes to write.
 
     Raises:
         LayoutError: its elements are narrower than a byte and not in order.

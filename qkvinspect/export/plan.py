@@ -1,4 +1,4 @@
-"""What a rewritten checkpoint will hold: split apart, packed, or converted from one layout to another."""
+"""Plan a rewritten checkpoint: split, packed, or converted from one layout to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Store the parts of a layer as a layout does: the packing formula run backwards, its result read again to be sure."""
+"""Store the parts of a layer as a layout does: the inverse of the packing formula, checked by reading it back."""
 
 from __future__ import annotations
 

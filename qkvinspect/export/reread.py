@@ -1,4 +1,4 @@
-"""A layer that will be written is found again by inspection, before it is written."""
+"""Verify, before anything is written, that inspection would find the written layer again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that do not lie in the order in which they are written, gathered in pieces of bounded size."""
+"""Gather bytes that are not stored in the order in which they are written, in pieces of bounded size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each rank of tensor parallelism gets of the tensors to write, as Megatron-Core and vLLM load them.
+"""Divide the tensors to write among tensor-parallel ranks, as Megatron-Core and vLLM load them.
 
 A projection packed by heads is cut into equal runs of rows (Megatron-Core's ColumnParallelLinear, which does so even
 where a rank gets less than a kv head). One in blocks is cut block by block, and where there are more ranks than kv

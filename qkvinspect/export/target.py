@@ -1,4 +1,4 @@
-"""Where ``pack`` and ``convert`` go, and what they plan: the names of layers there, and their heads."""
+"""The targets of ``pack`` and ``convert``: names of layers, numbers of heads, and the plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint that share memory, and stay so where the format can hold it."""
+"""Keep tensors that share memory shared in the output, where the format allows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole checkpoint with some of its layers stored otherwise: what else changes its name, and what must not."""
+"""Rewrite a whole checkpoint in which some layers change: rename what belongs to them, keep everything else."""
 
 from __future__ import annotations
 

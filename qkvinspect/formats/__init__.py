@@ -1,4 +1,4 @@
-"""Checkpoint files. A new format is one module here and one line in FORMATS."""
+"""The formats of checkpoint files. A new one is one module here, what imports it, and its line in FORMATS."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def open_checkpoint(
         container: which state_dict, where a file holds several (``state_dict_ema`` ...).
         config: hyper-parameters to trust before any found beside or inside the checkpoint.
         limits: what to allow a file instead of what is usual for its size; see ``formats.limits.Limits``.
-        download: fetch remote files whole, to a temporary file. progress: called while that goes on.
+        download: fetch remote files whole, to a temporary file.
+        progress: called while that goes on.
 
     Raises:
         CheckpointError: it is not a checkpoint, or is damaged.

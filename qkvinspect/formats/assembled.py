@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.void]
-    """Size of an element in bytes, and the indices of one."""
+    """Elements as raw bytes, whatever their dtype."""
 
 
 @dataclass(frozen=True, slots=False)

@@ -77,7 +77,7 @@ def _remote(pattern: str) -> Iterator[str]:
 
 
 def _named(path: Path) -> str:
-    """Whether a folder is a run: one with a single file of any name may be one that has just begun."""
+    """The path to open for a folder: its only checkpoint if that has an unusual name, as in a run just begun."""
     names = os.listdir(path) if path.is_dir() else []
     files = [name for name in names if name.endswith(SUFFIXES)]
     alone = len(files) == 1 and files[0] not in USUAL and {*names} <= {*files, "config.json"}

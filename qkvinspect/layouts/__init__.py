@@ -1,4 +1,4 @@
-"""Every way of storing attention that is known. A new family is one module here and one line below."""
+"""The registry of layouts: every known way to store attention. A new family is one module here and one line below."""
 
 from collections.abc import Iterable
 

@@ -37,7 +37,7 @@ _BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_M
 
 
 class Engine(Protocol):
-    """An executor that can be had anew, and how it likes its tasks.
+    """An executor that can be replaced when it breaks.
 
     Attributes:
         batch: checkpoints in a task.
@@ -46,7 +46,7 @@ class Engine(Protocol):
     batch: int
 
     def executor(self) -> Executor:
-        """The executor; another one after ``broken``."""
+        """The executor; a new one after ``broken``."""
         ...
 
     def width(self) -> int:
@@ -54,7 +54,7 @@ class Engine(Protocol):
         ...
 
     def broken(self, error: BaseException) -> None:
-        """Told of a task that was lost with its worker.
+        """Called when a task was lost with its worker.
 
         Raises:
             QkvInspectError: there is no engine any more.

@@ -1,4 +1,4 @@
-"""Which checkpoints are this shard's, and whether one was changed since."""
+"""Select the checkpoints of a shard, and detect those that changed since the last scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scan has found so far, in a file that survives a kill: an SQLite database beside the output.
+"""The results of a scan so far, in an SQLite database beside the output that survives a kill.
 
 It holds everything on disk, in the order of the output, so that memory does not grow with the number of checkpoints.
 """

@@ -1,4 +1,4 @@
-"""Jumps of a figure from one checkpoint to the next, against what it usually does.
+"""Find jumps of a figure from one checkpoint to the next that exceed its usual changes.
 
 What is looked at is the growth of the logarithm per step, so that neither size nor distance of checkpoints matters.
 A jump differs from the median of the growths around it by more than eight times the greatest of three median

@@ -1,4 +1,4 @@
-"""What becomes of one checkpoint: a row for each layer, part and head, as lines of JSON."""
+"""Scan one checkpoint into rows, one for each layer, part and head, as lines of JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FLOATS = frozenset({"norm", "bias_norm", *BY_KEY})
 
 @dataclass(frozen=True, slots=True)
 class ScanJob:
-    """What is asked of every checkpoint.
+    """The request for every checkpoint of a scan.
 
     Attributes:
         columns: beside norms; keys of SHOWN and of ``analysis.COLUMNS``.
@@ -72,7 +72,7 @@ class ScanJob:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What a checkpoint gave.
+    """The result of one checkpoint.
 
     Attributes:
         stamp: of its files before they were read.
@@ -126,7 +126,7 @@ def scan_one(path: str, job: ScanJob) -> Scanned:
 
 
 def lost(path: str, why: str, job: ScanJob) -> Scanned:
-    """What is left of a checkpoint at which workers die."""
+    """The result for a checkpoint that kills its workers."""
     return _scanned(path, "", in_name(path) or (None, None), why, [{}], job)
 
 

@@ -1,4 +1,4 @@
-"""The rows of a scan, read again as series: one figure of one part or head, from step to step."""
+"""Read the rows of a scan as series: one figure of one part or head, from step to step."""
 
 from __future__ import annotations
 

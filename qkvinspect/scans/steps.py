@@ -1,4 +1,4 @@
-"""At which step of its training a checkpoint was saved: by what it holds, else by its name; never guessed."""
+"""Determine the training step of a checkpoint from what it holds, or else from its name; it is never guessed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KEYS = (
     ("global_step", "global_steps", "step", "steps", "iteration", "iter", "iter_num", "num_updates", "it"),
     ("epoch", "epochs"),
 )
-"""What Lightning, transformers, DeepSpeed, Megatron, nanoGPT and fairseq call it; epochs only where that is all."""
+"""Keys of Lightning, transformers, DeepSpeed, Megatron, nanoGPT and fairseq; epochs only where there is no step."""
 
 _WORDS = ("global_?steps?|steps?|iterations?|iters?|it|updates?", "checkpoint|ckpt", "epochs?|ep")
 _NUMBER = r"[=_\-. ]?(\d{1,18})(?![\dA-Za-z]|\.\d)"

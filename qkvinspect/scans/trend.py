@@ -1,4 +1,4 @@
-"""How the figures of a run move: a line for each layer and part, and what stands out."""
+"""Summarise how the figures of a run change: a line for each layer and part, and findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of a training run should be told of. A new watcher is one function here and one line in WATCHERS.
+"""Watchers of training runs, which report what stands out. A new watcher is one function here and one line in WATCHERS.
 
 The thresholds are such that training that goes well, warm-up included, gives no finding; tests train some to see it.
 """

@@ -25,7 +25,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def digests(repository: str) -> Mapping[str, str]:
-    """SHA-256 in hexadecimal digits, by the name of the file in the repository.
+    """Fetch the SHA-256, in hexadecimal digits, of each large file of a repository, by its name.
 
     Args:
         repository: ``OWNER/NAME``, or ``OWNER/NAME@REVISION``.

@@ -25,7 +25,8 @@ class Copying(Protocol):
 def copy_range(region: Region, offset: int, length: int, file: BinaryIO, advance: Callable[[int], None]) -> None:
     """Write some bytes of a region to a file, by the system where it can.
 
-    Args: advance: called with the number of bytes just written.
+    Args:
+        advance: called with the number of bytes just written.
 
     Raises:
         CheckpointError: the bytes cannot be read.

@@ -1,4 +1,4 @@
-"""Which runs of bytes repeat one stored word: blocks that were never written, or lost and read as zeros."""
+"""Find runs of bytes that repeat one stored word: blocks that were never written, or lost and read as zeros."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which runs of bytes stand at two places of a checkpoint.
+"""Find runs of bytes that a checkpoint holds twice.
 
-A few places of every tensor are marked, those whose words a hash picks: wherever the same values stand, the same of
-them are marked. What follows each is hashed, and two places that are alike are compared byte by byte. Of a copy of
-4 KiB dozens of places are marked, of which two would do. So that memory stays flat, fewer are marked of a checkpoint
-whose attention is larger than 64 million values.
+A few places of every tensor are marked, those whose word a hash picks, so that equal runs are marked at the same
+places. What follows each is hashed, and two places that are alike are compared byte by byte. Of a copy of 4 KiB dozens
+of places are marked, of which two would do. So that memory stays flat, fewer are marked of a checkpoint whose attention
+is larger than 64 million values.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def marked(data: Array, itemsize: int, start: int, every: int) -> Marks:
     places = places[places <= len(data) - KEY]
     windows = np.lib.stride_tricks.sliding_window_view(data, KEY)[places] if len(places) else np.zeros((0, KEY), "u1")
     halves = np.ascontiguousarray(windows).view(np.uint64)
-    varied = halves[:, 0] != halves[:, 1]  # runs of one value are told elsewhere
+    varied = halves[:, 0] != halves[:, 1]  # runs of one value are found by ``constant_runs``
     keys = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
     return Marks(places[varied].astype(np.int64) + start, keys[varied])
 

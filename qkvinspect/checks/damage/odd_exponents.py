@@ -1,8 +1,8 @@
-"""Which blocks of a tensor hold numbers of other sizes than all others: their bits were turned, or they are no numbers.
+"""Find blocks of a tensor whose numbers have other sizes than all others: flipped bits, or bytes that are no weights.
 
-How many values of a block lie between each power of two and the next tells it. Trained and random weights have a
-smooth hill there, wherever it stands: rows and heads differ in scale. Bytes shifted by one, text and noise spread over
-all sizes; a turned bit of the exponent moves some slopes of the hill past others, which leaves valleys in it.
+The values of a block are counted by power of two. Weights, trained or random, give a smooth hill, whose place differs
+between rows and heads, as their scales do. Bytes shifted by one, text and noise spread over all sizes; a flipped bit of
+the exponent moves parts of the hill, which leaves valleys in it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FAR, _FAR_OF_FEW = 8, 10
 """Powers of two beyond the largest size of half of the blocks, or of a quarter of them, that no row reaches."""
 
 _NO_WEIGHT, _SHARE_OF_ALL = 13, 0.05
-"""From this power of two on no weight is, whatever the rest of a small tensor is like."""
+"""No weight is as large as this power of two, whatever the rest of a small tensor is like."""
 
 _DEPTH, _SMALL = 10, 0.05
 """A hill has almost nothing that is smaller than its upper values by so many powers of two."""
@@ -126,7 +126,7 @@ def _exponent(dtype: DType) -> int:
 
 
 def _large(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Far larger than all that the tensor has elsewhere."""
+    """Blocks with values far larger than any elsewhere in the tensor."""
     tops = (np.cumsum(share, axis=1) < 1 - _TAIL).sum(axis=1)
     found = share[:, _NO_WEIGHT - _LOWEST :].sum(axis=1) > _SHARE_OF_ALL
     for portion, far in ((0.5, _FAR), (0.25, _FAR_OF_FEW)):
@@ -136,7 +136,7 @@ def _large(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.b
 
 
 def _small(share: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Among values of which many are far smaller, as they are not elsewhere."""
+    """Blocks with many values that are far smaller than the others, as no other blocks have."""
     heights = np.cumsum(share, axis=1)
     edge = (heights < 0.75).sum(axis=1) - _DEPTH - 1
     below = np.where(edge >= 0, np.take_along_axis(heights, np.maximum(edge, 0)[:, None], 1)[:, 0], 0)
@@ -144,7 +144,7 @@ def _small(share: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _apart(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """As a whole far smaller, and nothing between."""
+    """Blocks that are far smaller as a whole, with no sizes between."""
     middles = (np.cumsum(share, axis=1) < 0.5).sum(axis=1)
     away = int(np.median(middles[known])) - middles
     far = away >= _AWAY

@@ -1,4 +1,4 @@
-"""The bytes of the tensors that hold attention, piece by piece in the order of the file, and what stands where."""
+"""The stored bytes of attention tensors, and which heads and parts they belong to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor whose elements lie together.
+    """A tensor that is one run of bytes.
 
     Attributes:
         itemsize: bytes of a stored word; 1 of what is packed.
@@ -38,7 +38,7 @@ class StoredTensor:
 
     @property
     def row_bytes(self) -> int:
-        """Of what lies along all axes but the first; the whole where it cannot be told."""
+        """Bytes of one index of the first axis; of the whole tensor where rows do not end on bytes."""
         rows = self.info.shape[0] if self.info.shape else 1
         return self.nbytes // rows if rows and self.nbytes % rows == 0 else self.nbytes
 
@@ -54,7 +54,7 @@ class StoredTensor:
         return np.frombuffer(self.info.region.read(first + start, max(stop - start, 0)), np.uint8)
 
     def heads_at(self, start: int, stop: int) -> dict[str, list[int]]:
-        """The heads of each part that have values there; only where rows or columns tell it."""
+        """The heads of each part that have values there, where rows or columns determine it."""
         found: dict[str, list[int]] = {}
         for part in self.parts:
             if self.weight.encoding is not None:
@@ -78,7 +78,7 @@ class StoredTensor:
 
 
 def overlap(rows: range, reached: range) -> bool:
-    """Whether ranges share a number; ``reached`` has steps of one."""
+    """Whether two ranges have a number in common; ``reached`` has steps of one."""
     if rows.step == 1:
         return rows.start < reached.stop and reached.start < rows.stop
     return any(row in reached for row in rows)

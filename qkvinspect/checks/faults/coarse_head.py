@@ -2,9 +2,9 @@
 
 It lost a quarter of its values, and over three times as much as the median head.
 Where one scale holds for many heads, a head of small values has only the lowest codes: a part of it, or all, becomes
-zero. What is lost is told without the original: values that were rounded to codes lie evenly within half a step of
-them, so the root of the mean square of that, over that of the values, is the relative error to be expected. Of a
-head of which nothing is left ``zero-head`` tells.
+zero. The loss is estimated without the original: values that were rounded to codes are spread evenly within half a step
+of them, which gives an expected root mean square error, taken relative to that of the values. A head of which nothing
+is left is reported by ``zero-head``.
 """
 
 from __future__ import annotations

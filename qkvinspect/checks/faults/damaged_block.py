@@ -1,16 +1,16 @@
 """A run of bytes of a weight is not what was trained.
 
-Zeros, a copy of another place, or numbers of no weight's size: disks, networks and programs lose pages, write them
-twice, shift them by a byte or turn a bit of each word, and no value needs to be NaN for it. Named is the tensor, the
-heads and the bytes, counted from where the tensor begins, of:
+It holds zeros, a copy of another place, or numbers of sizes that no weight has: disks, networks and programs lose
+pages, write them twice, shift them by a byte or flip a bit of each word, without making any value NaN. The finding
+names the tensor, the heads and the bytes, counted from where the tensor begins, of:
 
 - one word over and over, for 512 bytes and more, that begins or ends within a row or cuts a head: heads and parts that
   are zero as a whole are other findings, and where many such runs are, the weight is sparse;
 - what stands at two places, for 512 bytes and more, unless whole heads are equal there, which is another finding;
 - blocks of 3 KiB whose values have sizes of no weight, or with gaps between their sizes as turned bits leave them.
 
-It was set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on are found.
-Attention alone is read: what was copied from elsewhere is seen by the size of its numbers only.
+The thresholds were set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on
+are found. Only attention is read, so a copy from elsewhere is noticed only if its numbers have unusual sizes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MANY = 8
 """Runs of one word beyond which a tensor is sparse by intent."""
 
 _LISTED = 8
-"""Copies that are told of one tensor."""
+"""How many copies are reported for one tensor."""
 
 _DEAD = 0.05
 """The share of the usual norm below which a head is small as a whole."""
@@ -139,7 +139,7 @@ def _zeros(tensor: StoredTensor, seen: Sequence[_Seen], runs: Sequence[tuple[int
 
 
 def _by_intent(tensor: StoredTensor, start: int, stop: int) -> bool:
-    """Whether whole rows or heads were emptied: those are pruned, or are told by their own checks."""
+    """Whether whole rows or heads are zero: these were pruned, or other checks report them."""
     row = tensor.row_bytes
     if start % row or stop % row:
         return False
@@ -204,7 +204,7 @@ def _one_direction(subject: Subject, tensor: StoredTensor) -> bool:
 
 
 def _coded(tensor: StoredTensor) -> bool:
-    """Whether few different numbers stand side by side."""
+    """Whether there are only few different numbers there."""
     import numpy as np
 
     size = 256 * tensor.itemsize
@@ -279,7 +279,7 @@ def _where(tensor: StoredTensor, start: int, stop: int) -> str:
 
 
 def _page(tensor: StoredTensor, start: int, stop: int) -> str:
-    """That a run lies on pages of the file, where it does."""
+    """A remark that a run covers whole pages of the file, where it does."""
     place = tensor.info.region.place(tensor.info.offset * tensor.info.dtype.bits // 8 + start)
     if place is None or place[1] % 512 or (place[1] + stop - start) % 512:
         return ""

@@ -1,8 +1,8 @@
 """A file is not what a manifest or a hub knows by its SHA-256.
 
 ``--sha256 FILE`` names a manifest as sha256sum writes it, ``--hub OWNER/NAME`` a repository of huggingface.co (or of
-HF_ENDPOINT), whose large files are known by their digest. A file of which it has none is told as well. Every file that
-tensors are read from is read whole.
+HF_ENDPOINT), whose large files are known by their digest. A file of which it has none is reported as well. Every file
+that tensors are read from is read whole.
 """
 
 from __future__ import annotations

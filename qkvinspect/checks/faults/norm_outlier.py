@@ -79,7 +79,7 @@ def _size(attention: Attention, name: str) -> float | None:
 
 
 def _outliers(name: str, asked: Sizes, sizes: Sizes, factor: float) -> Iterator[Fault]:
-    """The layers asked for that are far from all these."""
+    """The layers of a stack that are far from all the others."""
     middle = median(sizes.values())
     spread = 1.4826 * median(abs(size - middle) for size in sizes.values())
     for layer, size in asked.items():

@@ -50,7 +50,7 @@ def find(subject: Subject) -> Iterator[Fault]:
     weights = report.weights.encoded.values()
     held = [weight.encoding for weight in weights if isinstance(weight.encoding, _KNOWN)]
     if report.checkpoint.adapter is not None or any(weight.why for weight in weights):
-        return  # what cannot be decoded is told, and why
+        return  # ``no-values`` reports what cannot be decoded
     kinds = tuple(dict.fromkeys(encoding.label for encoding in held))
     shown = " and ".join(kinds[:2]) + (", ..." if len(kinds) > 2 else "")
     says = next(said(report.checkpoint), None)
@@ -71,7 +71,7 @@ def find(subject: Subject) -> Iterator[Fault]:
 
 
 def _details(says: Mapping[str, object], held: Sequence[Encoding]) -> Iterator[str]:
-    """What a config says more of the method, and no tensor shows."""
+    """Details of the method in a config that no tensor shows."""
     four = [encoding for encoding in held if isinstance(encoding, FourBitBlocks)]
     kind, nested = says.get("bnb_4bit_quant_type"), says.get("bnb_4bit_use_double_quant")
     if four and isinstance(kind, str) and all(encoding.kind != kind for encoding in four):

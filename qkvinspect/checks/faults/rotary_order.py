@@ -77,7 +77,7 @@ def find(subject: Subject) -> Iterator[Fault]:
 
 
 def _needed(attention: Attention, report: Report) -> Turn | None:
-    """The order that a layer must have; None where that is not known, or where no numbers can be read."""
+    """The order that a layer must have; None where it is not known, or where the weights cannot be decoded."""
     layout, parts = attention.layout, {part.name for part in attention.parts}
     if layout is None or attention.heads is None or not {"q", "k"} <= parts:
         return None

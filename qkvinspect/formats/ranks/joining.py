@@ -235,7 +235,7 @@ class Joining:
         return 1
 
     def _kv_heads(self) -> int | None:
-        """The number that the ranks' config gives."""
+        """The number of kv heads that the ranks' config gives."""
         for config in self.configs:
             places: list[object] = [dict(config.values), *(config.values.get(key) for key in _TEXT)]
             for place in places:

@@ -84,7 +84,7 @@ def _rank(one: Said, every: Sequence[Said], module: HeadedModule) -> Rank | None
 
 
 _EITHER = frozenset({"self", "cross"})
-"""Pairs of words of which every layer has one: a section for the other one does not apply to it."""
+"""Words that exclude each other: a section for one of them does not apply to layers of the other."""
 
 
 def _misses(fact: HeadFact, module: HeadedModule) -> bool:

@@ -58,7 +58,6 @@ class FourBitBlocks:
     Attributes:
         kind: ``nf4`` or ``fp4``.
         state: the tensor of packed JSON.
-        computed: the dtype that the library turns them into.
     """
 
     kind: CodeBook
@@ -68,7 +67,6 @@ class FourBitBlocks:
     quant_map: TensorInfo
     shape: tuple[int, int]
     block: int
-    computed: str
     nested: NestedScales | None = None
 
     by_columns = False
@@ -268,7 +266,7 @@ def _blocks(name: str, kind: CodeBook, tensors: Mapping[str, TensorInfo]) -> Fou
     expect_shape(absmax, (ceil(numel / block),))
     _same_map(kind, quant_map)
     nested = _nested(name, fields, absmax, state, tensors)
-    return FourBitBlocks(kind, codes, absmax, state, quant_map, shape, block, str(dtype), nested)
+    return FourBitBlocks(kind, codes, absmax, state, quant_map, shape, block, nested)
 
 
 def _shape(fields: Mapping[str, object], state: TensorInfo) -> tuple[int, int]:
