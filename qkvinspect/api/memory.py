@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from qkvinspect.checkpoint import Checkpoint, Config, Extent, Region, TensorInfo
+from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import UsageError
 from qkvinspect.parsed import is_mapping
@@ -24,23 +24,44 @@ class Model(Protocol):
     def named_modules(self) -> Iterable[tuple[str, object]]: ...
 
 
+class _Memory:
+    """Where regions lie that are in no file: their offsets are addresses, so that shared ones are known as such."""
+
+    name = "memory"
+    size = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        raise NotImplementedError("a region in memory reads itself")
+
+    def relative(self, name: str) -> ByteSource:
+        raise NotImplementedError("nothing lies beside it")
+
+    def siblings(self) -> tuple[str, ...]:
+        return ()
+
+    def check(self) -> None:
+        """Its owner may change it at any time."""
+
+    def close(self) -> None:
+        """Its owner keeps it."""
+
+
+_MEMORY = _Memory()
+
+
 class _InMemory(Region):
     """Bytes that are in no file."""
 
-    @property
-    def extents(self) -> tuple[Extent, ...]:
-        """Nothing that could be fetched."""
-        return ()
-
     def place(self, offset: int) -> None:
-        """Nowhere in a file."""
+        """Nowhere in a file that could be copied from."""
 
 
 class _TorchStorage(_InMemory):
     """The storage of a torch tensor, on whatever device."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.nbytes = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        super().__init__(_MEMORY, storage.data_ptr(), storage.nbytes())
         self._tensor = tensor
 
     def read(self, offset: int, length: int) -> bytes:
@@ -55,7 +76,7 @@ class _Array(_InMemory):
     """The bytes of a numpy array, row-major."""
 
     def __init__(self, array: NDArray[Any]) -> None:
-        self.nbytes = array.nbytes
+        super().__init__(_MEMORY, array.ctypes.data, array.nbytes)
         self._array = array
 
     def read(self, offset: int, length: int) -> bytes:

@@ -40,7 +40,9 @@ def test_it_reads_like_a_notebook(tmp_path: Path) -> None:
     assert {row["num_heads"] for row in report.records()} == {4}
 
     assert qkvinspect.compare(model, tmp_path / "model.pt", heads=4).same
-    assert qkvinspect.check(model) == []
+    assert [finding.code for finding in qkvinspect.check(model)] == [
+        "equal-layers"
+    ]  # nn.TransformerEncoder copies its layer
     assert len(qkvinspect.analyze(checkpoint)) == 2
     assert "<svg" not in checkpoint._repr_html_()
     assert "in_proj_weight[32:64]" in checkpoint._repr_html_()

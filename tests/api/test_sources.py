@@ -71,6 +71,15 @@ def test_a_model_tells_its_own_heads() -> None:
 PARTS = ("query", "key", "value")
 
 
+def test_two_parts_that_are_one_parameter_are_known_as_such() -> None:
+    """Shared memory is no fault, and copied numbers are."""
+    shared, names = torch.randn(16, 16), [f"a.self_attn.{part}_proj.weight" for part in "qkv"]
+    state = dict(zip(names, (torch.randn(16, 16), shared, shared), strict=True))
+    assert not qkvinspect.check(state, heads=4, select="equal-parts")
+    copied = {name: tensor.clone() for name, tensor in state.items()}
+    assert [finding.code for finding in qkvinspect.check(copied, heads=4, select="equal-parts")] == ["equal-parts"]
+
+
 @pytest.mark.parametrize(
     ("heads", "expected"),
     [(12, [12, 12]), ("12", [12, 12]), (("12", "decoder.*=8"), [12, 8]), (["24/24"], [24, 24])],
