@@ -135,8 +135,10 @@ def test_few_lines_say_what_full_says(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["BERT", "UNet", "CLIP"])
 def test_the_figures_of_all_heads_in_few_lines(name: str, tmp_path: Path) -> None:
     make, heads, _ = MODELS[name]
-    found = report(tmp_path, make(), heads)
-    analysis = Analysis(found, tuple(analyze(found)))
+    report(tmp_path, make(), heads)
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        found = inspect(checkpoint, Options(heads=tuple(heads)))
+        analysis = Analysis(found, tuple(analyze(found)))
     lines = written(analyzed(analysis, lines=80), "table", ViewOptions(width=80)).splitlines()
     assert len(lines) <= 80
     assert max(map(cell_len, lines)) <= 80
