@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import typer
+from typer.models import CommandInfo
 
 _LASTING = frozenset({"analyze", "report", "browse", "scan", "trend"})
 """Commands that multiply large matrices, on all cores, or work for so long that what they drop must go."""
@@ -71,6 +72,20 @@ def only_asked(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
     commands = [c for c in app.registered_commands if c.callback and [c.callback.__name__] == words[:1]]
     one = copy(app)
     one.registered_commands = commands or app.registered_commands
+    if list(words) in ([], ["--help"], ["-h"]):
+        one.registered_commands = [_named(command) for command in app.registered_commands]
+    return one
+
+
+def _named(command: CommandInfo) -> CommandInfo:
+    """A command by name and description, which is all that the list of them shows: options would take 15 more."""
+
+    def described() -> None: ...
+
+    one = copy(command)
+    if command.callback is not None:
+        described.__name__, described.__doc__ = command.callback.__name__, command.callback.__doc__
+        one.callback = described
     return one
 
 
