@@ -61,7 +61,8 @@ def analyze(
     from qkvinspect.analysis.layer import Wanted, figures
 
     chosen = report.attentions if attentions is None else attentions
-    wanted = Wanted() if columns is None else Wanted(frozenset(one.needs for one in columns), parts=False)
+    needs = None if columns is None else frozenset(one.needs for one in columns)
+    wanted = Wanted() if needs is None or "" in needs else Wanted(needs, parts=False)
     sizes = [_nbytes(attention) for attention in chosen]
     advance = counter(sum(sizes), progress)
     bounds = Bounds(report)

@@ -3,7 +3,7 @@
 A head's QK circuit is W_Q^T W_K, [in, in] but of rank head_dim; OV is W_O W_V. With the thin QR decompositions
 W_Q^T = A R and W_K^T = B S the singular values of W_Q^T W_K are those of R S^T, which is small. The Gram matrices of
 all heads give R (by Cholesky, where that is exact enough) and the inner products of any two heads' circuits. Nothing
-is reckoned before it is asked for.
+is computed before it is asked for.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Column:
         unit: of its values; "" where the title says all.
         scale: of its colours: from the least to the greatest value there is, from 0 to 1, or from -1 to 1.
         of: its value; None where it cannot be said.
-        needs: the field of ``HeadFigures`` that it is taken from.
+        needs: the field of ``HeadFigures`` that it is taken from; "" for any of them.
     """
 
     key: str
@@ -31,7 +31,7 @@ class Column:
     unit: str
     scale: Literal["values", "share", "cosine"]
     of: Callable[[HeadFigures], float | None]
-    needs: str
+    needs: str = ""
 
 
 def _spectrum(name: str, field: str) -> Callable[[HeadFigures], float | None]:

@@ -186,7 +186,7 @@ def _ov(factors: Mapping[str, Factor], geometry: Geometry, wanted: Wanted) -> _C
 def _sides(
     factors: Mapping[str, Factor], fields: Set[str], *, together: bool
 ) -> tuple[dict[str, CircuitSide], dict[str, Sequence[Spectrum]]]:
-    """What is reckoned of each factor alone."""
+    """What is computed of each factor alone."""
     sides = {name: CircuitSide(factor, together=together) for name, factor in factors.items()}
     return sides, {name: side.spectra for name, side in sides.items() if name in fields}
 

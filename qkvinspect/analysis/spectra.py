@@ -1,4 +1,4 @@
-"""Singular values, reckoned on whatever small matrices have the same ones, of all heads in one call. float64."""
+"""Singular values, computed on whatever small matrices have the same ones, of all heads in one call. float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qkvinspect.analysis.figures import Spectrum
 from qkvinspect.weights.reading import Array
 
 _DIRECT = 128
-"""Rows up to which all eigenvalues of a Gram matrix are reckoned; Lanczos finds the largest of more in less time."""
+"""Rows up to which all eigenvalues of a Gram matrix are computed; Lanczos finds the largest of more in less time."""
 
 _STEPS = 1000
 _RESIDUAL = 1e-10

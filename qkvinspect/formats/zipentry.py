@@ -64,7 +64,7 @@ class EntryRegion(Region):
             yield from self._verified(sizes)
 
     def _verified(self, sizes: Iterable[int]) -> Iterator[bytes]:
-        """All bytes, once their checksum is compared; zlib would take three times as long to reckon it."""
+        """All bytes, once their checksum is compared; zlib would take three times as long to compute it."""
         crc, offset = 0, self.start
         for size in sizes:
             data = self.source.read(offset, size)

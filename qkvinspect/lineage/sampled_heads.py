@@ -37,7 +37,7 @@ class SampledHeads:
 
     @property
     def unusable(self) -> str:
-        """Why nothing can be reckoned with its numbers; "" where something can."""
+        """Why nothing can be computed with its numbers; "" where something can."""
         sides = (self.q, self.k, self.v, self.o)
         if not all(np.isfinite(side).all() for side in sides):
             return "it has values that are not finite"

@@ -74,6 +74,7 @@ def works(files: Path, peers: Path) -> dict[str, dict[str, Command]]:
         },
         "start": {
             "qkvinspect --help": (*QKVINSPECT, "--help"),
+            "python -c 'import typer'": (sys.executable, "-c", "import typer"),
             "python -c 'import typer, rich.console'": (sys.executable, "-c", "import typer, rich.console"),
             "python -c pass": (sys.executable, "-c", "pass"),
             "python -c 'import numpy'": (sys.executable, "-c", "import numpy"),
@@ -146,15 +147,16 @@ def main() -> None:
         todo = works(files, peers)
         check(todo, cache)
         print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {versions(peers)}.")
-        print(f"Medians of {rounds} runs in turn, all files in the system's cache; the most memory of any run.\n")
-        print("| work | by | seconds | times the first | peak MB |\n| --- | --- | --- | --- | --- |")
+        print(f"{rounds} runs in turn, all files in the system's cache: the median by the clock, the least of the")
+        print(f"processor, the most memory. Load of the machine when it began: {os.getloadavg()[0]:.1f}.\n")
+        print("| work | by | seconds | of the processor | times the first | peak MB |")
+        print("| --- | --- | --- | --- | --- | --- |")
         for work, commands in todo.items():
             taken = interleaved(commands, rounds, cache)
-            first = next(iter(taken.values())).seconds
+            first = next(iter(taken.values())).processor
             for number, (name, one) in enumerate(taken.items()):
-                ratio = one.seconds / first
-                cells = work if number == 0 else "", f"`{name}`", f"{one.seconds:.3f}", f"{ratio:.2f}"
-                print(f"| {' | '.join(cells)} | {one.megabytes:.0f} |", flush=True)
+                cells = work if number == 0 else "", f"`{name}`", f"{one.seconds:.3f}", f"{one.processor:.3f}"
+                print(f"| {' | '.join(cells)} | {one.processor / first:.2f} | {one.megabytes:.0f} |", flush=True)
         print("\n| norms in the engine alone | GB/s | of a float32 `max` in memory |\n| --- | --- | --- |")
         for name, speed, share in bandwidths(files, rounds):
             print(f"| {name} | {speed:.1f} | {share:.2f} |")

@@ -18,7 +18,8 @@ out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 began = time.perf_counter()
 pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, out, 1)])
 _, status, usage = os.wait4(pid, 0)
-print(time.perf_counter() - began, usage.ru_maxrss / 1e3, os.waitstatus_to_exitcode(status))
+taken = usage.ru_utime + usage.ru_stime
+print(time.perf_counter() - began, usage.ru_maxrss / 1e3, taken, os.waitstatus_to_exitcode(status))
 """
 """The system counts the memory of who starts a process as its own, so who starts it is small."""
 
@@ -27,10 +28,16 @@ QKVINSPECT = (sys.executable, "-m", "qkvinspect")
 
 @dataclass(frozen=True)
 class Taken:
-    """What one run of a command took."""
+    """What one run of a command took.
+
+    Attributes:
+        seconds: by the clock.
+        processor: seconds of the processor, its own and the system's for it.
+    """
 
     seconds: float
     megabytes: float
+    processor: float
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -51,14 +58,17 @@ def run(command: Sequence[str | Path], cache: Path) -> tuple[Taken, bytes]:
             text=True,
             check=True,
         )
-        seconds, megabytes, code = map(float, launched.stdout.split())
+        seconds, megabytes, processor, code = map(float, launched.stdout.split())
         if code:
             raise SystemExit(f"{' '.join(map(str, command))} failed: {launched.stderr}")
-        return Taken(seconds, megabytes), printed.read_bytes()
+        return Taken(seconds, megabytes, processor), printed.read_bytes()
 
 
 def interleaved(commands: Mapping[str, Sequence[str | Path]], rounds: int, cache: Path) -> dict[str, Taken]:
-    """The medians of each command, all run in turn, after one round that is not counted."""
+    """The medians of each command, all run in turn, after one round that is not counted; of the processor the least.
+
+    What other programs do makes a process wait, and take longer at times, but never take less of the processor.
+    """
     taken: dict[str, list[Taken]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, command in commands.items():
@@ -66,7 +76,9 @@ def interleaved(commands: Mapping[str, Sequence[str | Path]], rounds: int, cache
             if number:
                 taken[name].append(found)
     return {
-        name: Taken(statistics.median(t.seconds for t in some), max(t.megabytes for t in some))
+        name: Taken(
+            statistics.median(t.seconds for t in some), max(t.megabytes for t in some), min(t.processor for t in some)
+        )
         for name, some in taken.items()
     }
 

@@ -33,10 +33,10 @@ def said(found: dict[str, Any]) -> list[tuple[str, str | None, str]]:
 @pytest.mark.parametrize(
     ("seed", "options"),
     [
-        (1, {}),
-        (2, {"optimizer": "adam"}),
+        pytest.param(1, {}, marks=pytest.mark.mass),
+        pytest.param(2, {"optimizer": "adam"}, marks=pytest.mark.mass),
         (3, {"optimizer": "sgd"}),
-        (4, {"rate": 1e-2}),
+        pytest.param(4, {"rate": 1e-2}, marks=pytest.mark.mass),
         (5, {"norm_first": False}),
         (6, {"every": 20, "rate": 6e-3}),
     ],
