@@ -28,9 +28,9 @@ def test_mimo(stripes: int, layout: str | None, tmp_path: Path) -> None:
         "k": torch.randn(kv_heads * DIM, WIDTH),
         "v": torch.randn(kv_heads * V_DIM, WIDTH),
     }
-    stripes = [torch.cat([part.chunk(stripes)[rank] for part in parts.values()]) for rank in range(stripes)]
+    shares = [torch.cat([part.chunk(stripes)[rank] for part in parts.values()]) for rank in range(stripes)]
     name = "model.layers.0.self_attn"
-    whole = torch.cat(stripes)
+    whole = torch.cat(shares)
     save_file(
         {f"{name}.qkv_proj.weight": whole, f"{name}.o_proj.weight": torch.randn(WIDTH, HEADS * V_DIM)},
         tmp_path / "model.safetensors",
