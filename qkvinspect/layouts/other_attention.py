@@ -1,4 +1,4 @@
-"""Attention of other kinds: latent (DeepSeek), linear, and hybrids that project gates or an MLP along."""
+"""Attention of other kinds: latent (DeepSeek), in stripes, linear, and hybrids that project gates or an MLP along."""
 
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
@@ -47,6 +47,27 @@ LAYOUTS: tuple[Layout, ...] = (
             ("megatron-mla", "Megatron-Core, NeMo: latent attention", "linear_q_up_proj"),
             ("megatron-mla-lite", "Megatron-Core, NeMo: latent attention with a plain query", "linear_q_proj"),
         )
+    ),
+    *(
+        Layout(
+            id="mimo-v2" if stripes == 4 else f"mimo-v2-{stripes}",
+            libraries=libraries,
+            weights=(StoredWeight("qkv_proj.weight", Packing(("q", "k", "v"), groups=stripes)),),
+            layer="self_attn",
+            siblings=("o_proj.weight",),
+            unless=("output_gate.weight",),
+            out=("o_proj.weight",),
+            model_types=("mimo_v2*", "MiMoV2*"),
+            flags={"num_key_value_heads": (stripes,)},
+            needs_config=True,
+            kv_heads="free",
+            v_free=True,
+            source="vLLM vllm/model_executor/models/mimo_v2.py (pull request 57508)",
+            proof="excerpt",
+            note=f"stripes of {stripes} ranks of tensor parallelism, each with its heads of Q, K and V in blocks; there"
+            " are as many as the config's num_key_value_heads, also in layers whose kv heads are more (swa)",
+        )
+        for stripes, libraries in ((4, "MiMo-V2, V2.5"), (8, "MiMo-V2.5-Pro"))
     ),
     Layout(
         id="mla-gated",

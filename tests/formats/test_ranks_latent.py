@@ -72,15 +72,15 @@ def test_joined(ranks: int, down_is_cut: bool, lite: bool, tmp_path: Path) -> No
     with qkvinspect.open(write(tmp_path, tensors, ranks, down_is_cut)) as checkpoint:
         report = qkvinspect.inspect(checkpoint, qkvinspect.Options(norms=False))
         attention = checkpoint.attentions[ATTENTION]
-        q, k, v = (part.numpy() for part in (attention.q, attention.k, attention.v))
+        q, k, v = (part.torch() for part in (attention.q, attention.k, attention.v))
     assert {str(finding.code) for finding in report.findings} <= {"ranks-joined"}
     (found,) = report.attentions
     assert found.heads is not None
     assert (found.heads.num_heads, found.heads.width("q"), found.heads.width("v")) == (HEADS, NOPE + ROPE, V_DIM)
-    both = tensors[f"{ATTENTION}.linear_kv_up_proj.weight"].unflatten(0, (HEADS, NOPE + V_DIM))
-    assert (k == both[:, :NOPE].flatten(0, 1).numpy()).all()
-    assert (v == both[:, NOPE:].flatten(0, 1).numpy()).all()
-    assert (q == tensors[f"{ATTENTION}.linear_q_{'proj' if lite else 'up_proj'}.weight"].numpy()).all()
+    both = tensors[f"{ATTENTION}.linear_kv_up_proj.weight"].reshape(HEADS, NOPE + V_DIM, KV_RANK)
+    assert torch.equal(k, both[:, :NOPE].reshape(-1, KV_RANK))
+    assert torch.equal(v, both[:, NOPE:].reshape(-1, KV_RANK))
+    assert torch.equal(q, tensors[f"{ATTENTION}.linear_q_{'proj' if lite else 'up_proj'}.weight"])
     joined = {name: list(weight.shape) for name, weight in tensors.items()}
     assert {name: list(report.weights[name].shape) for name in tensors} == joined
     if ranks > 1:

@@ -160,3 +160,10 @@ def test_heads_pruned_without_a_word(left: int) -> None:
     found = report(shapes, config(model_type="bert", hidden_size=384, num_attention_heads=12))
     assert all_sizes(found) == [(left, left, 32)]
     assert "pruning left" in str(found.findings)
+
+
+def test_a_part_saved_alone_is_known_by_the_end_of_its_name() -> None:
+    values = {"model_type": "pp_doclayout_v3", "d_model": 256, "encoder_hidden_dim": 256}
+    heads = {"decoder_attention_heads": 4, "encoder_attention_heads": 2}
+    found = report(square("aifi.0.layers.0.self_attn", 256), config(**values, **heads))
+    assert all_sizes(found) == [(2, 2, 128)]

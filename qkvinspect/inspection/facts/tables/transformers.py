@@ -41,7 +41,8 @@ def head_keys(model_type: str, layer: str, layer_type: str = "") -> HeadKeys | N
 
     A name may have more in front than the library's own: the base model's name (``bert.encoder.layer.0...`` and
     ``encoder.layer.0...`` are the same layer) or what the model is part of. Of several layers of the library that the
-    name ends with, the one of the longest name counts.
+    name ends with, the one of the longest name counts. It may have less in front as well, where a part is saved alone:
+    then all layers whose names end with it must answer alike.
 
     Args:
         layer_type: the entry of ``layer_types`` in the config, for the few classes that read other keys by it.
@@ -55,7 +56,17 @@ def head_keys(model_type: str, layer: str, layer_type: str = "") -> HeadKeys | N
         ending = pattern.split(".")
         if len(ending) > closest and _ends_with(parts, ending):
             closest, keys = len(ending), _keys(said, layer_type)
-    return keys
+    return keys if closest else _of_a_part_alone(model_type, parts, layer_type)
+
+
+def _of_a_part_alone(model_type: str, parts: Sequence[str], layer_type: str) -> HeadKeys | None:
+    """What the library reads for every layer whose name ends so; None where it reads several things."""
+    found = [
+        _keys(said, layer_type)
+        for pattern, said in _patterns(model_type).items()
+        if len(ending := pattern.split(".")) > len(parts) and _ends_with(parts, ending[-len(parts) :])
+    ]
+    return found[0] if len(set(found)) == 1 else None
 
 
 def _ends_with(parts: Sequence[str], ending: Sequence[str]) -> bool:
