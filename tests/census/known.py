@@ -23,9 +23,8 @@ class Left(NamedTuple):
 
 
 WITHOUT_CONFIG = (
-    "vit-pytorch", "torch", "torchvision", "torchaudio", "torchscale", "espnet", "esm", "nemo", "monai", "moshi",
-    "audiocraft", "openai-whisper", "segment-anything", "litgpt", "torch_geometric", "boltz", "coqui-tts", "uni2ts",
-    "ultralytics", "linformer", "conformer", "speechbrain", "performer-pytorch", "x-transformers",
+    "vit-pytorch", "torch", "torchvision", "torchaudio", "torchscale", "espnet", "esm", "monai", "moshi",
+    "openai-whisper", "segment-anything", "litgpt", "torch_geometric", "ultralytics", "conformer", "speechbrain",
 )  # fmt: skip
 """Libraries whose layers are kept without a config."""
 
@@ -114,9 +113,10 @@ LEFT: tuple[Left, ...] = (
 
 ALARMS: tuple[tuple[str, str], ...] = (
     ("transformers/aria multi_modal_projector.cross_attn", "projections before those of nn.MultiheadAttention"),
-    ("transformers/bailing_hybrid *.attention", "gated linear attention, whose forward was not run"),
-    ("transformers/cosmos3_omni *.attn", "its forward was not run"),
-    ("transformers/d_fine *.self_attn", "its forward was not run"),
+    ("transformers/* *.linear_attn", "Q, K and V of a gated delta net, which is called attention in its name only"),
+    ("transformers/longcat_flash *.self_attn.*", "two in each layer, whose forward was not run"),
+    ("transformers/led *.global", "projections for tokens that are marked as global, and none was"),
+    ("transformers/longformer *.global", "projections for tokens that are marked as global, and none was"),
     ("transformers/xlstm *.mlstm_layer", "Q, K and V of a matrix memory"),
     ("transformers/zaya *.qkv_proj", "see above"),
     ("performer-pytorch/Performer proj_updater.*", "the same layers once more, under the name of what redraws them"),
