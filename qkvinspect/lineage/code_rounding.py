@@ -38,16 +38,17 @@ def _parts(layer: Attention) -> list[Part]:
 
 
 def _within(part: Part, coded: Part) -> bool:
-    """Whether some rows lie within the steps of their codes."""
-    if part.name == "out":
-        rows = [range(part.weight.as_shape(part.orientation)[0])] * 2
-    else:
-        rows = [side.rows[0] for side in (part, coded)]
-    if len(rows[0]) != len(rows[1]):
-        return False
-    some = slice(0, len(rows[0]), max(len(rows[0]) // _ROWS, 1))
-    codes = coded.weight.as_matrix(coded.orientation).take(rows[1][some])
-    numbers = rows_of_values(part.weight.as_matrix(part.orientation), [rows[0][some]])
+    """Whether some rows of its first and its last head lie within the steps of their codes."""
+    if part.name == "out":  # its heads are columns
+        every = range(part.weight.as_shape(part.orientation)[0])
+        return _rows_within(part, every, coded, every)
+    return all(_rows_within(part, part.heads[head], coded, coded.heads[head]) for head in (0, -1))
+
+
+def _rows_within(part: Part, rows: range, coded: Part, same: range) -> bool:
+    some = slice(0, len(rows), max(len(rows) // _ROWS, 1))
+    codes = coded.weight.as_matrix(coded.orientation).take(same[some])
+    numbers = rows_of_values(part.weight.as_matrix(part.orientation), [rows[some]])
     if not isinstance(codes, DecodedMatrix) or numbers.shape != (codes.rows, codes.cols):
         return False
     steps = codes.slack()
