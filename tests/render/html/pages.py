@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = (
@@ -21,6 +21,12 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+_PATIENCE = 60_000
+"""Milliseconds: a page of 5 MB takes long on a machine that does much else."""
+
+expect.set_options(timeout=_PATIENCE)
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def opened(browser: Browser, file: Path, scheme: Literal["light", "dark"] = "lig
     told: list[str] = []
     with browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}, **options) as context:
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(_PATIENCE)
         page.on("console", lambda message: told.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: told.append(f"error: {error}"))
         page.on("dialog", lambda dialog: told.append(f"dialog: {dialog.message}"))
