@@ -195,7 +195,7 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...], str]] = {
         ("transformer/h0_attn",),
         "",
     ),
-    "Keras, by its slashes": (
+    "Keras in TensorFlow's own files": (
         {f"block_0/multi_head_attention/{name}/kernel:0": (E, 4, D) for name in ("query", "key", "value")}
         | {"block_0/multi_head_attention/attention_output/kernel:0": (4, D, E)},
         ("block_0/multi_head_attention",),
