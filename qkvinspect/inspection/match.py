@@ -122,6 +122,7 @@ def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
                     siblings=(),
                     unless=(),
                     out_ratio=None,
+                    fed_by=None,
                     glob=glob,
                     needs_config=True,
                     model_types=(),

@@ -211,7 +211,7 @@ LAYOUTS: tuple[Layout, ...] = (
         weights=(StoredWeight("3.weight", Packing(("q", "k"), groups="heads")),),
         ndim=3,
         layer="window_tokens_to_qk",
-        siblings=("0.weight", "../to_qkv.weight"),
+        siblings=("0.weight",),
         head_tensors=(HeadTensor("0.weight", 0, "head_dim"),),
         source="vit_pytorch/sep_vit.py, DSSA.forward: b (h c) n -> b h n c, chunk(2)",
         proof="source",
