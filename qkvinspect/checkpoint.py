@@ -23,7 +23,6 @@ ByteOrder = Literal["little", "big"]
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 """The order of a stored weight's axes: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
 XLNet's [in, num_heads, head_dim]."""
-
 Role = Literal["model", "ema", "optimizer"]
 
 Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors", "gguf", "onnx", "memory"]

@@ -42,7 +42,7 @@ def lineage(
     limit: options.Limits = None,
     download: options.Download = False,
 ) -> None:
-    """Tell whether checkpoints come from one start, and what became of heads.
+    """Tell which checkpoints are kin, and what became of each head.
 
     Heads are compared by their QK and OV circuits, which stay what they are when heads change places, are rotated
     inside, rescaled, packed, renamed or rounded. The p-value is the chance that the units of two models that were

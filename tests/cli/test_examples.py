@@ -23,6 +23,8 @@ GROUP: Any = typer.main.get_command(app)
 ELSEWHERE = ("hf://org/model", "openai-community/gpt2", "tcp://scheduler:8786")
 """What an example needs that is not on this machine: of these only the command line is read."""
 
+LINEAGE = Path(__file__).parents[1] / "lineage" / "sample"
+
 FAILS = {"diff": {0, 1}, "check": {0, 1}, "trend": {0, 1}}
 
 
@@ -73,6 +75,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(said))
     others(folder)
+    for name, sample in (("base", "base"), ("mine", "tuned"), ("step1000", "tuned"), ("step2000", "pruned")):
+        shutil.copytree(LINEAGE / sample, folder / name)
+    for name in ("base", "merged"):
+        shutil.copy(LINEAGE / "tuned" / "model.safetensors", folder / f"{name}.safetensors")
     (folder / "SHA256SUMS").write_text("")
     main(["scan", str(folder / "run"), "-o", str(folder / "run.jsonl"), "--jobs", "1"])
     shutil.copy(folder / "run.jsonl", folder / "rows-2.jsonl")

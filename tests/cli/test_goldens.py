@@ -42,6 +42,7 @@ GOLDENS = {
     "export": ["export training.pt -o OUT/qkv.safetensors --dry-run", "export training.pt -o OUT/qkv.safetensors"],
     "check": ["check damaged.pt training.pt nofile.pt", "check miswritten.safetensors", "check --list"],
     "diff": ["diff trained.safetensors miswritten.safetensors", "diff transformer.pt transformer.safetensors"],
+    "lineage": ["lineage LINEAGE/base LINEAGE/tuned LINEAGE/other"],
     "scan": ["scan training.pt -o OUT/run.jsonl --jobs 1"],
     "trend": ["trend RUN --column norm", "trend RUN --column norm --chart"],
     "pack": ["pack bert_like --to phi3 -o OUT/fused.safetensors --dry-run"],
@@ -62,7 +63,10 @@ VIEWS = {
 
 def printed(line: str, columns: int, colour: bool, out: str) -> str:
     """What a command prints on both streams, and its exit code."""
-    argv = [word.replace("OUT", out).replace("RUN", "../tests/scans/run.jsonl") for word in shlex.split(line)]
+    places = {"OUT": out, "RUN": "../tests/scans/run.jsonl", "LINEAGE": "../tests/lineage/sample"}
+    for name, place in places.items():
+        line = line.replace(name, place)
+    argv = shlex.split(line)
     stdout, stderr = io.StringIO(), io.StringIO()
     stdout.isatty = lambda: bool(columns)  # type: ignore[method-assign]
     surroundings = {

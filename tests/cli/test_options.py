@@ -17,7 +17,7 @@ from qkvinspect.cli import app
 TABLE = Path(__file__).with_name("options.txt")
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # pyright: ignore
-OPENED = {"show", "explain", "analyze", "export", "check", "diff", "pack", "convert", "report", "browse"}
+OPENED = {"show", "explain", "analyze", "export", "check", "diff", "pack", "convert", "report", "browse", "lineage"}
 """Commands that open checkpoints and are not for thousands of them, as scan is."""
 
 
@@ -58,7 +58,7 @@ def test_what_is_repeatable_is_so_everywhere_but_for_one_value_a_side() -> None:
 
 def test_options_are_where_they_make_sense() -> None:
     have = {option: {name for name, c in COMMANDS.items() if option in options(c)} for option in table().split()}
-    printing = {"show", "explain", "analyze", "check", "diff", "trend", "layouts"}
+    printing = {"show", "explain", "analyze", "check", "diff", "trend", "layouts", "lineage"}
     writing = {"export", "pack", "convert"}
     assert have["--format"] == printing | writing
     assert have["--output"] == printing | writing | {"report", "scan"}
@@ -67,7 +67,8 @@ def test_options_are_where_they_make_sense() -> None:
     assert have["--layer"] == {*COMMANDS} - {"layouts"}
     assert have["--heads"] == have["--layout"] == OPENED | {"scan"}
     assert have["--limit"] == have["--config"] == have["--container"] == OPENED | {"scan"}
-    assert have["--base"] == have["--download"] == OPENED
+    assert have["--download"] == OPENED
+    assert have["--base"] == OPENED - {"lineage"}  # an adapter has no lineage but its base's
 
 
 def test_formats_are_the_same_everywhere_and_more_in_check() -> None:

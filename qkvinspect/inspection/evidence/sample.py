@@ -176,8 +176,8 @@ def _orthogonal(values: Array) -> bool:
 
     They are then less alike within the matrix than with the rows of any other, which looks like an effect of heads.
     """
-    rows = values[:_FIRST_ROWS].astype(np.float64)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # infinite and signalling values are looked for below
+        rows = values[:_FIRST_ROWS].astype(np.float64)
         lengths = np.linalg.norm(rows, axis=1)
         rows = rows[lengths > 0] / lengths[lengths > 0, None]
     if not np.isfinite(rows).all():
