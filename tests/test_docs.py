@@ -97,3 +97,15 @@ def test_the_changelog_knows_this_version() -> None:
 def test_the_constraints_name_every_dependency() -> None:
     pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {"torch", "typer", "rich", "safetensors", "numpy", "pyyaml"} <= pinned
+
+
+def test_every_mass_run_is_listed() -> None:
+    """MASS.md says what is run before a release, and how it went when it was."""
+    marked = [path for path in (ROOT / "tests").rglob("*.py") if "mark.mass" in path.read_text(encoding="utf-8")]
+    listed = (ROOT / "tests" / "MASS.md").read_text(encoding="utf-8")
+    missing = [
+        str(path.relative_to(ROOT / "tests"))
+        for path in marked
+        if path.name not in listed and f"`{path.parent.name}/`" not in listed and path.name != "test_docs.py"
+    ]
+    assert not missing
