@@ -82,7 +82,7 @@ _LEAVES = frozenset(
     for stored in layout.weights
     for name in stored.key.removesuffix(".weight").rpartition(".")[2].split("|")
     if not name.isdecimal()
-) - {"attn", "linear", "linear1", "conv", "c", "in_proj", "q", "k", "v", "key", "value"}
+) - {"attn", "linear", "linear1", "conv", "c", "in_proj", "q", "k", "v", "key", "value", "weight"}
 """Names of attention projections; names that other modules use too are left out."""
 
 _RANK = re.compile(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+")

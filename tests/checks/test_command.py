@@ -134,4 +134,4 @@ def test_the_hook_runs_in_a_repository(tmp_path: Path, samples: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "K holds 1 NaN or infinite values" in done.stdout + done.stderr
+    assert "K holds 1 NaN or infinite value" in done.stdout + done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qkvinspect.cli import main
+from qkvinspect.cli import app, main
 from qkvinspect.cli.streams import replace_unencodable
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +55,7 @@ EVERYTHING = [
     (["diff", "A", "A"], 0),
     (["diff", "A", "B"], 1),
     (["diff", "A", "B", "--per-head"], 1),
+    (["lineage", "A", "B"], 0),
     (["scan", "A", "no such é 模", "-o", "OUT.jsonl", "--jobs", "1"], 2),
     (["scan", "A", "-o", "OUT.jsonl", "--jobs", "1"], 0),
     (["trend", "RUN"], 1),
@@ -108,6 +109,11 @@ def test_every_command_in_every_encoding(tmp_path: Path, monkeypatch: pytest.Mon
         assert "unexpected" not in err or words[0] == "nonsense"
         assert "\\u25" not in out, words  # no block or line is left as an escape
         assert "\\u28" not in out, words
+
+
+def test_no_command_is_left_out() -> None:
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert commands <= {words[0] for words, _ in EVERYTHING}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

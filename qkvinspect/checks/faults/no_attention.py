@@ -16,4 +16,5 @@ CODE: FindingCode = FindingCode.NO_ATTENTION
 def find(subject: Subject) -> Iterator[Fault]:
     if not subject.report.attentions:
         count = len(subject.report.checkpoint.tensors)
-        yield None, f"none of its {count} tensors has a name that a known layout uses"
+        why = f"none of its {count} tensors has a name that a known layout uses" if count else "it holds no tensors"
+        yield None, why
