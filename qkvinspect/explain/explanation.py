@@ -130,7 +130,7 @@ def _heads(attention: Attention) -> str:
         possible = ", ".join(map(str, attention.possible_heads[:16]))
         return (
             f"num_heads is a plain attribute of the module and is in no tensor; {_who_tells(attention)}. --heads N"
-            f" does. {f'Possible: {possible}.' if possible else ''}"
+            f" sets it. {f'Possible: {possible}.' if possible else ''}"
         ).strip()
     origin = "the weights" if attention.heads_said_by is SaidBy.WEIGHTS else attention.heads_from
     text = f"{describe(geometry)}, from {origin}."

@@ -12,7 +12,8 @@ from typing import Any
 
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.report import Attention, Part, Report, row_ranges
+from qkvinspect.inspection.json_values import row_ranges
+from qkvinspect.inspection.report import Attention, Part, Report
 from qkvinspect.layouts.packing import merge
 from tests.census.kept import Line
 

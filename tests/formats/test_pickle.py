@@ -510,6 +510,7 @@ import sys, pathlib
 from qkvinspect.weights.reading import read_rows
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.strided import strided_matrix
+from tests.hostile.inert import compile_constructors
 
 def read(path):
     with open_checkpoint(path) as checkpoint:
@@ -518,6 +519,7 @@ def read(path):
 
 *paths, control = sys.argv[1:]
 expected = read(paths[0])
+compile_constructors()
 events = []
 before = set(sys.modules)
 sys.addaudithook(lambda event, args: events.append((event, str(args[:1]))))

@@ -95,13 +95,18 @@ class Page:
         if laid.above >= 0:
             self.line((f" {table.columns[laid.above]}", "dim"))
         self._row([table.columns[i] for i in laid.kept], sizes, right, laid.gap, indent, "dim")
+        across, most = narrow.across(sizes, laid.gap), self._view.width
+        overlong = most is not None and across > most  # a name that is longer than a line
         if table.ruled:
-            self._add("─" * narrow.across(sizes, laid.gap))
+            self._add("─" * (most if most is not None and overlong else across))
         for row, stored in zip(laid.cells, table.rows, strict=True):
             style = "red" if table.bad(stored) else ""
             if laid.above >= 0:
                 self.line((f" {row[laid.above]}", style), hang=1)
-            self._row([row[i] for i in laid.kept], sizes, right, laid.gap, indent, style)
+            if overlong:
+                self.line((f"{indent}{row[laid.kept[0]]}", style), hang=len(indent))
+            else:
+                self._row([row[i] for i in laid.kept], sizes, right, laid.gap, indent, style)
         shown = {*laid.kept, laid.above}
         if missing := [title for i, title in enumerate(table.columns) if title and i not in shown]:
             self.line((f" no room for: {', '.join(missing)}", "dim"))
