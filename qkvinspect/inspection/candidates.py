@@ -30,6 +30,11 @@ class Candidate:
             for weight, stored in zip(self.weights, self.layout.weights, strict=True)
         ]
 
+    @property
+    def first_size(self) -> int:
+        """The size of the first weight's first axis; 0 where that weight cannot be decoded and its shape is lost."""
+        return self.weights[0].shape[0] if self.weights[0].shape else 0
+
     def require_square(self) -> None:
         """nn.MultiheadAttention projects to embed_dim and nothing else.
 

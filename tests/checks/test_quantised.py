@@ -111,3 +111,39 @@ def test_a_config_that_says_nothing(tmp_path: Path, run) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     found = run("check", tmp_path, "--heads", "8", "--no-evidence", "--select", "quantised-otherwise")
     assert "the config says nothing of quantisation, and the tensors are float8" in found.out
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "weight_scale_inv"),
+        ({"quant_method": "fbgemm_fp8"}, "weight_scale"),
+    ],
+)
+def test_float8_whose_scales_are_all_gone(config: dict[str, Any], scale: str, tmp_path: Path, run) -> None:
+    state = {f"l.0.self_attn.{part}_proj.weight": torch.randn(64, 64).to(torch.float8_e4m3fn) for part in "qkvo"}
+    save_file(state, tmp_path / "model.safetensors")
+    found = run("check", tmp_path, "--heads", "4")
+    assert found.code == 0, "by itself float8 is a dtype like any other"
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    found = run("check", tmp_path, "--heads", "4")
+    assert found.code == 1
+    assert f"has no values: its scale is missing: l.0.self_attn.q_proj.{scale}" in found.out
+
+
+@pytest.mark.parametrize("beside", ["q_norm.weight", "mem_k", ""])
+def test_words_of_unknown_width_are_said_to_be_that(beside: str, tmp_path: Path, run) -> None:
+    """MLX without its config: the same words may hold numbers of 2, 4 or 8 bits. What stands beside is no matter."""
+    state: dict[str, torch.Tensor] = {}
+    for part in "qkvo":
+        name = f"l.0.self_attn.{part}_proj"
+        state[f"{name}.weight"] = torch.zeros(256, 32, dtype=torch.uint32)
+        state |= {f"{name}.{leaf}": torch.ones(256, 4, dtype=torch.float16) for leaf in ("scales", "biases")}
+    if beside:
+        state[f"l.0.self_attn.{beside}"] = torch.ones((1, 1, 64) if beside == "mem_k" else (64,))
+        state["l.0.self_attn.mem_v"] = torch.ones(1, 1, 64)
+    save_file(state, tmp_path / "model.safetensors")
+    found = run("check", tmp_path)
+    assert found.code == 1
+    assert "its words may be read in several ways (expected quantization in config.json" in found.out
+    assert "no-attention  the attention that its names speak of cannot be decoded" in found.out

@@ -52,7 +52,7 @@ _TENSORS = (
 
 def facts(module: HeadedModule) -> Iterator[HeadFact]:
     """What the tensors beside a module's projections fix."""
-    path, rows = module.candidate.path, module.candidate.weights[0].shape[0]
+    path, rows = module.candidate.path, module.candidate.first_size
     for tensor in _TENSORS:
         info = module.names.find(tensor.key, path)
         if info is None or len(info.shape) != tensor.axes or tensor.where not in module.layer:

@@ -93,7 +93,7 @@ class Sources:
                 continue
             if tensor.fixes == "num_heads":
                 yield HeadFact(origin, size, said_by=SaidBy.TENSOR)
-            elif size < candidate.weights[0].shape[0]:  # a norm over all heads at once says nothing
+            elif size < candidate.first_size:  # a norm over all heads at once says nothing
                 yield HeadFact(origin, head_dim=size, said_by=SaidBy.TENSOR)
 
 

@@ -179,11 +179,11 @@ def _stored(checkpoint: Checkpoint) -> Weights:
             weight = load().find(name, checkpoint)
             if weight is not None:
                 found[weight.name] = weight
-    if not found:
+    if not found and not any(info.dtype.bits == 8 and info.dtype.kind == "float" for info in tensors.values()):
         return Weights(found, tensors)
     from qkvinspect.weights.encodings import scaled_float
 
-    found |= scaled_float.without_scale(tensors, found)
+    found |= scaled_float.without_scale(checkpoint, found)
     return _with(Weights({}, tensors), found, tensors)
 
 

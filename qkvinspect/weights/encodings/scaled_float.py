@@ -18,6 +18,7 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_items, is_mapping, is_size
+from qkvinspect.weights.companions import said_text
 from qkvinspect.weights.strided import strided_matrix, strided_shape
 from qkvinspect.weights.weight import StoredRows, Weight, plain
 
@@ -31,6 +32,9 @@ _CODES = {**dict.fromkeys(SCALES, "weight"), "_weight_scale": "_weight_qdata", "
 """What lies beside scales of each name."""
 
 _SCALE_DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e8m0fnu")
+
+_WITH_SCALES = ("fp8", "fbgemm_fp8")
+"""Values of ``quant_method`` by which every float8 weight has a scale."""
 
 _USUAL_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
 _LEAST_BLOCK = 16
@@ -180,10 +184,11 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
         return replace(weight, why=f"its scale {marker} does not fit: {error.message}")
 
 
-def without_scale(tensors: Mapping[str, TensorInfo], scaled: Mapping[str, Weight]) -> dict[str, Weight]:
-    """Small floats that have no scale beside them where others of the file have one: their numbers are lost."""
+def without_scale(checkpoint: Checkpoint, scaled: Mapping[str, Weight]) -> dict[str, Weight]:
+    """Small floats that have no scale where others of the file have one, or should by the config."""
+    tensors = checkpoint.tensors
     leaves = {info.name.rpartition(".")[2] for weight in scaled.values() for info in weight.stored[1:]}
-    leaf = next((leaf for leaf in SCALES if leaf in leaves), None)
+    leaf = next((leaf for leaf in SCALES if leaf in leaves), None) or _promised(checkpoint)
     if leaf is None:
         return {}
     return {
@@ -191,6 +196,14 @@ def without_scale(tensors: Mapping[str, TensorInfo], scaled: Mapping[str, Weight
         for name, info in tensors.items()
         if name not in scaled and name.endswith(".weight") and _small_float(info)
     }
+
+
+def _promised(checkpoint: Checkpoint) -> str | None:
+    """The scale that each float8 weight has by the config; None where it does not say that they have any."""
+    method = said_text(checkpoint, "quant_method")
+    if method is None or method.lower() not in _WITH_SCALES:
+        return None
+    return "weight_scale_inv" if _block(checkpoint) else "weight_scale"
 
 
 def _small_float(info: TensorInfo) -> bool:
