@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import qkvinspect.formats.ranks.opening
 from qkvinspect import fast_dataclass
 from qkvinspect.errors import QkvInspectError
 from qkvinspect.formats import open_checkpoint

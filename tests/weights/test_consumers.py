@@ -229,7 +229,10 @@ def browse(case: Case, run: Any) -> Answer:
                 for number, layer in enumerate(LAYERS.values()):
                     await look_at(app, pilot, number)
                     rows = [line.split() for line in shown(app, "#text").splitlines()]
-                    heads = [next(row for row in rows if row[:1] == [str(head)] and "rows" not in row) for head in range(HEADS)]
+                    heads = [
+                        next(row for row in rows if row[:1] == [str(head)] and "rows" not in row)
+                        for head in range(HEADS)
+                    ]
                     numbers = [[float(cell) for cell in row[1:] if ":" not in cell] for row in heads]
                     norms[layer] = {part: [row[at] for row in numbers] for at, part in enumerate("qkv")}
 

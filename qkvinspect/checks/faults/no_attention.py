@@ -16,11 +16,9 @@ CODE: FindingCode = FindingCode.NO_ATTENTION
 def find(subject: Subject) -> Iterator[Fault]:
     if not subject.report.attentions:
         count = len(subject.report.checkpoint.tensors)
-<<<<<<< HEAD
-        why = f"none of its {count} tensors has a name that a known layout uses" if count else "it holds no tensors"
-        yield None, why
-=======
-        unread = any(finding.code is FindingCode.NO_VALUES for finding in subject.report.findings)
-        unnamed = f"none of its {count} tensors has a name that a known layout uses"
-        yield None, "the attention that its names speak of cannot be decoded" if unread else unnamed
->>>>>>> break15
+        if not count:
+            yield None, "it holds no tensors"
+        elif any(finding.code is FindingCode.NO_VALUES for finding in subject.report.findings):
+            yield None, "the attention that its names speak of cannot be decoded"
+        else:
+            yield None, f"none of its {count} tensors has a name that a known layout uses"
