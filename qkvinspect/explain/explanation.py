@@ -148,7 +148,7 @@ def _who_tells(attention: Attention) -> str:
 
 
 def _subhead_places(geometry: Geometry) -> str:
-    """Where the sub-heads of one head lie in Q."""
+    """The rows of Q, or of Q and K, that belong to the sub-heads of one head."""
     heads, width, each = geometry.num_heads, geometry.width("q"), geometry.subheads.get("q", 1)
     parts = " and ".join(part.upper() for part in ("q", "k") if geometry.subheads.get(part, 1) > 1)
     text = f"{parts} {'has' if parts in 'QK' else 'have'} {each} sub-heads of {width} rows for each head, "
