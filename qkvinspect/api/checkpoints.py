@@ -244,7 +244,7 @@ def check(
         select, ignore: codes, or globs of codes; one, or several.
 
     Returns:
-        a list of the findings, the gravest first; their severity is "info", "warning" or "error".
+        a list of the findings, the most severe first; their severity is "info", "warning" or "error".
 
     Raises:
         CheckpointError: the file cannot be read, or not without doubt.

@@ -48,7 +48,7 @@ def lineage(
     inside, rescaled, packed, renamed or rounded. The p-value is the chance that the units of two models that were
     started independently stand in the same order; no training data is needed. Below 1e-6 two checkpoints are kin:
     derived where it can be told that one was made from the other, else of a common ancestor, which may be one of
-    them. From 1e-3 on they are unrelated. What cannot be told is undetermined.
+    them. From 1e-3 on they are unrelated. Where neither can be shown, they are undetermined.
 
     For each layer the map has a digit a head: 0 not moved, 9 moved by nine tenths of its size or more.
 

@@ -44,7 +44,7 @@ class Bar:
         self._resources.close()
 
     def advance(self, done: int, total: int) -> None:
-        """Told how much is done, of how much."""
+        """Show how much of the total is done."""
         now = time.monotonic()
         if not self._terminal or now < self._due:
             return

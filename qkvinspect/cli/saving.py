@@ -102,7 +102,7 @@ def require_attention(report: Report, what: str) -> None:
     """Refuse a checkpoint of which nothing can be written, or not all: a layer whose numbers, and shape, are lost.
 
     Raises:
-        UsageError: it holds no attention, or more than can be told.
+        UsageError: it holds no attention, or layers that cannot be decoded.
     """
     from qkvinspect.errors import UsageError
     from qkvinspect.finding_codes import FindingCode

@@ -42,7 +42,7 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     layout = attention.layout
     if layout is None:
         text = (
-            f"cannot be told: {' or '.join(attention.candidates)} store different things under this name and "
+            f"ambiguous: {' and '.join(attention.candidates)} store different things under this name and "
             f"shape. --layout '{attention.layer}=ID' or --config FILE settles it."
         )
         yield "Layout", text
@@ -52,10 +52,10 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     if attention.parts:
         yield "Rows", " ".join(_rows(part, attention) for part in attention.parts)
     else:
-        yield "Rows", "cannot be told yet: the parts take turns head by head, so the number of heads is needed."
+        yield "Rows", "unknown: the parts alternate head by head, so the number of heads is needed."
     lost = dict.fromkeys(weight.why for weight in attention.weights if weight.why)
     if lost:
-        yield "Numbers", f"cannot be had: {'; '.join(lost)}."
+        yield "Numbers", f"cannot be decoded: {'; '.join(lost)}."
     yield "Why", layout.why or f"so it is in {layout.source}."
     if attention.parts:
         yield "Biases", _biases(attention)
@@ -148,7 +148,7 @@ def _who_tells(attention: Attention) -> str:
 
 
 def _subhead_places(geometry: Geometry) -> str:
-    """Where the sub-heads of one head lie in Q."""
+    """The rows of Q, or of Q and K, that belong to the sub-heads of one head."""
     heads, width, each = geometry.num_heads, geometry.width("q"), geometry.subheads.get("q", 1)
     parts = " and ".join(part.upper() for part in ("q", "k") if geometry.subheads.get(part, 1) > 1)
     text = f"{parts} {'has' if parts in 'QK' else 'have'} {each} sub-heads of {width} rows for each head, "

@@ -173,7 +173,7 @@ def _join(source: StoredPart, stored: StoredWeight) -> _Joined:
     scale = next(iter(found)).scale
     if scale is None:
         raise LayoutError(
-            f"nothing tells the lora_alpha of layer {source.layer!r}",
+            f"the lora_alpha of layer {source.layer!r} is unknown",
             hint="--config adapter_config.json, or a file with lora_alpha",
         )
     return _Joined(found, rank, scale)

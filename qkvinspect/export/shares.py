@@ -38,7 +38,7 @@ def shared_out(pieces: Sequence[OutputTensor], ranks: Ranks) -> list[tuple[Outpu
     """For each rank, its shares of all tensors.
 
     Raises:
-        LayoutError: one cannot be shared out, or nothing tells how.
+        LayoutError: one cannot be shared out, or how is unknown.
     """
     known = {piece.name: piece for piece in pieces}
     attention_first = sorted(pieces, key=lambda piece: piece.parallel is None)  # what it cannot is said before others
@@ -69,7 +69,7 @@ def _by_name(piece: OutputTensor, ranks: Ranks, known: Mapping[str, OutputTensor
     leaf = named(piece.name).leaf
     if cut in ("unknown", "blocks of q, k, v", "copies of k, v") or leaf not in ("weight", "bias") or dims > 2:
         raise LayoutError(
-            "nothing tells how ranks share it",
+            "how ranks share it is unknown",
             tensor=piece.name,
             expected="the name of a layer that Megatron or vLLM cuts, or leaves whole",
             hint="--whole GLOB gives it to every rank as it is; --rename gives it such a name",
@@ -99,9 +99,7 @@ def _is_gated(piece: OutputTensor, known: Mapping[str, OutputTensor]) -> bool:
     weight = known.get(f"{module}.weight", piece)
     reader = next((known[key] for name in PARTNERS["two blocks"] if (key := f"{parent}.{name}.weight") in known), None)
     if reader is None or len(reader.shape) < 2 or weight.shape[0] not in (reader.shape[1], 2 * reader.shape[1]):
-        raise LayoutError(
-            "nothing tells whether it holds a gate", tensor=piece.name, hint="--whole GLOB keeps it whole"
-        )
+        raise LayoutError("whether it holds a gate is unknown", tensor=piece.name, hint="--whole GLOB keeps it whole")
     return weight.shape[0] == 2 * reader.shape[1]
 
 

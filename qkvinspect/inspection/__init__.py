@@ -14,8 +14,7 @@ from qkvinspect.errors import LayoutError, UsageError, did_you_mean
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection import adapters_and_wrappers as disguises
-from qkvinspect.inspection import match
+from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
 from qkvinspect.inspection.facts.flags import parse_flag
@@ -107,7 +106,7 @@ def inspect(
     """
     flags = [parse_flag(text) for text in options.heads]
     every = weights_of(checkpoint)
-    stored = every.without(disguises.without_values(every))
+    stored = every.without(adapters_and_wrappers.without_values(every))
     names = Names(stored)
     if any(map(is_update, every.encoded.values())):
         from qkvinspect.weights.adapters.scales import base_names
@@ -119,7 +118,7 @@ def inspect(
     _require_used(options, names, matches, layouts)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
-    lora = disguises.lora(checkpoint)
+    lora = adapters_and_wrappers.lora(checkpoint)
 
     facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
 
@@ -136,7 +135,7 @@ def inspect(
         *checkpoint.findings,
         *about_emptiness(checkpoint.tensors),
         *stale,
-        *disguises.findings(checkpoint, stored),
+        *adapters_and_wrappers.findings(checkpoint, stored),
     ]
     attentions: list[Attention] = []
     for module in modules:
@@ -144,11 +143,11 @@ def inspect(
         if module.attention is not None:
             findings += about_values(module.attention.layer, module.attention.weights)
             own = with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention
-            attentions += [own, *disguises.adapters(module.attention, lora)]
+            attentions += [own, *adapters_and_wrappers.adapters(module.attention, lora)]
     split = (name for attention in attentions for name in attention.tensor_names)
     accounted = None if options.layers else account(names, matches, split, left)
     if accounted is not None:
-        findings += disguises.undecoded(stored, findings)
+        findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()
     if options.layers and not attentions:
         raise _no_such_layer(checkpoint, options.layers, [found.candidates[0].layer for found in matches])

@@ -139,7 +139,7 @@ def _about_adapters(weights: Weights) -> Iterator[Finding]:
         yield Finding(FindingCode.ADAPTER_ONLY, text)
         unknown = sum(isinstance(one.encoding, LowRank) and one.encoding.scale is None for one in alone)
         if unknown:
-            text = f"nothing tells the alpha of {unknown} modules, so their norms are those of B @ A, not scaled"
+            text = f"the alpha of {unknown} modules is unknown, so their norms are those of B @ A, not scaled"
             yield Finding(FindingCode.ADAPTER_SCALE, f"{text}: --config FILE with lora_alpha tells it")
     if weights.left:
         more = f" and {len(weights.left) - 3} more" if len(weights.left) > 3 else ""

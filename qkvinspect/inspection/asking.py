@@ -64,18 +64,17 @@ def weigh(
     others = _packings(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = weigh_packings(others, samples[:enough]) if len(others) > 1 else None
-    evidence = Evidence(heads, packings, _turned(of, layout, heads))
+    as_declared = packings is None or packings.best.label == next(iter(others))
+    evidence = Evidence(heads, packings, _turned(of, layout, heads), as_declared=as_declared)
     shown = known or (heads.best.num_heads if heads else 0)
     if not thorough or shown not in own:
         return evidence
     return replace(evidence, turns=weigh_turns(own[shown], samples), profile=draw(own[shown], samples))
 
 
-def claim_of(layout: Layout, said: Evidence) -> Verdict | None:
+def claim_of(said: Evidence) -> Verdict | None:
     """The verdict that will be reported for every layer of a stack: transposed, its packing, or its heads."""
-    packings = said.packings
-    otherwise = packings is not None and packings.best.label != alternatives.describe(layout)
-    claim = said.turned or (packings if otherwise else said.heads)
+    claim = said.turned or (said.heads if said.as_declared else said.packings)
     return claim if claim is not None and claim.decided else None
 
 
@@ -87,7 +86,7 @@ def differ(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> bool
     """
     from qkvinspect.inspection.evidence import APART, unless_apart
 
-    claim = claim_of(layout, said)
+    claim = claim_of(said)
     if claim is None:
         return False
     other = alternatives.turned(layout) if said.turned is not None else None
@@ -124,7 +123,7 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
 
 
 def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
-    """All other packings of the tensors, and packings of a fused tensor that they may have been cut from."""
+    """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from."""
     others = {
         label: of.variants(lambda _, other=other: other, counts)
         for label, other in alternatives.packings(layout).items()

@@ -59,7 +59,7 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
     """Findings where the weights contradict other sources, or were the only source.
 
     Args:
-        packing: the packing that was taken for granted, in words.
+        packing: that of the layout, in words.
     """
     layer = attention.layer
     if evidence.turned is not None:
@@ -67,12 +67,12 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
         yield Finding(FindingCode.ORIENTATION_AGAINST_WEIGHTS, f"{text} {_sure(evidence.turned)}", layer)
         return
     packings, heads, known = evidence.packings, evidence.heads, attention.heads
-    if packings is not None and packings.decided and packing and packings.best.label != packing:
+    if packings is not None and packings.decided and not evidence.as_declared:
         text = f"the layout says {packing}, the weights say {packings.best.words(known and known.num_heads)}"
         yield Finding(FindingCode.PACKING_AGAINST_WEIGHTS, f"{text} {_sure(packings)}", layer)
     elif heads is None or not heads.decided:
         return
-    elif packings is not None and packing and packings.best.label != packing:
+    elif not evidence.as_declared:
         return  # the heads are those of a packing that the weights do not speak for
     elif attention.heads_said_by is SaidBy.WEIGHTS:
         text = f"{heads.best.num_heads} heads are inferred from the weights alone"

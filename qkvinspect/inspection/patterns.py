@@ -13,7 +13,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.names import Names, Path, shape_of
-from qkvinspect.inspection.packed import columns_of, layouts_of
+from qkvinspect.inspection.possible_layouts import columns_of, layouts_of
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.three_axes import as_matrices, have_three, mix_three
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention

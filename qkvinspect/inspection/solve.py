@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.fact_against_rows import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
-from qkvinspect.inspection.fit import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.match import Candidate
 from qkvinspect.inspection.sizes import geometry_of, part_rows_of, possible_heads
 from qkvinspect.layouts import Layout

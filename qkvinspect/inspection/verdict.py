@@ -82,6 +82,7 @@ class Evidence:
         turns: which rows of a head a rotary embedding turns together, by label; None where it was not asked.
         profile: (rows apart, how much two rows of a part that lie so far apart are tied, in nats a pair), in
             equal steps; empty where it was not asked for.
+        as_declared: whether the packing that explains the weights best is that of the layout.
     """
 
     heads: Verdict | None
@@ -89,3 +90,4 @@ class Evidence:
     turned: Verdict | None = None
     turns: Verdict | None = None
     profile: tuple[tuple[int, float], ...] = ()
+    as_declared: bool = True

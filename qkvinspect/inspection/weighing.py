@@ -193,11 +193,8 @@ class _WeighedTogether:
         assert attention is not None
         found = list(module.findings)
         against = [replace(finding, layer=attention.layer) for finding in self._against(evidence)]
-        heads, packings = evidence.heads, evidence.packings
-        as_declared = packings is None or (
-            attention.layout is not None and packings.best.label == alternatives.describe(attention.layout)
-        )
-        if attention.heads is None and heads is not None and heads.decided and as_declared and not against:
+        heads = evidence.heads
+        if attention.heads is None and heads is not None and heads.decided and evidence.as_declared and not against:
             candidate = module.match.candidates[0]
             fact = HeadFact("weights", heads.best.num_heads, said_by=SaidBy.WEIGHTS)
             before = attention.weighed_facts

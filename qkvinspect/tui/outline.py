@@ -13,7 +13,7 @@ from qkvinspect.tui.session import layouts
 Path = tuple[str, ...]
 
 _DEEPEST = 8
-"""Levels of the tree: what lies deeper keeps the rest of its name in one piece."""
+"""Levels of the tree: below the last, the rest of a name stays in one piece."""
 
 
 @dataclass(frozen=True, slots=True)

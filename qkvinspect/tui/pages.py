@@ -13,7 +13,7 @@ from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.packing import describe
-from qkvinspect.render import evidence as testimony
+from qkvinspect.render import evidence as rendered_evidence
 from qkvinspect.render import rows, text
 from qkvinspect.render.document import STYLES
 from qkvinspect.render.labels import apart
@@ -48,7 +48,7 @@ def page(session: Session, branch: Branch, path: str) -> Group:
 
 
 def headline(report: Report) -> str:
-    """The file in a line, without the folders that it lies in."""
+    """A line about the file, under its own name without the folders above it."""
     path, line = text.clean(report.checkpoint.path), text.summary(report)[0]
     return f"{PurePath(path).name}{line.removeprefix(path)}"
 
@@ -81,7 +81,7 @@ def _layer(session: Session, number: int) -> Iterator[RenderableType]:
         yield from _analysis(figures)
     if attention.evidence is not None:
         yield Text()
-        yield Text(laid_out(testimony.blocks(attention), ViewOptions(width=_WIDTH)).rstrip("\n"))
+        yield Text(laid_out(rendered_evidence.blocks(attention), ViewOptions(width=_WIDTH)).rstrip("\n"))
     yield from _findings(session.findings(number))
     lines = pasteable(attention, session.report.checkpoint)
     if lines:
@@ -122,7 +122,7 @@ def _measures(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Wide:
         cells,
         right,
         [row[-1] not in ("0", "-") for row in cells],
-    ).told()
+    ).without_empty_columns()
 
 
 def _analysis(figures: LayerFigures) -> Iterator[RenderableType]:
@@ -132,7 +132,7 @@ def _analysis(figures: LayerFigures) -> Iterator[RenderableType]:
         return
     titles = ["head", *(_title(column.key) for column in COLUMNS)]
     cells = [[str(head.head), *_figures(head)] for head in figures.heads]
-    yield Wide(titles, cells, [True] * len(titles)).told()
+    yield Wide(titles, cells, [True] * len(titles)).without_empty_columns()
     yield Text(f"Bound on the logits: {text.clean(figures.bound_from)}", style="dim")
 
 
@@ -159,7 +159,7 @@ def _several(session: Session, branch: Branch, path: str) -> Iterator[Renderable
         yield Text("All have the same layout and shapes." if branch.alike else "")
         yield from _pictures([session.attentions[number] for number in branch.layers])
         titles = ("layer", "heads", "Q", "K", "V", "layout", "from")
-        yield Wide(titles, *_layers(session, branch.layers[:_MOST])).told()
+        yield Wide(titles, *_layers(session, branch.layers[:_MOST])).without_empty_columns()
         if len(branch.layers) > _MOST:
             yield Text(f"... and {len(branch.layers) - _MOST} more", style="dim")
     found = [finding for number in branch.layers for finding in session.findings(number)]

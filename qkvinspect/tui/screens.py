@@ -1,4 +1,4 @@
-"""What lies over the browser for a moment: the help, and the choice of a column."""
+"""Screens shown on top of the browser: the help, and the choice of a column."""
 
 from __future__ import annotations
 

@@ -115,13 +115,13 @@ class Session:
             for attention in found.attentions:
                 number = names.get(attention.layer)
                 if number is not None:
-                    self._testify(number, attention)
+                    self._take_over_evidence(number, attention)
                     self._findings[number] = [one for one in found.findings if one.layer == attention.layer]
 
         return keep
 
-    def _testify(self, number: int, attention: Attention) -> None:
-        """Keep the evidence; where it told the heads, all that rests on them is to be read anew."""
+    def _take_over_evidence(self, number: int, attention: Attention) -> None:
+        """Keep the evidence; if it changed the heads or the layout, drop what was computed with the old ones."""
         known = self.attentions[number]
         if (attention.heads, attention.layout) == (known.heads, known.layout):
             self.attentions[number] = replace(known, evidence=attention.evidence)

@@ -42,8 +42,8 @@ class Wide:
     right: Sequence[bool]
     bad: Sequence[bool] = ()
 
-    def told(self) -> Wide:
-        """Without columns, other than the first, in which nothing is said of any row."""
+    def without_empty_columns(self) -> Wide:
+        """The same table without the columns, other than the first, that are empty in every row."""
         kept = [
             0,
             *(place for place in range(1, len(self.columns)) if any(row[place] not in _UNSAID for row in self.rows)),

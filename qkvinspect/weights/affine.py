@@ -6,7 +6,7 @@ import numpy as np
 
 from qkvinspect.dtypes import DType
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.weights.packed import Operation, by_groups
+from qkvinspect.weights.packed_codes import Operation, by_groups
 from qkvinspect.weights.reading import Array
 
 

@@ -177,7 +177,7 @@ def refused(*argv: object) -> str:
 REFUSED: dict[str, tuple[dict[str, Tensor], tuple[object, ...], str]] = {
     "heads that cannot be shared out": ({}, ("--tp", 3), "8 heads cannot be shared out over 3 ranks"),
     "kv heads that cannot": ({}, ("--tp", 16), "8 heads cannot be shared out over 16 ranks"),
-    "an unknown tensor": ({"adapter.mix": ranks.draw(4, 4)}, ("--tp", 2), "adapter.mix: nothing tells how ranks share"),
+    "an unknown tensor": ({"adapter.mix": ranks.draw(4, 4)}, ("--tp", 2), "adapter.mix: how ranks share it is unknown"),
     "a vocabulary": ({"lm_head.weight": ranks.draw(33, WIDTH)}, ("--tp", 2), "33 rows cannot be shared out"),
     "with shards": ({}, ("--tp", 2, "--max-shard-size", "1GB"), "do not go together"),
     "--whole alone": ({}, ("--whole", "*"), "means nothing without --tp"),

@@ -86,9 +86,7 @@ class Joining:
     def findings(self) -> Iterator[Finding]:
         """The findings about joining."""
         if self.left:
-            text = (
-                "nothing tells how the ranks share it" if len(self.left) == 1 else "nothing tells how they share them"
-            )
+            text = "how the ranks share it is unknown" if len(self.left) == 1 else "how they share them is unknown"
             yield Finding(FindingCode.RANKS_NOT_JOINED, f"{_listed(self.left)}: {text}, left out")
         if self.differing:
             text = "should be the same on every rank and differs: that of rank 0 was taken"

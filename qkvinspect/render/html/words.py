@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qkvinspect.diff.difference import Difference
 from qkvinspect.render import differences as words
-from qkvinspect.render import evidence as testimony
+from qkvinspect.render import evidence as rendered_evidence
 from qkvinspect.render import text
 from qkvinspect.render.html import changes
 from qkvinspect.render.html.markup import Markup, Section, joined, listed, section, table, tag
@@ -36,7 +36,7 @@ def evidence(sides: Sequence[PageSide]) -> Section:
         stacks, left = shown_stacks(side)
         for stack in stacks:
             inner.append(tag("h3", f"{side.label}: {stack.named}" if side.label else stack.named))
-            inner += map(_point, testimony.points(stack.evidence))
+            inner += map(_point, rendered_evidence.points(stack.evidence))
             if stack.evidence.profile:
                 inner.append(_profile(stack, drawn))
                 drawn += 1
@@ -73,7 +73,7 @@ def _severity(grade: str) -> Markup:
     return tag("span", grade, class_=f"severity {grade}")
 
 
-def _point(point: testimony.Point) -> Markup:
+def _point(point: rendered_evidence.Point) -> Markup:
     said = tag("p", tag("strong", f"{point.below or point.title}: "), point.text)
     if not point.weighed:
         return said
@@ -84,7 +84,7 @@ def _point(point: testimony.Point) -> Markup:
     return joined((said, tag("details", tag("summary", "Everything that was weighed"), inner)))
 
 
-def _profile(stack: testimony.Stack, number: int) -> Markup:
+def _profile(stack: rendered_evidence.Stack, number: int) -> Markup:
     ends = f"; a head has {stack.width} rows" if stack.width else ""
     rows = [(str(distance), text.number(tie)) for distance, tie in stack.evidence.profile]
     columns = ("rows apart", "tie, nats a pair")

@@ -1,4 +1,4 @@
-"""``check``: what was found in each checkpoint, the gravest first, and what to do next."""
+"""``check``: what was found in each checkpoint, the most severe first, and what to do next."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _cut(attention: Attention) -> str:
 
 
 def _starts(attention: Attention) -> str:
-    """``; head h at 64*h in each``: where heads lie at equal distances."""
+    """``; head h at 64*h in each``: where the heads of each part start at equal distances."""
     if attention.heads is None or attention.heads.num_heads == 1:
         return ""
     steps = {step for part in attention.parts if len(part.heads) > 1 for step in _distances(part)}

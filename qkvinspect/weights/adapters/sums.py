@@ -132,7 +132,7 @@ def _sum(one: Factors, base: Weight, config: AdapterConfig | None, turned: bool 
             raise LayoutError(why)
         if found.scale is None:
             raise LayoutError(
-                "nothing tells the adapter's lora_alpha", hint="--config adapter_config.json, or a file with lora_alpha"
+                "the adapter's lora_alpha is unknown", hint="--config adapter_config.json, or a file with lora_alpha"
             )
         return replace(base, info=None, encoding=_added(found, base, one, turned))
     except LayoutError as error:

@@ -62,13 +62,13 @@ class Awq:
         return self.codes, self.scales, self.zeros
 
     def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         """The rounding error of the values as AWQ had scaled them."""
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack(15), rows, cols)
 
@@ -100,7 +100,7 @@ class Awq:
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock
-        from qkvinspect.weights.packed import groups_of
+        from qkvinspect.weights.packed_codes import groups_of
 
         groups = groups_of(cols, self.group)
         codes, zeros = _codes(self.codes, cols, rows).T, _codes(self.zeros, groups, rows).T
@@ -121,7 +121,7 @@ def _codes(info: TensorInfo, lines: range, outputs: range) -> Array:
     """Float32 [lines, outputs], the outputs in their own order."""
     import numpy as np
 
-    from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
+    from qkvinspect.weights.packed_codes import by_rows, packed_numbers, stepwise
 
     first, last = min(outputs[0], outputs[-1]), max(outputs[0], outputs[-1])
     hull = range(first // 8 * 8, last // 8 * 8 + 8)

@@ -83,13 +83,13 @@ class FourBitBlocks:
         return self.codes, self.absmax, *nested, self.quant_map, self.state
 
     def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(self._numbers, rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         """Half the distance to the farther neighbour, and with double quantisation the rounding error of the scale."""
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(self._slack, rows, cols)
 
@@ -140,7 +140,7 @@ class FourBitBlocks:
         import numpy as np
 
         from qkvinspect.weights.code_books import code_book
-        from qkvinspect.weights.packed import by_groups
+        from qkvinspect.weights.packed_codes import by_groups
 
         found = self._looked_up(rows, cols, code_book(self.kind))
         for values, start, scales, _ in self._blocks(found, rows, cols):
@@ -151,7 +151,7 @@ class FourBitBlocks:
         import numpy as np
 
         from qkvinspect.weights.code_books import code_book, half_steps_of
-        from qkvinspect.weights.packed import by_groups
+        from qkvinspect.weights.packed_codes import by_groups
 
         found = self._looked_up(rows, cols, half_steps_of(self.kind))
         sizes = np.abs(self._looked_up(rows, cols, code_book(self.kind)))
@@ -171,7 +171,7 @@ class FourBitBlocks:
     def _looked_up(self, rows: range, cols: range, table: Array) -> Array:
         import numpy as np
 
-        from qkvinspect.weights.packed import numbers_in_bytes
+        from qkvinspect.weights.packed_codes import numbers_in_bytes
 
         size = self.codes.dtype.bits // 8
         parts: list[Array] = []
@@ -197,7 +197,7 @@ class FourBitBlocks:
         import numpy as np
 
         from qkvinspect.weights.code_books import half_gaps
-        from qkvinspect.weights.packed import by_groups
+        from qkvinspect.weights.packed_codes import by_groups
 
         if self.nested is None:
             found = _line(self.absmax, blocks)

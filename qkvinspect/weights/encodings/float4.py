@@ -65,7 +65,7 @@ class Float4:
 
     def decode(self, rows: range, cols: range) -> Array:
         from qkvinspect.weights.code_books import code_book
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._scaled(code_book("e2m1"), rows, cols), rows, cols)
 
@@ -74,7 +74,7 @@ class Float4:
         import numpy as np
 
         from qkvinspect.weights.code_books import half_steps_of
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return np.abs(spanned(lambda rows, cols: self._scaled(half_steps_of("e2m1"), rows, cols), rows, cols))
 
@@ -106,7 +106,7 @@ class Float4:
     def _scaled(self, table: Array, rows: range, cols: range) -> Array:
         import numpy as np
 
-        from qkvinspect.weights.packed import by_groups, by_rows, packed_numbers
+        from qkvinspect.weights.packed_codes import by_groups, by_rows, packed_numbers
 
         found = packed_numbers(by_rows(self.codes), 4, rows, cols, table)
         by_groups(np.multiply, found, cols.start, self.group, self._scales(rows, cols))
@@ -116,7 +116,7 @@ class Float4:
         """Float32 [rows, groups], computed as the libraries do."""
         import numpy as np
 
-        from qkvinspect.weights.packed import by_rows, groups_of, stored_bytes
+        from qkvinspect.weights.packed_codes import by_rows, groups_of, stored_bytes
         from qkvinspect.weights.reading import numbers
 
         data = stored_bytes(by_rows(self.scales), rows, groups_of(cols, self.group))

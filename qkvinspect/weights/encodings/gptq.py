@@ -74,13 +74,13 @@ class Gptq:
         return self.codes, self.scales, self.zeros, *order
 
     def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         """The error of rounding alone."""
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
 
@@ -118,7 +118,7 @@ class Gptq:
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock
-        from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
+        from qkvinspect.weights.packed_codes import by_rows, packed_numbers, stepwise
 
         codes = packed_numbers(by_rows(self.codes).transposed, self.bits, rows, cols, stepwise(self.bits))
         groups, places = self._groups(cols)
@@ -130,7 +130,7 @@ class Gptq:
         import numpy as np
 
         from qkvinspect.weights.grouping import checked_groups
-        from qkvinspect.weights.packed import groups_of
+        from qkvinspect.weights.packed_codes import groups_of
 
         if self.order is None:
             return [groups_of(cols, self.group)], None
@@ -155,7 +155,7 @@ class Gptq:
         """Float32 [rows, groups]."""
         import numpy as np
 
-        from qkvinspect.weights.packed import by_rows, packed_numbers
+        from qkvinspect.weights.packed_codes import by_rows, packed_numbers
 
         codes = np.arange(1 << self.bits) + (1 if self.version == 1 else 0)
         table = (codes & ((1 << self.bits) - 1)).astype(np.float32)

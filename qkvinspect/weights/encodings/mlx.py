@@ -52,13 +52,13 @@ class MlxAffine:
         return self.codes, self.scales, self.biases
 
     def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         """From the steps, and the dtype of the scales and biases."""
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
 
@@ -79,7 +79,7 @@ class MlxAffine:
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock
-        from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
+        from qkvinspect.weights.packed_codes import by_rows, packed_numbers, stepwise
 
         codes = packed_numbers(by_rows(self.codes), self.bits, rows, cols, stepwise(self.bits))
         scales, biases = (self._table(info, rows, cols) for info in (self.scales, self.biases))
@@ -89,7 +89,7 @@ class MlxAffine:
         """Float32 [rows, groups]."""
         import numpy as np
 
-        from qkvinspect.weights.packed import groups_of
+        from qkvinspect.weights.packed_codes import groups_of
         from qkvinspect.weights.strided import strided_matrix
         from qkvinspect.weights.values import rows_of_values
 

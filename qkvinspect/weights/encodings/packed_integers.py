@@ -68,13 +68,13 @@ class PackedIntegers:
         return self.codes, self.scales, *maybe, self.sizes
 
     def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         """From the steps and the dtype of the scales."""
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
 
@@ -123,7 +123,7 @@ class PackedIntegers:
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock
         from qkvinspect.weights.grouping import checked_groups
-        from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
+        from qkvinspect.weights.packed_codes import by_rows, packed_numbers, stepwise
 
         codes = packed_numbers(by_rows(self.codes), self.bits, rows, cols, stepwise(self.bits))
         scales = _part(self.scales, rows, self._groups(cols))
@@ -133,14 +133,14 @@ class PackedIntegers:
 
     def _groups(self, cols: range) -> range:
         """The groups that are read: all, where their order is not that of the columns."""
-        from qkvinspect.weights.packed import groups_of
+        from qkvinspect.weights.packed_codes import groups_of
 
         return groups_of(cols, self.group) if self.order is None else range(ceil(self.shape[1] / self.group))
 
     def _zeros(self, rows: range, cols: range) -> Array:
         import numpy as np
 
-        from qkvinspect.weights.packed import by_rows, packed_numbers, stepwise
+        from qkvinspect.weights.packed_codes import by_rows, packed_numbers, stepwise
 
         assert self.zeros is not None
         if self.zeros.dtype.name == "int8":

@@ -82,13 +82,13 @@ class ScaledInteger:
         return (self.codes, self.scales, *(info for info in (self.zeros, self.form) if info is not None))
 
     def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(self._numbers, rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         """From the steps and the dtype of the scales."""
-        from qkvinspect.weights.packed import spanned
+        from qkvinspect.weights.packed_codes import spanned
 
         return spanned(lambda rows, cols: self._block(rows, cols).slack(127, -128) * self._unit, rows, cols)
 
@@ -135,7 +135,7 @@ class ScaledInteger:
         import numpy as np
 
         from qkvinspect.weights.affine import AffineBlock
-        from qkvinspect.weights.packed import by_rows, stored_bytes
+        from qkvinspect.weights.packed_codes import by_rows, stored_bytes
 
         codes = stored_bytes(by_rows(self.codes), rows, cols).view(np.int8).astype(np.float32)
         scales = self._table(self.scales, rows, cols)
@@ -146,7 +146,7 @@ class ScaledInteger:
         """Float32 [rows or 1, groups]."""
         import numpy as np
 
-        from qkvinspect.weights.packed import groups_of
+        from qkvinspect.weights.packed_codes import groups_of
         from qkvinspect.weights.strided import strided_matrix
         from qkvinspect.weights.values import rows_of_values
 

@@ -261,7 +261,7 @@ def test_loralib_with_a_product_for_each_part(tmp_path: Path, run) -> None:
     save_file(base, tmp_path / "base.safetensors")
     save_file({"blocks.0.attn.qkv.lora_A": a, "blocks.0.attn.qkv.lora_B": b}, tmp_path / "lora.safetensors")
     refused = run("show", tmp_path / "lora.safetensors", "--base", tmp_path / "base.safetensors")
-    assert "nothing tells the adapter's lora_alpha" in refused.out
+    assert "the adapter's lora_alpha is unknown" in refused.out
     (tmp_path / "alpha.yaml").write_text("lora_alpha: 8\n")
     written, _ = sums(
         tmp_path / "lora.safetensors", tmp_path / "base.safetensors", run, tmp_path, "--config", tmp_path / "alpha.yaml"
@@ -317,7 +317,7 @@ def test_factors_that_are_none(change, said: str, llama, run) -> None:
     [
         ({"r": 8}, "says rank 8"),
         ({"lora_alpha": "much"}, "no number for lora_alpha"),
-        ({"lora_alpha": float("nan")}, "nothing tells the adapter's lora_alpha"),
+        ({"lora_alpha": float("nan")}, "the adapter's lora_alpha is unknown"),
         ({"lora_alpha": 10**400}, "finite"),
         ({"peft_type": "LOHA"}, "LOHA, which is not decoded"),
         ({"init_lora_weights": "pissa"}, "began as pissa"),
