@@ -10,6 +10,7 @@ from qkvinspect.inspection.facts.sections import ConfigSection
 from qkvinspect.parsed import is_items
 
 _SHOWN = 3
+_SHARES = ("groups", "ratio")
 
 
 def of_another(section: ConfigSection, path: str, module: HeadedModule) -> str:
@@ -41,11 +42,19 @@ def of_another(section: ConfigSection, path: str, module: HeadedModule) -> str:
 
 
 def _numbers(section: ConfigSection) -> Iterator[int]:
-    """Every number of a section, also as shared out over groups (SqueezeBERT's grouped convolutions)."""
+    """Every number of a section, and what layers are wide by two of them.
+
+    Numbers are also shared out over groups (SqueezeBERT's grouped convolutions) or by a ratio (LiLT's layout stream),
+    and many models of diffusers are as wide as their heads together, whose number and width are all that their config
+    has.
+    """
     own = [value for value in section.values.values() if isinstance(value, int)]
-    groups = [value for name, value in section.values.items() if isinstance(value, int) and name.endswith("groups")]
+    groups = [value for name, value in section.values.items() if isinstance(value, int) and name.endswith(_SHARES)]
     yield from own
     yield from (value // shared for value in own for shared in groups if shared > 1 and value % shared == 0)
+    sized = [(size.means, value) for _, size, value in section.sizes if isinstance(value, int)]
+    heads, widths = ([value for means, value in sized if means == wanted] for wanted in ("num_heads", "head_dim"))
+    yield from (count * width for count in heads for width in widths)
     for value in section.values.values():
         if is_items(value):
             yield from (item for item in value if isinstance(item, int))
