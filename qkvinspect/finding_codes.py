@@ -93,7 +93,7 @@ class FindingCode(FindingKind):
     AMBIGUOUS_LAYOUT = (
         "ambiguous-layout",
         "warning",
-        "Several layouts fit, and nothing tells which: Q, K and V are not checked.",
+        "Several layouts fit and none is ruled out: Q, K and V are not checked.",
     )
     EMPTY_WEIGHTS = (
         "empty-weights",
@@ -171,7 +171,7 @@ class FindingCode(FindingKind):
     RANKS_NOT_JOINED = (
         "ranks-not-joined",
         "warning",
-        "Nothing tells how the ranks share a tensor: it was left out.",
+        "It is unknown how the ranks share a tensor: it was left out.",
     )
     UNEXPECTED_SHAPE = (
         "unexpected-shape",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from qkvinspect.render.scan import SCAN_WRITERS
 PACKAGE = Path(qkvinspect.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
+
+TOP_LEVEL = {
+    *("pyproject.toml", "README.md", "qkvinspect", "tests", "sample_checkpoints", "docs", "LICENSE", "CHANGELOG.md"),
+    *("SECURITY.md", ".gitignore", "constraints.txt", ".ci", ".github", ".pre-commit-hooks.yaml", "action.yml"),
+}
+"""What the project consists of, and what the tools around it expect by name."""
 
 TESTS = PACKAGE.parent / "tests"
 OF_THE_WHOLE = {
@@ -37,6 +44,15 @@ OF_THE_WHOLE = {
 
 OF_THE_PROJECT = {"against_torch", "architecture", "docs", "extension", "gate", "samples"}
 """What is held of the project as a whole, beside the modules that lie on top of the package."""
+
+
+def test_nothing_else_is_at_the_top_level() -> None:
+    """Scratch files beside the package are committed easily and looked at by nobody."""
+    root = PACKAGE.parent
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode or not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    assert {line.partition("/")[0] for line in listed.stdout.splitlines()} <= TOP_LEVEL
 
 
 def test_tests_mirror_the_package() -> None:

@@ -113,7 +113,7 @@ def _heads(verdict: Verdict) -> str:
 
 
 def _packing(verdict: Verdict) -> str:
-    symmetric = "Which of Q and K is which cannot be told: attention uses only their product."
+    symmetric = "Q and K may be swapped: attention uses only their product."
     if verdict.decided:
         return f"the weights say {verdict.best.label} ({confidence(verdict.confidence)} sure). {symmetric}"
     return f"the weights do not tell the packing. {symmetric}"

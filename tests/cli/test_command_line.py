@@ -303,7 +303,7 @@ def test_the_weights_tell_and_say_how_sure(run, samples: Path) -> None:
 def test_explain_shows_the_evidence(run, samples: Path) -> None:
     told = run("explain", samples / "trained.safetensors", "*.0.*", "--evidence").out
     assert "Evidence the weights say 4 heads (99.99 % sure; 2 layers of this stack weighed)." in told
-    assert "Packing  the weights say q, k, v in blocks (99.99 % sure). Which of Q and K is which cannot be told" in told
+    assert "Packing  the weights say q, k, v in blocks (99.99 % sure). Q and K may be swapped" in told
     assert "no rotary pairs stand out" in told
     bars = [line.split("|")[1] for line in told.splitlines() if line.lstrip()[:2].strip().isdecimal() and "|" in line]
     assert len(bars) >= 12
