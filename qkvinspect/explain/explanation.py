@@ -56,7 +56,7 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     lost = dict.fromkeys(weight.why for weight in attention.weights if weight.why)
     if lost:
         yield "Numbers", f"cannot be had: {'; '.join(lost)}."
-    yield "Why", layout.why or f"so it is in {layout.source}."
+    yield "Why", layout.why or f"this is how {layout.source} stores it."
     if attention.parts:
         yield "Biases", _biases(attention)
     yield "Heads", _heads(attention)
