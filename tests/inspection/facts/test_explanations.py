@@ -106,7 +106,9 @@ def test_show_why_puts_the_facts_side_by_side(rank: Path, capsys: pytest.Capture
 
 def test_explain_prints_the_same_table(rank: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["show", str(rank), "--why", "layers.0.self_attn"])
-    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("  config:", "  shapes", "      "))]
+    table = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(("  config:", "  shapes", "      "))
+    ]
     assert len(table) == 4
     main(["explain", str(rank), "layers.0.self_attn"])
     explained = capsys.readouterr().out
