@@ -56,7 +56,7 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     lost = dict.fromkeys(weight.why for weight in attention.weights if weight.why)
     if lost:
         yield "Numbers", f"cannot be decoded: {'; '.join(lost)}."
-    yield "Why", layout.why or f"so it is in {layout.source}."
+    yield "Why", layout.why or f"this is how {layout.source} stores it."
     if attention.parts:
         yield "Biases", _biases(attention)
     yield "Heads", _heads(attention)
@@ -68,7 +68,8 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
             ),
         )
     if layout.note:
-        yield "Note", f"{layout.note[0].upper()}{layout.note[1:]}."
+        first = layout.note.split(maxsplit=1)[0]  # which may be a name, such as num_heads
+        yield "Note", f"{layout.note if '_' in first else layout.note[0].upper() + layout.note[1:]}."
 
 
 def _layout(attention: Attention, layout: Layout) -> str:

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.inspection.weighed import WeighedFact
+from qkvinspect.layouts.packing import describe
 from qkvinspect.render import text
 from qkvinspect.render.document import Cell, DataTable
 
 COLUMNS = ("source", "says", "verdict")
+
+_WORDS = {
+    "used": "the number of heads was taken from it",
+    "agrees": "says the same",
+    "says otherwise": "says otherwise: a more trusted source was taken",
+    "not used": "was not used",
+}
+"""What became of a fact, by its verdict in the JSON contract."""
 
 
 def table(attention: Attention) -> DataTable:
@@ -42,8 +52,12 @@ def added(report: Report) -> dict[str, object]:
 
 def _rows(attention: Attention) -> Iterator[tuple[str, str, str]]:
     for fact in attention.weighed_facts:
-        yield fact.source, fact.says, fact.outcome
+        yield fact.source, fact.says, _outcome(fact)
     yield "shapes", _stored(attention), _allowed(attention)
+
+
+def _outcome(fact: WeighedFact) -> str:
+    return f"{_WORDS[fact.verdict]}: {fact.why}" if fact.why else _WORDS[fact.verdict]
 
 
 def _stored(attention: Attention) -> str:
@@ -53,7 +67,7 @@ def _stored(attention: Attention) -> str:
 
 def _allowed(attention: Attention) -> str:
     if attention.heads is not None:
-        return "filled"
+        return f"fit {describe(attention.heads)}"
     if not attention.parts:
         return "Q, K and V cannot be told apart without the number of heads"
     possible = attention.possible_heads

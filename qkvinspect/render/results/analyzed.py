@@ -99,9 +99,20 @@ def chapters(analysis: Analysis, lines: int | None, wide: bool) -> Iterator[Chap
 def _stacks(layers: Sequence[LayerFigures]) -> list[list[LayerFigures]]:
     groups: dict[tuple[str, int, str, str], list[LayerFigures]] = {}
     for layer in layers:
-        alike = (alike_names.stem(layer.layer), len(layer.heads), layer.bound_from, layer.why)
+        every = [True] * len(alike_names.NUMBER.findall(layer.layer))
+        alike = (alike_names.stem(layer.layer), len(layer.heads), _bound(layer, every), layer.why)
         groups.setdefault(alike, []).append(layer)
     return list(groups.values())
+
+
+def _bound(layer: LayerFigures, differs: Sequence[bool]) -> str:
+    """What the bound rests on, with ``*`` for the layer's own numbers: its norm has the same ones in its name."""
+    names = layer.layer.split(".")
+    prefixes = (".".join(names[:end]) + "." for end in range(len(names), 0, -1))
+    prefix = next((prefix for prefix in prefixes if f" {prefix}" in layer.bound_from), "")
+    if not prefix:
+        return layer.bound_from
+    return layer.bound_from.replace(f" {prefix}", f" {alike_names.name(prefix, differs)}")
 
 
 def _blocks(
@@ -116,7 +127,7 @@ def _blocks(
     if first.why:
         yield TextLine(f"no figures: {first.why}")
         return
-    yield FactList((f"bound: {first.bound_from}",))
+    yield FactList((f"bound: {_bound(first, differs)}",))
     labelled = [(alike_names.label(layer.layer, differs), layer) for layer in stack]
     if rows:
         size = -(-len(stack) // rows)

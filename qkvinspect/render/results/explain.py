@@ -11,7 +11,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import AGAINST_WEIGHTS
 from qkvinspect.inspection.json_values import number
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.render import evidence, facts, text
+from qkvinspect.render import alike_names, evidence, facts, text
 from qkvinspect.render.document import Block, Cell, Chapter, CodeBlock, Document, Glossed, Items, TextLine
 from qkvinspect.render.results.show import summary
 
@@ -84,7 +84,7 @@ def _blocks(report: Report, layers: Sequence[Explained]) -> Iterator[Block]:
     if not report.attentions:
         yield TextLine("No attention was found in it.")
     yield Items(tuple(Glossed("Beware", f"{message}.") for message in _warnings(report)))
-    for one in layers:
+    for one, *others in _alike(layers):
         said = (
             _terms(one.explanation.points),
             *((facts.table(one.attention),) if facts.are_worth_showing(one.attention) else ()),
@@ -92,9 +92,27 @@ def _blocks(report: Report, layers: Sequence[Explained]) -> Iterator[Block]:
             *one.evidence,
             _terms(one.proven),
         )
-        yield Chapter(
-            text.layer(one.explanation.layer), tuple(block for block in said if block != CodeBlock((), "Code"))
-        )
+        note = f"  and so are {_named(others)}" if others else ""
+        blocks = tuple(block for block in said if block != CodeBlock((), "Code"))
+        yield Chapter(text.layer(one.explanation.layer), blocks, note)
+
+
+def _alike(layers: Sequence[Explained]) -> list[list[Explained]]:
+    """Layers of which all that is said is the same, but for the layer's own name; what was measured is of one layer."""
+    groups: dict[object, list[Explained]] = {}
+    for one in layers:
+        layer = one.explanation.layer
+        numbers = list(alike_names.NUMBER.finditer(layer))
+        place = layer[: numbers[-1].end()] if numbers else ""
+        lines = [*(said for point in (*one.explanation.points, *one.facts) for said in point), *one.explanation.code]
+        same = tuple(line.replace(place, "*") for line in lines if place)
+        is_measured = not place or bool(one.evidence) or not isinstance(one.proof, str)
+        groups.setdefault(id(one) if is_measured else (alike_names.stem(layer), same), []).append(one)
+    return list(groups.values())
+
+
+def _named(others: Sequence[Explained]) -> str:
+    return ", ".join(map(text.layer, alike_names.together([one.explanation.layer for one in others], few=1)))
 
 
 def _terms(points: Sequence[tuple[str, str]]) -> Items:
