@@ -122,7 +122,7 @@ def test_ambiguity_is_explained(tmp_path: Path) -> None:
         (attention,) = inspect(checkpoint, layouts=layouts).attentions
         explanation = explain(attention, checkpoint)
     assert explanation.code == ()
-    assert "one or two" in explanation.points[0][1]
+    assert "one and two" in explanation.points[0][1]
 
 
 @pytest.mark.parametrize("sample", ["bert_like", "sharded"])
