@@ -14,6 +14,9 @@ from qkvinspect.weights.weight import Weight
 
 _ORIENT = {"out_in": "", "in_out": ".T", "in_heads_dim": ".flatten(1).T"}
 
+_MODULES = ("gguf", "numpy as np", "onnx", "safetensors.torch", "torch.distributed.checkpoint", "torch")
+"""What code may need, as it is imported."""
+
 
 def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
     """Lines that leave q, k, v (and biases q_bias, k_bias, v_bias) as nn.Linear would store them.
@@ -47,7 +50,16 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
             lines.append(f"{part.name}_heads = {part.name}.unflatten(0, {sizes})")
         lines[-1] += "  # [heads, head_dim, in_features]"
         lines += _unpaired(layout.paired, attention.heads)
-    return lines
+    return [*_imports("\n".join(lines)), *lines]
+
+
+def _imports(code: str) -> Iterator[str]:
+    """What the code needs, so that it can be pasted as it stands."""
+    for module in _MODULES:
+        name = module.rpartition(" ")[2]
+        bound = name == "torch" and "torch.distributed." in code
+        if not bound and re.search(rf"(?<![\w.]){re.escape(name)}\.", code):
+            yield f"import {module}"
 
 
 def _unpaired(parts: Sequence[str], geometry: Geometry) -> Iterator[str]:
