@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import sys
 from collections import Counter
 from pathlib import Path
 
-from qkvinspect import fast_dataclass
+from qkvinspect import fast_dataclass, formats, inspection, weights
 from qkvinspect.errors import QkvInspectError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
@@ -70,6 +72,14 @@ def look(path: Path) -> int:
     return tensors
 
 
+def import_all() -> None:
+    """What reads files and is imported when it is needed."""
+    for room in (formats, inspection, weights):
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+            if module.name != "qkvinspect.weights.to_torch":
+                importlib.import_module(module.name)
+
+
 def compile_constructors() -> None:
     """Those of our own classes of which none has been made yet; they are compiled when one is."""
     ours = [module for name, module in sys.modules.items() if name.startswith("qkvinspect")]
@@ -81,6 +91,7 @@ def compile_constructors() -> None:
 def run(folder: Path, warm: Path) -> dict[str, object]:
     for path in sorted(warm.iterdir()):
         look(path)
+    import_all()
     compile_constructors()
     for codec in ("latin-1", "raw_unicode_escape", "unicode_escape"):  # which the interpreter loads when first used
         codecs.lookup(codec)
