@@ -46,6 +46,14 @@ class DType:
     values: int = 1
     block: int = 1
 
+    @property
+    def rounding(self) -> float:
+        """The largest relative error of a number that is rounded to it: half the distance to the next one.
+
+        That of float32 for whatever is no plain float of 16 bits or more: what it stands for is computed in float32.
+        """
+        return {"float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}.get(self.name, 2.0**-24)
+
     def nbytes(self, numel: int) -> int:
         """Bytes of ``numel`` packed elements, rounded up to a whole byte."""
         return (numel // self.block * self.bits + 7) // 8

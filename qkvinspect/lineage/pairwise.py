@@ -124,17 +124,10 @@ _FINE = 2.0**-16
 """What float32 loses where heads are rotated or rescaled."""
 
 
-_ROUNDINGS = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
-
-
 def _rounding(one: Relative) -> float:
     """The relative rounding of the coarsest dtype that it stores heads in; nothing is allowed for codes."""
-    found = _FINE
-    for layer in one.layers:
-        for weight in layer.weights:
-            if weight.encoding is None:
-                found = max(found, _ROUNDINGS.get(weight.dtype.name, _FINE))
-    return found
+    plain = (weight.dtype for layer in one.layers for weight in layer.weights if weight.encoding is None)
+    return max((_FINE, *(dtype.rounding for dtype in plain)))
 
 
 def _in_order(

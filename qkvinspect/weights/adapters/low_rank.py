@@ -22,8 +22,6 @@ from qkvinspect.weights.weight import DecodedMatrix, StoredRows, Weight
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
-_STEPS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 2.0**-53}
-_FLOAT32 = 2.0**-24
 _AT_ONCE = 1 << 20  # values of a factor that are held
 _ROUNDINGS = 3  # of the product, of the sum, and of DoRA's factor
 
@@ -125,7 +123,7 @@ class LowRank:
 
         if self.base is None:
             return None
-        step = max(_STEPS.get(info.dtype.name, _FLOAT32) for info in (self.base, self.up))
+        step = max(info.dtype.rounding for info in (self.base, self.up))
         with np.errstate(all="ignore"):
             size = np.abs(self.decode(rows, cols)) + self._product(rows, cols, sizes=True)
             found = size * (_ROUNDINGS * step)

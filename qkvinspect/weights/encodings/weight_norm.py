@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
 _ROUNDINGS = 4  # the norm, the quotient, the product, and the stored product that it is compared with
-_STEPS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 2.0**-53}  # half the distance to the next number
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class WeightNorm:
         """
         import numpy as np
 
-        step = _STEPS.get(self.v.dtype.name, 2.0**-24)
+        step = self.v.dtype.rounding
         height, width = self.shape
         summed = {0: width, 1: height, None: height * width}[self.axis]
         return np.abs(self.decode(rows, cols)) * (_ROUNDINGS * step + log2(max(summed, 1)) * min(step, 2.0**-24))
