@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TypeVar
 
-import numpy as np
-
 from qkvinspect.analysis.bounds import Bound, Bounds
 from qkvinspect.analysis.circuits import (
     CircuitSide,
@@ -20,16 +18,13 @@ from qkvinspect.analysis.circuits import (
     symmetric_shares,
 )
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
-from qkvinspect.analysis.weights import no_values, of_output, of_part
+from qkvinspect.analysis.weights import no_values, of_output, of_part, unusable
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
 
 _WHAT = {"q": "Q", "k": "K", "v": "V", "o": "the output projection"}
 
 Figure = TypeVar("Figure")
-
-_MOST = 1e60
-"""The product of four such values is still finite in float64."""
 
 _QK = frozenset({"q", "k", "qk", "symmetric", "logit_bound", "similar_qk"})
 _OV = frozenset({"v", "ov", "similar_ov"})
@@ -145,10 +140,8 @@ def _factors(names: str, attention: Attention, geometry: Geometry) -> dict[str, 
             rows = of_part(part) if part is not None else None
         if rows is None:
             continue
-        if not np.isfinite(rows).all():
-            raise _UnusableError(f"{_WHAT[name]} has values that are not finite")
-        if rows.size and max(rows.max(), -rows.min()) > _MOST:
-            raise _UnusableError(f"{_WHAT[name]} has values above {_MOST:g}")
+        if why := unusable(rows):
+            raise _UnusableError(f"{_WHAT[name]} {why}")
         found[name] = Factor(rows, geometry.num_heads if name == "o" else geometry.heads(name))
     return found
 

@@ -20,6 +20,17 @@ def no_values(weight: Weight) -> str:
     return f"{weight.dtype.name} is not a real number"
 
 
+_MOST = 1e60
+"""The product of four such values is still finite in float64."""
+
+
+def unusable(rows: Array) -> str:
+    """Why nothing is computed from some numbers, as a clause: "has values ..."; "" where something is."""
+    if not np.isfinite(rows).all():
+        return "has values that are not finite"
+    return f"has values above {_MOST:g}" if rows.size and max(rows.max(), -rows.min()) > _MOST else ""
+
+
 def of_part(part: Part) -> Array:
     """The rows of all heads, [heads * width, in].
 

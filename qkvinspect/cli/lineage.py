@@ -71,7 +71,7 @@ def lineage(
     from qkvinspect.cli.progress import Bar
     from qkvinspect.errors import UsageError
     from qkvinspect.lineage import lineage as compared
-    from qkvinspect.lineage.kinship import VERDICTS
+    from qkvinspect.lineage.kinship import VERDICTS, Verdict
     from qkvinspect.render.results.lineage import document
 
     streams.hush(quiet)
@@ -87,5 +87,7 @@ def lineage(
         with Bar("comparing") as bar:
             found = compared(reports, bar.advance)
     printing.put(document(found), format, output, force=force)
-    if expect is not None and not found.answers(VERDICTS[list(Expected).index(expect)]):
-        raise typer.Exit(1)
+    if expect is not None:
+        expected: Verdict = next(verdict for verdict in VERDICTS if verdict.replace(" ", "-") == expect.value)
+        if not found.answers(expected):
+            raise typer.Exit(1)

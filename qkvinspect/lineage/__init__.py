@@ -8,7 +8,7 @@ from itertools import combinations
 
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Report
-from qkvinspect.lineage.kinship import Kinship, Verdict
+from qkvinspect.lineage.kinship import Kinship, Verdict, label
 from qkvinspect.lineage.pairwise import kinship
 from qkvinspect.lineage.relatives import comparable, nbytes, read_once
 from qkvinspect.lineage.tree import Join, joins, with_between
@@ -67,11 +67,11 @@ def lineage(reports: Sequence[Report], progress: Progress | None = None) -> Line
         CheckpointError: the bytes cannot be read.
         UsageError: scipy, which pairs heads, is not installed.
     """
-    sizes = [sum(map(nbytes, comparable(report)[0])) for report in reports]
-    advance = counter(len(reports) * sum(sizes), progress)
-    members = [read_once(report, advance) for report in reports]
+    layers = [comparable(report) for report in reports]
+    advance = counter(len(reports) * sum(nbytes(layer) for kept, _ in layers for layer in kept), progress)
+    members = [read_once(report, *found, advance) for report, found in zip(reports, layers, strict=True)]
     every = [kinship((i, j), members[i], members[j], advance) for i, j in combinations(range(len(reports)), 2)]
-    names = [chr(ord("A") + place) if place < 26 else f"#{place + 1}" for place in range(len(reports))]
+    names = [label(place) for place in range(len(reports))]
     return Lineage(
         tuple(reports),
         tuple(one.left_out for one in members),

@@ -1,10 +1,9 @@
 """Heads one to one, and layers in their order."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
-# pyright: reportUnknownArgumentType=false, reportMissingImports=false
-# scipy has no types.
-
 from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +20,11 @@ def one_to_one(scores: Array) -> Pairs:
         UsageError: scipy, which solves it, is not installed.
     """
     try:
-        from scipy.optimize import linear_sum_assignment
+        optimize: Any = import_module("scipy.optimize")  # which has no types
     except ModuleNotFoundError:
         hint = "pip install 'qkvinspect[lineage]'"
         raise UsageError("pairing heads needs scipy, which is not installed", hint=hint) from None
-    rows, cols = linear_sum_assignment(-scores)
+    rows, cols = optimize.linear_sum_assignment(-scores)
     return tuple(zip(rows.tolist(), cols.tolist(), strict=True))
 
 

@@ -61,5 +61,9 @@ def _centred(circuit: Array) -> Array:
 
 
 def _unit(rows: Array) -> Array:
-    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, sizes, out=np.zeros_like(rows), where=sizes > 0).astype(np.float32)
+    return over(rows, np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def over(values: Array, sizes: Array) -> Array:
+    """Values divided by sizes; zero where a size is, as what has none points nowhere."""
+    return np.divide(values, sizes, out=np.zeros_like(values), where=sizes > 0)

@@ -13,6 +13,7 @@ import numpy as np
 
 from qkvinspect.lineage.assignment import one_to_one
 from qkvinspect.lineage.compared_layers import PairedLayer
+from qkvinspect.lineage.head_circuits import over
 from qkvinspect.lineage.sampled_heads import SampledHeads
 from qkvinspect.weights.reading import Array
 
@@ -41,5 +42,4 @@ def _rows(heads: SampledHeads, some: list[int]) -> Array:
 
 def _cosines(a: Array, b: Array) -> Array:
     a, b = (side - side.mean(axis=0) for side in (a, b))
-    sizes = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
-    return np.divide(a @ b.T, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    return over(a @ b.T, np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)))

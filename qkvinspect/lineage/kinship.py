@@ -13,6 +13,12 @@ from qkvinspect.lineage.order_test import OrderTest
 Verdict = Literal["derived", "common ancestor", "unrelated", "undetermined"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
+
+def label(place: int) -> str:
+    """A, B, C ... for the checkpoints in the order in which they were named."""
+    return chr(ord("A") + place) if place < 26 else f"#{place + 1}"
+
+
 Tested = Literal["residual", "inner"]
 """Which units' order was tested: those of the residual stream, or the rows of V in each head."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qkvinspect.lineage.head_circuits import circuits
+from qkvinspect.lineage.head_circuits import circuits, over
 from qkvinspect.lineage.sampled_heads import SampledHeads
 from qkvinspect.weights.reading import Array
 
@@ -38,8 +38,7 @@ class UnitNumbering:
     def p_value(self) -> float:
         """The chance that units whose numbers are neighbours are so much alike, if numbers mean nothing."""
         sizes = np.sqrt(np.maximum(np.diagonal(self._gram), 0))
-        outer = np.outer(sizes, sizes)
-        alike = np.divide(self._gram, outer, out=np.zeros_like(outer), where=outer > 0)
+        alike = over(self._gram, np.outer(sizes, sizes))
         near = _nearness(len(alike))
         seen = float((near * alike).sum())
         generator = np.random.default_rng(_SEED)

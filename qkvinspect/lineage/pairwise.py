@@ -9,7 +9,7 @@ from qkvinspect.lineage.code_rounding import rounded_to_codes
 from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
 from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
-from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested
+from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested, label
 from qkvinspect.lineage.order_test import OrderTest, order_test
 from qkvinspect.lineage.relatives import Relative, nbytes
 from qkvinspect.lineage.spectra_alike import spectra_alike
@@ -29,7 +29,7 @@ def kinship(places: Places, a: Relative, b: Relative, advance: Callable[[int], N
         CheckpointError: the bytes cannot be read.
         UsageError: scipy is not installed.
     """
-    why = _incomparable(a, b)
+    why = _incomparable(places, a, b)
     if a.units is None or b.units is None or why:
         return Kinship(*places, "undetermined", why)
     pairs = pair_layers(a.signatures, b.signatures, len(a.units.basis))
@@ -50,11 +50,11 @@ def kinship(places: Places, a: Relative, b: Relative, advance: Callable[[int], N
     return _weighed(places, (a, b), residual, "residual", residual, layers)
 
 
-def _incomparable(a: Relative, b: Relative) -> str:
-    for side, one in (("A", a), ("B", b)):
+def _incomparable(places: Places, a: Relative, b: Relative) -> str:
+    for place, one in zip(places, (a, b), strict=True):
         if one.units is None:
             reason = one.left_out[0][1] if one.left_out else "it has no attention"
-            return f"no layer of {side} can be compared: {reason}"
+            return f"no layer of {label(place)} can be compared: {reason}"
     if a.units is not None and b.units is not None and a.units.width != b.units.width:
         widths = f"{a.units.width} and {b.units.width}"
         return f"their streams are {widths} units wide, so that no unit of one is known to be a unit of the other"
@@ -81,7 +81,8 @@ def _weighed(
     elif test.p_value < STRANGERS:
         why = "more units stand in the same order than chance would have it often, and fewer than are needed to say so"
     elif spectra_alike(*sides):
-        why = "the heads have the same spectra, as if B were A with its residual stream in another basis"
+        first, second = map(label, places)
+        why = f"the heads have the same spectra, as if {second} were {first} with its residual stream in another basis"
     else:
         return Kinship(*places, "unrelated", "units stand in each other's order as chance has it", None, test, tested)
     return Kinship(*places, "undetermined", why, None, test, tested)
@@ -114,10 +115,9 @@ _CODED = "all numbers of one that were looked at are those of the other, rounded
 def _coded(sides: tuple[Relative, Relative]) -> tuple[Literal["a", "b"] | None, str]:
     """Which side holds the other's numbers as codes."""
     a, b = sides
-    for fine, coarse, name in ((a, b, "b"), (b, a, "a")):
-        if rounded_to_codes(fine, coarse):
-            return ("b" if name == "b" else "a"), _CODED
-    return None, ""
+    if rounded_to_codes(a, b):
+        return "b", _CODED
+    return ("a", _CODED) if rounded_to_codes(b, a) else (None, "")
 
 
 _FINE = 2.0**-16

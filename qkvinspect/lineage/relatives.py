@@ -48,14 +48,14 @@ class Relative:
 
 def comparable(report: Report) -> tuple[tuple[Attention, ...], tuple[tuple[str, str], ...]]:
     """The layers that can be compared, and the others with the reason."""
-    widths = Counter(width for one in report.attentions if (width := residual_width(one)) is not None)
+    reasons = [cannot_compare(one) for one in report.attentions]
+    widths = Counter(residual_width(one) for one, why in zip(report.attentions, reasons, strict=True) if not why)
     usual = widths.most_common(1)[0][0] if widths else None
     kept: list[Attention] = []
     left: list[tuple[str, str]] = []
-    for one in report.attentions:
-        why = cannot_compare(one)
+    for one, why in zip(report.attentions, reasons, strict=True):
         if not why and residual_width(one) != usual:
-            why = f"its stream is {residual_width(one)} wide, and that of most layers {usual}"
+            why = f"its stream is {residual_width(one)} wide, and that of most layers {usual}"  # noqa: PLW2901
         if why:
             left.append((one.layer, why))
         else:
@@ -63,17 +63,23 @@ def comparable(report: Report) -> tuple[tuple[Attention, ...], tuple[tuple[str, 
     return tuple(kept), tuple(left)
 
 
-def read_once(report: Report, advance: Callable[[int], None]) -> Relative:
+def read_once(
+    report: Report,
+    layers: Sequence[Attention],
+    without: tuple[tuple[str, str], ...],
+    advance: Callable[[int], None],
+) -> Relative:
     """Read a checkpoint once, layer by layer.
+
+    Args:
+        layers, without: as ``comparable`` gives them.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    layers, without = comparable(report)
-    width = residual_width(layers[0]) if layers else None
-    if width is None:
+    if not layers:
         return Relative(report, (), without, None, (), numbered=False)
-    units = choose(width)
+    units = choose(residual_width(layers[0]))
     numbering = UnitNumbering(len(units.basis), len(units.tested))
     found: list[Signatures] = []
     usable: list[Attention] = []

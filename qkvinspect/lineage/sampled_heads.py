@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qkvinspect.analysis.weights import no_values, unusable
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention
@@ -13,9 +14,6 @@ from qkvinspect.lineage.units import Units
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import columns, value_tiles
 from qkvinspect.weights.weight import Weight
-
-_MOST = 1e60
-"""The product of four such values is still finite in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +36,16 @@ class SampledHeads:
     @property
     def unusable(self) -> str:
         """Why nothing can be computed with its numbers; "" where something can."""
-        sides = (self.q, self.k, self.v, self.o)
-        if not all(np.isfinite(side).all() for side in sides):
-            return "it has values that are not finite"
-        return f"it has values above {_MOST:g}" if any(side.size and abs(side).max() > _MOST for side in sides) else ""
+        return next((f"it {why}" for side in (self.q, self.k, self.v, self.o) if (why := unusable(side))), "")
 
     def kv_head(self, head: int) -> int:
         """The head of K and V that a head uses."""
         return head * self.kv_heads // len(self.q)
 
 
-def residual_width(attention: Attention) -> int | None:
-    """Of the stream that a layer reads and writes; None where its heads cannot be compared in its units."""
-    return None if cannot_compare(attention) else attention.parts[0].in_features
+def residual_width(attention: Attention) -> int:
+    """Of the stream that a layer reads and writes, of which ``cannot_compare`` says nothing."""
+    return attention.parts[0].in_features
 
 
 def cannot_compare(attention: Attention) -> str:
@@ -65,7 +60,7 @@ def cannot_compare(attention: Attention) -> str:
     if attention.output is None:
         return "the output projection is not known"
     for weight in (*attention.weights, attention.output.weight):
-        if why := _no_numbers(weight):
+        if why := no_values(weight):
             return why
     widths = {part.in_features for part in parts if part is not None}
     rows, cols = attention.output.weight.as_shape(attention.output.orientation)
@@ -74,13 +69,6 @@ def cannot_compare(attention: Attention) -> str:
     if widths != {rows}:
         return "it does not read and write the same stream"
     return ""
-
-
-def _no_numbers(weight: Weight) -> str:
-    """Why a weight has no real numbers; "" where it has."""
-    if weight.no_values or weight.encoding is not None or weight.dtype.kind == "float":
-        return weight.no_values
-    return f"{weight.dtype.name} is not a real number"
 
 
 def sampled(attention: Attention, units: Units) -> SampledHeads:

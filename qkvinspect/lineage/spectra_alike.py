@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from qkvinspect.analysis.spectra import reduced, singular_values
+from qkvinspect.analysis.weights import of_output, of_part
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.lineage.head_circuits import over
 from qkvinspect.lineage.relatives import Relative
 from qkvinspect.weights.reading import Array
-from qkvinspect.weights.values import rows_of_values
 
 _LAYERS = 2
 _NEARER = 0.2
@@ -34,32 +36,25 @@ def spectra_alike(a: Relative, b: Relative) -> bool:
 
 def _spectra(layer: Attention) -> Array:
     """The singular values of QK and of OV of each head, each of norm 1: [heads, twice the width of a head]."""
-    geometry, output = layer.heads, layer.output
+    geometry = layer.heads
     assert geometry is not None
-    assert output is not None
     q, k, v = (_rows(layer.part(name)).reshape(geometry.heads(name), geometry.width(name), -1) for name in "qkv")
-    matrix = output.weight.as_matrix(output.orientation)
-    o = rows_of_values(matrix, [range(matrix.rows)]).astype(np.float32).T
-    o = o.reshape(geometry.num_heads, -1, o.shape[1])
+    whole = of_output(layer, geometry.num_heads * geometry.width("v"))
+    assert whole is not None
+    o = whole.astype(np.float32).reshape(geometry.num_heads, -1, whole.shape[1])
     shared = [geometry.kv_head(head) for head in range(geometry.num_heads)]
     return np.concatenate([_singular(q, k[shared]), _singular(o, v[shared])], axis=1)
 
 
 def _rows(part: Part | None) -> Array:
     assert part is not None
-    return rows_of_values(part.weight.as_matrix(part.orientation), part.heads).astype(np.float32)
+    return of_part(part).astype(np.float32)
 
 
 def _singular(left: Array, right: Array) -> Array:
     """Of left^T right of each head, from the small triangles of both."""
-    values: Array = np.linalg.svd(_triangles(left) @ _triangles(right).transpose(0, 2, 1), compute_uv=False)
-    sizes = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.divide(values, sizes, out=np.zeros_like(values), where=sizes > 0)
-
-
-def _triangles(side: Array) -> Array:
-    """R of the QR decomposition of each head's transpose, [heads, width, width]."""
-    return np.stack([np.linalg.qr(head.T, mode="r") for head in side])
+    values = singular_values(np.swapaxes(reduced(left), 1, 2) @ reduced(right))
+    return over(values, np.linalg.norm(values, axis=1, keepdims=True))
 
 
 def _distances(a: Array, b: Array) -> Array:

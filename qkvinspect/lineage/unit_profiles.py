@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from qkvinspect.lineage.compared_layers import PairedLayer
-from qkvinspect.lineage.head_circuits import circuits
+from qkvinspect.lineage.head_circuits import circuits, over
 from qkvinspect.lineage.sampled_heads import SampledHeads
 from qkvinspect.weights.reading import Array
 
@@ -38,13 +38,11 @@ class UnitProfiles:
 
     def similarity(self) -> Array:
         """Cosines, [units of A, units of B]."""
-        sizes = np.sqrt(np.outer(*self._squares))
-        return np.divide(self._products, sizes, out=np.zeros_like(self._products), where=sizes > 0)
+        return over(self._products, np.sqrt(np.outer(*self._squares)))
 
 
 def _scaled(circuit: Array, weights: Array) -> Array:
     """Less the mean unit, each head as large as its weight says."""
     centred = circuit - circuit.mean(axis=1, keepdims=True)
-    sizes = np.linalg.norm(centred, axis=(1, 2))
-    factors = np.divide(np.sqrt(weights), sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    factors = over(np.sqrt(weights), np.linalg.norm(centred, axis=(1, 2)))
     return centred * factors[:, None, None]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from qkvinspect.lineage import Lineage
 from qkvinspect.lineage.fates import Fate, HeadFate
-from qkvinspect.lineage.kinship import Kinship, Verdict
+from qkvinspect.lineage.kinship import VERDICTS, Kinship, Verdict, label
 from qkvinspect.render import text
 from qkvinspect.render.document import (
     Block,
@@ -46,11 +46,6 @@ def document(lineage: Lineage) -> Document:
         records=lambda: _records(lineage),
         data=lineage.to_dict,
     )
-
-
-def label(place: int) -> str:
-    """A, B, C ... for the checkpoints in the order in which they were named."""
-    return chr(ord("A") + place) if place < 26 else f"#{place + 1}"
 
 
 def _blocks(lineage: Lineage) -> Iterator[Block]:
@@ -142,7 +137,7 @@ def _happened(one: Kinship) -> Iterator[str]:
         yield f"in another place of their layer: {text.count(elsewhere, 'head')}"
     shared = next((layer.kv_heads for layer in one.layers if layer.kv_heads), None)
     if shared:
-        yield f"heads of K and V: {shared[0]} in A, {shared[1]} in B"
+        yield f"heads of K and V: {shared[0]} in {label(one.a)}, {shared[1]} in {label(one.b)}"
 
 
 def _tree(lineage: Lineage) -> Iterator[str]:
@@ -184,8 +179,7 @@ def _verdict(one: Kinship) -> str:
 
 
 def _counted(kinships: Sequence[Kinship]) -> str:
-    verdicts = ("derived", "common ancestor", "unrelated", "undetermined")
-    counts = [(sum(one.verdict == verdict for one in kinships), verdict) for verdict in verdicts]
+    counts = [(sum(one.verdict == verdict for one in kinships), verdict) for verdict in VERDICTS]
     return ", ".join(f"{number} {verdict}" for number, verdict in counts if number)
 
 
