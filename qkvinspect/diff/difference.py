@@ -11,7 +11,7 @@ from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.diff.relation import Relation
 from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.json_values import number, number_or_none
 from qkvinspect.tabular import Tabular
 
 SCHEMA_VERSION = 1
@@ -268,9 +268,9 @@ def _comparison(found: Comparison) -> dict[str, object]:
     spot = found.largest
     return {
         "status": found.status,
-        "relative_l2": _number(found.relative_l2),
-        "max_difference": _number(found.max_difference),
-        "cosine": _number(found.cosine),
+        "relative_l2": number_or_none(found.relative_l2),
+        "max_difference": number_or_none(found.max_difference),
+        "cosine": number_or_none(found.cosine),
         "values_changed": found.changed,
         "nonfinite_changed": found.nonfinite,
         "largest": None
@@ -286,7 +286,3 @@ def _others(others: tuple[TensorDifference, ...]) -> dict[str, object]:
         counts[other.whole.status] += 1
     named = [other for other in others if other.whole.status != "identical"]
     return {**counts, "tensors": [{"a": other.a, "b": other.b, **_comparison(other.whole)} for other in named]}
-
-
-def _number(value: float | None) -> float | str | None:
-    return None if value is None else number(value)

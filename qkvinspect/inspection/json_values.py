@@ -14,3 +14,8 @@ def row_ranges(rows: Sequence[range]) -> list[list[int]]:
 def number(value: float) -> float | str:
     """A float, or "nan", "inf" or "-inf" where JSON has no number for it."""
     return value if math.isfinite(value) else str(value)
+
+
+def number_or_none(value: float | None) -> float | str | None:
+    """The same, where there may be none."""
+    return None if value is None else number(value)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.json_values import number_or_none
 from qkvinspect.lineage.compared_layers import LayerPairs, PairedLayer
 from qkvinspect.lineage.movement import Inner, inner_products
 from qkvinspect.lineage.sampled_heads import SampledHeads
@@ -50,7 +50,7 @@ class HeadFate:
             "a": self.a,
             "b": self.b,
             "like": self.like,
-            **{name: _number(getattr(self, name)) for name in ("cosine", "moved_qk", "moved_ov")},
+            **{name: number_or_none(getattr(self, name)) for name in ("cosine", "moved_qk", "moved_ov")},
         }
 
 
@@ -86,13 +86,9 @@ class LayerFate:
             "b": self.b,
             "like": self.like,
             "kv_heads": list(self.kv_heads) if self.kv_heads else None,
-            "moved": _number(self.moved),
+            "moved": number_or_none(self.moved),
             "heads": [head.to_dict() for head in self.heads],
         }
-
-
-def _number(value: float | None) -> object:
-    return None if value is None else number(value)
 
 
 def of_pair(pair: PairedLayer, chance: float, names: tuple[str, str], a: SampledHeads, b: SampledHeads) -> LayerFate:

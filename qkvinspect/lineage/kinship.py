@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.json_values import number, number_or_none
 from qkvinspect.lineage.fates import Fate, HeadFate, LayerFate
 from qkvinspect.lineage.order_test import OrderTest
 
@@ -78,7 +78,7 @@ class Kinship:
 
     def to_dict(self) -> dict[str, object]:
         """Its form in the JSON contract."""
-        test, distance = self.test, self.distance
+        test = self.test
         return {
             "a": self.a,
             "b": self.b,
@@ -87,6 +87,6 @@ class Kinship:
             "descendant": self.descendant,
             "p_value": number(test.p_value) if test else None,
             "tested": None if test is None else {"units": self.tested, "number": test.units, "in_place": test.in_place},
-            "distance": number(distance) if distance is not None else None,
+            "distance": number_or_none(self.distance),
             "layers": [layer.to_dict() for layer in self.layers],
         }

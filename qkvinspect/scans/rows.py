@@ -12,7 +12,7 @@ from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import QkvInspectError, UsageError, clean
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.json_values import number, number_or_none
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
 from qkvinspect.scans.files import stamp
@@ -156,7 +156,7 @@ def _rows(report: Report, columns: Sequence[str]) -> Iterator[Row]:
         for one in next(figures).heads if figures else ():
             values = {key: BY_KEY[key].of(one) for key in asked}
             place: Row = {"layer": attention.layer, "part": HEAD, "head": one.head}
-            yield place | {key: None if value is None else number(value) for key, value in values.items()}
+            yield place | {key: number_or_none(value) for key, value in values.items()}
 
 
 def _measure(measure: Measure | None) -> Row:

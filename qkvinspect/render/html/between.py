@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from qkvinspect.diff.difference import Difference, LayerDifference, PartDifference
-from qkvinspect.inspection.json_values import number
+from qkvinspect.inspection.json_values import number_or_none
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render.html.side import PageSide
 
@@ -50,7 +50,7 @@ def grouped(keys: Iterable[str]) -> dict[str, list[str]]:
 
 def short(value: float | None) -> float | str | None:
     """Six digits: what a reader can use, in half the bytes."""
-    return None if value is None else number(float(f"{value:.6g}"))
+    return number_or_none(None if value is None else float(f"{value:.6g}"))
 
 
 def _losses(difference: Difference) -> Mapping[str, Mapping[str, Values]]:
