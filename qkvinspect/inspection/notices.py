@@ -115,8 +115,7 @@ def about_numbers(attention: Attention) -> Iterator[Finding]:
     for part in attention.parts:
         for what, measure in (("", part.measured), (" bias", part.bias_measured)):
             if measure is not None and measure.nonfinite:
-                values = "value" if measure.nonfinite == 1 else "values"
-                text = f"{part.name.upper()}{what} holds {measure.nonfinite} NaN or infinite {values}"
+                text = f"{part.name.upper()}{what} holds {measure.nonfinite_words}"
                 yield Finding(FindingCode.NONFINITE, text, attention.layer)
     lost = next((weight for weight in attention.weights if weight.no_values), None)
     if lost is not None and not lost.why:

@@ -36,6 +36,11 @@ class Measure:
     norm: float
     nonfinite: int
 
+    @property
+    def nonfinite_words(self) -> str:
+        """``1 NaN or infinite value``."""
+        return f"{self.nonfinite} NaN or infinite value{'' if self.nonfinite == 1 else 's'}"
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

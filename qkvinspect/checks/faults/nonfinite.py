@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.finding_codes import FindingCode
-from qkvinspect.inspection.report import Measure
 
 CODE: FindingCode = FindingCode.NONFINITE
 
@@ -22,10 +21,7 @@ def find(subject: Subject) -> Iterator[Fault]:
                 if attention.heads is not None:
                     bad = [head for head, measure in enumerate(part.head_measures) if measure.nonfinite]
                     where = f", in {heads_named(bad)}" if len(bad) < len(part.heads) else ", in every head"
-                yield attention.layer, f"{part.name.upper()} holds {_counted(part.measured)}{where}"
+                yield attention.layer, f"{part.name.upper()} holds {part.measured.nonfinite_words}{where}"
             if part.bias_measured is not None and part.bias_measured.nonfinite:
-                yield attention.layer, f"the bias of {part.name.upper()} holds {_counted(part.bias_measured)}"
-
-
-def _counted(measure: Measure) -> str:
-    return f"{measure.nonfinite} NaN or infinite value{'' if measure.nonfinite == 1 else 's'}"
+                said = part.bias_measured.nonfinite_words
+                yield attention.layer, f"the bias of {part.name.upper()} holds {said}"
