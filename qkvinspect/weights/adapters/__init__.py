@@ -9,9 +9,13 @@ Most files hold none, so nothing but these questions is imported before a name s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.weights.weight import Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.adapters.low_rank import LowRank
 
 
 def may_hold_factors(names: Iterable[str]) -> bool:
@@ -32,17 +36,19 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
 
 def is_update(weight: Weight) -> bool:
     """Whether it is what an adapter adds to a weight, and not the weight that a model multiplies with."""
-    if weight.encoding is None:
-        return False
-    from qkvinspect.weights.adapters.low_rank import LowRank
-
-    return isinstance(weight.encoding, LowRank) and weight.encoding.base is None
+    found = _low_rank(weight)
+    return found is not None and found.base is None
 
 
 def is_sum(weight: Weight) -> bool:
     """Whether it is a weight with an adapter added, which no file holds."""
+    found = _low_rank(weight)
+    return found is not None and found.base is not None
+
+
+def _low_rank(weight: Weight) -> LowRank | None:
     if weight.encoding is None:
-        return False
+        return None
     from qkvinspect.weights.adapters.low_rank import LowRank
 
-    return isinstance(weight.encoding, LowRank) and weight.encoding.base is not None
+    return weight.encoding if isinstance(weight.encoding, LowRank) else None
