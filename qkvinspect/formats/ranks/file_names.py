@@ -121,10 +121,10 @@ def find(folder: Folder) -> RankFiles | None:
 
     A folder with DeepSpeed's ZeRO partitions is left alone; ``foreign_parts`` says what to do about these.
     """
-    found = here(folder)
+    files, folders = entries = folder.entries() or Entries()
+    found = _among(entries, folder)
     if found is not None:
         return found
-    files, folders = folder.entries() or Entries()
     if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")) for name in files):
         return None  # it is a checkpoint itself, as a Trainer writes one beside DeepSpeed's own
     for named in _pointed(folder, files):
@@ -136,7 +136,11 @@ def find(folder: Folder) -> RankFiles | None:
 
 def here(folder: Folder) -> RankFiles | None:
     """The rank files of a folder itself, whatever a tracker file says."""
-    names, below = folder.entries() or Entries()
+    return _among(folder.entries() or Entries(), folder)
+
+
+def _among(entries: Entries, folder: Folder) -> RankFiles | None:
+    names, below = entries
     for pattern, kind in ((_VLLM, "vllm"), (_LAYERS, "deepspeed"), (_STATES, "deepspeed")):
         matches = [match for name in names if (match := pattern.fullmatch(name))]
         if matches and (kind == "vllm" or not any(map(_ZERO.fullmatch, names))):
