@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.analysis import Analysis
@@ -15,7 +15,7 @@ from qkvinspect.diff.difference import Difference
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection import Options
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.render.document import Document
+from qkvinspect.render.document import Cell, Document
 from qkvinspect.render.results import analyze, check, diff, show
 from qkvinspect.tabular import Tabular
 
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 def records(result: Tabular, *, per_head: bool) -> Iterator[dict[str, object]]:
     """The rows of ``--format csv`` by the names of their columns."""
-    columns, *rows = _document(result, per_head=per_head).records()
-    names = [str(column) for column in columns]
+    columns, rows = _table(result, per_head=per_head)
     for row in rows:
-        yield dict(zip(names, row, strict=True))
+        yield dict(zip(columns, row, strict=True))
 
 
 def frame(result: Tabular, *, per_head: bool) -> DataFrame:
@@ -42,8 +41,14 @@ def frame(result: Tabular, *, per_head: bool) -> DataFrame:
     except ImportError as error:
         hint = "pip install pandas; .records() gives the same rows as dicts"
         raise UsageError("a DataFrame needs pandas, which is not installed", hint=hint) from error
+    columns, rows = _table(result, per_head=per_head)
+    return pandas.DataFrame([tuple(row) for row in rows], columns=columns)
+
+
+def _table(result: Tabular, *, per_head: bool) -> tuple[list[str], list[Sequence[Cell]]]:
+    """The names of the columns, and the rows."""
     columns, *rows = _document(result, per_head=per_head).records()
-    return pandas.DataFrame([tuple(row) for row in rows], columns=[str(column) for column in columns])
+    return [str(column) for column in columns], rows
 
 
 def html(result: Tabular) -> str:

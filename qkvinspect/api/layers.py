@@ -189,14 +189,10 @@ class Layer(Tabular):
         if output is None:
             raise LayoutError(f"layer {self.layer!r} has no output projection")
         weight = writable(output.weight, self.layer, DTYPES["float32"])
-        rows, cols = weight.as_shape(output.orientation)
-        bias = output.bias
-        name = self._named("out")
-        entries = (RowRun(range(rows), bias),) if bias is not None else ()
-        return Rows(
-            OutputTensor(name, (rows, cols), weight.dtype, (RowRun(range(rows), weight, output.orientation),)),
-            Rows(_piece(f"{name}.bias", entries)) if entries else None,
-        )
+        rows, _ = weight.as_shape(output.orientation)
+        name, every = self._named("out"), range(rows)
+        bias = Rows(_piece(f"{name}.bias", (RowRun(every, output.bias),))) if output.bias is not None else None
+        return Rows(_piece(name, (RowRun(every, weight, output.orientation),), matrix=True), bias)
 
     @cached_property
     def heads(self) -> tuple[HeadRows, ...]:
