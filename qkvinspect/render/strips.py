@@ -45,6 +45,7 @@ class Strip:
     """One stored tensor along the axis that its parts share.
 
     Attributes:
+        name: of the tensor below its layer.
         parts: those that it holds.
         axis: of the stored tensor.
         size: along that axis.
@@ -52,6 +53,7 @@ class Strip:
         drawn: where the last of them ends: less than ``size`` where there are too many to draw.
     """
 
+    name: str
     weight: Weight
     parts: tuple[Part, ...]
     axis: int
@@ -88,7 +90,8 @@ def _strip(attention: Attention, weight: Weight) -> Strip | None:
     heads = attention.heads is not None
     bands = list(_filled(sorted(_bands(parts, heads), key=lambda band: band.start), size))
     shown = bands if len(bands) <= _MOST_BANDS else bands[:_SAMPLE]
-    return Strip(weight, tuple(parts), parts[0].axis, size, tuple(shown), shown[-1].stop if shown else size)
+    name = weight.name.removeprefix(f"{attention.layer}.")
+    return Strip(name, weight, tuple(parts), parts[0].axis, size, tuple(shown), shown[-1].stop if shown else size)
 
 
 def _bands(parts: Sequence[Part], heads: bool) -> Iterator[Band]:
@@ -115,8 +118,8 @@ def _filled(bands: Sequence[Band], size: int) -> Iterator[Band]:
 
 
 def title(part: str) -> str:
-    """What a part is called: ``Q``; ``gate``."""
-    return part.upper() if part in ("q", "k", "v") else part or "other rows"
+    """What a band is called: by its part, if it has one."""
+    return text.part(part) or "other rows"
 
 
 def ranges(part: Part) -> str:
@@ -146,8 +149,8 @@ def _possible(attention: Attention) -> str:
     return f"; possible: {few}" if few else ""
 
 
-def stored(strip: Strip, name: str) -> str:
+def stored(strip: Strip) -> str:
     """``in_proj_weight [1536, 512] float32``."""
     weight = strip.weight
     kept = weight.dtype.name if weight.encoding is None else weight.encoding.label
-    return text.clean(f"{name} {text.shape(weight.shape)} {kept}")
+    return text.clean(f"{strip.name} {text.shape(weight.shape)} {kept}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
@@ -76,6 +77,17 @@ def summary(report: Report) -> list[str]:
         named = ", ".join(f"{c.path!r} ({c.role}, {count(c.num_tensors, 'tensor')})" for c in others)
         lines.append(clean(f"also holds {named}: --container NAME shows it"))
     return lines
+
+
+def headline(report: Report) -> str:
+    """The file in one line, under its own name without the folders above it."""
+    path = clean(report.checkpoint.path)
+    return f"{PurePath(path).name}{summary(report)[0].removeprefix(path)}"
+
+
+def part(name: str) -> str:
+    """What a part is called: ``Q``; ``gate``."""
+    return name.upper() if name in ("q", "k", "v") else name
 
 
 def findings(found: Sequence[Finding]) -> list[tuple[Finding, str]]:

@@ -88,7 +88,7 @@ class Browser(App[None]):
 
     def compose(self) -> ComposeResult:
         """A line about the file, the views, a line about the reading, the keys."""
-        yield Static(Text(pages.headline(self.session.report)), id="file")
+        yield Static(Text(text.headline(self.session.report)), id="file")
         with self._views:
             with Horizontal(id="layers"):
                 yield self._tree

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from qkvinspect.analysis import COLUMNS, HeadFigures, LayerFigures
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import describe
 from qkvinspect.render import evidence as rendered_evidence
 from qkvinspect.render import rows, text
@@ -45,12 +44,6 @@ def page(session: Session, branch: Branch, path: str) -> Group:
     if len(branch.layers) == 1 and not branch.children:
         return Group(*_layer(session, branch.layers[0]))
     return Group(*_several(session, branch, path))
-
-
-def headline(report: Report) -> str:
-    """A line about the file, under its own name without the folders above it."""
-    path, line = text.clean(report.checkpoint.path), text.summary(report)[0]
-    return f"{PurePath(path).name}{line.removeprefix(path)}"
 
 
 def code(session: Session, number: int | None) -> tuple[str, str]:

@@ -35,8 +35,7 @@ class ColouredStrips:
         widest = max((strip.size for strip in found), default=1)
         for strip in found:
             width = max(options.max_width * strip.size // max(widest, 1), min(_NARROWEST, options.max_width))
-            name = strip.weight.name.removeprefix(f"{self.attention.layer}.")
-            yield Text(strips.stored(strip, name), style="dim", overflow="fold")
+            yield Text(strips.stored(strip), style="dim", overflow="fold")
             yield _bar(strip, width)
             yield _numbers(strip, width)
 

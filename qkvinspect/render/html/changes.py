@@ -54,8 +54,7 @@ def _table(layers: Sequence[LayerDifference], columns: Sequence[str], caption: s
 
 def _title(column: str) -> str:
     name, _, bias = column.partition("_")
-    title = name.upper() if name in ("q", "k", "v") else name
-    return f"{title}{' bias' if bias else ''}" if title else "stored"
+    return f"{text.part(name)}{' bias' if bias else ''}" if name else "stored"
 
 
 def _cells(layer: LayerDifference, name: str, columns: Sequence[str]) -> Iterator[Markup]:

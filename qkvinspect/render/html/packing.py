@@ -97,9 +97,8 @@ def _unknown(attention: Attention) -> str:
 
 def _rows(attention: Attention, found: Sequence[Strip]) -> Iterator[tuple[str, ...]]:
     for strip in found:
-        name = _short(strip, attention)
         for part in strip.parts:
-            slices = tag("code", f"{name}{strips.ranges(part)}")
+            slices = tag("code", f"{strip.name}{strips.ranges(part)}")
             yield strips.title(part.name), slices, strips.heads(attention, part), text.shape(part.shape)
 
 
@@ -108,15 +107,11 @@ def _code(lines: Sequence[str]) -> Markup:
     return tag("div", button, tag("pre", tag("code", Markup("\n".join(map(markup_text, lines))))), class_="code")
 
 
-def _short(strip: Strip, attention: Attention) -> str:
-    return strip.weight.name.removeprefix(f"{attention.layer}.")
-
-
 def _strip(attention: Attention, strip: Strip, widest: int) -> Markup:
-    name = tag("code", strips.stored(strip, _short(strip, attention)), class_="qi-name")
+    name = tag("code", strips.stored(strip), class_="qi-name")
     runs = strip.runs()
     heads = attention.heads is not None
-    drawn = [_run(strip, run, heads=heads, place=place) for place, run in enumerate(runs)]
+    drawn = [_run(strip, run, heads=heads, begins=run is not runs[0], alone=len(runs) < 2) for run in runs]
     share = f"width:{max(100 * strip.size / widest, 8):.3g}%"
     said = ", ".join(f"{strips.title(part.name)} {strip.axis_name} {text.rows(part.rows)}" for part in strip.parts)
     kind = "qi-bar qi-many" if len(runs) > len(strip.parts) + 1 else "qi-bar"
@@ -127,18 +122,23 @@ def _strip(attention: Attention, strip: Strip, widest: int) -> Markup:
     return tag("div", name, tag("div", bar, ticks, *note), class_="qi-strip")
 
 
-def _run(strip: Strip, run: Band, *, heads: bool, place: int) -> Markup:
-    """A stretch of one part, with a line before each of its heads."""
+def _run(strip: Strip, run: Band, *, heads: bool, begins: bool, alone: bool) -> Markup:
+    """A stretch of one part, with a line before each of its heads.
+
+    Args:
+        begins: whether another one lies before it.
+        alone: whether the strip has no other.
+    """
     inside = [band for band in strip.bands if run.start <= band.start < run.stop]
     kind = run.part if run.part in ("q", "k", "v") else "more" if run.part else "none"
     classes, style = [f"qi-run qi-{kind}"], f"flex-grow:{run.size}"
     if heads and 1 < len(inside) <= _MOST_LINES and len({band.size for band in inside}) == 1:
         classes.append("qi-heads")
         style += f";background-size:{100 / len(inside):.5g}% 100%"
-    if place and run.part == strip.bands[0].part:
+    if begins and run.part == strip.bands[0].part:
         classes.append("qi-begins")
     label = strips.title(run.part)
-    if heads and len(inside) == 1 and inside[0].head is not None and strip.runs()[1:]:
+    if heads and len(inside) == 1 and inside[0].head is not None and not alone:
         label = f"{label} {inside[0].head}"
     shown = run.size >= _LABELLED * strip.drawn
     where = f"{strips.title(run.part)}: {strip.axis_name} {run.start}:{run.stop}"

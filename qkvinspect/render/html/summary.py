@@ -26,8 +26,7 @@ _Size = tuple[int, int]
 def facts(sides: Sequence[PageSide], made: date) -> Iterator[Markup]:
     """Above everything: each file in a line, its digest, and the day."""
     for side in sides:
-        path = text.clean(side.report.checkpoint.path)
-        line = f"{PurePath(path).name}{text.summary(side.report)[0].removeprefix(path)}".replace("  ", " · ")
+        line = text.headline(side.report).replace("  ", " · ")
         yield tag("p", f"{side.label}: {line}" if side.label else line, class_="facts")
         yield from _digests(side)
     yield tag("p", f"Made by qkvinspect {__version__} on ", tag("time", made.isoformat()), ".", class_="note digest")

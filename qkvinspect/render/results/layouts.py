@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry, Packing, slots_of, split_rows
+from qkvinspect.render import text
 from qkvinspect.render.document import Cell, Chapter, CodeBlock, DataTable, Document, Glossed, Items
 
 _PROOFS = {
@@ -93,7 +94,7 @@ def diagram(packing: Packing, layout: Layout) -> str:
         for head, run in enumerate(runs):
             for row in run:
                 both = labels[row] and not labels[row].startswith(part)
-                name = part.upper() if part in {"q", "k", "v"} else part
+                name = text.part(part)
                 labels[row] = f"{labels[row]}={name}{head}" if both else _label(part, name, head)
     groups, _ = slots_of(packing, sizes, total)
     size = total // groups

@@ -73,10 +73,10 @@ class Page:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
         below = sum(widths[:-1]) + 2 * len(widths[:-1])
         longest = max(len(cell) for row in cells for cell in row[-2:])
-        narrow = self._view.width is not None and len(indent) + below + longest > self._view.width
+        no_room = self._view.width is not None and len(indent) + below + longest > self._view.width
         for *row, beside, last in cells:
             head = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-            if narrow:
+            if no_room:
                 self.line((indent + head.rstrip(), ""))
                 self.line((f"{indent}    {beside}", ""))
                 self.line((f"{indent}    {last}", ""))
