@@ -53,11 +53,11 @@ def comparable(report: Report) -> tuple[tuple[Attention, ...], tuple[tuple[str, 
     usual = widths.most_common(1)[0][0] if widths else None
     kept: list[Attention] = []
     left: list[tuple[str, str]] = []
-    for one, why in zip(report.attentions, reasons, strict=True):
-        if not why and residual_width(one) != usual:
-            why = f"its stream is {residual_width(one)} wide, and that of most layers {usual}"  # noqa: PLW2901
-        if why:
-            left.append((one.layer, why))
+    for one, reason in zip(report.attentions, reasons, strict=True):
+        if reason:
+            left.append((one.layer, reason))
+        elif residual_width(one) != usual:
+            left.append((one.layer, f"its stream is {residual_width(one)} wide, and that of most layers {usual}"))
         else:
             kept.append(one)
     return tuple(kept), tuple(left)
