@@ -68,9 +68,10 @@ class Orders(NamedTuple):
 def weigh_orders(stack: Sequence[Attention]) -> Orders | None:
     """Weigh the orders of the rows of Q and K in layers that are alike; None where that cannot be asked.
 
-    Two things tell. The rows that turn together have similarities in Q and K that follow laws of their own. And the
-    rows of a head are the larger or smaller the faster they turn: put in order, their norms change smoothly. The first
-        tells the order of Q relative to K, the second the order of each.
+    Three things tell. The rows that turn together have similarities in Q and K that follow laws of their own. The rows
+    of a head are the larger or smaller the faster they turn: put in order, their norms change smoothly. And what norms
+    of K deviate from that, those of the same rows of Q deviate as well. The second tells the order of each, the others
+    that of Q relative to K.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -88,23 +89,25 @@ def weigh_orders(stack: Sequence[Attention]) -> Orders | None:
     places: dict[Order, Array] = {order: places_of(order, width, share) for order in _orders(q, k)}
     pairs: list[_Pair] = [pair for pair in product(places, places) if pair[0] != "with the heads of Q"]
     circuit: dict[_Pair, float] = {(one, other): _score(forward, places[one], places[other]) for one, other in pairs}
-    of_q, of_k = (
-        {order: sum(smoothness(norms, place) for norms in every) for order, place in places.items()}
-        for every in zip(*((sample.q_norms, sample.k_norms) for sample in samples), strict=True)
-    )
-    smooth: dict[_Pair, float] = {(one, other): of_q[one] + of_k[other] for one, other in pairs}
-    return _best(circuit, smooth)
+    of_q = {order: sum(smoothness(one.q_norms, place) for one in samples) for order, place in places.items()}
+    of_k = {order: sum(smoothness(one.k_norms, place) for one in samples) for order, place in places.items()}
+    left_q = {order: _left([one.group_norms for one in samples], place) for order, place in places.items()}
+    left_k = {order: _left([one.k_norms for one in samples], place) for order, place in places.items()}
+    norms: dict[_Pair, float] = {
+        (one, other): of_q[one] + of_k[other] + _tied(left_q[one], left_k[other]) for one, other in pairs
+    }
+    return _best(circuit, norms)
 
 
-def _best(circuit: Mapping[_Pair, float], smooth: Mapping[_Pair, float]) -> Orders:
+def _best(circuit: Mapping[_Pair, float], norms: Mapping[_Pair, float]) -> Orders:
     scores: dict[_Pair, float] = {
-        (q, k): circuit[q, k] + smooth[q, k] - (RARE if k == "with the heads of Q" and q != "neighbours" else 0)
+        (q, k): circuit[q, k] + norms[q, k] - (RARE if k == "with the heads of Q" and q != "neighbours" else 0)
         for q, k in circuit
     }
     ranked: list[_Pair] = sorted(scores, key=scores.__getitem__, reverse=True)
     best, *others = ranked
     ahead = scores[best] - max((scores[pair] for pair in others), default=0.0)
-    against = max(max(one.values()) - one[best] for one in (circuit, smooth))
+    against = max(max(one.values()) - one[best] for one in (circuit, norms))
     return Orders(best[0], best[1], scores[best], ahead, against)
 
 
@@ -117,16 +120,45 @@ def smoothness(norms: Array, places: Array) -> float:
         norms: logarithms of the norms of rows as they are stored: [heads, rows of a head].
         places: where each row lies, counted as in halves.
     """
-    ordered = norms[:, places]
-    heads, width = ordered.shape
-    turns: Array = np.arange(width, dtype=np.float64) % (width // 2)
-    basis = np.linalg.qr(np.vander(turns, 3, increasing=True))[0][:, 1:]
-    centred = ordered - ordered.mean(axis=1, keepdims=True)
+    heads, width = norms.shape
+    centred, basis = _centred(norms, places)
     whole = float((centred**2).sum())
     explained = heads * float(((basis.T @ centred.mean(axis=0)) ** 2).sum())
     if whole <= _FLAT * centred.size:
         return 0.0
     return float(-heads * (width - 1) * np.log(max(1 - explained / whole, 1e-9))) - basis.shape[1]
+
+
+def _left(norms: Sequence[Array], places: Array) -> Array:
+    """What smoothness leaves of the norms of each two rows that turn together, of all layers: [pairs of rows]."""
+    left: list[Array] = []
+    for layer in norms:
+        centred, basis = _centred(layer, places)
+        rest = centred - basis @ (basis.T @ centred.mean(axis=0))
+        left.append(rest.reshape(len(rest), 2, -1).sum(axis=1).ravel())
+    return np.concatenate(left)
+
+
+def _tied(q: Array, k: Array) -> float:
+    """What is gained if these deviate together in Q and K, less what chance gives; twice that in log-likelihood.
+
+    To make two rows of Q larger and those that they are multiplied with smaller by the same factor changes nothing, and
+    training does not move along what changes nothing: norms that began alike stay balanced.
+    """
+    sizes = float(q @ q), float(k @ k)
+    if min(sizes) <= _FLAT * q.size:
+        return 0.0
+    explained = float(q @ k) ** 2 / (sizes[0] * sizes[1])
+    return float(-q.size * np.log(max(1 - explained, 1e-9))) - 1
+
+
+def _centred(norms: Array, places: Array) -> tuple[Array, Array]:
+    """Norms in the order of halves, less the mean of each head; and what spans a parabola over how fast they turn."""
+    ordered = norms[:, places]
+    width = ordered.shape[1]
+    turns: Array = np.arange(width, dtype=np.float64) % (width // 2)
+    basis = np.linalg.qr(np.vander(turns, 3, increasing=True))[0][:, 1:]
+    return ordered - ordered.mean(axis=1, keepdims=True), basis
 
 
 def _orders(q: Part, k: Part) -> list[Order]:
@@ -189,16 +221,17 @@ def _score(forward: Array, q: Array, k: Array) -> float:
 
 class _HeadSample(NamedTuple):
     """Of some heads of a layer: how alike the rows of Q are with those of K, [rows of Q, rows of K] each; and the
-    logarithms of the norms of their rows, [heads, rows of a head].
+    logarithms of the norms of their rows, [heads, rows of a head]; those of Q also over all heads of a head of K.
     """
 
     blocks: list[Array]
     q_norms: Array
+    group_norms: Array
     k_norms: Array
 
 
 def _sample(attention: Attention) -> _HeadSample:
-    nothing = _HeadSample([], np.empty((0, 0)), np.empty((0, 0)))
+    nothing = _HeadSample([], *3 * (np.empty((0, 0)),))
     q, k = attention.part("q"), attention.part("k")
     if q is None or k is None or attention.heads is None or len(q.heads) % len(k.heads):
         return nothing
@@ -206,7 +239,7 @@ def _sample(attention: Attention) -> _HeadSample:
     if len(q.heads[0]) != width or width < _LEAST_WIDTH or width % 2:
         return nothing
     blocks: list[Array] = []
-    norms: tuple[list[Array], list[Array]] = [], []
+    norms: list[Array] = []
     groups = min(len(k.heads), _MOST_GROUPS)
     for group in (i * len(k.heads) // groups for i in range(groups)):
         queries = [q.heads[group * share + i] for i in range(min(share, _MOST_QUERIES))]
@@ -216,10 +249,12 @@ def _sample(attention: Attention) -> _HeadSample:
             continue
         keys = slice(len(queries) * width, None)
         blocks += [scores[i * width : (i + 1) * width, keys] for i in range(len(queries))]
-        lengths = _log_norms(rows).reshape(-1, width)
-        norms[0].extend(lengths[:-1])
-        norms[1].append(lengths[-1])
-    return _HeadSample(blocks, np.array(norms[0]), np.array(norms[1])) if blocks else nothing
+        norms.append(_log_norms(rows).reshape(-1, width))
+    if not blocks:
+        return nothing
+    lengths = np.array(norms)
+    over_group = np.log((np.exp(lengths[:, :-1]) ** 2).mean(axis=1)) / 2
+    return _HeadSample(blocks, lengths[:, :-1].reshape(-1, width), over_group, lengths[:, -1])
 
 
 def _log_norms(rows: Array) -> Array:

@@ -16,6 +16,7 @@ import sysconfig
 import time
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 from safetensors.torch import save_file
@@ -50,9 +51,6 @@ FOR_THRESHOLDS = {
     "qwen2-4-2": Recipe("qwen2", 256, 4, 2, 64, 1e6, "sources"),
     "d": Recipe("llama", 128, 8, 2, 16, 1e5, "docs"),
     "mistral-16-4": Recipe("mistral", 256, 16, 4, 16, 1e4, "headers"),
-}
-
-HELD_OUT = {
     "b": Recipe("llama", 256, 8, 4, 32, 1e4, "docs"),
     "smollm3-6-2": Recipe("smollm3", 192, 6, 2, 32, 2e6, "headers"),
     "qwen3-8-4": Recipe("qwen3", 256, 8, 4, 32, 1e6, "docs"),
@@ -67,6 +65,23 @@ HELD_OUT = {
     "llama-8-2-headers": Recipe("llama", 256, 8, 2, 32, 5e5, "headers"),
     "qwen2-16-4": Recipe("qwen2", 256, 16, 4, 16, 1e6, "sources"),
 }
+
+HELD_OUT = {
+    "llama-6-2-deep": Recipe("llama", 192, 6, 2, 32, 1e4, "docs", layers=3),
+    "mistral-4-1-wide": Recipe("mistral", 256, 4, 1, 64, 1e6, "headers"),
+    "qwen2-14-2": Recipe("qwen2", 224, 14, 2, 16, 1e6, "docs"),
+    "qwen3-8-2": Recipe("qwen3", 192, 8, 2, 32, 1e6, "sources", steps=1200),
+    "gemma-8-1": Recipe("gemma", 128, 8, 1, 64, 1e4, "headers"),
+    "olmo2-8-8": Recipe("olmo2", 128, 8, 8, 16, 5e5, "sources"),
+    "llama-4-4-deep": Recipe("llama", 64, 4, 4, 16, 1e4, "docs", layers=4),
+    "smollm3-9-3": Recipe("smollm3", 288, 9, 3, 32, 5e6, "sources", steps=600),
+    "llama-4-2-wider": Recipe("llama", 256, 4, 2, 128, 1e4, "docs"),
+    "llama-16-4": Recipe("llama", 256, 16, 4, 16, 5e5, "docs"),
+    "mistral-8-2-narrow": Recipe("mistral", 96, 8, 2, 16, 1e4, "sources", layers=3),
+    "qwen2-8-2-narrow": Recipe("qwen2", 128, 8, 2, 16, 1e6, "headers"),
+    "llama-12-3-narrow": Recipe("llama", 192, 12, 3, 16, 1e5, "sources", rate=1e-3, steps=1200),
+}
+"""The models of an earlier hold-out are above: a statistic was chosen on them since, so that they judge nothing."""
 
 
 def text_of(kind: str) -> Tensor:
@@ -193,7 +208,7 @@ def main(target: str, *names: str) -> None:
         if (Path(target) / name).exists():
             continue
         began = time.process_time()
-        model, loss = train(recipes[name], seed=sorted(recipes).index(name))
+        model, loss = train(recipes[name], seed=crc32(name.encode()))
         save(Path(target) / name, recipes[name], model)
         print(f"{name}: loss {loss:.3f}, {time.process_time() - began:.0f} s", flush=True)
 
