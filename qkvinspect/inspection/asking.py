@@ -84,16 +84,25 @@ def differ(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> bool
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    return bool(differing(layout, said, layers))
+
+
+def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> Sequence[str]:
+    """The layers that, each weighed alone, contradict the verdict of their stack.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
     from qkvinspect.inspection.evidence import APART, unless_apart
 
     claim = claim_of(said)
     if claim is None:
-        return False
+        return ()
     other = alternatives.turned(layout) if said.turned is not None else None
     own = [verdict for one in layers if (verdict := _alone(one, other or layout, claim)) is not None]
     if other is not None and any(verdict.confidence <= APART for verdict in own):
-        return True
-    return bool(unless_apart(claim, own).apart)
+        return [verdict.layers[0] for verdict in own if verdict.confidence <= APART]
+    return [layer for layer, _ in unless_apart(claim, own).apart]
 
 
 def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
-from qkvinspect.layouts.packing import QKV, K, Packing, Q, V
+from qkvinspect.layouts.packing import KV_PER_HEAD, QKV, K, Packing, Q, V
 
 _NORM = (HeadTensor("attn_q_norm.weight", 0, "head_dim"), HeadTensor("attn_k_norm.weight", 0, "head_dim"))
 _PERMUTED = (
@@ -165,6 +165,37 @@ LAYOUTS = (
             "the converter sorted Q, K, V and gate of each key head into Q, K, V and a tensor for the gate; "
             "of Qwen3.5, value heads of one key head do not stand together"
         ),
+    ),
+    *(
+        Layout(
+            id=id,
+            libraries=libraries,
+            weights=(StoredWeight("attn_kv_b.weight", KV_PER_HEAD), StoredWeight(q, Q)),
+            layer="blk.#",
+            siblings=("attn_kv_a_mqa.weight",),
+            unless=unless,
+            out=("attn_output.weight",),
+            biases=(),
+            v_free=True,
+            kv_heads="equal",
+            rewritten_by="llama.cpp",
+            source="llama.cpp conversion/deepseek.py, DeepseekV2Model.modify_tensors",
+            proof="source",
+            note=(
+                "transformers has K and V of each head in one tensor, as llama.cpp had too; its converter now cuts it "
+                "into attn_k_b, turned, and attn_v_b. A head of Q ends with its rotary part; that of K is the same for "
+                "all heads, in attn_kv_a_mqa"
+            ),
+        )
+        for id, libraries, q, unless in (
+            ("gguf-mla", "llama.cpp from DeepSeek-V2, V3, R1, Kimi K2: latent attention", "attn_q_b.weight", ()),
+            (
+                "gguf-mla-lite",
+                "llama.cpp from DeepSeek-V2-Lite: latent attention with a plain query",
+                "attn_q.weight",
+                ("attn_q_b.weight",),
+            ),
+        )
     ),
     Layout(
         id="gguf-cross",

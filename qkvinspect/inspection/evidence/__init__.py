@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qkvinspect.inspection.evidence.weigh import (
     APART,
+    SURE,
     WORK,
     Variants,
     draw,
@@ -17,6 +18,7 @@ from qkvinspect.inspection.evidence.weigh import (
 
 __all__ = [
     "APART",
+    "SURE",
     "WORK",
     "Variants",
     "draw",

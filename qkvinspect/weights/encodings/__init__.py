@@ -179,6 +179,10 @@ def _stored(checkpoint: Checkpoint) -> Weights:
             weight = load().find(name, checkpoint)
             if weight is not None:
                 found[weight.name] = weight
+    if checkpoint.format == "gguf" and any(name.endswith("attn_k_b.weight") for name in tensors):
+        from qkvinspect.weights.encodings import ggml_latent
+
+        found |= {weight.name: weight for weight in ggml_latent.find(tensors)}
     if not found and not any(info.dtype.bits == 8 and info.dtype.kind == "float" for info in tensors.values()):
         return Weights(found, tensors)
     from qkvinspect.weights.encodings import scaled_float
