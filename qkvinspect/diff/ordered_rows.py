@@ -41,6 +41,12 @@ class Lines:
         return self.matrix.info.dtype if isinstance(self.matrix, StridedMatrix) else DTYPES["float64"]
 
     @property
+    def made_in(self) -> DType:
+        """The dtype that the values have where the model has them: that of decoded ones if nothing was rounded."""
+        encoding = self.weight.encoding
+        return self.dtype if encoding is None else encoding.computed_in or self.dtype
+
+    @property
     def kind(self) -> str:
         """The stored dtype or encoding, for people."""
         return self.weight.dtype.name

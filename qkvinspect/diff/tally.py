@@ -112,7 +112,7 @@ class _Tally:
             one, other = a.words(down, across), b.words(down, across)
             x, y = a.values(one), b.values(other)
             if a.dtype != b.dtype:
-                self.touched[rows] = True
+                self.touched[rows] |= (x != y).any(axis=1) if a.made_in == b.made_in else True
                 differs = _unequal(
                     x if a.dtype == into else rounded(x, into), y if b.dtype == into else rounded(y, into)
                 )

@@ -10,10 +10,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from qkvinspect.explain.snippet import python
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import inspect
+from qkvinspect.weights.values import whole
 
 HEADS = {"q": 4, "k": 2}
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -77,12 +79,66 @@ def test_the_code_gives_the_rows_of_transformers(quantised: bool, tmp_path: Path
             assert np.array_equal(found[f"{part}_original"].numpy(), data)
 
 
-def test_latent_attention_is_said_and_not_cut() -> None:
-    """K and V have three axes, one of them the heads: rows 0:4 of K were shown once, as if each were a row of it."""
-    with open_checkpoint(Path(__file__).parent.parent / "diff" / "llama_cpp" / "deepseek2.gguf") as checkpoint:
-        report = inspect(checkpoint)
-    assert report.attentions == ()
-    assert report.account is not None
-    (left,) = report.account.unrecognised
-    assert "latent attention" in left.why
-    assert {"blk.0.attn_k_b.weight", "blk.0.attn_v_b.weight"} <= {weight.name for weight in left.tensors}
+def test_latent_attention_is_cut_as_transformers_has_it() -> None:
+    """K and V have three axes each, one of them the heads, and K is turned."""
+    folder = Path(__file__).parent.parent / "diff" / "llama_cpp"
+    with open_checkpoint(folder / "deepseek2.gguf") as checkpoint, open_checkpoint(folder / "deepseek2") as original:
+        (own,), (theirs,) = inspect(checkpoint).attentions, inspect(original).attentions
+        assert own.heads == theirs.heads
+        for part in "qkv":
+            mine, other = own.part(part), theirs.part(part)
+            assert mine is not None
+            assert other is not None
+            assert mine.heads == other.heads
+            values = [whole(one.weight.as_matrix("out_in")) for one in (mine, other)]
+            assert np.array_equal(*values)
+        lines = python(own, checkpoint)
+    found: dict[str, Any] = {"torch": torch, "gguf": gguf}
+    exec(textwrap.dedent("\n".join(lines)), found)
+    with safe_open(folder / "deepseek2" / "model.safetensors", "pt") as file:
+        kv = file.get_tensor("model.layers.0.self_attn.kv_b_proj.weight").unflatten(0, (4, 16))
+    assert torch.equal(found["k"].unflatten(0, (4, 8)), kv[:, :8])
+    assert torch.equal(found["v"].unflatten(0, (4, 8)), kv[:, 8:])
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("query", ["attn_q_b", "attn_q"])
+def test_quantised_latent_attention(kind: str, query: str, tmp_path: Path) -> None:
+    heads, nope, rope, v_dim, rank = 3, 32, 16, 64, 96
+    rng = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_k_b": (heads, rank, nope),
+        "attn_v_b": (heads, v_dim, rank),
+        "attn_output": (64, heads * v_dim),
+        query: (heads * (nope + rope), 64),
+    }
+    stored = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "deepseek2")
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(rank + rope)
+    writer.add_key_length_mla(nope + rope)
+    writer.add_value_length_mla(v_dim)
+    values = {name: rng.standard_normal(shape).astype("f4") for name, shape in shapes.items()}
+    for name, one in values.items():
+        writer.add_tensor(f"blk.0.{name}.weight", gguf.quants.quantize(one, stored), raw_dtype=stored)
+    writer.add_tensor("blk.0.attn_kv_a_mqa.weight", rng.standard_normal((rank + rope, 64)).astype("f4"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    k, v = (gguf.quants.dequantize(gguf.quants.quantize(values[f"attn_{one}_b"], stored), stored) for one in "kv")
+    expected = np.concatenate([k.transpose(0, 2, 1), v], axis=1).reshape(-1, rank)
+    with open_checkpoint(tmp_path / "m.gguf") as checkpoint:
+        (own,) = inspect(checkpoint).attentions
+        assert own.heads is not None
+        assert (own.heads.num_heads, own.heads.head_dim, own.heads.v_head_dim) == (heads, nope + rope, v_dim)
+        weight = own.weights[0]
+        assert np.array_equal(whole(weight.as_matrix("out_in")), expected)
+        assert weight.encoding is not None
+        some = range(3, 250, 7), range(5, 90, 3)
+        assert np.array_equal(weight.encoding.decode(*some), expected[3:250:7, 5:90:3])
+        slack = weight.encoding.slack(*map(range, expected.shape))
+        exact = np.concatenate([values["attn_k_b"].transpose(0, 2, 1), values["attn_v_b"]], axis=1).reshape(-1, rank)
+        assert slack is not None
+        assert (np.abs(expected - exact) <= slack * (1 + 2**-4) + 1e-6).all()

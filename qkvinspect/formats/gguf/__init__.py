@@ -98,6 +98,27 @@ def _count(values: Mapping[str, Value], key: str) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
+def _of_heads(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    """The metadata, with the sizes that heads have as transformers cuts them.
+
+    Of latent attention the usual keys say how llama.cpp computes it: all heads of Q on one that K and V share, as wide
+    as what both are made of (conversion/deepseek.py, DeepseekV2Model.set_gguf_parameters).
+    """
+    found = dict(values)
+    for key in values:
+        if not key.endswith(".attention.key_length_mla"):
+            continue
+        start = key.removesuffix("key_length_mla")
+        for name, of in (
+            ("key_length", "key_length_mla"),
+            ("value_length", "value_length_mla"),
+            ("head_count_kv", "head_count"),
+        ):
+            if start + of in values:
+                found[start + name] = values[start + of]
+    return found
+
+
 def _checkpoint(files: list[tuple[ByteSource, Header]], first: Header, tensors: dict[str, TensorInfo]) -> Checkpoint:
     architecture = first.values.get("general.architecture")
     values: dict[str, object] = {"architecture": architecture} if isinstance(architecture, str) else {}
@@ -113,7 +134,7 @@ def _checkpoint(files: list[tuple[ByteSource, Header]], first: Header, tensors: 
         tensors=tensors,
         num_files=len(files),
         metadata={key: value for key, value in first.values.items() if isinstance(value, str)},
-        configs=(Config("checkpoint:metadata", {**values, **first.values}, inside=True),),
+        configs=(Config("checkpoint:metadata", {**values, **_of_heads(first.values)}, inside=True),),
         containers=(Container("", len(tensors), "model"),),
         findings=tuple(findings),
         loader="gguf",

@@ -61,6 +61,8 @@ def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[Pairing
     if "q" not in index or "k" not in index or any(one.stride > 1 for one in samples):
         return {}
     width = index["k"].shape[1]
+    if index["q"].shape[1] != width:  # latent attention: those of K that are turned lie elsewhere
+        return {}
     totals = dict.fromkeys(pairings(width), 0.0)
     for sample in samples:
         if sample.spaces[index["q"].flat[0]] != sample.spaces[index["k"].flat[0]]:

@@ -67,7 +67,7 @@ class LatentHeads:
 
     def slack(self, rows: range, cols: range) -> Array | None:
         """As each of the two tensors has it."""
-        if not rows or self.k.encoding is None and self.v.encoding is None:
+        if not rows or (self.k.encoding is None and self.v.encoding is None):
             return None
         return self._gathered(rows, cols, slack=True)
 
