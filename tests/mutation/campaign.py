@@ -160,7 +160,9 @@ def _plain(code: CodeType) -> list[str]:
     return [repr(const) for const in code.co_consts if not isinstance(const, CodeType)]
 
 
-def in_place(mutation: Mutation, functions: dict[tuple[str, int, str], list[FunctionType]]) -> Callable[[], None] | None:
+def in_place(
+    mutation: Mutation, functions: dict[tuple[str, int, str], list[FunctionType]]
+) -> Callable[[], None] | None:
     """What makes the mutation in this process, or None where only a new import can."""
     module = sys.modules[mutation.module]
     path = str(module.__file__)

@@ -53,10 +53,17 @@ class Lines:
 class Mapping:
     """Notes the lines of each test while pytest runs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, cases: int) -> None:
+        self.cases = cases
         self.coverage = coverage.Coverage(data_file=None, include=[f"{ROOT}/qkvinspect/*"], config_file=False)
         self.seconds: dict[str, float] = {}
         self.bad: set[str] = set()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        by_function: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            by_function.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        items[:] = [one for cases in by_function.values() for one in cases[:: -(-len(cases) // self.cases)]]
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, None]:
@@ -99,11 +106,12 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--cases", type=int, default=1000, help="of each test function")
     parser.add_argument("tests", nargs="+")
     given = parser.parse_args()
     lines = Lines.read(given.into)
     sys.path.insert(0, str(ROOT))
-    mapping = Mapping()
+    mapping = Mapping(given.cases)
     pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *given.tests], plugins=[mapping])
     mapping.into(lines)
     lines.write(given.into)
