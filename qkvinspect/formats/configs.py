@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import PurePath
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats import bounded_yaml, strict_json
+from qkvinspect.formats import bounded_yaml, config_keys, strict_json
 from qkvinspect.formats.directory import SUFFIXES as CHECKPOINT_SUFFIXES
 from qkvinspect.formats.limits import Limits
 from qkvinspect.parsed import is_items, is_mapping
@@ -22,6 +22,14 @@ from qkvinspect.sources.folder import Folder
 _SUFFIXES = (".json", ".yaml", ".yml")
 USUAL = ("config.json", "params.json", "model_config.yaml", "hparams.yaml", "config.yaml", "config.yml")
 _NEVER = ("tokenizer", "special_tokens", "vocab", "generation_config", "preprocessor", "added_tokens")
+_NAMED_SO = ("config", "param", "arg", "model", "setting", "arch", "train", "opt")
+"""What a file is called that somebody meant as a config, whatever stands in it."""
+_OF_MODELS = frozenset(
+    "model_type architectures architecture arch model _class_name num_hidden_layers num_layers n_layers n_layer layers"
+    " depth depths vocab_size max_position_embeddings block_size context_length patch_size image_size".split()
+)
+_OURS = frozenset({"attentions", "checkpoint", "checkpoints", "same", "written"})
+"""What reports of this tool hold, one or another, beside their ``schema_version``."""
 _MAX_SIZE = 2_000_000
 _MAX_FILES = 20
 
@@ -48,8 +56,11 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
                 config = _parse(file, f"config:{name}")
             finally:
                 file.close()
-            if config is not None:
+            if config is not None and (_stem(name) == own or name in USUAL or _is_of_a_model(name, config.values)):
                 configs.append(config)
+            elif config is not None:
+                said = "it says no more of a model than its heads; --config names it if it is the config"
+                findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{name} beside it is not used: {said}"))
         except CheckpointError as error:
             findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{name} beside it is not used: {error.message}"))
     return tuple(configs), tuple(findings)
@@ -140,7 +151,7 @@ def _rank(name: str) -> int:
 
 
 def _parse(file: ByteSource, origin: str) -> Config | None:
-    """The config in a file; None where it holds something else (a vocabulary, a report of this very tool)."""
+    """The config in a file; None where it holds something else (a vocabulary, what this very tool wrote)."""
     if file.size > _MAX_SIZE:
         raise CheckpointError(f"is too large for a config: {file.size} bytes", code=Code.CONFIG, file=file.name)
     data = file.read(0, file.size)
@@ -148,9 +159,36 @@ def _parse(file: ByteSource, origin: str) -> Config | None:
         values = _json(data, file.name) if file.name.endswith(".json") else bounded_yaml.loads(data)
     except ValueError as error:
         raise CheckpointError(f"cannot be parsed: {error}".splitlines()[0], code=Code.CONFIG, file=file.name) from error
-    if not is_mapping(values) or {"schema_version", "attentions"} <= values.keys():  # our own report
+    if not is_mapping(values) or _is_ours(values):
         return None
     return Config(origin, values)
+
+
+def _is_ours(values: Mapping[str, object]) -> bool:
+    """Whether a command of this tool wrote it: reports with ``--format json`` or ``sarif``, and baselines."""
+    return (
+        "qkvinspect_baseline" in values
+        or ("schema_version" in values and not _OURS.isdisjoint(values))
+        or {"$schema", "version", "runs"} <= values.keys()
+    )
+
+
+def _is_of_a_model(name: str, values: Mapping[str, object]) -> bool:
+    """Whether a file of any name describes a model: results of a benchmark may say ``"heads": 2`` too."""
+    if any(word in name.lower() for word in _NAMED_SO):
+        return True
+    counts: set[str] = set()
+    open: list[object] = [values]
+    while open:
+        value = open.pop()
+        if is_mapping(value):
+            if not _OF_MODELS.isdisjoint(value):
+                return True
+            counts |= {key for key in value if config_keys.read(key)}
+            open += value.values()
+        elif is_items(value):
+            open += value
+    return len(counts) != 1
 
 
 def _json(data: bytes, file: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from qkvinspect.errors import UsageError
 from qkvinspect.formats import open_checkpoint
+from tests.conftest import Run
 
 
 @pytest.fixture
@@ -245,3 +247,57 @@ def test_many_files_beside(model: Path) -> None:
     found = origins(model)
     assert found[0] == "config:config.json"
     assert len(found) == 20
+
+
+WRITTEN_HERE = {
+    "show": ("show", "M", "-f", "json"),
+    "explain": ("explain", "M", "-f", "json"),
+    "analyze": ("analyze", "M", "-f", "json"),
+    "check": ("check", "M", "-f", "json"),
+    "sarif": ("check", "M", "-f", "sarif"),
+    "diff": ("diff", "M", "M", "-f", "json"),
+    "lineage": ("lineage", "M", "M", "-f", "json"),
+    "export": ("export", "M", "-o", "OUT", "-f", "json"),
+}
+
+
+@pytest.mark.parametrize("command", WRITTEN_HERE.values(), ids=WRITTEN_HERE)
+def test_what_this_tool_wrote_beside_a_checkpoint_is_no_config(
+    command: tuple[str, ...], run: Run, samples: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.safetensors"
+    shutil.copy(samples / "trained.safetensors", model)
+    out = str(tmp_path / "out" / "o.safetensors")
+    Path(out).parent.mkdir()
+    result = run(*({"M": str(model), "OUT": out}.get(word, word) for word in command))
+    assert result.json()
+    (tmp_path / "a_config_by_name.json").write_text(result.out)
+    with open_checkpoint(model) as checkpoint:
+        assert checkpoint.configs == ()
+
+
+def test_a_baseline_beside_a_checkpoint_is_no_config(run: Run, samples: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.safetensors"
+    shutil.copy(samples / "trained.safetensors", model)
+    baseline = tmp_path / "model.json"
+    assert run("check", model, "--write-baseline", baseline).code in (0, 1)
+    assert baseline.exists()
+    with open_checkpoint(model) as checkpoint:
+        assert checkpoint.configs == ()
+
+
+def test_a_file_that_only_counts_heads_is_no_config_unless_its_name_says_so(model: Path) -> None:
+    stray = model.with_name("results.json")
+    stray.write_text('{"heads": 2, "accuracy": 0.9}')
+    with open_checkpoint(model) as checkpoint:
+        assert checkpoint.configs == ()
+        (finding,) = checkpoint.findings
+        assert finding.message.startswith(
+            "results.json beside it is not used: it says no more of a model than its heads"
+        )
+    assert origins(model, config=stray) == ["config:results.json"]
+    stray.rename(model.with_name("my_hparams.json"))
+    assert origins(model) == ["config:my_hparams.json"]
+    model.with_name("my_hparams.json").rename(model.with_name("any.json"))
+    model.with_name("any.json").write_text('{"heads": 2, "hidden_size": 8}')
+    assert origins(model) == ["config:any.json"]

@@ -1,29 +1,42 @@
-"""Mutations spread over the core, each tried with the tests that cover its line. Two commands:
+"""Mutations spread over the core, each tried with the tests that run its line. Two commands:
 
-    pytest -n 0 --cov=qkvinspect --cov-context=test --cov-report= --cov-fail-under=0 --durations=0 TESTS > durations.txt
-    python -m tests.mutation.campaign --coverage .coverage --durations durations.txt --count 500 --seed 1
+    python -m tests.mutation.mapping --into map.json tests/layouts tests/checks ...
+    python -m tests.mutation.campaign --map map.json --count 500 --seed 20 --into tried.tsv
 
-The first is run once, for all tests or folder by folder (--coverage and --durations may be given several times). The
-second prints a line a mutation and the table of MUTATIONS.md. What most tests import is imported once; each mutation
-runs in a process forked from that, in a copy of the repository, the quickest tests first and none after one has failed.
+The first is run once, folder by folder if that is handier. The second collects those tests once; each mutation is made
+in a process forked from that, by giving the live functions their changed code, and its tests run there, the quickest
+first and none after one has failed. A change of what a module does while it is imported is made in a copy of the
+repository instead. A test that fails is run again without the mutation, and counts only if it passes then.
+``--again tried.tsv`` tries what survived there once more, with the tests that there are now.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
+import gc
+import importlib
+import json
 import os
+import pkgutil
 import random
-import re
 import shutil
 import signal
-import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import NoReturn
 
+import pytest
+
+from tests.mutation.mapping import Lines
 from tests.mutation.mutate import ROOT, how_many, mutant
 
 ROOMS = (
@@ -36,53 +49,42 @@ ROOMS = (
     "export",
     "checks",
 )
-QUICKEST, SECONDS = 60, 120.0
-_REWRITE = "pytest.PytestAssertRewriteWarning"  # of what is imported before pytest begins
-_SOUND = 3
-"""Mutations whose tests must pass without them, before any is believed to be noticed."""
+SECONDS = 10.0
+"""Of the processor, that the tests of one mutation may have taken without it."""
+FEWEST = 40
+"""Tests that are tried whatever they take."""
 
 
-def covering(files: list[Path]) -> dict[str, dict[int, set[str]]]:
-    """By file and line, the tests that run it."""
-    found: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for path in files:
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            names = dict(database.execute("select id, context from context"))
-            sources = dict(database.execute("select id, path from file"))
-            for file, context, start, stop in database.execute("select file_id, context_id, fromno, tono from arc"):
-                test = names[context].partition("|")[0]
-                source = sources[file].partition("/qkvinspect/")[2]
-                for line in (abs(start), abs(stop)) if test else ():
-                    found[source][line].add(test)
-    return found
+@dataclass(frozen=True)
+class Mutation:
+    file: str
+    number: int
+    line: int
+    change: str
+    tree: ast.Module
+    source: str
 
+    @classmethod
+    def of(cls, file: str, number: int) -> Mutation:
+        source = (ROOT / "qkvinspect" / file).read_text()
+        line, change, tree = mutant(source, number)
+        return cls(file, number, line, " ".join(change.split()), tree, source)
 
-def durations(files: list[Path]) -> tuple[dict[str, float], set[str]]:
-    """Seconds of each test, and those that failed unmutated."""
-    took: dict[str, float] = defaultdict(float)
-    failed: set[str] = set()
-    for path in files:
-        for line in path.read_text(errors="replace").splitlines():
-            if match := re.match(r"([\d.]+)s (?:call|setup|teardown)\s+(\S.*)$", line):
-                took[match[2]] += float(match[1])
-            elif line.startswith("FAILED "):
-                failed.add(line.split(" ")[1])
-    return took, failed
+    @property
+    def room(self) -> str:
+        return next(room for room in sorted(ROOMS, key=len, reverse=True) if self.file.startswith(room))
 
-
-def quickest(tests: set[str], took: dict[str, float]) -> list[str]:
-    """Of each test function the quickest of its cases, the quickest functions first."""
-    found: dict[str, str] = {}
-    for test in sorted(tests, key=lambda test: (took.get(test, 0.0), test)):
-        found.setdefault(test.partition("[")[0], test)
-    return list(found.values())[:QUICKEST]
+    @property
+    def module(self) -> str:
+        parts = Path("qkvinspect", self.file).with_suffix("").parts
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def chosen(count: int, seed: int) -> list[tuple[str, int]]:
     """(file, number of the mutation), as many of each room."""
     chance = random.Random(seed)
     picked: list[tuple[str, int]] = []
-    for room in ROOMS:
+    for at, room in enumerate(ROOMS):
         place = ROOT / "qkvinspect" / room
         files = [place] if place.is_file() else sorted(place.rglob("*.py"))
         if room == "inspection":
@@ -92,95 +94,295 @@ def chosen(count: int, seed: int) -> list[tuple[str, int]]:
             for file in files
             for number in range(how_many(file.read_text()))
         ]
-        picked += chance.sample(every, min(count // len(ROOMS), len(every)))
+        share = count * (at + 1) // len(ROOMS) - count * at // len(ROOMS)
+        picked += chance.sample(every, min(share, len(every)))
     chance.shuffle(picked)
     return picked
 
 
-def survives(folder: Path, tests: list[str], seconds: float) -> bool:
-    """Whether all of these tests pass in the changed copy, in a process forked from this one."""
+def tests_of(mutation: Mutation, lines: Lines) -> list[str]:
+    """The quickest case of each test function that runs the line, then the other cases, as many as there is time for.
+
+    Of a part of a line that has no line of its own, the tests of its function; of what the import does, all of its file.
+    """
+    of_file = lines.of(mutation.file)
+    before, after = compile(mutation.source, "", "exec"), compile(mutation.tree, "", "exec")
+    pairs = changed_functions(before, after)
+    tests = of_file.get(mutation.line, set()) if pairs else set().union(*of_file.values(), set())
+    if not tests:
+        inside = {line for code, _ in pairs or () for line in lines_inside(code)}
+        tests = set().union(*(of_file.get(line, set()) for line in inside))
+    seconds = lines.seconds
+    first: dict[str, str] = {}
+    for test in sorted(tests, key=lambda test: (seconds[test], test)):
+        first.setdefault(test.partition("[")[0], test)
+    rest = sorted(tests - {*first.values()}, key=lambda test: (seconds[test], test))
+    found: list[str] = []
+    spent = 0.0
+    for test in [*first.values(), *rest]:
+        spent += seconds[test]
+        if spent > SECONDS and len(found) >= FEWEST:
+            break
+        found.append(test)
+    return found
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """Of a module or class the code of its functions and classes, in the order of the source."""
+    return (const for const in code.co_consts if isinstance(const, CodeType))
+
+
+def lines_inside(code: CodeType) -> set[int]:
+    """Lines of a function but for its first, which the import runs."""
+    inner = set().union(*(lines_inside(part) for part in codes(code)), set())
+    return inner | {line for _, _, line in code.co_lines() if line and line > code.co_firstlineno}
+
+
+def changed_functions(before: CodeType, after: CodeType) -> list[tuple[CodeType, CodeType]] | None:
+    """The outermost functions whose code differs, or None where what the import itself does differs."""
+    if before == after:
+        return []
+    if before.co_flags & 1 and before.co_name not in ("<module>",):  # CO_OPTIMIZED: a function, not a class's body
+        return [(before, after)]
+    old, new = [*codes(before)], [*codes(after)]
+    if before.co_code != after.co_code or _plain(before) != _plain(after) or len(old) != len(new):
+        return None
+    found: list[tuple[CodeType, CodeType]] = []
+    for one, other in zip(old, new, strict=True):
+        inner = changed_functions(one, other)
+        if inner is None:
+            return None
+        found += inner
+    return found
+
+
+def _plain(code: CodeType) -> list[str]:
+    return [repr(const) for const in code.co_consts if not isinstance(const, CodeType)]
+
+
+def in_place(
+    mutation: Mutation, functions: dict[tuple[str, int, str], list[FunctionType]]
+) -> Callable[[], None] | None:
+    """What makes the mutation in this process, or None where only a new import can."""
+    module = sys.modules[mutation.module]
+    path = str(module.__file__)
+    before, after = compile(mutation.source, path, "exec"), compile(mutation.tree, path, "exec")
+    pairs = changed_functions(before, after)
+    if pairs is None:
+        return _constants(mutation, module)
+    found: list[tuple[FunctionType, CodeType]] = []
+    for old, new in pairs:
+        live = functions.get((path, old.co_firstlineno, old.co_qualname), [])
+        if not live or any(function.__code__.co_freevars != new.co_freevars for function in live):
+            return None
+        found += [(function, new) for function in live]
+
+    def make() -> None:
+        for function, code in found:
+            function.__code__ = code
+
+    return make if found else None
+
+
+def _constants(mutation: Mutation, module: ModuleType) -> Callable[[], None] | None:
+    """The same for a value that a module gives a name, and those that are made from it."""
+    before = ast.parse(mutation.source).body
+    changed: set[str] = set()
+    again: list[ast.stmt] = []
+    for old, new in zip(before, mutation.tree.body, strict=True):
+        uses = {node.id for node in ast.walk(new) if isinstance(node, ast.Name)}
+        if ast.dump(old) == ast.dump(new) and not uses & changed:
+            continue
+        match new:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                changed.add(name)
+                again.append(new)
+            case ast.FunctionDef() if ast.dump(old) == ast.dump(new) and not _uses_at_import(new) & changed:
+                continue
+            case _:
+                return None
+
+    def make() -> None:
+        names = {name: vars(module)[name] for name in changed}
+        exec(compile(ast.Module(again, []), str(module.__file__), "exec"), vars(module))
+        for other in [*sys.modules.values()]:
+            if getattr(other, "__name__", "").startswith(("qkvinspect", "tests", "test_")):
+                for name, value in names.items():
+                    if vars(other).get(name, names) is value:
+                        setattr(other, name, vars(module)[name])
+
+    return make
+
+
+def _uses_at_import(function: ast.FunctionDef) -> set[str]:
+    parts = [*function.decorator_list, *function.args.defaults, *(part for part in function.args.kw_defaults if part)]
+    return {node.id for part in parts for node in ast.walk(part) if isinstance(node, ast.Name)}
+
+
+class Campaign:
+    """Takes the place of pytest's loop over tests."""
+
+    def __init__(self, lines: Lines, mutations: list[tuple[str, int]], into: Path, end: float) -> None:
+        self.lines, self.mutations, self.into, self.end = lines, mutations, into, end
+        self.tried: Counter[tuple[str, str]] = Counter()
+        self.unsound: set[str] = set()
+
+    def pytest_sessionstart(self) -> None:
+        import hypothesis  # not before pytest has begun, which warns of that
+
+        hypothesis.settings.register_profile("mutation", deadline=None, database=None)
+        hypothesis.settings.load_profile("mutation")
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for module in pkgutil.walk_packages([str(ROOT / "qkvinspect")], "qkvinspect."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        items = {item.nodeid: item for item in session.items}
+        functions: dict[tuple[str, int, str], list[FunctionType]] = {}
+        for function in gc.get_objects():
+            if isinstance(function, FunctionType):
+                code = function.__code__
+                key = code.co_filename, code.co_firstlineno, code.co_qualname
+                functions.setdefault(key, []).append(function)
+        gc.collect()
+        gc.freeze()
+        with self.into.open("a") as file:
+            for name, number in self.mutations:
+                if time.monotonic() > self.end:
+                    break
+                mutation = Mutation.of(name, number)
+                outcome, test = self.tried_with(mutation, items, functions)
+                self.tried[mutation.room, outcome] += 1
+                shown = [outcome, mutation.file, str(number), str(mutation.line), mutation.change, test]
+                file.write("\t".join(shown) + "\n")
+                file.flush()
+        return True
+
+    def tried_with(
+        self,
+        mutation: Mutation,
+        items: dict[str, pytest.Item],
+        functions: dict[tuple[str, int, str], list[FunctionType]],
+    ) -> tuple[str, str]:
+        """(killed, hung, survived or uncovered; the test that noticed, or how many did not)."""
+        tests = [test for test in tests_of(mutation, self.lines) if test in items and test not in self.unsound]
+        if not tests:
+            return "uncovered", ""
+        make = in_place(mutation, functions)
+        while True:
+            if make is None:
+                killer = in_a_copy(mutation, tests)
+            else:
+                killer = in_a_fork([items[test] for test in tests], self.lines, make)
+            if killer is None:
+                return "survived", f"{len(tests)} tests"
+            if killer not in items:
+                return "killed", killer
+            if in_a_fork([items[killer]], self.lines, lambda: None) is None:
+                return "killed", killer
+            self.unsound.add(killer)
+            tests.remove(killer)
+            if not tests:
+                return "uncovered", ""
+
+
+def in_a_fork(items: list[pytest.Item], lines: Lines, make: Callable[[], None]) -> str | None:
+    """The first of these tests that fails, in a process forked from this one, after a change."""
+    reading, writing = os.pipe()
+    folder = tempfile.mkdtemp(prefix="mutation")
     child = os.fork()
     if not child:
-        code = 1
-        with open(os.devnull, "w") as nothing:  # noqa: PTH123
-            os.dup2(nothing.fileno(), 1)
-            os.dup2(nothing.fileno(), 2)
-            os.setpgid(0, 0)
-            os.chdir(folder)
-            sys.path.insert(0, str(folder))
-            os.environ["PYTHONPATH"] = str(folder)
-            import pytest
-
-            with contextlib.suppress(BaseException):
-                flags = ("-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-W", f"ignore::{_REWRITE}")
-                code = int(pytest.main([*flags, *tests]))
-        os._exit(code)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
+        os.close(reading)
+        _run(items, lines, make, writing, folder)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read().splitlines()
     with contextlib.suppress(OSError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return False  # a mutation that hangs was noticed
+    shutil.rmtree(folder, ignore_errors=True)
+    if said and said[-1] == "all passed":
+        return None
+    return said[-1] if said else "the change itself"
 
 
-def preload() -> None:
-    """What most tests import, and nothing of ours."""
-    import hypothesis
-    import numpy
-    import pytest
-    import safetensors.torch
-    import torch
-    import typer.testing
+def _run(items: list[pytest.Item], lines: Lines, make: Callable[[], None], writing: int, folder: str) -> NoReturn:
+    """Write each test's name before it is run, and at the end that all passed."""
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    os.setpgid(0, 0)
+    config, session = items[0].config, items[0].session
+    vars(config)["_tmp_path_factory"]._basetemp = Path(folder)
+    with contextlib.suppress(BaseException):
+        make()
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            os.write(writing, f"{item.nodeid}\n".encode())
+            # SIGPROF is not caught: a test that takes far more than it did hangs, which is noticing.
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, 10 + 5 * lines.seconds.get(item.nodeid, 0))
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                os._exit(1)
+        os.write(writing, b"all passed\n")
+    os._exit(0)
 
-    assert all((numpy, pytest, safetensors.torch, torch, typer.testing))
-    torch.set_num_threads(1)
-    hypothesis.settings.register_profile("mutation", deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
-    hypothesis.settings.load_profile("mutation")
+
+def in_a_copy(mutation: Mutation, tests: list[str]) -> str | None:
+    """The first of these tests that fails in a copy of the repository with the mutation."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("qkvinspect", "tests", "sample_checkpoints", "docs"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(".git", ".hypothesis"))
+        for part in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / part, folder)
+        (folder / "qkvinspect" / mutation.file).write_text(ast.unparse(mutation.tree))
+        command = [sys.executable, "-m", "pytest", "-x", "-rf", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": name}
+        try:
+            done = subprocess.run(
+                command, cwd=name, env=environment, capture_output=True, text=True, timeout=300, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "hangs"
+    if done.returncode == 0:
+        return None
+    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return failed[0] if failed else "the import itself"
+
+
+def survivors(path: Path) -> list[tuple[str, int]]:
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    return [(row[1], int(row[2])) for row in rows if row[0] != "killed"]
+
+
+def table(tried: Counter[tuple[str, str]]) -> str:
+    found = ["| room | killed | survived | in no mapped test |", "| --- | ---: | ---: | ---: |"]
+    for room in sorted(ROOMS):
+        counts = [str(tried[room, outcome]) for outcome in ("killed", "survived", "uncovered")]
+        found.append(f"| {room} | {' | '.join(counts)} |")
+    return "\n".join(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--coverage", type=Path, action="append", required=True)
-    parser.add_argument("--durations", type=Path, action="append", required=True)
+    parser.add_argument("--map", type=Path, required=True)
+    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--again", type=Path)
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=600)
     given = parser.parse_args()
-    lines, (took, failed) = covering(given.coverage), durations(given.durations)
-    preload()
-    tried: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-    end = time.monotonic() + 60 * given.minutes
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in ("qkvinspect", "tests", "sample_checkpoints"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("pyproject.toml", "README.md"):
-            shutil.copy(ROOT / part, folder)
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        for file, number in chosen(given.count, given.seed):
-            if time.monotonic() > end:
-                break
-            source = (ROOT / "qkvinspect" / file).read_text()
-            line, change, changed = mutant(source, number)
-            of_line = lines[file].get(line) or set().union(*lines[file].values(), set())
-            tests = quickest(of_line - failed, took)
-            room = next(room for room in sorted(ROOMS, key=len, reverse=True) if file.startswith(room))
-            if tests and sum(map(sum, tried.values())) < _SOUND and not survives(folder, tests, 10 * SECONDS):
-                sys.exit(f"these tests fail without any mutation: {tests}")
-            (folder / "qkvinspect" / file).write_text(changed)
-            alive = not tests or survives(folder, tests, SECONDS)
-            (folder / "qkvinspect" / file).write_text(source)
-            what = "uncovered" if not tests else "survived" if alive else "killed"
-            tried[room][["killed", "survived", "uncovered"].index(what)] += 1
-            shown = change.replace(chr(10), " ")
-            print(f"{what}\t{file}:{line}\t{shown}", flush=True)
-    print("\n| room | killed | survived | in no mapped test |\n| --- | ---: | ---: | ---: |")
-    for room, counts in sorted(tried.items()):
-        print(f"| {room} | {' | '.join(map(str, counts))} |")
+    lines = Lines.read(given.map)
+    picked = survivors(given.again) if given.again else chosen(given.count, given.seed)
+    done = {tuple(line.split("\t")[1:3]) for line in given.into.read_text().splitlines()} if given.into.exists() else ()
+    picked = [(file, number) for file, number in picked if (file, str(number)) not in done]
+    campaign = Campaign(lines, picked, given.into, time.monotonic() + 60 * given.minutes)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    files = sorted({test.partition("::")[0] for test in lines.seconds})
+    pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *files], plugins=[campaign])
+    print(json.dumps(sorted(campaign.unsound)))
+    print(table(campaign.tried))
 
 
 if __name__ == "__main__":
