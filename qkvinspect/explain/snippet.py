@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.checkpoint import Attribute, Checkpoint, TensorInfo
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry, Packing, slots_of
 from qkvinspect.sources import is_remote
@@ -100,6 +100,11 @@ def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
         load = "torch.load({!r}, weights_only=True, map_location='cpu')"
     else:
         load = "safetensors.torch.load_file({!r})"
+    if any(isinstance(key, Attribute) for info in infos for key in info.keys):
+        return [
+            "import torchao.quantization  # makes its tensors known to torch.load",
+            f"state = {load.format(files[0])}",
+        ]
     if len(files) == 1:
         return [f"state = {load.format(files[0])}"]
     return ["state = {}"] + [f"state |= {load.format(file)}" for file in files]
@@ -149,7 +154,7 @@ def _weight(weight: Weight, checkpoint: Checkpoint) -> tuple[Sequence[str], str]
 
 def _reach(info: TensorInfo, checkpoint: Checkpoint) -> str:
     keys = info.keys or (info.name,)
-    stored = "state" + "".join(f"[{key!r}]" for key in keys)
+    stored = "state" + "".join(f".{key}" if isinstance(key, Attribute) else f"[{key!r}]" for key in keys)
     if checkpoint.loader != "onnx":
         return stored
     if info.nbytes < info.region.nbytes:  # of a vector that holds the biases of several

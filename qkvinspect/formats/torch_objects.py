@@ -32,7 +32,7 @@ _MAX_RANK = 64
 
 def is_tensor(node: object) -> bool:
     """Whether a node of the pickle stands for a tensor or parameter."""
-    return type(node) is TensorCall or (type(node) is Call and _function(node) in _TENSORS)
+    return type(node) is TensorCall or (type(node) is Call and function_of(node) in _TENSORS)
 
 
 def unreadable(node: object) -> str | None:
@@ -40,9 +40,9 @@ def unreadable(node: object) -> str | None:
     if type(node) is TensorCall:
         return None
     node = _unwrap(node)
-    if isinstance(node, Call) and _function(node) in _STRIDED:
+    if isinstance(node, Call) and function_of(node) in _STRIDED:
         return "a tensor with a lazy conjugate or negative bit" if _metadata(node) else None
-    return _WITHOUT_BYTES.get(_function(node), "a tensor of an unknown kind")
+    return _WITHOUT_BYTES.get(function_of(node), "a tensor of an unknown kind")
 
 
 def tensor_info(
@@ -119,7 +119,7 @@ def _strided(node: object, name: str, file: str) -> _Strided:
     if len(shape) != len(strides) or type(offset) is not int or not 0 <= offset < 1 << 63:
         raise malformed(Code.TENSOR_SHAPE, "a shape, stride or offset that cannot be", name, file)
     dtype = None
-    if _function(node) == "_rebuild_tensor_v3":
+    if function_of(node) == "_rebuild_tensor_v3":
         dtype = named_dtype(arguments[6] if len(arguments) > 6 else None, name, file)
     return _Strided(storage, offset, shape, strides, dtype)
 
@@ -131,9 +131,9 @@ def _unwrap(node: object) -> object:
             break
         arguments = _tuple(node.arguments)
         state = _tuple(node.state)
-        if _function(node) in _PARAMETERS and (arguments or len(state) == 5):
+        if function_of(node) in _PARAMETERS and (arguments or len(state) == 5):
             node = state[0] if len(state) == 5 else arguments[0]  # five fields: as torch before 0.1.7 pickled one
-        elif _function(node) == "_rebuild_from_type_v2" and len(arguments) > 2:
+        elif function_of(node) == "_rebuild_from_type_v2" and len(arguments) > 2:
             node = Call(arguments[0], arguments[2])
         else:
             break
@@ -142,13 +142,13 @@ def _unwrap(node: object) -> object:
 
 def _metadata(node: Call) -> bool:
     """Whether the optional last argument sets a conjugate or negative bit."""
-    position = {"_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}.get(_function(node))
+    position = {"_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}.get(function_of(node))
     arguments = _tuple(node.arguments)
     flags = arguments[position] if position is not None and len(arguments) > position else None
     return is_dict(flags) and any(flags.values())
 
 
-def _function(node: object) -> str:
+def function_of(node: object) -> str:
     """The name of the torch function a node calls, or ""."""
     if not isinstance(node, Call) or not isinstance(node.function, Global):
         return ""
@@ -184,6 +184,11 @@ def sizes_of(node: object, name: str, file: str) -> tuple[int, ...]:
 
 def _are_sizes(items: tuple[object, ...]) -> TypeGuard[tuple[int, ...]]:
     return all(type(item) is int and 0 <= item < 1 << 63 for item in items)
+
+
+def arguments_of(node: Call) -> tuple[object, ...]:
+    """What a call is given, () where the file does not say it in order."""
+    return _tuple(node.arguments)
 
 
 def _tuple(node: object) -> tuple[object, ...]:

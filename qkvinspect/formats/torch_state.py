@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, TensorInfo
@@ -9,7 +10,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats import containers, foreign_parts, pickle, torch_objects
+from qkvinspect.formats import containers, foreign_parts, pickle, torch_objects, torch_subclasses
 from qkvinspect.formats.pickle import dangers
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import FindStorage, check_kinds
@@ -42,11 +43,11 @@ def checkpoint(
         error.hint = next((f.message for f in findings if f.severity == "warning"), error.hint)
         raise
     tensors: dict[str, TensorInfo] = {}
-    for keys, node in found.tensors.items():
-        name = ".".join(keys)
+    for name, keys, node in _one_by_one(found.tensors):
         reason = torch_objects.unreadable(node)
         if reason is not None:
-            findings.append(Finding(FindingCode.UNREADABLE_TENSOR, f"{name} is {reason}: left out"))
+            what = f"{name} is {reason}{torch_subclasses.kind_of(node)}: left out"
+            findings.append(Finding(FindingCode.UNREADABLE_TENSOR, what))
         elif name in tensors:
             raise CheckpointError(
                 "two tensors have the same name: one has a dot where the other is nested",
@@ -75,3 +76,13 @@ def checkpoint(
         findings=tuple(findings),
         loader="torch",
     )
+
+
+def _one_by_one(tensors: Mapping[tuple[str, ...], object]) -> Iterator[tuple[str, tuple[str, ...], object]]:
+    """Each tensor with its name and how to reach it; of torchao's, what they are made of."""
+    for keys, node in tensors.items():
+        parts = torch_subclasses.parts(keys, node) if torch_objects.unreadable(node) is not None else {}
+        for name, (path, part) in parts.items():
+            yield name, path, part
+        if not parts:
+            yield ".".join(keys), keys, node

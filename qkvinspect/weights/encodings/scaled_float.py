@@ -243,7 +243,8 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
     striped = _striped(codes, rows, cols, (down, across), said)
     if striped is not None:
         return replace(ScaledFloat(codes, scales, *striped[:2]), stripe=striped[2])
-    in_blocks = len(said) == 2 and scales.numel > 1 and (down, across) != (rows, 1)
+    several = scales.numel > 1 or scales.name.endswith("_scale_inv")  # FP8Linear has one for all without blocks only
+    in_blocks = len(said) == 2 and several and (down, across) != (rows, 1)
     if in_blocks and (down, across) != (ceil(rows / said[0]), ceil(cols / said[1])):
         raise LayoutError(f"its shape is {list(scales.shape)}, and the config has one for each {said[0]} x {said[1]}")
     high = _shared(rows, down, said[0] if len(said) == 2 else 0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -407,11 +407,12 @@ def quanto_and_torchao() -> Made:
 MAKERS = (quanto_and_torchao, bitsandbytes_4bit, bitsandbytes_8bit, gptq, awq, compressed_tensors, modelopt, mlx)
 
 
-def main(names: list[str]) -> None:
+def write(makers: Iterable[Callable[[], Made]], names: list[str]) -> None:
+    """Both files of each name; of some makers only, where these are named."""
     DATA.mkdir(exist_ok=True)
     packages = ("torch", "bitsandbytes", "compressed-tensors", "autoawq", "nvidia-modelopt", "mlx-cpu", "transformers")
     versions = {name: version(name) for name in packages}
-    for maker in MAKERS:
+    for maker in makers:
         if names and maker.__name__ not in names:
             continue
         for name, said, stored, values in maker():
@@ -422,4 +423,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write(MAKERS, sys.argv[1:])

@@ -165,6 +165,31 @@ def modelopt() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
     yield "modelopt_nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, four
 
 
+def float8() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
+    """As transformers stores it, and as ComfyUI and musubi-tuner do (``make_float8_data.py`` says where these are)."""
+    from types import SimpleNamespace
+
+    from make_float8_data import _by_its_forward
+    from musubi_tuner.modules.fp8_optimization_utils import optimize_state_dict_with_fp8
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
+
+    told: Any = SimpleNamespace(quantization_config=SimpleNamespace(weight_block_size=(32, 32)))
+
+    def by_transformers(name: str, weight: torch.Tensor) -> Any:
+        key = f"{name}.weight"
+        found: Any = Fp8Quantize(told).convert({key: [weight]})
+        both: Any = {"weight$": [found[key]], "weight_scale_inv": [found[f"{key}_scale_inv"]]}
+        return found, Fp8Dequantize(told).convert(both, full_layer_name=key)[key]
+
+    yield "fp8_transformers", {"quant_method": "fp8", "weight_block_size": [32, 32]}, by_transformers
+
+    def by_musubi(name: str, weight: torch.Tensor) -> Any:
+        found = optimize_state_dict_with_fp8({f"{name}.weight": weight}, "cpu", block_size=32)
+        return found, _by_its_forward(found[f"{name}.weight"], found[f"{name}.scale_weight"])
+
+    yield "fp8_scale_weight", {}, by_musubi
+
+
 def mlx() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
     import mlx.core as mx
     import numpy as np
@@ -222,7 +247,7 @@ def tensor_subclasses() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
     yield "hqq_4bit", {"quant_method": "hqq"}, by_hqq
 
 
-MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, mlx, tensor_subclasses)
+MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, float8, mlx, tensor_subclasses)
 
 
 def modules(path: str) -> Tensors:

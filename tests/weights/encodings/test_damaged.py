@@ -130,25 +130,28 @@ def test_each_damage_is_told_in_words(name: str) -> None:
                 assert "(" in weight.why or ":" in weight.why, (tensor, what, weight.why)
             if weight is None or weight.encoding is None or what.startswith("bytes"):
                 continue
-            if what == "missing" or not _another_file(damaged.tensors[tensor], tensors[tensor]):
+            if what == "missing" or not _another_file(damaged.tensors[tensor], tensors):
                 assert _same(weight, right), (tensor, what, weight.encoding)
     assert all(tensor in str(error) for tensor, _, error in told), told
 
 
-def _another_file(info: TensorInfo, before: TensorInfo) -> bool:
+def _another_file(info: TensorInfo, tensors: dict[str, TensorInfo]) -> bool:
     """Whether a library could have written just that.
 
-    Scales in another dtype; int8 and float8 with as many bits, of fewer rows or columns, or with one scale for all.
+    Scales in another dtype; int8 and float8 with as many bits, of fewer rows or columns, or with one scale for all;
+    stacked matrices that have one scale.
     """
+    before = tensors[info.name]
     if info.shape == before.shape:
         return {info.dtype.name, before.dtype.name} <= {*_FLOATS} or {info.dtype.name, before.dtype.name} <= {*_BYTES}
-    if info.name.endswith(("_scale", "weight_zero_point")):
+    if info.name.endswith(("_scale", "scale_weight", "weight_zero_point")):
         return info.numel == 1
-    return info.dtype.name in _BYTES and len(info.shape) == len(before.shape)
+    one_scale = all(other.numel == 1 for other in tensors.values() if other is not before)
+    return info.dtype.name in _BYTES and (one_scale or len(info.shape) == len(before.shape))
 
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-_BYTES = ("int8", "float8_e4m3fn")
+_BYTES = ("int8", "float8_e4m3fn", "float8_e5m2")
 
 
 def _same(weight: Weight, right: np.ndarray) -> bool:

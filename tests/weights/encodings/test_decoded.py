@@ -119,5 +119,5 @@ def test_all_that_is_stored_belongs_to_a_weight(name: str) -> None:
     with opened(name) as checkpoint:
         weights = weights_of(checkpoint)
         left = {leaf.rpartition(".")[2] for leaf in weights.tensors}
-        assert left <= {"bias"}
+        assert left <= {"bias", "input_scale"}
         assert all(not weight.no_values for weight in weights.encoded.values())
