@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from qkvinspect.cli import options, outputs, printing, streams
 from qkvinspect.cli.declared import Exit, argument, option
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.render.writers import CHECK_WRITERS, WRITERS
 
 if TYPE_CHECKING:

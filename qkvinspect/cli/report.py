@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from time import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from qkvinspect.cli import options, outputs, printing, streams
 from qkvinspect.cli.declared import argument, option
+from qkvinspect.fast_dataclass import replace
 
 if TYPE_CHECKING:
     from qkvinspect.diff import Difference

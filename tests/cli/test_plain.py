@@ -86,11 +86,11 @@ def test_what_is_plain_is_what_typer_reads(line: tuple[str, list[str]]) -> None:
         "export --split --no-evidence model.pt -o new.safetensors --force --dry-run",
         "check a.pt b.pt --select nonfinite -o out",
         "check a.pt b.pt --select nonfinite -f junit",
-        "lineage a b c --expect exact",
+        "lineage a b c --expect derived",
         "scan a b -o rows.jsonl --no-evidence",
         "report a -o page.html b --no-analysis",
         "layouts",
-        "analyze model.pt --column norm --sort q_norm",
+        "analyze model.pt --column q_norm --heads 8 --wide",
     ],
 )
 def test_ordinary_lines_are_plain(line: str) -> None:
