@@ -90,7 +90,7 @@ def test_what_is_plain_is_what_typer_reads(line: tuple[str, list[str]]) -> None:
         "scan a b -o rows.jsonl --no-evidence",
         "report a -o page.html b --no-analysis",
         "layouts",
-        "analyze model.pt --column q_norm --heads 8 --wide",
+        "analyze model.pt --wide",
     ],
 )
 def test_ordinary_lines_are_plain(line: str) -> None:
