@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import field
 from functools import lru_cache
 from math import prod
 from types import TracebackType
@@ -13,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.findings import Finding
 
 BLOCK = 8 << 20
@@ -242,7 +240,7 @@ class Share(NamedTuple):
     copies: int = 1
 
 
-@dataclasses.dataclass
+@dataclass(slots=True)
 class Checkpoint:
     """An opened checkpoint: its tensors by name, and everything that helps to interpret them.
 

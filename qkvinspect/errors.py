@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from qkvinspect.error_codes import Code
+from qkvinspect.late_pattern import late_pattern
 
-_UNSAFE = re.compile(
+_UNSAFE = late_pattern(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e0fff]"
 )
-_COMMANDS = re.compile(r"(^\s*|#)(:(?=:)|#(?=\[))")
+_COMMANDS = late_pattern(r"(^\s*|#)(:(?=:)|#(?=\[))")
 _MAX_PART = 400
 
 

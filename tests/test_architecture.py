@@ -102,8 +102,13 @@ def test_a_layout_is_complete(row) -> None:
     assert row.id == row.id.lower()
 
 
+HELPERS = {"app", "commands", "declared", "options", "outputs", "plain", "printing", "progress", "saving"}
+HELPERS |= {"startup", "streams"}
+"""Modules of ``cli`` that are no command."""
+
+
 def test_every_command_is_registered() -> None:
-    commands = set(modules("cli")) - {"options", "outputs", "printing", "progress", "saving", "startup", "streams"}
+    commands = set(modules("cli")) - HELPERS
     registered = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     assert registered == commands
 

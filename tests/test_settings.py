@@ -26,6 +26,25 @@ def test_the_nearest_above_is_used(tmp_path: Path, name: str, prefix: str) -> No
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '[tool.qkvinspect.heads]\n"*" = 8',
+        "[ tool . 'qkvinspect' . heads ]\n'*' = 8",
+        '["tool".qkvinspect]\nheads = {"*" = 8}',
+        'tool = {qkvinspect = {heads = {"*" = 8}}}',
+        'tool.qkvinspect.heads."*" = 8',
+        '[tool]\nqkvinspect.heads."*" = 8',
+        '["\\u0074ool".qkvinspect.heads]\n"*" = 8',
+        '[tool."\\U00000071kvinspect".heads]\n"*" = 8',
+    ],
+)
+def test_however_a_project_writes_its_table(tmp_path: Path, text: str) -> None:
+    before = "" if text.startswith("tool") else "[project]\nname = 'other'\n"
+    (tmp_path / "pyproject.toml").write_text(before + text)
+    assert find(tmp_path).heads == ("*=8",)
+
+
+@pytest.mark.parametrize(
     "text", ["nonsense", "select = 1", "heads = 8", "[heads]\na = 1.5", "[layouts]\na = ['x']", "[heads\n", "\x00"]
 )
 def test_what_is_not_known_is_refused(tmp_path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cached_property
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,6 +19,7 @@ from qkvinspect.diff import DiffOptions
 from qkvinspect.diff import compare as compare_reports
 from qkvinspect.diff.difference import Difference
 from qkvinspect.errors import UsageError, clean
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options
 from qkvinspect.inspection.layers_by_name import LayersByName

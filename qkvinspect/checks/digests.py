@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -10,12 +9,13 @@ from pathlib import Path, PurePath
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint
 from qkvinspect.errors import UsageError
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.small_files import contents
 
 _MAX_BYTES = 64 << 20
 _PIECE = 4 << 20
-_LINE = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
-_TAGGED = re.compile(r"\\?SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+_LINE = late_pattern(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
+_TAGGED = late_pattern(r"\\?SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
 _EXPECTED = "lines of 64 hexadecimal digits, two blanks and a name, as sha256sum writes them"
 
 

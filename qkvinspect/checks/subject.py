@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from qkvinspect.checks.digests import Digests
 from qkvinspect.checks.head_values import HeadValues, Key, read_heads
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.progress import Progress
 from qkvinspect.weights.adapters import is_update
 
@@ -22,7 +22,7 @@ Fault = tuple[str | None, str]
 
 Value = TypeVar("Value", bound=Hashable)
 
-_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+_LAST_NUMBER = late_pattern(r"\d+(?=\D*$)")
 
 
 @dataclass(frozen=True)

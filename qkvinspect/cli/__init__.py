@@ -1,6 +1,7 @@
 """The command line: parse, call the core, render, exit code. The only printer and the only catcher.
 
-A command is one module here and one line in ``app``. Nothing heavy is imported until a command runs.
+A command is one module here and its name in ``commands``. Nothing heavy is imported until a command runs, and typer
+only for lines that ``plain`` cannot read.
 """
 
 from __future__ import annotations
@@ -11,90 +12,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
-
-from qkvinspect.cli import startup
-from qkvinspect.cli.analyze import analyze
-from qkvinspect.cli.browse import browse
-from qkvinspect.cli.check import check
-from qkvinspect.cli.convert import convert
-from qkvinspect.cli.diff import diff
-from qkvinspect.cli.explain import explain
-from qkvinspect.cli.export import export
-from qkvinspect.cli.layouts import layouts
-from qkvinspect.cli.lineage import lineage
-from qkvinspect.cli.pack import pack
+from qkvinspect.cli import plain, startup
+from qkvinspect.cli.commands import COMMANDS, command
+from qkvinspect.cli.declared import Exit
 from qkvinspect.cli.printing import ReaderGone
-from qkvinspect.cli.report import report
-from qkvinspect.cli.scan import scan
-from qkvinspect.cli.show import show
 from qkvinspect.cli.streams import replace_unencodable
-from qkvinspect.cli.trend import trend
 from qkvinspect.errors import QkvInspectError, clean, did_you_mean
-from qkvinspect.version import __version__
+
+if TYPE_CHECKING:
+    import typer
+
+    from qkvinspect.cli.app import app as app
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-app.command()(show)
-app.command()(explain)
-app.command()(analyze)
-app.command()(export)
-app.command()(check)
-app.command()(diff)
-app.command()(lineage)
-app.command()(scan)
-app.command()(trend)
-app.command()(pack)
-app.command()(convert)
-app.command()(report)
-app.command()(layouts)
-app.command()(browse)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"qkvinspect {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Inspect the attention inside PyTorch checkpoints: which rows are Q, K and V of which head.
-
-    Checkpoints are never trusted: nothing that a file names is imported or run.
-
-    Examples:
-
-    \b
-      qkvinspect show model.pt
-      qkvinspect explain model.pt encoder.layers.0.self_attn --verify
-      qkvinspect analyze model.pt --sort logit_bound --top 10
-      qkvinspect export model.pt -o qkv.safetensors
-      qkvinspect check model.pt
-      qkvinspect diff before.pt after.safetensors
-      qkvinspect lineage base.safetensors release/
-      qkvinspect scan 'run/**/*.pt' -o run.jsonl
-      qkvinspect trend run.jsonl
-
-    Exit status:
-
-    \b
-      0  fine
-      1  findings or differences
-      2  the input or the command line cannot be used
-    """
 
 
 def run() -> NoReturn:
@@ -112,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become one line on stderr."""
     _leave_on_signals()
     words = list(sys.argv[1:] if argv is None else argv)
-    command = startup.only_asked(app, words)
     try:
-        code = copy_context().run(command, args=words, prog_name="qkvinspect", standalone_mode=False)
+        code = copy_context().run(_called, words)
         sys.stdout.flush()
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
@@ -138,6 +69,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _misused(str(said()), getattr(error, "ctx", None))
     return code if isinstance(code, int) else 0
+
+
+def _called(words: list[str]) -> object:
+    """What a command line does; its exit code, if it says one."""
+    try:
+        if words and words[0] in COMMANDS:
+            named = command(words[0])
+            given = plain.call(named, words[1:])
+            if given is not None:
+                return named(**given)
+        from qkvinspect.cli.app import app
+
+        return startup.only_asked(app, words)(args=words, prog_name="qkvinspect", standalone_mode=False)
+    except Exit as exit:
+        return exit.code
+
+
+def __getattr__(name: str) -> object:
+    """``app`` as typer has it, whose import takes as long as a short command."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from qkvinspect.cli.app import app
+
+    return app
 
 
 def _misused(said: str, context: typer.Context | None) -> int:

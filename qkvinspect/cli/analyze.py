@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing
+from qkvinspect.cli.declared import option
 
 
 def analyze(
@@ -15,18 +14,18 @@ def analyze(
     heads: options.Heads = None,
     sort: Annotated[
         str | None,
-        typer.Option("--sort", metavar="COLUMN", help="Rank the heads of all layers by this figure, greatest first."),
+        option("--sort", metavar="COLUMN", help="Rank the heads of all layers by this figure, greatest first."),
     ] = None,
     top: Annotated[
-        int | None, typer.Option("--top", metavar="N", min=1, help="Only the first N heads of the ranking.")
+        int | None, option("--top", metavar="N", min=1, help="Only the first N heads of the ranking.")
     ] = None,
     heat: options.Heat = None,
     plot: options.Plot = None,
     values: Annotated[
-        bool, typer.Option("--values", help="Mean, spread, quantiles, zeros and a histogram instead of the circuits.")
+        bool, option("--values", help="Mean, spread, quantiles, zeros and a histogram instead of the circuits.")
     ] = False,
-    per_head: Annotated[bool, typer.Option("--per-head", help="With --values: one row a head, too.")] = False,
-    wide: Annotated[bool, typer.Option("--wide", help="All columns, in lines as long as they need.")] = False,
+    per_head: Annotated[bool, option("--per-head", help="With --values: one row a head, too.")] = False,
+    wide: Annotated[bool, option("--wide", help="All columns, in lines as long as they need.")] = False,
     format: options.AskFormat = options.TABLE,
     output: options.Output = None,
     force: options.Force = False,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 
-import typer
-
 from qkvinspect.cli import options
+from qkvinspect.cli.declared import Exit
 
 
 def browse(
@@ -57,4 +56,4 @@ def browse(
             signal.signal(number, lambda number, _: browser.exit(return_code=128 + number))
         browser.run()
     if browser.return_code:
-        raise typer.Exit(browser.return_code)
+        raise Exit(browser.return_code)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing, streams
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.cli.declared import Exit, argument, option
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.render.writers import CHECK_WRITERS, WRITERS
 
 if TYPE_CHECKING:
@@ -33,41 +31,39 @@ Codes = list[str] | None
 def check(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PATH...", help="Checkpoints, folders of them, globs in quotes, or URLs.", show_default=False
-        ),
+        argument(metavar="PATH...", help="Checkpoints, folders of them, globs in quotes, or URLs.", show_default=False),
     ] = None,
-    select: Annotated[Codes, typer.Option("--select", metavar="CODE", help="Only these checks; repeatable.")] = None,
-    ignore: Annotated[Codes, typer.Option("--ignore", metavar="CODE", help="Not these checks; repeatable.")] = None,
+    select: Annotated[Codes, option("--select", metavar="CODE", help="Only these checks; repeatable.")] = None,
+    ignore: Annotated[Codes, option("--ignore", metavar="CODE", help="Not these checks; repeatable.")] = None,
     fail_on: Annotated[
         Literal["error", "warning", "info"] | None,
-        typer.Option("--fail-on", help="The least severity that makes the exit code 1.", show_default="warning"),
+        option("--fail-on", help="The least severity that makes the exit code 1.", show_default="warning"),
     ] = None,
     format: Annotated[
         CheckFormat | None,
-        typer.Option("--format", "-f", help="How to print it.", show_default="table, on GitHub's runners also github"),
+        option("--format", "-f", help="How to print it.", show_default="table, on GitHub's runners also github"),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the result there, and a table to stdout."),
+        option("--output", "-o", metavar="FILE", help="Write the result there, and a table to stdout."),
     ] = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="FILE", help="Fail on what changed since it was written.")
+        Path | None, option("--baseline", metavar="FILE", help="Fail on what changed since it was written.")
     ] = None,
     write_baseline: Annotated[
-        Path | None, typer.Option("--write-baseline", metavar="FILE", help="Record what the checkpoint is like now.")
+        Path | None, option("--write-baseline", metavar="FILE", help="Record what the checkpoint is like now.")
     ] = None,
     sha256: Annotated[
-        Path | None, typer.Option("--sha256", metavar="FILE", help="Compare the files with this list of sha256sum.")
+        Path | None, option("--sha256", metavar="FILE", help="Compare the files with this list of sha256sum.")
     ] = None,
     hub: Annotated[
-        str | None, typer.Option("--hub", metavar="OWNER/NAME", help="Compare the files with those of a model hub.")
+        str | None, option("--hub", metavar="OWNER/NAME", help="Compare the files with those of a model hub.")
     ] = None,
     tolerance: Annotated[
         float,
-        typer.Option("--tolerance", metavar="X", min=0.0, help="How far norms may be from the baseline, relatively."),
+        option("--tolerance", metavar="X", min=0.0, help="How far norms may be from the baseline, relatively."),
     ] = 0.01,
     layer: options.Layers = None,
     heads: options.Heads = None,
@@ -78,7 +74,7 @@ def check(
     evidence: options.AskWeights = True,
     limit: options.Limits = None,
     download: options.Download = False,
-    list_checks: Annotated[bool, typer.Option("--list", help="List the checks and their severities.")] = False,
+    list_checks: Annotated[bool, option("--list", help="List the checks and their severities.")] = False,
 ) -> None:
     """Check checkpoints before they are released; made for CI.
 
@@ -140,9 +136,9 @@ def check(
     results = [job.check(path) for path in found]
     _print(results, str(format) if format else None, output, force=force)
     if any(one.error for one in results):
-        raise typer.Exit(2)
+        raise Exit(2)
     if failing((finding for one in results for finding in one.findings), job.policy):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @dataclass(frozen=True, slots=True)

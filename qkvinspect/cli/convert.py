@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, saving, streams
+from qkvinspect.cli.declared import option
 
 
 def convert(
@@ -20,11 +19,11 @@ def convert(
     rename: saving.Rename = None,
     tp: Annotated[
         int | None,
-        typer.Option("--tp", metavar="N", help="Write the shares of N tensor-parallel ranks into a folder.", min=1),
+        option("--tp", metavar="N", help="Write the shares of N tensor-parallel ranks into a folder.", min=1),
     ] = None,
     whole: Annotated[
         list[str] | None,
-        typer.Option("--whole", metavar="GLOB", help="With --tp: tensors that every rank gets whole; repeatable."),
+        option("--whole", metavar="GLOB", help="With --tp: tensors that every rank gets whole; repeatable."),
     ] = None,
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing, streams
+from qkvinspect.cli.declared import Exit, argument, option
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint or a URL: what there was.", show_default=False)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another: what became of it.", show_default=False)],
+    a: Annotated[str, argument(metavar="A", help="A checkpoint or a URL: what there was.", show_default=False)],
+    b: Annotated[str, argument(metavar="B", help="Another: what became of it.", show_default=False)],
     layer: options.Layers = None,
     map: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="OLD=NEW", help="The name in B of a layer, a prefix or a glob of A; repeatable."),
+        option("--map", metavar="OLD=NEW", help="The name in B of a layer, a prefix or a glob of A; repeatable."),
     ] = None,
-    per_head: Annotated[bool, typer.Option("--per-head", help="One row a head of what is not identical.")] = False,
+    per_head: Annotated[bool, option("--per-head", help="One row a head of what is not identical.")] = False,
     attention_only: Annotated[
-        bool, typer.Option("--attention-only", help="Leave out the tensors outside attention.")
+        bool, option("--attention-only", help="Leave out the tensors outside attention.")
     ] = False,
     tolerance: Annotated[
         float | None,
-        typer.Option("--tolerance", metavar="X", min=0.0, help="A relative L2 difference up to X counts as the same."),
+        option("--tolerance", metavar="X", min=0.0, help="A relative L2 difference up to X counts as the same."),
     ] = None,
     format: options.AskFormat = options.TABLE,
     output: options.Output = None,
@@ -33,11 +32,11 @@ def diff(
     layout: options.Layouts = None,
     config: Annotated[
         list[str] | None,
-        typer.Option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is B's."),
+        option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is B's."),
     ] = None,
     container: Annotated[
         list[str] | None,
-        typer.Option("--container", metavar="NAME", help="Which state_dict of a file; a second one is B's."),
+        option("--container", metavar="NAME", help="Which state_dict of a file; a second one is B's."),
     ] = None,
     base: options.Base = None,
     evidence: options.AskWeights = True,
@@ -89,4 +88,4 @@ def diff(
     folded = output is None and printing.lines() is not None
     printing.put(result.document(found, per_head=per_head, folded=folded), format, output, force=force)
     if not found.same:
-        raise typer.Exit(1)
+        raise Exit(1)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing, streams
+from qkvinspect.cli.declared import Exit, argument, option
 
 if TYPE_CHECKING:
     from qkvinspect.checkpoint import Checkpoint
@@ -20,7 +19,7 @@ def explain(
     path: options.Checkpoints,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
+        argument(
             metavar="[LAYER]...",
             help="Names or globs of layers, as --layer; all when none is named.",
             show_default=False,
@@ -29,7 +28,7 @@ def explain(
     layer: options.Layers = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Run the real nn.MultiheadAttention against the split parts (needs torch)."),
+        option("--verify", help="Run the real nn.MultiheadAttention against the split parts (needs torch)."),
     ] = False,
     format: options.AskFormat = options.TABLE,
     output: options.Output = None,
@@ -42,7 +41,7 @@ def explain(
     container: options.Container = None,
     evidence: Annotated[
         bool | None,
-        typer.Option(
+        option(
             "--evidence/--no-evidence",
             help="Show all that the weights say of heads and packing; or do not ask them at all.",
             show_default=False,
@@ -50,7 +49,7 @@ def explain(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--plot", metavar="FILE", help="Draw how the tie between rows ends where a head ends: .png, .svg or .pdf."
         ),
     ] = None,
@@ -103,7 +102,7 @@ def explain(
         ]
     printing.put(document(found, layers), format, output, force=force)
     if any(not isinstance(one.proof, str) and not one.proof.agrees for one in layers):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _require_plottable(plot: Path, evidence: bool | None, *, force: bool) -> None:

@@ -5,24 +5,23 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, printing, saving, streams
+from qkvinspect.cli.declared import option
 
 
 def export(
     path: options.Checkpoints,
     output: saving.Out,
     split: Annotated[
-        bool, typer.Option("--split", help="As it does anyway, but for --all --base: split the merged checkpoint, too.")
+        bool, option("--split", help="As it does anyway, but for --all --base: split the merged checkpoint, too.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="The whole checkpoint, each fused tensor replaced by its parts.")
+        bool, option("--all", help="The whole checkpoint, each fused tensor replaced by its parts.")
     ] = False,
-    heads_split: Annotated[bool, typer.Option("--heads-split", help="Write each head apart.")] = False,
+    heads_split: Annotated[bool, option("--heads-split", help="Write each head apart.")] = False,
     names: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--names",
             metavar="NAMES",
             help="How to call the parts: hf, bert, timm, diffusers, torch, or such as '{layer}.{part}_proj.{kind}'.",
@@ -32,7 +31,7 @@ def export(
     dequantize: saving.Dequantize = None,
     undo_permute: Annotated[
         bool,
-        typer.Option("--undo-permute", help="Put rows that llama.cpp's converter permuted in transformers' order."),
+        option("--undo-permute", help="Put rows that llama.cpp's converter permuted in transformers' order."),
     ] = False,
     max_shard_size: saving.MaxShard = None,
     dry_run: saving.DryRun = False,

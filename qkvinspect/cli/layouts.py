@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing
+from qkvinspect.cli.declared import argument
 
 
 def layouts(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One layout in full.", show_default=False)] = None,
+    id: Annotated[str | None, argument(metavar="[ID]", help="One layout in full.", show_default=False)] = None,
     format: options.AskFormat = options.TABLE,
     output: options.Output = None,
     force: options.Force = False,

@@ -6,9 +6,8 @@ from contextlib import ExitStack
 from enum import StrEnum
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing, streams
+from qkvinspect.cli.declared import Exit, argument, option
 
 
 class Expected(StrEnum):
@@ -23,11 +22,11 @@ class Expected(StrEnum):
 def lineage(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="A B [C ...]", help="Two checkpoints or URLs, or more.", show_default=False),
+        argument(metavar="A B [C ...]", help="Two checkpoints or URLs, or more.", show_default=False),
     ],
     expect: Annotated[
         Expected | None,
-        typer.Option("--expect", help="Exit with 1 unless this is what every other one is to A.", show_default=False),
+        option("--expect", help="Exit with 1 unless this is what every other one is to A.", show_default=False),
     ] = None,
     format: options.AskFormat = options.TABLE,
     output: options.Output = None,
@@ -90,4 +89,4 @@ def lineage(
     if expect is not None:
         expected: Verdict = next(verdict for verdict in VERDICTS if verdict.replace(" ", "-") == expect.value)
         if not found.answers(expected):
-            raise typer.Exit(1)
+            raise Exit(1)

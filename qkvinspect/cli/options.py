@@ -8,8 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-import typer
-
+from qkvinspect.cli.declared import argument, option
 from qkvinspect.render.writers import WRITERS
 
 if TYPE_CHECKING:
@@ -21,17 +20,15 @@ T = TypeVar("T")
 
 Checkpoints = Annotated[
     str,
-    typer.Argument(
-        metavar="PATH", help="A checkpoint, a shard index, the directory of one, or a URL.", show_default=False
-    ),
+    argument(metavar="PATH", help="A checkpoint, a shard index, the directory of one, or a URL.", show_default=False),
 ]
 Layers = Annotated[
     list[str] | None,
-    typer.Option("--layer", "-l", metavar="GLOB", help="Only layers whose name matches; repeatable."),
+    option("--layer", "-l", metavar="GLOB", help="Only layers whose name matches; repeatable."),
 ]
 Heads = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--heads",
         metavar="[GLOB=]N[/KV]",
         help="The number of heads (and kv heads), of all layers or those that match; repeatable.",
@@ -39,7 +36,7 @@ Heads = Annotated[
 ]
 Layouts = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--layout",
         metavar="[GLOB=]ID|{ROW}",
         help="The layout of all layers or those that match, or a row that describes one; repeatable.",
@@ -47,52 +44,48 @@ Layouts = Annotated[
 ]
 Config = Annotated[
     str | None,
-    typer.Option("--config", metavar="FILE", help="Hyper-parameters (JSON or YAML) to trust before any others."),
+    option("--config", metavar="FILE", help="Hyper-parameters (JSON or YAML) to trust before any others."),
 ]
 Limits = Annotated[
     list[str] | None,
-    typer.Option(
-        "--limit", metavar="NAME=N", help="Allow a file more than usual: header=200MB, tensors=1M ...; repeatable."
-    ),
+    option("--limit", metavar="NAME=N", help="Allow a file more than usual: header=200MB, tensors=1M ...; repeatable."),
 ]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="PATH", help="The model that PATH, a LoRA adapter, is added to."),
+    option("--base", metavar="PATH", help="The model that PATH, a LoRA adapter, is added to."),
 ]
 Container = Annotated[
     str | None,
-    typer.Option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
+    option("--container", metavar="NAME", help="Which state_dict, where the file holds several."),
 ]
 
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="KEY[,KEY]", help="Figures besides norms, or only these in trend; repeatable."),
+    option("--column", metavar="KEY[,KEY]", help="Figures besides norms, or only these in trend; repeatable."),
 ]
 
 Heat = Annotated[
     str | None,
-    typer.Option("--heat", metavar="COLUMN", help="A picture instead of tables: this figure by layer and head."),
+    option("--heat", metavar="COLUMN", help="A picture instead of tables: this figure by layer and head."),
 ]
 
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE", help="With --heat: draw it into a file: .png, .svg or .pdf."),
+    option("--plot", metavar="FILE", help="With --heat: draw it into a file: .png, .svg or .pdf."),
 ]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result there, not to stdout.")
-]
+Output = Annotated[Path | None, option("--output", "-o", metavar="FILE", help="Write the result there, not to stdout.")]
 
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Force = Annotated[bool, option("--force", help="Replace an existing file.")]
 
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only: the exit code or the file is the answer.")
+    bool, option("--quiet", "-q", help="Print warnings and errors only: the exit code or the file is the answer.")
 ]
 
-Download = Annotated[bool, typer.Option("--download", help="Fetch what a URL leads to whole, to a temporary file.")]
+Download = Annotated[bool, option("--download", help="Fetch what a URL leads to whole, to a temporary file.")]
 
 AskWeights = Annotated[
     bool,
-    typer.Option(
+    option(
         "--evidence/--no-evidence",
         help="Ask the weights where nothing else tells the heads or the layout, and whether they agree; or do not.",
     ),
@@ -103,7 +96,7 @@ if TYPE_CHECKING:
 else:
     Format = StrEnum("Format", [(name, name) for name in WRITERS])
 
-AskFormat = Annotated[Format, typer.Option("--format", "-f", help="How to print it.")]
+AskFormat = Annotated[Format, option("--format", "-f", help="How to print it.")]
 TABLE = Format("table")
 
 

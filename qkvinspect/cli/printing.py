@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +112,11 @@ def lines() -> int | None:
 
 def terminal_width() -> int | None:
     """Columns of the terminal that stdout is, or None: then nothing may be cut or wrapped."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def wants_colour() -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing, streams
+from qkvinspect.cli.declared import argument, option
+from qkvinspect.fast_dataclass import replace
 
 if TYPE_CHECKING:
     from qkvinspect.diff import Difference
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
 
 def report(
     path: options.Checkpoints,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write: one .html file.")],
+    output: Annotated[Path, option("--output", "-o", metavar="FILE", help="Where to write: one .html file.")],
     other: Annotated[
         str | None,
-        typer.Argument(metavar="[OTHER]", help="A second checkpoint, to stand beside it.", show_default=False),
+        argument(metavar="[OTHER]", help="A second checkpoint, to stand beside it.", show_default=False),
     ] = None,
     analysis: Annotated[
-        bool, typer.Option("--analysis/--no-analysis", help="Analyse every head; norms alone take less time.")
+        bool, option("--analysis/--no-analysis", help="Analyse every head; norms alone take less time.")
     ] = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -39,11 +38,11 @@ def report(
     layout: options.Layouts = None,
     config: Annotated[
         list[str] | None,
-        typer.Option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is OTHER's."),
+        option("--config", metavar="FILE", help="Hyper-parameters to trust first; a second one is OTHER's."),
     ] = None,
     container: Annotated[
         list[str] | None,
-        typer.Option("--container", metavar="NAME", help="Which state_dict of a file; a second one is OTHER's."),
+        option("--container", metavar="NAME", help="Which state_dict of a file; a second one is OTHER's."),
     ] = None,
     base: options.Base = None,
     evidence: options.AskWeights = True,

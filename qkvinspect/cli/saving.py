@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from qkvinspect.cli import printing
+from qkvinspect.cli.declared import option
 from qkvinspect.cli.printing import note
 
 if TYPE_CHECKING:
@@ -20,20 +19,20 @@ if TYPE_CHECKING:
 
 Out = Annotated[
     Path,
-    typer.Option(
+    option(
         "--output",
         "-o",
         metavar="FILE",
         help="Where to write: .safetensors, .pt or .pth; a folder with --max-shard-size.",
     ),
 ]
-To = Annotated[str, typer.Option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")]
+To = Annotated[str, option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")]
 ZeroBias = Annotated[
-    bool, typer.Option("--zero-bias", help="Fill the bias of a part that has none with zeros, where others have one.")
+    bool, option("--zero-bias", help="Fill the bias of a part that has none with zeros, where others have one.")
 ]
 Rename = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--rename",
         metavar="PATTERN=NEW",
         help="Replace a regular expression in every name; repeatable.",
@@ -41,15 +40,15 @@ Rename = Annotated[
 ]
 Dequantize = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option("--dequantize", help="Write the numbers of weights that are stored as codes, in this dtype."),
+    option("--dequantize", help="Write the numbers of weights that are stored as codes, in this dtype."),
 ]
 MaxShard = Annotated[
     str | None,
-    typer.Option("--max-shard-size", metavar="SIZE", help="Write files of at most 5GB (or so), with an index."),
+    option("--max-shard-size", metavar="SIZE", help="Write files of at most 5GB (or so), with an index."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]
+DryRun = Annotated[bool, option("--dry-run", help="Print what would be written, and write nothing.")]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Read the result again and compare it bit for bit, before it has its name.")
+    bool, option("--verify", help="Read the result again and compare it bit for bit, before it has its name.")
 ]
 
 

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing, streams
+from qkvinspect.cli.declared import Exit, argument, option
 
 if TYPE_CHECKING:
     from qkvinspect.scans.engine import Engine
@@ -19,25 +18,19 @@ if TYPE_CHECKING:
 def scan(
     patterns: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PATTERN...", help="Checkpoints, folders of them, or globs in quotes.", show_default=False
-        ),
+        argument(metavar="PATTERN...", help="Checkpoints, folders of them, or globs in quotes.", show_default=False),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .parquet.")
-    ],
+    output: Annotated[Path, option("--output", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .parquet.")],
     column: options.Columns = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after a kill, or with checkpoints that are new.")
-    ] = False,
-    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Only share I of N, from 1 on.")] = None,
+    resume: Annotated[bool, option("--resume", help="Go on after a kill, or with checkpoints that are new.")] = False,
+    shard: Annotated[str | None, option("--shard", metavar="I/N", help="Only share I of N, from 1 on.")] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes.", show_default="as many as cores")
+        int | None, option("--jobs", "-j", metavar="N", min=1, help="Processes.", show_default="as many as cores")
     ] = None,
     dask: Annotated[
-        str | None, typer.Option("--dask", metavar="ADDRESS", help="On a Dask cluster; its scheduler's address.")
+        str | None, option("--dask", metavar="ADDRESS", help="On a Dask cluster; its scheduler's address.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any checkpoint failed.")] = False,
+    strict: Annotated[bool, option("--strict", help="Exit with 1 if any checkpoint failed.")] = False,
     force: options.Force = False,
     quiet: options.Quiet = False,
     layer: options.Layers = None,
@@ -121,7 +114,7 @@ def scan(
     errors = f", {failed} failed (see the column error)" if failed else ""
     printing.note(f"{output}: {count(total, 'checkpoint')}{before}{errors}")
     if failed and (strict or failed == total):
-        raise typer.Exit(2 if failed == total else 1)
+        raise Exit(2 if failed == total else 1)
 
 
 _SHOWN = 3

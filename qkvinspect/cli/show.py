@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing
+from qkvinspect.cli.declared import option
 
 
 def show(
     path: options.Checkpoints,
     layer: options.Layers = None,
     heads: options.Heads = None,
-    per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="One table a layer, however alike they are.")] = False,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, and where it belongs.")] = False,
+    per_head: Annotated[bool, option("--per-head", help="One row a head.")] = False,
+    full: Annotated[bool, option("--full", help="One table a layer, however alike they are.")] = False,
+    tensors: Annotated[bool, option("--tensors", help="List every tensor, and where it belongs.")] = False,
     why: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--why",
             metavar="GLOB",
             help="What each source says of the heads of these layers, and how it was weighed; repeatable.",
         ),
     ] = None,
-    norms: Annotated[bool, typer.Option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
+    norms: Annotated[bool, option("--norms/--no-norms", help="Read the weights and measure them.")] = True,
     heat: options.Heat = None,
     plot: options.Plot = None,
     format: options.AskFormat = options.TABLE,

@@ -14,12 +14,12 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
-from typer.models import CommandInfo
+if TYPE_CHECKING:
+    import typer
+    from typer.models import CommandInfo
 
 _LASTING = frozenset({"analyze", "lineage", "report", "browse", "scan", "trend"})
 """Commands that multiply large matrices, on all cores, or work for so long that what they drop must go."""
@@ -70,6 +70,8 @@ def _bytes_at(path: str) -> int:
 
 def only_asked(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
     """The app with the one command that is asked for: to build all of them would take 15 to 81 more."""
+    from copy import copy
+
     commands = [c for c in app.registered_commands if c.callback and [c.callback.__name__] == words[:1]]
     one = copy(app)
     one.registered_commands = commands or app.registered_commands
@@ -80,6 +82,8 @@ def only_asked(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
 
 def _named(command: CommandInfo) -> CommandInfo:
     """A command by name and description, which is all that the list of them shows: their options would take 30."""
+
+    from copy import copy
 
     def described() -> None: ...
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from qkvinspect.cli import options, outputs, printing, streams
+from qkvinspect.cli.declared import Exit, argument, option
 
 
 def trend(
     rows: Annotated[
         list[Path],
-        typer.Argument(metavar="ROWS...", help="What `qkvinspect scan -o FILE.jsonl` wrote.", show_default=False),
+        argument(metavar="ROWS...", help="What `qkvinspect scan -o FILE.jsonl` wrote.", show_default=False),
     ],
     column: options.Columns = None,
     layer: options.Layers = None,
-    per_head: Annotated[bool, typer.Option("--per-head", help="One row a head.")] = False,
-    chart: Annotated[bool, typer.Option("--chart", help="Curves of dots instead of tables.")] = False,
+    per_head: Annotated[bool, option("--per-head", help="One row a head.")] = False,
+    chart: Annotated[bool, option("--chart", help="Curves of dots instead of tables.")] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the curves, too: .png, .svg or .pdf.")
+        Path | None, option("--plot", metavar="FILE", help="Draw the curves, too: .png, .svg or .pdf.")
     ] = None,
     format: options.AskFormat = options.TABLE,
     output: options.Output = None,
@@ -63,4 +62,4 @@ def trend(
         draw(found, plot, force=force)
     printing.put(document(found, drawn=printing.view() if chart else None), format, output, force=force)
     if found.failed:
-        raise typer.Exit(1)
+        raise Exit(1)

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from qkvinspect.diff.pairing import Pair
 from qkvinspect.inspection.names import numberless
 from qkvinspect.inspection.report import Attention
+from qkvinspect.late_pattern import late_pattern
 
 Signature = tuple[object, ...]
 
-_BLOCK = re.compile(r"blk\.\d{1,9}")
+_BLOCK = late_pattern(r"blk\.\d{1,9}")
 
 
 def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Iterable[Pair]) -> tuple[list[Pair], int]:

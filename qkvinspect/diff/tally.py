@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from qkvinspect.diff.difference import IDENTICAL, Comparison, Spot
 from qkvinspect.diff.ordered_rows import Lines, tiles
 from qkvinspect.dtypes import DTYPES, DType
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.rounding import rounded
 from qkvinspect.weights.strided import StridedMatrix

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
@@ -18,6 +17,7 @@ from qkvinspect.export.reread import require_known
 from qkvinspect.export.split import split_layer
 from qkvinspect.export.target import Plan, Target, layers_named, sized
 from qkvinspect.export.whole import Change, numbers_of, require_whole, whole
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.weights.weight import plain
 

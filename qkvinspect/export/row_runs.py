@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.parts import StoredPart
 from qkvinspect.export.pieces import OutputTensor, RowRun, contents, spans
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.layouts.packing import Geometry, Packing, split_rows
 from qkvinspect.weights.weight import Weight
 

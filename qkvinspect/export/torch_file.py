@@ -5,13 +5,13 @@ from __future__ import annotations
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import BinaryIO
 
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import ByteRun, OutputTensor, contents
 from qkvinspect.export.ties import Storage, TiedView, storages
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.torch_storages import STORAGES
 
 _TYPES = {dtype.name: name for name, dtype in STORAGES.items() if dtype is not None and dtype.kind != "opaque"}

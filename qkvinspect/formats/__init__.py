@@ -6,12 +6,12 @@ import gc
 import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.findings import Finding
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.errors import UsageError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.weights.adapters import is_adapter

@@ -7,9 +7,10 @@ often as it is used.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
+
+from qkvinspect.late_pattern import late_pattern
 
 MAX_VALUES = 50_000
 """Keys, values and what aliases stand for, in one file; a config with 20,000 labels has fewer."""
@@ -18,7 +19,7 @@ MAX_DEPTH = 64
 MAX_DIGITS = 100
 """Characters of one number; a float that is written out exactly has about 60."""
 
-_NUMBER = re.compile(r"[-+]?(?:0[bxBX][0-9a-fA-F_]+|[0-9_.:eE+-]+)")
+_NUMBER = late_pattern(r"[-+]?(?:0[bxBX][0-9a-fA-F_]+|[0-9_.:eE+-]+)")
 _NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 

@@ -6,7 +6,6 @@ average (EMA) of it and an optimizer beside it, nest it by sub-model, or be a wh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -19,11 +18,12 @@ from qkvinspect.formats.pickle import Call, Global, Persistent, TensorCall, is_d
 from qkvinspect.formats.torch_objects import is_tensor
 from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.formats.tree import Counts, children_of, may_hold, module_state
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_mapping
 
-_OPTIMIZER = re.compile(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
-_EMA = re.compile(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
-_HYPER = re.compile(r"^(hyper_parameters|hparams|args|cfg|(\w+_)?config)$")
+_OPTIMIZER = late_pattern(r"optim|sched|scaler|rng_|callbacks|loops|^opt$|^extra_state$")
+_EMA = late_pattern(r"(^|[_.])(ema|swa|averaged|shadow)([_.]|$)")
+_HYPER = late_pattern(r"^(hyper_parameters|hparams|args|cfg|(\w+_)?config)$")
 _MAX_CONFIGS = 1000
 _MAX_PLAIN = 20_000
 _MAX_PLAIN_DEPTH = 32

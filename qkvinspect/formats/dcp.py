@@ -23,17 +23,18 @@ from qkvinspect.formats.dcp_metadata import Metadata, Sizes, Tensor, parse
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, dangers, is_dict, is_sequence
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.sources import Window
 
 NAME: str = "dcp"
 IS_INDEX: bool = True
 
-_ROOT = re.compile(rb"torch\.distributed\.(_shard\.)?checkpoint\.metadata.{1,8}Metadata\W", re.DOTALL)
+_ROOT = late_pattern(rb"torch\.distributed\.(_shard\.)?checkpoint\.metadata.{1,8}Metadata\W", re.DOTALL)
 _LEAF = Global("torch._utils", "_rebuild_tensor_v2")
 _META = "meta.pt"
 _MAX_VALUES = 1000
 _MAX_VALUE = 1 << 16
-_OPTIMIZER = re.compile(r"optim|sched", re.IGNORECASE)
+_OPTIMIZER = late_pattern(r"optim|sched", re.IGNORECASE)
 
 
 def sniff(head: bytes) -> bool:

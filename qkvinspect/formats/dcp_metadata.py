@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,9 +10,10 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Call, Global, is_dict, is_sequence
 from qkvinspect.formats.torch_objects import named_dtype, sizes_of
+from qkvinspect.late_pattern import late_pattern
 
 Sizes = tuple[int, ...]
-MODULE = re.compile(r"torch\.distributed\.(_shard\.)?checkpoint\.")
+MODULE = late_pattern(r"torch\.distributed\.(_shard\.)?checkpoint\.")
 
 
 @dataclass(frozen=True, slots=True)

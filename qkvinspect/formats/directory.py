@@ -11,6 +11,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.sources.folder import LocalFolder
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf", ".onnx")
 
-_PART = re.compile(r"(.*)-\d{5}(-of-\d{5}\.gguf)", re.DOTALL)
+_PART = late_pattern(r"(.*)-\d{5}(-of-\d{5}\.gguf)", re.DOTALL)
 
 
 def _are_parts(names: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from qkvinspect.checkpoint import ByteSource
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.late_pattern import late_pattern
 
 HEAD = 512
 
@@ -72,13 +73,13 @@ _BEGINNINGS: tuple[tuple[bytes, Kind], ...] = (
 )
 _SHAPES: tuple[tuple[re.Pattern[bytes], Kind], ...] = (
     # A map whose first key is a text.
-    (re.compile(rb"(?:[\x81-\x8f]|\xde..)(?:[\xa1-\xbf]|\xd9.)[\w.]", re.DOTALL), _FLAX),
+    (late_pattern(rb"(?:[\x81-\x8f]|\xde..)(?:[\xa1-\xbf]|\xd9.)[\w.]", re.DOTALL), _FLAX),
     (
-        re.compile(rb"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE),
+        late_pattern(rb"\s*<(?:!doctype|html|\?xml)", re.IGNORECASE),
         Kind(Code.IS_WEB_PAGE, "a web page saved under the name of a checkpoint", "download it again"),
     ),
     (
-        re.compile(rb"(?![{\[])[\t\n\r -~\x80-\xf4]{9,}"),
+        late_pattern(rb"(?![{\[])[\t\n\r -~\x80-\xf4]{9,}"),
         Kind(
             Code.IS_TEXT,
             "a text, not a checkpoint",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from qkvinspect.error_codes import Code
 from qkvinspect.formats.foreign import SAVED_MODEL, Kind, named
 from qkvinspect.formats.pickle import is_dict
+from qkvinspect.late_pattern import late_pattern
 
 _ZIPS = (
     (
@@ -51,13 +51,13 @@ _ZERO = Kind(
     "one rank's partition of a DeepSpeed ZeRO checkpoint",
     "run the zero_to_fp32.py that lies in the checkpoint's folder and inspect what it writes",
 )
-_ZERO_FILE = re.compile(r"(.*[/\\])?(bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
+_ZERO_FILE = late_pattern(r"(.*[/\\])?(bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
 _FLAT = Kind(
     Code.IS_FLAT,
     "a checkpoint of FSDP's flat parameters, of which nothing here tells the shapes",
     "save it again under FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT)",
 )
-_FLAT_NAME = re.compile(r"(.*\.)?_?flat_param(_\d+)?")
+_FLAT_NAME = late_pattern(r"(.*\.)?_?flat_param(_\d+)?")
 _FOLDERS = (
     (
         r"[^/]+/\.zarray",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.late_pattern import late_pattern
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-_NUMBER = re.compile(r"(\d+)\s*([kmgt]i?)?b?", re.IGNORECASE)
+_NUMBER = late_pattern(r"(\d+)\s*([kmgt]i?)?b?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Limits:
             )
 
 
-NAMES = tuple(field.name for field in fields(Limits))
+NAMES = Limits.__match_args__
 
 _MEANINGS = {
     "header": (Code.LIMIT_HEADER, "bytes in a header"),

@@ -8,12 +8,13 @@ from typing import NamedTuple
 from qkvinspect.checkpoint import ByteSource
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.late_pattern import late_pattern
 
 _BLOCK = 512
 _CHECKSUM, _SIZE = slice(148, 156), slice(124, 136)
 _MAGIC = b"ustar\x0000"
-_OCTAL = re.compile(rb"[0-7]{1,11}[ \0]*|[0-7]{12}")
-_RECORD = re.compile(rb"([1-9]\d{0,4}) ([a-z]+)=([^\n]*)\n")
+_OCTAL = late_pattern(rb"[0-7]{1,11}[ \0]*|[0-7]{12}")
+_RECORD = late_pattern(rb"([1-9]\d{0,4}) ([a-z]+)=([^\n]*)\n")
 _IDLE_RECORDS = (b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname")
 _MAX_RECORDS = 1 << 12
 _MAX_HEADERS = 64

@@ -6,23 +6,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import accumulate
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Region
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats import pickle, torch_state
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import storage_id
 from qkvinspect.formats.trailing import follows
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.sources import announce
 
 NAME: str = "torch-legacy"
 IS_INDEX: bool = False
 
-_MAGIC = re.compile(rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", re.DOTALL)
+_MAGIC = late_pattern(rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", re.DOTALL)
 """The first pickle, whatever its protocol; from the fourth on a frame is around it."""
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Region
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats import foreign_parts, pickle, torch_state, zipdir, zipentry
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.torch_storages import FindStorage
+from qkvinspect.late_pattern import late_pattern
 
 NAME: str = "torch-zip"
 IS_INDEX: bool = False
 
 _KNOWN = {"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
 _MAX_VERSION = 10  # kMaxSupportedFileFormatVersion of caffe2/serialize/versions.h
-_ALIGNMENT = re.compile(rb"[1-9][0-9]{0,9}")
+_ALIGNMENT = late_pattern(rb"[1-9][0-9]{0,9}")
 _MAX_OTHERS = 50
 _SMALL = 1 << 12
 

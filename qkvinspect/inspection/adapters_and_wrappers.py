@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.parsed import is_mapping
 from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors
@@ -38,7 +38,7 @@ class Disguise:
 
 
 def _named(ending: str) -> re.Pattern[str]:
-    return re.compile(rf"^(.+)\.(?:{ending})$")
+    return late_pattern(rf"^(.+)\.(?:{ending})$")
 
 
 DISGUISES = (
@@ -74,7 +74,7 @@ DISGUISES = (
     ),
 )
 
-_DISGUISED = re.compile("|".join(disguise.names.pattern for disguise in DISGUISES))
+_DISGUISED = late_pattern("|".join(disguise.names.pattern for disguise in DISGUISES))
 
 _LEAVES = frozenset(
     name
@@ -85,7 +85,7 @@ _LEAVES = frozenset(
 ) - {"attn", "linear", "linear1", "conv", "c", "in_proj", "q", "k", "v", "key", "value", "weight"}
 """Names of attention projections; names that other modules use too are left out."""
 
-_RANK = re.compile(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+")
+_RANK = late_pattern(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+")
 
 
 def without_values(weights: Weights) -> set[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing, split_rows

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.hypotheses import Hypotheses, cut_from
 from qkvinspect.inspection.match import Match

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, QUERY_SIDE, Geometry

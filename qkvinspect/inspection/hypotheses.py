@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.match import Match

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce

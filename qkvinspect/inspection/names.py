@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.words import is_projection
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
@@ -24,12 +24,12 @@ Such a tensor is found under the shorter name as well."""
 
 Path = tuple[str, ...]
 
-_SEPARATORS = re.compile(r"[./]")
-_OUTPUT = re.compile(r":\d{1,3}$")
+_SEPARATORS = late_pattern(r"[./]")
+_OUTPUT = late_pattern(r":\d{1,3}$")
 
-_NUMBER = re.compile(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{1,9}(?=\.|$)")
-_LEADING = re.compile(r"\d{1,9}(?=\.|$)")
-_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+_NUMBER = late_pattern(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{1,9}(?=\.|$)")
+_LEADING = late_pattern(r"\d{1,9}(?=\.|$)")
+_WORD = late_pattern(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
 class NumberPlace(NamedTuple):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import field
 from functools import lru_cache
 from math import prod
 
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.words import Word, is_no_projection, is_output, word_of
 from qkvinspect.weights.weight import Weight

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from qkvinspect.checkpoint import Share
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Part
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.errors import clean
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import model
 from qkvinspect.inspection.account import Account

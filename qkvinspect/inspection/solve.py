@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.fact_against_rows import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.match import Candidate

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 from qkvinspect.inspection.report import Attention
+from qkvinspect.late_pattern import late_pattern
 
 Layer = TypeVar("Layer")
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = late_pattern(r"\d+")
 
 
 def stack_of(attention: Attention) -> Hashable:

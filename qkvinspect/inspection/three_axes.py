@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.weights.head_stack import Axes, stack_of_heads

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.asking import GLANCE, affordable, differ, differing, settle, unsettled, weigh

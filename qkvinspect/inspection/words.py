@@ -5,13 +5,13 @@ A component is read once, however many tensors carry it.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from itertools import permutations
 
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.late_pattern import late_pattern
 
-_TOKENS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_TOKENS = late_pattern(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 _SINGLE = {
     **dict.fromkeys(("q", "qs", "query", "queries", "querys", "qry"), "q"),

@@ -4,8 +4,7 @@ Rows that store the same tensors differ in how they came about, which only ``gen
 of a head stay together in all of them, so that which rows are which head never depends on it.
 """
 
-from dataclasses import replace
-
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
 from qkvinspect.layouts.packing import KV_PER_HEAD, QKV, K, Packing, Q, V

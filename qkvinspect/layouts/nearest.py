@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from qkvinspect.layouts.layout import Layout
 
@@ -22,6 +21,8 @@ def nearest(name: str, layouts: Sequence[Layout]) -> list[str]:
     >>> nearest("qkv_proj", LAYOUTS)
     ['qkv-proj']
     """
+    from difflib import get_close_matches
+
     asked = _squeezed(name)
     same = [layout.id for layout in layouts if _squeezed(layout.id) == asked]
     named = [layout.id for layout in layouts if asked in _names(layout)]

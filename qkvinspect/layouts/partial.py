@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import combinations
 
+from qkvinspect.fast_dataclass import replace
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.layouts.layout import Layout
 
-_GATED_NAME = re.compile(r"qwen[-_. ]?3[-_. ]?(next|5)", re.IGNORECASE)
+_GATED_NAME = late_pattern(r"qwen[-_. ]?3[-_. ]?(next|5)", re.IGNORECASE)
 
 
 def partial(layouts: Iterable[Layout], base: Iterable[str]) -> Iterator[Layout]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-NUMBER = re.compile(r"\d+")
+from qkvinspect.late_pattern import late_pattern
+
+NUMBER = late_pattern(r"\d+")
 
 _FEW = 3
 """Layers that are named one by one."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from qkvinspect.errors import UsageError
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.sources import is_remote
 
-_SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
+_SHARD = late_pattern(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.late_pattern import late_pattern
 
 _KEYS = (
     ("global_step", "global_steps", "step", "steps", "iteration", "iter", "iter_num", "num_updates", "it"),
@@ -15,9 +16,9 @@ _KEYS = (
 
 _WORDS = ("global_?steps?|steps?|iterations?|iters?|it|updates?", "checkpoint|ckpt", "epochs?|ep")
 _NUMBER = r"[=_\-. ]?(\d{1,18})(?![\dA-Za-z]|\.\d)"
-_IN_NAMES = tuple(re.compile(rf"(?<![A-Za-z])({words}){_NUMBER}", re.IGNORECASE) for words in _WORDS)
-_BARE = re.compile(r"\d{1,18}")
-_SUFFIX = re.compile(r"(\.(safetensors|pth?|bin|ckpt|index|json|tar))+$")
+_IN_NAMES = tuple(late_pattern(rf"(?<![A-Za-z])({words}){_NUMBER}", re.IGNORECASE) for words in _WORDS)
+_BARE = late_pattern(r"\d{1,18}")
+_SUFFIX = late_pattern(r"(\.(safetensors|pth?|bin|ckpt|index|json|tar))+$")
 _MOST = 1 << 62
 _TRAINER_STATE = "config:trainer_state.json"
 

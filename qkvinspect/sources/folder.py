@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from qkvinspect.checkpoint import ByteSource
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.sources.local import LocalFile
 
 

@@ -6,7 +6,6 @@ every answer must be those that were asked for, redirects are few and stay on th
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ from urllib.parse import urljoin
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.sources import urls
 from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout
 from qkvinspect.version import __version__
@@ -34,8 +34,8 @@ _LEAST = 64 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_NUMBER = re.compile(r"\d{1,18}")
+_RANGE = late_pattern(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+_NUMBER = late_pattern(r"\d{1,18}")
 _REFUSED = {
     401: (Code.FILE_PERMISSION, "may not be read: the server asks who you are"),
     403: (Code.FILE_PERMISSION, "may not be read"),

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
 from qkvinspect.errors import UsageError
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_items, is_mapping
 from qkvinspect.sources import urls
 from qkvinspect.sources.fetching import patiently
 from qkvinspect.sources.http import HttpFile
 
 _ENDPOINT = "HF_ENDPOINT"
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPOSITORY = late_pattern(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MAX_BYTES = 32 << 20
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST = late_pattern(r"[0-9a-f]{64}")
 
 
 def digests(repository: str) -> Mapping[str, str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.late_pattern import late_pattern
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_URL = late_pattern(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WEB = ("http", "https")
-_USER = re.compile(r"://[^/?#]*@")
-_PASSWORD = re.compile(r"://[^/?#@:]*:[^/?#]*@")
-_QUERY = re.compile(r"[?#].*", re.DOTALL)
+_USER = late_pattern(r"://[^/?#]*@")
+_PASSWORD = late_pattern(r"://[^/?#@:]*:[^/?#]*@")
+_QUERY = late_pattern(r"[?#].*", re.DOTALL)
 
 
 def is_remote(text: str) -> bool:
@@ -23,7 +23,11 @@ def is_remote(text: str) -> bool:
 
 def local_path(text: str) -> Path:
     """The path of a file on this machine, which may be given as ``file:///path``."""
-    return Path(unquote(urlsplit(text).path) if _URL.match(text) else text)
+    if not _URL.match(text):
+        return Path(text)
+    from urllib.parse import unquote, urlsplit
+
+    return Path(unquote(urlsplit(text).path))
 
 
 def require_sound(url: str) -> None:
@@ -32,6 +36,8 @@ def require_sound(url: str) -> None:
     Raises:
         CheckpointError: it cannot be parsed.
     """
+    from urllib.parse import urlsplit
+
     try:
         if urlsplit(url).hostname or not is_web(url):
             return
@@ -65,6 +71,8 @@ def beside(url: str, name: str) -> str:
     require_plain(name, shown(url))
     if not is_web(url):
         return f"{url.rpartition('/')[0]}/{name}"
+    from urllib.parse import quote, urlsplit, urlunsplit
+
     parts = urlsplit(url)
     path = f"{parts.path.rpartition('/')[0]}/{quote(name)}"
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.strided import StridedMatrix, strided_matrix
 from qkvinspect.weights.weight import StoredRows, Weight
 

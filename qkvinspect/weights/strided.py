@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from math import gcd
 
 from qkvinspect.checkpoint import Orientation, TensorInfo, contiguous_strides
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,13 @@ numbers asks a ``Weight``; nobody else decodes. Nothing is read here, and numpy 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from qkvinspect.checkpoint import Orientation, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.strided import StridedMatrix, shape_as_rows, strided_matrix, strided_shape
 
 if TYPE_CHECKING:

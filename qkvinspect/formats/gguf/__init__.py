@@ -18,11 +18,12 @@ from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.gguf.header import MAGIC, Header, read_header
 from qkvinspect.formats.gguf.metadata import Value
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.late_pattern import late_pattern
 
 NAME: str = "gguf"
 IS_INDEX: bool = False
 
-PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+PART = late_pattern(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 """The names that llama.cpp gives the files of a split checkpoint (llama_split_path)."""
 
 

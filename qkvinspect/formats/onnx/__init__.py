@@ -5,13 +5,12 @@ Read here rather than by the onnx package, which loads the weights of a file tog
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, TensorInfo, contiguous_strides
 from qkvinspect.errors import UsageError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats.onnx.graph import read_graph
@@ -22,11 +21,12 @@ from qkvinspect.formats.onnx.quantised import quantised_names
 from qkvinspect.formats.onnx.tensors import Tensors
 from qkvinspect.formats.onnx.wire import Wire
 from qkvinspect.formats.request import OpenRequest
+from qkvinspect.late_pattern import late_pattern
 
 NAME: str = "onnx"
 IS_INDEX: bool = False
 
-_BEGINNING = re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
+_BEGINNING = late_pattern(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
 """ir_version 3 to 31, then another field of ModelProto (onnx.proto)."""
 
 

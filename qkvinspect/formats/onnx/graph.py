@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 
 from qkvinspect.error_codes import Code
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.onnx.wire import BYTES, VARINT, Field, Wire, signed
 

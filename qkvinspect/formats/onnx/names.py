@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
+from qkvinspect.late_pattern import late_pattern
 
-_GENERATED = re.compile(r"onnx::\w+|_?val_\d+(?:/.*)?|\d+|/.*|node_.*|ortshared_.*", re.DOTALL)
+_GENERATED = late_pattern(r"onnx::\w+|_?val_\d+(?:/.*)?|\d+|/.*|node_.*|ortshared_.*", re.DOTALL)
 """Names that exporters and optimisers make up."""
 
 _SAME = frozenset({"Identity", "Cast"})

@@ -15,12 +15,13 @@ from qkvinspect.formats.pickle import tensor_calls
 from qkvinspect.formats.pickle.keys import Keys, MalformedError, kind
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_dict, is_sequence
 from qkvinspect.formats.pickle.tensor_calls import ORDERED_DICT, REBUILD, TensorCall
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_items
 
 _MAKERS = b"]}(Q\x85\x86\x87R\x81\x92\x8f\x91\x94"  # a byte or two that make an object of a hundred
 _CHECK_EVERY = 1 << 16
 _SET, _FROZENSET = Global("builtins", "set"), Global("builtins", "frozenset")
-_GETS = re.compile(rb"h.|j.{4}", re.DOTALL)
+_GETS = late_pattern(rb"h.|j.{4}", re.DOTALL)
 _KNOWN = {(known.module, known.name): known for known in (REBUILD, ORDERED_DICT)}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from qkvinspect.formats.pickle.nodes import Call, Global, Persistent, is_tuple
+from qkvinspect.late_pattern import late_pattern
 
 REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
 ORDERED_DICT = Global("collections", "OrderedDict")
@@ -22,7 +23,7 @@ _TUPLE = rb"(?:%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,64}t)" % (_INT, _INT, _INT, _IN
 
 
 def _compiled(words: Mapping[str, bytes]) -> re.Pattern[bytes]:
-    return re.compile(b"".join(words.get(word, re.escape(word.encode())) for word in _FORM.split()), re.DOTALL)
+    return late_pattern(b"".join(words.get(word, re.escape(word.encode())) for word in _FORM.split()), re.DOTALL)
 
 
 _MEMO = _compiled(
@@ -55,7 +56,7 @@ _VALUES = _compiled(
 )
 """Captures everything else."""
 
-_INTEGER = re.compile(rb"K.|M..|J.{4}", re.DOTALL)
+_INTEGER = late_pattern(rb"K.|M..|J.{4}", re.DOTALL)
 
 Code = tuple[bytes, bytes, bytes]
 """What gets the storage's tag and type, its device, and OrderedDict from the memo."""

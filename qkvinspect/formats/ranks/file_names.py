@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Literal
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.sources.folder import Entries, Folder
 
 Kind = Literal["megatron", "deepspeed", "vllm"]
@@ -103,15 +103,15 @@ class RankFiles:
             )
 
 
-_VLLM = re.compile(r"model-rank-(?P<tensor>\d{1,4})-part-(?P<part>\d{1,6})\.safetensors")
-_LAYERS = re.compile(r"layer_(?P<layer>\d{1,4})-model_(?P<tensor>\d{1,4})-model_states\.pt")
-_STATES = re.compile(r"mp_rank_(?P<tensor>\d{1,4})_model_states\.pt")
-_FOLDER = re.compile(
+_VLLM = late_pattern(r"model-rank-(?P<tensor>\d{1,4})-part-(?P<part>\d{1,6})\.safetensors")
+_LAYERS = late_pattern(r"layer_(?P<layer>\d{1,4})-model_(?P<tensor>\d{1,4})-model_states\.pt")
+_STATES = late_pattern(r"mp_rank_(?P<tensor>\d{1,4})_model_states\.pt")
+_FOLDER = late_pattern(
     r"mp_rank_(?P<tensor>\d{1,4})(?:_(?P<stage>\d{1,4}))?(?:_(?P<expert>\d{1,4}))?"
     r"|tp_rank_(?P<tp>\d{1,4})_pp_rank_(?P<pp>\d{1,4})"
 )
 _IN_FOLDER = ("model_optim_rng.pt", "model_rng.pt", "model_weights.ckpt")
-_ZERO = re.compile(r"(bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
+_ZERO = late_pattern(r"(bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
 _POINTERS = ("latest_checkpointed_iteration.txt", "latest")
 _MAX_POINTER = 200
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from glob import escape
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Share, TensorInfo
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats.limits import Limits

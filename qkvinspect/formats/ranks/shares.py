@@ -12,6 +12,7 @@ from typing import Literal
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.ranks.file_names import Kind
+from qkvinspect.late_pattern import late_pattern
 
 Cut = Literal[
     "rows", "columns", "whole", "blocks of q, k, v", "two blocks", "copies of k, v", "rows or whole", "unknown"
@@ -19,22 +20,22 @@ Cut = Literal[
 """How a tensor is cut. ``copies of k, v``: by rows, but where there are more ranks than kv heads several ranks hold
 the same one. ``rows or whole``: as the layer was built, which what reads it tells. ``unknown``: nothing tells."""
 
-QKV_IN_BLOCKS = re.compile(r"(^|\.)(qkv_proj|qkv|Wqkv|W_pack|c_attn|att_proj|to_qkv|(attn|attention)[^.]*\.in_proj)$")
-QUERY_KEY_VALUE = re.compile(r"(^|\.)query_key_value$")
-_K_OR_V = re.compile(r"(^|\.)(k_proj|v_proj|wk|wv|Wk|Wv|key|value|to_k|to_v)$")
-_TWO_BLOCKS = re.compile(r"(^|\.)(gate_up_proj|linear_fc1|dense_h_to_4h|w13)$")
-_ROWS = re.compile(
+QKV_IN_BLOCKS = late_pattern(r"(^|\.)(qkv_proj|qkv|Wqkv|W_pack|c_attn|att_proj|to_qkv|(attn|attention)[^.]*\.in_proj)$")
+QUERY_KEY_VALUE = late_pattern(r"(^|\.)query_key_value$")
+_K_OR_V = late_pattern(r"(^|\.)(k_proj|v_proj|wk|wv|Wk|Wv|key|value|to_k|to_v)$")
+_TWO_BLOCKS = late_pattern(r"(^|\.)(gate_up_proj|linear_fc1|dense_h_to_4h|w13)$")
+_ROWS = late_pattern(
     r"(^|\.)(q_proj|wq|Wq|query|to_q|linear_qkv|linear_q|linear_kv|key_value|layernorm_qkv|q_b_proj|kv_b_proj"
     r"|linear_q_proj|linear_q_up_proj|linear_kv_up_proj|gate_proj|up_proj|w1|w3|fc1|c_fc|fc_in|wi|wi_0|wi_1|intermediate\.dense"
     r"|word_embeddings|word_embeddings_for_head|embed_tokens|embed_in|wte|tok_embeddings|lm_head|output_layer|embed_out"
     r"|final_linear|final_layer)$"
 )
-_ROWS_OR_WHOLE = re.compile(r"(^|\.)linear_(q|kv)_down_proj$")
-_COLUMNS = re.compile(
+_ROWS_OR_WHOLE = late_pattern(r"(^|\.)linear_(q|kv)_down_proj$")
+_COLUMNS = late_pattern(
     r"(^|\.)(o_proj|out_proj|linear_proj|wo|to_out|attention\.dense|self_attention\.dense|inter_attention\.dense"
     r"|attn\.c_proj|mlp\.c_proj|c_proj|linear_fc2|dense_4h_to_h|down_proj|w2|fc2|fc_out|output\.dense)$"
 )
-_WHOLE = re.compile(
+_WHOLE = late_pattern(
     r"norm|(^|\.)ln_|rotary|inv_freq|position_embeddings|embed_positions|(^|\.)wpe|router|(^|\.)gate$"
     r"|fused_qkv_a_proj|kv_a_proj|q_a_proj|linear_q_down|linear_kv_down|tokentype|(^|\.)pooler|_extra_state|lm_head\.dense",
     re.IGNORECASE,

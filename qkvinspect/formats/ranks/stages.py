@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.late_pattern import late_pattern
 
-_LAYER = re.compile(r"(?P<before>(?:.*?\.)?(?:layers|h|blocks|layer))\.(?P<number>\d{1,9})(?P<after>\..+)")
-_CHUNK = re.compile(r"model(?P<chunk>\d{1,4})\.(?P<name>.+)")
+_LAYER = late_pattern(r"(?P<before>(?:.*?\.)?(?:layers|h|blocks|layer))\.(?P<number>\d{1,9})(?P<after>\..+)")
+_CHUNK = late_pattern(r"model(?P<chunk>\d{1,4})\.(?P<name>.+)")
 
 
 def in_line(stages: Sequence[Sequence[str]], folder: str) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 from math import gcd
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.inspection.evidence.blocksums import Products
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.sources import announce

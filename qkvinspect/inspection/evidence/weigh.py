@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import exp
 from statistics import NormalDist
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.fit import Fit, fit, together
 from qkvinspect.inspection.evidence.groups import Fits, explained, parts_of, score_of

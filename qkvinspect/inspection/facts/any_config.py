@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.scopes import names_a_known_part, stands_in

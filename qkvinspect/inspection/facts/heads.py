@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.facts import any_config, keyed
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy, is_count

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.config_keys import ConfigKey
 from qkvinspect.inspection.facts.any_config import ranked
 from qkvinspect.inspection.facts.fact import HeadFact, is_count

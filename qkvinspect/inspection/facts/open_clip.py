@@ -5,7 +5,6 @@ Sources: open_clip/model.py (CLIPVisionCfg, CLIPTextCfg), coca_model.py (Multimo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Config
@@ -14,10 +13,11 @@ from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection
 from qkvinspect.inspection.facts.tables import open_clip_heads
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_items, is_mapping
 
-_VISION = re.compile(r"(^|\.)visual\.")
-_TEXT_DECODER = re.compile(r"(^|\.)text_decoder\.")
+_VISION = late_pattern(r"(^|\.)visual\.")
+_TEXT_DECODER = late_pattern(r"(^|\.)text_decoder\.")
 _POOL = "attn_pool"
 _HEAD_WIDTH = 64
 _HEADS = 8

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_mapping
 
 _ALIKE: tuple[frozenset[str], ...] = tuple(
@@ -40,7 +41,7 @@ _SAY_NOTHING = frozenset((*_CONTAINERS, *_WHOLES, *_RUNS, "attention", "attn", "
 _WEAK = frozenset({"encoder", "tower", "backbone", "head"})
 """Words that a section's name may have beside the one that names the part."""
 
-_CROSS = re.compile(
+_CROSS = late_pattern(
     r"cross|encoder_attn|encoder_decoder|enc_dec|encdec|attn2|x_attn|src_attn|multihead_attn|EncDecAttention"
 )
 

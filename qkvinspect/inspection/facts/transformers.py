@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, layer_type

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from qkvinspect.checks.result import Checked, to_dict, totals
 from qkvinspect.errors import clean
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.render import text

@@ -5,16 +5,16 @@ Findings of severity error are failures; warnings and infos are cases that pass,
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree
 
 from qkvinspect.checks.result import Checked
 from qkvinspect.errors import clean
 from qkvinspect.findings import Finding
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.render.document import Document
 from qkvinspect.render.view import ViewOptions
 
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = late_pattern("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(document: Document, view: ViewOptions) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from textwrap import dedent
 
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.render.document import (
     Block,
     Chapter,
@@ -23,7 +23,7 @@ from qkvinspect.render.document import (
 from qkvinspect.render.text import clean
 from qkvinspect.render.view import ViewOptions
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@])")
+_SPECIAL = late_pattern(r"([\\`*_{}\[\]<>()#+!|~&@])")
 
 
 def write(document: Document, view: ViewOptions) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 from qkvinspect.render.document import DataTable
@@ -62,6 +61,8 @@ class Page:
         """A word, and what is said about it with a hanging indent."""
         body = clean(text)
         if self._view.width is not None:
+            import textwrap
+
             across = max(self._view.width - _INDENT - 1, 20)
             lines = textwrap.wrap(body, across, break_long_words=False, break_on_hyphens=False)
             body = ("\n" + " " * _INDENT).join(lines)

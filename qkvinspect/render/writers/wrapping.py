@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.render.spark import BLOCKS
 
-_WORD = re.compile(r"\s*(?:\[[\d, ]*\]|\S)+\s*")
+_WORD = late_pattern(r"\s*(?:\[[\d, ]*\]|\S)+\s*")
 """A shape is one word: ``[16, 12]``."""
 
-_FACT = re.compile(r"\s*\S+(?: \S+)*\s*")
+_FACT = late_pattern(r"\s*\S+(?: \S+)*\s*")
 """What two spaces part from the next."""
 
 _NARROW = str.maketrans("", "", BLOCKS + "─│└…·×▏▎▍▌▋▊▉")

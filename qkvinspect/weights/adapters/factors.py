@@ -13,22 +13,21 @@ XLabs      ``B.processor.qkv_lora1.down.weight``                   the same, lor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 from qkvinspect.checkpoint import TensorInfo
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.late_pattern import late_pattern
 
 Tool = Literal["peft", "loralib", "kohya", "diffusers"]
 """The tool whose names they are, which tells the scale where none is stored."""
 
-_PEFT = re.compile(r"^(.+)\.lora_([AB])(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?$")
-_MAGNITUDE = re.compile(r"^(.+)\.lora_magnitude_vector(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
-_DOWN_UP = re.compile(r"^(.+)\.(lora|lora_linear_layer)[._](down|up)\.weight$")
-_PROCESSOR = re.compile(r"^(.+)\.processor\.((?:to|add|qkv|proj)\w{0,16}?)_lora([12]?)\.(down|up)\.weight$")
-_BESIDE = re.compile(r"^(.+)\.(alpha|dora_scale|lora_mid\.weight)$")
+_PEFT = late_pattern(r"^(.+)\.lora_([AB])(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?$")
+_MAGNITUDE = late_pattern(r"^(.+)\.lora_magnitude_vector(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
+_DOWN_UP = late_pattern(r"^(.+)\.(lora|lora_linear_layer)[._](down|up)\.weight$")
+_PROCESSOR = late_pattern(r"^(.+)\.processor\.((?:to|add|qkv|proj)\w{0,16}?)_lora([12]?)\.(down|up)\.weight$")
+_BESIDE = late_pattern(r"^(.+)\.(alpha|dora_scale|lora_mid\.weight)$")
 
 _STREAMS = {"1": "img_attn", "2": "txt_attn"}
 _SINGLE = {"qkv": "linear1", "proj": "linear2"}

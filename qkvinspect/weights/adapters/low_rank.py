@@ -8,14 +8,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.strided import strided_matrix, strided_shape
 from qkvinspect.weights.weight import DecodedMatrix, StoredRows, Weight
 

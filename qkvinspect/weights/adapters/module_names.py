@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-_TAGS = re.compile(r"^(?:lora|lycoris)_(unet|transformer|te\d?|prior_unet|prior_te)_(.+)$")
+from qkvinspect.late_pattern import late_pattern
+
+_TAGS = late_pattern(r"^(?:lora|lycoris)_(unet|transformer|te\d?|prior_unet|prior_te)_(.+)$")
 
 _PREFIXES = ("base_model.model.", "diffusion_model.", "unet.", "transformer.", "model.")
 """Prefixes that tools put before the model's own names."""

@@ -17,6 +17,7 @@ from math import isfinite, sqrt
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_mapping
 from qkvinspect.weights.adapters.factors import Factors
 from qkvinspect.weights.companions import number_of
@@ -24,9 +25,9 @@ from qkvinspect.weights.companions import number_of
 _METADATA = "lora_adapter_metadata"
 _MOST = 1 << 20  # characters of metadata that are parsed
 
-_SAFE_PATTERN = re.compile(r"[\w.\\^$|()\[\]*+?-]{1,200}")
-_REPEATS = re.compile(r"[*+?]")
-_REPEATED_GROUP = re.compile(r"[)\]][*+?]")
+_SAFE_PATTERN = late_pattern(r"[\w.\\^$|()\[\]*+?-]{1,200}")
+_REPEATS = late_pattern(r"[*+?]")
+_REPEATED_GROUP = late_pattern(r"[)\]][*+?]")
 _SIGNS = frozenset("\\^$|()[]{}*+?.")
 _FEW_REPEATS = 2
 _MOST_PATTERNS = 64

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.adapters.factors import Factors, factors_of
 from qkvinspect.weights.adapters.low_rank import LowRank
 from qkvinspect.weights.adapters.module_names import ModuleNames, dotted

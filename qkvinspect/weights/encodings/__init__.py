@@ -6,12 +6,11 @@ A new one is one module here, what imports it, and its line in ENCODINGS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.adapters import may_hold_factors
 from qkvinspect.weights.weight import Weight, one_by_one, plain
 

@@ -12,13 +12,12 @@ number than rounding alone would say.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.companions import (
     companion,
     expect_axes,

@@ -10,13 +10,12 @@ One scale holds for the whole matrix, for a row, for a column, or for a block of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.parsed import is_items, is_mapping, is_size
 from qkvinspect.weights.companions import said_text
 from qkvinspect.weights.strided import strided_matrix, strided_shape

@@ -10,12 +10,11 @@ names of their own (optimum-quanto 0.2.7, torchao 0.18, prototype/safetensors).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.companions import (
     expect_axes,
     expect_dtype,

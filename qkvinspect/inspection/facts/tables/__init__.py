@@ -21,22 +21,23 @@ from functools import cache
 from pathlib import Path
 
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_items, is_mapping, is_size
 
-_WRAPPERS = re.compile(r"(?:module|model|_orig_mod|state_dict|model_ema|student|teacher|clip|clip_model)\.")
+_WRAPPERS = late_pattern(r"(?:module|model|_orig_mod|state_dict|model_ema|student|teacher|clip|clip_model)\.")
 """What training scripts put before a model's own names."""
 
-_TOWERS = re.compile(
+_TOWERS = late_pattern(
     rf"{_WRAPPERS.pattern}|(?:net|network|_?backbone|encoder|visual|trunk|image_encoder|image_tower|vision_model"
     r"|vision_tower|timm_model)\."
 )
 """The same, and the names under which other models keep a timm model of theirs."""
 
-_PROJECTION = re.compile(r"\.(?:qkv|qk|kv|q|k|v|query|key|value|q_proj|k_proj|v_proj)(?:\.(?:linear|conv|c|proj))?$")
+_PROJECTION = late_pattern(r"\.(?:qkv|qk|kv|q|k|v|query|key|value|q_proj|k_proj|v_proj)(?:\.(?:linear|conv|c|proj))?$")
 """A projection of the attention module that it is part of: ``attn.qkv.linear`` has the heads of ``attn``."""
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-_FLAT = re.compile(r"_(\d+)(?=\.|$)")
+_NUMBER = late_pattern(r"(?<![^.])\d+(?![^.])")
+_FLAT = late_pattern(r"_(\d+)(?=\.|$)")
 
 _Answers = dict[str, object]
 
