@@ -14,6 +14,8 @@ from qkvinspect.render.text import confidence
 _BAR = 40
 _MOST = 12
 
+NOTHING = "no values that could be compared, or random codes for values"
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -60,7 +62,7 @@ def blocks(attention: Attention) -> Iterator[Block]:
     """The evidence of one layer's stack."""
     evidence = attention.evidence
     if evidence is None:
-        yield Items((Glossed("Evidence", "none: these weights have no values that could be compared."),))
+        yield Items((Glossed("Evidence", f"none: these weights have {NOTHING}."),))
         return
     for point in points(evidence):
         yield Items((Glossed(point.title, point.text),))

@@ -43,7 +43,7 @@ def evidence(sides: Sequence[PageSide]) -> Section:
         if left:
             inner.append(tag("p", f"... and {left} more; `qkvinspect explain --evidence` shows them."))
     if not inner:
-        inner = [tag("p", "None: the weights were not asked, or have no values that could be compared.")]
+        inner = [tag("p", f"None: the weights were not asked, or have {rendered_evidence.NOTHING}.")]
     return section("evidence", "What the weights say", joined(inner))
 
 
