@@ -42,7 +42,7 @@ class Factor:
     @property
     def stack(self) -> Array:
         """[heads, width, in]."""
-        return self.rows.reshape(self.heads, -1, self.rows.shape[1])
+        return self.rows.reshape(self.heads, len(self.rows) // self.heads, self.rows.shape[1])
 
 
 class CircuitSide:

@@ -86,11 +86,12 @@ def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadV
     dtype, width = part.weight.dtype, matrix.cols * matrix.unit // 8
     for first, last in _groups([len(rows) * width for rows in part.heads]):
         heads = part.heads[first:last]
-        if sum(map(len, heads)) * width > _READ:  # one head alone may be too large
+        count = sum(map(len, heads))
+        if count * width > _READ:  # one head alone may be too large
             yield _streamed(read_rows(matrix, heads))
             continue
         data = b"".join(read_rows(matrix, heads))
-        words = np.frombuffer(data, stored_words(dtype, matrix.unit)).reshape(-1, matrix.cols)
+        words = np.frombuffer(data, stored_words(dtype, matrix.unit)).reshape(count, matrix.cols)
         start = 0
         for rows in heads:
             stop = start + len(rows)

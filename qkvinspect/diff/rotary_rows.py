@@ -91,7 +91,8 @@ def _index(order: Order, needed: Order, width: int, share: int) -> Array:
 def _head(lines: Lines, head: int, width: int) -> Array:
     rows, cols = range(head * width, (head + 1) * width), range(min(lines.cols, _MOST_COLUMNS))
     values = lines.words(rows, cols)
-    return np.asarray(lines.values(values), np.float64)[:width]
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return np.asarray(lines.values(values), np.float64)[:width]
 
 
 def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:

@@ -25,8 +25,27 @@ _NEVER = ("tokenizer", "special_tokens", "vocab", "generation_config", "preproce
 _NAMED_SO = ("config", "param", "arg", "model", "setting", "arch", "train", "opt")
 """What a file is called that somebody meant as a config, whatever stands in it."""
 _OF_MODELS = frozenset(
-    "model_type architectures architecture arch model _class_name num_hidden_layers num_layers n_layers n_layer layers"
-    " depth depths vocab_size max_position_embeddings block_size context_length patch_size image_size".split()
+    {
+        "model_type",
+        "architectures",
+        "architecture",
+        "arch",
+        "model",
+        "_class_name",
+        "num_hidden_layers",
+        "num_layers",
+        "n_layers",
+        "n_layer",
+        "layers",
+        "depth",
+        "depths",
+        "vocab_size",
+        "max_position_embeddings",
+        "block_size",
+        "context_length",
+        "patch_size",
+        "image_size",
+    }
 )
 _OURS = frozenset({"attentions", "checkpoint", "checkpoints", "same", "written"})
 """What reports of this tool hold, one or another, beside their ``schema_version``."""

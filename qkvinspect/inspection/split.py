@@ -89,8 +89,8 @@ def split(
 
 
 def _as_vector(bias: Weight | None) -> Weight | None:
-    """A bias [heads, head_dim] as the vector that it is."""
-    if bias is None or bias.info is None or bias.encoding is not None or len(bias.shape) != 2:
+    """A bias [heads, head_dim], or of more axes, as the vector that it is."""
+    if bias is None or bias.info is None or bias.encoding is not None or len(bias.shape) < 2:
         return bias
     info = bias.info
     return plain(replace(info, shape=(info.numel,), strides=(1,))) if info.contiguous and info.numel else bias

@@ -178,6 +178,19 @@ def test_permuted_heads_are_recognised_and_must_agree(m: Module, data: st.DataOb
     assert relation.message.endswith("of A, but not the bias of V")
 
 
+def test_of_heads_of_four_rows_both_orders_are_each_other() -> None:
+    m = module(2, 1, 4, 8)
+
+    def turned(w: Tensor) -> Tensor:
+        return w[:, [0, 2, 1, 3]]
+
+    other = Module(turned(m.q), turned(m.k), m.v, m.o, turned(m.q_bias), turned(m.k_bias), m.v_bias)
+    for sides in ((other, m), (m, other)):
+        (relation,) = difference(*map(separate, sides), m.heads).layers[0].relations
+        assert (relation.code, relation.parts) == ("rotary-permuted", ("q", "k"))
+        assert "neighbours (interleaved) in one file and halves (rotate-half) in the other" in relation.message
+
+
 @fast
 @given(st.integers(1, 4), st.integers(1, 3), st.sampled_from([6, 8, 12]), st.integers(3, 20), st.booleans())
 def test_rotary_rows_are_recognised_as_llamas_conversion_permutes_them(

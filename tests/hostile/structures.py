@@ -1,30 +1,40 @@
 """Checkpoints that are whole files of nonsense: shapes, dtypes and names of no model, under names that models have.
 
 Bytes are mutated elsewhere (fuzz/, mutants.py) and end in the readers; these get through them, to whatever works with
-what was read. ``python -m tests.hostile.structures --count 100000 --seed 1`` runs as many as asked for, through every
-command, and prints what fell over; a failure names the seed that makes it again.
+what was read. ``python -m tests.hostile.structures --mutations 1000000 --layers 40`` runs as many as asked for, through
+every command, and prints what fell over; a failure names the seed that makes it again. A mutation changes the name, the
+dtype or the shape of one tensor, or drops or adds one; a checkpoint of many layers holds many, each in its own layer.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
 import random
 import re
+import resource
+import shutil
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+
+import typer
+import typer.main
 
 from qkvinspect.cli import main
 from qkvinspect.formats.safetensors import CODES
 from qkvinspect.layouts import LAYOUTS
+from tests.hostile.bounds import bounded_memory, no_hang
 
 DTYPES = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "U32": 32}
 SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 32, 48, 96)
@@ -33,6 +43,9 @@ MOST = 1 << 18
 """Elements of a tensor: sizes that were multiplied again and again would fill the disk."""
 
 LAYERS = ("", "h.0.attn.", "h.1.attn.", "model.layers.0.self_attn.", "model.layers.1.self_attn.", "encoder.", "x.y.")
+STACKS = ("h.{}.attn.", "model.layers.{}.self_attn.", "encoder.{}.", "blocks.{}.x.", "a.{}.b.c.attention.")
+BYTES = 1 << 30
+"""What one command may take beyond what the process has."""
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("show", "A"),
@@ -59,7 +72,19 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("export", "--heads-split", "A", "-o", "OUT.safetensors", "--heads", "2"),
     ("pack", "A", "--to", "torch-mha", "-o", "OUT.pt"),
     ("convert", "A", "--to", "gpt-neox", "-o", "OUT.safetensors", "--heads", "2"),
-    ("scan", "A", "-o", "OUT.jsonl", "--jobs", "1", "--force"),
+    ("scan", "A", "B", "-o", "OUT.jsonl", "--jobs", "1", "--force"),
+    ("report", "A", "-o", "OUT.html"),
+    ("report", "A", "B", "--no-analysis", "-o", "OUT.html"),
+    ("lineage", "A", "B"),
+    ("lineage", "A", "B", "-f", "json"),
+    ("trend", "ROWS"),
+    ("trend", "ROWS", "-f", "markdown", "--per-head"),
+    ("show", "A", "--tensors"),
+    ("show", "A", "--heat", "q_norm"),
+    ("explain", "A", "-f", "markdown"),
+    ("export", "A", "--names", "bert", "--undo-permute", "--dry-run", "-o", "OUT.pt"),
+    ("convert", "A", "--to", "qkv-proj", "--tp", "2", "-o", "OUTfolder"),
+    ("check", "A", "--write-baseline", "OUT.json"),
 )
 
 
@@ -72,17 +97,29 @@ def keys() -> list[tuple[str, ...]]:
     return found
 
 
-def tensors(random: random.Random, known: list[tuple[str, ...]]) -> dict[str, tuple[str, list[int]]]:
-    """Names with a dtype and a shape: those of one or two layouts in a few layers, then mutated."""
-    made: dict[str, tuple[str, list[int]]] = {}
-    dtype, width = random.choice(list(DTYPES)[:4]), random.choice(SIZES[4:])
-    for layer in random.sample(LAYERS, random.randint(1, 3)):
-        for key in random.choice(known):
+Made = dict[str, tuple[str, list[int]]]
+
+
+def tensors(random: random.Random, known: list[tuple[str, ...]], layers: int = 3) -> tuple[Made, int]:
+    """Names with a dtype and a shape: those of layouts in a few layers, mutated; and how many mutations that were."""
+    names = random.sample(LAYERS, random.randint(1, 3))
+    if layers > len(names):
+        names = [stack.format(number) for number in range(layers // 2) for stack in random.sample(STACKS, 2)]
+    whole: Made = {}
+    done = 0
+    dtype, width, keys_here = random.choice(list(DTYPES)[:4]), random.choice(SIZES[4:]), random.choice(known)
+    for layer in names:
+        if random.random() < 0.2:
+            dtype, width, keys_here = random.choice(list(DTYPES)[:4]), random.choice(SIZES[4:]), random.choice(known)
+        made: Made = {}
+        for key in keys_here:
             rows = width * random.choice((1, 1, 1, 3, 2))
             made[_place(layer, key)] = dtype, [rows] if "bias" in key else [rows, width]
-    for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3, 5))):
-        _mutate(made, random)
-    return made
+        for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3, 5))):
+            _mutate(made, random)
+            done += 1
+        whole |= made
+    return whole, done
 
 
 def _place(layer: str, key: str) -> str:
@@ -93,7 +130,7 @@ def _place(layer: str, key: str) -> str:
     return ".".join([*parts, key])
 
 
-def _mutate(made: dict[str, tuple[str, list[int]]], random: random.Random) -> None:
+def _mutate(made: Made, random: random.Random) -> None:
     name = random.choice(list(made) or [""])
     dtype, shape = made.get(name, ("F32", [1]))
     match random.randrange(8):
@@ -144,58 +181,116 @@ def write(path: Path, made: dict[str, tuple[str, list[int]]], random: random.Ran
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def run_one(seed: int, folder: Path, known: list[tuple[str, ...]], commands: int) -> Iterator[str]:
-    """Try some commands on the checkpoint of a seed; what fell over, and how."""
+def run_one(seed: int, folder: Path, known: list[tuple[str, ...]], commands: int, layers: int, tally: Tally) -> None:
+    """Try some commands on the checkpoint of a seed, and note what fell over, and how."""
     chance = random.Random(seed)
     a, b = folder / "a.safetensors", folder / "b.safetensors"
-    made = tensors(chance, known)
+    made, done = tensors(chance, known, layers)
     write(a, made, chance)
     if chance.random() < 0.5:
         _mutate(made, chance)
+        done += 1
     write(b, made, chance)
+    tally.mutations += done
     for command in chance.sample(COMMANDS, commands):
-        out = folder / f"out{seed}"
-        words = [{"A": str(a), "B": str(b)}.get(word, word.replace("OUT", str(out))) for word in command]
-        said, problems = io.StringIO(), io.StringIO()
-        try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(problems):
-                code = main(words)
-        except Exception:
-            yield f"seed {seed}: {' '.join(command)}: {traceback.format_exc(limit=-3)}"
-            continue
-        finally:
-            for left in folder.glob("out*"):
-                left.unlink()
-        if code not in (0, 1, 2):
-            yield f"seed {seed}: {' '.join(command)}: exit code {code}"
-        lines = [*said.getvalue().splitlines(), *problems.getvalue().splitlines()]
-        if "github" not in command and any(line.lstrip().startswith("::") or "##[" in line for line in lines):
-            yield f"seed {seed}: {' '.join(command)}: a line that GitHub's runner obeys"
-        if "\x1b" in said.getvalue() + problems.getvalue():
-            yield f"seed {seed}: {' '.join(command)}: an escape of a terminal"
+        out, rows = folder / f"out{seed}", folder / f"out{seed}rows.jsonl"
+        words = [
+            {"A": str(a), "B": str(b), "ROWS": str(rows)}.get(word, word.replace("OUT", str(out))) for word in command
+        ]
+        if "ROWS" in command:
+            tally.faults += _tried(["scan", str(a), str(b), "-o", str(rows), "--jobs", "1"], f"seed {seed}")
+        tally.faults += _tried(words, f"seed {seed}")
+        tally.commands += 1
+        for left in folder.glob("out*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def run(count: int, seed: int, commands: int) -> list[str]:
-    """Try the checkpoints of so many seeds."""
+@dataclass
+class Tally:
+    """What was tried, and what fell over."""
+
+    checkpoints: int = 0
+    mutations: int = 0
+    commands: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def _tried(words: list[str], label: str) -> Iterator[str]:
+    label = f"{label}: {' '.join(Path(word).name for word in words)}"
+    said, problems = io.StringIO(), io.StringIO()
+    try:
+        with (
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(problems),
+            bounded_memory(BYTES),
+            no_hang() as within,
+        ):
+            code = within(main, words)
+    except Exception:
+        yield f"{label}: {traceback.format_exc(limit=-3)}"
+        return
+    lines = [*said.getvalue().splitlines(), *problems.getvalue().splitlines()]
+    if code not in (0, 1, 2):
+        yield f"{label}: exit code {code}"
+    if (
+        code == 2
+        and words[0] != "scan"
+        and (len(problems.getvalue().splitlines()) != 1 or "\nerror: " not in f"\n{problems.getvalue()}")
+    ):
+        yield f"{label}: not one line: {problems.getvalue()[:500]}"
+    if "github" not in words and any(line.lstrip().startswith("::") or "##[" in line for line in lines):
+        yield f"{label}: a line that GitHub's runner obeys"
+    if "\x1b" in said.getvalue() + problems.getvalue():
+        yield f"{label}: an escape of a terminal"
+
+
+def kept_commands() -> None:
+    """Build each of typer's commands once: that takes half of the time of one on a small file."""
+    build, kept = typer.main.get_command, {}
+
+    def get_command(app: typer.Typer) -> typer.core.TyperGroup:
+        names = tuple(id(one.callback) for one in app.registered_commands)
+        if names not in kept:
+            kept[names] = build(app)
+        return kept[names]
+
+    typer.main.get_command = get_command
+
+
+def run(mutations: int, seed: int, commands: int, layers: int = 3, seconds: float = 1e9) -> Tally:
+    """Try the checkpoints of seed after seed, until so many mutations were in them or the time is over."""
     assert set(DTYPES) <= set(CODES)
-    known = keys()
+    known, tally = keys(), Tally()
+    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         before = Path.cwd()
         os.chdir(folder)
         try:
-            return [fault for one in range(seed, seed + count) for fault in run_one(one, Path(folder), known, commands)]
+            while tally.mutations < mutations and time.monotonic() < end:
+                run_one(seed + tally.checkpoints, Path(folder), known, commands, layers, tally)
+                tally.checkpoints += 1
+                if tally.checkpoints % 100 == 0:
+                    gc.collect()
         finally:
             os.chdir(before)
+    return tally
 
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
     parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=600)
     given = parser.parse_args()
-    found = run(given.count, given.seed, given.commands)
-    print("\n".join(found))
-    print(f"{given.count} checkpoints, {given.count * given.commands} commands, {len(found)} faults")
-    sys.exit(bool(found))
+    kept_commands()
+    found = run(given.mutations, given.seed, given.commands, given.layers, 60 * given.minutes)
+    print("\n".join(found.faults))
+    peak = resource.getrusage(resource.RUSAGE_SELF)
+    print(
+        f"{found.mutations} mutations in {found.checkpoints} checkpoints, {found.commands} commands,"
+        f" {len(found.faults)} faults, {peak.ru_maxrss >> 10} MB at most, {peak.ru_utime:.0f} seconds of the processor"
+    )
+    sys.exit(bool(found.faults))

@@ -49,9 +49,11 @@ ROOMS = (
     "export",
     "checks",
 )
-SECONDS = 10.0
+SECONDS = 4.0
 """Of the processor, that the tests of one mutation may have taken without it."""
-FEWEST = 40
+Functions = dict[tuple[str, int, str], list[FunctionType]]
+"""The live functions by file, first line and name."""
+FEWEST = 10
 """Tests that are tried whatever they take."""
 
 
@@ -103,7 +105,7 @@ def chosen(count: int, seed: int) -> list[tuple[str, int]]:
 def tests_of(mutation: Mutation, lines: Lines) -> list[str]:
     """The quickest case of each test function that runs the line, then the other cases, as many as there is time for.
 
-    Of a part of a line that has no line of its own, the tests of its function; of what the import does, all of its file.
+    Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file.
     """
     of_file = lines.of(mutation.file)
     before, after = compile(mutation.source, "", "exec"), compile(mutation.tree, "", "exec")
@@ -238,9 +240,9 @@ class Campaign:
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
         items = {item.nodeid: item for item in session.items}
-        functions: dict[tuple[str, int, str], list[FunctionType]] = {}
+        functions: Functions = {}
         for function in gc.get_objects():
-            if isinstance(function, FunctionType):
+            if type(function) is FunctionType:  # isinstance wakes what deprecates itself
                 code = function.__code__
                 key = code.co_filename, code.co_firstlineno, code.co_qualname
                 functions.setdefault(key, []).append(function)
@@ -262,7 +264,7 @@ class Campaign:
         self,
         mutation: Mutation,
         items: dict[str, pytest.Item],
-        functions: dict[tuple[str, int, str], list[FunctionType]],
+        functions: Functions,
     ) -> tuple[str, str]:
         """(killed, hung, survived or uncovered; the test that noticed, or how many did not)."""
         tests = [test for test in tests_of(mutation, self.lines) if test in items and test not in self.unsound]

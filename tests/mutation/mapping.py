@@ -1,4 +1,4 @@
-"""Which tests run which line of the package, and how long each takes: what a campaign of mutations chooses its tests by.
+"""Which tests run which line of the package, and how long each takes: by this a campaign of mutations chooses tests.
 
     python -m tests.mutation.mapping --into map.json tests/layouts tests/checks ...
 

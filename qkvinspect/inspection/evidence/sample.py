@@ -242,6 +242,6 @@ def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
     column = np.zeros((count * stride, 1), np.float32)
     for bias in biases:
         values = _read(bias.weight, "out_in", 1)
-        if values is not None:
+        if values is not None and len(values) > max(bias.entries, default=-1):
             column[list(bias.rows), 0] = values[list(bias.entries), 0]
     return column[::stride]

@@ -1,0 +1,96 @@
+"""Faults that were met in use, of hostile and unlucky input: FAULTS.md lists each with its test; these have no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import Run
+from tests.inspection.test_heads import codes, heads, report
+
+ROOT = Path(__file__).parents[2]
+LISTED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", Path(__file__).with_name("FAULTS.md").read_text())
+
+SHAPES = {
+    "no row": {"h.0.attn.qkv.weight": (0, 4)},
+    "no column": {"h.0.attn.q_proj.weight": (4, 0), "h.0.attn.k_proj.weight": (4, 0), "h.0.attn.v_proj.weight": (4, 0)},
+    "no axis": {"a.to_qkv.weight": (), "a.to_out.0.weight": (4, 4)},
+    "a bias of two axes": {
+        "a.fused_attn_ff_proj.weight": (44, 4),
+        "a.fused_attn_ff_proj.bias": (4, 11),
+        "a.attn_out.weight": (4, 4, 1),
+    },
+    "a bias of four axes": {
+        "a.fused_attn_ff_proj.weight": (96, 32),
+        "a.fused_attn_ff_proj.bias": (7, 96, 32, 3),
+        "a.attn_out.weight": (32, 32),
+    },
+    "heads of no column": {
+        **{f"a.self_attn.{part}_proj.weight": (8, 0) for part in "qkv"},
+        "a.self_attn.o_proj.weight": (0, 8),
+    },
+}
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "analyze", "check", "diff", "lineage", "report", "scan"])
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_shapes_that_no_attention_has(
+    shapes: dict[str, tuple[int, ...]], command: str, tmp_path: Path, run: Run
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({name: torch.ones(shape) for name, shape in shapes.items()}, path)
+    second = [path] if command in ("diff", "lineage") else []
+    out = ["-o", tmp_path / ("o.html" if command == "report" else "o.jsonl")] if command in ("report", "scan") else []
+    result = run(command, path, *second, *out)
+    assert result.code in (0, 1, 2)
+    assert "fault of qkvinspect" not in result.err
+
+
+@pytest.mark.parametrize("kind", ["a tensor", "a number"])
+def test_a_key_of_bytes_is_told_in_the_same_words_at_every_run(kind: str, tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "m.pt"
+    torch.save({b"k": torch.ones(2) if kind == "a tensor" else 1, "h.0.attn.qkv.weight": torch.ones(12, 4)}, path)
+    said = run("show", path)
+    assert said.code == 0
+    assert ("b'k' is a key that is no text" in said.err + said.out) == (kind == "a tensor")
+    assert not re.search(r"0x[0-9a-f]{6}", said.err + said.out)
+    assert run("show", path) == said
+
+
+def test_sources_that_agree_on_heads_but_not_on_those_of_k_and_v() -> None:
+    found = report(
+        "a",
+        rows=(16, 8, 8),
+        config__c_json={"num_heads": 4, "num_key_value_heads": 2},
+        checkpoint__args={"num_heads": 4, "num_key_value_heads": 4},
+    )
+    assert heads(found) == [4]
+    (one,) = found.attentions
+    assert one.heads is not None
+    assert one.heads.num_kv_heads == 2
+    assert codes(found) == [], "the rows of K say the same as the first"
+
+
+def test_rows_of_v_rule_out_heads_that_those_of_q_and_k_allow() -> None:
+    """16 rows of Q and K are 8 heads of 2, or 4 of 4; 12 of V cannot be shared out over 8."""
+    found = report("a", rows=(16, 16, 12), config__c_json={"num_heads": 8})
+    assert heads(found) == [None]
+    assert "heads-do-not-fit" in codes(found)
+    assert heads(report("a", rows=(16, 16, 12), config__c_json={"num_heads": 4})) == [4]
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(LISTED)))
+def test_a_listed_test_exists(file: str, name: str) -> None:
+    assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
+
+
+def test_every_line_of_the_list_names_a_test() -> None:
+    rows = [line for line in Path(__file__).with_name("FAULTS.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith(("| ---", "| input"))]
+    assert len(rows) > 28
+    for row in rows:
+        assert "`tests/" in row, row
