@@ -1,10 +1,10 @@
 """Whether weights are still as torch's initialiser left them: then they say nothing of heads, and need not be asked.
 
-torch draws the weights of its layers evenly between two bounds that follow from their shape. The first steps of training
-carry some of them over the bounds, and more change how they are spread. So a few thousand values of a matrix tell:
-none beyond the bound, some as near to it as chance has them, and their squares as large as those of even ones are.
-Even values whose rows moved together by so little that none is seen beyond the bound show no heads to a longer look
-either. numpy is not imported: it takes longer than this.
+torch draws the weights of its layers evenly between two bounds that follow from their shape. The first steps of
+training carry some of them over the bounds, and more change how they are spread. So a few thousand values of a matrix
+tell: none beyond the bound, some as near to it as chance has them, and their squares as large as those of even ones
+are. Even values whose rows moved together by so little that none is seen beyond the bound show no heads to a longer
+look either. numpy is not imported: it takes longer than this.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _untouched(weight: Weight) -> bool:
     values = _some(weight)
     if not values:
         return False
-    greatest = max(max(values), -min(values))
+    greatest = max(map(abs, values))
     if not greatest < 1.0:
         return False
     squares = sum(value * value for value in values)

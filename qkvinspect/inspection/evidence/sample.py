@@ -165,12 +165,16 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
         return None
     spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
     scores = np.zeros((len(spaces), len(spaces)), np.float32)
-    for width in set(spaces.tolist()):
+    widths = set(spaces.tolist())
+    for width in widths:
         (places,) = np.nonzero(spaces == width)
         own = normal_scores(np.concatenate([values for values in found if values.shape[1] == width]))
         if own is None:
             return None
-        scores[np.ix_(places, places)] = own
+        if len(widths) == 1:
+            scores = own
+        else:
+            scores[np.ix_(places, places)] = own
     lengths = np.concatenate([np.linalg.norm(values.astype(np.float64), axis=1) for values in found])
     return Sample(layer, scores, spaces, columns, normal_ranks(lengths), stride)
 
