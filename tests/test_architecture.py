@@ -102,8 +102,8 @@ def test_a_layout_is_complete(row) -> None:
     assert row.id == row.id.lower()
 
 
-HELPERS = {"app", "commands", "declared", "options", "outputs", "plain", "printing", "progress", "saving"}
-HELPERS |= {"startup", "streams"}
+HELPERS = {"commands", "declared", "options", "outputs", "plain", "printing", "progress", "saving"}
+HELPERS |= {"startup", "streams", "with_typer"}
 """Modules of ``cli`` that are no command."""
 
 

@@ -1,7 +1,7 @@
 """What the commands take, told in typer's words without importing typer, which takes longer than a small file to show.
 
 ``plain`` reads most command lines by these declarations alone. For help, mistakes and everything that is not plain,
-``app`` hands the same declarations to typer, whose parameters are described at ``typer.Option``.
+``with_typer`` hands the same declarations to typer, whose parameters are described at ``typer.Option``.
 """
 
 from __future__ import annotations

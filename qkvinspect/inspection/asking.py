@@ -15,6 +15,7 @@ from qkvinspect.layouts import Layout
 if TYPE_CHECKING:
     from qkvinspect.inspection.evidence import Variants
     from qkvinspect.inspection.evidence.sample import Sample
+    from qkvinspect.inspection.report import Attention
 
 GLANCE = 8
 """The factor by which the quick check of known heads does less work than a full answer."""
@@ -24,6 +25,9 @@ _NEAR = 4
 
 GLIMPSE = 320
 """Rows of a layer that are sampled to see whether it contradicts the others of its stack."""
+
+_REFUTED = 100.0
+"""The score by which a small sample refutes a packing: odds of over 200,000, at the temperature of ``weigh``."""
 
 
 def affordable(of: Hypotheses, less: int = 1) -> int:
@@ -63,7 +67,11 @@ def weigh(
         counts = [one.num_heads for one in heads.weighed[:2]]
     others = _packings(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
-    packings = weigh_packings(others, samples[:enough]) if len(others) > 1 else None
+    packings = None
+    if len(others) > 1 and not thorough:
+        others, packings = _glimpsed(others, own[known or (heads.best.num_heads if heads else counts[0])])
+    if len(others) > 1:
+        packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
     evidence = Evidence(heads, packings, _turned(of, layout, heads), as_declared=as_declared)
     shown = known or (heads.best.num_heads if heads else 0)
@@ -118,9 +126,8 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
     cut = own.get(heads)
     if not cut:
         return None
-    rows = min(len(run) for attention in cut for part in attention.parts for run in part.heads[:1])
     verdict = None
-    for samples in (samples_of(cut, GLIMPSE, rows // _NEAR), samples_of(cut)):
+    for samples in (samples_of(cut, GLIMPSE, _coarsest(cut)), samples_of(cut)):
         if said.best.label:
             found = weigh_packings(_packings(one, layout, own, [heads]), samples)
         else:
@@ -139,6 +146,28 @@ def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[in
     }
     cuts = alternatives.cuts(layout).items()
     return others | {label: found for label, packing in cuts if (found := cut_from(own, packing))}
+
+
+def _glimpsed(
+    packings: Mapping[str, Variants], cut: Sequence[Attention]
+) -> tuple[Mapping[str, Variants], Verdict | None]:
+    """The packings that a small sample of one layer leaves open, and its verdict.
+
+    It refutes the others only where the declared one, the first, is sure and far ahead of them.
+    """
+    from qkvinspect.inspection.evidence import samples_of, weigh_packings
+
+    found = weigh_packings(packings, samples_of(cut[:1], GLIMPSE, _coarsest(cut)))
+    if found is None or not found.decided or found.best.label != next(iter(packings)):
+        return packings, found
+    gone = [one for one in found.weighed if found.best.score - one.score > _REFUTED]
+    labels = {label for one in gone for label in (one.label, one.same_rows)}
+    return {label: own for label, own in packings.items() if label not in labels}, found
+
+
+def _coarsest(cut: Sequence[Attention]) -> int:
+    """The greatest step between sampled rows that leaves a few of each head."""
+    return min(len(run) for attention in cut for part in attention.parts for run in part.heads[:1]) // _NEAR
 
 
 def _samples(own: Variants) -> list[Sample]:

@@ -16,6 +16,7 @@ from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, stack_of
+from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.weights.adapters import is_update
 
@@ -27,6 +28,8 @@ _STRETCH = 4
 
 _MOST_OF = 8
 """One layer of so many may have the look of other heads than the others of its stack."""
+_LOOKED = 3
+"""Layers that are looked at to see whether a stack was trained at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,8 @@ class _WeighedTogether:
     def answer(self, thorough: bool) -> Callable[[Module], Module]:
         """Apply the verdict of the stack to one of its layers."""
         layout = self._attention.layout
+        if not thorough and all(untouched(module.match.candidates[0].weights) for module in self._few(_LOOKED).modules):
+            return lambda module: module
         if layout is None:
             return self._settle(thorough)
         if self._attention.heads is not None and not thorough:
@@ -146,6 +151,8 @@ class _WeighedTogether:
         layout, heads = self._attention.layout, self._attention.heads
         assert layout is not None
         assert heads is not None
+        if untouched(self.modules[0].match.candidates[0].weights):
+            return module
         glance = weigh(self._hypotheses, layout, glance=True, counts=[heads.num_heads])
         if glance is None or not any(map(_contradicts, self._against(glance))):
             return module

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkvinspect.cli import plain
-from qkvinspect.cli.app import app
 from qkvinspect.cli.commands import COMMANDS, command
+from qkvinspect.cli.with_typer import app
 
 VALUES = (
     "model.pt",

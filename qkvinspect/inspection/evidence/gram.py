@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -44,12 +44,12 @@ def normal_scores(rows: Array) -> Array | None:
         return None
     unit /= np.where(lengths > 0, lengths, 1)
     cosines = unit @ unit.T
-    above = cosines[~np.tri(len(rows), dtype=bool)]
-    largest = float(np.abs(above).max())
+    np.fill_diagonal(cosines, 0)
+    largest = max(float(cosines.max()), -float(cosines.min()))
     if largest < _FLAT:
         return None
     levels = _levels(cosines, largest)
-    counts = np.bincount(_levels(above[:: len(above) // _MANY + 1], largest), minlength=_LEVELS)
+    counts = np.bincount(levels[_some_above(len(rows))], minlength=_LEVELS)
     if np.count_nonzero(counts) < len(rows):
         return None
     scores = np.take(_quantiles((np.cumsum(counts) - counts / 2) / counts.sum()), levels)
@@ -64,9 +64,20 @@ def normal_ranks(values: Array) -> Array:
 
 
 def _levels(cosines: Array, largest: float) -> Array:
-    """The bin of each cosine, among many of equal width."""
+    """The bin of each cosine, among many of equal width; the cosines are lost."""
     half = (_LEVELS - 1) / 2
-    return np.clip(cosines * (half / largest) + half, 0, _LEVELS - 1).astype(np.int32)
+    cosines *= half / largest
+    cosines += half
+    return np.clip(cosines, 0, _LEVELS - 1, out=cosines).astype(np.intp)
+
+
+@lru_cache(4)
+def _some_above(count: int) -> tuple[Array, Array]:
+    """Where entries above the diagonal of a matrix of so many rows are, row by row; of very many, one in several."""
+    ends = np.cumsum(np.arange(count - 1, -1, -1))
+    places = np.arange(0, ends[-1], ends[-1] // _MANY + 1)
+    rows = np.searchsorted(ends, places, side="right")
+    return rows, places - ends[rows] + count
 
 
 def _quantiles(ranks: Array) -> Array:

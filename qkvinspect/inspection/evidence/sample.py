@@ -16,6 +16,8 @@ from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.inspection.evidence.blocksums import Products
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.sources import announce
+from qkvinspect.weights.copying import Copying
+from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import value_tiles
 from qkvinspect.weights.weight import Matrix, Weight
 
@@ -32,6 +34,8 @@ MAX_COLUMNS = 2048
 _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encoding
 _EVEN = 2.1
 """The fourth moment by the square of the second, up to which values are spread evenly."""
+_AHEAD = 128 << 10
+"""Bytes that a system reads at least."""
 
 _FIRST_ROWS = 32
 _PAIRS = 6
@@ -164,12 +168,16 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
         return None
     spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
     scores = np.zeros((len(spaces), len(spaces)), np.float32)
-    for width in set(spaces.tolist()):
+    widths = set(spaces.tolist())
+    for width in widths:
         (places,) = np.nonzero(spaces == width)
         own = normal_scores(np.concatenate([values for values in found if values.shape[1] == width]))
         if own is None:
             return None
-        scores[np.ix_(places, places)] = own
+        if len(widths) == 1:
+            scores = own
+        else:
+            scores[np.ix_(places, places)] = own
     lengths = np.concatenate([np.linalg.norm(values.astype(np.float64), axis=1) for values in found])
     return Sample(layer, scores, spaces, columns, normal_ranks(lengths), stride)
 
@@ -225,8 +233,13 @@ def _several_to_a_byte(dtype: DType) -> bool:
 
 
 def _lines(matrix: Matrix, step: int) -> Array:
-    """Every ``step``-th row of a matrix whose rows lie together in the file, and nothing between them."""
-    wanted = [matrix] if step == 1 else [matrix.take(range(row, row + 1)) for row in range(0, matrix.rows, step)]
+    """Every ``step``-th row of a matrix whose rows lie together in the file, and little between them.
+
+    Rows that lie near each other on this machine are read together: the system reads ahead anyway.
+    """
+    wanted: list[Matrix] = [matrix.take(range(0, matrix.rows, step))]
+    if step > 1 and not (isinstance(matrix, StridedMatrix) and _near(matrix, step)):
+        wanted = [matrix.take(range(row, row + 1)) for row in range(0, matrix.rows, step)]
     values = np.empty((sum(part.rows for part in wanted), matrix.cols), np.float32)
     start = 0
     for part in wanted:
@@ -235,6 +248,11 @@ def _lines(matrix: Matrix, step: int) -> Array:
                 values[start + tile.rows.start : start + tile.rows.stop, tile.cols] = tile.read()[0]
         start += part.rows
     return values
+
+
+def _near(matrix: StridedMatrix, step: int) -> bool:
+    local = isinstance(matrix.info.region.source, Copying)
+    return local and step * matrix.row_stride * matrix.unit // 8 <= _AHEAD
 
 
 def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
