@@ -1,0 +1,153 @@
+"""Which rotations inside a head change no output: that hangs on how a model tells positions apart.
+
+Without anything between the projections and their product any rotation of Q and K together does. A rotary embedding
+turns pairs of rows by angles that grow with the position: only rotations of those pairs commute with it. What comes
+per head (ALiBi's slopes, relative biases) forbids even another order of heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from qkvinspect.errors import UsageError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.parsed import is_mapping
+
+Kind = Literal["none", "halves", "neighbours"]
+
+_ROTARY_KEYS = (
+    "rope_theta", "rope_scaling", "rope_parameters", "rotary_emb_base", "rotary_pct", "rotary_dim",
+    "partial_rotary_factor", "rotary_embedding_base",
+)  # fmt: skip
+_NEIGHBOURS = frozenset({"gptj", "codegen", "cohere", "cohere2", "chatglm", "glm", "glm4", "deepseek_v2"})
+"""Whose modelling code in transformers turns neighbours (``rotate_every_two``, or the same by another name)."""
+_ROTARY = frozenset({
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3", "gpt_neox", "stablelm",
+    "olmo", "starcoder2", "persimmon", "granite", "gptj", "codegen", "cohere", "nemotron", "smollm3",
+})  # fmt: skip
+_ABSOLUTE = frozenset({
+    "albert", "bart", "bert", "blenderbot", "camembert", "clip", "clip_text_model", "clip_vision_model", "deit",
+    "distilbert", "electra", "gpt2", "gpt_neo", "gpt_bigcode", "mbart", "opt", "openai-gpt", "pegasus", "roberta",
+    "siglip", "vit", "vit_mae", "whisper", "xglm", "xlm-roberta",
+})  # fmt: skip
+"""Model types of transformers that add positions to the embedding and to nothing else."""
+_BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "bias", "position_ids", "scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """What a rotation inside a head of Q and K has to leave alone.
+
+    Attributes:
+        kind: ``none``: nothing; else which rows a rotary embedding turns together.
+        rotary_dim: how many rows of a head it turns, the first ones; 0: all.
+    """
+
+    kind: Kind
+    rotary_dim: int = 0
+
+    def pairs(self, width: int) -> list[tuple[int, int]]:
+        """The rows of a head that are turned together."""
+        if self.kind == "none":
+            return []
+        turned = min(self.rotary_dim or width, width)
+        half = turned // 2
+        if self.kind == "halves":
+            return [(row, row + half) for row in range(half)]
+        return [(row, row + 1) for row in range(0, 2 * half, 2)]
+
+
+def positions(report: Report, attention: Attention, flag: str | None = None) -> Positions:
+    """What a layer allows, from what the user says, its layout and the model's config.
+
+    Raises:
+        UsageError: it is not known, or no head can be moved at all.
+    """
+    forbidden = next(_forbidden(report, attention), "")
+    if forbidden:
+        raise UsageError(f"heads of layer {attention.layer!r} cannot change places or basis: {forbidden}",
+                         file=report.checkpoint.path, hint="leave it out with --layer")  # fmt: skip
+    found = _said(flag) or _known(report, attention)
+    if found is None:
+        raise UsageError(
+            f"how layer {attention.layer!r} tells positions apart is not known, which limits the rotations inside heads",
+            file=report.checkpoint.path,
+            hint="--rotary none, halves or neighbours says it (halves:32 where only the first 32 rows are turned)",
+        )
+    return found
+
+
+def _said(flag: str | None) -> Positions | None:
+    if flag is None:
+        return None
+    word, colon, dim = flag.partition(":")
+    kind = next((one for one in ("none", "halves", "neighbours") if one == word), None)
+    if kind is None or (colon and (not dim.isdecimal() or int(dim) % 2 or not int(dim) or kind == "none")):
+        raise UsageError(
+            "--rotary does not say which rows are turned together",
+            expected="none, halves, neighbours, or halves:32",
+            found=repr(flag),
+        )
+    return Positions(kind, int(dim) if dim else 0)
+
+
+def _known(report: Report, attention: Attention) -> Positions | None:
+    layout, geometry = attention.layout, attention.heads
+    if layout is None or geometry is None:
+        return None
+    if layout.nn_multihead:
+        return Positions("none")
+    config = _config(report)
+    model = str(config.get("model_type"))
+    width = geometry.width("q")
+    if layout.rotary is not None or model in _ROTARY or any(config.get(key) is not None for key in _ROTARY_KEYS):
+        kind = layout.rotary or ("neighbours" if model in _NEIGHBOURS else "halves")
+        return Positions(kind, _rotary_dim(config, width))
+    if model in _ABSOLUTE and config.get("position_embedding_type") in (None, "absolute"):
+        return Positions("none")
+    return None
+
+
+def _rotary_dim(config: Mapping[str, object], width: int) -> int:
+    if isinstance(dim := config.get("rotary_dim"), int):
+        return dim
+    for key in ("partial_rotary_factor", "rotary_pct"):
+        if isinstance(share := config.get(key), int | float):
+            return int(width * share)
+    return 0
+
+
+def _forbidden(report: Report, attention: Attention) -> Iterator[str]:
+    """Why heads must stay as they are."""
+    layout, config = attention.layout, _config(report)
+    if layout is None or attention.heads is None or attention.output is None:
+        yield "its layout, its heads or its output projection is not known"
+        return
+    orders = {part for stored in layout.weights for part in stored.packing.order}
+    if orders & {"kv", "qk"}:
+        yield "one projection stands for two parts"
+    if orders & {"gate", "vgate"} or any(part.name != "mlp" for part in attention.others):
+        yield "it holds a gate for each head"
+    nested = config.get("attn_config")
+    attn: Mapping[str, object] = nested if is_mapping(nested) else {}
+    if config.get("alibi") or attn.get("alibi") or config.get("model_type") == "bloom":
+        yield "each head has a slope of its own (ALiBi)"
+    if config.get("clip_qkv") or attn.get("clip_qkv"):
+        yield "Q, K and V are clipped (clip_qkv)"
+    held = (*attention.weights, *attention.biases, attention.out, attention.out_bias)
+    known = {info.name for weight in held if weight is not None for info in weight.stored}
+    for name in report.checkpoint.tensors:
+        rest = name.removeprefix(f"{attention.layer}.")
+        if rest != name and name not in known and rest not in _BUFFERS:
+            yield f"what {name} does there is not known to allow it"
+            return
+
+
+def _config(report: Report) -> Mapping[str, object]:
+    """The settings of the model's config files together, the most trusted last."""
+    found: dict[str, object] = {}
+    for config in reversed(report.checkpoint.configs):
+        found |= dict(config.values)
+    return found
