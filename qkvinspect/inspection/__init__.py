@@ -25,6 +25,7 @@ from qkvinspect.inspection.misfit import cannot
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
+from qkvinspect.inspection.repeats import Renamed, UnlikeError
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
@@ -122,14 +123,28 @@ def inspect(
 
     facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
 
+    firsts: dict[int, weights.Module] = {}  # by the match that others repeat
+    by_position = bool(checkpoint.modules) or any(flag.glob != "*" for flag in flags)
+
+    def told(found: match.Match) -> weights.Module:
+        if found.repeated is None or by_position:
+            return _module(found, names, facts)
+        first, renamed = found.repeated
+        if id(first) not in firsts:
+            firsts[id(first)] = _module(first, names, facts)
+        try:
+            return _renamed(firsts[id(first)], found, renamed)
+        except UnlikeError:
+            return _module(found, names, facts)
+
     def wanted(found: match.Match) -> bool:
         return not options.layers or any(fnmatchcase(found.candidates[0].layer, glob) for glob in options.layers)
 
     if options.evidence == "none":
-        modules = [_module(found, names, facts) for found in matches if wanted(found)]
+        modules = [told(found) for found in matches if wanted(found)]
     else:
         thorough = options.evidence in ("thorough", "each")
-        every = [_module(found, names, facts) for found in matches]
+        every = [told(found) for found in matches]
         modules = weights.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
     findings = [
         *checkpoint.findings,
@@ -222,3 +237,16 @@ def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.M
             return weights.Module(found, None, lost)
         text = f"{error.message}{f' ({error.found})' if error.found else ''}; it is left out"
         return weights.Module(found, None, (Finding(FindingCode.UNEXPECTED_SHAPE, text, base.layer),))
+
+
+def _renamed(first: weights.Module, found: match.Match, renamed: Renamed) -> weights.Module:
+    """A module that repeats another.
+
+    Raises:
+        UnlikeError: it may differ from it.
+    """
+    if first.attention is None:
+        raise UnlikeError
+    layer = found.candidates[0].layer
+    findings = tuple(renamed.finding(finding, first.attention.layer, layer) for finding in first.findings)
+    return weights.Module(found, renamed.attention(first.attention), findings)

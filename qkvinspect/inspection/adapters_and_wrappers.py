@@ -90,7 +90,8 @@ _RANK = late_pattern(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+
 
 def without_values(weights: Weights) -> set[str]:
     """Names of weights whose shape is lost (bitsandbytes 4-bit): they cannot be split at all."""
-    return {found[1] + ".weight" for name in weights.tensors if (found := DISGUISES[0].names.match(name))}
+    states = (name for name in weights.tensors if ".weight." in name)
+    return {found[1] + ".weight" for name in states if (found := DISGUISES[0].names.match(name))}
 
 
 def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
@@ -184,6 +185,8 @@ def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
 
     lora_B has the rows of the weight that it adds to, in the same packing (PEFT, tuners/lora/layer.py).
     """
+    if not by_module:
+        return
     bases = {_base(part.weight.name): by_module.get(_base(part.weight.name), {}) for part in attention.parts}
     names = dict.fromkeys(adapter for matrices in bases.values() for adapter in matrices)
     for adapter in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
@@ -10,6 +11,9 @@ from qkvinspect.inspection.names import Path
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED
 from qkvinspect.weights.weight import Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.inspection.repeats import Renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,13 @@ class Match:
 
     Attributes:
         config: the config and its section that decided; "" where none did.
+        repeated: the module of an earlier block that it was told from, as another of its stack.
     """
 
     candidates: tuple[Candidate, ...]
     decided_by: DecidedBy
     config: str = ""
+    repeated: Repeated | None = None
 
     @property
     def chosen(self) -> Candidate | None:
@@ -98,3 +104,10 @@ class Match:
     def layout_from(self) -> str:
         """What decided, as in the JSON contract."""
         return self.config or self.decided_by.value
+
+
+class Repeated(NamedTuple):
+    """The like of a module in an earlier block, and what is called how in its own."""
+
+    first: Match
+    renamed: Renamed

@@ -15,7 +15,9 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.scopes import speaking
+from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
+from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.layouts import Layout
 from qkvinspect.parsed import is_items
 from qkvinspect.weights.weight import Weight
@@ -57,6 +59,25 @@ def find_attentions(
     Raises:
         LayoutError: a forced layout does not fit the tensors of its layer.
     """
+    repeats = Repeats(names, compare=_holds_for_alike_layers(layouts, configs, asked))
+    try:
+        found = _repeated(_find(names, layouts, configs, asked, repeats), names, repeats)
+    except UnlikeError:
+        found = _find(names, layouts, configs, asked, Repeats(names, compare=False))
+    order = {name: position for position, name in enumerate(names.weights)}
+    matches = sorted(found.matches, key=lambda match: order[match.candidates[0].weights[0].name])
+    return found._replace(matches=matches)
+
+
+def _holds_for_alike_layers(layouts: Iterable[Layout], configs: Sequence[Config], asked: Asked) -> bool:
+    """Whether nothing but names and shapes tells which layout a module has, so that it is that of all alike."""
+    if asked.forced or asked.told or any(layout.glob != "*" for layout in layouts):
+        return False
+    return all(says_the_same_of_alike_layers(config.values) for config in configs)
+
+
+def _find(names: Names, layouts: Sequence[Layout], configs: Sequence[Config], asked: Asked, repeats: Repeats) -> Found:
+    """The modules, but for those of blocks that repeat another."""
     forced = asked.forced
     forcible = {id for _, id in forced}
     layouts = [row for row in layouts if not row.only_told or row.id in forcible or _named_by(row, configs)]
@@ -64,7 +85,9 @@ def find_attentions(
     claimed: set[str] = set()
     matches: list[Match] = []
     found: list[list[Candidate]] = []
-    for path, name in chain(((path, name) for name, path in names.paths.items()), names.aliases.items()):
+    firsts = repeats.firsts
+    aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
+    for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
         candidates = _at(names, name, path, index)
         if candidates:
             found.append([c for c in candidates if _fits(c)] or candidates)
@@ -78,11 +101,52 @@ def find_attentions(
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     layers = {match.candidates[0].layer for match in matches}
-    by_pattern, left = patterns.find(names, claimed | superseded, layers)
+    by_pattern, left = patterns.find(names, firsts, claimed | superseded, layers)
     matches += [_decide(candidates, configs, forced) for candidates in by_pattern]
-    order = {name: position for position, name in enumerate(names.weights)}
-    ordered = sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name])
-    return Found(ordered, stale, left)
+    return Found(matches, stale, left)
+
+
+def _repeated(found: Found, names: Names, repeats: Repeats) -> Found:
+    """What was found, and its like in every block that repeats one.
+
+    Raises:
+        UnlikeError: some of it has no like.
+    """
+    if repeats.firsts is names.paths:
+        return found
+    if found.findings:  # rows that were left out: rare enough
+        raise UnlikeError
+    matches, left = list(found.matches), list(found.left)
+    for block, (some, others) in _by_block(found, repeats).items():
+        for renamed in repeats.others(block):
+            matches += map(renamed.match, some)
+            left += map(renamed.leftover, others)
+    if left:
+        position = {name: position for position, name in enumerate(names.paths)}
+        left.sort(key=lambda some: position[repeats.begins(some.path) or some.tensors[0].name])
+    return Found(matches, [], left)
+
+
+def _by_block(found: Found, repeats: Repeats) -> dict[Path, tuple[list[Match], list[patterns.Leftover]]]:
+    """What lies in blocks that others repeat.
+
+    Raises:
+        UnlikeError: some of it lies in several blocks, or in one and beside it.
+    """
+    blocks: dict[Path, tuple[list[Match], list[patterns.Leftover]]] = {}
+
+    def at(path: Path, weights: Iterable[Weight]) -> tuple[list[Match], list[patterns.Leftover]]:
+        block = repeats.block(path)
+        if any(repeats.block_of(weight.name) != block for weight in weights):
+            raise UnlikeError
+        return blocks.setdefault(block, ([], []))
+
+    for match in found.matches:
+        weights = (weight for candidate in match.candidates for weight in candidate.weights)
+        at(match.candidates[0].path, weights)[0].append(match)
+    for some in found.left:
+        at(some.path, some.tensors)[1].append(some)
+    return blocks
 
 
 def _tensors(found: Iterable[Iterable[Candidate]]) -> set[str]:

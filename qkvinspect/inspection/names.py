@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from itertools import product
+from sys import intern
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
@@ -44,8 +45,7 @@ class Names:
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        once: dict[str, str] = {}
-        stripped = {name: _shared(unwrapped(name), once) for name in weights}
+        stripped = {name: _shared(unwrapped(name)) for name in weights}
         self._by_path = {path: name for name, path in stripped.items()}
         if len(self._by_path) != len(stripped):  # both x and module.x: nothing may be stripped
             stripped = {name: tuple(name.split(".")) for name in stripped}
@@ -122,12 +122,12 @@ class Names:
     def find_in_stack(self, key: str, layer: Path) -> Weight | None:
         """As ``find``, or else the same tensor of another layer of the same stack."""
         found = self.find(key, layer)
-        if found is not None:
+        if found is not None or not self.is_anywhere(key):
             return found
         climb, ends = _ends(key)
         for end in ends:
             alike = self._alike(end[-2:])
-            if alike:  # most checkpoints hold none of most keys
+            if alike:
                 name = alike.get(numberless(layer[: len(layer) - climb] + end))
                 if name is not None:
                     return self.weights[name]
@@ -230,9 +230,9 @@ def unwrapped(name: str) -> Path:
     return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
 
 
-def _shared(path: Path, once: dict[str, str]) -> Path:
+def _shared(path: Path) -> Path:
     """The same components, each kept once: a million names have few that differ, and these take most of the room."""
-    return tuple([once.setdefault(part, part) for part in path])
+    return tuple(map(intern, path))
 
 
 def numberless(path: Path) -> Path:

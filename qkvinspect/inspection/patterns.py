@@ -7,7 +7,7 @@ with every packing that it may have, for the weights, or a person, to choose fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
@@ -50,18 +50,19 @@ class Leftover:
 
 
 def find(
-    names: Names, claimed: Collection[str], layers: Collection[str]
+    names: Names, paths: Mapping[str, Path], claimed: Collection[str], layers: Collection[str]
 ) -> tuple[list[list[Candidate]], list[Leftover]]:
     """Every module whose unclaimed tensors look like projections of attention, with what it may be; what is left.
 
     Args:
+        paths: where it is looked for: paths by stored name.
         claimed: tensors that belong to modules that are known.
         layers: the names of those modules.
     """
     used = set(layers)
     found: list[list[Candidate]] = []
     left: list[Leftover] = []
-    for module in modules_of(names, claimed):
+    for module in modules_of(names, paths, claimed):
         three = [some for some in module.sets if have_three(some)]
         for some in three:
             matrices = as_matrices(names, module, some)

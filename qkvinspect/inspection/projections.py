@@ -73,14 +73,18 @@ class ProjectingModule:
     beside: frozenset[str] = field(default_factory=frozenset[str])
 
 
-def modules_of(names: Names, claimed: Collection[str]) -> Iterator[ProjectingModule]:
-    """The modules with tensors of such names, in the order of the file."""
+def modules_of(names: Names, paths: Mapping[str, Path], claimed: Collection[str]) -> Iterator[ProjectingModule]:
+    """The modules with tensors of such names, in the order of the file.
+
+    Args:
+        paths: where they are looked for: paths by stored name.
+    """
     places: dict[Path, dict[str, list[tuple[Path, str]]]] = {}
-    for name, path in names.paths.items():
+    for name, path in paths.items():
         at = _place(path)
         if at is not None and name not in claimed and _is_matrix(names.shape(name)):
             places.setdefault(path[:at], {}).setdefault(path[at], []).append((path[at:], name))
-    around = _around(names, places)
+    around = _around(names, paths, places)
     for path, words in places.items():
         found = [one for component, held in words.items() for one in _projections(names, component, held)]
         if found:
@@ -117,12 +121,14 @@ def _is_matrix(shape: Sequence[int]) -> bool:
     return len(shape) > 1 and prod(shape) > 0 and not (shape[1] == 1 and prod(shape[2:]) > 1)
 
 
-def _around(names: Names, places: Mapping[Path, object]) -> dict[Path, tuple[list[tuple[Path, Weight]], set[str]]]:
+def _around(
+    names: Names, paths: Mapping[str, Path], places: Mapping[Path, object]
+) -> dict[Path, tuple[list[tuple[Path, Weight]], set[str]]]:
     """For each module, its possible output projections and what stands directly below it."""
     found: dict[Path, tuple[list[tuple[Path, Weight]], set[str]]] = {path: ([], set()) for path in places}
     if not found:
         return found
-    for name, path in names.paths.items():
+    for name, path in paths.items():
         for at in range(max(len(path) - _DEEPEST, 0), len(path)):
             around = found.get(path[:at])
             if around is None:

@@ -7,9 +7,9 @@ from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.fact_against_rows import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
-from qkvinspect.inspection.match import Candidate
 from qkvinspect.inspection.sizes import geometry_of, part_rows_of, possible_heads
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, Geometry

@@ -8,8 +8,8 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
+from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.facts.fact import HeadFact
-from qkvinspect.inspection.match import Candidate, Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_heads
 from qkvinspect.inspection.report import Attention, Part

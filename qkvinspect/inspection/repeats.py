@@ -1,0 +1,192 @@
+"""The blocks of a stack that are alike, so that what was found in the first of them holds in all.
+
+A *block* is what lies below the first number in names: ``encoder.layers.3``. It *repeats* an earlier one of its stack
+if both hold the same names with the same shapes and dtypes, in the same order. A model of ten thousand layers has one
+or two blocks that differ, and looking for attention in each would take most of the time of a short command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from qkvinspect.fast_dataclass import replace
+from qkvinspect.findings import Finding
+from qkvinspect.inspection.candidates import Candidate, Match, Repeated
+from qkvinspect.inspection.names import Names, Path
+from qkvinspect.inspection.patterns import Leftover
+from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.weights.weight import Weight
+
+
+class UnlikeError(Exception):
+    """What was found does not lie in one block alone, so that no other block has its like."""
+
+
+class Repeats:
+    """Which blocks of a checkpoint repeat which.
+
+    Attributes:
+        firsts: the path of each tensor but those of blocks that repeat another, by stored name.
+    """
+
+    firsts: Mapping[str, Path]
+
+    def __init__(self, names: Names, *, compare: bool = True) -> None:
+        """Compare the blocks, or, where ``compare`` is false, take none for alike."""
+        self._names = names
+        self._held: dict[Path, list[str]] = {}
+        self._of: dict[Path, list[Path]] = {}
+        self._alike: set[Path] = set()
+        self.firsts = names.paths
+        if compare:
+            self._compare()
+
+    def _compare(self) -> None:
+        numbers: dict[object, int] = {}
+        kinds: dict[Path, list[int]] = {}
+        block, size = (), 0
+        kind, held = list[int](), list[str]()
+        for name, path in self._names.paths.items():
+            if not size or path[:size] != block:  # neighbours mostly share a block
+                at = _first_number(path)
+                size = at + 1 if at > 0 and _holds_layers(path[:at]) else 0
+                block = path[:size]
+                kind, held = kinds.setdefault(block, []), self._held.setdefault(block, [])
+            if size:
+                kind.append(numbers.setdefault((path[size:], self._kind(name)), len(numbers)))
+                held.append(name)
+        first: dict[tuple[Path, tuple[int, ...]], Path] = {}
+        again: set[str] = set()
+        for block, kind in kinds.items():
+            one = first.setdefault((block[:-1], tuple(kind)), block)
+            if one is not block:
+                self._alike |= {one, block}
+                self._of.setdefault(one, []).append(block)
+                again.update(self._held[block])
+        if again:
+            self.firsts = {name: path for name, path in self._names.paths.items() if name not in again}
+
+    def _kind(self, name: str) -> object:
+        """What must be the same of two tensors; its own name for one that is not plain numbers."""
+        info = self._names.weights.tensors.get(name)
+        if info is None or name in self._names.weights.encoded:
+            return name
+        return info.shape, info.strides, info.dtype.name, info.byteorder
+
+    def block(self, path: Path) -> Path:
+        """The block that holds a path, if others repeat it; else ()."""
+        block = path[: _first_number(path) + 1]
+        return block if block in self._of else ()
+
+    def block_of(self, name: str) -> Path:
+        """The same for a tensor."""
+        return self.block(self._names.paths[name])
+
+    def begins(self, path: Path) -> str:
+        """The first tensor of the block that holds a path, if it repeats another or others repeat it; else ""."""
+        return self._held[block][0] if (block := path[: _first_number(path) + 1]) in self._alike else ""
+
+    def others(self, block: Path) -> Iterator[Renamed]:
+        """How what is in a block is called in each that repeats it."""
+        for other in self._of.get(block, ()):
+            yield Renamed(self._names, block, other, dict(zip(self._held[block], self._held[other], strict=True)))
+
+
+class Renamed:
+    """What a block that repeats another calls what that one holds.
+
+    Every method raises ``UnlikeError`` where it is given what does not lie in the block.
+    """
+
+    def __init__(self, names: Names, block: Path, other: Path, by_name: Mapping[str, str]) -> None:
+        self._weights = names.weights
+        self._block, self._other, self._by_name = block, other, by_name
+        self._made: dict[str, Weight] = {}
+
+    def name(self, name: str) -> str:
+        """Of a stored tensor."""
+        other = self._by_name.get(name)
+        if other is None:
+            raise UnlikeError(name)
+        return other
+
+    def weight(self, one: Weight) -> Weight:
+        made = self._made.get(one.name)
+        if made is None:
+            made = self._made[one.name] = self._weights[self.name(one.name)]
+        if made.shape != one.shape:  # it was given another one since
+            raise UnlikeError(one.name)
+        return made
+
+    def path(self, path: Path) -> Path:
+        if path[: len(self._block)] != self._block:
+            raise UnlikeError(".".join(path))
+        return (*self._other, *path[len(self._block) :])
+
+    def layer(self, layer: str, weight: Weight) -> str:
+        """Of a layer's stored name, to which that of one of its tensors adds something."""
+        name = weight.name
+        shared = len(layer) if name.startswith(layer) else _shared(layer, name)
+        return self.name(name)[: shared - len(name) or None] + layer[shared:]
+
+    def match(self, one: Match) -> Match:
+        candidates = tuple(map(self.candidate, one.candidates))
+        return Match(candidates, one.decided_by, one.config, Repeated(one, self))
+
+    def candidate(self, one: Candidate) -> Candidate:
+        layer = self.layer(one.layer, one.weights[0])
+        return Candidate(one.layout, self.path(one.path), layer, tuple(map(self.weight, one.weights)), one.settled)
+
+    def leftover(self, one: Leftover) -> Leftover:
+        weights = tuple(map(self.weight, one.tensors))
+        return replace(one, path=self.path(one.path), module=self.layer(one.module, one.tensors[0]), tensors=weights)
+
+    def attention(self, one: Attention) -> Attention:
+        """Of a module whose heads are known from what is outside of it."""
+        sources = [fact.source for fact in one.weighed_facts]
+        if any(source.startswith("tensor:") or one.layer in source for source in sources):
+            raise UnlikeError(one.layer)
+        output, out, out_bias = one.output, one.out, one.out_bias
+        return replace(
+            one,
+            layer=self.layer(one.layer, one.weights[0]),
+            tensors={role: self.name(name) for role, name in one.tensors.items()},
+            parts=tuple(map(self._part, one.parts)),
+            others=tuple(map(self._part, one.others)),
+            output=output if output is None else self._part(output),
+            out=out if out is None else self.weight(out),
+            out_bias=out_bias if out_bias is None else self.weight(out_bias),
+            weights=tuple(map(self.weight, one.weights)),
+            biases=tuple(map(self.weight, one.biases)),
+            extras=tuple((self.weight(weight), meaning) for weight, meaning in one.extras),
+        )
+
+    def _part(self, one: Part) -> Part:
+        weight, bias = self.weight(one.weight), None if one.bias is None else self.weight(one.bias)
+        return Part(one.name, weight, one.orientation, one.in_features, one.heads, bias, one.bias_heads)
+
+    def finding(self, one: Finding, first: str, layer: str) -> Finding:
+        """Of a finding about the layer called ``first``."""
+        if one.layer != first or first in one.message:
+            raise UnlikeError(first)
+        return replace(one, layer=layer)
+
+
+def _first_number(path: Path) -> int:
+    for at, part in enumerate(path):
+        if part.isdecimal():
+            return at
+    return -1
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+@lru_cache(1 << 12)
+def _holds_layers(stack: Path) -> bool:
+    """Whether the numbers that follow may be those of layers: not where they count the heads or matrices of one."""
+    return not any(speaks_of_attention(part) or word_of(part) or "head" in part.lower() for part in stack)

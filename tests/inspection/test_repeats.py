@@ -1,0 +1,111 @@
+"""Blocks of a stack that are alike are told from the first of them: the report is that of looking at each."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.inspection import Options, inspect, match
+from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.repeats import Repeats
+from tests.inspection.conventions import CONVENTIONS
+from tests.inspection.repositories import DECOYS
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def checkpoint(shapes: Shapes, config: dict[str, object] | None = None) -> Checkpoint:
+    tensors = {
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))
+        for name, shape in shapes.items()
+    }
+    configs = (Config("config:config.json", config),) if config else ()
+    return Checkpoint("model", "test", 0, tensors, configs=configs)
+
+
+def both(made: Checkpoint, options: Options, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """What is told with blocks that repeat another, and by looking at each."""
+    repeated = inspect(made, options)
+    monkeypatch.setattr(match, "Repeats", partial(lambda names, compare: Repeats(names, compare=False)))
+    each = inspect(made, options)
+    return (repeated.to_dict(tensors=True), repeated.attentions), (each.to_dict(tensors=True), each.attentions)
+
+
+def stacked(shapes: Shapes, count: int, stack: str = "net.blocks") -> Shapes:
+    return {f"{stack}.{number}.{name}": shape for number in range(count) for name, shape in shapes.items()}
+
+
+LAYER: Shapes = {
+    "self_attn.in_proj_weight": (192, 64),
+    "self_attn.in_proj_bias": (192,),
+    "self_attn.out_proj.weight": (64, 64),
+    "self_attn.out_proj.bias": (64,),
+    "linear1.weight": (256, 64),
+}
+MODULES = [
+    *(pytest.param({**one.tensors, **one.beside}, id=one.seen) for one in CONVENTIONS),
+    *(pytest.param(shapes, id=name) for name, shapes in DECOYS.items()),
+]
+
+
+@pytest.mark.parametrize("shapes", MODULES)
+def test_a_stack_of_any_modules_is_told_as_each_of_them_is(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = checkpoint(stacked(shapes, 3), {"num_attention_heads": 4})
+    one, other = both(made, Options(norms=False), monkeypatch)
+    assert one == other
+    assert len(Repeats(Names(inspect(made, Options(norms=False)).weights)).firsts) <= len(shapes)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param(stacked({"weight": (64, 64)}, 4, "attn.linears"), id="matrices of one module"),
+        pytest.param(stacked({"weight": (64, 64)}, 4, "linears"), id="matrices of the model"),
+        pytest.param(
+            {f"{part}.{head}.weight": (16, 64) for part in ("query", "key", "value") for head in range(4)},
+            id="one matrix a head",
+        ),
+        pytest.param(
+            stacked({f"{part}.weight": (16, 64) for part in ("query", "key", "value")}, 4, "heads"), id="heads of one"
+        ),
+        pytest.param({**stacked(LAYER, 3), **stacked({**LAYER, "norm.weight": (64,)}, 5, "net.blocks.9")}, id="nested"),
+        pytest.param({**stacked(LAYER, 6), "net.blocks.3.linear1.weight": (128, 64)}, id="one that differs"),
+        pytest.param({**stacked(LAYER, 6), "net.in_proj_weight": (192, 64)}, id="one beside the stack"),
+        pytest.param(
+            {**stacked(LAYER, 4), **stacked({"self_attn.q_proj_weight": (64, 64)}, 4)}, id="rows that supersede others"
+        ),
+        pytest.param(stacked({**LAYER, "self_attn.kv_strange.weight": (77, 64)}, 5), id="some left over"),
+    ],
+)
+def test_lists_that_are_no_stacks_are_looked_at_as_a_whole(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = both(checkpoint(shapes), Options(norms=False), monkeypatch)
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ({"num_attention_heads": [4, 8, 4, 8]}, Options(norms=False)),
+        ({"num_attention_heads": 7}, Options(norms=False)),
+        ({}, Options(norms=False)),
+        ({"blocks": {"2": {"num_heads": 8}}, "num_heads": 4}, Options(norms=False)),
+        ({"num_heads": 4}, Options(heads=("8", "*.3.*=2"), norms=False)),
+        ({"num_heads": 4}, Options(heads="8", norms=False)),
+        ({"num_heads": 4}, Options(layers="*.2.*", norms=False)),
+        ({"num_heads": 4}, Options(layouts=(("*.2.*", "torch-mha"),), norms=False)),
+    ],
+)
+def test_what_goes_by_a_layer_s_number_or_name_is_asked_for_each(
+    config: dict[str, object], options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = both(checkpoint(stacked(LAYER, 4), config), options, monkeypatch)
+    assert one == other
+
+
+def test_only_one_block_of_a_stack_is_looked_at() -> None:
+    names = Names(inspect(checkpoint(stacked(LAYER, 50)), Options(norms=False)).weights)
+    assert set(Repeats(names).firsts) == set(stacked(LAYER, 1))
