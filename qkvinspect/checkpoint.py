@@ -140,10 +140,6 @@ class _RegionPart(Region):
         return self._whole.read(self._offset + offset, length)
 
 
-class Attribute(str):
-    """A step to a tensor in an unpickled object that is an attribute, and no key."""
-
-
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """A tensor as a view of bytes; nothing of it has been read.
@@ -155,8 +151,7 @@ class TensorInfo:
         region: the storage; several tensors may share one.
         offset: elements between the storage's first byte and the tensor's first element.
         byteorder: of multi-byte elements in the file.
-        keys: how to reach it in the unpickled object, key by key; empty where it has no such path. Some may be an
-            ``Attribute``.
+        keys: how to reach it in the unpickled object, key by key; empty where it has no such path.
     """
 
     name: str

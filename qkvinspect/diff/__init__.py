@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from qkvinspect.arguments import texts
 from qkvinspect.diff.difference import Comparison, Difference, HeadLoss, LayerDifference, PartDifference, Side
 from qkvinspect.diff.head_losses import head_losses, quantised, worst_first
+from qkvinspect.diff.moved_scales import undone
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
@@ -26,6 +27,7 @@ from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
+from qkvinspect.weights.encodings import Weights
 
 ORDER = ("q", "k", "v", "out", "q_bias", "k_bias", "v_bias", "out_bias")
 _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
@@ -67,6 +69,7 @@ class _LayerPair:
     b: Attention
     parts: tuple[Parts, Parts]
     names: tuple[str, ...]
+    undone: tuple[Relation, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +109,7 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
     extract = _without_out(a, b)
     if extract:
         notes.append(f"{extract} holds no output projection at all, so none was compared")
-    work = [_layer(pair, of_a[pair.a], of_b[pair.b], extract) for pair in chosen]
+    work = [_layer(pair, of_a[pair.a], of_b[pair.b], extract, (a.weights, b.weights)) for pair in chosen]
     total = sum(one.nbytes for one in work) + (others.nbytes if others else 0)
     advance = counter(total, progress)
     for side in (0, 1):
@@ -227,24 +230,25 @@ def _without_out(a: Report, b: Report) -> str:
     return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
 
 
-def _layer(pair: Pair, a: Attention, b: Attention, extract: str) -> _LayerPair:
+def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Weights, Weights]) -> _LayerPair:
     if a.parts and b.parts:
         unpaired = paired(a) != paired(b)
         one, other = parts_of(a, unpaired=unpaired), parts_of(b, unpaired=unpaired)
+        moved = undone(one, other, (pair.a, pair.b), sides)
         names = [name for name in ORDER if name in one or name in other]
         if extract:
             names = [name for name in names if not name.startswith("out")]
-    else:
-        one, other = stored_of(a), stored_of(b)
-        names = list(dict.fromkeys([*one, *other]))
-    return _LayerPair(pair, a, b, (one, other), tuple(names))
+        return _LayerPair(pair, a, b, (one, moved.parts), tuple(names), moved.relations)
+    one, other = stored_of(a), stored_of(b)
+    return _LayerPair(pair, a, b, (one, other), tuple(dict.fromkeys([*one, *other])))
 
 
 def _compare_layer(layer: _LayerPair, tolerance: float | None, advance: Advance) -> LayerDifference:
     geometry = common_heads(layer.a, layer.b)
     a, b = layer.parts
     parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
-    relations = _with_rotary(layer, parts, relate(a, b, parts, _sizes(layer, geometry)), geometry)
+    found = _with_rotary(layer, parts, relate(a, b, parts, _sizes(layer, geometry)), geometry)
+    relations = (*layer.undone, *found)
     return LayerDifference(
         a=layer.pair.a,
         b=layer.pair.b,

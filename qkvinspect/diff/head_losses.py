@@ -17,6 +17,8 @@ from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.parts import Parts, heads_of
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.weights.reading import Array
+from qkvinspect.weights.rescaled import Rescaled
+from qkvinspect.weights.weight import Encoding
 
 _PARTS = ("q", "k", "v", "out")
 _CIRCUITS = (("qk", "q", "k"), ("ov", "out", "v"))
@@ -25,8 +27,13 @@ _LARGEST = 1 << 24  # values of a head's factor that are held at once
 
 def quantised(parts: Iterable[Lines]) -> bool:
     """Whether any of the weights is quantised."""
-    encoded = (lines for lines in parts if lines.weight.encoding is not None)
+    encoded = (lines for lines in parts if lines.weight.encoding is not None and not _plain(lines.weight.encoding))
     return any(lines.slack(range(1), range(1)) is not None for lines in encoded)
+
+
+def _plain(encoding: Encoding) -> bool:
+    """Whether it is made of plain numbers, of which only scales were undone."""
+    return isinstance(encoding, Rescaled) and encoding.plain
 
 
 def head_losses(layer: str, a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Geometry) -> list[HeadLoss]:

@@ -22,6 +22,7 @@ class RelationCode(StrEnum):
     CUT_OTHERWISE = "cut-otherwise"
     ROWS_PERMUTED = "rows-permuted"
     COLUMNS_PERMUTED = "columns-permuted"
+    COLUMNS_SCALED = "columns-scaled"
 
 
 @dataclass(frozen=True, slots=True)

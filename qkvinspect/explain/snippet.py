@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-from qkvinspect.checkpoint import Attribute, Checkpoint, TensorInfo
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.formats.torch_subclasses import Attribute
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry, Packing, slots_of
 from qkvinspect.sources import is_remote

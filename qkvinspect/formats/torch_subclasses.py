@@ -6,11 +6,16 @@ They are named as torchao itself names them in safetensors: ``q_proj.weight`` be
 
 from __future__ import annotations
 
-from qkvinspect.checkpoint import Attribute
 from qkvinspect.formats.pickle import Call, Global, is_dict
 from qkvinspect.formats.torch_objects import arguments_of, function_of, is_tensor, unreadable
 
 Keys = tuple[str, ...]
+
+
+class Attribute(str):
+    """A step to a tensor in an unpickled object that is an attribute, and no key."""
+
+    __slots__ = ()
 
 
 def parts(keys: Keys, node: object) -> dict[str, tuple[Keys, object]]:

@@ -1,16 +1,21 @@
-"""Decoded values a second of each quantised format, beside the library that writes it, on the same machine.
+"""Decoded values a second of each quantised format beside the library that writes it, and the peak of memory by size.
 
-    PYTHONPATH=.:tests/weights/encodings python tests/benchmarks/encodings.py | tee tests/benchmarks/ENCODINGS.md
+    PYTHONPATH=.:tests/weights/encodings python tests/benchmarks/encodings.py > tests/benchmarks/ENCODINGS.md
 
-in an environment that has the libraries which ``tests/weights/encodings/make_data.py`` names. A weight of 4096 x 4096
-is made by each; qkvinspect reads and decodes it from the file, tile by tile, on all cores; the library decodes what it
-already has in memory, with as many threads. Each value is compared. The best of five runs.
+in an environment that has the libraries which ``tests/weights/encodings/make_data.py`` and ``make_float8_data.py``
+name; on an idle machine it takes about four minutes. Names of functions below choose some formats. A weight of
+2048 x 2048 is made by each (of bitsandbytes, 4096 x 4096); qkvinspect reads and decodes it from the file, tile by
+tile; the library decodes what it already has in memory. Each value is compared. Seconds are those of the processor,
+of all threads, the least of five runs, so that other work on the machine matters little.
+
+Memory is the peak of a process of its own that opens a file and decodes every value, without and with more rows.
 """
 
 from __future__ import annotations
 
+import json
 import platform
-import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +35,8 @@ from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.values import ValueTile, value_tiles
 from qkvinspect.workers import in_order
 
-SIZE = 4096
+SIZE = 2048
+TIMES = (1, 4, 16)
 Format = tuple[str, dict[str, torch.Tensor], dict[str, Any], Callable[[], Any]]
 """A name, what is stored, what the config says, and what the library does."""
 
@@ -38,6 +44,7 @@ Format = tuple[str, dict[str, torch.Tensor], dict[str, Any], Callable[[], Any]]
 def bitsandbytes(original: torch.Tensor) -> Iterator[Format]:
     from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant, int8_vectorwise_quant, quantize_4bit
 
+    original = original.repeat(2, 2)  # of a usual size: its kernel is fastest on what fits into the processor's cache
     for kind in ("nf4", "fp4"):
         for nested in (False, True):
             codes, state = quantize_4bit(original, quant_type=kind, compress_statistics=nested)
@@ -97,6 +104,37 @@ def compressed_tensors(original: torch.Tensor) -> Iterator[Format]:
         )
 
 
+def float4(original: torch.Tensor) -> Iterator[Format]:
+    """NVFP4 by whose scale is divided, and MXFP4 as gpt-oss has it."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization.utils import calculate_qparams
+    from modelopt.torch.quantization.qtensor.mxfp4_tensor import MXFP4QTensor
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    for name, group, dtype in (("nvfp4", 16, torch.float8_e4m3fn), ("mxfp4", 32, torch.uint8)):
+        args: Any = {"num_bits": 4, "type": "float", "symmetric": True, "group_size": group, "scale_dtype": dtype}
+        args["strategy"] = "tensor_group" if group == 16 else "group"
+        scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**args))
+        whole = (448.0 * 6.0 / original.abs().max()).reshape(1) if group == 16 else None
+        grouped = original.reshape(SIZE, -1, group)
+        scale, _ = calculate_qparams(grouped.amin(2), grouped.amax(2), scheme.weights, global_scale=whole)
+        state = {"weight": original, "weight_scale": scale} | ({"weight_global_scale": whole} if group == 16 else {})
+        kind = BaseCompressor.get_value_from_registry(f"{name}-pack-quantized")
+        packed = kind.compress(state, scheme)
+        stored = {f"q_proj.{key}": value for key, value in packed.items()}
+        library = lambda k=kind, s=packed, c=scheme: k.decompress(dict(s), c)["weight"]  # noqa: E731
+        yield f"compressed-tensors {name.upper()}", stored, {}, library
+    made, scale = MXFP4QTensor.quantize(original.bfloat16(), 32)
+    blocks, scales = made._quantized_data.reshape(1, SIZE, SIZE // 32, 16), scale.reshape(1, SIZE, SIZE // 32)
+    stored = {"down_proj_blocks": blocks, "down_proj_scales": scales}
+
+    def gpt_oss() -> torch.Tensor:
+        return convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)[0].T
+
+    yield "gpt-oss MXFP4 (transformers)", stored, {}, gpt_oss
+
+
 def modelopt(original: torch.Tensor) -> Iterator[Format]:
     from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 
@@ -146,6 +184,30 @@ def float8(original: torch.Tensor) -> Iterator[Format]:
         yield f"float8, {name} (torch)", stored, {}, library
 
 
+def others(original: torch.Tensor) -> Iterator[Format]:
+    """Tensor subclasses."""
+    from optimum.quanto import freeze, qfloat8, qint8, quantize
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+    def model() -> torch.nn.Module:
+        made = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(SIZE, SIZE, bias=False)})
+        made["q_proj"].weight.data = original.clone()
+        return made
+
+    for name, kind in (("int8", qint8), ("float8", qfloat8)):
+        made = model()
+        quantize(made, weights=kind)
+        freeze(made)
+        stored = {key: value for key, value in made.state_dict().items() if key.startswith("q_proj.weight")}
+        yield f"quanto {name}", stored, {}, lambda made=made: made["q_proj"].weight.dequantize()
+    for name, kind in (("int8", Int8WeightOnlyConfig()), ("float8", Float8WeightOnlyConfig())):
+        made = model()
+        quantize_(made, kind)
+        stored, _ = flatten_tensor_state_dict(made.state_dict())
+        yield f"torchao {name}", stored, {}, lambda made=made: made["q_proj"].weight.dequantize()
+
+
 def adapters(original: torch.Tensor) -> Iterator[Format]:
     """The sum with a product of low rank, as PEFT merges it: torch's own."""
     for rank in (8, 64):
@@ -162,20 +224,21 @@ def adapters(original: torch.Tensor) -> Iterator[Format]:
 
 def gguf_blocks(original: torch.Tensor) -> Iterator[Format]:
     """The types that the package can quantise to, and random codes of those that it cannot."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+    from gguf import GGML_QUANT_SIZES, quants
 
-    for kind in ("Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K"):
-        dtype = GGMLQuantizationType[kind]
+    for dtype in sorted(quants._type_traits, key=lambda one: one.name):
+        if dtype.name == "BF16":
+            continue
         block, size = GGML_QUANT_SIZES[dtype]
-        if kind.endswith("_K"):
-            blocks = np.random.default_rng(0).integers(0, 60, (SIZE, SIZE // block * size), dtype=np.uint8)
-        else:
+        try:
             blocks = quants.quantize(original.numpy(), dtype)
+        except NotImplementedError:
+            blocks = np.random.default_rng(0).integers(0, 60, (SIZE, SIZE // block * size), dtype=np.uint8)
 
         def library(blocks: Any = blocks, dtype: Any = dtype) -> torch.Tensor:
             return torch.from_numpy(quants.dequantize(blocks, dtype))
 
-        yield f"gguf {kind}", {kind: torch.from_numpy(blocks)}, {"gguf": kind}, library
+        yield f"gguf {dtype.name}", {"blocks": torch.from_numpy(blocks)}, {"gguf": dtype.name}, library
 
 
 def placed(folder: Path, stored: dict[str, torch.Tensor], said: dict[str, Any]) -> Path:
@@ -206,15 +269,16 @@ def with_config(checkpoint: Checkpoint, said: dict[str, Any]) -> Checkpoint:
     return replace(checkpoint, tensors=base, adapter=adapter)
 
 
-MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, float8, mlx, gguf_blocks, adapters)
+MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, float4, float8, mlx, others, gguf_blocks, adapters)
 
 
 def best(work: Callable[[], Any]) -> float:
+    """Seconds of the processor, the least of five runs."""
     found: list[float] = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.process_time()
         work()
-        found.append(time.perf_counter() - begun)
+        found.append(time.process_time() - begun)
     return min(found)
 
 
@@ -223,18 +287,77 @@ def _read(tile: ValueTile) -> np.ndarray[Any, Any]:
     return values
 
 
+def taller(stored: dict[str, torch.Tensor], times: int) -> dict[str, torch.Tensor]:
+    """The same weight so many times below itself."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in stored.items():
+        leaf = name.rpartition(".")[2]
+        if leaf in ("qweight", "qzeros", "scales") and any(key.endswith("qweight") for key in stored):
+            found[name] = torch.cat([value] * times, 1)
+        elif leaf.startswith("bitsandbytes__"):
+            said = json.loads(bytes(value.tolist()))
+            said["shape"][0] *= times
+            found[name] = torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+        elif leaf == "weight_shape":
+            found[name] = value * torch.tensor([times, 1])
+        elif leaf in ("g_idx", "quant_map", "nested_quant_map") or "lora_A" in name or value.numel() == 1:
+            found[name] = value
+        elif leaf.startswith("down_proj"):
+            found[name] = torch.cat([value] * times, 1)
+        else:
+            found[name] = torch.cat([value] * times)
+    return found
+
+
+_PEAK = """
+import json, sys
+from qkvinspect.checkpoint import Config
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.weights.encodings import weights_of
+from qkvinspect.weights.values import value_tiles
+sys.path.insert(0, {here!r})
+from dataclasses import replace
+with open_checkpoint({path!r}) as plain:
+    said = json.loads({said!r})
+    config = Config("config:config.json", said if "peft_type" in said else {{"quantization_config": said}})
+    checkpoint = replace(plain, configs=(config,))
+    if "peft_type" in said:
+        lora = {{name: info for name, info in plain.tensors.items() if ".lora_" in name}}
+        base = {{name: info for name, info in plain.tensors.items() if name not in lora}}
+        checkpoint = replace(plain, tensors=base, adapter=replace(plain, tensors=lora, configs=(config,)))
+    weight = next(iter(weights_of(checkpoint).encoded.values()))
+    for tile in value_tiles(weight.as_matrix("out_in")):
+        tile.read()
+lines = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(lines["VmHWM"].split()[0]) >> 10)  # ru_maxrss would be that of the parent
+"""
+
+
+def peak(path: Path, said: dict[str, Any]) -> int:
+    """MB that a process takes at most which decodes every value of a file."""
+    code = _PEAK.format(here=str(Path.cwd()), path=str(path), said=json.dumps(said))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
 def main(names: Sequence[str]) -> None:
     original = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 0.02
+    print("Written by `tests/benchmarks/encodings.py`, which says what is measured.\n")
     machine = f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}"
-    print(f"{machine}, {SIZE} x {SIZE}.\n")
-    print("| format | qkvinspect: million values a second | the library | times | largest difference |")
-    print("| --- | --- | --- | --- | --- |")
+    print(
+        f"{machine}, {SIZE} x {SIZE} (bitsandbytes: 4096 x 4096). Million values a second of the processor; MB of memory "
+        "with 1, 4 and 16 times"
+    )
+    print("as many rows.\n")
+    print("| format | qkvinspect | the library | times | largest difference | peak of memory |")
+    print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for maker in MAKERS:
             if names and maker.__name__ not in names:
                 continue
             for name, stored, said, library in maker(original):
-                with open_checkpoint(str(placed(Path(folder), stored, said))) as plain:
+                path = placed(Path(folder), stored, said)
+                with open_checkpoint(str(path)) as plain:
                     weight = next(iter(weights_of(with_config(plain, said)).encoded.values()))
                     matrix = weight.as_matrix("out_in")
 
@@ -242,13 +365,20 @@ def main(names: Sequence[str]) -> None:
                         for _ in in_order(_read, value_tiles(matrix)):
                             pass
 
-                    mine, theirs = best(ours), best(library)
-                    expected, worst = library().float().numpy(), 0.0
-                    for tile in value_tiles(matrix):
-                        worst = max(worst, float(np.abs(_read(tile) - expected[tile.rows, tile.cols]).max()))
+                    with np.errstate(all="ignore"):
+                        mine, theirs = best(ours), best(library)
+                        expected, worst = library().float().reshape(matrix.rows, -1).numpy(), 0.0
+                        for tile in value_tiles(matrix):
+                            gap = np.abs(_read(tile) - expected[tile.rows, tile.cols])
+                            worst = max(worst, float(np.nanmax(gap, initial=0.0, where=np.isfinite(gap))))
                 speed, other = (weight.numel / seconds / 1e6 for seconds in (mine, theirs))
-                print(f"| {name} | {speed:.0f} | {other:.0f} | {speed / other:.2f} | {worst:.2g} |", flush=True)
-    print(f"\nPeak memory of all, with the libraries: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB.")
+                sizes: list[int] = []
+                for times in TIMES:
+                    sizes.append(peak(placed(Path(folder), taller(stored, times), said), said))
+                memory = " ".join(map(str, sizes))
+                print(
+                    f"| {name} | {speed:.0f} | {other:.0f} | {speed / other:.2f} | {worst:.2g} | {memory} |", flush=True
+                )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""Scales that AutoAWQ's own functions moved into the norm and into V are undone before the sides are compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+FOLDER = Path(__file__).parent / "moved_scales"
+LAYER = "model.layers.0"
+NORM = f"{LAYER}.input_layernorm.weight"
+HEADS = ("--heads", "8", "--no-evidence")
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def compared(tmp_path: Path, run):
+    def ask(a: State, b: State):
+        save_file(a, tmp_path / "a.safetensors")
+        save_file(b, tmp_path / "b.safetensors")
+        found = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", *HEADS, "-f", "json").json()
+        (layer,) = found["layers"]
+        scaled = [one["message"] for one in layer["relations"] if one["code"] == "columns-scaled"]
+        return found, layer, scaled
+
+    return ask
+
+
+def state(name: str) -> State:
+    return load_file(FOLDER / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("original", "awq"), ("awq", "original"), ("original", "smooth"), ("smooth", "original"), ("smooth", "awq"),
+     ("original-gemma", "gemma")],
+)  # fmt: skip
+def test_nothing_but_rounding_is_left(a: str, b: str, compared) -> None:
+    found, layer, scaled = compared(state(a), state(b))
+    assert layer["status"] == "rounding"
+    assert any("within its rounding in 1 of 1" in note for note in found["notes"]) == ("awq" in a + b)
+    if {a, b} == {"smooth", "awq"}:
+        assert not scaled
+        return
+    assert [f"which {NORM} takes back" in scaled[0], "which the rows of V take back" in scaled[1]] == [True, True]
+
+
+def test_errors_of_heads_are_those_without_the_scales(compared) -> None:
+    """Of QK, whose columns have the scales twice, and of OV, where those of V's rows and of the output cancel."""
+    found, _, _ = compared(state("original"), state("smooth"))
+    assert len(found["losses"]) == 0  # nothing is quantised
+    found, _, _ = compared(state("original"), state("awq"))
+    assert all(0.05 < loss["errors"][name] < 0.5 for loss in found["losses"] for name in ("q", "k", "v", "qk", "ov"))
+
+
+@pytest.mark.parametrize(("part", "row", "head"), [("q", 34, 4), ("k", 19, 2), ("v", 7, 0)])
+def test_damage_is_seen_through_the_scales(part: str, row: int, head: int, compared) -> None:
+    after = state("awq")
+    after[f"{LAYER}.self_attn.{part}_proj.scales"][0, row] *= 2
+    found, layer, scaled = compared(state("original"), after)
+    assert layer["status"] == "changed"
+    assert len(scaled) == 2
+    assert found["losses"][0]["head"] == head
+    assert found["losses"][0]["values_beyond_rounding"] > 0
+    assert all(loss["values_beyond_rounding"] == 0 for loss in found["losses"][1:])
+
+
+def test_columns_that_nothing_takes_back(compared) -> None:
+    after = {**state("smooth"), NORM: state("original")[NORM]}
+    _, layer, scaled = compared(state("original"), after)
+    assert layer["status"] == "changed"
+    assert "which no norm of both files takes back" in scaled[0]
+
+
+def test_a_norm_that_is_not_there(compared) -> None:
+    before, after = ({name: one for name, one in state(side).items() if "self_attn" in name}
+                     for side in ("original", "smooth"))  # fmt: skip
+    _, layer, scaled = compared(before, after)
+    assert layer["status"] == "changed"
+    assert "which no norm of both files takes back" in scaled[0]
+
+
+def test_a_norm_that_went_another_way_explains_nothing(compared) -> None:
+    after = state("original")
+    after[NORM] = after[NORM] * torch.linspace(0.5, 2, 64)
+    _, layer, scaled = compared(state("original"), after)
+    assert (layer["status"], scaled) == ("identical", [])
+    after[f"{LAYER}.self_attn.q_proj.weight"] += 0.3 * torch.randn(64, 64)
+    _, layer, scaled = compared(state("original"), after)
+    assert (layer["status"], scaled) == ("changed", [])
+
+
+def test_trained_on(compared) -> None:
+    """Everything moved a little, the norm too: nothing is said of scales."""
+    generator = torch.Generator().manual_seed(1)
+    after = {name: one * (1 + 0.1 * torch.randn(one.shape, generator=generator)) for name, one in
+             state("original").items()}  # fmt: skip
+    _, layer, scaled = compared(state("original"), after)
+    assert (layer["status"], scaled) == ("changed", [])
