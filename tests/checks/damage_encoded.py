@@ -188,7 +188,7 @@ def trial(path: Path, place: tuple[int, int], name: str, kind: str, said: list[F
     part = re.sub("^attn_", "", short)[0].upper() if name.startswith("blk.") else short[0].upper()
     for finding in found:
         if (
-            finding.code == "nonfinite"
+            finding.code in ("nonfinite", "zero-head", "zero-part")
             and finding.layer
             and layer.startswith(finding.layer)
             and finding.message[0] == part

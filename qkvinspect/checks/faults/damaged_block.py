@@ -83,7 +83,8 @@ def find(subject: Subject) -> Iterator[Fault]:
         yield from _constant(tensor, seen)
         yield from _odd(subject, tensor, seen)
         codes = [one.codes for one in seen if one.codes is not None]
-        for start, stop in odd_codes.odd(codes, alone=tensor.info.dtype.block == 1):
+        runs = list(odd_codes.odd(codes, alone=tensor.info.dtype.block == 1))
+        for start, stop in runs if runs and not _one_direction(subject, tensor) else ():
             yield tensor.layer, f"{_where(tensor, start, stop)} hold codes that are rare elsewhere in it"
         marks.append(_together([one.marks for one in seen]))
     yield from _copied(subject, tensors, marks)
