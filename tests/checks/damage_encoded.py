@@ -208,7 +208,7 @@ def campaign(count: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, st
     hit: Counter[tuple[str, str]] = Counter()
     alarms = 0
     trained = [one for one in cases.others((*cases.OTHERS, *cases.LARGE)) if one.heads >= 4]
-    trained = [one for one in trained if min(cases.layers(one.path)[0].weights["q"].shape) >= 128]
+    trained = [one for one in trained if min(cases.layers(one.path)[0].weights["q"].shape) >= 256]
     for encoding in ALL:
         for number in range(-(-count // 10)):
             model = trained[(number + seed) % len(trained)]
