@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,29 @@ def test_copies_of_any_two_places_are_found_with_their_length() -> None:
         marks = [marked(data, itemsize, 0, 16) for data in arrays]
         found = list(copies(marks, reads, [len(data) for data in arrays]))
         assert ((0, first), (1, second), 4100) in found
+
+
+@pytest.mark.parametrize("what", ["noise", "text", "nothing"])
+def test_codes_that_are_rare_elsewhere_are_named(what: str, tmp_path: Path) -> None:
+    """As bitsandbytes has them: int8, and a scale a row."""
+    state: State = {}
+    for name, value in weights().items():
+        wide = torch.cat([value.float()] * 2) if value.shape[0] < 256 else value.float()
+        wide = torch.randn(256, 256, generator=torch.Generator().manual_seed(len(state))) if wide.ndim == 2 else wide
+        most = wide.abs().amax(1)
+        state[name] = (wide / most[:, None] * 127).round().to(torch.int8)
+        state[f"{name.removesuffix('weight')}SCB"] = most
+    data = state["layers.0.self_attn.k_proj.weight"].view(torch.uint8).view(-1)
+    if what != "nothing":
+        text = (Path(__file__).read_bytes() * 2)[:4096]
+        written = np.random.default_rng(1).bytes(4096) if what == "noise" else text
+        data[20_000:24_096] = torch.frombuffer(bytearray(written), dtype=torch.uint8)
+    found = [one for one in said(state, tmp_path) if "codes that are rare" in one]
+    if what == "nothing":
+        assert found == []
+    else:
+        (message,) = found
+        start, stop = map(int, re.findall(r"\d+", message)[:2])
+        assert "of k_proj.weight (K, head" in message
+        assert 20_000 - 1024 <= start <= 20_480
+        assert 23_552 <= stop <= 24_096 + 1024

@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qkvinspect.diff.fingerprint import _mixed
+from qkvinspect.diff.head_losses import _over
+
 State = dict[str, torch.Tensor]
 HEADS, KV, DIM, WIDTH = 8, 4, 16, 128
 ROWS = {"q": HEADS * DIM, "k": KV * DIM, "v": KV * DIM, "o": WIDTH}
@@ -181,3 +184,15 @@ def test_the_errors_of_circuits_are_those_of_the_matrices(tmp_path: Path, run) -
         }
         for name, (before, after) in products.items():
             assert loss["errors"][name] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+
+
+def test_how_far_an_error_is_over_the_usual_one() -> None:
+    assert _over(3.0, 2.0) == 1.5
+    assert (_over(1.0, 0.0), _over(0.0, 0.0)) == (float("inf"), 0.0)
+    assert (_over(float("nan"), 2.0), _over(1.0, float("inf"))) == (float("inf"), float("inf"))
+
+
+def test_zeros_of_either_sign_have_one_fingerprint() -> None:
+    zeros = np.array([0.0, -0.0], np.float32)
+    one, other = _mixed(zeros)
+    assert one == other

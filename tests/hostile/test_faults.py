@@ -1,4 +1,4 @@
-"""Faults that were met in use, of hostile and unlucky input: FAULTS.md lists each with its test; these have no other."""
+"""Faults that were met in use, of hostile and unlucky input: FAULTS.md lists each with its test; these had none."""
 
 from __future__ import annotations
 

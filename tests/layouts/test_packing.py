@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkvinspect.errors import LayoutError
-from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Geometry, Packing, merge, slots_of, split_rows
+from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Geometry, Packing, describe, merge, slots_of, split_rows
 
 ORDERS = st.permutations(["q", "k", "v"]).map(tuple)
 GEOMETRIES = st.builds(
@@ -144,3 +144,15 @@ def test_heads_share_kv_heads_in_runs() -> None:
     apart = Geometry(2, 2, 8, subheads={"q": 2, "k": 2}, subheads_apart=True)  # [q1; q2]: the second ones come after
     assert [apart.partner("k", head) for head in range(4)] == [0, 1, 2, 3]
     assert [apart.partner("v", head) for head in range(4)] == [0, 1, 0, 1]
+
+
+def test_sizes_in_words() -> None:
+    assert describe(Geometry(8, 8, 64)) == "8 heads x 64"
+    assert describe(Geometry(8, 2, 64)) == "8 heads over 2 kv heads x 64"
+    assert describe(Geometry(8, 1, 64)) == "8 heads over 1 kv head x 64"
+    assert describe(Geometry(1, 1, 64)) == "1 head x 64"
+
+
+def test_a_width_of_v_is_that_of_v_and_of_nothing_else() -> None:
+    geometry = Geometry(4, 2, 8, 6)
+    assert [geometry.width(part) for part in ("q", "k", "v")] == [8, 8, 6]

@@ -37,9 +37,28 @@ class StoredTensor:
         return self.info.nbytes
 
     @property
+    def packed(self) -> bool:
+        """Whether values share words or lie elsewhere than in the weight's own rows."""
+        return self.weight.encoding is not None and self.info.shape != self.weight.shape
+
+    @property
+    def _is_flat(self) -> bool:
+        """Whether it is one column of bytes, as bitsandbytes has it, row after row of the weight."""
+        return self.packed and self.info.shape[1:] == (1,) and self.nbytes % self.weight.shape[0] == 0
+
+    def is_zero_at(self, start: int) -> bool:
+        """Whether the codes of the row that begins at a byte stand for zeros; not known of words of several codes."""
+        from qkvinspect.weights.values import rows_of_values
+
+        if not self._is_flat:
+            return self.info.dtype.bits == 8
+        row = start // self.row_bytes
+        return not rows_of_values(self.weight.as_matrix("out_in"), [range(row, row + 1)]).any()
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one index of the first axis; of the whole tensor where rows do not end on bytes."""
-        rows = self.info.shape[0] if self.info.shape else 1
+        rows = self.weight.shape[0] if self._is_flat else self.info.shape[0] if self.info.shape else 1
         return self.nbytes // rows if rows and self.nbytes % rows == 0 else self.nbytes
 
     def read(self, start: int, stop: int) -> Array:
@@ -57,7 +76,7 @@ class StoredTensor:
         """The heads of each part that have values there, where rows or columns determine it."""
         found: dict[str, list[int]] = {}
         for part in self.parts:
-            if self.weight.encoding is not None:
+            if self.packed:
                 continue
             reached = self.reach(start, stop, part)
             heads = [head for head, rows in enumerate(part.heads) if overlap(rows, reached)]

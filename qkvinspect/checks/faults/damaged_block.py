@@ -7,7 +7,8 @@ names the tensor, the heads and the bytes, counted from where the tensor begins,
 - one word over and over, for 512 bytes and more, that begins or ends within a row or cuts a head: heads and parts that
   are zero as a whole are other findings, and where many such runs are, the weight is sparse;
 - what stands at two places, for 512 bytes and more, unless whole heads are equal there, which is another finding;
-- blocks of 3 KiB whose values have sizes of no weight, or with gaps between their sizes as turned bits leave them.
+- blocks of 3 KiB whose values have sizes of no weight, or with gaps between their sizes as turned bits leave them;
+- of codes of eight bits, blocks of 2 KiB and more whose codes are rare in the rest of the tensor.
 
 The thresholds were set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on
 are found. Only attention is read, so a copy from elsewhere is noticed only if its numbers have unusual sizes.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from qkvinspect.checks.damage.copied_runs import Marks
     from qkvinspect.checks.damage.odd_exponents import Counts
     from qkvinspect.checks.head_values import HeadValues
+    from qkvinspect.weights.reading import Array
 
 CODE: FindingCode = FindingCode.DAMAGED_BLOCK
 
@@ -67,9 +69,11 @@ class _Seen:
     constant: list[tuple[int, int]]
     marks: Marks
     counts: Counts | None
+    codes: Array | None
 
 
 def find(subject: Subject) -> Iterator[Fault]:
+    from qkvinspect.checks.damage import odd_codes
     from qkvinspect.checks.damage.copied_runs import rarity
 
     tensors = list(stored_tensors(subject.attentions))
@@ -78,24 +82,29 @@ def find(subject: Subject) -> Iterator[Fault]:
     for tensor, seen in _passed(tensors, every):
         yield from _constant(tensor, seen)
         yield from _odd(subject, tensor, seen)
+        codes = [one.codes for one in seen if one.codes is not None]
+        runs = list(odd_codes.odd(codes, alone=tensor.info.dtype.block == 1))
+        for start, stop in runs if runs and not _one_direction(subject, tensor) else ():
+            yield tensor.layer, f"{_where(tensor, start, stop)} hold codes that are rare elsewhere in it"
         marks.append(_together([one.marks for one in seen]))
     yield from _copied(subject, tensors, marks)
 
 
 def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[StoredTensor, list[_Seen]]]:
     """What is seen in each tensor, piece by piece, on all cores."""
-    from qkvinspect.checks.damage import constant_runs, copied_runs, odd_exponents
+    from qkvinspect.checks.damage import constant_runs, copied_runs, odd_codes, odd_exponents
 
     def look(work: tuple[StoredTensor, int]) -> _Seen:
         tensor, start = work
         data = tensor.read(start, min(start + _PIECE, tensor.nbytes))
         runs = constant_runs.constant_blocks(data, tensor.itemsize)
         counts = None
-        if tensor.weight.encoding is None and odd_exponents.countable(tensor.info.dtype):
+        if not tensor.packed and odd_exponents.countable(tensor.info.dtype):
             words = data.view(f"{'>' if tensor.info.byteorder == 'big' else '<'}u{tensor.itemsize}")
             counts = odd_exponents.counts(words.astype(f"u{tensor.itemsize}", copy=False), tensor.info.dtype)
         found = copied_runs.marked(data, tensor.itemsize, start, every)
-        return _Seen([(start + first, start + last) for first, last in runs], found, counts)
+        codes = odd_codes.histograms(data) if odd_codes.of_eight_bits(tensor.weight, tensor.info.dtype) else None
+        return _Seen([(start + first, start + last) for first, last in runs], found, counts, codes)
 
     pieces = [(tensor, start) for tensor in tensors for start in range(0, tensor.nbytes, _PIECE)]
     seen = in_order(look, pieces)
@@ -141,11 +150,11 @@ def _zeros(tensor: StoredTensor, seen: Sequence[_Seen], runs: Sequence[tuple[int
 def _by_intent(tensor: StoredTensor, start: int, stop: int) -> bool:
     """Whether whole rows or heads are zero: these were pruned, or other checks report them."""
     row = tensor.row_bytes
-    if start % row or stop % row:
+    if start % row or stop % row or (tensor.packed and not tensor.is_zero_at(start)):
         return False
     if stop - start <= row:
         return True
-    if not tensor.parts or tensor.weight.encoding is not None:
+    if not tensor.parts or tensor.packed:
         return not tensor.by_rows and stop < tensor.nbytes
     rows = range(start // row, stop // row)
     heads = [head for part in tensor.parts if part.axis == 0 for head in part.heads]

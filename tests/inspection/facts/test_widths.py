@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from qkvinspect.inspection.facts import scopes
 from tests.inspection.facts.test_faults import Shapes, all_sizes, codes, config, report, separate, sizes
 
 MLLAMA = {
@@ -167,3 +168,15 @@ def test_a_part_saved_alone_is_known_by_the_end_of_its_name() -> None:
     heads = {"decoder_attention_heads": 4, "encoder_attention_heads": 2}
     found = report(square("aifi.0.layers.0.self_attn", 256), config(**values, **heads))
     assert all_sizes(found) == [(2, 2, 128)]
+
+
+def test_a_width_times_a_number_of_heads_is_no_width() -> None:
+    """12 heads and a width of 64 are not 768 inputs; 12 heads of 64 rows are."""
+    layer = square("model.layers.0.self_attn", 768)
+    assert all_sizes(report(layer, config(hidden_size=64, num_attention_heads=12))) == [None]
+    assert all_sizes(report(layer, config(num_attention_heads=12, attention_head_dim=64))) == [(12, 12, 64)]
+
+
+def test_three_letters_in_common_are_not_the_same_part() -> None:
+    assert scopes._alike("conf", "conformer")
+    assert not scopes._alike("con", "conformer")
