@@ -103,7 +103,12 @@ def convert(
     with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         layout_of = by_id(to) if to is not None else None
-        grouped = anew or layout_of is None or (tp or 1) > 1 or any(stored.packing.groups != "one" for stored in layout_of.weights)
+        grouped = (
+            anew
+            or layout_of is None
+            or (tp or 1) > 1
+            or any(stored.packing.groups != "one" for stored in layout_of.weights)
+        )
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=grouped)
         saving.require_attention(found, "convert")
         layout_to = layout_of if layout_of is not None else heads_anew.same_layout(found)
@@ -116,7 +121,9 @@ def convert(
             )
         plan = convert_whole(found, target)
         if tp is None or (tp == 1 and output.suffix in SUFFIXES):
-            saving.save_plan(found, plan, target, output, how, command="convert", format=format, dry_run=dry_run, heads=changes)
+            saving.save_plan(
+                found, plan, target, output, how, command="convert", format=format, dry_run=dry_run, heads=changes
+            )
         else:
             ranks = Ranks(tp, target.layout.ranks_for, tuple(whole or ()))
             saving.save_ranks(found, plan, target, ranks, output, how, format=format, dry_run=dry_run, heads=changes)

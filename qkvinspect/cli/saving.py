@@ -29,7 +29,9 @@ Out = Annotated[
         help="Where to write: .safetensors, .pt or .pth; a folder with --max-shard-size.",
     ),
 ]
-To = Annotated[str | None, typer.Option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")
+]
 ZeroBias = Annotated[
     bool, typer.Option("--zero-bias", help="Fill the bias of a part that has none with zeros, where others have one.")
 ]
@@ -203,7 +205,9 @@ def save_plan(
 ) -> None:
     """Write what pack and convert planned, and say what the reader of the file must know."""
     how = _with_config(plan, how)
-    save(report, plan.pieces, out, how, command=command, format=format, layers=plan.layers, dry_run=dry_run, heads=heads)
+    save(
+        report, plan.pieces, out, how, command=command, format=format, layers=plan.layers, dry_run=dry_run, heads=heads
+    )
     explain_rest(report, plan.pieces, out)
     _say_what_is_new(plan, target)
 

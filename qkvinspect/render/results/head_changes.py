@@ -37,4 +37,3 @@ def _rows(layer: MergedLayer) -> Iterator[tuple[str, ...]]:
         errors = (group.plain_qk, group.plain_ov, group.qk, group.ov)
         yield layer.layer, " ".join(map(str, group.members)), *map(text.number, errors)
     yield layer.layer, "all; neighbours", *map(text.number, (*layer.plain, *layer.aligned))
-
