@@ -15,9 +15,9 @@ from qkvinspect.cli.printing import note
 if TYPE_CHECKING:
     from qkvinspect.dtypes import DType
     from qkvinspect.export import How, OutputTensor, Plan, Ranks, Target
+    from qkvinspect.inspection.report import Report
     from qkvinspect.layouts import Layout
     from qkvinspect.lineage.anew import HeadChanges
-    from qkvinspect.inspection.report import Report
     from qkvinspect.render.results.rewriting import Rewriting
 
 Out = Annotated[

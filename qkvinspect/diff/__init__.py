@@ -35,6 +35,9 @@ ORDER = ("q", "k", "v", "out", "q_bias", "k_bias", "v_bias", "out_bias")
 _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
 
 
+_USUAL = DiffOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class _LayerPair:
     """Two modules, and the parts of them that are compared."""
@@ -50,7 +53,7 @@ class _LayerPair:
         return sum(side[name].nbytes for side in self.parts for name in self.names if name in side)
 
 
-def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress: Progress | None = None) -> Difference:
+def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progress | None = None) -> Difference:
     """Compare two checkpoints, which must still be open, layer by layer in bounded memory.
 
     Raises:

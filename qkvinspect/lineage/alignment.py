@@ -19,7 +19,6 @@ from qkvinspect.lineage.whole_heads import HeadsAnew, WholeHeads, made_anew, who
 from qkvinspect.progress import Progress
 from qkvinspect.weights.mixed_heads import Terms
 
-
 _SCALED = 1e-5
 
 
@@ -96,7 +95,8 @@ def align(a: Report, b: Report, positions: Sequence[Positions | None], progress:
 
 def _cannot_align(a: Attention, b: Attention) -> str:
     one, other = a.heads, b.heads
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     if one.num_heads * other.num_kv_heads != other.num_heads * one.num_kv_heads:
         shares = f"{one.num_heads}/{one.num_kv_heads} and {other.num_heads}/{other.num_kv_heads}"
         return f"its heads share K and V in other groups: {shares}"

@@ -44,7 +44,8 @@ def whole_heads(attention: Attention) -> WholeHeads:
     """
     q, k, v = (_rows(attention.part(name)) for name in "qkv")
     output = attention.output
-    assert output is not None and attention.heads is not None
+    assert output is not None
+    assert attention.heads is not None
     rows = output.numpy()
     return WholeHeads(q, k, v, rows.reshape(attention.heads.num_heads, -1, rows.shape[1]))
 
@@ -76,7 +77,8 @@ class HeadsAnew:
 def made_anew(attention: Attention, heads: HeadsAnew) -> Attention:
     """A layer with other heads; nothing is read."""
     old, output = attention.geometry, attention.output
-    assert old is not None and output is not None
+    assert old is not None
+    assert output is not None
     anew: Mapping[str, tuple[Terms, ...]] = {"q": heads.q, "k": heads.k, "v": heads.v}
     parts = tuple(_part(part, anew[part.name]) for part in attention.parts)
     geometry: Geometry = replace(old, num_heads=len(heads.q), num_kv_heads=len(heads.k))

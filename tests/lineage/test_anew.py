@@ -227,9 +227,9 @@ def test_the_error_of_each_group_is_that_of_its_circuits(
                for part in (kinds.Q, kinds.K, kinds.V, kinds.OUT)}  # fmt: skip
         old = {part: value.double().numpy() for part, value in weights.items()}
         order = [head for group in said[layer]["groups"] for head in group["kv_heads"]]
-        qk, ov = (circuits(old, [*range(6)], order), circuits(new, [h // 3 for h in range(6)], [*range(6)])), 0
+        both = circuits(old, [*range(6)], order), circuits(new, [h // 3 for h in range(6)], [*range(6)])
         for side, name in enumerate(("qk", "ov")):
-            before, after = (one[side] for one in qk)
+            before, after = (one[side] for one in both)
             for group, found in enumerate(said[layer]["groups"]):
                 its = slice(group * 3, group * 3 + 3)
                 error = np.linalg.norm(after[its] - before[its]) / np.linalg.norm(before[its])
