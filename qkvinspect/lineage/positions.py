@@ -84,7 +84,7 @@ def _said(flag: str | None) -> Positions | None:
         return None
     word, colon, dim = flag.partition(":")
     kinds: tuple[Kind, ...] = ("none", "halves", "neighbours")
-    kind = next((one for one in kinds if one == word), None)
+    kind: Kind | None = next((one for one in kinds if one == word), None)
     if kind is None or (colon and (not dim.isdecimal() or int(dim) % 2 or not int(dim) or kind == "none")):
         raise UsageError(
             "--rotary does not say which rows are turned together",
@@ -104,7 +104,7 @@ def _known(report: Report, attention: Attention) -> Positions | None:
     model = str(config.get("model_type"))
     width = geometry.width("q")
     if layout.rotary is not None or model in _ROTARY or any(config.get(key) is not None for key in _ROTARY_KEYS):
-        kind = layout.rotary or ("neighbours" if model in _NEIGHBOURS else "halves")
+        kind: Kind = layout.rotary or ("neighbours" if model in _NEIGHBOURS else "halves")
         return Positions(kind, _rotary_dim(config, width))
     if model in _ABSOLUTE and config.get("position_embedding_type") in (None, "absolute"):
         return Positions("none")
