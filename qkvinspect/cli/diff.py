@@ -20,6 +20,10 @@ def diff(
     attention_only: Annotated[
         bool, option("--attention-only", help="Leave out the tensors outside attention.")
     ] = False,
+    align: Annotated[
+        bool, option("--align", help="First bring B's layers and heads into A's order and basis.")
+    ] = False,
+    rotary: options.Rotary = None,
     tolerance: Annotated[
         float | None,
         option("--tolerance", metavar="X", min=0.0, help="A relative L2 difference up to X counts as the same."),
@@ -50,12 +54,16 @@ def diff(
     Permuted heads, K and V swapped, rows turned for another form of rotary embedding, transposed, zero-filled
     and wrongly cut weights are recognised. All other tensors are compared by name.
 
+    With --align, layers that were inserted or removed and heads that were permuted, rotated inside, rescaled or cut
+    off are found as `lineage` finds them, and what changes no output is undone before B is compared.
+
     Examples:
 
     \b
       qkvinspect diff before.pt after.safetensors
       qkvinspect diff timm.pt hf_model/ --map 'blocks.*.attn=encoder.layer.*.attention.self'
       qkvinspect diff fp32.safetensors bf16.safetensors --per-head --format markdown
+      qkvinspect diff base/ pruned/ --align --attention-only
       qkvinspect diff train.pt train.pt --container model --container ema
 
     Exit status:
@@ -71,6 +79,8 @@ def diff(
     from qkvinspect.render.results import diff as result
 
     streams.hush(quiet)
+    if rotary is not None and not align:
+        raise UsageError("--rotary means nothing without --align")
     outputs.require_output(output, (a, b, base, *(config or ())), force=force)
     ask = "wanted" if evidence else "none"
     configs, containers = options.each(config, "--config"), options.each(container, "--container")
@@ -82,7 +92,7 @@ def diff(
         )
         if attention_only and not before.attentions and not after.attentions:
             raise UsageError("there is no attention to compare", file=one.path)
-        wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance)
+        wanted = DiffOptions(tuple(map or ()), tuple(layer or ()), not attention_only, tolerance, align, rotary)
         with Bar("comparing") as bar:
             found = compare(before, after, wanted, bar.advance)
     folded = output is None and printing.lines() is not None

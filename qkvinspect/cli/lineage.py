@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 from qkvinspect.cli import options, outputs, printing, streams
@@ -27,6 +28,10 @@ def lineage(
     expect: Annotated[
         Expected | None,
         option("--expect", help="Exit with 1 unless this is what every other one is to A.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        option("--plot", metavar="FILE", help="Draw the tree and a map of layers and heads: .svg or .html."),
     ] = None,
     format: options.AskFormat = options.TABLE,
     output: options.Output = None,
@@ -58,6 +63,7 @@ def lineage(
     \b
       qkvinspect lineage base.safetensors release/
       qkvinspect lineage base/ step1000/ step2000/ merged.safetensors
+      qkvinspect lineage base/ tuned/ --plot heads.svg
       qkvinspect lineage base/ mine/ --expect common-ancestor --format json
 
     Exit status:
@@ -71,12 +77,15 @@ def lineage(
     from qkvinspect.errors import UsageError
     from qkvinspect.lineage import lineage as compared
     from qkvinspect.lineage.kinship import VERDICTS, Verdict
+    from qkvinspect.render.lineage_picture import picture, require_drawable
     from qkvinspect.render.results.lineage import document
 
     streams.hush(quiet)
     if len(paths) < 2:
         raise UsageError("there is nothing to compare it with", file=paths[0], hint="name two checkpoints or more")
     outputs.require_output(output, (*paths, config), force=force)
+    outputs.require_output(plot, (*paths, config), force=force)
+    require_drawable(plot)
     ask = "wanted" if evidence else "none"
     with ExitStack() as opened:
         files = [opened.enter_context(options.load(path, container, config, limit, download)) for path in paths]
@@ -85,6 +94,8 @@ def lineage(
         ]
         with Bar("comparing") as bar:
             found = compared(reports, bar.advance)
+    if plot is not None:
+        printing.save(picture(found, plot.suffix), plot, force=force)
     printing.put(document(found), format, output, force=force)
     if expect is not None:
         expected: Verdict = next(verdict for verdict in VERDICTS if verdict.replace(" ", "-") == expect.value)

@@ -50,6 +50,15 @@ Limits = Annotated[
     list[str] | None,
     option("--limit", metavar="NAME=N", help="Allow a file more than usual: header=200MB, tensors=1M ...; repeatable."),
 ]
+Rotary = Annotated[
+    str | None,
+    option(
+        "--rotary",
+        metavar="PAIRS",
+        help="Rows of a head that a rotary embedding turns together: none, halves, neighbours, or halves:32.",
+        show_default=False,
+    ),
+]
 Base = Annotated[
     str | None,
     option("--base", metavar="PATH", help="The model that PATH, a LoRA adapter, is added to."),

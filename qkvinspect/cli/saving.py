@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from qkvinspect.dtypes import DType
     from qkvinspect.export import How, OutputTensor, Plan, Ranks, Target
     from qkvinspect.inspection.report import Report
+    from qkvinspect.layouts import Layout
+    from qkvinspect.lineage.anew import HeadChanges
     from qkvinspect.render.results.rewriting import Rewriting
 
 Out = Annotated[
@@ -26,7 +28,9 @@ Out = Annotated[
         help="Where to write: .safetensors, .pt or .pth; a folder with --max-shard-size.",
     ),
 ]
-To = Annotated[str, option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")]
+_TO = option("--to", metavar="LAYOUT", help="The layout to store it in; see `qkvinspect layouts`.")
+To = Annotated[str, _TO]
+OtherTo = Annotated[str | None, _TO]
 ZeroBias = Annotated[
     bool, option("--zero-bias", help="Fill the bias of a part that has none with zeros, where others have one.")
 ]
@@ -61,7 +65,7 @@ def how(max_shard: str | None, *, force: bool, verify: bool, whole: bool) -> How
 
 
 def target(
-    to: str,
+    to: str | Layout,
     heads: Sequence[str] | None,
     *,
     zero_bias: bool,
@@ -77,7 +81,8 @@ def target(
     flags = [parse_flag(text) for text in heads or ()]
     of_all = flags[-1] if flags and all(flag.glob == "*" for flag in flags) else None
     num_heads, num_kv_heads = (of_all.num_heads, of_all.num_kv_heads or 0) if of_all else (0, 0)
-    return Target(by_id(to), num_heads, num_kv_heads, zero_bias, dtype(numbers_as), renaming(rename or ()))
+    layout = by_id(to) if isinstance(to, str) else to
+    return Target(layout, num_heads, num_kv_heads, zero_bias, dtype(numbers_as), renaming(rename or ()))
 
 
 def dtype(name: Literal["float32", "bfloat16", "float16"] | None) -> DType | None:
@@ -131,6 +136,7 @@ def save(
     format: str,
     layers: int,
     dry_run: bool,
+    heads: HeadChanges | None = None,
 ) -> None:
     """Write the pieces, or check that they can be written; say which they are."""
     from qkvinspect.cli.progress import Bar
@@ -153,6 +159,7 @@ def save(
         written=not dry_run,
         verified=how.verify and not dry_run,
         findings=report.findings,
+        heads=heads,
     )
     _put(result, command, format)
 
@@ -184,17 +191,37 @@ def explain_rest(report: Report, pieces: Sequence[OutputTensor], out: Path) -> N
 
 
 def save_plan(
-    report: Report, plan: Plan, target: Target, out: Path, how: How, *, command: str, format: str, dry_run: bool
+    report: Report,
+    plan: Plan,
+    target: Target,
+    out: Path,
+    how: How,
+    *,
+    command: str,
+    format: str,
+    dry_run: bool,
+    heads: HeadChanges | None = None,
 ) -> None:
     """Write what pack and convert planned, and say what the reader of the file must know."""
     how = _with_config(plan, how)
-    save(report, plan.pieces, out, how, command=command, format=format, layers=plan.layers, dry_run=dry_run)
+    save(
+        report, plan.pieces, out, how, command=command, format=format, layers=plan.layers, dry_run=dry_run, heads=heads
+    )
     explain_rest(report, plan.pieces, out)
     _say_what_is_new(plan, target)
 
 
 def save_ranks(
-    report: Report, plan: Plan, target: Target, ranks: Ranks, out: Path, how: How, *, format: str, dry_run: bool
+    report: Report,
+    plan: Plan,
+    target: Target,
+    ranks: Ranks,
+    out: Path,
+    how: How,
+    *,
+    format: str,
+    dry_run: bool,
+    heads: HeadChanges | None = None,
 ) -> None:
     """Write what convert planned as the shares of ranks, or say what the first of them would hold."""
     from qkvinspect.cli.progress import Bar
@@ -218,6 +245,7 @@ def save_ranks(
         written=not dry_run,
         verified=how.verify and not dry_run,
         findings=report.findings,
+        heads=heads,
     )
     _put(result, "convert", format)
     explain_rest(report, plan.pieces, out)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-from qkvinspect.arguments import texts
 from qkvinspect.diff.difference import Comparison, Difference, HeadLoss, LayerDifference, PartDifference, Side
 from qkvinspect.diff.head_losses import head_losses, quantised, worst_first
 from qkvinspect.diff.moved_scales import undone
+from qkvinspect.diff.options import DiffOptions as DiffOptions
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
@@ -29,35 +30,14 @@ from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 from qkvinspect.weights.encodings import Weights
 
+if TYPE_CHECKING:
+    from qkvinspect.diff.aligned import AlignedSides
+
 ORDER = ("q", "k", "v", "out", "q_bias", "k_bias", "v_bias", "out_bias")
 _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
 
 
-@dataclass(frozen=True, slots=True)
-class DiffOptions:
-    """What to compare, and what counts as the same. A single text stands for a tuple of one.
-
-    >>> import qkvinspect
-    >>> wanted = qkvinspect.DiffOptions(layers="*.0.*", tolerance=1e-3)
-    >>> files = "sample_checkpoints/trained.safetensors", "sample_checkpoints/miswritten.safetensors"
-    >>> qkvinspect.compare(*files, wanted).same
-    True
-
-    Attributes:
-        maps: values of --map.
-        layers: globs; only layers of which A's or B's name matches one are compared. Empty: all.
-        others: whether tensors outside attention are compared too.
-        tolerance: the relative L2 difference up to which a changed tensor counts as the same.
-    """
-
-    maps: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
-    others: bool = True
-    tolerance: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "maps", texts(self.maps))
-        object.__setattr__(self, "layers", texts(self.layers))
+_USUAL = DiffOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +56,19 @@ class _LayerPair:
         return sum(side[name].nbytes for side in self.parts for name in self.names if name in side)
 
 
-def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress: Progress | None = None) -> Difference:
+def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progress | None = None) -> Difference:
     """Compare two checkpoints, which must still be open, layer by layer in bounded memory.
 
     Raises:
         CheckpointError: the bytes cannot be read.
         UsageError: an option has no meaning, or names nothing.
     """
-    renames = Renames(options.maps)
+    beside = _beside(a, b, options, progress)
+    a, b, renames = (beside.a, beside.b, beside.renames) if beside else (a, b, Renames(options.maps))
     of_a, of_b = ({one.layer: one for one in side.attentions} for side in (a, b))
-    pairs = pair_names(list(of_a), list(of_b), renames)
+    pairs = list(beside.pairs) if beside else pair_names(list(of_a), list(of_b), renames)
     prefixes = {pair.prefixes for pair in pairs}
-    ordered, undecided = pair_by_order(a.attentions, b.attentions, pairs)
+    ordered, undecided = ([], 0) if beside else pair_by_order(a.attentions, b.attentions, pairs)
     place = {name: position for position, name in enumerate(of_a)}
     pairs = sorted([*pairs, *ordered], key=lambda pair: place[pair.a])
     apart = {pair for pair in pairs if not (of_a[pair.a].parts and of_b[pair.b].parts)}
@@ -115,7 +96,9 @@ def compare(a: Report, b: Report, options: DiffOptions = DiffOptions(), progress
     for side in (0, 1):
         announce(region for one in work for lines in one.parts[side].values() for region in lines.weight.regions)
         announce(others.regions(side) if others else ())
-    layers = tuple(_compare_layer(one, options.tolerance, advance) for one in work)
+    layers = tuple(_compare_layer(one, beside, options.tolerance, advance) for one in work)
+    if beside:
+        removed, added, notes = [*removed, *beside.gone], [*added, *beside.new], [*beside.notes, *notes]
     notes += [*_disagreeing(work), *_converted(work)]
     notes += [*_turned(work), *_about_quantised(work, layers)]
     return Difference(
@@ -233,7 +216,8 @@ def _without_out(a: Report, b: Report) -> str:
 def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Weights, Weights]) -> _LayerPair:
     if a.parts and b.parts:
         unpaired = paired(a) != paired(b)
-        one, other = parts_of(a, unpaired=unpaired), parts_of(b, unpaired=unpaired)
+        aligned = pair.matched_by == "align"
+        one, other = (parts_of(side, unpaired=unpaired, by_heads=aligned) for side in (a, b))
         moved = undone(one, other, (pair.a, pair.b), sides)
         names = [name for name in ORDER if name in one or name in other]
         if extract:
@@ -243,8 +227,19 @@ def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[We
     return _LayerPair(pair, a, b, (one, other), tuple(dict.fromkeys([*one, *other])))
 
 
-def _compare_layer(layer: _LayerPair, tolerance: float | None, advance: Advance) -> LayerDifference:
+def _beside(a: Report, b: Report, options: DiffOptions, progress: Progress | None) -> AlignedSides | None:
+    if not options.align:
+        return None
+    from qkvinspect.diff.aligned import aligned_sides
+
+    return aligned_sides(a, b, options.maps, options.rotary, progress)
+
+
+def _compare_layer(
+    layer: _LayerPair, beside: AlignedSides | None, tolerance: float | None, advance: Advance
+) -> LayerDifference:
     geometry = common_heads(layer.a, layer.b)
+    tolerance = beside.tolerance(layer.pair.a, tolerance) if beside else tolerance
     a, b = layer.parts
     parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
     found = _with_rotary(layer, parts, relate(a, b, parts, _sizes(layer, geometry)), geometry)
@@ -257,6 +252,7 @@ def _compare_layer(layer: _LayerPair, tolerance: float | None, advance: Advance)
         num_heads=geometry.num_heads if geometry else None,
         parts=parts,
         relations=lying_otherwise(layer.a, layer.b, relations),
+        undone=beside.undone.get(layer.pair.a, ()) if beside else (),
     )
 
 

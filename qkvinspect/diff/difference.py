@@ -25,7 +25,7 @@ SAME: frozenset[Status] = frozenset({"identical", "rounding", "tolerated"})
 STATUSES: tuple[Status, ...] = ("identical", "rounding", "tolerated", "changed", "reshaped", "added", "removed")
 """Statuses from no difference to the largest."""
 
-MatchedBy = Literal["name", "wrapper", "prefix", "map", "order"]
+MatchedBy = Literal["name", "wrapper", "prefix", "map", "order", "align"]
 Side = Literal["a", "b"]
 Kind = tuple[str, tuple[int, ...]]
 """dtype and shape"""
@@ -109,6 +109,7 @@ class LayerDifference:
         a, b: its names.
         stored: how each side stores it, for people.
         num_heads: None where unknown, or where the two sides disagree.
+        undone: what was done to B's heads before they were compared, in words.
     """
 
     a: str
@@ -118,6 +119,7 @@ class LayerDifference:
     num_heads: int | None
     parts: tuple[PartDifference, ...]
     relations: tuple[Relation, ...] = ()
+    undone: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         changed = [part.name for part in self.parts if part.whole.status not in SAME]
@@ -257,6 +259,7 @@ def _layer(layer: LayerDifference) -> dict[str, object]:
             for part in layer.parts
         ],
         "relations": [{"code": r.code.value, "parts": list(r.parts), "message": r.message} for r in layer.relations],
+        **({"undone": list(layer.undone)} if layer.undone else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
 from qkvinspect.inspection.report import Attention
@@ -13,11 +14,12 @@ Parts = dict[str, Lines]
 """``q``, ``k``, ``v``, ``out`` and the same with ``_bias``; or stored tensors by the ends of their names."""
 
 
-def parts_of(attention: Attention, *, unpaired: bool = False) -> Parts:
+def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = False) -> Parts:
     """The parts of a module whose layout is known; the output projection by its columns, which are heads' rows.
 
     Args:
         unpaired: put the rows of heads whose halves lie in turn (llama.cpp) in the order that transformers has.
+        by_heads: take the columns of the output projection in the order of its heads, and no others.
     """
     found: Parts = {}
     turned = paired(attention) if unpaired else ()
@@ -28,6 +30,8 @@ def parts_of(attention: Attention, *, unpaired: bool = False) -> Parts:
     if output is not None:
         matrix = output.weight.as_matrix(output.orientation)
         found["out"] = flip(Lines(output.weight, matrix, (range(matrix.rows),)))
+        if by_heads:
+            found["out"] = replace(found["out"], runs=output.rows)
     for part in attention.parts:
         if part.bias is not None:
             rows = _halves(part.bias_heads) if part.name in turned else merge(part.bias_heads)

@@ -13,13 +13,12 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import patterns
-from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
-from qkvinspect.inspection.facts.scopes import speaking
+from qkvinspect.inspection.candidates import Candidate, Match
+from qkvinspect.inspection.decide import decide, named_by
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.layouts import Layout
-from qkvinspect.parsed import is_items
 from qkvinspect.weights.weight import Weight
 
 
@@ -80,7 +79,7 @@ def _find(names: Names, layouts: Sequence[Layout], configs: Sequence[Config], as
     """The modules, but for those of blocks that repeat another."""
     forced = asked.forced
     forcible = {id for _, id in forced}
-    layouts = [row for row in layouts if not row.only_told or row.id in forcible or _named_by(row, configs)]
+    layouts = [row for row in layouts if not row.only_told or row.id in forcible or named_by(row, configs)]
     index = _index(row for row in (*asked.told, *layouts, *_wherever(layouts, asked)) if _may_occur(row, names))
     claimed: set[str] = set()
     matches: list[Match] = []
@@ -97,12 +96,12 @@ def _find(names: Names, layouts: Sequence[Layout], configs: Sequence[Config], as
     for candidates in sorted(found, key=_rank, reverse=True):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
         if free:
-            match = _decide(free, configs, forced)
+            match = decide(free, configs, forced)
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     layers = {match.candidates[0].layer for match in matches}
     by_pattern, left = patterns.find(names, firsts, claimed | superseded, layers)
-    matches += [_decide(candidates, configs, forced) for candidates in by_pattern]
+    matches += [decide(candidates, configs, forced) for candidates in by_pattern]
     return Found(matches, stale, left)
 
 
@@ -280,67 +279,3 @@ def _has_ratio(layout: Layout, weight: Weight) -> bool:
     except LayoutError:
         return False
     return rows == (layout.ratio * cols if layout.ratio is not None else (layout.q_rows or 0) + 2 * cols)
-
-
-def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequence[tuple[str, str]]) -> Match:
-    layer = candidates[0].layer
-    for glob, id in reversed(forced):
-        if fnmatchcase(layer, glob):
-            fitting = [c for c in candidates if c.layout.id == id]
-            if not fitting:
-                raise LayoutError(
-                    f"layer {layer!r} cannot have the layout {id!r}",
-                    expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
-                )
-            return Match((fitting[0],), DecidedBy.FLAG)
-    told = next((c for c in candidates if c.layout.found_by == "settings"), None)
-    if told is not None:
-        return Match((told,), DecidedBy.SETTINGS)
-    for config in configs:
-        for key, values in speaking(config, layer):
-            named = _known_first([c for c in candidates if _config_says(c.layout, values)])
-            if named and _agree(best := _most_specific(named)):
-                return Match((best[0],), DecidedBy.CONFIG, config.origin + (f":{key}" if key else ""))
-    settled = _most_specific([c for c in candidates if c.settled])
-    if settled and _agree(settled):
-        return Match((settled[0],), DecidedBy.SIBLINGS)
-    best = _most_specific(_known_first(candidates))
-    by_name = [c for c in best if not c.layout.needs_config]
-    if by_name and _agree(by_name):
-        return Match((by_name[0],), DecidedBy.NAMES)
-    return Match(tuple(c for c in candidates if c.specificity == best[0].specificity), DecidedBy.NOTHING)
-
-
-def _named_by(layout: Layout, configs: Sequence[Config]) -> bool:
-    return any(_config_says(layout, config.values) for config in configs)
-
-
-def _config_says(layout: Layout, values: Mapping[str, object]) -> bool:
-    """Whether a config names the row: its kind of model, and every flag."""
-    if not layout.model_types and not layout.flags:
-        return False
-    named = [values.get(key) for key in ("model_type", "_class_name", "architecture")]
-    listed = values.get("architectures")
-    named += listed if is_items(listed) else []
-    kinds = [kind for kind in named if isinstance(kind, str)]
-    says = not layout.model_types or any(fnmatchcase(kind, glob) for kind in kinds for glob in layout.model_types)
-    return says and all(_allows(allowed, values.get(key)) for key, allowed in layout.flags.items())
-
-
-def _allows(allowed: tuple[object, ...], value: object) -> bool:
-    return value in allowed or (Ellipsis in allowed and value is not None)
-
-
-def _known_first(candidates: list[Candidate]) -> list[Candidate]:
-    """A row that rests on memory counts only if there is no other."""
-    return [c for c in candidates if c.layout.proof != "memory"] or candidates
-
-
-def _most_specific(candidates: list[Candidate]) -> list[Candidate]:
-    best = max((c.specificity for c in candidates), default=0)
-    return [c for c in candidates if c.specificity == best]
-
-
-def _agree(candidates: list[Candidate]) -> bool:
-    """Whether the candidates store the same things, under whatever name."""
-    return len({c.layout.weights for c in candidates}) == 1

@@ -19,6 +19,8 @@ from qkvinspect.lineage.whole_heads import HeadsAnew, WholeHeads, made_anew, who
 from qkvinspect.progress import Progress
 from qkvinspect.weights.mixed_heads import Terms
 
+_SCALED = 1e-5
+
 
 @dataclass(frozen=True, slots=True)
 class AlignedLayer:
@@ -28,6 +30,7 @@ class AlignedLayer:
         a, b: both; ``b`` with its heads in A's order and basis.
         anew: of what each of its heads is made.
         partners: for each head of ``b`` the one of A; None: it has none.
+        groups: for each head of K and V of ``b`` the one of A in whose place it stands; None: it has none.
         undone: what was done to its heads, in words.
     """
 
@@ -35,6 +38,7 @@ class AlignedLayer:
     b: Attention
     anew: HeadsAnew
     partners: tuple[int | None, ...]
+    groups: tuple[int | None, ...]
     undone: tuple[str, ...]
     turned: bool
 
@@ -55,9 +59,7 @@ class Alignment:
     left: tuple[tuple[str, str], ...]
 
 
-def align(
-    a: Report, b: Report, positions: Sequence[Positions | None], progress: Progress | None = None
-) -> Alignment:
+def align(a: Report, b: Report, positions: Sequence[Positions | None], progress: Progress | None = None) -> Alignment:
     """Bring the heads of B into the order and basis of A's; both must still be open.
 
     Args:
@@ -93,7 +95,8 @@ def align(
 
 def _cannot_align(a: Attention, b: Attention) -> str:
     one, other = a.heads, b.heads
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     if one.num_heads * other.num_kv_heads != other.num_heads * one.num_kv_heads:
         shares = f"{one.num_heads}/{one.num_kv_heads} and {other.num_heads}/{other.num_kv_heads}"
         return f"its heads share K and V in other groups: {shares}"
@@ -119,19 +122,37 @@ def _aligned(a: Attention, b: Attention, fate: LayerFate, positions: Positions |
     undone = tuple(_undone(order, turns))
     partners = tuple(pairs.get(head) for head in order)
     turned = any(turn is not STILL for both in turns for turn in both)
-    return AlignedLayer(a, b if anew.kept else made_anew(b, anew), anew, partners, undone, turned)
+    return AlignedLayer(
+        a, b if anew.kept else made_anew(b, anew), anew, partners, tuple(group for group, _ in groups), undone, turned
+    )
 
 
 def _groups(a: WholeHeads, b: WholeHeads, pairs: dict[int, int]) -> Iterator[tuple[int | None, list[int]]]:
-    """The heads of B in the order of A's, those that share one of K and V together, those without a partner last."""
+    """The heads of B in the order of A's, those that share one of K and V together.
+
+    Those without a partner stand in the places that are left; where B has another number of them, last.
+    """
     votes = np.zeros((len(a.k), len(b.k)))
     for theirs, ours in pairs.items():
         votes[ours // a.share, theirs // b.share] += 1
     partner = {group: of_a for of_a, group in one_to_one(votes) if votes[of_a, group]}
+    if len(a.k) == len(b.k):
+        partner = _filled(partner, range(len(b.k)), range(len(a.k)))
     for group in sorted(range(len(b.k)), key=lambda group: partner.get(group, len(a.k) + group)):
         heads = range(group * b.share, (group + 1) * b.share)
         ours = partner.get(group)
-        yield ours, sorted(heads, key=lambda head: (pairs.get(head, len(a.q)), head))
+        if ours is None:
+            yield None, list(heads)
+            continue
+        own = range(ours * a.share, (ours + 1) * a.share)
+        places = _filled({head: pairs[head] for head in heads if pairs.get(head, -1) in own}, heads, own)
+        yield ours, sorted(heads, key=places.__getitem__)
+
+
+def _filled(partner: dict[int, int], theirs: range, ours: range) -> dict[int, int]:
+    """With those that have no partner in the places that are left, in their order."""
+    left = iter([place for place in ours if place not in partner.values()])
+    return {one: partner[one] if one in partner else next(left) for one in theirs}
 
 
 def _turns(
@@ -159,11 +180,12 @@ def _terms(head: int, turn: ExactTurn, *, inverse: bool) -> Terms:
 def _undone(order: Sequence[int], turns: Sequence[tuple[ExactTurn, ExactTurn]]) -> Iterator[str]:
     moved = sum(head != place for place, head in enumerate(order))
     if moved:
-        yield f"{moved} of {len(order)} heads put in another place"
-    for side, name in ((0, "Q and K"), (1, "V and the output")):
-        rotated = sum(both[side].rotated for both in turns)
-        scaled = sum(abs(both[side].scale - 1) > 1e-9 for both in turns)
-        if rotated:
-            yield f"{name} rotated inside in {rotated} of {len(turns)} heads of K and V"
-        if scaled:
-            yield f"{name} rescaled in {scaled} of {len(turns)}"
+        yield f"{moved} of {len(order)} heads in another place"
+    for side, name in ((0, "Q and K"), (1, "V and output")):
+        counts = {
+            "rotated": sum(both[side].rotated for both in turns),
+            "rescaled": sum(abs(both[side].scale - 1) > _SCALED for both in turns),
+        }
+        said = ", ".join(f"{word} {count}" for word, count in counts.items() if count)
+        if said:
+            yield f"{name}: {said} of {len(turns)}"

@@ -61,6 +61,7 @@ class LayerFate:
     Attributes:
         a, b: its names; None where a side has no such layer.
         like: of a copied layer the name of that of A that it is like.
+        heads: in the order of A's, then those that only B has.
         distance: the mean squared distance of its circuits, each in the size of both; None without pairs.
     """
 
@@ -101,6 +102,7 @@ def of_pair(pair: PairedLayer, chance: float, names: tuple[str, str], a: Sampled
         products += qk, ov
         heads.append(HeadFate("kept", i, j, None, (qk.cosine + ov.cosine) / 2, qk.moved, ov.moved))
     heads += _alone(pair, chance, kept)
+    heads.sort(key=lambda head: (head.a is None, head.b if head.a is None else head.a))
     distance = float(np.mean([one.apart for one in products])) if products else None
     kv_heads = (a.kv_heads, b.kv_heads) if a.kv_heads != b.kv_heads else None
     return LayerFate("kept", *names, heads=tuple(heads), kv_heads=kv_heads, distance=distance)

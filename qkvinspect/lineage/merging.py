@@ -157,7 +157,7 @@ def _merged(heads: WholeHeads, group: Sequence[int], positions: Positions) -> tu
                              for head, turn, own_size in zip(group, turns, sizes, strict=True))  # fmt: skip
         made[shared] = [shared_terms]
         made[own] = [((user, turns[place] * (sizes[place] / size if size else 1.0)),) for place, user in users]
-        one = sum(turn @ side[head] for head, turn in shared_terms)
+        one = np.sum([turn @ side[head] for head, turn in shared_terms], axis=0)
         outer = heads.q if own == "q" else heads.o
         errors += _errors(outer, side, users, group, one, [terms[0][1] for terms in made[own]])
     qk, of_qk, ov, of_ov = errors

@@ -72,7 +72,7 @@ def positions(report: Report, attention: Attention, flag: str | None = None) -> 
     found = _said(flag) or _known(report, attention)
     if found is None:
         raise UsageError(
-            f"how layer {attention.layer!r} tells positions apart is not known, which limits the rotations inside heads",
+            f"how layer {attention.layer!r} tells positions apart is not known, which limits rotations inside heads",
             file=report.checkpoint.path,
             hint="--rotary none, halves or neighbours says it (halves:32 where only the first 32 rows are turned)",
         )
@@ -83,7 +83,8 @@ def _said(flag: str | None) -> Positions | None:
     if flag is None:
         return None
     word, colon, dim = flag.partition(":")
-    kind = next((one for one in ("none", "halves", "neighbours") if one == word), None)
+    kinds: tuple[Kind, ...] = ("none", "halves", "neighbours")
+    kind: Kind | None = next((one for one in kinds if one == word), None)
     if kind is None or (colon and (not dim.isdecimal() or int(dim) % 2 or not int(dim) or kind == "none")):
         raise UsageError(
             "--rotary does not say which rows are turned together",
@@ -103,7 +104,7 @@ def _known(report: Report, attention: Attention) -> Positions | None:
     model = str(config.get("model_type"))
     width = geometry.width("q")
     if layout.rotary is not None or model in _ROTARY or any(config.get(key) is not None for key in _ROTARY_KEYS):
-        kind = layout.rotary or ("neighbours" if model in _NEIGHBOURS else "halves")
+        kind: Kind = layout.rotary or ("neighbours" if model in _NEIGHBOURS else "halves")
         return Positions(kind, _rotary_dim(config, width))
     if model in _ABSOLUTE and config.get("position_embedding_type") in (None, "absolute"):
         return Positions("none")

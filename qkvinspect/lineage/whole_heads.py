@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from qkvinspect.layouts.packing import Geometry
 from qkvinspect.weights.mixed_heads import Terms, mixed, mixed_bias
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import rows_of_values
+from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ def whole_heads(attention: Attention) -> WholeHeads:
     """
     q, k, v = (_rows(attention.part(name)) for name in "qkv")
     output = attention.output
-    assert output is not None and attention.heads is not None
+    assert output is not None
+    assert attention.heads is not None
     rows = output.numpy()
     return WholeHeads(q, k, v, rows.reshape(attention.heads.num_heads, -1, rows.shape[1]))
 
@@ -75,12 +77,25 @@ class HeadsAnew:
 def made_anew(attention: Attention, heads: HeadsAnew) -> Attention:
     """A layer with other heads; nothing is read."""
     old, output = attention.geometry, attention.output
-    assert old is not None and output is not None
+    assert old is not None
+    assert output is not None
     anew: Mapping[str, tuple[Terms, ...]] = {"q": heads.q, "k": heads.k, "v": heads.v}
     parts = tuple(_part(part, anew[part.name]) for part in attention.parts)
     geometry: Geometry = replace(old, num_heads=len(heads.q), num_kv_heads=len(heads.k))
-    out = _output(output, heads.o)
-    return replace(attention, geometry=geometry, parts=parts, output=out, out=out.weight)
+    if _order(heads.o) == list(range(len(output.heads))):
+        return replace(attention, geometry=geometry, parts=parts)
+    weight = mixed(output.weight, output.orientation, output.heads, heads.o, inputs=True)
+    return replace(attention, geometry=geometry, parts=parts, output=_output(output, weight, heads.o), out=weight)
+
+
+def only_groups(attention: Attention, groups: Sequence[int]) -> Attention:
+    """A layer with some of its heads of K and V, and those that use them; nothing is read."""
+    geometry = attention.heads
+    assert geometry is not None
+    share = geometry.num_heads // geometry.num_kv_heads
+    shared: tuple[Terms, ...] = tuple(((group, None),) for group in groups)
+    own: tuple[Terms, ...] = tuple(((group * share + at, None),) for group in groups for at in range(share))
+    return made_anew(attention, HeadsAnew(own, shared, shared, own))
 
 
 def _part(part: Part, heads: tuple[Terms, ...]) -> Part:
@@ -95,10 +110,9 @@ def _part(part: Part, heads: tuple[Terms, ...]) -> Part:
                    bias_heads=places if bias is not None else ())  # fmt: skip
 
 
-def _output(output: Part, heads: tuple[Terms, ...]) -> Part:
-    if _order(heads) == list(range(len(output.heads))):
-        return output
-    weight = mixed(output.weight, output.orientation, output.heads, heads, inputs=True)
+def _output(output: Part, weight: Weight, heads: tuple[Terms, ...]) -> Part:
+    if (order := _order(heads)) is not None:
+        return replace(output, heads=tuple(output.heads[head] for head in order))
     return replace(output, weight=weight, heads=_places(len(heads), len(output.heads[0])))
 
 

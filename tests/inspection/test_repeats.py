@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -20,17 +19,22 @@ Shapes = dict[str, tuple[int, ...]]
 
 def checkpoint(shapes: Shapes, config: dict[str, object] | None = None) -> Checkpoint:
     tensors = {
-        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # pyright: ignore
         for name, shape in shapes.items()
     }
     configs = (Config("config:config.json", config),) if config else ()
     return Checkpoint("model", "test", 0, tensors, configs=configs)
 
 
+def _none_is_alike(names: Names, *, compare: bool) -> Repeats:
+    assert isinstance(compare, bool)
+    return Repeats(names, compare=False)
+
+
 def both(made: Checkpoint, options: Options, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """What is told with blocks that repeat another, and by looking at each."""
     repeated = inspect(made, options)
-    monkeypatch.setattr(match, "Repeats", partial(lambda names, compare: Repeats(names, compare=False)))
+    monkeypatch.setattr(match, "Repeats", _none_is_alike)
     each = inspect(made, options)
     return (repeated.to_dict(tensors=True), repeated.attentions), (each.to_dict(tensors=True), each.attentions)
 

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -74,6 +75,30 @@ def test_csv_has_a_row_for_each_head(folder: Path, run) -> None:
     rows = list(csv.DictReader(io.StringIO(result.out)))
     assert len(rows) == 18
     assert sum(row["fate"] == "removed" for row in rows) == 6
+
+
+@pytest.mark.parametrize("kind", ["svg", "html"])
+def test_the_picture_has_a_square_for_each_head_and_a_point_for_each_checkpoint(
+    folder: Path, run, tmp_path: Path, kind: str
+) -> None:
+    plot = tmp_path / f"heads.{kind}"
+    assert run("lineage", *(folder / name for name in ("base", "pruned", "other")), "--plot", plot, "-q").code == 0
+    drawn = plot.read_text()
+    root = ElementTree.fromstring(drawn[drawn.index("<svg") : drawn.index("</svg>") + 6])
+    svg = "{http://www.w3.org/2000/svg}"
+    squares = [one for one in root.iter(f"{svg}rect") if one.find(f"{svg}title") is not None]
+    said = [one.findtext(f"{svg}title") or "" for one in squares]
+    assert len(squares) == 18
+    assert [text.split(":")[0].split(" ->")[0] for text in said] == [f"head {head}" for head in range(6)] * 3
+    assert sum("removed" in text for text in said) == 6
+    assert len(list(root.iter(f"{svg}circle"))) == 3
+    assert len(list(root.iter(f"{svg}path"))) == 1  # the stranger hangs on nothing
+
+
+def test_a_picture_of_another_kind_is_refused_before_any_work(folder: Path, run, tmp_path: Path) -> None:
+    result = run("lineage", folder / "base", folder / "nowhere", "--plot", tmp_path / "heads.gif")
+    assert result.code == 2
+    assert ".svg or .html" in result.err
 
 
 def test_one_checkpoint_is_not_enough(folder: Path, run) -> None:

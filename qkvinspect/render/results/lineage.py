@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.lineage import Lineage
-from qkvinspect.lineage.fates import Fate, HeadFate
+from qkvinspect.lineage.fates import HeadFate
 from qkvinspect.lineage.kinship import VERDICTS, Kinship, Verdict, label
 from qkvinspect.render import text
 from qkvinspect.render.document import (
@@ -23,6 +23,7 @@ from qkvinspect.render.document import (
     TextLine,
 )
 from qkvinspect.render.labels import apart
+from qkvinspect.render.lineage_picture import MARKS, shown
 
 COLUMNS = ("a", "b", "verdict", "p_value", "in_a", "in_b", "layer", "head_a", "head_b", "fate", "like", "cosine",
     "moved_qk", "moved_ov")  # fmt: skip
@@ -34,7 +35,6 @@ _STYLES: dict[Verdict, Style] = {
     "unrelated": "bold red",
     "undetermined": "yellow",
 }
-_MARKS: dict[Fate, str] = {"removed": "x", "merged": "m", "added": "+", "copied": "c"}
 _UNITS = {"residual": "units of the residual stream", "inner": "rows of V in their heads"}
 
 
@@ -56,7 +56,7 @@ def _blocks(lineage: Lineage) -> Iterator[Block]:
         if lineage.joins:
             title = "nearest kin, with the squared distance of their circuits:"
             yield CodeBlock(tuple(_tree(lineage)), title, indent=2)
-    for one in _shown(lineage):
+    for one in shown(lineage):
         yield Chapter(f"{label(one.a)} and {label(one.b)}", tuple(_pair(one)), compact=len(lineage.reports) == 2)
     yield Items(tuple(_remarks(lineage)))
     if len(lineage.reports) == 2:
@@ -80,12 +80,6 @@ def _pairs(kinships: Sequence[Kinship]) -> DataTable:
         for one in kinships
     ]
     return DataTable(PAIRS, rows, (False, False, False, True, True, True), spare=(4, 5))
-
-
-def _shown(lineage: Lineage) -> Sequence[Kinship]:
-    """Both of two; of several those that are next to each other in the tree."""
-    joined = {(join.a, join.b) for join in lineage.joins}
-    return [one for one in lineage.kinships if len(lineage.reports) == 2 or (one.a, one.b) in joined]
 
 
 def _pair(one: Kinship) -> Iterator[Block]:
@@ -122,7 +116,7 @@ def _map(one: Kinship) -> Iterator[Block]:
 
 def _mark(head: HeadFate) -> str:
     moved = head.moved
-    return _MARKS.get(head.fate) or ("?" if moved is None else str(min(int(moved * 10), 9)))
+    return MARKS.get(head.fate) or ("?" if moved is None else str(min(int(moved * 10), 9)))
 
 
 def _happened(one: Kinship) -> Iterator[str]:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from qkvinspect.export import OutputTensor
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.json_values import row_ranges
+from qkvinspect.lineage.anew import HeadChanges
 from qkvinspect.render import alike_names
 from qkvinspect.render.document import Block, Cell, CodeBlock, Conclusion, Document
+from qkvinspect.render.results import head_changes
 from qkvinspect.render.text import count, ranges, shape, size
+from qkvinspect.weights.mixed_heads import MixedHeads
 
 SCHEMA_VERSION = 1
 
@@ -30,6 +33,7 @@ class Rewriting:
         written: whether it is there now; else it was only planned.
         verified: whether it was read again and compared.
         findings: about the checkpoint that it was made from.
+        heads: what was done to them, where they were aligned or merged.
     """
 
     path: str
@@ -42,6 +46,7 @@ class Rewriting:
     written: bool
     verified: bool
     findings: Sequence[Finding]
+    heads: HeadChanges | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class _From:
     """Where some rows come from: a stored tensor, all of it if ``rows`` is None; zeros if there is no tensor.
 
     Attributes:
+        how: what was done to it, before its name.
         made: what it says of the rows that were cut out, where nothing is copied.
     """
 
@@ -56,6 +62,7 @@ class _From:
     axis: int = 0
     rows: Sequence[range] | None = None
     made: str = ""
+    how: str = ""
 
     @property
     def alike(self) -> Hashable:
@@ -66,7 +73,7 @@ class _From:
     def __str__(self) -> str:
         if self.tensor is None:
             return self.made or "zeros"
-        return self.tensor if self.rows is None else f"{self.tensor} {ranges(self.rows, self.axis)}"
+        return f"{self.how}{self.tensor}" if self.rows is None else f"{self.tensor} {ranges(self.rows, self.axis)}"
 
 
 def document(result: Rewriting, command: str) -> Document:
@@ -79,6 +86,8 @@ def document(result: Rewriting, command: str) -> Document:
 def _blocks(result: Rewriting) -> Iterator[Block]:
     if not result.written:
         yield CodeBlock(tuple(_lines(result.tensors)), indent=0, wrapped=True)
+    if result.heads is not None:
+        yield from head_changes.blocks(result.heads)
     of_layers = f"{count(result.num_tensors, 'tensor')} of {count(result.layers, 'layer')}"
     on_ranks = f" on {count(result.ranks, 'rank')}" if result.ranks is not None else ""
     in_files = f" in {count(result.files, 'file')}" if result.files is not None else ""
@@ -131,6 +140,7 @@ def _data(result: Rewriting) -> dict[str, object]:
         "num_ranks": result.ranks,
         "tensors": [_tensor(tensor) for tensor in result.tensors],
         "findings": [finding.to_dict() for finding in result.findings],
+        **({} if result.heads is None else {"heads": result.heads.to_dict()}),
     }
 
 
@@ -152,8 +162,14 @@ def _origin(tensor: OutputTensor) -> Iterator[_From]:
     if tensor.made is not None:
         yield _From(None, made="the sizes of its rows")
     found: dict[tuple[str | None, int], list[range]] = {}
+    mixed: dict[str, str] = {}
     for run in tensor.runs:
         axis = 0 if run.orientation == "out_in" else 1
+        if run.weight is not None and isinstance(run.weight.encoding, MixedHeads):
+            mixed[run.weight.name] = "heads anew of "
+            continue
         found.setdefault((run.weight.name if run.weight else None, axis), []).append(run.rows)
+    for name, how in mixed.items():
+        yield _From(name, how=how)
     for (name, axis), rows in found.items():
         yield _From(name, axis, rows)

@@ -1,0 +1,55 @@
+"""What ``convert --align-to`` and ``--kv-heads`` do before anything is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qkvinspect.checkpoint import Checkpoint
+    from qkvinspect.inspection.report import Report
+    from qkvinspect.layouts import Layout
+    from qkvinspect.lineage.anew import HeadChanges
+
+
+def same_layout(report: Report) -> Layout:
+    """The layout that a checkpoint is stored in.
+
+    Raises:
+        UsageError: its layers are stored in several, or it is not known.
+    """
+    from qkvinspect.errors import UsageError
+
+    layouts = {one.layout.id: one.layout for one in report.attentions if one.layout is not None}
+    if len(layouts) != 1:
+        raise UsageError(
+            "the layers are not all stored alike", file=report.checkpoint.path, found=", ".join(layouts),
+            hint="--to says how they shall be, or choose some with --layer",
+        )  # fmt: skip
+    return next(iter(layouts.values()))
+
+
+def remade(
+    report: Report,
+    align_to: str | None,
+    kv_heads: int | None,
+    rotary: str | None,
+    opened: Callable[[str], AbstractContextManager[Checkpoint]],
+) -> tuple[Report, HeadChanges]:
+    """The checkpoint with other heads, and what became of them."""
+    from qkvinspect.cli import options
+    from qkvinspect.cli.printing import note
+    from qkvinspect.cli.progress import Bar
+    from qkvinspect.lineage.anew import HeadChanges, aligned, merged
+
+    changes = HeadChanges()
+    if align_to is not None:
+        with opened(align_to) as file, Bar("aligning") as bar:
+            base = options.report(file, layers=None, heads=None, layouts=None, norms=False, evidence="wanted")
+            report, changes = aligned(report, base, rotary, bar.advance)
+    if kv_heads is not None:
+        with Bar("merging") as bar:
+            report, changes = merged(report, kv_heads, rotary, changes, bar.advance)
+        note(f'info: the config of the result has to say: {{"num_key_value_heads": {kv_heads}}}')
+    return report, changes

@@ -1,0 +1,39 @@
+"""What ``convert`` did to heads, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qkvinspect.lineage.anew import HeadChanges
+from qkvinspect.lineage.merging import MergedLayer
+from qkvinspect.render import text
+from qkvinspect.render.document import Block, DataTable, TextLine
+
+_MERGED = ("layer", "heads of K and V", "mean QK", "mean OV", "aligned QK", "aligned OV")
+
+
+def blocks(changes: HeadChanges) -> Iterator[Block]:
+    """Of aligned layers what was undone, of merged ones the relative error of the circuits of each group."""
+    for line in aligned_lines(changes):
+        yield TextLine(line)
+    if changes.merged:
+        rows = [row for layer in changes.merged for row in _rows(layer)]
+        yield TextLine("relative error of the circuits: heads averaged as they are, and aligned first", "bold")
+        yield DataTable(_MERGED, rows, (False, False, True, True, True, True), names=(0,))
+        yield TextLine("neighbours: each layer as a whole, if neighbours were averaged as they are", "dim")
+    yield TextLine("")
+
+
+def aligned_lines(changes: HeadChanges) -> Iterator[str]:
+    for one in changes.aligned:
+        said = "; ".join(one.undone) or "as it was"
+        yield f"{text.layer(one.b.layer)} to {text.layer(one.a.layer)}: {said}"
+    for layer in changes.added:
+        yield f"{text.layer(layer)}: left as it is, the other has no such layer"
+
+
+def _rows(layer: MergedLayer) -> Iterator[tuple[str, ...]]:
+    for group in layer.groups:
+        errors = (group.plain_qk, group.plain_ov, group.qk, group.ov)
+        yield layer.layer, " ".join(map(str, group.members)), *map(text.number, errors)
+    yield layer.layer, "all; neighbours", *map(text.number, (*layer.plain, *layer.aligned))
