@@ -345,8 +345,8 @@ def main(names: Sequence[str]) -> None:
     print("Written by `tests/benchmarks/encodings.py`, which says what is measured.\n")
     machine = f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}"
     print(
-        f"{machine}, {SIZE} x {SIZE} (bitsandbytes: 4096 x 4096). Million values a second of the processor; MB of memory "
-        "with 1, 4 and 16 times"
+        f"{machine}, {SIZE} x {SIZE} (bitsandbytes: 4096 x 4096). Million values a second of the processor; "
+        "MB of memory with 1, 4 and 16 times"
     )
     print("as many rows.\n")
     print("| format | qkvinspect | the library | times | largest difference | peak of memory |")

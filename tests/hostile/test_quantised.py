@@ -48,8 +48,9 @@ def test_none_is_decoded(tmp_path: Path) -> None:
 
 def test_there_are_many_of_each_kind() -> None:
     found = Counter(case.kind for case in CASES)
-    assert len(found) == 4
-    assert min(found.values()) > 15, found
+    assert len(found) == 6
+    assert min(found.values()) >= 5, found
+    assert found.total() > 200
 
 
 @pytest.mark.parametrize("kind", sorted({case.kind for case in CASES}))
@@ -58,10 +59,11 @@ def test_commands_say_so_in_a_line(kind: str, tmp_path: Path, run) -> None:
     (tmp_path / "model.safetensors").write_bytes(case.data)
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": case.said}))
     found = run("check", tmp_path, "--heads", "8", "--no-evidence")
-    assert found.code == 1
-    assert "no-values" in found.out
+    assert found.code == (2 if "group" in kind and "config" not in kind else 1)
+    assert "no-values" in found.out or "QKV-F414" in found.out  # groups are looked at when values are read
     out = tmp_path / "out.safetensors"
-    for argv in (("show",), ("analyze",), ("explain",), ("export", "--split", "-o", out), ("report", "-o", out)):
+    split = ("export", "--split", "-o", out, *(("--dequantize", "float32") if "that there is not" in kind else ()))
+    for argv in (("show",), ("analyze",), ("explain",), split, ("report", "-o", out)):
         done = run(argv[0], tmp_path, *argv[1:], "--heads", "8", "--no-evidence")
         assert "Traceback" not in done.out + done.err
         assert done.code in (0, 2)

@@ -39,10 +39,17 @@ def _named(name: str, codes: TensorInfo, what: str) -> Weight:
 def _hqq(prefix: str, codes: TensorInfo, checkpoint: Checkpoint) -> Weight:
     """With its true shape, which HQQ keeps beside it."""
     name, facts = f"{prefix}weight", {key: checkpoint.tensors.get(f"{prefix}{key}") for key in ("nbits", "group_size")}
-    numbers = {key: info for key, info in facts.items() if info is not None and info.numel == 1}
-    said = [f"{key} {small_integers(info, 1)[0]}" for key, info in numbers.items()]
+    said = [f"{key} {number}" for key, info in facts.items() for number in _integers(info, 1)]
     found = _named(name, codes, " ".join(["HQQ's codes", *said]))
-    sizes = checkpoint.tensors.get(f"{prefix}shape")
-    if sizes is None or sizes.numel != 2:
+    sizes = _integers(checkpoint.tensors.get(f"{prefix}shape"), 2)
+    if min(sizes, default=0) < 1:
         return found
-    return Weight(name, small_integers(sizes, 2), codes.dtype, codes, why=found.why)
+    return Weight(name, sizes, codes.dtype, codes, why=found.why)
+
+
+def _integers(info: TensorInfo | None, count: int) -> tuple[int, ...]:
+    """What a tensor of so many integers says; () where it is none."""
+    try:
+        return small_integers(info, count) if info is not None else ()
+    except LayoutError:
+        return ()

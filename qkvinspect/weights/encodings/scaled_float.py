@@ -85,8 +85,14 @@ class ScaledFloat:
     def decode(self, rows: range, cols: range) -> Array:
         import numpy as np
 
+        from qkvinspect.weights.packed_codes import by_groups
+
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._codes(rows, cols) * self._scales(rows, cols)
+            if cols.step != 1 or not len(rows) or not len(cols):
+                return self._codes(rows, cols) * self._scales(rows, cols)
+            values = self._codes(rows, cols).astype(np.float64)  # the product is exact where float32 would round it
+            by_groups(np.multiply, values, cols.start, self.wide, self._table(rows, cols))
+            return values
 
     def slack(self, rows: range, cols: range) -> Array:
         """Half the distance to the next code; beyond the largest code there is none, so no limit."""
@@ -149,7 +155,16 @@ class ScaledFloat:
         return rows_of_values(matrix, [rows])
 
     def _scales(self, rows: range, cols: range) -> Array:
-        """Float64, so that the product is exact where float32 would round it."""
+        """Of each value: float64 [rows, columns]."""
+        import numpy as np
+
+        across = np.arange(cols.start, cols.stop, cols.step) // self.wide
+        if not len(rows) or not len(across):
+            return np.ones((len(rows), len(across)))
+        return self._table(rows, cols)[:, across - across.min()]
+
+    def _table(self, rows: range, cols: range) -> Array:
+        """Of each row and each block of columns that is touched: float64 [rows, blocks]."""
         import numpy as np
 
         from qkvinspect.weights.values import rows_of_values
@@ -159,14 +174,11 @@ class ScaledFloat:
             down = down // self.stripe * ceil(self.stripe / self.high) + down % self.stripe // self.high
         else:
             down = down // self.high
-        across = np.arange(cols.start, cols.stop, cols.step) // self.wide
-        if not len(down) or not len(across):
-            return np.ones((len(down), len(across)))
+        first, last = (place // self.wide for place in sorted((cols[0], cols[-1])))
         # [n] is a column of scales, one for each block of rows
-        grid = strided_matrix(self.scales, "out_in")
-        used = grid.transposed.take(range(int(across[0]), int(across[-1]) + 1)).transposed
-        table = rows_of_values(used, [range(int(down[0]), int(down[-1]) + 1)]).astype(np.float64)
-        return table[down - down[0]][:, across - across[0]]
+        used = strided_matrix(self.scales, "out_in").transposed.take(range(first, last + 1)).transposed
+        table = rows_of_values(used, [range(int(down.min()), int(down.max()) + 1)]).astype(np.float64)
+        return table[down - down.min()]
 
 
 def find(marker: str, checkpoint: Checkpoint) -> Weight | None:

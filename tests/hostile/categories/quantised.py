@@ -62,12 +62,49 @@ def cases() -> Iterator[Broken]:
                     "a missing scale", path.stem, _file({k: v for k, v in header.items() if k != name}, data), said
                 )
                 yield Broken("a scale of another shape", path.stem, _reshaped(header, data, name), said)
+        yield from _of_groups(path, header, data, said)
+        yield from _shorter(path, header, data, said)
         state = next((name for name in header if name.startswith(f"{MODULE}.weight.quant_state")), None)
         for change in _STATES if state else ():
             yield Broken("a state that says something else", path.stem, _stated(header, data, str(state), change), said)
     for name, change in _CONFIGS:
         header, data = _read(MODELS / f"{name}.safetensors")
         yield Broken("a config that says other bits or groups", name, _file(header, data), {**_said(header), **change})
+
+
+_SHORTER = ("weight", "qweight", "weight_packed", "_weight_qdata", "weight._data")
+"""Tensors of codes."""
+
+
+def _of_groups(path: Path, header: dict[str, Any], data: bytes, said: dict[str, Any]) -> Iterator[Broken]:
+    """The groups of columns: one that there is not, and none at all where the config says that they are in no order."""
+    name = f"{MODULE}.g_idx"
+    if name not in header or not said.get("desc_act"):
+        return
+    start, stop = header[name]["data_offsets"]
+    for group in (1 << 20, -1, 2, 0x7FFFFFFF):
+        values = struct.pack("<i", group) + data[start + 4 : stop]
+        one = {**header[name], "data_offsets": [len(data), len(data) + len(values)]}
+        yield Broken("a group that there is not", path.stem, _file({**header, name: one}, data + values), said)
+    left = {key: one for key, one in header.items() if key != name}
+    yield Broken("a group that there is not", path.stem, _file(left, data), said)
+
+
+def _shorter(path: Path, header: dict[str, Any], data: bytes, said: dict[str, Any]) -> Iterator[Broken]:
+    """Codes of which the last row is gone, while the scales are those of all."""
+    for leaf in _SHORTER:
+        name = f"{MODULE}.{leaf}"
+        if name not in header or path.stem in _ONE_SCALE:
+            continue
+        shape = header[name]["shape"]
+        start, stop = header[name]["data_offsets"]
+        size = (stop - start) // shape[0]
+        one = {**header[name], "shape": [shape[0] - 1, *shape[1:]], "data_offsets": [start, stop - size]}
+        yield Broken("codes that are too few", path.stem, _file({**header, name: one}, data), said)
+
+
+_ONE_SCALE = ("original", "ct_float8_tensor", "modelopt_float8", "ct_float8_block", "fp8_transformers")
+"""Models whose last row may go: it has its scale with others."""
 
 
 def _said(header: dict[str, Any]) -> dict[str, Any]:
