@@ -15,7 +15,17 @@ from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
 from qkvinspect.diff.pairing import Pair, Renames, pair_names
-from qkvinspect.diff.parts import Parts, common_heads, heads_of, paired, parts_of, stored_of, tensors_of
+from qkvinspect.diff.parts import (
+    Parts,
+    by_fours,
+    common_heads,
+    heads_of,
+    paired,
+    parts_of,
+    shared_apart,
+    stored_of,
+    tensors_of,
+)
 from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.diff.relations import relate
 from qkvinspect.diff.rotary_rows import rotary_relations
@@ -167,6 +177,10 @@ def _converted(work: Sequence[_LayerPair]) -> Iterator[str]:
 
 def _turned(work: Sequence[_LayerPair]) -> list[str]:
     """Which rows were put in another order before they were compared."""
+    if any(shared_apart(one.a) != shared_apart(one.b) for one in work):
+        return ["the heads of V that share a head of K were compared side by side, as transformers has them"]
+    if any(by_fours(one.a) != by_fours(one.b) for one in work):
+        return ["the rows of each head of Q and K that were taken apart by fours were compared in transformers' order"]
     sides = [(a, b) for one in work if (a := paired(one.a)) != (b := paired(one.b))]
     if not sides:
         return []
@@ -215,7 +229,7 @@ def _without_out(a: Report, b: Report) -> str:
 
 def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Weights, Weights]) -> _LayerPair:
     if a.parts and b.parts:
-        unpaired = paired(a) != paired(b)
+        unpaired = any(of(a) != of(b) for of in (paired, by_fours, shared_apart))
         aligned = pair.matched_by == "align"
         one, other = (parts_of(side, unpaired=unpaired, by_heads=aligned) for side in (a, b))
         moved = undone(one, other, (pair.a, pair.b), sides)

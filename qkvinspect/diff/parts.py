@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
@@ -18,23 +18,29 @@ def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = F
     """The parts of a module whose layout is known; the output projection by its columns, which are heads' rows.
 
     Args:
-        unpaired: put the rows of heads whose halves lie in turn (llama.cpp) in the order that transformers has.
+        unpaired: put the rows of heads whose halves lie in turn (llama.cpp) in the order that transformers has; and
+            heads of V that lie apart though they belong to one head of K.
         by_heads: take the columns of the output projection in the order of its heads, and no others.
     """
     found: Parts = {}
-    turned = paired(attention) if unpaired else ()
+    turned = dict.fromkeys(paired(attention), _halves) | dict.fromkeys(by_fours(attention), _fours) if unpaired else {}
+    apart = shared_apart(attention) if unpaired else 1
     for part in attention.parts:
-        rows = _halves(part.heads) if part.name in turned else part.rows
+        rows = turned[part.name](part.heads) if part.name in turned else part.rows
+        rows = _together(part.heads, apart) if part.name == "v" and apart > 1 else rows
         found[part.name] = Lines(part.weight, part.weight.as_matrix(part.orientation), rows)
-    output = attention.output
+    output, v = attention.output, attention.part("v")
     if output is not None:
         matrix = output.weight.as_matrix(output.orientation)
         found["out"] = flip(Lines(output.weight, matrix, (range(matrix.rows),)))
         if by_heads:
             found["out"] = replace(found["out"], runs=output.rows)
+        if apart > 1 and v is not None and matrix.cols % len(v.heads) == 0:
+            heads = head_runs(matrix.cols, len(v.heads))
+            found["out"] = replace(found["out"], runs=_together(heads, apart))
     for part in attention.parts:
         if part.bias is not None:
-            rows = _halves(part.bias_heads) if part.name in turned else merge(part.bias_heads)
+            rows = turned[part.name](part.bias_heads) if part.name in turned else merge(part.bias_heads)
             found[f"{part.name}_bias"] = Lines(part.bias, part.bias.as_matrix("out_in"), rows)
     if attention.out_bias is not None:
         found["out_bias"] = whole(attention.out_bias)
@@ -44,6 +50,33 @@ def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = F
 def paired(attention: Attention) -> tuple[str, ...]:
     """Parts in whose heads the rows of the two halves lie in turn, where the heads are known."""
     return attention.layout.paired if attention.layout is not None and attention.heads is not None else ()
+
+
+def by_fours(attention: Attention) -> tuple[str, ...]:
+    """Parts in whose heads the first two of each four rows come before the last two, where the heads are known."""
+    return attention.layout.by_fours if attention.layout is not None and attention.heads is not None else ()
+
+
+def _fours(heads: Iterable[range]) -> tuple[range, ...]:
+    """Two rows of the first half of each head, two of its second half, and so on."""
+    return tuple(
+        head[first + at : first + at + 2]
+        for head in heads
+        for at in range(0, len(head) // 2, 2)
+        for first in (0, len(head) // 2)
+    )
+
+
+def shared_apart(attention: Attention) -> int:
+    """How many heads of V each head of K has, if a converter put the first of every one before the second; else 1."""
+    layout, heads = attention.layout, attention.heads
+    rewritten = layout is not None and layout.rewritten_by and heads is not None and heads.subheads_apart
+    return heads.subheads.get("v", 1) if rewritten and heads is not None else 1
+
+
+def _together(heads: Sequence[range], count: int) -> tuple[range, ...]:
+    """Heads of which ``count`` belong together, and lie as far apart as there are others."""
+    return tuple(heads[first + i * (len(heads) // count)] for first in range(len(heads) // count) for i in range(count))
 
 
 def _halves(heads: Iterable[range]) -> tuple[range, ...]:

@@ -149,14 +149,17 @@ def _who_tells(attention: Attention) -> str:
 
 
 def _subhead_places(geometry: Geometry) -> str:
-    """The rows of Q, or of Q and K, that belong to the sub-heads of one head."""
-    heads, width, each = geometry.num_heads, geometry.width("q"), geometry.subheads.get("q", 1)
-    parts = " and ".join(part.upper() for part in ("q", "k") if geometry.subheads.get(part, 1) > 1)
-    text = f"{parts} {'has' if parts in 'QK' else 'have'} {each} sub-heads of {width} rows for each head, "
+    """The rows of Q, of Q and K, or of V that belong to the sub-heads of one head."""
+    divided = [part for part in ("q", "k", "v") if geometry.subheads.get(part, 1) > 1]
+    first = divided[0] if divided else "q"
+    heads, width, each = geometry.num_heads, geometry.width(first), geometry.subheads.get(first, 1)
+    parts = " and ".join(part.upper() for part in divided)
+    text = f"{parts} {'has' if len(divided) == 1 else 'have'} {each} sub-heads of {width} rows for each head, "
+    where = f"in {first.upper()}, those of head h"
     if geometry.subheads_apart:
-        begin = f"h*{width} and ({heads}+h)*{width}"
-        return text + f"the first of all heads before the second: in Q, those of head h begin at {begin}"
-    return text + f"side by side: in Q, those of head h are h*{width * each}:(h+1)*{width * each}"
+        begin = f"h*{width} and ({heads}+h)*{width}" + (", and so on" if each > 2 else "")
+        return text + f"the first of all heads before the second: {where} begin at {begin}"
+    return text + f"side by side: {where} are h*{width * each}:(h+1)*{width * each}"
 
 
 def _head_places(attention: Attention, geometry: Geometry) -> str:

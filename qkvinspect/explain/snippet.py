@@ -51,6 +51,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
             lines.append(f"{part.name}_heads = {part.name}.unflatten(0, {sizes})")
         lines[-1] += "  # [heads, head_dim, in_features]"
         lines += _unpaired(layout.paired, attention.heads)
+        lines += _by_fours(layout.by_fours, attention.heads)
     return [*_imports("\n".join(lines)), *lines]
 
 
@@ -68,6 +69,14 @@ def _unpaired(parts: Sequence[str], geometry: Geometry) -> Iterator[str]:
     for part in parts:
         sizes = f"({geometry.heads(part)}, {geometry.width(part) // 2}, 2)"
         lines = f"{part}_original = {part}.unflatten(0, {sizes}).transpose(1, 2).flatten(0, 2)"
+        yield f"{lines}  # in transformers' order of rows"
+
+
+def _by_fours(parts: Sequence[str], geometry: Geometry) -> Iterator[str]:
+    """The same where the converter took them apart by fours."""
+    for part in parts:
+        sizes = f"({geometry.heads(part)}, 2, {geometry.width(part) // 4}, 2)"
+        lines = f"{part}_original = {part}.unflatten(0, {sizes}).transpose(1, 2).flatten(0, 3)"
         yield f"{lines}  # in transformers' order of rows"
 
 

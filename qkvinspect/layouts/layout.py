@@ -116,6 +116,8 @@ class Layout:
         no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
         paired: parts in whose heads the rows of the first and the second half lie in turn, which transformers has
             one behind the other.
+        by_fours: parts in whose heads the first two of each four rows come before the last two of each, where
+            transformers has the four side by side.
         rotary: which rows of a head the library's rotary embedding turns together, where the layout itself tells.
         rewritten_by: whose converter names the tensors so and may put rows in another order; "": nobody's.
         ranks_for: whose loader takes the model once it is shared out to ranks of tensor parallelism.
@@ -163,6 +165,7 @@ class Layout:
     v_ratio: int | None = None
     no_bias: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
+    by_fours: tuple[str, ...] = ()
     rotary: Turn | None = None
     rewritten_by: Literal["", "llama.cpp"] = ""
     ranks_for: Literal["megatron", "vllm"] = "vllm"

@@ -60,7 +60,70 @@ _ANY_PACKED = Layout(
 )
 _PACKED_OF_AN_ARCHITECTURE = replace(_ANY_PACKED, needs_config=True)
 
+_DELTA = Layout(
+    id="gguf-gdn",
+    libraries="llama.cpp from Qwen3-Next: gated delta net",
+    weights=_PACKED,
+    layer="blk.#",
+    siblings=("ssm_conv1d.weight",),
+    out=("ssm_out.weight",),
+    v_free=True,
+    kv_heads="equal",
+    head_tensors=(HeadTensor("ssm_norm.weight", 0, "head_dim"),),
+    model_types=("qwen3next",),
+    needs_config=True,
+    head_keys=tuple(f"{architecture}.ssm.group_count" for architecture in _GATED),
+    rewritten_by="llama.cpp",
+    source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
+    logits=NO_SOFTMAX,
+    proof="source",
+    note="the converter sorted Q, K, V and gate of each key head into Q, K, V and a tensor for the gate",
+)
+
+_SEES = replace(
+    _ANY,
+    id="gguf-vision",
+    libraries="llama.cpp: the part of a model that sees, in a file of its own (mmproj)",
+    layer="v.blk.#",
+    out=("attn_out.weight",),
+    head_keys=("clip.vision.attention.head_count",),
+    note="as transformers stores them, under other names, but for the projectors that have a row of their own",
+)
+_SEES_PACKED = replace(
+    _ANY_PACKED,
+    id="gguf-vision-qkv",
+    libraries="llama.cpp: the part of a model that sees, where it packs Q, K and V",
+    layer="v.blk.#",
+    out=("attn_out.weight",),
+    head_keys=("clip.vision.attention.head_count",),
+)
+
 LAYOUTS = (
+    _SEES,
+    replace(
+        _SEES,
+        id="gguf-vision-permuted",
+        libraries="llama.cpp from Pixtral and Mistral Small: the part that sees",
+        flags={"clip.projector_type": ("pixtral",)},
+        needs_config=True,
+        paired=("q", "k"),
+        source="llama.cpp conversion/llava.py, LlavaVisionModel.modify_tensors",
+        note=_PERMUTED,
+    ),
+    _SEES_PACKED,
+    replace(
+        _SEES_PACKED,
+        id="gguf-vision-qkv-quarters",
+        libraries="llama.cpp from Kimi K2.5: the part that sees",
+        flags={"clip.projector_type": ("kimik25",)},
+        needs_config=True,
+        by_fours=("q", "k"),
+        source="llama.cpp conversion/kimivl.py, KimiK25Model.permute",
+        note=(
+            "in each head of Q and K the converter took the rows apart by fours: the first two of each four come "
+            "before the last two of each"
+        ),
+    ),
     _ANY,
     replace(
         _HALVES_IN_TURN,
@@ -143,27 +206,23 @@ LAYOUTS = (
         proof="source",
         note="under other names, as transformers stores them: behind the rows of each head of Q are those of its gate",
     ),
-    Layout(
-        id="gguf-gdn",
-        libraries="llama.cpp from Qwen3-Next and Qwen3.5: gated delta net",
-        weights=_PACKED,
-        layer="blk.#",
-        siblings=("ssm_conv1d.weight",),
-        out=("ssm_out.weight",),
-        v_free=True,
-        kv_heads="equal",
-        head_tensors=(HeadTensor("ssm_norm.weight", 0, "head_dim"),),
-        model_types=_GATED,
-        needs_config=True,
-        head_keys=tuple(f"{architecture}.ssm.group_count" for architecture in _GATED),
-        rewritten_by="llama.cpp",
-        source="llama.cpp conversion/qwen.py, Qwen3NextModel.modify_tensors",
-        logits=NO_SOFTMAX,
-        proof="source",
-        note=(
-            "the converter sorted Q, K, V and gate of each key head into Q, K, V and a tensor for the gate; "
-            "of Qwen3.5, value heads of one key head do not stand together"
-        ),
+    _DELTA,
+    *(
+        replace(
+            _DELTA,
+            id=f"gguf-gdn-{count}",
+            libraries=f"llama.cpp from Qwen3.5: gated delta net, {count} value heads for each key head",
+            subheads=(("v", count),) if count > 1 else (),
+            subheads_apart=True,
+            model_types=("qwen35", "qwen35moe"),
+            flags={"value_heads_of_a_key_head": (count,)},
+            source="llama.cpp conversion/qwen.py, _LinearAttentionVReorderBase.modify_tensors",
+            note=(
+                "transformers has the value heads of one key head together; the converter put the first of every key "
+                "head before the second of every one"
+            ),
+        )
+        for count in (1, 2, 3, 4, 8)
     ),
     *(
         Layout(
@@ -233,6 +292,18 @@ LAYOUTS = (
         model_types=("falcon",),
         source="llama.cpp conversion/falcon.py",
         note="transformers has each kv head behind the heads that use it; the converter sorted them into Q, K, V",
+    ),
+    replace(
+        _PACKED_OF_AN_ARCHITECTURE,
+        id="gguf-qkv-from-stripes",
+        libraries="llama.cpp from MiMo-V2",
+        model_types=("mimo2",),
+        v_free=True,
+        source="llama.cpp conversion/mimo.py, MimoV2Model._tp_aware_qkv_dequant",
+        note=(
+            "transformers has a stripe of Q, K and V for each rank of tensor parallelism; the converter sorted them "
+            "into Q, K, V"
+        ),
     ),
     replace(
         _PACKED_OF_AN_ARCHITECTURE,

@@ -183,12 +183,9 @@ def test_no_verdict_on_trained_models_is_wrong(tmp_path: Path) -> None:
 
     folder = Path(os.environ.get("QKVINSPECT_ROTARY_MODELS", tmp_path / "models"))
     make.main(str(folder), *make.HELD_OUT)
-    wide = [name for name, recipe in make.HELD_OUT.items() if recipe.head_dim >= 32]
-    narrow = [name for name in make.HELD_OUT if name not in wide]
-    sums, others = matrix.run(folder, wide), matrix.run(folder, narrow)
+    sums = matrix.run(folder, list(make.HELD_OUT))
     assert not sums["WRONG"]
-    assert not others["WRONG"]
-    assert sums["right"] >= 0.9 * sums.total()  # of narrower heads see RESULTS.md
+    assert sums["right"] >= 0.9 * sums.total()
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -196,7 +193,7 @@ def test_small_trained_models_are_judged(name: str, tmp_path: Path) -> None:
     from tests.checks.rotary_models import matrix
 
     for kind, case, found, why in matrix.judged(MODELS / name, tmp_path):
-        assert found == "right" or (case == "K with Q's heads" and found == "undecided"), (kind, case, why)
+        assert found == "right", (kind, case, why)
 
 
 def test_the_norms_of_rows_tell_in_which_order_they_lie() -> None:

@@ -10,7 +10,13 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType as Type
+from safetensors.torch import load_file
+
+from qkvinspect.explain.snippet import python
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import inspect
 
 FOLDER = Path(__file__).parent / "llama_cpp"
 PERMUTED = "the rows of the first and the second half lie in turn"
@@ -22,7 +28,7 @@ SAID: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("llama", "mistral", "mixtral", "arcee", "smollm3", "granite", "olmo", "chameleon"),
-            *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada"),
+            *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada", "llava"),
         ),
         PERMUTED,
     ),
@@ -31,14 +37,19 @@ SAID: Mapping[str, str] = {
         (
             *("qwen2", "qwen3", "gemma", "gemma2", "olmo2", "olmoe"),
             *("stablelm", "starcoder2", "nemotron", "apertus", "exaone", "phi2"),
+            *("qwen3moe", "gemma3", "phimoe", "llama4", "kimi-vl"),
         ),
         RENAMED,
     ),
-    **dict.fromkeys(("phi3", "mpt", "dbrx", "chatglm"), KEPT),
+    **dict.fromkeys(("phi3", "mpt", "dbrx", "chatglm", "bailingmoe2"), KEPT),
     **dict.fromkeys(("gptneox", "bloom"), "has Q, K and V of each head together; the converter sorted them"),
     **dict.fromkeys(("falcon", "falcon-groups"), "has each kv head behind the heads that use it; the converter sorted"),
     **dict.fromkeys(("gpt2", "jais"), "[in, out]; the converter transposed it"),
-    "deepseek2": "its converter now cuts it into attn_k_b, turned, and attn_v_b",
+    **dict.fromkeys(
+        ("deepseek2", "glm-dsa", "kimi-linear"), "its converter now cuts it into attn_k_b, turned, and attn_v_b"
+    ),
+    "kimi-k25": "the first two of each four come before the last two of each",
+    "qwen35": "the converter put the first of every key head before the second of every one",
     "qwen3next": "the converter sorted Q, K, V and gate of each key head into Q, K, V",
 }
 """Words of the note that names what the converter did to each model."""
@@ -63,12 +74,32 @@ def test_the_values_are_the_same_and_the_transformation_is_named(name: str, run:
     assert all(layer["num_heads"] for layer in difference["layers"])
 
 
+def test_scales_that_are_taken_in_are_rounding(run: Callable[..., Any]) -> None:
+    """MiMo's float8 has a scale for each stripe; the converter multiplies them out and rounds to float16."""
+    difference = run("diff", FOLDER / "mimo2", FOLDER / "mimo2.gguf", "-f", "json").json()
+    (layer,) = difference["layers"]
+    assert {part["status"] for part in layer["parts"]} == {"rounding", "identical"}
+    assert max(part["relative_l2"] or 0 for part in layer["parts"]) < 3e-4
+    assert any("a stripe of Q, K and V for each rank" in note for note in difference["notes"])
+
+
+def test_what_the_converter_took_apart_by_fours_is_put_together() -> None:
+    with open_checkpoint(FOLDER / "kimi-k25.gguf") as checkpoint:
+        lines = python(inspect(checkpoint).attentions[0], checkpoint)
+    found: dict[str, Any] = {}
+    exec("\n".join(lines), found)
+    state = load_file(FOLDER / "kimi-k25" / "model.safetensors")
+    q, k, _ = state["vision_tower.encoder.blocks.0.wqkv.weight"].chunk(3)
+    assert torch.equal(found["q_original"], q)
+    assert torch.equal(found["k_original"], k)
+
+
 def test_every_converted_model_is_looked_at() -> None:
     made = {path.stem for path in FOLDER.glob("*.gguf")}
     assert {name.removesuffix("-q8_0") for name in made} == SAID.keys() | OTHERS
 
 
-OTHERS = {"bert", "glm4"}
+OTHERS = {"bert", "glm4", "mimo2"}
 
 
 @pytest.mark.parametrize("name", ["bert", "glm4"])

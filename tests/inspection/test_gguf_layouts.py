@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from qkvinspect.explain.snippet import python
 from qkvinspect.formats import open_checkpoint
@@ -95,8 +95,8 @@ def test_latent_attention_is_cut_as_transformers_has_it() -> None:
         lines = python(own, checkpoint)
     found: dict[str, Any] = {"torch": torch, "gguf": gguf}
     exec(textwrap.dedent("\n".join(lines)), found)
-    with safe_open(folder / "deepseek2" / "model.safetensors", "pt") as file:
-        kv = file.get_tensor("model.layers.0.self_attn.kv_b_proj.weight").unflatten(0, (4, 16))
+    state = load_file(folder / "deepseek2" / "model.safetensors")
+    kv = state["model.layers.0.self_attn.kv_b_proj.weight"].unflatten(0, (4, 16))
     assert torch.equal(found["k"].unflatten(0, (4, 8)), kv[:, :8])
     assert torch.equal(found["v"].unflatten(0, (4, 8)), kv[:, 8:])
 

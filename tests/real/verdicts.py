@@ -13,7 +13,7 @@ from tests.real import wheels
 
 TABLE = Path(__file__).with_name("VERDICTS.md")
 
-SUFFIXES = (".pt", ".safetensors", ".bin", ".weights", ".jit", ".onnx")
+SUFFIXES = (".pt", ".safetensors", ".bin", ".weights", ".jit", ".onnx", ".gguf")
 
 REASONS = {
     "anarcii/classifii/": "Trained and whole. Its decoder attends from one position only, so that one direction is"

