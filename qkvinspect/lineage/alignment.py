@@ -55,7 +55,9 @@ class Alignment:
     left: tuple[tuple[str, str], ...]
 
 
-def align(a: Report, b: Report, positions: Sequence[Positions | None], progress: Progress | None = None) -> Alignment:
+def align(
+    a: Report, b: Report, positions: Sequence[Positions | None], progress: Progress | None = None
+) -> Alignment:
     """Bring the heads of B into the order and basis of A's; both must still be open.
 
     Args:

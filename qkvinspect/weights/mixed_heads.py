@@ -110,9 +110,7 @@ def mixed(
         inputs: whether heads are inputs, as they are of an output projection.
     """
     matrix = base.as_matrix(orientation)
-    encoding = MixedHeads(
-        base, matrix.transposed if inputs else matrix, sources, heads, inputs and orientation == "out_in"
-    )
+    encoding = MixedHeads(base, matrix.transposed if inputs else matrix, sources, heads, inputs and orientation == "out_in")
     return Weight(base.name, encoding.shape, base.dtype, None, encoding)
 
 

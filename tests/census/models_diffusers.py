@@ -27,9 +27,11 @@ TRIES = ((8, 1), (4, 1), (2, 1), (1, 1), (1, 0))
 
 
 NOT_MODELS = frozenset(
-    "AutoModel CacheMixin ModelMixin FluxMultiControlNetModel HunyuanDiT2DMultiControlNetModel MultiAdapter "
-    "MultiControlNetModel QwenImageMultiControlNetModel SD3MultiControlNetModel".split()
-)
+    {
+        "AutoModel", "CacheMixin", "ModelMixin", "FluxMultiControlNetModel", "HunyuanDiT2DMultiControlNetModel",
+        "MultiAdapter", "MultiControlNetModel", "QwenImageMultiControlNetModel", "SD3MultiControlNetModel",
+    }
+)  # fmt: skip
 """Bases, and models that only hold others."""
 
 

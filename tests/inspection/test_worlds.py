@@ -42,7 +42,7 @@ def test_what_is_none_is_not_found(shapes: dict[str, Shape]) -> None:
 def test_a_gated_graph_convolution_and_attention_have_the_same_names() -> None:
     """ResGatedGraphConv's lin_skip never has a bias; TransformerConv's has one where its other matrices do."""
     names = [f"convs.0.lin_{word}.weight" for word in ("key", "query", "value", "skip")]
-    attention = {name: (E, E) for name in names} | {name.replace("weight", "bias"): (E,) for name in names}
+    attention = dict.fromkeys(names, (E, E)) | {name.replace("weight", "bias"): (E,) for name in names}
     assert len(report(attention).attentions) == 1
     del attention["convs.0.lin_skip.bias"]
     assert report(attention).attentions == ()

@@ -101,7 +101,10 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
         ("l.0.src_src_att",),
     ),
     "Titans": (_all("layers.0.mem", "to_queries", "to_keys", "to_values", "combine_heads"), ("layers.0.mem",)),
-    "a linear attention by taylor": (_all("layers.0.mixer", "proj_q", "proj_k", "proj_v", "out_proj"), ("layers.0.mixer",)),
+    "a linear attention by Taylor": (
+        _all("layers.0.mixer", "proj_q", "proj_k", "proj_v", "out_proj"),
+        ("layers.0.mixer",),
+    ),
     "slot attention": (
         _all("slot_attention", "project_q", "project_k", "project_v", gru__weight_ih=(3 * E, E)),
         ("slot_attention",),
