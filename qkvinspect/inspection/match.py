@@ -232,7 +232,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     if not all(names.has(weight.key, layer) for weight in layout.weights):
         return
     weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
-    if not _has_ratio(layout, weights[0]):
+    if not _has_ratio(layout, weights[0]) or _is_less_than_v(layout, names, layer, weights[0]):
         return
     if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
         return
@@ -254,6 +254,17 @@ def _fits(candidate: Candidate) -> bool:
     except LayoutError:
         return False
     return True
+
+
+def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
+    """Whether a tensor that would hold Q, K and V has no more rows than the output projection reads of V alone.
+
+    CRATE's ``qkv`` is one projection, used as all three.
+    """
+    if len(layout.weights) > 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= layout.weights[0].packing.parts:
+        return False
+    out = names.find("to_out.0.weight", layer)
+    return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]
 
 
 def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:

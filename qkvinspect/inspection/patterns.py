@@ -19,8 +19,8 @@ from qkvinspect.inspection.three_axes import as_matrices, have_three, mix_three
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention
 from qkvinspect.weights.weight import Weight
 
-_OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D"})
-"""What stands beside an ``in_proj`` that is a state space's or a convolution's."""
+_OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D", "short_filter", "filter_fn"})
+"""What stands beside an ``in_proj`` that is a state space's or a convolution's (Hyena has filters)."""
 
 _LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
 """Words of a projection in two steps, whose first or second half alone is none."""
@@ -75,6 +75,8 @@ def find(
             forms = layouts_of(names, module, *matrices)
             found.append([Candidate(form, module.path, layer, weights) for form in forms])
         sets = [some for some in module.sets if some not in three]
+        if _gates_messages(names, module):
+            continue
         whole = [some for some in sets if len(_parts(some)) == 3 and not mix_three(some) and _fits(some, module)]
         second = bool(whole) or module.stored in used
         chosen = [*whole, *(some for some in sets if second and _is_second(some, module))]
@@ -88,6 +90,17 @@ def find(
     return found, left
 
 
+def _gates_messages(names: Names, module: ProjectingModule) -> bool:
+    """Whether it is PyG's ResGatedGraphConv, which adds query and key and lets them gate the value.
+
+    Its names are those of TransformerConv, whose ``lin_skip`` has a bias where its ``lin_key`` has one; this one's
+    never has (torch_geometric/nn/conv/res_gated_graph_conv.py, transformer_conv.py).
+    """
+    return "lin_skip" in module.beside and [
+        names.has(f"{name}.bias", module.path) for name in ("lin_key", "lin_skip")
+    ] == [True, False]
+
+
 def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
     """What is left unexplained of a module that is called attention, or has a tensor of q, k and v."""
     if "sampling_offsets" in module.beside:
@@ -98,8 +111,15 @@ def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Ite
         if called or by_name or mix_three(some):
             lone = len(_parts(some)) < 3 or (_is_low_rank(some) and not mix_three(some))
             yield _leftover(module, some, _why(some, lone=lone), lone=lone)
-    if called and len(_parts(module.lone)) > 1:
+    gated = any(len(one.parts) > 3 for one in module.lone)
+    if gated or ((called or _are_scored(module)) and len(_parts(module.lone)) > 1):
         yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+
+
+def _are_scored(module: ProjectingModule) -> bool:
+    """Whether Q and K are there, alike, beside an output projection, and V goes by another name (Demucs: content)."""
+    shapes = {one.parts: one.weight.shape for one in module.lone if one.word.spelling == "long" and one.plain}
+    return bool(module.outputs) and "q" in shapes and shapes["q"] == shapes.get("k")
 
 
 def _why(some: Sequence[Projection], *, lone: bool) -> str:

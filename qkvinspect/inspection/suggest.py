@@ -46,7 +46,7 @@ def _parts(key: str) -> str:
     for component in reversed(key.split(".")[-3:]):
         word = word_of(component)
         if word is not None:
-            return "".join(sorted(word.parts, key="qkv".index))
+            return "".join(part for part in "qkv" if part in word.parts)
     return ""
 
 

@@ -24,7 +24,9 @@ _FUSED = {
     for letters in permutations(kind)
     for plural in ("", "s")
 }
-_PARTS = {**_SINGLE, **_FUSED}
+_GATED = {"".join(letters): "".join(letters) for gate in "ug" for letters in permutations(f"qkv{gate}")}
+"""Those with a gate, ``uvqk``: where its rows are differs from one repository to another, so they are only said."""
+_PARTS = {**_SINGLE, **_FUSED, **_GATED}
 
 _PREFIXES = ("linear", "lin", "proj", "conv", "fc", "to", "w")
 _SUFFIXES = ("projection", "linear", "proj", "layer", "conv", "lin", "net", "mat", "w")
@@ -46,7 +48,7 @@ NO_PROJECTION = frozenset(_NO_PROJECTION.split())
 """Words of tensors that stand beside projections and are none, or that look values up."""
 
 _NETWORKS = frozenset(["encoder", "decoder", "tower", "network", "backbone", "branch", "classifier", "critic", "actor"])
-"""What is called ``encoder_q`` is a network and not a projection; ``encoder_q_proj`` is one."""
+"""What is called ``encoder_q`` is a network and not a projection; ``encoder_q_proj`` and ``encoder_Wq`` are."""
 
 _OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc final"
 OUT_WORDS = frozenset(_OUT.split())
@@ -98,8 +100,7 @@ def word_of(component: str) -> Word | None:
     said = words[words.index("to") :] if "to" in words else words  # emb_to_query is a query
     if not NO_PROJECTION.isdisjoint(said):
         return None
-    if not _NETWORKS.isdisjoint(words) and GENERIC.isdisjoint(words):
-        return None
+    network = not _NETWORKS.isdisjoint(words) and GENERIC.isdisjoint(words)
     for start, word in enumerate(words):
         parts, stop = _PARTS.get(word), start + 1
         if parts is None:
@@ -108,6 +109,8 @@ def word_of(component: str) -> Word | None:
                 continue
             prefix, parts, suffix = glued
             return Word(parts, (*words[:start], *prefix), (*suffix, *words[stop:]), _spelling(word))
+        if network:
+            return None
         while len(parts) < 3:
             following = stop + (words[stop : stop + 1] == ("and",))
             other = _SINGLE.get(words[following]) if following < len(words) else None

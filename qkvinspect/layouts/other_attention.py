@@ -4,7 +4,7 @@ from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.logits import NO_SOFTMAX
 from qkvinspect.layouts.packing import KV, KV_PER_HEAD, PER_HEAD, QKV, Packing, Q
 
-_STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight")
+_STATE_SPACE = ("A_log", "D", "dt_bias", "conv1d.weight", "short_filter.weight")
 
 LAYOUTS: tuple[Layout, ...] = (
     *(

@@ -220,6 +220,18 @@ LAYOUTS = (
         proof="proven",
     ),
     Layout(
+        id="dc-ae",
+        libraries="diffusers AutoencoderDC: linear attention on several scales",
+        weights=(StoredWeight("to_q.weight", Q), StoredWeight("to_k.weight", K), StoredWeight("to_v.weight", V)),
+        siblings=("to_qkv_multiscale.0.proj_out.weight",),
+        out=("to_out.weight",),
+        source="diffusers models/attention_processor.py, SanaMultiscaleAttnProcessor2_0.__call__",
+        proof="source",
+        logits=NO_SOFTMAX,
+        note="parts are given by their names, but the forward joins to_q, to_k and to_v and divides the whole anew: "
+        "q, k and v of a head are three runs of head_dim rows, one after another, of all rows in that order",
+    ),
+    Layout(
         id="diffusers-added",
         libraries="diffusers SD3, Flux: the projections of the second stream",
         weights=(

@@ -13,7 +13,7 @@ class Left(NamedTuple):
 
     Attributes:
         where: a glob for library, model and module.
-        said: what is said of them.
+        said: what is said of them; ``*`` for several of these words.
         why: why the tensors and the config leave it so.
     """
 
@@ -95,6 +95,25 @@ LEFT: tuple[Left, ...] = (
         for where in ("performer-pytorch/Performer *", "torch_geometric/PerformerAttention *")
     ),
     Left(
+        "diffusers/AutoencoderDC *.attn",
+        "*",
+        "its forward joins to_q, to_k and to_v and divides the whole anew, a head's three parts after another's: what "
+        "is called to_q holds rows of all three; they are given by their names, with a note",
+    ),
+    *(
+        Left(
+            f"diffusers/{model} *.attn1",
+            "wrong-rows",
+            "linear attention: V, with a row of ones, is multiplied with K before Q; seen with the two exchanged",
+        )
+        for model in ("SanaTransformer2DModel", "SanaControlNetModel")
+    ),
+    Left(
+        "diffusers/WanAnimate2Transformer3DModel *.cross_attn",
+        "wrong-rows",
+        "K and V of the image, whose query is that of the text's, which is found",
+    ),
+    Left(
         "pytorch-forecasting/InterpretableMultiHeadAttention *",
         "unrecognised",
         "each head has a Q and a K of its own and all share one V: no row has that yet",
@@ -121,11 +140,14 @@ ALARMS: tuple[tuple[str, str], ...] = (
     ("transformers/zaya *.qkv_proj", "see above"),
     ("performer-pytorch/Performer proj_updater.*", "the same layers once more, under the name of what redraws them"),
     ("torch_geometric/TransformerConv *", "its products are computed edge by edge, which the tracer does not follow"),
-    ("diffusers/AuraFlowTransformer2DModel *.added", "the second stream; alone, its module computes the first"),
+    ("diffusers/* *.added", "the second stream; alone, its module computes the first"),
+    ("diffusers/SanaWMTransformer3DModel *.attn*", "a gated delta net with two streams, whose forward is no product"),
 )
 """Globs of what is found where nothing was seen, and what it is."""
 
 
 def left(verdict: Verdict) -> Left | None:
     """Why it is left so, or None."""
-    return next((one for one in LEFT if one.said == verdict.said and fnmatchcase(verdict.where, one.where)), None)
+    return next(
+        (one for one in LEFT if one.said in (verdict.said, "*") and fnmatchcase(verdict.where, one.where)), None
+    )

@@ -41,7 +41,7 @@ _POOLED = frozenset({"HunyuanDiT2DModel", "HunyuanDiT2DControlNetModel", "MochiT
 _HEAD_DIM = {"AutoencoderKLMochi": 32, "UNet1DModel": 32}
 """Classes whose heads have this width, whatever their config says."""
 
-_AUTOENCODER = ("Autoencoder", "AsymmetricAutoencoderKL", "VQModel")
+_AUTOENCODER = ("Autoencoder", "AsymmetricAutoencoderKL", "ConsistencyDecoderVAE", "VQModel")
 
 
 def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact] | None:
@@ -50,15 +50,34 @@ def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> I
     if not isinstance(name, str):
         return None
     origin = f"{config.origin}:_class_name"
-    if ".attentions." in f"{module.layer}." and "mid_block" in module.layer and name.startswith(_AUTOENCODER):
+    if name.startswith(_AUTOENCODER) and _has_one_head(name, module.layer):
         return iter((HeadFact(origin, 1, by_class=True),))
     if name in _POOLED and module.layer.endswith(".pooler"):
         return iter((HeadFact(origin, 8, by_class=True),))
     if name in _HEAD_DIM:
         return iter((HeadFact(origin, head_dim=_HEAD_DIM[name], by_class=True),))
+    if name == "I2VGenXLUNet" and module.layer.startswith("image_latents_temporal_encoder."):
+        return iter((HeadFact(origin, 2, by_class=True),))
+    if "text_num_attention_heads" in config.values and module.layer.startswith("transformer_blocks."):
+        return _of_the_model(config)
     if name in _COUNTED | _WIDE:
         return _of_blocks(config, module, wide=name in _WIDE)
     return iter(()) if _may_be_turned(config, module) else None
+
+
+def _has_one_head(name: str, layer: str) -> bool:
+    """Whether an autoencoder makes this attention with one head: in its middle, and Cosmos everywhere."""
+    if name == "AutoencoderKLCosmos":
+        return "attentions." in layer
+    return (".attentions." in layer and "mid_block" in layer) or layer.endswith(".mid.attn_1")
+
+
+def _of_the_model(config: Config) -> Iterator[HeadFact]:
+    """What a config says of the model itself, where it also speaks of a text tower: its blocks are no part of that."""
+    heads, kv_heads = (config.values.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
+    if is_count(heads):
+        origin = f"{config.origin}:num_attention_heads"
+        yield HeadFact(origin, heads, kv_heads if is_count(kv_heads) else None, by_class=True)
 
 
 def _may_be_turned(config: Config, module: HeadedModule) -> bool:

@@ -1,0 +1,48 @@
+"""Names and decoys that were collected after the detector was there, and every name that a fault was found by."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.inspection.conventions import E
+from tests.inspection.test_patterns import report
+from tests.inspection.worlds import DECOYS, FOUND, SAID, Shape
+
+
+@pytest.mark.parametrize(("shapes", "layers"), FOUND.values(), ids=FOUND)
+def test_it_is_found_under_other_names(shapes: dict[str, Shape], layers: tuple[str, ...]) -> None:
+    found = report(shapes).attentions
+    assert tuple(attention.layer for attention in found) == layers
+    for attention in found:
+        stored = {info.name for info in attention.weights}
+        assert stored <= set(shapes)
+        if attention.found_by == "pattern" and len(stored) == 3 and attention.layout is not None:
+            letters = {part.name: part.weight.name for part in attention.parts}
+            assert set(letters) == {"q", "k", "v"}
+            assert len(set(letters.values())) == 3
+
+
+@pytest.mark.parametrize("shapes", SAID.values(), ids=SAID)
+def test_what_cannot_be_cut_is_not_passed_over(shapes: dict[str, Shape]) -> None:
+    told = report(shapes)
+    assert told.attentions == ()
+    assert told.account is not None
+    assert len(told.account.unrecognised) == 1
+    assert told.account.unrecognised[0].suggestion.startswith("[[layout]]")
+
+
+@pytest.mark.parametrize("shapes", DECOYS.values(), ids=DECOYS)
+def test_what_is_none_is_not_found(shapes: dict[str, Shape]) -> None:
+    told = report(shapes)
+    assert told.attentions == ()
+    assert told.account is not None
+    assert told.account.unrecognised == ()
+
+
+def test_a_gated_graph_convolution_and_attention_have_the_same_names() -> None:
+    """ResGatedGraphConv's lin_skip never has a bias; TransformerConv's has one where its other matrices do."""
+    names = [f"convs.0.lin_{word}.weight" for word in ("key", "query", "value", "skip")]
+    attention = dict.fromkeys(names, (E, E)) | {name.replace("weight", "bias"): (E,) for name in names}
+    assert len(report(attention).attentions) == 1
+    del attention["convs.0.lin_skip.bias"]
+    assert report(attention).attentions == ()
