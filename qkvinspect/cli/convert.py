@@ -113,6 +113,7 @@ def convert(
         layout_to = layout_of if layout_of is not None else heads_anew.same_layout(found)
         target = saving.target(layout_to, None if anew else heads, zero_bias=zero_bias, rename=rename,
                                numbers_as=dequantize)  # fmt: skip
+        heads_anew.require_grouped(layout_to, kv_heads)
         changes = None
         if anew:
             found, changes = heads_anew.remade(
@@ -126,3 +127,4 @@ def convert(
         else:
             ranks = Ranks(tp, target.layout.ranks_for, tuple(whole or ()))
             saving.save_ranks(found, plan, target, ranks, output, how, format=format, dry_run=dry_run, heads=changes)
+        heads_anew.say_what_config_needs(kv_heads)

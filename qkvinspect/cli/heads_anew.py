@@ -30,6 +30,29 @@ def same_layout(report: Report) -> Layout:
     return next(iter(layouts.values()))
 
 
+def require_grouped(layout: Layout, kv_heads: int | None) -> None:
+    """Refuse a layout that holds as many heads of K and V as of Q, where there shall be fewer.
+
+    Raises:
+        UsageError: it does.
+    """
+    from qkvinspect.errors import UsageError
+
+    if kv_heads is not None and layout.kv_heads == "equal":
+        raise UsageError(
+            f"{layout.id} holds as many heads of K and V as of Q",
+            hint="--to qkv-proj stores them apart, --to phi3 in one tensor; `qkvinspect layouts` lists others",
+        )
+
+
+def say_what_config_needs(kv_heads: int | None) -> None:
+    """Convert writes no config, and the one that there is says something else now."""
+    from qkvinspect.cli.printing import note
+
+    if kv_heads is not None:
+        note(f'info: the config of the result has to say: {{"num_key_value_heads": {kv_heads}}}')
+
+
 def remade(
     report: Report,
     align_to: str | None,
@@ -39,7 +62,6 @@ def remade(
 ) -> tuple[Report, HeadChanges]:
     """The checkpoint with other heads, and what became of them."""
     from qkvinspect.cli import options
-    from qkvinspect.cli.printing import note
     from qkvinspect.cli.progress import Bar
     from qkvinspect.lineage.anew import HeadChanges, aligned, merged
 
@@ -51,5 +73,4 @@ def remade(
     if kv_heads is not None:
         with Bar("merging") as bar:
             report, changes = merged(report, kv_heads, rotary, changes, bar.advance)
-        note(f'info: the config of the result has to say: {{"num_key_value_heads": {kv_heads}}}')
     return report, changes

@@ -108,7 +108,7 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         announce(others.regions(side) if others else ())
     layers = tuple(_compare_layer(one, beside, options.tolerance, advance) for one in work)
     if beside:
-        removed, added, notes = [*removed, *beside.gone], [*added, *beside.new], [*beside.notes, *notes]
+        notes = [*beside.notes, *notes]
     notes += [*_disagreeing(work), *_converted(work)]
     notes += [*_turned(work), *_about_quantised(work, layers)]
     return Difference(
@@ -121,6 +121,8 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         findings=tuple(_warnings(a, b)),
         notes=tuple(notes),
         tolerance=options.tolerance,
+        removed_heads=tuple(beside.gone) if beside else (),
+        added_heads=tuple(beside.new) if beside else (),
         losses=worst_first([loss for one, layer in zip(work, layers, strict=True) for loss in _losses(one, layer)]),
     )
 

@@ -178,6 +178,8 @@ class Difference(Tabular):
         others: tensors outside attention; None where they were left out.
         findings: warnings about one side.
         notes: remarks about how the two were compared.
+        removed_heads, added_heads: of layers that both hold, where they were aligned: each layer and its heads that
+            only A, only B has.
         losses: every head of the layers of which one side is quantised, the worst first.
     """
 
@@ -191,6 +193,8 @@ class Difference(Tabular):
     notes: tuple[str, ...]
     tolerance: float | None = None
     losses: tuple[HeadLoss, ...] = ()
+    removed_heads: tuple[str, ...] = ()
+    added_heads: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         counts = Counter(layer.status for layer in self.layers)
@@ -203,7 +207,8 @@ class Difference(Tabular):
     def same(self) -> bool:
         """Whether nothing is changed, added or removed."""
         statuses = [layer.status for layer in self.layers] + [other.whole.status for other in self.others or ()]
-        return not self.added and not self.removed and SAME.issuperset(statuses)
+        apart = (self.added, self.removed, self.added_heads, self.removed_heads)
+        return not any(apart) and SAME.issuperset(statuses)
 
     def to_dict(self) -> dict[str, object]:
         """The JSON contract: see difference.schema.json."""
@@ -216,6 +221,8 @@ class Difference(Tabular):
             "layers": [_layer(layer) for layer in self.layers],
             "added": list(self.added),
             "removed": list(self.removed),
+            **({"removed_heads": list(self.removed_heads)} if self.removed_heads else {}),
+            **({"added_heads": list(self.added_heads)} if self.added_heads else {}),
             "others": None if self.others is None else _others(self.others),
             "findings": [{"side": side, **finding.to_dict()} for side, finding in self.findings],
             "notes": list(self.notes),

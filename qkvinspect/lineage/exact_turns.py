@@ -66,8 +66,8 @@ def nearest_turn(a: Sides, b: Sides, positions: Positions) -> ExactTurn:
     far = [_distance(both, one) for one in tried]
     best = max(min(far), _EXACT)
     chosen = next(one for one, distance in zip(tried, far, strict=True) if distance <= _SIMPLER * best)
-    if chosen.rotation is None and chosen.scale != 1.0:
-        return ExactTurn(np.eye(width), chosen.scale)
+    if chosen.rotation is None:
+        return STILL if chosen.scale == 1.0 else ExactTurn(np.eye(width), chosen.scale)
     return chosen
 
 

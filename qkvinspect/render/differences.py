@@ -64,7 +64,10 @@ def _of_layers(difference: Difference) -> Iterator[tuple[str, ...]]:
     for layer in difference.layers:
         names = (text.layer(layer.b),) if renamed else ()
         yield (text.layer(layer.a), *names, layer.status, _largest(layer), _what(layer))
-    for status, names in (("removed", difference.removed), ("added", difference.added)):
+    for status, names in (
+        ("removed", (*difference.removed, *difference.removed_heads)),
+        ("added", (*difference.added, *difference.added_heads)),
+    ):
         for name in names:
             yield (text.layer(name), *(("-",) if renamed else ()), status, "-", "")
 
@@ -167,6 +170,9 @@ def verdict(difference: Difference) -> str:
     layers = Counter[str](layer.status for layer in difference.layers)
     layers.update(added=len(difference.added), removed=len(difference.removed))
     said = [f"{text.count(layers.total(), 'layer')}{_counted(layers)}"]
+    for names, what in ((difference.removed_heads, "removed"), (difference.added_heads, "added")):
+        if names:
+            said.append(f"heads {what} in {text.count(len(names), 'layer')}")
     if difference.others:
         others = Counter[str](other.whole.status for other in difference.others)
         said.append(f"{text.count(others.total(), 'other tensor')}{_counted(others)}")

@@ -278,6 +278,22 @@ def test_tensors_that_hang_on_the_order_or_basis_of_heads_forbid_both(
     assert said in result.err
 
 
+def test_heads_are_merged_into_one_tensor_as_they_are_apart(tmp_path: Path, run) -> None:
+    place = kinds.make(Model(LEARNED, 1), 0, ("packed",), 3).save(tmp_path / "a")
+    how = ("--kv-heads", 2, "--rotary", "none", "-o")
+    refused = run("convert", place, *how, tmp_path / "no.safetensors")
+    assert refused.code == 2
+    assert "torch-mha holds as many heads of K and V as of Q" in refused.err
+    for to in ("qkv-proj", "phi3", "internlm2"):
+        assert run("convert", place, *how, tmp_path / f"{to}.safetensors", "--to", to).code == 0
+    apart, one, grouped = (load_file(tmp_path / f"{to}.safetensors") for to in ("qkv-proj", "phi3", "internlm2"))
+    layer = "model.layers.1"
+    q, k, v = (apart[f"{layer}.self_attn.{part}.weight"] for part in (kinds.Q, kinds.K, kinds.V))
+    assert torch.equal(one[f"{layer}.self_attn.qkv_proj.weight"], torch.cat([q, k, v]))
+    groups = [torch.cat([q[g * 24 : g * 24 + 24], k[g * 8 : g * 8 + 8], v[g * 8 : g * 8 + 8]]) for g in range(2)]
+    assert torch.equal(grouped[f"{layer}.attention.wqkv.weight"], torch.cat(groups))
+
+
 def test_strangers_are_not_aligned(tmp_path: Path, run) -> None:
     a, b = (kinds.make(Model(LEARNED, seed), 0, (), 0).save(tmp_path / str(seed)) for seed in (1, 2))
     result = run("convert", b, "--align-to", a, "--rotary", "none", "-o", tmp_path / "out.safetensors")

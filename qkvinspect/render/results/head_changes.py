@@ -8,6 +8,7 @@ from qkvinspect.lineage.anew import HeadChanges
 from qkvinspect.lineage.merging import MergedLayer
 from qkvinspect.render import text
 from qkvinspect.render.document import Block, DataTable, TextLine
+from qkvinspect.render.labels import apart
 
 _MERGED = ("layer", "heads of K and V", "mean QK", "mean OV", "aligned QK", "aligned OV")
 
@@ -17,8 +18,11 @@ def blocks(changes: HeadChanges) -> Iterator[Block]:
     for line in aligned_lines(changes):
         yield TextLine(line)
     if changes.merged:
-        rows = [row for layer in changes.merged for row in _rows(layer)]
+        place, names = apart([layer.layer for layer in changes.merged])
+        rows = [row for name, layer in zip(names, changes.merged, strict=True) for row in _rows(name, layer)]
         yield TextLine("relative error of the circuits: heads averaged as they are, and aligned first", "bold")
+        if place:
+            yield TextLine(f"layers {place}", "dim")
         yield DataTable(_MERGED, rows, (False, False, True, True, True, True), names=(0,))
         yield TextLine("neighbours: each layer as a whole, if neighbours were averaged as they are", "dim")
     yield TextLine("")
@@ -32,8 +36,8 @@ def aligned_lines(changes: HeadChanges) -> Iterator[str]:
         yield f"{text.layer(layer)}: left as it is, the other has no such layer"
 
 
-def _rows(layer: MergedLayer) -> Iterator[tuple[str, ...]]:
+def _rows(name: str, layer: MergedLayer) -> Iterator[tuple[str, ...]]:
     for group in layer.groups:
         errors = (group.plain_qk, group.plain_ov, group.qk, group.ov)
-        yield layer.layer, " ".join(map(str, group.members)), *map(text.number, errors)
-    yield layer.layer, "all; neighbours", *map(text.number, (*layer.plain, *layer.aligned))
+        yield name, " ".join(map(str, group.members)), *map(text.number, errors)
+    yield name, "all; neighbours", *map(text.number, (*layer.plain, *layer.aligned))
