@@ -6,6 +6,7 @@ are elsewhere, where they belong:
 
 - ``plain`` reads ordinary command lines by what ``declared`` holds of them, without typer, which is imported only for
   help and for mistakes: 85 with all that typer imports and makes of a command.
+- ``with_typer`` builds the one command that is asked for, and for the list of them none but by name: 45 to 110.
 - ``inspection.untouched`` sees that weights are as torch made them, so that they are not weighed: 400, and numpy.
 - ``fast_dataclass`` shares methods among classes instead of compiling them for each: 52; compiles what makes one when
   one is first made: 18; and does without ``dataclasses``, which imports ``inspect``: 10.
@@ -24,11 +25,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    import typer
-    from typer.models import CommandInfo
+from typing import NoReturn
 
 _LASTING = frozenset({"analyze", "lineage", "report", "browse", "scan", "trend"})
 """Commands that multiply large matrices, on all cores, or work for so long that what they drop must go."""
@@ -75,32 +72,6 @@ def _bytes_at(path: str) -> int:
         with os.scandir(path) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.is_file())
     return 0
-
-
-def only_asked(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
-    """The app with the one command that is asked for: to build all of them would take 15 to 81 more."""
-    from copy import copy
-
-    commands = [c for c in app.registered_commands if c.callback and [c.callback.__name__] == words[:1]]
-    one = copy(app)
-    one.registered_commands = commands or app.registered_commands
-    if list(words) in ([], ["--help"], ["-h"]):
-        one.registered_commands = [_named(command) for command in app.registered_commands]
-    return one
-
-
-def _named(command: CommandInfo) -> CommandInfo:
-    """A command by name and description, which is all that the list of them shows: their options would take 30."""
-
-    from copy import copy
-
-    def described() -> None: ...
-
-    one = copy(command)
-    if command.callback is not None:
-        described.__name__, described.__doc__ = command.callback.__name__, command.callback.__doc__
-        one.callback = described
-    return one
 
 
 def leave(code: int) -> NoReturn:
