@@ -13,8 +13,9 @@ import pytest
 import qkvinspect
 from qkvinspect import cli
 from qkvinspect.formats import FORMATS
-from qkvinspect.layouts import LAYOUTS
+from qkvinspect.layouts import LAYOUTS, Layout
 from qkvinspect.render.scan import SCAN_WRITERS
+from tests.batches import each
 
 PACKAGE = Path(qkvinspect.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -93,8 +94,11 @@ def test_every_layout_is_listed_once() -> None:
     assert len({row.id for row in LAYOUTS}) == len(LAYOUTS)
 
 
-@pytest.mark.parametrize("row", LAYOUTS, ids=lambda row: row.id)
-def test_a_layout_is_complete(row) -> None:
+def test_layouts_are_complete() -> None:
+    each(((row.id, row) for row in LAYOUTS), _is_complete)
+
+
+def _is_complete(row: Layout) -> None:
     held = set().union(*(stored.packing.parts for stored in row.weights))
     assert held <= {"q", "k", "v", "gate", "vgate", "mlp"}
     assert row.source
@@ -117,8 +121,11 @@ def test_every_file_that_scan_writes_is_listed() -> None:
     assert set(modules("render/scan")) == set(SCAN_WRITERS)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_says_what_it_is_for_and_stays_small(path: Path) -> None:
+def test_modules_say_what_they_are_for_and_stay_small() -> None:
+    each(((str(path), path) for path in MODULES), _is_small)
+
+
+def _is_small(path: Path) -> None:
     text = path.read_text()
     assert text.startswith('"""')
     assert text.count("\n") <= 320

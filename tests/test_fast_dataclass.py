@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.fast_dataclass import field as own_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,39 @@ def test_the_signature_is_known_before_one_is_made() -> None:
     names = ["first", "second", "third", "fourth"]
     assert list(inspect.signature(Quick).parameters) == names == list(inspect.signature(Usual).parameters)
     assert inspect.signature(Quick).parameters["second"].default == "two"
+
+
+@dataclass(slots=True)
+class Changing:
+    first: int
+    seen: list[int] = own_field(default_factory=list[int], repr=False, compare=False)
+    last: int = own_field(default=3)
+
+
+def test_fields_described_without_the_standard_library() -> None:
+    one = Changing(1)
+    one.seen.append(5)
+    one.first = 2
+    assert one == Changing(2)
+    assert one != Changing(1)
+    assert repr(one) == "Changing(first=2, last=3)"
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+    assert [(f.name, f.init, f.repr, f.compare, f.kw_only) for f in dataclasses.fields(one)] == [
+        ("first", True, True, True, False),
+        ("seen", True, False, False, False),
+        ("last", True, True, True, False),
+    ]
+    assert dataclasses.asdict(one) == {"first": 2, "seen": [5], "last": 3}
+
+
+def test_replace() -> None:
+    assert replace(Quick(1), second="c") == dataclasses.replace(Quick(1), second="c") == Quick(1, "c")
+    assert replace(Usual(1), second="c") == Usual(1, "c")
+    with pytest.raises(ValueError, match="negative"):
+        replace(Quick(1), first=-1)
+    with pytest.raises(TypeError, match="sixth"):
+        replace(Quick(1), sixth=1)  # pyright: ignore
+    match Quicker(1, "b", fifth=2.0):
+        case Quicker(first, second, _, _, fifth):
+            assert (first, second, fifth) == (1, "b", 2.0)

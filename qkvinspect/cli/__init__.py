@@ -24,7 +24,7 @@ from qkvinspect.errors import QkvInspectError, clean, did_you_mean
 if TYPE_CHECKING:
     import typer
 
-    from qkvinspect.cli.with_typer import app as app
+    app: typer.Typer
 
 _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -79,9 +79,9 @@ def _called(words: list[str]) -> object:
             given = plain.call(named, words[1:])
             if given is not None:
                 return named(**given)
-        from qkvinspect.cli.with_typer import app
+        from qkvinspect.cli.with_typer import asked
 
-        return startup.only_asked(app, words)(args=words, prog_name="qkvinspect", standalone_mode=False)
+        return asked(words)(args=words, prog_name="qkvinspect", standalone_mode=False)
     except Exit as exit:
         return exit.code
 
@@ -90,9 +90,10 @@ def __getattr__(name: str) -> object:
     """``app`` as typer has it, whose import takes as long as a short command."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from qkvinspect.cli.with_typer import app
+    from qkvinspect.cli.with_typer import whole
 
-    return app
+    globals()["app"] = made = whole()
+    return made
 
 
 def _misused(said: str, context: typer.Context | None) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from qkvinspect.cli.declared import Declared
+from qkvinspect.parsed import is_items
 
 
 class _NotPlain(Exception):  # noqa: N818
@@ -42,8 +43,10 @@ class _Parameter:
             return word
         if self.kind is Path:
             return Path(word)
-        if isinstance(self.kind, type) and issubclass(self.kind, Enum) and word in list(self.kind):
-            return self.kind(word)
+        if isinstance(self.kind, type) and issubclass(self.kind, Enum):
+            for choice in self.kind:
+                if choice.value == word:
+                    return choice
         raise _NotPlain
 
 
@@ -99,10 +102,8 @@ def _value(word: str) -> str:
 
 def _add(found: dict[str, object], one: _Parameter, word: str) -> None:
     value = one.value(word)
-    if not one.many:
-        found[one.name] = value
-    elif isinstance(values := found.setdefault(one.name, []), list):
-        values.append(value)
+    before = found.get(one.name, [])
+    found[one.name] = [*before, value] if one.many and is_items(before) else value
 
 
 def _place(found: dict[str, object], arguments: Sequence[_Parameter], words: Sequence[str]) -> None:

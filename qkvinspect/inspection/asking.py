@@ -50,9 +50,11 @@ def weigh(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import draw, weigh_heads, weigh_packings, weigh_turns
+    from qkvinspect.inspection.evidence import draw, samples_of, weigh_heads, weigh_packings, weigh_turns
 
     own = of.variants(lambda _: layout, counts or of.counts())
+    if glance and (sure := _confirmed(of, layout, own)):
+        return sure
     samples = _samples(own)
     if not samples:
         return None
@@ -69,7 +71,8 @@ def weigh(
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = None
     if len(others) > 1 and not thorough:
-        others, packings = _glimpsed(others, own[known or (heads.best.num_heads if heads else counts[0])])
+        cut = own[known or (heads.best.num_heads if heads else counts[0])]
+        others, packings = _glimpsed(others, samples_of(cut[:enough], GLIMPSE, _coarsest(cut)))
     if len(others) > 1:
         packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
@@ -78,6 +81,24 @@ def weigh(
     if not thorough or shown not in own:
         return evidence
     return replace(evidence, turns=weigh_turns(own[shown], samples), profile=draw(own[shown], samples))
+
+
+def _confirmed(of: Hypotheses, layout: Layout, own: Variants) -> Evidence | None:
+    """What small samples say, where each layer alone is sure of the heads that are known and the declared packing."""
+    from qkvinspect.inspection.evidence import samples_of, weigh_heads
+
+    known = of.attention.heads.num_heads if of.attention.heads else None
+    cut = own.get(known) if known is not None else None
+    if not cut or known is None:
+        return None
+    samples = samples_of(cut, GLIMPSE, _coarsest(cut))
+    heads = None
+    for sample in samples:
+        heads = weigh_heads(own, [sample])
+        if heads is None or not heads.decided or heads.best.num_heads != known:
+            return None
+    left, packings = _glimpsed(_packings(of, layout, own, [known]), samples)
+    return Evidence(heads, packings) if heads is not None and len(left) == 1 else None
 
 
 def claim_of(said: Evidence) -> Verdict | None:
@@ -149,20 +170,22 @@ def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[in
 
 
 def _glimpsed(
-    packings: Mapping[str, Variants], cut: Sequence[Attention]
+    packings: Mapping[str, Variants], samples: Sequence[Sample]
 ) -> tuple[Mapping[str, Variants], Verdict | None]:
-    """The packings that a small sample of one layer leaves open, and its verdict.
+    """The packings that small samples of some layers leave open, and their verdict.
 
-    It refutes the others only where the declared one, the first, is sure and far ahead of them.
+    They refute the others only where each layer alone is sure of the declared one, the first, and far ahead of them.
     """
-    from qkvinspect.inspection.evidence import samples_of, weigh_packings
+    from qkvinspect.inspection.evidence import weigh_packings
 
-    found = weigh_packings(packings, samples_of(cut[:1], GLIMPSE, _coarsest(cut)))
-    if found is None or not found.decided or found.best.label != next(iter(packings)):
-        return packings, found
-    gone = [one for one in found.weighed if found.best.score - one.score > _REFUTED]
-    labels = {label for one in gone for label in (one.label, one.same_rows)}
-    return {label: own for label, own in packings.items() if label not in labels}, found
+    found, labels = None, set(packings)
+    for sample in samples if len(packings) > 1 else ():
+        found = weigh_packings(packings, [sample])
+        if found is None or not found.decided or found.best.label != next(iter(packings)):
+            return packings, None
+        gone = [one for one in found.weighed if found.best.score - one.score > _REFUTED]
+        labels &= {label for one in gone for label in (one.label, one.same_rows)}
+    return (packings, None) if found is None else ({k: v for k, v in packings.items() if k not in labels}, found)
 
 
 def _coarsest(cut: Sequence[Attention]) -> int:

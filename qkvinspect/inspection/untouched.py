@@ -19,7 +19,10 @@ from qkvinspect.weights.weight import Weight
 
 _RUNS = 4
 _VALUES = 2048
-"""Of each run: the more, the surer."""
+"""Of each run: the more, the surer. A matrix that has no more than all runs together is read whole."""
+
+_FEW = 512
+"""Values too few to tell."""
 
 _ROUNDING = {"float32": 2.0**-20, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """How far, relatively, the bound may have been rounded up, by dtype."""
@@ -73,11 +76,12 @@ def _some(weight: Weight) -> Sequence[float]:
         return ()
     if info.dtype.name not in _ROUNDING or not info.contiguous or info.byteorder != "little":
         return ()
-    if info.numel < _RUNS * _VALUES or not isinstance(info.region.source, Copying):
+    if info.numel < _FEW or not isinstance(info.region.source, Copying):
         return ()
     size = info.dtype.bits // 8
-    starts = [info.offset + (info.numel - _VALUES) * run // (_RUNS - 1) for run in range(_RUNS)]
-    data = b"".join(info.region.read(start * size, _VALUES * size) for start in starts)
+    runs, each = (_RUNS, _VALUES) if info.numel > _RUNS * _VALUES else (2, info.numel // 2)
+    starts = [info.offset + (info.numel - each) * run // (runs - 1) for run in range(runs)]
+    data = b"".join(info.region.read(start * size, each * size) for start in starts)
     if info.dtype.name == "bfloat16":
         data = array("I", [word << 16 for word in unpack(f"<{len(data) // 2}H", data)]).tobytes()
-    return unpack(f"<{_RUNS * _VALUES}{'e' if info.dtype.name == 'float16' else 'f'}", data)
+    return unpack(f"<{runs * each}{'e' if info.dtype.name == 'float16' else 'f'}", data)

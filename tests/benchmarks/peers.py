@@ -45,6 +45,11 @@ def works(files: Path, peers: Path) -> dict[str, dict[str, Command]]:
             "sft stat --include (no heads)": (peers / "sft", "stat", stored, f"--include=*{ENDING}", "--json"),
             "cat to nowhere (the whole file)": ("cat", stored),
         },
+        "heads unknown: the weights are asked": {
+            "qkvinspect show, as torch made them": (*QKVINSPECT, "show", stored),
+            "qkvinspect show, as if trained": (*QKVINSPECT, "show", files / "trained.safetensors"),
+            "torch: load_file and a loop, which is told": (*script, "torch_load_file", stored),
+        },
         "norms of every head, .pt": {
             "qkvinspect show --no-evidence": (*NORMS, pickled),
             "torch: load(mmap=True) and a loop": (*script, "torch_load", pickled),

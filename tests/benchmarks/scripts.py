@@ -30,8 +30,28 @@ def make(folder: str) -> None:
     for name in ("float32", "bfloat16", "float16"):
         converted = {key: value.to(getattr(torch, name)) for key, value in state.items()}
         save_file(converted, place / f"{name}.safetensors")
+    save_file(trained(state), place / "trained.safetensors")
     eight = {key: (value.float() * 4000).to(torch.float8_e4m3fn) for key, value in state.items() if ENDING in key}
     save_file(eight, place / "float8_e4m3fn.safetensors")
+
+
+def trained(state: dict[str, Any]) -> dict[str, Any]:
+    """The same with what training does to heads: rows of Q and K of one head share directions."""
+    import torch
+
+    wide = WIDTH // HEADS
+    changed = {key: value.clone() for key, value in state.items()}
+    for key, packed in changed.items():
+        if not key.endswith(ENDING):
+            continue
+        out = changed[key.replace(ENDING, "out_proj.weight")]
+        for head in range(HEADS):
+            rows = slice(head * wide, (head + 1) * wide)
+            shared, others = torch.randn(8, WIDTH) * 0.1, torch.randn(8, WIDTH) * 0.1
+            for part, directions in enumerate((shared, shared, others)):
+                packed[part * WIDTH : (part + 1) * WIDTH][rows] += torch.randn(wide, 8) * 0.02 @ directions
+            out[:, rows] += (torch.randn(wide, 8) * 0.02 @ torch.randn(8, WIDTH) * 0.1).T
+    return changed
 
 
 def with_torch(tensors: Iterable[tuple[str, Any]]) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qkvinspect.cli import plain
 from qkvinspect.cli.commands import COMMANDS, command
-from qkvinspect.cli.with_typer import app
+from qkvinspect.cli.with_typer import whole
 
 VALUES = (
     "model.pt",
@@ -33,9 +33,12 @@ VALUES = (
 )
 
 
+APP = whole()
+
+
 def recording(name: str, calls: list[dict[str, object]]) -> Any:
     """A command as typer makes it, that only tells what it is called with."""
-    one = next(c for c in app.registered_commands if c.callback and c.callback.__name__ == name).callback
+    one = next(c for c in APP.registered_commands if c.callback and c.callback.__name__ == name).callback
     assert one is not None
 
     @wraps(one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from qkvinspect import formats
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from tests.batches import batches, each
 from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.memory import MemoryFile
 from tests.hostile.reading import content
@@ -168,8 +169,12 @@ def test_the_file_that_they_are_made_of_is_sound(sign: str) -> None:
     assert read(sound(Writer(sign))) == len(DATA)
 
 
-@pytest.mark.parametrize(("data", "codes"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_it_is_refused_under_its_code(data: bytes, codes: tuple[Code, ...]) -> None:
+@pytest.mark.parametrize("cases", batches(CASES), ids=lambda cases: cases[0][0])
+def test_each_is_refused_under_its_code(cases: Sequence[tuple[str, bytes, tuple[Code, ...]]]) -> None:
+    each(cases, _is_refused)
+
+
+def _is_refused(data: bytes, codes: tuple[Code, ...]) -> None:
     with no_hang() as within, bounded_memory(64 << 20), pytest.raises(CheckpointError) as caught:
         within(partial(read, data))
     assert caught.value.code in codes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -12,6 +12,7 @@ from qkvinspect import formats
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.inspection import inspect
+from tests.batches import batches, each
 from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.memory import MemoryFile
 from tests.hostile.reading import content
@@ -171,8 +172,12 @@ def test_the_file_that_they_are_made_of_is_sound() -> None:
         assert checkpoint.tensors["a.q.weight"].strides == (1, 4)
 
 
-@pytest.mark.parametrize(("data", "codes"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_it_is_refused_under_its_code(data: bytes, codes: tuple[Code, ...]) -> None:
+@pytest.mark.parametrize("cases", batches(CASES), ids=lambda cases: cases[0][0])
+def test_each_is_refused_under_its_code(cases: Sequence[tuple[str, bytes, tuple[Code, ...]]]) -> None:
+    each(cases, _is_refused)
+
+
+def _is_refused(data: bytes, codes: tuple[Code, ...]) -> None:
     with no_hang() as within, bounded_memory(128 << 20), pytest.raises(CheckpointError) as caught:
         within(partial(read, data))
     assert caught.value.code in codes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from qkvinspect import formats
 from qkvinspect.errors import CheckpointError
+from tests.batches import SIZE, batches, each
 from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.categories.case import Case, Reads, Refused
 from tests.hostile.categories.catalogue import CASES
@@ -56,13 +58,25 @@ LARGE = 1 << 10
 """Megabytes beyond which a case is one for a mass run; a smaller one of its kind is in every run."""
 
 
-def _param(number: int, case: Case) -> Any:
-    marks = [pytest.mark.mass] if case.megabytes > LARGE else []
-    return pytest.param(case, id=f"{number}: {case.label}", marks=marks)
+def _categories() -> Iterator[Any]:
+    """The cases of each category together, and those of a mass run by themselves."""
+    usual: dict[int, list[tuple[str, Case]]] = {}
+    for number, case in CASES:
+        if case.megabytes > LARGE:
+            yield pytest.param([(case.label, case)], id=f"{number}: {case.label}", marks=[pytest.mark.mass])
+        else:
+            usual.setdefault(number, []).append((case.label, case))
+    for number, cases in usual.items():
+        for place, some in enumerate(batches(cases)):
+            yield pytest.param(some, id=f"{number}" + f" ({place + 1})" * (len(cases) > SIZE))
 
 
-@pytest.mark.parametrize("case", [_param(number, case) for number, case in CASES])
-def test_category(case: Case) -> None:
+@pytest.mark.parametrize("cases", list(_categories()))
+def test_category(cases: list[tuple[str, Case]]) -> None:
+    each(cases, _ends_as_it_says)
+
+
+def _ends_as_it_says(case: Case) -> None:
     source = case.source()
     found, warnings = None, ()
     with no_hang() as within, bounded_memory(case.megabytes << 20):

@@ -74,9 +74,10 @@ def _levels(cosines: Array, largest: float) -> Array:
 @lru_cache(4)
 def _some_above(count: int) -> tuple[Array, Array]:
     """Where entries above the diagonal of a matrix of so many rows are, row by row; of very many, one in several."""
-    ends = np.cumsum(np.arange(count - 1, -1, -1))
-    places = np.arange(0, ends[-1], ends[-1] // _MANY + 1)
-    rows = np.searchsorted(ends, places, side="right")
+    ends: Array = np.cumsum(np.arange(count - 1, -1, -1))
+    every = int(ends[-1])
+    places: Array = np.arange(0, every, every // _MANY + 1)
+    rows: Array = np.searchsorted(ends, places, side="right")
     return rows, places - ends[rows] + count
 
 
