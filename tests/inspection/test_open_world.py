@@ -1,4 +1,4 @@
-"""What earlier versions did not find, and said nothing of: each is found with its rows, or said not to be understood."""
+"""What earlier versions did not find and said nothing of: each is found with its rows, or said to be not understood."""
 
 from __future__ import annotations
 
