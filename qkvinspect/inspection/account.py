@@ -14,7 +14,7 @@ from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.suggest import row
-from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.inspection.words import is_output, speaks_of_attention, word_of
 from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
         if place is not None and _is_matrix(names.shape(name)):
             modules.setdefault(place, []).append(names.weights[name])
     for place, held in modules.items():
-        why = "" if names.has("sampling_offsets.weight", place) else _looks_like(held)
+        why = "" if names.has("sampling_offsets.weight", place) else _looks_like(held) or _query_alone(held)
         if why:
             stored = held[0].name.split(".")
             yield Unrecognised(".".join(stored[: len(place)]), tuple(held), why)
@@ -202,6 +202,16 @@ def _looks_like(held: Sequence[Weight]) -> str:
     alike: Mapping[int, int] = {size: squares.count(size) for size in squares}
     if max(alike.values(), default=0) >= 3:
         return f"{max(alike.values())} square matrices of one size, and no names that say which is Q, K and V"
+    return ""
+
+
+def _query_alone(held: Sequence[Weight]) -> str:
+    """Why a query projection and the way back out of it are attention, whose K and V lie elsewhere; "" if not."""
+    named = [(info.name.split(".")[-2], info) for info in held]
+    queries = [info for name, info in named if (word := word_of(name)) is not None and word.parts == "q"]
+    outputs = [info.shape[:2] for name, info in named if is_output(name)]
+    if len(queries) == 1 and queries[0].shape[:2][::-1] in outputs:
+        return f"q alone: {_last(queries[0])} beside an output, so that K and V may be those of another layer"
     return ""
 
 

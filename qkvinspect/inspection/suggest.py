@@ -19,13 +19,15 @@ def row(module: str, tensors: Mapping[str, Sequence[int]]) -> str:
     missing = [part for part in "qkv" if not any(part in some for some in parts)]
     if len(missing) == 3 and len(triple) == 1:
         parts, missing = {"qkv": triple[0]}, []
+    spare = [key for key in keys if key not in parts.values() and key != out]
+    if list(parts) == ["q"] and not spare:
+        return _of_a_query_alone(module, parts["q"], out)
     lines = ["[[layout]]", f"layer = {_quoted(_glob(module))}"]
     lines += [
         f"{some} = {_quoted(key)}" for some, key in sorted(parts.items(), key=lambda item: "qkv".index(item[0][0]))
     ]
     if "qkv" in parts:
         lines.append(f"packing = {_quoted(UNKNOWN)}  # {', '.join(map(_quoted, _PACKINGS))}")
-    spare = [key for key in keys if key not in parts.values() and key != out]
     beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
     lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing]
     lines += [f"out = {_quoted(out)}"] if out else []
@@ -33,6 +35,13 @@ def row(module: str, tensors: Mapping[str, Sequence[int]]) -> str:
 
 
 _PACKINGS = ("q, k, v in blocks", "q, k, v per head", "row by row")
+
+
+def _of_a_query_alone(module: str, query: str, out: str | None) -> str:
+    """A row for this module by its own name: with a glob it would take Q from layers that have K and V beside it."""
+    told = {"layer": module, "q": query} | ({"out": out} if out else {})
+    lines = [f"{key} = {_quoted(text)}" for key, text in told.items()]
+    return "\n".join(["[[layout]]  # it has no K and V of its own", *lines])
 
 
 def _below(module: str, name: str) -> str:
