@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, product
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.scopes import speaking
+from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.layouts import Layout
 from qkvinspect.parsed import is_items
@@ -61,6 +62,11 @@ def find_attentions(
     forcible = {id for _, id in forced}
     layouts = [row for row in layouts if not row.only_told or row.id in forcible or _named_by(row, configs)]
     index = _index(row for row in (*asked.told, *layouts, *_wherever(layouts, asked)) if _may_occur(row, names))
+
+    def reason(layer: str, id: str) -> str:
+        row = next((row for row in (*asked.told, *layouts) if row.id == id), None)
+        return f": {why(names, row, layer)}" if row else ""
+
     claimed: set[str] = set()
     matches: list[Match] = []
     found: list[list[Candidate]] = []
@@ -74,12 +80,12 @@ def find_attentions(
     for candidates in sorted(found, key=_rank, reverse=True):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
         if free:
-            match = _decide(free, configs, forced)
+            match = _decide(free, configs, forced, reason)
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     layers = {match.candidates[0].layer for match in matches}
     by_pattern, left = patterns.find(names, claimed | superseded, layers)
-    matches += [_decide(candidates, configs, forced) for candidates in by_pattern]
+    matches += [_decide(candidates, configs, forced, reason) for candidates in by_pattern]
     order = {name: position for position, name in enumerate(names.weights)}
     ordered = sorted(matches, key=lambda match: order[match.candidates[0].weights[0].name])
     return Found(ordered, stale, left)
@@ -198,7 +204,7 @@ def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -
 
     CRATE's ``qkv`` is one projection, used as all three.
     """
-    if len(layout.weights) > 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= layout.weights[0].packing.parts:
+    if len(layout.weights) != 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= layout.weights[0].packing.parts:
         return False
     out = names.find("to_out.0.weight", layer)
     return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]
@@ -229,14 +235,20 @@ def _has_ratio(layout: Layout, weight: Weight) -> bool:
     return rows == (layout.ratio * cols if layout.ratio is not None else (layout.q_rows or 0) + 2 * cols)
 
 
-def _decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequence[tuple[str, str]]) -> Match:
+def _decide(
+    candidates: list[Candidate],
+    configs: Sequence[Config],
+    forced: Sequence[tuple[str, str]],
+    reason: Callable[[str, str], str],
+) -> Match:
+    """What a layer is; ``reason`` says of a layer and an id why it cannot be that."""
     layer = candidates[0].layer
     for glob, id in reversed(forced):
         if fnmatchcase(layer, glob):
             fitting = [c for c in candidates if c.layout.id == id]
             if not fitting:
                 raise LayoutError(
-                    f"layer {layer!r} cannot have the layout {id!r}",
+                    f"layer {layer!r} cannot have the layout {id!r}{reason(layer, id)}",
                     expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
                 )
             return Match((fitting[0],), DecidedBy.FLAG)
