@@ -115,7 +115,7 @@ class Account:
 def _likeness(path: Path, shape: Sequence[int]) -> int:
     """A score of how much it looks like attention. Words count more than shapes, the last words most."""
     said = 4 * any(word_of(part) is not None for part in path[-3:]) + 2 * any(map(speaks_of_attention, path))
-    if len(shape) < 2:
+    if sum(size > 1 for size in shape) < 2:
         return said - 3
     rows, cols = shape[0], prod(shape[1:])
     return said + (rows == 3 * cols) + (rows == cols)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Config
@@ -13,11 +13,17 @@ from qkvinspect.layouts import Layout
 from qkvinspect.parsed import is_items
 
 
-def decide(candidates: list[Candidate], configs: Sequence[Config], forced: Sequence[tuple[str, str]]) -> Match:
+def decide(
+    candidates: list[Candidate],
+    configs: Sequence[Config],
+    forced: Sequence[tuple[str, str]],
+    reason: Callable[[str, str], str],
+) -> Match:
     """A module's layout, or all that it may be.
 
     Args:
         forced: pairs (layer glob, layout id) that a person asked for; the last that matches counts.
+        reason: says of a layer and an id why it cannot be that.
 
     Raises:
         LayoutError: the layout that was asked for does not fit.
@@ -28,7 +34,7 @@ def decide(candidates: list[Candidate], configs: Sequence[Config], forced: Seque
             fitting = [c for c in candidates if c.layout.id == id]
             if not fitting:
                 raise LayoutError(
-                    f"layer {layer!r} cannot have the layout {id!r}",
+                    f"layer {layer!r} cannot have the layout {id!r}{reason(layer, id)}",
                     expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
                 )
             return Match((fitting[0],), DecidedBy.FLAG)

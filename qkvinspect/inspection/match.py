@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, product
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.decide import decide, named_by
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
+from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.layouts import Layout
@@ -81,6 +82,11 @@ def _find(names: Names, layouts: Sequence[Layout], configs: Sequence[Config], as
     forcible = {id for _, id in forced}
     layouts = [row for row in layouts if not row.only_told or row.id in forcible or named_by(row, configs)]
     index = _index(row for row in (*asked.told, *layouts, *_wherever(layouts, asked)) if _may_occur(row, names))
+
+    def reason(layer: str, id: str) -> str:
+        row = next((row for row in (*asked.told, *layouts) if row.id == id), None)
+        return f": {why(names, row, layer)}" if row else ""
+
     claimed: set[str] = set()
     matches: list[Match] = []
     found: list[list[Candidate]] = []
@@ -96,12 +102,12 @@ def _find(names: Names, layouts: Sequence[Layout], configs: Sequence[Config], as
     for candidates in sorted(found, key=_rank, reverse=True):
         free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
         if free:
-            match = decide(free, configs, forced)
+            match = decide(free, configs, forced, reason)
             matches.append(match)
             claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
     layers = {match.candidates[0].layer for match in matches}
     by_pattern, left = patterns.find(names, firsts, claimed | superseded, layers)
-    matches += [decide(candidates, configs, forced) for candidates in by_pattern]
+    matches += [decide(candidates, configs, forced, reason) for candidates in by_pattern]
     return Found(matches, stale, left)
 
 

@@ -114,6 +114,14 @@ def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Ite
     gated = any(len(one.parts) > 3 for one in module.lone)
     if gated or ((called or _are_scored(module)) and len(_parts(module.lone)) > 1):
         yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+    elif called and not sets and _is_query_alone(module):
+        yield _leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
+
+
+def _is_query_alone(module: ProjectingModule) -> bool:
+    """Whether a query projection stands beside an output projection that reads as many rows as it makes."""
+    widths = {columns_of(info) for _, info in module.outputs}
+    return [one.parts for one in module.lone] == ["q"] and module.lone[0].weight.shape[0] in widths
 
 
 def _are_scored(module: ProjectingModule) -> bool:
