@@ -25,7 +25,8 @@ class Left(NamedTuple):
 WITHOUT_CONFIG = (
     "vit-pytorch", "torch", "torchvision", "torchaudio", "torchscale", "torchtune", "espnet", "esm", "monai", "moshi",
     "openai-whisper", "segment-anything", "litgpt", "torch_geometric", "ultralytics", "conformer", "speechbrain",
-    "CoLT5-attention", "dinov2", "kornia", "pytorchvideo",
+    "CoLT5-attention", "dinov2", "kornia", "perceiver-pytorch", "pytorchvideo", "swin-transformer-pytorch",
+    "x-transformers",
 )  # fmt: skip
 """Libraries whose layers are kept without a config."""
 
