@@ -16,10 +16,11 @@ from typing import Any
 
 _STANDS_IN = """
     accelerated_scan audioread av bitsandbytes causal_conv1d cuequivariance_torch cv2 cytoolz datasets deepspeed
-    dllogger editdistance fairscale fire flash_attn flashy gradio gruut hydra inflect jiwer kaldiio lhotse librosa
-    lightning_fabric mamba_ssm matplotlib megatron nltk num2words numba nv_one_logger onnx pesq pyannote pyloudnorm
-    pynini pypinyin pystoi pytorch_lightning pytorch_wpe rdkit resampy sacrebleu seaborn sklearn soundfile soxr
-    spacy tensorboard tensorboardX texterrors torchcodec trainer triton wandb webdataset whisper_normalizer xformers
+    dllogger dora editdistance fairscale fire flash_attn flashy gradio gruut hydra inflect jiwer kaldiio kornia_rs
+    lhotse librosa lightning_fabric mamba_ssm matplotlib megatron nltk num2words numba nv_one_logger onnx pesq
+    pyannote pyloudnorm pynini pypinyin pystoi pytorch_lightning pytorch_wpe rdkit resampy sacrebleu seaborn sh
+    sklearn soundfile soxr spacy tensorboard tensorboardX texterrors torchao.dtypes.nf4tensor torchcodec trainer
+    triton utilsforecast wandb webdataset whisper_normalizer xformers
 """
 STANDS_IN = frozenset(_STANDS_IN.split())
 """What is imported by modules of attention, and not called by them: a hollow module stands in."""
@@ -63,7 +64,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds hollow modules for the names above, after every real one."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if fullname.partition(".")[0] in STANDS_IN:
+        if fullname in STANDS_IN or fullname.partition(".")[0] in STANDS_IN:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         return None
 

@@ -23,8 +23,10 @@ class Left(NamedTuple):
 
 
 WITHOUT_CONFIG = (
-    "vit-pytorch", "torch", "torchvision", "torchaudio", "torchscale", "espnet", "esm", "monai", "moshi",
+    "vit-pytorch", "torch", "torchvision", "torchaudio", "torchscale", "torchtune", "espnet", "esm", "monai", "moshi",
     "openai-whisper", "segment-anything", "litgpt", "torch_geometric", "ultralytics", "conformer", "speechbrain",
+    "CoLT5-attention", "dinov2", "kornia", "perceiver-pytorch", "pytorchvideo", "swin-transformer-pytorch",
+    "x-transformers",
 )  # fmt: skip
 """Libraries whose layers are kept without a config."""
 
@@ -65,7 +67,7 @@ LEFT: tuple[Left, ...] = (
         "image and text attend to each other with one product: a truth is one of the two directions",
     ),
     Left(
-        "transformers/groupvit *.assign",
+        "transformers/groupvit* *.assign",
         "wrong-rows",
         "the softmax runs over the groups, as if they were keys: it is an assignment, whose names are the library's",
     ),
@@ -88,7 +90,11 @@ LEFT: tuple[Left, ...] = (
         Left(
             where, "wrong-rows", "the scores of positions (linear_pos) are seen as a second attention with this Q and V"
         )
-        for where in ("speechbrain/RelPosMHAXL *", "nemo/RelPositionMultiHeadAttention *")
+        for where in (
+            "espnet/RelPositionMultiHeadedAttention *",
+            "nemo/RelPositionMultiHeadAttention *",
+            "speechbrain/RelPosMHAXL *",
+        )
     ),
     *(
         Left(where, "wrong-rows", "features of Q and K are products with random directions, which are seen as scores")
@@ -113,6 +119,7 @@ LEFT: tuple[Left, ...] = (
         "wrong-rows",
         "K and V of the image, whose query is that of the text's, which is found",
     ),
+    Left("coqui-tts/AttentionBlock *", "undecided", "one tensor, two packings (use_new_attention_order); no config"),
     Left(
         "pytorch-forecasting/InterpretableMultiHeadAttention *",
         "unrecognised",
@@ -139,6 +146,7 @@ ALARMS: tuple[tuple[str, str], ...] = (
     ("transformers/xlstm *.mlstm_layer", "Q, K and V of a matrix memory"),
     ("transformers/zaya *.qkv_proj", "see above"),
     ("performer-pytorch/Performer proj_updater.*", "the same layers once more, under the name of what redraws them"),
+    ("torch_geometric/HGTConv *", "its products are computed edge by edge, which the tracer does not follow"),
     ("torch_geometric/TransformerConv *", "its products are computed edge by edge, which the tracer does not follow"),
     ("diffusers/* *.added", "the second stream; alone, its module computes the first"),
     ("diffusers/SanaWMTransformer3DModel *.attn*", "a gated delta net with two streams, whose forward is no product"),
