@@ -63,28 +63,6 @@ def test_three_axes_are_heads(tmp_path: Path, run: Any) -> None:
     assert (found["num_heads"], found["head_dim"]) == (H, D)
 
 
-def test_rows_of_speechbrain_go_head_by_head(tmp_path: Path, run: Any) -> None:
-    """Its forward views the product as (heads, 3 * head_dim) before it chunks; ``pos_bias_u`` tells the heads."""
-    layer = "encoder.layers.0.self_attn"
-    shapes = linear(layer, "out_proj", "linear_pos", shape=(64, 64))
-    shapes = {**shapes, f"{layer}.in_proj_weight": (192, 64), f"{layer}.out_proj.bias": (64,)}
-    shapes |= {f"{layer}.pos_bias_{letter}": (16, 4) for letter in "uv"}
-    (found,) = asked(tmp_path, run, shapes)["attentions"]
-    assert found["q"]["rows"] == [[0, 16], [48, 64], [96, 112], [144, 160]]
-    assert found["v"]["rows"] == [[32, 48], [80, 96], [128, 144], [176, 192]]
-
-
-def test_one_module_of_six_is_said(tmp_path: Path, run: Any) -> None:
-    shapes = {
-        name: shape
-        for at in range(6)
-        for name, shape in linear(f"l.{at}.attn", *(("aa", "bb", "cc") if at == 3 else ("q", "k", "v")), "o").items()
-    }
-    told = asked(tmp_path, run, shapes)
-    assert [found["layer"] for found in told["attentions"]] == [f"l.{at}.attn" for at in (0, 1, 2, 4, 5)]
-    assert [one["layer"] for one in told["findings"] if one["code"] == "unrecognised-attention"] == ["l.3.attn"]
-
-
 @pytest.mark.parametrize(
     ("names", "why"), [(("q_proj", "o_proj"), "q alone"), (("k_proj", "v_proj", "o_proj"), "k and v alone")]
 )
