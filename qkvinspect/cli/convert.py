@@ -75,7 +75,7 @@ def convert(
       qkvinspect convert llama/ --to megatron-core -o megatron.safetensors --heads 32/8
       qkvinspect convert model.safetensors --to megatron-core --tp 4 -o ranks
       qkvinspect convert tuned/ --align-to base/ -o aligned.safetensors
-      qkvinspect convert llama/ --kv-heads 8 -o grouped.safetensors --dry-run
+      qkvinspect convert llama/ --kv-heads 4 -o grouped.safetensors --dry-run
       qkvinspect convert model.pt --to bert -o bert.pt --rename 'encoder\\.layers=encoder.layer'
 
     Exit status:
@@ -86,6 +86,7 @@ def convert(
     """
     from qkvinspect.errors import UsageError
     from qkvinspect.export import SUFFIXES, Ranks, convert_whole
+    from qkvinspect.inspection.facts.flags import parse_flag
     from qkvinspect.layouts import by_id
 
     streams.hush(quiet)
@@ -99,6 +100,8 @@ def convert(
         raise UsageError("--tp and --max-shard-size do not go together", hint="each rank is one file")
     if whole and tp is None:
         raise UsageError("--whole means nothing without --tp", hint="give --tp N")
+    for text in heads or ():
+        parse_flag(text)  # refused before anything is opened
     with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         layout_of = by_id(to) if to is not None else None

@@ -91,6 +91,12 @@ def _alone(module: Module, names: Names, facts: Facts) -> Module:
     return _WeighedTogether([module], names, facts).alone(module)
 
 
+def _nothing_said(module: Module) -> Module:
+    """The module whose weights were asked and say nothing."""
+    assert module.attention is not None
+    return replace(module, attention=replace(module.attention, evidence=Evidence(None)))
+
+
 def _without_values(attention: Attention) -> bool:
     """Whether they cannot show the heads: an adapter's update has the rank that it was given, whatever the heads."""
     return any(weight.no_values or is_update(weight) for weight in attention.weights)
@@ -108,7 +114,7 @@ class _WeighedTogether:
         """Apply the verdict of the stack to one of its layers."""
         layout = self._attention.layout
         if not thorough and all(untouched(module.match.candidates[0].weights) for module in self._few(_LOOKED).modules):
-            return lambda module: module
+            return _nothing_said if self._attention.heads is None else lambda module: module
         if layout is None:
             return self._settle(thorough)
         if self._attention.heads is not None and not thorough:

@@ -75,7 +75,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(said))
     others(folder)
-    for name, sample in (("base", "base"), ("mine", "tuned"), ("step1000", "tuned"), ("step2000", "pruned")):
+    for name, sample in (
+        ("base", "base"),
+        ("tuned", "tuned"),
+        ("pruned", "pruned"),
+        ("mine", "tuned"),
+        ("step1000", "tuned"),
+        ("step2000", "pruned"),
+    ):
         shutil.copytree(LINEAGE / sample, folder / name)
     for name in ("base", "merged"):
         shutil.copy(LINEAGE / "tuned" / "model.safetensors", folder / f"{name}.safetensors")

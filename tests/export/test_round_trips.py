@@ -59,6 +59,7 @@ def geometries(draw: Any, layout: Layout) -> Geometry:
     groups = next((s.packing.groups for s in layout.weights if isinstance(s.packing.groups, int)), 1)
     dim = 2 * draw(st.integers(1, 4))
     k, v = ODD.get(layout.id, (1, 1))
+    v *= dict(layout.subheads).get("v", 1)  # several heads of V, each as wide as one of K
     return Geometry(
         heads * groups, kv_heads * groups, dim * k, dim * v if k != v else None, subheads=dict(layout.subheads)
     )

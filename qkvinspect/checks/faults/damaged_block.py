@@ -99,11 +99,12 @@ def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[Store
         data = tensor.read(start, min(start + _PIECE, tensor.nbytes))
         runs = constant_runs.constant_blocks(data, tensor.itemsize)
         counts = None
-        if not tensor.packed and odd_exponents.countable(tensor.info.dtype):
+        dtype = tensor.info.dtype
+        if not tensor.packed and odd_exponents.countable(dtype) and dtype.bits == 8 * tensor.itemsize:
             words = data.view(f"{'>' if tensor.info.byteorder == 'big' else '<'}u{tensor.itemsize}")
-            counts = odd_exponents.counts(words.astype(f"u{tensor.itemsize}", copy=False), tensor.info.dtype)
+            counts = odd_exponents.counts(words.astype(f"u{tensor.itemsize}", copy=False), dtype)
         found = copied_runs.marked(data, tensor.itemsize, start, every)
-        codes = odd_codes.histograms(data) if odd_codes.of_eight_bits(tensor.weight, tensor.info.dtype) else None
+        codes = odd_codes.histograms(data) if odd_codes.of_eight_bits(tensor.weight, dtype) else None
         return _Seen([(start + first, start + last) for first, last in runs], found, counts, codes)
 
     pieces = [(tensor, start) for tensor in tensors for start in range(0, tensor.nbytes, _PIECE)]

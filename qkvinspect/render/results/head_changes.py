@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from qkvinspect.lineage.anew import HeadChanges
-from qkvinspect.lineage.merging import MergedLayer
 from qkvinspect.render import text
 from qkvinspect.render.document import Block, DataTable, TextLine
 from qkvinspect.render.labels import apart
+
+if TYPE_CHECKING:
+    from qkvinspect.lineage.anew import HeadChanges
+    from qkvinspect.lineage.merging import MergedLayer
 
 _MERGED = ("layer", "heads of K and V", "mean QK", "mean OV", "aligned QK", "aligned OV")
 

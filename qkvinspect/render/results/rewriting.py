@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from qkvinspect.export import OutputTensor
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.json_values import row_ranges
-from qkvinspect.lineage.anew import HeadChanges
 from qkvinspect.render import alike_names
 from qkvinspect.render.document import Block, Cell, CodeBlock, Conclusion, Document
 from qkvinspect.render.results import head_changes
 from qkvinspect.render.text import count, ranges, shape, size
 from qkvinspect.weights.mixed_heads import MixedHeads
+
+if TYPE_CHECKING:
+    from qkvinspect.lineage.anew import HeadChanges
 
 SCHEMA_VERSION = 1
 
