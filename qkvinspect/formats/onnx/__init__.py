@@ -17,7 +17,7 @@ from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
 from qkvinspect.formats.onnx.names import Named, Uses, names_of
 from qkvinspect.formats.onnx.operators import operator_names
-from qkvinspect.formats.onnx.quantised import quantised_names
+from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
 from qkvinspect.formats.onnx.tensors import Tensors
 from qkvinspect.formats.onnx.wire import Wire
 from qkvinspect.formats.request import OpenRequest
@@ -65,7 +65,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             tensors=tensors,
             num_files=1 + len(files.files),
             metadata=graph.metadata,
-            configs=tuple(_config(heads)),
+            configs=tuple(_config(heads, said_of_blocks(uses, names))),
             modules=_modules(heads, tensors),
             containers=(Container("", len(tensors), "model"),),
             findings=tuple(_findings(stored_as, infos)),
@@ -86,8 +86,8 @@ def _as_named(info: TensorInfo, named: Named) -> TensorInfo:
     return replace(info, name=named.name, shape=turned, strides=contiguous_strides(info.shape)[::-1])
 
 
-def _config(heads: Mapping[str, Heads]) -> Iterator[Config]:
-    """What all projections of the graph agree on."""
+def _config(heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]]) -> Iterator[Config]:
+    """What all projections of the graph agree on, and what operators say of the codes that they take."""
     told = {
         "num_attention_heads": {one.num_heads for one in heads.values()},
         "num_key_value_heads": {one.num_kv_heads for one in heads.values()},
@@ -98,6 +98,8 @@ def _config(heads: Mapping[str, Heads]) -> Iterator[Config]:
     }
     if any(one.packed for one in heads.values()):
         agreed["packed_qkv_of_operator"] = True
+    if blocks:
+        agreed["matmul_nbits"] = blocks
     if agreed:
         yield Config("checkpoint:graph", agreed, inside=True)
 
