@@ -15,7 +15,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
-from qkvinspect.formats.onnx.names import Named, Uses, names_of
+from qkvinspect.formats.onnx.names import Named, Uses, is_product, names_of
 from qkvinspect.formats.onnx.operators import operator_names
 from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
 from qkvinspect.formats.onnx.tensors import Tensors
@@ -68,7 +68,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             configs=tuple(_config(heads, said_of_blocks(uses, names))),
             modules=_modules(heads, tensors),
             containers=(Container("", len(tensors), "model"),),
-            findings=tuple(_findings(stored_as, infos)),
+            findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
             resources=resources.pop_all(),
             loader="onnx",
         )
@@ -122,6 +122,18 @@ def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> d
         if len(counts) == 1 and counts != {None}:
             found[layer] = {"num_heads": next(iter(counts))}
     return found
+
+
+def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
+    """Matrices of products that nothing in the graph names: quantisers drop what torch's exporter wrote of modules."""
+    known = {named.stored for named in names.values()}
+    left = [use for use in uses.all if is_product(use) and use.stored.name not in known]
+    if left:
+        operators = ", ".join(sorted({use.node.op for use in left}))
+        many = "matrix" if len(left) == 1 else "matrices"
+        text = f"{len(left)} {many} of {operators} left out, for nothing in the graph says whose they are: "
+        text += f"{left[0].stored.name}; quantise a file whose nodes or weights are called after the model's modules"
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
 
 
 def _findings(names: Mapping[str, Named], infos: Mapping[str, TensorInfo]) -> Iterator[Finding]:
