@@ -144,5 +144,6 @@ def _findings(names: Mapping[str, Named], infos: Mapping[str, TensorInfo]) -> It
         turned = ", transposed" if one.turned else ""
         text = f"{len(renamed)} weights are called what the module that uses them calls them: "
         text += f"{one.stored} is {one.name}{turned}"
-        text += f"; {left} constants of the graph without such a name are left out" if left else ""
+        constants = "constant" if left == 1 else "constants"
+        text += f"; {left} {constants} of the graph without such a name left out" if left else ""
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
