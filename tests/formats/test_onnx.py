@@ -190,6 +190,14 @@ def test_matrices_that_nothing_names_are_said(tmp_path: Path) -> None:
     assert "val_8_Q4" in finding.message
 
 
+def test_matrices_inside_nodes_are_said(tmp_path: Path) -> None:
+    value = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    nodes = [helper.make_node("Constant", [], ["w"], value=value), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    with open_checkpoint(saved(tmp_path / "m.onnx", nodes, [])) as checkpoint:
+        (finding,) = checkpoint.findings
+    assert finding.message.startswith("16384 bytes of matrices lie inside nodes")
+
+
 def test_a_packed_product_is_cut_as_its_operator_takes_it(tmp_path: Path) -> None:
     weights = {"qkv_proj": np.random.default_rng(0).random((24, 48), np.float32)}
     nodes, stored = attention("GroupQueryAttention", weights, ["y0", "", ""], {"num_heads": 6, "kv_num_heads": 3})

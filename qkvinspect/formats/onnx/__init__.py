@@ -30,6 +30,10 @@ _BEGINNING = late_pattern(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
 """ir_version 3 to 31, then another field of ModelProto (onnx.proto)."""
 
 
+_LARGE = 1 << 14
+"""Bytes of matrices in nodes that are worth a line: exporters put masks and tables there."""
+
+
 def sniff(head: bytes) -> bool:
     return _BEGINNING.match(head) is not None
 
@@ -125,7 +129,7 @@ def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> d
 
 
 def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
-    """Matrices of products that nothing in the graph names: quantisers drop what torch's exporter wrote of modules."""
+    """Matrices of products that nothing in the graph names, as quantisers drop what torch's exporter wrote of modules, and those inside nodes."""
     known = {named.stored for named in names.values()}
     left = [use for use in uses.all if is_product(use) and use.stored.name not in known]
     if left:
@@ -133,6 +137,11 @@ def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
         many = "matrix" if len(left) == 1 else "matrices"
         text = f"{len(left)} {many} of {operators} left out, for nothing in the graph says whose they are: "
         text += f"{left[0].stored.name}; quantise a file whose nodes or weights are called after the model's modules"
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
+    places = [node.constant.place for node in uses.graph.nodes if node.constant and len(node.constant.sizes) > 1]
+    inside = sum(place[2] - place[1] for place in places if place)
+    if inside >= _LARGE:
+        text = f"{inside} bytes of matrices lie inside nodes (Constant), not among the initialisers: these are not read"
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
 
 
