@@ -129,7 +129,10 @@ def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> d
 
 
 def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
-    """Matrices of products that nothing in the graph names, as quantisers drop what torch's exporter wrote of modules, and those inside nodes."""
+    """Matrices of products that nothing in the graph names, and those inside nodes.
+
+    Quantisers drop what torch's exporter wrote of modules.
+    """
     known = {named.stored for named in names.values()}
     left = [use for use in uses.all if is_product(use) and use.stored.name not in known]
     if left:
