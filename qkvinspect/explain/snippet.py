@@ -129,11 +129,21 @@ def _load_gguf(files: Sequence[str]) -> Iterator[str]:
         yield "    state[tensor.name] = torch.tensor(values)"
 
 
+_OF_NUMPY = frozenset(
+    {"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"}
+    | {"float16", "float32", "float64", "complex64", "complex128"}
+)
+"""Types that torch takes from an array; those of ml_dtypes it does not."""
+
+
 def _load_onnx(checkpoint: Checkpoint) -> Iterator[str]:
     """The onnx package loads the model whole, with the files that it names."""
     yield f"model = onnx.load({_here(checkpoint.path, checkpoint)!r})"
     yield "arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}"
-    yield "state = {name: torch.tensor(array) for name, array in arrays.items()}"
+    array = "array"
+    if any(info.dtype.name not in _OF_NUMPY for info in checkpoint.tensors.values()):
+        array = "array if array.dtype.isbuiltin == 1 else array.astype('float32')"
+    yield f"state = {{name: torch.tensor({array}) for name, array in arrays.items()}}"
 
 
 def _load_distributed(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> Iterator[str]:

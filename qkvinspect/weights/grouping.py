@@ -7,6 +7,7 @@ import numpy as np
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.weights.packed_codes import groups_of
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.strided import strided_matrix
 from qkvinspect.weights.values import rows_of_values
@@ -29,3 +30,22 @@ def checked_groups(order: TensorInfo, cols: range, groups: int) -> Array:
             found=int(wrong[0]),
         )
     return found.astype(np.intp)
+
+
+def groups_in_order(order: TensorInfo | None, cols: range, size: int, groups: int) -> tuple[list[range], Array | None]:
+    """The groups to be read, in runs, and the place of each column's among them; None where they go in order.
+
+    Args:
+        order: the group of each column; None where neighbours of ``size`` share one.
+
+    Raises:
+        CheckpointError: it names a group that is not there.
+    """
+    if order is None:
+        return [groups_of(cols, size)], None
+    own = checked_groups(order, cols, groups)
+    if np.array_equal(own, np.arange(cols.start, cols.stop) // size):
+        return [groups_of(cols, size)], None
+    needed, places = np.unique(own, return_inverse=True)
+    breaks = np.flatnonzero(np.diff(needed) != 1) + 1
+    return [range(int(run[0]), int(run[-1]) + 1) for run in np.split(needed, breaks)], places

@@ -181,3 +181,12 @@ def converted_otherwise(source: Path, path: Path, kind: Type, of_q: int, of_k: i
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.mark.parametrize("name", ["deepseek2", "glm-dsa"])
+@pytest.mark.parametrize("form", ["", ".gguf"])
+def test_check_takes_latent_attention(name: str, form: str, run: Callable[..., Any]) -> None:
+    """Q and K are of other widths there, so that no order of rotary embeddings can be judged."""
+    found = run("check", FOLDER / f"{name}{form}")
+    assert found.code == 0, found
+    assert not found.err

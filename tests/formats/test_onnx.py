@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
@@ -163,6 +163,39 @@ def test_operators_say_their_heads(op: str, keys: tuple[str, str], tmp_path: Pat
         assert layer.layer == "layers.0.self_attn"
         assert layer.heads is not None
         assert (layer.heads.num_heads, layer.heads.num_kv_heads, layer.heads.head_dim) == (6, 3, 4)
+
+
+def test_the_weights_of_an_operator_are_those_of_the_model(tmp_path: Path, run: Callable[..., Any]) -> None:
+    sizes = {"q_proj": 24, "k_proj": 12, "v_proj": 12}
+    weights = {name: np.random.default_rng(0).random((24, size), np.float32) for name, size in sizes.items()}
+    nodes, stored = attention("GroupQueryAttention", weights, ["y0", "y1", "y2"], {"num_heads": 6, "kv_num_heads": 3})
+    state = {f"layers.0.self_attn.{name}.weight": np.ascontiguousarray(value.T) for name, value in weights.items()}
+    save_file(state, tmp_path / "m.safetensors")
+    path = saved(tmp_path / "m.onnx", nodes, stored)
+    found = run("diff", tmp_path / "m.safetensors", path, "-f", "json")
+    assert found.code == 0, found
+    (layer,) = json.loads(found.out)["layers"]
+    assert (layer["status"], layer["num_heads"]) == ("identical", 6)
+
+
+def test_matrices_that_nothing_names_are_said(tmp_path: Path) -> None:
+    """As onnxruntime's quantiser leaves what torch's newer exporter wrote, where nothing adds a bias."""
+    nodes = [helper.make_node("MatMulNBits", ["x", "val_8_Q4", "val_8_scales"], ["y"], domain="com.microsoft")]
+    nodes[0].attribute.extend([helper.make_attribute(*one) for one in (("K", 16), ("N", 16), ("block_size", 16))])
+    shapes = {"val_8_Q4": np.zeros((16, 1, 8), np.uint8), "val_8_scales": np.ones((16, 1), np.float32)}
+    stored = [numpy_helper.from_array(value, name) for name, value in shapes.items()]
+    with open_checkpoint(saved(tmp_path / "m.onnx", nodes, stored)) as checkpoint:
+        (finding,) = checkpoint.findings
+    assert "1 matrix of MatMulNBits left out" in finding.message
+    assert "val_8_Q4" in finding.message
+
+
+def test_matrices_inside_nodes_are_said(tmp_path: Path) -> None:
+    value = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    nodes = [helper.make_node("Constant", [], ["w"], value=value), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    with open_checkpoint(saved(tmp_path / "m.onnx", nodes, [])) as checkpoint:
+        (finding,) = checkpoint.findings
+    assert finding.message.startswith("16384 bytes of matrices lie inside nodes")
 
 
 def test_a_packed_product_is_cut_as_its_operator_takes_it(tmp_path: Path) -> None:

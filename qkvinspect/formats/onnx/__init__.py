@@ -15,9 +15,9 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
-from qkvinspect.formats.onnx.names import Named, Uses, names_of
+from qkvinspect.formats.onnx.names import Named, Uses, is_product, names_of
 from qkvinspect.formats.onnx.operators import operator_names
-from qkvinspect.formats.onnx.quantised import quantised_names
+from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
 from qkvinspect.formats.onnx.tensors import Tensors
 from qkvinspect.formats.onnx.wire import Wire
 from qkvinspect.formats.request import OpenRequest
@@ -28,6 +28,10 @@ IS_INDEX: bool = False
 
 _BEGINNING = late_pattern(rb"\x08[\x03-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
 """ir_version 3 to 31, then another field of ModelProto (onnx.proto)."""
+
+
+_LARGE = 1 << 14
+"""Bytes of matrices in nodes that are worth a line: exporters put masks and tables there."""
 
 
 def sniff(head: bytes) -> bool:
@@ -65,10 +69,10 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             tensors=tensors,
             num_files=1 + len(files.files),
             metadata=graph.metadata,
-            configs=tuple(_config(heads)),
+            configs=tuple(_config(heads, said_of_blocks(uses, names))),
             modules=_modules(heads, tensors),
             containers=(Container("", len(tensors), "model"),),
-            findings=tuple(_findings(stored_as, infos)),
+            findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
             resources=resources.pop_all(),
             loader="onnx",
         )
@@ -86,8 +90,8 @@ def _as_named(info: TensorInfo, named: Named) -> TensorInfo:
     return replace(info, name=named.name, shape=turned, strides=contiguous_strides(info.shape)[::-1])
 
 
-def _config(heads: Mapping[str, Heads]) -> Iterator[Config]:
-    """What all projections of the graph agree on."""
+def _config(heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]]) -> Iterator[Config]:
+    """What all projections of the graph agree on, and what operators say of the codes that they take."""
     told = {
         "num_attention_heads": {one.num_heads for one in heads.values()},
         "num_key_value_heads": {one.num_kv_heads for one in heads.values()},
@@ -98,6 +102,8 @@ def _config(heads: Mapping[str, Heads]) -> Iterator[Config]:
     }
     if any(one.packed for one in heads.values()):
         agreed["packed_qkv_of_operator"] = True
+    if blocks:
+        agreed["matmul_nbits"] = blocks
     if agreed:
         yield Config("checkpoint:graph", agreed, inside=True)
 
@@ -122,6 +128,26 @@ def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> d
     return found
 
 
+def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
+    """Matrices of products that nothing in the graph names, and those inside nodes.
+
+    Quantisers drop what torch's exporter wrote of modules.
+    """
+    known = {named.stored for named in names.values()}
+    left = [use for use in uses.all if is_product(use) and use.stored.name not in known]
+    if left:
+        operators = ", ".join(sorted({use.node.op for use in left}))
+        many = "matrix" if len(left) == 1 else "matrices"
+        text = f"{len(left)} {many} of {operators} left out, for nothing in the graph says whose they are: "
+        text += f"{left[0].stored.name}; quantise a file whose nodes or weights are called after the model's modules"
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
+    places = [node.constant.place for node in uses.graph.nodes if node.constant and len(node.constant.sizes) > 1]
+    inside = sum(place[2] - place[1] for place in places if place)
+    if inside >= _LARGE:
+        text = f"{inside} bytes of matrices lie inside nodes (Constant), not among the initialisers: these are not read"
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
+
+
 def _findings(names: Mapping[str, Named], infos: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     renamed = [named for named in names.values() if named.name != named.stored]
     left = len(infos.keys() - {named.stored for named in names.values()})
@@ -130,5 +156,6 @@ def _findings(names: Mapping[str, Named], infos: Mapping[str, TensorInfo]) -> It
         turned = ", transposed" if one.turned else ""
         text = f"{len(renamed)} weights are called what the module that uses them calls them: "
         text += f"{one.stored} is {one.name}{turned}"
-        text += f"; {left} constants of the graph without such a name are left out" if left else ""
+        constants = "constant" if left == 1 else "constants"
+        text += f"; {left} {constants} of the graph without such a name left out" if left else ""
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text)

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from qkvinspect.formats.onnx.graph import Node
-from qkvinspect.formats.onnx.names import Named, Uses, is_turned
+from qkvinspect.formats.onnx.names import Named, Uses
 from qkvinspect.formats.onnx.operators import PASSED, STEPS, heads_of_operator, holds_projections, upstream
+from qkvinspect.formats.onnx.products import PRODUCTS, size_of
 from qkvinspect.formats.onnx.tensors import small_numbers
 from qkvinspect.formats.onnx.wire import Wire
 
@@ -30,16 +31,16 @@ class Heads(NamedTuple):
 
 def heads_of(uses: Uses, names: Iterable[Named], wire: Wire) -> dict[str, Heads]:
     """What the graph says of the heads of each product with a weight, by the name of that."""
-    by_use = {use.stored.name: use for use in uses.all if use.node.op in ("MatMul", "Gemm") and use.slot == 1}
+    by_use = {use.stored.name: use for use in uses.all if use.slot == PRODUCTS.get(use.node.op)}
     told = dict(_told(uses))
     found: dict[str, Heads] = {}
     for named in names:
         use = by_use.get(named.stored)
         if named.stored in told:
             found[named.name] = told[named.stored]
-        elif use is not None and len(use.stored.sizes) == 2 and use.node.outputs:
-            width = use.stored.sizes[1 if is_turned(use) else 0]
-            found[named.name] = _shown(uses, use.node.outputs[0], width, wire)
+        elif use is not None and use.node.outputs:
+            size = size_of(use.node, use.stored)
+            found[named.name] = _shown(uses, use.node.outputs[0], size[0], wire) if size else Heads()
     return found
 
 
@@ -67,7 +68,7 @@ def _shown(uses: Uses, name: str, width: int, wire: Wire) -> Heads:
     for _ in range(STEPS):
         readers = [node for node in uses.readers.get(name, ()) if node.op != "Shape"]
         node = next((node for node in readers if node.op in PASSED), None)
-        meets = any(node.op in ("MatMul", "Attention", "Softmax") and not uses.of(node) for node in readers)
+        meets = any(_meets(uses, node) for node in readers)
         if meets or (node is not None and node.op == "Transpose" and _moves_last(node)):
             if narrowest == width or width % narrowest:
                 return Heads()
@@ -82,6 +83,13 @@ def _shown(uses: Uses, name: str, width: int, wire: Wire) -> Heads:
                 narrowest, cut_before = last, cut
         name = node.outputs[0]
     return Heads()
+
+
+def _meets(uses: Uses, node: Node) -> bool:
+    """Whether a node takes a projection together with another, not with a weight."""
+    if node.op in PRODUCTS:
+        return uses.at(node, 0) is None and uses.at(node, PRODUCTS[node.op]) is None
+    return node.op in ("Attention", "Softmax") and not uses.of(node)
 
 
 def _moves_last(node: Node) -> bool:

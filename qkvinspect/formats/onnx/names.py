@@ -13,16 +13,28 @@ from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
+from qkvinspect.formats.onnx.products import PRODUCTS, holds_codes, is_turned, size_of
 from qkvinspect.late_pattern import late_pattern
 
-_GENERATED = late_pattern(r"onnx::\w+|_?val_\d+(?:/.*)?|\d+|/.*|node_.*|ortshared_.*", re.DOTALL)
+_GENERATED = late_pattern(r"onnx::\w+|_?val_\d+(?:[_/].*)?|\d+|/.*|node_.*|ortshared_.*", re.DOTALL)
 """Names that exporters and optimisers make up."""
+
+_OF_CODES = late_pattern(r"(.+?\.)(?:MatMul\.)?weight_(?:DQ_)?(?:Q\d|quant|quantized|qweight)", re.DOTALL)
+"""What onnxruntime's quantisers and model builder call the codes of a weight."""
+
+_RESCALED = frozenset({"Cast", "Mul"})
+"""What stands between a product of integers and the bias that is added to it."""
 
 _SAME = frozenset({"Identity", "Cast"})
 """Operators that pass a tensor on, at most in another dtype."""
 
 DEQUANTIZE = "DequantizeLinear"
 """Operators that decode codes with a scale and a zero point: weights that were quantised in place."""
+
+_BIASES = {"Gemm": 2, "MatMulNBits": 5}
+"""Which input of a product is a bias, where it has one."""
+
+_MOST_RESCALED = 4
 
 _COUNTS = frozenset({6, 7})
 """TensorProto.DataType of int32 and int64: axes, shapes, places."""
@@ -122,20 +134,23 @@ def names_of(uses: Uses) -> dict[str, Named]:
             found.setdefault(name, Named(name, use.stored.name))
     products = [use for use in uses.all if is_product(use)]
     for use, name in _product_names(uses, products, own):
-        found.setdefault(name, Named(name, use.stored.name, is_turned(use)))
+        found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
     return found
 
 
 def is_product(use: Use) -> bool:
     """Whether it is the matrix that a Linear multiplies with, under a name that was made up."""
     return (
-        use.node.op in ("MatMul", "Gemm") and use.slot == 1 and len(use.stored.sizes) == 2 and is_generated(use.label)
+        use.slot == PRODUCTS.get(use.node.op)
+        and size_of(use.node, use.stored) is not None
+        and (holds_codes(use.node) or is_generated(use.label))
     )
 
 
-def is_turned(use: Use) -> bool:
-    """Whether such a matrix lies [in, out]."""
-    return not use.node.numbers.get("transB", (0,))[0]
+def _own_name(label: str) -> str | None:
+    """The weight that codes were made of, where their name says it: ``q_proj.weight_quantized``."""
+    found = None if is_generated(label) else _OF_CODES.fullmatch(label)
+    return f"{found[1]}weight" if found else None
 
 
 def _own_scopes(uses: Iterable[Use]) -> Mapping[str, str]:
@@ -174,6 +189,10 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
     """The names of the matrices of Linears."""
     by_scope: dict[str, list[Use]] = {}
     for use in products:
+        known = _own_name(use.label)
+        if known is not None:
+            yield use, known
+            continue
         bias = _bias(uses, use)
         label = _in_scope(bias, own) if bias is not None else None
         scope = use.node.scope
@@ -196,19 +215,28 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
 
 def _is_threefold(use: Use) -> bool:
     """Whether a matrix has three times as many rows as columns, as Q, K and V of one width have."""
-    columns, rows = use.stored.sizes if is_turned(use) else use.stored.sizes[::-1]
-    return rows == 3 * columns
+    size = size_of(use.node, use.stored)
+    return size is not None and size[0] == 3 * size[1]
 
 
 def _bias(uses: Uses, use: Use) -> Use | None:
     """The bias that is added to a product: a vector with an entry for each of its columns."""
-    width = use.stored.sizes[1 if is_turned(use) else 0]
-    if use.node.op == "Gemm":
-        found = uses.at(use.node, 2)
-        return found if found and found.stored.sizes == (width,) else None
-    for node in uses.readers.get(use.node.outputs[0], ()) if use.node.outputs else ():
-        if node.op == "Add":
-            added = [one for one in uses.of(node) if one.stored.sizes == (width,)]
+    size = size_of(use.node, use.stored)
+    if size is None or not use.node.outputs:
+        return None
+    width = size[:1]
+    own = uses.at(use.node, _BIASES[use.node.op]) if use.node.op in _BIASES else None
+    if own is not None or use.node.op == "Gemm":
+        return own if own and own.stored.sizes == width else None
+    given = use.node.outputs[0]
+    for _ in range(_MOST_RESCALED):
+        readers = uses.readers.get(given, [])
+        for node in readers:
+            added = [one for one in uses.of(node) if one.stored.sizes == width] if node.op == "Add" else []
             if len(added) == 1:
                 return added[0]
+        onward = [node for node in readers if node.op in _RESCALED and node.outputs] if holds_codes(use.node) else []
+        if len(onward) != 1:
+            break
+        given = onward[0].outputs[0]
     return None

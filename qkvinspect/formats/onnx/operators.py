@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from qkvinspect.formats.onnx.graph import Node
-from qkvinspect.formats.onnx.names import Named, Use, Uses, is_turned
+from qkvinspect.formats.onnx.names import Named, Use, Uses
+from qkvinspect.formats.onnx.products import PRODUCTS, size_of
 
 _HEADS: Mapping[tuple[str, bool], tuple[str, str]] = {
     ("Attention", True): ("num_heads", "num_heads"),
@@ -20,11 +21,13 @@ PASSED = frozenset(
     {
         "Add",
         "Cast",
+        "DequantizeLinear",
         "Div",
         "Gather",
         "Identity",
         "LayerNormalization",
         "Mul",
+        "QuantizeLinear",
         "Reshape",
         "RotaryEmbedding",
         "SimplifiedLayerNormalization",
@@ -79,9 +82,10 @@ def _biases(uses: Uses, node: Node, names: Mapping[str, str]) -> Iterator[Named]
     start = 0
     for use in products:
         name = names.get(use.stored.name, "") if use is not None else ""
-        if use is None or not name.endswith(".weight"):
+        size = size_of(use.node, use.stored) if use is not None else None
+        if size is None or not name.endswith(".weight"):
             return
-        stop = start + use.stored.sizes[1 if is_turned(use) else 0]
+        stop = start + size[0]
         yield Named(f"{name[:-6]}bias", bias.stored.name, part=(start, stop))
         start = stop
 
@@ -98,8 +102,8 @@ def upstream(uses: Uses, name: str) -> Use | None:
         node = uses.makers.get(name)
         if node is None:
             return None
-        if node.op in ("MatMul", "Gemm"):
-            return uses.at(node, 1)
+        if node.op in PRODUCTS:
+            return uses.at(node, PRODUCTS[node.op])
         given = [slot for slot in node.inputs if slot in uses.makers and uses.makers[slot].op != "Constant"]
         if node.op not in PASSED or not given:
             return None

@@ -1,85 +1,124 @@
 """Weights that an ONNX file stores as codes, for ``DequantizeLinear`` or inside a product of onnxruntime.
 
-int8 with one scale, or one for each row, is named as compressed-tensors names it, so that one encoding decodes both
-(``(codes - zero point) * scale``: ONNX's Operators.md, DequantizeLinear). Of all other codes only rows and heads are
-reported, and that their numbers are not decoded.
+Codes, scales and zero points are named after their weight, as the encodings that decode them know them: one scale for
+a matrix of bytes, or one for each of its rows, as ``int_codes``; those of MatMulNBits as ``nbits_codes``. Of all other
+codes only rows and heads are reported, and that their numbers are not decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from qkvinspect.formats.onnx.graph import Node, Stored
 from qkvinspect.formats.onnx.names import DEQUANTIZE, Named, Uses
+from qkvinspect.formats.onnx.products import PRODUCTS, holds_codes
 
 CODES = "onnx_codes"
 """The last component of the name of codes that are not decoded."""
 
-_INT8 = 3
-"""TensorProto.DataType."""
+_BYTES = (2, 3)
+"""TensorProto.DataType of uint8 and int8."""
 
-_PRODUCTS: Mapping[str, int] = {
-    "MatMulNBits": 1,
-    "MatMulBnb4": 1,
-    "MatMulFpQ4": 1,
-    "MatMulInteger": 1,
-    "DynamicQuantizeMatMul": 1,
-    "MatMulIntegerToFloat": 1,
-    "QLinearMatMul": 3,
+_INSIDE: Mapping[str, tuple[int, int]] = {
+    "QLinearMatMul": (4, 5),
+    "QGemm": (4, 5),
+    "MatMulIntegerToFloat": (3, 5),
+    "DynamicQuantizeMatMul": (2, 3),
 }
-"""Products that take codes (docs/ContribOperators.md of onnxruntime), and which of their inputs these are."""
+"""Products that take a scale and a zero point: which of their inputs these are."""
+
+_BLOCKS = {1: "nbits_codes", 2: "nbits_scales", 3: "nbits_zero_points", 4: "nbits_g_idx"}
+"""Inputs of MatMulNBits."""
 
 
 def quantised_names(uses: Uses, names: Mapping[str, Named]) -> dict[str, Named]:
     """The names of a graph, with those of codes, and of the scales beside them, as their encodings know them."""
     found = dict(names)
     dequantised = {node.inputs[0]: node for node in uses.graph.nodes if node.op == DEQUANTIZE and node.inputs}
+    products = {use.stored.name: use.node for use in uses.all if use.slot == PRODUCTS.get(use.node.op)}
     for name, named in names.items():
-        node = dequantised.get(named.stored)
-        if node is None or not name.endswith(".weight") or named.name == named.stored:
+        node = dequantised.get(named.stored) or products.get(named.stored)
+        coded = node is not None and (node.op == DEQUANTIZE or holds_codes(node))
+        if node is None or not coded or name == named.stored:
             continue
         found.pop(named.stored, None)
-        beside = _scales(uses, node, named)
-        if beside is None:
-            del found[name]
-            found[f"{name[:-6]}{CODES}"] = named._replace(name=f"{name[:-6]}{CODES}")
-            continue
-        for one in beside:
+        found.pop(name)
+        beside = _in_blocks(uses, node, named) if node.op == "MatMulNBits" else _scaled(uses, node, named)
+        for one in beside or [named._replace(name=f"{name}.{CODES}")]:
             found.pop(one.stored, None)
             found[one.name] = one
-    for named in _inside_products(uses):
-        found.pop(named.stored, None)
-        found.setdefault(named.name, named)
     return found
 
 
-def _scales(uses: Uses, node: Node, named: Named) -> list[Named] | None:
-    """Scales and zero points of codes, where there is one for each row of the weight, or for all of it; else None."""
-    initialisers = uses.graph.initialisers
-    codes, scale = initialisers[named.stored], initialisers.get(node.inputs[1]) if len(node.inputs) > 1 else None
-    if scale is None or codes.type != _INT8 or len(codes.sizes) != 2 or node.numbers.get("block_size", (0,))[0]:
+def said_of_blocks(uses: Uses, names: Mapping[str, Named]) -> dict[str, Mapping[str, int]]:
+    """The attributes of each MatMulNBits, by the name of its weight."""
+    nodes = {use.stored.name: use.node for use in uses.all if use.node.op == "MatMulNBits" and use.slot == 1}
+    return {
+        name: {key: values[0] for key, values in nodes[named.stored].numbers.items()}
+        for name, named in names.items()
+        if named.stored in nodes
+    }
+
+
+def _in_blocks(uses: Uses, node: Node, named: Named) -> list[Named] | None:
+    """The tensors of a MatMulNBits; None where one that it takes is no initialiser."""
+    found: list[Named] = []
+    for slot, leaf in _BLOCKS.items():
+        if not _input(node, slot):
+            continue
+        use = uses.at(node, slot)
+        if use is None:
+            return None
+        found.append(Named(f"{named.name}.{leaf}", use.stored.name))
+    return found
+
+
+def _scaled(uses: Uses, node: Node, named: Named) -> list[Named] | None:
+    """Codes with scales and zero points, where there is one for each row of the weight, or for all; else None."""
+    codes = uses.graph.initialisers[named.stored]
+    scale, zero = _beside(uses, node)
+    if scale is None or codes.type not in _BYTES or len(codes.sizes) != 2 or node.numbers.get("block_size", (0,))[0]:
         return None
     own = len(codes.sizes) - 1 if named.turned else 0
-    axis = node.numbers.get("axis", (1,))[0] % len(codes.sizes)
+    axis = node.numbers.get("axis", (1,))[0] % len(codes.sizes) if node.op == DEQUANTIZE else own
     if not _is_one(scale) and (axis != own or scale.sizes != (codes.sizes[own],)):
         return None
-    found = [Named(f"{named.name}_scale", scale.name)]
-    zero = initialisers.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
-    if len(node.inputs) > 2 and node.inputs[2]:
-        if zero is None or zero.type != _INT8 or zero.sizes != scale.sizes:
-            return None
-        found.append(Named(f"{named.name}_zero_point", zero.name))
-    return found
+    found = [named._replace(name=f"{named.name}.int_codes"), Named(f"{named.name}.int_scale", scale.name)]
+    if not zero:
+        return found
+    point = uses.graph.initialisers.get(zero)
+    if point is None or point.type != codes.type or point.sizes != scale.sizes:
+        return None
+    return [*found, Named(f"{named.name}.int_zero_point", point.name)]
+
+
+def _beside(uses: Uses, node: Node) -> tuple[Stored | None, str]:
+    """(the scale of the codes of a node, the name of its zero point or "")."""
+    if node.op == "MatMulInteger":
+        return _scale_after(uses, node), _input(node, 3)
+    scale, zero = (1, 2) if node.op == DEQUANTIZE else _INSIDE.get(node.op, (-1, -1))
+    return uses.graph.initialisers.get(_input(node, scale)), _input(node, zero)
+
+
+def _input(node: Node, slot: int) -> str:
+    return node.inputs[slot] if 0 <= slot < len(node.inputs) else ""
+
+
+def _scale_after(uses: Uses, node: Node) -> Stored | None:
+    """The scale by which a product of integers is multiplied at last, together with that of the activation.
+
+    onnxruntime's quantize_dynamic (quantization/operators/matmul.py): MatMulInteger, Cast, and Mul by what a Mul gives
+    of the two scales.
+    """
+    cast = [one for name in node.outputs for one in uses.readers.get(name, ()) if one.op == "Cast"]
+    after = [one for each in cast for name in each.outputs for one in uses.readers.get(name, ()) if one.op == "Mul"]
+    if len(after) != 1:
+        return None
+    makers = [maker for name in after[0].inputs if (maker := uses.makers.get(name)) is not None and maker.op == "Mul"]
+    stored = uses.graph.initialisers
+    held = [stored[name] for maker in makers for name in maker.inputs if name in stored]
+    return held[0] if len(held) == 1 else None
 
 
 def _is_one(stored: Stored) -> bool:
     return all(size == 1 for size in stored.sizes)
-
-
-def _inside_products(uses: Uses) -> Iterator[Named]:
-    for node in uses.graph.nodes:
-        slot = _PRODUCTS.get(node.op)
-        use = uses.at(node, slot) if slot is not None else None
-        if use is not None and node.scope and len(use.stored.sizes) > 1:
-            turned = len(use.stored.sizes) == 2 and not node.op.startswith(("MatMulN", "MatMulB", "MatMulF"))
-            yield Named(f"{node.scope}.{CODES}", use.stored.name, turned)

@@ -71,6 +71,12 @@ def _mlx() -> EncodingModule:
     return mlx
 
 
+def _matmul_nbits() -> EncodingModule:
+    from qkvinspect.weights.encodings import matmul_nbits
+
+    return matmul_nbits
+
+
 def _weight_norm() -> EncodingModule:
     from qkvinspect.weights.encodings import weight_norm
 
@@ -85,13 +91,14 @@ def _known_by_name() -> EncodingModule:
 
 ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = (
     (_scaled_float, frozenset({"weight_scale_inv", "weight_scale", "scale_weight", "_weight_scale", "_scale"})),
-    (_scaled_int, frozenset({"SCB", "weight_scale", "_weight_scale", "_scale"})),
+    (_scaled_int, frozenset({"SCB", "weight_scale", "_weight_scale", "_scale", "int_scale"})),
     (_float4, frozenset({"weight_packed", "weight_scale", "gate_up_proj_blocks", "down_proj_blocks", "blocks"})),
     (_bitsandbytes_4bit, frozenset({"bitsandbytes__nf4", "bitsandbytes__fp4", "quant_map"})),
     (_gptq, frozenset({"qweight"})),
     (_awq, frozenset({"qweight"})),
     (_packed_integers, frozenset({"weight_packed"})),
     (_mlx, frozenset({"biases"})),
+    (_matmul_nbits, frozenset({"nbits_codes"})),
     (_weight_norm, frozenset({"weight_g", "original0"})),
     (_known_by_name, frozenset({"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes"})),
 )

@@ -117,28 +117,13 @@ class Gptq:
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock
+        from qkvinspect.weights.grouping import groups_in_order
         from qkvinspect.weights.packed_codes import by_rows, packed_numbers, stepwise
 
         codes = packed_numbers(by_rows(self.codes).transposed, self.bits, rows, cols, stepwise(self.bits))
-        groups, places = self._groups(cols)
+        groups, places = groups_in_order(self.order, cols, self.group, self.scales.shape[0])
         scales, zeros = self._scales(rows, groups), self.zero_points(rows, groups)
         return AffineBlock(codes, scales, self.scales.dtype, cols.start, self.group, zeros, places=places)
-
-    def _groups(self, cols: range) -> tuple[list[range], Array | None]:
-        """The groups to be read, in runs, and the place of each column's among them; None where they go in order."""
-        import numpy as np
-
-        from qkvinspect.weights.grouping import checked_groups
-        from qkvinspect.weights.packed_codes import groups_of
-
-        if self.order is None:
-            return [groups_of(cols, self.group)], None
-        order = checked_groups(self.order, cols, self.scales.shape[0])
-        if np.array_equal(order, np.arange(cols.start, cols.stop) // self.group):
-            return [groups_of(cols, self.group)], None
-        needed, places = np.unique(order, return_inverse=True)
-        breaks = np.flatnonzero(np.diff(needed) != 1) + 1
-        return [range(int(run[0]), int(run[-1]) + 1) for run in np.split(needed, breaks)], places
 
     def _scales(self, rows: range, groups: list[range]) -> Array:
         """Float32 [rows, groups]."""

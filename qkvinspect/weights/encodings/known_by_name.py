@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.weights.companions import lost, small_integers
 from qkvinspect.weights.weight import Weight
 
@@ -27,6 +28,9 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
         return _named(prefix.removesuffix("._data"), codes, "quanto's packed integers, whose groups stand nowhere")
     if leaf == "_weight_qdata" and codes.dtype.name not in ("int8", "float8_e4m3fn"):
         return _named(f"{prefix}{dot}weight", codes, f"torchao's packed {codes.dtype.name}")
+    if leaf == "onnx_codes":
+        found = _named(prefix, codes, _BY_LEAF[leaf])
+        return replace(found, shape=codes.shape, info=codes) if len(codes.shape) == 2 else found
     if leaf in _BY_LEAF:
         return _named(f"{prefix}{dot}weight", codes, _BY_LEAF[leaf])
     return None

@@ -4,7 +4,9 @@ bitsandbytes keeps the largest value of each row, of which 127 codes are made: `
 (0.50, functional.py, int8_vectorwise_dequant). compressed-tensors keeps the scales themselves, one for the whole, a
 row or a group of columns, and zero points of the same form: ``(weight - weight_zero_point) * weight_scale``
 (0.20, quantization/lifecycle/forward.py, dequantize). quanto's qint8 and torchao's Int8Tensor are the same under
-names of their own (optimum-quanto 0.2.7, torchao 0.18, prototype/safetensors).
+names of their own (optimum-quanto 0.2.7, torchao 0.18, prototype/safetensors). What onnxruntime's quantisers write
+is called ``int_codes`` by the reader of ONNX files, and may be uint8 (``(codes - zero point) * scale``: ONNX's
+Operators.md, DequantizeLinear).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ _NAMES = {
     "weight_scale": ("weight", "weight_zero_point"),
     "_weight_scale": ("_weight_qdata", "_weight_zero_point"),
     "_scale": ("_data", ""),
+    "int_scale": ("int_codes", "int_zero_point"),
 }
 """What lies beside scales of each name: the codes, and zero points."""
 
@@ -70,7 +73,7 @@ class ScaledInteger:
         of = "one scale" if self.scales.numel == 1 else "a scale for each row"
         if self.group < self.shape[1]:
             of = f"a scale for each {self.group} values of a row"
-        return f"int8 with {of}" + (" and zero points" if self.zeros else "")
+        return f"{self.codes.dtype.name} with {of}" + (" and zero points" if self.zeros else "")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,7 +92,7 @@ class ScaledInteger:
         """From the steps and the dtype of the scales."""
         from qkvinspect.weights.packed_codes import spanned
 
-        return spanned(lambda rows, cols: self._block(rows, cols).slack(127, -128) * self._unit, rows, cols)
+        return spanned(lambda rows, cols: self._block(rows, cols).slack(*self._ends) * self._unit, rows, cols)
 
     def python(self) -> tuple[str, ...]:
         cols = self.shape[1]
@@ -109,8 +112,9 @@ class ScaledInteger:
         whole = self.scales.numel == 1 and self.shape[0] != 1
         stored = [info for info in self.stored if info is not self.form]
         leaves = [info.name.rpartition(".")[2] for info in stored]
-        if leaves[0] == "_data":  # quanto's are parts of a parameter
-            leaves = [f"weight.{leaf}" for leaf in leaves]
+        if leaves[0] in ("_data", "int_codes"):  # parts of a parameter
+            parameter = self.codes.name.rpartition(".")[0].rpartition(".")[2]
+            leaves = [f"{parameter}.{leaf}" for leaf in leaves]
         taken = [tuple(runs), *[() if whole else tuple(runs)] * (len(leaves) - 1)]
         found = [StoredRows(leaf, info, part) for leaf, info, part in zip(leaves, stored, taken, strict=True)]
         return [*found, StoredRows("weight_format", self.form, ())] if self.form is not None else found
@@ -118,6 +122,11 @@ class ScaledInteger:
     @property
     def _form(self) -> str:
         return "()" if self.scales.numel == 1 else f"{self.shape[0]}, -1"
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        """The highest and the lowest code."""
+        return (127, -128) if self.codes.dtype.name == "int8" else (255, 0)
 
     @property
     def _unit(self) -> Array:
@@ -136,7 +145,8 @@ class ScaledInteger:
         from qkvinspect.weights.affine import AffineBlock
         from qkvinspect.weights.packed_codes import by_rows, stored_bytes
 
-        codes = stored_bytes(by_rows(self.codes), rows, cols).view(np.int8).astype(np.float32)
+        kind = np.int8 if self.codes.dtype.name == "int8" else np.uint8
+        codes = stored_bytes(by_rows(self.codes), rows, cols).view(kind).astype(np.float32)
         scales = self._table(self.scales, rows, cols)
         zeros = self._table(self.zeros, rows, cols) if self.zeros is not None else 0.0
         return AffineBlock(codes, scales, self.scales.dtype, cols.start, self.group, zeros)
@@ -162,9 +172,10 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     prefix, dot, leaf = marker.rpartition(".")
     beside, zero_points = _NAMES[leaf]
     codes = tensors.get(f"{prefix}{dot}{beside}")
-    if codes is None or codes.dtype.name != "int8" or len(codes.shape) < 2:
+    held = ("int8", "uint8") if leaf == "int_scale" else ("int8",)
+    if codes is None or codes.dtype.name not in held or len(codes.shape) < 2:
         return None
-    name = prefix if leaf == "_scale" else f"{prefix}{dot}weight"
+    name = prefix if leaf in ("_scale", "int_scale") else f"{prefix}{dot}weight"
     try:
         zeros = tensors.get(f"{prefix}{dot}{zero_points}") if zero_points else None
         form = tensors.get(f"{prefix}{dot}weight_format") if leaf == "SCB" else None
@@ -208,6 +219,6 @@ def _scaled(
         if len(scales.shape) != 2 or scales.shape[0] != rows or not group or scales.shape[1] * group != cols:
             raise LayoutError("has another shape", tensor=scales.name, expected=expected, found=list(scales.shape))
     if zeros is not None:
-        expect_dtype(zeros, "int8")
+        expect_dtype(zeros, codes.dtype.name)
         expect_shape(zeros, scales.shape)
     return ScaledInteger(codes, scales, zeros, group, largest=False)
