@@ -11,6 +11,8 @@ from qkvinspect.weights.reading import Array
 from qkvinspect.weights.strided import strided_matrix
 from qkvinspect.weights.values import rows_of_values
 
+_AT_ONCE = 1 << 20
+
 
 def checked_groups(order: TensorInfo, cols: range, groups: int) -> Array:
     """The group of each of some columns.
@@ -29,3 +31,13 @@ def checked_groups(order: TensorInfo, cols: range, groups: int) -> Array:
             found=int(wrong[0]),
         )
     return found.astype(np.intp)
+
+
+def check_every_group(order: TensorInfo, groups: int) -> None:
+    """Where codes are copied and not decoded, so that nothing is written that no reader can use.
+
+    Raises:
+        CheckpointError: as of ``checked_groups``.
+    """
+    for start in range(0, order.numel, _AT_ONCE):
+        checked_groups(order, range(start, min(start + _AT_ONCE, order.numel)), groups)
