@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf, isfinite
 
 import numpy as np
 
@@ -96,9 +97,11 @@ def _head(lines: Lines, head: int, width: int) -> Array:
 
 
 def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:
-    """Relative L2 difference of the heads, with the rows of the first in another order."""
-    size = sum(float((after * after).sum()) for _, after in pairs)
-    return (sum(float(((before[index] - after) ** 2).sum()) for before, after in pairs) / (size or 1)) ** 0.5
+    """Relative L2 difference of the heads, with the rows of the first in another order; infinite beyond float64."""
+    with np.errstate(over="ignore"):  # scales in a file may be as large as they like
+        size = sum(float((after * after).sum()) for _, after in pairs)
+        gap = sum(float(((before[index] - after) ** 2).sum()) for before, after in pairs)
+    return (gap / (size or 1)) ** 0.5 if isfinite(size + gap) else inf
 
 
 def _text(names: Sequence[str], side: str, order: Order, exact: bool, needed: Order, geometry: Geometry) -> str:

@@ -12,6 +12,8 @@ from qkvinspect.weights.reading import Array
 from qkvinspect.weights.strided import strided_matrix
 from qkvinspect.weights.values import rows_of_values
 
+_AT_ONCE = 1 << 20
+
 
 def checked_groups(order: TensorInfo, cols: range, groups: int) -> Array:
     """The group of each of some columns.
@@ -49,3 +51,13 @@ def groups_in_order(order: TensorInfo | None, cols: range, size: int, groups: in
     needed, places = np.unique(own, return_inverse=True)
     breaks = np.flatnonzero(np.diff(needed) != 1) + 1
     return [range(int(run[0]), int(run[-1]) + 1) for run in np.split(needed, breaks)], places
+
+
+def check_every_group(order: TensorInfo, groups: int) -> None:
+    """Where codes are copied and not decoded, so that nothing is written that no reader can use.
+
+    Raises:
+        CheckpointError: as of ``checked_groups``.
+    """
+    for start in range(0, order.numel, _AT_ONCE):
+        checked_groups(order, range(start, min(start + _AT_ONCE, order.numel)), groups)

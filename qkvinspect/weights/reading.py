@@ -120,11 +120,12 @@ def half_steps(values: Array, dtype: DType) -> Array:
         values: numbers that the dtype holds.
 
     Returns:
-        float64, of the same form; infinite for the largest and the smallest number, beyond which all is rounded to it.
+        float64, of the same form. The largest and the smallest number have one neighbour: quantisers choose scales by
+        which the largest value becomes the largest code, so that what lies much beyond it was not rounded.
     """
     table = _mini_table(dtype)
     ordered = np.unique(table[np.isfinite(table)]).astype(np.float64)
-    gaps = np.diff(ordered, prepend=-np.inf, append=np.inf)
+    gaps = np.pad(np.diff(ordered), 1, mode="edge")
     steps = np.maximum(gaps[:-1], gaps[1:]) / 2
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return steps[places]

@@ -3,10 +3,14 @@
     PYTHONPATH=.:tests/weights/encodings python tests/benchmarks/encodings.py > tests/benchmarks/ENCODINGS.md
 
 in an environment that has the libraries which ``tests/weights/encodings/make_data.py`` and ``make_float8_data.py``
-name; on an idle machine it takes about four minutes. Names of functions below choose some formats. A weight of
-2048 x 2048 is made by each (of bitsandbytes, 4096 x 4096); qkvinspect reads and decodes it from the file, tile by
-tile; the library decodes what it already has in memory. Each value is compared. Seconds are those of the processor,
-of all threads, the least of five runs, so that other work on the machine matters little.
+name; on an idle machine it takes about four minutes. Names of functions below choose some formats; ``--quick`` tries
+each of them once, without memory, to see that it works. A weight of 2048 x 2048 is made by each (of bitsandbytes, of
+4096 x 4096 too); qkvinspect reads and decodes it from the file, tile by tile; the library decodes what it already has
+in memory. Each value is compared. Seconds are those of the processor, of all threads, the least of five runs, so that
+other work on the machine matters little.
+
+Of 2048 x 2048 bitsandbytes writes its 16 MB of numbers each time into the same memory, which stays in a large cache of
+the processor; 64 MB it gets anew from the system each time, as whoever loads a model does.
 
 Memory is the peak of a process of its own that opens a file and decodes every value, without and with more rows.
 """
@@ -37,6 +41,8 @@ from qkvinspect.workers import in_order
 
 SIZE = 2048
 TIMES = (1, 4, 16)
+RUNS = 5
+QUICK = "--quick"
 Format = tuple[str, dict[str, torch.Tensor], dict[str, Any], Callable[[], Any]]
 """A name, what is stored, what the config says, and what the library does."""
 
@@ -44,15 +50,17 @@ Format = tuple[str, dict[str, torch.Tensor], dict[str, Any], Callable[[], Any]]
 def bitsandbytes(original: torch.Tensor) -> Iterator[Format]:
     from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant, int8_vectorwise_quant, quantize_4bit
 
-    original = original.repeat(2, 2)  # of a usual size: its kernel is fastest on what fits into the processor's cache
-    for kind in ("nf4", "fp4"):
-        for nested in (False, True):
-            codes, state = quantize_4bit(original, quant_type=kind, compress_statistics=nested)
-            name = f"bitsandbytes {kind}{', double quantised' if nested else ''}"
-            yield name, _bnb("q_proj", codes, state), {}, lambda c=codes, s=state: dequantize_4bit(c, s)
-    codes, largest, _ = int8_vectorwise_quant(original.half())
-    stored = {"q_proj.weight": codes, "q_proj.SCB": largest}
-    yield "bitsandbytes int8", stored, {}, lambda: int8_vectorwise_dequant(codes, largest)
+    for times in (1, 2):
+        weight = original.repeat(times, times)
+        size = f", {SIZE * times} x {SIZE * times}"
+        for kind in ("nf4", "fp4"):
+            for nested in (False, True):
+                codes, state = quantize_4bit(weight, quant_type=kind, compress_statistics=nested)
+                name = f"bitsandbytes {kind}{', double quantised' if nested else ''}{size}"
+                yield name, _bnb("q_proj", codes, state), {}, lambda c=codes, s=state: dequantize_4bit(c, s)
+        codes, largest, _ = int8_vectorwise_quant(weight.half())
+        stored = {"q_proj.weight": codes, "q_proj.SCB": largest}
+        yield f"bitsandbytes int8{size}", stored, {}, lambda c=codes, s=largest: int8_vectorwise_dequant(c, s)
 
 
 def gptq(original: torch.Tensor) -> Iterator[Format]:
@@ -272,10 +280,18 @@ def with_config(checkpoint: Checkpoint, said: dict[str, Any]) -> Checkpoint:
 MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, float4, float8, mlx, others, gguf_blocks, adapters)
 
 
+def _where_installed(maker: Callable[[torch.Tensor], Iterator[Format]], original: torch.Tensor) -> Iterator[Format]:
+    """What it makes; a line on stderr where a library is missing."""
+    try:
+        yield from maker(original)
+    except ImportError as error:
+        print(f"{maker.__name__}: {error}", file=sys.stderr)
+
+
 def best(work: Callable[[], Any]) -> float:
-    """Seconds of the processor, the least of five runs."""
+    """Seconds of the processor, the least of some runs."""
     found: list[float] = []
-    for _ in range(5):
+    for _ in range(RUNS):
         begun = time.process_time()
         work()
         found.append(time.process_time() - begun)
@@ -340,12 +356,16 @@ def peak(path: Path, said: dict[str, Any]) -> int:
     return int(done.stdout)
 
 
-def main(names: Sequence[str]) -> None:
+def main(given: Sequence[str]) -> None:
+    global RUNS, TIMES
+    names = [name for name in given if name != QUICK]
+    if QUICK in given:
+        RUNS, TIMES = 1, ()
     original = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 0.02
     print("Written by `tests/benchmarks/encodings.py`, which says what is measured.\n")
     machine = f"{torch.get_num_threads()} cores, Python {platform.python_version()}, numpy {np.__version__}"
     print(
-        f"{machine}, {SIZE} x {SIZE} (bitsandbytes: 4096 x 4096). Million values a second of the processor; "
+        f"{machine}, {SIZE} x {SIZE} where nothing else is said. Million values a second of the processor; "
         "MB of memory with 1, 4 and 16 times"
     )
     print("as many rows.\n")
@@ -355,7 +375,7 @@ def main(names: Sequence[str]) -> None:
         for maker in MAKERS:
             if names and maker.__name__ not in names:
                 continue
-            for name, stored, said, library in maker(original):
+            for name, stored, said, library in _where_installed(maker, original):
                 path = placed(Path(folder), stored, said)
                 with open_checkpoint(str(path)) as plain:
                     weight = next(iter(weights_of(with_config(plain, said)).encoded.values()))
@@ -367,7 +387,7 @@ def main(names: Sequence[str]) -> None:
 
                     with np.errstate(all="ignore"):
                         mine, theirs = best(ours), best(library)
-                        expected, worst = library().float().reshape(matrix.rows, -1).numpy(), 0.0
+                        expected, worst = library().detach().float().reshape(matrix.rows, -1).numpy(), 0.0
                         for tile in value_tiles(matrix):
                             gap = np.abs(_read(tile) - expected[tile.rows, tile.cols])
                             worst = max(worst, float(np.nanmax(gap, initial=0.0, where=np.isfinite(gap))))

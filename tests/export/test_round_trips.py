@@ -40,6 +40,8 @@ def every_layout() -> Iterator[Any]:
         held = {part for stored in layout.weights for part in stored.packing.parts}
         if layout.q_rows is not None or held == {"q", "k"}:  # one row has no heads; without V nothing is packed again
             continue
+        if layout.subheads_apart and "v" in dict(layout.subheads):  # the file's own sizes tell: diff/test_llama_cpp.py
+            continue
         alike = repr(form(layout)) in seen
         seen.add(repr(form(layout)))
         yield pytest.param(layout, id=layout.id, marks=[pytest.mark.mass] if alike else [])
@@ -59,7 +61,6 @@ def geometries(draw: Any, layout: Layout) -> Geometry:
     groups = next((s.packing.groups for s in layout.weights if isinstance(s.packing.groups, int)), 1)
     dim = 2 * draw(st.integers(1, 4))
     k, v = ODD.get(layout.id, (1, 1))
-    v *= dict(layout.subheads).get("v", 1)  # several heads of V, each as wide as one of K
     return Geometry(
         heads * groups, kv_heads * groups, dim * k, dim * v if k != v else None, subheads=dict(layout.subheads)
     )

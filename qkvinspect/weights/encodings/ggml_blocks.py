@@ -73,7 +73,10 @@ class GgmlBlocks:
         return _over(self.info, rows, cols, lambda blocks: _numbers(blocks, self.info.dtype))
 
     def slack(self, rows: range, cols: range) -> Array | None:
-        """Half a step of the codes; the first and the last code stand for all that lies beyond them too."""
+        """Half a step of the codes; the first and the last code stand for all that lies beyond them too.
+
+        Except Q8_0's: its scale makes the largest value of a block the largest code, so none lies beyond.
+        """
         places = _CODES.get(self.info.dtype.name)
         if places is None:
             return None
@@ -169,12 +172,9 @@ def _half_steps(blocks: Array, dtype: DType, places: tuple[tuple[int, int, int],
             changed[:, start:stop] = one if code is None else code
         return _numbers(changed, dtype)
 
+    if dtype.name == "Q8_0":
+        return np.abs(filled(None)) / 2
     own, least, most = _numbers(blocks, dtype), filled(0), filled(0xFF)
-    if dtype.name == "Q8_0":  # two's complement: -127 to 127 are used
-        least, most = -127 * filled(None), 127 * filled(None)
-        zero = np.zeros_like(own)
-    else:
-        zero = least
     with np.errstate(invalid="ignore"):
-        steps = np.abs(filled(None) - zero) / 2
+        steps = np.abs(filled(None) - least) / 2
     return np.where((own == least) | (own == most), np.float32(np.inf), steps)

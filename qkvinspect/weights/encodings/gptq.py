@@ -113,7 +113,12 @@ class Gptq:
             StoredRows("scales", self.scales, some, 1),
             StoredRows("qzeros", self.zeros, zeros, 1),
         ]
-        return [*found, StoredRows("g_idx", self.order, ())] if self.order is not None else found
+        if self.order is None:
+            return found
+        from qkvinspect.weights.grouping import check_every_group
+
+        check_every_group(self.order, self.scales.shape[0])
+        return [*found, StoredRows("g_idx", self.order, ())]
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock

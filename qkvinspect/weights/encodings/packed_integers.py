@@ -118,7 +118,12 @@ class PackedIntegers:
             if words is None:
                 raise not_cut(self.zeros, runs, "a word holds the zero points of other rows too")
             found.append(StoredRows("weight_zero_point", self.zeros, () if self.zeros.numel == 1 else words))
-        return [*found, StoredRows("weight_g_idx", self.order, ())] if self.order is not None else found
+        if self.order is None:
+            return found
+        from qkvinspect.weights.grouping import check_every_group
+
+        check_every_group(self.order, 1 if self.scales.numel == 1 else ceil(cols / self.group))
+        return [*found, StoredRows("weight_g_idx", self.order, ())]
 
     def _block(self, rows: range, cols: range) -> AffineBlock:
         from qkvinspect.weights.affine import AffineBlock

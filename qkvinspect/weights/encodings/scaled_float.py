@@ -95,12 +95,12 @@ class ScaledFloat:
             return values
 
     def slack(self, rows: range, cols: range) -> Array:
-        """Half the distance to the next code; beyond the largest code there is none, so no limit."""
+        """Half the distance to the farther of the next codes."""
         import numpy as np
 
         from qkvinspect.weights.reading import half_steps
 
-        with np.errstate(invalid="ignore"):  # beyond the largest code, and a scale of zero: nothing is known
+        with np.errstate(invalid="ignore"):  # scales that are not finite
             return half_steps(self._codes(rows, cols), self.codes.dtype) * np.abs(self._scales(rows, cols))
 
     def python(self) -> tuple[str, ...]:

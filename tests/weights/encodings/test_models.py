@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import qkvinspect
+from qkvinspect.checkpoint import Config, Region
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.weights.encodings import weights_of
+from tests.weights.encodings.test_damaged import Bytes
+from tests.weights.encodings.test_decoded import decoded
 
 MODELS = Path(__file__).parent / "models"
 NAMES = sorted(path.stem for path in MODELS.glob("*.json"))
@@ -187,3 +194,85 @@ def test_a_damaged_row_is_more_than_rounding(model, run, tmp_path: Path) -> None
     assert found.code == 1
     assert "more than that in model.layers.1.self_attn" in " ".join(found.json()["notes"])
     assert found.json()["losses"][0]["head"] == 2
+
+
+@pytest.mark.parametrize("wrong", [-1, 99])
+@pytest.mark.parametrize(("name", "leaf"), [("gptq_4bit_act_order", "g_idx"), ("ct_int4_group", "weight_g_idx")])
+def test_no_codes_are_copied_whose_groups_are_not_there(name: str, leaf: str, wrong: int, model, run) -> None:
+    folder, order = model(name), f"model.layers.1.self_attn.v_proj.{leaf}"
+    changed(folder, lambda state: state.setdefault(order, torch.arange(64, dtype=torch.int32) // 32)[-1:].fill_(wrong))
+    found = run("export", "--split", folder, "-o", folder / "parts.safetensors", *HEADS)
+    assert found.code == 2
+    assert order in found.err
+    assert f"found {wrong}" in found.err
+    assert not (folder / "parts.safetensors").exists()
+
+
+def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Do something to the tensors of a model."""
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    change(state)
+    file.unlink()
+    save_file(state, file)
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_one_code_at_the_other_end_is_more_than_rounding(name: str, model, run) -> None:
+    """Of 4,096 codes in a weight, of which all others are as they were; the honest copy is held above."""
+    folder, parameter = model(name), "model.layers.1.self_attn.k_proj.weight"
+    said = json.loads((folder / "config.json").read_text())
+    with open_checkpoint(str(folder / "model.safetensors")) as plain:
+        checkpoint = replace(plain, configs=(Config("config:config.json", said),))
+        weight = weights_of(checkpoint)[parameter]
+        codes, values = weight.stored[0], decoded(weight)
+        stored = codes.region.read(codes.offset * codes.dtype.bits // 8, codes.nbytes)
+        bits = len(stored) * 8 // values.size
+        mask, gaps = (1 << bits) - 1, dict[bytes, float]()
+        for code in range(1 << bits) if bits < 5 else (0, mask, mask >> 1, mask // 2 + 1, 0x7E & mask, 0xFE & mask):
+            data = bytes([stored[0] & ~mask | code]) + stored[1:]
+            held = replace(codes, region=Region(Bytes(data), 0, len(data)), offset=0)
+            other = weights_of(replace(checkpoint, tensors={**checkpoint.tensors, codes.name: held}))[parameter]
+            found = np.abs(decoded(other) - values)
+            assert np.count_nonzero(found) <= 1
+            gaps[data] = float(np.nan_to_num(found, nan=0.0).max())
+    farthest = np.frombuffer(max(gaps, key=gaps.__getitem__), np.uint8).copy()
+    changed(folder, lambda state: state[codes.name].view(torch.uint8).view(-1).copy_(torch.from_numpy(farthest)))
+    diff = run("diff", ORIGINAL, folder, *HEADS, "-f", "json")
+    assert diff.code == 1
+    assert "more than that in model.layers.1.self_attn" in " ".join(diff.json()["notes"])
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_one_code_of_ggml_is_more_than_rounding(kind: str, run, tmp_path: Path) -> None:
+    """Of Q4_0 at the end but one: what is stored as the last may have been beyond it."""
+    original, paths = load_file(ORIGINAL), dict[str, Path]()
+    blocks = {
+        part: gguf.quants.quantize(
+            original[f"model.layers.1.self_attn.{part}_proj.weight"].numpy(), gguf.GGMLQuantizationType[kind]
+        )
+        for part in "qkv"
+    }
+    for what in ("honest", "changed"):
+        if what == "changed":
+            blocks["k"][0, 2] = (0x7F if int(blocks["k"][0, 2]) > 127 else 0x81) if kind == "Q8_0" else _far(blocks)
+        paths[what] = tmp_path / f"{what}.gguf"
+        writer = gguf.GGUFWriter(paths[what], "mpt")
+        writer.add_head_count(8)
+        for part, data in blocks.items():
+            writer.add_tensor(f"blk.0.attn_{part}.weight", data, raw_dtype=gguf.GGMLQuantizationType[kind])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    plain = {name.replace("layers.1", "layers.0"): value for name, value in original.items() if "layers.1" in name}
+    save_file(plain, tmp_path / "plain.safetensors")
+    for what, said in (("honest", "within its rounding in 1 of 1 layers"), ("changed", "more than that in")):
+        found = run("diff", tmp_path / "plain.safetensors", paths[what], *HEADS, "-f", "json")
+        assert said in " ".join(found.json()["notes"])
+
+
+def _far(blocks: dict[str, np.ndarray]) -> int:
+    """The first byte of codes with the first of them at the end but one that is farther."""
+    byte = int(blocks["k"][0, 2])
+    return byte & 0xF0 | (14 if byte & 15 < 8 else 1)
