@@ -106,7 +106,7 @@ def _is_complete(row: Layout) -> None:
     assert row.id == row.id.lower()
 
 
-HELPERS = {"commands", "declared", "options", "outputs", "plain", "printing", "progress", "saving"}
+HELPERS = {"commands", "declared", "options", "outputs", "plain", "printing", "progress", "heads_anew", "saving"}
 HELPERS |= {"startup", "streams", "with_typer"}
 """Modules of ``cli`` that are no command."""
 
