@@ -2,9 +2,10 @@
 
 The mean of several heads of K is worth little where each has a basis of its own. A rotation inside a head changes
 nothing where Q (for V: the output) is turned along, so heads are turned upon each other first, and those are put
-together that come nearest. The idea is that of "Align Attention Heads Before Merging Them" (2025), which turns by what
-caches hold; here the weights alone are asked, with their biases. With rotary embedding K is turned by rotations that
-commute with it.
+together that come nearest. To align heads by Procrustes rotations that leave the outputs alone, before there are fewer
+of them, is the idea of "Align Attention Heads Before Merging Them" (Jin and others, 2025, arXiv 2412.20677), which then
+trains with L0 masks; here nothing is trained, and the weights are asked alone, with their biases. With rotary embedding
+K is turned by rotations that commute with it.
 """
 
 from __future__ import annotations

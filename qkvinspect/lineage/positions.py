@@ -17,17 +17,20 @@ from qkvinspect.parsed import is_mapping
 
 Kind = Literal["none", "halves", "neighbours"]
 
-_ROTARY_KEYS = (
-    "rope_theta", "rope_scaling", "rope_parameters", "rotary_emb_base", "rotary_pct", "rotary_dim",
-    "partial_rotary_factor", "rotary_embedding_base",
-)  # fmt: skip
-_NEIGHBOURS = frozenset({"gptj", "codegen", "cohere", "cohere2", "chatglm", "glm", "glm4", "deepseek_v2"})
-"""Whose modelling code in transformers turns neighbours (``rotate_every_two``, or the same by another name)."""
-_ROTARY = frozenset({
-    "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3", "gpt_neox", "stablelm",
-    "olmo", "starcoder2", "persimmon", "granite", "gptj", "codegen", "cohere", "nemotron", "smollm3",
-})  # fmt: skip
-_ABSOLUTE = frozenset({
+HALVES: Mapping[str, float | int] = {
+    **dict.fromkeys((
+        "gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "phi3", "qwen2", "qwen2_moe",
+        "qwen3", "qwen3_moe", "smollm3", "starcoder2",
+    ), 1.0),
+    "gpt_neox": 0.25, "nemotron": 0.5, "persimmon": 0.5, "phi": 0.5, "stablelm": 0.25,
+}  # fmt: skip
+NEIGHBOURS: Mapping[str, float | int] = {
+    "codegen": 64, "cohere": 1.0, "cohere2": 1.0, "ernie4_5": 1.0, "glm": 0.5, "glm4": 0.5, "gptj": 64, "helium": 1.0,
+}  # fmt: skip
+"""Model types of transformers whose code turns halves or neighbours of the first rows of a head: a share of the rows,
+or their number, where the config does not say it. tests/lineage/test_positions.py asks transformers. A type that is in
+no table is not guessed at: that a config names a rotary embedding does not tell which rows it turns together."""
+ABSOLUTE = frozenset({
     "albert", "bart", "bert", "blenderbot", "camembert", "clip", "clip_text_model", "clip_vision_model", "deit",
     "distilbert", "electra", "gpt2", "gpt_neo", "gpt_bigcode", "mbart", "opt", "openai-gpt", "pegasus", "roberta",
     "siglip", "vit", "vit_mae", "whisper", "xglm", "xlm-roberta",
@@ -102,22 +105,39 @@ def _known(report: Report, attention: Attention) -> Positions | None:
         return Positions("none")
     config = _config(report)
     model = str(config.get("model_type"))
-    width = geometry.width("q")
-    if layout.rotary is not None or model in _ROTARY or any(config.get(key) is not None for key in _ROTARY_KEYS):
-        kind: Kind = layout.rotary or ("neighbours" if model in _NEIGHBOURS else "halves")
-        return Positions(kind, _rotary_dim(config, width))
-    if model in _ABSOLUTE and config.get("position_embedding_type") in (None, "absolute"):
+    kind: Kind | None = layout.rotary or (
+        "halves" if model in HALVES else "neighbours" if model in NEIGHBOURS else None
+    )
+    if kind is not None:
+        usual = HALVES.get(model, NEIGHBOURS.get(model, 1.0))
+        dim = _rotary_dim(config, geometry.width("q"), usual)
+        return None if dim is None else Positions(kind, dim)
+    if model in ABSOLUTE and config.get("position_embedding_type") in (None, "absolute"):
         return Positions("none")
     return None
 
 
-def _rotary_dim(config: Mapping[str, object], width: int) -> int:
-    if isinstance(dim := config.get("rotary_dim"), int):
-        return dim
-    for key in ("partial_rotary_factor", "rotary_pct"):
-        if isinstance(share := config.get(key), int | float):
-            return int(width * share)
-    return 0
+def _rotary_dim(config: Mapping[str, object], width: int, usual: float) -> int | None:
+    """How many rows of a head are turned, at least two; None where the config says what cannot be."""
+    share: object = usual
+    if config.get("rotary_dim") is not None or isinstance(usual, int):
+        dim = config.get("rotary_dim", usual)
+        if dim is not None:
+            return dim if isinstance(dim, int) and dim is not True and _can_be(dim, width) else None
+        share = 1.0
+    for said in (config, config.get("rope_scaling"), config.get("rope_parameters")):
+        if is_mapping(said):
+            share = next((said[key] for key in _SHARES if said.get(key) is not None), share)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        return None
+    return dim if _can_be(dim := int(width * share), width) else None
+
+
+def _can_be(dim: int, width: int) -> bool:
+    return 2 <= dim <= width and dim % 2 == 0
+
+
+_SHARES = ("partial_rotary_factor", "rotary_pct")
 
 
 def _forbidden(report: Report, attention: Attention) -> Iterator[str]:

@@ -104,7 +104,7 @@ def _across(weight: Weight, orientation: Orientation, rows: range, units: Sequen
     for tile in value_tiles(matrix):
         start, stop = tile.cols.start, tile.cols.stop
         here = np.flatnonzero((wanted >= start) & (wanted < stop))
-        out[tile.rows, here] = tile.read()[0][:, wanted[here] - start]
+        out[tile.rows, here] = tile.some(slice(None), wanted[here] - start)
     return out
 
 
@@ -116,6 +116,6 @@ def _down(weight: Weight, orientation: Orientation, units: Sequence[int]) -> Arr
     for tile in value_tiles(matrix):
         wanted = [row for row in range(tile.rows.start, tile.rows.stop) if row in place]
         if wanted:
-            values = tile.read()[0]
-            out[[place[row] for row in wanted], tile.cols] = values[np.asarray(wanted) - tile.rows.start]
+            some = np.asarray(wanted) - tile.rows.start
+            out[[place[row] for row in wanted], tile.cols] = tile.some(some, slice(None))
     return out

@@ -10,7 +10,7 @@ from qkvinspect.checkpoint import BLOCK
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.reading import Array, numbers, words_of
 from qkvinspect.weights.strided import StridedMatrix
-from qkvinspect.weights.tiles import tiles
+from qkvinspect.weights.tiles import Tile, tiles
 from qkvinspect.weights.weight import DecodedMatrix, Matrix
 
 _VALUE = 8
@@ -24,12 +24,21 @@ class ValueTile:
     Attributes:
         nbytes: what it takes in the file, about.
         read: gives the numbers, float32 or float64 [rows, columns]; two arrays of complex ones.
+        stored: the tile as it lies in the file; None where it is decoded.
     """
 
     rows: slice
     cols: slice
     nbytes: int
     read: Callable[[], list[Array]]
+    stored: Tile | None = None
+
+    def some(self, rows: Array | slice, cols: Array | slice) -> Array:
+        """The numbers of some of its rows and columns, or their real parts: no others are made of what was read."""
+        tile = self.stored
+        if tile is None or _in_values(tile.matrix, tile.matrix.cols) != tile.matrix.cols:  # several lie in one word
+            return self.read()[0][rows][:, cols]
+        return numbers(np.ascontiguousarray(words_of(tile)[rows][:, cols]), tile.matrix.info.dtype)[0]
 
 
 def value_tiles(matrix: Matrix, limit: int = BLOCK) -> Iterator[ValueTile]:
@@ -38,7 +47,7 @@ def value_tiles(matrix: Matrix, limit: int = BLOCK) -> Iterator[ValueTile]:
         dtype = matrix.info.dtype
         for tile in tiles(matrix, limit):
             cols = slice(_in_values(matrix, tile.cols.start), _in_values(matrix, tile.cols.stop))
-            yield ValueTile(tile.rows, cols, tile.nbytes, lambda tile=tile: numbers(words_of(tile), dtype))
+            yield ValueTile(tile.rows, cols, tile.nbytes, lambda tile=tile: numbers(words_of(tile), dtype), tile)
         return
     yield from _decoded_tiles(matrix, limit)
 

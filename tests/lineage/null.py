@@ -19,7 +19,7 @@ RECIPES = {
 """All of a recipe see the same data in the same order; in ``norms`` the heads of the second begin with the norms of
 the first one's."""
 
-PAIRS = {"learned": 90, "norms": 30, "rotary": 40, "sinusoidal": 40}
+PAIRS = {"learned": 94, "norms": 30, "rotary": 42, "sinusoidal": 40}
 _FIRST_SEED = {"learned": 0, "sinusoidal": 10_000, "rotary": 20_000, "norms": 30_000}
 
 
