@@ -14,7 +14,7 @@ from qkvinspect.diff.options import DiffOptions as DiffOptions
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
-from qkvinspect.diff.pairing import Pair, Renames, pair_names
+from qkvinspect.diff.pairing import Pair, Renames, about_pairing, pair_names
 from qkvinspect.diff.parts import (
     Parts,
     by_fours,
@@ -86,12 +86,14 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         _taken(a, {pair.a for pair in apart}),
         _taken(b, {pair.b for pair in apart}),
     )
-    others = pair_others(a.weights, b.weights, taken, renames, prefixes)
-    if not options.others or options.layers:
-        others = None
+    others = None
+    if options.others and not options.layers:
+        written = [any(one.layout and one.layout.rewritten_by for one in side.attentions) for side in (a, b)]
+        renamed = written[0] != written[1]
+        others = pair_others(a.weights, b.weights, taken, renames, prefixes, renamed=renamed)
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
-    notes = list(_notes(pairs, undecided))
+    notes = about_pairing(pairs, undecided, others.by_values if others else 0)
     chosen = [pair for pair in pairs if _wanted(options, pair.a, pair.b)]
     removed = [name for name in of_a if name not in {pair.a for pair in pairs} and _wanted(options, name)]
     added = [name for name in of_b if name not in {pair.b for pair in pairs} and _wanted(options, name)]
@@ -138,21 +140,6 @@ def _taken(report: Report, stored: set[str]) -> set[str]:
         for one in report.attentions
         for name in ({info.name for info in one.weights} if one.layer in stored else tensors_of(one))
     }
-
-
-def _notes(pairs: Sequence[Pair], undecided: int) -> list[str]:
-    notes: list[str] = []
-    for before, after in dict.fromkeys(pair.prefixes for pair in pairs if pair.matched_by == "prefix"):
-        gone = " and ".join(f"{prefix!r} of {side}" for prefix, side in ((before, "A"), (after, "B")) if prefix)
-        notes.append(f"names were matched without {gone}")
-    ordered = sum(pair.matched_by == "order" for pair in pairs)
-    if ordered:
-        text = f"{ordered} layer{'s' if ordered > 1 else ''} with other names in B were matched by order and shape"
-        notes.append(f"{text}: --map settles it if that is wrong")
-    if undecided:
-        text = f"{undecided} layers of A have the shapes of layers of B, but in more than one order"
-        notes.append(f"{text}: --map 'old=new' says which are which")
-    return notes
 
 
 def _disagreeing(work: Sequence[_LayerPair]) -> list[str]:

@@ -18,9 +18,14 @@ from qkvinspect.weights.weight import Weight, plain
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """Which weight of A is compared with which of B; None where the other side has none."""
+    """Which weight of A is compared with which of B; None where the other side has none.
+
+    Attributes:
+        by_values: how many pairs were made by what the weights hold.
+    """
 
     pairs: Sequence[tuple[Weight | None, Weight | None]]
+    by_values: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -45,14 +50,31 @@ class Others:
 
 
 def pair_others(
-    a: Weights, b: Weights, taken: tuple[set[str], set[str]], renames: Renames, prefixes: Collection[Prefixes]
+    a: Weights,
+    b: Weights,
+    taken: tuple[set[str], set[str]],
+    renames: Renames,
+    prefixes: Collection[Prefixes],
+    *,
+    renamed: bool = False,
 ) -> Others:
-    """Every weight that is in none of the layers, with that of the other side."""
+    """Every weight that is in none of the layers, with that of the other side.
+
+    Args:
+        renamed: whether a converter wrote one side, which gives names of its own: then numbers tell as well.
+    """
     left, right = ([name for name in side if name not in gone] for side, gone in zip((a, b), taken, strict=True))
     pairs = pair_names(left, right, renames, prefixes)
     known_a, known_b = {pair.a: pair.b for pair in pairs}, {pair.b for pair in pairs}
+    by_values = 0
+    if renamed:
+        from qkvinspect.diff.by_values import alike
+
+        alone = [name for name in left if name not in known_a], [name for name in right if name not in known_b]
+        same = dict(alike(a, alone[0], b, alone[1]))
+        known_a, known_b, by_values = known_a | same, known_b | set(same.values()), len(same)
     found = [(a[name], b[known_a[name]] if name in known_a else None) for name in left]
-    return Others([*found, *((None, b[name]) for name in right if name not in known_b)])
+    return Others([*found, *((None, b[name]) for name in right if name not in known_b)], by_values)
 
 
 def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) -> Comparison:

@@ -205,3 +205,27 @@ def _may_go(both: Prefixes, allowed: Collection[Prefixes] | None) -> bool:
     if not words:
         return False
     return _MODELS.issuperset(words) or (("" in both) if allowed is None else both in allowed)
+
+
+def about_pairing(pairs: Sequence[Pair], undecided: int, by_values: int) -> list[str]:
+    """How layers and tensors were matched whose names differ.
+
+    Args:
+        undecided: layers that could be matched in more than one way.
+        by_values: tensors outside attention that were matched by what they hold.
+    """
+    notes: list[str] = []
+    for before, after in dict.fromkeys(pair.prefixes for pair in pairs if pair.matched_by == "prefix"):
+        gone = " and ".join(f"{prefix!r} of {side}" for prefix, side in ((before, "A"), (after, "B")) if prefix)
+        notes.append(f"names were matched without {gone}")
+    ordered = sum(pair.matched_by == "order" for pair in pairs)
+    if ordered:
+        text = f"{ordered} layer{'s' if ordered > 1 else ''} with other names in B were matched by order and shape"
+        notes.append(f"{text}: --map settles it if that is wrong")
+    if by_values:
+        text = f"{by_values} tensor{'s' if by_values > 1 else ''} outside attention with other names in B"
+        notes.append(f"{text} were matched by what they hold")
+    if undecided:
+        text = f"{undecided} layers of A have the shapes of layers of B, but in more than one order"
+        notes.append(f"{text}: --map 'old=new' says which are which")
+    return notes

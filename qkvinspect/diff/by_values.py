@@ -1,0 +1,93 @@
+"""Find the partners of tensors outside attention by what they hold, where a converter gave them names of its own.
+
+llama.cpp calls ``mlp.gate_proj`` ``ffn_gate``, and something else in other architectures: a list of names would always
+lack some. Two tensors of one shape whose numbers are alike, but for rounding, are one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.weight import Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.reading import Array
+
+_MOST = 4096
+"""Tensors of a side that are looked at: all of them are read a little."""
+
+_ROWS = 4
+_COLUMNS = 1024
+_ROUNDED = 0.3
+"""The greatest distance, by the norm, of a tensor and what rounding to two bits makes of it."""
+
+_OTHERS = 3.0
+"""How many times farther away the next nearest one must be."""
+
+
+def alike(a: Weights, left: Collection[str], b: Weights, right: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of names of A and of B, each name in one pair at most, whose tensors are each other's nearest.
+
+    Args:
+        left, right: the names to look for; tensors that are equal throughout, as new norms are, go in order.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    import numpy as np
+
+    if max(len(left), len(right)) > _MOST:
+        return
+    shapes: dict[tuple[int, ...], tuple[list[str], list[str]]] = {}
+    for side, (weights, names) in enumerate(((a, left), (b, right))):
+        for name in names:
+            shapes.setdefault(weights[name].shape, ([], []))[side].append(name)
+    for shape, (ours, theirs) in shapes.items():
+        if not ours or not theirs or not all(shape):
+            continue
+        one, other = _sketches(a, ours), _sketches(b, theirs)
+        size = np.maximum(np.linalg.norm(one, axis=1)[:, None], np.linalg.norm(other, axis=1)[None])
+        apart = np.stack([np.linalg.norm(other - row, axis=1) for row in one]) / np.where(size > 0, size, 1)
+        apart[np.isnan(apart)] = np.inf
+        yield from ((ours[i], theirs[j]) for i, j in _nearest(apart))
+
+
+def _nearest(apart: Array) -> Iterator[tuple[int, int]]:
+    """Of distances [ours, theirs] those pairs that stand out; equal ones in order."""
+    import numpy as np
+
+    while apart.size and np.isfinite(apart).any():
+        i, j = (int(place) for place in np.unravel_index(np.argmin(apart), apart.shape))
+        if not apart[i, j] < _ROUNDED:
+            return
+        rivals = np.concatenate([np.delete(apart[i], j), np.delete(apart[:, j], i)])
+        nearest = rivals.min(initial=np.inf)
+        if apart[i, j] == 0 or nearest > _OTHERS * apart[i, j]:
+            yield i, j
+        apart[i], apart[:, j] = np.inf, np.inf
+
+
+def _sketches(weights: Weights, names: Sequence[str]) -> Array:
+    """A few rows of each, float64 [names, values]; NaN for what cannot be read as rows and columns."""
+    import numpy as np
+
+    rows = [_sketch(weights[name]) for name in names]
+    width = max(len(row) for row in rows)
+    return np.stack([row if len(row) == width else np.full(width, np.nan) for row in rows])
+
+
+def _sketch(weight: Weight) -> Array:
+    import numpy as np
+
+    from qkvinspect.weights.values import rows_of_values
+
+    try:
+        matrix = weight.as_matrix("out_in")
+        count = min(matrix.rows, _ROWS)
+        runs = [range(at, at + 1) for at in (matrix.rows * step // count for step in range(count))]
+        return rows_of_values(matrix, runs)[:, :_COLUMNS].astype(np.float64).ravel()
+    except LayoutError:
+        return np.full(1, np.nan)
