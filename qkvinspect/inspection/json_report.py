@@ -49,11 +49,12 @@ def _evidence(evidence: Evidence | None) -> dict[str, object] | None:
     if evidence is None:
         return None
     heads, packings = evidence.heads, evidence.packings
+    silent = None if heads or packings else 0.0  # they were asked and have nothing to say: not trained yet
     return {
         "num_heads": heads.best.num_heads if heads and heads.decided else None,
-        "num_heads_confidence": round(heads.confidence, 4) if heads else None,
+        "num_heads_confidence": round(heads.confidence, 4) if heads else silent,
         "packing": packings.best.label if packings and packings.decided else None,
-        "packing_confidence": round(packings.confidence, 4) if packings else None,
+        "packing_confidence": round(packings.confidence, 4) if packings else silent,
     }
 
 

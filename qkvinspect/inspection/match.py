@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, product
+from math import prod
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
@@ -240,6 +241,8 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
     if not _has_ratio(layout, weights[0]) or _is_less_than_v(layout, names, layer, weights[0]):
         return
+    if layout.found_by == "settings" and any(prod(weight.shape[2:]) != 1 for weight in weights):
+        return  # a row of settings describes matrices
     if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
         return
     if layout.fed_by is not None and not _is_fed_by(*layout.fed_by, names, layer, weights[-1]):

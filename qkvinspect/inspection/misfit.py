@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from itertools import product
+from math import prod
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.names import Names, Path, pattern
@@ -39,6 +40,8 @@ def _why_there(names: Names, layout: Layout, place: Path, glob: str) -> str:
         return f"its tensors stand in {layer or 'the root'}, which {glob!r} does not name"
     weights = [names.find(stored.key, place) for stored in layout.weights]
     shapes = ", ".join(f"{info.name} {list(info.shape)}" for info in weights if info is not None)
+    if layout.found_by == "settings" and any(info is not None and prod(info.shape[2:]) != 1 for info in weights):
+        return f"a row of settings describes matrices, and these have more axes: {shapes}"
     return f"the shapes do not fit: {shapes}"
 
 

@@ -70,6 +70,10 @@ def _weighed(
     layers: Sequence[LayerFate],
 ) -> Kinship:
     """The verdict that the p-value allows."""
+    heads = [head.fate for layer in layers for head in layer.heads]
+    if test.p_value < KIN and tested == "residual" and "removed" in heads and {*heads} <= {"added", "removed"}:
+        why = "units stand in the same order, and no head of one is a head of the other: both may read the same inputs"
+        return Kinship(*places, "undetermined", why, None, test, tested, tuple(layers))
     if test.p_value < KIN:
         descendant, why = _made_of(sides, layers)
         verdict = "derived" if why else "common ancestor"

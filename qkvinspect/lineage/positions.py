@@ -77,7 +77,8 @@ def positions(report: Report, attention: Attention, flag: str | None = None) -> 
         raise UsageError(
             f"how layer {attention.layer!r} tells positions apart is not known, which limits rotations inside heads",
             file=report.checkpoint.path,
-            hint="--rotary none, halves or neighbours says it (halves:32 where only the first 32 rows are turned)",
+            hint="--rotary none, halves or neighbours says it (halves:32 where only the first 32 rows are turned), if"
+            " no head has a bias of its own for positions, as with ALiBi and in T5",
         )
     return found
 
@@ -153,8 +154,15 @@ def _forbidden(report: Report, attention: Attention) -> Iterator[str]:
         yield "it holds a gate for each head"
     nested = config.get("attn_config")
     attn: Mapping[str, object] = nested if is_mapping(nested) else {}
-    if config.get("alibi") or attn.get("alibi") or config.get("model_type") == "bloom":
+    how = str(config.get("position_embedding_type") or "").lower()
+    model = config.get("model_type")
+    if config.get("alibi") or attn.get("alibi") or model in _SLOPES or "alibi" in how:
         yield "each head has a slope of its own (ALiBi)"
+    if model in _BIASES or how.startswith("relative"):
+        yield "each head has a bias of its own for how far two positions are apart"
+    shared = next((name for name in report.checkpoint.tensors if any(word in name for word in _BIAS_WORDS)), None)
+    if shared is not None:
+        yield f"{shared} may hold a bias for each head"
     if config.get("clip_qkv") or attn.get("clip_qkv"):
         yield "Q, K and V are clipped (clip_qkv)"
     held = (*attention.weights, *attention.biases, attention.out, attention.out_bias)
@@ -164,6 +172,14 @@ def _forbidden(report: Report, attention: Attention) -> Iterator[str]:
         if rest != name and name not in known and rest not in _BUFFERS:
             yield f"what {name} does there is not known to allow it"
             return
+
+
+_SLOPES = frozenset({"baichuan", "bloom"})
+_BIASES = frozenset({"mpnet", "mt5", "longt5", "pop2piano", "switch_transformers", "t5", "udop", "umt5"})
+"""Models whose code adds a number for each head to the scores; of Baichuan the larger does."""
+
+_BIAS_WORDS = ("relative_attention_bias", "relative_position", "position_bias", "rel_pos", "rpe.")
+"""Tensors of such numbers, which may lie outside of the modules that use them, one for all layers."""
 
 
 def _config(report: Report) -> Mapping[str, object]:

@@ -92,7 +92,6 @@ def test_what_a_config_says_is_followed_before_what_is_usual(config: dict[str, o
     "config",
     [
         {"model_type": "nobody", "rope_theta": 10000.0},
-        {"model_type": "bert", "position_embedding_type": "relative_key"},
         {"model_type": "gptj", "rotary_dim": -4},
         {"model_type": "gptj", "rotary_dim": 5},
         {"model_type": "gptj", "rotary_dim": True},
@@ -112,6 +111,10 @@ def test_what_is_not_known_is_not_guessed(config: dict[str, object]) -> None:
     ("config", "why"),
     [
         ({"alibi": True}, "ALiBi"),
+        ({"model_type": "jina", "position_embedding_type": "alibi"}, "ALiBi"),
+        ({"model_type": "baichuan"}, "ALiBi"),
+        ({"model_type": "mpnet"}, "a bias of its own for how far"),
+        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "a bias of its own for how far"),
         ({"attn_config": {"alibi": True}}, "ALiBi"),
         ({"model_type": "bloom"}, "ALiBi"),
         ({"clip_qkv": 8.0}, "clip_qkv"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.config_keys import ConfigKey, Meaning, sizes
 from qkvinspect.inspection.facts.fact import is_count
 from qkvinspect.inspection.facts.scopes import Claim, claim, says_nothing, split_words
@@ -76,16 +77,39 @@ def sections(config: Config) -> list[ConfigSection]:
     return [section for section in found if section.tells]
 
 
+def with_text_keys(config: Config) -> Config:
+    """The config with every key as text, as JSON has it: YAML and pickles keep the numbers of ``0: cat``."""
+    return replace(config, values=_with_text_keys(config.values, 0)) if _has_others(config.values, 0) else config
+
+
+def _with_text_keys(values: Mapping[str, object], depth: int) -> dict[str, object]:
+    if depth > _MAX_DEPTH:
+        return {}
+    return {
+        str(key): _with_text_keys(value, depth + 1) if is_mapping(value) else value for key, value in values.items()
+    }
+
+
+def _has_others(values: Mapping[str, object], depth: int) -> bool:
+    return not _are_text(values) or any(
+        depth <= _MAX_DEPTH and is_mapping(value) and _has_others(value, depth + 1) for value in values.values()
+    )
+
+
+def _are_text(keys: Iterable[object]) -> bool:
+    return all(isinstance(key, str) for key in keys)
+
+
 _PLACES = ("architecture", "_class_name")
 """What names a model of timm or diffusers, whose heads go by the places of blocks."""
 
 
 def says_the_same_of_alike_layers(values: Mapping[str, object], depth: int = 0) -> bool:
-    """Whether a config holds nothing that goes by a layer's number: no list, no key that is a number."""
+    """Whether a config holds nothing that goes by a layer's number: no list, no key with a number in it."""
     if depth > _MAX_DEPTH or any(key in values for key in _PLACES):
         return False
     for key, value in values.items():
-        if key.isdecimal() or (is_items(value) and len(value) > 1):
+        if any(map(str.isdecimal, key)) or (is_items(value) and len(value) > 1):  # layer_3, num_heads_3
             return False
         if is_mapping(value) and not says_the_same_of_alike_layers(value, depth + 1):
             return False
