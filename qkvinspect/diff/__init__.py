@@ -25,6 +25,7 @@ from qkvinspect.diff.parts import (
     shared_apart,
     stored_of,
     tensors_of,
+    with_heads_of,
 )
 from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.diff.relations import relate
@@ -217,6 +218,7 @@ def _without_out(a: Report, b: Report) -> str:
 
 
 def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Weights, Weights]) -> _LayerPair:
+    a, b = with_heads_of(a, b), with_heads_of(b, a)
     if a.parts and b.parts:
         unpaired = any(of(a) != of(b) for of in (paired, by_fours, shared_apart))
         aligned = pair.matched_by == "align"

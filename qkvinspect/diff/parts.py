@@ -47,6 +47,25 @@ def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = F
     return found
 
 
+def with_heads_of(one: Attention, other: Attention) -> Attention:
+    """A module whose heads are not known, cut into those of the other side, if they must be known to order its rows.
+
+    A GGUF file without a number of heads has its rows in turn all the same.
+    """
+    sizes, layout = other.heads, one.layout
+    if one.heads is not None or sizes is None or layout is None or not (layout.paired or layout.by_fours):
+        return one
+    counts = {part.name: sizes.heads(part.name) for part in one.parts}
+    if any(len(part.heads) != 1 or part.shape[0] % counts[part.name] for part in one.parts):
+        return one
+    parts = tuple(
+        replace(part, heads=tuple(part.heads[0][run.start : run.stop] for run in head_runs(rows, counts[part.name])))
+        for part in one.parts
+        if (rows := part.shape[0])
+    )
+    return replace(one, parts=parts, geometry=sizes, heads_fact=other.heads_fact)
+
+
 def paired(attention: Attention) -> tuple[str, ...]:
     """Parts in whose heads the rows of the two halves lie in turn, where the heads are known."""
     return attention.layout.paired if attention.layout is not None and attention.heads is not None else ()
