@@ -107,15 +107,6 @@ def claim_of(said: Evidence) -> Verdict | None:
     return claim if claim is not None and claim.decided else None
 
 
-def differ(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> bool:
-    """Whether any of some layers, each weighed alone, contradicts the verdict of its stack.
-
-    Raises:
-        CheckpointError: the bytes cannot be read.
-    """
-    return bool(differing(layout, said, layers))
-
-
 def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> Sequence[str]:
     """The layers that, each weighed alone, contradict the verdict of their stack.
 

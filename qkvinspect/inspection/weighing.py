@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.inspection import alternatives
-from qkvinspect.inspection.asking import GLANCE, affordable, differ, differing, settle, unsettled, weigh
+from qkvinspect.inspection.asking import GLANCE, affordable, differing, settle, unsettled, weigh
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
@@ -128,18 +128,23 @@ class _WeighedTogether:
             evidence = weigh(few._hypotheses, layout, thorough=thorough)
         if evidence is None:
             return lambda module: module
-        if _divided(evidence.heads, evidence.packings) or differ(layout, evidence, self._others(few)):
-            most = self._of_most(evidence, self._others(few))
+        divided = _divided(evidence.heads, evidence.packings)
+        against = () if divided else differing(layout, evidence, self._others(few))
+        if divided or against:
+            most = self._of_most(evidence, against, self._others(few))
             if most is None:
                 return self._apart(thorough)
             evidence = most
         return lambda module: self._told(module, evidence)
 
-    def _of_most(self, evidence: Evidence, others: Iterable[Hypotheses]) -> Evidence | None:
+    def _of_most(self, evidence: Evidence, against: Sequence[str], others: Iterable[Hypotheses]) -> Evidence | None:
         """The evidence with the heads that nearly all layers of one block after the other have; None if there are none.
 
         Layers that have the same shapes and names but for a number have the same heads. Of some, heads that are alike
         pass for larger ones: of SmolLM2's layers the fourth alone would have 6 heads, and has 9 as all others.
+
+        Args:
+            against: those of the other layers that contradict it, if it is a verdict already.
         """
         from qkvinspect.inspection.evidence import SURE
 
@@ -149,7 +154,7 @@ class _WeighedTogether:
         if not evidence.as_declared or any(len(stack) > 1 for stack in finer(self.modules, _name)):
             return None
         said = replace(evidence, heads=replace(heads, decided=True, apart=()))
-        apart = len(heads.apart) + len(differing(layout, said, others))
+        apart = len(heads.apart) + len(against or differing(layout, said, others))
         return said if apart * _MOST_OF <= len(self.modules) else None
 
     def alone(self, module: Module) -> Module:
