@@ -9,13 +9,12 @@ from qkvinspect.diff.pairing import Pair, Renames
 from qkvinspect.errors import UsageError
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.lineage.alignment import AlignedLayer, Alignment, align
+from qkvinspect.lineage.exact_turns import rounding_of
 from qkvinspect.lineage.positions import Positions, positions
 from qkvinspect.lineage.whole_heads import only_groups
 from qkvinspect.progress import Progress
 
 _SHOWN = 3
-_FINE = 2.0**-16
-"""What float32 loses where heads are rotated or rescaled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def aligned_sides(
          if None in one.groups],
         tuple(dict.fromkeys((*_notes(found), *(why for _, why in said if why)))),
         {one.a.layer: one.undone for one in found.layers},
-        {one.a.layer: _rounding(one) for one in found.layers if one.turned},
+        {one.a.layer: rounding_of((*one.a.weights, *one.b.weights)) for one in found.layers if one.turned},
     )  # fmt: skip
 
 
@@ -142,11 +141,6 @@ def _numbered(name: str) -> str:
     while parts and not parts[-1].isdecimal():
         parts = parts[:-1]
     return ".".join(parts)
-
-
-def _rounding(one: AlignedLayer) -> float:
-    plain = (weight.dtype for side in (one.a, one.b) for weight in side.weights if weight.encoding is None)
-    return max((_FINE, *(dtype.rounding for dtype in plain)))
 
 
 def _notes(found: Alignment) -> Iterator[str]:

@@ -7,7 +7,7 @@ the pairs of rows that it turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.lineage.positions import Positions
 from qkvinspect.weights.reading import Array
+from qkvinspect.weights.weight import Weight
 
 Sides = tuple[Array, Array]
 """K and the Q of its heads one behind the other, or V and the output's inputs: [width, n] and [heads * width, n]."""
@@ -22,6 +23,14 @@ Sides = tuple[Array, Array]
 _SIMPLER = 1.5
 """A simpler change is taken where it comes about as near: what training turned is left as it is."""
 _EXACT = 1e-6
+
+FINE = 2.0**-16
+"""What float32 loses where heads are rotated or rescaled."""
+
+
+def rounding_of(weights: Iterable[Weight]) -> float:
+    """The relative rounding of the coarsest dtype of some weights, ``FINE`` at least; nothing is allowed for codes."""
+    return max((FINE, *(weight.dtype.rounding for weight in weights if weight.encoding is None)))
 
 
 @dataclass(frozen=True, slots=True)

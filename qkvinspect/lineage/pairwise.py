@@ -7,6 +7,7 @@ from typing import Literal
 
 from qkvinspect.lineage.code_rounding import rounded_to_codes
 from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
+from qkvinspect.lineage.exact_turns import FINE, rounding_of
 from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
 from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested, label
@@ -98,7 +99,7 @@ _SHARED = "both come from one start; two checkpoints alone do not tell whether o
 def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
     """Which side was made from the other, and how that is seen; "" where it is not."""
     kept = [head for layer in layers for head in layer.heads if head.fate == "kept"]
-    roundings = [_rounding(one) for one in sides]
+    roundings = [rounding_of(weight for layer in one.layers for weight in layer.weights) for one in sides]
     if not kept or any(head.moved is None or head.moved > 4 * max(roundings) for head in kept):
         return _coded(sides)
     more: list[Literal["a", "b"]] = []
@@ -109,7 +110,7 @@ def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> t
         more.append("b")
     if "added" in fates and not fates & {"removed", "merged"}:
         more.append("a")
-    same = "all heads that both have are the same" + (" but for rounding" if max(roundings) > _FINE else "")
+    same = "all heads that both have are the same" + (" but for rounding" if max(roundings) > FINE else "")
     return (more[0] if len(set(more)) == 1 else None), same
 
 
@@ -122,16 +123,6 @@ def _coded(sides: tuple[Relative, Relative]) -> tuple[Literal["a", "b"] | None, 
     if rounded_to_codes(a, b):
         return "b", _CODED
     return ("a", _CODED) if rounded_to_codes(b, a) else (None, "")
-
-
-_FINE = 2.0**-16
-"""What float32 loses where heads are rotated or rescaled."""
-
-
-def _rounding(one: Relative) -> float:
-    """The relative rounding of the coarsest dtype that it stores heads in; nothing is allowed for codes."""
-    plain = (weight.dtype for layer in one.layers for weight in layer.weights if weight.encoding is None)
-    return max((_FINE, *(dtype.rounding for dtype in plain)))
 
 
 def _in_order(
