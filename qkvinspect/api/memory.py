@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import UsageError
-from qkvinspect.parsed import is_mapping
+from qkvinspect.parsed import is_mapping, with_text_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def of_state_dict(state_dict: Mapping[str, object], config: Mapping[str, object]
         UsageError: a value is neither, or its memory cannot be read.
     """
     tensors = {name: tensor_info(name, value) for name, value in state_dict.items()}
-    configs = (Config("config:given", config),) if config else ()
+    configs = (Config("config:given", with_text_keys(config)),) if config else ()
     num_bytes = sum(info.nbytes for info in tensors.values())
     return Checkpoint("a state_dict in memory", "memory", num_bytes, tensors, configs=configs, loader="memory")
 
@@ -198,4 +198,4 @@ def _configs(module: Model) -> Iterator[Config]:
     to_dict = getattr(config, "to_dict", None)
     values: object = to_dict() if callable(to_dict) else config if is_mapping(config) else _attributes(config)
     if is_mapping(values) and values:
-        yield Config("checkpoint:config", {str(key): value for key, value in values.items()}, inside=True)
+        yield Config("checkpoint:config", with_text_keys(values), inside=True)

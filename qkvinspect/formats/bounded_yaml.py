@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qkvinspect.late_pattern import late_pattern
+from qkvinspect.parsed import is_mapping, with_text_keys
 
 MAX_VALUES = 50_000
 """Keys, values and what aliases stand for, in one file; a config with 20,000 labels has fewer."""
@@ -24,7 +25,7 @@ _NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def loads(data: bytes) -> object:
-    """Parse ``data`` as plain values: mappings, lists, texts, numbers, dates.
+    """Parse ``data`` as plain values: mappings by text, lists, texts, numbers, dates.
 
     Raises:
         ValueError: it is no such YAML, or asks for more than the limits; the message says why.
@@ -34,7 +35,7 @@ def loads(data: bytes) -> object:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _count(yaml.parse(data, loader))
-        return yaml.load(data, loader)
+        values = yaml.load(data, loader)
     except (
         yaml.YAMLError,
         RecursionError,
@@ -45,6 +46,7 @@ def loads(data: bytes) -> object:
         ArithmeticError,
     ) as error:
         raise ValueError(str(error)) from error
+    return with_text_keys(values) if is_mapping(values) else values
 
 
 def _count(events: Iterator[Any]) -> None:

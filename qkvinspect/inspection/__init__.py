@@ -19,7 +19,6 @@ from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
-from qkvinspect.inspection.facts.sections import with_text_keys
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot
@@ -116,14 +115,13 @@ def inspect(
         layouts = (*layouts, *partial(layouts, base_names(checkpoint)))
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
-    configs = tuple(map(with_text_keys, checkpoint.configs))
-    matches, stale, left = match.find_attentions(names, layouts, configs, asked)
+    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
     _require_used(options, names, matches, layouts)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = adapters_and_wrappers.lora(checkpoint)
 
-    facts = Sources(names, flags, configs, checkpoint.modules).facts
+    facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
 
     firsts: dict[int, weights.Module] = {}  # by the match that others repeat
     by_position = bool(checkpoint.modules) or any(flag.glob != "*" for flag in flags)

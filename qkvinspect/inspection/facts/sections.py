@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
-from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.config_keys import ConfigKey, Meaning, sizes
 from qkvinspect.inspection.facts.fact import is_count
 from qkvinspect.inspection.facts.scopes import Claim, claim, says_nothing, split_words
@@ -75,29 +74,6 @@ def sections(config: Config) -> list[ConfigSection]:
                 kinds = (*section.kinds, kind if isinstance(kind, str) else "")
                 found.append(ConfigSection.of(keys, kinds, held[keys]))
     return [section for section in found if section.tells]
-
-
-def with_text_keys(config: Config) -> Config:
-    """The config with every key as text, as JSON has it: YAML and pickles keep the numbers of ``0: cat``."""
-    return replace(config, values=_with_text_keys(config.values, 0)) if _has_others(config.values, 0) else config
-
-
-def _with_text_keys(values: Mapping[str, object], depth: int) -> dict[str, object]:
-    if depth > _MAX_DEPTH:
-        return {}
-    return {
-        str(key): _with_text_keys(value, depth + 1) if is_mapping(value) else value for key, value in values.items()
-    }
-
-
-def _has_others(values: Mapping[str, object], depth: int) -> bool:
-    return not _are_text(values) or any(
-        depth <= _MAX_DEPTH and is_mapping(value) and _has_others(value, depth + 1) for value in values.values()
-    )
-
-
-def _are_text(keys: Iterable[object]) -> bool:
-    return all(isinstance(key, str) for key in keys)
 
 
 _PLACES = ("architecture", "_class_name")
