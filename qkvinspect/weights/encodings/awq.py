@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.affine_codes import AffineCodes
 from qkvinspect.weights.companions import (
     companion,
     expect_axes,
@@ -37,8 +38,10 @@ _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 @dataclass(frozen=True, slots=True)
-class Awq:
+class Awq(AffineCodes):
     """Codes in words along the outputs, with scales and zero points for groups of inputs.
+
+    Its slack is that of the values as AWQ had scaled them.
 
     Attributes:
         group: inputs that share a scale.
@@ -61,16 +64,9 @@ class Awq:
     def stored(self) -> tuple[TensorInfo, ...]:
         return self.codes, self.scales, self.zeros
 
-    def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
-
-    def slack(self, rows: range, cols: range) -> Array:
-        """The rounding error of the values as AWQ had scaled them."""
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).slack(15), rows, cols)
+    @property
+    def _last(self) -> int:
+        return 15
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.weights.affine_codes import AffineCodes
 from qkvinspect.weights.companions import (
     companion,
     expect_axes,
@@ -41,7 +42,7 @@ _SAMPLE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
-class Gptq:
+class Gptq(AffineCodes):
     """Codes in words, with scales and zero points for groups of inputs.
 
     Attributes:
@@ -72,16 +73,9 @@ class Gptq:
         order = (self.order,) if self.order is not None else ()
         return self.codes, self.scales, self.zeros, *order
 
-    def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
-
-    def slack(self, rows: range, cols: range) -> Array:
-        """The error of rounding alone."""
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
+    @property
+    def _last(self) -> int:
+        return (1 << self.bits) - 1
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python

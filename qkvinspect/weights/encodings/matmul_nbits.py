@@ -18,6 +18,7 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo, contiguous_strides
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.parsed import is_mapping, is_size
+from qkvinspect.weights.affine_codes import AffineCodes
 from qkvinspect.weights.companions import companion, expect_dtype, expect_float, expect_shape, lost
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -36,7 +37,7 @@ _BITS = (2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class MatMulNBits:
+class MatMulNBits(AffineCodes):
     """Codes in blocks of a row.
 
     Attributes:
@@ -66,16 +67,9 @@ class MatMulNBits:
     def stored(self) -> tuple[TensorInfo, ...]:
         return (self.codes, self.scales, *(info for info in (self.zeros, self.order) if info is not None))
 
-    def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
-
-    def slack(self, rows: range, cols: range) -> Array:
-        """From the steps and the dtype of the scales."""
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
+    @property
+    def _last(self) -> int:
+        return (1 << self.bits) - 1
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python

@@ -15,6 +15,7 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_mapping, is_size
+from qkvinspect.weights.affine_codes import AffineCodes
 from qkvinspect.weights.companions import companion, expect_axes, expect_float, expect_shape, lost, said
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -27,7 +28,7 @@ _GROUPS = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class MlxAffine:
+class MlxAffine(AffineCodes):
     """Codes in words, with a scale and a bias for each group of a row."""
 
     codes: TensorInfo
@@ -51,16 +52,9 @@ class MlxAffine:
     def stored(self) -> tuple[TensorInfo, ...]:
         return self.codes, self.scales, self.biases
 
-    def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
-
-    def slack(self, rows: range, cols: range) -> Array:
-        """From the steps, and the dtype of the scales and biases."""
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
+    @property
+    def _last(self) -> int:
+        return (1 << self.bits) - 1
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python

@@ -17,6 +17,7 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_size
+from qkvinspect.weights.affine_codes import AffineCodes
 from qkvinspect.weights.companions import (
     companion,
     expect_axes,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedIntegers:
+class PackedIntegers(AffineCodes):
     """Codes in words, with scales and maybe zero points.
 
     Attributes:
@@ -67,16 +68,9 @@ class PackedIntegers:
         maybe = [info for info in (self.zeros, self.order) if info is not None]
         return self.codes, self.scales, *maybe, self.sizes
 
-    def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).numbers(), rows, cols)
-
-    def slack(self, rows: range, cols: range) -> Array:
-        """From the steps and the dtype of the scales."""
-        from qkvinspect.weights.packed_codes import spanned
-
-        return spanned(lambda rows, cols: self._block(rows, cols).slack((1 << self.bits) - 1), rows, cols)
+    @property
+    def _last(self) -> int:
+        return (1 << self.bits) - 1
 
     def python(self) -> tuple[str, ...]:
         from qkvinspect.weights.unpacking import unpack_in_python
