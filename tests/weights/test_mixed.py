@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.diff.test_heads import nf4, original
+from tests.weights.shards import save_shards
 
 State = dict[str, torch.Tensor]
 
@@ -25,11 +26,7 @@ def mixed(tmp_path: Path) -> tuple[Path, State]:
     shards = [{}, {}]
     for name, value in codes.items():
         shards[name.endswith("absmax") or "l.1." in name][name] = value
-    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
-    for name, shard in zip(names, shards, strict=True):
-        save_file(shard, tmp_path / name)
-    where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    save_shards(tmp_path, shards)
     return tmp_path, state
 
 

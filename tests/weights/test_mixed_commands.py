@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import qkvinspect
 from tests.diff.test_heads import NF4, float8, nf4, original
+from tests.weights.shards import save_shards
 
 State = dict[str, torch.Tensor]
 HEADS = ("--heads", "8/4", "--no-evidence")
@@ -50,11 +51,7 @@ def mixed(request, tmp_path: Path) -> tuple[Path, State]:
             shards[key.endswith(scale) or not coded][key] = value
     folder = tmp_path / "mixed"
     folder.mkdir()
-    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
-    for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name)
-    where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    save_shards(folder, shards)
     return folder, values
 
 
