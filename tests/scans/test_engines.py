@@ -117,7 +117,9 @@ def test_a_killed_scan_goes_on(many: list[str], run) -> None:
     argv = ["scan", "run", "--jobs", "1", "-o"]
     process = subprocess.Popen([sys.executable, "-m", "qkvinspect", *argv, "killed.jsonl"], stderr=subprocess.DEVNULL)
     workers: list[int] = []
-    while process.poll() is None and not done("killed.jsonl.journal"):
+    first = 0
+    while process.poll() is None and not 0 < first < done("killed.jsonl.journal"):  # so that the first are committed
+        first = first or done("killed.jsonl.journal")
         workers = children(process.pid) or workers
         time.sleep(0.01)
     process.kill()
