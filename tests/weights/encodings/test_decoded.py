@@ -73,7 +73,7 @@ def _largest_terms(encoding: MlxAffine) -> Array:
 def test_there_are_many() -> None:
     assert sum(1 for name in NAMES for _ in pairs(name)) > 200
     kinds = {type(weight.encoding).__name__ for name in NAMES for weight, _, _ in pairs(name)}
-    assert kinds >= {"FourBitBlocks", "ScaledInteger", "Gptq", "Awq", "PackedIntegers", "Float4", "MlxAffine"}
+    assert kinds >= {"FourBitBlocks", "ScaledInteger", "Gptq", "Awq", "PackedIntegers", "MicroFloat", "MlxAffine"}
 
 
 @pytest.mark.parametrize("name", NAMES)
