@@ -91,6 +91,9 @@ def _told(
         raise LayoutError("has another shape", tensor=codes.name, expected="two axes", found=list(codes.shape))
     expect_groups(found)
     rows, cols = found.shape
+    if rows % found.group:  # it fills both axes up to whole groups
+        expected = f"rows in a multiple of {found.group}"
+        raise LayoutError("has another shape", tensor=codes.name, expected=expected, found=list(codes.shape))
     expect_shape(scales, tiled_shape(rows, cols // found.group))
     expect_one_run(codes, scales)
     return found
