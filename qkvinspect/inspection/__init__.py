@@ -29,10 +29,10 @@ from qkvinspect.inspection.repeats import Renamed, UnlikeError
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
-from qkvinspect.layouts.partial import partial
+from qkvinspect.layouts.partial import bare, partial
 from qkvinspect.progress import Progress
 from qkvinspect.weights.adapters import is_update
-from qkvinspect.weights.encodings import weights_of
+from qkvinspect.weights.encodings import Weights, weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,16 @@ def for_all(heads: Texts | None, layout: str | None) -> Options:
     return Options(() if heads is None else heads, layout or (), norms=False)
 
 
+def _rows(layouts: Sequence[Layout], every: Weights, checkpoint: Checkpoint) -> tuple[Sequence[Layout], list[Layout]]:
+    """The layouts that are looked for, and those of which an adapter may hold some projections only."""
+    if not any(map(is_update, every.encoded.values())):
+        return layouts, []
+    from qkvinspect.weights.adapters.scales import base_names
+
+    base = base_names(checkpoint)
+    return (*layouts, *bare(layouts, base)), list(partial(layouts, base))
+
+
 def inspect(
     checkpoint: Checkpoint,
     options: Options = Options(),  # noqa: B008  (immutable)
@@ -109,13 +119,10 @@ def inspect(
     every = weights_of(checkpoint)
     stored = every.without(adapters_and_wrappers.without_values(every))
     names = Names(stored)
-    if any(map(is_update, every.encoded.values())):
-        from qkvinspect.weights.adapters.scales import base_names
-
-        layouts = (*layouts, *partial(layouts, base_names(checkpoint)))
+    layouts, some = _rows(layouts, every, checkpoint)
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
-    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
+    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked, some)
     _require_used(options, names, matches, layouts)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
