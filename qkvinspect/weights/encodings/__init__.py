@@ -107,6 +107,12 @@ BESIDE_CODES = frozenset(
 )
 """Names beside codes that are only named."""
 
+ADAPTER_LEAVES = frozenset(
+    {"hada_w1_a", "lokr_w1", "lokr_w1_a", "oft_blocks", "oft_diag", "oft_R", "boft_R", "ia3_l"}
+    | {"vera_lambda_b", "vera_lambda_d"}
+)
+"""Names of what adapters of other kinds than LoRA keep, which are only named."""
+
 ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = (
     (
         _scaled_float,
@@ -128,7 +134,12 @@ ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = (
     (_matmul_nbits, frozenset({"nbits_codes"})),
     (_weight_norm, frozenset({"weight_g", "original0"})),
     (_comfy_quant, frozenset({"comfy_quant", "weight_scale"})),
-    (_known_by_name, frozenset({"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes", "qweight", *BESIDE_CODES})),
+    (
+        _known_by_name,
+        frozenset(
+            {"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes", "qweight", *BESIDE_CODES, *ADAPTER_LEAVES}
+        ),
+    ),
 )
 """What imports each module, and the last components of tensor names by which a weight of its kind is known.
 

@@ -32,6 +32,21 @@ _BESIDE: Mapping[str, tuple[str, str]] = {
 }
 """Leaves that only one library has; the leaf of the codes beside them, and what these are called."""
 
+_FACTORS: Mapping[str, str] = {
+    "hada_w1_a": "LoHa's factors",
+    "lokr_w1": "LoKr's factors",
+    "lokr_w1_a": "LoKr's factors",
+    "oft_blocks": "OFT's rotations",
+    "oft_diag": "OFT's rotations",
+    "oft_R": "OFT's rotations",
+    "boft_R": "BOFT's rotations",
+    "ia3_l": "IA3's lengths",
+    "vera_lambda_b": "VeRA's lengths",
+    "vera_lambda_d": "VeRA's lengths",
+}
+"""Leaves of what adapters of other kinds than LoRA keep for a module (LyCORIS, PEFT)."""
+
+_MERGED = "merge the adapter into its base with the tool that wrote it"
 _HINT = "save it dequantised to see its numbers"
 
 
@@ -39,6 +54,12 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     """The weight that a tensor of codes belongs to, with why it has no numbers; None where another module has it."""
     tensors = checkpoint.tensors
     prefix, dot, leaf = marker.rpartition(".")
+    if leaf in _FACTORS:
+        from qkvinspect.weights.adapters.module_names import dotted
+
+        return replace(
+            _named(f"{dotted(prefix)}.weight", tensors[marker], _FACTORS[leaf], _MERGED), shape=(), info=None
+        )
     if leaf == "qweight":  # which GPTQ and AWQ have too
         known = next((one for one in ("wscales", "lookup_table") if f"{prefix}{dot}{one}" in tensors), None)
         return find(f"{prefix}{dot}{known}", checkpoint) if known else None
@@ -64,8 +85,8 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     return None
 
 
-def _named(name: str, codes: TensorInfo, what: str) -> Weight:
-    return lost(name, codes, LayoutError(f"is stored as {what}, which is not decoded", tensor=codes.name, hint=_HINT))
+def _named(name: str, codes: TensorInfo, what: str, hint: str = _HINT) -> Weight:
+    return lost(name, codes, LayoutError(f"is stored as {what}, which is not decoded", tensor=codes.name, hint=hint))
 
 
 def _hqq(prefix: str, codes: TensorInfo, checkpoint: Checkpoint) -> Weight:
