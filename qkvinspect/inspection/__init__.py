@@ -19,6 +19,7 @@ from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
+from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot
@@ -108,7 +109,8 @@ def inspect(
     flags = [parse_flag(text) for text in options.heads]
     every = weights_of(checkpoint)
     stored = every.without(adapters_and_wrappers.without_values(every))
-    names = Names(stored)
+    names = with_lists(Names(stored))
+    stored = names.weights
     if any(map(is_update, every.encoded.values())):
         from qkvinspect.weights.adapters.scales import base_names
 
