@@ -19,6 +19,7 @@ from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
+from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot
@@ -118,7 +119,8 @@ def inspect(
     flags = [parse_flag(text) for text in options.heads]
     every = weights_of(checkpoint)
     stored = every.without(adapters_and_wrappers.without_values(every))
-    names = Names(stored)
+    names = with_lists(Names(stored))
+    stored = names.weights
     layouts, some = _rows(layouts, every, checkpoint)
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))

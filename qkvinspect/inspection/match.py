@@ -22,6 +22,7 @@ from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v
 from qkvinspect.layouts import Layout
+from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
 
@@ -275,6 +276,10 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     if not all(names.has(weight.key, layer) for weight in layout.weights):
         return
     weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
+    if any(
+        heads_of(one) and len(stored.packing.order) > 1 for one, stored in zip(weights, layout.weights, strict=True)
+    ):
+        return  # no library that has a row fuses the projections of one head
     if not has_ratio(layout, weights[0]) or is_less_than_v(layout, names, layer, weights[0]):
         return
     if layout.found_by == "settings" and any(prod(weight.shape[2:]) != 1 for weight in weights):

@@ -11,6 +11,7 @@ from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
+from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
 
@@ -30,7 +31,8 @@ def layouts_of(
         return _layouts(keys, parts, ("out_in",), outs[:1], "in_out", equal, heads)
     out = _output(module, projections)
     one = 1 if projections[0].is_head or _is_one_head(module) else None
-    return _layouts(keys, parts, _turns(names, module, projections), out, None, equal, one)
+    lists = any(heads_of(one.weight) for one in projections)
+    return _layouts(keys, parts, _turns(names, module, projections), out, None, equal, one, lists)
 
 
 def _parts(one: Projection, projections: Sequence[Projection]) -> str:
@@ -100,9 +102,10 @@ def _layouts(
     out_turn: Orientation | None,
     equal: bool,
     heads: int | None,
+    lists: bool = False,
 ) -> tuple[Layout, ...]:
     """The same objects for all layers of a stack."""
-    choices = list(_packings(parts, equal=equal))
+    choices = [choice for choice in _packings(parts, equal=equal) if not (lists and choice[0] == "blocks")]
     open = len(choices) * len(turns) > 1
     return tuple(
         Layout(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,13 +22,13 @@ from tests.inspection.repositories import DECOYS as REPOSITORY_DECOYS
 from tests.inspection.repositories import FOUND, SAID
 
 
-def report(shapes: dict[str, tuple[int, ...]], config: dict[str, object] | None = None) -> Report:
+def report(shapes: Mapping[str, tuple[int, ...]], config: dict[str, object] | None = None, **options: Any) -> Report:
     tensors = {
         name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))
         for name, shape in shapes.items()
     }
     configs = (Config("config:config.json", config),) if config else ()
-    return inspect(Checkpoint("model", "test", 0, tensors, configs=configs), Options(norms=False))
+    return inspect(Checkpoint("model", "test", 0, tensors, configs=configs), Options(norms=False, **options))
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda convention: convention.seen)
