@@ -235,6 +235,32 @@ class Share(NamedTuple):
     copies: int = 1
 
 
+class ComputedPart(NamedTuple):
+    """The rows of a weight that the file itself makes Q, K or V of, by head."""
+
+    weight: str
+    heads: tuple[range, ...]
+
+
+class ComputedAttention(NamedTuple):
+    """An attention module as the graph of a file computes it.
+
+    Attributes:
+        shared_otherwise: whether heads share those of K and V in another order than one after the other.
+        turn: rows from one to that with which a rotary embedding turns it; 0 where there is none, or it is not known.
+    """
+
+    q: ComputedPart
+    k: ComputedPart
+    v: ComputedPart
+    shared_otherwise: bool = False
+    turn: int = 0
+
+    @property
+    def parts(self) -> Mapping[str, ComputedPart]:
+        return {"q": self.q, "k": self.k, "v": self.v}
+
+
 @dataclass(slots=True)
 class Checkpoint:
     """An opened checkpoint: its tensors by name, and everything that helps to interpret them.
@@ -254,6 +280,7 @@ class Checkpoint:
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
         packed: (glob of a layer, id of its layout), where the writer packs otherwise than the tensor's name suggests.
         adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
+        computed: attention modules as the file's own graph computes them, where it has one.
     """
 
     path: str
@@ -274,6 +301,7 @@ class Checkpoint:
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
     packed: tuple[tuple[str, str], ...] = ()
     adapter: Checkpoint | None = None
+    computed: tuple[ComputedAttention, ...] = ()
     settled: bool = False
 
     def check(self) -> None:
