@@ -17,6 +17,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
+from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.match import Asked
@@ -119,6 +120,8 @@ def inspect(
     _require_used(options, names, matches, layouts)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
+    computed = Computed(checkpoint.computed, names)
+    matches += computed.unnamed(matches)
     lora = adapters_and_wrappers.lora(checkpoint)
 
     facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
@@ -127,6 +130,9 @@ def inspect(
     by_position = bool(checkpoint.modules) or any(flag.glob != "*" for flag in flags)
 
     def told(found: match.Match) -> weights.Module:
+        return computed.told(_told(found), facts)
+
+    def _told(found: match.Match) -> weights.Module:
         if found.repeated is None or by_position:
             return _module(found, names, facts)
         first, renamed = found.repeated

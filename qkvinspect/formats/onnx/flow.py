@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from math import prod
 
 from qkvinspect.fast_dataclass import dataclass, replace
-from qkvinspect.formats.onnx import moves
+from qkvinspect.formats.onnx import einsum, moves
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Graph, Node
-from qkvinspect.formats.onnx.taken import is_attention, taken
 from qkvinspect.formats.onnx.products import PRODUCTS, size_of
 from qkvinspect.formats.onnx.sizes import Sizes
+from qkvinspect.formats.onnx.taken import is_attention, taken
 from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
 from qkvinspect.formats.onnx.wire import Wire
 
@@ -175,7 +175,7 @@ class Flow:
         if len(weight.axes) != 2 or node.op.startswith("MatMulNBits") or (node.op[:6] == "MatMul" and node.domain):
             if len(weight.axes) == 3 and node.op == "MatMul":
                 return self._batched(weight, before)
-            if size is None or len(weight.axes) != 2 and node.op == "MatMul":
+            if size is None or (len(weight.axes) != 2 and node.op == "MatMul"):
                 raise LostError
             return View(weight.weight, (*before[:-1], moved.normal([Digit(size[0], 1)])))
         axes = weight.axes[::-1] if node.numbers.get("transB", (0,))[0] else weight.axes
@@ -205,14 +205,42 @@ class Flow:
         return moved.normal([Digit(sizes[0], 1)])
 
     def _einsum(self, node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> None:
-        raise LostError
+        if len(node.inputs) != 2 or len(one) > 1 or len(other) > 1:
+            raise LostError
+        slots = [slot for slot, views in enumerate((one, other)) if views and views[0].alone]
+        if len(slots) == 1:
+            self._take(node, self._einsum_product(node, slots[0], (one or other if slots[0] == 0 else other)[0]))
+        elif one and other and not slots:
+            left, right, rows, columns = einsum.scores(node.equation, one[0], other[0])
+            self._scores[node.outputs[0]] = Scores((left,), (right,), rows, columns)
+
+    def _einsum_product(self, node: Node, slot: int, weight: View) -> View:
+        shape = self._sizes.shape(node.input(1 - slot))
+        if shape is None:
+            raise LostError
+        ranks = (len(weight.axes), len(shape)) if slot == 0 else (len(shape), len(weight.axes))
+        terms = einsum.terms(node.equation, ranks)
+        own, given, out = terms[slot], terms[1 - slot], terms[2]
+        summed = [letter for letter in own if letter not in out]
+        rows = [letter for letter in out if letter in own]
+        if len(summed) != 1 or summed[0] not in given:
+            raise LostError
+        sizes = self._graph.initialisers[weight.weight].sizes
+        axes, gone = [weight.axes[own.index(letter)] for letter in rows], weight.axes[own.index(summed[0])]
+        digits, offset = _rows_alone(weight, axes, gone, sizes)
+        counted = dict(zip(rows, digits, strict=True))
+        others = {letter: (Digit(size),) if size != 1 else () for letter, size in zip(given, shape, strict=True)}
+        return View(weight.weight, tuple(counted.get(letter) or others.get(letter, ()) for letter in out), (offset,))
 
     def _on(self, node: Node) -> None:
         """What becomes of scores."""
         scores = next(self._scores[name] for name in node.inputs if name in self._scores)
         out = node.outputs[0]
-        if node.op in PRODUCTS:
-            self._weigh(node)
+        if node.op in PRODUCTS or node.op == "Einsum":
+            try:
+                self._weigh(node)
+            except LostError:
+                return
         elif node.op in ("Softmax", "Sigmoid") and scores.keys is None:
             rank = len(scores.left[0].axes)
             axis = node.numbers.get("axis", (-1,))[0] if node.op == "Softmax" else -1
@@ -231,6 +259,12 @@ class Flow:
         elif {scores.rows, scores.columns} == {-1, -2} or node.op in _ELEMENTWISE or node.op in moves.PASSED:
             self._scores[out] = scores
 
+    @staticmethod
+    def _rank(node: Node, wanted: int) -> int:
+        """How many axes an Einsum gives its scores."""
+        given = node.equation.replace(" ", "").split("->")[0].split(",")
+        return len(given[0 if wanted == -1 else -1].replace("...", ""))
+
     def _weigh(self, node: Node) -> None:
         """The product of what attention makes of scores, and V."""
         slot = _OTHER_SLOT.get(node.op, 1)
@@ -238,7 +272,14 @@ class Flow:
         scores, values, wanted = self._scores.get(first), self._at(second), -1
         if scores is None:
             scores, values, wanted = self._scores.get(second), self._at(first), -2
-        if scores is None or scores.keys != wanted or not values or values[0].alone:
+        if scores is None or scores.keys is None or not values or values[0].alone:
+            return
+        if node.op == "Einsum":
+            tokens, is_first, rank = (scores.rows, scores.columns), wanted == -1, self._rank(node, wanted)
+            values = tuple(
+                einsum.weighted(node.equation, rank, view, tokens, scores.keys, first=is_first) for view in values
+            )
+        elif scores.keys != wanted:
             return
         over_columns = scores.keys == scores.columns
         queries, keys = (scores.left, scores.right) if over_columns else (scores.right, scores.left)
@@ -260,9 +301,7 @@ def _size_of_axis(axis: Axis, sizes: Sizes) -> int | str:
     return axis[0].size if len(axis) == 1 else sizes.unknown()
 
 
-def _rows_alone(
-    weight: View, axes: Sequence[Axis], summed: Axis, sizes: Sequence[int]
-) -> tuple[list[Axis], int]:
+def _rows_alone(weight: View, axes: Sequence[Axis], summed: Axis, sizes: Sequence[int]) -> tuple[list[Axis], int]:
     """The rows of a weight whose other axis a product sums over: (along each axis, the first of them).
 
     Rows are counted through all axes of the stored weight but that one.
@@ -278,7 +317,8 @@ def _rows_alone(
     if labels & used or (not labels and sizes and len(left) != 1):
         raise LostError
     (gone,) = left
-    steps = [prod(size for later, size in enumerate(sizes) if later > axis and later != gone) for axis in range(len(sizes))]
+    kept = [1 if axis == gone else size for axis, size in enumerate(sizes)]
+    steps = [prod(kept[axis + 1 :]) for axis in range(len(kept))]
     counted = [
         moved.normal(Digit(digit.size, (digit.stride or 0) * steps[digit.axis]) for digit in axis) for axis in axes
     ]
@@ -321,9 +361,7 @@ def _is_in_order(view: View) -> bool:
     return all((digit.stride or 0) >= 0 for axis in view.axes for digit in axis)
 
 
-def _turned(
-    node: Node, one: tuple[View, ...], other: tuple[View, ...]
-) -> tuple[tuple[View, ...], tuple[View, ...]]:
+def _turned(node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> tuple[tuple[View, ...], tuple[View, ...]]:
     """The operands of onnxruntime's FusedMatMul as MatMul takes them."""
     if node.op != "FusedMatMul":
         return one, other

@@ -12,9 +12,38 @@ from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.views import Digit, LostError, View
 
 PASSED = frozenset(
-    """Abs Cast Clip DequantizeLinear Dropout Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish Identity
-    LayerNormalization LeakyRelu LpNormalization Neg QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu Sigmoid
-    SimplifiedLayerNormalization Softmax Softplus Sqrt Swish Tanh DynamicQuantizeLinear""".split()
+    [
+        "Abs",
+        "Cast",
+        "Clip",
+        "DequantizeLinear",
+        "Dropout",
+        "Elu",
+        "Erf",
+        "Exp",
+        "FastGelu",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LayerNormalization",
+        "LeakyRelu",
+        "LpNormalization",
+        "Neg",
+        "QuantizeLinear",
+        "QuickGelu",
+        "RMSNormalization",
+        "Reciprocal",
+        "Relu",
+        "Sigmoid",
+        "SimplifiedLayerNormalization",
+        "Softmax",
+        "Softplus",
+        "Sqrt",
+        "Swish",
+        "Tanh",
+        "DynamicQuantizeLinear",
+    ]
 )
 """Operators that change numbers where they lie."""
 

@@ -172,6 +172,24 @@ def _in_shape(sizes: Sizes, node: Node, _: Shape | None) -> Shape | None:
     return sizes.numbers(node.input(0))
 
 
+def _like_places(sizes: Sizes, node: Node, _: Shape | None) -> Shape | None:
+    return sizes.shape(node.input(1))
+
+
+def _of_range(sizes: Sizes, _: Node, __: Shape | None) -> Shape | None:
+    return (sizes.unknown(),)
+
+
+def _tiled(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
+    times = sizes.numbers(node.input(1))
+    if first is None or times is None or len(times) != len(first):
+        return None
+    pairs = zip(first, times, strict=True)
+    return tuple(
+        a if b == 1 else a * b if isinstance(a, int) and isinstance(b, int) else sizes.unknown() for a, b in pairs
+    )
+
+
 SHAPES: Mapping[str, Callable[[Sizes, Node, Shape | None], Shape | None]] = {
     **dict.fromkeys(_REDUCED, _reduced),
     "Concat": _concatenated,
@@ -180,12 +198,15 @@ SHAPES: Mapping[str, Callable[[Sizes, Node, Shape | None], Shape | None]] = {
     "Expand": _expanded,
     "Flatten": _flattened,
     "Gather": _gather,
+    "GatherElements": _like_places,
     "Gemm": _of_gemm,
     "MatMul": _of_product,
     "MatMulInteger": _of_product,
+    "Range": _of_range,
     "Reshape": _reshaped,
     "Slice": _slice,
     "Squeeze": _squeezed,
+    "Tile": _tiled,
     "Transpose": _turned,
     "Unsqueeze": _unsqueezed,
 }

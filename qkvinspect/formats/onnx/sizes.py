@@ -18,15 +18,85 @@ MOST_NUMBERS = 4096
 """Whole numbers of a constant that are read."""
 
 _ELEMENTWISE = frozenset(
-    "Add Sub Mul Div Pow Min Max Where Equal Less Greater LessOrEqual GreaterOrEqual And Or Xor Mod PRelu".split()
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "Min",
+        "Max",
+        "Where",
+        "Equal",
+        "Less",
+        "Greater",
+        "LessOrEqual",
+        "GreaterOrEqual",
+        "And",
+        "Or",
+        "Xor",
+        "Mod",
+        "PRelu",
+    ]
 )
 _FIRST_PASSED = frozenset(
-    """Abs Attention BatchNormalization BiasGelu BiasSoftmax Cast Ceil Clip CumSum DequantizeLinear Dropout Elu Erf Exp
-    FastGelu Floor Gelu GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN
-    LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MultiHeadAttention GroupQueryAttention Neg Not
-    QuickGelu QuantizeLinear RMSNormalization Reciprocal Relu RotaryEmbedding Round Sigmoid Sign
-    SimplifiedLayerNormalization Sin Cos SkipLayerNormalization SkipSimplifiedLayerNormalization Softmax Softplus Sqrt
-    ScatterND Swish Tanh Trilu DynamicQuantizeLinear""".split()
+    [
+        "Abs",
+        "Attention",
+        "BatchNormalization",
+        "BiasGelu",
+        "BiasSoftmax",
+        "Cast",
+        "Ceil",
+        "Clip",
+        "CumSum",
+        "DequantizeLinear",
+        "Dropout",
+        "Elu",
+        "Erf",
+        "Exp",
+        "FastGelu",
+        "Floor",
+        "Gelu",
+        "GroupNormalization",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "InstanceNormalization",
+        "IsInf",
+        "IsNaN",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Log",
+        "LogSoftmax",
+        "LpNormalization",
+        "MultiHeadAttention",
+        "GroupQueryAttention",
+        "Neg",
+        "Not",
+        "QuickGelu",
+        "QuantizeLinear",
+        "RMSNormalization",
+        "Reciprocal",
+        "Relu",
+        "RotaryEmbedding",
+        "Round",
+        "Sigmoid",
+        "Sign",
+        "SimplifiedLayerNormalization",
+        "Sin",
+        "Cos",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+        "Softmax",
+        "Softplus",
+        "Sqrt",
+        "ScatterND",
+        "Swish",
+        "Tanh",
+        "Trilu",
+        "DynamicQuantizeLinear",
+    ]
 )
 """Operators whose result has the shape of their first input."""
 
@@ -235,6 +305,7 @@ _NUMBERS: Mapping[str, Callable[[Sizes, Node, Sequence[Shape | None]], Shape | N
     "Sub": _calculated(lambda a, b: a - b),
     "Mul": _calculated(lambda a, b: a * b),
     "Div": _calculated(_divided),
+    "Mod": _calculated(lambda a, b: a % b if b else 0),
     "Gather": _gathered,
     "Slice": _cut,
     "Concat": _put_together,

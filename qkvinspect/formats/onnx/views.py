@@ -60,6 +60,11 @@ class LostError(Exception):
     """A step after which rows can no longer be told."""
 
 
+def is_unknown(size: Dim) -> bool:
+    """Whether nothing is known of a size, not even where it is from."""
+    return isinstance(size, str) and size.startswith("?")
+
+
 def is_rows(digit: Digit) -> bool:
     return digit.stride is not None
 
@@ -114,12 +119,16 @@ def reshaped(view: View, target: Sequence[Dim]) -> View:
     front: list[Axis] = []
     back: list[Axis] = []
     at, stop = 0, len(target)
-    while at < stop and (taken := _taken(left, target[at], given[at], last=False)) is not None:
-        front.append(taken)
-        at += 1
     while at < stop and (taken := _taken(left, target[stop - 1], given[stop - 1], last=True)) is not None:
         back.insert(0, taken)
         stop -= 1
+    lenient = any(map(rows_of_axis, back))
+    while at < stop and (taken := _taken(left, target[at], given[at], last=False)) is not None:
+        front.append(taken)
+        at += 1
+    while lenient and at < stop and target[at] != -1 and left and is_unknown(left[0].size):
+        front.append((left.pop(0),))
+        at += 1
     if stop - at > 1 or (stop == at and left):
         raise LostError
     middle = [normal(left)] if stop > at else []

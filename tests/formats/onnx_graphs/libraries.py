@@ -1,0 +1,2 @@
+def libraries(watch):
+    yield from ()
