@@ -120,6 +120,8 @@ class Flow:
         views = tuple(views)
         if views and len(views) <= _MOST_STREAMS:
             self._views[name] = views
+            if self._sizes.shape(name) is None:
+                self._sizes.set(name, tuple(_size_of_axis(axis, self._sizes) for axis in views[0].axes))
 
     def _elementwise(self, node: Node, given: Sequence[tuple[View, ...]]) -> Iterable[View]:
         traced = [views for views in given if views and not views[0].alone]

@@ -114,7 +114,7 @@ def slices(sizes: Sizes, node: Node, rank: int) -> list[tuple[int, int, int, int
     return [*zip(axes, starts, stops, steps, strict=True)]
 
 
-def _concatenated(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
+def _concatenated(sizes: Sizes, node: Node, _: Shape | None) -> Shape | None:
     shapes = [sizes.shape(name) for name in node.inputs]
     known = [shape for shape in shapes if shape is not None]
     if not known or not known[0]:
@@ -180,6 +180,17 @@ def _of_range(sizes: Sizes, _: Node, __: Shape | None) -> Shape | None:
     return (sizes.unknown(),)
 
 
+def _of_einsum(sizes: Sizes, node: Node, _: Shape | None) -> Shape | None:
+    given, _, out = node.equation.replace(" ", "").partition("->")
+    known: dict[str, Dim] = {}
+    for name, term in zip(node.inputs, given.split(","), strict=False):
+        shape = sizes.shape(name)
+        if shape is None or len(shape) != len(term) or "." in term:
+            return None
+        known |= zip(term, shape, strict=True)
+    return tuple(known[letter] for letter in out) if out and set(out) <= known.keys() else None
+
+
 def _tiled(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
     times = sizes.numbers(node.input(1))
     if first is None or times is None or len(times) != len(first):
@@ -195,6 +206,7 @@ SHAPES: Mapping[str, Callable[[Sizes, Node, Shape | None], Shape | None]] = {
     "Concat": _concatenated,
     "ConstantOfShape": _in_shape,
     "Conv": _convolved,
+    "Einsum": _of_einsum,
     "Expand": _expanded,
     "Flatten": _flattened,
     "Gather": _gather,

@@ -1,13 +1,13 @@
 """Where the rows of a weight lie in a tensor that a graph computes of it: strides, as a view of an array has them.
 
-Each axis is a run of digits, the outermost first. A digit counts rows of the weight in steps of its stride, or it counts
-something else: samples, tokens, pixels.
+Each axis is a run of digits, the outermost first. A digit counts rows of the weight in steps of its stride, or it
+counts something else: samples, tokens, pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import NamedTuple
 
@@ -304,7 +304,7 @@ def joined(views: Sequence[View], axis: int) -> View:
     turn = max(view.turn for view in views)
     first = replace(views[0], turn=turn, mixed=None)
     starts = [view.offsets[0] for view in views]
-    steps = {after - before for before, after in zip(starts, starts[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(starts)}
     digits = first.axes[axis]
     if all(view.axes[axis] == digits for view in views) and len(steps) == 1:
         return replaced(first, axis, normal([Digit(len(views), steps.pop()), *digits]))

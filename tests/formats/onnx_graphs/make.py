@@ -182,7 +182,7 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     every = own(folder == HERE)
     if folder != HERE:
-        from libraries import libraries
+        from libraries import libraries  # noqa: PLC0415
 
         every = itertools.chain(every, libraries(watching_fused))
     wanted = sys.argv[2:]

@@ -18,7 +18,7 @@ def softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def scaled_before(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    scores = torch.matmul(q / q.shape[-1] ** 0.5, k.mT) + torch.zeros(k.shape[-2], k.shape[-2])
+    scores = torch.matmul(q / q.shape[-1] ** 0.5, k.transpose(-2, -1)) + torch.zeros(k.shape[-2], k.shape[-2])
     return torch.matmul(F.softmax(scores.float(), dim=-1).to(q.dtype), v)
 
 
@@ -177,7 +177,7 @@ class Turned(Packed):
     def cut(self, x: Tensor) -> Projected:
         b, n, _ = x.shape
         qkv = self.qkv(x).transpose(1, 2)
-        q, k, v = (one.mT for one in qkv.reshape(b, HEADS, 3 * DIM, n).split(DIM, dim=2))
+        q, k, v = (one.transpose(-2, -1) for one in qkv.reshape(b, HEADS, 3 * DIM, n).split(DIM, dim=2))
         return q, k, v
 
 
@@ -333,7 +333,7 @@ class Convolved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
         image = x.transpose(1, 2).reshape(b, c, 2, n // 2)
-        q, k, v = (one.mT for one in self.qkv(image).reshape(b, HEADS, 3, DIM, n).unbind(2))
+        q, k, v = (one.transpose(-2, -1) for one in self.qkv(image).reshape(b, HEADS, 3, DIM, n).unbind(2))
         out = self.core(q, k, v).transpose(-2, -1).reshape(b, -1, 2, n // 2)
         return self.proj(out).flatten(2).transpose(1, 2)
 
