@@ -9,6 +9,7 @@ from math import prod
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
+from qkvinspect.computed_rows import ComputedAttention
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass, field
@@ -235,32 +236,6 @@ class Share(NamedTuple):
     copies: int = 1
 
 
-class ComputedPart(NamedTuple):
-    """The rows of a weight that the file itself makes Q, K or V of, by head."""
-
-    weight: str
-    heads: tuple[range, ...]
-
-
-class ComputedAttention(NamedTuple):
-    """An attention module as the graph of a file computes it.
-
-    Attributes:
-        shared_otherwise: whether heads share those of K and V in another order than one after the other.
-        turn: rows from one to that with which a rotary embedding turns it; 0 where there is none, or it is not known.
-    """
-
-    q: ComputedPart
-    k: ComputedPart
-    v: ComputedPart
-    shared_otherwise: bool = False
-    turn: int = 0
-
-    @property
-    def parts(self) -> Mapping[str, ComputedPart]:
-        return {"q": self.q, "k": self.k, "v": self.v}
-
-
 @dataclass(slots=True)
 class Checkpoint:
     """An opened checkpoint: its tensors by name, and everything that helps to interpret them.
@@ -279,8 +254,7 @@ class Checkpoint:
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
         packed: (glob of a layer, id of its layout), where the writer packs otherwise than the tensor's name suggests.
-        adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
-        computed: attention modules as the file's own graph computes them, where it has one.
+        adapter: what is added to its weights; closed with this one. computed: attention as the file's graph has it.
     """
 
     path: str

@@ -118,23 +118,20 @@ def inspect(
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
     matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
     _require_used(options, names, matches, layouts)
+    computed = Computed(checkpoint.computed, names)
+    matches, left = computed.completed(matches, left)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
-    computed = Computed(checkpoint.computed, names)
-    matches += computed.unnamed(matches)
     lora = adapters_and_wrappers.lora(checkpoint)
 
     facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
 
     firsts: dict[int, weights.Module] = {}  # by the match that others repeat
-    by_position = bool(checkpoint.modules) or any(flag.glob != "*" for flag in flags)
+    by_position = bool(checkpoint.modules or checkpoint.computed) or any(flag.glob != "*" for flag in flags)
 
     def told(found: match.Match) -> weights.Module:
-        return computed.told(_told(found), facts)
-
-    def _told(found: match.Match) -> weights.Module:
         if found.repeated is None or by_position:
-            return _module(found, names, facts)
+            return computed.told(_module(found, names, facts), facts)
         first, renamed = found.repeated
         if id(first) not in firsts:
             firsts[id(first)] = _module(first, names, facts)
@@ -163,10 +160,12 @@ def inspect(
         findings += module.findings
         if module.attention is not None:
             findings += about_values(module.attention.layer, module.attention.weights)
-            own = with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention
-            attentions += [own, *adapters_and_wrappers.adapters(module.attention, lora)]
-    split = (name for attention in attentions for name in attention.tensor_names)
-    accounted = None if options.layers else account(names, matches, split, left)
+            attentions += [
+                with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention,
+                *adapters_and_wrappers.adapters(module.attention, lora),
+            ]
+    named = (name for attention in attentions for name in attention.tensor_names)
+    accounted = None if options.layers else account(names, matches, named, left)
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()

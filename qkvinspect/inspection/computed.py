@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import permutations
 
-from qkvinspect.checkpoint import ComputedAttention
+from qkvinspect.checkpoint import Orientation
+from qkvinspect.computed_rows import ComputedAttention
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
@@ -13,6 +15,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.weighing import Facts, Module
@@ -47,7 +50,17 @@ class Computed:
             return replace(module, findings=(*module.findings, self._finding(module, text)))
         return self._as_computed(module, own[0], facts)
 
-    def unnamed(self, matches: Sequence[Match]) -> Iterator[Match]:
+    def completed(self, matches: Sequence[Match], left: Sequence[Leftover]) -> tuple[list[Match], list[Leftover]]:
+        """All modules in the order of the file, with those that only the graph shows; what is left of names then."""
+        if not self.modules:
+            return [*matches], [*left]
+        more = [*self._unnamed(matches)]
+        claimed = {weight.name for one in more for weight in one.candidates[0].weights}
+        order = {name: position for position, name in enumerate(self.names.weights)}
+        every = sorted([*matches, *more], key=lambda one: order[one.candidates[0].weights[0].name])
+        return every, [some for some in left if claimed.isdisjoint(tensor.name for tensor in some.tensors)]
+
+    def _unnamed(self, matches: Sequence[Match]) -> Iterator[Match]:
         """The modules whose weights no layout claims: their names say nothing of attention."""
         claimed = {weight.name for match in matches for one in match.candidates for weight in one.weights}
         for one in self.modules:
@@ -173,27 +186,32 @@ def _stored(
     if geometry is None:
         return None
     found: list[StoredWeight] = []
-    turns = [stored.orientation for stored in known.weights] if known is not None else ["out_in"] * len(weights)
+    turns: list[Orientation] = ["out_in"] * len(weights)
+    if known is not None:
+        turns = [stored.orientation for stored in known.weights]
     for (key, weight), orientation in zip(weights, turns, strict=True):
-        held = {name: part.heads for name, part in one.parts.items() if part.weight == weight.name}
+        held = tuple((name, part.heads) for name, part in one.parts.items() if part.weight == weight.name)
         try:
-            total = weight.as_shape(orientation)[0]  # type: ignore[arg-type]
+            total = weight.as_shape(orientation)[0]
         except LayoutError:
             return None
         packing = _packing(held, geometry, total)
         if packing is None:
             return None
-        found.append(StoredWeight(key, packing, orientation))  # type: ignore[arg-type]
+        found.append(StoredWeight(key, packing, orientation))
     return tuple(found)
 
 
-def _packing(held: Mapping[str, Sequence[range]], geometry: Geometry, total: int) -> Packing | None:
-    """The packing by which a tensor's rows are those."""
-    covered = len(frozenset().union(*map(_every, held.values()))) if held else 0
-    shared = [*held] if covered * len(held) == sum(len(_every(heads)) for heads in held.values()) else []
-    parts = {("k", "v"): ("kv",), ("q", "k"): ("qk",)}.get(tuple(shared), tuple(held)) if len(shared) == 2 else (*held,)
-    if covered < total:
-        parts = (*parts, "rest")
+@lru_cache(64)
+def _packing(held: tuple[tuple[str, tuple[range, ...]], ...], geometry: Geometry, total: int) -> Packing | None:
+    """The packing by which a tensor's rows are those; cached, as the layers of a stack are alike."""
+    rows = {name: _every(heads) for name, heads in held}
+    parts = [*rows]
+    for one, other, both in (("k", "v", "kv"), ("q", "k", "qk")):
+        if one in rows and other in rows and rows[one] == rows[other]:
+            parts = [both, *(part for part in parts if part not in (one, other))]
+    if len({row for own in rows.values() for row in own}) < total:
+        parts.append("rest")
     groups: list[Groups] = ["one", "heads", "kv_heads"]
     groups += [many for many in range(2, geometry.num_kv_heads) if geometry.num_kv_heads % many == 0]
     for order in permutations(parts):
@@ -201,10 +219,10 @@ def _packing(held: Mapping[str, Sequence[range]], geometry: Geometry, total: int
             for innermost in (False, True):
                 packing = Packing(order, many, innermost)
                 try:
-                    rows = split_rows(packing, geometry, total)
+                    made = split_rows(packing, geometry, total)
                 except LayoutError:
                     continue
-                if all(rows.get(name) == tuple(heads) for name, heads in held.items()):
+                if all(made.get(name) == heads for name, heads in held):
                     return packing
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from qkvinspect.checkpoint import ComputedAttention, ComputedPart
+from qkvinspect.computed_rows import ComputedAttention, ComputedPart
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.flow import Met
 from qkvinspect.formats.onnx.names import Named
@@ -22,13 +22,13 @@ def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[Compute
             by_stored.setdefault(named.stored, name)
     seen: set[ComputedAttention] = set()
     left = _MOST_RANGES
-    for one in met:
+    for one in dict.fromkeys(met):
         found = _module(one, by_stored)
+        left -= 1 if found is None else sum(len(part.heads) for part in found.parts.values())
+        if left < 0:
+            return
         if found is not None and found not in seen:
             seen.add(found)
-            left -= sum(len(part.heads) for part in found.parts.values())
-            if left < 0:
-                return
             yield found
 
 

@@ -9,7 +9,8 @@ from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.formats.onnx import einsum, moves
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Graph, Node
-from qkvinspect.formats.onnx.products import PRODUCTS, size_of
+from qkvinspect.formats.onnx.products import PRODUCTS
+from qkvinspect.formats.onnx.projections import Projections
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.taken import is_attention, taken
 from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
@@ -58,6 +59,7 @@ class Flow:
     def __init__(self, graph: Graph, wire: Wire) -> None:
         self._graph = graph
         self._sizes = Sizes(graph, wire)
+        self._projections = Projections(graph, self._sizes)
         self._views: dict[str, tuple[View, ...]] = {}
         self._scores: dict[str, Scores] = {}
         self._constant: set[str] = set(graph.initialisers)
@@ -118,7 +120,7 @@ class Flow:
 
     def _put(self, name: str, views: Iterable[View]) -> None:
         views = tuple(views)
-        if views and len(views) <= _MOST_STREAMS:
+        if 0 < len(views) <= _MOST_STREAMS and all(map(moved.is_handy, views)):
             self._views[name] = views
             if self._sizes.shape(name) is None:
                 self._sizes.set(name, tuple(_size_of_axis(axis, self._sizes) for axis in views[0].axes))
@@ -154,9 +156,9 @@ class Flow:
         if node.op == "Einsum":
             self._einsum(node, one, other)
         elif len(other) == 1 and other[0].alone:
-            self._take(node, self._product(node, other[0]))
+            self._take(node, self._projections.product(node, other[0]))
         elif len(one) == 1 and one[0].alone and node.op == "MatMul":
-            self._take(node, self._turned_product(node, one[0]))
+            self._take(node, self._projections.on_the_left(node, one[0]))
         elif one and other and node.op != "Conv":
             left, right = _turned(node, one, other)
             self._scores[node.outputs[0]] = Scores(left, right)
@@ -165,74 +167,15 @@ class Flow:
         self._views[node.outputs[0]] = (view,)
         self._sizes.set(node.outputs[0], tuple(_size_of_axis(axis, self._sizes) for axis in view.axes))
 
-    def _product(self, node: Node, weight: View) -> View:
-        """What a weight makes of an activation: its rows lie along the last axis, of a convolution along the second."""
-        stored = self._graph.initialisers[weight.weight]
-        given = self._sizes.shape(node.input(0)) or tuple(self._sizes.unknown() for _ in range(3))
-        before = [(Digit(size),) if size != 1 else () for size in given]
-        if node.op == "Conv":
-            rows = self._convolved(node, weight, stored.sizes)
-            return View(weight.weight, (before[0], rows, *before[2:]))
-        size = size_of(node, stored)
-        if len(weight.axes) != 2 or node.op.startswith("MatMulNBits") or (node.op[:6] == "MatMul" and node.domain):
-            if len(weight.axes) == 3 and node.op == "MatMul":
-                return self._batched(weight, before)
-            if size is None or (len(weight.axes) != 2 and node.op == "MatMul"):
-                raise LostError
-            return View(weight.weight, (*before[:-1], moved.normal([Digit(size[0], 1)])))
-        axes = weight.axes[::-1] if node.numbers.get("transB", (0,))[0] else weight.axes
-        digits, offset = _rows_alone(weight, axes[1:], axes[0], stored.sizes)
-        return View(weight.weight, (*before[:-1], digits[0]), (offset,))
-
-    def _batched(self, weight: View, before: Sequence[Axis]) -> View:
-        """A product with a matrix for each head: heads lie along an axis of their own."""
-        sizes = self._graph.initialisers[weight.weight].sizes
-        (heads, rows), offset = _rows_alone(weight, (weight.axes[0], weight.axes[2]), weight.axes[1], sizes)
-        lead = before[:-3] if len(before) > 2 else ()
-        return View(weight.weight, (*lead, heads, before[-2], rows), (offset,))
-
-    def _turned_product(self, node: Node, weight: View) -> View:
-        """A weight on the left: its rows lie along the last but one axis."""
-        given = self._sizes.shape(node.input(1))
-        if given is None or len(weight.axes) != 2 or len(given) < 2:
-            raise LostError
-        sizes = self._graph.initialisers[weight.weight].sizes
-        digits, offset = _rows_alone(weight, weight.axes[:1], weight.axes[1], sizes)
-        before = [(Digit(size),) if size != 1 else () for size in given]
-        return View(weight.weight, (*before[:-2], digits[0], before[-1]), (offset,))
-
-    def _convolved(self, node: Node, weight: View, sizes: Sequence[int]) -> Axis:
-        if node.numbers.get("group", (1,))[0] != 1 or len(sizes) < 3 or any(weight.offsets):
-            raise LostError
-        return moved.normal([Digit(sizes[0], 1)])
-
     def _einsum(self, node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> None:
         if len(node.inputs) != 2 or len(one) > 1 or len(other) > 1:
             raise LostError
         slots = [slot for slot, views in enumerate((one, other)) if views and views[0].alone]
         if len(slots) == 1:
-            self._take(node, self._einsum_product(node, slots[0], (one or other if slots[0] == 0 else other)[0]))
+            self._take(node, self._projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
         elif one and other and not slots:
             left, right, rows, columns = einsum.scores(node.equation, one[0], other[0])
             self._scores[node.outputs[0]] = Scores((left,), (right,), rows, columns)
-
-    def _einsum_product(self, node: Node, slot: int, weight: View) -> View:
-        shape = self._sizes.shape(node.input(1 - slot))
-        if shape is None:
-            raise LostError
-        ranks = (len(weight.axes), len(shape)) if slot == 0 else (len(shape), len(weight.axes))
-        terms = einsum.terms(node.equation, ranks)
-        own, given, out = terms[slot], terms[1 - slot], terms[2]
-        summed = [letter for letter in own if letter not in out]
-        rows = [letter for letter in out if letter in own]
-        if len(summed) != 1 or summed[0] not in given:
-            raise LostError
-        sizes = self._graph.initialisers[weight.weight].sizes
-        axes, gone = [weight.axes[own.index(letter)] for letter in rows], weight.axes[own.index(summed[0])]
-        digits, offset = _rows_alone(weight, axes, gone, sizes)
-        counted = dict(zip(rows, digits, strict=True))
-        others = {letter: (Digit(size),) if size != 1 else () for letter, size in zip(given, shape, strict=True)}
-        return View(weight.weight, tuple(counted.get(letter) or others.get(letter, ()) for letter in out), (offset,))
 
     def _on(self, node: Node) -> None:
         """What becomes of scores."""
@@ -301,30 +244,6 @@ def _size_of_axis(axis: Axis, sizes: Sizes) -> int | str:
     if len(numbers) == len(axis):
         return prod(numbers)
     return axis[0].size if len(axis) == 1 else sizes.unknown()
-
-
-def _rows_alone(weight: View, axes: Sequence[Axis], summed: Axis, sizes: Sequence[int]) -> tuple[list[Axis], int]:
-    """The rows of a weight whose other axis a product sums over: (along each axis, the first of them).
-
-    Rows are counted through all axes of the stored weight but that one.
-
-    Raises:
-        LostError: the product sums over several axes, or over a part of one that is cut otherwise as well.
-    """
-    labels = {digit.axis for digit in summed}
-    if len(labels) > 1:
-        raise LostError
-    used = {digit.axis for axis in axes for digit in axis}
-    left = labels or {axis for axis in range(len(sizes)) if axis not in used}
-    if labels & used or (not labels and sizes and len(left) != 1):
-        raise LostError
-    (gone,) = left
-    kept = [1 if axis == gone else size for axis, size in enumerate(sizes)]
-    steps = [prod(kept[axis + 1 :]) for axis in range(len(kept))]
-    counted = [
-        moved.normal(Digit(digit.size, (digit.stride or 0) * steps[digit.axis]) for digit in axis) for axis in axes
-    ]
-    return counted, sum(at * steps[axis] for axis, at in enumerate(weight.offsets) if axis != gone)
 
 
 def _wide(view: View, shape: Sequence[int | str] | None) -> View:

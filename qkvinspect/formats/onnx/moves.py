@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.formats.onnx import cuts
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Node
 from qkvinspect.formats.onnx.shapes import slices
@@ -81,7 +82,7 @@ def split(sizes: Sizes, node: Node, view: View) -> list[View]:
     found: list[View] = []
     start = 0
     for piece in pieces:
-        found.append(moved.sliced(view, axis, start, start + piece, 1, piece))
+        found.append(cuts.sliced(view, axis, start, start + piece, 1, piece))
         start += piece
     return found
 
@@ -99,9 +100,9 @@ def concatenated(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> t
     axis = _axis(node, every[0], 0)
     if all(len(views) == 1 for views in given) and any(view.axes[axis] for view in every):
         if any(moved.rows_of_axis(view.axes[axis]) for view in every):
-            return (moved.joined(every, axis),)
+            return (cuts.joined(every, axis),)
     elif all(len(views) == 1 for views in given) and len({view.weight for view in every}) == 1 < len(every):
-        return (moved.joined(every, axis),)
+        return (cuts.joined(every, axis),)
     if any(moved.rows_of_axis(view.axes[axis]) for view in every):
         raise LostError
     along = (Digit(sizes.unknown()),)
@@ -135,11 +136,11 @@ def _flattened(_: Sizes, node: Node, view: View) -> View:
 
 
 def _sliced(sizes: Sizes, node: Node, view: View) -> View:
-    cuts = slices(sizes, node, len(view.axes))
-    if cuts is None:
+    ranges = slices(sizes, node, len(view.axes))
+    if ranges is None:
         raise LostError
-    for axis, start, stop, step in cuts:
-        view = moved.sliced(view, axis, start, stop, step, sizes.unknown())
+    for axis, start, stop, step in ranges:
+        view = cuts.sliced(view, axis, start, stop, step, sizes.unknown())
     return view
 
 
@@ -156,7 +157,7 @@ def _gathered(sizes: Sizes, node: Node, view: View) -> View:
     places = sizes.whole(node.input(1))
     if places is None or len(shape) > 1:
         raise LostError
-    cut = moved.taken_at(view, axis, places)
+    cut = cuts.taken_at(view, axis, places)
     return cut if shape else moved.without(cut, axis)
 
 

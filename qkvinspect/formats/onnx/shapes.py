@@ -96,8 +96,8 @@ def _slice(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
     for axis, start, stop, step in slices(sizes, node, len(first)) or ():
         size = first[axis]
         whole = start == 0 and step == 1 and stop >= 1 << 31
-        known = isinstance(size, int) and step
-        made[axis] = size if whole else len(range(size)[start:stop:step]) if known else sizes.unknown()
+        if not whole:
+            made[axis] = len(range(size)[start:stop:step]) if isinstance(size, int) else sizes.unknown()
     return tuple(made) if slices(sizes, node, len(first)) is not None else tuple(sizes.unknown() for _ in first)
 
 
@@ -181,7 +181,7 @@ def _of_range(sizes: Sizes, _: Node, __: Shape | None) -> Shape | None:
 
 
 def _of_einsum(sizes: Sizes, node: Node, _: Shape | None) -> Shape | None:
-    given, _, out = node.equation.replace(" ", "").partition("->")
+    given, out = node.equation.replace(" ", "").partition("->")[::2]
     known: dict[str, Dim] = {}
     for name, term in zip(node.inputs, given.split(","), strict=False):
         shape = sizes.shape(name)

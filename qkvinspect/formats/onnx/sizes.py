@@ -17,6 +17,9 @@ from qkvinspect.formats.onnx.wire import Wire
 MOST_NUMBERS = 4096
 """Whole numbers of a constant that are read."""
 
+_MOST_SIZES = 16
+"""Numbers of a shape that is followed."""
+
 _ELEMENTWISE = frozenset(
     [
         "Add",
@@ -152,13 +155,13 @@ class Sizes:
         if not node.outputs:
             return
         numbers = self._numbers_of(node)
-        if numbers is not None:
+        if numbers is not None and len(numbers) <= _MOST_SIZES:
             self._numbers[node.outputs[0]] = numbers
         if node.op == "Split":
             self._split(node)
             return
         shape = self._shape_of(node)
-        if shape is not None:
+        if shape is not None and len(shape) <= _MOST_SIZES:
             self._shapes[node.outputs[0]] = shape
 
     def set(self, name: str, shape: Shape) -> None:

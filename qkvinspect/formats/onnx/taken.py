@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.formats.onnx import cuts
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Node
 from qkvinspect.formats.onnx.views import LostError, View
@@ -64,16 +65,16 @@ def _packed(view: View, heads: int, kv_heads: int) -> tuple[View, View, View]:
     q, k = heads * width, (heads + kv_heads) * width
     last = len(view.axes) - 1
     return (
-        moved.sliced(view, last, 0, q, 1, q),
-        moved.sliced(view, last, q, k, 1, k - q),
-        moved.sliced(view, last, k, rows, 1, rows - k),
+        cuts.sliced(view, last, 0, q, 1, q),
+        cuts.sliced(view, last, q, k, 1, k - q),
+        cuts.sliced(view, last, k, rows, 1, rows - k),
     )
 
 
 def _at(view: View, axis: int, place: int) -> View:
     if len(view.axes) <= axis:
         raise LostError
-    return moved.without(moved.sliced(view, axis, place, place + 1, 1, 1), axis)
+    return moved.without(cuts.sliced(view, axis, place, place + 1, 1, 1), axis)
 
 
 def _by_head(view: View, heads: int) -> View:

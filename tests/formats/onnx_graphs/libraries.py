@@ -88,6 +88,9 @@ Case = tuple[str, nn.Module, tuple[Any, ...], Any, dict[str, Any]]
 
 def libraries(watch: Callable[[], Any]) -> Iterator[Case]:
     """Every model, with what it is given."""
+    operators = torch.library.Library("torchvision", "DEF")  # a GPU build cannot register its kernels: declare two
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import timm
     import transformers
 
