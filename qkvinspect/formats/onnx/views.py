@@ -137,7 +137,7 @@ def reshaped(view: View, target: Sequence[Dim]) -> View:
     while lenient and at < stop and target[at] != -1 and left and is_unknown(left[0].size):
         front.append((left.pop(0),))
         at += 1
-    if stop - at > 1 or (stop == at and left):
+    if stop - at > 1 or (stop == at and left) or (stop > at and target[at] != -1 and not isinstance(target[at], str)):
         raise LostError
     middle = [normal(left)] if stop > at else []
     return replace(view, axes=(*front, *middle, *back))

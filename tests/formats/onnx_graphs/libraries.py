@@ -49,7 +49,8 @@ TEXT: dict[str, dict[str, Any]] = {
 OTHER_FALCON: dict[str, Any] = {**SIZES, "alibi": False, "multi_query": True, "new_decoder_architecture": False}
 ALIKE_FALCON: dict[str, Any] = {**SIZES, "alibi": False, "multi_query": False, "new_decoder_architecture": False}
 IMAGES: dict[str, dict[str, Any]] = {
-    kind: {**SIZES, "image_size": 16, "patch_size": 8} for kind in ("ViT", "DeiT", "Dinov2", "SiglipVision", "CLIPVision", "ViTMAE")
+    kind: {**SIZES, "image_size": 16, "patch_size": 8}
+    for kind in ("ViT", "DeiT", "Dinov2", "SiglipVision", "CLIPVision", "ViTMAE")
 }
 TIMM = {
     "vit_tiny_patch16_224": {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 32},
@@ -59,7 +60,13 @@ TIMM = {
     "eva02_tiny_patch14_224": {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 28},
     "eva_giant_patch14_224": {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 28},
     "swin_tiny_patch4_window7_224": {"embed_dim": 16, "depths": (1, 1), "num_heads": (2, 4), "img_size": 56},
-    "pvt_v2_b0": {"embed_dims": (8, 16), "depths": (1, 1), "num_heads": (1, 2), "sr_ratios": (8, 4), "mlp_ratios": (2, 2)},
+    "pvt_v2_b0": {
+        "embed_dims": (8, 16),
+        "depths": (1, 1),
+        "num_heads": (1, 2),
+        "sr_ratios": (8, 4),
+        "mlp_ratios": (2, 2),
+    },
     "twins_svt_small": {"embed_dims": (16, 32, 32, 32), "depths": (1, 1, 1, 1), "num_heads": (2, 4, 4, 4)},
     "cait_xxs24_224": {"embed_dim": 32, "depth": 1, "num_heads": 4, "img_size": 32},
     "levit_128s": {},
@@ -109,19 +116,19 @@ def libraries(watch: Callable[[], Any]) -> Iterator[Case]:
         config = getattr(transformers, f"{kind}Config")(**sizes, attn_implementation="sdpa")
         model = getattr(transformers, f"{kind}Model")(config)
         yield f"hf{kind}", First(model, "pixel_values", return_dict=False), (torch.randn(1, 3, 16, 16),), watch(), {}
-    whisper = transformers.WhisperConfig(
-        vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, max_source_positions=10,
-        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, decoder_start_token_id=1, attn_implementation="sdpa",
-    )  # fmt: skip
-    given = (torch.randn(1, 8, 20), ids)
-    model = First(transformers.WhisperModel(whisper), "input_features", "decoder_input_ids", use_cache=False, return_dict=False)
-    yield "hfWhisper", model, given, watch(), {}
-    bart = transformers.BartConfig(
-        vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=32, attn_implementation="sdpa",
-    )  # fmt: skip
-    model = First(transformers.BartModel(bart), "input_ids", "attention_mask", use_cache=False, return_dict=False)
+    both: dict[str, Any] = {
+        f"{side}_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in (("layers", 1), ("attention_heads", 4), ("ffn_dim", 48))
+    }
+    both |= {"vocab_size": 40, "d_model": 32, "attn_implementation": "sdpa", "pad_token_id": 0, "bos_token_id": 1}
+    both |= {"eos_token_id": 2, "decoder_start_token_id": 1}
+    options: dict[str, Any] = {"use_cache": False, "return_dict": False}
+    whisper = transformers.WhisperConfig(**both, max_source_positions=10, num_mel_bins=8)
+    model = First(transformers.WhisperModel(whisper), "input_features", "decoder_input_ids", **options)
+    yield "hfWhisper", model, (torch.randn(1, 8, 20), ids), watch(), {}
+    bart = transformers.BartConfig(**both, max_position_embeddings=32)
+    model = First(transformers.BartModel(bart), "input_ids", "attention_mask", **options)
     yield "hfBart", model, (ids, mask), watch(), {}
     for name, sizes in TIMM.items():
         try:

@@ -88,11 +88,11 @@ def is_projection(one: nn.Module) -> bool:
     return isinstance(one, (nn.Linear, nn.Conv2d)) or type(one).__name__ == "Conv1D"
 
 
-class watching_own:
+class WatchingOwn:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def __call__(self, met: Callable[..., None]) -> watching_own:
+    def __call__(self, met: Callable[..., None]) -> WatchingOwn:
         self.met = met
         return self
 
@@ -113,10 +113,10 @@ class watching_own:
             attn.core = core
 
 
-class watching_fused:
+class WatchingFused:
     """torch's own scaled_dot_product_attention."""
 
-    def __call__(self, met: Callable[..., None]) -> watching_fused:
+    def __call__(self, met: Callable[..., None]) -> WatchingFused:
         self.met = met
         return self
 
@@ -142,7 +142,7 @@ def own(few: bool) -> Iterator[tuple[str, nn.Module, tuple[Any, ...], Any, dict[
             if (few and (name not in KEPT or not bias)) or (not few and core is not CORES[0] and not (other and bias)):
                 continue
             model = Stack(kind, core, bias)
-            yield name + ("" if bias else "-nobias"), model, (torch.randn(2, 8, WIDTH),), watching_own(model), {}
+            yield name + ("" if bias else "-nobias"), model, (torch.randn(2, 8, WIDTH),), WatchingOwn(model), {}
 
 
 def saved(name: str, model: nn.Module, given: tuple[Any, ...], watch: Any, options: Any, folder: Path) -> None:
@@ -182,9 +182,9 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     every = own(folder == HERE)
     if folder != HERE:
-        from libraries import libraries  # noqa: PLC0415
+        from libraries import libraries
 
-        every = itertools.chain(every, libraries(watching_fused))
+        every = itertools.chain(every, libraries(WatchingFused))
     wanted = sys.argv[2:]
     for name, model, given, watch, options in every:
         if not wanted or any(text in name for text in wanted):

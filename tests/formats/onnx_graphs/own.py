@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTH, HEADS, DIM = 24, 4, 6
@@ -19,11 +18,11 @@ def softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def scaled_before(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = torch.matmul(q / q.shape[-1] ** 0.5, k.transpose(-2, -1)) + torch.zeros(k.shape[-2], k.shape[-2])
-    return torch.matmul(F.softmax(scores.float(), dim=-1).to(q.dtype), v)
+    return torch.matmul(torch.softmax(scores.float(), dim=-1).to(q.dtype), v)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v)
+    return nn.functional.scaled_dot_product_attention(q, k, v)
 
 
 def einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
