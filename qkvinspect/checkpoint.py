@@ -9,6 +9,7 @@ from math import prod
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
+from qkvinspect.computed_rows import ComputedAttention
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass, field
@@ -253,7 +254,7 @@ class Checkpoint:
         sorted_names: whether its writer sorts tensors by name, as text: layer 10 before layer 2.
         shares: by tensor, which rank of tensor parallelism holds what of it, where rank files were joined.
         packed: (glob of a layer, id of its layout), where the writer packs otherwise than the tensor's name suggests.
-        adapter: what is added to its weights, in a checkpoint of its own; closed with this one.
+        adapter: what is added to its weights; closed with this one. computed: attention as the file's graph has it.
     """
 
     path: str
@@ -274,6 +275,7 @@ class Checkpoint:
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
     packed: tuple[tuple[str, str], ...] = ()
     adapter: Checkpoint | None = None
+    computed: tuple[ComputedAttention, ...] = ()
     settled: bool = False
 
     def check(self) -> None:

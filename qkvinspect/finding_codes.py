@@ -64,6 +64,11 @@ class FindingCode(FindingKind):
         "info",
         "Weights of an ONNX model are called what the modules that use them call them.",
     )
+    ROWS_FROM_GRAPH = (
+        "rows-from-graph",
+        "info",
+        "The graph of an ONNX model takes other rows for Q, K and V than the names of its weights say.",
+    )
     NO_CHECKSUMS = "no-checksums", "warning", "The zip was written without checksums.", "info"
     NO_VERSION = "no-version", "warning", "The zip lacks its version: torch.load refuses it.", "error"
     OTHER_FILES = "other-files", "info", "The folder holds other checkpoints that were not read."

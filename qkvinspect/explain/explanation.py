@@ -77,6 +77,7 @@ def _layout(attention: Attention, layout: Layout) -> str:
         "names": "known from the tensors' names",
         "flag": "given by --layout",
         "siblings": "known from the tensors beside it",
+        "graph": "known from the graph of the file",
     }.get(attention.layout_from, f"told by {attention.layout_from}")
     sure = "; this row of the registry rests on memory only" if layout.proof == "memory" else ""
     return f"{layout.id}: {layout.libraries} ({how}{sure})."

@@ -17,6 +17,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
+from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.head_lists import with_lists
@@ -126,6 +127,8 @@ def inspect(
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
     matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked, some)
     _require_used(options, names, matches, layouts)
+    computed = Computed(checkpoint.computed, names)
+    matches, left = computed.completed(matches, left)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = adapters_and_wrappers.lora(checkpoint)
@@ -133,11 +136,11 @@ def inspect(
     facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
 
     firsts: dict[int, weights.Module] = {}  # by the match that others repeat
-    by_position = bool(checkpoint.modules) or any(flag.glob != "*" for flag in flags)
+    by_position = bool(checkpoint.modules or checkpoint.computed) or any(flag.glob != "*" for flag in flags)
 
     def told(found: match.Match) -> weights.Module:
         if found.repeated is None or by_position:
-            return _module(found, names, facts)
+            return computed.told(_module(found, names, facts), facts)
         first, renamed = found.repeated
         if id(first) not in firsts:
             firsts[id(first)] = _module(first, names, facts)
@@ -166,10 +169,12 @@ def inspect(
         findings += module.findings
         if module.attention is not None:
             findings += about_values(module.attention.layer, module.attention.weights)
-            own = with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention
-            attentions += [own, *adapters_and_wrappers.adapters(module.attention, lora)]
-    split = (name for attention in attentions for name in attention.tensor_names)
-    accounted = None if options.layers else account(names, matches, split, left)
+            attentions += [
+                with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention,
+                *adapters_and_wrappers.adapters(module.attention, lora),
+            ]
+    named = (name for attention in attentions for name in attention.tensor_names)
+    accounted = None if options.layers else account(names, matches, named, left)
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()

@@ -77,6 +77,7 @@ class DecidedBy(Enum):
     SETTINGS = "settings"
     CONFIG = "config"
     SIBLINGS = "siblings"
+    GRAPH = "graph"
     NAMES = "names"
     WEIGHTS = "weights"
     NOTHING = "ambiguous"

@@ -142,7 +142,7 @@ class Attention(Tabular):
         layout: how it is stored; None where the candidates cannot be told apart.
         layout_from: what decided that.
         candidates: ids of the layouts that it may be, if there is more than one.
-        found_by: which of the three ways led to it: the registry, its names' pattern, the user's settings.
+        found_by: which way led to it: the registry, its names' pattern, the user's settings, the graph of the file.
         geometry: the sizes; one "head" a part where their number is unknown; None where parts cannot be told apart.
         weighed_facts: what each source says of the heads and what became of it, the most trusted first.
         heads_fact: what that number came from; None where it is unknown.

@@ -11,13 +11,13 @@ from qkvinspect.layouts.frozen_mapping import FrozenMapping, frozen
 from qkvinspect.layouts.logits import Logits
 from qkvinspect.layouts.packing import Packing
 
-Proof = Literal["proven", "source", "excerpt", "memory", "pattern", "settings"]
+Proof = Literal["proven", "source", "excerpt", "memory", "pattern", "settings", "graph"]
 """How a row is known: run against the library's own module, read in its source, seen as an excerpt of it,
 or remembered. A remembered row never outranks another. Rows outside the registry follow from the names of the
-tensors, or were told by the user."""
+tensors or from the graph of the file, or were told by the user."""
 
-FoundBy = Literal["layout", "pattern", "settings"]
-"""Which of the three ways led to a module: a row of the registry, its names' pattern, the user's own row."""
+FoundBy = Literal["layout", "pattern", "settings", "graph"]
+"""Which way led to a module: a row of the registry, its names' pattern, the user's own row, the graph of the file."""
 
 PATTERN = "pattern"
 """What the ids of layouts begin with that are made of names that follow a pattern."""

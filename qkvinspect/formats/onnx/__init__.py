@@ -13,6 +13,8 @@ from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.formats.onnx.computed import computed
+from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
 from qkvinspect.formats.onnx.names import Named, Uses, is_product, names_of
@@ -75,6 +77,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
             resources=resources.pop_all(),
             loader="onnx",
+            computed=tuple(computed(Flow(graph, wire).met, names)),
         )
 
 

@@ -11,7 +11,7 @@ from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.onnx.wire import BYTES, VARINT, Field, Wire, signed
 
 _GRAPH, _METADATA = 7, 14  # of a ModelProto
-_NODE, _INITIALIZER = 1, 5  # of a GraphProto
+_NODE, _INITIALIZER, _INPUT = 1, 5, 11  # of a GraphProto
 _MOST_INTS = 64
 _MAX_METADATA = 1 << 14
 
@@ -43,6 +43,7 @@ class Node:
     Attributes:
         numbers: its attributes that are whole numbers, or lists of them.
         constant: the tensor that a Constant gives.
+        equation: of an Einsum.
         scope: the path of the module that it was traced in; None where that is not known.
         told: whether the exporter wrote that path into the node's metadata, so that it was not guessed from its name.
     """
@@ -56,15 +57,25 @@ class Node:
     constant: Stored | None
     scope: str | None
     told: bool
+    equation: str = ""
+
+    def input(self, slot: int) -> str:
+        """The name of what it takes at a place; "" where it takes nothing there."""
+        return self.inputs[slot] if 0 <= slot < len(self.inputs) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """All nodes, those of branches and loops too, and all initialisers, in the order of the file."""
+    """All nodes, those of branches and loops too, and all initialisers, in the order of the file.
+
+    Attributes:
+        inputs: the shapes of what the model is given, by name; a text for a size that is left open.
+    """
 
     nodes: tuple[Node, ...]
     initialisers: Mapping[str, Stored]
     metadata: Mapping[str, str]
+    inputs: Mapping[str, tuple[int | str, ...]]
 
 
 def read_graph(wire: Wire) -> Graph:
@@ -76,22 +87,30 @@ def read_graph(wire: Wire) -> Graph:
     nodes: list[Node] = []
     initialisers: dict[str, Stored] = {}
     metadata: dict[str, str] = {}
+    inputs: dict[str, tuple[int | str, ...]] = {}
     found = False
     for part in wire.fields(0, wire.source.size):
         if part.number == _GRAPH:
             if found:
                 raise damaged(wire.source, Code.ONNX_DUPLICATE, "has two graphs", None)
             found = True
-            _graph(wire, part, nodes, initialisers, 1)
+            _graph(wire, part, nodes, initialisers, 1, inputs)
         elif part.number == _METADATA:
             key, value = _pair(wire, part)
             metadata[key] = value
     if not found:
         raise damaged(wire.source, Code.ONNX_GRAPH, "is an ONNX model without a graph", None)
-    return Graph(tuple(nodes), initialisers, metadata)
+    return Graph(tuple(nodes), initialisers, metadata, inputs)
 
 
-def _graph(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int) -> None:
+def _graph(
+    wire: Wire,
+    whole: Field,
+    nodes: list[Node],
+    initialisers: dict[str, Stored],
+    depth: int,
+    inputs: dict[str, tuple[int | str, ...]] | None = None,
+) -> None:
     wire.limits.check("depth", depth, wire.source.name)
     for part in wire.fields(*wire.message(whole, "a graph")):
         if part.number == _NODE:
@@ -102,6 +121,9 @@ def _graph(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, 
                 raise damaged(wire.source, Code.ONNX_DUPLICATE, "stands there twice", None, stored.name)
             initialisers[stored.name] = stored
             wire.limits.check("tensors", len(initialisers), wire.source.name)
+        elif part.number == _INPUT and inputs is not None:
+            name, shape = _input(wire, part)
+            inputs[name] = shape
 
 
 def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int) -> Node:
@@ -111,14 +133,16 @@ def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, S
     numbers: dict[str, tuple[int, ...]] = {}
     constant: Stored | None = None
     scope: str | None = None
+    equation = ""
     for part in wire.fields(*wire.message(whole, "a node")):
         if part.number in (1, 2):
             (inputs if part.number == 1 else outputs).append(wire.text(part, "the name of a value"))
         elif part.number in (3, 4, 7):
             texts[part.number] = wire.text(part, "the name of a node")
         elif part.number == 5:
-            name, values, tensor = _attribute(wire, part, nodes, initialisers, depth)
+            name, values, tensor, text = _attribute(wire, part, nodes, initialisers, depth)
             numbers |= {name: values} if values else {}
+            equation = text if name == "equation" else equation
             constant = tensor or constant
         elif part.number == 9:
             scope = _scope(*_pair(wire, part)) or scope
@@ -134,24 +158,58 @@ def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, S
         constant,
         path,
         told,
+        equation,
     )
 
 
 def _attribute(
     wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int
-) -> tuple[str, tuple[int, ...], Stored | None]:
-    """(its name, its whole numbers, its tensor); the nodes of a branch or a loop are added to the others."""
-    name, values, tensor = "", list[int](), None
+) -> tuple[str, tuple[int, ...], Stored | None, str]:
+    """(its name, its whole numbers, its tensor, its text); the nodes of a branch or a loop are added to the others."""
+    name, values, tensor, text = "", list[int](), None, ""
     for part in wire.fields(*wire.message(whole, "an attribute")):
         if part.number == 1:
             name = wire.text(part, "the name of an attribute")
         elif part.number in (3, 8):
             values += _numbers(wire, part, _MOST_INTS - len(values))
+        elif part.number == 4 and part.kind == BYTES and part.stop - part.start <= _MOST_INTS:
+            text = wire.take(part.start, part.stop).decode(errors="replace")
         elif part.number == 5:
             tensor = _tensor(wire, part)
         elif part.number in (6, 11):
             _graph(wire, part, nodes, initialisers, depth + 1)
-    return name, tuple(values), tensor if name == "value" else None
+    return name, tuple(values), tensor if name == "value" else None, text
+
+
+def _input(wire: Wire, whole: Field) -> tuple[str, tuple[int | str, ...]]:
+    """The name and the shape of a ValueInfoProto: TypeProto, its Tensor, TensorShapeProto, and its dimensions."""
+    name, shape = "", list[int | str]()
+    places = [(whole, 0)]
+    while places:
+        message, depth = places.pop()
+        for part in wire.fields(*wire.message(message, "an input")):
+            if depth == 0 and part.number == 1:
+                name = wire.text(part, "the name of an input")
+            elif part.number == (2, 1, 2)[depth] and depth < 2:
+                places.append((part, depth + 1))
+            elif depth == 2 and part.number == 2:
+                shape = [_size(wire, one, place) for place, one in enumerate(_dimensions(wire, part))]
+    return name, tuple(shape)
+
+
+def _dimensions(wire: Wire, whole: Field) -> list[Field]:
+    found = [part for part in wire.fields(*wire.message(whole, "a shape")) if part.number == 1]
+    return found[: _MOST_INTS + 1]
+
+
+def _size(wire: Wire, whole: Field, place: int) -> int | str:
+    """A dimension: its number, or its name."""
+    for part in wire.fields(*wire.message(whole, "a dimension")):
+        if part.number == 1 and part.kind == VARINT and signed(part.value) > 0:
+            return part.value
+        if part.number == 2:
+            return wire.text(part, "the name of a dimension")
+    return f"?{whole.start}.{place}"
 
 
 def _tensor(wire: Wire, whole: Field) -> Stored:

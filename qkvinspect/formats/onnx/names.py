@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
+from qkvinspect.formats.onnx.paths import Paths, is_short_for
 from qkvinspect.formats.onnx.products import PRODUCTS, holds_codes, is_turned, size_of
 from qkvinspect.late_pattern import late_pattern
 
@@ -188,6 +189,7 @@ def _folded(uses: Uses) -> set[str]:
 def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> Iterator[tuple[Use, str]]:
     """The names of the matrices of Linears."""
     by_scope: dict[str, list[Use]] = {}
+    paths = Paths(_known_paths(uses))
     for use in products:
         known = _own_name(use.label)
         if known is not None:
@@ -196,10 +198,10 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
         bias = _bias(uses, use)
         label = _in_scope(bias, own) if bias is not None else None
         scope = use.node.scope
-        if label is not None and label.endswith("bias") and (not scope or label.startswith(f"{scope}.")):
+        if label is not None and label.endswith("bias") and _is_of(label, use.node):
             yield use, f"{label[:-4]}weight"
         elif scope:
-            by_scope.setdefault(scope, []).append(use)
+            by_scope.setdefault(scope if use.node.told else paths.whole(scope), []).append(use)
     labels = dict(uses.labels)
     for scope, alike in by_scope.items():
         stored = {use.stored.name: use for use in alike}
@@ -211,6 +213,21 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
             yield from ((stored[name], f"{scope}.out_proj.weight") for name in others)
         elif len(stored) == 1:
             yield alike[0], f"{scope}.weight"
+
+
+def _known_paths(uses: Uses) -> Iterator[tuple[str, str]]:
+    """(path in the name of a node, path of what it uses), where both are known."""
+    for use in uses.all:
+        path = use.label.rpartition(".")[0]
+        if path and use.node.scope and not use.node.told and not is_generated(use.label):
+            yield use.node.scope, path
+
+
+def _is_of(label: str, node: Node) -> bool:
+    """Whether a bias is of the module that a node was traced in."""
+    if not node.scope or label.startswith(f"{node.scope}."):
+        return True
+    return not node.told and is_short_for(node.scope, label.rpartition(".")[0])
 
 
 def _is_threefold(use: Use) -> bool:

@@ -1,0 +1,32 @@
+"""Attention as the graph of a file computes it: which rows of which weights it takes for Q, K and V of each head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class ComputedPart(NamedTuple):
+    """The rows of a weight that the file itself makes Q, K or V of, by head."""
+
+    weight: str
+    heads: tuple[range, ...]
+
+
+class ComputedAttention(NamedTuple):
+    """An attention module as the graph of a file computes it.
+
+    Attributes:
+        shared_otherwise: whether heads share those of K and V in another order than one after the other.
+        turn: rows from one to that with which a rotary embedding turns it; 0 where there is none, or it is not known.
+    """
+
+    q: ComputedPart
+    k: ComputedPart
+    v: ComputedPart
+    shared_otherwise: bool = False
+    turn: int = 0
+
+    @property
+    def parts(self) -> Mapping[str, ComputedPart]:
+        return {"q": self.q, "k": self.k, "v": self.v}

@@ -1,0 +1,83 @@
+"""What a graph makes of the rows of its weights, as attention modules by the names of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from qkvinspect.computed_rows import ComputedAttention, ComputedPart
+from qkvinspect.formats.onnx import views as moved
+from qkvinspect.formats.onnx.flow import Met
+from qkvinspect.formats.onnx.names import Named
+from qkvinspect.formats.onnx.views import View
+
+_MOST_RANGES = 1 << 18
+"""Heads of all modules together that are listed."""
+
+
+def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[ComputedAttention]:
+    """The modules whose every projection has a name."""
+    by_stored: dict[str, str] = {}
+    for name, named in names.items():
+        if named.part is None:
+            by_stored.setdefault(named.stored, name)
+    seen: set[ComputedAttention] = set()
+    left = _MOST_RANGES
+    for one in dict.fromkeys(met):
+        found = _module(one, by_stored)
+        left -= 1 if found is None else sum(len(part.heads) for part in found.parts.values())
+        if left < 0:
+            return
+        if found is not None and found not in seen:
+            seen.add(found)
+            yield found
+
+
+def _module(met: Met, names: Mapping[str, str]) -> ComputedAttention | None:
+    parts: dict[str, ComputedPart] = {}
+    for part, view in (("q", met.q), ("k", met.k), ("v", met.v)):
+        heads, name = _heads(view), names.get(view.weight)
+        if heads is None or name is None:
+            return None
+        parts[part] = ComputedPart(name, heads)
+    q, k, v = (parts[part].heads for part in "qkv")
+    if len(k) != len(v) or len(q) % len(k):
+        return None
+    return ComputedAttention(parts["q"], parts["k"], parts["v"], _shared_otherwise(met, len(q), len(k)), _turn(met))
+
+
+def _heads(view: View) -> tuple[range, ...] | None:
+    """The rows of each head, in their order, each once; None where they are not evenly spaced."""
+    inner = moved.normal(moved.rows_of_axis(tuple(digit for axis in view.axes[-2:] for digit in axis)))
+    lead = [digit for axis in view.axes[:-2] for digit in axis]
+    if len(inner) > 1 or len(view.offsets) != 1:
+        return None
+    first = moved.starts(lead, view.offsets[0])
+    if first is None:
+        return None
+    size, step = (int(inner[0].size), inner[0].stride or 0) if inner else (1, 1)
+    if step == 0:
+        return None
+    runs = [range(start, start + size * step, step) for start in dict.fromkeys(first)]
+    return tuple(run if step > 0 else run[::-1] for run in runs)
+
+
+def _shared_otherwise(met: Met, heads: int, kv_heads: int) -> bool:
+    """Whether heads share those of K in another order than one after the other."""
+    if heads == kv_heads:
+        return False
+    rank = max(len(met.q.axes), len(met.k.axes))
+    q, k = (moved.broadcast(view, rank).axes[:-2] for view in (met.q, met.k))
+    used = [met.k.offsets[0]]
+    for one, other in zip(q, k, strict=True):
+        steps, many = moved.starts(other, 0), moved.count(one)
+        if steps is None or len(steps) not in (1, many):
+            return False
+        used = [at + steps[place % len(steps)] for at in used for place in range(many)]
+    order = [*dict.fromkeys(used)]
+    in_turn = [at for at in order for _ in range(heads // kv_heads)]
+    return len(used) == heads and len(order) == kv_heads and used != in_turn
+
+
+def _turn(met: Met) -> int:
+    turns = {view.turn for view in (met.q, met.k)} - {0}
+    return turns.pop() if len(turns) == 1 else 0

@@ -1,0 +1,293 @@
+"""Follow the rows of weights through a graph to the attention that they take part in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+
+from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.formats.onnx import einsum, moves
+from qkvinspect.formats.onnx import views as moved
+from qkvinspect.formats.onnx.graph import Graph, Node
+from qkvinspect.formats.onnx.products import PRODUCTS
+from qkvinspect.formats.onnx.projections import Projections
+from qkvinspect.formats.onnx.sizes import Sizes
+from qkvinspect.formats.onnx.taken import is_attention, taken
+from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
+from qkvinspect.formats.onnx.wire import Wire
+
+MOST_NODES = 400_000
+"""Nodes of a graph that are followed."""
+
+_MOST_STREAMS = 4
+"""Weights whose rows lie one behind the other along tokens, as those of text and image do."""
+
+_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Where", "Min", "Max"})
+_SUMS = frozenset({"Add", "Sub"})
+_OTHER_SLOT = {"QLinearMatMul": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Products of two projections.
+
+    Attributes:
+        left, right: what was multiplied, with what is summed over among their last two axes.
+        rows, columns: the axes of the result, from its end, that run over the one's and over the other's.
+        keys: the one of the two over which a softmax made the sum one; None before it.
+    """
+
+    left: tuple[View, ...]
+    right: tuple[View, ...]
+    rows: int = -2
+    columns: int = -1
+    keys: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Projections that attention takes together; of each the axes before the last two run over heads."""
+
+    q: View
+    k: View
+    v: View
+
+
+class Flow:
+    """The rows of weights in the values of a graph, in the order of its nodes."""
+
+    def __init__(self, graph: Graph, wire: Wire) -> None:
+        self._graph = graph
+        self._sizes = Sizes(graph, wire)
+        self._projections = Projections(graph, self._sizes)
+        self._views: dict[str, tuple[View, ...]] = {}
+        self._scores: dict[str, Scores] = {}
+        self._constant: set[str] = set(graph.initialisers)
+        self.met: list[Met] = []
+        for node in graph.nodes[:MOST_NODES]:
+            self._see(node)
+
+    def _see(self, node: Node) -> None:
+        self._sizes.see(node)
+        if not node.outputs:
+            return
+        if all(name in self._constant for name in node.inputs if name):
+            self._constant.update(node.outputs)
+        if any(name in self._scores for name in node.inputs):
+            self._on(node)
+            return
+        given = [self._at(name) for name in node.inputs]
+        if not any(given):
+            return
+        try:
+            self._follow(node, given)
+        except (LostError, ZeroDivisionError):
+            return
+
+    def _at(self, name: str) -> tuple[View, ...]:
+        """The views of a value; a weight is one of itself."""
+        stored = self._graph.initialisers.get(name)
+        if stored is None:
+            return self._views.get(name, ())
+        if not 2 <= len(stored.sizes) <= 4 or 0 in stored.sizes:
+            return ()
+        axes = tuple(moved.normal([Digit(size, 1, axis)]) for axis, size in enumerate(stored.sizes))
+        return (View(name, axes, (0,) * len(axes), alone=True),)
+
+    def _follow(self, node: Node, given: Sequence[tuple[View, ...]]) -> None:
+        out = node.outputs[0]
+        if node.op in PRODUCTS or node.op in ("Conv", "Einsum"):
+            self._multiply(node, given)
+        elif is_attention(node):
+            self.met += (Met(*each) for each in zip(*taken(node, given), strict=False))
+        elif node.op in _ELEMENTWISE:
+            self._put(out, self._elementwise(node, given))
+        elif node.op == "Concat":
+            if any(view.alone for views in given for view in views):
+                return
+            views = moves.concatenated(self._sizes, node, [views for views in given if views])
+            axis = node.numbers.get("axis", (0,))[0]
+            if all(given) or not any(moved.rows_of_axis(view.axes[axis]) for view in views):
+                self._put(out, views)
+        elif node.op == "Split":
+            pieces = [moves.split(self._sizes, node, view) for view in given[0]]
+            for number, name in enumerate(node.outputs):
+                self._put(name, [each[number] for each in pieces])
+        elif node.op == "RotaryEmbedding":
+            self._put(out, [self._rotated(node, view) for view in given[0]])
+        else:
+            self._put(out, [moves.move(self._sizes, node, view) for view in given[0]])
+
+    def _put(self, name: str, views: Iterable[View]) -> None:
+        views = tuple(views)
+        if 0 < len(views) <= _MOST_STREAMS and all(map(moved.is_handy, views)):
+            self._views[name] = views
+            if self._sizes.shape(name) is None:
+                self._sizes.set(name, tuple(_size_of_axis(axis, self._sizes) for axis in views[0].axes))
+
+    def _elementwise(self, node: Node, given: Sequence[tuple[View, ...]]) -> Iterable[View]:
+        traced = [views for views in given if views and not views[0].alone]
+        shape = self._sizes.shape(node.outputs[0])
+        if not traced:
+            others = [name for name, views in zip(node.inputs, given, strict=True) if not views]
+            alone = [views for views in given if views]
+            is_scaled = len(alone) == 1 and all(_is_scalar(self._sizes, name) for name in others)
+            return alone[0] if is_scaled and node.op not in _SUMS else ()
+        if len(traced) == 1:
+            others = [name for name, views in zip(node.inputs, given, strict=True) if views != traced[0]]
+            if node.op in _SUMS and not all(name in self._constant for name in others):
+                return ()
+            return [_wide(view, shape) for view in traced[0]]
+        if len(traced) > 2 or any(len(views) > 1 for views in traced):
+            return traced[0] if all(views == traced[0] for views in traced) else ()
+        return [_mixed(node, traced[0][0], traced[1][0])]
+
+    def _rotated(self, node: Node, view: View) -> View:
+        shape = self._sizes.shape(node.input(2 if node.domain else 1))
+        half = shape[-1] if shape else 0
+        is_paired = node.numbers.get("interleaved", (0,))[0]
+        return replace(view, turn=1 if is_paired else half if isinstance(half, int) else 0)
+
+    def _multiply(self, node: Node, given: Sequence[tuple[View, ...]]) -> None:
+        slot = _OTHER_SLOT.get(node.op, 1)
+        if slot >= len(given):
+            return
+        one, other = given[0], given[slot]
+        if node.op == "Einsum":
+            self._einsum(node, one, other)
+        elif len(other) == 1 and other[0].alone:
+            self._take(node, self._projections.product(node, other[0]))
+        elif len(one) == 1 and one[0].alone and node.op == "MatMul":
+            self._take(node, self._projections.on_the_left(node, one[0]))
+        elif one and other and node.op != "Conv":
+            left, right = _turned(node, one, other)
+            self._scores[node.outputs[0]] = Scores(left, right)
+
+    def _take(self, node: Node, view: View) -> None:
+        self._views[node.outputs[0]] = (view,)
+        self._sizes.set(node.outputs[0], tuple(_size_of_axis(axis, self._sizes) for axis in view.axes))
+
+    def _einsum(self, node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> None:
+        if len(node.inputs) != 2 or len(one) > 1 or len(other) > 1:
+            raise LostError
+        slots = [slot for slot, views in enumerate((one, other)) if views and views[0].alone]
+        if len(slots) == 1:
+            self._take(node, self._projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
+        elif one and other and not slots:
+            left, right, rows, columns = einsum.scores(node.equation, one[0], other[0])
+            self._scores[node.outputs[0]] = Scores((left,), (right,), rows, columns)
+
+    def _on(self, node: Node) -> None:
+        """What becomes of scores."""
+        scores = next(self._scores[name] for name in node.inputs if name in self._scores)
+        out = node.outputs[0]
+        if node.op in PRODUCTS or node.op == "Einsum":
+            try:
+                self._weigh(node)
+            except LostError:
+                return
+        elif node.op in ("Softmax", "Sigmoid") and scores.keys is None:
+            rank = len(scores.left[0].axes)
+            axis = node.numbers.get("axis", (-1,))[0] if node.op == "Softmax" else -1
+            axis = axis - rank if axis >= 0 else axis
+            if axis in (scores.rows, scores.columns):
+                self._scores[out] = replace(scores, keys=axis)
+        elif node.op == "Transpose":
+            order = node.numbers.get("perm", ())
+            rank = len(order)
+            if rank and sorted(order) == [*range(rank)]:
+                rows, columns = (order.index(axis % rank) - rank for axis in (scores.rows, scores.columns))
+                keys = scores.keys if scores.keys is None else order.index(scores.keys % rank) - rank
+                self._scores[out] = replace(scores, rows=rows, columns=columns, keys=keys)
+        elif node.op == "Split":
+            return
+        elif {scores.rows, scores.columns} == {-1, -2} or node.op in _ELEMENTWISE or node.op in moves.PASSED:
+            self._scores[out] = scores
+
+    @staticmethod
+    def _rank(node: Node, wanted: int) -> int:
+        """How many axes an Einsum gives its scores."""
+        given = node.equation.replace(" ", "").split("->")[0].split(",")
+        return len(given[0 if wanted == -1 else -1].replace("...", ""))
+
+    def _weigh(self, node: Node) -> None:
+        """The product of what attention makes of scores, and V."""
+        slot = _OTHER_SLOT.get(node.op, 1)
+        first, second = node.input(0), node.input(slot)
+        scores, values, wanted = self._scores.get(first), self._at(second), -1
+        if scores is None:
+            scores, values, wanted = self._scores.get(second), self._at(first), -2
+        if scores is None or scores.keys is None or not values or values[0].alone:
+            return
+        if node.op == "Einsum":
+            tokens, is_first, rank = (scores.rows, scores.columns), wanted == -1, self._rank(node, wanted)
+            values = tuple(
+                einsum.weighted(node.equation, rank, view, tokens, scores.keys, first=is_first) for view in values
+            )
+        elif scores.keys != wanted:
+            return
+        over_columns = scores.keys == scores.columns
+        queries, keys = (scores.left, scores.right) if over_columns else (scores.right, scores.left)
+        many = max(len(queries), len(keys), len(values))
+        if {len(queries), len(keys), len(values)} <= {1, many}:
+            streams = [views * (many // len(views)) for views in (queries, keys, values)]
+            self.met += (Met(*each) for each in zip(*streams, strict=True))
+
+
+def _is_scalar(sizes: Sizes, name: str) -> bool:
+    shape = sizes.shape(name)
+    return shape is not None and prod(size for size in shape if isinstance(size, int)) == 1
+
+
+def _size_of_axis(axis: Axis, sizes: Sizes) -> int | str:
+    numbers = [digit.size for digit in axis if isinstance(digit.size, int)]
+    if len(numbers) == len(axis):
+        return prod(numbers)
+    return axis[0].size if len(axis) == 1 else sizes.unknown()
+
+
+def _wide(view: View, shape: Sequence[int | str] | None) -> View:
+    """The view as wide as what it is combined with."""
+    if shape is None or len(shape) < len(view.axes):
+        return view
+    view = moved.broadcast(view, len(shape))
+    for axis, size in enumerate(shape):
+        if not view.axes[axis] and size != 1:
+            view = moved.replaced(view, axis, (Digit(size),))
+    return view
+
+
+def _mixed(node: Node, one: View, other: View) -> View:
+    """Rows that are combined with others of the same weight: those of rotary embeddings with what they turn with.
+
+    Raises:
+        LostError: they are of two weights, or not combined so.
+    """
+    if one.weight != other.weight or len(one.offsets) != 1:
+        raise LostError
+    if one.axes == other.axes and one.offsets == other.offsets:
+        return one
+    if node.op not in _SUMS:
+        raise LostError
+    distance = abs(one.offsets[0] - other.offsets[0])
+    if moved.extent(one) == moved.extent(other):
+        kept = one if _is_in_order(one) else other
+        return replace(kept, turn=distance)
+    if one.axes == other.axes:
+        return replace(one, turn=distance, mixed=other.offsets[0])
+    raise LostError
+
+
+def _is_in_order(view: View) -> bool:
+    return all((digit.stride or 0) >= 0 for axis in view.axes for digit in axis)
+
+
+def _turned(node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> tuple[tuple[View, ...], tuple[View, ...]]:
+    """The operands of onnxruntime's FusedMatMul as MatMul takes them."""
+    if node.op != "FusedMatMul":
+        return one, other
+    turned: list[tuple[View, ...]] = []
+    for views, key in ((one, "transA"), (other, "transB")):
+        is_turned = node.numbers.get(key, (0,))[0]
+        turned.append(tuple(replace(v, axes=(*v.axes[:-2], *v.axes[:-3:-1])) for v in views) if is_turned else views)
+    return turned[0], turned[1]

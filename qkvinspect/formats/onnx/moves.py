@@ -1,0 +1,210 @@
+"""What operators do to a view: which axes they cut, join, turn and repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from qkvinspect.fast_dataclass import replace
+from qkvinspect.formats.onnx import cuts
+from qkvinspect.formats.onnx import views as moved
+from qkvinspect.formats.onnx.graph import Node
+from qkvinspect.formats.onnx.shapes import slices
+from qkvinspect.formats.onnx.sizes import Sizes
+from qkvinspect.formats.onnx.views import Digit, LostError, View
+
+PASSED = frozenset(
+    [
+        "Abs",
+        "Cast",
+        "Clip",
+        "DequantizeLinear",
+        "Dropout",
+        "Elu",
+        "Erf",
+        "Exp",
+        "FastGelu",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LayerNormalization",
+        "LeakyRelu",
+        "LpNormalization",
+        "Neg",
+        "QuantizeLinear",
+        "QuickGelu",
+        "RMSNormalization",
+        "Reciprocal",
+        "Relu",
+        "Sigmoid",
+        "SimplifiedLayerNormalization",
+        "Softmax",
+        "Softplus",
+        "Sqrt",
+        "Swish",
+        "Tanh",
+        "DynamicQuantizeLinear",
+    ]
+)
+"""Operators that change numbers where they lie."""
+
+_FAR = 1 << 31
+
+
+def move(sizes: Sizes, node: Node, view: View) -> View:
+    """The view after a node that takes nothing else than its first input.
+
+    Raises:
+        LostError: it mixes rows, or it is not known what it does.
+    """
+    if node.op in PASSED:
+        return view
+    known = _MOVES.get(node.op)
+    if known is None:
+        raise LostError
+    return known(sizes, node, view)
+
+
+def split(sizes: Sizes, node: Node, view: View) -> list[View]:
+    """The pieces of a Split.
+
+    Raises:
+        LostError: its lengths are not known, or do not fit.
+    """
+    axis = _axis(node, view, 0)
+    digits = view.axes[axis]
+    length = moved.count(digits)
+    if not moved.rows_of_axis(digits):
+        return [moved.replaced(view, axis, (Digit(sizes.unknown()),)) for _ in node.outputs]
+    pieces = sizes.pieces(node, length)
+    if pieces is None or sum(pieces) != length or min(pieces) < 1:
+        raise LostError
+    found: list[View] = []
+    start = 0
+    for piece in pieces:
+        found.append(cuts.sliced(view, axis, start, start + piece, 1, piece))
+        start += piece
+    return found
+
+
+def concatenated(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> tuple[View, ...]:
+    """What a Concat gives: pieces of one weight joined, or, along tokens, the rows of each.
+
+    Raises:
+        LostError: it puts rows beside numbers of something else.
+    """
+    every = [view for views in given for view in views]
+    rank = len(every[0].axes)
+    if any(len(view.axes) != rank for view in every):
+        raise LostError
+    axis = _axis(node, every[0], 0)
+    if all(len(views) == 1 for views in given) and any(view.axes[axis] for view in every):
+        if any(moved.rows_of_axis(view.axes[axis]) for view in every):
+            return (cuts.joined(every, axis),)
+    elif all(len(views) == 1 for views in given) and len({view.weight for view in every}) == 1 < len(every):
+        return (cuts.joined(every, axis),)
+    if any(moved.rows_of_axis(view.axes[axis]) for view in every):
+        raise LostError
+    along = (Digit(sizes.unknown()),)
+    return tuple(dict.fromkeys(moved.replaced(view, axis, along) for view in every))
+
+
+def _axis(node: Node, view: View, default: int) -> int:
+    axis = node.numbers.get("axis", (default,))[0]
+    if not -len(view.axes) <= axis < len(view.axes):
+        raise LostError
+    return axis % len(view.axes)
+
+
+def _transposed(_: Sizes, node: Node, view: View) -> View:
+    return moved.transposed(view, node.numbers.get("perm", ()))
+
+
+def _reshaped(sizes: Sizes, node: Node, view: View) -> View:
+    target = node.numbers.get("shape") or sizes.numbers(node.input(1))
+    if target is None:
+        raise LostError
+    if node.numbers.get("allowzero", (0,))[0] and 0 in target:
+        raise LostError
+    return moved.reshaped(view, target)
+
+
+def _flattened(_: Sizes, node: Node, view: View) -> View:
+    axis = node.numbers.get("axis", (1,))[0] % (len(view.axes) + 1)
+    halves = view.axes[:axis], view.axes[axis:]
+    return replace(view, axes=tuple(moved.normal(digit for axis in half for digit in axis) for half in halves))
+
+
+def _sliced(sizes: Sizes, node: Node, view: View) -> View:
+    ranges = slices(sizes, node, len(view.axes))
+    if ranges is None:
+        raise LostError
+    for axis, start, stop, step in ranges:
+        view = cuts.sliced(view, axis, start, stop, step, sizes.unknown())
+    return view
+
+
+def _gathered(sizes: Sizes, node: Node, view: View) -> View:
+    axis = _axis(node, view, 0)
+    shape = sizes.shape(node.input(1))
+    if shape is None:
+        raise LostError
+    if not moved.rows_of_axis(view.axes[axis]):
+        if view.alone:
+            raise LostError
+        other = tuple((Digit(size),) if size != 1 else () for size in shape)
+        return replace(view, axes=(*view.axes[:axis], *other, *view.axes[axis + 1 :]))
+    places = sizes.whole(node.input(1))
+    if places is None or len(shape) > 1:
+        raise LostError
+    cut = cuts.taken_at(view, axis, places)
+    return cut if shape else moved.without(cut, axis)
+
+
+def _squeezed(sizes: Sizes, node: Node, view: View) -> View:
+    axes = sizes.axes(node, len(view.axes))
+    gone = [at for at, axis in enumerate(view.axes) if not axis] if axes is None else axes
+    return replace(view, axes=tuple(axis for place, axis in enumerate(view.axes) if place not in gone))
+
+
+def _unsqueezed(sizes: Sizes, node: Node, view: View) -> View:
+    told = node.numbers.get("axes") or sizes.whole(node.input(1))
+    axes = sizes.axes(node, len(view.axes) + len(told)) if told else None
+    if axes is None:
+        raise LostError
+    for axis in sorted(axes):
+        view = moved.with_axis(view, axis)
+    return view
+
+
+def _expanded(sizes: Sizes, node: Node, view: View) -> View:
+    target = sizes.numbers(node.input(1))
+    if target is None:
+        raise LostError
+    view = moved.broadcast(view, max(len(target), len(view.axes)))
+    for axis, size in enumerate(target, len(view.axes) - len(target)):
+        if not view.axes[axis] and size not in (1, -1):
+            view = moved.repeated(view, axis, size)
+    return view
+
+
+def _tiled(sizes: Sizes, node: Node, view: View) -> View:
+    times = sizes.numbers(node.input(1))
+    if times is None or len(times) != len(view.axes):
+        raise LostError
+    for axis, size in enumerate(times):
+        view = moved.repeated(view, axis, size)
+    return view
+
+
+_MOVES: Mapping[str, Callable[[Sizes, Node, View], View]] = {
+    "Expand": _expanded,
+    "Flatten": _flattened,
+    "Gather": _gathered,
+    "Reshape": _reshaped,
+    "Slice": _sliced,
+    "Squeeze": _squeezed,
+    "Tile": _tiled,
+    "Transpose": _transposed,
+    "Unsqueeze": _unsqueezed,
+}
