@@ -36,6 +36,7 @@ class HeadFate:
     cosine: float | None = None
     moved_qk: float | None = None
     moved_ov: float | None = None
+    like_layer: str | None = None
 
     @property
     def moved(self) -> float | None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-from qkvinspect.lineage.code_rounding import rounded_to_codes
 from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
-from qkvinspect.lineage.exact_turns import FINE, rounding_of
 from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
 from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested, label
+from qkvinspect.lineage.making import making
 from qkvinspect.lineage.order_test import OrderTest, order_test
 from qkvinspect.lineage.relatives import Relative, nbytes
 from qkvinspect.lineage.spectra_alike import spectra_alike
@@ -76,9 +74,8 @@ def _weighed(
         why = "units stand in the same order, and no head of one is a head of the other: both may read the same inputs"
         return Kinship(*places, "undetermined", why, None, test, tested, tuple(layers))
     if test.p_value < KIN:
-        descendant, why = _made_of(sides, layers)
-        verdict = "derived" if why else "common ancestor"
-        return Kinship(*places, verdict, why or _SHARED, descendant, test, tested, tuple(layers))
+        made = making(places, *sides, layers)
+        return Kinship(*places, made.verdict, made.why, made.descendant, test, tested, tuple(layers))
     if test.least > KIN:
         why = f"{test.units} units are too few to tell kin from strangers"
     elif residual.p_value < KIN:
@@ -91,38 +88,6 @@ def _weighed(
     else:
         return Kinship(*places, "unrelated", "units stand in each other's order as chance has it", None, test, tested)
     return Kinship(*places, "undetermined", why, None, test, tested)
-
-
-_SHARED = "both come from one start; two checkpoints alone do not tell whether one was made from the other"
-
-
-def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
-    """Which side was made from the other, and how that is seen; "" where it is not."""
-    kept = [head for layer in layers for head in layer.heads if head.fate == "kept"]
-    roundings = [rounding_of(weight for layer in one.layers for weight in layer.weights) for one in sides]
-    if not kept or any(head.moved is None or head.moved > 4 * max(roundings) for head in kept):
-        return _coded(sides)
-    more: list[Literal["a", "b"]] = []
-    if roundings[0] != roundings[1]:
-        more.append("b" if roundings[1] > roundings[0] else "a")
-    fates = {layer.fate for layer in layers} | {head.fate for layer in layers for head in layer.heads}
-    if fates & {"removed", "merged"} and not fates & {"added", "copied"}:
-        more.append("b")
-    if "added" in fates and not fates & {"removed", "merged"}:
-        more.append("a")
-    same = "all heads that both have are the same" + (" but for rounding" if max(roundings) > FINE else "")
-    return (more[0] if len(set(more)) == 1 else None), same
-
-
-_CODED = "all numbers of one that were looked at are those of the other, rounded to its codes"
-
-
-def _coded(sides: tuple[Relative, Relative]) -> tuple[Literal["a", "b"] | None, str]:
-    """Which side holds the other's numbers as codes."""
-    a, b = sides
-    if rounded_to_codes(a, b):
-        return "b", _CODED
-    return ("a", _CODED) if rounded_to_codes(b, a) else (None, "")
 
 
 def _in_order(

@@ -30,8 +30,10 @@ COLUMNS = ("a", "b", "verdict", "p_value", "in_a", "in_b", "layer", "head_a", "h
 PAIRS = ("", "", "verdict", "p-value", "in place", "distance")
 
 _STYLES: dict[Verdict, Style] = {
+    "identical": "bold green",
     "derived": "bold green",
     "common ancestor": "bold green",
+    "kin": "bold green",
     "unrelated": "bold red",
     "undetermined": "yellow",
 }
@@ -168,7 +170,8 @@ def _remarks(lineage: Lineage) -> Iterator[Remark]:
 
 
 def _verdict(one: Kinship) -> str:
-    made = {"a": "A was made from B", "b": "B was made from A", None: ""}[one.descendant]
+    undecided = "derived or of a common ancestor, which is not told" if one.verdict == "kin" else ""
+    made = {"a": "A was made from B", "b": "B was made from A", None: undecided}[one.descendant]
     return "; ".join(filter(None, (one.verdict, made, f"p = {_p_value(one)}" if one.test else "")))
 
 
