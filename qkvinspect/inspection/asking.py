@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.fast_dataclass import replace
@@ -50,7 +50,7 @@ def weigh(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import draw, samples_of, weigh_heads, weigh_packings, weigh_turns
+    from qkvinspect.inspection.evidence import draw, samples_of, stride_for, weigh_heads, weigh_packings, weigh_turns
 
     own = of.variants(lambda _: layout, counts or of.counts())
     if glance and (sure := _confirmed(of, layout, own)):
@@ -72,7 +72,10 @@ def weigh(
     packings = None
     if len(others) > 1 and not thorough:
         cut = own[known or (heads.best.num_heads if heads else counts[0])]
-        others, packings = _glimpsed(others, samples_of(cut[:enough], GLIMPSE, _coarsest(cut)))
+        coarsest = _coarsest(cut)
+        share = stride_for(cut[0]) / stride_for(cut[0], GLIMPSE, coarsest)
+        if heads is not None and _score_of_part(heads, share) > _REFUTED:
+            others, packings = _glimpsed(others, samples_of(cut[:enough], GLIMPSE, coarsest))
     if len(others) > 1:
         packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
@@ -130,7 +133,7 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
 
     Only numbers of heads that could be mistaken for the stack's are weighed.
     """
-    from qkvinspect.inspection.evidence import APART, samples_of, weigh_heads, weigh_packings
+    from qkvinspect.inspection.evidence import APART, weigh_heads, weigh_packings
 
     heads = said.best.num_heads
     near = [n for n in one.counts() if heads <= n * _NEAR and n <= heads * _NEAR]
@@ -139,7 +142,7 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
     if not cut:
         return None
     verdict = None
-    for samples in (samples_of(cut, GLIMPSE, _coarsest(cut)), samples_of(cut)):
+    for samples in _larger_and_larger(cut, said):
         if said.best.label:
             found = weigh_packings(_packings(one, layout, own, [heads]), samples)
         else:
@@ -148,6 +151,24 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
         if verdict is not None and verdict.confidence > APART:
             break
     return verdict
+
+
+def _larger_and_larger(cut: Sequence[Attention], said: Verdict) -> Iterator[list[Sample]]:
+    """Samples of one layer, of which those are left out that will not do, if it is as its stack is."""
+    from qkvinspect.inspection.evidence import samples_of, stride_for
+
+    coarsest = _coarsest(cut)
+    finest = stride_for(cut[0])
+    strides = {stride_for(cut[0], most, coarsest): most for most in (GLIMPSE, 2 * GLIMPSE)}
+    for stride, most in strides.items():
+        if stride > finest and _score_of_part(said, finest / stride) > said.noise:
+            yield samples_of(cut, most, coarsest)
+    yield samples_of(cut)
+
+
+def _score_of_part(said: Verdict, share: float) -> float:
+    """The score to be expected of a share of one layer's rows: it grows with the pairs of rows that are compared."""
+    return said.best.score / len(said.layers) * share**2
 
 
 def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:

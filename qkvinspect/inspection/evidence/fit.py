@@ -226,6 +226,14 @@ _ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"
 
 
 def _across(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[Term]:
+    """The term of two parts; of parts alike it is the same whoever comes first, in whatever packing has their rows."""
+    if first.shape == second.shape and first.flat[0] > second.flat[0]:
+        first, second = second, first
+    key = first.shape, second.shape, kv_heads, first.tobytes(), second.tobytes()
+    return sample.remembered(key, lambda: _of_two(sample, first, second, kv_heads))
+
+
+def _of_two(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[Term]:
     products = sample.between(first, second)
     if products is None:
         return []

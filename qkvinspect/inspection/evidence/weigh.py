@@ -53,6 +53,12 @@ def layers_within(rows: Sequence[int], work: int) -> int:
     return max(work // max(with_out, 1) ** 2, 1)
 
 
+def stride_for(attention: Attention, most: int = MAX_ROWS, coarsest: int | None = None) -> int:
+    """One row in how many a sample of a layer has."""
+    source = source_of(attention)
+    return stride_of(source.rows, most, coarsest) if source is not None else 1
+
+
 def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: int | None = None) -> list[Sample]:
     """Read a sample of each layer that has values to compare.
 
