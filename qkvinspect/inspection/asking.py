@@ -26,6 +26,9 @@ _NEAR = 4
 GLIMPSE = 320
 """Rows of a layer that are sampled to see whether it contradicts the others of its stack."""
 
+_CLEARLY = 1.5
+"""The score that a sample must promise, as a multiple of noise, to be worth its reading."""
+
 _REFUTED = 100.0
 """The score by which a small sample refutes a packing: odds of over 200,000, at the temperature of ``weigh``."""
 
@@ -50,7 +53,15 @@ def weigh(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import draw, samples_of, stride_for, weigh_heads, weigh_packings, weigh_turns
+    from qkvinspect.inspection.evidence import (
+        draw,
+        index_of,
+        samples_of,
+        stride_for,
+        weigh_heads,
+        weigh_packings,
+        weigh_turns,
+    )
 
     own = of.variants(lambda _: layout, counts or of.counts())
     if glance and (sure := _confirmed(of, layout, own)):
@@ -67,6 +78,8 @@ def weigh(
         counts = [known]
     elif len(layout.weights) > 1 and heads is not None:  # whose heads lie the same way, whoever is who
         counts = [one.num_heads for one in heads.weighed[:2]]
+    stride = samples[0].stride
+    counts = [n for n in counts if n == known or (n in own and index_of(own[n][0], stride) is not None)]
     others = _packings(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = None
@@ -161,7 +174,7 @@ def _larger_and_larger(cut: Sequence[Attention], said: Verdict) -> Iterator[list
     finest = stride_for(cut[0])
     strides = {stride_for(cut[0], most, coarsest): most for most in (GLIMPSE, 2 * GLIMPSE)}
     for stride, most in strides.items():
-        if stride > finest and _score_of_part(said, finest / stride) > said.noise:
+        if stride > finest and _score_of_part(said, finest / stride) > _CLEARLY * said.noise:
             yield samples_of(cut, most, coarsest)
     yield samples_of(cut)
 
@@ -173,10 +186,7 @@ def _score_of_part(said: Verdict, share: float) -> float:
 
 def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
     """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from."""
-    others = {
-        label: of.variants(lambda _, other=other: other, counts)
-        for label, other in alternatives.packings(layout).items()
-    }
+    others = {label: of.repacked(own, other, counts) for label, other in alternatives.packings(layout).items()}
     cuts = alternatives.cuts(layout).items()
     return others | {label: found for label, packing in cuts if (found := cut_from(own, packing))}
 

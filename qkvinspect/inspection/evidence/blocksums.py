@@ -1,4 +1,4 @@
-"""Sums over the blocks that heads cut out of a matrix, and the likelihood of heads given these."""
+"""SumsOverBlocks over the blocks that heads cut out of a matrix, and the likelihood of heads given these."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class BlockSums:
         chosen = self.moments[:, down, across]
         return float(self.counts[down, across].sum()), chosen.reshape(len(chosen), -1).sum(axis=1)
 
+    def of_diagonal(self) -> tuple[float, Array]:
+        """Count and moments of the blocks of each head with itself."""
+        return float(self.counts.trace()), self.moments.trace(axis1=1, axis2=2)
+
 
 def added_up(layers: Sequence[BlockSums]) -> BlockSums:
     """Moments of the entries of several layers, as if each block were one."""
@@ -49,8 +53,8 @@ def added_up(layers: Sequence[BlockSums]) -> BlockSums:
     return BlockSums(counts, moments, paired)
 
 
-class Sums:
-    """Sums over blocks of some matrices of one shape; cached, as each block of twice the size is made of four."""
+class SumsOverBlocks:
+    """Of the entries of some matrices of one shape; cached, as each block of twice the size is made of four."""
 
     def __init__(self, values: Array) -> None:
         self._values = values
@@ -65,8 +69,9 @@ class Sums:
     def _over(self, width: int, other: int) -> Array:
         if width % 2 or other % 2:
             _, height, length = self._values.shape
-            rows = np.add.reduceat(self._values, np.arange(0, height, width), axis=1, dtype=np.float64)
-            return np.add.reduceat(rows, np.arange(0, length, other), axis=2)
+            down, right = np.arange(0, int(height), width), np.arange(0, int(length), other)
+            rows = np.add.reduceat(self._values, down, axis=1, dtype=np.float64)
+            return np.add.reduceat(rows, right, axis=2)
         quarters = self._values if width == other == 2 else self.over(width // 2, other // 2)
         halves = np.add(quarters[:, ::2], quarters[:, 1::2], dtype=np.float64)
         return halves[:, :, ::2] + halves[:, :, 1::2]
@@ -80,10 +85,10 @@ class Products:
         products = [matrix, matrix * matrix]
         if second is not None:
             products = [matrix, second, matrix * matrix, second * second, matrix * second]
-        self._sums = Sums(np.array(products))
+        self._sums = SumsOverBlocks(np.array(products))
 
     def add_up(self, width: int, other: int) -> Array:
-        """Sums over blocks of ``width`` rows and ``other`` columns: float64 [2 or 5, blocks, blocks]."""
+        """SumsOverBlocks over blocks of ``width`` rows and ``other`` columns: float64 [2 or 5, blocks, blocks]."""
         return self._sums.over(width, other)
 
     def at(self, down: Array, across: Array) -> Array:
@@ -99,10 +104,10 @@ class Whole:
 
     def __init__(self, scores: Array) -> None:
         self.scores = scores
-        self._sums: Sums | None = None
+        self._sums: SumsOverBlocks | None = None
 
     def over(self, rows: Array, columns: Array, width: int) -> Array | None:
-        """Sums of the entries and of their squares over the blocks of heads.
+        """SumsOverBlocks of the entries and of their squares over the blocks of heads.
 
         Args:
             rows, columns: one head's after the other's.
@@ -115,19 +120,27 @@ class Whole:
         if down is None or across is None or len(self.scores) % width:
             return None
         if self._sums is None:
-            self._sums = Sums(np.array([self.scores, self.scores * self.scores]))
+            self._sums = SumsOverBlocks(np.array([self.scores, self.scores * self.scores]))
         return self._sums.over(width, width).take(down, axis=1).take(across, axis=2)
 
     def cut(self, rows: Array, columns: Array) -> Array:
         """The similarities of some rows with others."""
+        down, across = _one_run(rows), _one_run(columns)
+        if down is not None and across is not None:
+            return self.scores[down, across]
         return self.scores.take(rows, axis=0).take(columns, axis=1)
+
+
+def _one_run(rows: Array) -> slice | None:
+    start, count = int(rows[0]), len(rows)
+    return slice(start, start + count) if int(rows[-1]) == start + count - 1 and (np.diff(rows) == 1).all() else None
 
 
 def _runs(rows: Array, width: int) -> Array | None:
     """Which runs of so many rows these are, if they are."""
     heads = rows.reshape(-1, width)
     numbers, over = np.divmod(heads[:, 0], width)
-    return None if over.any() or (heads != heads[:, :1] + np.arange(width)).any() else numbers
+    return None if over.any() or (np.diff(heads) != 1).any() else numbers
 
 
 class CutProducts(Products):
@@ -135,7 +148,7 @@ class CutProducts(Products):
 
     def __init__(self, whole: Whole, rows: Array, columns: Array, tied: Array | None = None) -> None:
         self._whole, self._rows, self._columns, self._tied = whole, rows, columns, tied
-        self._both: Sums | None = None
+        self._both: SumsOverBlocks | None = None
         self._all: Products | None = None
 
     @cached_property
@@ -153,7 +166,7 @@ class CutProducts(Products):
         if tied is None:
             return self._cut.add_up(width, other)
         if self._both is None:
-            self._both = Sums((self.matrix * self._whole.cut(self._tied, self._tied))[None])
+            self._both = SumsOverBlocks((self.matrix * self._whole.cut(self._tied, self._tied))[None])
         x, xx = own
         y, yy = tied
         return np.array([x, y, xx, yy, self._both.over(width, width)[0]])
@@ -165,7 +178,7 @@ class CutProducts(Products):
 
 
 def block_sums(products: Products, width: int) -> BlockSums:
-    """Sums of the blocks of symmetric matrices; their diagonals must be 0 and are left out.
+    """SumsOverBlocks of the blocks of symmetric matrices; their diagonals must be 0 and are left out.
 
     Args:
         products: of [heads * width, heads * width], in the order of the heads.
@@ -177,7 +190,7 @@ def block_sums(products: Products, width: int) -> BlockSums:
 
 
 def cross_sums(products: Products, width: int, other: int, share: int) -> BlockSums:
-    """Sums of the blocks of similarities between two parts.
+    """SumsOverBlocks of the blocks of similarities between two parts.
 
     The similarity of a row with the row at the same place of the other part's head is kept apart: these pairs
     are special in trained weights whatever the heads are.
@@ -230,7 +243,7 @@ def fitted(count: float, moments: Array, *, given: bool = False) -> Fitted:
     """
     if count < FEW:
         return Fitted()
-    mean: list[float] = (moments / count).tolist()  # plain numbers: numpy's are slow one by one
+    mean: list[float] = [moment / count for moment in moments.tolist()]  # plain numbers: numpy's are slow one by one
     if len(mean) == 2:
         spread = mean[1] - mean[0] ** 2
         lost = (1,)

@@ -70,12 +70,14 @@ class Term:
     def _classes(self, order: Array | None) -> list[tuple[float, Array]]:
         """Count and moments of the blocks of each class; the last class is what the others leave of all."""
         count, moments = self._total
-        same = self.sums.of(*(self._within() if order is None else self._alike(order)))
+        if order is None:
+            same = self.sums.of_diagonal() if self.share == (1, 1) else self.sums.of(*self._within())
+        else:
+            same = self.sums.of(*self._alike(order))
         others = count - same[0], moments - same[1]
         if self.share[0] == 1 or self.share[0] != self.share[1]:
             return [same, others]
-        diagonal = np.arange(len(self.sums.counts))
-        own = self.sums.of(diagonal, diagonal)
+        own = self.sums.of_diagonal()
         return [own, (same[0] - own[0], same[1] - own[1]), others]
 
     def parted(self, order: Array) -> Fitted:

@@ -79,7 +79,7 @@ class LayerWeights:
         return tuple(weight.as_shape(orientation)[0] for weight, orientation, _ in self.weights)
 
 
-class _Memory:
+class _MadeOfSample:
     """What was made of a sample, kept for the other hypotheses."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Sample:
     columns: int | None
     lengths: Array
     stride: int
-    _memory: _Memory = field(default_factory=_Memory, repr=False, compare=False)
+    _memory: _MadeOfSample = field(default_factory=_MadeOfSample, repr=False, compare=False)
 
     def among(self, rows: Array, tied: Array | None = None) -> Products:
         """The similarities among some rows, with those among the rows tied to them."""
