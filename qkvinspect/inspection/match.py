@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, product
-from math import prod
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
@@ -20,6 +19,7 @@ from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
+from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
@@ -239,15 +239,17 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     if not all(names.has(weight.key, layer) for weight in layout.weights):
         return
-    weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
-    if any(
-        heads_of(one) and len(stored.packing.order) > 1 for one, stored in zip(weights, layout.weights, strict=True)
-    ):
+    weights = tuple(info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None)
+    fused = (one for one, stored in zip(weights, layout.weights, strict=True) if len(stored.packing.order) > 1)
+    if layout.found_by == "settings":
+        try:
+            weights = as_told(layout, weights)
+        except LayoutError:
+            return
+    elif any(map(heads_of, fused)):
         return  # no library that has a row fuses the projections of one head
     if not _has_ratio(layout, weights[0]) or _is_less_than_v(layout, names, layer, weights[0]):
         return
-    if layout.found_by == "settings" and any(prod(weight.shape[2:]) != 1 for weight in weights):
-        return  # a row of settings describes matrices
     if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
         return
     if layout.fed_by is not None and not _is_fed_by(*layout.fed_by, names, layer, weights[-1]):
@@ -259,7 +261,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     if layout.glob != "*" and not fnmatchcase(label, layout.glob):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
-    yield Candidate(layout, layer, label, tuple(weights), settled)
+    yield Candidate(layout, layer, label, weights, settled)
 
 
 def _fits(candidate: Candidate) -> bool:
@@ -275,7 +277,7 @@ def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -
 
     CRATE's ``qkv`` is one projection, used as all three.
     """
-    if len(layout.weights) != 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= layout.weights[0].packing.parts:
+    if len(layout.weights) != 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= {*layout.weights[0].packing.order}:
         return False
     out = names.find("to_out.0.weight", layer)
     return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]
