@@ -1,17 +1,13 @@
 """Layouts that a user describes: a ``[[layout]]`` row of the settings, or ``--layout '{ ... }'`` for one run.
 
 [[layout]]
-id = "mine"                   # what the output calls it
-layer = "*.att_stack.*"       # a glob for the modules that it is for; all, if left out
-q = "q_linear.weight"         # names below the module; qkv, kv or qk where one tensor holds several
+layer = "*.att_stack.*"
+q = "q_linear.weight"
 k = "k_linear.weight"
 v = "v_linear.weight"
-out = "out_linear.weight"     # the output projection
-packing = "q, k, v per head"  # of a tensor that holds several: in blocks, per head, per kv head, row by row
-orientation = "out_in"        # in_out where columns are Q, K and V; heads_in_dim and the like of three axes
-heads = "32/8"                # heads, over kv heads
+heads = "32/8"
 
-docs/settings.md has every key with examples.
+``KEYS`` has every key, docs/settings.md an example of each.
 """
 
 from __future__ import annotations
@@ -30,7 +26,26 @@ UNKNOWN = "?"
 """The placeholder in a suggested row, where the user has to fill in the name of a tensor."""
 
 _WEIGHTS = ("qkv", "qk", "kv", "q", "k", "v")
-_KEYS = ("id", "layer", *_WEIGHTS, "out", "packing", "orientation", "out_orientation", "heads")
+
+KEYS: Mapping[str, str] = {
+    "layer": "a glob for the names of the modules that the row is for; all, if left out",
+    "q, k, v": "the names of the tensors below the module, each as far as the module has it; "
+    "a tensor that is named twice is used as both parts",
+    "qkv, kv, qk": "the same, where one tensor holds several parts",
+    "out": "the output projection: where a tensor holds Q, K and V in blocks, its width tells how wide V is",
+    "packing": "how a tensor with several parts is divided: `in blocks` (if left out), `per head`, `per kv head`, "
+    "`row by row`, `in 4 groups`; in another order than the key says, or with a gate, after the parts: "
+    "`k, v, q in blocks`, `q, gate per head`; of two tensors with `;` between",
+    "orientation": "`out_in` (if left out), as `nn.Linear` stores its weight; `in_out` where Q, K and V are columns; "
+    "`heads_in_dim`, `heads_dim_in` or `in_heads_dim` of parameters of three axes",
+    "out_orientation": "that of the output projection, where it is another: `out_in` or `in_out`; "
+    "of three axes [heads, head_dim, out] is `in_out`, which goes without saying beside parameters of three axes",
+    "heads": "`8`, or `32/8` for 32 heads over 8 kv heads",
+    "id": "what the output calls the layout; `told-1` and so on, if left out",
+}
+"""The keys of a row, and what each is, for docs/settings.md."""
+
+_KEYS = [key for keys in KEYS for key in keys.split(", ")]
 
 THREE_AXES: Mapping[str, Axes] = {"heads_in_dim": (0, 2, 1), "heads_dim_in": (0, 1, 2), "in_heads_dim": (1, 2, 0)}
 """What the axes of a parameter [heads, in, head_dim] and its kin count, and where heads, head_dim and in are."""

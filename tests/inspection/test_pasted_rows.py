@@ -190,3 +190,20 @@ def test_tensors_that_are_no_matrices_are_refused_with_the_reason(shapes: Shapes
         report(shapes, told_now=(parse(f"{{ {row} }}"),))
     told = report(shapes, told=(parse(f"{{ {row} }}"),))
     assert [finding.code for finding in told.findings if words in finding.message] == ["unexpected-shape"]
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.mark.parametrize(
+    "row", re.findall(r"\| `((?:layer|q|k|v|qkv|kv|qk) = .+)` \|$", PAGE.read_text(), re.MULTILINE)
+)
+def test_every_row_of_the_page_is_one(row: str) -> None:
+    assert parse(f"{{ {row} }}").found_by == "settings"
+
+
+def test_the_page_has_an_example_of_every_kind() -> None:
+    examples = PAGE.read_text().partition("## Examples")[2]
+    assert all(
+        f"{word} = " in examples for word in ("q", "kv", "qkv", "packing", "orientation", "heads", "layer", "out")
+    )
