@@ -23,7 +23,7 @@ from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
-from qkvinspect.inspection.misfit import cannot
+from qkvinspect.inspection.misfit import cannot, why_shapes
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
@@ -162,6 +162,7 @@ def inspect(
         *checkpoint.findings,
         *about_emptiness(checkpoint.tensors),
         *stale,
+        *_not_used(options, names, matches),
         *adapters_and_wrappers.findings(checkpoint, stored),
     ]
     attentions: list[Attention] = []
@@ -229,6 +230,14 @@ def _require_used(options: Options, names: Names, matches: Sequence[match.Match]
             if id in rows:
                 raise cannot(names, rows[id], glob)
             raise LayoutError(f"no layer that {glob!r} names was found by its names, for {id!r} to be its layout")
+
+
+def _not_used(options: Options, names: Names, matches: Sequence[match.Match]) -> Iterable[Finding]:
+    """The rows of the settings whose tensors are there and have shapes that they cannot have."""
+    used = [found.candidates[0].layout for found in matches]
+    for layout in options.told:
+        if layout not in used and (text := why_shapes(names, layout)):
+            yield Finding(FindingCode.UNEXPECTED_SHAPE, f"the layout {layout.id!r} is not used: {text}")
 
 
 def _natural(name: str) -> list[str | int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, product
-from math import prod
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
@@ -21,6 +20,7 @@ from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v
+from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
@@ -275,15 +275,17 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     if not all(names.has(weight.key, layer) for weight in layout.weights):
         return
-    weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
-    if any(
-        heads_of(one) and len(stored.packing.order) > 1 for one, stored in zip(weights, layout.weights, strict=True)
-    ):
+    weights = tuple(info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None)
+    fused = (one for one, stored in zip(weights, layout.weights, strict=True) if len(stored.packing.order) > 1)
+    if layout.found_by == "settings":
+        try:
+            weights = as_told(layout, weights)
+        except LayoutError:
+            return
+    elif any(map(heads_of, fused)):
         return  # no library that has a row fuses the projections of one head
     if not has_ratio(layout, weights[0]) or is_less_than_v(layout, names, layer, weights[0]):
         return
-    if layout.found_by == "settings" and any(prod(weight.shape[2:]) != 1 for weight in weights):
-        return  # a row of settings describes matrices
     if layout.out_ratio is not None and not has_out_ratio(layout, names, layer, weights[0]):
         return
     if layout.fed_by is not None and not is_fed_by(*layout.fed_by, names, layer, weights[-1]):
@@ -295,7 +297,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     if layout.glob != "*" and not fnmatchcase(label, layout.glob):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
-    yield Candidate(layout, layer, label, tuple(weights), settled)
+    yield Candidate(layout, layer, label, weights, settled)
 
 
 def _fits(candidate: Candidate) -> bool:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate, Match, Repeated
-from qkvinspect.inspection.names import LIST, Names, Path
+from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.words import speaks_of_attention, word_of
@@ -173,13 +173,8 @@ class Renamed:
         )
 
     def source(self, source: str) -> str:
-        """Of what says how many heads there are: only a list of heads speaks of its own module alone."""
-        if not source.startswith(TENSOR):
-            return source
-        name = source.removeprefix(TENSOR)
-        if LIST not in name:
-            raise UnlikeError(name)
-        return TENSOR + self.name(name)
+        """Of what says how many heads there are: a tensor of the module itself, or what speaks of all modules."""
+        return TENSOR + self.name(source.removeprefix(TENSOR)) if source.startswith(TENSOR) else source
 
     def _part(self, one: Part) -> Part:
         weight, bias = self.weight(one.weight), None if one.bias is None else self.weight(one.bias)

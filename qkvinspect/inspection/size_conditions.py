@@ -13,7 +13,7 @@ def is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) ->
 
     CRATE's ``qkv`` is one projection, used as all three.
     """
-    if len(layout.weights) != 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= layout.weights[0].packing.parts:
+    if len(layout.weights) != 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= {*layout.weights[0].packing.order}:
         return False
     out = names.find("to_out.0.weight", layer)
     return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]

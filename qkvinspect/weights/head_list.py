@@ -10,6 +10,7 @@ from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.head_stack import HeadStack
 from qkvinspect.weights.weight import Matrix, StoredRows, Weight, plain
 
 if TYPE_CHECKING:
@@ -99,5 +100,7 @@ def list_of_heads(name: str, infos: Sequence[TensorInfo], axis: Literal[0, 1]) -
 
 
 def heads_of(weight: Weight) -> int | None:
-    """How many heads a weight has a tensor of its own for; None where it is no such list."""
-    return len(weight.encoding.infos) if isinstance(weight.encoding, HeadList) else None
+    """How many heads a weight is stored with, each apart: in tensors, or along an axis; None where it is not so."""
+    if isinstance(weight.encoding, HeadList):
+        return len(weight.encoding.infos)
+    return weight.encoding.heads if isinstance(weight.encoding, HeadStack) else None
