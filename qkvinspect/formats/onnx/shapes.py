@@ -66,7 +66,7 @@ def _turned(_: Sizes, node: Node, first: Shape | None) -> Shape | None:
 def _unsqueezed(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
     named = node.numbers.get("axes") or sizes.whole(node.input(1))
     axes = sizes.axes(node, len(first) + len(named)) if first is not None and named else None
-    if first is None or axes is None:
+    if first is None or axes is None or len(set(axes)) != len(axes):
         return None
     left = iter(first)
     return tuple(1 if axis in axes else next(left) for axis in range(len(first) + len(set(axes))))

@@ -87,6 +87,11 @@ def count(axis: Axis) -> int:
     return prod(digit.size for digit in axis if isinstance(digit.size, int) and is_rows(digit))
 
 
+def rows(view: View) -> int:
+    """How many rows a view holds, repeated ones too."""
+    return prod(map(count, view.axes))
+
+
 def normal(digits: Iterable[Digit]) -> Axis:
     """The same axis with as few digits as possible."""
     kept: list[Digit] = []
