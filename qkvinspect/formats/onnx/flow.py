@@ -113,12 +113,7 @@ class Flow:
         elif node.op in _ELEMENTWISE:
             self._put(out, self._elementwise(node, given))
         elif node.op == "Concat":
-            if any(view.alone for views in given for view in views):
-                return
-            views = moves.concatenated(self._sizes, node, [views for views in given if views])
-            axis = node.numbers.get("axis", (0,))[0]
-            if all(given) or not any(moved.rows_of_axis(view.axes[axis]) for view in views):
-                self._put(out, views)
+            self._put(out, self._concatenated(node, given))
         elif node.op == "Split":
             pieces = [moves.split(self._sizes, node, view) for view in given[0]]
             for number, name in enumerate(node.outputs):
@@ -140,6 +135,19 @@ class Flow:
             held = self.pieces.setdefault(node.inputs[0], [])
             if len(held) <= _MOST_PIECES:
                 held.append(made[0])
+
+    def _concatenated(self, node: Node, given: Sequence[tuple[View, ...]]) -> tuple[View, ...]:
+        if any(view.alone for views in given for view in views):
+            raise LostError
+        pairs = [*zip(node.inputs, given, strict=True)]
+        held = [
+            views for name, views in pairs if 0 not in (self._sizes.shape(name) or ())
+        ]  # what is empty adds nothing
+        found = moves.concatenated(self._sizes, node, [views for views in held if views])
+        axis = node.numbers.get("axis", (0,))[0]
+        if not all(held) and any(moved.rows_of_axis(view.axes[axis]) for view in found):
+            raise LostError
+        return found
 
     def _put(self, name: str, views: Iterable[View]) -> None:
         views = tuple(views)
