@@ -123,7 +123,7 @@ class Flow:
             self._put(out, [self._rotated(node, view) for view in given[0]])
         else:
             self._put(out, [moves.move(self._sizes, node, view) for view in given[0]])
-            if node.op in ("Gather", "Slice"):
+            if node.op in ("Gather", "GatherND", "Slice"):
                 self._cut(node, given[0], self._views.get(out, ()))
 
     def _cut(self, node: Node, whole: tuple[View, ...], made: tuple[View, ...]) -> None:

@@ -141,7 +141,7 @@ class Sizes:
         return known if len(known) == len(numbers) else None
 
     def _stored(self, stored: Stored) -> Shape | None:
-        return small_numbers(stored, self._wire, MOST_NUMBERS) if len(stored.sizes) < 2 else None
+        return small_numbers(stored, self._wire, MOST_NUMBERS) if len(stored.sizes) <= 2 else None
 
     def axes(self, node: Node, rank: int, slot: int = 1) -> tuple[int, ...] | None:
         """The axes that a node names, as an attribute or as an input; None where it names none."""
