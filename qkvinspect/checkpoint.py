@@ -9,7 +9,7 @@ from math import prod
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
-from qkvinspect.computed_rows import ComputedAttention
+from qkvinspect.computed_rows import ComputedAttention, ComputedCut
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass, field
@@ -275,7 +275,7 @@ class Checkpoint:
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
     packed: tuple[tuple[str, str], ...] = ()
     adapter: Checkpoint | None = None
-    computed: tuple[ComputedAttention, ...] = ()
+    computed: tuple[ComputedAttention | ComputedCut, ...] = ()
     settled: bool = False
 
     def check(self) -> None:

@@ -13,6 +13,13 @@ class ComputedPart(NamedTuple):
     heads: tuple[range, ...]
 
 
+class ComputedCut(NamedTuple):
+    """What the file itself cuts a weight into, where it is not known what becomes of that."""
+
+    weight: str
+    pieces: tuple[tuple[range, ...], ...]
+
+
 class ComputedAttention(NamedTuple):
     """An attention module as the graph of a file computes it.
 

@@ -11,7 +11,7 @@ from qkvinspect.diff.difference import PartDifference
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.parts import Parts, paired
 from qkvinspect.diff.relation import Relation, RelationCode
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.evidence.rotary_order import Order, divides_as_q, places_of
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
@@ -19,6 +19,8 @@ from qkvinspect.weights.reading import Array
 
 _MOST_HEADS = 3
 _MOST_COLUMNS = 512
+_FEW_COLUMNS = 64
+_MOST_VALUES = 1 << 22
 _NEAR = 0.4
 """The relative error up to which rows count as the same but for rounding: 2 bits a value give 0.3, other rows 1.4."""
 
@@ -32,11 +34,16 @@ _WRONG: dict[Order, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """How a converter permuted the rows of a part."""
+    """How a converter permuted the rows of a part.
+
+    Attributes:
+        as_heads: as if the part had so many heads; 0 where the number was right, or was that of Q.
+    """
 
     part: str
     order: Order
     exact: bool
+    as_heads: int = 0
 
 
 def rotary_relations(
@@ -53,10 +60,11 @@ def rotary_relations(
         if part.name in ("q", "k") and part.whole.status == "changed" and ours and theirs:
             order = _order(part.name, ours, theirs, geometry, needed)
             told += [order] if order else []
-    kinds: dict[tuple[Order, bool], None] = {(one.order, one.exact): None for one in told}
-    for order, exact in kinds:
-        names = [one.part for one in told if (one.order, one.exact) == (order, exact)]
-        yield Relation(RelationCode.ROTARY_PERMUTED, _text(names, side, order, exact, needed, geometry), tuple(names))
+    kinds: dict[_Told, list[str]] = {}
+    for one in told:
+        kinds.setdefault(replace(one, part=""), []).append(one.part)
+    for kind, names in kinds.items():
+        yield Relation(RelationCode.ROTARY_PERMUTED, _text(names, side, kind, needed, geometry), tuple(names))
 
 
 def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: Order) -> _Told | None:
@@ -75,9 +83,39 @@ def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: O
         return None
     errors: dict[Order, float] = {order: _error(pairs, index) for order, index in orders.items()}
     best = min(errors, key=errors.__getitem__)
-    if best == needed or errors[best] > _NEAR or errors[needed] < 2 * errors[best] or errors[needed] == 0:
+    if errors[needed] <= _NEAR and best == needed:
         return None
-    return _Told(part, best, errors[best] == 0)
+    if errors[best] <= _NEAR and errors[needed] >= 2 * errors[best]:
+        return _Told(part, best, errors[best] == 0)
+    return _as_other_heads(part, plain, stored, heads, needed)
+
+
+def _as_other_heads(part: str, plain: Lines, stored: Lines, heads: int, needed: Order) -> _Told | None:
+    """The number of heads with which all rows of a part were permuted at once, where it was not its own."""
+    rows, cols = plain.rows, range(min(plain.cols, _FEW_COLUMNS))
+    if rows * len(cols) > _MOST_VALUES:
+        return None
+    whole = (_values(plain, range(rows), cols), _values(stored, range(rows), cols))
+    if not all(np.isfinite(one).all() for one in whole):
+        return None
+    due = _all_places(needed, rows, heads)
+    errors: dict[int, float] = {
+        number: _error([whole], np.argsort(_all_places("neighbours", rows, number))[due])
+        for number in range(1, rows // 4 + 1)
+        if number != heads and rows % number == 0 and rows // number % 2 == 0
+    }
+    best, *others = sorted(errors, key=errors.__getitem__) or (0,)
+    if not best or errors[best] > _NEAR or any(errors[number] < 2 * errors[best] for number in others if errors[best]):
+        return None
+    if any(errors[number] == 0 for number in others):
+        return None
+    return _Told(part, "neighbours", errors[best] == 0, best)
+
+
+def _all_places(order: Order, rows: int, heads: int) -> Array:
+    """Where each row of a part lies that was permuted with so many heads."""
+    width = rows // heads
+    return (np.arange(heads)[:, None] * width + places_of(order, width, 1)).ravel()
 
 
 def _as_q(part: str, share: int, width: int) -> tuple[Order, ...]:
@@ -90,10 +128,13 @@ def _index(order: Order, needed: Order, width: int, share: int) -> Array:
 
 
 def _head(lines: Lines, head: int, width: int) -> Array:
-    rows, cols = range(head * width, (head + 1) * width), range(min(lines.cols, _MOST_COLUMNS))
-    values = lines.words(rows, cols)
+    return _values(lines, range(head * width, (head + 1) * width), range(min(lines.cols, _MOST_COLUMNS)))
+
+
+def _values(lines: Lines, rows: range, cols: range) -> Array:
+    words = lines.words(rows, cols)
     with np.errstate(invalid="ignore"):  # signalling NaN
-        return np.asarray(lines.values(values), np.float64)[:width]
+        return np.asarray(lines.values(words), np.float64)[: len(rows)]
 
 
 def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:
@@ -104,9 +145,15 @@ def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:
     return (gap / (size or 1)) ** 0.5 if isfinite(size + gap) else inf
 
 
-def _text(names: Sequence[str], side: str, order: Order, exact: bool, needed: Order, geometry: Geometry) -> str:
+def _text(names: Sequence[str], side: str, told: _Told, needed: Order, geometry: Geometry) -> str:
     subject = f"the rows of {' and '.join(name.upper() for name in names)} of {side} were"
-    if order == "with the heads of Q":
+    order, exact = told.order, told.exact
+    if told.as_heads:
+        own = geometry.heads(names[0])
+        as_q = ", as Q has," if told.as_heads == geometry.num_heads and names[0] != "q" else ""
+        count = "was 1 head" if told.as_heads == 1 else f"were {told.as_heads} heads"
+        what = f"permuted as if there {count}{as_q or ','} and not {own}"
+    elif order == "with the heads of Q":
         what = f"permuted as if there were {geometry.num_heads} heads, as Q has, and not {geometry.num_kv_heads}"
     else:
         what = _WRONG[order]

@@ -127,7 +127,7 @@ def inspect(
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
     matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked, some)
     _require_used(options, names, matches, layouts)
-    computed = Computed(checkpoint.computed, names)
+    computed = Computed.of(checkpoint, names)
     matches, left = computed.completed(matches, left)
     if checkpoint.sorted_names:
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))

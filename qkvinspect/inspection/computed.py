@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import permutations
 
-from qkvinspect.checkpoint import Orientation
-from qkvinspect.computed_rows import ComputedAttention
+from qkvinspect.checkpoint import Checkpoint, Orientation
+from qkvinspect.computed_rows import ComputedAttention, ComputedCut
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
@@ -35,16 +35,24 @@ class Computed:
     """The modules that a graph computes, by the weights that they take."""
 
     modules: tuple[ComputedAttention, ...]
+    cuts: tuple[ComputedCut, ...]
     names: Names
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, names: Names) -> Computed:
+        """What the graph of a checkpoint says; nothing where it has none."""
+        every = checkpoint.computed
+        modules = tuple(one for one in every if isinstance(one, ComputedAttention))
+        return cls(modules, tuple(one for one in every if isinstance(one, ComputedCut)), names)
 
     def told(self, module: Module, facts: Facts) -> Module:
         """The module as the graph has it, with a finding where its names say otherwise."""
-        if not self.modules:
+        if not self.modules and not self.cuts:
             return module
         held = {weight.name for candidate in module.match.candidates for weight in candidate.weights}
         own = [one for one in self.modules if _weights(one) <= held]
         if not own:
-            return module
+            return self._as_cut(module)
         if len({*map(_as_rows, own)}) > 1:
             text = "the graph takes its rows in more than one way; they are reported as its names say"
             return replace(module, findings=(*module.findings, self._finding(module, text)))
@@ -95,6 +103,25 @@ class Computed:
             text = f"the graph takes {_said(one)}, which is not what was asked for"
             return replace(module, findings=(*module.findings, self._finding(module, text)))
         return self._anew(module, one, facts)
+
+    def _as_cut(self, module: Module) -> Module:
+        """The module, not split where the graph cuts its tensor into other pieces than its names say."""
+        attention = module.attention
+        if attention is None or module.match.decided_by in _MINE:
+            return module
+        for one in self.cuts:
+            parts = [part for part in attention.parts if part.weight.name == one.weight]
+            named = {_every(part.heads) for part in parts}
+            if len(named) == len(one.pieces) and named != {_every(piece) for piece in one.pieces}:
+                first = ", ".join(map(span, merge(one.pieces[0])[:3]))
+                text = (
+                    f"the graph cuts {one.weight} into other pieces than its names say, {first} ... first, and cannot"
+                )
+                base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
+                return Module(
+                    module.match, base, (self._finding(module, f"{text} be followed further: it is not split"),)
+                )
+        return module
 
     def _anew(self, module: Module, one: ComputedAttention, facts: Facts) -> Module:
         """The module cut as the graph has it, whatever its names say."""

@@ -130,6 +130,7 @@ WRONG = {
     "K forgotten": (1, 0, 2, "the rows of K of B were not permuted"),
     "twice": (2, 2, 2, "the rows of Q and K of B were permuted twice"),
     "K as Q": (1, 1, 4, "the rows of K of B were permuted as if there were 4 heads, as Q has, and not 2"),
+    "K as one": (1, 1, 1, "the rows of K of B were permuted as if there was 1 head, and not 2"),
 }
 
 

@@ -13,7 +13,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.onnx.computed import computed
+from qkvinspect.formats.onnx.computed import computed, cut
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
@@ -64,6 +64,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             named.name: _as_named(infos[named.stored], named) for named in stored_as.values() if named.stored in infos
         }
         heads = heads_of(uses, names.values(), wire)
+        flow = Flow(graph, wire)
         return Checkpoint(
             path=source.name,
             format=NAME,
@@ -77,7 +78,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
             resources=resources.pop_all(),
             loader="onnx",
-            computed=tuple(computed(Flow(graph, wire).met, names)),
+            computed=(*computed(flow.met, names), *cut(flow.pieces.values(), names)),
         )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from qkvinspect.computed_rows import ComputedAttention, ComputedPart
+from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.flow import Met
 from qkvinspect.formats.onnx.names import Named
@@ -16,10 +16,7 @@ _MOST_RANGES = 1 << 18
 
 def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[ComputedAttention]:
     """The modules whose every projection has a name."""
-    by_stored: dict[str, str] = {}
-    for name, named in names.items():
-        if named.part is None:
-            by_stored.setdefault(named.stored, name)
+    by_stored = _by_stored(names)
     seen: set[ComputedAttention] = set()
     left = _MOST_RANGES
     for one in dict.fromkeys(met):
@@ -30,6 +27,43 @@ def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[Compute
         if found is not None and found not in seen:
             seen.add(found)
             yield found
+
+
+def cut(pieces: Iterable[Sequence[View]], names: Mapping[str, Named]) -> Iterator[ComputedCut]:
+    """The weights that are cut into two or three, with the rows of each piece."""
+    by_stored = _by_stored(names)
+    left = _MOST_RANGES
+    for views in pieces:
+        weights = {view.weight for view in views}
+        name = by_stored.get(views[0].weight)
+        if name is None or len(weights) > 1 or len(views) < 2:
+            continue
+        runs = [_runs(view) for view in views]
+        left -= sum(map(len, filter(None, runs))) + 1
+        if left < 0:
+            return
+        known = [each for each in runs if each is not None]
+        if len(known) == len(views) == len({frozenset(each) for each in known}):
+            yield ComputedCut(name, tuple(known))
+
+
+def _runs(view: View) -> tuple[range, ...] | None:
+    """All rows of a view, in runs of neighbours."""
+    digits = sorted(
+        (digit for axis in view.axes for digit in axis if digit.stride), key=lambda digit: -abs(digit.stride or 0)
+    )
+    digits = list(moved.normal(digits))
+    inner = digits.pop() if digits and digits[-1].stride == 1 else moved.Digit(1, 1)
+    first = moved.starts(digits, view.offsets[0])
+    return None if first is None else tuple(range(start, start + int(inner.size)) for start in first)
+
+
+def _by_stored(names: Mapping[str, Named]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, named in names.items():
+        if named.part is None:
+            found.setdefault(named.stored, name)
+    return found
 
 
 def _module(met: Met, names: Mapping[str, str]) -> ComputedAttention | None:

@@ -22,6 +22,9 @@ MOST_NODES = 400_000
 _MOST_STREAMS = 4
 """Weights whose rows lie one behind the other along tokens, as those of text and image do."""
 
+_MOST_PIECES = 3
+"""Into which a weight is cut for Q, K and V."""
+
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Where", "Min", "Max"})
 _SUMS = frozenset({"Add", "Sub"})
 _OTHER_SLOT = {"QLinearMatMul": 3}
@@ -54,16 +57,23 @@ class Met:
 
 
 class Flow:
-    """The rows of weights in the values of a graph, in the order of its nodes."""
+    """The rows of weights in the values of a graph, in the order of its nodes.
+
+    Attributes:
+        met: projections that attention takes together.
+        pieces: of a value that holds all rows of a weight, what is cut of it.
+    """
 
     def __init__(self, graph: Graph, wire: Wire) -> None:
         self._graph = graph
         self._sizes = Sizes(graph, wire)
+        self._rows: dict[str, int] = {}
         self._projections = Projections(graph, self._sizes)
         self._views: dict[str, tuple[View, ...]] = {}
         self._scores: dict[str, Scores] = {}
         self._constant: set[str] = set(graph.initialisers)
         self.met: list[Met] = []
+        self.pieces: dict[str, list[View]] = {}
         for node in graph.nodes[:MOST_NODES]:
             self._see(node)
 
@@ -103,20 +113,41 @@ class Flow:
         elif node.op in _ELEMENTWISE:
             self._put(out, self._elementwise(node, given))
         elif node.op == "Concat":
-            if any(view.alone for views in given for view in views):
-                return
-            views = moves.concatenated(self._sizes, node, [views for views in given if views])
-            axis = node.numbers.get("axis", (0,))[0]
-            if all(given) or not any(moved.rows_of_axis(view.axes[axis]) for view in views):
-                self._put(out, views)
+            self._put(out, self._concatenated(node, given))
         elif node.op == "Split":
             pieces = [moves.split(self._sizes, node, view) for view in given[0]]
             for number, name in enumerate(node.outputs):
                 self._put(name, [each[number] for each in pieces])
+                self._cut(node, given[0], self._views.get(name, ()))
         elif node.op == "RotaryEmbedding":
             self._put(out, [self._rotated(node, view) for view in given[0]])
         else:
             self._put(out, [moves.move(self._sizes, node, view) for view in given[0]])
+            if node.op in ("Gather", "GatherND", "Slice"):
+                self._cut(node, given[0], self._views.get(out, ()))
+
+    def _cut(self, node: Node, whole: tuple[View, ...], made: tuple[View, ...]) -> None:
+        """Keep what a cut gives of a weight of which all rows were there."""
+        if len(whole) != 1 or len(made) != 1 or whole[0].alone:
+            return
+        rows, kept = (moved.rows(view) for view in (whole[0], made[0]))
+        if kept < rows == self._rows.get(whole[0].weight):
+            held = self.pieces.setdefault(node.inputs[0], [])
+            if len(held) <= _MOST_PIECES:
+                held.append(made[0])
+
+    def _concatenated(self, node: Node, given: Sequence[tuple[View, ...]]) -> tuple[View, ...]:
+        if any(view.alone for views in given for view in views):
+            raise LostError
+        pairs = [*zip(node.inputs, given, strict=True)]
+        held = [
+            views for name, views in pairs if 0 not in (self._sizes.shape(name) or ())
+        ]  # what is empty adds nothing
+        found = moves.concatenated(self._sizes, node, [views for views in held if views])
+        axis = node.numbers.get("axis", (0,))[0]
+        if not all(held) and any(moved.rows_of_axis(view.axes[axis]) for view in found):
+            raise LostError
+        return found
 
     def _put(self, name: str, views: Iterable[View]) -> None:
         views = tuple(views)
@@ -165,6 +196,7 @@ class Flow:
 
     def _take(self, node: Node, view: View) -> None:
         self._views[node.outputs[0]] = (view,)
+        self._rows[view.weight] = moved.rows(view)
         self._sizes.set(node.outputs[0], tuple(_size_of_axis(axis, self._sizes) for axis in view.axes))
 
     def _einsum(self, node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> None:

@@ -271,5 +271,13 @@ def _scope(key: str, value: str) -> str | None:
 
 
 def _path(name: str) -> str | None:
-    """The path in the names of torch's older exporter: ``/encoder/layer.0/query/MatMul``."""
-    return ".".join(name.split("/")[1:-1]) if name.startswith("/") else None
+    """The path in the names of torch's older exporter: ``/encoder/layer.0/query/MatMul``.
+
+    A module of a list or a sequence has the name of that before its own: ``/blocks/blocks.0/attn/MatMul``.
+    """
+    if not name.startswith("/"):
+        return None
+    parts = name.split("/")[1:-1]
+    return ".".join(
+        part for part, after in zip(parts, [*parts[1:], ""], strict=False) if not after.startswith(f"{part}.")
+    )

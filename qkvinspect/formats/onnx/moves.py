@@ -161,6 +161,21 @@ def _gathered(sizes: Sizes, node: Node, view: View) -> View:
     return cut if shape else moved.without(cut, axis)
 
 
+def _gathered_first(sizes: Sizes, node: Node, view: View) -> View:
+    """GatherND with one number for each of what it takes: rows along the first axis, as Gather takes them."""
+    shape, places = sizes.shape(node.input(1)), sizes.whole(node.input(1))
+    if (
+        shape is None
+        or places is None
+        or shape[-1:] != (1,)
+        or len(shape) > 2
+        or node.numbers.get("batch_dims", (0,))[0]
+    ):
+        raise LostError
+    cut = cuts.taken_at(view, 0, places)
+    return cut if len(shape) == 2 else moved.without(cut, 0)
+
+
 def _squeezed(sizes: Sizes, node: Node, view: View) -> View:
     axes = sizes.axes(node, len(view.axes))
     gone = [at for at, axis in enumerate(view.axes) if not axis] if axes is None else axes
@@ -201,6 +216,7 @@ _MOVES: Mapping[str, Callable[[Sizes, Node, View], View]] = {
     "Expand": _expanded,
     "Flatten": _flattened,
     "Gather": _gathered,
+    "GatherND": _gathered_first,
     "Reshape": _reshaped,
     "Slice": _sliced,
     "Squeeze": _squeezed,

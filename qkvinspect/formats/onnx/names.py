@@ -144,8 +144,13 @@ def is_product(use: Use) -> bool:
     return (
         use.slot == PRODUCTS.get(use.node.op)
         and size_of(use.node, use.stored) is not None
-        and (holds_codes(use.node) or is_generated(use.label))
+        and (holds_codes(use.node) or is_generated(use.label) or _is_computed(use))
     )
+
+
+def _is_computed(use: Use) -> bool:
+    """Whether torch's exporter computed it, as ``permute``: all else has the path of the module that uses it."""
+    return bool(use.node.told and use.node.scope) and "." not in use.label
 
 
 def _own_name(label: str) -> str | None:

@@ -30,6 +30,8 @@ class Projections:
         before = [(Digit(size),) if size != 1 else () for size in given]
         if node.op == "Conv":
             rows = self._convolved(node, weight, stored.sizes)
+            given = self._sizes.shape(node.outputs[0]) or tuple(self._sizes.unknown() for _ in stored.sizes)
+            before = [(Digit(size),) if size != 1 else () for size in given]
             return View(weight.weight, (before[0], rows, *before[2:]))
         size = size_of(node, stored)
         if len(weight.axes) != 2 or node.op.startswith("MatMulNBits") or (node.op[:6] == "MatMul" and node.domain):

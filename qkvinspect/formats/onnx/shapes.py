@@ -66,7 +66,7 @@ def _turned(_: Sizes, node: Node, first: Shape | None) -> Shape | None:
 def _unsqueezed(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
     named = node.numbers.get("axes") or sizes.whole(node.input(1))
     axes = sizes.axes(node, len(first) + len(named)) if first is not None and named else None
-    if first is None or axes is None:
+    if first is None or axes is None or len(set(axes)) != len(axes):
         return None
     left = iter(first)
     return tuple(1 if axis in axes else next(left) for axis in range(len(first) + len(set(axes))))
@@ -148,8 +148,20 @@ def _convolved(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
     weight = sizes.shape(node.input(1))
     if first is None or weight is None or len(weight) != len(first) or len(first) < 3:
         return None
-    kept = all(size == 1 for size in weight[2:]) and set(node.numbers.get("strides", (1,))) <= {1}
-    return (first[0], weight[0], *(first[2:] if kept else (sizes.unknown() for _ in first[2:])))
+    rank = len(first) - 2
+    strides, dilations = (node.numbers.get(key) or (1,) * rank for key in ("strides", "dilations"))
+    pads = node.numbers.get("pads") or ((0,) * (2 * rank) if all(size == 1 for size in weight[2:]) else ())
+    made: list[Dim] = [first[0], weight[0]]
+    for axis, (size, kernel) in enumerate(zip(first[2:], weight[2:], strict=True)):
+        known = isinstance(size, int) and isinstance(kernel, int) and len(pads) == 2 * rank
+        if isinstance(size, str) and kernel == 1 and strides[axis : axis + 1] == (1,) and not any(pads):
+            made.append(size)
+        elif not known or not len(strides) == len(dilations) == rank or strides[axis] < 1:
+            made.append(sizes.unknown())
+        else:
+            room = int(size) + pads[axis] + pads[axis + rank] - dilations[axis] * (int(kernel) - 1) - 1
+            made.append(max(room // strides[axis] + 1, 0))
+    return tuple(made)
 
 
 def _flattened(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:

@@ -95,6 +95,9 @@ _FIRST_PASSED = frozenset(
         "Softplus",
         "Sqrt",
         "ScatterND",
+        "ScatterElements",
+        "RandomUniformLike",
+        "RandomNormalLike",
         "Swish",
         "Tanh",
         "Trilu",
@@ -141,7 +144,7 @@ class Sizes:
         return known if len(known) == len(numbers) else None
 
     def _stored(self, stored: Stored) -> Shape | None:
-        return small_numbers(stored, self._wire, MOST_NUMBERS) if len(stored.sizes) < 2 else None
+        return small_numbers(stored, self._wire, MOST_NUMBERS) if len(stored.sizes) <= 2 else None
 
     def axes(self, node: Node, rank: int, slot: int = 1) -> tuple[int, ...] | None:
         """The axes that a node names, as an attribute or as an input; None where it names none."""
@@ -179,8 +182,9 @@ class Sizes:
         return None if made is None else made(self, node, first)
 
     def broadcast(self, shapes: Sequence[Shape | None]) -> Shape | None:
+        """The shape of what is put together of several; of one that is not known no more axes are supposed."""
         known = [shape for shape in shapes if shape is not None]
-        if len(known) < len(shapes) or not known:
+        if not known or (max(map(len, known)) < 2 and len(known) < len(shapes)):
             return None
         rank = max(map(len, known))
         found: list[Dim] = []
@@ -188,7 +192,8 @@ class Sizes:
             sizes = [shape[axis] for shape in known if len(shape) >= -axis]
             others = [size for size in sizes if size != 1]
             numbers = [size for size in others if isinstance(size, int)]
-            found.append(numbers[0] if numbers else others[0] if others else 1)
+            alone = 1 if len(known) == len(shapes) else self.unknown()
+            found.append(numbers[0] if numbers else others[0] if others else alone)
         return tuple(found)
 
     def _split(self, node: Node) -> None:

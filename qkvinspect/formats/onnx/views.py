@@ -87,6 +87,11 @@ def count(axis: Axis) -> int:
     return prod(digit.size for digit in axis if isinstance(digit.size, int) and is_rows(digit))
 
 
+def rows(view: View) -> int:
+    """How many rows a view holds, repeated ones too."""
+    return prod(map(count, view.axes))
+
+
 def normal(digits: Iterable[Digit]) -> Axis:
     """The same axis with as few digits as possible."""
     kept: list[Digit] = []
@@ -135,7 +140,7 @@ def reshaped(view: View, target: Sequence[Dim]) -> View:
         front.append(taken)
         at += 1
     while lenient and at < stop and target[at] != -1 and left and is_unknown(left[0].size):
-        front.append((left.pop(0),))
+        front.append((left.pop(0)._replace(size=target[at]),))
         at += 1
     if stop - at > 1 or (stop == at and left) or (stop > at and target[at] != -1 and not isinstance(target[at], str)):
         raise LostError

@@ -72,7 +72,10 @@ def truth(model: nn.Module, given: tuple[Any, ...], watch: Callable[[Callable[..
     def met(q: Tensor, k: Tensor, v: Tensor) -> None:
         module: dict[str, Any] = {}
         for part, rows in (("q", q), ("k", k), ("v", v)):
-            every = [[*map(int, head)] for head in rows[0, :, 0].round().tolist()]
+            seen = rows[0, :, 0]
+            if (seen - seen.round()).abs().max() > 0.01:  # scaled before: the rows of a head follow each other here
+                seen = seen / (seen[0, 1] - seen[0, 0])
+            every = [[*map(int, head)] for head in seen.round().tolist()]
             heads = [list(one) for one in dict.fromkeys(map(tuple, every))]
             module[part] = [names[heads[0][0] // SCALE], [[row % SCALE for row in head] for head in heads]]
         found.append(module)
