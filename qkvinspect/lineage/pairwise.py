@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
-from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
+from qkvinspect.lineage.fates import Fate, LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
 from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested, label
 from qkvinspect.lineage.making import making
 from qkvinspect.lineage.order_test import OrderTest, order_test
 from qkvinspect.lineage.relatives import Relative, nbytes
+from qkvinspect.lineage.settled_fates import settled
 from qkvinspect.lineage.spectra_alike import spectra_alike
 from qkvinspect.lineage.unit_profiles import UnitProfiles
 from qkvinspect.weights.reading import Array
@@ -40,10 +41,10 @@ def kinship(places: Places, a: Relative, b: Relative, advance: Callable[[int], N
         ours, theirs = a.read(pair.a), b.read(pair.b)
         profiles.add(pair, ours, theirs)
         inner += inner_similarities(pair, ours, theirs)
-        layers.append(of_pair(pair, pairs.chance, (names[0][pair.a], names[1][pair.b]), ours, theirs))
+        layers.append(of_pair(pair, pairs, (names[0][pair.a], names[1][pair.b]), ours, theirs))
         advance(nbytes(a.layers[pair.a]) + nbytes(b.layers[pair.b]))
     residual = order_test([profiles.similarity()])
-    layers = _in_order(pairs, layers, list(without_partner(pairs, *names)), names)
+    layers = settled(pairs, _in_order(pairs, layers, list(without_partner(pairs, *names)), names), names)
     if a.numbered or b.numbered:
         return _weighed(places, (a, b), order_test(inner), "inner", residual, layers)
     return _weighed(places, (a, b), residual, "residual", residual, layers)
@@ -69,8 +70,8 @@ def _weighed(
     layers: Sequence[LayerFate],
 ) -> Kinship:
     """The verdict that the p-value allows."""
-    heads = [head.fate for layer in layers for head in layer.heads]
-    if test.p_value < KIN and tested == "residual" and "removed" in heads and {*heads} <= {"added", "removed"}:
+    heads = {head.fate for layer in layers for head in layer.heads}
+    if test.p_value < KIN and tested == "residual" and heads and heads <= _NOTHING:
         why = "units stand in the same order, and no head of one is a head of the other: both may read the same inputs"
         return Kinship(*places, "undetermined", why, None, test, tested, tuple(layers))
     if test.p_value < KIN:
@@ -88,6 +89,10 @@ def _weighed(
     else:
         return Kinship(*places, "unrelated", "units stand in each other's order as chance has it", None, test, tested)
     return Kinship(*places, "undetermined", why, None, test, tested)
+
+
+_NOTHING: set[Fate] = {"added", "removed", "replaced"}
+"""What became of heads of which none is one of the other's."""
 
 
 def _in_order(
