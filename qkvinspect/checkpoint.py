@@ -79,6 +79,8 @@ class Region:
         checked: whether ``check`` has nothing left to do.
     """
 
+    __slots__ = ("_start", "nbytes", "source")
+
     checked = True
 
     def __init__(self, source: ByteSource, start: int | Callable[[], int], nbytes: int) -> None:

@@ -5,11 +5,11 @@ Read here rather than by the safetensors library, which accepts duplicate names 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
-from qkvinspect.dtypes import DTYPES
+from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import safetensors_parts as parts
@@ -101,7 +101,8 @@ def describe(source: ByteSource, limits: Limits) -> parts.Described:
     if not is_texts(metadata):
         raise damaged(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
     # what is parsed goes as tensors come: a header of a million entries takes more room than they do
-    tensors = {name: _tensor(source, name, header.pop(name), data_start) for name in list(header)}
+    known: _Known = {}
+    tensors = {name: _tensor(source, name, header.pop(name), data_start, known) for name in list(header)}
     _check_places(source, tensors, data_start)
     return parts.Described(tensors, metadata)
 
@@ -139,29 +140,35 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
     return header, 8 + length
 
 
-def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> TensorInfo:
+_Known = dict[tuple[str, tuple[int, ...]], tuple[DType, tuple[int, ...], tuple[int, ...], int]]
+"""Dtype, shape, strides and bytes of the tensors before, by code and shape: a million have few that differ."""
+
+
+def _tensor(source: ByteSource, name: str, entry: object, data_start: int, known: _Known) -> TensorInfo:
     """One tensor of the header."""
     fields = entry if is_mapping(entry) else {}
     if len(fields) != 3 or not fields.keys() >= _FIELDS:
         message = "header entry needs exactly dtype, shape, data_offsets"
         raise damaged(source, Code.SAFETENSORS_FIELDS, message, None, name)
     code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
-    if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
-        found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
-        raise damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
-    if offsets is None or len(offsets) != 2:
-        message = "data_offsets are not two numbers"
-        raise damaged(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
-    if not isinstance(code, str) or code not in CODES:
-        raise damaged(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
-    start, end = offsets
+    like = known.get((code, shape)) if isinstance(code, str) and shape is not None else None
+    if like is None:
+        if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+            found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
+            raise damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
+        _require_two(offsets, source, fields, name)
+        if not isinstance(code, str) or code not in CODES:
+            raise damaged(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
+        dtype = _DTYPES[code]
+        like = known[code, shape] = dtype, shape, contiguous_strides(shape), dtype.bits * prod(shape)
+    start, end = _require_two(offsets, source, fields, name)
     if start > end:
         raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
     if start < 0 or end > source.size - data_start:
         found = f"[{start}, {end}) of {source.size - data_start}"
         raise damaged(source, Code.SAFETENSORS_RANGE, "data is outside the file", found, name)
-    dtype = _DTYPES[code]
-    if prod(shape) * dtype.bits != 8 * (end - start):
+    dtype, shape, strides, bits = like
+    if bits != 8 * (end - start):
         raise CheckpointError(
             "shape and bytes disagree",
             code=Code.SAFETENSORS_SIZE,
@@ -171,8 +178,18 @@ def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> Te
             found=f"{end - start} bytes",
             hint="the file is damaged",
         )
-    region = Region(source, data_start + start, end - start)
-    return TensorInfo(name, dtype, shape, contiguous_strides(shape), region, keys=(name,))
+    return TensorInfo(
+        name, dtype, shape, strides, Region(source, data_start + start, end - start), 0, "little", (name,)
+    )
+
+
+def _require_two(
+    offsets: tuple[int, ...] | None, source: ByteSource, fields: Mapping[str, object], name: str
+) -> tuple[int, int]:
+    if offsets is None or len(offsets) != 2:
+        message = "data_offsets are not two numbers"
+        raise damaged(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
+    return offsets
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
@@ -181,22 +198,25 @@ def _integers(value: object) -> tuple[int, ...] | None:
 
 def _check_places(source: ByteSource, tensors: Mapping[str, TensorInfo], data_start: int) -> None:
     """The tensors' bytes must follow each other without a hole or an overlap, to the end of the file."""
-    position = data_start
-    for name, region in _in_order(tensors, data_start):
-        if region.start != position:
-            code = Code.SAFETENSORS_HOLE if region.start > position else Code.SAFETENSORS_OVERLAP
-            found = f"offset {region.start - data_start}, expected {position - data_start}"
-            raise damaged(source, code, "its bytes do not follow the tensor before", found, name)
-        position += region.nbytes
+    position = _end_in_order(tensors, data_start)
+    if position is None:
+        position = data_start
+        places = ((info.region.start, info.region.nbytes, name) for name, info in tensors.items())
+        for start, nbytes, name in sorted(places):
+            if start != position:
+                code = Code.SAFETENSORS_HOLE if start > position else Code.SAFETENSORS_OVERLAP
+                found = f"offset {start - data_start}, expected {position - data_start}"
+                raise damaged(source, code, "its bytes do not follow the tensor before", found, name)
+            position += nbytes
     if position != source.size:
         raise follows(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", position)
 
 
-def _in_order(tensors: Mapping[str, TensorInfo], start: int) -> Iterable[tuple[str, Region]]:
-    """The regions by where they lie: as they are listed, mostly, which takes less time and room to see than to sort."""
+def _end_in_order(tensors: Mapping[str, TensorInfo], start: int) -> int | None:
+    """Where the last one ends, if they lie as they are listed: mostly, and it takes less time and room than to sort."""
     for info in tensors.values():
-        if info.region.start != start:
-            places = ((info.region.start, info.region.nbytes, name) for name, info in tensors.items())
-            return [(name, tensors[name].region) for _, _, name in sorted(places)]
-        start += info.region.nbytes
-    return ((name, info.region) for name, info in tensors.items())
+        region = info.region
+        if region.start != start:
+            return None
+        start += region.nbytes
+    return start

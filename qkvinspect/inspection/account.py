@@ -156,7 +156,7 @@ def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:
     """The tensors of modules that are attention as a whole: norms, tables, outputs."""
     sizes = sorted({len(path) for path in places})
-    return {name for name, path in names.paths.items() if any(path[:size] in places for size in sizes)}
+    return {name for name, path in names.paths.items() for size in sizes if path[:size] in places}
 
 
 def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:

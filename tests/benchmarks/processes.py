@@ -23,7 +23,10 @@ print(time.perf_counter() - began, usage.ru_maxrss / 1e3, taken, os.waitstatus_t
 """
 """The system counts the memory of who starts a process as its own, so who starts it is small."""
 
-QKVINSPECT = (sys.executable, "-m", "qkvinspect")
+_SCRIPT = Path(sys.executable).with_name("qkvinspect")
+
+QKVINSPECT = (str(_SCRIPT),) if _SCRIPT.exists() else (sys.executable, "-m", "qkvinspect")
+"""As it is typed: ``-m`` imports what finds modules first, which takes 4 ms."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.sources import announce
-from qkvinspect.weights.copying import Copying
+from qkvinspect.weights.copying import is_copying
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import value_tiles
 from qkvinspect.weights.weight import Matrix, Weight
@@ -271,7 +271,7 @@ def _lines(matrix: Matrix, step: int) -> Array:
 
 
 def _near(matrix: StridedMatrix, step: int) -> bool:
-    local = isinstance(matrix.info.region.source, Copying)
+    local = is_copying(matrix.info.region.source)
     return local and step * matrix.row_stride * matrix.unit // 8 <= _AHEAD
 
 
