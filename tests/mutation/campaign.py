@@ -199,6 +199,7 @@ class Campaign:
         self.lines, self.picked, self.seconds, self.end = lines, picked, seconds, end
         self.tried: Counter[tuple[str, str]] = Counter()
         self.unsound: set[str] = set()
+        self.killers = {(one.file, one.detail) for one in sample.read() if one.outcome == "killed"}
 
     def pytest_sessionstart(self) -> None:
         import hypothesis  # not before pytest has begun, which warns of that
@@ -245,6 +246,7 @@ class Campaign:
         tests = [
             test for test in tests_of(mutation, self.lines, self.seconds) if test in items and test not in self.unsound
         ]
+        tests.sort(key=lambda test: (mutation.file, test) not in self.killers)
         make = in_place(mutation, functions)
         while tests:
             if make is None:
@@ -253,7 +255,10 @@ class Campaign:
                 killer = in_a_fork([items[test] for test in tests], self.lines, make)
             if killer is None:
                 return "survived", f"{len(tests)} tests"
-            if killer not in items or in_a_fork([items[killer]], self.lines, lambda: None) is None:
+            if killer not in items:
+                return "killed", killer
+            if in_a_fork([items[killer]], self.lines, lambda: None) is None:
+                self.killers.add((mutation.file, killer))
                 return "killed", killer
             self.unsound.add(killer)
             tests.remove(killer)
