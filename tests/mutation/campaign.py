@@ -76,12 +76,15 @@ class Mutation:
 def tests_of(mutation: Mutation, lines: Lines, most: float) -> list[str]:
     """The quickest case of each test function that runs the line, then the other cases, as many as there is time for.
 
-    Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file.
+    Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file
+    and those whose own file names the module.
     """
     of_file = lines.of(mutation.file)
     before, after = compile(mutation.source, "", "exec"), compile(mutation.tree, "", "exec")
     pairs = changed_functions(before, after)
-    tests = of_file.get(mutation.line, set()) if pairs else set().union(*of_file.values(), set())
+    tests = (
+        of_file.get(mutation.line, set()) if pairs else set().union(*of_file.values(), lines.naming(mutation.module))
+    )
     if not tests:
         inside = {line for code, _ in pairs or () for line in lines_inside(code)}
         tests = set().union(*(of_file.get(line, set()) for line in inside))

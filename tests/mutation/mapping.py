@@ -50,6 +50,14 @@ class Lines:
                 found.setdefault(line, set()).add(test)
         return found
 
+    def naming(self, module: str) -> set[str]:
+        """The tests of the files that speak of a module: of its tables, no line is run after the import."""
+        by_file: dict[str, set[str]] = {}
+        for test in self.seconds:
+            by_file.setdefault(test.partition("::")[0], set()).add(test)
+        held = (tests for file, tests in by_file.items() if module in (ROOT / file).read_text())
+        return set().union(*held, set())
+
     def guess(self, tests: list[str]) -> None:
         """Of other cases of mapped test functions, that they run what those do."""
         mapped: dict[str, str] = {}
