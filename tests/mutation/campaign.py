@@ -50,7 +50,7 @@ MEMORY = 6 << 30
 """Bytes of addresses that a mutated process may have."""
 Functions = dict[tuple[str, int, str], list[FunctionType]]
 """The live functions by file, first line and name."""
-FEWEST = 10
+FEWEST = 4
 """Tests that are tried whatever they take."""
 
 
