@@ -202,6 +202,7 @@ class Campaign:
         self.lines, self.picked, self.seconds, self.end = lines, picked, seconds, end
         self.tried: Counter[tuple[str, str]] = Counter()
         self.unsound: set[str] = set()
+        self.sound: set[str] = set()
         self.killers = {(one.file, one.detail) for one in sample.read() if one.outcome == "killed"}
 
     def pytest_sessionstart(self) -> None:
@@ -260,7 +261,8 @@ class Campaign:
                 return "survived", f"{len(tests)} tests"
             if killer not in items:
                 return "killed", killer
-            if in_a_fork([items[killer]], self.lines, lambda: None) is None:
+            if killer in self.sound or in_a_fork([items[killer]], self.lines, lambda: None) is None:
+                self.sound.add(killer)
                 self.killers.add((mutation.file, killer))
                 return "killed", killer
             self.unsound.add(killer)
@@ -348,20 +350,27 @@ def in_a_copy(mutation: Mutation, tests: list[str]) -> str | None:
     return failed[0] if failed else "the import itself"
 
 
+def _candidates(picked: sample.Mutation, lines: Lines, most: float) -> list[str]:
+    number = picked.now()
+    return [] if number is None else tests_of(Mutation.of(picked.file, number), lines, most)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--map", type=Path, required=True)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--room", action="append", help="only these rooms")
+    parser.add_argument("--file", action="append", help="only files that begin so")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--minutes", type=float, default=600)
     given = parser.parse_args()
     lines = Lines.read(given.map)
     wanted = ("survived", "uncovered") if given.again else ("drawn",)
     picked = [one for one in sample.read() if one.outcome in wanted and (not given.room or one.room in given.room)]
+    picked = [one for one in picked if not given.file or one.file.startswith(tuple(given.file))]
     campaign = Campaign(lines, picked, given.seconds, time.monotonic() + 60 * given.minutes)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    files = sorted({test.partition("::")[0] for test in lines.seconds})
+    files = sorted({test.partition("::")[0] for one in picked for test in _candidates(one, lines, given.seconds)})
     pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *files], plugins=[campaign])
     print("not counted, as they fail without a mutation:", *sorted(campaign.unsound))
     for (room, outcome), count in sorted(campaign.tried.items()):
