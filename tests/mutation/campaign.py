@@ -76,6 +76,7 @@ class Mutation:
 def tests_of(mutation: Mutation, lines: Lines, most: float) -> list[str]:
     """The quickest case of each test function that runs the line, then the other cases, as many as there is time for.
 
+    Those of files that name the module come first, then those of the room.
     Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file
     and those whose own file names the module.
     """
@@ -89,10 +90,13 @@ def tests_of(mutation: Mutation, lines: Lines, most: float) -> list[str]:
         inside = {line for code, _ in pairs or () for line in lines_inside(code)}
         tests = set().union(*(of_file.get(line, set()) for line in inside))
     seconds = lines.seconds
+    naming = lines.naming(mutation.module)
+    own = f"tests/{mutation.file.partition('/')[0]}/"
+    nearness = {test: (test not in naming, not test.startswith(own), seconds[test], test) for test in tests}
     first: dict[str, str] = {}
-    for test in sorted(tests, key=lambda test: (seconds[test], test)):
+    for test in sorted(tests, key=lambda test: nearness[test]):
         first.setdefault(test.partition("[")[0], test)
-    rest = sorted(tests - {*first.values()}, key=lambda test: (seconds[test], test))
+    rest = sorted(tests - {*first.values()}, key=lambda test: nearness[test])
     found: list[str] = []
     spent = 0.0
     for test in [*first.values(), *rest]:
