@@ -80,9 +80,9 @@ def _note(sizes: dict[str, int], anchor: str | None, size: int) -> None:
         sizes[anchor] = size
 
 
-def _size_of_alias(anchor: str | None, sizes: dict[str, int]) -> int:
-    if anchor is None or anchor not in sizes:
-        raise ValueError(f"the alias {(anchor or '')[:40]!r} stands for nothing, or for what it is a part of")
+def _size_of_alias(anchor: str, sizes: dict[str, int]) -> int:
+    if anchor not in sizes:
+        raise ValueError(f"the alias {anchor[:40]!r} stands for nothing, or for what it is a part of")
     return sizes[anchor]
 
 

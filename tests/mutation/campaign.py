@@ -50,7 +50,7 @@ MEMORY = 6 << 30
 """Bytes of addresses that a mutated process may have."""
 Functions = dict[tuple[str, int, str], list[FunctionType]]
 """The live functions by file, first line and name."""
-FEWEST = 10
+FEWEST = 4
 """Tests that are tried whatever they take."""
 
 
@@ -76,20 +76,27 @@ class Mutation:
 def tests_of(mutation: Mutation, lines: Lines, most: float) -> list[str]:
     """The quickest case of each test function that runs the line, then the other cases, as many as there is time for.
 
-    Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file.
+    Those of files that name the module come first, then those of the room.
+    Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file
+    and those whose own file names the module.
     """
     of_file = lines.of(mutation.file)
     before, after = compile(mutation.source, "", "exec"), compile(mutation.tree, "", "exec")
     pairs = changed_functions(before, after)
-    tests = of_file.get(mutation.line, set()) if pairs else set().union(*of_file.values(), set())
+    tests = (
+        of_file.get(mutation.line, set()) if pairs else set().union(*of_file.values(), lines.naming(mutation.module))
+    )
     if not tests:
         inside = {line for code, _ in pairs or () for line in lines_inside(code)}
         tests = set().union(*(of_file.get(line, set()) for line in inside))
     seconds = lines.seconds
+    naming = lines.naming(mutation.module)
+    own = f"tests/{mutation.file.partition('/')[0]}/"
+    nearness = {test: (test not in naming, not test.startswith(own), seconds[test], test) for test in tests}
     first: dict[str, str] = {}
-    for test in sorted(tests, key=lambda test: (seconds[test], test)):
+    for test in sorted(tests, key=lambda test: nearness[test]):
         first.setdefault(test.partition("[")[0], test)
-    rest = sorted(tests - {*first.values()}, key=lambda test: (seconds[test], test))
+    rest = sorted(tests - {*first.values()}, key=lambda test: nearness[test])
     found: list[str] = []
     spent = 0.0
     for test in [*first.values(), *rest]:
@@ -199,6 +206,8 @@ class Campaign:
         self.lines, self.picked, self.seconds, self.end = lines, picked, seconds, end
         self.tried: Counter[tuple[str, str]] = Counter()
         self.unsound: set[str] = set()
+        self.sound: set[str] = set()
+        self.killers = {(one.file, one.detail) for one in sample.read() if one.outcome == "killed"}
 
     def pytest_sessionstart(self) -> None:
         import hypothesis  # not before pytest has begun, which warns of that
@@ -245,6 +254,7 @@ class Campaign:
         tests = [
             test for test in tests_of(mutation, self.lines, self.seconds) if test in items and test not in self.unsound
         ]
+        tests.sort(key=lambda test: (mutation.file, test) not in self.killers)
         make = in_place(mutation, functions)
         while tests:
             if make is None:
@@ -253,7 +263,11 @@ class Campaign:
                 killer = in_a_fork([items[test] for test in tests], self.lines, make)
             if killer is None:
                 return "survived", f"{len(tests)} tests"
-            if killer not in items or in_a_fork([items[killer]], self.lines, lambda: None) is None:
+            if killer not in items:
+                return "killed", killer
+            if killer in self.sound or in_a_fork([items[killer]], self.lines, lambda: None) is None:
+                self.sound.add(killer)
+                self.killers.add((mutation.file, killer))
                 return "killed", killer
             self.unsound.add(killer)
             tests.remove(killer)
@@ -340,20 +354,27 @@ def in_a_copy(mutation: Mutation, tests: list[str]) -> str | None:
     return failed[0] if failed else "the import itself"
 
 
+def _candidates(picked: sample.Mutation, lines: Lines, most: float) -> list[str]:
+    number = picked.now()
+    return [] if number is None else tests_of(Mutation.of(picked.file, number), lines, most)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--map", type=Path, required=True)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--room", action="append", help="only these rooms")
+    parser.add_argument("--file", action="append", help="only files that begin so")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--minutes", type=float, default=600)
     given = parser.parse_args()
     lines = Lines.read(given.map)
     wanted = ("survived", "uncovered") if given.again else ("drawn",)
     picked = [one for one in sample.read() if one.outcome in wanted and (not given.room or one.room in given.room)]
+    picked = [one for one in picked if not given.file or one.file.startswith(tuple(given.file))]
     campaign = Campaign(lines, picked, given.seconds, time.monotonic() + 60 * given.minutes)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    files = sorted({test.partition("::")[0] for test in lines.seconds})
+    files = sorted({test.partition("::")[0] for one in picked for test in _candidates(one, lines, given.seconds)})
     pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *files], plugins=[campaign])
     print("not counted, as they fail without a mutation:", *sorted(campaign.unsound))
     for (room, outcome), count in sorted(campaign.tried.items()):

@@ -99,7 +99,7 @@ def base_names(checkpoint: Checkpoint) -> list[str]:
 
 
 def _parsed(text: str) -> dict[str, object]:
-    if not 0 < len(text) < _MOST:
+    if len(text) >= _MOST:
         return {}
     try:
         parsed: object = json.loads(text)

@@ -121,3 +121,17 @@ def test_all_that_is_stored_belongs_to_a_weight(name: str) -> None:
         left = {leaf.rpartition(".")[2] for leaf in weights.tensors}
         assert left <= {"bias", "input_scale"}
         assert all(not weight.no_values for weight in weights.encoded.values())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_mlx_without_its_config(bits: int) -> None:
+    """Shapes tell bits times the group, and nothing else: 2 bits in groups of 64 are as wide as 4 in groups of 32."""
+    with open_checkpoint(DATA / f"mlx_{bits}bit.safetensors") as checkpoint:
+        found = weights_of(checkpoint)
+        for weight, _, _ in pairs(f"mlx_{bits}bit"):
+            assert isinstance(weight.encoding, MlxAffine)
+            own = bits * weight.encoding.group
+            if [one * group for one in (2, 3, 4, 5, 6, 8) for group in (16, 32, 64, 128)].count(own) == 1:
+                np.testing.assert_array_equal(decoded(found[weight.name]), decoded(weight))
+            else:
+                assert "may be read in several ways" in found[weight.name].why
