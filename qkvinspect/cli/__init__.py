@@ -15,6 +15,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, NoReturn
 
 import qkvinspect.cli.startup  # before all others  # noqa: F401
+from qkvinspect import inputs
 from qkvinspect.cli import plain, startup
 from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.declared import Exit
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _called(words: list[str]) -> object:
     """What a command line does; its exit code, if it says one."""
+    inputs.begin()
     try:
         if words and words[0] in COMMANDS:
             named = command(words[0])

@@ -229,7 +229,7 @@ def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
 
 
 def unwrapped(name: str) -> Path:
-    """A name's components without those of wrappers.
+    """A name's components without those of wrappers; all of them if it has no others, so that none is without a path.
 
     Haiku, TensorFlow and Keras write ``layer_0/query/kernel:0``: slashes divide as dots do, and the number of an
     operation's output says nothing.
@@ -239,7 +239,7 @@ def unwrapped(name: str) -> Path:
 
 
 def _without_wrappers(path: Path) -> Path:
-    return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
+    return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS) or path
 
 
 def _canonical(path: Path) -> Path:
