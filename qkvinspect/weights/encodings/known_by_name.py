@@ -14,6 +14,7 @@ from qkvinspect.weights.companions import lost, small_integers
 from qkvinspect.weights.weight import Weight
 
 _BY_LEAF = {"trellis": "ExLlamaV3 (exl3)", "onnx_codes": "codes of an ONNX operator"}
+_OF_HQQ = ("nbits", "group_size", "shape", "scale", "zero")
 _HINT = "save it dequantised to see its numbers"
 
 
@@ -22,6 +23,8 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     tensors = checkpoint.tensors
     prefix, dot, leaf = marker.rpartition(".")
     codes = tensors[marker]
+    if leaf == "W_q" and codes.dtype.kind == "float" and not any(f"{prefix}{dot}{key}" in tensors for key in _OF_HQQ):
+        return None  # a query projection: HQQ's codes may be seen as numbers, too, but do not stand alone
     if leaf == "W_q":
         return _hqq(f"{prefix}{dot}", codes, checkpoint)
     if leaf == "_data" and prefix.endswith("._data"):
