@@ -45,8 +45,9 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
             found |= dict.fromkeys(parts, share)
         elif layout.v_free and layout.kv_heads == "equal" and len(parts) == 3 and not layout.out:
             found |= _beside_v(total, cols)
-        elif layout.v_free and layout.kv_heads == "equal" and len(parts) == 3 and not layout.subheads and out_features:
-            found |= _beside_v(total, out_features)
+        elif layout.v_free and layout.kv_heads == "equal" and len(stored.packing.order) == 3 == len(parts):
+            if out_features and not layout.subheads:
+                found |= _beside_v(total, out_features)
         elif (
             layout.kv_heads == "free"
             and len(stored.packing.order) == 3

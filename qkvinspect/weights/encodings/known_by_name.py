@@ -47,6 +47,7 @@ _FACTORS: Mapping[str, str] = {
 """Leaves of what adapters of other kinds than LoRA keep for a module (LyCORIS, PEFT)."""
 
 _MERGED = "merge the adapter into its base with the tool that wrote it"
+_OF_HQQ = ("nbits", "group_size", "shape", "scale", "zero")
 _HINT = "save it dequantised to see its numbers"
 
 
@@ -71,6 +72,8 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
             return None
         return replace(_named(f"{prefix}{dot}weight", codes, what), shape=(), info=None)
     codes = tensors[marker]
+    if leaf == "W_q" and codes.dtype.kind == "float" and not any(f"{prefix}{dot}{key}" in tensors for key in _OF_HQQ):
+        return None  # a query projection: HQQ's codes may be seen as numbers, too, but do not stand alone
     if leaf == "W_q":
         return _hqq(f"{prefix}{dot}", codes, checkpoint)
     if leaf == "_data" and prefix.endswith("._data"):
