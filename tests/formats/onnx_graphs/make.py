@@ -27,11 +27,11 @@ EXPORTERS: dict[str, dict[str, Any]] = {
 }
 KEPT = {
     "HeadThenPart-softmax", "HeadThenChunk-fused", "RowByRow-softmax", "WidthFirst-softmax", "Stripes-softmax",
-    "Grouped-softmax", "BlocksOfFew-fused", "RotatedPairs-softmax", "Misnamed-softmax", "PairPerHead-softmax",
+    "Grouped-softmax", "BlocksOfFew-fused", "Misnamed-softmax", "PairPerHead-softmax",
     "Convolved-softmax", "KeysBetween-keys_first", "LastIsQ-einsum", "TokensFirst-batched", "FewKeys-softmax",
-    "Rotated-fused",
 }  # fmt: skip
 SCALE = 1 << 12
+LARGEST = 30_000
 
 
 class Stack(nn.Module):
@@ -172,11 +172,18 @@ def saved(name: str, model: nn.Module, given: tuple[Any, ...], watch: Any, optio
 def without_source(path: Path) -> None:
     model = onnx.load(path)
     for node in model.graph.node:
-        kept = [one for one in node.metadata_props if "stack_trace" not in one.key and "fx_node" not in one.key]
+        kept = [one for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
     del model.graph.value_info[:]
     onnx.save(model, path)
+
+
+def thinned(folder: Path) -> None:
+    """Drop what is too large to be kept."""
+    for path in folder.glob("*.onnx"):
+        if path.stat().st_size > LARGEST:
+            path.unlink()
 
 
 def main() -> None:
@@ -192,6 +199,8 @@ def main() -> None:
     for name, model, given, watch, options in every:
         if not wanted or any(text in name for text in wanted):
             saved(name, model, given, watch, options, folder)
+    if folder == HERE:
+        thinned(folder)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""The rows of ONNX files are those that reach attention in the modules that they were exported from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from qkvinspect.computed_rows import ComputedAttention
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import inspect
+from tests.hostile.bounds import bounded_memory, no_hang
+
+GRAPHS = Path(__file__).parent / "onnx_graphs"
+NAMES = sorted(path.stem for path in GRAPHS.glob("*.onnx"))
+USUAL = {"BlocksOfFew-fused", "FewKeys-softmax"}
+"""Modules whose names say what the graph says, but for the number of heads."""
+
+NO_PACKING = {"WidthFirst-softmax"}
+
+Modules = list[dict[str, tuple[str, list[list[int]]]]]
+
+
+def truth(name: str) -> Modules:
+    """What the modules' own forward says (onnx_graphs/make.py)."""
+    found = json.loads((GRAPHS / f"{name.rpartition('-')[0]}.json").read_text())
+    return [{part: (f"{weight}.weight", heads) for part, (weight, heads) in module.items()} for module in found]
+
+
+def test_there_are_many_of_them() -> None:
+    assert len(NAMES) >= 20
+    assert {name.rpartition("-")[0] for name in NAMES} == {path.stem for path in GRAPHS.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_graph_is_followed_to_attention(name: str) -> None:
+    with open_checkpoint(GRAPHS / f"{name}.onnx") as checkpoint:
+        found = [one for one in checkpoint.computed if isinstance(one, ComputedAttention)]
+        rows = [
+            {part: (one.weight, [[*head] for head in one.heads]) for part, one in module.parts.items()}
+            for module in found
+        ]
+    assert rows == truth(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_rows_are_reported(name: str) -> None:
+    with open_checkpoint(GRAPHS / f"{name}.onnx") as checkpoint:
+        report = inspect(checkpoint)
+    said = [finding.message for finding in report.findings if finding.code == "rows-from-graph"]
+    case = name.rpartition("-")[0]
+    if case in NO_PACKING:
+        assert all(not one.parts for one in report.attentions)
+        assert all("no packing that is known" in message for message in said)
+        assert len(said) == 2
+        return
+    found = [
+        {part.name: (part.weight.name, [[*head] for head in part.heads]) for part in one.parts}
+        for one in report.attentions
+    ]
+    assert found == truth(name)
+    assert all(one.layout_from == "graph" for one in report.attentions)
+    assert len(said) == (0 if case in USUAL else 2)
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "check", "analyze"])
+def test_every_command_takes_them(command: str, run: Callable[..., Any]) -> None:
+    for name in ("HeadThenPart-softmax-dynamo", "Misnamed-softmax-torchscript", "WidthFirst-softmax-dynamo"):
+        found = run(command, GRAPHS / f"{name}.onnx")
+        assert found.code == 0, found
+        assert not found.err
+
+
+def test_the_code_of_explain_gives_these_rows(tmp_path: Path, run: Callable[..., Any]) -> None:
+    out = tmp_path / "parts.safetensors"
+    done = run("export", "--split", GRAPHS / "KeysBetween-keys_first-dynamo.onnx", "-o", out, "--verify")
+    assert done.code == 0, done.err
+
+
+def test_what_was_asked_for_stays(run: Callable[..., Any]) -> None:
+    path = GRAPHS / "HeadThenPart-softmax-torchscript.onnx"
+    found = json.loads(run("show", path, "--layout", "timm-vit", "--heads", "4", "-f", "json").out)
+    assert {one["layout"] for one in found["attentions"]} == {"timm-vit"}
+    assert {one["code"] for one in found["findings"]} >= {"rows-from-graph"}
+
+
+def linear_attention(cut: bool) -> list[Any]:
+    """A packed projection that is cut per head, or in blocks, into what meets no softmax."""
+    shape, axis = ([2, 5, 4, 3, 2], 3) if cut else ([2, 5, 3, 4, 2], 2)
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["y"], name="/blocks.0/attn/qkv/MatMul"),
+        helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(np.array(shape))),
+        helper.make_node("Reshape", ["y", "s"], ["r"]),
+        helper.make_node("Constant", [], ["ones"], value=numpy_helper.from_array(np.array([1, 1, 1]))),
+        helper.make_node("Split", ["r", "ones"], ["q", "k", "v"], axis=axis),
+    ]
+    nodes += [helper.make_node("Elu", [part], [f"{part}1"]) for part in "qkv"]
+    return [*nodes, helper.make_node("Gemm", ["z", "blocks.0.attn.proj.weight"], ["out"], transB=1)]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_cut_that_the_name_denies_is_not_split(cut: bool, tmp_path: Path) -> None:
+    """Where attention is not found, the graph still says into what the tensor is cut."""
+    sizes = {"onnx::MatMul_1": (8, 24), "blocks.0.attn.proj.weight": (8, 8)}
+    rng = np.random.default_rng(0)
+    stored = [numpy_helper.from_array(rng.random(shape, np.float32), name) for name, shape in sizes.items()]
+    graph = helper.make_graph(linear_attention(cut), "g", [], [], stored)
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    with open_checkpoint(tmp_path / "m.onnx") as checkpoint:
+        report = inspect(checkpoint)
+    (attention,) = report.attentions
+    said = [finding.message for finding in report.findings if finding.code == "rows-from-graph"]
+    assert bool(attention.parts) is not cut
+    assert bool(said) is cut
+
+
+def hostile(kind: str) -> list[Any]:
+    """Graphs that would take long or much if they were followed without bounds."""
+    first = helper.make_node("MatMul", ["x", "w"], ["v0"])
+    one = helper.make_node("Constant", [], ["one"], value=numpy_helper.from_array(np.array([0])))
+    if kind == "cycle":
+        return [first, helper.make_node("Reshape", ["v2", "v1"], ["v1"]), helper.make_node("Add", ["v1", "v2"], ["v2"])]
+    if kind == "many axes":
+        steps = [helper.make_node("Unsqueeze", [f"v{n}", "one"], [f"v{n + 1}"]) for n in range(20_000)]
+        return [first, one, *steps]
+    if kind == "huge sizes":
+        huge = numpy_helper.from_array(np.array([1 << 62, 1 << 62, -1]))
+        steps = [
+            helper.make_node(op, [f"v{n}", "h"], [f"v{n + 1}"]) for n, op in enumerate(["Expand", "Tile", "Reshape"])
+        ]
+        return [first, helper.make_node("Constant", [], ["h"], value=huge), *steps]
+    if kind == "long shapes":
+        steps = [helper.make_node("Concat", [f"s{n}", f"s{n}"], [f"s{n + 1}"], axis=0) for n in range(60)]
+        sizes = helper.make_node("Constant", [], ["s0"], value=numpy_helper.from_array(np.array([2, 2])))
+        return [first, sizes, *steps, helper.make_node("Reshape", ["v0", "s60"], ["v1"])]
+    assert kind == "many meetings"
+    scores = [helper.make_node("MatMul", ["v0", "v0"], ["a"]), helper.make_node("Softmax", ["a"], ["p"])]
+    return [first, *scores, *(helper.make_node("MatMul", ["p", "v0"], [f"o{n}"]) for n in range(20_000))]
+
+
+@pytest.mark.parametrize("kind", ["cycle", "many axes", "huge sizes", "long shapes", "many meetings"])
+def test_nothing_in_a_graph_takes_long(kind: str, tmp_path: Path) -> None:
+    stored = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    onnx.save(helper.make_model(helper.make_graph(hostile(kind), "g", [], [], [stored])), tmp_path / "m.onnx")
+    with no_hang(), bounded_memory(), open_checkpoint(tmp_path / "m.onnx") as checkpoint:
+        inspect(checkpoint)
