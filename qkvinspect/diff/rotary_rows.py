@@ -93,7 +93,7 @@ def _head(lines: Lines, head: int, width: int) -> Array:
     rows, cols = range(head * width, (head + 1) * width), range(min(lines.cols, _MOST_COLUMNS))
     values = lines.words(rows, cols)
     with np.errstate(invalid="ignore"):  # signalling NaN
-        return np.asarray(lines.values(values), np.float64)[:width]
+        return np.asarray(lines.values(values), np.float64)
 
 
 def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:
