@@ -280,7 +280,7 @@ def _part(
 ) -> PartDifference:
     if a is None or b is None:
         whole, heads = Comparison("removed" if a else "added", None, None, None), ()
-        advance(a.nbytes if a else b.nbytes if b else 0)
+        advance(sum(side.nbytes for side in (a, b) if side))
     else:
         whole, heads = compare_lines(a, b, heads_of(name, a, geometry), tolerance, advance)
     one, other = ((side.kind, side.shape) if side else None for side in (a, b))

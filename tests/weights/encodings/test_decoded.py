@@ -135,3 +135,20 @@ def test_mlx_without_its_config(bits: int) -> None:
                 np.testing.assert_array_equal(decoded(found[weight.name]), decoded(weight))
             else:
                 assert "may be read in several ways" in found[weight.name].why
+
+
+@pytest.mark.parametrize("name", ["gptq_v1_4bit", "gptq_v2_3bit"])
+def test_gptq_without_the_order_of_its_groups(name: str, tmp_path: Path) -> None:
+    """AutoGPTQ wrote files without ``g_idx`` once: groups go in order then, and the config says of how many."""
+    from safetensors.numpy import load_file, save_file
+
+    kept = {key: value for key, value in load_file(DATA / f"{name}.safetensors").items() if not key.endswith(".g_idx")}
+    save_file(kept, tmp_path / "model.safetensors")
+    with opened(name) as checkpoint:
+        said = dict(checkpoint.configs[0].values["quantization_config"]) | {"desc_act": False, "group_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        weights = weights_of(checkpoint)
+        for weight, _, _ in pairs(name):
+            if "act_order" not in weight.name:
+                np.testing.assert_array_equal(decoded(weights[weight.name]), decoded(weight))
