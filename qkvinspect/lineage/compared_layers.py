@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,10 @@ _SEED = 20251128
 _STAYS = 0.15
 """How much more alike another head has to be than the one in the same place: of a head and its copy neither is."""
 _SURE = 2.0
-"""How many times as alike as chance has it two heads are that are surely one; between it and chance nothing is said."""
+"""How many times as alike as chance has it two heads are that are surely one."""
+_OF_USUAL = {"stranger": 0.2, "merged": 0.35, "kept": 0.4, "copied": 0.6}
+"""The same in shares of how alike pairs of heads usually are here: one of two that were averaged is half as alike, and
+so is one whose QK or OV is new. Between strangers and what was kept nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class LayerPairs:
         paired: in the order of both, then those that lie in another order.
         chance: how alike two heads can look that have nothing to do with each other; chance_of_circuits: by QK or OV
             alone; chance_of_layers: two layers.
+        usual: how alike pairs of heads are that are more so than chance has it.
         every: the cosines of the heads of any two layers, as ``circuits``.
         alike: how alike the layers are, [layers of A, layers of B]: the mean cosine of their heads, paired one to one.
         empty: of A and of B, which layers are zeros.
@@ -64,14 +69,20 @@ class LayerPairs:
     chance: float
     chance_of_circuits: float
     chance_of_layers: float
+    usual: float
     every: Sequence[Sequence[Array]]
     alike: Array
     empty: tuple[Sequence[bool], Sequence[bool]]
 
+    def least(self, what: Literal["stranger", "merged", "kept", "copied"]) -> float:
+        """How alike two heads have to be for it, or for more than strangers."""
+        own = self.chance if what == "stranger" else _sure(self.chance)
+        return max(own, _OF_USUAL[what] * self.usual)
+
     @property
-    def sure(self) -> float:
-        """From this on two heads are one."""
-        return _sure(self.chance)
+    def known_circuit(self) -> float:
+        """How alike the QK of two heads, or their OV, have to be for more than strangers."""
+        return max(self.chance_of_circuits, _OF_USUAL["stranger"] * self.usual)
 
 
 def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) -> LayerPairs:
@@ -85,7 +96,7 @@ def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) ->
     shuffled = [_in_order(one, order) for one in b]
     by_chance = [[cosines(one, other) for other in shuffled] for one in a]
     chance_of_layers = float(_means(by_chance).max())
-    chance = max(float(found.mean(axis=0).max()) for row in by_chance for found in row)
+    chance = max(0.0, *(float(found.mean(axis=0).max()) for row in by_chance for found in row))
     of_circuits = max(float(found.max()) for row in by_chance for found in row)
     sure = _sure(chance)
     scores = alike - (sure if (alike > sure).any() else chance_of_layers)
@@ -97,7 +108,9 @@ def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) ->
         PairedLayer(i, j, every[i][j], (a[i].empty, b[j].empty), _heads(every[i][j].mean(axis=0))) for i, j in paired
     )
     empty = [bool(one.empty.all()) for one in a], [bool(one.empty.all()) for one in b]
-    return LayerPairs(layers, chance, of_circuits, chance_of_layers, every, alike, empty)
+    known = [one for layer in layers for pair in layer.heads if (one := float(layer.alike[pair])) > sure]
+    usual = float(np.median(known)) if known else 0.0
+    return LayerPairs(layers, chance, of_circuits, chance_of_layers, usual, every, alike, empty)
 
 
 def _heads(alike: Array) -> Pairs:

@@ -104,13 +104,17 @@ def of_pair(
     """Of a layer of A and the one of B that it was paired with."""
     heads: list[HeadFate] = []
     products: list[Inner] = []
-    met = {(i, j): fate for i, j in pair.heads if (fate := _of_two(pair, pairs, i, j)) is not None}
-    for (i, j), fate in met.items():
+    met: list[tuple[int, int]] = []
+    for i, j in pair.heads:
+        fate = _of_two(pair, pairs, i, j)
+        if fate is None:
+            continue
+        met.append((i, j))
         qk, ov = inner_products(a, b, i, j)
         if fate == "kept":
             products += qk, ov
         heads.append(HeadFate(fate, i, j, None, (qk.cosine + ov.cosine) / 2, qk.moved, ov.moved))
-    heads += _alone(pair, pairs.sure, list(met))
+    heads += _alone(pair, pairs, met)
     distance = float(np.mean([one.apart for one in products])) if products else None
     kv_heads = (a.kv_heads, b.kv_heads) if a.kv_heads != b.kv_heads else None
     return LayerFate("kept", *names, heads=in_place(heads), kv_heads=kv_heads, distance=distance)
@@ -129,28 +133,28 @@ def _of_two(pair: PairedLayer, pairs: LayerPairs, i: int, j: int) -> Fate | None
         return "kept"
     if (ours != theirs).any():  # a circuit of one is zeros
         both = ~(ours | theirs)
-        if both.any() and not (circuits[both] > pairs.chance_of_circuits).all():
+        if both.any() and not (circuits[both] > pairs.known_circuit).all():
             return None
         return "zeroed" if theirs.any() and not ours.any() else "filled" if ours.any() and not theirs.any() else None
-    if alike <= pairs.chance:
+    if alike <= pairs.least("stranger"):
         return None
-    known = circuits[~ours] > pairs.chance_of_circuits
-    if alike > pairs.sure:
+    known = circuits[~ours] > pairs.known_circuit
+    if alike > pairs.least("kept"):
         return "kept" if known.all() else "half kept"
     return "unclear"
 
 
-def _alone(pair: PairedLayer, sure: float, met: Sequence[tuple[int, int]]) -> Iterator[HeadFate]:
+def _alone(pair: PairedLayer, pairs: LayerPairs, met: Sequence[tuple[int, int]]) -> Iterator[HeadFate]:
     """Heads that only one side has: what they are like, if anything."""
     alike = pair.alike
     ours, theirs = ({head[side] for head in met} for side in (0, 1))
     for i in set(range(len(alike))) - ours:
         like = int(alike[i].argmax())
-        merged = alike[i, like] > sure and like in theirs
+        merged = alike[i, like] > pairs.least("merged") and like in theirs
         yield HeadFate("merged" if merged else "removed", i, None, like if merged else None)
     for j in set(range(alike.shape[1])) - theirs:
         like = int(alike[:, j].argmax())
-        copied = alike[like, j] > sure
+        copied = alike[like, j] > pairs.least("copied")
         yield HeadFate("copied" if copied else "added", None, j, like if copied else None)
 
 
@@ -160,10 +164,10 @@ def without_partner(pairs: LayerPairs, a: Sequence[str], b: Sequence[str]) -> It
     for place, name in enumerate(a):
         if place not in ours:
             like = int(pairs.alike[place].argmax())
-            merged = pairs.alike[place, like] > pairs.sure
+            merged = pairs.alike[place, like] > pairs.least("copied")
             yield LayerFate("merged" if merged else "removed", name, None, b[like] if merged else None)
     for place, name in enumerate(b):
         if place not in theirs:
             like = int(pairs.alike[:, place].argmax())
-            copied = pairs.alike[like, place] > pairs.sure
+            copied = pairs.alike[like, place] > pairs.least("copied")
             yield LayerFate("copied" if copied else "added", None, name, a[like] if copied else None)

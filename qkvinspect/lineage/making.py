@@ -43,7 +43,8 @@ def making(places: tuple[int, int], a: Relative, b: Relative, layers: Sequence[L
     """
     known: dict[Side, frozenset[Operation]] = {}
     found: dict[Side, Beside] = {}
-    for side, source, target in (("b", a, b), ("a", b, a)):
+    ways: tuple[tuple[Side, Relative, Relative], ...] = (("b", a, b), ("a", b, a))
+    for side, source, target in ways:
         said = operations(source, target, list(_origins(source, target, layers, side)))
         if said is not None:
             known[side] = said
@@ -82,9 +83,12 @@ def _origins(source: Relative, target: Relative, layers: Sequence[LayerFate], si
     other: Side = "a" if side == "b" else "b"
     for layer in layers:
         name, of = getattr(layer, side), getattr(layer, other)
-        if name is None or (of is None and layer.like is None):
+        if name is None:
             continue
-        if of is None:  # a copy, in the order of what it was copied from
+        if of is None:
+            if layer.like is None:
+                continue
+            # a copy, its heads in the order of what it was copied from
             geometry = target.layers[theirs[name]].heads
             assert geometry is not None
             heads = {head: head for head in range(geometry.num_heads)}

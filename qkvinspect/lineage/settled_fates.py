@@ -12,12 +12,14 @@ from qkvinspect.lineage.compared_layers import LayerPairs
 from qkvinspect.lineage.fates import HeadFate, LayerFate, in_place
 
 Names = tuple[Sequence[str], Sequence[str]]
+Places = Sequence[Mapping[str, int]]
 Found = dict[tuple[int, int], HeadFate]
 
 
 def settled(pairs: LayerPairs, layers: Sequence[LayerFate], names: Names) -> list[LayerFate]:
     """The layers, in B's order, with what the others tell of each."""
     places = tuple({name: place for place, name in enumerate(side)} for side in names)
+    layers = [replace(layer, heads=tuple(_unless_elsewhere(pairs, layer, places))) for layer in layers]
     gone = _alone(layers, "a", places[0])
     new = _alone(layers, "b", places[1])
     gone_to = {key: _nearest(pairs, key, 0) for key in gone}
@@ -25,6 +27,18 @@ def settled(pairs: LayerPairs, layers: Sequence[LayerFate], names: Names) -> lis
     ours = {key: _found_elsewhere(one, gone_to[key], new_from, key, names[1]) for key, one in gone.items()}
     theirs = {key: _found_elsewhere(one, new_from[key], gone_to, key, names[0]) for key, one in new.items()}
     return _layers_replaced(pairs, [_of_layer(layer, places, ours, theirs) for layer in layers], places)
+
+
+def _unless_elsewhere(pairs: LayerPairs, layer: LayerFate, places: Places) -> Iterator[HeadFate]:
+    """Heads of which nothing is said are none of each other's where one is surely that of another layer."""
+    a, b = places[0].get(layer.a or ""), places[1].get(layer.b or "")
+    for head in layer.heads:
+        if head.fate != "unclear" or a is None or b is None or head.a is None or head.b is None:
+            yield head
+            continue
+        known = _nearest(pairs, (a, head.a), 0), _nearest(pairs, (b, head.b), 1)
+        yield from (head,) if known == (None, None) else (
+            HeadFate("removed", head.a, None), HeadFate("added", None, head.b))  # fmt: skip
 
 
 def _alone(layers: Sequence[LayerFate], side: str, places: Mapping[str, int]) -> Found:
@@ -42,12 +56,12 @@ def _nearest(pairs: LayerPairs, key: tuple[int, int], side: int) -> tuple[int, i
     """The head of any layer of the other side that this one surely is, if there is one."""
     layer, head = key
     others = range(len(pairs.alike[0] if side == 0 else pairs.alike))
-    best, found = pairs.sure, None
+    best, found = pairs.least("copied"), None
     for other in others:
         circuits = pairs.every[layer][other][:, head] if side == 0 else pairs.every[other][layer][:, :, head]
         alike = circuits.mean(axis=0)
         like = int(alike.argmax())
-        if alike[like] > best and (circuits[:, like] > pairs.chance_of_circuits).all():
+        if alike[like] > best and (circuits[:, like] > pairs.known_circuit).all():
             best, found = float(alike[like]), (other, like)
     return found
 
@@ -67,7 +81,7 @@ def _found_elsewhere(
     return replace(one, fate="merged" if one.fate == "removed" else "copied", like=head, like_layer=names[layer])
 
 
-def _of_layer(layer: LayerFate, places: Sequence[Mapping[str, int]], ours: Found, theirs: Found) -> LayerFate:
+def _of_layer(layer: LayerFate, places: Places, ours: Found, theirs: Found) -> LayerFate:
     heads: list[HeadFate] = []
     for head in layer.heads:
         if head.fate == "removed" and layer.a is not None and head.a is not None:
@@ -94,9 +108,7 @@ def _heads_replaced(heads: Sequence[HeadFate]) -> Iterator[HeadFate]:
     yield from (HeadFate("replaced", i, j) for i, j in zip(*left, strict=True))
 
 
-def _layers_replaced(
-    pairs: LayerPairs, layers: Sequence[LayerFate], places: Sequence[Mapping[str, int]]
-) -> list[LayerFate]:
+def _layers_replaced(pairs: LayerPairs, layers: Sequence[LayerFate], places: Places) -> list[LayerFate]:
     """Where as many are gone as are new between two that are paired."""
     found: list[LayerFate] = []
     run: list[LayerFate] = []
@@ -115,9 +127,9 @@ def _layers_replaced(
     return found
 
 
-def _in_the_place_of(pairs: LayerPairs, a: str | None, b: str | None, places: Sequence[Mapping[str, int]]) -> LayerFate:
+def _in_the_place_of(pairs: LayerPairs, a: str | None, b: str | None, places: Places) -> LayerFate:
     ours, theirs = places[0][a or ""], places[1][b or ""]
     zeros = pairs.empty[0][ours], pairs.empty[1][theirs]
     if zeros[0] != zeros[1]:
         return LayerFate("zeroed" if zeros[1] else "filled", a, b)
-    return LayerFate("unclear" if pairs.alike[ours, theirs] > pairs.chance_of_layers else "replaced", a, b)
+    return LayerFate("unclear" if pairs.alike[ours, theirs] > pairs.least("stranger") else "replaced", a, b)
