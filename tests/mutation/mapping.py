@@ -103,7 +103,7 @@ class Mapping:
         signal.signal(signal.SIGALRM, _too_long)
         signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
         # By the clock too, and again and again: one that was stopped may wait for ever for what it stopped.
-        signal.setitimer(signal.ITIMER_REAL, 10 * MOST_SECONDS, MOST_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 60 * MOST_SECONDS, MOST_SECONDS)
         yield
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
