@@ -21,7 +21,7 @@ from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.declared import Exit
 from qkvinspect.cli.printing import ReaderGone
 from qkvinspect.cli.streams import replace_unencodable
-from qkvinspect.errors import QkvInspectError, clean, did_you_mean
+from qkvinspect.errors import QkvInspectError, clean, did_you_mean, without_secrets
 
 if TYPE_CHECKING:
     import typer
@@ -102,7 +102,7 @@ def __getattr__(name: str) -> object:
 def _misused(said: str, context: typer.Context | None) -> int:
     """What typer says of a command line; without a command that is the help."""
     if "\n" in said:
-        print(said, file=sys.stderr)
+        print(without_secrets(said), file=sys.stderr)
         return 2
     command = context.command_path if context else "qkvinspect"
     said, _, options = clean(said[:1].lower() + said[1:].rstrip(".")).partition(" (Possible options: ")
@@ -128,7 +128,7 @@ def _unexpected(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {without_secrets(message)}", file=sys.stderr)
     return code
 
 

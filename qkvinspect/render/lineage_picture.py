@@ -63,7 +63,7 @@ def require_drawable(path: Path | None) -> None:
         UsageError: the name says no kind of picture.
     """
     if path is not None and path.suffix not in KINDS:
-        raise UsageError("a lineage is drawn as .svg or .html", file=str(path), found=path.suffix or "no ending")
+        raise UsageError("a lineage is drawn as .svg or .html", file=str(path))
 
 
 def picture(lineage: Lineage, kind: str) -> str:
