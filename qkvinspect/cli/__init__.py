@@ -14,9 +14,11 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, NoReturn
 
-import qkvinspect.cli.startup  # before all others  # noqa: F401
+from qkvinspect.cli import startup  # before all others
+
+# isort: split
 from qkvinspect import inputs
-from qkvinspect.cli import plain, startup
+from qkvinspect.cli import plain
 from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.declared import Exit
 from qkvinspect.cli.printing import ReaderGone
