@@ -13,7 +13,6 @@ from qkvinspect.lineage.head_circuits import circuits, over
 from qkvinspect.lineage.sampled_heads import SampledHeads
 from qkvinspect.weights.reading import Array
 
-
 _LEAST = 0.01
 """The weight of heads that are not alike: where none are, all count the same."""
 
