@@ -33,7 +33,9 @@ def lineage(
     ] = None,
     base: Annotated[
         str | None,
-        option("--base", metavar="PATH", help="What the others were made from, if it is known: it becomes A."),
+        option(
+            "--base", metavar="PATH", help="What the others were made from, or adapters are added to: it becomes A."
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -88,6 +90,7 @@ def lineage(
     from qkvinspect.lineage.kinship import VERDICTS, Verdict
     from qkvinspect.render.lineage_picture import picture, require_drawable
     from qkvinspect.render.results.lineage import document
+    from qkvinspect.weights.adapters import is_adapter
 
     streams.hush(quiet)
     paths = paths if base is None else [base, *paths]
@@ -99,6 +102,10 @@ def lineage(
     ask = "wanted" if evidence else "none"
     with ExitStack() as opened:
         files = [opened.enter_context(options.load(path, container, config, limit, download)) for path in paths]
+        for place, file in enumerate(files):
+            if base is not None and is_adapter(file):
+                whole = options.load(paths[place], container, config, limit, download, base)
+                files[place] = opened.enter_context(whole)
         reports = [
             options.report(file, layers=layer, heads=heads, layouts=layout, norms=False, evidence=ask) for file in files
         ]
