@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES, DType
@@ -90,19 +91,32 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     )
 
 
+_Kind = tuple[DType, tuple[int, ...], tuple[int, ...], int]
+_Known = dict[tuple[str, tuple[int, ...]], _Kind]
+"""Dtype, shape, strides and bits of the tensors before, by code and shape: a million have few that differ."""
+
+
+class _TensorEntry(NamedTuple):
+    """What the header says of a tensor without fault."""
+
+    kind: _Kind
+    start: int
+    end: int
+
+
 def describe(source: ByteSource, limits: Limits) -> parts.Described:
     """The tensors and the metadata of one file, by its header.
 
     Raises:
         CheckpointError: the header is malformed, or does not describe the file's bytes exactly.
     """
-    header, data_start = _read_header(source, limits)
+    known: _Known = {}
+    header, data_start = _read_header(source, limits, known)
     metadata = header.pop(_METADATA, {})
     if not is_texts(metadata):
         raise damaged(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
-    # what is parsed goes as tensors come: a header of a million entries takes more room than they do
-    known: _Known = {}
-    tensors = {name: _tensor(source, name, header.pop(name), data_start, known) for name in list(header)}
+    # what is parsed goes as tensors come: both together would take more room
+    tensors = {name: _tensor(source, name, header.pop(name), data_start) for name in list(header)}
     _check_places(source, tensors, data_start)
     return parts.Described(tensors, metadata)
 
@@ -119,7 +133,7 @@ def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Co
                 yield Config(f"checkpoint:{key}", values, inside=True)
 
 
-def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object], int]:
+def _read_header(source: ByteSource, limits: Limits, known: _Known) -> tuple[dict[str, object], int]:
     length = int.from_bytes(source.read(0, 8), "little")
     if length > source.size - 8:
         raise damaged(
@@ -131,7 +145,9 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
         found = repr(text[:8])
         raise damaged(source, Code.SAFETENSORS_JSON, "header is not valid JSON: it does not begin with a brace", found)
     try:
-        header = strict_json.loads(text, source.name, limits)
+        header = strict_json.loads(text, source.name, limits, lambda entry: _compact(entry, known))
+        if isinstance(header, _TensorEntry):  # the whole of it looks like an entry
+            header = strict_json.loads(text, source.name, limits)
     except ValueError as error:
         twice = isinstance(error, strict_json.DuplicateError)
         code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON
@@ -140,34 +156,33 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
     return header, 8 + length
 
 
-_Known = dict[tuple[str, tuple[int, ...]], tuple[DType, tuple[int, ...], tuple[int, ...], int]]
-"""Dtype, shape, strides and bytes of the tensors before, by code and shape: a million have few that differ."""
-
-
-def _tensor(source: ByteSource, name: str, entry: object, data_start: int, known: _Known) -> TensorInfo:
-    """One tensor of the header."""
-    fields = entry if is_mapping(entry) else {}
-    if len(fields) != 3 or not fields.keys() >= _FIELDS:
-        message = "header entry needs exactly dtype, shape, data_offsets"
-        raise damaged(source, Code.SAFETENSORS_FIELDS, message, None, name)
-    code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
-    like = known.get((code, shape)) if isinstance(code, str) and shape is not None else None
-    if like is None:
-        if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
-            found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
-            raise damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
-        _require_two(offsets, source, fields, name)
-        if not isinstance(code, str) or code not in CODES:
-            raise damaged(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
+def _compact(entry: dict[str, object], known: _Known) -> object:
+    """An entry without fault in a third of the room; any other object as it is."""
+    if len(entry) != 3 or not entry.keys() >= _FIELDS:
+        return entry
+    code, shape, offsets = entry["dtype"], _integers(entry["shape"]), _integers(entry["data_offsets"])
+    if not isinstance(code, str) or shape is None or offsets is None or len(offsets) != 2:
+        return entry
+    kind = known.get((code, shape))
+    if kind is None:
+        if code not in CODES or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+            return entry
         dtype = _DTYPES[code]
-        like = known[code, shape] = dtype, shape, contiguous_strides(shape), dtype.bits * prod(shape)
-    start, end = _require_two(offsets, source, fields, name)
+        kind = known[code, shape] = dtype, shape, contiguous_strides(shape), dtype.bits * prod(shape)
+    return _TensorEntry(kind, *offsets)
+
+
+def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> TensorInfo:
+    """One tensor of the header."""
+    if not isinstance(entry, _TensorEntry):
+        raise _faulty(source, name, entry)
+    kind, start, end = entry
     if start > end:
-        raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
+        raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str((start, end)), name)
     if start < 0 or end > source.size - data_start:
         found = f"[{start}, {end}) of {source.size - data_start}"
         raise damaged(source, Code.SAFETENSORS_RANGE, "data is outside the file", found, name)
-    dtype, shape, strides, bits = like
+    dtype, shape, strides, bits = kind
     if bits != 8 * (end - start):
         raise CheckpointError(
             "shape and bytes disagree",
@@ -183,13 +198,20 @@ def _tensor(source: ByteSource, name: str, entry: object, data_start: int, known
     )
 
 
-def _require_two(
-    offsets: tuple[int, ...] | None, source: ByteSource, fields: Mapping[str, object], name: str
-) -> tuple[int, int]:
+def _faulty(source: ByteSource, name: str, entry: object) -> CheckpointError:
+    """What is wrong with an entry that does not describe a tensor."""
+    fields = entry if is_mapping(entry) else {}
+    if len(fields) != 3 or not fields.keys() >= _FIELDS:
+        message = "header entry needs exactly dtype, shape, data_offsets"
+        return damaged(source, Code.SAFETENSORS_FIELDS, message, None, name)
+    code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
+    if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+        found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
+        return damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
     if offsets is None or len(offsets) != 2:
         message = "data_offsets are not two numbers"
-        raise damaged(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
-    return offsets
+        return damaged(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
+    return damaged(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
 
 
 def _integers(value: object) -> tuple[int, ...] | None:

@@ -8,6 +8,7 @@ bytes as ``export --split`` writes of 24 layers of width 1024; parsing a header;
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -137,6 +138,7 @@ def sampled(_: Path) -> Mapping[str, Callable[[], object]]:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    gc.disable()  # as ``show`` has it
     with tempfile.TemporaryDirectory() as place, saying(HERE / "BOUNDS.md") as say:
         folder = Path(place)
         say(f"The least of {rounds} runs; load of the machine when it began: {os.getloadavg()[0]:.1f}.\n")
@@ -148,6 +150,7 @@ def main() -> None:
             taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
             for _ in range(rounds):
                 for name, work in works.items():
+                    gc.collect()
                     began = time.perf_counter(), sum(os.times()[:4])
                     work()
                     taken[name].append((time.perf_counter() - began[0], sum(os.times()[:4]) - began[1]))
