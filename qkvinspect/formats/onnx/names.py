@@ -23,6 +23,9 @@ _GENERATED = late_pattern(r"onnx::\w+|_?val_\d+(?:[_/].*)?|\d+|/.*|node_.*|ortsh
 _OF_CODES = late_pattern(r"(.+?\.)(?:MatMul\.)?weight_(?:DQ_)?(?:Q\d|quant|quantized|qweight)", re.DOTALL)
 """What onnxruntime's quantisers and model builder call the codes of a weight."""
 
+_BUILT = late_pattern(r"(.+\.)(?:MatMul\.(weight)|Add\.(bias))", re.DOTALL)
+"""What the model builder of onnxruntime-genai calls a weight [in, out] and the bias that is added to its product."""
+
 _RESCALED = frozenset({"Cast", "Mul"})
 """What stands between a product of integers and the bias that is added to it."""
 
@@ -136,6 +139,18 @@ def names_of(uses: Uses) -> dict[str, Named]:
     products = [use for use in uses.all if is_product(use)]
     for use, name in _product_names(uses, products, own):
         found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
+    return _as_built(uses, found)
+
+
+def _as_built(uses: Uses, found: dict[str, Named]) -> dict[str, Named]:
+    """The names without those of operators in them."""
+    for use in uses.all:
+        built = _BUILT.fullmatch(use.label) if use.label in found else None
+        if built is not None and (built[3] or (use.slot == PRODUCTS.get(use.node.op) and len(use.stored.sizes) == 2)):
+            name = built[1] + (built[2] or built[3])
+            named = found.pop(use.label)
+            turned = named.turned if built[3] else is_turned(use.node)
+            found.setdefault(name, Named(name, named.stored, turned))
     return found
 
 
