@@ -80,7 +80,6 @@ class Region:
     """
 
     __slots__ = ("_start", "nbytes", "source")
-
     checked = True
 
     def __init__(self, source: ByteSource, start: int | Callable[[], int], nbytes: int) -> None:
@@ -310,10 +309,7 @@ class Checkpoint:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if not self.settled and (error is None or isinstance(error, CheckpointError)):

@@ -80,10 +80,11 @@ def _note(sizes: dict[str, int], anchor: str | None, size: int) -> None:
         sizes[anchor] = size
 
 
-def _size_of_alias(anchor: str, sizes: dict[str, int]) -> int:
-    if anchor not in sizes:
-        raise ValueError(f"the alias {anchor[:40]!r} stands for nothing, or for what it is a part of")
-    return sizes[anchor]
+def _size_of_alias(anchor: str | None, sizes: dict[str, int]) -> int:
+    name = anchor or ""
+    if name not in sizes:
+        raise ValueError(f"the alias {name[:40]!r} stands for nothing, or for what it is a part of")
+    return sizes[name]
 
 
 def _check_digits(event: Any) -> None:
