@@ -94,7 +94,7 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         others = pair_others(a.weights, b.weights, taken, renames, prefixes, renamed=renamed)
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
-    notes = about_pairing(pairs, undecided, others.by_values if others else 0)
+    notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
     chosen = [pair for pair in pairs if _wanted(options, pair.a, pair.b)]
     removed = [name for name in of_a if name not in {pair.a for pair in pairs} and _wanted(options, name)]
     added = [name for name in of_b if name not in {pair.b for pair in pairs} and _wanted(options, name)]
