@@ -93,7 +93,7 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         others = pair_others(a.weights, b.weights, taken, renames, prefixes, renamed=renamed)
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
-    notes = about_pairing(pairs, undecided, others.by_values if others else 0)
+    notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
     chosen = [pair for pair in pairs if _wanted(options, pair.a, pair.b)]
     paired_a, paired_b = {pair.a for pair in pairs}, {pair.b for pair in pairs}
     removed = [name for name in of_a if name not in paired_a and _wanted(options, name)]

@@ -24,15 +24,21 @@ _COLUMNS = 1024
 _ROUNDED = 0.3
 """The greatest distance, by the norm, of a tensor and what rounding to two bits makes of it."""
 
+_EXACT = 0.01
+"""The same where nothing is rounded to less than 8 bits: llama.cpp keeps vectors in float32."""
+
 _OTHERS = 3.0
 """How many times farther away the next nearest one must be."""
 
 
-def alike(a: Weights, left: Collection[str], b: Weights, right: Collection[str]) -> Iterator[tuple[str, str]]:
+def alike(
+    a: Weights, left: Collection[str], b: Weights, right: Collection[str], *, more: float = 0
+) -> Iterator[tuple[str, str]]:
     """Pairs of names of A and of B, each name in one pair at most, whose tensors are each other's nearest.
 
     Args:
         left, right: the names to look for; tensors that are equal throughout, as new norms are, go in order.
+        more: by how much each number of B is larger; then only vectors are looked at, and no rounding is allowed for.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -46,22 +52,22 @@ def alike(a: Weights, left: Collection[str], b: Weights, right: Collection[str])
         for name in names:
             shapes.setdefault(weights[name].shape, ([], []))[side].append(name)
     for shape, (ours, theirs) in shapes.items():
-        if not ours or not theirs or not all(shape):
+        if not ours or not theirs or not all(shape) or (more and len(shape) != 1):
             continue
-        one, other = _sketches(a, ours), _sketches(b, theirs)
+        one, other = _sketches(a, ours) + more, _sketches(b, theirs)
         size = np.maximum(np.linalg.norm(one, axis=1)[:, None], np.linalg.norm(other, axis=1)[None])
         apart = np.stack([np.linalg.norm(other - row, axis=1) for row in one]) / np.where(size > 0, size, 1)
         apart[np.isnan(apart)] = np.inf
-        yield from ((ours[i], theirs[j]) for i, j in _nearest(apart))
+        yield from ((ours[i], theirs[j]) for i, j in _nearest(apart, _EXACT if more else _ROUNDED))
 
 
-def _nearest(apart: Array) -> Iterator[tuple[int, int]]:
-    """Of distances [ours, theirs] those pairs that stand out; equal ones in order."""
+def _nearest(apart: Array, most: float) -> Iterator[tuple[int, int]]:
+    """Of distances [ours, theirs] those pairs that stand out, if they are no more than that; equal ones in order."""
     import numpy as np
 
     while apart.size and np.isfinite(apart).any():
         i, j = (int(place) for place in np.unravel_index(np.argmin(apart), apart.shape))
-        if not apart[i, j] < _ROUNDED:
+        if not apart[i, j] < most:
             return
         rivals = np.concatenate([np.delete(apart[i], j), np.delete(apart[:, j], i)])
         nearest = rivals.min(initial=np.inf)

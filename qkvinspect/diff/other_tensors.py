@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qkvinspect.checkpoint import Region, TensorInfo
-from qkvinspect.diff.difference import Comparison, TensorDifference, worst
+from qkvinspect.diff.difference import IDENTICAL, Comparison, TensorDifference, worst
 from qkvinspect.diff.pairing import Prefixes, Renames, pair_names
 from qkvinspect.diff.parts import whole
 from qkvinspect.diff.tally import Advance, compare
@@ -15,6 +15,9 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight, plain
 
+_STEPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""The relative distance of neighbours in a dtype; of others that of float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Others:
@@ -22,10 +25,13 @@ class Others:
 
     Attributes:
         by_values: how many pairs were made by what the weights hold.
+        one_more: names of A of which B holds one more in each number, as llama.cpp's converter writes Gemma's norms,
+            which multiply by that; and of which A does.
     """
 
     pairs: Sequence[tuple[Weight | None, Weight | None]]
     by_values: int = 0
+    one_more: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
     @property
     def nbytes(self) -> int:
@@ -43,6 +49,9 @@ class Others:
         for a, b in self.pairs:
             if a is None or b is None:
                 found = Comparison("removed" if a else "added", None, None, None)
+            elif a.name in self.one_more[0] or a.name in self.one_more[1]:
+                found = _compare_shifted(a, b, 1 if a.name in self.one_more[0] else -1)
+                advance(a.nbytes + b.nbytes)
             else:
                 found = _compare(a, b, tolerance, advance)
             kinds = tuple((weight.dtype.name, weight.shape) for weight in (a, b) if weight)
@@ -67,14 +76,24 @@ def pair_others(
     pairs = pair_names(left, right, renames, prefixes)
     known_a, known_b = {pair.a: pair.b for pair in pairs}, {pair.b for pair in pairs}
     by_values = 0
+    shifted: list[frozenset[str]] = [frozenset(), frozenset()]
     if renamed:
         from qkvinspect.diff.by_values import alike
 
         alone = [name for name in left if name not in known_a], [name for name in right if name not in known_b]
         same = dict(alike(a, alone[0], b, alone[1]))
+        for side, more in enumerate((1, -1)):
+            ours, theirs = (
+                [n for n in names if n not in known] for names, known in zip(alone, _both(same), strict=True)
+            )
+            moved = dict(alike(a, ours, b, theirs, more=more))
+            shifted[side] = frozenset(moved)
+            same |= moved
         known_a, known_b, by_values = known_a | same, known_b | set(same.values()), len(same)
     found = [(a[name], b[known_a[name]] if name in known_a else None) for name in left]
-    return Others([*found, *((None, b[name]) for name in right if name not in known_b)], by_values)
+    return Others(
+        [*found, *((None, b[name]) for name in right if name not in known_b)], by_values, (shifted[0], shifted[1])
+    )
 
 
 def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) -> Comparison:
@@ -85,6 +104,32 @@ def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) ->
         return compare(whole(a), whole(b), (), tolerance, advance)[0]
     except LayoutError:
         return _compare_odd(a.require_info(), b.require_info(), tolerance, advance)
+
+
+def _both(same: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    return set(same), set(same.values())
+
+
+def _compare_shifted(a: Weight, b: Weight, more: int) -> Comparison:
+    """A vector whose numbers are one larger on the other side, but for the rounding of the dtype it was added in."""
+    import numpy as np
+
+    from qkvinspect.weights.values import rows_of_values
+
+    ours, theirs = (
+        np.asarray(rows_of_values(one.as_matrix("out_in"), [range(one.numel)]), np.float64).ravel() for one in (a, b)
+    )
+    gap = theirs - (ours + more)
+    if not np.isfinite(gap).all():
+        return Comparison("changed", None, None, None)
+    size, plain = float(np.linalg.norm(ours + more)), a if more > 0 else b
+    step = _STEPS.get(plain.dtype.name, 2.0**-23) * np.maximum(np.abs(ours), np.abs(theirs))
+    changed = int((np.abs(gap) > step).sum())
+    largest = float(np.abs(gap).max(initial=0.0))
+    if not largest:
+        return IDENTICAL
+    relative = float(np.linalg.norm(gap)) / size if size else None
+    return Comparison("changed" if changed else "rounding", relative, largest, None, changed, len(gap))
 
 
 def _compare_stored(a: TensorInfo, b: TensorInfo, tolerance: float | None, advance: Advance) -> Comparison:

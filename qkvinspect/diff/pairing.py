@@ -207,12 +207,15 @@ def _may_go(both: Prefixes, allowed: Collection[Prefixes] | None) -> bool:
     return _MODELS.issuperset(words) or (("" in both) if allowed is None else both in allowed)
 
 
-def about_pairing(pairs: Sequence[Pair], undecided: int, by_values: int) -> list[str]:
+def about_pairing(
+    pairs: Sequence[Pair], undecided: int, by_values: int, one_more: Sequence[Collection[str]] = ()
+) -> list[str]:
     """How layers and tensors were matched whose names differ.
 
     Args:
         undecided: layers that could be matched in more than one way.
         by_values: tensors outside attention that were matched by what they hold.
+        one_more: those among them whose numbers are one larger in B, and those in A.
     """
     notes: list[str] = []
     for before, after in dict.fromkeys(pair.prefixes for pair in pairs if pair.matched_by == "prefix"):
@@ -225,6 +228,10 @@ def about_pairing(pairs: Sequence[Pair], undecided: int, by_values: int) -> list
     if by_values:
         text = f"{by_values} tensor{'s' if by_values > 1 else ''} outside attention with other names in B"
         notes.append(f"{text} were matched by what they hold")
+    for side, names in zip("BA", one_more, strict=False):
+        if names:
+            those = f"{len(names)} of them hold" if len(names) > 1 else "one of them holds"
+            notes.append(f"{those} in {side} what the other side has and 1 more, as llama.cpp writes Gemma's norms")
     if undecided:
         text = f"{undecided} layers of A have the shapes of layers of B, but in more than one order"
         notes.append(f"{text}: --map 'old=new' says which are which")

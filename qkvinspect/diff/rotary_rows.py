@@ -57,25 +57,29 @@ def rotary_relations(
     told: list[_Told] = []
     for part in found:
         ours, theirs = (one.get(part.name) for one in (sides if side == "B" else sides[::-1]))
-        if part.name in ("q", "k") and part.whole.status == "changed" and ours and theirs:
+        if part.name.removesuffix("_bias") in ("q", "k") and part.whole.status == "changed" and ours and theirs:
             order = _order(part.name, ours, theirs, geometry, needed)
             told += [order] if order else []
-    kinds: dict[_Told, list[str]] = {}
+    kinds: dict[tuple[Order, int], list[_Told]] = {}
     for one in told:
-        kinds.setdefault(replace(one, part=""), []).append(one.part)
-    for kind, names in kinds.items():
-        yield Relation(RelationCode.ROTARY_PERMUTED, _text(names, side, kind, needed, geometry), tuple(names))
+        kinds.setdefault((one.order, one.as_heads), []).append(one)
+    for alike in kinds.values():
+        names = tuple(one.part for one in alike)
+        if not all(name.endswith("_bias") for name in names):  # a bias alone is too short to say what happened
+            kind = replace(alike[0], exact=all(one.exact for one in alike))
+            yield Relation(RelationCode.ROTARY_PERMUTED, _text(names, side, kind, needed, geometry), names)
 
 
 def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: Order) -> _Told | None:
     """How a part was permuted, if not as its format needs; None where no permutation explains its rows."""
-    heads, width = geometry.heads(part), geometry.width(part)
+    kind = part.removesuffix("_bias")
+    heads, width = geometry.heads(kind), geometry.width(kind)
     share = geometry.num_heads // heads if heads else 0
     if not heads or width < 4 or width % 2 or plain.shape != stored.shape or plain.rows != heads * width:
         return None
     if not (plain.comparable and stored.comparable):
         return None
-    tried: list[Order] = [*_WRONG, *_as_q(part, share, width)]
+    tried: list[Order] = [*_WRONG, *_as_q(kind, share, width)]
     orders: dict[Order, Array] = {order: _index(order, needed, width, share) for order in tried}
     chosen = dict.fromkeys(i * heads // min(heads, _MOST_HEADS) for i in range(min(heads, _MOST_HEADS)))
     pairs = [(_head(plain, head, width), _head(stored, head, width)) for head in chosen]
@@ -146,7 +150,8 @@ def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:
 
 
 def _text(names: Sequence[str], side: str, told: _Told, needed: Order, geometry: Geometry) -> str:
-    subject = f"the rows of {' and '.join(name.upper() for name in names)} of {side} were"
+    parts = [name.upper() for name in names if not name.endswith("_bias")]
+    subject = f"the rows of {' and '.join(parts)} of {side} were"
     order, exact = told.order, told.exact
     if told.as_heads:
         own = geometry.heads(names[0])

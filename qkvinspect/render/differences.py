@@ -8,6 +8,7 @@ from itertools import groupby
 from math import inf
 
 from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
+from qkvinspect.diff.relation import RelationCode
 from qkvinspect.finding_codes import Severity
 from qkvinspect.render import alike_names, text
 
@@ -97,7 +98,13 @@ def left_out(difference: Difference, *, per_head: bool, folded: bool = False) ->
 
 def _worth_a_table(difference: Difference, per_head: bool) -> list[LayerDifference]:
     shown = ("identical",) if per_head else SAME
-    return [layer for layer in difference.layers if layer.status not in shown]
+    return [layer for layer in difference.layers if layer.status not in shown and (per_head or not _is_told(layer))]
+
+
+def _is_told(layer: LayerDifference) -> bool:
+    """Whether what was recognised says all: rows in another order, whose values are the same but for rounding."""
+    told = {part for one in layer.relations if one.code is RelationCode.ROTARY_PERMUTED for part in one.parts}
+    return layer.status == "changed" and all(part.name in told for part in layer.parts if part.whole.status not in SAME)
 
 
 def stored(layer: LayerDifference) -> str:

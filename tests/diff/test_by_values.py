@@ -27,6 +27,19 @@ def test_a_converted_model_is_the_same_as_a_whole(run: Any, model: str, others: 
     assert any("were matched by what they hold" in note for note in told["notes"])
 
 
+@pytest.mark.parametrize(("model", "norms"), [("gemma", 1), ("gemma2", 1), ("gemma3", 3)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_norms_that_hold_one_more_are_the_same(run: Any, model: str, norms: int, turned: bool) -> None:
+    files = [MODELS / model, MODELS / f"{model}.gguf"]
+    result = run("diff", *(files[::-1] if turned else files), "-f", "json")
+    told = result.json()
+    found = told["others"]
+    assert (result.code, found["identical"] + found["rounding"]) == (0, norms)
+    assert (found["changed"], found["removed"], found["added"]) == (0, 0, 0)
+    side = "A" if turned else "B"
+    assert any(f"in {side} what the other side has and 1 more" in note for note in told["notes"])
+
+
 def pairs(folder: Path, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, str]:
     for name, state in (("a", a), ("b", b)):
         save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{name}.safetensors")
