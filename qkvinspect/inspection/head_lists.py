@@ -20,7 +20,7 @@ from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.inspection.words import Word, counts_heads, is_output, speaks_of_attention, word_of
 from qkvinspect.weights.head_list import list_of_heads
 
-_DEEPEST = 6
+_DEEPEST = 5
 """Components at the end of a name among which the number of a head may stand."""
 
 _MOST = 4096
