@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def none_collected() -> Iterator[None]:
+def none_collected() -> Generator[None]:
     """Without the collector of cycles, which walks through all that lives each time that it runs.
 
     What nobody refers to any more goes all the same. A caller that has turned the collector off finds it off.

@@ -18,6 +18,9 @@ _SINGLE = {
     **dict.fromkeys(("k", "ks", "key", "keys"), "k"),
     **dict.fromkeys(("v", "vs", "val", "vals", "value", "values"), "v"),
 }
+_LEADING = {"selector": "q"}
+"""Words that stand for a part only where a component begins with them: MAAC's ``selector_extractors``."""
+
 _FUSED = {
     "".join(letters) + plural: "".join(letters)
     for kind in ("qkv", "kv", "qk")
@@ -46,6 +49,9 @@ _NO_PROJECTION = """
 """
 NO_PROJECTION = frozenset(_NO_PROJECTION.split())
 """Words of tensors that stand beside projections and are none, or that look values up."""
+
+MOMENTS = frozenset(["mu", "sigma", "mean", "std", "stddev", "var", "variance", "logvar", "logstd", "loc"])
+"""Words for what describes a distribution: ``q_mu`` beside ``k_mu`` is a posterior's mean, and no query."""
 
 _NETWORKS = frozenset(["encoder", "decoder", "tower", "network", "backbone", "branch", "classifier", "critic", "actor"])
 """What is called ``encoder_q`` is a network and not a projection; ``encoder_q_proj`` and ``encoder_Wq`` are."""
@@ -94,7 +100,7 @@ def tokens(component: str) -> tuple[str, ...]:
 @lru_cache(1 << 14)
 def word_of(component: str) -> Word | None:
     """The word for Q, K or V in a component, or None: ``queries_keys_values`` is one word."""
-    if not set("qkvQKV").intersection(component):
+    if not set("qkvQKV").intersection(component) and not component.lower().startswith(tuple(_LEADING)):
         return None
     words = tokens(component)
     said = words[words.index("to") :] if "to" in words else words  # emb_to_query is a query
@@ -102,7 +108,7 @@ def word_of(component: str) -> Word | None:
         return None
     network = not _NETWORKS.isdisjoint(words) and GENERIC.isdisjoint(words)
     for start, word in enumerate(words):
-        parts, stop = _PARTS.get(word), start + 1
+        parts, stop = _PARTS.get(word) or (None if start else _LEADING.get(word)), start + 1
         if parts is None:
             glued = _glued(word)
             if glued is None:
