@@ -11,9 +11,10 @@ from typing import Literal
 from qkvinspect.arguments import Texts, texts
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.errors import LayoutError, UsageError, did_you_mean
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.garbage import none_collected
 from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.account import account
@@ -117,6 +118,17 @@ def inspect(
         LayoutError: an option contradicts the file.
         UsageError: an option has no meaning, or names no layer.
     """
+    with none_collected():
+        report = _inspect(checkpoint, options, layouts)
+    if not options.norms:
+        return report
+    attentions = measured(report.attentions, progress)
+    findings = [finding for attention in attentions for finding in about_numbers(attention)]
+    return replace(report, attentions=tuple(attentions), findings=(*report.findings, *findings))
+
+
+def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]) -> Report:
+    """As ``inspect``, without norms."""
     flags = [parse_flag(text) for text in options.heads]
     every = weights_of(checkpoint)
     stored = every.without(adapters_and_wrappers.without_values(every))
@@ -181,9 +193,6 @@ def inspect(
         findings += accounted.findings()
     if options.layers and not attentions:
         raise _no_such_layer(checkpoint, options.layers, [found.candidates[0].layer for found in matches])
-    if options.norms:
-        attentions = measured(attentions, progress)
-        findings += [finding for attention in attentions for finding in about_numbers(attention)]
     return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
 
 

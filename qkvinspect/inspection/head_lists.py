@@ -20,7 +20,7 @@ from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.inspection.words import Word, counts_heads, is_output, speaks_of_attention, word_of
 from qkvinspect.weights.head_list import list_of_heads
 
-_DEEPEST = 6
+_DEEPEST = 5
 """Components at the end of a name among which the number of a head may stand."""
 
 _MOST = 4096
@@ -171,11 +171,12 @@ def _entry(end: Path) -> _PlaceInList | None:
         digits = part[len(stem) :]
         if not 0 < len(digits) <= _DIGITS:
             continue
-        if counts_heads(stem) if stem else at and counts_heads(end[at - 1]):
+        counted = stem.rstrip("_") if stem else end[at - 1] if at else ""
+        if word_of(counted) is not None:
+            return _PlaceInList(int(digits), end[: at if stem else at - 1], (counted, *end[at + 1 :]), False)
+        if counts_heads(counted):
             home = unlisted((*end[:at], f"{stem}{LIST}"))
             return _PlaceInList(int(digits), home, end[at + 1 :], True)
-        if not stem and at and word_of(end[at - 1]) is not None:
-            return _PlaceInList(int(digits), end[: at - 1], (end[at - 1], *end[at + 1 :]), False)
     return None
 
 

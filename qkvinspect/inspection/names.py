@@ -23,6 +23,16 @@ _INNER = frozenset({"linear", "conv", "convolution", "c", "proj", "lin", "dense"
 """Components of a projection that is wrapped in a module of its own: ``q_proj.linear.weight``, ``qkv.conv.weight``.
 Such a tensor is found under the shorter name as well."""
 
+_LEAVES: Mapping[tuple[str, ...], str] = {
+    ("kernel", "value"): "kernel",
+    ("bias", "value"): "bias",
+    ("vars", "0"): "kernel",
+    ("vars", "1"): "bias",
+}
+"""What Flax's nnx and Keras 3 end the names of variables with, and what these are called elsewhere."""
+
+_ENDS = frozenset(end[-1] for end in _LEAVES)
+
 LIST = "*"
 """What stands for the number of each head in the name of a weight that is stored as a list with a tensor a head."""
 
@@ -194,7 +204,7 @@ class Names:
         """The stored name without its last ``components`` components, wrappers not counted."""
         parts = _SEPARATORS.split(name) if "/" in name else name.split(".")
         path = self.paths[name]
-        if LIST in name:
+        if LIST in name or (parts[-1] in _ENDS and tuple(parts[-2:]) in _LEAVES):
             home = path[: len(path) - components]
             shortest = next((at for at in range(len(parts)) if _canonical(tuple(parts[:at])) == home), len(parts))
             return name[: max(sum(len(part) + 1 for part in parts[:shortest]) - 1, 0)]
@@ -235,6 +245,8 @@ def unwrapped(name: str) -> Path:
     operation's output says nothing.
     """
     path = tuple(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
+    if path[-1] in _ENDS and len(path) > 2 and path[-2:] in _LEAVES:
+        path = (*path[:-2], _LEAVES[path[-2:]])
     return _canonical(path) if LIST in name else _without_wrappers(path)
 
 

@@ -25,7 +25,7 @@ from qkvinspect.inspection.possible_layouts import (
 )
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.three_axes import as_matrices, have_three, mix_three
-from qkvinspect.inspection.words import is_no_projection, speaks_of_attention
+from qkvinspect.inspection.words import MOMENTS, is_no_projection, speaks_of_attention
 from qkvinspect.weights.weight import Weight
 
 _OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D", "short_filter", "filter_fn"})
@@ -125,8 +125,17 @@ def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Ite
     gated = any(len(one.parts) > 3 for one in module.lone)
     if gated or ((called or _are_scored(module)) and len(_parts(module.lone)) > 1):
         yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+    elif called and not sets and _is_outlook(module):
+        yield _leftover(
+            module, module.lone, "v and weights that the token alone gives, as in outlook attention", lone=False
+        )
     elif called and not sets and _is_query_alone(module):
         yield _leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
+
+
+def _is_outlook(module: ProjectingModule) -> bool:
+    """Whether V stands beside what VOLO computes its weights with, and an output projection (timm/models/volo.py)."""
+    return [one.parts for one in module.lone] == ["v"] and "attn" in module.beside and bool(module.outputs)
 
 
 def _is_query_alone(module: ProjectingModule) -> bool:
@@ -147,6 +156,8 @@ def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) ->
         return f"{' and '.join(sorted(_parts(some)))} alone"
     if _are_few(some, module):
         return "few rows, as classifiers of three kinds have too"
+    if _are_moments(some):
+        return "the words are those of a distribution"
     if _is_additive(some):
         return "V is a single row: additive attention scores with it and projects no values"
     if mix_three(some):
@@ -182,6 +193,11 @@ def _is_additive(projections: Sequence[Projection]) -> bool:
     """Whether these are Bahdanau's: V is the vector that the sums of Q and K are scored with."""
     rows = {one.parts: one.weight.shape[0] for one in projections}
     return rows.get("v") == 1 and rows.get("q") == rows.get("k") != 1
+
+
+def _are_moments(projections: Sequence[Projection]) -> bool:
+    """Whether they are called the mean or the spread of what q, k and v stand for."""
+    return any(not MOMENTS.isdisjoint(one.word.affix) or MOMENTS & set(one.key[1:]) for one in projections)
 
 
 def _parts(projections: Sequence[Projection]) -> set[str]:
@@ -224,7 +240,7 @@ def _fits(projections: Sequence[Projection], module: ProjectingModule, turn: Ori
         return False
     if len(projections) == 1 and not _OTHER_KINDS.isdisjoint(module.beside):
         return False
-    if _is_low_rank(projections) or _is_additive(projections):
+    if _is_low_rank(projections) or _is_additive(projections) or _are_moments(projections):
         return False
     if not (said or widths or _may_stand_alone(projections, module)):
         return False
@@ -254,6 +270,7 @@ def _are_few(projections: Sequence[Projection], module: ProjectingModule) -> boo
         and all(count < _FEW and count % _EVEN == 0 for count in rows)
         and not any(map(is_no_projection, module.path[-1:]))
         and not any(map(speaks_of_attention, module.path))
+        and not _are_moments(projections)
     )
 
 

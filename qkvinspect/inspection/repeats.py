@@ -16,8 +16,10 @@ from qkvinspect.inspection.candidates import Candidate, Match, Repeated
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.inspection.split import as_vector
 from qkvinspect.inspection.words import speaks_of_attention, word_of
 from qkvinspect.weights.head_list import heads_of
+from qkvinspect.weights.head_stack import HeadStack, stack_of_heads
 from qkvinspect.weights.weight import Weight
 
 TENSOR = "tensor:"
@@ -122,7 +124,7 @@ class Renamed:
     def weight(self, one: Weight) -> Weight:
         made = self._made.get(one.name)
         if made is None:
-            made = self._made[one.name] = self._weights[self.name(one.name)]
+            made = self._made[one.name] = _seen_as(one, self._weights[self.name(one.name)])
         if made.shape != one.shape:  # it was given another one since
             raise UnlikeError(one.name)
         return made
@@ -185,6 +187,13 @@ class Renamed:
         if one.layer != first or first in one.message:
             raise UnlikeError(first)
         return replace(one, layer=layer)
+
+
+def _seen_as(one: Weight, other: Weight) -> Weight:
+    """The other as the one is seen: heads of three axes as one matrix, their biases as one vector."""
+    if isinstance(one.encoding, HeadStack) and other.info is not None:
+        return stack_of_heads(other.info, one.encoding.axes)
+    return as_vector(other) if len(one.shape) == 1 < len(other.shape) else other
 
 
 def _first_number(path: Path) -> int:

@@ -59,7 +59,7 @@ def split(
     facts = tuple(facts)
     solution = geometry.solve(candidate, out_features, facts)
     findings = list(about_heads(candidate.layer, solution))
-    biases = [(stored, _as_vector(names.find(stored.key, candidate.path))) for stored in layout.biases]
+    biases = [(stored, _vector(names.find(stored.key, candidate.path))) for stored in layout.biases]
     extras = tuple(
         (info, meaning) for key, meaning in layout.extras if (info := names.find(key, candidate.path)) is not None
     )
@@ -88,9 +88,13 @@ def split(
     return attention, findings
 
 
-def _as_vector(bias: Weight | None) -> Weight | None:
+def _vector(bias: Weight | None) -> Weight | None:
+    return None if bias is None else as_vector(bias)
+
+
+def as_vector(bias: Weight) -> Weight:
     """A bias [heads, head_dim], or of more axes, as the vector that it is."""
-    if bias is None or bias.info is None or bias.encoding is not None or len(bias.shape) < 2:
+    if bias.info is None or bias.encoding is not None or len(bias.shape) < 2:
         return bias
     info = bias.info
     return plain(replace(info, shape=(info.numel,), strides=(1,))) if info.contiguous and info.numel else bias

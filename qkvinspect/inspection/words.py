@@ -18,6 +18,16 @@ _SINGLE = {
     **dict.fromkeys(("k", "ks", "key", "keys"), "k"),
     **dict.fromkeys(("v", "vs", "val", "vals", "value", "values"), "v"),
 }
+_LEADING = {
+    **dict.fromkeys(("selector", "consulta", "abfrage", "anfrage", "requete", "zapros"), "q"),
+    **dict.fromkeys(("clave", "chave", "chiave", "cle", "schluessel", "klyuch"), "k"),
+    **dict.fromkeys(("valor", "valore", "valeur", "wert", "znachenie"), "v"),
+}
+"""Words that stand for a part only where a component begins with them: MAAC's ``selector_extractors``, and those of
+other languages, in the order of Spanish, Portuguese, Italian, French, German and Russian as far as they differ."""
+
+_STARTS = tuple(_LEADING)
+
 _FUSED = {
     "".join(letters) + plural: "".join(letters)
     for kind in ("qkv", "kv", "qk")
@@ -47,14 +57,20 @@ _NO_PROJECTION = """
 NO_PROJECTION = frozenset(_NO_PROJECTION.split())
 """Words of tensors that stand beside projections and are none, or that look values up."""
 
+MOMENTS = frozenset(["mu", "sigma", "mean", "std", "stddev", "var", "variance", "logvar", "logstd", "loc"])
+"""Words for what describes a distribution: ``q_mu`` beside ``k_mu`` is a posterior's mean, and no query."""
+
 _NETWORKS = frozenset(["encoder", "decoder", "tower", "network", "backbone", "branch", "classifier", "critic", "actor"])
 """What is called ``encoder_q`` is a network and not a projection; ``encoder_q_proj`` and ``encoder_Wq`` are."""
 
-_OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc final"
+_OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc final salida saida sortie ausgabe uscita"
 OUT_WORDS = frozenset(_OUT.split())
 """Words for the output projection."""
 
-ATTENTION_WORDS = ("attn", "attention", "atten", "mha", "msa", "mhsa", "sdpa", "att")
+ATTENTION_WORDS = (
+    *("attn", "attention", "atten", "mha", "msa", "mhsa", "sdpa", "att"),
+    *("atencion", "atencao", "aufmerksamkeit", "vnimanie", "zhuyili"),
+)
 """What the names of attention modules, or of what holds them, contain."""
 
 
@@ -94,7 +110,7 @@ def tokens(component: str) -> tuple[str, ...]:
 @lru_cache(1 << 14)
 def word_of(component: str) -> Word | None:
     """The word for Q, K or V in a component, or None: ``queries_keys_values`` is one word."""
-    if not set("qkvQKV").intersection(component):
+    if not set("qkvQKV").intersection(component) and not component.lower().startswith(_STARTS):
         return None
     words = tokens(component)
     said = words[words.index("to") :] if "to" in words else words  # emb_to_query is a query
@@ -102,7 +118,7 @@ def word_of(component: str) -> Word | None:
         return None
     network = not _NETWORKS.isdisjoint(words) and GENERIC.isdisjoint(words)
     for start, word in enumerate(words):
-        parts, stop = _PARTS.get(word), start + 1
+        parts, stop = _PARTS.get(word) or (None if start else _LEADING.get(word)), start + 1
         if parts is None:
             glued = _glued(word)
             if glued is None:
@@ -135,7 +151,7 @@ def _glued(word: str) -> tuple[tuple[str, ...], str, tuple[str, ...]] | None:
 
 def _spelling(word: str) -> str:
     """The kind of word: long or short."""
-    return "long" if len(word) > 3 or word in ("key", "val") else "short"
+    return "long" if len(word) > 3 or word in ("key", "val", "cle") else "short"
 
 
 @lru_cache(1 << 14)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/finding.py [TENSORS] [--profile KIND]
 
-A `.safetensors` of holes with that many tensors (60,000 unless given), of four kinds of model, with its config.
+A `.safetensors` of holes with that many tensors (60,000 unless given), of twelve kinds of model, with its config.
 Processor time of this process; the least of three rounds, each in turn.
 """
 
@@ -74,6 +74,30 @@ def patterns() -> Iterator[tuple[str, Shape]]:
         layer += 1
 
 
+def a_linear_a_head() -> Iterator[tuple[str, Shape]]:
+    """A lecture's language model: six Linears of Q, K and V each."""
+    layer = 0
+    while True:
+        at = f"blocks.{layer}"
+        for head in range(6):
+            for part in ("key", "query", "value"):
+                yield f"{at}.sa.heads.{head}.{part}.weight", (16, 96)
+        yield f"{at}.sa.proj.weight", (96, 96)
+        yield f"{at}.sa.proj.bias", (96,)
+        layer += 1
+
+
+def lists_of_words() -> Iterator[tuple[str, Shape]]:
+    """Lists of projections, an entry for each head."""
+    layer = 0
+    while True:
+        for part in ("queries", "keys", "values"):
+            for head in range(6):
+                yield f"layers.{layer}.mha.{part}.{head}.weight", (16, 96)
+        yield f"layers.{layer}.mha.out.weight", (96, 96)
+        layer += 1
+
+
 def convolutions() -> Iterator[tuple[str, Shape]]:
     """No attention at all."""
     layer = 0
@@ -85,10 +109,102 @@ def convolutions() -> Iterator[tuple[str, Shape]]:
         layer += 1
 
 
+def no_layers() -> Iterator[tuple[str, Shape]]:
+    """Names without a number that counts layers."""
+    number = 0
+    while True:
+        yield f"table_{number}_weight", (64, 64)
+        number += 1
+
+
+def fused() -> Iterator[tuple[str, Shape]]:
+    """One tensor that no row of the registry names, whose packing is left open."""
+    layer = 0
+    while True:
+        yield f"net.{layer}.mixer.my_qkv.weight", (192, 64)
+        yield f"net.{layer}.mixer.last_out.weight", (64, 64)
+        yield f"net.{layer}.norm.weight", (64,)
+        layer += 1
+
+
+def unlike() -> Iterator[tuple[str, Shape]]:
+    """Layers of which no two hold the same, so that none is told from another."""
+    layer = 0
+    while True:
+        at = f"encoder.layers.{layer}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield f"{at}.self_attn.{part}.weight", (64, 64)
+        yield f"{at}.norm1.weight", (64,)
+        yield f"{at}.positions.weight", (layer + 1,)
+        layer += 1
+
+
+def three_axes() -> Iterator[tuple[str, Shape]]:
+    """Parameters [heads, in, head_dim]."""
+    layer = 0
+    while True:
+        for part in "QKV":
+            yield f"blocks.{layer}.attn.W_{part}", (4, 64, 16)
+            yield f"blocks.{layer}.attn.b_{part}", (4, 16)
+        yield f"blocks.{layer}.attn.W_O", (4, 16, 64)
+        layer += 1
+
+
+def words_alone() -> Iterator[tuple[str, Shape]]:
+    """Words for K and V that make up no attention: each is said."""
+    layer = 0
+    while True:
+        for part in ("key", "value", "receptance", "output"):
+            yield f"blocks.{layer}.att.{part}.weight", (64, 64)
+        layer += 1
+
+
+def latent() -> Iterator[tuple[str, Shape]]:
+    """Latent attention with experts beside it."""
+    layer = 0
+    while True:
+        at = f"model.layers.{layer}"
+        for name, shape in (
+            ("q_proj", (96, 64)), ("kv_a_proj_with_mqa", (40, 64)), ("kv_b_proj", (128, 32)), ("o_proj", (64, 64)),
+        ):  # fmt: skip
+            yield f"{at}.self_attn.{name}.weight", shape
+        yield f"{at}.self_attn.kv_a_layernorm.weight", (32,)
+        for expert in range(16):
+            for name, shape in (("gate_proj", (32, 64)), ("up_proj", (32, 64)), ("down_proj", (64, 32))):
+                yield f"{at}.mlp.experts.{expert}.{name}.weight", shape
+        layer += 1
+
+
 KINDS: dict[str, Callable[[], Iterator[tuple[str, Shape]]]] = {
-    kind.__name__: kind for kind in (experts, blocks, patterns, convolutions)
+    kind.__name__: kind
+    for kind in (
+        experts,
+        blocks,
+        patterns,
+        convolutions,
+        a_linear_a_head,
+        lists_of_words,
+        no_layers,
+        fused,
+        unlike,
+        three_axes,
+        words_alone,
+        latent,
+    )
 }
-CONFIGS = {"experts": {"model_type": "qwen3_moe", "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 8}}
+CONFIGS = {
+    "a_linear_a_head": {"n_head": 6},
+    "lists_of_words": {"n_head": 6},
+    "experts": {"model_type": "qwen3_moe", "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 8},
+    "latent": {
+        "model_type": "deepseek_v2",
+        "num_attention_heads": 4,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+        "kv_lora_rank": 32,
+    },
+}
 
 
 def write(folder: Path, kind: str, count: int) -> Path:
@@ -134,7 +250,7 @@ def main() -> None:
                 return
             rounds = [seconds(path) for _ in range(ROUNDS)]
         opening, finding = (min(one[at] for one in rounds) for at in (0, 1))
-        print(f"{kind:12} {rounds[0][2]:6} modules: opened in {opening:.2f} s, found in {finding:.2f} s", end="")
+        print(f"{kind:16} {rounds[0][2]:6} modules: opened in {opening:.2f} s, found in {finding:.2f} s", end="")
         print(f", {finding / opening:.2f} times")
 
 
