@@ -303,12 +303,8 @@ def _equal(_: Sizes, __: Node, given: Sequence[Shape | None]) -> Shape | None:
     return tuple(int(a == b) for a, b in zip(one, other, strict=False))
 
 
-def _same(_: Sizes, __: Node, given: Sequence[Shape | None]) -> Shape | None:
-    return given[0]
-
-
 _NUMBERS: Mapping[str, Callable[[Sizes, Node, Sequence[Shape | None]], Shape | None]] = {
-    **dict.fromkeys(("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"), _same),
+    **dict.fromkeys(("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"), lambda _, __, given: given[0]),
     "Add": _calculated(lambda a, b: a + b),
     "Sub": _calculated(lambda a, b: a - b),
     "Mul": _calculated(lambda a, b: a * b),
