@@ -11,6 +11,7 @@ from qkvinspect.inspection.asking import GLANCE, affordable, differing, settle, 
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
+from qkvinspect.inspection.kept_samples import keeping_samples
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention
@@ -68,6 +69,19 @@ def ask(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    with keeping_samples():
+        return _asked(modules, wanted, names, facts, thorough=thorough, each=each)
+
+
+def _asked(
+    modules: Sequence[Module],
+    wanted: Callable[[Match], bool],
+    names: Names,
+    facts: Facts,
+    *,
+    thorough: bool,
+    each: bool,
+) -> list[Module]:
     stacks: dict[object, list[Module]] = {}
     for module in modules:
         if module.attention is not None and not _without_values(module.attention):

@@ -14,6 +14,7 @@ from qkvinspect.formats.onnx.views import (
     LostError,
     View,
     count,
+    extent,
     is_rows,
     normal,
     replaced,
@@ -150,3 +151,28 @@ def _one_behind_the_other(first: View, views: Sequence[View], axis: int) -> View
 
 def _but(view: View, axis: int) -> tuple[Axis, ...]:
     return view.axes[:axis] + view.axes[axis + 1 :]
+
+
+def mixed(one: View, other: View, *, is_sum: bool) -> View:
+    """Rows that are combined with others of the same weight: those of rotary embeddings with what they turn with.
+
+    Raises:
+        LostError: they are of two weights, or not combined so.
+    """
+    if one.weight != other.weight or len(one.offsets) != 1:
+        raise LostError
+    if one.axes == other.axes and one.offsets == other.offsets:
+        return one
+    if not is_sum:
+        raise LostError
+    distance = abs(one.offsets[0] - other.offsets[0])
+    if extent(one) == extent(other):
+        kept = one if _is_in_order(one) else other
+        return replace(kept, turn=distance)
+    if one.axes == other.axes:
+        return replace(one, turn=distance, mixed=other.offsets[0])
+    raise LostError
+
+
+def _is_in_order(view: View) -> bool:
+    return all((digit.stride or 0) >= 0 for axis in view.axes for digit in axis)

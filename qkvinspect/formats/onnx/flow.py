@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 
 from qkvinspect.fast_dataclass import dataclass, replace
-from qkvinspect.formats.onnx import einsum, moves
+from qkvinspect.formats.onnx import cuts, einsum, moves
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Graph, Node
 from qkvinspect.formats.onnx.products import PRODUCTS
@@ -171,7 +171,7 @@ class Flow:
             return [moved.widened(view, shape) for view in traced[0]]
         if len(traced) > 2 or any(len(views) > 1 for views in traced):
             return traced[0] if all(views == traced[0] for views in traced) else ()
-        return [_mixed(node, traced[0][0], traced[1][0])]
+        return [cuts.mixed(traced[0][0], traced[1][0], is_sum=node.op in _SUMS)]
 
     def _rotated(self, node: Node, view: View) -> View:
         shape = self._sizes.shape(node.input(2 if node.domain else 1))
@@ -276,31 +276,6 @@ def _size_of_axis(axis: Axis, sizes: Sizes) -> int | str:
     if len(numbers) == len(axis):
         return prod(numbers)
     return axis[0].size if len(axis) == 1 else sizes.unknown()
-
-
-def _mixed(node: Node, one: View, other: View) -> View:
-    """Rows that are combined with others of the same weight: those of rotary embeddings with what they turn with.
-
-    Raises:
-        LostError: they are of two weights, or not combined so.
-    """
-    if one.weight != other.weight or len(one.offsets) != 1:
-        raise LostError
-    if one.axes == other.axes and one.offsets == other.offsets:
-        return one
-    if node.op not in _SUMS:
-        raise LostError
-    distance = abs(one.offsets[0] - other.offsets[0])
-    if moved.extent(one) == moved.extent(other):
-        kept = one if _is_in_order(one) else other
-        return replace(kept, turn=distance)
-    if one.axes == other.axes:
-        return replace(one, turn=distance, mixed=other.offsets[0])
-    raise LostError
-
-
-def _is_in_order(view: View) -> bool:
-    return all((digit.stride or 0) >= 0 for axis in view.axes for digit in axis)
 
 
 def _turned(node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> tuple[tuple[View, ...], tuple[View, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from math import gcd
 from typing import Any, TypeVar, cast
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass, field
+from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
+from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
 from qkvinspect.weights.copying import is_copying
 from qkvinspect.weights.strided import StridedMatrix
@@ -72,6 +73,15 @@ class LayerWeights:
     layer: str
     weights: tuple[Lying, ...]
     out: tuple[Weight, Orientation] | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """The same for all hypotheses that look at the same numbers of it."""
+        weights = tuple(
+            (weight.name, orientation, tuple((one.weight.name, *one.rows, -1, *one.entries) for one in biases))
+            for weight, orientation, biases in self.weights
+        )
+        return self.layer, weights, self.out and (self.out[0].name, self.out[1])
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -160,6 +170,18 @@ def take(source: LayerWeights, stride: int) -> Sample | None:
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    kept, key = kept_samples(), (stride, source.key)
+    found = kept.get(key) if kept is not None else None
+    if found is None:
+        sample = _take(source, stride)
+        if kept is not None:
+            kept.keep(key, sample, sample.scores.nbytes if sample is not None else 0)
+    else:
+        (sample,) = found
+    return sample if sample is None else replace(sample, _kept={})  # whose products take as much again, each
+
+
+def _take(source: LayerWeights, stride: int) -> Sample | None:
     announce(region for weight in _stored(source) for region in weight.regions)
     found: list[Array] = []
     for weight, orientation, biases in source.weights:
