@@ -246,3 +246,21 @@ def test_an_adapter_and_what_it_was_merged_into_are_the_same(model: Model, tmp_p
     assert result.code == 0, result.err
     pairs = [(pair["verdict"], pair["descendant"]) for pair in json.loads(result.out)["pairs"]]
     assert pairs == [("derived", "b"), ("derived", "b"), ("derived", None)]
+
+
+@pytest.mark.parametrize("how", ["sizes", "directions"])
+def test_strangers_that_read_the_same_inputs_are_no_kin(how: str, tmp_path: Path) -> None:
+    """Embeddings that both were given tell units apart by their sizes, or by what goes with what."""
+    generator = torch.Generator().manual_seed(4)
+    sizes, words = torch.randn(48, generator=generator).exp(), torch.randn(6, 48, generator=generator)
+    paths: list[Path] = []
+    for seed in (1, 2):
+        made = kinds.make(Model(RECIPES["rotary"], seed), 0, (), 0)
+        for weights in made.attention:
+            for name in (kinds.Q, kinds.K, kinds.V):
+                rows = weights[name]
+                taught = torch.randn(len(rows), 6, generator=generator) @ words * 0.05
+                weights[name] = rows * sizes if how == "sizes" else rows + taught
+        paths.append(made.save(tmp_path / str(seed)))
+    found = kinship(*paths)
+    assert not found.kin, found
