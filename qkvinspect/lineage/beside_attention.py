@@ -95,7 +95,8 @@ def _made_of(source: Weight, target: Weight) -> str:
         return "cut" if cut and _rows_of(ours, theirs) else ""
     rows = range(0, theirs.rows, max(theirs.rows // (_LINES if sizes[0][1] > 1 else _COLUMNS), 1))
     values, made = _some(ours, rows), _some(theirs, rows)
-    if same := same_values(values, made, source.dtype, target.dtype):
+    computed = source.encoding is not None or target.encoding is not None
+    if same := same_values(values, made, source.dtype, target.dtype, computed=computed):
         return same
     if isinstance(theirs, DecodedMatrix):
         steps = theirs.take(rows).slack()

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from qkvinspect.dtypes import DType
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention
 from qkvinspect.lineage.averaged_heads import averaged, by_own_factors
@@ -23,6 +22,7 @@ from qkvinspect.lineage.relatives import Relative
 from qkvinspect.lineage.rounded_values import noise, same_values
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import rows_of_values
+from qkvinspect.weights.weight import Weight
 
 Operation = Literal["equal", "moved", "rounded", "turned", "zeroed", "coded", "averaged"]
 Parts = Mapping[str, Array]
@@ -95,7 +95,9 @@ def _of_side(
         return None
     found: list[Operation | Coded] = []
     for name in names:
-        same = same_values(ours[name][of], theirs[name][head], _dtype(a, name), _dtype(b, name))
+        weights = _weight(a, name), _weight(b, name)
+        same = same_values(ours[name][of], theirs[name][head], *(one.dtype for one in weights),
+                           computed=any(one.encoding is not None for one in weights))  # fmt: skip
         if same is None and not theirs[name][head].any():
             same = "zeroed"
         if same is None:
@@ -139,7 +141,7 @@ def _turned(
         assert matrix is not None
         made = matrix @ give
         scale = 1 / turn.scale if inverse else turn.scale
-        lost = float(np.hypot(noise(want, _dtype(b, name)), noise(give, _dtype(a, name)) * scale))
+        lost = float(np.hypot(noise(want, _weight(b, name).dtype), noise(give, _weight(a, name).dtype) * scale))
         far, size = (float(np.sqrt((one**2).mean())) for one in (want - made, want))
         if far > _LESS * lost + _FLOAT32_TURNED * size:
             return False
@@ -163,10 +165,10 @@ def _cosines(a: Array, b: Array) -> Array:
     return np.divide(a @ b.T, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
 
 
-def _dtype(layer: Attention, name: str) -> DType:
+def _weight(layer: Attention, name: str) -> Weight:
     part = layer.output if name == "o" else layer.part(name)
     assert part is not None
-    return part.weight.dtype
+    return part.weight
 
 
 def _factors(one: Relative, place: int) -> Parts:

@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -276,11 +277,24 @@ def every() -> Iterator[tuple[str, ...]]:
 
 def make(model: Model, seed: int, kinds: tuple[str, ...], chance: int) -> Made:
     """Do to a model what the kinds say."""
-    made, generator = start(model, seed), torch.Generator().manual_seed(chance)
-    for kind in kinds:
+    first = tuple(kind for kind in kinds if kind in _TRAINING)
+    made, generator = start(_trained(model, seed, first), seed), torch.Generator().manual_seed(chance)
+    for kind in kinds[len(first) :]:
         KINDS[kind](made, generator)
     made.settle()
     return made
+
+
+_TRAINING = ("distilled", "fine-tuned", "LoRA")
+"""They come first, and are the same in every combination."""
+
+
+@cache
+def _trained(model: Model, seed: int, kinds: tuple[str, ...]) -> Model:
+    made, generator = start(model, seed), torch.Generator().manual_seed(seed)
+    for kind in kinds:
+        KINDS[kind](made, generator)
+    return made.model
 
 
 def _take_groups(made: Made, number: int, groups: list[int]) -> None:

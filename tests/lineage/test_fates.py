@@ -13,7 +13,7 @@ from tests.lineage.made_fates import HEADS, LAYERS, RECIPES, Row, after, case_of
 from tests.lineage.tiny import Model
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module", params=["rotary", pytest.param("learned", marks=pytest.mark.mass)])
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model, Path]:
     torch.set_num_threads(1)
     model, stranger = (Model(RECIPES[request.param], seed) for seed in (1, 2))

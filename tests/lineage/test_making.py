@@ -15,7 +15,6 @@ from torch import Tensor
 from qkvinspect.lineage import Lineage
 from tests.lineage import kinds
 from tests.lineage.compare import compared, kinship
-from tests.lineage.kinds import Made
 from tests.lineage.test_kinship import nudged, saved
 from tests.lineage.tiny import Model, Recipe, trained
 
@@ -23,7 +22,7 @@ RECIPES = {"learned": Recipe(), "rotary": Recipe(positions="rotary", norm="rms",
 State = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module", params=["rotary", pytest.param("learned", marks=pytest.mark.mass)])
 def model(request: pytest.FixtureRequest) -> Model:
     torch.set_num_threads(1)
     return Model(RECIPES[request.param], 1)
@@ -100,10 +99,6 @@ def test_what_two_were_demonstrably_made_of_is_their_ancestor(model: Model, tmp_
     }  # fmt: skip
 
 
-def twin(made: Made, folder: Path) -> Path:
-    return made.save(folder)
-
-
 DERIVED: dict[str, tuple[tuple[str, ...], bool]] = {
     "heads pruned": (("heads pruned",), True),
     "layer pruned": (("layer pruned",), True),
@@ -145,6 +140,11 @@ def test_another_dtype_is_the_same_or_rounded(
     b = changed(as_dtype(second), a, tmp_path / "b")
     found = kinship(a, b)
     assert (found.verdict, found.descendant) == said
+
+
+def test_a_sibling_that_was_rounded_to_codes_is_kin(model: Model, tmp_path: Path) -> None:
+    other = kinds.make(nudged(model, 0.02, 5), 0, ("Q4",), 3).save(tmp_path / "b")
+    assert kinship(saved(model, tmp_path / "a"), other).verdict == "kin"
 
 
 def test_a_merged_adapter_is_kin_permuted_or_not(model: Model, tmp_path: Path) -> None:
@@ -225,3 +225,42 @@ def test_the_base_of_the_command_line_becomes_the_first(model: Model, tmp_path: 
     assert run("lineage", paths["child"], paths["other"], *expect, "common-ancestor").code == 0
     assert run("lineage", paths["child"], paths["other"], *expect, "derived").code == 1
     assert run("lineage", paths["child"], *expect, "derived").code == 0
+
+
+def test_an_adapter_and_what_it_was_merged_into_are_the_same(model: Model, tmp_path: Path, run) -> None:
+    base = saved(model, tmp_path / "base")
+    state, generator = load_file(base / "model.safetensors"), torch.Generator().manual_seed(1)
+    low: State = {}
+    for name in [name for name in state if name.endswith(("q_proj.weight", "v_proj.weight"))]:
+        rows, cols = state[name].shape
+        b, a = torch.randn(rows, 4, generator=generator), torch.randn(4, cols, generator=generator) / 50
+        low |= {f"base_model.model.{name.replace('weight', f'lora_{side}.weight')}": value
+                for side, value in (("A", a), ("B", b))}  # fmt: skip
+        state[name] = state[name] + 2 * b @ a
+    merged = changed(lambda _: state, base, tmp_path / "merged")
+    (tmp_path / "adapter").mkdir()
+    save_file(low, tmp_path / "adapter/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(config))
+    result = run("lineage", merged, tmp_path / "adapter", "--base", base, "--format", "json")
+    assert result.code == 0, result.err
+    pairs = [(pair["verdict"], pair["descendant"]) for pair in json.loads(result.out)["pairs"]]
+    assert pairs == [("derived", "b"), ("derived", "b"), ("derived", None)]
+
+
+@pytest.mark.parametrize("how", ["sizes", "directions"])
+def test_strangers_that_read_the_same_inputs_are_no_kin(how: str, tmp_path: Path) -> None:
+    """Embeddings that both were given tell units apart by their sizes, or by what goes with what."""
+    generator = torch.Generator().manual_seed(4)
+    sizes, words = torch.randn(48, generator=generator).exp(), torch.randn(6, 48, generator=generator)
+    paths: list[Path] = []
+    for seed in (1, 2):
+        made = kinds.make(Model(RECIPES["rotary"], seed), 0, (), 0)
+        for weights in made.attention:
+            for name in (kinds.Q, kinds.K, kinds.V):
+                rows = weights[name]
+                taught = torch.randn(len(rows), 6, generator=generator) @ words * 0.05
+                weights[name] = rows * sizes if how == "sizes" else rows + taught
+        paths.append(made.save(tmp_path / str(seed)))
+    found = kinship(*paths)
+    assert not found.kin, found
