@@ -9,7 +9,7 @@ import pytest
 from scipy import special, stats
 
 from qkvinspect.inspection.evidence import blocksums, gram, profile
-from qkvinspect.inspection.evidence.blocksums import FEW, BlockSums, Fitted, Products, added_up, block_sums, cross_sums
+from qkvinspect.inspection.evidence.blocksums import BlockSums, Fitted, Products, added_up, block_sums, cross_sums
 from qkvinspect.inspection.evidence.rotary_order import divides_as_q, places_of
 from qkvinspect.inspection.evidence.sample import stride_of
 from qkvinspect.inspection.evidence.weigh import TEMPERATURE, _share
@@ -113,8 +113,8 @@ def test_on_noise_it_is_what_was_expected(count: int, kind: str) -> None:
 
 
 def test_few_entries_are_not_fitted_and_fits_add_up() -> None:
-    assert blocksums.fitted(FEW - 1, np.ones(2)) == Fitted(0, 0, 0)
-    assert blocksums.fitted(FEW, np.array([0.0, 1.0])) != Fitted(0, 0, 0)
+    assert blocksums.fitted(3, np.ones(2)) == Fitted(0, 0, 0)
+    assert blocksums.fitted(4, np.array([0.0, 1.0])) != Fitted(0, 0, 0)
     one, other = Fitted(5, 3, 7), Fitted(1, 2, 4)
     assert one + other == Fitted(6, 5, 11)
     assert one - other == Fitted(4, 1, 3)
