@@ -157,6 +157,23 @@ def test_what_is_so_by_intent_is_no_damage(change: Callable[[State], None], dtyp
     assert said({name: value.to(dtype) for name, value in state.items()}, tmp_path) == []
 
 
+def test_parts_of_fused_weights_that_are_equal_as_a_whole_are_no_damage(tmp_path: Path) -> None:
+    """V of one layer is K of another, head by head: another check says that. Part of a head is damage."""
+    parts = weights()
+    state = {
+        f"layers.{layer}.self_attn.in_proj_weight": torch.cat(
+            [parts[f"layers.{layer}.self_attn.{name}_proj.weight"] for name in "qkv"]
+        )
+        for layer in range(2)
+    }
+    state["layers.1.self_attn.in_proj_weight"][WIDTH : 2 * WIDTH] = state["layers.0.self_attn.in_proj_weight"][-WIDTH:]
+    assert said(state, tmp_path) == []
+    state["layers.1.self_attn.in_proj_weight"][40:60] = state["layers.0.self_attn.in_proj_weight"][10:30]
+    (message,) = said(state, tmp_path)
+    assert message.startswith(f"bytes {40 * WIDTH * 4}:{60 * WIDTH * 4} of in_proj_weight (Q, head 1)")
+    assert f"are those of bytes {10 * WIDTH * 4}:{30 * WIDTH * 4} of layers.0" in message
+
+
 def test_a_page_of_zeros_is_named_with_its_tensor_head_and_bytes(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file(weights(), path)
@@ -174,6 +191,27 @@ def test_a_page_of_zeros_is_named_with_its_tensor_head_and_bytes(tmp_path: Path)
     assert (found.layer, found.severity) == ("layers.1.self_attn", "error")
     assert found.message.startswith(f"bytes {at}:{at + 4096} of k_proj.weight (K, {named}) are zero")
     assert f"from byte {page} on" in found.message
+
+
+def test_a_page_of_views_of_one_storage_is_placed_in_the_file(tmp_path: Path) -> None:
+    """As fully sharded training saves them: where a tensor begins in the storage counts too."""
+    parts = weights()
+    flat = torch.cat([part.flatten() for part in parts.values()])
+    name = "layers.1.self_attn.k_proj.weight"
+    first = [*parts].index(name) * WIDTH * WIDTH
+    head = flat[:64].numpy().tobytes()
+    for damaged in (False, True):
+        views = flat.split(WIDTH * WIDTH)
+        torch.save({key: view.view(WIDTH, WIDTH) for key, view in zip(parts, views, strict=True)}, tmp_path / "m.pt")
+        start = (tmp_path / "m.pt").read_bytes().find(head)
+        assert start > 0
+        page = -(-(start + 4 * first + 5 * WIDTH * 4) // 512) * 512
+        if not damaged:  # where that will be is known by now
+            flat[(page - start) // 4 :][:1024] = 0
+    (message,) = (one.message for one in check(tmp_path / "m.pt", heads="4", select="damaged-block"))
+    at = page - start - 4 * first
+    assert message.startswith(f"bytes {at}:{at + 4096} of k_proj.weight")
+    assert f"whole sectors of the file from byte {page} on" in message
 
 
 def test_codes_of_a_quantised_weight_are_looked_at_too(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from qkvinspect.checks.damage import odd_codes
 from qkvinspect.checks.damage.constant_runs import GRID, constant_blocks, exact, joined
 from qkvinspect.checks.damage.copied_runs import Marks, copies, marked
-from qkvinspect.checks.damage.stored_bytes import StoredTensor, overlap
+from qkvinspect.checks.damage.stored_bytes import StoredTensor, overlap, stored_tensors
 from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import Options, inspect
 from qkvinspect.weights.encodings import weights_of
 
 WORDS = [1, 2, 4, 8]
@@ -136,3 +137,33 @@ def test_ranges_that_have_a_number_in_common() -> None:
         for start in range(14):
             for stop in range(start + 1, 15):
                 assert overlap(rows, range(start, stop)) == bool({*rows} & {*range(start, stop)})
+
+
+def tensors_of(path: Path) -> dict[str, StoredTensor]:
+    with open_checkpoint(path) as checkpoint:
+        return {
+            one.info.name.rpartition("self_attn.")[2]: one for one in stored_tensors(inspect(checkpoint).attentions)
+        }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e5m2])
+def test_words_and_parts_of_what_is_stored_plainly(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Once each, though two layers share one: of an output projection, whether its heads are columns."""
+    state = {f"layers.0.self_attn.{name}_proj.weight": torch.ones(16, 16).to(dtype) for name in "qkvo"}
+    state["layers.0.self_attn.q_proj.bias"] = torch.ones(16).to(dtype)
+    save_file(state, tmp_path / "m.safetensors")
+    found = tensors_of(tmp_path / "m.safetensors")
+    assert {name: (one.itemsize, [part.name for part in one.parts], one.by_rows) for name, one in found.items()} == {
+        f"{name}_proj.weight": (dtype.itemsize, [] if name == "o" else [name], name == "o") for name in "qkvo"
+    }
+    assert not any(one.packed for one in found.values())
+    torch.save({**state, **{name.replace("0", "1"): tensor for name, tensor in state.items()}}, tmp_path / "m.pt")
+    with open_checkpoint(tmp_path / "m.pt") as checkpoint:
+        assert len([*stored_tensors(inspect(checkpoint).attentions)]) == 4
+
+
+def test_words_that_hold_several_codes_are_bytes() -> None:
+    path = Path(__file__).parents[1] / "weights/encodings/models/gptq_4bit_act_order.safetensors"
+    with open_checkpoint(path) as checkpoint:
+        found = [*stored_tensors(inspect(checkpoint, Options(heads=("8",))).attentions)]
+    assert {(one.info.dtype.name, one.itemsize, one.packed) for one in found} == {("int32", 1, True)}

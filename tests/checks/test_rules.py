@@ -102,6 +102,13 @@ FAULTS: list[tuple[str, str, int | None, Callable[[State], None], str]] = [
         edit(3, K, lambda w: torch.cat([w[head(K, n // 2)] for n in range(HEADS)])),
         "the heads of K are 2 kv heads, each written 2 times",
     ),
+    (
+        "equal-heads",
+        "warning",
+        3,
+        edit(3, K, lambda w: torch.cat([w[head(K, n % 2)] for n in range(HEADS)])),
+        "heads 0 and 2 of K hold the same values",
+    ),
     ("equal-layers", "warning", 5, copied_layer, "its Q, K and V hold the same values as layers.2.self_attn"),
     ("projection-shape", "error", 1, wrong_output, "takes 16 values, but 4 heads of V of 8 give 32"),
     ("odd-layer", "warning", 4, another_size, "where 7 others of its stack have"),
@@ -138,6 +145,18 @@ def test_a_fault_is_named(
     assert says in wanted[0]["message"]
     assert {finding["layer"] for finding in found} == {wanted[0]["layer"]}
     assert check(sound, "--ignore", code) == [finding for finding in found if finding["code"] != code]
+
+
+@pytest.mark.parametrize("code", ["dead-head", "norm-outlier", "rank-collapse", "zero-head", "equal-parts"])
+def test_a_fault_is_one_whatever_the_scale_of_all_weights(code: str, sound: State, check: Any) -> None:
+    _, severity, _, fault, _ = next(one for one in FAULTS if one[0] == code)
+    fault(sound)
+    found = [
+        {(one["code"], one["layer"]) for one in check(state, code=int(severity != "info"))}
+        for state in (sound, {key: tensor / 64 for key, tensor in sound.items()})
+    ]
+    assert code in {said for said, _ in found[0]}
+    assert found[0] == found[1]
 
 
 def test_every_check_has_a_fault_here() -> None:

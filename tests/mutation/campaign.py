@@ -202,8 +202,8 @@ def _uses_at_import(function: ast.FunctionDef) -> set[str]:
 class Campaign:
     """Takes the place of pytest's loop over tests."""
 
-    def __init__(self, lines: Lines, picked: list[sample.Mutation], seconds: float, end: float) -> None:
-        self.lines, self.picked, self.seconds, self.end = lines, picked, seconds, end
+    def __init__(self, lines: Lines, picked: list[sample.Mutation], seconds: float, end: float, *, added: bool) -> None:
+        self.lines, self.picked, self.seconds, self.end, self.added = lines, picked, seconds, end, added
         self.tried: Counter[tuple[str, str]] = Counter()
         self.unsound: set[str] = set()
         self.sound: set[str] = set()
@@ -239,7 +239,8 @@ class Campaign:
             else:
                 outcome, detail = self.tried_with(Mutation.of(picked.file, number), items, functions)
             self.tried[picked.room, outcome] += 1
-            keep(replace(picked, outcome=outcome, detail=detail))
+            if not self.added or outcome in ("killed", "gone"):
+                keep(replace(picked, outcome=outcome, detail=detail))
             seconds = f"{time.monotonic() - begun:.1f}"
             print(seconds, outcome, picked.file, *picked.name, detail, sep="\t", file=sys.stderr, flush=True)
         return True
@@ -364,15 +365,18 @@ def main() -> None:
     parser.add_argument("--map", type=Path, required=True)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--room", action="append", help="only these rooms")
+    parser.add_argument("--added", action="store_true", help="only with the tests of added.txt; only kills are kept")
     parser.add_argument("--file", action="append", help="only files that begin so")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--minutes", type=float, default=600)
     given = parser.parse_args()
     lines = Lines.read(given.map)
+    if given.added:
+        lines = lines.only(sample.added())
     wanted = ("survived", "uncovered") if given.again else ("drawn",)
     picked = [one for one in sample.read() if one.outcome in wanted and (not given.room or one.room in given.room)]
     picked = [one for one in picked if not given.file or one.file.startswith(tuple(given.file))]
-    campaign = Campaign(lines, picked, given.seconds, time.monotonic() + 60 * given.minutes)
+    campaign = Campaign(lines, picked, given.seconds, time.monotonic() + 60 * given.minutes, added=given.added)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     files = sorted({test.partition("::")[0] for one in picked for test in _candidates(one, lines, given.seconds)})
     pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *files], plugins=[campaign])

@@ -58,6 +58,11 @@ class Lines:
         found = {file for file in files if module in (text := _text(file)) or f"import {name}" in text}
         return {test for test in self.seconds if test.partition("::")[0] in found}
 
+    def only(self, functions: set[str]) -> Lines:
+        """What is known of these test functions alone."""
+        kept = {test: lines for test, lines in self.lines.items() if test.partition("[")[0] in functions}
+        return Lines({test: self.seconds[test] for test in kept}, kept)
+
     def guess(self, tests: list[str]) -> None:
         """Of other cases of mapped test functions, that they run what those do."""
         mapped: dict[str, str] = {}

@@ -125,15 +125,18 @@ def _in_a_table(change: str) -> str:
     return change.replace("|", "\\|").replace("  ->  ", " -> ")
 
 
+def added() -> set[str]:
+    return {line for line in ADDED.read_text().splitlines() if line} if ADDED.exists() else set[str]()
+
+
 def write_tables() -> None:
-    added = {line for line in ADDED.read_text().splitlines() if line} if ADDED.exists() else set[str]()
     said = TABLES.read_text().partition(BEGIN)[0]
-    tests = "".join(f"- `{test}`\n" for test in sorted(added))
+    tests = "".join(f"- `{test}`\n" for test in sorted(added()))
     mutations = [
         replace(one, outcome="gone") if one.outcome in ("survived", "drawn") and one.now() is None else one
         for one in read()
     ]
-    TABLES.write_text(f"{said}{BEGIN}\n\n{tables(mutations, added)}\nTests that were added for survivors:\n\n{tests}")
+    TABLES.write_text(f"{said}{BEGIN}\n\n{tables(mutations, added())}\nTests that were added for survivors:\n\n{tests}")
 
 
 def main() -> None:
