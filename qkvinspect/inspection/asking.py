@@ -53,15 +53,7 @@ def weigh(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import (
-        draw,
-        index_of,
-        samples_of,
-        stride_for,
-        weigh_heads,
-        weigh_packings,
-        weigh_turns,
-    )
+    from qkvinspect.inspection.evidence import draw, samples_of, stride_for, weigh_heads, weigh_packings, weigh_turns
 
     own = of.variants(lambda _: layout, counts or of.counts())
     if glance and (sure := _confirmed(of, layout, own)):
@@ -79,12 +71,12 @@ def weigh(
     elif len(layout.weights) > 1 and heads is not None:  # whose heads lie the same way, whoever is who
         counts = [one.num_heads for one in heads.weighed[:2]]
     stride = samples[0].stride
-    counts = [n for n in counts if n == known or (n in own and index_of(own[n][0], stride) is not None)]
+    counts = [n for n in counts if n == known or _thinnest(own[n]) >= 2 * stride]
     others = _packings(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = None
     if len(others) > 1 and not thorough:
-        cut = own[known or (heads.best.num_heads if heads else counts[0])]
+        cut = own[known or (heads.best.num_heads if heads else next(iter(own)))]
         coarsest = _coarsest(cut)
         share = stride_for(cut[0]) / stride_for(cut[0], GLIMPSE, coarsest)
         if heads is not None and _score_of_part(heads, share) > _REFUTED:
@@ -212,7 +204,12 @@ def _glimpsed(
 
 def _coarsest(cut: Sequence[Attention]) -> int:
     """The greatest step between sampled rows that leaves a few of each head."""
-    return min(len(run) for attention in cut for part in attention.parts for run in part.heads[:1]) // _NEAR
+    return _thinnest(cut) // _NEAR
+
+
+def _thinnest(cut: Sequence[Attention]) -> int:
+    """The fewest rows of a head."""
+    return min(len(run) for attention in cut for part in attention.parts for run in part.heads[:1])
 
 
 def _samples(own: Variants) -> list[Sample]:

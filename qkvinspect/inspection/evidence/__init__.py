@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qkvinspect.inspection.evidence.index import index_of
 from qkvinspect.inspection.evidence.weigh import (
     APART,
     SURE,
@@ -24,7 +23,6 @@ __all__ = [
     "WORK",
     "Variants",
     "draw",
-    "index_of",
     "layers_within",
     "samples_of",
     "stride_for",

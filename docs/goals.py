@@ -1,0 +1,135 @@
+"""The table of goals of docs/performance.md, reckoned from the tables that the benchmarks wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "tests" / "benchmarks"
+
+SHOW, NORMS = "`qkvinspect show`", "`qkvinspect show --no-evidence`"
+TORCH, TOLD = "`torch: load_file and a loop`", "`torch: load_file and a loop, which is told`"
+PLAIN, PICKLED, UNKNOWN = (
+    "norms of every head, .safetensors",
+    "norms of every head, .pt",
+    "heads unknown: the weights are asked",
+)
+SHAPES, SPLIT, START = "shapes, .safetensors", "Q, K and V as tensors of their own", "start"
+COPY = "cp and sync, in a shell, of 302 MB"
+MANY, EXPERTS = "norms of 100,000 layers, 500,000 tensors", "shapes of 1,300,000 tensors, nearly all of experts"
+
+
+def tables(name: str) -> dict[str, list[str]]:
+    """The cells of each row of a file, by its first; those of several rows of one work by both of its names."""
+    found: dict[str, list[str]] = {}
+    work = ""
+    for line in (BENCHMARKS / name).read_text().splitlines():
+        if not line.startswith("|") or line.startswith("| ---"):
+            continue
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        work = first or work
+        found[f"{work}: {cells[0]}" if cells[0].startswith("`") else first] = cells
+    return found
+
+
+def goals() -> Iterator[tuple[str, str, str, str]]:
+    """What, the goal, what it is, and what bounds it where that is more."""
+    results, scale, before, bounds = map(tables, ("RESULTS.md", "SCALE.md", "BEFORE.md", "BOUNDS.md"))
+
+    def took(work: str, by: str, column: int = 2) -> float:
+        return float(results[f"{work}: {by}"][column])
+
+    def bound(name: str) -> str:
+        return bounds[name][1]
+
+    def times(work: str, by: str, other: str) -> float:
+        return took(work, by) / took(work, other)
+
+    known = times(PLAIN, NORMS, TORCH)
+    numbers = f"starting Python and finding attention in a small file take {bound('show of a small file, heads known')}"
+    yield (
+        "`show` with norms, heads known",
+        "0.12 x the torch script",
+        f"{known:.2f}",
+        "" if known <= 0.12 else f"{numbers} ms of the processor",
+    )
+    stat = times(PLAIN, NORMS, "`sft stat --include (no heads)`")
+    memory = took(PLAIN, NORMS, 4)
+    yield (
+        "the same",
+        "0.10 x `sft stat --include`, 60 MB",
+        f"{stat:.2f}, {memory:.0f} MB",
+        "" if stat <= 0.1 else f"{numbers} ms of the processor",
+    )
+    asked = [
+        times(UNKNOWN, f"`qkvinspect show, {how}`", TOLD)
+        for how in ("as torch made them", "as training leaves them", "trained too little to tell")
+    ]
+    samples = " to ".join(bound(f"cosines of {count} rows of 1024 as ranks") for count in (256, 1024))
+    yield (
+        "`show`, heads unknown",
+        "0.18 x the torch script",
+        f"untrained {asked[0]:.2f}, trained {asked[1]:.2f}, trained too little to tell {asked[2]:.2f}",
+        f"importing numpy takes {bound('import numpy')} ms, a sample of one layer of 24 {samples}",
+    )
+    pickled = took(PICKLED, NORMS) / took(PLAIN, NORMS)
+    yield (
+        "`.pt`",
+        "1.10 x `.safetensors`",
+        f"{pickled:.2f}",
+        "" if pickled <= 1.1 else f"its checksum: {bound('crc32 of 302 MB in memory')} ms of the processor",
+    )
+    for dtype in ("bfloat16", "float16", "float8_e4m3fn"):
+        share, alone = (float(results[name][1]) for name in (dtype, f"{dtype}, read only"))
+        yield (
+            f"{dtype} by bytes",
+            "0.5 x a `max` in memory",
+            f"{share:.2f}",
+            "" if share >= 0.5 else f"reading the bytes and no more comes to {alone:.2f}",
+        )
+    shapes = times(SHAPES, "`qkvinspect show --no-norms`", "`safetensors-print`")
+    yield (
+        "`show --no-norms`",
+        "1.5 x `safetensors-print`",
+        f"{shapes:.2f}",
+        "" if shapes <= 1.5 else "importing what finds attention, of which no module takes long",
+    )
+    helped = times(START, "`qkvinspect --help`", "`python -c 'import typer'`")
+    yield "`--help`", "1.2 x importing typer", f"{helped:.2f}", ""
+    for name, goal in (("all columns (8 layers of width 512)", 0.2), ("one column of a circuit", 0.1)):
+        then, now, ratio = map(float, before[f"analyze, {name}"])
+        yield (
+            f"`analyze`, {name.partition(' (')[0]}",
+            f"{goal} x 0.1.0",
+            f"{ratio:.2f}",
+            "" if ratio <= goal else f"from {then:.1f} to {now:.1f} s of the processor",
+        )
+    beyond = took(SPLIT, "`qkvinspect export --split`", 1) - took(SPLIT, "`the same, --dry-run`", 1)
+    copied = beyond / took(SPLIT, "`cp of as many bytes, and sync`", 1)
+    pieces = float(bounds["its 72 pieces by copy_file_range of 8 MB, synced beside it"][0])
+    yield (
+        "`export --split` beyond `--dry-run`",
+        "1.15 x `cp` and `sync`",
+        f"{copied:.2f}",
+        ""
+        if copied <= 1.15
+        else f"copying and syncing its pieces alone take {pieces / float(bounds[COPY][0]):.2f} of `cp` and `sync`",
+    )
+    for name, command, seconds in ((MANY, "`show`, 100,000 attentions", 3), (EXPERTS, "`show`, 1,300,000 tensors", 15)):
+        took_, megabytes, each, room = (float(scale[name][column]) for column in (2, 3, 4, 5))
+        yield (
+            command,
+            f"{seconds} s, 500 MB",
+            f"{took_:.1f} s of the processor, {megabytes:.0f} MB",
+            "" if took_ <= seconds and megabytes <= 500 else f"{each:.3f} ms and {room:.2f} kB each",
+        )
+    suite = dict(line.split(": ") for line in (BENCHMARKS / "SUITE.md").read_text().splitlines() if ": " in line)
+    for name, minutes in (("the test command", 5), ("the gate", 8)):
+        yield name, f"{minutes} minutes", suite.get(name, "not measured alone on a machine yet"), ""
+
+
+def table(out: Callable[[str], None]) -> None:
+    """Write it, for cog."""
+    out("| work | goal | it is | what bounds it |\n| --- | --- | --- | --- |\n")
+    for row in goals():
+        out(f"| {' | '.join(row)} |\n")
