@@ -7,6 +7,7 @@ they store. Source: AutoAWQ 0.2.9, quantize/scale.py; llm-compressor's AWQModifi
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -41,7 +42,33 @@ _AGREE = 0.05
 _SIGMAS = 4
 """Standard errors by which an estimate may be off."""
 
+_AROUND = 4096
+"""Names among which the norm before a layer is looked for."""
+
 _PROJECTIONS = ("q", "k", "v")
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """All weights of both sides, and the names of A's in order, so that those beside a layer lie together."""
+
+    a: Weights
+    b: Weights
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, a: Weights, b: Weights) -> Neighbours:
+        return cls(a, b, tuple(sorted(a)))
+
+    def beside(self, layer: str) -> Iterator[str]:
+        """A's names below the module that holds the layer; of so many of them."""
+        above, dot, _ = layer.rpartition(".")
+        above += dot
+        start = bisect_left(self.names, above)
+        for name in self.names[start : start + _AROUND]:
+            if not name.startswith(above):
+                return
+            yield name
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +79,12 @@ class Undone:
     relations: tuple[Relation, ...] = ()
 
 
-def undone(a: Parts, b: Parts, names: tuple[str, str], sides: tuple[Weights, Weights]) -> Undone:
+def undone(a: Parts, b: Parts, names: tuple[str, str], sides: Neighbours) -> Undone:
     """B without the scales that it has over A, where something else in it takes them back.
 
     Args:
         names: of the layer on each side.
-        sides: all weights of each.
+        sides: where norms are looked for.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -107,16 +134,16 @@ def _untaken(kept: dict[str, tuple[Array, Array]], before: float) -> Iterator[Re
         yield Relation(RelationCode.COLUMNS_SCALED, f"{text} back", _PROJECTIONS)
 
 
-def _norms(names: tuple[str, str], sides: tuple[Weights, Weights], width: int) -> Iterator[tuple[str, Array, float]]:
+def _norms(names: tuple[str, str], sides: Neighbours, width: int) -> Iterator[tuple[str, Array, float]]:
     """Vectors beside the layer that differ, with what the columns behind were multiplied by, and how exact that is."""
     ours, theirs = (name.rpartition(".")[0] for name in names)
-    for name in sides[0]:
-        if not name.startswith(ours) or name.startswith(f"{names[0]}."):
+    for name in sides.beside(names[0]):
+        if name.startswith(f"{names[0]}."):
             continue
         twin = f"{theirs}{name.removeprefix(ours)}"
-        if twin not in sides[1]:
+        if twin not in sides.b:
             continue
-        pair = sides[0][name], sides[1][twin]
+        pair = sides.a[name], sides.b[twin]
         if any(weight.shape != (width,) or weight.no_values for weight in pair):
             continue
         one, other = (whole(weight.as_matrix("out_in")).ravel().astype(np.float64) for weight in pair)

@@ -17,6 +17,7 @@ from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.decide import decide, named_by
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
+from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
@@ -79,8 +80,8 @@ def _holds_for_alike_layers(layouts: Iterable[Layout], configs: Sequence[Config]
 
 def _find(names: Names, layouts: Sequence[Layout], configs: Sequence[Config], asked: Asked, repeats: Repeats) -> Found:
     """The modules, but for those of blocks that repeat another."""
-    forced = asked.forced
-    forcible = {id for _, id in forced}
+    forced = Forced(asked.forced)
+    forcible = {id for _, id in asked.forced}
     layouts = [row for row in layouts if not row.only_told or row.id in forcible or named_by(row, configs)]
     index = _index(row for row in (*asked.told, *layouts, *_wherever(layouts, asked)) if _may_occur(row, names))
 
@@ -183,7 +184,7 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
 
 def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
     """The layouts that a person asked for, without what a row says of the places and neighbours of its modules."""
-    for glob, id in asked.forced:
+    for id, place in Forced(asked.forced).places():
         for layout in layouts:
             if layout.id == id:
                 yield replace(
@@ -193,7 +194,7 @@ def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
                     unless=(),
                     out_ratio=None,
                     fed_by=None,
-                    glob=glob,
+                    glob=place,
                     needs_config=True,
                     model_types=(),
                 )
@@ -251,7 +252,9 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     stored = names.stored_layer(name, count + len(names.paths[name]) - len(path))
     label = f"{stored}.{layout.label}".lstrip(".") if layout.label else stored
-    if layout.glob != "*" and not fnmatchcase(label, layout.glob):
+    if layout.glob != "*" and not (
+        fnmatchcase(label, layout.glob) if isinstance(layout.glob, str) else label in layout.glob
+    ):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
     yield Candidate(layout, layer, label, tuple(weights), settled)
