@@ -25,6 +25,9 @@ Such a tensor is found under the shorter name as well."""
 
 Path = tuple[str, ...]
 
+_DEEPEST = 128
+"""Components of a path; those before are one. What asks for every module above another takes the square of it."""
+
 _SEPARATORS = late_pattern(r"[./]")
 _OUTPUT = late_pattern(r":\d{1,3}$")
 
@@ -48,7 +51,7 @@ class Names:
         stripped = {name: _shared(unwrapped(name)) for name in weights}
         self._by_path = {path: name for name, path in stripped.items()}
         if len(self._by_path) != len(stripped):  # both x and module.x: nothing may be stripped
-            stripped = {name: tuple(name.split(".")) for name in stripped}
+            stripped = {name: _path(name.split(".")) for name in stripped}
             self._by_path = {path: name for name, path in stripped.items()}
         self.paths = stripped
         self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
@@ -226,8 +229,12 @@ def unwrapped(name: str) -> Path:
     Haiku, TensorFlow and Keras write ``layer_0/query/kernel:0``: slashes divide as dots do, and the number of an
     operation's output says nothing.
     """
-    path = tuple(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
+    path = _path(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
     return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS) or path
+
+
+def _path(parts: list[str]) -> Path:
+    return tuple(parts if len(parts) <= _DEEPEST else [".".join(parts[:-_DEEPEST]), *parts[-_DEEPEST:]])
 
 
 def _shared(path: Path) -> Path:
