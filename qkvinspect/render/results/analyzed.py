@@ -108,8 +108,9 @@ def _stacks(layers: Sequence[LayerFigures]) -> list[list[LayerFigures]]:
 
 def _bound(layer: LayerFigures, differs: Sequence[bool]) -> str:
     """What the bound rests on, with ``*`` for the layer's own numbers: its norm has the same ones in its name."""
-    _, *words = layer.bound_from.split(" ")
-    shared = (commonprefix([f"{layer.layer}.", f"{word} "]) for word in words)  # noqa: RUF071  (they are texts)
+    said = f"{layer.bound_from} "
+    words = (said[at + 1 :] for at, letter in enumerate(said) if letter == " ")
+    shared = (commonprefix([f"{layer.layer}.", word]) for word in words)  # noqa: RUF071  (of texts)
     prefix = max((text[: text.rfind(".") + 1] for text in shared), key=len, default="")
     if not prefix:
         return layer.bound_from
