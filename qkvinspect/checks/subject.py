@@ -55,6 +55,14 @@ class Subject:
         return tuple(one for one in self.report.attentions if not any(map(is_update, one.weights)))
 
     @cached_property
+    def by_layer(self) -> Mapping[str, tuple[Attention, ...]]:
+        """The same by their layers."""
+        found: dict[str, list[Attention]] = {}
+        for one in self.attentions:
+            found.setdefault(one.layer, []).append(one)
+        return {layer: tuple(some) for layer, some in found.items()}
+
+    @cached_property
     def stacks(self) -> Mapping[str, tuple[Attention, ...]]:
         """Layers whose names differ in their last number only, by the name with ``#`` in its place."""
         found: dict[str, list[Attention]] = {}

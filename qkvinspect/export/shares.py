@@ -171,6 +171,8 @@ def _along(piece: OutputTensor, axis: int, rank: int, ranks: int) -> OutputTenso
     Raises:
         LayoutError: they cannot be shared out.
     """
+    if axis >= len(piece.shape):
+        raise LayoutError("has no axis of inputs to be shared out", tensor=piece.name, found=f"shape {piece.shape}")
     _require(piece, piece.shape[axis], ranks, "inputs")
     own = piece.shape[axis] // ranks
     shape = tuple(own if place == axis else size for place, size in enumerate(piece.shape))

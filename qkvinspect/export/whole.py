@@ -48,13 +48,14 @@ def whole(
     by_tensor = {name: change for change in changes for name in change.consumed}
     moved = {old: new for change in changes for old, new in change.renamed.items()}
     prefixes = {change.layer[0]: change.layer[1] for change in changes if change.layer[0] != change.layer[1]}
+    lengths = frozenset(map(len, prefixes))
     pieces: dict[str, OutputTensor] = {}
     written: set[int] = set()
     for stored in _stored(report, numbers_as):
         name = stored.name
         change = next((by_tensor[info.name] for info in stored.sources if info.name in by_tensor), None)
         if change is None:
-            found = [replace(stored, name=moved.get(name) or _below(name, prefixes))]
+            found = [replace(stored, name=moved.get(name) or _below(name, prefixes, lengths))]
         elif id(change) in written:
             continue
         else:
@@ -104,13 +105,13 @@ def numbers_of(weight: Weight, dtype: DType) -> OutputTensor:
     return OutputTensor(weight.name, weight.shape, dtype, (RowRun(range(rows), written),))
 
 
-def _below(name: str, prefixes: Mapping[str, str]) -> str:
-    """The other tensors of a layer move with it."""
-    parts = name.split(".")
-    for count in range(len(parts) - 1, 0, -1):
-        old = ".".join(parts[:count])
-        if old in prefixes:
-            return ".".join([prefixes[old], *parts[count:]]).removeprefix(".")
+def _below(name: str, prefixes: Mapping[str, str], lengths: frozenset[int]) -> str:
+    """The other tensors of a layer move with it; only prefixes of these lengths are cut out of the name."""
+    at = name.rfind(".")
+    while at >= 0:
+        if at in lengths and (new := prefixes.get(name[:at])) is not None:
+            return f"{new}{name[at:]}".removeprefix(".")
+        at = name.rfind(".", 0, at)
     return name
 
 

@@ -232,7 +232,7 @@ def _require_used(options: Options, names: Names, matches: Sequence[match.Match]
     """Refuse a layout that was asked for in this run and fits nowhere."""
     for layout in options.told_now:
         if not any(found.candidates[0].layout is layout for found in matches):
-            raise cannot(names, layout, layout.glob)
+            raise cannot(names, layout, layout.glob if isinstance(layout.glob, str) else "*")
     rows = {layout.id: layout for layout in (*LAYOUTS, *layouts, *options.told, *options.told_now)}
     for glob, id in options.layouts:
         if not any(fnmatchcase(found.candidates[0].layer, glob) for found in matches):

@@ -9,6 +9,7 @@ from qkvinspect.checkpoint import Config
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.scopes import speaking
+from qkvinspect.inspection.forced import Forced
 from qkvinspect.layouts import Layout
 from qkvinspect.parsed import is_items
 
@@ -16,28 +17,28 @@ from qkvinspect.parsed import is_items
 def decide(
     candidates: list[Candidate],
     configs: Sequence[Config],
-    forced: Sequence[tuple[str, str]],
+    forced: Forced,
     reason: Callable[[str, str], str],
 ) -> Match:
     """A module's layout, or all that it may be.
 
     Args:
-        forced: pairs (layer glob, layout id) that a person asked for; the last that matches counts.
+        forced: the layouts that a person asked for.
         reason: says of a layer and an id why it cannot be that.
 
     Raises:
         LayoutError: the layout that was asked for does not fit.
     """
     layer = candidates[0].layer
-    for glob, id in reversed(forced):
-        if fnmatchcase(layer, glob):
-            fitting = [c for c in candidates if c.layout.id == id]
-            if not fitting:
-                raise LayoutError(
-                    f"layer {layer!r} cannot have the layout {id!r}{reason(layer, id)}",
-                    expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
-                )
-            return Match((fitting[0],), DecidedBy.FLAG)
+    id = forced.layout(layer)
+    if id is not None:
+        fitting = [c for c in candidates if c.layout.id == id]
+        if not fitting:
+            raise LayoutError(
+                f"layer {layer!r} cannot have the layout {id!r}{reason(layer, id)}",
+                expected=" or ".join(dict.fromkeys(c.layout.id for c in candidates)),
+            )
+        return Match((fitting[0],), DecidedBy.FLAG)
     told = next((c for c in candidates if c.layout.found_by == "settings"), None)
     if told is not None:
         return Match((told,), DecidedBy.SETTINGS)

@@ -16,6 +16,7 @@ from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.decide import decide, named_by
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
+from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
@@ -96,8 +97,8 @@ def _find(
     Args:
         rows: layouts, and those for what neither they nor patterns find whole.
     """
-    forced, firsts = asked.forced, repeats.firsts
-    forcible = {id for _, id in forced}
+    forced, firsts = Forced(asked.forced), repeats.firsts
+    forcible = {id for _, id in asked.forced}
     layouts, some = (
         [row for row in of if not row.only_told or row.id in forcible or named_by(row, configs)] for of in rows
     )
@@ -220,7 +221,7 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
 
 def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
     """The layouts that a person asked for, without what a row says of the places and neighbours of its modules."""
-    for glob, id in asked.forced:
+    for id, place in Forced(asked.forced).places():
         for layout in layouts:
             if layout.id == id:
                 yield replace(
@@ -230,7 +231,7 @@ def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
                     unless=(),
                     out_ratio=None,
                     fed_by=None,
-                    glob=glob,
+                    glob=place,
                     needs_config=True,
                     model_types=(),
                 )
@@ -294,7 +295,9 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     stored = names.stored_layer(name, count + len(names.paths[name]) - len(path))
     label = f"{stored}.{layout.label}".lstrip(".") if layout.label else stored
-    if layout.glob != "*" and not fnmatchcase(label, layout.glob):
+    if layout.glob != "*" and not (
+        fnmatchcase(label, layout.glob) if isinstance(layout.glob, str) else label in layout.glob
+    ):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
     yield Candidate(layout, layer, label, weights, settled)

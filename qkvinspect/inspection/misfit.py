@@ -21,7 +21,7 @@ def why(names: Names, layout: Layout, glob: str) -> str:
 
 def why_shapes(names: Names, layout: Layout) -> str:
     """Why the shapes of tensors that have the names of a layout do not fit; "" where not all are there."""
-    text, are_there = _why(names, layout, layout.glob)
+    text, are_there = _why(names, layout, layout.glob if isinstance(layout.glob, str) else "*")
     return text if are_there else ""
 
 

@@ -38,6 +38,9 @@ LIST = "*"
 
 Path = tuple[str, ...]
 
+_DEEPEST = 128
+"""Components of a path; those before are one. What asks for every module above another takes the square of it."""
+
 _SEPARATORS = late_pattern(r"[./]")
 _OUTPUT = late_pattern(r":\d{1,3}$")
 
@@ -61,7 +64,7 @@ class Names:
         stripped = {name: _shared(unwrapped(name)) for name in weights}
         self._by_path = {path: name for name, path in stripped.items()}
         if len(self._by_path) != len(stripped):  # both x and module.x: nothing may be stripped
-            stripped = {name: tuple(name.split(".")) for name in stripped}
+            stripped = {name: _path(name.split(".")) for name in stripped}
             self._by_path = {path: name for name, path in stripped.items()}
         self.paths = stripped
         self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
@@ -244,7 +247,7 @@ def unwrapped(name: str) -> Path:
     Haiku, TensorFlow and Keras write ``layer_0/query/kernel:0``: slashes divide as dots do, and the number of an
     operation's output says nothing.
     """
-    path = tuple(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
+    path = _path(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
     if path[-1] in _ENDS and len(path) > 2 and path[-2:] in _LEAVES:
         path = (*path[:-2], _LEAVES[path[-2:]])
     return _canonical(path) if LIST in name else _without_wrappers(path)
@@ -277,6 +280,10 @@ def unlisted(path: Path) -> Path:
 
 def _are_just_heads(component: str) -> bool:
     return counts_heads(component) and len(tokens(component)) == 1
+
+
+def _path(parts: list[str]) -> Path:
+    return tuple(parts if len(parts) <= _DEEPEST else [".".join(parts[:-_DEEPEST]), *parts[-_DEEPEST:]])
 
 
 def _shared(path: Path) -> Path:

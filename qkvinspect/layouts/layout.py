@@ -130,7 +130,7 @@ class Layout:
         why: why the rows are what they are, in sentences; "" where that is in ``source``.
         why_stored: why the module has these tensors and not others; ``{k}``, ``{v}`` and ``{embed_dim}`` stand for
             the widths of its inputs.
-        glob: for the stored names of the modules that it is for, where a user said so.
+        glob: for the stored names of the modules that it is for, or these names, where a user said so.
         found_by: how modules of this layout are found.
         note: what readers of the output must be warned of, in a sentence.
     """
@@ -180,7 +180,7 @@ class Layout:
     num_heads: int | None = None
     num_kv_heads: int | None = None
     head_dim: int | None = None
-    glob: str = "*"
+    glob: str | frozenset[str] = "*"
     found_by: FoundBy = "layout"
     note: str = ""
 

@@ -128,10 +128,8 @@ def _sure(chance: float) -> float:
 
 def _elsewhere(scores: Array, paired: Pairs) -> Pairs:
     """Pairs of what is left: a file may have its stacks of layers in another order."""
-    rows, cols = (
-        [place for place in range(scores.shape[side]) if place not in {pair[side] for pair in paired}]
-        for side in (0, 1)
-    )
+    taken = [{pair[side] for pair in paired} for side in (0, 1)]
+    rows, cols = ([at for at in range(scores.shape[side]) if at not in taken[side]] for side in (0, 1))
     left = scores[np.ix_(rows, cols)]
     return tuple((rows[i], cols[j]) for i, j in one_to_one(left) if left[i, j] > 0)
 

@@ -74,6 +74,10 @@ def _listed(data: bytes, name: str) -> dict[str, str]:
         large = one.get("lfs") if is_mapping(one) else None
         path = one.get("rfilename") if is_mapping(one) else None
         digest = large.get("sha256", large.get("oid")) if is_mapping(large) else None
-        if isinstance(path, str) and isinstance(digest, str) and _DIGEST.fullmatch(digest):
-            found[path] = digest
+        if not isinstance(path, str) or not is_mapping(large):
+            continue
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest.lower()):
+            raise UsageError("the hub's answer holds what is no SHA-256", file=name, found=f"{path[:80]!r}")
+        if found.setdefault(path, digest.lower()) != digest.lower():
+            raise UsageError("the hub's answer has two digests of one file", file=name, found=f"{path[:80]!r}")
     return found

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from qkvinspect.inspection import Options, inspect
 from tests.evidence import cases
 
 KINDS = ("zeros", "copied", "shifted", "exponents", "elsewhere", "cut and padded")
+OTHER_KINDS = ("byte order", "shifted by two", "other dtype", "page of another", "rows exchanged", "transposed")
+"""What is not part of the goal: with ``--others``. The last two leave every value as likely as it was."""
 DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn")
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 EXPONENT = {"float64": (11, 52), "float32": (8, 23), "float16": (5, 10), "bfloat16": (8, 7), "float8_e4m3fn": (4, 3)}
@@ -115,6 +117,27 @@ def damaged(kind: str, data: Data, other: Data, dtype: str, size: int, chance: r
             bit = chance.randrange(bits)
             words ^= words.dtype.type(1 << (mantissa + bit))
             return start, start + size, f"bit {bit}"
+        case "byte order":
+            start -= start % item
+            words = data[start : start + size // item * item].view(f"u{item}")
+            words[:] = words.byteswap()
+        case "shifted by two":
+            start -= start % item
+            data[start + 2 : start + size] = data[start : start + size - 2].copy()
+        case "other dtype":
+            start -= start % item
+            torch_other = torch.float16 if dtype == "bfloat16" else torch.bfloat16
+            values = torch.from_numpy(data[start : start + size // item * item].copy()).view(getattr(torch, dtype))
+            data[start : start + size // item * item] = values.to(torch_other).view(torch.uint8).numpy()
+        case "page of another" | "rows exchanged":  # the other way in the other tensor would be a damage of its own
+            start = start // 4096 * 4096
+            first = chance.randrange(0, (len(other) - size) // 512 + 1) * 512
+            data[start : start + size] = other[first : first + size]
+        case "transposed":
+            start -= start % item
+            side = int((size // item) ** 0.5)
+            words = data[start : start + side * side * item].view(f"u{item}").reshape(side, side)
+            words[:] = words.T.copy()
         case "elsewhere":
             start -= start % item
             data[start : start + size] = elsewhere(other, size, chance)
@@ -162,6 +185,12 @@ def is_placed(finding: Finding, model: Model, name: str, ends: tuple[int, int]) 
     )
 
 
+def is_made(kind: str, dtype: str) -> bool:
+    """Whether the bytes are others than those of some other value of the tensor, so that anything could tell."""
+    least = {"shifted": 2, "byte order": 2, "shifted by two": 4}.get(kind, 1)
+    return BYTES[dtype] >= least and (kind != "other dtype" or BYTES[dtype] == 2)
+
+
 def trial(model: Model, kind: str, dtype: str, chance: random.Random) -> tuple[bool, int, str] | None:
     """Damage the file, check it, mend it: (whether it was found, its size, what was done)."""
     large = [name for name, (_, size) in model.attention.items() if size >= 2 * LEAST]
@@ -174,7 +203,7 @@ def trial(model: Model, kind: str, dtype: str, chance: random.Random) -> tuple[b
         file.seek(start)
         before = file.read(nbytes)
         file.seek(model.attention[source][0])
-        other = np.frombuffer(file.read(model.attention[source][1]), np.uint8)
+        other = np.frombuffer(theirs := file.read(model.attention[source][1]), np.uint8)
         data = np.frombuffer(before, np.uint8).copy()
         if size > len(other):
             size = LEAST
@@ -184,12 +213,17 @@ def trial(model: Model, kind: str, dtype: str, chance: random.Random) -> tuple[b
             return None  # what was there already
         file.seek(start)
         file.write(data.tobytes())
+        if kind == "rows exchanged" and source != name:
+            at = theirs.find(data[ends[0] : ends[1]].tobytes())
+            file.seek(model.attention[source][0] + at)
+            file.write(before[ends[0] : ends[1]])
     try:
         found = checked(model.path, model.heads)
     finally:
         with model.path.open("r+b") as file:
-            file.seek(start)
-            file.write(before)
+            for place, whole in ((model.attention[source][0], theirs), (start, before)):
+                file.seek(place)
+                file.write(whole)
     new = [finding for finding in found if finding not in model.said]
     hit = any(is_placed(finding, model, name, (ends[0], ends[1])) for finding in new)
     return (
@@ -199,7 +233,9 @@ def trial(model: Model, kind: str, dtype: str, chance: random.Random) -> tuple[b
     )
 
 
-def campaign(count: int, seed: int, folder: Path, which: Any = cases.OTHERS) -> Iterator[tuple[str, str, bool, str]]:
+def campaign(
+    count: int, seed: int, folder: Path, which: Any = cases.OTHERS, kinds: Sequence[str] = KINDS
+) -> Iterator[tuple[str, str, bool, str]]:
     """(kind, dtype, whether found, what was done) of so many damages, spread evenly over checkpoints and dtypes."""
     trained = list(cases.others(which))
     jobs = [(one, dtype) for one in trained for dtype in DTYPES]
@@ -212,9 +248,9 @@ def campaign(count: int, seed: int, folder: Path, which: Any = cases.OTHERS) -> 
             if model.said and seed == 0:
                 print(f"undamaged {model.path.stem}: {[f.code for f in model.said]}", file=sys.stderr)
             for _ in range(each):
-                kind = KINDS[done % len(KINDS)]
-                if (kind == "shifted" and BYTES[dtype] == 1) or done >= count:
-                    kind = "zeros"
+                kind = kinds[done % len(kinds)]
+                if not is_made(kind, dtype) or done >= count:
+                    kind = "zeros" if kinds is KINDS else "page of another"
                 if done < count and (result := trial(model, kind, dtype, chance)):
                     done += 1
                     yield kind, dtype, result[0], result[2]
@@ -225,17 +261,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--others", action="store_true", help="kinds that are not part of the goal")
     given = parser.parse_args()
+    kinds = OTHER_KINDS if given.others else KINDS
     tried: Counter[tuple[str, str]] = Counter()
     hit: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        for kind, dtype, found, text in campaign(given.count, given.seed, Path(folder), (*cases.OTHERS, *cases.LARGE)):
+        for kind, dtype, found, text in campaign(
+            given.count, given.seed, Path(folder), (*cases.OTHERS, *cases.LARGE), kinds
+        ):
             tried[kind, dtype] += 1
             hit[kind, dtype] += found
             if not found:
                 print(f"missed {text}", file=sys.stderr, flush=True)
     print(f"| damage | {' | '.join(DTYPES)} | all |\n| --- |{' ---: |' * (len(DTYPES) + 1)}")
-    for kind in (*KINDS, "all"):
+    for kind in (*kinds, "all"):
         cells: list[str] = []
         for dtype in (*DTYPES, "all"):
             keys = [key for key in tried if kind in (key[0], "all") and dtype in (key[1], "all")]

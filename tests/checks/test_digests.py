@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from qkvinspect.checks import digests
+
 
 @pytest.fixture
 def model(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -52,6 +54,101 @@ def test_a_file_that_the_manifest_lacks(model: Path, run: Any) -> None:
     assert result.code == 1
     assert all("has no digest of it" in message for message in found(result))
     assert len(found(result)) >= 2
+
+
+def lines(model: Path, form: str = "{digest}  {name}", end: str = "\n") -> str:
+    """A manifest of all files."""
+    sums = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(model.iterdir())}
+    return "".join(form.format(digest=digest, DIGEST=digest.upper(), name=name) + end for name, digest in sums.items())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{digest} *{name}",
+        "{DIGEST}  ./{name}",
+        "{digest}  a/../{name}",
+        "{digest}  ../../../{name}",
+        "{digest}  /somewhere/else/{name}",
+        "{digest}  .//sharded/./{name}",
+        "SHA256 ({name}) = {digest}",
+        "SHA2-256({name})= {DIGEST}",
+        "# a remark\n\n{digest}  {name}",
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_manifest_in_any_form(form: str, end: str, encoding: str, model: Path) -> None:
+    """Names with other folders stand for the only file that is called so; none is opened."""
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    Path("SUMS").write_bytes(mark + lines(model, form, end).encode(encoding))
+    said = digests.read(Path("SUMS"))
+    for path in model.iterdir():
+        assert said.of(str(path)) == sha256(path.read_bytes()).hexdigest()
+
+
+def test_names_that_sha256sum_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["a\nb", "a\\nb", "a\\b", "\u2028", "\x0c", "a  b", "*a", "(a) = b", "\udcff"]
+    for number, name in enumerate(names):
+        Path(name).write_bytes(bytes([number]))
+    for flags in ([], ["--tag"]):
+        text = subprocess.run(["sha256sum", *flags, *names], capture_output=True, check=True)
+        Path("SUMS").write_bytes(text.stdout)
+        said = digests.read(Path("SUMS"))
+        for number, name in enumerate(names):
+            assert said.of(name) == sha256(bytes([number])).hexdigest(), (flags, name)
+
+
+def test_the_file_that_is_wrong_and_the_one_that_is_missing_are_named(model: Path, run: Any) -> None:
+    shards = sorted(path.name for path in model.iterdir() if path.suffix == ".safetensors")
+    text = lines(model).splitlines()
+    text = [line if shards[0] not in line else "0" * 64 + line[64:] for line in text if shards[1] not in line]
+    Path("SUMS").write_text("\n".join(text))
+    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json")
+    wrong, missing = found(result)
+    assert result.code == 1
+    assert shards[0] in wrong
+    assert "0" * 64 in wrong
+    assert shards[1] in missing
+    assert "no digest of it" in missing
+
+
+def test_two_files_of_one_name_elsewhere_stand_for_neither(model: Path, run: Any) -> None:
+    Path("SUMS").write_text("".join(lines(model, f"{{digest}}  {place}/{{name}}") for place in ("x", "y")))
+    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json")
+    assert (result.code, all("no digest of it" in message for message in found(result))) == (1, True)
+
+
+def test_a_long_manifest_is_read_once(model: Path) -> None:
+    """As many files as lines are looked up in no more steps than there are parts of their paths."""
+    Path("SUMS").write_text("".join(f"{number:064x}  d{number}/f{number}\n" for number in range(20_000)))
+    said = digests.read(Path("SUMS"))
+    for number in range(20_000):
+        assert said.of(f"d{number}/f{number}") == f"{number:064x}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0" * 40 + "  a\n",
+        "0" * 128 + "  a\n",
+        "0" * 64 + " a\n",
+        "0" * 64 + "\n",
+        "g" * 64 + "  a\n",
+        "SHA1 (a) = " + "0" * 40,
+        "MD5 (a) = " + "0" * 32,
+        f"{'0' * 64}  ./a\n{'1' * 64}  a\n",
+        f"{'0' * 64}  b//a\n{'1' * 64}  b/./a\n",
+        "\u200b" + "0" * 64 + "  a\n",
+        "\uff10" * 64 + "  a\n",
+    ],
+)
+def test_what_is_nearly_a_manifest(text: str, model: Path, run: Any) -> None:
+    for data in (text.encode(), text.encode("utf-16")[:-1]):
+        Path("SUMS").write_bytes(data)
+        result = run("check", "sharded", "--sha256", "SUMS")
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "0" * 63 + "  a\n", f"{'0' * 64}  a\n{'1' * 64}  a\n", "\0" * 100])
@@ -121,6 +218,14 @@ def test_what_a_hub_says(model: Path, run: Any, hub: dict[str, bytes]) -> None:
         b'{"siblings": 3}',
         b'{"siblings": [1, {"lfs": 2}, {"rfilename": "a", "lfs": {}}]}',
         b"[" * 9999,
+        b'{"siblings": [{"rfilename": "a", "lfs": {"sha256": "%s"}}]}' % (b"0" * 40),
+        b'{"siblings": [{"rfilename": "a", "lfs": {"sha256": "%s"}}]}' % (b"z" * 64),
+        b'{"siblings": [{"rfilename": "a", "lfs": {"sha256": 5}}]}',
+        b'{"siblings": [%s, %s]}'
+        % tuple(b'{"rfilename": "a", "lfs": {"sha256": "%s"}}' % (digit * 64) for digit in (b"0", b"1")),
+        b'{"siblings": [' + b"{}," * 9999 + b"{}]}",
+        b"\xff\xfe{\x00}\x00",
+        b'{"siblings": [{"rfilename": "\\u001b[31m", "lfs": {"sha256": "x"}}]}',
     ],
 )
 def test_a_hub_that_says_nonsense(answer: bytes, model: Path, run: Any, hub: dict[str, bytes]) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import Run
+from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.writers import onnxes
 from tests.inspection.test_heads import codes, heads, report
 
@@ -50,6 +51,18 @@ def test_shapes_that_no_attention_has(
     result = run(command, path, *second, *out)
     assert result.code in (0, 1, 2)
     assert "fault of qkvinspect" not in result.err
+
+
+@pytest.mark.parametrize("command", ["show", "check", "explain", "analyze", "diff", "export", "convert"])
+def test_names_of_many_components_take_no_square_of_them(command: str, tmp_path: Path, run: Run) -> None:
+    """Twenty thousand of them: every module above another, as a path, would be 1.6 GB for each tensor."""
+    deep = {f"{'a.' * 20_000}self_attn.{part}_proj.weight": torch.randn(4, 4) for part in "qkvo"}
+    save_file(deep, tmp_path / "m.safetensors")
+    paths = [tmp_path / "m.safetensors"] * (2 if command == "diff" else 1)
+    more = {"export": ["--all", "-o", tmp_path / "o.pt"], "convert": ["--to", "torch-mha", "-o", tmp_path / "o.pt"]}
+    with bounded_memory(192 << 20), no_hang(6) as within:
+        result = within(run, command, *paths, "--heads", "2", "--no-evidence", *more.get(command, []))
+    assert result.code in (0, 1), result.err
 
 
 @pytest.mark.parametrize("command", ["show", "check", "diff"])

@@ -207,8 +207,7 @@ def _segments(tensor: StoredTensor, blocks: int) -> Iterator[tuple[int, int]]:
 
 def _one_direction(subject: Subject, tensor: StoredTensor) -> bool:
     """Whether any head of the layer is all but rank one."""
-    layer = [one for one in subject.attentions if one.layer == tensor.layer]
-    parts = [(part.weight.name, part.name) for one in layer for part in one.parts]
+    parts = [(part.weight.name, part.name) for one in subject.by_layer.get(tensor.layer, ()) for part in one.parts]
     heads = [one for key in parts if key in subject.values for one in subject.values[key]]
     return any(one.stable_rank is not None and one.stable_rank < _ONE_DIRECTION for one in heads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os.path import commonprefix
 from typing import NamedTuple
 
 from qkvinspect.analysis import Analysis, Column, HeadFigures, LayerFigures, Similar, column
@@ -107,9 +108,10 @@ def _stacks(layers: Sequence[LayerFigures]) -> list[list[LayerFigures]]:
 
 def _bound(layer: LayerFigures, differs: Sequence[bool]) -> str:
     """What the bound rests on, with ``*`` for the layer's own numbers: its norm has the same ones in its name."""
-    names = layer.layer.split(".")
-    prefixes = (".".join(names[:end]) + "." for end in range(len(names), 0, -1))
-    prefix = next((prefix for prefix in prefixes if f" {prefix}" in layer.bound_from), "")
+    said = f"{layer.bound_from} "
+    words = (said[at + 1 :] for at, letter in enumerate(said) if letter == " ")
+    shared = (commonprefix([f"{layer.layer}.", word]) for word in words)  # noqa: RUF071  (of texts)
+    prefix = max((text[: text.rfind(".") + 1] for text in shared), key=len, default="")
     if not prefix:
         return layer.bound_from
     return layer.bound_from.replace(f" {prefix}", f" {alike_names.name(prefix, differs)}")

@@ -20,9 +20,14 @@ def families(found: Sequence[AlikeLayers]) -> list[list[AlikeLayers]]:
     for number, stack in enumerate(found):
         first = stack.layers[0]
         parts = first.parts
-        whole = bool(parts) and all(part.rows == (range(part.weight.shape[part.axis]),) for part in parts)
+        whole = bool(parts) and all(_is_whole(part) for part in parts)
         groups.setdefault(_form(first) if whole else number, []).append(stack)
     return list(groups.values())
+
+
+def _is_whole(part: Part) -> bool:
+    shape = part.weight.shape
+    return part.axis < len(shape) and part.rows == (range(shape[part.axis]),)
 
 
 def _form(one: Attention) -> Hashable:
