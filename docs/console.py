@@ -33,6 +33,18 @@ def run(command: str, folder: str = "sample_checkpoints") -> None:
     cog.outl(f"```console\n$ {command}\n{out.getvalue().rstrip()}\n```")
 
 
+def holding(settings: str = "", **shapes: tuple[int, ...]) -> str:
+    """A folder with a checkpoint of tensors of these shapes (``__`` for a dot) and a file of settings."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    random = np.random.default_rng(0)
+    tensors = {name.replace("__", "."): random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
+    if settings:
+        (folder / "qkvinspect.toml").write_text(settings)
+    return str(folder)
+
+
 def one_of_two_ranks() -> str:
     """A folder with a tensor-parallel rank's share of a Llama, beside the config of the whole model."""
     folder = Path(tempfile.mkdtemp())

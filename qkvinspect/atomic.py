@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import BinaryIO
 
+from qkvinspect import inputs
 from qkvinspect.errors import QkvInspectError, UsageError
 
 _HERE = -100
@@ -48,6 +49,7 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
                 yield file
                 file.flush()
             os.fsync(file.fileno())
+            _require_unread(target)  # which may have been read after it was asked for
             if not named:
                 _give_name(file.fileno(), temporary if force else target)
         if force:
@@ -115,16 +117,29 @@ def _flowing(descriptor: int) -> Generator[None]:
         raise failed[0]
 
 
-def require_free(target: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
+def require_free(target: Path, *, force: bool, given: Iterable[Path] = ()) -> None:
     """Refuse a target that exists and may not be replaced, and one that is read, whatever ``force`` says.
+
+    Args:
+        given: what will be read, of which nothing may be noted yet.
 
     Raises:
         UsageError: the target is one of these.
     """
-    if any(_same_file(target, one) for one in inputs):
-        raise UsageError("is what is being read", file=str(target), hint="give another name")
+    if any(_same_file(target, one) for one in given):
+        raise _is_read(target)
+    _require_unread(target)
     if not force and os.path.lexists(target):
         raise _exists(target)
+
+
+def _require_unread(target: Path) -> None:
+    if inputs.is_read(target):
+        raise _is_read(target)
+
+
+def _is_read(target: Path) -> UsageError:
+    return UsageError("is what is being read", file=str(target), hint="give another name")
 
 
 def _same_file(one: Path, other: Path) -> bool:

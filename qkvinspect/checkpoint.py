@@ -79,6 +79,7 @@ class Region:
         checked: whether ``check`` has nothing left to do.
     """
 
+    __slots__ = ("_start", "nbytes", "source")
     checked = True
 
     def __init__(self, source: ByteSource, start: int | Callable[[], int], nbytes: int) -> None:
@@ -308,10 +309,7 @@ class Checkpoint:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if not self.settled and (error is None or isinstance(error, CheckpointError)):

@@ -12,6 +12,9 @@ _UNSAFE = late_pattern(
     "\U000e0000-\U000e0fff]"
 )
 _COMMANDS = late_pattern(r"(^\s*|#)(:(?=:)|#(?=\[))")
+_URL = late_pattern(
+    r"""([A-Za-z][A-Za-z0-9+.-]+:/{1,2})([^\s/?#]*@)?([^\s?#]*)([?#](?:[^\s;:),'"]|[;:),'"](?=[^\s;:),'"]))*)?"""
+)
 _MAX_PART = 400
 
 
@@ -25,6 +28,15 @@ def clean(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def without_secrets(text: str) -> str:
+    """A message without what may be secret in the URLs that it names: user, password and query.
+
+    Whoever names one shows it without them (``sources.urls.shown``); this holds where it was taken for something else:
+    a path, which has one of the two slashes, a word of the command line, a message of a library.
+    """
+    return _URL.sub(lambda found: f"{found[1]}{found[3]}", text) if ":/" in text else text
 
 
 def did_you_mean(names: Sequence[str]) -> str | None:
@@ -79,7 +91,7 @@ class QkvInspectError(Exception):
         ]
         if facts:
             text += f" ({', '.join(facts)})"
-        return f"{text}; {_line(self.hint)}" if self.hint else text
+        return without_secrets(f"{text}; {_line(self.hint)}" if self.hint else text)
 
 
 def _line(value: object) -> str:

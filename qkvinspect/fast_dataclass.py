@@ -57,6 +57,9 @@ else:
             body["__dataclass_fields__"] = _FIELDS
             body["_fast_fields"] = fields
             body["_fast_types"] = {**getattr(kind, "_fast_types", {}), **types}
+            own_way = "__init__" in body or len(fields) < 2
+            body["_places"] = {} if own_way else {name: place for place, name in enumerate(fields)}
+            body["_every_value"] = staticmethod(attrgetter(*fields)) if fields else None
             body["_values"] = staticmethod(attrgetter(*(name for name, one in fields.items() if one.compare)))
             body["__eq__"] = _equal
             body.setdefault("__repr__", _text)
@@ -77,7 +80,13 @@ else:
             import dataclasses
 
             return dataclasses.replace(one, **changes)
-        return kind(**{name: getattr(one, name) for name in names if name not in changes}, **changes)
+        places = kind._places
+        if not places or not places.keys() >= changes.keys():
+            return kind(**{name: getattr(one, name) for name in names if name not in changes}, **changes)
+        values = list(kind._every_value(one))  # by position, which takes a third of the time
+        for name, value in changes.items():
+            values[places[name]] = value
+        return kind(*values)
 
     def _field(value: object) -> field:
         """What a class says behind the name of a field, which may be the standard library's description of one."""

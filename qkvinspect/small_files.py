@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from qkvinspect import inputs
 from qkvinspect.errors import UsageError
 
 
@@ -19,6 +21,7 @@ def contents(path: Path, what: str, most: int, *, expected: str | None = None, h
     """
     try:
         with path.open("rb") as file:
+            inputs.note(os.fstat(file.fileno()))
             data = file.read(most + 1)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", file=str(path), expected=expected, hint=hint) from error

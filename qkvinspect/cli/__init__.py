@@ -14,12 +14,16 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, NoReturn
 
-from qkvinspect.cli import plain, startup
+from qkvinspect.cli import startup  # before all others
+
+# isort: split
+from qkvinspect import inputs
+from qkvinspect.cli import plain
 from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.declared import Exit
 from qkvinspect.cli.printing import ReaderGone
 from qkvinspect.cli.streams import replace_unencodable
-from qkvinspect.errors import QkvInspectError, clean, did_you_mean
+from qkvinspect.errors import QkvInspectError, clean, did_you_mean, without_secrets
 
 if TYPE_CHECKING:
     import typer
@@ -73,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _called(words: list[str]) -> object:
     """What a command line does; its exit code, if it says one."""
+    inputs.begin()
     try:
         if words and words[0] in COMMANDS:
             named = command(words[0])
@@ -99,7 +104,7 @@ def __getattr__(name: str) -> object:
 def _misused(said: str, context: typer.Context | None) -> int:
     """What typer says of a command line; without a command that is the help."""
     if "\n" in said:
-        print(said, file=sys.stderr)
+        print(without_secrets(said), file=sys.stderr)
         return 2
     command = context.command_path if context else "qkvinspect"
     said, _, options = clean(said[:1].lower() + said[1:].rstrip(".")).partition(" (Possible options: ")
@@ -125,7 +130,7 @@ def _unexpected(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {without_secrets(message)}", file=sys.stderr)
     return code
 
 

@@ -29,6 +29,10 @@ def convert(
         str | None,
         option("--align-to", metavar="A", help="Heads in the order and basis of this checkpoint, a relative."),
     ] = None,
+    align_heads: Annotated[
+        list[str] | None,
+        option("--align-heads", metavar="[GLOB=]N[/KV]", help="With --align-to: as --heads, of A; repeatable."),
+    ] = None,
     kv_heads: Annotated[
         int | None,
         option("--kv-heads", metavar="N", help="Make N heads of K and V of those there are.", min=1),
@@ -57,7 +61,8 @@ def convert(
     the same numbers (another rotary embedding), that stays so.
 
     With --align-to the heads are put in the order of those of a checkpoint that this one is kin to, and turned and
-    rescaled inside, which changes no output. With --kv-heads those heads of K and V that are most alike become one,
+    rescaled inside, which changes no output; A has as many heads as --heads says where nothing else tells, or as
+    --align-heads says. With --kv-heads those heads of K and V that are most alike become one,
     after they were turned upon each other; that changes outputs, and how much the circuits change is printed beside
     what the mean of neighbours would cost. Without --to both leave the layout as it is.
 
@@ -100,7 +105,9 @@ def convert(
         raise UsageError("--tp and --max-shard-size do not go together", hint="each rank is one file")
     if whole and tp is None:
         raise UsageError("--whole means nothing without --tp", hint="give --tp N")
-    for text in heads or ():
+    if align_heads and align_to is None:
+        raise UsageError("--align-heads means nothing without --align-to")
+    for text in (*(heads or ()), *(align_heads or ())):
         parse_flag(text)  # refused before anything is opened
     with options.load(path, container, config, limit, download, base) as checkpoint:
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
@@ -120,7 +127,12 @@ def convert(
         changes = None
         if anew:
             found, changes = heads_anew.remade(
-                found, align_to, kv_heads, rotary, lambda a: options.load(a, None, None, limit, download)
+                found,
+                align_to,
+                kv_heads,
+                rotary,
+                lambda a: options.load(a, None, None, limit, download),
+                (heads, align_heads),
             )
         plan = convert_whole(found, target)
         if tp is None or (tp == 1 and output.suffix in SUFFIXES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,14 +54,27 @@ def say_what_config_needs(kv_heads: int | None) -> None:
         note(f'info: the config of the result has to say: {{"num_key_value_heads": {kv_heads}}}')
 
 
+def _with_heads(look: Callable[..., Report], of_other: list[str] | None, own: list[str] | None) -> Report:
+    """Inspect what is aligned to: it has as many heads as the checkpoint where nothing else tells how many."""
+    report = look(heads=own, evidence="wanted")
+    if own is None and of_other is not None and any(one.heads is None for one in report.attentions):
+        return look(heads=of_other, evidence="wanted")
+    return report
+
+
 def remade(
     report: Report,
     align_to: str | None,
     kv_heads: int | None,
     rotary: str | None,
     opened: Callable[[str], AbstractContextManager[Checkpoint]],
+    heads: tuple[list[str] | None, list[str] | None] = (None, None),
 ) -> tuple[Report, HeadChanges]:
-    """The checkpoint with other heads, and what became of them."""
+    """The checkpoint with other heads, and what became of them.
+
+    Args:
+        heads: how many the user says that the checkpoint has, and the one that it is aligned to.
+    """
     from qkvinspect.cli import options
     from qkvinspect.cli.progress import Bar
     from qkvinspect.lineage.anew import HeadChanges, aligned, merged
@@ -68,7 +82,7 @@ def remade(
     changes = HeadChanges()
     if align_to is not None:
         with opened(align_to) as file, Bar("aligning") as bar:
-            base = options.report(file, layers=None, heads=None, layouts=None, norms=False, evidence="wanted")
+            base = _with_heads(partial(options.report, file, layers=None, layouts=None, norms=False), *heads)
             report, changes = aligned(report, base, rotary, bar.advance)
     if kv_heads is not None:
         with Bar("merging") as bar:

@@ -22,6 +22,22 @@ def require_output(target: Path | None, inputs: Iterable[str | Path | None], *, 
     from qkvinspect.formats.configs import USUAL
     from qkvinspect.formats.directory import SUFFIXES
 
-    require_free(target, force=force, inputs=(Path(one) for one in inputs if one is not None))
+    require_free(target, force=force, given=(Path(one) for one in inputs if one is not None))
     if target.exists() and (target.name in USUAL or target.name.endswith((*SUFFIXES, ".index.json", ".metadata"))):
         raise UsageError("is a part of a model, by its name", file=str(target), hint="give another name")
+
+
+def require_scanned(target: Path, journal: Path, patterns: Iterable[str], config: str | None, *, force: bool) -> None:
+    """The same of what a scan writes, whose inputs other processes open.
+
+    Raises:
+        UsageError: it may not be written there, or nothing has such a name as is to be scanned.
+    """
+    if target.exists() or journal.exists():
+        from qkvinspect import inputs
+        from qkvinspect.atomic import require_free
+        from qkvinspect.formats.expand import expand
+
+        inputs.note_around(expand(patterns, existing=True), target)
+        require_free(journal, force=True)
+    require_output(target, (config,), force=force)

@@ -55,10 +55,10 @@ def note(text: str, *, grave: bool = False) -> None:
     Args:
         grave: whether it is an error or a warning, which ``--quiet`` does not silence.
     """
-    from qkvinspect.errors import clean
+    from qkvinspect.errors import clean, without_secrets
 
     if grave or not streams.quiet():
-        print(clean(text), file=sys.stderr)
+        print(without_secrets(clean(text)), file=sys.stderr)
 
 
 def save(text: str, output: Path, *, force: bool) -> None:

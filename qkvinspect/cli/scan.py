@@ -84,7 +84,7 @@ def scan(
     share = parse_shard(shard) if shard else Shard()
     job = _job(options.listed(column), layer, heads, layout, config, container, limit, evidence=evidence)
     journal_path = journal_of(output)
-    outputs.require_output(output, (*patterns, config), force=force or resume)
+    outputs.require_scanned(output, journal_path, patterns, config, force=force or resume)
     if journal_path.exists() and not (force or resume):
         raise UsageError(
             "holds a scan that was begun", file=str(journal_path), hint="--resume goes on, --force begins anew"

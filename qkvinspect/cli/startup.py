@@ -12,6 +12,7 @@ are elsewhere, where they belong:
   one is first made: 18; and does without ``dataclasses``, which imports ``inspect``: 10.
 - ``late_pattern`` compiles a regular expression when it is first used: 14.
 - ``settings`` parses a ``pyproject.toml`` only if it may hold a table of ours, and imports ``tomllib`` only then: 5.
+- ``pathlib`` is imported without ``urllib.parse``, which it needs for ``as_uri`` alone: 3.
 - What is imported late has a typed function that imports it (``formats``, ``weights.encodings``, which saves 12
   together with the adapters, and the public names of the package); ``shutil``, ``textwrap``, ``difflib`` and ``urllib``
   are imported where a function needs them: 6.
@@ -25,6 +26,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
 _LASTING = frozenset({"analyze", "lineage", "report", "browse", "scan", "trend"})
@@ -33,6 +35,28 @@ _LASTING = frozenset({"analyze", "lineage", "report", "browse", "scan", "trend"}
 _SMALL = 2 << 30
 """Bytes of files whose matrices are too small for all cores: threads of BLAS that wait for work burn more than they do.
 ``analyze`` of two layers of width 512 took 5.4 seconds of processor time with them on a busy machine, 0.2 without."""
+
+
+class _Parse(ModuleType):
+    """In the place of ``urllib.parse`` while ``pathlib`` is imported."""
+
+    @staticmethod
+    def quote_from_bytes(path: bytes) -> str:
+        from urllib.parse import quote_from_bytes
+
+        return quote_from_bytes(path)
+
+
+def _import_pathlib() -> None:
+    if not sys.modules.keys() & {"pathlib", "urllib.parse"}:
+        sys.modules["urllib.parse"] = _Parse("urllib.parse")
+        try:
+            import_module("pathlib")
+        finally:
+            del sys.modules["urllib.parse"]
+
+
+_import_pathlib()  # at once: all that is imported next needs it
 
 
 def prepare(words: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.diff.difference import Comparison, Difference, HeadLoss, LayerDifference, PartDifference, Side
 from qkvinspect.diff.head_losses import head_losses, quantised, worst_first
-from qkvinspect.diff.moved_scales import undone
+from qkvinspect.diff.moved_scales import Vectors, undone
 from qkvinspect.diff.options import DiffOptions as DiffOptions
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
@@ -39,7 +39,6 @@ from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
-from qkvinspect.weights.encodings import Weights
 
 if TYPE_CHECKING:
     from qkvinspect.diff.aligned import AlignedSides
@@ -96,14 +95,16 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
     notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
     chosen = [pair for pair in pairs if _wanted(options, pair.a, pair.b)]
-    removed = [name for name in of_a if name not in {pair.a for pair in pairs} and _wanted(options, name)]
-    added = [name for name in of_b if name not in {pair.b for pair in pairs} and _wanted(options, name)]
+    paired_a, paired_b = {pair.a for pair in pairs}, {pair.b for pair in pairs}
+    removed = [name for name in of_a if name not in paired_a and _wanted(options, name)]
+    added = [name for name in of_b if name not in paired_b and _wanted(options, name)]
     if options.layers and not (chosen or removed or added):
         raise UsageError(f"no attention module of either side is called {' or '.join(options.layers)}")
     extract = _without_out(a, b)
     if extract:
         notes.append(f"{extract} holds no output projection at all, so none was compared")
-    work = [_layer(pair, of_a[pair.a], of_b[pair.b], extract, (a.weights, b.weights)) for pair in chosen]
+    vectors = Vectors(a.weights), Vectors(b.weights)
+    work = [_layer(pair, of_a[pair.a], of_b[pair.b], extract, vectors) for pair in chosen]
     total = sum(one.nbytes for one in work) + (others.nbytes if others else 0)
     advance = counter(total, progress)
     for side in (0, 1):
@@ -217,7 +218,7 @@ def _without_out(a: Report, b: Report) -> str:
     return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
 
 
-def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Weights, Weights]) -> _LayerPair:
+def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Vectors, Vectors]) -> _LayerPair:
     a, b = with_heads_of(a, b), with_heads_of(b, a)
     if a.parts and b.parts:
         unpaired = any(of(a) != of(b) for of in (paired, by_fours, shared_apart))
@@ -279,7 +280,7 @@ def _part(
 ) -> PartDifference:
     if a is None or b is None:
         whole, heads = Comparison("removed" if a else "added", None, None, None), ()
-        advance(a.nbytes if a else b.nbytes if b else 0)
+        advance(sum(side.nbytes for side in (a, b) if side))
     else:
         whole, heads = compare_lines(a, b, heads_of(name, a, geometry), tolerance, advance)
     one, other = ((side.kind, side.shape) if side else None for side in (a, b))

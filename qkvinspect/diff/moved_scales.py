@@ -7,8 +7,11 @@ they store. Source: AutoAWQ 0.2.9, quantize/scale.py; llm-compressor's AWQModifi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -52,12 +55,40 @@ class Undone:
     relations: tuple[Relation, ...] = ()
 
 
-def undone(a: Parts, b: Parts, names: tuple[str, str], sides: tuple[Weights, Weights]) -> Undone:
+class Vectors:
+    """The vectors of a checkpoint, in the order of their names, so that those beside a layer are found at once."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        """Of each vector's name, its place in the file."""
+        encoded, tensors = self.weights.encoded, self.weights.tensors
+        shapes = ((name, encoded[name] if name in encoded else tensors[name]) for name in self.weights)
+        return {name: place for place, (name, weight) in enumerate(shapes) if len(weight.shape) == 1}
+
+    @cached_property
+    def _sorted(self) -> Sequence[str]:
+        return sorted(self._places)
+
+    def that_begin_with(self, text: str) -> Sequence[str]:
+        """Their names, in the order of the file."""
+        first = bisect_left(self._sorted, text)
+        found: list[str] = []
+        for name in islice(self._sorted, first, None):
+            if not name.startswith(text):
+                break
+            found.append(name)
+        return sorted(found, key=self._places.__getitem__)
+
+
+def undone(a: Parts, b: Parts, names: tuple[str, str], sides: tuple[Vectors, Vectors]) -> Undone:
     """B without the scales that it has over A, where something else in it takes them back.
 
     Args:
         names: of the layer on each side.
-        sides: all weights of each.
+        sides: the vectors of each.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -107,16 +138,15 @@ def _untaken(kept: dict[str, tuple[Array, Array]], before: float) -> Iterator[Re
         yield Relation(RelationCode.COLUMNS_SCALED, f"{text} back", _PROJECTIONS)
 
 
-def _norms(names: tuple[str, str], sides: tuple[Weights, Weights], width: int) -> Iterator[tuple[str, Array, float]]:
+def _norms(names: tuple[str, str], sides: tuple[Vectors, Vectors], width: int) -> Iterator[tuple[str, Array, float]]:
     """Vectors beside the layer that differ, with what the columns behind were multiplied by, and how exact that is."""
     ours, theirs = (name.rpartition(".")[0] for name in names)
-    for name in sides[0]:
-        if not name.startswith(ours) or name.startswith(f"{names[0]}."):
-            continue
+    of_a, of_b = (side.weights for side in sides)
+    for name in sides[0].that_begin_with(ours):
         twin = f"{theirs}{name.removeprefix(ours)}"
-        if twin not in sides[1]:
+        if name.startswith(f"{names[0]}.") or twin not in of_b:
             continue
-        pair = sides[0][name], sides[1][twin]
+        pair = of_a[name], of_b[twin]
         if any(weight.shape != (width,) or weight.no_values for weight in pair):
             continue
         one, other = (whole(weight.as_matrix("out_in")).ravel().astype(np.float64) for weight in pair)

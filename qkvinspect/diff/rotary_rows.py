@@ -138,7 +138,7 @@ def _head(lines: Lines, head: int, width: int) -> Array:
 def _values(lines: Lines, rows: range, cols: range) -> Array:
     words = lines.words(rows, cols)
     with np.errstate(invalid="ignore"):  # signalling NaN
-        return np.asarray(lines.values(words), np.float64)[: len(rows)]
+        return np.asarray(lines.values(words), np.float64)
 
 
 def _error(pairs: Sequence[tuple[Array, Array]], index: Array) -> float:

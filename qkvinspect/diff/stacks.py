@@ -22,8 +22,8 @@ def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Itera
         the pairs, and how many layers of A have the shapes of some in B, but of more than one stack.
     """
     pairs = list(matched)
-    of_a = _stacks(a, {pair.a for pair in pairs})
-    of_b = _stacks(b, {pair.b for pair in pairs})
+    paired_a, paired_b = {pair.a for pair in pairs}, {pair.b for pair in pairs}
+    of_a, of_b = _stacks(a, paired_a), _stacks(b, paired_b)
     found: list[Pair] = []
     undecided = 0
     for signature, stacks in of_a.items():
@@ -34,8 +34,8 @@ def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Itera
             undecided += sum(map(len, stacks))
     if not found:
         left = (
-            [one for one in a if one.layer not in {pair.a for pair in pairs}],
-            [one for one in b if one.layer not in {pair.b for pair in pairs}],
+            [one for one in a if one.layer not in paired_a],
+            [one for one in b if one.layer not in paired_b],
         )
         found = _by_block(*left)
         undecided = 0 if found else undecided

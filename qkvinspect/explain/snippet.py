@@ -44,7 +44,8 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
         names = [part.name for part in attention.parts if part.bias and part.bias.name == info.name]
         packing = next(stored.packing for stored in layout.biases if set(names) <= stored.packing.parts)
         flat = ".flatten()" if len(info.shape) > 1 else ""
-        lines += _split(packing, geometry, info.numel, names, "_bias", _reach(info.require_info(), checkpoint) + flat)
+        decoding, expression = _weight(info, checkpoint)
+        lines += [*decoding, *_split(packing, geometry, info.numel, names, "_bias", expression + flat)]
     if attention.heads is not None:
         for part in attention.parts:
             sizes = f"({attention.heads.heads(part.name)}, {attention.heads.width(part.name)})"

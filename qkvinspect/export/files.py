@@ -89,7 +89,7 @@ def require_possible(report: Report, pieces: Sequence[OutputTensor], target: Pat
         raise UsageError("is a file's name, and shards go into a folder", file=str(target), hint="leave its suffix out")
     if not how.max_shard and target.suffix not in SUFFIXES:
         raise UsageError("has a suffix that names no format", file=str(target), expected=" or ".join(SUFFIXES))
-    require_free(target, force=True, inputs=map(Path, source_files(report.checkpoint, pieces)))
+    require_free(target, force=True, given=map(Path, source_files(report.checkpoint, pieces)))
     for piece in pieces:
         as_torch_counts(piece) if target.suffix in (".pt", ".pth") else require_code(piece)
     if how.max_shard and os.path.lexists(target):

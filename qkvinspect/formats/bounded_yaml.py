@@ -81,9 +81,10 @@ def _note(sizes: dict[str, int], anchor: str | None, size: int) -> None:
 
 
 def _size_of_alias(anchor: str | None, sizes: dict[str, int]) -> int:
-    if anchor is None or anchor not in sizes:
-        raise ValueError(f"the alias {(anchor or '')[:40]!r} stands for nothing, or for what it is a part of")
-    return sizes[anchor]
+    name = anchor or ""
+    if name not in sizes:
+        raise ValueError(f"the alias {name[:40]!r} stands for nothing, or for what it is a part of")
+    return sizes[name]
 
 
 def _check_digits(event: Any) -> None:

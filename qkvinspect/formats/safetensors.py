@@ -5,11 +5,12 @@ Read here rather than by the safetensors library, which accepts duplicate names 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
-from qkvinspect.dtypes import DTYPES
+from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import safetensors_parts as parts
@@ -90,17 +91,31 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     )
 
 
+_Kind = tuple[DType, tuple[int, ...], tuple[int, ...], int]
+_Known = dict[tuple[str, tuple[int, ...]], _Kind]
+"""Dtype, shape, strides and bits of the tensors before, by code and shape: a million have few that differ."""
+
+
+class _TensorEntry(NamedTuple):
+    """What the header says of a tensor without fault."""
+
+    kind: _Kind
+    start: int
+    end: int
+
+
 def describe(source: ByteSource, limits: Limits) -> parts.Described:
     """The tensors and the metadata of one file, by its header.
 
     Raises:
         CheckpointError: the header is malformed, or does not describe the file's bytes exactly.
     """
-    header, data_start = _read_header(source, limits)
+    known: _Known = {}
+    header, data_start = _read_header(source, limits, known)
     metadata = header.pop(_METADATA, {})
     if not is_texts(metadata):
         raise damaged(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
-    # what is parsed goes as tensors come: a header of a million entries takes more room than they do
+    # what is parsed goes as tensors come: both together would take more room
     tensors = {name: _tensor(source, name, header.pop(name), data_start) for name in list(header)}
     _check_places(source, tensors, data_start)
     return parts.Described(tensors, metadata)
@@ -118,7 +133,7 @@ def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Co
                 yield Config(f"checkpoint:{key}", values, inside=True)
 
 
-def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object], int]:
+def _read_header(source: ByteSource, limits: Limits, known: _Known) -> tuple[dict[str, object], int]:
     length = int.from_bytes(source.read(0, 8), "little")
     if length > source.size - 8:
         raise damaged(
@@ -130,7 +145,9 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
         found = repr(text[:8])
         raise damaged(source, Code.SAFETENSORS_JSON, "header is not valid JSON: it does not begin with a brace", found)
     try:
-        header = strict_json.loads(text, source.name, limits)
+        header = strict_json.loads(text, source.name, limits, lambda entry: _compact(entry, known))
+        if isinstance(header, _TensorEntry):  # the whole of it looks like an entry
+            header = strict_json.loads(text, source.name, limits)
     except ValueError as error:
         twice = isinstance(error, strict_json.DuplicateError)
         code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON
@@ -139,29 +156,34 @@ def _read_header(source: ByteSource, limits: Limits) -> tuple[dict[str, object],
     return header, 8 + length
 
 
+def _compact(entry: dict[str, object], known: _Known) -> object:
+    """An entry without fault in a third of the room; any other object as it is."""
+    if len(entry) != 3 or not entry.keys() >= _FIELDS:
+        return entry
+    code, shape, offsets = entry["dtype"], _integers(entry["shape"]), _integers(entry["data_offsets"])
+    if not isinstance(code, str) or shape is None or offsets is None or len(offsets) != 2:
+        return entry
+    kind = known.get((code, shape))
+    if kind is None:
+        if code not in CODES or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+            return entry
+        dtype = _DTYPES[code]
+        kind = known[code, shape] = dtype, shape, contiguous_strides(shape), dtype.bits * prod(shape)
+    return _TensorEntry(kind, *offsets)
+
+
 def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> TensorInfo:
     """One tensor of the header."""
-    fields = entry if is_mapping(entry) else {}
-    if len(fields) != 3 or not fields.keys() >= _FIELDS:
-        message = "header entry needs exactly dtype, shape, data_offsets"
-        raise damaged(source, Code.SAFETENSORS_FIELDS, message, None, name)
-    code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
-    if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
-        found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
-        raise damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
-    if offsets is None or len(offsets) != 2:
-        message = "data_offsets are not two numbers"
-        raise damaged(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
-    if not isinstance(code, str) or code not in CODES:
-        raise damaged(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
-    start, end = offsets
+    if not isinstance(entry, _TensorEntry):
+        raise _faulty(source, name, entry)
+    kind, start, end = entry
     if start > end:
-        raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str(offsets), name)
+        raise damaged(source, Code.SAFETENSORS_OFFSETS, "data_offsets end before they start", str((start, end)), name)
     if start < 0 or end > source.size - data_start:
         found = f"[{start}, {end}) of {source.size - data_start}"
         raise damaged(source, Code.SAFETENSORS_RANGE, "data is outside the file", found, name)
-    dtype = _DTYPES[code]
-    if prod(shape) * dtype.bits != 8 * (end - start):
+    dtype, shape, strides, bits = kind
+    if bits != 8 * (end - start):
         raise CheckpointError(
             "shape and bytes disagree",
             code=Code.SAFETENSORS_SIZE,
@@ -171,8 +193,25 @@ def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> Te
             found=f"{end - start} bytes",
             hint="the file is damaged",
         )
-    region = Region(source, data_start + start, end - start)
-    return TensorInfo(name, dtype, shape, contiguous_strides(shape), region, keys=(name,))
+    return TensorInfo(
+        name, dtype, shape, strides, Region(source, data_start + start, end - start), 0, "little", (name,)
+    )
+
+
+def _faulty(source: ByteSource, name: str, entry: object) -> CheckpointError:
+    """What is wrong with an entry that does not describe a tensor."""
+    fields = entry if is_mapping(entry) else {}
+    if len(fields) != 3 or not fields.keys() >= _FIELDS:
+        message = "header entry needs exactly dtype, shape, data_offsets"
+        return damaged(source, Code.SAFETENSORS_FIELDS, message, None, name)
+    code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
+    if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+        found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
+        return damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
+    if offsets is None or len(offsets) != 2:
+        message = "data_offsets are not two numbers"
+        return damaged(source, Code.SAFETENSORS_OFFSETS, message, str(fields["data_offsets"])[:60], name)
+    return damaged(source, Code.SAFETENSORS_DTYPE, "unknown dtype", repr(code)[:60], name)
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
@@ -181,22 +220,25 @@ def _integers(value: object) -> tuple[int, ...] | None:
 
 def _check_places(source: ByteSource, tensors: Mapping[str, TensorInfo], data_start: int) -> None:
     """The tensors' bytes must follow each other without a hole or an overlap, to the end of the file."""
-    position = data_start
-    for name, region in _in_order(tensors, data_start):
-        if region.start != position:
-            code = Code.SAFETENSORS_HOLE if region.start > position else Code.SAFETENSORS_OVERLAP
-            found = f"offset {region.start - data_start}, expected {position - data_start}"
-            raise damaged(source, code, "its bytes do not follow the tensor before", found, name)
-        position += region.nbytes
+    position = _end_in_order(tensors, data_start)
+    if position is None:
+        position = data_start
+        places = ((info.region.start, info.region.nbytes, name) for name, info in tensors.items())
+        for start, nbytes, name in sorted(places):
+            if start != position:
+                code = Code.SAFETENSORS_HOLE if start > position else Code.SAFETENSORS_OVERLAP
+                found = f"offset {start - data_start}, expected {position - data_start}"
+                raise damaged(source, code, "its bytes do not follow the tensor before", found, name)
+            position += nbytes
     if position != source.size:
         raise follows(source, Code.SAFETENSORS_TRAILING, "bytes belong to no tensor", position)
 
 
-def _in_order(tensors: Mapping[str, TensorInfo], start: int) -> Iterable[tuple[str, Region]]:
-    """The regions by where they lie: as they are listed, mostly, which takes less time and room to see than to sort."""
+def _end_in_order(tensors: Mapping[str, TensorInfo], start: int) -> int | None:
+    """Where the last one ends, if they lie as they are listed: mostly, and it takes less time and room than to sort."""
     for info in tensors.values():
-        if info.region.start != start:
-            places = ((info.region.start, info.region.nbytes, name) for name, info in tensors.items())
-            return [(name, tensors[name].region) for _, _, name in sorted(places)]
-        start += info.region.nbytes
-    return ((name, info.region) for name, info in tensors.items())
+        region = info.region
+        if region.start != start:
+            return None
+        start += region.nbytes
+    return start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 
 from qkvinspect.formats.limits import Limits
 
@@ -12,21 +13,31 @@ class DuplicateError(ValueError):
     """A name stands twice in one object, so that readers differ in what it means."""
 
 
-def loads(data: bytes, file: str, limits: Limits) -> object:
+Pairs = list[tuple[str, object]]
+
+
+def loads(data: bytes, file: str, limits: Limits, made: Callable[[dict[str, object]], object] | None = None) -> object:
     """Parse ``data``.
+
+    Args:
+        made: what becomes of each object, as soon as it is parsed.
 
     Raises:
         ValueError: it is not such JSON; the message says why.
         CheckpointError: it would make more objects than the limit.
     """
     limits.check("objects", data.count(b"{") + data.count(b"["), file)
+
+    def hook(pairs: Pairs) -> object:
+        return _unique(pairs) if made is None else made(_unique(pairs))
+
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=hook, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _unique(pairs: Pairs) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
         names = Counter(name for name, _ in pairs)

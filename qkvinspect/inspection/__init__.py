@@ -20,9 +20,10 @@ from qkvinspect.inspection.account import account
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
+from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.measure import measured
-from qkvinspect.inspection.misfit import cannot
+from qkvinspect.inspection.misfit import cannot, why_shapes
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
@@ -30,10 +31,10 @@ from qkvinspect.inspection.repeats import Renamed, UnlikeError
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
-from qkvinspect.layouts.partial import partial
+from qkvinspect.layouts.partial import bare, partial
 from qkvinspect.progress import Progress
 from qkvinspect.weights.adapters import is_update
-from qkvinspect.weights.encodings import weights_of
+from qkvinspect.weights.encodings import Weights, weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,16 @@ def for_all(heads: Texts | None, layout: str | None) -> Options:
     return Options(() if heads is None else heads, layout or (), norms=False)
 
 
+def _rows(layouts: Sequence[Layout], every: Weights, checkpoint: Checkpoint) -> tuple[Sequence[Layout], list[Layout]]:
+    """The layouts that are looked for, and those of which an adapter may hold some projections only."""
+    if not any(map(is_update, every.encoded.values())):
+        return layouts, []
+    from qkvinspect.weights.adapters.scales import base_names
+
+    base = base_names(checkpoint)
+    return (*layouts, *bare(layouts, base)), list(partial(layouts, base))
+
+
 def inspect(
     checkpoint: Checkpoint,
     options: Options = Options(),  # noqa: B008  (immutable)
@@ -109,14 +120,12 @@ def inspect(
     flags = [parse_flag(text) for text in options.heads]
     every = weights_of(checkpoint)
     stored = every.without(adapters_and_wrappers.without_values(every))
-    names = Names(stored)
-    if any(map(is_update, every.encoded.values())):
-        from qkvinspect.weights.adapters.scales import base_names
-
-        layouts = (*layouts, *partial(layouts, base_names(checkpoint)))
+    names = with_lists(Names(stored))
+    stored = names.weights
+    layouts, some = _rows(layouts, every, checkpoint)
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
-    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked)
+    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked, some)
     _require_used(options, names, matches, layouts)
     computed = Computed.of(checkpoint, names)
     matches, left = computed.completed(matches, left)
@@ -153,6 +162,7 @@ def inspect(
         *checkpoint.findings,
         *about_emptiness(checkpoint.tensors),
         *stale,
+        *_not_used(options, names, matches),
         *adapters_and_wrappers.findings(checkpoint, stored),
     ]
     attentions: list[Attention] = []
@@ -220,6 +230,14 @@ def _require_used(options: Options, names: Names, matches: Sequence[match.Match]
             if id in rows:
                 raise cannot(names, rows[id], glob)
             raise LayoutError(f"no layer that {glob!r} names was found by its names, for {id!r} to be its layout")
+
+
+def _not_used(options: Options, names: Names, matches: Sequence[match.Match]) -> Iterable[Finding]:
+    """The rows of the settings whose tensors are there and have shapes that they cannot have."""
+    used = [found.candidates[0].layout for found in matches]
+    for layout in options.told:
+        if layout not in used and (text := why_shapes(names, layout)):
+            yield Finding(FindingCode.UNEXPECTED_SHAPE, f"the layout {layout.id!r} is not used: {text}")
 
 
 def _natural(name: str) -> list[str | int]:

@@ -15,6 +15,7 @@ from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.suggest import row
 from qkvinspect.inspection.words import is_output, speaks_of_attention, word_of
+from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
@@ -80,19 +81,25 @@ class Account:
         """Where each tensor belongs, in the order of the file."""
         strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
         return {
-            name: "attention" if name in self.attention else "unrecognised" if name in strange else "other"
+            stored: "attention" if name in self.attention else "unrecognised" if name in strange else "other"
             for name in self.names.paths
+            for stored in self._stored(name)
         }
 
     def counts(self) -> dict[Status, int]:
         """How many tensors belong where."""
         strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
-        total = len(self.names.paths)
-        return {
-            "attention": len(self.attention),
-            "other": total - len(self.attention) - len(strange),
-            "unrecognised": len(strange),
-        }
+        lists = {name: more for name in self.names.paths if (more := len(self._stored(name)) - 1)}
+        attention, unknown = (
+            len(some) + sum(more for name, more in lists.items() if name in some) for some in (self.attention, strange)
+        )
+        total = len(self.names.paths) + sum(lists.values())
+        return {"attention": attention, "other": total - attention - unknown, "unrecognised": unknown}
+
+    def _stored(self, name: str) -> tuple[str, ...]:
+        """The names in the file, where a weight is a list of tensors with one for each head."""
+        encoded = self.names.weights.encoded.get(name)
+        return (name,) if encoded is None or heads_of(encoded) is None else tuple(one.name for one in encoded.stored)
 
     def findings(self) -> Iterator[Finding]:
         """Each module that was not understood."""
@@ -149,7 +156,7 @@ def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:
     """The tensors of modules that are attention as a whole: norms, tables, outputs."""
     sizes = sorted({len(path) for path in places})
-    return {name for name, path in names.paths.items() if any(path[:size] in places for size in sizes)}
+    return {name for name, path in names.paths.items() for size in sizes if path[:size] in places}
 
 
 def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:

@@ -76,6 +76,9 @@ DISGUISES = (
 
 _DISGUISED = late_pattern("|".join(disguise.names.pattern for disguise in DISGUISES))
 
+_SHORT = frozenset({"q", "k", "v", "query", "key", "value"})
+"""Names of attention projections in a module whose name says that it is attention."""
+
 _LEAVES = frozenset(
     name
     for layout in LAYOUTS
@@ -124,7 +127,7 @@ def undecoded(weights: Weights, told: Iterable[Finding]) -> Iterator[Finding]:
     known = {finding.layer for finding in told if finding.code is FindingCode.NO_VALUES}
     for name, weight in weights.encoded.items():
         layer, _, leaf = name.removesuffix(".weight").rpartition(".")
-        if weight.why and leaf in _LEAVES and layer not in known:
+        if weight.why and layer not in known and (leaf in _LEAVES or (leaf in _SHORT and "att" in layer.lower())):
             known.add(layer)
             yield Finding(FindingCode.NO_VALUES, f"{name} has no values: {weight.why}", layer)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.fast_dataclass import replace
@@ -25,6 +25,9 @@ _NEAR = 4
 
 GLIMPSE = 320
 """Rows of a layer that are sampled to see whether it contradicts the others of its stack."""
+
+_CLEARLY = 1.5
+"""The score that a sample must promise, as a multiple of noise, to be worth its reading."""
 
 _REFUTED = 100.0
 """The score by which a small sample refutes a packing: odds of over 200,000, at the temperature of ``weigh``."""
@@ -50,7 +53,15 @@ def weigh(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import draw, samples_of, weigh_heads, weigh_packings, weigh_turns
+    from qkvinspect.inspection.evidence import (
+        draw,
+        index_of,
+        samples_of,
+        stride_for,
+        weigh_heads,
+        weigh_packings,
+        weigh_turns,
+    )
 
     own = of.variants(lambda _: layout, counts or of.counts())
     if glance and (sure := _confirmed(of, layout, own)):
@@ -67,12 +78,17 @@ def weigh(
         counts = [known]
     elif len(layout.weights) > 1 and heads is not None:  # whose heads lie the same way, whoever is who
         counts = [one.num_heads for one in heads.weighed[:2]]
+    stride = samples[0].stride
+    counts = [n for n in counts if n == known or (n in own and index_of(own[n][0], stride) is not None)]
     others = _packings(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = None
     if len(others) > 1 and not thorough:
         cut = own[known or (heads.best.num_heads if heads else counts[0])]
-        others, packings = _glimpsed(others, samples_of(cut[:enough], GLIMPSE, _coarsest(cut)))
+        coarsest = _coarsest(cut)
+        share = stride_for(cut[0]) / stride_for(cut[0], GLIMPSE, coarsest)
+        if heads is not None and _score_of_part(heads, share) > _REFUTED:
+            others, packings = _glimpsed(others, samples_of(cut[:enough], GLIMPSE, coarsest))
     if len(others) > 1:
         packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
@@ -130,7 +146,7 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
 
     Only numbers of heads that could be mistaken for the stack's are weighed.
     """
-    from qkvinspect.inspection.evidence import APART, samples_of, weigh_heads, weigh_packings
+    from qkvinspect.inspection.evidence import APART, weigh_heads, weigh_packings
 
     heads = said.best.num_heads
     near = [n for n in one.counts() if heads <= n * _NEAR and n <= heads * _NEAR]
@@ -139,7 +155,7 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
     if not cut:
         return None
     verdict = None
-    for samples in (samples_of(cut, GLIMPSE, _coarsest(cut)), samples_of(cut)):
+    for samples in _larger_and_larger(cut, said):
         if said.best.label:
             found = weigh_packings(_packings(one, layout, own, [heads]), samples)
         else:
@@ -150,12 +166,27 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
     return verdict
 
 
+def _larger_and_larger(cut: Sequence[Attention], said: Verdict) -> Iterator[list[Sample]]:
+    """Samples of one layer, of which those are left out that will not do, if it is as its stack is."""
+    from qkvinspect.inspection.evidence import samples_of, stride_for
+
+    coarsest = _coarsest(cut)
+    finest = stride_for(cut[0])
+    strides = {stride_for(cut[0], most, coarsest): most for most in (GLIMPSE, 2 * GLIMPSE)}
+    for stride, most in strides.items():
+        if stride > finest and _score_of_part(said, finest / stride) > _CLEARLY * said.noise:
+            yield samples_of(cut, most, coarsest)
+    yield samples_of(cut)
+
+
+def _score_of_part(said: Verdict, share: float) -> float:
+    """The score to be expected of a share of one layer's rows: it grows with the pairs of rows that are compared."""
+    return said.best.score / len(said.layers) * share**2
+
+
 def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
     """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from."""
-    others = {
-        label: of.variants(lambda _, other=other: other, counts)
-        for label, other in alternatives.packings(layout).items()
-    }
+    others = {label: of.repacked(own, other, counts) for label, other in alternatives.packings(layout).items()}
     cuts = alternatives.cuts(layout).items()
     return others | {label: found for label, packing in cuts if (found := cut_from(own, packing))}
 

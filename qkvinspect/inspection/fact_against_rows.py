@@ -117,6 +117,8 @@ def _without_sizes(fact: HeadFact, width: int, stored: HeldRows) -> Iterator[str
     parts = [part for one in stored.layout.weights for part in one.packing.order if part in HEADED]
     of_heads = sum(part in QUERY_SIDE for part in parts)
     whole = (of_heads * heads + (len(parts) - of_heads) * kv_heads) * width
+    if not total:  # projections without rows are the share of nobody
+        return
     ranks, left = divmod(whole, total)
     grouped = stored.layout.weights[0].packing.groups == "kv_heads" and kv_heads % max(ranks, 1) > 0
     if grouped and not left and ranks > 1 and heads % ranks == 0 and fact.ranks in (None, ranks):

@@ -11,7 +11,7 @@ from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.match import Match
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Packing
@@ -49,12 +49,27 @@ class Hypotheses:
         """For each number of heads that fits, the layers cut into that many."""
         found: dict[int, list[Attention]] = {}
         for count in counts:
-            try:
-                cut = [self._cut(match, layout(match), count) for match in self.matches]
-            except LayoutError:
-                continue
-            if all(a.heads is not None and a.heads.num_heads == count and _thick(a) for a in cut):
+            cut: list[Attention] = []
+            for match in self.matches:
+                try:
+                    one = self._cut(match, layout(match), count)
+                except LayoutError:
+                    break
+                if one.heads is None or one.heads.num_heads != count or not _thick(one):
+                    break
+                cut.append(one)
+            else:
                 found[count] = cut
+        return found
+
+    def repacked(self, own: Variants, layout: Layout, counts: Sequence[int]) -> Variants:
+        """``variants`` of another packing of the same tensors, whose layers have the same heads in other rows."""
+        first = replace(self, matches=self.matches[:1]).variants(lambda _: layout, counts)
+        missing = [count for count in first if count not in own]
+        found = dict(self.variants(lambda _: layout, missing)) if missing else {}
+        for count in counts:
+            if count in first and count in own:
+                found[count] = [*first[count], *(_with_rows_of(first[count][0], other) for other in own[count][1:])]
         return found
 
     def _cut(self, match: Match, layout: Layout, count: int) -> Attention:
@@ -64,6 +79,18 @@ class Hypotheses:
         return split(
             unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads, said_by=SaidBy.WEIGHTS)]
         )[0]
+
+
+def _with_rows_of(repacked: Attention, layer: Attention) -> Attention:
+    """A layer divided as another one is, whose tensors are the same but for their values."""
+    numbers = {weight.name: number for number, weight in enumerate(repacked.weights)}
+    divided = {part.name: part for part in repacked.parts}
+    parts: list[Part] = []
+    for part in layer.parts:
+        like = divided[part.name]
+        weight = layer.weights[numbers[like.weight.name]]
+        parts.append(replace(part, weight=weight, heads=like.heads, in_features=like.in_features))
+    return replace(layer, layout=repacked.layout, geometry=repacked.geometry, parts=tuple(parts))
 
 
 def cut_from(own: Variants, packing: Packing) -> Variants:

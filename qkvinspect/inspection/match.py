@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, product
-from math import prod
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
@@ -20,7 +19,10 @@ from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
+from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v
+from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.layouts import Layout
+from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
 
@@ -54,17 +56,22 @@ def find_attentions(
     layouts: Sequence[Layout],
     configs: Sequence[Config],
     asked: Asked,
+    some: Sequence[Layout] = (),
 ) -> Found:
     """Every attention module, in the order of the file; a tensor belongs to at most one.
+
+    Args:
+        some: layouts with some of their projections only, for what is in no whole module.
 
     Raises:
         LayoutError: a forced layout does not fit the tensors of its layer.
     """
+    rows = (layouts, some)
     repeats = Repeats(names, compare=_holds_for_alike_layers(layouts, configs, asked))
     try:
-        found = _repeated(_find(names, layouts, configs, asked, repeats), names, repeats)
+        found = _repeated(_find(names, rows, configs, asked, repeats), names, repeats)
     except UnlikeError:
-        found = _find(names, layouts, configs, asked, Repeats(names, compare=False))
+        found = _find(names, rows, configs, asked, Repeats(names, compare=False))
     order = {name: position for position, name in enumerate(names.weights)}
     matches = sorted(found.matches, key=lambda match: order[match.candidates[0].weights[0].name])
     return found._replace(matches=matches)
@@ -77,38 +84,68 @@ def _holds_for_alike_layers(layouts: Iterable[Layout], configs: Sequence[Config]
     return all(says_the_same_of_alike_layers(config.values) for config in configs)
 
 
-def _find(names: Names, layouts: Sequence[Layout], configs: Sequence[Config], asked: Asked, repeats: Repeats) -> Found:
-    """The modules, but for those of blocks that repeat another."""
-    forced = asked.forced
+def _find(
+    names: Names,
+    rows: tuple[Sequence[Layout], Sequence[Layout]],
+    configs: Sequence[Config],
+    asked: Asked,
+    repeats: Repeats,
+) -> Found:
+    """The modules, but for those of blocks that repeat another.
+
+    Args:
+        rows: layouts, and those for what neither they nor patterns find whole.
+    """
+    forced, firsts = asked.forced, repeats.firsts
     forcible = {id for _, id in forced}
-    layouts = [row for row in layouts if not row.only_told or row.id in forcible or named_by(row, configs)]
-    index = _index(row for row in (*asked.told, *layouts, *_wherever(layouts, asked)) if _may_occur(row, names))
+    layouts, some = (
+        [row for row in of if not row.only_told or row.id in forcible or named_by(row, configs)] for of in rows
+    )
 
     def reason(layer: str, id: str) -> str:
         row = next((row for row in (*asked.told, *layouts) if row.id == id), None)
         return f": {why(names, row, layer)}" if row else ""
 
     claimed: set[str] = set()
+    superseded: set[str] = set()
     matches: list[Match] = []
-    found: list[list[Candidate]] = []
-    firsts = repeats.firsts
-    aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
-    for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
-        candidates = _at(names, name, path, index)
-        if candidates:
-            found.append([c for c in candidates if _fits(c)] or candidates)
-    every = _tensors(found)
-    found, stale = _without_stale(found)
-    superseded = every - _tensors(found)
-    for candidates in sorted(found, key=_rank, reverse=True):
-        free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
-        if free:
-            match = decide(free, configs, forced, reason)
-            matches.append(match)
-            claimed |= {info.name for candidate in match.candidates for info in candidate.weights}
-    layers = {match.candidates[0].layer for match in matches}
-    by_pattern, left = patterns.find(names, firsts, claimed | superseded, layers)
-    matches += [decide(candidates, configs, forced, reason) for candidates in by_pattern]
+    stale: list[Finding] = []
+    layers: set[str] = set()
+
+    def take(candidates: list[Candidate]) -> None:
+        match = decide(candidates, configs, forced, reason)
+        matches.append(match)
+        claimed.update(info.name for candidate in match.candidates for info in candidate.weights)
+        layers.add(match.candidates[0].layer)
+
+    def by_rows(layouts: Iterable[Layout]) -> None:
+        index = _index(row for row in layouts if _may_occur(row, names))
+        found: list[list[Candidate]] = []
+        aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
+        for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
+            candidates = _at(names, name, path, index)
+            if candidates:
+                found.append([c for c in candidates if _fits(c)] or candidates)
+        every = _tensors(found)
+        found, left_out = _without_stale(found)
+        stale.extend(left_out)
+        superseded.update(every - _tensors(found))
+        for candidates in sorted(found, key=_rank, reverse=True):
+            free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
+            if free:
+                take(free)
+
+    def by_pattern() -> list[patterns.Leftover]:
+        found, left = patterns.find(names, firsts, claimed | superseded, layers)
+        for candidates in found:
+            take(candidates)
+        return left
+
+    by_rows((*asked.told, *layouts, *_wherever(layouts, asked)))
+    left = by_pattern()
+    if some:
+        by_rows(some)
+        left = by_pattern()
     return Found(matches, stale, left)
 
 
@@ -238,14 +275,20 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     if not all(names.has(weight.key, layer) for weight in layout.weights):
         return
-    weights = [info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None]
-    if not _has_ratio(layout, weights[0]) or _is_less_than_v(layout, names, layer, weights[0]):
+    weights = tuple(info for weight in layout.weights if (info := names.find(weight.key, layer)) is not None)
+    fused = (one for one, stored in zip(weights, layout.weights, strict=True) if len(stored.packing.order) > 1)
+    if layout.found_by == "settings":
+        try:
+            weights = as_told(layout, weights)
+        except LayoutError:
+            return
+    elif any(map(heads_of, fused)):
+        return  # no library that has a row fuses the projections of one head
+    if not has_ratio(layout, weights[0]) or is_less_than_v(layout, names, layer, weights[0]):
         return
-    if layout.found_by == "settings" and any(prod(weight.shape[2:]) != 1 for weight in weights):
-        return  # a row of settings describes matrices
-    if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
+    if layout.out_ratio is not None and not has_out_ratio(layout, names, layer, weights[0]):
         return
-    if layout.fed_by is not None and not _is_fed_by(*layout.fed_by, names, layer, weights[-1]):
+    if layout.fed_by is not None and not is_fed_by(*layout.fed_by, names, layer, weights[-1]):
         return
     if not all(names.has(key, layer) for key in layout.siblings) or any(names.has(k, layer) for k in layout.unless):
         return
@@ -254,7 +297,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     if layout.glob != "*" and not fnmatchcase(label, layout.glob):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
-    yield Candidate(layout, layer, label, tuple(weights), settled)
+    yield Candidate(layout, layer, label, weights, settled)
 
 
 def _fits(candidate: Candidate) -> bool:
@@ -263,39 +306,3 @@ def _fits(candidate: Candidate) -> bool:
     except LayoutError:
         return False
     return True
-
-
-def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
-    """Whether a tensor that would hold Q, K and V has no more rows than the output projection reads of V alone.
-
-    CRATE's ``qkv`` is one projection, used as all three.
-    """
-    if len(layout.weights) != 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= layout.weights[0].packing.parts:
-        return False
-    out = names.find("to_out.0.weight", layer)
-    return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]
-
-
-def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
-    out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
-    if out is None or len(out.shape) < 2 or not weight.shape:
-        return False
-    return weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
-
-
-def _is_fed_by(key: str, times: int, names: Names, layer: Path, weight: Weight) -> bool:
-    """Whether the weight takes what that tensor gives, so many times."""
-    before = names.find(key, layer)
-    if before is None or len(before.shape) != 2 or len(weight.shape) != 2:
-        return times == 1
-    return weight.shape[1] == times * before.shape[0]
-
-
-def _has_ratio(layout: Layout, weight: Weight) -> bool:
-    if layout.ratio is None and layout.q_rows is None:
-        return True
-    try:
-        rows, cols = weight.as_shape(layout.weights[0].orientation)
-    except LayoutError:
-        return False
-    return rows == (layout.ratio * cols if layout.ratio is not None else (layout.q_rows or 0) + 2 * cols)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
@@ -19,38 +19,29 @@ def measured(attentions: Sequence[Attention], progress: Progress | None) -> list
     from qkvinspect.weights.norms import StreamRequest, stream
 
     wanted: dict[str, StreamRequest] = {}
-    groups: dict[str, set[tuple[range, ...]]] = {}
     for attention in attentions:
         for part in attention.parts:
-            for weight, rows in _groups(part):
-                if not weight.no_values:
-                    orientation = part.orientation if weight is part.weight else "out_in"
-                    wanted.setdefault(weight.name, StreamRequest(weight, orientation))
-                    groups.setdefault(weight.name, set()).add(rows)
+            if not part.weight.no_values:
+                wanted.setdefault(part.weight.name, StreamRequest(part.weight, part.orientation))
+            if part.bias is not None and not part.bias.no_values:
+                wanted.setdefault(part.bias.name, StreamRequest(part.bias, "out_in"))
     requests = sorted(wanted.values(), key=lambda request: _place(request.weight))
     announce(region for request in requests for region in request.weight.regions)
     advance = counter(sum(request.weight.nbytes for request in requests), progress)
-    found: dict[tuple[str, tuple[range, ...]], Measure] = {}
-    for request, stats in zip(requests, stream(requests, advance), strict=True):
-        name = request.weight.name
-        if stats is not None:
-            found.update(((name, rows), Measure(*stats.measure(rows))) for rows in groups[name])
+    streamed = zip(requests, stream(requests, advance), strict=True)
+    found = {request.weight.name: stats for request, stats in streamed if stats is not None}
 
     def with_norms(part: Part) -> Part:
-        whole, *rest = (found.get((weight.name, rows)) for weight, rows in _groups(part))
-        heads = tuple(filter(None, rest[: len(part.heads)]))
-        return replace(part, measured=whole, bias_measured=rest[-1] if part.bias else None, head_measures=heads)
+        stats = found.get(part.weight.name)
+        of_bias = found.get(part.bias.name) if part.bias is not None else None
+        return replace(
+            part,
+            measured=None if stats is None else Measure(*stats.measure(part.rows)),
+            bias_measured=None if of_bias is None else Measure(*of_bias.measure(part.bias_heads)),
+            head_measures=() if stats is None else tuple(Measure(*stats.measure((rows,))) for rows in part.heads),
+        )
 
     return [replace(a, parts=tuple(map(with_norms, a.parts))) for a in attentions]
-
-
-def _groups(part: Part) -> Iterator[tuple[Weight, tuple[range, ...]]]:
-    """The rows to measure: the whole weight, each of its heads, the bias."""
-    yield part.weight, part.rows
-    for rows in part.heads:
-        yield part.weight, (rows,)
-    if part.bias is not None:
-        yield part.bias, part.bias_heads
 
 
 def _place(weight: Weight) -> tuple[str, int, int]:

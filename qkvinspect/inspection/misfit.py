@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from itertools import product
-from math import prod
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.names import Names, Path, pattern
+from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.layouts import Layout
 
 
@@ -16,21 +16,33 @@ def why(names: Names, layout: Layout, glob: str) -> str:
 
     Every tensor of the layout is looked for by the end of its name; the first that is missing is the answer.
     """
+    return _why(names, layout, glob)[0]
+
+
+def why_shapes(names: Names, layout: Layout) -> str:
+    """Why the shapes of tensors that have the names of a layout do not fit; "" where not all are there."""
+    text, are_there = _why(names, layout, layout.glob)
+    return text if are_there else ""
+
+
+def _why(names: Names, layout: Layout, glob: str) -> tuple[str, bool]:
+    """(why, whether all tensors are there)."""
     places: dict[str, list[Path]] = {}
     for stored in layout.weights:
         climb, choices = pattern(stored.key)
         ends = set(product(*choices))
         found = [path[: -len(choices)] for path in names.all_paths() if path[-len(choices) :] in ends]
         if not found:
-            return f"no tensor is called {stored.key}"
+            return f"no tensor is called {stored.key}", False
         places[stored.key] = [path for path in found if not climb]
     first, *others = places
     for place in places[first]:
         missing = [key for key in others if place not in places[key]]
         if not missing:
-            return _why_there(names, layout, place, glob)
+            return _why_there(names, layout, place, glob), fnmatchcase(".".join(place), glob)
     key = next((key for key in others if places[first] and places[first][0] not in places[key]), first)
-    return f"{'.'.join(places[first][0])} has {first}, but no {key} beside it" if places[first] else f"no {first}"
+    beside = f"{'.'.join(places[first][0])} has {first}, but no {key} beside it" if places[first] else f"no {first}"
+    return beside, False
 
 
 def _why_there(names: Names, layout: Layout, place: Path, glob: str) -> str:
@@ -38,10 +50,13 @@ def _why_there(names: Names, layout: Layout, place: Path, glob: str) -> str:
     layer = ".".join(place)
     if not fnmatchcase(layer, glob):
         return f"its tensors stand in {layer or 'the root'}, which {glob!r} does not name"
-    weights = [names.find(stored.key, place) for stored in layout.weights]
-    shapes = ", ".join(f"{info.name} {list(info.shape)}" for info in weights if info is not None)
-    if layout.found_by == "settings" and any(info is not None and prod(info.shape[2:]) != 1 for info in weights):
-        return f"a row of settings describes matrices, and these have more axes: {shapes}"
+    weights = [info for stored in layout.weights if (info := names.find(stored.key, place)) is not None]
+    shapes = ", ".join(f"{info.name} {list(info.shape)}" for info in weights)
+    if layout.found_by == "settings":
+        try:
+            as_told(layout, weights)
+        except LayoutError as error:
+            return error.message
     return f"the shapes do not fit: {shapes}"
 
 

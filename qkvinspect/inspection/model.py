@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from math import prod
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.fast_dataclass import dataclass
@@ -36,8 +37,9 @@ class ModelInShort:
 def in_short(checkpoint: Checkpoint) -> ModelInShort:
     """Summarise the model of a checkpoint; nothing is read."""
     counted: Counter[str] = Counter()
-    for info in checkpoint.tensors.values():
-        counted[info.dtype.name] += info.numel
+    kinds = Counter((info.dtype.name, info.shape) for info in checkpoint.tensors.values())
+    for (dtype, shape), tensors in kinds.items():
+        counted[dtype] += tensors * prod(shape)
     return ModelInShort(counted.total(), dict(counted.most_common()), _architecture(checkpoint))
 
 

@@ -10,7 +10,7 @@ from sys import intern
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
-from qkvinspect.inspection.words import is_projection
+from qkvinspect.inspection.words import counts_heads, is_projection, tokens
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
@@ -22,6 +22,9 @@ matched and kept when they are shown."""
 _INNER = frozenset({"linear", "conv", "convolution", "c", "proj", "lin", "dense"})
 """Components of a projection that is wrapped in a module of its own: ``q_proj.linear.weight``, ``qkv.conv.weight``.
 Such a tensor is found under the shorter name as well."""
+
+LIST = "*"
+"""What stands for the number of each head in the name of a weight that is stored as a list with a tensor a head."""
 
 Path = tuple[str, ...]
 
@@ -190,7 +193,12 @@ class Names:
     def stored_layer(self, name: str, components: int) -> str:
         """The stored name without its last ``components`` components, wrappers not counted."""
         parts = _SEPARATORS.split(name) if "/" in name else name.split(".")
-        wrapped = len(parts) != len(self.paths[name])
+        path = self.paths[name]
+        if LIST in name:
+            home = path[: len(path) - components]
+            shortest = next((at for at in range(len(parts)) if _canonical(tuple(parts[:at])) == home), len(parts))
+            return name[: max(sum(len(part) + 1 for part in parts[:shortest]) - 1, 0)]
+        wrapped = len(parts) != len(path)
         length = len(name)
         while components:
             last = parts.pop()
@@ -221,13 +229,42 @@ def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
 
 
 def unwrapped(name: str) -> Path:
-    """A name's components without those of wrappers.
+    """A name's components without those of wrappers; all of them if it has no others, so that none is without a path.
 
     Haiku, TensorFlow and Keras write ``layer_0/query/kernel:0``: slashes divide as dots do, and the number of an
     operation's output says nothing.
     """
     path = tuple(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
-    return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS)
+    return _canonical(path) if LIST in name else _without_wrappers(path)
+
+
+def _without_wrappers(path: Path) -> Path:
+    return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS) or path
+
+
+def _canonical(path: Path) -> Path:
+    return unlisted(_without_wrappers(path))
+
+
+def unlisted(path: Path) -> Path:
+    """A path without what counts the heads of a list: ``sa.query`` of ``sa.heads.*.query`` and ``sa.head_*.query``.
+
+    What says more than that these are heads stays: ``attn_heads.query``; so does a word: ``queries`` of ``queries.*``.
+    """
+    found: list[str] = []
+    for part in path:
+        stem = part.removesuffix(LIST).rstrip("_")
+        if part == stem:
+            found.append(part)
+        elif stem:
+            found += [] if _are_just_heads(stem) else [stem]
+        elif found and _are_just_heads(found[-1]):
+            found.pop()
+    return tuple(found)
+
+
+def _are_just_heads(component: str) -> bool:
+    return counts_heads(component) and len(tokens(component)) == 1
 
 
 def _shared(path: Path) -> Path:

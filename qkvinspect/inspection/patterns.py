@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.names import Names, Path, shape_of
-from qkvinspect.inspection.possible_layouts import columns_of, layouts_of
+from qkvinspect.inspection.possible_layouts import (
+    columns_of,
+    known_widths,
+    layout_of_three_axes,
+    layouts_of,
+    rows_of,
+    turns_of,
+    width_of,
+)
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.three_axes import as_matrices, have_three, mix_three
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention
@@ -72,12 +81,13 @@ def find(
             layer = _layer(module, some, used, several=len(three) > 1)
             used.add(layer)
             weights = tuple(one.weight for one in matrices[0])
-            forms = layouts_of(names, module, *matrices)
-            found.append([Candidate(form, module.path, layer, weights) for form in forms])
+            form = layout_of_three_axes(module, *matrices)
+            found.append([Candidate(form, module.path, layer, weights)])
         sets = [some for some in module.sets if some not in three]
         if _gates_messages(names, module):
             continue
-        whole = [some for some in sets if len(_parts(some)) == 3 and not mix_three(some) and _fits(some, module)]
+        fitting = {id(some): turns for some in sets if (turns := _fitting(names, module, some))}
+        whole = [some for some in sets if id(some) in fitting]
         second = bool(whole) or module.stored in used
         chosen = [*whole, *(some for some in sets if second and _is_second(some, module))]
         several = len(chosen) > 1 or module.stored in used
@@ -85,7 +95,8 @@ def find(
             layer = _layer(module, some, used, several=several)
             used.add(layer)
             weights = tuple(one.weight for one in some)
-            found.append([Candidate(form, module.path, layer, weights) for form in layouts_of(names, module, some)])
+            forms = layouts_of(module, some, fitting.get(id(some)) or turns_of(names, module, some))
+            found.append([Candidate(form, module.path, layer, weights) for form in forms])
         left += _left(module, [some for some in sets if some not in chosen])
     return found, left
 
@@ -108,9 +119,9 @@ def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Ite
     called = any(map(speaks_of_attention, module.path))
     for some in sets:
         by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
-        if called or by_name or mix_three(some):
+        if called or by_name or mix_three(some) or _are_few(some, module):
             lone = len(_parts(some)) < 3 or (_is_low_rank(some) and not mix_three(some))
-            yield _leftover(module, some, _why(some, lone=lone), lone=lone)
+            yield _leftover(module, some, _why(some, module, lone=lone), lone=lone)
     gated = any(len(one.parts) > 3 for one in module.lone)
     if gated or ((called or _are_scored(module)) and len(_parts(module.lone)) > 1):
         yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
@@ -130,10 +141,12 @@ def _are_scored(module: ProjectingModule) -> bool:
     return bool(module.outputs) and "q" in shapes and shapes["q"] == shapes.get("k")
 
 
-def _why(some: Sequence[Projection], *, lone: bool) -> str:
+def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) -> str:
     """Why projections are not taken for attention."""
     if lone:
         return f"{' and '.join(sorted(_parts(some)))} alone"
+    if _are_few(some, module):
+        return "few rows, as classifiers of three kinds have too"
     if _is_additive(some):
         return "V is a single row: additive attention scores with it and projects no values"
     if mix_three(some):
@@ -185,11 +198,24 @@ def _layer(module: ProjectingModule, projections: Sequence[Projection], used: se
     return layer
 
 
-def _fits(projections: Sequence[Projection], module: ProjectingModule) -> bool:
+def _fitting(names: Names, module: ProjectingModule, some: Sequence[Projection]) -> Sequence[Orientation]:
+    """How projections may lie to be Q, K and V; nothing where they are not."""
+    if len(_parts(some)) != 3 or mix_three(some):
+        return ()
+    turns: list[Orientation] = [turn for turn in turns_of(names, module, some) if _fits(some, module, turn)]
+    if len(turns) > 1 and (widths := known_widths(module)):
+        read: list[Orientation] = [
+            turn for turn in turns if widths & {rows_of(one, turn) for one in some if one.parts in "qv"}
+        ]
+        return read or turns
+    return turns
+
+
+def _fits(projections: Sequence[Projection], module: ProjectingModule, turn: Orientation) -> bool:
     """Whether the shapes are those of attention, and the names do not only happen to use such words."""
     try:
-        sizes = {one.parts: shape_of(one.weight, "out_in") for one in projections}
-        widths = {shape_of(info, "out_in")[1] for _, info in module.outputs}
+        sizes = {one.parts: shape_of(one.weight, turn) for one in projections}
+        widths = {width_of(key, info, turn) for key, info in module.outputs}
     except LayoutError:
         return False
     words = (*module.path, *(part for one in projections for part in one.key))
@@ -216,6 +242,18 @@ def _may_stand_alone(projections: Sequence[Projection], module: ProjectingModule
         all(one.plain for one in projections)
         and all(count >= _FEW and count % _EVEN == 0 for count in rows)
         and not any(map(is_no_projection, module.path[-1:]))
+    )
+
+
+def _are_few(projections: Sequence[Projection], module: ProjectingModule) -> bool:
+    """Whether they would stand alone, but for how few rows they have: too few to say, too even to pass over."""
+    rows = [one.weight.shape[0] for one in projections]
+    return (
+        len(_parts(projections)) == 3
+        and all(one.plain and len(one.parts) == 1 for one in projections)
+        and all(count < _FEW and count % _EVEN == 0 for count in rows)
+        and not any(map(is_no_projection, module.path[-1:]))
+        and not any(map(speaks_of_attention, module.path))
     )
 
 

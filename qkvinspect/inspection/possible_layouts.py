@@ -4,50 +4,84 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
-from qkvinspect.inspection.names import Names, shape_of
+from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
+from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
 
 def layouts_of(
-    names: Names, module: ProjectingModule, projections: Sequence[Projection], heads: int | None = None
+    module: ProjectingModule, projections: Sequence[Projection], turns: Sequence[Orientation]
 ) -> tuple[Layout, ...]:
-    """Every layout that the projections may have; one where the names leave nothing open.
+    """Every layout that the projections may have; one where names and shapes leave nothing open.
 
     Args:
-        heads: their number, where the tensors have an axis for them and are seen as matrices.
+        turns: how the tensors may lie.
     """
-    keys = tuple(".".join(one.key) for one in projections)
-    parts = tuple(_parts(one, projections) for one in projections)
-    equal = _heads_are_equal(projections)
-    if heads is not None:
-        outs = tuple(".".join(key) for key, info in module.outputs if len(info.shape) == 3)
-        return _layouts(keys, parts, ("out_in",), outs[:1], "in_out", equal, heads)
-    out = _output(module, projections)
     one = 1 if projections[0].is_head or _is_one_head(module) else None
-    return _layouts(keys, parts, _turns(names, module, projections), out, None, equal, one)
+    lists = any(heads_of(one.weight) for one in projections)
+    keys = tuple(".".join(one.key) for one in projections)
+    forms = [
+        _Form(tuple(_parts(one, projections, turn) for one in projections), turn, _heads_are_equal(projections, turn))
+        for turn in turns
+    ]
+    open = len(turns) > 1 or len(list(_packings(forms[0].parts, equal=forms[0].equal, lists=lists))) > 1
+    return tuple(
+        layout
+        for form in forms
+        for layout in _layouts(keys, *_with_output(module, projections, form), one, lists, open)
+    )
 
 
-def _parts(one: Projection, projections: Sequence[Projection]) -> str:
+def layout_of_three_axes(module: ProjectingModule, projections: Sequence[Projection], heads: int) -> Layout:
+    """The layout of parameters of three axes, seen as matrices, with an axis for this number of heads."""
+    keys = tuple(".".join(one.key) for one in projections)
+    parts = tuple(_parts(one, projections, "out_in") for one in projections)
+    out = next((".".join(key) for key, info in module.outputs if len(info.shape) == 3), "")
+    form = _Form(parts, "out_in", _heads_are_equal(projections, "out_in"), "in_out")
+    return _layouts(keys, form, (out,) if out else (), heads, False, False)[0]
+
+
+class _Form(NamedTuple):
+    """How the tensors lie, and what follows from it.
+
+    Attributes:
+        parts: of each tensor; ``=qk`` where one projection is used as both.
+        equal: whether there are as many kv heads as heads.
+    """
+
+    parts: tuple[str, ...]
+    turn: Orientation
+    equal: bool
+    out_turn: Orientation | None = None
+
+
+def _parts(one: Projection, projections: Sequence[Projection], turn: Orientation) -> str:
     """Its parts, ``=qk`` where one projection is used as both."""
     if set(one.parts) == {"q", "k"}:
         v = next((other for other in projections if other.parts == "v"), None)
-        if v is not None and v.weight.shape[0] == one.weight.shape[0]:
+        if v is not None and rows_of(v, turn) == rows_of(one, turn):
             return "=qk"
     return one.parts
 
 
-def _heads_are_equal(projections: Sequence[Projection]) -> bool:
+def rows_of(one: Projection, turn: Orientation) -> int:
+    """How many rows a projection has, seen as [out, in]."""
+    return shape_of(one.weight, turn)[0]
+
+
+def _heads_are_equal(projections: Sequence[Projection], turn: Orientation) -> bool:
     """Whether Q has as many rows as K, so that there are as many kv heads as heads."""
     if len(projections) == 1 and len(projections[0].parts) == 3:
-        rows, cols = shape_of(projections[0].weight, "out_in")
+        rows, cols = shape_of(projections[0].weight, turn)
         return rows == 3 * cols
-    rows = {part: one.weight.shape[0] // len(one.parts) for one in projections for part in one.parts}
+    rows = {part: rows_of(one, turn) // len(one.parts) for one in projections for part in one.parts}
     return len(projections) < 3 and "q" in rows and rows["q"] == rows.get("k")
 
 
@@ -56,34 +90,59 @@ def _is_one_head(module: ProjectingModule) -> bool:
     return len(module.path) > 1 and module.path[-1].isdecimal() and module.path[-2].lower().endswith("heads")
 
 
-def _turns(names: Names, module: ProjectingModule, projections: Sequence[Projection]) -> tuple[Orientation, ...]:
-    """How the tensors may lie. A layer's ``weight`` is [out, in], a ``kernel`` of TensorFlow, Keras and Flax and a
-    ``w`` of Haiku (whose names have slashes) are [in, out]; a bare parameter may be either.
-    """
+def turns_of(names: Names, module: ProjectingModule, projections: Sequence[Projection]) -> tuple[Orientation, ...]:
+    """How the tensors may lie, as their names and biases say."""
     one = projections[0]
-    if one.key[-1] == "weight" or len(one.weight.shape) != 2:
-        return ("out_in",)
-    if one.key[-1] == "kernel" or (one.key[-1] == "w" and "/" in one.weight.name):
-        return ("in_out",)
-    bias = names.find_path((*module.path, *one.key[:-1], one.key[-1].replace("weight", "bias")))
-    if bias is not None and bias.shape != one.weight.shape and len(set(one.weight.shape)) == 2:
-        return ("out_in",) if bias.numel == one.weight.shape[0] else ("in_out",)
+    if (known := _turn(one.key[-1], one.weight)) is not None:
+        return (known,)
+    for key in bias_keys(one.key[-1]):
+        bias = names.find_path((*module.path, *one.key[:-1], key))
+        if bias is not None and bias.shape != one.weight.shape and len(set(one.weight.shape)) == 2:
+            return ("out_in",) if bias.numel == one.weight.shape[0] else ("in_out",)
     if one.key[-1].endswith("weight"):
         return ("out_in",)
     return ("out_in", "in_out")
 
 
-def _output(module: ProjectingModule, projections: Sequence[Projection]) -> tuple[str, ...]:
+def _turn(leaf: str, weight: Weight) -> Orientation | None:
+    """How a tensor of this name lies; None where it may lie either way.
+
+    A layer's ``weight`` is [out, in], a ``kernel`` of TensorFlow, Keras and Flax and a ``w`` of Haiku (whose names
+    have slashes) are [in, out]; a bare parameter may be either.
+    """
+    if leaf == "weight" or len(weight.shape) != 2:
+        return "out_in"
+    return "in_out" if leaf == "kernel" or (leaf == "w" and "/" in weight.name) else None
+
+
+def width_of(key: Path, info: Weight, turn: Orientation) -> int:
+    """How many numbers an output projection reads; a bare parameter lies as those that it stands beside.
+
+    Raises:
+        LayoutError: it has no form of a matrix.
+    """
+    return shape_of(info, _turn(key[-1], info) or turn)[1]
+
+
+def _with_output(
+    module: ProjectingModule, projections: Sequence[Projection], form: _Form
+) -> tuple[_Form, tuple[str, ...]]:
     """The key of the output projection: it reads as many columns as V, or all its heads, have rows."""
-    rows = {part: one.weight.shape[0] for one in projections for part in one.parts}
+    turn = form.turn
+    rows = {part: rows_of(one, turn) for one in projections for part in one.parts}
     wanted = {rows.get("q"), rows.get("v")}
     if len(projections) == 1 and len(projections[0].parts) == 3:
-        rows_of, cols = shape_of(projections[0].weight, "out_in")
-        wanted = {rows_of // 3, cols}
+        whole, cols = shape_of(projections[0].weight, turn)
+        wanted = {whole // 3, cols}
     for key, info in module.outputs:
-        if columns_of(info) in wanted:
-            return (".".join(key),)
-    return ()
+        if len(info.shape) > 1 and width_of(key, info, turn) in wanted:
+            return form._replace(out_turn=_turn(key[-1], info)), (".".join(key),)
+    return form, ()
+
+
+def known_widths(module: ProjectingModule) -> set[int]:
+    """How many numbers those output projections read whose names say how they lie."""
+    return {width_of(key, info, "out_in") for key, info in module.outputs if _turn(key[-1], info) is not None}
 
 
 def columns_of(info: Weight) -> int:
@@ -93,17 +152,10 @@ def columns_of(info: Weight) -> int:
 
 @lru_cache(1 << 10)
 def _layouts(
-    keys: tuple[str, ...],
-    parts: tuple[str, ...],
-    turns: tuple[Orientation, ...],
-    out: tuple[str, ...],
-    out_turn: Orientation | None,
-    equal: bool,
-    heads: int | None,
+    keys: tuple[str, ...], form: _Form, out: tuple[str, ...], heads: int | None, lists: bool, open: bool
 ) -> tuple[Layout, ...]:
     """The same objects for all layers of a stack."""
-    choices = list(_packings(parts, equal=equal))
-    open = len(choices) * len(turns) > 1
+    turn, equal = form.turn, form.equal
     return tuple(
         Layout(
             id="-".join([PATTERN, *([how] if how else []), *(["turned"] if turn == "in_out" else [])]),
@@ -111,7 +163,7 @@ def _layouts(
             weights=tuple(StoredWeight(key, packing, turn) for key, packing in zip(keys, packings, strict=True)),
             biases=tuple(StoredWeight(_bias(key), packing) for key, packing in zip(keys, packings, strict=True)),
             out=out,
-            out_orientation=out_turn or turn,
+            out_orientation=form.out_turn or turn,
             kv_heads="equal" if equal else "free",
             head_tensors=(),
             v_free=True,
@@ -121,8 +173,7 @@ def _layouts(
             source="the names and shapes of the tensors themselves",
             proof="pattern",
         )
-        for how, packings in choices
-        for turn in turns
+        for how, packings in _packings(form.parts, equal=equal, lists=lists)
     )
 
 
@@ -132,13 +183,14 @@ def _bias(key: str) -> str:
     return f"{head}{dot}{bias_keys(last)[0]}"
 
 
-def _packings(parts: tuple[str, ...], *, equal: bool) -> Iterator[tuple[str, tuple[Packing, ...]]]:
-    """(name, a packing for each tensor); "" where there is no choice."""
+def _packings(parts: tuple[str, ...], *, equal: bool, lists: bool = False) -> Iterator[tuple[str, tuple[Packing, ...]]]:
+    """(name, a packing for each tensor); "" where there is no choice. A list of heads is never one of blocks."""
     if all(len(some) == 1 or some.startswith("=") for some in parts):
         yield "", tuple(Packing((some.lstrip("="),)) for some in parts)
         return
     per_head = ("per-head", "heads") if equal else ("per-kv-head", "kv_heads")
-    yield "blocks", tuple(Packing(_order(some)) for some in parts)
+    if not lists:
+        yield "blocks", tuple(Packing(_order(some)) for some in parts)
     yield per_head[0], tuple(_grouped(some, per_head[1]) for some in parts)
     if equal:
         yield "row-by-row", tuple(_grouped(some, "heads", innermost=True) for some in parts)

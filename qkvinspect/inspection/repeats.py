@@ -17,7 +17,11 @@ from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
+
+TENSOR = "tensor:"
+"""What the origin of a fact begins with that a tensor says."""
 
 
 class UnlikeError(Exception):
@@ -70,10 +74,13 @@ class Repeats:
 
     def _kind(self, name: str) -> object:
         """What must be the same of two tensors; its own name for one that is not plain numbers."""
-        info = self._names.weights.tensors.get(name)
-        if info is None or name in self._names.weights.encoded:
+        info, encoded = self._names.weights.tensors.get(name), self._names.weights.encoded.get(name)
+        heads = None if encoded is None else heads_of(encoded)
+        if encoded is not None and heads is not None:
+            info = encoded.stored[0]
+        elif info is None or encoded is not None:
             return name
-        return info.shape, info.strides, info.dtype.name, info.byteorder
+        return heads, info.shape, info.strides, info.dtype.name, info.byteorder
 
     def block(self, path: Path) -> Path:
         """The block that holds a path, if others repeat it; else ()."""
@@ -145,13 +152,15 @@ class Renamed:
 
     def attention(self, one: Attention) -> Attention:
         """Of a module whose heads are known from what is outside of it."""
-        sources = [fact.source for fact in one.weighed_facts]
-        if any(source.startswith("tensor:") or one.layer in source for source in sources):
+        if any(one.layer in fact.source for fact in one.weighed_facts if not fact.source.startswith(TENSOR)):
             raise UnlikeError(one.layer)
+        said = one.heads_fact
         output, out, out_bias = one.output, one.out, one.out_bias
         return replace(
             one,
             layer=self.layer(one.layer, one.weights[0]),
+            heads_fact=said if said is None else replace(said, origin=self.source(said.origin)),
+            weighed_facts=tuple(replace(fact, source=self.source(fact.source)) for fact in one.weighed_facts),
             tensors={role: self.name(name) for role, name in one.tensors.items()},
             parts=tuple(map(self._part, one.parts)),
             others=tuple(map(self._part, one.others)),
@@ -162,6 +171,10 @@ class Renamed:
             biases=tuple(map(self.weight, one.biases)),
             extras=tuple((self.weight(weight), meaning) for weight, meaning in one.extras),
         )
+
+    def source(self, source: str) -> str:
+        """Of what says how many heads there are: a tensor of the module itself, or what speaks of all modules."""
+        return TENSOR + self.name(source.removeprefix(TENSOR)) if source.startswith(TENSOR) else source
 
     def _part(self, one: Part) -> Part:
         weight, bias = self.weight(one.weight), None if one.bias is None else self.weight(one.bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.facts.fact import MAX_HEADS, HeadFact, SaidBy
@@ -44,7 +44,10 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
                 raise LayoutError(f"V would have {share} rows where the output projection takes {out_features}")
             found |= dict.fromkeys(parts, share)
         elif layout.v_free and layout.kv_heads == "equal" and len(parts) == 3 and not layout.out:
-            found |= _v_as_wide_as_its_input(total, cols)
+            found |= _beside_v(total, cols)
+        elif layout.v_free and layout.kv_heads == "equal" and len(stored.packing.order) == 3 == len(parts):
+            if out_features and not layout.subheads:
+                found |= _beside_v(total, out_features)
         elif (
             layout.kv_heads == "free"
             and len(stored.packing.order) == 3
@@ -54,13 +57,29 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
         ):
             rest = (total - out_features) // 2
             found |= {"q": out_features, "k": rest, "v": rest}
+    if layout.v_free and out_features and "q" in found:
+        found |= dict(_of_k_and_v(layout, shapes, found["q"], out_features))
     return found if all(found.values()) else {}
 
 
-def _v_as_wide_as_its_input(rows: int, cols: int) -> dict[str, int]:
-    """Q, K and V of one tensor where V is given to the next layer as it is: it replaces what it was made of."""
-    rest, odd = divmod(rows - cols, 2)
-    return {} if odd or rest < 1 else {"q": rest, "k": rest, "v": cols}
+def _beside_v(rows: int, v: int) -> dict[str, int]:
+    """Q, K and V of one tensor where V is as wide as the output projection reads.
+
+    Where there is none, V is given to the next layer as it is, and replaces what it was made of.
+    """
+    rest, odd = divmod(rows - v, 2)
+    return {} if odd or rest < 1 else {"q": rest, "k": rest, "v": v}
+
+
+def _of_k_and_v(
+    layout: Layout, shapes: Sequence[tuple[int, int]], q: int, out_features: int
+) -> Iterator[tuple[str, int]]:
+    """K and V in blocks of one tensor: K is to V as Q is to what the output projection reads, however many heads."""
+    for stored, (total, _) in zip(layout.weights, shapes, strict=True):
+        if set(stored.packing.order) == {"k", "v"} and stored.packing.groups == "one":
+            k, odd = divmod(total * q, q + out_features)
+            if not odd and 0 < k < total:
+                yield from (("k", k), ("v", total - k))
 
 
 def geometry_of(
@@ -85,7 +104,8 @@ def geometry_of(
     else:
         raise LayoutError("it does not give the number of heads")
     widths: dict[str, int] = {}
-    if "q" in part_rows:
+    one_for_all = len(totals) == 1 and layout.v_free and layout.kv_heads == "free"
+    if "q" in part_rows and not (one_for_all and fact.num_kv_heads):
         width = _divide(part_rows["q"], heads, "rows of Q", "heads")
         kv_heads = _divide(part_rows["k"], width, "rows of K", "head_dim") if "k" in part_rows else fact.num_kv_heads
         kv_heads = heads if layout.kv_heads == "equal" else kv_heads or heads
@@ -104,7 +124,7 @@ def geometry_of(
                     widths["k"] = both - v_width
     else:
         kv_heads, width, v_width = _packed_sizes(layout, totals, out_features, heads, fact)
-    if fact.said_by is SaidBy.FLAG and fact.num_kv_heads not in (None, kv_heads):
+    if fact.said_by in (SaidBy.FLAG, SaidBy.ROW) and fact.num_kv_heads not in (None, kv_heads):
         raise LayoutError(f"the shapes say {kv_heads} kv heads, not {fact.num_kv_heads}")
     if heads % kv_heads or heads > MAX_HEADS:
         raise LayoutError(f"{heads} heads cannot share {kv_heads} kv heads")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
+from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.projections import ProjectingModule, Projection
+from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.weights.head_stack import Axes, stack_of_heads
 from qkvinspect.weights.weight import Weight
 
@@ -75,3 +78,26 @@ def bias_keys(leaf: str) -> tuple[str, ...]:
     if "weight" in leaf:
         return (leaf.replace("weight", "bias"),)
     return (f"b{leaf[1:]}",) if leaf[:1] in ("W", "w") else (f"{leaf}_bias",)
+
+
+def as_told(layout: Layout, weights: Sequence[Weight]) -> tuple[Weight, ...]:
+    """The matrices that a user's own row says some tensors to be.
+
+    Raises:
+        LayoutError: they cannot be.
+    """
+    return tuple(_as_told(stored, weight) for stored, weight in zip(layout.weights, weights, strict=True))
+
+
+def _as_told(stored: StoredWeight, weight: Weight) -> Weight:
+    shape = weight.shape
+    if len(shape) < 2:
+        raise LayoutError(f"{weight.name} {list(shape)} is no matrix")
+    if stored.axes is None:
+        if prod(shape[2:]) != 1:
+            how = "orientation says of parameters of three axes what they count"
+            raise LayoutError(f"a row of settings describes matrices, and {weight.name} {list(shape)} is none: {how}")
+        return weight
+    if len(shape) != 3 or weight.info is None or weight.encoding is not None:
+        raise LayoutError(f"orientation is that of three axes, and {weight.name} is {list(shape)}")
+    return stack_of_heads(weight.info, stored.axes)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from math import sqrt
 from struct import unpack
 
-from qkvinspect.weights.copying import Copying
+from qkvinspect.weights.copying import is_copying
 from qkvinspect.weights.weight import Weight
 
 _RUNS = 4
@@ -76,7 +76,7 @@ def _some(weight: Weight) -> Sequence[float]:
         return ()
     if info.dtype.name not in _ROUNDING or not info.contiguous or info.byteorder != "little":
         return ()
-    if info.numel < _FEW or not isinstance(info.region.source, Copying):
+    if info.numel < _FEW or not is_copying(info.region.source):
         return ()
     size = info.dtype.bits // 8
     runs, each = (_RUNS, _VALUES) if info.numel > _RUNS * _VALUES else (2, info.numel // 2)

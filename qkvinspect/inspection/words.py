@@ -164,3 +164,9 @@ def is_output(component: str) -> bool:
 def is_projection(component: str) -> bool:
     """Whether a component is the name of a projection of attention: into it or out of it."""
     return word_of(component) is not None or is_output(component)
+
+
+@lru_cache(1 << 12)
+def counts_heads(component: str) -> bool:
+    """Whether what is numbered under a component are heads of attention: ``heads``, ``attn_heads``, ``head_``."""
+    return tokens(component)[-1:] in (("heads",), ("head",))

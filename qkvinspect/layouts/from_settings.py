@@ -1,33 +1,54 @@
 """Layouts that a user describes: a ``[[layout]]`` row of the settings, or ``--layout '{ ... }'`` for one run.
 
 [[layout]]
-id = "mine"                   # what the output calls it
-layer = "*.att_stack.*"       # a glob for the modules that it is for; all, if left out
-q = "q_linear.weight"         # names below the module; qkv, kv or qk where one tensor holds several
+layer = "*.att_stack.*"
+q = "q_linear.weight"
 k = "k_linear.weight"
 v = "v_linear.weight"
-out = "out_linear.weight"     # the output projection
-packing = "q, k, v per head"  # of a tensor that holds several: in blocks, per head, per kv head, row by row
-orientation = "out_in"        # in_out where columns are Q, K and V
-heads = "32/8"                # heads, over kv heads
+heads = "32/8"
+
+``KEYS`` has every key, docs/settings.md an example of each.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import UsageError
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, Groups, Packing
+from qkvinspect.weights.head_stack import Axes
 
 UNKNOWN = "?"
 """The placeholder in a suggested row, where the user has to fill in the name of a tensor."""
 
 _WEIGHTS = ("qkv", "qk", "kv", "q", "k", "v")
-_KEYS = ("id", "layer", *_WEIGHTS, "out", "packing", "orientation", "heads")
+
+KEYS: Mapping[str, str] = {
+    "layer": "a glob for the names of the modules that the row is for; all, if left out",
+    "q, k, v": "the names of the tensors below the module, each as far as the module has it; "
+    "a tensor that is named twice is used as both parts",
+    "qkv, kv, qk": "the same, where one tensor holds several parts",
+    "out": "the output projection: where a tensor holds Q, K and V in blocks, its width tells how wide V is",
+    "packing": "how a tensor with several parts is divided: `in blocks` (if left out), `per head`, `per kv head`, "
+    "`row by row`, `in 4 groups`; in another order than the key says, or with a gate, after the parts: "
+    "`k, v, q in blocks`, `q, gate per head`; of two tensors with `;` between",
+    "orientation": "`out_in` (if left out), as `nn.Linear` stores its weight; `in_out` where Q, K and V are columns; "
+    "`heads_in_dim`, `heads_dim_in` or `in_heads_dim` of parameters of three axes",
+    "out_orientation": "that of the output projection, where it is another: `out_in` or `in_out`; "
+    "of three axes [heads, head_dim, out] is `in_out`, which goes without saying beside parameters of three axes",
+    "heads": "`8`, or `32/8` for 32 heads over 8 kv heads",
+    "id": "what the output calls the layout; `told-1` and so on, if left out",
+}
+"""The keys of a row, and what each is, for docs/settings.md."""
+
+_KEYS = [key for keys in KEYS for key in keys.split(", ")]
+
+THREE_AXES: Mapping[str, Axes] = {"heads_in_dim": (0, 2, 1), "heads_dim_in": (0, 1, 2), "in_heads_dim": (1, 2, 0)}
+"""What the axes of a parameter [heads, in, head_dim] and its kin count, and where heads, head_dim and in are."""
 
 _HOW: Mapping[str, tuple[Groups, bool]] = {
     "in blocks": ("one", False),
@@ -75,16 +96,17 @@ def _row(table: Mapping[str, object], origin: str, number: int) -> Layout:
             f"{origin}: a layout names each of q, k and v once, by itself or in qkv, kv or qk",
             found=", ".join(parts for parts, _ in stored) or "none of them",
         )
-    orientation = _orientation(origin, texts.get("orientation", "out_in"))
-    packings = {parts: _packing(origin, parts, texts.get("packing", "in blocks")) for parts, _ in stored}
+    weights = _weights(origin, stored, texts)
+    orientation, axes = weights[0].orientation, weights[0].axes
+    out = texts.get("out_orientation", "in_out" if axes else orientation)
     heads, kv_heads = _heads(origin, texts.get("heads"))
     return Layout(
         id=texts.get("id", f"told-{number}"),
         libraries=f"told by {origin}",
-        weights=tuple(StoredWeight(key, packings[parts], orientation) for parts, key in stored),
-        biases=tuple(_biases((key, packings[parts]) for parts, key in stored)),
+        weights=weights,
+        biases=tuple(_biases(weights)),
         out=(texts["out"],) if "out" in texts else (),
-        out_orientation=orientation,
+        out_orientation=_orientation(origin, out),
         glob=texts.get("layer", "*"),
         num_heads=heads,
         num_kv_heads=kv_heads,
@@ -97,8 +119,29 @@ def _row(table: Mapping[str, object], origin: str, number: int) -> Layout:
     )
 
 
-def _biases(stored: Iterable[tuple[str, Packing]]) -> Iterator[StoredWeight]:
-    for key, packing in stored:
+def _weights(origin: str, named: Sequence[tuple[str, str]], texts: Mapping[str, str]) -> tuple[StoredWeight, ...]:
+    """The tensors that a row names; one that is named twice is used as both parts."""
+    word = texts.get("orientation", "out_in")
+    axes = THREE_AXES.get(word)
+    orientation = "out_in" if axes else _orientation(origin, word)
+    keys: dict[str, str] = {}
+    for parts, key in named:
+        keys[key] = keys.get(key, "") + parts
+    shared = {key: parts for key, parts in keys.items() if sum(other == key for _, other in named) > 1}
+    if any(parts not in ("qk", "kv", "qkv") for parts in shared.values()):
+        raise UsageError(
+            f"{origin}: one tensor is named for {', '.join(next(iter(shared.values())))}",
+            expected="one that is used as q and k, as k and v, or as all three",
+        )
+    packings = _packings(origin, [parts for key, parts in keys.items() if key not in shared], texts.get("packing"))
+    return tuple(
+        StoredWeight(key, Packing((parts,)) if key in shared else packings[parts], orientation, axes)
+        for key, parts in keys.items()
+    )
+
+
+def _biases(weights: Iterable[StoredWeight]) -> Iterator[StoredWeight]:
+    for key, packing in ((one.key, one.packing) for one in weights):
         head, _, last = key.rpartition(".")
         if last in ("weight", "kernel"):
             yield StoredWeight(f"{head}.bias".lstrip("."), packing)
@@ -124,23 +167,35 @@ def _orientation(origin: str, text: str) -> Orientation:
     for orientation in known:
         if orientation == text:
             return orientation
-    raise UsageError(f"{origin}: {text!r} is no orientation", expected=" or ".join(known))
+    expected = f"{' or '.join(known[:2])}, or {' or '.join(THREE_AXES)}"
+    raise UsageError(f"{origin}: {text!r} is no orientation", expected=expected)
 
 
-def _packing(origin: str, parts: str, text: str) -> Packing:
-    """The packing of one tensor; the text applies only to a tensor that holds several parts."""
-    if len(parts) == 1:
-        return Packing((parts,))
-    found = re.fullmatch(_PACKING, text)
-    if not found:
-        how = ", ".join(_HOW)
-        raise UsageError(f"{origin}: {text!r} is no packing", expected=f"'q, k, v' and one of: {how}, in N groups")
-    order = tuple(re.split(r" *, *", found[1])) if found[1] else tuple(parts)
-    allowed = set(order) <= HEADED | {"mlp"} and len(set(order)) == len(order)
-    if not allowed or set(parts) != set(order) & {"q", "k", "v"}:
-        raise UsageError(f"{origin}: the packing of {parts} lists other parts", expected=", ".join(parts), found=text)
-    groups, innermost = (int(found[3]), False) if found[3] else _HOW[found[2]]
-    return Packing(order, groups, innermost)
+def _packings(origin: str, tensors: Sequence[str], text: str | None) -> Mapping[str, Packing]:
+    """The packing of each tensor, by the parts that it is named for.
+
+    The text says how those with several parts are divided, or, with the parts in it, any one: ``q, gate per head``.
+    """
+    found = {parts: Packing(tuple(parts)) for parts in tensors}
+    several = [parts for parts in tensors if len(parts) > 1]
+    for clause in (text or "").split(";") if text is not None else ():
+        said = re.fullmatch(_PACKING, clause.strip())
+        if not said:
+            how = ", ".join(_HOW)
+            raise UsageError(f"{origin}: {text!r} is no packing", expected=f"'q, k, v' and one of: {how}, in N groups")
+        order = tuple(re.split(r" *, *", said[1])) if said[1] else ()
+        own = "".join(part for part in "qkv" if part in order)
+        meant = [parts for parts in tensors if parts == own] if order else several
+        if not meant:
+            expected = " or ".join(", ".join(parts) for parts in several or tensors)
+            what = "lists other parts" if order else "is of a tensor that holds several parts, and each has its own"
+            raise UsageError(f"{origin}: the packing {what}", expected=expected, found=text)
+        if not set(order) <= HEADED | {"mlp"} or len(set(order)) != len(order):
+            raise UsageError(f"{origin}: the packing lists other parts", expected=", ".join(meant[0]), found=text)
+        groups, innermost = (int(said[3]), False) if said[3] else _HOW[said[2]]
+        for parts in meant:
+            found[parts] = Packing(order or tuple(parts), groups, innermost)
+    return found
 
 
 def _heads(origin: str, text: str | None) -> tuple[int | None, int | None]:

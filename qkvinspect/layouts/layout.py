@@ -10,6 +10,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.layouts.frozen_mapping import FrozenMapping, frozen
 from qkvinspect.layouts.logits import Logits
 from qkvinspect.layouts.packing import Packing
+from qkvinspect.weights.head_stack import Axes
 
 Proof = Literal["proven", "source", "excerpt", "memory", "pattern", "settings", "graph"]
 """How a row is known: run against the library's own module, read in its source, seen as an excerpt of it,
@@ -38,11 +39,13 @@ class StoredWeight:
     Attributes:
         key: its name below the layer, in dotted components. A component may list alternatives
             (``o_proj|out_proj``); a leading ``../`` climbs one component up.
+        axes: of a parameter of three axes that is seen as a matrix: which count heads, head_dim and inputs.
     """
 
     key: str
     packing: Packing
     orientation: Orientation = "out_in"
+    axes: Axes | None = None
 
 
 @dataclass(frozen=True, slots=True)

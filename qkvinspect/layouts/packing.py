@@ -39,8 +39,8 @@ class Packing:
     Attributes:
         order: the parts of a group, first row first. ``q``, ``k``, ``v``; ``gate`` (a gate per query
             head), ``vgate`` (a gate as wide as V); ``kv`` (one projection used as both K and V); ``qk`` (as
-            both Q and K); any other name stands for rows that are not attention (an MLP), found by what is
-            left over.
+            both Q and K); ``qkv`` (as all three); any other name stands for rows that are not attention (an
+            MLP), found by what is left over.
         groups: how many times the order repeats: once, per head, per kv head, or a fixed number.
         slot_innermost: the parts alternate row by row within a group ([heads, head_dim, slots]).
     """
@@ -52,10 +52,11 @@ class Packing:
     @property
     def parts(self) -> frozenset[str]:
         """Which of q, k and v this tensor holds, shared ones named apart."""
-        return frozenset(chain.from_iterable(_SHARED.get(part, (part,)) for part in self.order))
+        return frozenset(chain.from_iterable(SHARED.get(part, (part,)) for part in self.order))
 
 
-_SHARED = {"kv": ("k", "v"), "qk": ("q", "k")}
+SHARED = {"kv": ("k", "v"), "qk": ("q", "k"), "qkv": ("q", "k", "v")}
+"""Parts that are one projection, and what each is used as."""
 
 QKV = Packing(("q", "k", "v"))
 Q, K, V = Packing(("q",)), Packing(("k",)), Packing(("v",))
@@ -122,7 +123,7 @@ class Geometry:
         return whole // self.subheads.get(part, 1)
 
 
-HEADED = frozenset({"q", "k", "v", "kv", "qk", "gate", "vgate"})
+HEADED = frozenset({"q", "k", "v", *SHARED, "gate", "vgate"})
 """Parts that consist of heads; any other takes the rows that are left over."""
 
 Rows = Mapping[str, tuple[range, ...]]
@@ -164,7 +165,7 @@ def _split(packing: Packing, geometry: Geometry, total: int) -> Rows:
                     run = range(start + slot, start + size, len(slots))
                 else:
                     run = range(start + head * width, start + (head + 1) * width)
-                for name in _SHARED.get(part, (part,)):
+                for name in SHARED.get(part, (part,)):
                     rows.setdefault(name, []).append(run)
             if not packing.slot_innermost:
                 start += heads * width

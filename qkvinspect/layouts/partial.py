@@ -19,8 +19,8 @@ from qkvinspect.layouts.layout import Layout
 _GATED_NAME = late_pattern(r"qwen[-_. ]?3[-_. ]?(next|5)", re.IGNORECASE)
 
 
-def partial(layouts: Iterable[Layout], base: Iterable[str]) -> Iterator[Layout]:
-    """Each layout for every choice of its projections.
+def bare(layouts: Iterable[Layout], base: Iterable[str]) -> Iterator[Layout]:
+    """Each layout that is told from others by what stands beside its projections, without that.
 
     Args:
         base: what the model is called that the adapter is for, and its kind.
@@ -28,16 +28,26 @@ def partial(layouts: Iterable[Layout], base: Iterable[str]) -> Iterator[Layout]:
     base = list(base)
     gated = any(map(_GATED_NAME.search, base))
     for layout in layouts:
-        free = replace(layout, siblings=(), unless=(), out_ratio=None, supersedes=())
-        strict = bool(layout.siblings or layout.unless or layout.out_ratio is not None)
         said = any(fnmatchcase(kind, glob) for kind in base for glob in layout.model_types)
-        if strict and not (gated if _has_gate(layout) else said):
-            continue
-        if strict:
-            yield free
+        if _is_told_by_others(layout) and (gated if _has_gate(layout) else said):
+            yield _alone(layout)
+
+
+def partial(layouts: Iterable[Layout], base: Iterable[str]) -> Iterator[Layout]:
+    """Each layout for every choice of some of its projections."""
+    layouts = list(layouts)
+    for layout in (*(_alone(one) for one in layouts if not _is_told_by_others(one)), *bare(layouts, base)):
         for count in range(1, len(layout.weights)):
             for weights in combinations(layout.weights, count):
-                yield replace(free, weights=weights)
+                yield replace(layout, weights=weights)
+
+
+def _is_told_by_others(layout: Layout) -> bool:
+    return bool(layout.siblings or layout.unless or layout.out_ratio is not None)
+
+
+def _alone(layout: Layout) -> Layout:
+    return replace(layout, siblings=(), unless=(), out_ratio=None, supersedes=())
 
 
 def _has_gate(layout: Layout) -> bool:

@@ -11,7 +11,7 @@ from qkvinspect.inspection.report import Report
 from qkvinspect.lineage.kinship import Kinship, Verdict, label
 from qkvinspect.lineage.pairwise import kinship
 from qkvinspect.lineage.relatives import comparable, nbytes, read_once
-from qkvinspect.lineage.tree import Join, joins, with_between
+from qkvinspect.lineage.tree import Join, joins, with_others
 from qkvinspect.progress import Progress, counter
 
 SCHEMA_VERSION = 1
@@ -26,16 +26,19 @@ class Lineage:
         left_out: of each the layers that were not compared, with the reason.
         kinships: of any two.
         joins: what joins those that are kin.
+        base: whether the first was given as the parent of the others.
     """
 
     reports: tuple[Report, ...]
     left_out: tuple[tuple[tuple[str, str], ...], ...]
     kinships: tuple[Kinship, ...]
     joins: tuple[Join, ...]
+    base: bool = False
 
     def answers(self, expected: Verdict) -> bool:
-        """Whether all others are to the first what was expected."""
-        return all(one.answers(expected) for one in self.kinships if one.a == 0)
+        """Whether all others are to the first what was expected: to the first after the base, where two were named."""
+        first = int(self.base and len(self.reports) > 2)
+        return all(one.answers(expected) for one in self.kinships if one.a == first)
 
     def findings(self) -> Sequence[tuple[int, Finding]]:
         """What inspection has to say of each, but for what is merely to be known."""
@@ -55,13 +58,17 @@ class Lineage:
                 }
                 for report, left in zip(self.reports, self.left_out, strict=True)
             ],
+            "base": 0 if self.base else None,
             "pairs": [one.to_dict() for one in self.kinships],
             "tree": [one.to_dict() for one in self.joins],
         }
 
 
-def lineage(reports: Sequence[Report], progress: Progress | None = None) -> Lineage:
+def lineage(reports: Sequence[Report], progress: Progress | None = None, *, base: bool = False) -> Lineage:
     """Compare any two of some checkpoints, which must still be open; a layer of each is in memory at a time.
+
+    Args:
+        base: whether the first is known to be the parent of those that are its kin.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -75,6 +82,7 @@ def lineage(reports: Sequence[Report], progress: Progress | None = None) -> Line
     return Lineage(
         tuple(reports),
         tuple(one.left_out for one in members),
-        with_between(names, every),
+        with_others(names, every, 0 if base else None),
         joins(len(reports), every),
+        base,
     )

@@ -88,9 +88,9 @@ def align(a: Report, b: Report, positions: Sequence[Positions | None], progress:
                 left.append((other.layer, why))
             else:
                 layers.append(_aligned(one, other, fate, said))
-    named = {side: [getattr(fate, side) for fate in kinship.layers if fate.fate in fates]
-             for side, fates in (("a", ("removed",)), ("b", ("added", "copied")))}  # fmt: skip
-    return Alignment(kinship, tuple(layers), tuple(named["a"]), tuple(named["b"]), tuple(left))
+    alone = [fate for fate in kinship.layers if fate.fate != "kept"]
+    removed, added = ([name for fate in alone if (name := getattr(fate, side)) is not None] for side in ("a", "b"))
+    return Alignment(kinship, tuple(layers), tuple(removed), tuple(added), tuple(left))
 
 
 def _cannot_align(a: Attention, b: Attention) -> str:

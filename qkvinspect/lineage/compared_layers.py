@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,13 @@ from qkvinspect.lineage.head_circuits import Signatures, cosines
 from qkvinspect.weights.reading import Array
 
 _SEED = 20251128
+_STAYS = 0.15
+"""How much more alike another head has to be than the one in the same place: of a head and its copy neither is."""
+_SURE = 2.0
+"""How many times as alike as chance has it two heads are that are surely one."""
+_OF_USUAL = {"stranger": 0.2, "merged": 0.35, "kept": 0.4, "copied": 0.6}
+"""The same in shares of how alike pairs of heads usually are here: one of two that were averaged is half as alike, and
+so is one whose QK or OV is new. Between strangers and what was kept nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +28,27 @@ class PairedLayer:
 
     Attributes:
         a, b: their places among the layers that can be compared.
-        alike: the cosine of any two heads, [heads of A, heads of B].
+        circuits: the cosines of any two heads, [QK and OV, heads of A, heads of B].
+        empty: of A and of B, which circuits are zeros, [QK and OV, heads].
         heads: pairs of a head of A and one of B.
     """
 
     a: int
     b: int
-    alike: Array
+    circuits: Array
+    empty: tuple[Array, Array]
     heads: Pairs
+
+    @property
+    def alike(self) -> Array:
+        """The mean cosine of both circuits, [heads of A, heads of B]."""
+        return self.circuits.mean(axis=0)
 
     @property
     def likeness(self) -> float:
         """The mean cosine of the pairs."""
-        return float(np.mean([self.alike[pair] for pair in self.heads]))
+        alike = self.alike
+        return float(np.mean([alike[pair] for pair in self.heads]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +57,32 @@ class LayerPairs:
 
     Attributes:
         paired: in the order of both, then those that lie in another order.
-        chance: how alike two heads can look that have nothing to do with each other; chance_of_layers: two layers.
+        chance: how alike two heads can look that have nothing to do with each other; chance_of_circuits: by QK or OV
+            alone; chance_of_layers: two layers.
+        usual: how alike pairs of heads are that are more so than chance has it.
+        every: the cosines of the heads of any two layers, as ``circuits``.
         alike: how alike the layers are, [layers of A, layers of B]: the mean cosine of their heads, paired one to one.
+        empty: of A and of B, which layers are zeros.
     """
 
     paired: tuple[PairedLayer, ...]
     chance: float
+    chance_of_circuits: float
     chance_of_layers: float
+    usual: float
+    every: Sequence[Sequence[Array]]
     alike: Array
+    empty: tuple[Sequence[bool], Sequence[bool]]
+
+    def least(self, what: Literal["stranger", "merged", "kept", "copied"]) -> float:
+        """How alike two heads have to be for it, or for more than strangers."""
+        own = self.chance if what == "stranger" else _sure(self.chance)
+        return max(own, _OF_USUAL[what] * self.usual)
+
+    @property
+    def known_circuit(self) -> float:
+        """How alike the QK of two heads, or their OV, have to be for more than strangers."""
+        return max(self.chance_of_circuits, _OF_USUAL["stranger"] * self.usual)
 
 
 def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) -> LayerPairs:
@@ -62,13 +96,34 @@ def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) ->
     shuffled = [_in_order(one, order) for one in b]
     by_chance = [[cosines(one, other) for other in shuffled] for one in a]
     chance_of_layers = float(_means(by_chance).max())
-    chance = max(float(found.max()) for row in by_chance for found in row)
-    paired = in_order(alike - chance_of_layers)
-    paired = (*paired, *_elsewhere(alike - chance_of_layers, paired))
+    chance = max(0.0, *(float(found.mean(axis=0).max()) for row in by_chance for found in row))
+    of_circuits = max(float(found.max()) for row in by_chance for found in row)
+    sure = _sure(chance)
+    scores = alike - (sure if (alike > sure).any() else chance_of_layers)
+    paired = in_order(_rather_in_place(scores))
+    paired = (*paired, *_elsewhere(scores, paired))
     if not paired:  # nothing in common: as they come
         paired = tuple((at, at) for at in range(min(len(a), len(b))))
-    layers = tuple(PairedLayer(i, j, every[i][j], one_to_one(every[i][j])) for i, j in paired)
-    return LayerPairs(layers, chance, chance_of_layers, alike)
+    layers = tuple(
+        PairedLayer(i, j, every[i][j], (a[i].empty, b[j].empty), _heads(every[i][j].mean(axis=0))) for i, j in paired
+    )
+    empty = [bool(one.empty.all()) for one in a], [bool(one.empty.all()) for one in b]
+    known = [one for layer in layers for pair in layer.heads if (one := float(layer.alike[pair])) > sure]
+    usual = float(np.median(known)) if known else 0.0
+    return LayerPairs(layers, chance, of_circuits, chance_of_layers, usual, every, alike, empty)
+
+
+def _heads(alike: Array) -> Pairs:
+    """One to one; of a head and its copy the one that is in the same place."""
+    return one_to_one(_rather_in_place(alike))
+
+
+def _rather_in_place(scores: Array) -> Array:
+    return scores + _STAYS * np.maximum(scores, 0) * np.eye(*scores.shape)
+
+
+def _sure(chance: float) -> float:
+    return min(_SURE * chance, (1 + chance) / 2)
 
 
 def _elsewhere(scores: Array, paired: Pairs) -> Pairs:
@@ -82,7 +137,11 @@ def _elsewhere(scores: Array, paired: Pairs) -> Pairs:
 
 
 def _means(every: Sequence[Sequence[Array]]) -> Array:
-    return np.array([[np.mean([one[pair] for pair in one_to_one(one)]) for one in row] for row in every])
+    return np.array([[_mean(one.mean(axis=0)) for one in row] for row in every])
+
+
+def _mean(alike: Array) -> float:
+    return float(np.mean([alike[pair] for pair in one_to_one(alike)]))
 
 
 def _in_order(one: Signatures, order: Array) -> Signatures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from qkvinspect.lineage.compared_layers import LayerPairs, PairedLayer
 from qkvinspect.lineage.movement import Inner, inner_products
 from qkvinspect.lineage.sampled_heads import SampledHeads
 
-Fate = Literal["kept", "removed", "added", "merged", "copied"]
+Fate = Literal["kept", "half kept", "unclear", "replaced", "zeroed", "filled", "removed", "added", "merged", "copied",
+    "elsewhere"]  # fmt: skip
+FATES: tuple[Fate, ...] = get_args(Fate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class HeadFate:
     Attributes:
         a: its number in A; None for one that only B has.
         b: its number in B; None for one that only A has.
-        like: of a merged head the one of B that it went into, of a copied one that of A that it is a copy of.
+        like: of a merged head the one of B that it went into, of a copied one that of A that it is a copy of, of one
+            that is elsewhere its number in the other layer.
+        like_layer: the name of that layer; None: the same.
         cosine: of the circuits, the mean of both, at all units that were read.
         moved_qk, moved_ov: the distance of B's circuit from A's, in sizes of A's.
     """
@@ -36,6 +40,7 @@ class HeadFate:
     cosine: float | None = None
     moved_qk: float | None = None
     moved_ov: float | None = None
+    like_layer: str | None = None
 
     @property
     def moved(self) -> float | None:
@@ -50,6 +55,7 @@ class HeadFate:
             "a": self.a,
             "b": self.b,
             "like": self.like,
+            "like_layer": self.like_layer,
             **{name: number_or_none(getattr(self, name)) for name in ("cosine", "moved_qk", "moved_ov")},
         }
 
@@ -60,7 +66,7 @@ class LayerFate:
 
     Attributes:
         a, b: its names; None where a side has no such layer.
-        like: of a copied layer the name of that of A that it is like.
+        like: of a copied layer the name of that of A that it is like, of a merged one that of B.
         heads: in the order of A's, then those that only B has.
         distance: the mean squared distance of its circuits, each in the size of both; None without pairs.
     """
@@ -92,41 +98,76 @@ class LayerFate:
         }
 
 
-def of_pair(pair: PairedLayer, chance: float, names: tuple[str, str], a: SampledHeads, b: SampledHeads) -> LayerFate:
+def of_pair(
+    pair: PairedLayer, pairs: LayerPairs, names: tuple[str, str], a: SampledHeads, b: SampledHeads
+) -> LayerFate:
     """Of a layer of A and the one of B that it was paired with."""
     heads: list[HeadFate] = []
     products: list[Inner] = []
-    kept = [(i, j) for i, j in pair.heads if pair.alike[i, j] > chance]
-    for i, j in kept:
+    met: list[tuple[int, int]] = []
+    for i, j in pair.heads:
+        fate = _of_two(pair, pairs, i, j)
+        if fate is None:
+            continue
+        met.append((i, j))
         qk, ov = inner_products(a, b, i, j)
-        products += qk, ov
-        heads.append(HeadFate("kept", i, j, None, (qk.cosine + ov.cosine) / 2, qk.moved, ov.moved))
-    heads += _alone(pair, chance, kept)
-    heads.sort(key=lambda head: (head.a is None, head.b if head.a is None else head.a))
+        if fate == "kept":
+            products += qk, ov
+        heads.append(HeadFate(fate, i, j, None, (qk.cosine + ov.cosine) / 2, qk.moved, ov.moved))
+    heads += _alone(pair, pairs, met)
     distance = float(np.mean([one.apart for one in products])) if products else None
     kv_heads = (a.kv_heads, b.kv_heads) if a.kv_heads != b.kv_heads else None
-    return LayerFate("kept", *names, heads=tuple(heads), kv_heads=kv_heads, distance=distance)
+    return LayerFate("kept", *names, heads=in_place(heads), kv_heads=kv_heads, distance=distance)
 
 
-def _alone(pair: PairedLayer, chance: float, kept: Sequence[tuple[int, int]]) -> Iterator[HeadFate]:
+def in_place(heads: Sequence[HeadFate]) -> tuple[HeadFate, ...]:
+    """In the order of A's, then those that only B has."""
+    return tuple(sorted(heads, key=lambda head: (head.a is None, head.b if head.a is None else head.a)))
+
+
+def _of_two(pair: PairedLayer, pairs: LayerPairs, i: int, j: int) -> Fate | None:
+    """What became of a head of A whose partner this is; None: it is none."""
+    ours, theirs = pair.empty[0][:, i], pair.empty[1][:, j]
+    circuits, alike = pair.circuits[:, i, j], float(pair.alike[i, j])
+    if (ours == theirs).all() and ours.all():
+        return "kept"
+    if (ours != theirs).any():  # a circuit of one is zeros
+        both = ~(ours | theirs)
+        if both.any() and not (circuits[both] > pairs.known_circuit).all():
+            return None
+        return "zeroed" if theirs.any() and not ours.any() else "filled" if ours.any() and not theirs.any() else None
+    if alike <= pairs.least("stranger"):
+        return None
+    known = circuits[~ours] > pairs.known_circuit
+    if alike > pairs.least("kept"):
+        return "kept" if known.all() else "half kept"
+    return "unclear"
+
+
+def _alone(pair: PairedLayer, pairs: LayerPairs, met: Sequence[tuple[int, int]]) -> Iterator[HeadFate]:
     """Heads that only one side has: what they are like, if anything."""
-    ours, theirs = ({head[side] for head in kept} for side in (0, 1))
-    for i in set(range(len(pair.alike))) - ours:
-        like = int(pair.alike[i].argmax())
-        merged = pair.alike[i, like] > chance and like in theirs
+    alike = pair.alike
+    ours, theirs = ({head[side] for head in met} for side in (0, 1))
+    for i in set(range(len(alike))) - ours:
+        like = int(alike[i].argmax())
+        merged = alike[i, like] > pairs.least("merged") and like in theirs
         yield HeadFate("merged" if merged else "removed", i, None, like if merged else None)
-    for j in set(range(pair.alike.shape[1])) - theirs:
-        like = int(pair.alike[:, j].argmax())
-        copied = pair.alike[like, j] > chance
+    for j in set(range(alike.shape[1])) - theirs:
+        like = int(alike[:, j].argmax())
+        copied = alike[like, j] > pairs.least("copied")
         yield HeadFate("copied" if copied else "added", None, j, like if copied else None)
 
 
 def without_partner(pairs: LayerPairs, a: Sequence[str], b: Sequence[str]) -> Iterator[LayerFate]:
-    """Layers that only one side has; a layer of B may be like one of A that was paired with another."""
+    """Layers that only one side has; one may be like one of the other side that was paired with another."""
     ours, theirs = ({getattr(pair, side) for pair in pairs.paired} for side in ("a", "b"))
-    yield from (LayerFate("removed", name, None) for place, name in enumerate(a) if place not in ours)
+    for place, name in enumerate(a):
+        if place not in ours:
+            like = int(pairs.alike[place].argmax())
+            merged = pairs.alike[place, like] > pairs.least("copied")
+            yield LayerFate("merged" if merged else "removed", name, None, b[like] if merged else None)
     for place, name in enumerate(b):
         if place not in theirs:
             like = int(pairs.alike[:, place].argmax())
-            copied = pairs.alike[like, place] > pairs.chance_of_layers
+            copied = pairs.alike[like, place] > pairs.least("copied")
             yield LayerFate("copied" if copied else "added", None, name, a[like] if copied else None)

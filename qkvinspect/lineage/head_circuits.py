@@ -17,7 +17,7 @@ from qkvinspect.weights.reading import Array
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """The circuits of each head in the basis of some units, centred and of norm 1; zeros for a head of zeros.
+    """The circuits of each head in the basis of some units, of norm 1; zeros for a head of zeros.
 
     Attributes:
         qk, ov: float32 [heads, units * units].
@@ -27,8 +27,9 @@ class Signatures:
     ov: Array
 
     @property
-    def heads(self) -> int:
-        return len(self.qk)
+    def empty(self) -> Array:
+        """Which circuits are zeros, [2, heads]: QK and OV."""
+        return np.array([~circuit.any(axis=1) for circuit in (self.qk, self.ov)])
 
 
 def circuits(heads: SampledHeads, down: slice, across: slice) -> Iterator[Array]:
@@ -41,23 +42,30 @@ def signatures(heads: SampledHeads, basis: int) -> Signatures:
     """Those of a layer in the terms of its first ``basis`` units."""
     among = slice(0, basis)
     qk, _, ov, _ = circuits(heads, among, among)
-    return Signatures(_unit(_centred(qk)), _unit(_centred(ov)))
+    return Signatures(*(_unit(circuit.reshape(len(circuit), -1)) for circuit in (qk, ov)))
 
 
 def cosines(a: Signatures, b: Signatures) -> Array:
-    """How alike the heads of two layers are, [heads of A, heads of B]: the mean of both circuits' cosines."""
-    return ((a.qk @ b.qk.T + a.ov @ b.ov.T) / 2).astype(np.float64)
+    """How alike the heads of two layers are by QK and by OV, [2, heads of A, heads of B]."""
+    return np.array([_cosines(*sides) for sides in ((a.qk, b.qk), (a.ov, b.ov))], np.float64)
 
 
-def _centred(circuit: Array) -> Array:
-    """Without what the heads of the layer have in common, each counted by its direction alone."""
-    flat = circuit.reshape(len(circuit), -1)
-    unit = _unit(flat)
-    if len(unit) < 3:  # two heads would become each other's negative
-        return unit
-    common = unit.mean(axis=0)
+def _cosines(a: Array, b: Array) -> Array:
+    """Without the direction that the heads of both layers have in common.
+
+    It is one for both: what two layers have in common with their other heads must not make strangers alike.
+    """
+    across = (a @ b.T).astype(np.float64)
+    if min(len(a), len(b)) < 3:  # two heads would become each other's negative
+        return across
+    common = a.mean(axis=0) + b.mean(axis=0)
     size = float(common @ common)
-    return unit - np.outer(unit @ common, common) / size if size > 0 else unit
+    if size == 0:
+        return across
+    ours, theirs = ((side @ common).astype(np.float64) / np.sqrt(size) for side in (a, b))
+    left = [np.sqrt(np.maximum((side**2).sum(axis=1) - along**2, 0)) for side, along in ((a, ours), (b, theirs))]
+    left = [np.where(one < 1e-3, 0, one) for one in left]  # it is nothing but what all have in common
+    return over(across - np.outer(ours, theirs), np.outer(*left))
 
 
 def _unit(rows: Array) -> Array:

@@ -10,7 +10,7 @@ from qkvinspect.inspection.json_values import number, number_or_none
 from qkvinspect.lineage.fates import Fate, HeadFate, LayerFate
 from qkvinspect.lineage.order_test import OrderTest
 
-Verdict = Literal["derived", "common ancestor", "unrelated", "undetermined"]
+Verdict = Literal["identical", "derived", "common ancestor", "kin", "unrelated", "undetermined"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -53,7 +53,7 @@ class Kinship:
 
     @property
     def kin(self) -> bool:
-        return self.verdict in ("derived", "common ancestor")
+        return self.verdict in ("identical", "derived", "common ancestor", "kin")
 
     @property
     def heads(self) -> Sequence[HeadFate]:
@@ -71,10 +71,10 @@ class Kinship:
         return sum(known) / len(known) if known else None
 
     def answers(self, expected: Verdict) -> bool:
-        """Whether it is what was expected: who is derived from A has an ancestor in common with A, too."""
+        """Whether it is what was expected: whoever is identical to A, or derived from it, is its kin, too."""
         if expected == "derived":
-            return self.verdict == "derived" and self.descendant != "a"
-        return self.kin if expected == "common ancestor" else self.verdict == expected
+            return self.verdict == "identical" or (self.verdict == "derived" and self.descendant != "a")
+        return self.kin if expected == "kin" else self.verdict == expected
 
     def to_dict(self) -> dict[str, object]:
         """Its form in the JSON contract."""

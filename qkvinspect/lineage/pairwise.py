@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-from qkvinspect.lineage.code_rounding import rounded_to_codes
 from qkvinspect.lineage.compared_layers import LayerPairs, pair_layers
-from qkvinspect.lineage.exact_turns import FINE, rounding_of
-from qkvinspect.lineage.fates import LayerFate, of_pair, without_partner
+from qkvinspect.lineage.fates import Fate, LayerFate, of_pair, without_partner
 from qkvinspect.lineage.inner_units import inner_similarities
 from qkvinspect.lineage.kinship import KIN, STRANGERS, Kinship, Tested, label
+from qkvinspect.lineage.making import making
 from qkvinspect.lineage.order_test import OrderTest, order_test
 from qkvinspect.lineage.relatives import Relative, nbytes
+from qkvinspect.lineage.settled_fates import settled
 from qkvinspect.lineage.spectra_alike import spectra_alike
 from qkvinspect.lineage.unit_profiles import UnitProfiles
 from qkvinspect.weights.reading import Array
@@ -42,10 +41,10 @@ def kinship(places: Places, a: Relative, b: Relative, advance: Callable[[int], N
         ours, theirs = a.read(pair.a), b.read(pair.b)
         profiles.add(pair, ours, theirs)
         inner += inner_similarities(pair, ours, theirs)
-        layers.append(of_pair(pair, pairs.chance, (names[0][pair.a], names[1][pair.b]), ours, theirs))
+        layers.append(of_pair(pair, pairs, (names[0][pair.a], names[1][pair.b]), ours, theirs))
         advance(nbytes(a.layers[pair.a]) + nbytes(b.layers[pair.b]))
     residual = order_test([profiles.similarity()])
-    layers = _in_order(pairs, layers, list(without_partner(pairs, *names)), names)
+    layers = settled(pairs, _in_order(pairs, layers, list(without_partner(pairs, *names)), names), names)
     if a.numbered or b.numbered:
         return _weighed(places, (a, b), order_test(inner), "inner", residual, layers)
     return _weighed(places, (a, b), residual, "residual", residual, layers)
@@ -71,14 +70,13 @@ def _weighed(
     layers: Sequence[LayerFate],
 ) -> Kinship:
     """The verdict that the p-value allows."""
-    heads = [head.fate for layer in layers for head in layer.heads]
-    if test.p_value < KIN and tested == "residual" and "removed" in heads and {*heads} <= {"added", "removed"}:
+    heads = {head.fate for layer in layers for head in layer.heads}
+    if test.p_value < KIN and tested == "residual" and heads and heads <= _NOTHING:
         why = "units stand in the same order, and no head of one is a head of the other: both may read the same inputs"
         return Kinship(*places, "undetermined", why, None, test, tested, tuple(layers))
     if test.p_value < KIN:
-        descendant, why = _made_of(sides, layers)
-        verdict = "derived" if why else "common ancestor"
-        return Kinship(*places, verdict, why or _SHARED, descendant, test, tested, tuple(layers))
+        made = making(places, *sides, layers)
+        return Kinship(*places, made.verdict, made.why, made.descendant, test, tested, tuple(layers))
     if test.least > KIN:
         why = f"{test.units} units are too few to tell kin from strangers"
     elif residual.p_value < KIN:
@@ -93,36 +91,8 @@ def _weighed(
     return Kinship(*places, "undetermined", why, None, test, tested)
 
 
-_SHARED = "both come from one start; two checkpoints alone do not tell whether one was made from the other"
-
-
-def _made_of(sides: tuple[Relative, Relative], layers: Sequence[LayerFate]) -> tuple[Literal["a", "b"] | None, str]:
-    """Which side was made from the other, and how that is seen; "" where it is not."""
-    kept = [head for layer in layers for head in layer.heads if head.fate == "kept"]
-    roundings = [rounding_of(weight for layer in one.layers for weight in layer.weights) for one in sides]
-    if not kept or any(head.moved is None or head.moved > 4 * max(roundings) for head in kept):
-        return _coded(sides)
-    more: list[Literal["a", "b"]] = []
-    if roundings[0] != roundings[1]:
-        more.append("b" if roundings[1] > roundings[0] else "a")
-    fates = {layer.fate for layer in layers} | {head.fate for layer in layers for head in layer.heads}
-    if fates & {"removed", "merged"} and not fates & {"added", "copied"}:
-        more.append("b")
-    if "added" in fates and not fates & {"removed", "merged"}:
-        more.append("a")
-    same = "all heads that both have are the same" + (" but for rounding" if max(roundings) > FINE else "")
-    return (more[0] if len(set(more)) == 1 else None), same
-
-
-_CODED = "all numbers of one that were looked at are those of the other, rounded to its codes"
-
-
-def _coded(sides: tuple[Relative, Relative]) -> tuple[Literal["a", "b"] | None, str]:
-    """Which side holds the other's numbers as codes."""
-    a, b = sides
-    if rounded_to_codes(a, b):
-        return "b", _CODED
-    return ("a", _CODED) if rounded_to_codes(b, a) else (None, "")
+_NOTHING: set[Fate] = {"added", "removed", "replaced"}
+"""What became of heads of which none is one of the other's."""
 
 
 def _in_order(

@@ -104,7 +104,8 @@ def _across(weight: Weight, orientation: Orientation, rows: range, units: Sequen
     for tile in value_tiles(matrix):
         start, stop = tile.cols.start, tile.cols.stop
         here = np.flatnonzero((wanted >= start) & (wanted < stop))
-        out[tile.rows, here] = tile.some(slice(None), wanted[here] - start)
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            out[tile.rows, here] = tile.some(slice(None), wanted[here] - start)
     return out
 
 
@@ -117,5 +118,6 @@ def _down(weight: Weight, orientation: Orientation, units: Sequence[int]) -> Arr
         wanted = [row for row in range(tile.rows.start, tile.rows.stop) if row in place]
         if wanted:
             some = np.asarray(wanted) - tile.rows.start
-            out[[place[row] for row in wanted], tile.cols] = tile.some(some, slice(None))
+            with np.errstate(invalid="ignore"):  # signalling NaN
+                out[[place[row] for row in wanted], tile.cols] = tile.some(some, slice(None))
     return out

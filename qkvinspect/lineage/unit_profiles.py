@@ -13,6 +13,9 @@ from qkvinspect.lineage.head_circuits import circuits, over
 from qkvinspect.lineage.sampled_heads import SampledHeads
 from qkvinspect.weights.reading import Array
 
+_LEAST = 0.01
+"""The weight of heads that are not alike: where none are, all count the same."""
+
 
 class UnitProfiles:
     """Gathers likeness layer by layer: what is in memory does not grow with the model.
@@ -30,7 +33,8 @@ class UnitProfiles:
         """Heads that look more alike in the basis weigh more."""
         tested, among = slice(self._basis, None), slice(0, self._basis)
         ours, theirs = ([head[side] for head in pair.heads] for side in (0, 1))
-        weights = np.maximum([pair.alike[head] for head in pair.heads], 0.0)
+        alike = pair.alike
+        weights = np.maximum([alike[head] for head in pair.heads], 0.0) + _LEAST
         for one, other in zip(circuits(a, tested, among), circuits(b, tested, among), strict=True):
             left, right = _scaled(one[ours], weights), _scaled(other[theirs], weights)
             self._products += np.einsum("hik,hjk->ij", left, right, optimize=True)

@@ -17,8 +17,23 @@ from qkvinspect.lineage.kinship import Kinship, label
 from qkvinspect.render import text
 
 KINDS = (".svg", ".html")
-MARKS: dict[Fate, str] = {"removed": "x", "merged": "m", "added": "+", "copied": "c"}
+MARKS: dict[Fate, str] = {
+    "removed": "x", "added": "+", "replaced": "r", "merged": "m", "copied": "c", "elsewhere": "e", "zeroed": "z",
+    "filled": "f", "half kept": "h", "unclear": "?",
+}  # fmt: skip
 """The letter of what became of a head, in the map of the terminal, too."""
+
+_MEANINGS: dict[Fate, str] = {
+    "merged": "merged into another", "copied": "copied from another", "elsewhere": "in another layer",
+    "zeroed": "set to zero", "filled": "zero before", "half kept": "QK or OV kept",
+}  # fmt: skip
+
+
+def legend(kinship: Kinship) -> str:
+    """What the letters of its map mean, but for those that it has not."""
+    seen = {head.fate for head in kinship.heads}
+    return ", ".join(f"{mark} {_MEANINGS.get(fate, fate)}" for fate, mark in MARKS.items() if fate in seen)
+
 
 _CELL = 16
 _LEFT = 16
@@ -48,7 +63,7 @@ def require_drawable(path: Path | None) -> None:
         UsageError: the name says no kind of picture.
     """
     if path is not None and path.suffix not in KINDS:
-        raise UsageError("a lineage is drawn as .svg or .html", file=str(path), found=path.suffix or "no ending")
+        raise UsageError("a lineage is drawn as .svg or .html", file=str(path))
 
 
 def picture(lineage: Lineage, kind: str) -> str:
@@ -133,7 +148,7 @@ def _map(one: Kinship) -> tuple[int, list[str]]:
         drawn.append(f'<text x="{_LEFT}" y="{y + 12}">{name}</text>')
         for column, head in enumerate(layer.heads):
             drawn += _head(head, _LEFT + _NAMES + column * _CELL, y)
-    foot = "white: not moved, dark red: moved by its own size; x removed, m merged into another, + added, c copied"
+    foot = "; ".join(filter(None, ("white: not moved, dark red: moved by its own size", legend(one))))
     end = _LINE + len(one.layers) * _CELL
     drawn.append(f'<text x="{_LEFT}" y="{end + 14}" fill="#555555">{foot}</text>')
     return end + _LINE, drawn
@@ -155,7 +170,8 @@ def _head(head: HeadFate, x: int, y: int) -> Iterator[str]:
     mark = MARKS.get(head.fate, "")
     colour = _GONE if mark or moved is None else _COLOURS[min(int(moved * 10), 9)]
     numbers = f"{'-' if head.a is None else head.a} -> {'-' if head.b is None else head.b}"
-    said = f"head {numbers}: {head.fate}" + ("" if moved is None else f", moved {text.number(moved)}")
+    like = "" if head.like is None else f" of {head.like}" + (f" in {head.like_layer}" if head.like_layer else "")
+    said = f"head {numbers}: {head.fate}{text.clean(like)}" + ("" if moved is None else f", moved {text.number(moved)}")
     yield f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" fill="{colour}" stroke="#bbbbbb">'
     yield f"<title>{escape(said)}</title></rect>"
     if mark:

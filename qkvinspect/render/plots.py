@@ -64,7 +64,7 @@ def require_plottable(path: Path, *, force: bool) -> None:
         UsageError: the name has another ending, the file exists already, or matplotlib is not installed.
     """
     if path.suffix.lower() not in _UNDATED:
-        raise UsageError("a plot is .png, .svg or .pdf", file=str(path), found=path.suffix or "no ending")
+        raise UsageError("a plot is .png, .svg or .pdf", file=str(path))
     require_free(path, force=force)
     if find_spec("matplotlib") is None:
         raise UsageError("a plot needs matplotlib, which is not installed", hint="pip install 'qkvinspect[plot]'")

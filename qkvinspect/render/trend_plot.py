@@ -25,7 +25,7 @@ def plot(trend: Trend, out: Path, *, force: bool) -> None:
         UsageError: matplotlib is not there, the suffix is not known, or the file exists.
     """
     if out.suffix not in _KINDS:
-        raise UsageError("cannot be drawn", file=str(out), expected=" or ".join(_KINDS), found=out.suffix or None)
+        raise UsageError("cannot be drawn", file=str(out), expected=" or ".join(_KINDS))
     parts = {column: list(dict.fromkeys(line.key.part for line in trend.of(column))) for column in trend.columns}
     wide = max(map(len, parts.values()), default=1)
     order = {layer: number for number, layer in enumerate(trend.run.layers)}

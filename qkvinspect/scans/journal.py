@@ -1,6 +1,7 @@
 """The results of a scan so far, in an SQLite database beside the output that survives a kill.
 
-It holds everything on disk, in the order of the output, so that memory does not grow with the number of checkpoints.
+It holds everything on disk, in the order of the output, so that memory does not grow with the number of checkpoints;
+but for the URLs that hold what may be secret, which are kept in memory and in the file have another name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +20,7 @@ from typing import Self
 from qkvinspect.errors import UsageError
 from qkvinspect.scans.files import stamp
 from qkvinspect.scans.rows import Scanned
+from qkvinspect.sources.urls import told_apart
 
 _TABLES = """
 CREATE TABLE about (what TEXT NOT NULL);
@@ -46,7 +49,8 @@ class Journal:
 
     def __init__(self, path: Path, about: dict[str, object]) -> None:
         self._path = path
-        what = json.dumps(about, sort_keys=True)
+        self._urls: dict[str, str] = {}
+        what = sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()  # options may name URLs with secrets
         try:
             _make_private(path)
             self._database = sqlite3.connect(path)
@@ -76,12 +80,15 @@ class Journal:
         count = stale = 0
         self._database.execute(_WANTED)
         for path in paths:
-            key = os.fsencode(path)
+            known_as = told_apart(path)
+            if known_as != path:
+                self._urls[known_as] = path
+            key = os.fsencode(known_as)
             known = self._database.execute(
                 "SELECT stamp FROM found WHERE path = ? AND error IS NULL", (key,)
             ).fetchone()
             todo = known is None or known[0] != stamp(path)
-            values = (natural(path), key, todo)
+            values = (natural(known_as), key, todo)
             if self._database.execute("INSERT OR IGNORE INTO wanted VALUES (?, ?, ?)", values).rowcount:
                 count += 1
                 stale += todo
@@ -91,12 +98,14 @@ class Journal:
         """What is to be scanned, in natural order; taken in pages, as results come in between."""
         last = b"", b""
         while page := self._database.execute(_PAGE, last).fetchall():
-            yield from (os.fsdecode(path) for _, path, todo in page if todo)
+            named = (os.fsdecode(path) for _, path, todo in page if todo)
+            yield from (self._urls.get(name, name) for name in named)
             last = page[-1][:2]
 
     def add(self, found: Scanned) -> None:
         """What a checkpoint gave: all of its rows, or none after a kill."""
-        values = (os.fsencode(found.path), natural(found.path), found.step, found.stamp, found.error, found.lines)
+        name = told_apart(found.path)
+        values = (os.fsencode(name), natural(name), found.step, found.stamp, found.error, found.lines)
         self._database.execute("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?, ?)", values)
         if time.monotonic() - self._kept > _PAUSE:
             self.keep()
@@ -125,7 +134,7 @@ class Journal:
 
 
 def _make_private(path: Path) -> None:
-    """Have the journal readable by its user alone: URLs in it must be opened again, and may hold passwords."""
+    """Have the journal readable by its user alone: what is scanned may be nobody else's business."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(descriptor).st_mode & 0o077:

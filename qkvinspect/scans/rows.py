@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qkvinspect.analysis.columns import BY_KEY
-from qkvinspect.errors import QkvInspectError, UsageError, clean
+from qkvinspect.errors import QkvInspectError, UsageError, clean, without_secrets
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.json_values import number, number_or_none
@@ -121,7 +121,7 @@ def scan_one(path: str, job: ScanJob) -> Scanned:
         wrong.file = None if wrong.file == shown(place) else wrong.file  # which is in the row
         error = str(wrong)
     except Exception as wrong:  # one file must not end the scan of a million
-        error = f"{type(wrong).__name__}: {clean(str(wrong))[:300]}"
+        error = f"{type(wrong).__name__}: {without_secrets(clean(str(wrong)))[:300]}"
     return _scanned(path, before, (step, origin), error, [{}] if error is not None else found, job)
 
 

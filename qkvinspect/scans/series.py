@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple, TextIO, TypeGuard
 
+from qkvinspect import inputs
 from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import UsageError
 from qkvinspect.parsed import is_mapping
@@ -106,6 +108,7 @@ def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> TrainingRun:
     for path in paths:
         try:
             with path.open(encoding="utf-8") as file:
+                inputs.note(os.fstat(file.fileno()))
                 for number, row in _rows(file, path):
                     _add(run, row, f"{path}: line {number}", layers)
         except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qkvinspect import inputs
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.sources import listing
@@ -102,6 +103,7 @@ class LocalFile:
         except CheckpointError:
             os.close(fd)
             raise
+        inputs.note(status)
         return fd, status
 
     @property

@@ -62,6 +62,16 @@ def shown(url: str) -> str:
     return _QUERY.sub("", (_USER if is_web(url) else _PASSWORD).sub("://", url))
 
 
+def told_apart(url: str) -> str:
+    """As ``shown``, and with a digest of what is not shown, if anything is: what a file may call it by."""
+    known = shown(url)
+    if known == url:
+        return url
+    from hashlib import sha256
+
+    return f"{known}#{sha256(url.encode(errors='surrogateescape')).hexdigest()[:32]}"
+
+
 def beside(url: str, name: str) -> str:
     """The URL of a file in the folder of another; the query goes along: one that signs may sign for the folder.
 

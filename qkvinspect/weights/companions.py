@@ -14,6 +14,9 @@ from qkvinspect.weights.weight import Weight
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
+POWERS_OF_TWO = ("uint8", "float8_e8m0fnu")
+"""Dtypes in which scales that are powers of two are stored."""
+
 _PLACES = ("quantization_config", "compression_config", "quantization")
 _PARTS = ("text_config", "llm_config", "thinker_config", "language_config")
 
@@ -60,6 +63,41 @@ def expect_axes(info: TensorInfo, count: int) -> None:
     """
     if len(info.shape) != count or 0 in info.shape:
         raise LayoutError("has another shape", tensor=info.name, expected=f"{count} axes", found=list(info.shape))
+
+
+def expect_one_run(*infos: TensorInfo) -> None:
+    """Raises:
+    LayoutError: a tensor lies in several runs of bytes.
+    """
+    for info in infos:
+        if not info.contiguous:
+            raise LayoutError("does not lie in one run of bytes", tensor=info.name)
+
+
+def scale_of_all(tensors: Mapping[str, TensorInfo], name: str) -> TensorInfo:
+    """The one number that all scales are multiplied with or divided by.
+
+    Raises:
+        LayoutError: it is missing, or not one float.
+    """
+    whole = companion(tensors, name)
+    expect_dtype(whole, "float32", "bfloat16", "float16")
+    if whole.numel != 1:
+        expect_shape(whole, (), (1,))
+    return whole
+
+
+def is_mxfp8(codes: TensorInfo, scales: TensorInfo) -> bool:
+    """Whether these are float8 codes with a power of two for each 32 of a row."""
+    return (
+        codes.dtype.name == "float8_e4m3fn"
+        and scales.dtype.name in POWERS_OF_TWO
+        and codes.shape[-1] % 32 == 0
+        and 0 not in codes.shape
+        and scales.shape == (*codes.shape[:-1], codes.shape[-1] // 32)
+        and codes.contiguous
+        and scales.contiguous
+    )
 
 
 def lost(name: str, codes: TensorInfo, error: LayoutError) -> Weight:

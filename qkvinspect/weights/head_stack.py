@@ -29,6 +29,10 @@ class HeadStack:
     by_columns = False
 
     @property
+    def heads(self) -> int:
+        return self.info.shape[self.axes[0]]
+
+    @property
     def label(self) -> str:
         names = dict(zip(self.axes, ("heads", "head_dim", "in"), strict=True))
         return f"{self.info.dtype.name} [{', '.join(names[axis] for axis in range(3))}]"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.compiled import squares_of, squares_of_rows
-from qkvinspect.weights.copying import Copying
+from qkvinspect.weights.copying import is_copying
 from qkvinspect.weights.strided import StridedMatrix
-from qkvinspect.weights.tiles import Tile, Verifiable, tiles
+from qkvinspect.weights.tiles import Tile, Verifiable, is_verifiable, tiles
 from qkvinspect.weights.weight import Matrix, Weight
 from qkvinspect.workers import in_order
 
@@ -98,7 +98,9 @@ class RowStats:
 
     def measure(self, rows: Sequence[range]) -> tuple[float, int]:
         """Frobenius norm and non-finite count of some rows; the norm is nan if any value is."""
-        squares = sum(sum(self.squares[r.start : r.stop : r.step]) for r in rows)
+        squares = 0.0
+        for run in rows:
+            squares += sum(self.squares[run.start : run.stop : run.step])
         if not self.odd:
             return sqrt(squares), 0
         found = [self.odd[row] for r in rows for row in r if row in self.odd]
@@ -192,12 +194,7 @@ def _whole_storage(job: _Job | None) -> _WholeStorage | None:
         return None
     region = matrix.info.region
     alone = matrix.offset == 0 and matrix.rows * matrix.cols * matrix.unit // 8 == region.nbytes
-    if (
-        not alone
-        or region.nbytes < _SMALL
-        or not isinstance(region, Verifiable)
-        or squares_of(matrix.info.dtype.name) is None
-    ):
+    if not alone or region.nbytes < _SMALL or not is_verifiable(region) or squares_of(matrix.info.dtype.name) is None:
         return None
     return _WholeStorage(job, matrix, region)
 
@@ -211,7 +208,7 @@ def _job(number: int, request: StreamRequest) -> _Job | None:
 
 def _tiles(job: _Job) -> Iterator[_Work]:
     if isinstance(job.matrix, StridedMatrix):
-        local = isinstance(job.matrix.info.region.source, Copying)
+        local = is_copying(job.matrix.info.region.source)
         for tile in tiles(job.matrix, min(_PIECE, _CACHED) if local else _PIECE):
             yield job, tile
     else:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
+from qkvinspect.checkpoint import Region
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.weights.strided import StridedMatrix
 
 
-@runtime_checkable
 class Verifiable(Protocol):
     """A region whose bytes are verified as they are read: to be believed once the last was taken."""
 
     def pieces(self, sizes: Iterable[int]) -> Iterator[bytes]:
         """All bytes, in pieces of these sizes; an error after the last where they are not those that were written."""
         ...
+
+
+def is_verifiable(region: Region) -> TypeGuard[Verifiable]:
+    """Whether it is such a region."""
+    return hasattr(region, "pieces")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """This version beside another one, such as a release: the processor time of the same commands on the same files.
 
     git worktree add /tmp/before 8d0a31b
-    python tests/benchmarks/before.py /tmp/before [ROUNDS] | tee tests/benchmarks/BEFORE.md
+    python tests/benchmarks/before.py /tmp/before [ROUNDS]
 
-Both run in turn, each with its own compiled modules, and the least of all rounds counts: other programs make a
-command wait and take longer, and never make it faster.
+Writes BEFORE.md. Both run in turn, each with its own compiled modules, and the least of all rounds counts: other
+programs make a command wait and take longer, and never make it faster.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from processes import LAUNCHER, QKVINSPECT
+from processes import LAUNCHER, QKVINSPECT, saying
 from safetensors.torch import save_file
 from scale import encoder, write
 
@@ -69,12 +69,11 @@ def processor(tree: Path, words: tuple[str | Path, ...], cache: Path) -> float:
 
 def main() -> None:
     before, rounds = Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    print(
-        f"Seconds of the processor, the least of {rounds} runs in turn; load of the machine {os.getloadavg()[0]:.1f}.\n"
-    )
-    print("| work | 0.1.0 | now | ratio |\n| --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, saying(Path(__file__).with_name("BEFORE.md")) as say:
         folder = Path(place)
+        load = os.getloadavg()[0]
+        say(f"Seconds of the processor, the least of {rounds} runs in turn; load of the machine {load:.1f}.\n")
+        say("| work | 0.1.0 | now | ratio |\n| --- | --- | --- | --- |")
         for name, words in make(folder).items():
             taken: list[list[float]] = [[], []]
             for number in range(rounds + 1):
@@ -83,7 +82,7 @@ def main() -> None:
                     if number:
                         found.append(seconds)
             then, now = map(min, taken)
-            print(f"| {name} | {then:.3f} | {now:.3f} | {now / then:.2f} |", flush=True)
+            say(f"| {name} | {then:.3f} | {now:.3f} | {now / then:.2f} |")
 
 
 if __name__ == "__main__":

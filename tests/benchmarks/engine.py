@@ -12,9 +12,10 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
@@ -38,7 +39,10 @@ def bandwidths(folder: Path, rounds: int) -> Iterator[tuple[str, float, float]]:
     for path in sorted(folder.glob("*float*.safetensors")):
         with open_checkpoint(path) as checkpoint:
             infos = [info for name, info in checkpoint.tensors.items() if name.endswith("in_proj_weight")]
-            for name, work in ((path.stem, norms), (f"{path.stem}, read only", read)):
+            works = {path.stem: norms, f"{path.stem}, read only": read}
+            if path.stem == "float32":
+                works["float32, read and its checksum"] = checksum  # what a .pt needs besides the norms
+            for name, work in works.items():
                 speeds: list[float] = []
                 shares: list[float] = []
                 for number in range(rounds + 1):
@@ -57,7 +61,12 @@ def norms(_: Path, infos: Sequence[TensorInfo]) -> None:
     deque(stream([StreamRequest(plain(info), "out_in") for info in infos], lambda _: None), maxlen=0)
 
 
-def read(path: Path, infos: Sequence[TensorInfo]) -> None:
+def checksum(path: Path, infos: Sequence[TensorInfo]) -> None:
+    """The CRC of the bytes of some tensors."""
+    read(path, infos, crc32)
+
+
+def read(path: Path, infos: Sequence[TensorInfo], look: Callable[[memoryview], object] = len) -> None:
     """The bytes of some tensors, not looked at."""
     threads = os.cpu_count() or 1
     descriptor = os.open(path, os.O_RDONLY)
@@ -66,7 +75,9 @@ def read(path: Path, infos: Sequence[TensorInfo]) -> None:
         buffer = memoryview(bytearray(PIECE))
         for info in infos[first::threads]:
             for start in range(0, info.nbytes, PIECE):
-                os.preadv(descriptor, [buffer[: info.nbytes - start]], info.region.start + start)
+                piece = buffer[: info.nbytes - start]
+                os.preadv(descriptor, [piece], info.region.start + start)
+                look(piece)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(some, range(threads)))

@@ -1,10 +1,10 @@
 """qkvinspect beside what else there is, on the same files in the same run.
 
     python -m venv peers && peers/bin/pip install -c constraints.txt -r tests/benchmarks/peers.txt
-    python tests/benchmarks/peers.py peers/bin [ROUNDS] | tee tests/benchmarks/RESULTS.md
+    python tests/benchmarks/peers.py peers/bin [ROUNDS]
 
 Makes its files (24 layers of nn.TransformerEncoder, 1024 wide), checks that all find the same norms, runs all in
-turn, and prints medians. Every file is in the cache of the system when it is timed.
+turn, and writes medians to RESULTS.md. Every file is in the cache of the system when it is timed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import bandwidths
-from processes import QKVINSPECT, interleaved, printed, run
+from processes import QKVINSPECT, interleaved, printed, run, saying
 from scripts import ENDING, HEADS
 
 HERE = Path(__file__).parent
@@ -47,8 +47,10 @@ def works(files: Path, peers: Path) -> dict[str, dict[str, Command]]:
         },
         "heads unknown: the weights are asked": {
             "qkvinspect show, as torch made them": (*QKVINSPECT, "show", stored),
-            "qkvinspect show, as if trained": (*QKVINSPECT, "show", files / "trained.safetensors"),
+            "qkvinspect show, as training leaves them": (*QKVINSPECT, "show", files / "trained.safetensors"),
+            "qkvinspect show, trained too little to tell": (*QKVINSPECT, "show", files / "faint.safetensors"),
             "torch: load_file and a loop, which is told": (*script, "torch_load_file", stored),
+            "torch: the same, imported and nothing else": (peers / "python", "-c", "import torch, safetensors.torch"),
         },
         "norms of every head, .pt": {
             "qkvinspect show --no-evidence": (*NORMS, pickled),
@@ -131,6 +133,18 @@ def check(todo: Mapping[str, Mapping[str, Command]], cache: Path) -> None:
                 raise SystemExit(f"{work}: {name} finds other norms")
 
 
+def check_heads(files: Path, cache: Path) -> None:
+    """Make sure that the weights tell the heads where they are to, and do not where they are not.
+
+    Raises:
+        SystemExit: they do not.
+    """
+    for name, expected in (("float32", None), ("trained", HEADS), ("faint", None)):
+        found: Any = printed((*QKVINSPECT, "show", files / f"{name}.safetensors", "--format", "json"), cache)
+        if {one["num_heads"] for one in found["attentions"]} != {expected}:
+            raise SystemExit(f"{name}: the weights do not say {expected} heads")
+
+
 def alike(own: list[float], other: list[float]) -> bool:
     if len(other) == 1:
         own = [math.hypot(*own)]
@@ -145,26 +159,27 @@ def versions(peers: Path) -> str:
 
 def main() -> None:
     peers, rounds = Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, saying(HERE / "RESULTS.md") as say:
         files, cache = Path(folder), Path(folder, "cache")
         run((peers / "python", HERE / "scripts.py", "make", files), cache)
         run((*QKVINSPECT, *split(files / "float32.safetensors", files / "split.safetensors")), cache)
         todo = works(files, peers)
         check(todo, cache)
-        print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {versions(peers)}.")
-        print(f"{rounds} runs in turn, all files in the system's cache: the median by the clock, the least of the")
-        print(f"processor, the most memory. Load of the machine when it began: {os.getloadavg()[0]:.1f}.\n")
-        print("| work | by | seconds | of the processor | times the first | peak MB |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        check_heads(files, cache)
+        say(f"{os.cpu_count()} cores, Python {platform.python_version()}; {versions(peers)}.")
+        say(f"{rounds} runs in turn, all files in the system's cache: the median by the clock, the least of the")
+        say(f"processor, the most memory. Load of the machine when it began: {os.getloadavg()[0]:.1f}.\n")
+        say("| work | by | seconds | of the processor | times the first | peak MB |")
+        say("| --- | --- | --- | --- | --- | --- |")
         for work, commands in todo.items():
             taken = interleaved(commands, rounds, cache)
             first = next(iter(taken.values())).processor
             for number, (name, one) in enumerate(taken.items()):
                 cells = work if number == 0 else "", f"`{name}`", f"{one.seconds:.3f}", f"{one.processor:.3f}"
-                print(f"| {' | '.join(cells)} | {one.processor / first:.2f} | {one.megabytes:.0f} |", flush=True)
-        print("\n| norms in the engine alone | GB/s | of a float32 `max` in memory |\n| --- | --- | --- |")
+                say(f"| {' | '.join(cells)} | {one.processor / first:.2f} | {one.megabytes:.0f} |")
+        say("\n| norms in the engine alone | GB/s | of a float32 `max` in memory |\n| --- | --- | --- |")
         for name, speed, share in bandwidths(files, rounds):
-            print(f"| {name} | {speed:.1f} | {share:.2f} |")
+            say(f"| {name} | {speed:.1f} | {share:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,36 @@
 """What checkpoints of many layers, tensors and terabytes cost.
 
-    python tests/benchmarks/scale.py [WORD ...] | tee tests/benchmarks/SCALE.md
+    python tests/benchmarks/scale.py [WORD ...]
 
 Files with real headers and no contents (sparse: they take no place on the disk), each shown by a process of its own:
-seconds and peak memory of the second time, as it is the system's work to make bytes of holes. Given words, only the
-cases that have one of them in their name.
+seconds and peak memory of the second time, as it is the system's work to make bytes of holes; beyond what a small file
+takes, divided by the tensors or attentions. Writes SCALE.md; given words, only the cases that have one of them in their
+name, and no file.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
 from pathlib import Path
 
-from processes import QKVINSPECT, run
+from finding import experts
+from processes import QKVINSPECT, Taken, run, saying
+
+HERE = Path(__file__).parent
 
 SIZES = {"F32": 4, "BF16": 2}
 CACHED = 10 << 30
 """Bytes of a file that the system's cache may not hold: it is read once."""
+
+_LONG = 50_000
+"""Attentions or tensors from which a command is run once."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -29,7 +40,7 @@ def write(path: Path, tensors: Shapes, dtype: str) -> int:
     header: dict[str, object] = {}
     end = 0
     for name, shape in tensors.items():
-        start, end = end, end + SIZES[dtype] * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        start, end = end, end + SIZES[dtype] * prod(shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     with path.open("wb") as file:
@@ -78,34 +89,70 @@ def sharded(folder: Path, shards: int, width: int, wide: int) -> int:
     return size
 
 
-def cases(folder: Path) -> Iterator[tuple[str, Path, int, list[str]]]:
-    """Name, path, bytes and flags."""
+@dataclass(frozen=True)
+class Case:
+    """A command on files of so many tensors or attentions."""
+
+    name: str
+    size: int
+    many: int
+    command: Sequence[str | Path]
+
+
+_MANY = ["--limit", "header=1GB", "--limit", "objects=100000000"]
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """The first is a small file."""
     shapes, norms = ["--no-norms"], ["--per-head", "--no-evidence", "--heads", "8"]
+    yield encoders(folder, "norms", 24, 256, norms)
     place = folder / "terabyte"
     place.mkdir()
-    yield "shapes of 400 shards", place, sharded(place, 400, 16384, 36864), shapes
-    for layers in (1_000, 10_000, 100_000 // 5):
-        path = folder / f"{layers}.safetensors"
-        size = write(path, {k: v for n in range(layers) for k, v in encoder(n, 64).items()}, "F32")
-        yield f"shapes of {5 * layers:,} tensors", path, size, shapes
-    for layers in (24, 240, 2400):
-        path = folder / f"norms{layers}.safetensors"
-        size = write(path, {k: v for n in range(layers) for k, v in encoder(n, 256).items()}, "F32")
-        yield f"norms of {layers} layers", path, size, norms
+    size = sharded(place, 400, 16384, 36864)
+    yield Case("shapes of 400 shards", size, 400, ("show", place, *shapes))
+    for layers in (1_000, 10_000, 20_000):
+        yield encoders(folder, "shapes", layers, 64, shapes)
+    for layers in (240, 2400):
+        yield encoders(folder, "norms", layers, 256, norms)
     path = folder / "large.safetensors"
     size = write(path, {k: v for n in range(40) for k, v in decoder(n, 8192, 12288).items()}, "BF16")
-    yield "norms of one large file", path, size, norms
+    yield Case("norms of one large file", size, 40, ("show", path, *norms))
+    yield encoders(folder, "shapes", 100_000, 8, shapes)
+    yield encoders(folder, "norms", 100_000, 8, ["--no-evidence", "--heads", "2"])
+    path = folder / "experts.safetensors"
+    size = write(path, dict(islice(experts(), 1_300_000)), "F32")
+    yield Case("shapes of 1,300,000 tensors, nearly all of experts", size, 1_300_000, ("show", path, *shapes, *_MANY))
+    path = folder / "10000.safetensors"
+    size = write(path, {k: v for n in range(10_000) for k, v in encoder(n, 8).items()}, "F32")
+    asked = ("--no-evidence", "--heads", "2", path)
+    yield Case("check of 10,000 attentions", size, 10_000, ("check", *asked))
+    yield Case("diff of 10,000 attentions", size, 10_000, ("diff", *asked, path))
+    yield Case("report of 10,000 attentions", size, 10_000, ("report", *asked, "-o", folder / "out.html", "--force"))
+
+
+def encoders(folder: Path, what: str, layers: int, width: int, flags: Sequence[str]) -> Case:
+    path = folder / f"{what}{layers}.safetensors"
+    size = write(path, {k: v for n in range(layers) for k, v in encoder(n, width).items()}, "F32")
+    return Case(f"{what} of {layers:,} layers, {5 * layers:,} tensors", size, layers, ("show", path, *flags))
 
 
 def main() -> None:
     words = sys.argv[1:]
-    print("| | size | seconds | peak MB |\n| --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, path, size, flags in cases(Path(folder)):
-            if not words or any(word in name for word in words):
-                for _ in range(1 if size > CACHED else 2):
-                    taken, _ = run((*QKVINSPECT, "show", path, *flags), Path(folder, "cache"))
-                print(f"| {name} | {size / 1e9:,.1f} GB | {taken.seconds:.2f} | {taken.megabytes:.0f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder, saying(None if words else HERE / "SCALE.md") as say:
+        say(f"Load of the machine when it began: {os.getloadavg()[0]:.1f}.\n")
+        say("| | size | seconds | of the processor | peak MB | ms each | kB each |")
+        say("| --- | --- | --- | --- | --- | --- | --- |")
+        small: Taken | None = None
+        for case in cases(Path(folder)):
+            if small and words and not any(word in case.name for word in words):
+                continue
+            for _ in range(1 if case.size > CACHED or case.many > _LONG else 2):
+                taken = run((*QKVINSPECT, *case.command), Path(folder, "cache"), may_find=True)[0]
+            small = small or taken
+            ms = (taken.processor - small.processor) / case.many * 1e3
+            kilobytes = (taken.megabytes - small.megabytes) / case.many * 1e3
+            cells = f"{taken.seconds:.2f} | {taken.processor:.2f} | {taken.megabytes:.0f} | {ms:.3f} | {kilobytes:.2f}"
+            say(f"| {case.name} | {case.size / 1e9:,.1f} GB | {cells} |")
 
 
 if __name__ == "__main__":

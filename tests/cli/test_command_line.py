@@ -111,6 +111,16 @@ def test_what_a_command_imports(samples: Path, tmp_path: Path, argv: list[str], 
     assert result.stdout
 
 
+def test_paths_know_how_to_become_urls_though_nothing_for_that_is_imported_at_the_start() -> None:
+    code = (
+        "import sys; from qkvinspect.cli import startup; from pathlib import Path; "
+        "print('urllib.parse' in sys.modules, Path('/a b').as_uri(), 'urllib.parse' in sys.modules)"
+    )
+    place = Path(qkvinspect.__file__).parents[1]
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=place)
+    assert result.stdout.split() == ["False", "file:///a%20b", "True"]
+
+
 def test_verify_says_that_it_needs_torch(samples: Path) -> None:
     result = without(["torch"], "explain", samples / "transformer.pt", "--verify")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)

@@ -80,6 +80,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tuned", "tuned"),
         ("pruned", "pruned"),
         ("mine", "tuned"),
+        ("theirs", "tuned"),
         ("step1000", "tuned"),
         ("step2000", "pruned"),
     ):

@@ -68,7 +68,7 @@ def test_options_are_where_they_make_sense() -> None:
     assert have["--heads"] == have["--layout"] == OPENED | {"scan"}
     assert have["--limit"] == have["--config"] == have["--container"] == OPENED | {"scan"}
     assert have["--download"] == OPENED
-    assert have["--base"] == OPENED - {"lineage"}  # an adapter has no lineage but its base's
+    assert have["--base"] == OPENED  # of lineage the parent, which adapters are added to, too
 
 
 def test_formats_are_the_same_everywhere_and_more_in_check() -> None:

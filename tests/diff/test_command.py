@@ -131,6 +131,8 @@ def test_an_extract_of_q_k_and_v_is_the_same_without_the_rest(run, samples: Path
     result = run("diff", samples / "transformer.pt", tmp_path / "x.safetensors", "--attention-only")
     assert result.code == 0
     assert "B holds no output projection at all, so none was compared" in result.out
+    whole = run("diff", samples / "transformer.pt", samples / "transformer.pt", "--attention-only")
+    assert "output projection" not in whole.out
     assert run("diff", samples / "transformer.pt", tmp_path / "x.safetensors").code == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qkvinspect.diff.pairing import Renames, pair_names
+from qkvinspect.diff.pairing import Pair, Renames, about_pairing, pair_names
 from qkvinspect.errors import UsageError
 
 
@@ -115,6 +115,21 @@ def test_a_map_does_not_end_within_a_word() -> None:
 
 def test_the_last_map_counts() -> None:
     assert Renames(["a=b", "a.x=c"])("a.x.y") == "c.y"
+
+
+@pytest.mark.parametrize(
+    ("ordered", "by_values", "said"),
+    [
+        (0, 0, []),
+        (1, 0, ["1 layer with other names in B were matched by order and shape: --map settles it if that is wrong"]),
+        (2, 0, ["2 layers with other names in B were matched by order and shape: --map settles it if that is wrong"]),
+        (0, 1, ["1 tensor outside attention with other names in B were matched by what they hold"]),
+        (0, 2, ["2 tensors outside attention with other names in B were matched by what they hold"]),
+    ],
+)
+def test_how_layers_and_tensors_were_matched_is_said(ordered: int, by_values: int, said: list[str]) -> None:
+    by_name, by_order = Pair("x", "x", "name"), [Pair(f"a.{n}", f"b.{n}", "order") for n in range(ordered)]
+    assert about_pairing([by_name, *by_order], 0, by_values) == said
 
 
 @pytest.mark.parametrize("map", ["nothing", "=x", "a=*"])

@@ -317,3 +317,32 @@ def test_a_missing_bias_is_a_difference() -> None:
         found = difference(a, b, m.heads)
         assert not found.same
         assert {part.name for part in found.layers[0].parts if part.whole.status == status} == {"v_bias"}
+        (bias,) = (part for part in found.layers[0].parts if part.name == "v_bias")
+        assert {bias.a, bias.b} == {None, ("float32", (8,))}
+
+
+def test_fewer_heads_of_k_and_v_are_another_shape_and_not_a_transposed_one() -> None:
+    """Q is compared still, and what it may have come from is looked for among what is left."""
+    m, fewer = module(2, 2, 4, 8), module(1, 4, 4, 8)
+    found = difference(separate(m), separate(fewer), "4")
+    status = {part.name: part.whole.status for part in found.layers[0].parts}
+    assert status == {
+        "q": "changed",
+        "q_bias": "changed",
+        "out": "changed",
+        "k": "reshaped",
+        "v": "reshaped",
+        "k_bias": "reshaped",
+        "v_bias": "reshaped",
+    }
+    assert relations(found) == set()
+
+
+def test_heads_are_not_looked_for_where_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    m = module(4, 1, 4, 8)
+    other = {**separate(m), "layers.0.self_attn.q_proj.weight": m.q[[2, 3, 1, 0]].flatten(0, 1)}
+    assert {code for code, _ in relations(difference(separate(m), other, m.heads))} >= {"heads-permuted"}
+    monkeypatch.setattr("qkvinspect.diff.origin._MOST", 4 * 16 - 1)
+    assert "heads-permuted" not in {code for code, _ in relations(difference(separate(m), other, m.heads))}
+    monkeypatch.setattr("qkvinspect.diff.origin._MOST", 4 * 16)
+    assert "heads-permuted" in {code for code, _ in relations(difference(separate(m), other, m.heads))}

@@ -165,6 +165,43 @@ def test_tensors_of_any_form_are_compared(run, tmp_path: Path, one: str) -> None
         assert [entry["a"] for entry in found.json()["others"]["tensors"]] == ["x", "y"]
 
 
+VIEWS = {
+    "of three axes": lambda: torch.randn(4, 3, 2).permute(2, 0, 1),
+    "of three axes, the first two": lambda: torch.randn(4, 3, 2).transpose(0, 1),
+    "with gaps": lambda: torch.randn(4, 3, 6, 4)[:, :, ::2].permute(3, 0, 2, 1),
+    "channels last": lambda: torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
+    "complex": lambda: torch.randn(4, 3, 2, dtype=torch.complex64).permute(2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_one_changed_value_of_a_view_is_a_change_however_both_lie(run, tmp_path: Path, view: str) -> None:
+    a = VIEWS[view]()
+    for place in ((0,) * a.ndim, tuple(size - 1 for size in a.shape)):
+        alike, dense = a.clone(), a.contiguous()
+        assert alike.stride() != dense.stride()
+        for other in (alike, dense):
+            torch.save({"x": a}, tmp_path / "a.pt")
+            torch.save({"x": other}, tmp_path / "b.pt")
+            assert run("diff", tmp_path / "a.pt", tmp_path / "b.pt").code == 0
+            other[place] += 3
+            torch.save({"x": other}, tmp_path / "b.pt")
+            for pair in (("a.pt", "b.pt"), ("b.pt", "a.pt")):
+                found = run("diff", *(tmp_path / name for name in pair), "-f", "json")
+                assert found.code == 1
+                (entry,) = found.json()["others"]["tensors"]
+                assert (entry["a"], entry["status"]) == ("x", "changed")
+
+
+def test_rows_that_end_within_a_byte_are_compared_as_bytes(run, tmp_path: Path) -> None:
+    header = b'{"x":{"dtype":"F4","shape":[2,3,2],"data_offsets":[0,6]}}'
+    for name, data in (("a", bytes(range(6))), ("b", bytes(range(5)) + b"\x07"), ("c", bytes(range(6)))):
+        content = len(header).to_bytes(8, "little") + header + data
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    assert run("diff", tmp_path / "a.safetensors", tmp_path / "c.safetensors").code == 0
+    assert run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors").code == 1
+
+
 def test_floats_narrower_than_a_byte_are_compared(tmp_path: Path, run) -> None:
     header = b'{"x":{"dtype":"F4","shape":[2,8],"data_offsets":[0,8]}}'
     for name, data in (("a", bytes(range(8))), ("b", bytes(7) + b"\x07"), ("c", bytes(range(8)))):

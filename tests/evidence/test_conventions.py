@@ -28,6 +28,8 @@ def _is_plain(convention: Convention) -> bool:
     if len(convention.modules) != 1:
         return False
     (parts,) = convention.modules.values()
+    if not convention.tensors.keys() >= set(parts.values()):
+        return False  # a list of heads
     shapes = {part: convention.tensors[name][:2] for part, name in parts.items()}
     return shapes in (dict.fromkeys("qkv", (E, E)), {"qkv": (3 * E, E)})
 

@@ -14,6 +14,7 @@ from qkvinspect.checkpoint import Config
 from qkvinspect.findings import AGAINST_WEIGHTS
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
 from qkvinspect.inspection.evidence.fit import fit
 from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.inspection.evidence.sample import Sample
@@ -264,3 +265,28 @@ def test_rows_that_say_nothing(rows) -> None:
 
 def test_nothing_to_weigh() -> None:
     assert weigh_heads({}, []) is None
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 6])
+@pytest.mark.parametrize("order", ["runs", "rows one by one", "runs that begin anywhere"])
+def test_sums_that_packings_share_are_those_of_the_matrix_cut_out(width: int, order: str) -> None:
+    generator = np.random.default_rng(width)
+    scores = generator.standard_normal((48, 48)).astype(np.float32)
+    scores += scores.T
+    runs = np.arange(48).reshape(-1, width)
+    if order == "rows one by one":
+        runs = runs.reshape(width, -1).T
+    elif order == "runs that begin anywhere":
+        runs = (runs[:-1] + 1).reshape(-1, width)
+    chosen = generator.permutation(len(runs))
+    rows, others = runs[chosen[:4]].ravel(), runs[chosen[4:6]].ravel()
+    whole = Whole(scores)
+    for shared, cut in (
+        (CutProducts(whole, rows, others), Products(scores[np.ix_(rows, others)])),
+        (
+            CutProducts(whole, others, others, rows[: len(others)]),
+            Products(scores[np.ix_(others, others)], scores[np.ix_(rows[: len(others)], rows[: len(others)])]),
+        ),
+    ):
+        assert np.allclose(shared.add_up(width, width), cut.add_up(width, width), rtol=1e-6, atol=1e-5)
+        assert np.array_equal(shared.at(np.arange(3), np.arange(3)), cut.at(np.arange(3), np.arange(3)))

@@ -112,6 +112,11 @@ def test_foreign_files_are_named(data: bytes, match: str, hint: str, code: Code,
     assert hint in error.hint
 
 
+def test_the_first_bytes_of_an_unknown_file_are_shown(tmp_path: Path, refused: Any) -> None:
+    (tmp_path / "model.pt").write_bytes(bytes(range(200, 230)))
+    assert refused(tmp_path / "model.pt", "not a checkpoint").found == "bytes c8 c9 ca cb cc cd ce cf"
+
+
 @pytest.mark.parametrize(("data", "match", "hint", "code"), FOREIGN.values(), ids=FOREIGN)
 def test_so_are_they_as_shards(data: bytes, match: str, hint: str, code: Code, tmp_path: Path, refused: Any) -> None:
     (tmp_path / "shard.bin").write_bytes(data)

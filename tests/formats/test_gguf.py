@@ -65,6 +65,23 @@ def test_every_tensor_is_read_as_it_was_written(tmp_path: Path, content: Any) ->
         assert "tokenizer.ggml.tokens" not in values
 
 
+def test_texts_and_lists_are_kept_up_to_a_length(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    for length in (4096, 4097):
+        writer.add_string(f"own.text.{length}", "x" * length)
+    for count in (1024, 1025):
+        writer.add_array(f"own.list.{count}", [*range(count)])
+    writer.add_tensor("a", np.ones(2, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_checkpoint(tmp_path / "m.gguf") as checkpoint:
+        (config,) = checkpoint.configs
+        found = {key: value for key, value in config.values.items() if key.startswith("own.")}
+    assert found == {"own.text.4096": "x" * 4096, "own.list.1024": [*range(1024)]}
+
+
 def test_the_other_order_of_bytes(tmp_path: Path, content: Any) -> None:
     path = written(tmp_path / "model.gguf", endianess=gguf.GGUFEndian.BIG)
     assert path.read_bytes()[4:8] == b"\0\0\0\3"

@@ -39,14 +39,14 @@ def _late(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def no_hang() -> Iterator[Callable[..., Any]]:
+def no_hang(seconds: float = HANG) -> Iterator[Callable[..., Any]]:
     """A function that calls another with its arguments, and stops it where it hangs.
 
     It is time of the processor: what else runs must not matter.
     """
 
     def within(call: Callable[..., T], *arguments: Any) -> T:
-        signal.setitimer(signal.ITIMER_PROF, HANG)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             return call(*arguments)
         finally:

@@ -351,7 +351,7 @@ def a_legacy(random: Random) -> MemoryFile:
     return MemoryFile(legacy.legacy(root, stored, **parts))
 
 
-def _json(random: Random, value: Any) -> Any:
+def json_value(random: Random, value: Any) -> Any:
     """A JSON value with one thing in it changed."""
     if isinstance(value, dict) and value and random.random() < 0.85:
         key = random.choice(list(value))
@@ -363,7 +363,7 @@ def _json(random: Random, value: Any) -> Any:
             case 2:
                 return {**value, random.choice((*WORDS, "__metadata__")): random.choice(list(value.values()))}
             case _:
-                return {**value, key: _json(random, value[key])}
+                return {**value, key: json_value(random, value[key])}
     if isinstance(value, list) and value and random.random() < 0.85:
         at = random.randrange(len(value))
         match random.randrange(6):
@@ -374,7 +374,7 @@ def _json(random: Random, value: Any) -> Any:
             case 2:
                 return value[::-1]
             case _:
-                return [*value[:at], _json(random, value[at]), *value[at + 1 :]]
+                return [*value[:at], json_value(random, value[at]), *value[at + 1 :]]
     if isinstance(value, int) and random.random() < 0.8:
         return random.choice((*NUMBERS, value + 1, value - 1, value * 2))
     if isinstance(value, str) and random.random() < 0.8:
@@ -392,7 +392,7 @@ def a_safetensors(random: Random) -> MemoryFile:
     length = int.from_bytes(sound[:8], "little")
     header, data = json.loads(sound[8 : 8 + length]), sound[8 + length :]
     for _ in range(random.randint(1, 3)):
-        header = _json(random, header)
+        header = json_value(random, header)
     text = json.dumps(header, ensure_ascii=random.random() < 0.5).encode("utf-8", "surrogatepass")
     match random.randrange(8):
         case 0:
@@ -489,7 +489,7 @@ def a_sharded(random: Random) -> MemoryFile:
             del folder[random.choice(list(folder)[1:])]
         case _:
             for _ in range(random.randint(1, 3)):
-                index = _json(random, index)
+                index = json_value(random, index)
             folder[index_name] = json.dumps(index).encode()
     return MemoryFile(folder[index_name], index_name, folder)
 

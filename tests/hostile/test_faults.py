@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import Run
+from tests.hostile.writers import onnxes
 from tests.inspection.test_heads import codes, heads, report
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ SHAPES = {
         **{f"a.self_attn.{part}_proj.weight": (8, 0) for part in "qkv"},
         "a.self_attn.o_proj.weight": (0, 8),
     },
+    "no name but that of a wrapper": {"base_layer._orig_mod": (4, 4), "h.0.attn.qkv.weight": (12, 4)},
 }
 
 
@@ -48,6 +50,38 @@ def test_shapes_that_no_attention_has(
     result = run(command, path, *second, *out)
     assert result.code in (0, 1, 2)
     assert "fault of qkvinspect" not in result.err
+
+
+@pytest.mark.parametrize("command", ["show", "check", "diff"])
+def test_projections_without_rows_and_a_config_that_says_heads(command: str, tmp_path: Path, run: Run) -> None:
+    save_file({f"a.self_attn.{part}_proj.weight": torch.ones(0, 8) for part in "qkv"}, tmp_path / "m.safetensors")
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2, "head_dim": 4}')
+    result = run(command, *[tmp_path] * (2 if command == "diff" else 1))
+    assert result.code in (0, 1, 2)
+    assert "fault of qkvinspect" not in result.err
+
+
+@pytest.mark.parametrize("command", ["show", "check", "explain"])
+def test_an_onnx_weight_without_axes_that_an_attention_takes(command: str, tmp_path: Path, run: Run) -> None:
+    weight = onnxes.tensor(b"a.q.weight", (), 1, bytes(4))
+    heads_of = (5, onnxes.message((1, b"num_heads"), (3, 2)))
+    nodes = (
+        onnxes.node(b"MatMul", (b"x", b"a.q.weight"), (b"y",), (3, b"/a/q/MatMul")),
+        onnxes.node(b"Attention", (b"y", b"", b""), (b"o",), heads_of, (7, b"com.microsoft")),
+    )
+    graph = onnxes.message(*((1, one) for one in nodes), (5, weight))
+    (tmp_path / "m.onnx").write_bytes(onnxes.model(graph))
+    assert run(command, tmp_path / "m.onnx").code in (0, 1)
+
+
+def test_kinship_of_weights_with_signalling_nan(tmp_path: Path, run: Run) -> None:
+    """numpy warns of one where a float32 is made a float64."""
+    values = torch.randn(8, 8, generator=torch.manual_seed(0))
+    values.view(torch.int32)[1, 2] = 0x7FA00000
+    state = {f"h.0.self_attn.{part}_proj.weight": values.clone() for part in "qkvo"}
+    save_file(state, tmp_path / "m.safetensors")
+    result = run("lineage", tmp_path / "m.safetensors", tmp_path / "m.safetensors", "--heads", "2")
+    assert (result.code, "Warning" in result.err) == (0, False)
 
 
 @pytest.mark.parametrize("kind", ["a tensor", "a number"])

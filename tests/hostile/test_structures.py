@@ -1,9 +1,10 @@
-"""Whole files of nonsense through every command: see structures.py for the long run."""
+"""Files of nonsense through every command: see structures.py and mass_structures.py for the long runs."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.hostile import mass_structures
 from tests.hostile.structures import run
 
 
@@ -14,3 +15,15 @@ def test_no_shape_dtype_or_name_brings_a_command_down(seed: int) -> None:
 
 def test_many_layers_of_nonsense_do_not_either() -> None:
     assert run(60, 1_000_000, 3, layers=24).faults == []
+
+
+def test_no_small_change_in_any_format_brings_a_command_down() -> None:
+    found = mass_structures.run(1200, 2_000_000_000)
+    assert not found.faults
+    assert len(found.kinds) == 19
+    assert len(found.commands) > 9
+    assert {*found.codes} == {"0", "1", "2"}
+
+
+def test_the_page_says_what_was_tried() -> None:
+    assert mass_structures.PAGE.read_text().endswith(mass_structures.page(mass_structures.loaded()))

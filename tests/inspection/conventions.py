@@ -113,17 +113,12 @@ CONVENTIONS: tuple[Convention, ...] = (
     Convention(
         "a lecture's language model: a module a head",
         {**_HEAD_LIST, "blocks.0.sa.proj.weight": (E, E)},
-        {
-            f"blocks.0.sa.heads.{h}": {
-                part[0]: f"blocks.0.sa.heads.{h}.{part}.weight" for part in ("query", "key", "value")
-            }
-            for h in range(H)
-        },
+        {"blocks.0.sa": {part[0]: f"blocks.0.sa.heads.*.{part}.weight" for part in ("query", "key", "value")}},
     ),
     Convention(
         "lists of projections, one a head",
         {**_LIST_OF_HEADS, "attn.out.weight": (E, E)},
-        {f"attn.{h}": {part[0]: f"attn.{part}.{h}.weight" for part in ("queries", "keys", "values")} for h in range(H)},
+        {"attn": {part[0]: f"attn.{part}.*.weight" for part in ("queries", "keys", "values")}},
     ),
     apart("former", "tblocks.0.attention", "toqueries.weight", "tokeys.weight", "tovalues.weight", "unifyheads.weight"),
     apart(

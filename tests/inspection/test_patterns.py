@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,13 +22,13 @@ from tests.inspection.repositories import DECOYS as REPOSITORY_DECOYS
 from tests.inspection.repositories import FOUND, SAID
 
 
-def report(shapes: dict[str, tuple[int, ...]], config: dict[str, object] | None = None) -> Report:
+def report(shapes: Mapping[str, tuple[int, ...]], config: dict[str, object] | None = None, **options: Any) -> Report:
     tensors = {
         name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))
         for name, shape in shapes.items()
     }
     configs = (Config("config:config.json", config),) if config else ()
-    return inspect(Checkpoint("model", "test", 0, tensors, configs=configs), Options(norms=False))
+    return inspect(Checkpoint("model", "test", 0, tensors, configs=configs), Options(norms=False, **options))
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda convention: convention.seen)
@@ -169,3 +171,48 @@ def test_kernels_lie_the_other_way_round(leaf: str) -> None:
     (attention,) = report({f"attn_{name}": shape for name, shape in names.items()}).attentions
     assert {part.orientation for part in attention.parts} == {"in_out"}
     assert attention.layer == "attn_block"
+
+
+BARE = {
+    "one of both, [in, out]": ({"l.attn.w_qkv": (E, 3 * E), "l.attn.w_out": (E, E)}, {"in_out"}),
+    "one of both, [out, in]": ({"l.attn.w_qkv": (3 * E, E), "l.attn.w_out": (E, E)}, {"out_in"}),
+    "a fused kernel": ({"attn/qkv/kernel": (E, 3 * E), "attn/proj/kernel": (E, E)}, {"in_out"}),
+    "an output that reads 64": (
+        {f"l.attn.W_{part}": (64, E) for part in "qkv"} | {"l.attn.out.weight": (E, 64)},
+        {"out_in"},
+    ),
+    "the same, turned": (
+        {f"l.attn.W_{part}": (E, 64) for part in "qkv"} | {"l.attn.out.weight": (E, 64)},
+        {"in_out"},
+    ),
+    "biases of 64": (
+        {f"l.attn.W_{part}": (E, 64) for part in "qkv"} | {f"l.attn.b_{part}": (64,) for part in "qkv"},
+        {"in_out"},
+    ),
+    "squares": ({f"l.attn.W_{part}": (E, E) for part in "qkv"}, {"out_in", "in_out"}),
+}
+
+
+@pytest.mark.parametrize(("shapes", "turns"), BARE.values(), ids=BARE)
+def test_parameters_lie_as_their_shapes_allow(shapes: dict[str, tuple[int, ...]], turns: set[str]) -> None:
+    """Nothing is a candidate that what stands beside it excludes."""
+    (attention,) = report(shapes).attentions
+    said = {"in_out" if id.endswith("-turned") else "out_in" for id in attention.candidates}
+    assert said == turns
+    if len(attention.candidates) == 1:
+        assert {part.orientation for part in attention.parts} == turns
+
+
+def test_a_query_called_as_hqq_calls_its_codes_is_a_query() -> None:
+    """HQQ keeps ``nbits`` and ``shape`` beside ``W_q``."""
+    shapes = {f"l.attn.W_{part}": (64, E) for part in "qkv"}
+    assert {info.name for info in report(shapes).attentions[0].weights} == set(shapes)
+    codes = {f"l.attn.{part}_proj.{leaf}": size for part in "qkv" for leaf, size in (("W_q", (64, E)), ("nbits", (1,)))}
+    assert all("HQQ" in weight.no_values for weight in report(codes).attentions[0].weights)
+
+
+def test_projections_of_few_rows_are_said() -> None:
+    told = report({f"b.0.nl.{part}.weight": (8, E) for part in "qkv"})
+    assert told.attentions == ()
+    assert told.account is not None
+    assert [(one.module, one.why[:8]) for one in told.account.unrecognised] == [("b.0.nl", "few rows")]

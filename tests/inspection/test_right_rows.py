@@ -15,6 +15,7 @@ from torch.nn.functional import conv2d
 
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from tests.inspection.test_patterns import report
 
 E, H, D, N = 32, 4, 8, 5
 State = Mapping[str, Tensor]
@@ -183,3 +184,37 @@ def test_rows_are_those_that_the_forward_takes(tmp_path: Path, name: str) -> Non
         matrix = state[part.weight.name.removeprefix(prefix)].flatten(1)
         mine = torch.stack([tokens @ matrix[rows.start : rows.stop : rows.step].T for rows in part.heads])
         torch.testing.assert_close(mine, expected[part.name])
+
+
+BLOCKS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, list[range]]]] = {
+    "one tensor, V as wide as the output projection reads": (
+        {"l.attn.my_qkv.weight": (144, 48), "l.attn.proj.weight": (48, 48)},
+        {"q": [range(48)], "k": [range(48, 96)], "v": [range(96, 144)]},
+    ),
+    "one tensor, fewer kv heads": (
+        {"l.attn.my_qkv.weight": (96, 48), "l.attn.proj.weight": (48, 48)},
+        {"q": [range(48)], "k": [range(48, 72)], "v": [range(72, 96)]},
+    ),
+    "one tensor for K and V": (
+        {"l.attn.my_q.weight": (48, 48), "l.attn.my_kv.weight": (24, 48), "l.attn.proj.weight": (48, 48)},
+        {"q": [range(48)], "k": [range(12)], "v": [range(12, 24)]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("shapes", "rows"), BLOCKS.values(), ids=BLOCKS)
+def test_blocks_are_cut_whatever_the_number_of_heads(
+    shapes: dict[str, tuple[int, ...]], rows: dict[str, list[range]]
+) -> None:
+    """The output projection reads V of all heads, so that its width tells where V begins."""
+    told = report(shapes, layouts=(("*", "pattern-blocks"),))
+    (attention,) = told.attentions
+    assert attention.heads is None
+    assert {part.name: list(part.rows) for part in attention.parts} == rows
+
+
+@pytest.mark.parametrize("how", ["per-head", "row-by-row"])
+def test_other_packings_are_not_cut_without_the_heads(how: str) -> None:
+    told = report(next(iter(BLOCKS.values()))[0], layouts=(("*", f"pattern-{how}"),))
+    assert told.attentions[0].parts == ()
+    assert [finding.code for finding in told.findings] == ["heads-needed"]

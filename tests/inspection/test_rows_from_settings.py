@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
-from qkvinspect.inspection.report import Report
+from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.from_settings import parse, rows
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, Packing
+from tests.inspection.test_patterns import report as of_shapes
 
 E = 16
 APART = {f"blocks.{i}.fcs.{n}.weight": torch.zeros(E, E) for i in (0, 1) for n in range(4)}
@@ -165,3 +166,31 @@ def test_from_the_command_line_and_the_settings(tmp_path: Path, run: Any, monkey
     (tmp_path / "qkvinspect.toml").write_text("[[layout]]\nq = 3.5\n")
     refused = run("show", "m.safetensors")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
+def one(shapes: dict[str, tuple[int, ...]], row: str) -> tuple[Attention, list[str]]:
+    """What a row makes of one module, and what is said of it."""
+    told = of_shapes(shapes, told_now=(parse(row),))
+    (attention,) = told.attentions
+    return attention, [finding.message for finding in told.findings]
+
+
+SQUARES = {f"l.{name}.weight": (48, 48) for name in "abc"}
+WIDE_V = {"l.big.weight": (96, 48), "l.out.weight": (48, 48)}
+
+
+def test_kv_heads_that_the_rows_contradict_are_refused_with_the_reason() -> None:
+    """K is as wide as Q, so that it has as many heads."""
+    attention, said = one(SQUARES, '{ q = "a.weight", k = "b.weight", v = "c.weight", heads = "8/2" }')
+    assert attention.heads is None
+    assert any("8 kv heads, not 2" in text for text in said)
+    attention, said = one(SQUARES, '{ q = "a.weight", k = "b.weight", v = "c.weight", heads = "8/8" }')
+    assert attention.heads is not None
+    assert (attention.heads.num_heads, attention.heads.num_kv_heads, said) == (8, 8, [])
+
+
+@pytest.mark.parametrize(("heads", "widths"), [("8/8", (24, 24, 48)), ("8/4", (48, 24, 24))])
+def test_kv_heads_decide_where_v_begins(heads: str, widths: tuple[int, ...]) -> None:
+    """96 rows beside 48 columns are [24; 24; 48] of 8 heads each, or [48; 24; 24] of 8 heads over 4."""
+    attention, _ = one(WIDE_V, f'{{ qkv = "big.weight", out = "out.weight", heads = "{heads}" }}')
+    assert tuple(part.shape[0] for part in attention.parts) == widths

@@ -79,6 +79,24 @@ def test_rows_that_are_not_attention_take_what_is_left() -> None:
     assert gated == {"q": (range(3), range(6, 9)), "gate": (range(3, 6), range(9, 12))}
 
 
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
+def test_rows_that_are_not_attention_in_groups(groups: int, each: int, dim: int, other: int) -> None:
+    """[groups, H/groups * d of each part and the rows of the MLP], down to a single row of it."""
+    sizes = [each * dim, each * dim, each * dim, other]
+    index = np.arange(groups * sum(sizes)).reshape(groups, sum(sizes))
+    rows = split_rows(Packing(("q", "k", "v", "mlp"), groups), Geometry(groups * each, groups * each, dim), index.size)
+    q, k, v, mlp = np.split(index, np.cumsum(sizes)[:-1], axis=1)
+    for part, expected in (("q", q), ("k", k), ("v", v)):
+        assert [list(run) for run in rows[part]] == expected.reshape(-1, dim).tolist()
+    assert [list(run) for run in rows["mlp"]] == mlp.tolist()
+
+
+def test_how_many_rows_there_should_be_is_said() -> None:
+    with pytest.raises(LayoutError, match="expected 72 rows for 8 heads x 3") as refused:
+        split_rows(Packing(("q", "v", "k"), 4), Geometry(8, 8, 3), 73)
+    assert "73 rows" in str(refused.value)
+
+
 def test_shared_parts_appear_under_both_names() -> None:
     rows = split_rows(Packing(("kv",)), Geometry(4, 2, 3), 6)
     assert rows["k"] == rows["v"] == (range(3), range(3, 6))

@@ -15,10 +15,10 @@ from qkvinspect.lineage.kinship import Kinship
 from tests.lineage.kinds import Made
 
 
-def compared(*paths: Path) -> Lineage:
+def compared(*paths: Path, base: bool = False) -> Lineage:
     with ExitStack() as opened:
         files = [opened.enter_context(open_checkpoint(str(path))) for path in paths]
-        return lineage([inspect(file, Options(norms=False)) for file in files])
+        return lineage([inspect(file, Options(norms=False)) for file in files], base=base)
 
 
 def kinship(a: Path, b: Path) -> Kinship:

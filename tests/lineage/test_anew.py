@@ -102,10 +102,12 @@ def test_multihead_attention_of_torch_computes_the_same_biases_included(tmp_path
     a = saved_multihead(modules, tmp_path / "a.safetensors")
     b = saved_multihead([moved(one) for one in modules], tmp_path / "b.safetensors")
     out = tmp_path / "out.safetensors"
-    assert run("convert", b, "--align-to", a, "--heads", "4", "-o", out).code == 2  # A's heads are not known
-    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4, "hidden_size": 32}))
-    result = run("convert", b, "--align-to", a, "-o", out)
+    assert run("convert", b, "--align-to", a, "--no-evidence", "-o", out).code == 2  # no heads are known
+    result = run("convert", b, "--align-to", a, "--heads", "4", "-o", out)
     assert result.code == 0, result.err
+    again = run("convert", b, "--align-to", a, "--heads", "4", "--align-heads", "2", "-o", tmp_path / "two.safetensors")
+    assert again.code == 2
+    assert "its heads" in again.err
     one, other, made = (load_file(path) for path in (a, b, out))
     for layer in range(2):
         expected = computed(multihead(0), other, layer)

@@ -49,9 +49,10 @@ def test_several_checkpoints_are_a_table_and_a_tree(folder: Path, run) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "said"),
     [
-        ("base", "pruned", {"derived", "common ancestor"}),
+        ("base", "pruned", {"derived", "kin"}),
         ("base", "other", {"unrelated"}),
-        ("pruned", "base", {"common ancestor"}),  # what came first is not derived from what came later
+        ("base", "base", {"identical", "derived", "kin"}),
+        ("pruned", "base", {"kin"}),  # what came first is not derived from what came later
     ],
 )
 def test_what_is_expected_and_met(folder: Path, a: str, b: str, said: set[str]) -> None:
@@ -59,7 +60,9 @@ def test_what_is_expected_and_met(folder: Path, a: str, b: str, said: set[str]) 
     assert {verdict for verdict in VERDICTS if found.answers(verdict)} == said
 
 
-@pytest.mark.parametrize(("b", "expected", "code"), [("pruned", "common-ancestor", 0), ("other", "derived", 1)])
+@pytest.mark.parametrize(
+    ("b", "expected", "code"), [("pruned", "kin", 0), ("pruned", "common-ancestor", 1), ("other", "kin", 1)]
+)
 def test_expect_sets_the_exit_code(folder: Path, run, b: str, expected: str, code: int) -> None:
     assert run("lineage", folder / "base", folder / b, "--expect", expected).code == code
 

@@ -1,13 +1,15 @@
-"""Mutations spread over the core, each tried with the tests that run its line. Two commands:
+"""Mutations spread over the core, each tried with the tests that run its line. Three commands:
 
     python -m tests.mutation.mapping --into map.json tests/layouts tests/checks ...
-    python -m tests.mutation.campaign --map map.json --count 500 --seed 20 --into tried.tsv
+    python -m tests.mutation.sample --draw 500 --seed 20
+    python -m tests.mutation.campaign --map map.json
 
-The first is run once, folder by folder if that is handier. The second collects those tests once; each mutation is made
-in a process forked from that, by giving the live functions their changed code, and its tests run there, the quickest
-first and none after one has failed. A change of what a module does while it is imported is made in a copy of the
-repository instead. A test that fails is run again without the mutation, and counts only if it passes then.
-``--again tried.tsv`` tries what survived there once more, with the tests that there are now.
+The first is run once, folder by folder if that is handier, and again for tests that are new; the second draws what is
+tried, and the third goes on where it stopped. It collects the tests once; each mutation is made in a process forked
+from that, by giving the live functions their changed code, and its tests run there, the quickest first and none after
+one has failed. A change of what a module does while it is imported is made in a copy of the package instead. A test
+that fails is run again without the mutation, and counts only if it passes then. ``--again`` tries what survived once
+more, with the tests that there are now.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import ast
 import contextlib
 import gc
 import importlib
-import json
 import os
 import pkgutil
-import random
+import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -29,52 +31,41 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import NoReturn
 
 import pytest
 
+from tests.mutation import sample
 from tests.mutation.mapping import Lines
-from tests.mutation.mutate import ROOT, how_many, mutant
+from tests.mutation.mutate import ROOT, mutant
 
-ROOMS = (
-    "layouts/packing.py",
-    "weights",
-    "formats",
-    "inspection",
-    "inspection/evidence",
-    "diff",
-    "export",
-    "checks",
-)
 SECONDS = 4.0
 """Of the processor, that the tests of one mutation may have taken without it."""
+QUIET = 120.0
+"""Seconds by the clock that a test may take, after which it hangs."""
+MEMORY = 6 << 30
+"""Bytes of addresses that a mutated process may have."""
 Functions = dict[tuple[str, int, str], list[FunctionType]]
 """The live functions by file, first line and name."""
-FEWEST = 10
+FEWEST = 4
 """Tests that are tried whatever they take."""
 
 
 @dataclass(frozen=True)
 class Mutation:
     file: str
-    number: int
     line: int
-    change: str
     tree: ast.Module
     source: str
 
     @classmethod
     def of(cls, file: str, number: int) -> Mutation:
         source = (ROOT / "qkvinspect" / file).read_text()
-        line, change, tree = mutant(source, number)
-        return cls(file, number, line, " ".join(change.split()), tree, source)
-
-    @property
-    def room(self) -> str:
-        return next(room for room in sorted(ROOMS, key=len, reverse=True) if self.file.startswith(room))
+        line, _, tree = mutant(source, number)
+        return cls(file, line, tree, source)
 
     @property
     def module(self) -> str:
@@ -82,48 +73,35 @@ class Mutation:
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def chosen(count: int, seed: int) -> list[tuple[str, int]]:
-    """(file, number of the mutation), as many of each room."""
-    chance = random.Random(seed)
-    picked: list[tuple[str, int]] = []
-    for at, room in enumerate(ROOMS):
-        place = ROOT / "qkvinspect" / room
-        files = [place] if place.is_file() else sorted(place.rglob("*.py"))
-        if room == "inspection":
-            files = [file for file in files if "evidence" not in file.parts]
-        every = [
-            (str(file.relative_to(ROOT / "qkvinspect")), number)
-            for file in files
-            for number in range(how_many(file.read_text()))
-        ]
-        share = count * (at + 1) // len(ROOMS) - count * at // len(ROOMS)
-        picked += chance.sample(every, min(share, len(every)))
-    chance.shuffle(picked)
-    return picked
-
-
-def tests_of(mutation: Mutation, lines: Lines) -> list[str]:
+def tests_of(mutation: Mutation, lines: Lines, most: float) -> list[str]:
     """The quickest case of each test function that runs the line, then the other cases, as many as there is time for.
 
-    Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file.
+    Those of files that name the module come first, then those of the room.
+    Of a part of a line that has no line of its own, the tests of its function; of what is imported, all of the file
+    and those whose own file names the module.
     """
     of_file = lines.of(mutation.file)
     before, after = compile(mutation.source, "", "exec"), compile(mutation.tree, "", "exec")
     pairs = changed_functions(before, after)
-    tests = of_file.get(mutation.line, set()) if pairs else set().union(*of_file.values(), set())
+    tests = (
+        of_file.get(mutation.line, set()) if pairs else set().union(*of_file.values(), lines.naming(mutation.module))
+    )
     if not tests:
         inside = {line for code, _ in pairs or () for line in lines_inside(code)}
         tests = set().union(*(of_file.get(line, set()) for line in inside))
     seconds = lines.seconds
+    naming = lines.naming(mutation.module)
+    own = f"tests/{mutation.file.partition('/')[0]}/"
+    nearness = {test: (test not in naming, not test.startswith(own), seconds[test], test) for test in tests}
     first: dict[str, str] = {}
-    for test in sorted(tests, key=lambda test: (seconds[test], test)):
+    for test in sorted(tests, key=lambda test: nearness[test]):
         first.setdefault(test.partition("[")[0], test)
-    rest = sorted(tests - {*first.values()}, key=lambda test: (seconds[test], test))
+    rest = sorted(tests - {*first.values()}, key=lambda test: nearness[test])
     found: list[str] = []
     spent = 0.0
     for test in [*first.values(), *rest]:
         spent += seconds[test]
-        if spent > SECONDS and len(found) >= FEWEST:
+        if spent > most and len(found) >= FEWEST:
             break
         found.append(test)
     return found
@@ -224,10 +202,12 @@ def _uses_at_import(function: ast.FunctionDef) -> set[str]:
 class Campaign:
     """Takes the place of pytest's loop over tests."""
 
-    def __init__(self, lines: Lines, mutations: list[tuple[str, int]], into: Path, end: float) -> None:
-        self.lines, self.mutations, self.into, self.end = lines, mutations, into, end
+    def __init__(self, lines: Lines, picked: list[sample.Mutation], seconds: float, end: float) -> None:
+        self.lines, self.picked, self.seconds, self.end = lines, picked, seconds, end
         self.tried: Counter[tuple[str, str]] = Counter()
         self.unsound: set[str] = set()
+        self.sound: set[str] = set()
+        self.killers = {(one.file, one.detail) for one in sample.read() if one.outcome == "killed"}
 
     def pytest_sessionstart(self) -> None:
         import hypothesis  # not before pytest has begun, which warns of that
@@ -240,6 +220,7 @@ class Campaign:
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
         items = {item.nodeid: item for item in session.items}
+        self.lines.guess([*items])
         functions: Functions = {}
         for function in gc.get_objects():
             if type(function) is FunctionType:  # isinstance wakes what deprecates itself
@@ -248,16 +229,19 @@ class Campaign:
                 functions.setdefault(key, []).append(function)
         gc.collect()
         gc.freeze()
-        with self.into.open("a") as file:
-            for name, number in self.mutations:
-                if time.monotonic() > self.end:
-                    break
-                mutation = Mutation.of(name, number)
-                outcome, test = self.tried_with(mutation, items, functions)
-                self.tried[mutation.room, outcome] += 1
-                shown = [outcome, mutation.file, str(number), str(mutation.line), mutation.change, test]
-                file.write("\t".join(shown) + "\n")
-                file.flush()
+        for picked in self.picked:
+            if time.monotonic() > self.end:
+                break
+            begun = time.monotonic()
+            number = picked.now()
+            if number is None:
+                outcome, detail = "gone", ""
+            else:
+                outcome, detail = self.tried_with(Mutation.of(picked.file, number), items, functions)
+            self.tried[picked.room, outcome] += 1
+            keep(replace(picked, outcome=outcome, detail=detail))
+            seconds = f"{time.monotonic() - begun:.1f}"
+            print(seconds, outcome, picked.file, *picked.name, detail, sep="\t", file=sys.stderr, flush=True)
         return True
 
     def tried_with(
@@ -266,12 +250,13 @@ class Campaign:
         items: dict[str, pytest.Item],
         functions: Functions,
     ) -> tuple[str, str]:
-        """(killed, hung, survived or uncovered; the test that noticed, or how many did not)."""
-        tests = [test for test in tests_of(mutation, self.lines) if test in items and test not in self.unsound]
-        if not tests:
-            return "uncovered", ""
+        """(killed, survived or uncovered; the test that noticed, or how many did not)."""
+        tests = [
+            test for test in tests_of(mutation, self.lines, self.seconds) if test in items and test not in self.unsound
+        ]
+        tests.sort(key=lambda test: (mutation.file, test) not in self.killers)
         make = in_place(mutation, functions)
-        while True:
+        while tests:
             if make is None:
                 killer = in_a_copy(mutation, tests)
             else:
@@ -280,12 +265,19 @@ class Campaign:
                 return "survived", f"{len(tests)} tests"
             if killer not in items:
                 return "killed", killer
-            if in_a_fork([items[killer]], self.lines, lambda: None) is None:
+            if killer in self.sound or in_a_fork([items[killer]], self.lines, lambda: None) is None:
+                self.sound.add(killer)
+                self.killers.add((mutation.file, killer))
                 return "killed", killer
             self.unsound.add(killer)
             tests.remove(killer)
-            if not tests:
-                return "uncovered", ""
+        return "uncovered", ""
+
+
+def keep(tried: sample.Mutation) -> None:
+    """What became of a mutation, in the file as it is by now: others may have written reasons there."""
+    same = (tried.file, tried.name)
+    sample.write([tried if (one.file, one.name) == same else one for one in sample.read()])
 
 
 def in_a_fork(items: list[pytest.Item], lines: Lines, make: Callable[[], None]) -> str | None:
@@ -297,8 +289,7 @@ def in_a_fork(items: list[pytest.Item], lines: Lines, make: Callable[[], None]) 
         os.close(reading)
         _run(items, lines, make, writing, folder)
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read().splitlines()
+    said = _heard(reading).splitlines()
     with contextlib.suppress(OSError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -308,12 +299,22 @@ def in_a_fork(items: list[pytest.Item], lines: Lines, make: Callable[[], None]) 
     return said[-1] if said else "the change itself"
 
 
+def _heard(reading: int) -> str:
+    """What is written into a pipe until it is closed, or nothing more comes for long: then the writer hangs."""
+    heard = b""
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], QUIET)[0] and (part := pipe.read(1 << 16)):
+            heard += part
+    return heard.decode()
+
+
 def _run(items: list[pytest.Item], lines: Lines, make: Callable[[], None], writing: int, folder: str) -> NoReturn:
     """Write each test's name before it is run, and at the end that all passed."""
     with open(os.devnull, "w") as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
     os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     config, session = items[0].config, items[0].session
     vars(config)["_tmp_path_factory"]._basetemp = Path(folder)
     with contextlib.suppress(BaseException):
@@ -331,13 +332,13 @@ def _run(items: list[pytest.Item], lines: Lines, make: Callable[[], None], writi
 
 
 def in_a_copy(mutation: Mutation, tests: list[str]) -> str | None:
-    """The first of these tests that fails in a copy of the repository with the mutation."""
+    """The first of these tests that fails beside a copy of the package with the mutation."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("qkvinspect", "tests", "sample_checkpoints", "docs"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(".git", ".hypothesis"))
-        for part in ("pyproject.toml", "README.md"):
-            shutil.copy(ROOT / part, folder)
+        for path in ROOT.iterdir():
+            if path.name not in ("qkvinspect", ".git", ".hypothesis"):
+                (folder / path.name).symlink_to(path)
+        shutil.copytree(ROOT / "qkvinspect", folder / "qkvinspect")
         (folder / "qkvinspect" / mutation.file).write_text(ast.unparse(mutation.tree))
         command = [sys.executable, "-m", "pytest", "-x", "-rf", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
         environment = {**os.environ, "PYTHONPATH": name}
@@ -353,38 +354,32 @@ def in_a_copy(mutation: Mutation, tests: list[str]) -> str | None:
     return failed[0] if failed else "the import itself"
 
 
-def survivors(path: Path) -> list[tuple[str, int]]:
-    rows = [line.split("\t") for line in path.read_text().splitlines()]
-    return [(row[1], int(row[2])) for row in rows if row[0] != "killed"]
-
-
-def table(tried: Counter[tuple[str, str]]) -> str:
-    found = ["| room | killed | survived | in no mapped test |", "| --- | ---: | ---: | ---: |"]
-    for room in sorted(ROOMS):
-        counts = [str(tried[room, outcome]) for outcome in ("killed", "survived", "uncovered")]
-        found.append(f"| {room} | {' | '.join(counts)} |")
-    return "\n".join(found)
+def _candidates(picked: sample.Mutation, lines: Lines, most: float) -> list[str]:
+    number = picked.now()
+    return [] if number is None else tests_of(Mutation.of(picked.file, number), lines, most)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--map", type=Path, required=True)
-    parser.add_argument("--into", type=Path, required=True)
-    parser.add_argument("--again", type=Path)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--room", action="append", help="only these rooms")
+    parser.add_argument("--file", action="append", help="only files that begin so")
+    parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--minutes", type=float, default=600)
     given = parser.parse_args()
     lines = Lines.read(given.map)
-    picked = survivors(given.again) if given.again else chosen(given.count, given.seed)
-    done = {tuple(line.split("\t")[1:3]) for line in given.into.read_text().splitlines()} if given.into.exists() else ()
-    picked = [(file, number) for file, number in picked if (file, str(number)) not in done]
-    campaign = Campaign(lines, picked, given.into, time.monotonic() + 60 * given.minutes)
+    wanted = ("survived", "uncovered") if given.again else ("drawn",)
+    picked = [one for one in sample.read() if one.outcome in wanted and (not given.room or one.room in given.room)]
+    picked = [one for one in picked if not given.file or one.file.startswith(tuple(given.file))]
+    campaign = Campaign(lines, picked, given.seconds, time.monotonic() + 60 * given.minutes)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    files = sorted({test.partition("::")[0] for test in lines.seconds})
+    files = sorted({test.partition("::")[0] for one in picked for test in _candidates(one, lines, given.seconds)})
     pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *files], plugins=[campaign])
-    print(json.dumps(sorted(campaign.unsound)))
-    print(table(campaign.tried))
+    print("not counted, as they fail without a mutation:", *sorted(campaign.unsound))
+    for (room, outcome), count in sorted(campaign.tried.items()):
+        print(f"{room}: {count} {outcome}")
+    sample.write_tables()
 
 
 if __name__ == "__main__":

@@ -64,6 +64,18 @@ def test_every_value(name: str, cols: int) -> None:
     assert (found[expected == 0] == 0).all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_loops_are_tried_with_every_size_and_sign_and_all_that_is_not_finite(name: str) -> None:
+    word = word_type(name)
+    tried = np.frombuffer(b"".join(compiled._patterns(name)), word)
+    digits = {"float32": 23, "bfloat16": 7, "float16": 10, "float8_e4m3fn": 0}[name]  # of float8, every value
+    assert {*(tried >> word.type(digits)).tolist()} == {*range(1 << 8 * word.itemsize - digits)}
+    values = numbers(tried, DTYPES[name])[0]
+    assert np.isnan(values).any()
+    if name != "float8_e4m3fn":  # which has none
+        assert {-np.inf, np.inf} <= {*values.tolist()}
+
+
 @pytest.mark.parametrize("cols", [1, 2, 3, 31, 64, 65, 254, 256, 1000, 2048, 4099, 6000, 70_000])
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_any_length(name: str, cols: int) -> None:

@@ -16,6 +16,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, LayoutError
 from qkvinspect.weights.reading import blocks, numbers, read_rows
 from qkvinspect.weights.strided import StridedMatrix, strided_matrix, strided_shape
+from qkvinspect.weights.tiles import tiles
 
 
 class Memory:
@@ -108,6 +109,13 @@ ORDINARY = [torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.bool
 @st.composite
 def views(draw: st.DrawFn) -> torch.Tensor:
     return view_of(draw, draw(st.sampled_from(ORDINARY)))
+
+
+@given(views(), st.sampled_from([8, 40, 1 << 20]))
+def test_tiles_that_are_plain_hold_their_values_and_nothing_else(tensor: torch.Tensor, limit: int) -> None:
+    for tile in tiles(strided_matrix(stored(tensor), "out_in"), limit):
+        if tile.plain:
+            assert tile.stored() == plain_bytes(tensor[tile.rows, tile.cols])
 
 
 @given(tensor=views(), limit=st.integers(1, 200), byteorder=st.sampled_from(["little", "big"]), start=st.integers(0, 9))

@@ -17,7 +17,7 @@ from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.report import Attention
 from qkvinspect.weights.companions import number_of
-from qkvinspect.weights.encodings.float4 import Float4
+from qkvinspect.weights.encodings.micro_float import MicroFloat
 
 CODE: FindingCode = FindingCode.FUSED_SCALES_DIFFER
 
@@ -52,6 +52,6 @@ def _scales(attention: Attention) -> dict[str, tuple[float, bool]]:
     found: dict[str, tuple[float, bool]] = {}
     for weight in {part.weight.name: part.weight for part in attention.parts}.values():
         encoding = weight.encoding
-        if isinstance(encoding, Float4) and encoding.whole is not None:
+        if isinstance(encoding, MicroFloat) and encoding.whole is not None:
             found[weight.name.rpartition(f"{attention.layer}.")[2]] = number_of(encoding.whole), encoding.divides
     return found

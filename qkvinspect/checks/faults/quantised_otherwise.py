@@ -16,8 +16,8 @@ from qkvinspect.parsed import is_mapping, is_size
 from qkvinspect.weights.companions import said, schemes_in
 from qkvinspect.weights.encodings.awq import Awq
 from qkvinspect.weights.encodings.bitsandbytes_4bit import FourBitBlocks
-from qkvinspect.weights.encodings.float4 import Float4
 from qkvinspect.weights.encodings.gptq import Gptq
+from qkvinspect.weights.encodings.micro_float import MicroFloat
 from qkvinspect.weights.encodings.mlx import MlxAffine
 from qkvinspect.weights.encodings.packed_integers import PackedIntegers
 from qkvinspect.weights.encodings.scaled_float import ScaledFloat
@@ -31,12 +31,12 @@ _METHODS: Mapping[str, tuple[type[Encoding], ...]] = {
     "gptq": (Gptq,),
     "awq": (Awq,),
     "auto-round": (Gptq, Awq),
-    "compressed-tensors": (PackedIntegers, ScaledInteger, ScaledFloat, Float4),
+    "compressed-tensors": (PackedIntegers, ScaledInteger, ScaledFloat, MicroFloat),
     "fp8": (ScaledFloat,),
     "fbgemm_fp8": (ScaledFloat,),
-    "modelopt": (ScaledFloat, Float4, ScaledInteger),
-    "mxfp4": (Float4,),
-    "quark": (ScaledFloat, Float4, ScaledInteger),
+    "modelopt": (ScaledFloat, MicroFloat, ScaledInteger),
+    "mxfp4": (MicroFloat,),
+    "quark": (ScaledFloat, MicroFloat, ScaledInteger),
     "torchao": (ScaledFloat, ScaledInteger),
     "quanto": (ScaledFloat, ScaledInteger),
 }
@@ -99,7 +99,7 @@ def _type_and_bits(encoding: Encoding) -> tuple[str, int] | None:
             return "int", 8
         case ScaledFloat():
             return "float", 8
-        case Float4():
+        case MicroFloat():
             return "float", 4
         case _:
             return None

@@ -120,8 +120,9 @@ def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> d
     by_layer: dict[str, list[tuple[int, Heads]]] = {}
     for name, one in heads.items():
         parts = name.split(".")
+        rows = next(iter(tensors[name].shape), 0) if name in tensors else 0
         for layer in {".".join(parts[:-1]), ".".join(parts[:-2])} - {""}:
-            by_layer.setdefault(layer, []).append((tensors[name].shape[0] if name in tensors else 0, one))
+            by_layer.setdefault(layer, []).append((rows, one))
     found: dict[str, Mapping[str, object]] = {}
     for layer, products in by_layer.items():
         most = max(rows for rows, _ in products)

@@ -168,7 +168,7 @@ class Flow:
             others = [name for name, views in zip(node.inputs, given, strict=True) if views != traced[0]]
             if node.op in _SUMS and not all(name in self._constant for name in others):
                 return ()
-            return [_wide(view, shape) for view in traced[0]]
+            return [moved.widened(view, shape) for view in traced[0]]
         if len(traced) > 2 or any(len(views) > 1 for views in traced):
             return traced[0] if all(views == traced[0] for views in traced) else ()
         return [cuts.mixed(traced[0][0], traced[1][0], is_sum=node.op in _SUMS)]
@@ -276,17 +276,6 @@ def _size_of_axis(axis: Axis, sizes: Sizes) -> int | str:
     if len(numbers) == len(axis):
         return prod(numbers)
     return axis[0].size if len(axis) == 1 else sizes.unknown()
-
-
-def _wide(view: View, shape: Sequence[int | str] | None) -> View:
-    """The view as wide as what it is combined with."""
-    if shape is None or len(shape) < len(view.axes):
-        return view
-    view = moved.broadcast(view, len(shape))
-    for axis, size in enumerate(shape):
-        if not view.axes[axis] and size != 1:
-            view = moved.replaced(view, axis, (Digit(size),))
-    return view
 
 
 def _turned(node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> tuple[tuple[View, ...], tuple[View, ...]]:

@@ -243,3 +243,14 @@ def starts(digits: Iterable[Digit], offset: int) -> list[int] | None:
         return None
     steps = [[place * (digit.stride or 0) for place in range(int(digit.size))] for digit in digits]
     return [offset + sum(each) for each in product(*steps)]
+
+
+def widened(view: View, shape: Sequence[Dim] | None) -> View:
+    """The view as wide as what it is combined with."""
+    if shape is None or len(shape) < len(view.axes):
+        return view
+    view = broadcast(view, len(shape))
+    for axis, size in enumerate(shape):
+        if not view.axes[axis] and size != 1:
+            view = replaced(view, axis, (Digit(size),))
+    return view

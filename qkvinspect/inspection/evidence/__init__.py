@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qkvinspect.inspection.evidence.index import index_of
 from qkvinspect.inspection.evidence.weigh import (
     APART,
     SURE,
@@ -10,6 +11,7 @@ from qkvinspect.inspection.evidence.weigh import (
     draw,
     layers_within,
     samples_of,
+    stride_for,
     unless_apart,
     weigh_heads,
     weigh_packings,
@@ -22,8 +24,10 @@ __all__ = [
     "WORK",
     "Variants",
     "draw",
+    "index_of",
     "layers_within",
     "samples_of",
+    "stride_for",
     "unless_apart",
     "weigh_heads",
     "weigh_packings",

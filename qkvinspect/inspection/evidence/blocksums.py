@@ -1,9 +1,9 @@
-"""Sums over the blocks that heads cut out of a matrix, and the likelihood of heads given these."""
+"""SumsOverBlocks over the blocks that heads cut out of a matrix, and the likelihood of heads given these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import log
 from typing import Any
 
@@ -39,6 +39,10 @@ class BlockSums:
         chosen = self.moments[:, down, across]
         return float(self.counts[down, across].sum()), chosen.reshape(len(chosen), -1).sum(axis=1)
 
+    def of_diagonal(self) -> tuple[float, Array]:
+        """Count and moments of the blocks of each head with itself."""
+        return float(self.counts.trace()), self.moments.trace(axis1=1, axis2=2)
+
 
 def added_up(layers: Sequence[BlockSums]) -> BlockSums:
     """Moments of the entries of several layers, as if each block were one."""
@@ -49,39 +53,132 @@ def added_up(layers: Sequence[BlockSums]) -> BlockSums:
     return BlockSums(counts, moments, paired)
 
 
-class Products:
-    """The entries of one matrix, or of two of the same shape, and their products, from which sums are made.
+class SumsOverBlocks:
+    """Of the entries of some matrices of one shape; cached, as each block of twice the size is made of four."""
 
-    Sums over blocks are cached, as each block of twice the size is made of four of them.
-    """
+    def __init__(self, values: Array) -> None:
+        self._values = values
+        self._sums: dict[tuple[int, int], Array] = {}
+
+    def over(self, width: int, other: int) -> Array:
+        """Over blocks of ``width`` rows and ``other`` columns: float64 [matrices, blocks, blocks]."""
+        if (width, other) not in self._sums:
+            self._sums[width, other] = self._over(width, other)
+        return self._sums[width, other]
+
+    def _over(self, width: int, other: int) -> Array:
+        if width % 2 or other % 2:
+            _, height, length = self._values.shape
+            down, right = np.arange(0, int(height), width), np.arange(0, int(length), other)
+            rows = np.add.reduceat(self._values, down, axis=1, dtype=np.float64)
+            return np.add.reduceat(rows, right, axis=2)
+        quarters = self._values if width == other == 2 else self.over(width // 2, other // 2)
+        halves = np.add(quarters[:, ::2], quarters[:, 1::2], dtype=np.float64)
+        return halves[:, :, ::2] + halves[:, :, 1::2]
+
+
+class Products:
+    """The entries of one matrix, or of two of the same shape, and their products, from which sums are made."""
 
     def __init__(self, matrix: Array, second: Array | None = None) -> None:
+        self.matrix = matrix
         products = [matrix, matrix * matrix]
         if second is not None:
             products = [matrix, second, matrix * matrix, second * second, matrix * second]
-        self.matrix = matrix
-        self.values: Array = np.array(products)
-        self._sums: dict[tuple[int, int], Array] = {}
+        self._sums = SumsOverBlocks(np.array(products))
 
     def add_up(self, width: int, other: int) -> Array:
-        """Sums over blocks of ``width`` rows and ``other`` columns: float64 [2 or 5, blocks, blocks]."""
-        if (width, other) not in self._sums:
-            self._sums[width, other] = self._add_up(width, other)
-        return self._sums[width, other]
+        """SumsOverBlocks over blocks of ``width`` rows and ``other`` columns: float64 [2 or 5, blocks, blocks]."""
+        return self._sums.over(width, other)
 
-    def _add_up(self, width: int, other: int) -> Array:
-        if width % 2 or other % 2:
-            height, length = self.matrix.shape
-            down, right = np.arange(0, int(height), width), np.arange(0, int(length), other)
-            rows = np.add.reduceat(self.values, down, axis=1, dtype=np.float64)
-            return np.add.reduceat(rows, right, axis=2)
-        quarters = self.values if width == other == 2 else self.add_up(width // 2, other // 2)
-        upper = np.add(quarters[:, ::2, ::2], quarters[:, 1::2, ::2], dtype=np.float64)
-        return upper + quarters[:, ::2, 1::2] + quarters[:, 1::2, 1::2]
+    def at(self, down: Array, across: Array) -> Array:
+        """Single entries of the first matrix."""
+        return self.matrix[down, across]
+
+
+class Whole:
+    """All similarities of a sample, whose sums are shared by whatever takes whole runs of neighbouring rows for heads.
+
+    Nearly every packing does: they differ in whose run it is.
+    """
+
+    def __init__(self, scores: Array) -> None:
+        self.scores = scores
+        self._sums: SumsOverBlocks | None = None
+
+    def over(self, rows: Array, columns: Array, width: int) -> Array | None:
+        """SumsOverBlocks of the entries and of their squares over the blocks of heads.
+
+        Args:
+            rows, columns: one head's after the other's.
+
+        Returns:
+            float64 [2, heads, other heads]; None where the rows of a head are no run that starts at a multiple of
+            their number.
+        """
+        down, across = _runs(rows, width), _runs(columns, width)
+        if down is None or across is None or len(self.scores) % width:
+            return None
+        if self._sums is None:
+            self._sums = SumsOverBlocks(np.array([self.scores, self.scores * self.scores]))
+        return self._sums.over(width, width).take(down, axis=1).take(across, axis=2)
+
+    def cut(self, rows: Array, columns: Array) -> Array:
+        """The similarities of some rows with others."""
+        down, across = _one_run(rows), _one_run(columns)
+        if down is not None and across is not None:
+            return self.scores[down, across]
+        return self.scores.take(rows, axis=0).take(columns, axis=1)
+
+
+def _one_run(rows: Array) -> slice | None:
+    start, count = int(rows[0]), len(rows)
+    return slice(start, start + count) if int(rows[-1]) == start + count - 1 and (np.diff(rows) == 1).all() else None
+
+
+def _runs(rows: Array, width: int) -> Array | None:
+    """Which runs of so many rows these are, if they are."""
+    heads = rows.reshape(-1, width)
+    numbers, over = np.divmod(heads[:, 0], width)
+    return None if over.any() or (np.diff(heads) != 1).any() else numbers
+
+
+class CutProducts(Products):
+    """Products of the similarities of some rows with others, and of those tied to them, cut out where they must be."""
+
+    def __init__(self, whole: Whole, rows: Array, columns: Array, tied: Array | None = None) -> None:
+        self._whole, self._rows, self._columns, self._tied = whole, rows, columns, tied
+        self._both: SumsOverBlocks | None = None
+        self._all: Products | None = None
+
+    @cached_property
+    def matrix(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._whole.cut(self._rows, self._columns)
+
+    def at(self, down: Array, across: Array) -> Array:
+        return self._whole.scores[self._rows[down], self._columns[across]]
+
+    def add_up(self, width: int, other: int) -> Array:
+        own = self._whole.over(self._rows, self._columns, width) if width == other else None
+        if self._tied is None or own is None:
+            return self._cut.add_up(width, other) if own is None else own
+        tied = self._whole.over(self._tied, self._tied, width)
+        if tied is None:
+            return self._cut.add_up(width, other)
+        if self._both is None:
+            self._both = SumsOverBlocks((self.matrix * self._whole.cut(self._tied, self._tied))[None])
+        x, xx = own
+        y, yy = tied
+        return np.array([x, y, xx, yy, self._both.over(width, width)[0]])
+
+    @cached_property
+    def _cut(self) -> Products:
+        tied = None if self._tied is None else self._whole.cut(self._tied, self._tied)
+        return Products(self.matrix, tied)
 
 
 def block_sums(products: Products, width: int) -> BlockSums:
-    """Sums of the blocks of symmetric matrices; their diagonals must be 0 and are left out.
+    """SumsOverBlocks of the blocks of symmetric matrices; their diagonals must be 0 and are left out.
 
     Args:
         products: of [heads * width, heads * width], in the order of the heads.
@@ -93,7 +190,7 @@ def block_sums(products: Products, width: int) -> BlockSums:
 
 
 def cross_sums(products: Products, width: int, other: int, share: int) -> BlockSums:
-    """Sums of the blocks of similarities between two parts.
+    """SumsOverBlocks of the blocks of similarities between two parts.
 
     The similarity of a row with the row at the same place of the other part's head is kept apart: these pairs
     are special in trained weights whatever the heads are.
@@ -107,8 +204,8 @@ def cross_sums(products: Products, width: int, other: int, share: int) -> BlockS
     if width != other:
         return BlockSums(counts, moments)
     heads = np.arange(len(counts))
-    down = np.arange(len(products.matrix))
-    own = products.matrix[down, down // width // share * width + down % width].astype(np.float64).reshape(-1, width)
+    down = np.arange(len(counts) * width)
+    own = products.at(down, down // width // share * width + down % width).astype(np.float64).reshape(-1, width)
     sums = np.array([own.sum(axis=1), (own * own).sum(axis=1)])
     moments = moments.copy()
     moments[:, heads, heads // share] -= sums
@@ -146,7 +243,7 @@ def fitted(count: float, moments: Array, *, given: bool = False) -> Fitted:
     """
     if count < FEW:
         return Fitted()
-    mean: list[float] = (moments / count).tolist()  # plain numbers: numpy's are slow one by one
+    mean: list[float] = [moment / count for moment in moments.tolist()]  # plain numbers: numpy's are slow one by one
     if len(mean) == 2:
         spread = mean[1] - mean[0] ** 2
         lost = (1,)

@@ -70,12 +70,14 @@ class Term:
     def _classes(self, order: Array | None) -> list[tuple[float, Array]]:
         """Count and moments of the blocks of each class; the last class is what the others leave of all."""
         count, moments = self._total
-        same = self.sums.of(*(self._within() if order is None else self._alike(order)))
+        if order is None:
+            same = self.sums.of_diagonal() if self.share == (1, 1) else self.sums.of(*self._within())
+        else:
+            same = self.sums.of(*self._alike(order))
         others = count - same[0], moments - same[1]
         if self.share[0] == 1 or self.share[0] != self.share[1]:
             return [same, others]
-        diagonal = np.arange(len(self.sums.counts))
-        own = self.sums.of(diagonal, diagonal)
+        own = self.sums.of_diagonal()
         return [own, (same[0] - own[0], same[1] - own[1]), others]
 
     def parted(self, order: Array) -> Fitted:
@@ -226,6 +228,14 @@ _ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"
 
 
 def _across(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[Term]:
+    """The term of two parts; of parts alike it is the same whoever comes first, in whatever packing has their rows."""
+    if first.shape == second.shape and first.flat[0] > second.flat[0]:
+        first, second = second, first
+    key = first.shape, second.shape, kv_heads, first.tobytes(), second.tobytes()
+    return sample.remembered(key, lambda: _of_two(sample, first, second, kv_heads))
+
+
+def _of_two(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[Term]:
     products = sample.between(first, second)
     if products is None:
         return []

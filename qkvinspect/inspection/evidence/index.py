@@ -78,7 +78,8 @@ def _starts(attention: Attention) -> dict[str, int]:
 
 
 def _sampled(part: Part, stride: int) -> Array | None:
-    rows = np.array([list(run) for run in part.heads])
+    first = part.heads[0]
+    rows = np.array([run.start for run in part.heads])[:, None] + np.arange(0, len(first) * first.step, first.step)
     if stride == 1:
         return rows
     kept = rows[:, ::stride]

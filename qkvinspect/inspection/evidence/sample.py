@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from math import gcd
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,22 @@ from qkvinspect.checkpoint import Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, field, replace
-from qkvinspect.inspection.evidence.blocksums import Products
+from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
-from qkvinspect.weights.copying import Copying
+from qkvinspect.weights.copying import is_copying
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import value_tiles
 from qkvinspect.weights.weight import Matrix, Weight
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 MAX_ROWS = 1280
 """Rows that are weighed of a layer, of all its weights together."""
+
+_MADE = 512  # of a few packings with every number of heads, of which each takes some kilobytes
 
 _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
 
@@ -86,6 +89,15 @@ class LayerWeights:
         return tuple(weight.as_shape(orientation)[0] for weight, orientation, _ in self.weights)
 
 
+class _MadeOfSample:
+    """What was made of a sample, kept for the other hypotheses."""
+
+    def __init__(self) -> None:
+        self.whole: Whole | None = None
+        self.products: dict[object, Products] = {}
+        self.made: dict[object, list[Any]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The similarities of a layer's sampled rows.
@@ -105,7 +117,7 @@ class Sample:
     columns: int | None
     lengths: Array
     stride: int
-    _kept: dict[object, Products] = field(default_factory=dict[object, Products], repr=False, compare=False)
+    _memory: _MadeOfSample = field(default_factory=_MadeOfSample, repr=False, compare=False)
 
     def among(self, rows: Array, tied: Array | None = None) -> Products:
         """The similarities among some rows, with those among the rows tied to them."""
@@ -117,18 +129,26 @@ class Sample:
             return None
         return self._products(rows, others, None)
 
+    def remembered(self, key: object, make: Callable[[], list[T]]) -> list[T]:
+        """What was made of the sample before, as packings that share rows share what is made of these."""
+        made = self._memory.made
+        if key not in made:
+            if len(made) >= _MADE:
+                made.clear()
+            made[key] = make()
+        return cast("list[T]", made[key])
+
     def _products(self, rows: Array, columns: Array, tied: Array | None) -> Products:
         """Cached: all numbers of heads divide the same matrix, and share many of its sums."""
+        memory = self._memory
         key = rows.tobytes(), columns.tobytes(), None if tied is None else tied.tobytes()
-        if key not in self._kept:
-            if len(self._kept) >= _KEPT:
-                self._kept.clear()
-            second = None if tied is None else self._cut(tied, tied)
-            self._kept[key] = Products(self._cut(rows, columns), second)
-        return self._kept[key]
-
-    def _cut(self, rows: Array, columns: Array) -> Array:
-        return self.scores[np.ix_(rows.ravel(), columns.ravel())]
+        if key not in memory.products:
+            if len(memory.products) >= _KEPT:
+                memory.products.clear()
+            memory.whole = memory.whole or Whole(self.scores)
+            flat = None if tied is None else tied.ravel()
+            memory.products[key] = CutProducts(memory.whole, rows.ravel(), columns.ravel(), flat)
+        return memory.products[key]
 
 
 def stride_of(rows: Sequence[int], most: int = MAX_ROWS, coarsest: int | None = None) -> int:
@@ -158,7 +178,7 @@ def take(source: LayerWeights, stride: int) -> Sample | None:
             kept.keep(key, sample, sample.scores.nbytes if sample is not None else 0)
     else:
         (sample,) = found
-    return sample if sample is None else replace(sample, _kept={})  # whose products take as much again, each
+    return sample if sample is None else replace(sample, _memory=_MadeOfSample())
 
 
 def _take(source: LayerWeights, stride: int) -> Sample | None:
@@ -273,7 +293,7 @@ def _lines(matrix: Matrix, step: int) -> Array:
 
 
 def _near(matrix: StridedMatrix, step: int) -> bool:
-    local = isinstance(matrix.info.region.source, Copying)
+    local = is_copying(matrix.info.region.source)
     return local and step * matrix.row_stride * matrix.unit // 8 <= _AHEAD
 
 

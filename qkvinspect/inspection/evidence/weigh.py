@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from statistics import NormalDist
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -22,8 +22,6 @@ from qkvinspect.inspection.verdict import Verdict, Weighed
 Array = NDArray[Any]
 Variants = Mapping[int, Sequence[Attention]]
 """For each number of heads, the same layers cut into that many."""
-
-View = TypeVar("View", Fits, Mapping[str, Fits])
 
 SURE = 0.99
 """The confidence from which an answer is given."""
@@ -53,6 +51,12 @@ def layers_within(rows: Sequence[int], work: int) -> int:
     return max(work // max(with_out, 1) ** 2, 1)
 
 
+def stride_for(attention: Attention, most: int = MAX_ROWS, coarsest: int | None = None) -> int:
+    """One row in how many a sample of a layer has."""
+    source = source_of(attention)
+    return stride_of(source.rows, most, coarsest) if source is not None else 1
+
+
 def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: int | None = None) -> list[Sample]:
     """Read a sample of each layer that has values to compare.
 
@@ -74,7 +78,9 @@ def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
-    verdict = _best_view(_views(fits), lambda view: _heads(view, layers))
+    verdict = _heads(fits, layers)
+    if not verdict.confidence and (common := _in_common(fits)):
+        verdict = _more_visible(_heads(common, layers), verdict)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
     alone = [_heads(_only(fits, [i]), layers[i : i + 1]) for i in range(len(layers))]
@@ -94,30 +100,32 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
-    views = [dict(zip(fits, view, strict=True)) for view in zip(*map(_views, fits.values()), strict=False)]
-    verdict = _best_view(views, lambda view: _packings(view, layers))
+    verdict = _packings(fits, layers)
+    common = {} if verdict.confidence else {label: _in_common(own) for label, own in fits.items()}
+    if common and all(common.values()):
+        verdict = _more_visible(_packings(common, layers), verdict)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
     one_by_one = ({label: _only(own, [i]) for label, own in fits.items()} for i in range(len(layers)))
     return unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in enumerate(one_by_one)])
 
 
-def _views(fits: Fits) -> list[Fits]:
-    """The layers each with a law of its own, and all with one."""
-    shared = {heads: together(of) for heads, of in fits.items()} if len(next(iter(fits.values()))) > 1 else {}
+def _in_common(fits: Fits) -> Fits:
+    """The layers under one law for all; empty where there is none, or but one layer."""
+    if len(next(iter(fits.values()))) < 2:
+        return {}
+    shared = {heads: together(of) for heads, of in fits.items()}
     common = {heads: [one] for heads, one in shared.items() if one is not None}
-    return [fits, common] if common and len(common) == len(fits) else [fits]
+    return common if len(common) == len(fits) else {}
 
 
 def _only(fits: Fits, layers: Sequence[int]) -> Fits:
     return {heads: [of[i] for i in layers] for heads, of in fits.items()}
 
 
-def _best_view(views: Sequence[View], weigh: Callable[[View], Verdict]) -> Verdict:
-    """The first verdict in which heads stand out from noise; the very first, if none does."""
-    first = weigh(views[0])
-    others = (weigh(view) for view in views[1:]) if not first.confidence else ()
-    return next((verdict for verdict in others if verdict.confidence), first)
+def _more_visible(common: Verdict, own: Verdict) -> Verdict:
+    """The verdict under one law for all layers, if heads stand out from noise there: with a law each they do not."""
+    return common if common.confidence else own
 
 
 def unless_apart(verdict: Verdict, alone: Sequence[Verdict]) -> Verdict:

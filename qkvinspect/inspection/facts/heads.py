@@ -16,6 +16,7 @@ from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, says_the_same_of_alike_layers, sections
 from qkvinspect.inspection.facts.shares import pruned, ranks
 from qkvinspect.inspection.names import Names, numberless
+from qkvinspect.weights.head_list import heads_of
 
 Ask = Callable[[Config, Sequence[ConfigSection], HeadedModule], Iterable[HeadFact]]
 """Reads a config for one module."""
@@ -82,6 +83,10 @@ class Sources:
                 break
 
     def _of_tensors(self, candidate: Candidate) -> Iterator[HeadFact]:
+        for stored, weight in zip(candidate.layout.weights, candidate.weights, strict=True):
+            count = heads_of(weight) if "q" in stored.packing.parts else None
+            if count is not None:
+                yield HeadFact(f"tensor:{weight.name}", count, said_by=SaidBy.TENSOR)
         for tensor in candidate.layout.head_tensors:
             info = self._names.find_in_stack(tensor.key, candidate.path)
             if info is None or len(info.shape) <= tensor.axis:

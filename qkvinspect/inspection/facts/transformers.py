@@ -47,7 +47,7 @@ def _read(origin: str, section: ConfigSection, keys: HeadKeys, module: HeadedMod
     known = by is not None or bool(dim)
     width = None if known else _width(section.values, keys.num_heads, module)
     fact = HeadFact(
-        f"{origin}:{section.path}{path}",
+        f"{origin}:{section.path}{_of_layer(path, module.layer)}",
         heads,
         kv_heads,
         dim,
@@ -72,11 +72,22 @@ def _value(values: Mapping[str, object], path: str, layer: str) -> int | None:
         name, _, place = key.partition("[")
         held = held.get(name) if is_mapping(held) else None
         if place and is_items(held):
-            numbers = [int(part) for part in layer.split(".") if part.isdecimal() and len(part) < 6]
-            which = int(place.rstrip("]"))
-            index = numbers[which] if which < len(numbers) else len(held)
-            held = held[index] if index < len(held) else None
+            index = _stage(place, layer)
+            held = held[index] if index is not None and index < len(held) else None
     return held if is_count(held) else None
+
+
+def _stage(place: str, layer: str) -> int | None:
+    """The entry of a list that is a layer's: ``0]`` stands for the first number in the layer's name."""
+    numbers = [int(part) for part in layer.split(".") if part.isdecimal() and len(part) < 6]
+    which = int(place.rstrip("]"))
+    return numbers[which] if which < len(numbers) else None
+
+
+def _of_layer(path: str, layer: str) -> str:
+    """A path as it reads for one layer: ``num_heads[2]`` is the entry of the third stage."""
+    name, bracket, place = path.partition("[")
+    return f"{name}[{_stage(place, layer)}]" if bracket else path
 
 
 def _width(values: Mapping[str, object], path: str, module: HeadedModule) -> int | None:

@@ -31,7 +31,9 @@ def closing(report: Report) -> Iterator[Block]:
     named = ", ".join(modules[:_NAMED]) + (", ..." if len(modules) > _NAMED else "")
     where = text.count(len(modules), "module")
     yield TextLine(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
-    rows = list(dict.fromkeys(found.suggestion for found in account.unrecognised))
+    rows = list(dict.fromkeys(found.suggestion for found in account.unrecognised if found.suggestion))
+    if not rows:
+        return
     yield CodeBlock(
         tuple("\n".join(rows[:_ROWS]).split("\n")),
         title="To say what they are, complete this and put it into qkvinspect.toml:",

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from qkvinspect.lineage import Lineage
-from qkvinspect.lineage.fates import HeadFate
+from qkvinspect.lineage.fates import FATES, HeadFate
 from qkvinspect.lineage.kinship import VERDICTS, Kinship, Verdict, label
 from qkvinspect.render import text
 from qkvinspect.render.document import (
@@ -23,15 +23,17 @@ from qkvinspect.render.document import (
     TextLine,
 )
 from qkvinspect.render.labels import apart
-from qkvinspect.render.lineage_picture import MARKS, shown
+from qkvinspect.render.lineage_picture import MARKS, legend, shown
 
-COLUMNS = ("a", "b", "verdict", "p_value", "in_a", "in_b", "layer", "head_a", "head_b", "fate", "like", "cosine",
-    "moved_qk", "moved_ov")  # fmt: skip
+COLUMNS = ("a", "b", "verdict", "p_value", "in_a", "in_b", "layer", "head_a", "head_b", "fate", "like", "like_layer",
+    "cosine", "moved_qk", "moved_ov")  # fmt: skip
 PAIRS = ("", "", "verdict", "p-value", "in place", "distance")
 
 _STYLES: dict[Verdict, Style] = {
+    "identical": "bold green",
     "derived": "bold green",
     "common ancestor": "bold green",
+    "kin": "bold green",
     "unrelated": "bold red",
     "undetermined": "yellow",
 }
@@ -89,8 +91,8 @@ def _pair(one: Kinship) -> Iterator[Block]:
     if one.kin:
         yield TextLine("")
         yield from _map(one)
-        marks = "x removed, m merged into another, + added, c copied"
-        yield TextLine(f"heads: 0 not moved ... 9 moved by its own size; {marks}", "dim")
+        marks = "; ".join(filter(None, ("0 not moved ... 9 moved by its own size", legend(one))))
+        yield TextLine(f"heads: {marks}", "dim")
         yield Items(tuple(TextLine(line) for line in _happened(one)))
 
 
@@ -121,7 +123,9 @@ def _mark(head: HeadFate) -> str:
 
 def _happened(one: Kinship) -> Iterator[str]:
     """What happened to layers and heads, in words."""
-    for fate in ("removed", "added", "merged", "copied"):
+    for fate in FATES:
+        if fate == "kept":
+            continue
         layers, heads = one.count(fate)
         counts = [text.count(number, noun) for number, noun in ((layers, "layer"), (heads, "head")) if number]
         if counts:
@@ -168,7 +172,8 @@ def _remarks(lineage: Lineage) -> Iterator[Remark]:
 
 
 def _verdict(one: Kinship) -> str:
-    made = {"a": "A was made from B", "b": "B was made from A", None: ""}[one.descendant]
+    undecided = "derived or of a common ancestor, which is not told" if one.verdict == "kin" else ""
+    made = {"a": "A was made from B", "b": "B was made from A", None: undecided}[one.descendant]
     return "; ".join(filter(None, (one.verdict, made, f"p = {_p_value(one)}" if one.test else "")))
 
 
@@ -205,5 +210,5 @@ def _records(lineage: Lineage) -> Iterator[Sequence[Cell]]:
 
 def _head(head: HeadFate | None) -> tuple[Cell, ...]:
     if head is None:
-        return (None,) * 7
-    return (head.a, head.b, head.fate, head.like, head.cosine, head.moved_qk, head.moved_ov)
+        return (None,) * 8
+    return (head.a, head.b, head.fate, head.like, head.like_layer, head.cosine, head.moved_qk, head.moved_ov)

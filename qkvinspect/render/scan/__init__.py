@@ -56,9 +56,7 @@ def scan_writer(out: Path) -> ScanWriter:
     """
     load = SCAN_WRITERS.get(out.suffix.removeprefix("."))
     if load is None:
-        raise UsageError(
-            "cannot be written", file=str(out), expected=".jsonl, .csv or .parquet", found=out.suffix or None
-        )
+        raise UsageError("cannot be written", file=str(out), expected=".jsonl, .csv or .parquet")
     writer = load()
     writer.require()
     return writer

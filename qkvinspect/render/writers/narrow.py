@@ -54,7 +54,7 @@ def laid(table: DataTable, width: int | None) -> Laid:
 
 def widths(table: DataTable, cells: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
     """Of each column, with its title."""
-    return [max((width_of(row[i]) for row in [table.columns, *cells]), default=0) for i in kept]
+    return [max(width_of(table.columns[i]), max(map(width_of, [row[i] for row in cells]), default=0)) for i in kept]
 
 
 def across(sizes: Sequence[int], gap: int) -> int:

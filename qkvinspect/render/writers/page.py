@@ -115,10 +115,10 @@ class Page:
     def _row(
         self, cells: Sequence[str], sizes: Sequence[int], right: Sequence[bool], gap: int, indent: str, style: str
     ) -> None:
-        padded = [
-            " " * (size - wrapping.width_of(cell)) * flush + cell + " " * (size - wrapping.width_of(cell)) * (not flush)
-            for cell, size, flush in zip(cells, sizes, right, strict=True)
-        ]
+        padded: list[str] = []
+        for cell, size, flush in zip(cells, sizes, right, strict=True):
+            space = " " * (size - wrapping.width_of(cell))
+            padded.append(space + cell if flush else cell + space)
         self._add(self._styled(f"{indent}{(' ' * gap).join(padded)}".rstrip(), style))
 
     def __str__(self) -> str:

@@ -8,6 +8,8 @@ kohya      ``lora_unet_M.lora_down.weight`` with ``_`` for dots,   sd-scripts, n
            ``lora_up``, ``alpha``; ComfyUI keeps the dots
 diffusers  ``M.lora.down.weight``; ``P.processor.to_q_lora.down``  diffusers 0.42, loaders/
 XLabs      ``B.processor.qkv_lora1.down.weight``                   the same, lora_conversion_utils.py
+torchtune  ``M.lora_a.weight``, ``M.lora_b.weight``                torchtune 0.6, modules/peft/lora.py
+MLX        ``M.lora_a`` [in, r], ``M.lora_b`` [r, out]             mlx-lm 0.29, tuner/lora.py
 ========== ====================================================== =======================================
 """
 
@@ -20,14 +22,15 @@ from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.late_pattern import late_pattern
 
-Tool = Literal["peft", "loralib", "kohya", "diffusers"]
+Tool = Literal["peft", "loralib", "kohya", "diffusers", "mlx"]
 """The tool whose names they are, which tells the scale where none is stored."""
 
 _PEFT = late_pattern(r"^(.+)\.lora_([AB])(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?$")
+_LOWER = late_pattern(r"^(.+)\.lora_([ab])(\.weight)?$")
 _MAGNITUDE = late_pattern(r"^(.+)\.lora_magnitude_vector(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
 _DOWN_UP = late_pattern(r"^(.+)\.(lora|lora_linear_layer)[._](down|up)\.weight$")
 _PROCESSOR = late_pattern(r"^(.+)\.processor\.((?:to|add|qkv|proj)\w{0,16}?)_lora([12]?)\.(down|up)\.weight$")
-_BESIDE = late_pattern(r"^(.+)\.(alpha|dora_scale|lora_mid\.weight)$")
+_BESIDE = late_pattern(r"^(.+)\.(alpha|dora_scale|lora_mid\.weight|m)$")
 
 _STREAMS = {"1": "img_attn", "2": "txt_attn"}
 _SINGLE = {"qkv": "linear1", "proj": "linear2"}
@@ -65,7 +68,7 @@ def factors_of(tensors: Mapping[str, TensorInfo]) -> list[Factors]:
     found: dict[tuple[str, str], Factors] = {}
     beside: list[tuple[str, str, TensorInfo]] = []
     for name, info in tensors.items():
-        if "lora" not in name and not name.endswith((".alpha", ".dora_scale")):
+        if "lora" not in name and not name.endswith((".alpha", ".dora_scale", ".m")):
             continue
         told = _told(name)
         if told is None:
@@ -75,7 +78,7 @@ def factors_of(tensors: Mapping[str, TensorInfo]) -> list[Factors]:
         module, adapter, role, tool = told
         part = tool == "diffusers" and ".processor.qkv_lora." in name
         one = found.get((module, adapter)) or Factors(module, adapter, tool, first_rows=part)
-        found[module, adapter] = _with(one, role, info)
+        found[module, adapter] = _with(one, role, _turned(info) if tool == "mlx" else info)
     for module, kind, info in beside:
         if (module, "") in found:
             one = found[module, ""]
@@ -88,6 +91,8 @@ def _told(name: str) -> tuple[str, str, str, Tool] | None:
     if match := _PEFT.match(name):
         role = "strange" if match[4] == ".bias" else "down" if match[2] == "A" else "up"
         return match[1], match[3] or "", role, "peft" if match[4] or match[3] else "loralib"
+    if match := _LOWER.match(name):
+        return match[1], "", "down" if match[2] == "a" else "up", "loralib" if match[3] else "mlx"
     if match := _DOWN_UP.match(name):
         tool: Tool = "kohya" if f".{match[2]}_{match[3]}." in name else "diffusers"
         return match[1], "", match[3], tool
@@ -96,6 +101,11 @@ def _told(name: str) -> tuple[str, str, str, Tool] | None:
     if match := _MAGNITUDE.match(name):
         return match[1], match[2] or "", "magnitude", "peft"
     return None
+
+
+def _turned(info: TensorInfo) -> TensorInfo:
+    """A matrix seen with its axes changed."""
+    return replace(info, shape=info.shape[::-1], strides=info.strides[::-1])
 
 
 def _processed(what: str, stream: str) -> str:

@@ -4,7 +4,8 @@ PEFT writes alpha into ``adapter_config.json`` (0.21, tuners/lora/layer.py, upda
 root of r with ``use_rslora``; ``rank_pattern`` and ``alpha_pattern`` for single modules, utils/other.py,
 get_pattern_key). kohya keeps it in a tensor, and takes the rank where there is none (sd-scripts, networks/lora.py).
 diffusers writes it into the metadata of the file, and takes the rank where there is none
-(0.42, utils/peft_utils.py, get_peft_kwargs).
+(0.42, utils/peft_utils.py, get_peft_kwargs). mlx-lm writes the scale itself into ``adapter_config.json``, by which it
+multiplies whatever the rank is (0.29, tuner/lora.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from qkvinspect.parsed import is_mapping
 from qkvinspect.weights.adapters.factors import Factors
 from qkvinspect.weights.companions import number_of
 
+_PARAMETERS = "lora_parameters"
 _METADATA = "lora_adapter_metadata"
 _MOST = 1 << 20  # characters of metadata that are parsed
 
@@ -78,7 +80,7 @@ def configs_of(checkpoint: Checkpoint) -> dict[str, AdapterConfig]:
     """The configs of an adapter, by the first component of the modules that they are for; "" for all."""
     found: dict[str, AdapterConfig] = {}
     for config in checkpoint.configs:
-        if "lora_alpha" in config.values or config.values.get("peft_type") is not None:
+        if "lora_alpha" in config.values or _PARAMETERS in config.values or config.values.get("peft_type") is not None:
             found.setdefault("", AdapterConfig(config.origin, config.values))
     text = checkpoint.metadata.get(_METADATA, "")
     for key, value in _parsed(text).items():
@@ -97,7 +99,7 @@ def base_names(checkpoint: Checkpoint) -> list[str]:
 
 
 def _parsed(text: str) -> dict[str, object]:
-    if not 0 < len(text) < _MOST:
+    if len(text) >= _MOST:
         return {}
     try:
         parsed: object = json.loads(text)
@@ -120,10 +122,13 @@ def scale_of(factors: Factors, module: str, config: AdapterConfig | None, rank: 
     if factors.alpha is not None:
         alpha = number_of(factors.alpha)
         return _finite(alpha, factors.alpha.name) / rank if alpha else 1.0
+    parameters = config.values.get(_PARAMETERS) if config is not None else None
+    if config is not None and factors.tool == "mlx" and is_mapping(parameters):
+        return _number(parameters.get("scale"), "scale", config.origin)
     if config is not None and "lora_alpha" in config.values:
         return _said(config, module, rank)
     by_peft = factors.tool == "peft" and (factors.adapter or module.startswith("base_model."))
-    return None if by_peft or factors.tool == "loralib" else 1.0
+    return None if by_peft or factors.tool in ("loralib", "mlx") else 1.0
 
 
 def _said(config: AdapterConfig, module: str, rank: int) -> float:
@@ -131,9 +136,15 @@ def _said(config: AdapterConfig, module: str, rank: int) -> float:
     if said is not None and said != rank:
         raise LayoutError(f"{config.origin} says rank {said} for {module}", found=f"factors of rank {rank}")
     alpha = _by_pattern(config, "alpha_pattern", module, config.values.get("lora_alpha"))
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        raise LayoutError(f"{config.origin} says no number for lora_alpha", found=repr(alpha)[:40])
-    return _finite(alpha, config.origin) / (sqrt(rank) if config.values.get("use_rslora") is True else rank)
+    return _number(alpha, "lora_alpha", config.origin) / (
+        sqrt(rank) if config.values.get("use_rslora") is True else rank
+    )
+
+
+def _number(value: object, key: str, where: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise LayoutError(f"{where} says no number for {key}", found=repr(value)[:40])
+    return _finite(value, where)
 
 
 def _finite(alpha: float, where: str) -> float:

@@ -35,10 +35,10 @@ def _scaled_int() -> EncodingModule:
     return scaled_int
 
 
-def _float4() -> EncodingModule:
-    from qkvinspect.weights.encodings import float4
+def _micro_float() -> EncodingModule:
+    from qkvinspect.weights.encodings import micro_float
 
-    return float4
+    return micro_float
 
 
 def _bitsandbytes_4bit() -> EncodingModule:
@@ -71,6 +71,12 @@ def _mlx() -> EncodingModule:
     return mlx
 
 
+def _mlx_floats() -> EncodingModule:
+    from qkvinspect.weights.encodings import mlx_floats
+
+    return mlx_floats
+
+
 def _matmul_nbits() -> EncodingModule:
     from qkvinspect.weights.encodings import matmul_nbits
 
@@ -83,28 +89,62 @@ def _weight_norm() -> EncodingModule:
     return weight_norm
 
 
+def _comfy_quant() -> EncodingModule:
+    from qkvinspect.weights.encodings import comfy_quant
+
+    return comfy_quant
+
+
 def _known_by_name() -> EncodingModule:
     from qkvinspect.weights.encodings import known_by_name
 
     return known_by_name
 
 
+BESIDE_CODES = frozenset(
+    {"q_scale", "s", "wscales", "lookup_table", "SU", "codebooks", "row_offsets", "centroids"}
+    | {"per_channel_scale", "weight_scales"}
+)
+"""Names beside codes that are only named."""
+
+ADAPTER_LEAVES = frozenset(
+    {"hada_w1_a", "lokr_w1", "lokr_w1_a", "oft_blocks", "oft_diag", "oft_R", "boft_R", "ia3_l"}
+    | {"vera_lambda_b", "vera_lambda_d"}
+)
+"""Names of what adapters of other kinds than LoRA keep, which are only named."""
+
 ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = (
-    (_scaled_float, frozenset({"weight_scale_inv", "weight_scale", "scale_weight", "_weight_scale", "_scale"})),
+    (
+        _scaled_float,
+        frozenset(
+            {"weight_scale_inv", "weight_scale", "scale_weight", "_weight_scale", "_scale", "weights_scaling_factor"}
+        ),
+    ),
     (_scaled_int, frozenset({"SCB", "weight_scale", "_weight_scale", "_scale", "int_scale"})),
-    (_float4, frozenset({"weight_packed", "weight_scale", "gate_up_proj_blocks", "down_proj_blocks", "blocks"})),
+    (
+        _micro_float,
+        frozenset({"weight_packed", "weight_scale", "gate_up_proj_blocks", "down_proj_blocks", "blocks"}),
+    ),
     (_bitsandbytes_4bit, frozenset({"bitsandbytes__nf4", "bitsandbytes__fp4", "quant_map"})),
     (_gptq, frozenset({"qweight"})),
     (_awq, frozenset({"qweight"})),
     (_packed_integers, frozenset({"weight_packed"})),
     (_mlx, frozenset({"biases"})),
+    (_mlx_floats, frozenset({"scales"})),
     (_matmul_nbits, frozenset({"nbits_codes"})),
     (_weight_norm, frozenset({"weight_g", "original0"})),
-    (_known_by_name, frozenset({"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes"})),
+    (_comfy_quant, frozenset({"comfy_quant", "weight_scale"})),
+    (
+        _known_by_name,
+        frozenset(
+            {"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes", "qweight", *BESIDE_CODES, *ADAPTER_LEAVES}
+        ),
+    ),
 )
 """What imports each module, and the last components of tensor names by which a weight of its kind is known.
 
-A module is imported where a name has such an ending: all of them would add 12 milliseconds to a short command's 170."""
+Where several know a weight, the last holds: ``comfy_quant`` says more of it than its names do. A module is imported
+where a name has such an ending: all of them would add 12 milliseconds to a short command's 170."""
 
 _BY_MARKER = {
     marker: tuple(load for load, markers in ENCODINGS if marker in markers)

@@ -2,8 +2,9 @@
 
 ``weight_scale`` (transformers, vLLM, compressed-tensors, ModelOpt) and ``weight_scale_inv`` (DeepSeek,
 transformers' ``FP8Linear``) are both multiplied by, whatever the name of the second suggests: DeepSeek-V3,
-inference/kernel.py, weight_dequant. ``scale_weight`` is what ComfyUI writes into single-file diffusion models.
-torchao's Float8Tensor and quanto's qfloat8 are the same under names of their own (torchao 0.18, optimum-quanto 0.2.7).
+inference/kernel.py, weight_dequant. ``scale_weight`` is what ComfyUI writes into single-file diffusion models, and
+``weights_scaling_factor`` what TensorRT-LLM has (1.0, quantization/layers.py, FP8Linear). torchao's Float8Tensor and
+quanto's qfloat8 are the same under names of their own (torchao 0.18, optimum-quanto 0.2.7).
 One scale holds for the whole matrix, for a row, for a column, or for a block of rows and columns.
 """
 
@@ -17,14 +18,14 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.parsed import is_items, is_mapping, is_size
-from qkvinspect.weights.companions import said_text
+from qkvinspect.weights.companions import POWERS_OF_TWO, is_mxfp8, said_text
 from qkvinspect.weights.strided import strided_matrix, strided_shape
 from qkvinspect.weights.weight import StoredRows, Weight, plain
 
 if TYPE_CHECKING:
     from qkvinspect.weights.reading import Array
 
-SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")
+SCALES = ("weight_scale_inv", "weight_scale", "scale_weight", "weights_scaling_factor")
 """Names of the scales beside ``weight``."""
 
 _CODES = {**dict.fromkeys(SCALES, "weight"), "_weight_scale": "_weight_qdata", "_scale": "_data"}
@@ -37,6 +38,7 @@ _WITH_SCALES = ("fp8", "fbgemm_fp8")
 
 _USUAL_BLOCK = 128  # DeepSeek and transformers: one scale for 128 x 128 values
 _LEAST_BLOCK = 16
+_LEAST_POWERS = 32
 _STRIPES = (2, 4, 8)  # ranks of tensor parallelism
 
 
@@ -186,7 +188,7 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     tensors = checkpoint.tensors
     prefix, dot, leaf = marker.rpartition(".")
     codes = tensors.get(f"{prefix}{dot}{_CODES[leaf]}")
-    if codes is None or not _small_float(codes):
+    if codes is None or not _small_float(codes) or is_mxfp8(codes, tensors[marker]):
         return None
     weight = replace(plain(codes), name=prefix if leaf == "_scale" else f"{prefix}{dot}weight")
     try:
@@ -263,6 +265,8 @@ def _scaled(codes: TensorInfo, scales: TensorInfo, said: tuple[int, ...]) -> Sca
     if high is None or wide is None:
         expected = f"[], [{rows}], [{rows}, 1] or one for each {_USUAL_BLOCK} x {_USUAL_BLOCK} values"
         raise LayoutError(f"its shape is {list(scales.shape)} where {expected} was expected")
+    if scales.dtype.name in POWERS_OF_TWO and wide < _LEAST_POWERS:
+        raise LayoutError(f"its shape is {list(scales.shape)}: no format has a power of two for each {wide} of a row")
     return ScaledFloat(codes, scales, high, wide)
 
 

@@ -15,6 +15,7 @@ from qkvinspect.cli import main
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.inspection import Options, inspect
 from tests.inspection.facts.test_faults import all_sizes, codes, config, report, separate
+from tests.inspection.test_patterns import report as of_shapes
 
 MEGATRON = {"num_attention_heads": 4, "num_query_groups": 1, "group_query_attention": True, "kv_channels": 8}
 
@@ -148,3 +149,18 @@ def test_what_the_weights_say_is_a_fact_beside_the_others(tmp_path: Path, capsys
 def test_why_does_not_go_with_other_views(rank: Path) -> None:
     assert main(["show", str(rank), "--why", "*", "--per-head"]) == 2
     assert main(["show", str(rank), "--why", "*", "--tensors"]) == 2
+
+
+def test_a_list_of_stages_is_named_by_the_entry_that_was_read() -> None:
+    """SegFormer's ``num_attention_heads`` has an entry for each stage: the first number in a layer's name."""
+    sizes = {0: 32, 1: 64, 3: 256}
+    names = {stage: f"segformer.encoder.block.{stage}.1.attention.self" for stage in sizes}
+    shapes = {
+        f"{names[stage]}.{part}.weight": (size, size)
+        for stage, size in sizes.items()
+        for part in ("query", "key", "value")
+    }
+    found = of_shapes(shapes, {"model_type": "segformer", "num_attention_heads": [1, 2, 5, 8]})
+    assert {one.layer: (one.heads and one.heads.num_heads, one.heads_from[-4:]) for one in found.attentions} == {
+        names[0]: (1, "s[0]"), names[1]: (2, "s[1]"), names[3]: (8, "s[3]"),
+    }  # fmt: skip

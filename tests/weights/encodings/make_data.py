@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +373,29 @@ def mlx() -> Made:
         yield f"mlx_{bits}bit", {"group_size": 64, "bits": bits, **own}, stored, values
 
 
+def mlx_floats() -> Made:
+    """MLX's modes without biases."""
+    import mlx.core as mx
+    import numpy as np
+
+    for mode in ("mxfp4", "nvfp4", "mxfp8"):
+        stored: Tensors = {}
+        values: Tensors = {}
+        for rows, cols in ((6, 64), (9, 160), (2, 512)):
+            name = f"rows{rows}.q_proj"
+            codes, scales = mx.quantize(mx.array(weight(rows, rows, cols).numpy()), mode=mode)
+            found = mx.dequantize(codes, scales, mode=mode, dtype=mx.float32)
+            stored |= {f"{name}.weight": torch.from_numpy(np.array(codes))}
+            stored |= {f"{name}.scales": torch.from_numpy(np.array(scales))}
+            values[f"{name}.weight"] = torch.from_numpy(np.array(found))
+        yield (
+            f"mlx_{mode}",
+            {"group_size": 16 if mode == "nvfp4" else 32, "bits": int(mode[-1]), "mode": mode},
+            stored,
+            values,
+        )
+
+
 def quanto_and_torchao() -> Made:
     from optimum.quanto import freeze, qfloat8, qint8, quantize
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
@@ -404,14 +427,37 @@ def quanto_and_torchao() -> Made:
         yield name, {"quant_method": name.partition("_")[0]}, stored, values
 
 
-MAKERS = (quanto_and_torchao, bitsandbytes_4bit, bitsandbytes_8bit, gptq, awq, compressed_tensors, modelopt, mlx)
+MAKERS = (
+    quanto_and_torchao,
+    bitsandbytes_4bit,
+    bitsandbytes_8bit,
+    gptq,
+    awq,
+    compressed_tensors,
+    modelopt,
+    mlx,
+    mlx_floats,
+)
+
+
+PACKAGES = (
+    "torch",
+    "bitsandbytes",
+    "compressed-tensors",
+    "autoawq",
+    "nvidia-modelopt",
+    "mlx-cpu",
+    "transformers",
+    "comfy-kitchen",
+)
+"""Whose versions are written down where they are installed."""
 
 
 def write(makers: Iterable[Callable[[], Made]], names: list[str]) -> None:
     """Both files of each name; of some makers only, where these are named."""
     DATA.mkdir(exist_ok=True)
-    packages = ("torch", "bitsandbytes", "compressed-tensors", "autoawq", "nvidia-modelopt", "mlx-cpu", "transformers")
-    versions = {name: version(name) for name in packages}
+    installed = {found.name: found.version for found in distributions()}
+    versions = {name: installed[name] for name in PACKAGES if name in installed}
     for maker in makers:
         if names and maker.__name__ not in names:
             continue

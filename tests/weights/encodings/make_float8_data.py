@@ -2,11 +2,13 @@
 
 Run on a CPU with the libraries of ``make_data.py`` and, on PYTHONPATH, triton 3.9.0, ``kernel.py`` of DeepSeek-V3
 (inference/, commit 9b4e978) and musubi-tuner 0.3.4 (src/, commit 30c658c): ``TRITON_INTERPRET=1 python
-make_float8_data.py [NAME ...]``. Triton's interpreter runs DeepSeek's kernel without a GPU.
+make_float8_data.py [NAME ...]``. Triton's interpreter runs DeepSeek's kernel without a GPU. ``comfy`` wants
+comfy-kitchen 0.2.40.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -103,6 +105,23 @@ def modelopt_fp8() -> Made:
     yield "fp8_modelopt", {"quant_method": "modelopt", "quant_algo": "FP8"}, stored, values
 
 
+def comfy() -> Made:
+    """NVFP4 and MXFP8 as comfy-kitchen lays them out, told by a tensor or, of old, by the metadata."""
+    from comfy_kitchen.tensor import QuantizedTensor
+
+    for form, layout in (("nvfp4", "TensorCoreNVFP4Layout"), ("mxfp8", "TensorCoreMXFP8Layout")):
+        stored: Tensors = {}
+        values: Tensors = {}
+        for rows, cols in ((160, 96), (32, 160), (128, 64)):
+            name = f"rows{rows}.q_proj"
+            made = QuantizedTensor.from_float(weight(rows, rows, cols), layout)
+            stored |= made.state_dict(f"{name}.weight")
+            said = json.dumps({"format": form, "full_precision_matrix_mult": False}).encode()
+            stored[f"{name}.comfy_quant"] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
+            values[f"{name}.weight"] = made.dequantize()
+        yield f"comfy_{form}", {}, stored, values
+
+
 def pickled() -> None:
     """What ``torch.save`` writes of the libraries' own tensors: layers of attention, one kind of tensor a file."""
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
@@ -146,7 +165,7 @@ def pickled() -> None:
     torch.save(model.state_dict(), DATA / "hqq_4bit.pt")
 
 
-MAKERS = (transformers_fp8, deepseek, musubi, modelopt_fp8)
+MAKERS = (transformers_fp8, deepseek, musubi, modelopt_fp8, comfy)
 
 if __name__ == "__main__":
     write(MAKERS, sys.argv[1:])

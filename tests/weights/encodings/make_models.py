@@ -1,6 +1,6 @@
 """Writes ``models/``: attention of a trained checkpoint as each library quantises and stores it, and what it decodes.
 
-``python make_models.py PATH [NAME ...]`` with the libraries that ``make_data.py`` names; PATH is the state_dict of
+``python make_models.py PATH [MAKER ...]`` with the libraries that ``make_data.py`` names; PATH is the state_dict of
 SCEPTR (sceptr 1.2.0 from PyPI, MIT licence, ``_model_saves/SCEPTR/state_dict.pt``). Its first layer becomes
 ``blocks.0.attn`` with one fused ``qkv``, as timm has it; its second becomes ``model.layers.1.self_attn`` with q, k, v
 and o apart, as Llama has it. 8 heads of 8 in 64.
@@ -206,6 +206,30 @@ def mlx() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
 
         yield f"mlx_{bits}bit", {"group_size": 32, "bits": bits}, packed
 
+    for mode in ("mxfp4", "nvfp4", "mxfp8"):
+
+        def floats(name: str, weight: torch.Tensor, mode: str = mode) -> Any:
+            codes, scales = (
+                torch.from_numpy(np.array(part)) for part in mx.quantize(mx.array(weight.numpy()), mode=mode)
+            )
+            found = mx.dequantize(*mx.quantize(mx.array(weight.numpy()), mode=mode), mode=mode, dtype=mx.float32)
+            return {f"{name}.weight": codes, f"{name}.scales": scales}, torch.from_numpy(np.array(found))
+
+        yield f"mlx_{mode}", {"mode": mode}, floats
+
+
+def comfy() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
+    from comfy_kitchen.tensor import QuantizedTensor
+
+    for form, layout in (("nvfp4", "TensorCoreNVFP4Layout"), ("mxfp8", "TensorCoreMXFP8Layout")):
+
+        def packed(name: str, weight: torch.Tensor, form: str = form, layout: str = layout) -> Any:
+            made = QuantizedTensor.from_float(weight, layout)
+            said = torch.frombuffer(bytearray(json.dumps({"format": form}).encode()), dtype=torch.uint8)
+            return {**made.state_dict(f"{name}.weight"), f"{name}.comfy_quant": said}, made.dequantize()
+
+        yield f"comfy_{form}", {}, packed
+
 
 def tensor_subclasses() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
@@ -247,7 +271,7 @@ def tensor_subclasses() -> Iterator[tuple[str, dict[str, Any], Quantise]]:
     yield "hqq_4bit", {"quant_method": "hqq"}, by_hqq
 
 
-MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, float8, mlx, tensor_subclasses)
+MAKERS = (bitsandbytes, gptq, awq, compressed_tensors, modelopt, float8, mlx, comfy, tensor_subclasses)
 
 
 def modules(path: str) -> Tensors:
@@ -278,9 +302,9 @@ def main(path: str, names: list[str]) -> None:
     original = modules(path)
     save_file({f"{name}.weight": weight for name, weight in original.items()}, MODELS / "original.safetensors")
     for maker in MAKERS:
+        if names and maker.__name__ not in names:
+            continue
         for name, said, quantise in maker():
-            if names and name not in names:
-                continue
             stored: Tensors = {}
             told: dict[str, Any] = {}
             for module, weight in original.items():

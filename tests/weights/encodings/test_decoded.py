@@ -73,7 +73,7 @@ def _largest_terms(encoding: MlxAffine) -> Array:
 def test_there_are_many() -> None:
     assert sum(1 for name in NAMES for _ in pairs(name)) > 200
     kinds = {type(weight.encoding).__name__ for name in NAMES for weight, _, _ in pairs(name)}
-    assert kinds >= {"FourBitBlocks", "ScaledInteger", "Gptq", "Awq", "PackedIntegers", "Float4", "MlxAffine"}
+    assert kinds >= {"FourBitBlocks", "ScaledInteger", "Gptq", "Awq", "PackedIntegers", "MicroFloat", "MlxAffine"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,3 +121,34 @@ def test_all_that_is_stored_belongs_to_a_weight(name: str) -> None:
         left = {leaf.rpartition(".")[2] for leaf in weights.tensors}
         assert left <= {"bias", "input_scale"}
         assert all(not weight.no_values for weight in weights.encoded.values())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_mlx_without_its_config(bits: int) -> None:
+    """Shapes tell bits times the group, and nothing else: 2 bits in groups of 64 are as wide as 4 in groups of 32."""
+    with open_checkpoint(DATA / f"mlx_{bits}bit.safetensors") as checkpoint:
+        found = weights_of(checkpoint)
+        for weight, _, _ in pairs(f"mlx_{bits}bit"):
+            assert isinstance(weight.encoding, MlxAffine)
+            own = bits * weight.encoding.group
+            if [one * group for one in (2, 3, 4, 5, 6, 8) for group in (16, 32, 64, 128)].count(own) == 1:
+                np.testing.assert_array_equal(decoded(found[weight.name]), decoded(weight))
+            else:
+                assert "may be read in several ways" in found[weight.name].why
+
+
+@pytest.mark.parametrize("name", ["gptq_v1_4bit", "gptq_v2_3bit"])
+def test_gptq_without_the_order_of_its_groups(name: str, tmp_path: Path) -> None:
+    """AutoGPTQ wrote files without ``g_idx`` once: groups go in order then, and the config says of how many."""
+    from safetensors.numpy import load_file, save_file
+
+    kept = {key: value for key, value in load_file(DATA / f"{name}.safetensors").items() if not key.endswith(".g_idx")}
+    save_file(kept, tmp_path / "model.safetensors")
+    with opened(name) as checkpoint:
+        said = dict(checkpoint.configs[0].values["quantization_config"]) | {"desc_act": False, "group_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        weights = weights_of(checkpoint)
+        for weight, _, _ in pairs(name):
+            if "act_order" not in weight.name:
+                np.testing.assert_array_equal(decoded(weights[weight.name]), decoded(weight))

@@ -1,0 +1,251 @@
+"""Projections that are kept as a list with an entry for each head: one attention, and not one for each entry.
+
+``sa.heads.0.query`` to ``sa.heads.5.query`` are one Q of six heads, and so are ``attn.queries.0`` to
+``attn.queries.5``; K and V may be such lists too, or one tensor each that several heads share. A list is seen as one
+weight, ``sa.heads.*.query.weight``, before anybody looks for attention.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.inspection.names import LIST, Names, Path, unlisted, unwrapped
+from qkvinspect.inspection.projections import LEAVES
+from qkvinspect.inspection.three_axes import bias_keys
+from qkvinspect.inspection.words import Word, counts_heads, is_output, speaks_of_attention, word_of
+from qkvinspect.weights.head_list import list_of_heads
+
+_DEEPEST = 6
+"""Components at the end of a name among which the number of a head may stand."""
+
+_MOST = 4096
+"""Entries above which it is no list of heads."""
+
+_DIGITS = 4
+"""Digits of such a number."""
+
+
+class _PlaceInList(NamedTuple):
+    """A place in a list, told by the last components of a name.
+
+    Attributes:
+        home: what these become in the name of the module that holds the list.
+        key: what follows there: ``query.weight`` in each of ``heads``, ``queries.weight`` where a word has a list.
+        of_heads: whether it is one of modules that are called heads.
+    """
+
+    number: int
+    home: Path
+    key: Path
+    of_heads: bool
+
+
+class _ListedPart(NamedTuple):
+    """A projection of a module, as a list or as one tensor.
+
+    Attributes:
+        key: what follows the module in its path.
+        names: of its tensors, by the number of the head.
+        rows: of one head, of each part that it holds.
+        turned: whether these lie as columns.
+    """
+
+    word: Word
+    key: Path
+    names: Mapping[int, str]
+    rows: int
+    columns: int
+    turned: bool
+
+
+@dataclass(slots=True)
+class _ListsOfModule:
+    """What may be attention whose heads are in lists.
+
+    Attributes:
+        parts: its projections that are lists.
+        alone: those that are one tensor each.
+        widths: how many numbers its output projections read.
+        called: whether the lists are of modules that are called heads.
+        ends: whether each of these has an output projection of its own, as a whole attention has.
+    """
+
+    path: Path
+    lists: Mapping[Path, Mapping[int, str]]
+    parts: list[_ListedPart]
+    alone: list[_ListedPart]
+    widths: set[int]
+    called: bool = False
+    ends: bool = False
+
+
+def with_lists(names: Names) -> Names:
+    """The names, with one weight for each list of heads in place of what is in it; the same where there is none."""
+    weights = names.weights
+    made, owner = dict(weights.encoded), dict[str, str]()
+    for module in _modules(names):
+        if not _are_heads(module):
+            continue
+        for name, (numbers, turned) in _stacks(names, module).items():
+            infos = [weights.tensors[numbers[number]] for number in range(len(numbers))]
+            made[name] = list_of_heads(name, infos, 1 if turned else 0)
+            owner |= dict.fromkeys(numbers.values(), name)
+    if not owner:
+        return names
+    order = tuple(dict.fromkeys(owner.get(name, name) for name in weights))
+    return Names(replace(weights, encoded=made, order=order))
+
+
+def _stacks(names: Names, module: _ListsOfModule) -> Mapping[str, tuple[Mapping[int, str], bool]]:
+    """What is joined, weights and biases, by its new name, and whether along columns; nothing if one is not whole."""
+    found: dict[str, tuple[Mapping[int, str], bool]] = {}
+    for part in module.parts:
+        biases = (module.lists.get((*part.key[:-1], bias)) for bias in bias_keys(part.key[-1]))
+        for numbers in (part.names, *filter(None, biases)):
+            name = _starred(names, numbers, len(part.names))
+            if name is None:
+                return {}
+            found[name] = numbers, part.turned and numbers is part.names
+    return found
+
+
+def _modules(names: Names) -> Iterable[_ListsOfModule]:
+    """Every module with lists of projections, with all that stands beside these."""
+    lists: dict[Path, dict[Path, dict[int, str]]] = {}
+    listed, called = set[str](), set[Path]()
+    for name, path in names.paths.items():
+        end = path[-_DEEPEST:]
+        entry = _entry(end)
+        if entry is not None:
+            home = (*path[: -len(end)], *entry.home)
+            lists.setdefault(home, {}).setdefault(entry.key, {})[entry.number] = name
+            listed.add(name)
+            if entry.of_heads:
+                called.add(home)
+    modules: dict[Path, _ListsOfModule] = {}
+    for home, held in lists.items():
+        for key, numbers in held.items():
+            at = next((at for at, part in enumerate(key) if word_of(part) is not None), None)
+            part = None if at is None or len(numbers) < 2 else _part(names, key[at:], numbers)
+            if part is None:
+                continue
+            assert at is not None
+            path = home + key[:at]
+            module = modules.get(path)
+            if module is None:
+                inner = {other[at:]: some for other, some in held.items() if other[:at] == key[:at]}
+                module = modules[path] = _ListsOfModule(path, inner, [], [], set(), home in called)
+                module.ends = any(is_output(component) for other in inner for component in other[:-1])
+            module.parts.append(part)
+    if modules:
+        _look_around(names, modules, listed)
+    return modules.values()
+
+
+def _look_around(names: Names, modules: Mapping[Path, _ListsOfModule], listed: set[str]) -> None:
+    """Add what stands beside the lists of each module."""
+    for name, path in names.paths.items():
+        if name in listed:
+            continue
+        for at in range(max(len(path) - 3, 0), len(path)):
+            module = modules.get(path[:at])
+            if module is None:
+                continue
+            shape, turned = names.shape(name), _is_turned(path[-1], name)
+            if is_output(path[at]) and len(shape) > 1 and shape[0]:
+                module.widths.add(shape[0] if turned else prod(shape[1:]))
+            part = _part(names, path[at:], {0: name})
+            if part is not None:
+                module.alone.append(part)
+
+
+@lru_cache(1 << 14)
+def _entry(end: Path) -> _PlaceInList | None:
+    for at, part in enumerate(end[:-1]):
+        stem = part.rstrip("0123456789")
+        digits = part[len(stem) :]
+        if not 0 < len(digits) <= _DIGITS:
+            continue
+        if counts_heads(stem) if stem else at and counts_heads(end[at - 1]):
+            home = unlisted((*end[:at], f"{stem}{LIST}"))
+            return _PlaceInList(int(digits), home, end[at + 1 :], True)
+        if not stem and at and word_of(end[at - 1]) is not None:
+            return _PlaceInList(int(digits), end[: at - 1], (end[at - 1], *end[at + 1 :]), False)
+    return None
+
+
+def _part(names: Names, key: Path, numbers: Mapping[int, str]) -> _ListedPart | None:
+    """The projection whose path ends so, if it is one: a matrix whose first component is a word for Q, K or V."""
+    word, name = word_of(key[0]), next(iter(numbers.values()))
+    shape = names.shape(name)
+    if word is None or len(shape) < 2 or not prod(shape) or prod(shape[2:]) != 1:
+        return None
+    leaf = key[len(key) - 1]
+    if len(key) > 1 and leaf not in LEAVES:
+        return None
+    turned = _is_turned(leaf, name)
+    rows, columns = (shape[1], shape[0]) if turned else shape[:2]
+    parts = len(word.parts)
+    return None if rows % parts else _ListedPart(word, key, numbers, rows // parts, columns, turned)
+
+
+def _is_turned(leaf: str, name: str) -> bool:
+    """Whether a matrix is stored [in, out], as TensorFlow, Keras, Flax and Haiku do."""
+    return leaf == "kernel" or (leaf == "w" and "/" in name)
+
+
+def _are_heads(module: _ListsOfModule) -> bool:
+    """Whether the lists are Q, K and V of one attention, each with an entry a head.
+
+    Their sizes say so: all heads together are as wide as the output projection, or as what they read. In what is
+    called attention, and its lists heads, they may be of any size. An entry with an output projection of its own is an
+    attention of its own.
+    """
+    listed = {letter for part in module.parts for letter in part.word.parts}
+    shared = [part for part in module.alone if listed.isdisjoint(part.word.parts)]
+    every = [*module.parts, *shared]
+    by_letter = {letter: part for part in every for letter in part.word.parts}
+    once = sorted(letter for part in every for letter in part.word.parts) == ["k", "q", "v"]
+    if module.ends or not once or len({part.word.affix for part in module.parts}) > 1:
+        return False
+    return _sizes_fit(module, *(by_letter[letter] for letter in "qkv"))
+
+
+def _sizes_fit(module: _ListsOfModule, q: _ListedPart, k: _ListedPart, v: _ListedPart) -> bool:
+    heads = len(q.names)
+    if heads < 2 or (len(k.names) > 1) != (len(v.names) > 1) or k.columns != v.columns:
+        return False
+    kv_heads, odd = (len(k.names), k.rows - q.rows) if len(k.names) > 1 else divmod(k.rows, q.rows)
+    if odd or not kv_heads or heads % kv_heads or len(v.names) not in (1, kv_heads):
+        return False
+    v_width, odd = (v.rows, 0) if len(v.names) > 1 else divmod(v.rows, kv_heads)
+    if odd:
+        return False
+    if heads * v_width in module.widths or q.columns in (heads * q.rows, heads * v_width):
+        return True
+    return module.called and any(map(speaks_of_attention, module.path))
+
+
+def _starred(names: Names, numbers: Mapping[int, str], count: int) -> str | None:
+    """The name of a list: ``*`` for its numbers; None where these have gaps or its tensors are not alike or plain."""
+    if count > _MOST or sorted(numbers) != list(range(count)):
+        return None
+    infos = [names.weights.tensors.get(name) for name in numbers.values()]
+    if any(info is None or info.name in names.weights.encoded for info in infos):
+        return None
+    if len({(info.shape, info.dtype.name, info.byteorder) for info in infos if info is not None}) > 1:
+        return None
+    first, other = (re.split(r"([./])", numbers[number]) for number in (0, 1))
+    if len(first) != len(other):
+        return None
+    differ = [at for at, (one, two) in enumerate(zip(first, other, strict=True)) if one != two]
+    if len(differ) != 1:
+        return None
+    first[differ[0]] = first[differ[0]].rstrip("0123456789") + LIST
+    name = "".join(first)
+    return None if name in names.weights or names.find_path(unwrapped(name)) is not None else name

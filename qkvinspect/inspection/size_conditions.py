@@ -1,0 +1,46 @@
+"""What a layout's row asks of the sizes of its tensors, beyond their names."""
+
+from __future__ import annotations
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.inspection.names import Names, Path
+from qkvinspect.layouts import Layout
+from qkvinspect.weights.weight import Weight
+
+
+def is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
+    """Whether a tensor that would hold Q, K and V has no more rows than the output projection reads of V alone.
+
+    CRATE's ``qkv`` is one projection, used as all three.
+    """
+    if len(layout.weights) != 1 or len(weight.shape) != 2 or not {"q", "k", "v"} <= {*layout.weights[0].packing.order}:
+        return False
+    out = names.find("to_out.0.weight", layer)
+    return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]
+
+
+def has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
+    """Whether the weight has as many rows as the row asks for, for each input of the output projection."""
+    out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
+    if out is None or len(out.shape) < 2 or not weight.shape:
+        return False
+    return weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
+
+
+def is_fed_by(key: str, times: int, names: Names, layer: Path, weight: Weight) -> bool:
+    """Whether the weight takes what that tensor gives, so many times."""
+    before = names.find(key, layer)
+    if before is None or len(before.shape) != 2 or len(weight.shape) != 2:
+        return times == 1
+    return weight.shape[1] == times * before.shape[0]
+
+
+def has_ratio(layout: Layout, weight: Weight) -> bool:
+    """Whether the first weight's rows are to its columns as the row says."""
+    if layout.ratio is None and layout.q_rows is None:
+        return True
+    try:
+        rows, cols = weight.as_shape(layout.weights[0].orientation)
+    except LayoutError:
+        return False
+    return rows == (layout.ratio * cols if layout.ratio is not None else (layout.q_rows or 0) + 2 * cols)

@@ -1,0 +1,139 @@
+"""Whether what lies beside attention is new, too: heads that are the same do not make two files the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+
+import numpy as np
+
+from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.lineage.coded_rows import of_few_levels, within_steps
+from qkvinspect.lineage.relatives import Relative
+from qkvinspect.lineage.rounded_values import same_values
+from qkvinspect.weights.reading import Array
+from qkvinspect.weights.values import columns, rows_of_values, value_tiles
+from qkvinspect.weights.weight import DecodedMatrix, Matrix, Weight
+
+_LINES = 8
+_COLUMNS = 512
+"""Of each tensor so many rows, evenly spread, and so many of their first columns are looked at."""
+_TOLD_BY = 8
+"""Columns by which rows of a vocabulary that was cut are found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The tensors of one checkpoint that no part of a compared layer is made of.
+
+    Attributes:
+        new: the first that is nothing of the other's; "" where there is none.
+        unlike: whether names are so different that nothing can be said of most.
+        equal: whether all are the other's, number by number, as far as was looked.
+    """
+
+    new: str = ""
+    unlike: bool = False
+    equal: bool = True
+
+
+def beside(source: Relative, target: Relative, layers: Mapping[str, str]) -> Beside:
+    """Look for what the target has beside attention and the source has not.
+
+    Args:
+        layers: for names of layers of the target those of the source's that they were made of.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    ours, theirs = tensors_beside(source), tensors_beside(target)
+    blocks = dict(_blocks(layers))
+    found = {name: ours.get(_renamed(name, blocks)) for name in theirs}
+    if sum(one is None for one in found.values()) > len(found) / 2:
+        return Beside(unlike=True, equal=False)
+    equal = True
+    for name, same in found.items():
+        weight = theirs[name]
+        said = _made_of(same, weight) if same is not None else ""
+        if not said:
+            said = _anywhere(ours, weight)
+        if not said:
+            return Beside(new=name, equal=False)
+        equal &= said == "equal"
+    return Beside(equal=equal)
+
+
+def tensors_beside(relative: Relative) -> dict[str, Weight]:
+    """All tensors of numbers, but for parts of layers that are compared."""
+    parts = [part for layer in relative.layers for part in (*layer.parts, layer.output) if part is not None]
+    taken = {weight.name for part in parts for weight in (part.weight, part.bias) if weight is not None}
+    report = relative.report
+    weights = [report.weights[name] for name in report.weights if name not in taken]
+    return {
+        one.name: one for one in weights if not one.no_values and one.dtype.kind != "complex" and prod(one.shape) > 1
+    }
+
+
+def _anywhere(names: Mapping[str, Weight], weight: Weight) -> str:
+    """What a tensor is of any that has its shape: a name may be another."""
+    for one in names.values():
+        if one.shape == weight.shape and (said := _made_of(one, weight)) in ("equal", "rounded"):
+            return said
+    return ""
+
+
+def _made_of(source: Weight, target: Weight) -> str:
+    """What one is of the other: equal, rounded, coded or cut; "" where it is something else."""
+    try:
+        ours, theirs = source.as_matrix("out_in"), target.as_matrix("out_in")
+    except LayoutError:  # axes that cannot be seen as rows and columns
+        return "unread"
+    sizes = [(one.rows, columns(one)) for one in (ours, theirs)]
+    if sizes[0] != sizes[1]:
+        cut = sizes[0][1] == sizes[1][1] and sizes[0][0] > sizes[1][0] and len(source.shape) == 2
+        return "cut" if cut and _rows_of(ours, theirs) else ""
+    rows = range(0, theirs.rows, max(theirs.rows // (_LINES if sizes[0][1] > 1 else _COLUMNS), 1))
+    values, made = _some(ours, rows), _some(theirs, rows)
+    if same := same_values(values, made, source.dtype, target.dtype):
+        return same
+    if isinstance(theirs, DecodedMatrix):
+        steps = theirs.take(rows).slack()
+        room = None if steps is None else np.broadcast_to(steps, (len(rows), theirs.cols))[:, :_COLUMNS]
+        return "coded" if within_steps(values, made, room) else ""
+    return "coded" if values.shape[1] >= 16 and of_few_levels(values, made, target.dtype.rounding) else ""
+
+
+def _some(matrix: Matrix, rows: range) -> Array:
+    return rows_of_values(matrix, [rows])[:, :_COLUMNS].astype(np.float64)
+
+
+def _rows_of(source: Matrix, target: Matrix) -> bool:
+    """Whether each row is one of the source's: a vocabulary that was cut, wherever."""
+    known = {row.tobytes() for row in _begun(source)}
+    return all(row.tobytes() in known for row in _begun(target))
+
+
+def _begun(matrix: Matrix) -> Iterator[Array]:
+    for tile in value_tiles(matrix):
+        if tile.cols.start == 0:
+            yield from np.ascontiguousarray(tile.some(slice(None), slice(0, _TOLD_BY)), dtype=np.float32)
+
+
+def _blocks(layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What stands before the components that both names of a layer end in."""
+    for target, source in layers.items():
+        theirs, ours = target.split("."), source.split(".")
+        while ours and theirs and ours[-1] == theirs[-1]:
+            ours, theirs = ours[:-1], theirs[:-1]
+        if ours and theirs:
+            yield ".".join(theirs), ".".join(ours)
+
+
+def _renamed(name: str, blocks: Mapping[str, str]) -> str:
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        start = ".".join(parts[:length])
+        if start in blocks:
+            return ".".join((blocks[start], *parts[length:]))
+    return name

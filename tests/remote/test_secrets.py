@@ -1,0 +1,105 @@
+"""User, password and query of a URL, and tokens of the environment, are in nothing that is printed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from qkvinspect.errors import without_secrets
+from tests.cli.test_options import COMMANDS, options
+from tests.conftest import Run
+from tests.remote import files
+from tests.remote.server import Asked, Handler, Web, serving
+
+SECRET = "s3cr3t"
+
+
+def redirected(handler: Handler, asked: Asked) -> bool:
+    """As stores answer: the place of a file, with a signature in its query."""
+    if not asked.name.startswith("moved/"):
+        return False
+    handler.head(302, {"Location": f"/{asked.name[6:]}?Signature={SECRET}", "Content-Length": "0"})
+    return True
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where files are to be had, with all that is secret; the current folder is another."""
+    (tmp_path / "web").mkdir()
+    torch.save(files.small(), tmp_path / "web" / "model.pt")
+    (tmp_path / "web" / "broken.pt").write_bytes((tmp_path / "web" / "model.pt").read_bytes()[:-9])
+    (tmp_path / "web" / "config.json").write_text('{"num_attention_heads": 2}')
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN"):
+        monkeypatch.setenv(name, SECRET)
+    with serving(tmp_path / "web") as web:
+        web.fault = redirected
+        monkeypatch.setenv("HF_ENDPOINT", url(web).format(""))
+        yield url(web)
+
+
+def url(web: Web) -> str:
+    return web.url.replace("http://", f"http://me:{SECRET}@") + "/{}" + f"?X-Amz-Signature={SECRET}&Expires=1"
+
+
+def lines(name: str, at: str) -> list[list[str]]:
+    """Lines of a command on URLs, and with a URL for every value that an option takes."""
+    many = {"diff": [at, at], "lineage": [at, at], "report": [at, at], "layouts": []}.get(name, [at])
+    known = options(COMMANDS[name])
+    out = {"export": "o.pt", "pack": "o.pt", "convert": "o.pt", "report": "o.html", "scan": "o.jsonl"}.get(
+        name, "o.txt"
+    )
+    quick = ["--no-evidence"] if "--evidence" in known else []
+    given = [name, *many, *(["--to", "torch-mha"] if "--to" in known else [])]
+    whole = [*given, *(["-o", out, "--force"] if "--output" in known else [])]
+    found = [given, whole, [*whole, "extra", at], [*whole, f"--no-such={at}"]]
+    for option, param in known.items():
+        if not param.is_flag and option not in ("--dask", "--format"):
+            found.append([*whole, *quick, option, at])
+    if name == "check":
+        found += [[*given, "-f", form, "--no-evidence"] for form in ("json", "junit", "sarif", "github")]
+        found += [[*given, "--write-baseline", "b.json"], [*given, "--hub", "a/b"]]
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "browse"])
+def test_no_command_tells_a_secret(name: str, place: str, run: Run) -> None:
+    for file in ("model.pt", "broken.pt", "missing.pt", "moved/model.pt", "moved/missing.pt"):
+        some = lines(name, place.format(file))
+        for line in some if file == "model.pt" else some[:2]:
+            jobs = ["--jobs", "1"] if name == "scan" else []
+            said = run(*line, *jobs)
+            assert SECRET not in said.out + said.err, line
+            assert "fault of qkvinspect" not in said.err, line
+            for path in Path().rglob("*"):
+                assert SECRET not in str(path), line
+                assert path.is_dir() or SECRET.encode() not in path.read_bytes(), (path, line)
+
+
+def test_a_scan_goes_on_without_a_secret_in_its_journal(place: str, run: Run) -> None:
+    urls = [place.format("model.pt"), place.format("moved/model.pt")]
+    assert run("scan", *urls, "-o", "o.jsonl", "--jobs", "1", "--config", place.format("config.json")).code == 0
+    again = run("scan", *urls, "-o", "o.jsonl", "--jobs", "1", "--config", place.format("config.json"), "--resume")
+    assert (again.code, "2 of them before" in again.err) == (0, True), again.err
+    assert Path("o.jsonl").read_text().count('"part": "q"') > 1
+    other = run("scan", urls[0].replace("Expires=1", "Expires=2"), "-o", "o.jsonl", "--jobs", "1", "--resume")
+    assert other.code == 2, "other options: the config is missing"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("http://me:s3cr3t@host/a.pt?sig=s3cr3t: is gone", "http://host/a.pt: is gone"),
+        ("http:/me:s3cr3t@host/a.pt?sig=s3cr3t; give another", "http:/host/a.pt; give another"),
+        ("found 's3://KEY:s3cr3t@bucket/a#s3cr3t'; did you", "found 's3://bucket/a'; did you"),
+        ("(https://s3cr3t@host)", "(https://host)"),
+        ("https://a:p@s3cr3t@host/x, https://host/y?z=s3cr3t)", "https://host/x, https://host/y)"),
+        ("a/b?c: C:/x?y@z is a path; a: b", "a/b?c: C:/x?y@z is a path; a: b"),
+    ],
+)
+def test_a_message_without_secrets(said: str, shown: str) -> None:
+    assert without_secrets(said) == shown
