@@ -178,7 +178,7 @@ def take(source: LayerWeights, stride: int) -> Sample | None:
             kept.keep(key, sample, sample.scores.nbytes if sample is not None else 0)
     else:
         (sample,) = found
-    return sample if sample is None else replace(sample, _kept={})  # whose products take as much again, each
+    return sample if sample is None else replace(sample, _memory=_MadeOfSample())
 
 
 def _take(source: LayerWeights, stride: int) -> Sample | None:
