@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.names import LIST, Names, Path, unlisted, unwrapped
@@ -25,6 +25,8 @@ _DEEPEST = 5
 
 _MOST = 4096
 """Entries above which it is no list of heads."""
+
+_FIGURES = "0123456789"
 
 _DIGITS = 4
 """Digits of such a number."""
@@ -164,20 +166,27 @@ def _look_around(names: Names, modules: Mapping[Path, _ListsOfModule], listed: s
                 module.alone.append(part)
 
 
-@lru_cache(1 << 14)
 def _entry(end: Path) -> _PlaceInList | None:
-    for at, part in enumerate(end[:-1]):
-        stem = part.rstrip("0123456789")
-        digits = part[len(stem) :]
-        if not 0 < len(digits) <= _DIGITS:
+    for at, part in enumerate(end):
+        if not part or part[-1] not in _FIGURES:
             continue
+        stem = part.rstrip(_FIGURES)
+        digits = part[len(stem) :]
         counted = stem.rstrip("_") if stem else end[at - 1] if at else ""
-        if word_of(counted) is not None:
+        kind = _counted(counted)
+        if kind is None or len(digits) > _DIGITS or at == len(end) - 1:
+            continue
+        if kind == "projections":
             return _PlaceInList(int(digits), end[: at if stem else at - 1], (counted, *end[at + 1 :]), False)
-        if counts_heads(counted):
-            home = unlisted((*end[:at], f"{stem}{LIST}"))
-            return _PlaceInList(int(digits), home, end[at + 1 :], True)
+        home = unlisted((*end[:at], f"{stem}{LIST}"))
+        return _PlaceInList(int(digits), home, end[at + 1 :], True)
     return None
+
+
+@lru_cache(1 << 12)
+def _counted(text: str) -> Literal["projections", "heads"] | None:
+    """What a number behind such a text counts."""
+    return "projections" if word_of(text) is not None else "heads" if counts_heads(text) else None
 
 
 def _part(names: Names, key: Path, numbers: Mapping[int, str]) -> _ListedPart | None:
