@@ -105,7 +105,8 @@ def tables(mutations: list[Mutation], added: set[str]) -> str:
         text += ["", f"| {outcome} | change | {head} |", "| --- | --- | --- |"]
         for one in mutations:
             if one.outcome == outcome or (outcome, one.outcome) == ("survived", "uncovered"):
-                text.append(f"| `{one.file}` {_line(one)} | `{_in_a_table(one.name.change)}` | {one.detail or 'no mapped test'} |")
+                by = one.detail or "no mapped test"
+                text.append(f"| `{one.file}` {_line(one)} | `{_in_a_table(one.name.change)}` | {by} |")
     return "\n".join(text) + "\n"
 
 
