@@ -58,7 +58,7 @@ def _count(events: Iterator[Any]) -> None:
     total = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
-            total += _size_of_alias(event.anchor, sizes)
+            total += _size_of_alias(str(event.anchor), sizes)
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
             _check_digits(event)

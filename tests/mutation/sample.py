@@ -104,8 +104,9 @@ def tables(mutations: list[Mutation], added: set[str]) -> str:
     for outcome, head in (("equivalent", "no test can tell, because"), ("survived", "noticed by none of")):
         text += ["", f"| {outcome} | change | {head} |", "| --- | --- | --- |"]
         for one in mutations:
-            if one.outcome == outcome:
-                text.append(f"| `{one.file}` {_line(one)} | `{_in_a_table(one.name.change)}` | {one.detail} |")
+            if one.outcome == outcome or (outcome, one.outcome) == ("survived", "uncovered"):
+                by = one.detail or "no mapped test"
+                text.append(f"| `{one.file}` {_line(one)} | `{_in_a_table(one.name.change)}` | {by} |")
     return "\n".join(text) + "\n"
 
 
