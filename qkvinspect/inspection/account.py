@@ -169,10 +169,12 @@ def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
         if place is not None and _is_matrix(names.shape(name)):
             modules.setdefault(place, []).append(names.weights[name])
     for place, held in modules.items():
-        why = "" if names.has("sampling_offsets.weight", place) else _looks_like(held) or _query_alone(held)
-        if why:
-            stored = held[0].name.split(".")
-            yield Unrecognised(".".join(stored[: len(place)]), tuple(held), why)
+        if names.has("sampling_offsets.weight", place):
+            continue
+        ends = {info.name: names.paths[info.name][-2:] for info in held}
+        if why := _looks_like(held, ends) or _query_alone(held, ends):
+            stored = names.stored_layer(held[0].name, len(names.paths[held[0].name]) - len(place))
+            yield Unrecognised(stored, tuple(held), why)
 
 
 _SMALL = 8
@@ -199,28 +201,27 @@ def _steps_up(end: Path) -> int | None:
     return None
 
 
-def _looks_like(held: Sequence[Weight]) -> str:
+def _looks_like(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
     """Why the matrices of a module may be projections; "" where they do not look so."""
     squares = [info.shape[0] for info in held if info.shape[0] == info.shape[1]]
     for info in held:
         rows, cols = info.shape[:2]
         if cols in squares and rows in (3 * cols, cols // 3):
-            return f"{_last(info)} has three times as many rows as columns and stands beside a square matrix"
+            return (
+                f"{'.'.join(ends[info.name])} has three times as many rows as columns and stands beside a square matrix"
+            )
     alike: Mapping[int, int] = {size: squares.count(size) for size in squares}
     if max(alike.values(), default=0) >= 3:
         return f"{max(alike.values())} square matrices of one size, and no names that say which is Q, K and V"
     return ""
 
 
-def _query_alone(held: Sequence[Weight]) -> str:
+def _query_alone(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
     """Why a query projection and the way back out of it are attention, whose K and V lie elsewhere; "" if not."""
-    named = [(info.name.split(".")[-2], info) for info in held]
+    named = [(ends[info.name][0], info) for info in held]
     queries = [info for name, info in named if (word := word_of(name)) is not None and word.parts == "q"]
     outputs = [info.shape[:2] for name, info in named if is_output(name)]
     if len(queries) == 1 and queries[0].shape[:2][::-1] in outputs:
-        return f"q alone: {_last(queries[0])} beside an output, so that K and V may be those of another layer"
+        said = ".".join(ends[queries[0].name])
+        return f"q alone: {said} beside an output, so that K and V may be those of another layer"
     return ""
-
-
-def _last(info: Weight) -> str:
-    return ".".join(info.name.split(".")[-2:])

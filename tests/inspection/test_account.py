@@ -69,13 +69,25 @@ def test_what_was_not_understood_is_said(tmp_path: Path, shapes: Shapes, modules
         {"mixer.in_proj.weight": (3 * E, E), "mixer.A_log": (4,), "mixer.out_proj.weight": (E, E)},
         {f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}
         | {f"l.attn.{n}.weight": (E, E) for n in ("rel_pos", "w2e_query")},
+        {"attention/output/dense/kernel": (E, E)},
     ],
-    ids=["mlp", "deformable", "actor and critic", "state space", "inside of what was found"],
+    ids=["mlp", "deformable", "actor and critic", "state space", "inside of what was found", "one, with slashes"],
 )  # fmt: skip
 def test_nothing_is_said_of_what_is_no_attention(tmp_path: Path, shapes: Shapes) -> None:
     found = report(tmp_path, shapes)
     assert found.account is not None
     assert found.account.unrecognised == ()
+
+
+def test_what_tensorflow_calls_with_slashes_is_said_under_its_own_name(tmp_path: Path) -> None:
+    squares = {f"enc/layer_0/attn/fcs/{n}/kernel": (E, E) for n in range(4)}
+    lone = {f"dec/attn/{n}/kernel": (E, E) for n in ("query", "output")}
+    found = report(tmp_path, {**squares, **lone})
+    assert found.account is not None
+    said = {strange.module: strange.why for strange in found.account.unrecognised}
+    assert "4 square matrices" in said["enc/layer_0/attn"]
+    assert "q alone" in said["dec/attn"]
+    assert len(said) == 2
 
 
 def test_shapes_that_no_attention_has_are_said(tmp_path: Path) -> None:
