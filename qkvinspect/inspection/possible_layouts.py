@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.names import Names, Path, shape_of
+from qkvinspect.inspection.outputs import has_an_output_each, output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
@@ -24,7 +25,8 @@ def layouts_of(
     Args:
         turns: how the tensors may lie.
     """
-    one = 1 if projections[0].is_head or _is_one_head(module) else None
+    is_head = projections[0].is_head and not has_an_output_each(module, projections)
+    one = 1 if is_head or _is_one_head(module) else None
     lists = any(heads_of(one.weight) for one in projections)
     keys = tuple(".".join(one.key) for one in projections)
     forms = [
@@ -43,9 +45,9 @@ def layout_of_three_axes(module: ProjectingModule, projections: Sequence[Project
     """The layout of parameters of three axes, seen as matrices, with an axis for this number of heads."""
     keys = tuple(".".join(one.key) for one in projections)
     parts = tuple(_parts(one, projections, "out_in") for one in projections)
-    out = next((".".join(key) for key, info in module.outputs if len(info.shape) == 3), "")
+    out = output_of(module, projections, lambda _, info: len(info.shape) == 3)
     form = _Form(parts, "out_in", _heads_are_equal(projections, "out_in"), "in_out")
-    return _layouts(keys, form, (out,) if out else (), heads, False, False)[0]
+    return _layouts(keys, form, (".".join(out[0]),) if out else (), heads, False, False)[0]
 
 
 class _Form(NamedTuple):
@@ -134,10 +136,15 @@ def _with_output(
     if len(projections) == 1 and len(projections[0].parts) == 3:
         whole, cols = shape_of(projections[0].weight, turn)
         wanted = {whole // 3, cols}
-    for key, info in module.outputs:
-        if len(info.shape) > 1 and width_of(key, info, turn) in wanted:
-            return form._replace(out_turn=_turn(key[-1], info)), (".".join(key),)
-    return form, ()
+
+    def reads_them(key: Path, info: Weight) -> bool:
+        return len(info.shape) > 1 and width_of(key, info, turn) in wanted
+
+    found = output_of(module, projections, reads_them)
+    if found is None:
+        return form, ()
+    key, info = found
+    return form._replace(out_turn=_turn(key[-1], info)), (".".join(key),)
 
 
 def known_widths(module: ProjectingModule) -> set[int]:
