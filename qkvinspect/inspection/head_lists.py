@@ -74,7 +74,8 @@ class _ListsOfModule:
         alone: those that are one tensor each.
         widths: how many numbers its output projections read.
         called: whether the lists are of modules that are called heads.
-        ends: whether each of these has an output projection of its own, as a whole attention has.
+        ends: whether each of these has an output projection of its own, or a layer beside its attention, as what is
+            whole has.
     """
 
     path: Path
@@ -142,7 +143,10 @@ def _modules(names: Names) -> Iterable[_ListsOfModule]:
             if module is None:
                 inner = {other[at:]: some for other, some in held.items() if other[:at] == key[:at]}
                 module = modules[path] = _ListsOfModule(path, inner, [], [], set(), home in called)
-                module.ends = any(is_output(component) for other in inner for component in other[:-1])
+                module.ends = any(is_output(component) for other in inner for component in other[:-1]) or any(
+                    other[:at] != key[:at] and len(names.shape(next(iter(some.values())))) > 1
+                    for other, some in held.items()
+                )
             module.parts.append(part)
     if modules:
         _look_around(names, modules, listed)

@@ -34,6 +34,7 @@ class Projection:
         key: its name below the module, in components without wrappers.
         index: its number, where there is a list of such tensors, one a head or one a kind of token.
         plain: whether its place holds one matrix that looks at one position: a linear layer or a 1x1 convolution.
+        alike: whether all tensors of its list have one shape, as those of heads have.
     """
 
     word: Word
@@ -41,6 +42,7 @@ class Projection:
     weight: Weight
     index: int | None = None
     plain: bool = True
+    alike: bool = True
 
     @property
     def parts(self) -> str:
@@ -49,7 +51,7 @@ class Projection:
     @property
     def is_head(self) -> bool:
         """Whether it is one of a list that has an entry for each head: narrower than what it reads."""
-        return self.index is not None and self.weight.shape[0] < prod(self.weight.shape[1:])
+        return self.index is not None and self.alike and self.weight.shape[0] < prod(self.weight.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +149,31 @@ def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]])
         yield Projection(word, key, names.weights[name], plain=prod(names.shape(name)[2:]) == 1)
         return
     if _is_list(names, held):
+        alike = len({names.shape(name) for _, name in held}) == 1
         for key, name in held:
-            yield Projection(word, key, names.weights[name], int(key[1]))
+            yield Projection(word, key, names.weights[name], int(key[1]), alike=alike)
     elif len(held) <= _MOST_MATRICES:
         key, name = max(held, key=lambda one: [_natural(part) for part in one[0]])
         yield Projection(word, key, names.weights[name], plain=False)
 
 
 def _is_list(names: Names, held: Sequence[tuple[Path, str]]) -> bool:
-    """Whether the matrices of a place are numbered without a gap and alike: one a head, or one a kind of token."""
-    numbers = sorted(int(key[1]) for key, _ in held if len(key) > 1 and re.fullmatch(r"\d{1,4}", key[1]))
-    shapes = {names.shape(name) for _, name in held}
-    return numbers == list(range(len(held))) and len(shapes) == 1
+    """Whether the matrices of a place are numbered without a gap and none reads what another makes.
+
+    They are one a head or one a kind of token then, and not the steps of one projection.
+    """
+    if not all(len(key) > 1 and re.fullmatch(r"\d{1,4}", key[1]) for key, _ in held):
+        return False
+    ordered = sorted((int(key[1]), names.shape(name), key[-1] == "kernel") for key, name in held)
+    if [number for number, _, _ in ordered] != list(range(len(held))):
+        return False
+    shapes = [shape for _, shape, _ in ordered]
+    if len(set(shapes)) == 1:
+        return True
+    if any(prod(shape[2:]) != 1 for shape in shapes):
+        return False
+    read, made = zip(*((shape[:2] if turned else shape[1::-1]) for _, shape, turned in ordered), strict=True)
+    return len(set(read)) == 1 or any(one != other for one, other in zip(made, read[1:], strict=False))
 
 
 def _natural(part: str) -> tuple[int, str]:
