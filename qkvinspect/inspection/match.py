@@ -20,7 +20,7 @@ from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
-from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v
+from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v, with_shared_kv
 from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.head_list import heads_of
@@ -300,7 +300,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     ):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
-    yield Candidate(layout, layer, label, weights, settled)
+    yield Candidate(with_shared_kv(layout, names, layer, weights), layer, label, weights, settled)
 
 
 def _fits(candidate: Candidate) -> bool:
