@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.names import Names, Path, numberless
-from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.suggest import row
 from qkvinspect.inspection.words import is_output, speaks_of_attention, word_of

@@ -14,8 +14,8 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.fact import SaidBy
+from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.weighing import Facts, Module

@@ -17,10 +17,12 @@ from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.decide import decide, named_by
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
 from qkvinspect.inspection.forced import Forced
+from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
-from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v
+from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v, with_shared_kv
+from qkvinspect.inspection.stacked_layers import no_matrices
 from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.head_list import heads_of
@@ -49,7 +51,7 @@ class Found(NamedTuple):
 
     matches: list[Match]
     findings: list[Finding]
-    left: list[patterns.Leftover]
+    left: list[Leftover]
 
 
 def find_attentions(
@@ -111,6 +113,7 @@ def _find(
     superseded: set[str] = set()
     matches: list[Match] = []
     stale: list[Finding] = []
+    stacked: list[Leftover] = []
     layers: set[str] = set()
 
     def take(candidates: list[Candidate]) -> None:
@@ -133,10 +136,15 @@ def _find(
         superseded.update(every - _tensors(found))
         for candidates in sorted(found, key=_rank, reverse=True):
             free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
-            if free:
+            strange = no_matrices(names, free[0]) if free else None
+            if strange is not None:
+                claimed.update(info.name for info in free[0].weights)
+                stale.extend([strange] if isinstance(strange, Finding) else [])
+                stacked.extend([] if isinstance(strange, Finding) else [strange])
+            elif free:
                 take(free)
 
-    def by_pattern() -> list[patterns.Leftover]:
+    def by_pattern() -> list[Leftover]:
         found, left = patterns.find(names, firsts, claimed | superseded, layers)
         for candidates in found:
             take(candidates)
@@ -147,7 +155,7 @@ def _find(
     if some:
         by_rows(some)
         left = by_pattern()
-    return Found(matches, stale, left)
+    return Found(matches, stale, [*stacked, *left])
 
 
 def _repeated(found: Found, names: Names, repeats: Repeats) -> Found:
@@ -171,15 +179,15 @@ def _repeated(found: Found, names: Names, repeats: Repeats) -> Found:
     return Found(matches, [], left)
 
 
-def _by_block(found: Found, repeats: Repeats) -> dict[Path, tuple[list[Match], list[patterns.Leftover]]]:
+def _by_block(found: Found, repeats: Repeats) -> dict[Path, tuple[list[Match], list[Leftover]]]:
     """What lies in blocks that others repeat.
 
     Raises:
         UnlikeError: some of it lies in several blocks, or in one and beside it.
     """
-    blocks: dict[Path, tuple[list[Match], list[patterns.Leftover]]] = {}
+    blocks: dict[Path, tuple[list[Match], list[Leftover]]] = {}
 
-    def at(path: Path, weights: Iterable[Weight]) -> tuple[list[Match], list[patterns.Leftover]]:
+    def at(path: Path, weights: Iterable[Weight]) -> tuple[list[Match], list[Leftover]]:
         block = repeats.block(path)
         if any(repeats.block_of(weight.name) != block for weight in weights):
             raise UnlikeError
@@ -300,7 +308,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
     ):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
-    yield Candidate(layout, layer, label, weights, settled)
+    yield Candidate(with_shared_kv(layout, names, layer, weights), layer, label, weights, settled)
 
 
 def _fits(candidate: Candidate) -> bool:

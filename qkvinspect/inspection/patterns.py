@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.candidates import Candidate
+from qkvinspect.inspection.leftovers import Leftover, leftover
 from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.possible_layouts import (
     columns_of,
@@ -24,9 +24,10 @@ from qkvinspect.inspection.possible_layouts import (
     width_of,
 )
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
-from qkvinspect.inspection.three_axes import as_matrices, have_three, mix_three
+from qkvinspect.inspection.stacked_layers import StackedLayers
+from qkvinspect.inspection.three_axes import Stream, as_matrices, have_three, in_words, mix_three, out_of, readings
 from qkvinspect.inspection.words import MOMENTS, is_no_projection, speaks_of_attention
-from qkvinspect.weights.weight import Weight
+from qkvinspect.weights.head_stack import Axes
 
 _OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D", "short_filter", "filter_fn"})
 """What stands beside an ``in_proj`` that is a state space's or a convolution's (Hyena has filters)."""
@@ -39,23 +40,6 @@ _FEW = 16
 
 _EVEN = 8
 """What the rows of a projection are a multiple of, where no name says that it is attention."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """Tensors of one module whose names say Q, K or V, and that make up no attention.
-
-    Attributes:
-        path: the module's canonical path, and its name as stored.
-        why: what is wrong with them, as a clause.
-        lone: whether they only lack partners; their shapes were not looked at.
-    """
-
-    path: Path
-    module: str
-    tensors: tuple[Weight, ...]
-    why: str
-    lone: bool
 
 
 def find(
@@ -71,19 +55,24 @@ def find(
     used = set(layers)
     found: list[list[Candidate]] = []
     left: list[Leftover] = []
-    for module in modules_of(names, paths, claimed):
-        three = [some for some in module.sets if have_three(some)]
+    modules = list(modules_of(names, paths, claimed))
+    layers_of, stream = StackedLayers(names, paths, modules), Stream(names, paths, modules)
+    for module in modules:
+        stacked = {id(some): why for some in module.sets if (why := layers_of.why(module, some))}
+        left += [leftover(module, some, stacked[id(some)], lone=False) for some in module.sets if id(some) in stacked]
+        three = [some for some in module.sets if have_three(some) and id(some) not in stacked]
         for some in three:
-            matrices = as_matrices(names, module, some)
+            axes = readings(names, module, some, stream)
+            matrices = as_matrices(some, axes[0]) if len(axes) == 1 else None
             if matrices is None:
-                left.append(_leftover(module, some, "three axes, and nothing says which counts the heads", lone=False))
+                left.append(leftover(module, some, _why_not_three(axes), lone=False))
                 continue
             layer = _layer(module, some, used, several=len(three) > 1)
             used.add(layer)
             weights = tuple(one.weight for one in matrices[0])
-            form = layout_of_three_axes(module, *matrices)
+            form = layout_of_three_axes(*matrices, out_of(module, some, axes[0]))
             found.append([Candidate(form, module.path, layer, weights)])
-        sets = [some for some in module.sets if some not in three]
+        sets = [some for some in module.sets if some not in three and id(some) not in stacked]
         if _gates_messages(names, module):
             continue
         fitting = {id(some): turns for some in sets if (turns := _fitting(names, module, some))}
@@ -99,6 +88,13 @@ def find(
             found.append([Candidate(form, module.path, layer, weights) for form in forms])
         left += _left(module, [some for some in sets if some not in chosen])
     return found, left
+
+
+def _why_not_three(axes: Sequence[Axes]) -> str:
+    """Why parameters of three axes are not cut."""
+    if len(axes) > 1:
+        return f"three axes, which may be {' or '.join(map(in_words, axes))}"
+    return "three axes, and nothing says which counts the heads"
 
 
 def _gates_messages(names: Names, module: ProjectingModule) -> bool:
@@ -121,16 +117,16 @@ def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Ite
         by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
         if called or by_name or mix_three(some) or _are_few(some, module):
             lone = len(_parts(some)) < 3 or (_is_low_rank(some) and not mix_three(some))
-            yield _leftover(module, some, _why(some, module, lone=lone), lone=lone)
+            yield leftover(module, some, _why(some, module, lone=lone), lone=lone)
     gated = any(len(one.parts) > 3 for one in module.lone)
     if gated or ((called or _are_scored(module)) and len(_parts(module.lone)) > 1):
-        yield _leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+        yield leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
     elif called and not sets and _is_outlook(module):
-        yield _leftover(
+        yield leftover(
             module, module.lone, "v and weights that the token alone gives, as in outlook attention", lone=False
         )
     elif called and not sets and _is_query_alone(module):
-        yield _leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
+        yield leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
 
 
 def _is_outlook(module: ProjectingModule) -> bool:
@@ -163,11 +159,6 @@ def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) ->
     if mix_three(some):
         return "some have three axes and some two: heads of a latent attention, which no layout describes yet"
     return "the shapes are not those of Q, K and V"
-
-
-def _leftover(module: ProjectingModule, some: Sequence[Projection], why: str, *, lone: bool) -> Leftover:
-    shapes = ", ".join(f"{'.'.join(one.key)} {list(one.weight.shape)}" for one in some)
-    return Leftover(module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone)
 
 
 def _is_low_rank(projections: Sequence[Projection]) -> bool:

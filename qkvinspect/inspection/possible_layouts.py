@@ -41,13 +41,16 @@ def layouts_of(
     )
 
 
-def layout_of_three_axes(module: ProjectingModule, projections: Sequence[Projection], heads: int) -> Layout:
-    """The layout of parameters of three axes, seen as matrices, with an axis for this number of heads."""
+def layout_of_three_axes(projections: Sequence[Projection], heads: int, out: str) -> Layout:
+    """The layout of parameters of three axes, seen as matrices, with an axis for this number of heads.
+
+    Args:
+        out: the key of an output projection [heads, head_dim, out]; "" for none.
+    """
     keys = tuple(".".join(one.key) for one in projections)
     parts = tuple(_parts(one, projections, "out_in") for one in projections)
-    out = output_of(module, projections, lambda _, info: len(info.shape) == 3)
     form = _Form(parts, "out_in", _heads_are_equal(projections, "out_in"), "in_out")
-    return _layouts(keys, form, (".".join(out[0]),) if out else (), heads, False, False)[0]
+    return _layouts(keys, form, (out,) if out else (), heads, False, False)[0]
 
 
 class _Form(NamedTuple):

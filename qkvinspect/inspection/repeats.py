@@ -13,8 +13,8 @@ from functools import lru_cache
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate, Match, Repeated
+from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.names import Names, Path
-from qkvinspect.inspection.patterns import Leftover
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.split import as_vector
 from qkvinspect.inspection.words import speaks_of_attention, word_of

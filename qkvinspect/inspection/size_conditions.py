@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 from qkvinspect.errors import LayoutError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.weight import Weight
@@ -17,6 +21,27 @@ def is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) ->
         return False
     out = names.find("to_out.0.weight", layer)
     return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]
+
+
+def with_shared_kv(layout: Layout, names: Names, layer: Path, weights: Sequence[Weight]) -> Layout:
+    """The layout with any number of kv heads, where its library has that option and only so the rows fit.
+
+    The output projection reads as many rows as Q has; K and V have a fraction of these.
+    """
+    out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
+    if not layout.may_share_kv or out is None or len(out.shape) < 2 or any(len(one.shape) < 2 for one in weights):
+        return layout
+    q = out.shape[1]
+    rows = sum(one.shape[0] for one in weights)
+    if len(weights) > 1 and q != weights[0].shape[0]:
+        return layout
+    kv, odd = divmod(rows - q, 2)
+    return _with_any_kv(layout) if 0 < kv < q and not odd and q % kv == 0 else layout
+
+
+@lru_cache
+def _with_any_kv(layout: Layout) -> Layout:
+    return replace(layout, kv_heads="free")
 
 
 def has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import replace
-from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.names import Names, Path
+from qkvinspect.inspection.outputs import output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
+from qkvinspect.inspection.stacked_layers import KERNEL
+from qkvinspect.inspection.words import tokens
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.weights.head_stack import Axes, stack_of_heads
 from qkvinspect.weights.weight import Weight
@@ -16,52 +19,114 @@ from qkvinspect.weights.weight import Weight
 _WAYS: tuple[Axes, ...] = ((0, 2, 1), (0, 1, 2), (1, 2, 0))
 """[heads, in, dim], [heads, dim, in], [in, heads, dim], each as (heads, dim, in)."""
 
-_KERNEL = 7
-"""The size up to which a third axis is that of a convolution."""
+_OUTS = ((0, 1), (0, 2), (1, 2))
+"""Where heads and head_dim lie in [heads, head_dim, out], [heads, out, head_dim] and [out, heads, head_dim]."""
+
+_OF_HEADS = frozenset(
+    [*("q", "k", "v", "qk", "kv", "qkv", "query", "key", "value"), *("head", "heads", "rotary", "rope", "freqs")]
+)
 
 
 def have_three(projections: Sequence[Projection]) -> bool:
     """Whether the tensors are such parameters, and not convolutions."""
-    return all(len(one.weight.shape) == 3 and min(one.weight.shape[2:]) > _KERNEL for one in projections) or all(
+    return all(len(one.weight.shape) == 3 and min(one.weight.shape[2:]) > KERNEL for one in projections) or all(
         len(one.weight.shape) == 3 and one.key[-1] not in ("weight", "kernel") for one in projections
     )
 
 
 def mix_three(projections: Sequence[Projection]) -> bool:
     """Whether some have three axes and others have not: K and V of each head, as llama.cpp stores latent attention."""
-    three = [len(one.weight.shape) == 3 and one.weight.shape[2] > _KERNEL for one in projections]
+    three = [len(one.weight.shape) == 3 and one.weight.shape[2] > KERNEL for one in projections]
     return any(three) and not all(three)
 
 
-def as_matrices(
-    names: Names, module: ProjectingModule, projections: Sequence[Projection]
-) -> tuple[tuple[Projection, ...], int] | None:
-    """The projections as matrices [heads * head_dim, in], and the number of heads of Q.
+def readings(names: Names, module: ProjectingModule, projections: Sequence[Projection], stream: Stream) -> list[Axes]:
+    """What the axes of the projections may count; nothing where nothing says it.
 
-    None where nothing says which axis counts the heads: a bias [heads, head_dim], or an output projection
-    [heads, head_dim, out].
+    A bias [heads, head_dim] says it, or an output projection of three axes: with [heads, a, b] beside an output
+    [heads, b, a] the inputs may be a or b, and only the width of what the model passes on tells which.
     """
     fitting = [axes for axes in _WAYS if _told(names, module, projections, axes)]
-    if len(fitting) != 1:
-        return None
+    if len(fitting) < 2:
+        return fitting
+    shape = _query(projections).weight.shape
+    for widths in (stream.vectors, stream.matrices):
+        found = [axes for axes in fitting if shape[axes[2]] in widths]
+        if found:
+            return found
+    return fitting
+
+
+def in_words(axes: Axes) -> str:
+    """As people write it: ``[heads, in, head_dim]``."""
+    names = dict(zip(axes, ("heads", "head_dim", "in"), strict=True))
+    return f"[{', '.join(names[axis] for axis in range(3))}]"
+
+
+def as_matrices(projections: Sequence[Projection], axes: Axes) -> tuple[tuple[Projection, ...], int] | None:
+    """The projections as matrices [heads * head_dim, in], and the number of heads of Q; None where they are codes."""
     found: list[Projection] = []
     for one in projections:
         info = one.weight.info
         if info is None or one.weight.encoding is not None or info.dtype.kind != "float" or info.dtype.bits < 8:
             return None
-        found.append(replace(one, weight=stack_of_heads(info, fitting[0])))
-    q = next((one for one in projections if one.parts == "q"), projections[0])
-    return tuple(found), q.weight.shape[fitting[0][0]]
+        found.append(replace(one, weight=stack_of_heads(info, axes)))
+    return tuple(found), _query(projections).weight.shape[axes[0]]
+
+
+def out_of(module: ProjectingModule, projections: Sequence[Projection], axes: Axes) -> str:
+    """The key of an output projection [heads, head_dim, out] of the heads of Q; "" where it lies otherwise."""
+    shape = next((one for one in projections if one.parts == "q"), projections[0]).weight.shape
+    small = (shape[axes[0]], shape[axes[1]])
+    found = output_of(module, projections, lambda _, info: info.shape[:2] == small and len(info.shape) == 3)
+    return ".".join(found[0]) if found else ""
+
+
+class Stream:
+    """The widths of what a model passes from layer to layer, as the tensors outside of its attention say.
+
+    Attributes:
+        vectors: sizes of norms and biases.
+        matrices: sizes of either axis of matrices.
+    """
+
+    def __init__(self, names: Names, paths: Mapping[str, Path], modules: Iterable[ProjectingModule]) -> None:
+        """Collect them."""
+        inside = {module.path for module in modules if module.path}
+        self.vectors: set[int] = set()
+        self.matrices: set[int] = set()
+        for name, path in paths.items():
+            if any(path[:size] in inside for size in range(1, len(path))) or any(map(_is_of_heads, path)):
+                continue
+            shape = names.shape(name)
+            if len(shape) < 3:
+                (self.vectors if len(shape) == 1 else self.matrices).update(shape)
+
+
+def _is_of_heads(component: str) -> bool:
+    """Whether a tensor of this name may be as wide as a head: ``q_norm``, ``b_k``, ``rotary_emb``."""
+    return not _OF_HEADS.isdisjoint(tokens(component))
+
+
+def _query(projections: Sequence[Projection]) -> Projection:
+    return next((one for one in projections if one.parts == "q"), projections[0])
 
 
 def _told(names: Names, module: ProjectingModule, projections: Sequence[Projection], axes: Axes) -> bool:
-    """Whether something says that the axes are these, and nothing else."""
+    """Whether something says that the axes may be these."""
     heads, dim, _ = axes
-    q = next((one for one in projections if one.parts == "q"), projections[0])
+    q = _query(projections)
     small = (q.weight.shape[heads], q.weight.shape[dim])
     biases = [bias.shape for bias in _biases(names, module, q) if len(bias.shape) == 2]
-    outs = [out.shape[:2] for _, out in module.outputs if len(out.shape) == 3]
-    return all(shape == small for shape in (*biases, *outs)) and bool(biases or outs)
+    outs = [out.shape for _, out in module.outputs if len(out.shape) == 3]
+    fit = all(shape == small for shape in biases) and all(
+        any((shape[first], shape[second]) == small for first, second in _OUTS) for shape in outs
+    )
+    return (
+        fit
+        and bool(biases or outs)
+        and all(one.weight.shape[dim] == small[1] for one in projections if one.parts == "k")
+    )
 
 
 def _biases(names: Names, module: ProjectingModule, one: Projection) -> Iterator[Weight]:

@@ -107,6 +107,8 @@ class Layout:
         head_dim: rows of a head of K, where the library fixes them.
         kv_heads: how many kv heads the library allows; where a row does not say, as many as heads if one tensor
             holds all parts, else any number.
+        may_share_kv: whether there may be fewer kv heads although the row says "equal": where the output projection
+            reads so many more rows than K has that these fit.
         q_rows: rows of Q where it has not as many as K (one row that scores every token); K and V then have as many
             as the tensor has columns.
         square: whether each of Q, K and V has as many rows as the (Q) weight has columns.
@@ -160,6 +162,7 @@ class Layout:
     subheads: tuple[tuple[str, int], ...] = ()
     subheads_apart: bool = False
     kv_heads: KvHeads | Literal["usual"] = "usual"
+    may_share_kv: bool = False
     q_rows: int | None = None
     square: bool = False
     head_tensors: tuple[HeadTensor, ...] = _USUAL_HEAD_TENSORS

@@ -1,0 +1,106 @@
+"""Projections of all layers in one tensor, as flax's nn.scan and torch.func.stack_module_state keep them.
+
+Their axis of layers is easily taken for one of heads, or a matrix a layer for the kernel of a convolution. No layout
+describes them yet, so they are said and not cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+
+from qkvinspect.fast_dataclass import dataclass, field
+from qkvinspect.finding_codes import FindingCode
+from qkvinspect.findings import Finding
+from qkvinspect.inspection.candidates import Candidate
+from qkvinspect.inspection.leftovers import Leftover, not_understood
+from qkvinspect.inspection.names import Names, Path
+from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
+from qkvinspect.inspection.words import tokens
+
+KERNEL = 7
+"""The size up to which a further axis is that of a convolution."""
+
+_AXES = ("first", "second")
+
+
+def is_convolution(shape: Sequence[int]) -> bool:
+    """Whether what lies behind the first two axes may be a kernel: short, or as wide as high."""
+    kernel = shape[2:]
+    return not kernel or max(kernel) <= KERNEL or (len(kernel) > 1 and len(set(kernel)) == 1)
+
+
+def no_matrices(names: Names, candidate: Candidate) -> Leftover | Finding | None:
+    """What is said of tensors with the names of a layout that are neither matrices nor convolutions; None if they are.
+
+    One tensor alone may be stacked in any way; a bias or an output projection as long says that it is by layers.
+    """
+    shapes = [one.shape for one in candidate.weights]
+    if all(map(is_convolution, shapes)):
+        return None
+    keys = (*(bias.key for bias in candidate.layout.biases), *candidate.layout.out)
+    shapes += [found.shape for key in keys if (found := names.find(key, candidate.path)) is not None]
+    if len(shapes) > 1 and len({shape[:1] for shape in shapes}) == 1 and all(len(shape) > 1 for shape in shapes):
+        return not_understood(candidate, _layers(shapes[0][0], 0))
+    said = ", ".join(f"{one.name} {list(one.shape)}" for one in candidate.weights)
+    return Finding(
+        FindingCode.UNEXPECTED_SHAPE, f"no matrix and no convolution: {said}; it is left out", candidate.layer
+    )
+
+
+def _layers(count: int, axis: int) -> str:
+    return f"looks like {count} layers stacked along the {_AXES[axis]} axis"
+
+
+@dataclass(slots=True)
+class _Block:
+    """What stands beside attention: the sizes of each axis (0 where a tensor has none), and those of norms."""
+
+    sizes: tuple[set[int], set[int]] = field(default_factory=lambda: (set[int](), set[int]()))
+    norms: bool = False
+
+
+class StackedLayers:
+    """Which modules hold the projections of several layers."""
+
+    def __init__(self, names: Names, paths: Mapping[str, Path], modules: Iterable[ProjectingModule]) -> None:
+        """Look at what stands beside the modules, once for all of them."""
+        inside = {module.path for module in modules}
+        self._blocks = {path[:-1]: _Block() for path in inside if path}
+        for name, path in paths.items() if self._blocks else ():
+            if any(path[:size] in inside for size in range(1, len(path))):
+                continue
+            shape = names.shape(name)
+            for size in range(len(path)):
+                block = self._blocks.get(path[:size])
+                if block is not None:
+                    for axis in range(2):
+                        block.sizes[axis].add(shape[axis] if len(shape) > 1 else 0)
+                    block.norms = block.norms or (len(shape) == 2 and _is_norm(path[size:]))
+
+    def why(self, module: ProjectingModule, projections: Sequence[Projection]) -> str:
+        """Why the projections are those of several layers, as a clause; "" where nothing says so."""
+        shapes = [one.weight.shape for one in projections]
+        if any(map(is_convolution, shapes)):
+            return ""
+        shapes += [info.shape for _, info in module.outputs if prod(info.shape[2:]) > 1]
+        alike = [len({shape[axis] for shape in shapes}) == 1 for axis in range(2)]
+        for axis in range(2):
+            if alike[axis] and self._beside(module.path, axis) == shapes[0][axis]:
+                return _layers(shapes[0][axis], axis)
+        # a layer's own weight is a matrix; per head, as Keras' EinsumDense has it, the inputs come first
+        of_layers = alike[0] and all(one.key[-1] in LEAVES for one in projections)
+        return _layers(shapes[0][0], 0) if of_layers else ""
+
+    def _beside(self, path: Path, axis: int) -> int:
+        """The size that all tensors beside a module have along an axis, a norm among them; 0 where there is none."""
+        block = self._blocks.get(path[:-1]) if path else None
+        if block is None or not block.norms or len(block.sizes[axis]) != 1:
+            return 0
+        return next(iter(block.sizes[axis]))
+
+
+def _is_norm(path: Path) -> bool:
+    """Whether it is the parameter of a norm, which has one axis where layers are not stacked."""
+    words = [word for part in path for word in tokens(part)]
+    return any("norm" in word or word in ("ln", "gamma", "beta") for word in words)

@@ -1,0 +1,133 @@
+"""Parameters of three axes that can be read in two ways, and layers that are stacked on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import qkvinspect
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import inspect
+from tests.inspection.test_patterns import report
+
+E, H, D = 48, 4, 12
+Shapes = dict[str, tuple[int, ...]]
+
+NORM: Shapes = {"ln.weight": (E,), "ln.bias": (E,)}
+EMBEDDING: Shapes = {"emb.weight": (100, E)}
+
+
+def parameters(names: tuple[str, ...], kv_heads: int = H) -> dict[str, torch.Tensor]:
+    heads = dict(zip(names, (H, kv_heads, kv_heads), strict=True))
+    return {name: torch.randn(count, D, E) for name, count in heads.items()}
+
+
+@pytest.mark.parametrize("kv_heads", [H, 2])
+@pytest.mark.parametrize("beside", [NORM, EMBEDDING], ids=["a norm", "an embedding"])
+def test_the_width_of_the_stream_says_which_axis_is_read(tmp_path: Path, beside: Shapes, kv_heads: int) -> None:
+    """einsum('bte,hde->bhtd') and back with einsum('bhtd,hed->bte'): the matrix of Q is what torch multiplies with."""
+    state = parameters(("attn.w_q", "attn.w_k", "attn.w_v"), kv_heads)
+    path, x = tmp_path / "model.safetensors", torch.randn(2, 5, E)
+    others = {name: torch.randn(shape) for name, shape in beside.items()}
+    save_file({**state, "attn.w_o": torch.randn(H, E, D), **others}, path)
+    with open_checkpoint(path) as checkpoint:
+        (attention,) = inspect(checkpoint).attentions
+    assert attention.heads is not None
+    assert (attention.heads.num_heads, attention.heads.num_kv_heads, attention.heads.head_dim) == (H, kv_heads, D)
+    opened = qkvinspect.open(path).attentions["attn"]
+    for part, read in zip("qkv", (opened.q, opened.k, opened.v), strict=True):
+        expected = torch.einsum("bte,hde->bthd", x, state[f"attn.w_{part}"])
+        assert torch.allclose((x @ read.torch().T).unflatten(-1, (-1, D)), expected, atol=1e-5)
+
+
+def test_the_other_way_round_the_same_width_says_so() -> None:
+    """[heads, in, head_dim] and back with [heads, head_dim, out], without a bias, beside a norm."""
+    shapes: Shapes = {f"attn.W_{part}": (H, E, D) for part in "QKV"} | {"attn.W_O": (H, D, E)}
+    (attention,) = report(shapes | NORM).attentions
+    assert attention.heads is not None
+    assert (attention.heads.head_dim, attention.embed_dim) == (D, E)
+
+
+UNDECIDED: dict[str, Shapes] = {
+    "nothing beside": {},
+    "a width of either": {"ln.weight": (E,), "other.weight": (D,)},
+    "only the norm of a head": {"attn.q_norm.weight": (D,)},
+}
+
+
+@pytest.mark.parametrize("beside", UNDECIDED.values(), ids=UNDECIDED)
+def test_where_both_ways_fit_neither_is_taken(beside: Shapes) -> None:
+    shapes: Shapes = {f"l.0.attn.W_{part}": (H, D, E) for part in "QKV"} | {"l.0.attn.W_O": (H, E, D)}
+    found = report({**shapes, **{f"l.0.{name}": shape for name, shape in beside.items()}})
+    assert found.attentions == ()
+    (finding,) = found.findings
+    assert finding.code == "unrecognised-attention"
+    assert "[heads, in, head_dim] or [heads, head_dim, in]" in finding.message
+
+
+def stacked(make: Callable[[], nn.Module], layers: int = 6) -> Shapes:
+    """The shapes that torch.func.stack_module_state gives."""
+    parameters, _ = torch.func.stack_module_state([make() for _ in range(layers)])
+    return {name: tuple(value.shape) for name, value in parameters.items()}
+
+
+def scanned(order: tuple[int, ...], layers: int = 6) -> Shapes:
+    """A block as flax's nn.scan keeps it, the axis of layers first, or second as MaxText has it."""
+    one: Shapes = {f"attn.{part}.kernel": (E, H, D) for part in ("query", "key", "value")}
+    one |= {
+        "attn.out.kernel": (H, D, E),
+        "norm.scale": (E,),
+        "mlp.up.kernel": (E, 4 * E),
+        "mlp.down.kernel": (4 * E, E),
+    }
+    at = order.index(0)
+    every = {f"layers.{name}": (*shape[:at], layers, *shape[at:]) for name, shape in one.items()}
+    return {**every, "embed.embedding": (100, E)}
+
+
+def apart() -> nn.Module:
+    return nn.ModuleDict({"attn": nn.ModuleDict({f"{part}_proj": nn.Linear(E, E, bias=False) for part in "qkvo"})})
+
+
+STACKED: dict[str, tuple[Shapes, str]] = {
+    "nn.MultiheadAttention": (stacked(lambda: nn.MultiheadAttention(E, H)), "6 layers stacked along the first axis"),
+    "a block of torch": (
+        stacked(lambda: nn.TransformerEncoderLayer(E, H, 96)),
+        "6 layers stacked along the first axis",
+    ),
+    "projections apart": (stacked(apart), "6 layers stacked along the first axis"),
+    "as many as heads": (stacked(apart, H), "4 layers stacked along the first axis"),
+    "scanned": (scanned((0, 1)), "6 layers stacked along the first axis"),
+    "scanned, MaxText": (scanned((1, 0)), "6 layers stacked along the second axis"),
+    "bare parameters in a stack": (
+        {f"layers.attn.W_{part}": (6, E, E) for part in "QKVO"} | {"layers.ln.scale": (6, E), "layers.mlp": (6, E, 9)},
+        "6 layers stacked along the first axis",
+    ),
+}
+
+
+@pytest.mark.parametrize(("shapes", "words"), STACKED.values(), ids=STACKED)
+@pytest.mark.parametrize("heads", [(), ("4",)], ids=["", "--heads"])
+def test_layers_stacked_on_an_axis_are_said_and_not_cut(shapes: Shapes, words: str, heads: tuple[str, ...]) -> None:
+    found = report(shapes, heads=heads)
+    assert found.attentions == ()
+    said = [finding for finding in found.findings if finding.code == "unrecognised-attention"]
+    assert [words in finding.message for finding in said] == [True]
+
+
+def test_heads_beside_norms_of_one_axis_are_no_layers() -> None:
+    """As many experts as heads, but a norm as wide as the stream: nothing is stacked."""
+    shapes: Shapes = {f"l.0.attn.W_{part}": (H, E, D) for part in "QKV"} | {"l.0.attn.W_O": (H, D, E)}
+    (attention,) = report({**shapes, "l.0.ln.weight": (E,), "l.0.experts.w1": (H, E, 96)}).attentions
+    assert attention.heads is not None
+    assert attention.heads.num_heads == H
+
+
+def test_convolutions_are_no_stacked_layers() -> None:
+    shapes: Shapes = {f"attn.{part}.weight": (E, E, 3, 3) for part in ("query", "key", "value", "proj")}
+    assert len(report(shapes).attentions) == 1
