@@ -56,7 +56,7 @@ class Computed:
         if len({*map(_as_rows, own)}) > 1:
             text = "the graph takes its rows in more than one way; they are reported as its names say"
             return replace(module, findings=(*module.findings, self._finding(module, text)))
-        return self._as_computed(module, own[0], facts)
+        return self._as_computed(module, max(own, key=lambda one: one.shared_otherwise), facts)
 
     def completed(self, matches: Sequence[Match], left: Sequence[Leftover]) -> tuple[list[Match], list[Leftover]]:
         """All modules in the order of the file, with those that only the graph shows; what is left of names then."""
@@ -95,6 +95,12 @@ class Computed:
 
     def _as_computed(self, module: Module, one: ComputedAttention, facts: Facts) -> Module:
         attention, match = module.attention, module.match
+        if one.shared_otherwise:
+            text = (
+                f"the graph gives heads of Q those of K and V in another order than one after the other "
+                f"({len(one.q.heads)} heads over {len(one.k.heads)}), which cannot be expressed"
+            )
+            return self._whole(module, text)
         if attention is not None and _agrees(attention, one):
             if match.decided_by in (DecidedBy.NAMES, DecidedBy.SIBLINGS):
                 attention = replace(attention, layout_from=DecidedBy.GRAPH.value)
@@ -103,6 +109,13 @@ class Computed:
             text = f"the graph takes {_said(one)}, which is not what was asked for"
             return replace(module, findings=(*module.findings, self._finding(module, text)))
         return self._anew(module, one, facts)
+
+    def _whole(self, module: Module, why: str) -> Module:
+        """The module, not split, unless the user said how it is."""
+        if module.match.decided_by in _MINE:
+            return replace(module, findings=(*module.findings, self._finding(module, why)))
+        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
+        return Module(module.match, base, (self._finding(module, f"{why}: it is not split"),))
 
     def _as_cut(self, module: Module) -> Module:
         """The module, not split where the graph cuts its tensor into other pieces than its names say."""
@@ -117,10 +130,7 @@ class Computed:
                 text = (
                     f"the graph cuts {one.weight} into other pieces than its names say, {first} ... first, and cannot"
                 )
-                base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
-                return Module(
-                    module.match, base, (self._finding(module, f"{text} be followed further: it is not split"),)
-                )
+                return self._whole(module, f"{text} be followed further")
         return module
 
     def _anew(self, module: Module, one: ComputedAttention, facts: Facts) -> Module:
@@ -141,9 +151,7 @@ class Computed:
             if attention is not None and _agrees(attention, one):
                 text = f"the graph takes {_said(one)}{_unlike(module)}"
                 return Module(match, attention, (*findings, self._finding(module, text)))
-        text = f"the graph takes {_said(one)}, which is no packing that is known: it is not split"
-        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
-        return Module(module.match, base, (self._finding(module, text),))
+        return self._whole(module, f"the graph takes {_said(one)}, which is no packing that is known")
 
     @staticmethod
     def _finding(module: Module, text: str) -> Finding:

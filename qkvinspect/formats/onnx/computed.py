@@ -76,7 +76,8 @@ def _module(met: Met, names: Mapping[str, str]) -> ComputedAttention | None:
     q, k, v = (parts[part].heads for part in "qkv")
     if len(k) != len(v) or len(q) % len(k):
         return None
-    return ComputedAttention(parts["q"], parts["k"], parts["v"], _shared_otherwise(met, len(q), len(k)), _turn(met))
+    shared_otherwise = any(_shared_otherwise(met.q, view, len(q), len(k)) for view in (met.k, met.v))
+    return ComputedAttention(parts["q"], parts["k"], parts["v"], shared_otherwise, _turn(met))
 
 
 def _heads(view: View) -> tuple[range, ...] | None:
@@ -95,14 +96,14 @@ def _heads(view: View) -> tuple[range, ...] | None:
     return tuple(run if step > 0 else run[::-1] for run in runs)
 
 
-def _shared_otherwise(met: Met, heads: int, kv_heads: int) -> bool:
-    """Whether heads share those of K in another order than one after the other."""
+def _shared_otherwise(queries: View, shared: View, heads: int, kv_heads: int) -> bool:
+    """Whether heads share those of K, or of V, in another order than one after the other."""
     if heads == kv_heads:
         return False
-    rank = max(len(met.q.axes), len(met.k.axes))
-    q, k = (moved.broadcast(view, rank).axes[:-2] for view in (met.q, met.k))
-    used = [met.k.offsets[0]]
-    for one, other in zip(q, k, strict=True):
+    rank = max(len(queries.axes), len(shared.axes))
+    by_axis = [moved.broadcast(view, rank).axes[:-2] for view in (queries, shared)]
+    used = [shared.offsets[0]]
+    for one, other in zip(*by_axis, strict=True):
         steps, many = moved.starts(other, 0), moved.count(one)
         if steps is None or len(steps) not in (1, many):
             return False
