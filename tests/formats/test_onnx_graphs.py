@@ -123,6 +123,62 @@ def test_a_cut_that_the_name_denies_is_not_split(cut: bool, tmp_path: Path) -> N
     assert bool(said) is cut
 
 
+def permuted(kind: str) -> list[Any]:
+    """A packed projection whose rows are put in another order before they are cut."""
+    order = np.random.default_rng(3).permutation(24)
+    product = ["x", "onnx::MatMul_1"]
+    if kind == "weight":
+        first = [helper.make_node("Gather", ["onnx::MatMul_1", "order"], ["w"], axis=1)]
+        product = ["x", "w"]
+    elif kind == "gather":
+        first = [helper.make_node("Gather", ["y", "order"], ["z"], axis=2)]
+    elif kind == "gather_nd":
+        first = [
+            helper.make_node("Transpose", ["y"], ["t"], perm=[2, 0, 1]),
+            helper.make_node("GatherND", ["t", "order"], ["u"]),
+            helper.make_node("Transpose", ["u"], ["z"], perm=[1, 2, 0]),
+        ]
+        order = order[:, None]
+    else:
+        first = [
+            helper.make_node("Split", ["y", "sizes"], ["one", "other"], axis=2),
+            helper.make_node("Concat", ["other", "one"], ["z"], axis=2),
+        ]
+    nodes = [helper.make_node("MatMul", product, ["z" if kind == "weight" else "y"], name="/h.0/attn/qkv/MatMul")]
+    nodes = [*first, *nodes] if kind == "weight" else [*nodes, *first]
+    given = {"order": order, "sizes": [4, 20], "shape": [2, 5, 3, 4, 2], "ones": [1, 1, 1]}
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value)))
+        for name, value in given.items()
+    ]
+    cut = [
+        helper.make_node("Reshape", ["z", "shape"], ["r"]),
+        helper.make_node("Split", ["r", "ones"], ["q", "k", "v"], axis=2),
+    ]
+    return [*constants, *nodes, *cut, helper.make_node("Gemm", ["o", "h.0.attn.proj.weight"], ["out"], transB=1)]
+
+
+@pytest.mark.parametrize("kind", ["gather", "gather_nd", "concat", "weight"])
+def test_rows_in_an_order_that_cannot_be_followed_are_not_split(kind: str, tmp_path: Path) -> None:
+    sizes = {"onnx::MatMul_1": (8, 24), "h.0.attn.proj.weight": (8, 8)}
+    rng = np.random.default_rng(0)
+    stored = [numpy_helper.from_array(rng.random(shape, np.float32), name) for name, shape in sizes.items()]
+    if kind == "weight":
+        stored[0].name = "h.0.attn.qkv.weight"
+    nodes = permuted(kind)
+    if kind == "weight":
+        nodes[4].input[0] = "h.0.attn.qkv.weight"
+    given = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 5, 8])]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", given, [], stored)), tmp_path / "m.onnx")
+    with open_checkpoint(tmp_path / "m.onnx") as checkpoint:
+        report = inspect(checkpoint)
+    (attention,) = report.attentions
+    (said,) = [finding.message for finding in report.findings if finding.code == "rows-from-graph"]
+    assert not attention.parts
+    assert "in another order" in said
+    assert "it is not split" in said
+
+
 def hostile(kind: str) -> list[Any]:
     """Graphs that would take long or much if they were followed without bounds."""
     first = helper.make_node("MatMul", ["x", "w"], ["v0"])

@@ -13,7 +13,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.onnx.computed import computed, cut
+from qkvinspect.formats.onnx.computed import computed, cut, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
@@ -78,7 +78,11 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
             resources=resources.pop_all(),
             loader="onnx",
-            computed=(*computed(flow.met, names), *cut(flow.pieces.values(), names)),
+            computed=(
+                *computed(flow.met, names),
+                *cut(flow.pieces.values(), names),
+                *unknown(flow.reordered, names),
+            ),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart
+from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart, ComputedUnknown
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.flow import Met
 from qkvinspect.formats.onnx.names import Named
@@ -45,6 +45,14 @@ def cut(pieces: Iterable[Sequence[View]], names: Mapping[str, Named]) -> Iterato
         known = [each for each in runs if each is not None]
         if len(known) == len(views) == len({frozenset(each) for each in known}):
             yield ComputedCut(name, tuple(known))
+
+
+def unknown(reordered: Mapping[str, str], names: Mapping[str, Named]) -> Iterator[ComputedUnknown]:
+    """The weights whose rows are taken in an order that cannot be followed."""
+    by_stored = _by_stored(names)
+    for stored, operator in reordered.items():
+        if stored in by_stored:
+            yield ComputedUnknown(by_stored[stored], operator)
 
 
 def _runs(view: View) -> tuple[range, ...] | None:
