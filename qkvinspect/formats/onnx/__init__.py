@@ -63,8 +63,9 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         tensors = {
             named.name: _as_named(infos[named.stored], named) for named in stored_as.values() if named.stored in infos
         }
-        heads = heads_of(uses, names.values(), wire)
         flow = Flow(graph, wire)
+        attentions = tuple(computed(flow.met, names))
+        heads = heads_of(uses, names.values(), attentions)
         return Checkpoint(
             path=source.name,
             format=NAME,
@@ -79,7 +80,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             resources=resources.pop_all(),
             loader="onnx",
             computed=(
-                *computed(flow.met, names),
+                *attentions,
                 *cut(flow.pieces.values(), names),
                 *unknown(flow.reordered, names),
             ),
