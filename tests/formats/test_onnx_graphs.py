@@ -161,7 +161,7 @@ def test_heads_are_those_of_attention_that_is_known(weighed: str, tmp_path: Path
 
 def test_what_a_cache_holds_lies_before_the_tokens(tmp_path: Path) -> None:
     """Two kv heads after those of a cache, each repeated for two heads: the shape is taken of what is put together."""
-    given = {"q": [2, 5, 4, 6], "kv": [2, 5, 2, 6], "one": [2], "twice": [1, 1, 2, 1, 1], "first": [2, 4], "last": [6]}
+    given = {"q": [2, 5, 4, 6], "kv": [2, 5, 2, 6], "one": [2], "twice": [1, 1, 2, 1, 1], "first": [2, -1], "last": [6]}
     nodes = [
         helper.make_node("Constant", [], [f"c_{name}"], value=numpy_helper.from_array(np.array(value)))
         for name, value in given.items()

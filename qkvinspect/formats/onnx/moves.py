@@ -105,7 +105,8 @@ def concatenated(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> t
         return (cuts.joined(every, axis),)
     if any(moved.rows_of_axis(view.axes[axis]) for view in every):
         raise LostError
-    along = (Digit(sizes.unknown()),)
+    shape = sizes.shape(node.outputs[0])
+    along = (Digit(shape[axis] if shape and len(shape) == rank else sizes.unknown()),)
     return tuple(dict.fromkeys(moved.replaced(view, axis, along) for view in every))
 
 
