@@ -143,6 +143,9 @@ class Computed:
                     f"the graph cuts {one.weight} into other pieces than its names say, {first} ... first, and cannot"
                 )
                 return self._whole(module, f"{text} be followed further")
+        if attention.parts and any(weight.name in self.unknown for weight in attention.weights):
+            text = "the graph's attention was not recognised: what is Q, K and V is what its names say"
+            return replace(module, findings=(*module.findings, self._finding(module, text)))
         return module
 
     def _anew(self, module: Module, one: ComputedAttention, facts: Facts) -> Module:

@@ -119,9 +119,10 @@ def test_a_cut_that_the_name_denies_is_not_split(cut: bool, tmp_path: Path) -> N
     with open_checkpoint(tmp_path / "m.onnx") as checkpoint:
         report = inspect(checkpoint)
     (attention,) = report.attentions
-    said = [finding.message for finding in report.findings if finding.code == "rows-from-graph"]
+    (said,) = [finding.message for finding in report.findings if finding.code == "rows-from-graph"]
     assert bool(attention.parts) is not cut
-    assert bool(said) is cut
+    assert ("into other pieces" in said) is cut
+    assert ("was not recognised: what is Q, K and V is what its names say" in said) is not cut
 
 
 def width_first(weighed: str) -> list[Any]:
@@ -157,6 +158,7 @@ def test_heads_are_those_of_attention_that_is_known(weighed: str, tmp_path: Path
     assert attention.heads is None
     assert heads == ([4] if weighed == "Softmax" else [])
     assert bool(attention.parts) is (weighed == "Relu")
+    assert any("was not recognised" in finding.message for finding in report.findings) is (weighed == "Relu")
 
 
 def test_what_a_cache_holds_lies_before_the_tokens(tmp_path: Path) -> None:

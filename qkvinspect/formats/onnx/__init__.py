@@ -52,7 +52,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     graph = read_graph(wire)
     uses = Uses(graph)
     names = names_of(uses)
-    for named in [*operator_names(uses, names)]:
+    inside = [*operator_names(uses, names)]
+    for named in inside:
         names.pop(named.stored, None)
         names.setdefault(named.name, named)
     stored_as = quantised_names(uses, names)
@@ -65,6 +66,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         }
         flow = Flow(graph, wire)
         attentions = tuple(computed(flow.met, names))
+        known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
         heads = heads_of(uses, names.values(), attentions)
         return Checkpoint(
             path=source.name,
@@ -82,7 +84,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             computed=(
                 *attentions,
                 *cut(flow.pieces.values(), names),
-                *unknown(flow.reordered, names),
+                *unknown(tensors, known, flow.reordered, names),
             ),
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart, ComputedUnknown
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.flow import Met
@@ -47,12 +48,21 @@ def cut(pieces: Iterable[Sequence[View]], names: Mapping[str, Named]) -> Iterato
             yield ComputedCut(name, tuple(known))
 
 
-def unknown(reordered: Mapping[str, str], names: Mapping[str, Named]) -> Iterator[ComputedUnknown]:
-    """The weights whose rows are taken in an order that cannot be followed."""
-    by_stored = _by_stored(names)
-    for stored, operator in reordered.items():
-        if stored in by_stored:
-            yield ComputedUnknown(by_stored[stored], operator)
+def unknown(
+    tensors: Mapping[str, TensorInfo],
+    known: Collection[str],
+    reordered: Mapping[str, str],
+    names: Mapping[str, Named],
+) -> Iterator[ComputedUnknown]:
+    """The matrices that no attention that is known takes, or whose rows are taken in an order that cannot be followed.
+
+    Args:
+        known: the weights of such attention.
+    """
+    by_name = {name: reordered[stored] for stored, name in _by_stored(names).items() if stored in reordered}
+    for name, info in tensors.items():
+        if name in by_name or (len(info.shape) > 1 and name not in known):
+            yield ComputedUnknown(name, by_name.get(name, ""))
 
 
 def _runs(view: View) -> tuple[range, ...] | None:
