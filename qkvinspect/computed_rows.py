@@ -20,6 +20,17 @@ class ComputedCut(NamedTuple):
     pieces: tuple[tuple[range, ...], ...]
 
 
+class ComputedUnknown(NamedTuple):
+    """A weight that the file itself does not take to any attention that is known.
+
+    Attributes:
+        reordered_by: the operator that takes its rows in an order that cannot be followed; "" where there is none.
+    """
+
+    weight: str
+    reordered_by: str = ""
+
+
 class ComputedAttention(NamedTuple):
     """An attention module as the graph of a file computes it.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import permutations
 
 from qkvinspect.checkpoint import Checkpoint, Orientation
-from qkvinspect.computed_rows import ComputedAttention, ComputedCut
+from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedUnknown
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
@@ -36,6 +36,7 @@ class Computed:
 
     modules: tuple[ComputedAttention, ...]
     cuts: tuple[ComputedCut, ...]
+    unknown: Mapping[str, ComputedUnknown]
     names: Names
 
     @classmethod
@@ -43,20 +44,22 @@ class Computed:
         """What the graph of a checkpoint says; nothing where it has none."""
         every = checkpoint.computed
         modules = tuple(one for one in every if isinstance(one, ComputedAttention))
-        return cls(modules, tuple(one for one in every if isinstance(one, ComputedCut)), names)
+        cuts = tuple(one for one in every if isinstance(one, ComputedCut))
+        unknown = {one.weight: one for one in every if isinstance(one, ComputedUnknown)}
+        return cls(modules, cuts, unknown, names)
 
     def told(self, module: Module, facts: Facts) -> Module:
         """The module as the graph has it, with a finding where its names say otherwise."""
-        if not self.modules and not self.cuts:
+        if not self.modules and not self.cuts and not self.unknown:
             return module
         held = {weight.name for candidate in module.match.candidates for weight in candidate.weights}
         own = [one for one in self.modules if _weights(one) <= held]
         if not own:
-            return self._as_cut(module)
+            return self._as_far(module)
         if len({*map(_as_rows, own)}) > 1:
             text = "the graph takes its rows in more than one way; they are reported as its names say"
             return replace(module, findings=(*module.findings, self._finding(module, text)))
-        return self._as_computed(module, own[0], facts)
+        return self._as_computed(module, max(own, key=lambda one: one.shared_otherwise), facts)
 
     def completed(self, matches: Sequence[Match], left: Sequence[Leftover]) -> tuple[list[Match], list[Leftover]]:
         """All modules in the order of the file, with those that only the graph shows; what is left of names then."""
@@ -95,6 +98,12 @@ class Computed:
 
     def _as_computed(self, module: Module, one: ComputedAttention, facts: Facts) -> Module:
         attention, match = module.attention, module.match
+        if one.shared_otherwise:
+            text = (
+                f"the graph gives heads of Q those of K and V in another order than one after the other "
+                f"({len(one.q.heads)} heads over {len(one.k.heads)}), which cannot be expressed"
+            )
+            return self._whole(module, text)
         if attention is not None and _agrees(attention, one):
             if match.decided_by in (DecidedBy.NAMES, DecidedBy.SIBLINGS):
                 attention = replace(attention, layout_from=DecidedBy.GRAPH.value)
@@ -104,11 +113,27 @@ class Computed:
             return replace(module, findings=(*module.findings, self._finding(module, text)))
         return self._anew(module, one, facts)
 
-    def _as_cut(self, module: Module) -> Module:
-        """The module, not split where the graph cuts its tensor into other pieces than its names say."""
+    def _whole(self, module: Module, why: str) -> Module:
+        """The module, not split, unless the user said how it is."""
+        if module.match.decided_by in _MINE:
+            return replace(module, findings=(*module.findings, self._finding(module, why)))
+        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
+        return Module(module.match, base, (self._finding(module, f"{why}: it is not split"),))
+
+    def _as_far(self, module: Module) -> Module:
+        """The module as far as the graph can be followed.
+
+        It is not split where the graph cuts its tensor into other pieces than its names say, or takes its rows in an
+        order that cannot be followed.
+        """
         attention = module.attention
         if attention is None or module.match.decided_by in _MINE:
             return module
+        for weight in attention.weights:
+            one = self.unknown.get(weight.name)
+            if one is not None and one.reordered_by:
+                text = f"the graph takes rows of {one.weight} in another order ({one.reordered_by})"
+                return self._whole(module, f"{text}, which cannot be followed")
         for one in self.cuts:
             parts = [part for part in attention.parts if part.weight.name == one.weight]
             named = {_every(part.heads) for part in parts}
@@ -117,10 +142,10 @@ class Computed:
                 text = (
                     f"the graph cuts {one.weight} into other pieces than its names say, {first} ... first, and cannot"
                 )
-                base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
-                return Module(
-                    module.match, base, (self._finding(module, f"{text} be followed further: it is not split"),)
-                )
+                return self._whole(module, f"{text} be followed further")
+        if attention.parts and any(weight.name in self.unknown for weight in attention.weights):
+            text = "the graph's attention was not recognised: what is Q, K and V is what its names say"
+            return replace(module, findings=(*module.findings, self._finding(module, text)))
         return module
 
     def _anew(self, module: Module, one: ComputedAttention, facts: Facts) -> Module:
@@ -141,9 +166,7 @@ class Computed:
             if attention is not None and _agrees(attention, one):
                 text = f"the graph takes {_said(one)}{_unlike(module)}"
                 return Module(match, attention, (*findings, self._finding(module, text)))
-        text = f"the graph takes {_said(one)}, which is no packing that is known: it is not split"
-        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
-        return Module(module.match, base, (self._finding(module, text),))
+        return self._whole(module, f"the graph takes {_said(one)}, which is no packing that is known")
 
     @staticmethod
     def _finding(module: Module, text: str) -> Finding:

@@ -13,7 +13,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.onnx.computed import computed, cut
+from qkvinspect.formats.onnx.computed import computed, cut, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
@@ -52,7 +52,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     graph = read_graph(wire)
     uses = Uses(graph)
     names = names_of(uses)
-    for named in [*operator_names(uses, names)]:
+    inside = [*operator_names(uses, names)]
+    for named in inside:
         names.pop(named.stored, None)
         names.setdefault(named.name, named)
     stored_as = quantised_names(uses, names)
@@ -63,8 +64,10 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         tensors = {
             named.name: _as_named(infos[named.stored], named) for named in stored_as.values() if named.stored in infos
         }
-        heads = heads_of(uses, names.values(), wire)
         flow = Flow(graph, wire)
+        attentions = tuple(computed(flow.met, names))
+        known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
+        heads = heads_of(uses, names.values(), attentions)
         return Checkpoint(
             path=source.name,
             format=NAME,
@@ -78,7 +81,11 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
             resources=resources.pop_all(),
             loader="onnx",
-            computed=(*computed(flow.met, names), *cut(flow.pieces.values(), names)),
+            computed=(
+                *attentions,
+                *cut(flow.pieces.values(), names),
+                *unknown(tensors, known, flow.reordered, names),
+            ),
         )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart, ComputedUnknown
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.flow import Met
 from qkvinspect.formats.onnx.names import Named
@@ -47,6 +48,23 @@ def cut(pieces: Iterable[Sequence[View]], names: Mapping[str, Named]) -> Iterato
             yield ComputedCut(name, tuple(known))
 
 
+def unknown(
+    tensors: Mapping[str, TensorInfo],
+    known: Collection[str],
+    reordered: Mapping[str, str],
+    names: Mapping[str, Named],
+) -> Iterator[ComputedUnknown]:
+    """The matrices that no attention that is known takes, or whose rows are taken in an order that cannot be followed.
+
+    Args:
+        known: the weights of such attention.
+    """
+    by_name = {name: reordered[stored] for stored, name in _by_stored(names).items() if stored in reordered}
+    for name, info in tensors.items():
+        if name in by_name or (len(info.shape) > 1 and name not in known):
+            yield ComputedUnknown(name, by_name.get(name, ""))
+
+
 def _runs(view: View) -> tuple[range, ...] | None:
     """All rows of a view, in runs of neighbours."""
     digits = sorted(
@@ -76,7 +94,8 @@ def _module(met: Met, names: Mapping[str, str]) -> ComputedAttention | None:
     q, k, v = (parts[part].heads for part in "qkv")
     if len(k) != len(v) or len(q) % len(k):
         return None
-    return ComputedAttention(parts["q"], parts["k"], parts["v"], _shared_otherwise(met, len(q), len(k)), _turn(met))
+    shared_otherwise = any(_shared_otherwise(met.q, view, len(q), len(k)) for view in (met.k, met.v))
+    return ComputedAttention(parts["q"], parts["k"], parts["v"], shared_otherwise, _turn(met))
 
 
 def _heads(view: View) -> tuple[range, ...] | None:
@@ -95,14 +114,14 @@ def _heads(view: View) -> tuple[range, ...] | None:
     return tuple(run if step > 0 else run[::-1] for run in runs)
 
 
-def _shared_otherwise(met: Met, heads: int, kv_heads: int) -> bool:
-    """Whether heads share those of K in another order than one after the other."""
+def _shared_otherwise(queries: View, shared: View, heads: int, kv_heads: int) -> bool:
+    """Whether heads share those of K, or of V, in another order than one after the other."""
     if heads == kv_heads:
         return False
-    rank = max(len(met.q.axes), len(met.k.axes))
-    q, k = (moved.broadcast(view, rank).axes[:-2] for view in (met.q, met.k))
-    used = [met.k.offsets[0]]
-    for one, other in zip(q, k, strict=True):
+    rank = max(len(queries.axes), len(shared.axes))
+    by_axis = [moved.broadcast(view, rank).axes[:-2] for view in (queries, shared)]
+    used = [shared.offsets[0]]
+    for one, other in zip(*by_axis, strict=True):
         steps, many = moved.starts(other, 0), moved.count(one)
         if steps is None or len(steps) not in (1, many):
             return False

@@ -62,6 +62,7 @@ class Flow:
     Attributes:
         met: projections that attention takes together.
         pieces: of a value that holds all rows of a weight, what is cut of it.
+        reordered: by weight, the operator that takes its rows in an order that cannot be followed.
     """
 
     def __init__(self, graph: Graph, wire: Wire) -> None:
@@ -74,6 +75,7 @@ class Flow:
         self._constant: set[str] = set(graph.initialisers)
         self.met: list[Met] = []
         self.pieces: dict[str, list[View]] = {}
+        self.reordered: dict[str, str] = {}
         for node in graph.nodes[:MOST_NODES]:
             self._see(node)
 
@@ -92,7 +94,8 @@ class Flow:
         try:
             self._follow(node, given)
         except (LostError, ZeroDivisionError):
-            return
+            if moves.reorders(self._sizes, node, given):
+                self.reordered.setdefault(next(filter(None, given))[0].weight, node.op)
 
     def _at(self, name: str) -> tuple[View, ...]:
         """The views of a value; a weight is one of itself."""

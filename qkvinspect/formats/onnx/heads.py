@@ -1,16 +1,14 @@
-"""Find numbers of heads in a graph: attention operators state them, and reshapes show them."""
+"""Find numbers of heads in a graph: attention operators state them, and attention that is known shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from qkvinspect.formats.onnx.graph import Node
+from qkvinspect.computed_rows import ComputedAttention
 from qkvinspect.formats.onnx.names import Named, Uses
-from qkvinspect.formats.onnx.operators import PASSED, STEPS, heads_of_operator, holds_projections, upstream
-from qkvinspect.formats.onnx.products import PRODUCTS, size_of
-from qkvinspect.formats.onnx.tensors import small_numbers
-from qkvinspect.formats.onnx.wire import Wire
+from qkvinspect.formats.onnx.operators import heads_of_operator, holds_projections, upstream
+from qkvinspect.formats.onnx.products import PRODUCTS
 
 
 class Heads(NamedTuple):
@@ -29,18 +27,26 @@ class Heads(NamedTuple):
     packed: bool = False
 
 
-def heads_of(uses: Uses, names: Iterable[Named], wire: Wire) -> dict[str, Heads]:
-    """What the graph says of the heads of each product with a weight, by the name of that."""
-    by_use = {use.stored.name: use for use in uses.all if use.slot == PRODUCTS.get(use.node.op)}
+def heads_of(uses: Uses, names: Iterable[Named], attentions: Iterable[ComputedAttention]) -> dict[str, Heads]:
+    """What operators, or attention that is known, say of the heads of each product with a weight, by its name."""
+    products = {use.stored.name for use in uses.all if use.slot == PRODUCTS.get(use.node.op)}
     told = dict(_told(uses))
+    shown = _shown(attentions)
+    return {
+        named.name: told.get(named.stored) or shown.get(named.name, Heads())
+        for named in names
+        if named.stored in told or named.stored in products
+    }
+
+
+def _shown(attentions: Iterable[ComputedAttention]) -> dict[str, Heads]:
+    """The heads of each weight of attention that is known: a reshape alone may be to anything."""
     found: dict[str, Heads] = {}
-    for named in names:
-        use = by_use.get(named.stored)
-        if named.stored in told:
-            found[named.name] = told[named.stored]
-        elif use is not None and use.node.outputs:
-            size = size_of(use.node, use.stored)
-            found[named.name] = _shown(uses, use.node.outputs[0], size[0], wire) if size else Heads()
+    for one in attentions:
+        weights = [part.weight for part in one.parts.values()]
+        for part in one.parts.values():
+            own = len(part.heads) if weights.count(part.weight) == 1 else None
+            found[part.weight] = Heads(len(part.heads[0]), own_heads=own)
     return found
 
 
@@ -60,53 +66,3 @@ def _told(uses: Uses) -> Iterator[tuple[str, Heads]]:
             if use is not None:
                 packed = node.op == "GroupQueryAttention" and not any(node.inputs[1:3])
                 yield use.stored.name, Heads(num_heads=heads, num_kv_heads=kv_heads, packed=packed)
-
-
-def _shown(uses: Uses, name: str, width: int, wire: Wire) -> Heads:
-    """Of the reshapes between a projection and the product with another: the narrowest is to the width of a head."""
-    narrowest, cut, cut_before = width, False, False
-    for _ in range(STEPS):
-        readers = [node for node in uses.readers.get(name, ()) if node.op != "Shape"]
-        node = next((node for node in readers if node.op in PASSED), None)
-        meets = any(_meets(uses, node) for node in readers)
-        if meets or (node is not None and node.op == "Transpose" and _moves_last(node)):
-            if narrowest == width or width % narrowest:
-                return Heads()
-            return Heads(narrowest, own_heads=None if cut_before else width // narrowest)
-        if node is None or not node.outputs:
-            return Heads()
-        cut = cut or node.op in ("Gather", "Split", "Slice")
-        cut_before = cut_before or node.op == "Gather"  # of Q, K and V; rotary embeddings slice heads
-        if node.op == "Reshape" and len(node.inputs) > 1:
-            last = _last(uses, node.inputs[1], wire)
-            if last is not None and 1 < last < narrowest:
-                narrowest, cut_before = last, cut
-        name = node.outputs[0]
-    return Heads()
-
-
-def _meets(uses: Uses, node: Node) -> bool:
-    """Whether a node takes a projection together with another, not with a weight."""
-    if node.op in PRODUCTS:
-        return uses.at(node, 0) is None and uses.at(node, PRODUCTS[node.op]) is None
-    return node.op in ("Attention", "Softmax") and not uses.of(node)
-
-
-def _moves_last(node: Node) -> bool:
-    order = node.numbers.get("perm", ())
-    return not order or order[-1] != len(order) - 1
-
-
-def _last(uses: Uses, name: str, wire: Wire) -> int | None:
-    """The last number of a shape, where it is a constant, or put together of others of which the last is one."""
-    for _ in range(4):
-        stored = uses.graph.initialisers.get(name)
-        maker = uses.makers.get(name)
-        stored = maker.constant if stored is None and maker is not None else stored
-        if stored is not None:
-            numbers = small_numbers(stored, wire)
-            return numbers[-1] if numbers else None
-        if maker is None or maker.op not in ("Concat", "Cast", "Unsqueeze", "Identity") or not maker.inputs:
-            return None
-        name = maker.inputs[-1] if maker.op == "Concat" else maker.inputs[0]
-    return None

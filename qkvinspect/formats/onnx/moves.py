@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.onnx import cuts
@@ -105,8 +105,33 @@ def concatenated(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> t
         return (cuts.joined(every, axis),)
     if any(moved.rows_of_axis(view.axes[axis]) for view in every):
         raise LostError
-    along = (Digit(sizes.unknown()),)
+    shape = sizes.shape(node.outputs[0])
+    along = (Digit(shape[axis] if shape and len(shape) == rank else sizes.unknown()),)
     return tuple(dict.fromkeys(moved.replaced(view, axis, along) for view in every))
+
+
+def reorders(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> bool:
+    """Whether a node takes rows by their numbers, or puts pieces of one weight together, in whatever order."""
+    every = [view for views in given for view in views]
+    if node.op == "Concat":
+        is_whole = len(every) == len(given) > 1 and not any(view.alone for view in every)
+        along = node.numbers.get("axis", (0,))
+        return is_whole and len({view.weight for view in every}) == 1 and all(_has_rows(view, along) for view in every)
+    if not given[0]:
+        return False
+    view = given[0][0]
+    if node.op in ("Gather", "GatherElements"):
+        return view.alone or _has_rows(view, node.numbers.get("axis", (0,)))
+    if node.op == "GatherND" and not view.alone:
+        first, shape = node.numbers.get("batch_dims", (0,))[0], sizes.shape(node.input(1))
+        many = shape[-1] if shape and isinstance(shape[-1], int) else len(view.axes)
+        return _has_rows(view, range(first, min(first + many, len(view.axes))))
+    return False
+
+
+def _has_rows(view: View, axes: Iterable[int]) -> bool:
+    rank = len(view.axes)
+    return any(bool(moved.rows_of_axis(view.axes[axis])) for axis in axes if -rank <= axis < rank)
 
 
 def _axis(node: Node, view: View, default: int) -> int:

@@ -163,9 +163,10 @@ class Sizes:
         if node.op == "Split":
             self._split(node)
             return
-        shape = self._shape_of(node)
-        if shape is not None and len(shape) <= _MOST_SIZES:
+        if (shape := self._shape_of(node)) is not None and len(shape) <= _MOST_SIZES:
             self._shapes[node.outputs[0]] = shape
+        if node.op == "DynamicQuantizeLinear":  # its scale and its zero point
+            self._shapes.update(dict.fromkeys(node.outputs[1:], ()))
 
     def set(self, name: str, shape: Shape) -> None:
         self._shapes[name] = shape

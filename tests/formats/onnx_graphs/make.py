@@ -29,6 +29,7 @@ KEPT = {
     "HeadThenPart-softmax", "HeadThenChunk-fused", "RowByRow-softmax", "WidthFirst-softmax", "Stripes-softmax",
     "Grouped-softmax", "BlocksOfFew-fused", "Misnamed-softmax", "PairPerHead-softmax",
     "Convolved-softmax", "KeysBetween-keys_first", "LastIsQ-einsum", "TokensFirst-batched", "FewKeys-softmax",
+    "TiledKeys-softmax",
 }  # fmt: skip
 SCALE = 1 << 12
 LARGEST = 30_000

@@ -275,15 +275,27 @@ class Separate(nn.Module):
         b, n, _ = x.shape
         return x.view(b, n, -1, DIM).transpose(1, 2)
 
+    def shared(self, x: Tensor, times: int) -> Tensor:
+        return x.repeat_interleave(times, dim=1)
+
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         times = HEADS // self.kv_heads
-        k, v = k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
+        k, v = self.shared(k, times), self.shared(v, times)
         return self.o_proj(self.core(q, k, v).transpose(1, 2).flatten(2))
 
 
 class FewKeys(Separate):
     kv_heads = 2
+
+
+class TiledKeys(Separate):
+    """Head h takes K and V of head h % 2, not of h // 2."""
+
+    kv_heads = 2
+
+    def shared(self, x: Tensor, times: int) -> Tensor:
+        return x.repeat(1, times, 1, 1)
 
 
 class Misnamed(Separate):
@@ -340,5 +352,5 @@ class Convolved(nn.Module):
 MODULES: tuple[type[nn.Module], ...] = (
     Blocks, Chunks, LastIsQ, HeadThenPart, HeadThenRun, HeadThenChunk, RowByRow, WidthFirst, KeysBetween, Stripes,
     TokensFirst, Turned, Grouped, BlocksOfFew, OneForAll, Rotated, RotatedPairs, RotatedInPart, Separate, FewKeys,
-    Misnamed, Pair, PairPerHead, Convolved,
+    TiledKeys, Misnamed, Pair, PairPerHead, Convolved,
 )  # fmt: skip
