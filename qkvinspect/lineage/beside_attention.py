@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from qkvinspect.checkpoint import BLOCK
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.lineage.coded_rows import of_few_levels, within_steps
@@ -16,9 +17,11 @@ from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import columns, rows_of_values, value_tiles
 from qkvinspect.weights.weight import DecodedMatrix, Matrix, Weight
 
+_WHOLE = 32 << 20
+"""Tensors of so many bytes are compared whole; of larger ones, which make up most of a large model, some rows."""
 _LINES = 8
 _COLUMNS = 512
-"""Of each tensor so many rows, evenly spread, and so many of their first columns are looked at."""
+"""So many rows, evenly spread; of codes that were decoded again so many of their first columns."""
 _TOLD_BY = 8
 """Columns by which rows of a vocabulary that was cut are found."""
 
@@ -31,11 +34,13 @@ class Beside:
         new: the first that is nothing of the other's; "" where there is none.
         unlike: whether names are so different that nothing can be said of most.
         equal: whether all are the other's, number by number, as far as was looked.
+        in_part: of which only some rows were looked at, each with how many rows it has and how many these were.
     """
 
     new: str = ""
     unlike: bool = False
     equal: bool = True
+    in_part: tuple[tuple[str, int, int], ...] = ()
 
 
 def beside(source: Relative, target: Relative, layers: Mapping[str, str]) -> Beside:
@@ -53,6 +58,7 @@ def beside(source: Relative, target: Relative, layers: Mapping[str, str]) -> Bes
     if sum(one is None for one in found.values()) > len(found) / 2:
         return Beside(unlike=True, equal=False)
     equal = True
+    in_part: list[tuple[str, int, int]] = []
     for name, same in found.items():
         weight = theirs[name]
         said = _made_of(same, weight) if same is not None else ""
@@ -61,7 +67,11 @@ def beside(source: Relative, target: Relative, layers: Mapping[str, str]) -> Bes
         if not said:
             return Beside(new=name, equal=False)
         equal &= said == "equal"
-    return Beside(equal=equal)
+        if said != "unread":
+            rows = weight.as_matrix("out_in").rows
+            looked_at = rows if said == "cut" else len(_some(rows, weight, of_codes=said == "of few levels"))
+            in_part += [(name, rows, looked_at)] if looked_at < rows else []
+    return Beside(equal=equal, in_part=tuple(in_part))
 
 
 def tensors_beside(relative: Relative) -> dict[str, Weight]:
@@ -84,7 +94,7 @@ def _anywhere(names: Mapping[str, Weight], weight: Weight) -> str:
 
 
 def _made_of(source: Weight, target: Weight) -> str:
-    """What one is of the other: equal, rounded, coded or cut; "" where it is something else."""
+    """What one is of the other: equal, rounded, coded, of few levels or cut; "" where it is something else."""
     try:
         ours, theirs = source.as_matrix("out_in"), target.as_matrix("out_in")
     except LayoutError:  # axes that cannot be seen as rows and columns
@@ -93,20 +103,48 @@ def _made_of(source: Weight, target: Weight) -> str:
     if sizes[0] != sizes[1]:
         cut = sizes[0][1] == sizes[1][1] and sizes[0][0] > sizes[1][0] and len(source.shape) == 2
         return "cut" if cut and _rows_of(ours, theirs) else ""
-    rows = range(0, theirs.rows, max(theirs.rows // (_LINES if sizes[0][1] > 1 else _COLUMNS), 1))
-    values, made = _some(ours, rows), _some(theirs, rows)
+    said: set[str] = set()
+    for rows in _runs(theirs, target):
+        said.add(_of_rows(source, target, ours, theirs, rows))
+        if "" in said:
+            break
+    else:
+        return next((one for one in ("coded", "rounded") if one in said), "equal")
+    if isinstance(theirs, DecodedMatrix) or sizes[0][1] < 16:
+        return ""
+    rows = _some(theirs.rows, target, of_codes=True)
+    values, made = (_values(one, rows)[:, :_COLUMNS] for one in (ours, theirs))
+    return "of few levels" if of_few_levels(values, made, target.dtype.rounding) else ""
+
+
+def _of_rows(source: Weight, target: Weight, ours: Matrix, theirs: Matrix, rows: range) -> str:
+    """What some rows are of the other's: equal, rounded or coded; "" where they are something else."""
+    values, made = _values(ours, rows), _values(theirs, rows)
     computed = source.encoding is not None or target.encoding is not None
     if same := same_values(values, made, source.dtype, target.dtype, computed=computed):
         return same
     if isinstance(theirs, DecodedMatrix):
         steps = theirs.take(rows).slack()
-        room = None if steps is None else np.broadcast_to(steps, (len(rows), theirs.cols))[:, :_COLUMNS]
+        room = None if steps is None else np.broadcast_to(steps, made.shape)
         return "coded" if within_steps(values, made, room) else ""
-    return "coded" if values.shape[1] >= 16 and of_few_levels(values, made, target.dtype.rounding) else ""
+    return ""
 
 
-def _some(matrix: Matrix, rows: range) -> Array:
-    return rows_of_values(matrix, [rows])[:, :_COLUMNS].astype(np.float64)
+def _some(rows: int, weight: Weight, *, of_codes: bool = False) -> range:
+    """The rows of a tensor that are looked at: all, or some that are evenly spread."""
+    whole = weight.nbytes <= _WHOLE and not of_codes
+    return range(0, rows, 1 if whole else max(rows // _LINES, 1))
+
+
+def _runs(matrix: Matrix, weight: Weight) -> Iterator[range]:
+    """The same, as many at once as are to be in memory."""
+    rows = _some(matrix.rows, weight)
+    step = max(BLOCK // (8 * max(columns(matrix), 1)), 1)
+    yield from (rows[first : first + step] for first in range(0, len(rows), step))
+
+
+def _values(matrix: Matrix, rows: range) -> Array:
+    return rows_of_values(matrix, [rows]).astype(np.float64)
 
 
 def _rows_of(source: Matrix, target: Matrix) -> bool:

@@ -70,11 +70,28 @@ def _why(
     side = explained[0]
     done = [_WORDS[one] for one in sorted(known[side] - {"equal"})]
     one, other = (label(place) for place in (places if side == "a" else reversed(places)))
-    which = f"{one} holds nothing that {other} has not"
+    beside_it = _not_looked_at([found[one] for one in explained])
     if len(explained) == 2:
         which = "neither holds anything that the other has not"
-    beside_it = "; tensors beside attention bear other names and were not compared" if found[side].unlike else ""
+        if beside_it:
+            which = "in neither was anything found that the other has not"
+    else:
+        which = f"{one} holds nothing that {other} has not"
+        if beside_it:
+            which = f"in {one} nothing was found that {other} has not"
     return which + (f", but {', '.join(done)}" if done else "") + beside_it
+
+
+def _not_looked_at(sides: Sequence[Beside]) -> str:
+    """What of the tensors beside attention was not compared; "" where all was."""
+    if any(one.unlike for one in sides):
+        return "; tensors beside attention bear other names and were not compared"
+    in_part = {name: (rows, some) for one in sides for name, rows, some in one.in_part}
+    if not in_part:
+        return ""
+    name, (rows, some) = max(in_part.items(), key=lambda one: one[1])
+    more = f", and of {len(in_part) - 1} other tensors some" if len(in_part) > 1 else ""
+    return f"; of the {rows} rows of {name}, {some} were looked at{more}"
 
 
 def _origins(source: Relative, target: Relative, layers: Sequence[LayerFate], side: Side) -> Iterator[LayerOrigin]:

@@ -1,0 +1,52 @@
+"""What lies beside attention is compared whole where it is small, and where it is not, the sentence says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qkvinspect.lineage import beside_attention
+from tests.lineage.compare import kinship
+from tests.lineage.test_kinship import saved
+from tests.lineage.test_making import RECIPES, State, changed
+from tests.lineage.tiny import Model
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    return saved(Model(RECIPES["rotary"], 1), tmp_path / "a")
+
+
+def with_one_row_new(state: State) -> State:
+    row = torch.randn(48, generator=torch.Generator().manual_seed(1))
+    return {name: value.index_copy(0, torch.tensor([7]), row[None]) if name == EMBEDDING else value
+            for name, value in state.items()}  # fmt: skip
+
+
+def with_fewer_layers(state: State) -> State:
+    return {name: value for name, value in state.items() if "layers.2." not in name}
+
+
+def test_one_new_row_of_a_small_tensor_is_found(start: Path, tmp_path: Path) -> None:
+    other = changed(with_one_row_new, start, tmp_path / "b")
+    for pair in ((start, other), (other, start)):
+        found = kinship(*pair)
+        assert found.verdict == "kin"
+        assert EMBEDDING in found.why
+
+
+@pytest.mark.parametrize("how", [with_one_row_new, with_fewer_layers])
+def test_rows_that_were_not_looked_at_are_spoken_of(how, start: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(beside_attention, "_WHOLE", 1000)
+    found = kinship(start, changed(how, start, tmp_path / "b"))
+    assert "holds" not in found.why
+    assert "of the 96 rows of model.layers.0.mlp.up_proj.weight, 8 were looked at" in found.why
+
+
+def test_what_was_compared_whole_is_said_to_hold_nothing_else(start: Path, tmp_path: Path) -> None:
+    found = kinship(start, changed(with_fewer_layers, start, tmp_path / "b"))
+    assert (found.verdict, found.why) == ("derived", "B holds nothing that A has not")
