@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.lineage import kinds
+from tests.lineage import kinds, made_fates
 from tests.lineage.compare import kinship
 from tests.lineage.made_fates import HEADS, LAYERS, RECIPES, Row, after, case_of, every, found_rows, judged
 from tests.lineage.tiny import Model
@@ -28,6 +28,22 @@ def test_the_fate_of_each_head_and_layer_is_told(models: tuple[Model, Model, Pat
     found = kinship(start, case.made.save(tmp_path / "made"))
     layers = name in LAYERS
     assert found_rows(found, layers=layers) == {*case.rows.values()}
+
+
+@pytest.mark.parametrize("parts", ["qk", "vo"])
+def test_heads_that_exchanged_one_circuit_are_half_kept_where_they_are(
+    models: tuple[Model, Model, Path], parts: str, tmp_path: Path
+) -> None:
+    model, stranger, start = models
+    case = case_of(model, stranger, "untouched", 7)
+    weights = case.made.attention[2]
+    ours, theirs = ({part: value.clone() for part, value in made_fates.heads_of(case, weights, group).items() if part in parts}
+                    for group in (0, 1))  # fmt: skip
+    for group, new in enumerate((theirs, ours)):
+        made_fates.put(case, weights, group, new)
+        case.say(2, group, "half kept")
+    found = kinship(start, case.made.save(tmp_path / "made"))
+    assert found_rows(found, layers=False) == {*case.rows.values()}
 
 
 TURNED_ROUND = {
