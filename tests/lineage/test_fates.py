@@ -37,10 +37,9 @@ def test_heads_that_exchanged_one_circuit_are_half_kept_where_they_are(
     model, stranger, start = models
     case = case_of(model, stranger, "untouched", 7)
     weights = case.made.attention[2]
-    ours, theirs = ({part: value.clone() for part, value in made_fates.heads_of(case, weights, group).items() if part in parts}
-                    for group in (0, 1))  # fmt: skip
-    for group, new in enumerate((theirs, ours)):
-        made_fates.put(case, weights, group, new)
+    both = [made_fates.heads_of(case, weights, group) for group in (1, 0)]
+    for group, other in enumerate([{part: one[part].clone() for part in parts} for one in both]):
+        made_fates.put(case, weights, group, other)
         case.say(2, group, "half kept")
     found = kinship(start, case.made.save(tmp_path / "made"))
     assert found_rows(found, layers=False) == {*case.rows.values()}
