@@ -76,9 +76,10 @@ def beside(source: Relative, target: Relative, layers: Mapping[str, str]) -> Bes
 
 
 def tensors_beside(relative: Relative) -> dict[str, Weight]:
-    """All tensors of numbers, but for parts of layers that are compared."""
-    parts = [part for layer in relative.layers for part in (*layer.parts, layer.output) if part is not None]
+    """All tensors of numbers, but for heads of layers that are compared; the bias of the output is of no head."""
+    parts = [part for layer in relative.layers for part in layer.parts]
     taken = {weight.name for part in parts for weight in (part.weight, part.bias) if weight is not None}
+    taken |= {layer.output.weight.name for layer in relative.layers if layer.output is not None}
     report = relative.report
     weights = [report.weights[name] for name in report.weights if name not in taken]
     return {

@@ -9,7 +9,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.lineage.beside_attention import Beside, beside
 from qkvinspect.lineage.fates import LayerFate
 from qkvinspect.lineage.kinship import Verdict, label
-from qkvinspect.lineage.nothing_new import LayerOrigin, Operation, operations
+from qkvinspect.lineage.nothing_new import LayerOrigin, NewContent, Operation, operations
 from qkvinspect.lineage.relatives import Relative
 from qkvinspect.lineage.values_equal import values_equal
 
@@ -43,18 +43,20 @@ def making(places: tuple[int, int], a: Relative, b: Relative, layers: Sequence[L
     """
     known: dict[Side, frozenset[Operation]] = {}
     found: dict[Side, Beside] = {}
+    biases: list[str] = []
     ways: tuple[tuple[Side, Relative, Relative], ...] = (("b", a, b), ("a", b, a))
     for side, source, target in ways:
         said = operations(source, target, list(_origins(source, target, layers, side)))
-        if said is not None:
+        if isinstance(said, NewContent):
+            biases += [said.bias] if said.bias else []
+        else:
             known[side] = said
             found[side] = beside(source, target, dict(_names(layers, side)))
     explained: list[Side] = [side for side in known if not found[side].new]
-    if not known:
-        return Making("kin", SHARED)
     if not explained:
-        name = next(iter(found.values())).new
-        return Making("kin", f"the heads of one are those of the other, but {name} is not: {SHARED}")
+        new = [one.new for one in found.values()] or biases
+        but = f"the heads of one are those of the other, but {new[0]} is not: " if new else ""
+        return Making("kin", but + SHARED)
     untouched = all(known[side] <= {"equal"} and found[side].equal for side in explained)
     if len(explained) == 2 and untouched and values_equal(a, b):
         return Making("identical", "all values are equal")
