@@ -22,6 +22,7 @@ _WORDS: dict[Operation, str] = {
     "zeroed": "set to zero",
     "coded": "rounded to codes",
     "averaged": "averaged over heads of K and V",
+    "repeated": "with heads of K and V repeated",
 }
 SHARED = "both come from one start; nothing tells whether one was made from the other or both from a third"
 

@@ -25,7 +25,7 @@ from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import rows_of_values
 from qkvinspect.weights.weight import Weight
 
-Operation = Literal["equal", "moved", "rounded", "turned", "zeroed", "coded", "averaged"]
+Operation = Literal["equal", "moved", "rounded", "turned", "zeroed", "coded", "averaged", "repeated"]
 Parts = Mapping[str, Array]
 
 _SIDES = (("k", "q"), ("v", "o"))
@@ -78,7 +78,9 @@ def operations(source: Relative, target: Relative, layers: Sequence[LayerOrigin]
                 return NewContent()
             bias = bias or name
             continue
-        every |= found | ({"zeroed"} if emptied else set())
+        every |= found
+        if emptied:
+            every.add("zeroed")
     return NewContent(bias) if bias else frozenset(every)
 
 
@@ -109,13 +111,24 @@ def _of_layer(
 ) -> set[Operation] | None:
     a, b = source.layers[layer.source], target.layers[layer.target]
     heads = len(theirs["q"])
-    if len(ours["k"]) == heads and _kv_heads(a) > _kv_heads(b):
-        return {"averaged"} if _averaged((a, b), ours, theirs) else None
+    regrouped = len(ours["q"]) == heads and _kv_heads(a) != _kv_heads(b)
+    found = _of_heads(a, b, layer, ours, theirs)
+    if found is not None and regrouped:
+        found.add("repeated")
+    if found is not None:
+        return found
+    if regrouped and _kv_heads(a) > _kv_heads(b) and _averaged((a, b), ours, theirs):
+        return {"averaged"}
+    return None
+
+
+def _of_heads(a: Attention, b: Attention, layer: LayerOrigin, ours: Parts, theirs: Parts) -> set[Operation] | None:
+    """What was done to each head, by itself."""
     found: set[Operation] = set()
     if layer.source != layer.target or any(head != of for head, of in layer.heads.items()):
         found.add("moved")
     rest: list[Coded] = []
-    for head in range(heads):
+    for head in range(len(theirs["q"])):
         for shared, own in _SIDES:
             said = _of_side(a, b, ours, theirs, (shared, own), (layer.heads.get(head), head))
             if said is None:
