@@ -59,8 +59,12 @@ def making(places: tuple[int, int], a: Relative, b: Relative, layers: Sequence[L
         but = f"the heads of one are those of the other, but {new[0]} is not: " if new else ""
         return Making("kin", but + SHARED)
     untouched = all(known[side] <= {"equal"} and found[side].equal for side in explained)
-    if len(explained) == 2 and untouched and values_equal(a, b):
-        return Making("identical", "all values are equal")
+    if len(explained) == 2 and untouched:
+        equal = values_equal(a, b)
+        if equal is True:
+            return Making("identical", "all values are equal")
+        if equal:  # in rows that had not been looked at
+            return Making("kin", f"the heads of one are those of the other, but {equal} is not: {SHARED}")
     return Making("derived", _why(places, known, found, explained), explained[0] if len(known) == 1 else None)
 
 

@@ -39,10 +39,18 @@ def test_one_new_row_of_a_small_tensor_is_found(start: Path, tmp_path: Path) -> 
         assert EMBEDDING in found.why
 
 
-@pytest.mark.parametrize("how", [with_one_row_new, with_fewer_layers])
-def test_rows_that_were_not_looked_at_are_spoken_of(how, start: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_new_row_that_is_not_among_those_looked_at_is_found_where_all_else_is_equal(
+    start: Path, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(beside_attention, "_WHOLE", 1000)
-    found = kinship(start, changed(how, start, tmp_path / "b"))
+    found = kinship(start, changed(with_one_row_new, start, tmp_path / "b"))
+    assert found.verdict == "kin"
+    assert f"but {EMBEDDING} is not" in found.why
+
+
+def test_rows_that_were_not_looked_at_are_spoken_of(start: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(beside_attention, "_WHOLE", 1000)
+    found = kinship(start, changed(with_fewer_layers, start, tmp_path / "b"))
     assert "holds" not in found.why
     assert "of the 96 rows of model.layers.0.mlp.up_proj.weight, 8 were looked at" in found.why
 

@@ -72,3 +72,10 @@ def test_biases_that_were_set_to_zero_are_nothing_new(parts: str, start: Path, t
     assert (there.verdict, there.descendant) == ("derived", "b")
     assert (back.verdict, back.descendant) == ("derived", "a")
     assert there.why == "B holds nothing that A has not, but set to zero"
+
+
+def test_a_bias_of_zeros_is_as_none(start: Path, tmp_path: Path) -> None:
+    zeros = changed(lambda state: {**state, **{name: 0 * value for name, value in state.items() if "bias" in name}},
+                    start, tmp_path / "b")  # fmt: skip
+    none = changed(lambda state: {name: value for name, value in state.items() if "attn" not in name or "bias" not in name}, zeros, tmp_path / "c")  # fmt: skip
+    assert kinship(zeros, none).verdict == "derived"
