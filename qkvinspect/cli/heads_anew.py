@@ -23,6 +23,11 @@ def same_layout(report: Report) -> Layout:
     from qkvinspect.errors import UsageError
 
     layouts = {one.layout.id: one.layout for one in report.attentions if one.layout is not None}
+    if not layouts:
+        raise UsageError(
+            "how its layers are stored is not known", file=report.checkpoint.path,
+            hint="--to says how they shall be; `qkvinspect explain` says what is missing",
+        )  # fmt: skip
     if len(layouts) != 1:
         raise UsageError(
             "the layers are not all stored alike", file=report.checkpoint.path, found=", ".join(layouts),

@@ -84,6 +84,11 @@ class LayerPairs:
         """How alike the QK of two heads, or their OV, have to be for more than strangers."""
         return max(self.chance_of_circuits, _OF_USUAL["stranger"] * self.usual)
 
+    @property
+    def sure_circuit(self) -> float:
+        """The same for what is surely one, whatever the other circuit is."""
+        return max(_sure(self.chance_of_circuits), _OF_USUAL["copied"] * self.usual)
+
 
 def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) -> LayerPairs:
     """Pair the layers of two models, and their heads.
@@ -104,22 +109,20 @@ def pair_layers(a: Sequence[Signatures], b: Sequence[Signatures], basis: int) ->
     paired = (*paired, *_elsewhere(scores, paired))
     if not paired:  # nothing in common: as they come
         paired = tuple((at, at) for at in range(min(len(a), len(b))))
-    layers = tuple(
-        PairedLayer(i, j, every[i][j], (a[i].empty, b[j].empty), _heads(every[i][j].mean(axis=0))) for i, j in paired
-    )
+    layers = tuple(PairedLayer(i, j, every[i][j], (a[i].empty, b[j].empty), _heads(every[i][j])) for i, j in paired)
     empty = [bool(one.empty.all()) for one in a], [bool(one.empty.all()) for one in b]
     known = [one for layer in layers for pair in layer.heads if (one := float(layer.alike[pair])) > sure]
     usual = float(np.median(known)) if known else 0.0
     return LayerPairs(layers, chance, of_circuits, chance_of_layers, usual, every, alike, empty)
 
 
-def _heads(alike: Array) -> Pairs:
-    """One to one; of a head and its copy the one that is in the same place."""
-    return one_to_one(_rather_in_place(alike))
+def _heads(circuits: Array) -> Pairs:
+    """One to one; of a head and its copy, or of two that have a circuit of it each, the one in the same place."""
+    return one_to_one(_rather_in_place(circuits.mean(axis=0), circuits.max(axis=0)))
 
 
-def _rather_in_place(scores: Array) -> Array:
-    return scores + _STAYS * np.maximum(scores, 0) * np.eye(*scores.shape)
+def _rather_in_place(scores: Array, known_by: Array | None = None) -> Array:
+    return scores + _STAYS * np.maximum(scores if known_by is None else known_by, 0) * np.eye(*scores.shape)
 
 
 def _sure(chance: float) -> float:

@@ -136,9 +136,12 @@ def _of_two(pair: PairedLayer, pairs: LayerPairs, i: int, j: int) -> Fate | None
         if both.any() and not (circuits[both] > pairs.known_circuit).all():
             return None
         return "zeroed" if theirs.any() and not ours.any() else "filled" if ours.any() and not theirs.any() else None
+    known = circuits[~ours] > pairs.known_circuit
+    # the other circuit may look like the opposite, and make the mean as small as that of strangers
+    if known.any() and not known.all() and (circuits[~ours] > pairs.sure_circuit).any():
+        return "half kept"
     if alike <= pairs.least("stranger"):
         return None
-    known = circuits[~ours] > pairs.known_circuit
     if alike > pairs.least("kept"):
         return "kept" if known.all() else "half kept"
     return "unclear"

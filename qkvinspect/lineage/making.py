@@ -9,7 +9,7 @@ from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.lineage.beside_attention import Beside, beside
 from qkvinspect.lineage.fates import LayerFate
 from qkvinspect.lineage.kinship import Verdict, label
-from qkvinspect.lineage.nothing_new import LayerOrigin, Operation, operations
+from qkvinspect.lineage.nothing_new import LayerOrigin, NewContent, Operation, operations
 from qkvinspect.lineage.relatives import Relative
 from qkvinspect.lineage.values_equal import values_equal
 
@@ -22,6 +22,7 @@ _WORDS: dict[Operation, str] = {
     "zeroed": "set to zero",
     "coded": "rounded to codes",
     "averaged": "averaged over heads of K and V",
+    "repeated": "with heads of K and V repeated",
 }
 SHARED = "both come from one start; nothing tells whether one was made from the other or both from a third"
 
@@ -43,21 +44,27 @@ def making(places: tuple[int, int], a: Relative, b: Relative, layers: Sequence[L
     """
     known: dict[Side, frozenset[Operation]] = {}
     found: dict[Side, Beside] = {}
+    biases: list[str] = []
     ways: tuple[tuple[Side, Relative, Relative], ...] = (("b", a, b), ("a", b, a))
     for side, source, target in ways:
         said = operations(source, target, list(_origins(source, target, layers, side)))
-        if said is not None:
+        if isinstance(said, NewContent):
+            biases += [said.bias] if said.bias else []
+        else:
             known[side] = said
             found[side] = beside(source, target, dict(_names(layers, side)))
     explained: list[Side] = [side for side in known if not found[side].new]
-    if not known:
-        return Making("kin", SHARED)
     if not explained:
-        name = next(iter(found.values())).new
-        return Making("kin", f"the heads of one are those of the other, but {name} is not: {SHARED}")
+        new = [one.new for one in found.values()] or biases
+        but = f"the heads of one are those of the other, but {new[0]} is not: " if new else ""
+        return Making("kin", but + SHARED)
     untouched = all(known[side] <= {"equal"} and found[side].equal for side in explained)
-    if len(explained) == 2 and untouched and values_equal(a, b):
-        return Making("identical", "all values are equal")
+    if len(explained) == 2 and untouched:
+        equal = values_equal(a, b)
+        if equal is True:
+            return Making("identical", "all values are equal")
+        if equal:  # in rows that had not been looked at
+            return Making("kin", f"the heads of one are those of the other, but {equal} is not: {SHARED}")
     return Making("derived", _why(places, known, found, explained), explained[0] if len(known) == 1 else None)
 
 
@@ -70,11 +77,28 @@ def _why(
     side = explained[0]
     done = [_WORDS[one] for one in sorted(known[side] - {"equal"})]
     one, other = (label(place) for place in (places if side == "a" else reversed(places)))
-    which = f"{one} holds nothing that {other} has not"
+    beside_it = _not_looked_at([found[one] for one in explained])
     if len(explained) == 2:
         which = "neither holds anything that the other has not"
-    beside_it = "; tensors beside attention bear other names and were not compared" if found[side].unlike else ""
+        if beside_it:
+            which = "in neither was anything found that the other has not"
+    else:
+        which = f"{one} holds nothing that {other} has not"
+        if beside_it:
+            which = f"in {one} nothing was found that {other} has not"
     return which + (f", but {', '.join(done)}" if done else "") + beside_it
+
+
+def _not_looked_at(sides: Sequence[Beside]) -> str:
+    """What of the tensors beside attention was not compared; "" where all was."""
+    if any(one.unlike for one in sides):
+        return "; tensors beside attention bear other names and were not compared"
+    in_part = {name: (rows, some) for one in sides for name, rows, some in one.in_part}
+    if not in_part:
+        return ""
+    name, (rows, some) = max(in_part.items(), key=lambda one: one[1])
+    more = f", and of {len(in_part) - 1} other tensors some" if len(in_part) > 1 else ""
+    return f"; of the {rows} rows of {name}, {some} were looked at{more}"
 
 
 def _origins(source: Relative, target: Relative, layers: Sequence[LayerFate], side: Side) -> Iterator[LayerOrigin]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from qkvinspect.dtypes import DType
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention
 from qkvinspect.lineage.averaged_heads import averaged, by_own_factors
@@ -24,7 +25,7 @@ from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import rows_of_values
 from qkvinspect.weights.weight import Weight
 
-Operation = Literal["equal", "moved", "rounded", "turned", "zeroed", "coded", "averaged"]
+Operation = Literal["equal", "moved", "rounded", "turned", "zeroed", "coded", "averaged", "repeated"]
 Parts = Mapping[str, Array]
 
 _SIDES = (("k", "q"), ("v", "o"))
@@ -32,6 +33,8 @@ _FLOAT32_TURNED = 1e-6
 """What is lost where a head is rotated in float32, in sizes of its rows."""
 _LESS = 1.15
 _FREE = Positions("none")
+_BIASED = "qkv"
+"""The parts whose bias is the last column of their factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +46,89 @@ class LayerOrigin:
     heads: Mapping[int, int]
 
 
-def operations(source: Relative, target: Relative, layers: Sequence[LayerOrigin]) -> frozenset[Operation] | None:
-    """What was done to a checkpoint to make the other; None: the other holds something that is not explained so.
+@dataclass(frozen=True, slots=True)
+class NewContent:
+    """Something that is not explained so.
+
+    Attributes:
+        bias: the name of the bias that alone is new; "" where more is.
+    """
+
+    bias: str = ""
+
+
+def operations(source: Relative, target: Relative, layers: Sequence[LayerOrigin]) -> frozenset[Operation] | NewContent:
+    """What was done to a checkpoint to make the other, or what in the other is not explained so.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
     if {one.target for one in layers} != {*range(len(target.layers))}:
-        return None
+        return NewContent()
     every: set[Operation] = set()
+    bias = ""
     for layer in layers:
-        found = _of_layer(source, target, layer)
+        ours, theirs = _factors(source, layer.source), _factors(target, layer.target)
+        emptied = [name for name in _BIASED if _bias(ours, name).any() and not _bias(theirs, name).any()]
+        ours = _without_biases(ours, emptied)
+        found = _of_layer(source, target, layer, ours, theirs)
         if found is None:
-            return None
+            name = _new_bias(source, target, layer, ours, theirs)
+            if not name:
+                return NewContent()
+            bias = bias or name
+            continue
         every |= found
-    return frozenset(every)
+        if emptied:
+            every.add("zeroed")
+    return NewContent(bias) if bias else frozenset(every)
 
 
-def _of_layer(source: Relative, target: Relative, layer: LayerOrigin) -> set[Operation] | None:
+def _new_bias(source: Relative, target: Relative, layer: LayerOrigin, ours: Parts, theirs: Parts) -> str:
+    """The name of the bias without which nothing in a layer is new, or of the first of several; "" where more is."""
+    parts = [target.layers[layer.target].part(name) for name in _BIASED]
+    names = {part.name: part.bias.name for part in parts if part is not None and part.bias is not None}
+    for some in (*([name] for name in names), [*names]):
+        sides = _without_biases(ours, some), _without_biases(theirs, some)
+        if some and _of_layer(source, target, layer, *sides) is not None:
+            return names[some[0]]
+    return ""
+
+
+def _bias(parts: Parts, name: str) -> Array:
+    return parts[name][..., -1]
+
+
+def _without_biases(parts: Parts, names: Sequence[str]) -> Parts:
+    found = dict(parts)
+    for name in names:
+        found[name] = np.concatenate([parts[name][..., :-1], np.zeros_like(parts[name][..., -1:])], axis=-1)
+    return found
+
+
+def _of_layer(
+    source: Relative, target: Relative, layer: LayerOrigin, ours: Parts, theirs: Parts
+) -> set[Operation] | None:
     a, b = source.layers[layer.source], target.layers[layer.target]
-    ours, theirs = _factors(source, layer.source), _factors(target, layer.target)
     heads = len(theirs["q"])
-    if len(ours["k"]) == heads and _kv_heads(a) > _kv_heads(b):
-        return {"averaged"} if _averaged((a, b), ours, theirs) else None
+    regrouped = len(ours["q"]) == heads and _kv_heads(a) != _kv_heads(b)
+    found = _of_heads(a, b, layer, ours, theirs)
+    if found is not None and regrouped:
+        found.add("repeated")
+    if found is not None:
+        return found
+    if regrouped and _kv_heads(a) > _kv_heads(b) and _averaged((a, b), ours, theirs):
+        return {"averaged"}
+    return None
+
+
+def _of_heads(a: Attention, b: Attention, layer: LayerOrigin, ours: Parts, theirs: Parts) -> set[Operation] | None:
+    """What was done to each head, by itself."""
     found: set[Operation] = set()
     if layer.source != layer.target or any(head != of for head, of in layer.heads.items()):
         found.add("moved")
     rest: list[Coded] = []
-    for head in range(heads):
+    for head in range(len(theirs["q"])):
         for shared, own in _SIDES:
             said = _of_side(a, b, ours, theirs, (shared, own), (layer.heads.get(head), head))
             if said is None:
@@ -108,9 +166,20 @@ def _of_side(
     if _turned(a, b, ours, theirs, names, (of, head)):
         return ["turned"]
     order = _row_order(ours, theirs, names, (of, head))
-    if order is None:
+    if order is None or not all(_biases_same(a, b, ours, theirs, name, (of, head), order) for name in names):
         return None
     return [Coded(name, of, head, order) for name in names if theirs[name][head].any()]
+
+
+def _biases_same(
+    a: Attention, b: Attention, ours: Parts, theirs: Parts, name: str, heads: tuple[int, int], order: Rows
+) -> bool:
+    """Whether the bias of a head that may be codes is the other's: biases are not made codes of."""
+    if name not in _BIASED or not theirs[name][heads[1]].any():
+        return True
+    bias, its = _bias(ours, name)[heads[0]][[*order]], _bias(theirs, name)[heads[1]]
+    dtypes = [_bias_dtype(one, name) for one in (a, b)]
+    return same_values(bias, its, *dtypes) is not None
 
 
 def _averaged(layers: tuple[Attention, Attention], ours: Parts, theirs: Parts) -> bool:
@@ -169,6 +238,11 @@ def _weight(layer: Attention, name: str) -> Weight:
     part = layer.output if name == "o" else layer.part(name)
     assert part is not None
     return part.weight
+
+
+def _bias_dtype(layer: Attention, name: str) -> DType:
+    part = layer.part(name)
+    return part.bias.dtype if part is not None and part.bias is not None else _weight(layer, name).dtype
 
 
 def _factors(one: Relative, place: int) -> Parts:

@@ -15,8 +15,8 @@ from qkvinspect.weights.values import columns, rows_of_values
 from qkvinspect.weights.weight import Matrix
 
 
-def values_equal(a: Relative, b: Relative) -> bool:
-    """Compare every number of both, some rows at a time.
+def values_equal(a: Relative, b: Relative) -> bool | str:
+    """Compare every number of both, some rows at a time; where tensors of one shape differ, the name of the first.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -25,13 +25,17 @@ def values_equal(a: Relative, b: Relative) -> bool:
         return False
     for one, other in zip(a.layers, b.layers, strict=True):
         for ours, theirs in zip((*one.parts, one.output), (*other.parts, other.output), strict=False):
-            if ours is None or theirs is None or not _part_equal(ours, theirs):
+            if ours is None or theirs is None:
                 return False
+            if not _part_equal(ours, theirs):
+                alike = ours.weight.shape == theirs.weight.shape and (ours.bias is None) == (theirs.bias is None)
+                return theirs.weight.name if alike else False
     mine, its = tensors_beside(a), tensors_beside(b)
-    return mine.keys() == its.keys() and all(
-        mine[name].shape == its[name].shape and _equal(mine[name].as_matrix("out_in"), its[name].as_matrix("out_in"))
-        for name in mine
-    )
+    both = [name for name in mine if name in its and mine[name].shape == its[name].shape]
+    for name in both:
+        if not _equal(mine[name].as_matrix("out_in"), its[name].as_matrix("out_in")):
+            return name
+    return len(both) == len(mine) == len(its)
 
 
 def _part_equal(a: Part, b: Part) -> bool:

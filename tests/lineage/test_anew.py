@@ -301,3 +301,12 @@ def test_strangers_are_not_aligned(tmp_path: Path, run) -> None:
     result = run("convert", b, "--align-to", a, "--rotary", "none", "-o", tmp_path / "out.safetensors")
     assert result.code == 2
     assert "no kin: unrelated" in result.err
+
+
+def test_a_layout_that_is_not_known_is_said_to_be_so(tmp_path: Path, run) -> None:
+    names = {"c_attn.weight": (64, 48), "c_attn.bias": (48,), "c_proj.weight": (16, 64), "c_proj.bias": (64,)}
+    save_file({f"h.0.attn.{name}": torch.ones(shape) for name, shape in names.items()}, tmp_path / "a.safetensors")
+    path = tmp_path / "a.safetensors"
+    result = run("convert", path, "--align-to", path, "-o", tmp_path / "b.safetensors")
+    assert result.code == 2
+    assert "how its layers are stored is not known; --to says" in result.err

@@ -45,3 +45,18 @@ def test_the_mean_of_heads_that_were_turned_upon_each_other(positions: str, tmp_
     there, back = kinship(a, tmp_path / "b"), kinship(tmp_path / "b", a)
     assert (there.verdict, there.descendant) == ("derived", "b")
     assert (back.verdict, back.descendant) == ("derived", "a")
+
+
+def test_heads_that_each_of_their_users_has_a_copy_of_are_repeated(tmp_path: Path) -> None:
+    made = kinds.make(Model(Recipe(kv_heads=3), 1), 0, (), 0)
+    a = made.save(tmp_path / "a")
+    for weights in made.attention:
+        for name in (kinds.K, kinds.V):
+            weights[name] = weights[name].unflatten(0, (3, 8)).repeat_interleave(2, 0).flatten(0, 1).contiguous()
+    b = made.save(tmp_path / "b")
+    config = json.loads((b / "config.json").read_text())
+    (b / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 6}))
+    for pair in ((a, b), (b, a)):
+        found = kinship(*pair)
+        assert (found.verdict, found.descendant) == ("derived", None)
+        assert found.why.endswith("but with heads of K and V repeated")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.lineage import kinds
+from tests.lineage import kinds, made_fates
 from tests.lineage.compare import kinship
 from tests.lineage.made_fates import HEADS, LAYERS, RECIPES, Row, after, case_of, every, found_rows, judged
 from tests.lineage.tiny import Model
@@ -28,6 +28,21 @@ def test_the_fate_of_each_head_and_layer_is_told(models: tuple[Model, Model, Pat
     found = kinship(start, case.made.save(tmp_path / "made"))
     layers = name in LAYERS
     assert found_rows(found, layers=layers) == {*case.rows.values()}
+
+
+@pytest.mark.parametrize("parts", ["qk", "vo"])
+def test_heads_that_exchanged_one_circuit_are_half_kept_where_they_are(
+    models: tuple[Model, Model, Path], parts: str, tmp_path: Path
+) -> None:
+    model, stranger, start = models
+    case = case_of(model, stranger, "untouched", 7)
+    weights = case.made.attention[2]
+    both = [made_fates.heads_of(case, weights, group) for group in (1, 0)]
+    for group, other in enumerate([{part: one[part].clone() for part in parts} for one in both]):
+        made_fates.put(case, weights, group, other)
+        case.say(2, group, "half kept")
+    found = kinship(start, case.made.save(tmp_path / "made"))
+    assert found_rows(found, layers=False) == {*case.rows.values()}
 
 
 TURNED_ROUND = {
