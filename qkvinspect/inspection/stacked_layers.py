@@ -36,7 +36,8 @@ def no_matrices(names: Names, candidate: Candidate) -> Leftover | Finding | None
     One tensor alone may be stacked in any way; a bias or an output projection as long says that it is by layers.
     """
     shapes = [one.shape for one in candidate.weights]
-    if all(map(is_convolution, shapes)):
+    turns = {stored.orientation for stored in candidate.layout.weights}
+    if all(map(is_convolution, shapes)) or not turns <= {"out_in", "in_out"}:
         return None
     keys = (*(bias.key for bias in candidate.layout.biases), *candidate.layout.out)
     shapes += [found.shape for key in keys if (found := names.find(key, candidate.path)) is not None]

@@ -58,7 +58,7 @@ def test_each_part_is_the_tensor_that_its_name_says(
 
 
 def test_three_axes_are_heads(tmp_path: Path, run: Any) -> None:
-    shapes = {f"l.0.attn.W_{part}": (H, E, D) for part in "QKV"} | {"l.0.attn.W_O": (H, D, E)}
+    shapes = {f"l.0.attn.W_{part}": (H, E, D) for part in "QKV"} | {"l.0.attn.W_O": (H, D, E), "l.0.ln.w": (E,)}
     (found,) = asked(tmp_path, run, shapes)["attentions"]
     assert (found["num_heads"], found["head_dim"]) == (H, D)
 

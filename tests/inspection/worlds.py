@@ -43,7 +43,7 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
     "Set Transformer": (_all("enc.0.mab0", "fc_q", "fc_k", "fc_v", "fc_o"), ("enc.0.mab0",)),
     "attention, learn to route": (
         {f"layers.0.0.module.W_{n}": (H, E, D) for n in ("query", "key", "val")}
-        | {"layers.0.0.module.W_out": (H, D, E)},
+        | {"layers.0.0.module.W_out": (H, D, E), "layers.0.1.normalizer.weight": (E,)},
         ("layers.0.0.module",),
     ),
     "FT-Transformer": (
