@@ -48,7 +48,9 @@ def every_layout() -> Iterator[Any]:
 
 
 MLP = 6
-SAFE = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SAFE = settings(
+    deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @st.composite

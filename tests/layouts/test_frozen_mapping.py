@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qkvinspect.layouts import LAYOUTS
@@ -15,6 +15,7 @@ ITEMS = st.dictionaries(st.text(max_size=2), st.integers(0, 3), max_size=4)
 
 
 @given(ITEMS, ITEMS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_equal_as_the_dictionaries_are(one: dict[str, int], other: dict[str, int]) -> None:
     a, b = frozen(one), frozen(other)
     assert (a == b) == (one == other)
