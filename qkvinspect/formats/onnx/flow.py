@@ -9,6 +9,7 @@ from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.formats.onnx import cuts, einsum, moves
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Graph, Node
+from qkvinspect.formats.onnx.passing import PASSED
 from qkvinspect.formats.onnx.products import PRODUCTS
 from qkvinspect.formats.onnx.projections import Projections
 from qkvinspect.formats.onnx.sizes import Sizes
@@ -236,7 +237,7 @@ class Flow:
                 self._scores[out] = replace(scores, rows=rows, columns=columns, keys=keys)
         elif node.op == "Split":
             return
-        elif {scores.rows, scores.columns} == {-1, -2} or node.op in _ELEMENTWISE or node.op in moves.PASSED:
+        elif {scores.rows, scores.columns} == {-1, -2} or node.op in _ELEMENTWISE or node.op in PASSED:
             self._scores[out] = scores
 
     @staticmethod

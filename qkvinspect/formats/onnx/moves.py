@@ -8,45 +8,10 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.onnx import cuts
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Node
+from qkvinspect.formats.onnx.passing import PASSED
 from qkvinspect.formats.onnx.shapes import slices
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.views import Digit, LostError, View
-
-PASSED = frozenset(
-    [
-        "Abs",
-        "Cast",
-        "Clip",
-        "DequantizeLinear",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "FastGelu",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LayerNormalization",
-        "LeakyRelu",
-        "LpNormalization",
-        "Neg",
-        "QuantizeLinear",
-        "QuickGelu",
-        "RMSNormalization",
-        "Reciprocal",
-        "Relu",
-        "Sigmoid",
-        "SimplifiedLayerNormalization",
-        "Softmax",
-        "Softplus",
-        "Sqrt",
-        "Swish",
-        "Tanh",
-        "DynamicQuantizeLinear",
-    ]
-)
-"""Operators that change numbers where they lie."""
 
 _FAR = 1 << 31
 

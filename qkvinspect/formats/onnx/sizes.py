@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
+from qkvinspect.formats.onnx.passing import FIRST_PASSED
 from qkvinspect.formats.onnx.shapes import SHAPES, Shape
 from qkvinspect.formats.onnx.tensors import small_numbers
 from qkvinspect.formats.onnx.views import Dim
@@ -42,69 +43,6 @@ _ELEMENTWISE = frozenset(
         "PRelu",
     ]
 )
-_FIRST_PASSED = frozenset(
-    [
-        "Abs",
-        "Attention",
-        "BatchNormalization",
-        "BiasGelu",
-        "BiasSoftmax",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "CumSum",
-        "DequantizeLinear",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "FastGelu",
-        "Floor",
-        "Gelu",
-        "GroupNormalization",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "InstanceNormalization",
-        "IsInf",
-        "IsNaN",
-        "LayerNormalization",
-        "LeakyRelu",
-        "Log",
-        "LogSoftmax",
-        "LpNormalization",
-        "MultiHeadAttention",
-        "GroupQueryAttention",
-        "Neg",
-        "Not",
-        "QuickGelu",
-        "QuantizeLinear",
-        "RMSNormalization",
-        "Reciprocal",
-        "Relu",
-        "RotaryEmbedding",
-        "Round",
-        "Sigmoid",
-        "Sign",
-        "SimplifiedLayerNormalization",
-        "Sin",
-        "Cos",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-        "Softmax",
-        "Softplus",
-        "Sqrt",
-        "ScatterND",
-        "ScatterElements",
-        "RandomUniformLike",
-        "RandomNormalLike",
-        "Swish",
-        "Tanh",
-        "Trilu",
-        "DynamicQuantizeLinear",
-    ]
-)
-"""Operators whose result has the shape of their first input."""
 
 
 class Sizes:
@@ -175,7 +113,7 @@ class Sizes:
         first = self.shape(node.inputs[0]) if node.inputs else None
         if node.op == "Constant":
             return node.constant.sizes if node.constant is not None else ()
-        if node.op in _FIRST_PASSED:
+        if node.op in FIRST_PASSED:
             return first
         if node.op in _ELEMENTWISE:
             return self.broadcast([self.shape(name) for name in node.inputs])

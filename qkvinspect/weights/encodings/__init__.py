@@ -12,6 +12,7 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.weights.adapters import may_hold_factors
+from qkvinspect.weights.named_formats import BESIDE, FACTORS
 from qkvinspect.weights.weight import Weight, one_by_one, plain
 
 
@@ -101,18 +102,6 @@ def _known_by_name() -> EncodingModule:
     return known_by_name
 
 
-BESIDE_CODES = frozenset(
-    {"q_scale", "s", "wscales", "lookup_table", "SU", "codebooks", "row_offsets", "centroids"}
-    | {"per_channel_scale", "weight_scales"}
-)
-"""Names beside codes that are only named."""
-
-ADAPTER_LEAVES = frozenset(
-    {"hada_w1_a", "lokr_w1", "lokr_w1_a", "oft_blocks", "oft_diag", "oft_R", "boft_R", "ia3_l"}
-    | {"vera_lambda_b", "vera_lambda_d"}
-)
-"""Names of what adapters of other kinds than LoRA keep, which are only named."""
-
 ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = (
     (
         _scaled_float,
@@ -136,9 +125,7 @@ ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = (
     (_comfy_quant, frozenset({"comfy_quant", "weight_scale"})),
     (
         _known_by_name,
-        frozenset(
-            {"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes", "qweight", *BESIDE_CODES, *ADAPTER_LEAVES}
-        ),
+        frozenset({"W_q", "_data", "_weight_qdata", "trellis", "onnx_codes", "qweight", *BESIDE, *FACTORS}),
     ),
 )
 """What imports each module, and the last components of tensor names by which a weight of its kind is known.

@@ -8,43 +8,14 @@ others are named after what stands beside the codes, as each library's own modul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.weights.companions import lost, small_integers
+from qkvinspect.weights.named_formats import BESIDE, FACTORS
 from qkvinspect.weights.weight import Weight
 
 _BY_LEAF = {"trellis": "ExLlamaV3 (exl3)", "onnx_codes": "codes of an ONNX operator"}
-
-_BESIDE: Mapping[str, tuple[str, str]] = {
-    "q_scale": ("q_weight", "ExLlamaV2's codes (exl2)"),
-    "s": ("B", "Marlin's codes"),
-    "wscales": ("qweight", "SVDQuant's codes (nunchaku)"),
-    "lookup_table": ("qweight", "SqueezeLLM's codes"),
-    "SU": ("Qidxs", "QuIP#'s codes"),
-    "codebooks": ("codes", "AQLM's codes"),
-    "row_offsets": ("dense_weights", "SpQR's codes"),
-    "centroids": ("indices", "VPTQ's codes"),
-    "per_channel_scale": ("weight", "TensorRT-LLM's codes, in the order of its kernel"),
-    "weight_scales": ("weight", "EETQ's codes, in the order of its kernel"),
-}
-"""Leaves that only one library has; the leaf of the codes beside them, and what these are called."""
-
-_FACTORS: Mapping[str, str] = {
-    "hada_w1_a": "LoHa's factors",
-    "lokr_w1": "LoKr's factors",
-    "lokr_w1_a": "LoKr's factors",
-    "oft_blocks": "OFT's rotations",
-    "oft_diag": "OFT's rotations",
-    "oft_R": "OFT's rotations",
-    "boft_R": "BOFT's rotations",
-    "ia3_l": "IA3's lengths",
-    "vera_lambda_b": "VeRA's lengths",
-    "vera_lambda_d": "VeRA's lengths",
-}
-"""Leaves of what adapters of other kinds than LoRA keep for a module (LyCORIS, PEFT)."""
 
 _MERGED = "merge the adapter into its base with the tool that wrote it"
 _OF_HQQ = ("nbits", "group_size", "shape", "scale", "zero")
@@ -55,17 +26,15 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     """The weight that a tensor of codes belongs to, with why it has no numbers; None where another module has it."""
     tensors = checkpoint.tensors
     prefix, dot, leaf = marker.rpartition(".")
-    if leaf in _FACTORS:
+    if leaf in FACTORS:
         from qkvinspect.weights.adapters.module_names import dotted
 
-        return replace(
-            _named(f"{dotted(prefix)}.weight", tensors[marker], _FACTORS[leaf], _MERGED), shape=(), info=None
-        )
+        return replace(_named(f"{dotted(prefix)}.weight", tensors[marker], FACTORS[leaf], _MERGED), shape=(), info=None)
     if leaf == "qweight":  # which GPTQ and AWQ have too
         known = next((one for one in ("wscales", "lookup_table") if f"{prefix}{dot}{one}" in tensors), None)
         return find(f"{prefix}{dot}{known}", checkpoint) if known else None
-    if leaf in _BESIDE:
-        beside, what = _BESIDE[leaf]
+    if leaf in BESIDE:
+        beside, what = BESIDE[leaf]
         codes = tensors.get(f"{prefix}{dot}{beside}")
         whole = codes is not None and codes.dtype.kind in ("int", "uint")
         if codes is None or not whole:

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import qkvinspect
-from qkvinspect.weights.encodings import ADAPTER_LEAVES
-from qkvinspect.weights.encodings.known_by_name import _FACTORS
+from qkvinspect.weights.encodings import ENCODINGS
+from qkvinspect.weights.named_formats import FACTORS
 
 LAYER = "model.layers.0.self_attn"
 
@@ -67,10 +67,10 @@ def test_torchtune_is_as_peft(tmp_path: Path) -> None:
 
 
 def test_each_leaf_of_other_kinds_is_looked_for() -> None:
-    assert frozenset(_FACTORS) == ADAPTER_LEAVES
+    assert any(markers >= frozenset(FACTORS) for _, markers in ENCODINGS)
 
 
-@pytest.mark.parametrize("leaf", sorted(ADAPTER_LEAVES))
+@pytest.mark.parametrize("leaf", sorted(FACTORS))
 @pytest.mark.parametrize(
     ("module", "layer"),
     [
@@ -82,7 +82,7 @@ def test_other_kinds_are_named(leaf: str, module: str, layer: str, tmp_path: Pat
     save_file({f"{module}.{leaf}": torch.ones(16, 8)}, tmp_path / "adapter.safetensors")
     found = run("check", tmp_path / "adapter.safetensors")
     assert found.code == 1
-    assert _FACTORS[leaf] in found.out
+    assert FACTORS[leaf] in found.out
     assert layer in found.out
 
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.weights.encodings import BESIDE_CODES, weights_of
-from qkvinspect.weights.encodings.known_by_name import _BESIDE
+from qkvinspect.weights.encodings import ENCODINGS, weights_of
 from qkvinspect.weights.encodings.micro_float import MicroFloat
+from qkvinspect.weights.named_formats import BESIDE
 from tests.weights.encodings.test_decoded import DATA, decoded
 
 
@@ -99,12 +99,12 @@ def test_float8_of_tensorrt_llm(tmp_path: Path) -> None:
 
 
 def test_each_name_beside_codes_is_looked_for() -> None:
-    assert frozenset(_BESIDE) == BESIDE_CODES
+    assert any(markers >= frozenset(BESIDE) for _, markers in ENCODINGS)
 
 
-@pytest.mark.parametrize("beside", sorted(BESIDE_CODES))
+@pytest.mark.parametrize("beside", sorted(BESIDE))
 def test_codes_of_other_libraries_are_named(beside: str, tmp_path: Path) -> None:
-    leaf, what = _BESIDE[beside]
+    leaf, what = BESIDE[beside]
     dtype = torch.int8 if leaf == "weight" else torch.int32
     stored = {f"layers.0.attn.q_proj.{leaf}": torch.zeros(8, 32, dtype=dtype)}
     save_file({**stored, f"layers.0.attn.q_proj.{beside}": torch.ones(8)}, tmp_path / "a.safetensors")
