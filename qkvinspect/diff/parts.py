@@ -59,11 +59,15 @@ def with_heads_of(one: Attention, other: Attention) -> Attention:
     if any(len(part.heads) != 1 or part.shape[0] % counts[part.name] for part in one.parts):
         return one
     parts = tuple(
-        replace(part, heads=tuple(part.heads[0][run.start : run.stop] for run in head_runs(rows, counts[part.name])))
+        replace(part, heads=_cut(part.heads, counts[part.name]), bias_heads=_cut(part.bias_heads, counts[part.name]))
         for part in one.parts
-        if (rows := part.shape[0])
     )
     return replace(one, parts=parts, geometry=sizes, heads_fact=other.heads_fact)
+
+
+def _cut(whole: Sequence[range], heads: int) -> tuple[range, ...]:
+    """The rows of each head, of one run for all of them; a part without a bias has none of these."""
+    return tuple(run[own.start : own.stop] for run in whole for own in head_runs(len(run), heads))
 
 
 def paired(attention: Attention) -> tuple[str, ...]:
