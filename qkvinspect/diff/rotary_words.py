@@ -99,8 +99,8 @@ def _written(attention: Attention) -> bool:
 
 def common_need(both: _Both, orders: _Orders) -> Turn | None:
     """The order that both sides must have; None where that is not known, or not the same."""
-    one, other = (order.needed(side) for order, side in zip(orders, both, strict=True))
-    return one if one == other else None
+    need = orders[0].needed(both[0])
+    return need if need == orders[1].needed(both[1]) else None
 
 
 def in_words(names: Sequence[str], told: Told, geometry: Geometry, both: _Both, orders: _Orders) -> str:

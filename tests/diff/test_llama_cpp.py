@@ -28,7 +28,7 @@ SAID: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("llama", "mistral", "mixtral", "arcee", "smollm3", "granite", "olmo", "chameleon"),
-            *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada", "llava"),
+            *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada", "llava", "granitehybrid"),
         ),
         PERMUTED,
     ),
