@@ -10,11 +10,16 @@ from qkvinspect.inspection.evidence.fit import Fit, Term, fit
 from qkvinspect.inspection.evidence.groups import explained
 from qkvinspect.inspection.evidence.sample import Sample
 
-RNG = np.random.default_rng(0)
+Rng = np.random.Generator
 
 
-def symmetric(size: int) -> np.ndarray:
-    values = RNG.normal(size=(size, size))
+@pytest.fixture
+def rng() -> Rng:
+    return np.random.default_rng(0)
+
+
+def symmetric(rng: Rng, size: int) -> np.ndarray:
+    values = rng.normal(size=(size, size))
     values += values.T
     np.fill_diagonal(values, 0)
     return values
@@ -32,13 +37,13 @@ def pairs(values: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return values[down, across][same], values[down, across][~same]
 
 
-def sampled(scores: np.ndarray) -> Sample:
-    spaces, lengths = np.zeros(len(scores)), RNG.normal(size=len(scores)).astype(np.float32)
+def sampled(rng: Rng, scores: np.ndarray) -> Sample:
+    spaces, lengths = np.zeros(len(scores)), rng.normal(size=len(scores)).astype(np.float32)
     return Sample("", scores, spaces, None, lengths, 1)
 
 
-def test_a_pair_of_rows_counts_once() -> None:
-    values = symmetric(12)
+def test_a_pair_of_rows_counts_once(rng: Rng) -> None:
+    values = symmetric(rng, 12)
     term = Term(block_sums(Products(values), 4), (1, 1))
     within, across = pairs(values, np.arange(12) // 4)
     assert term.smallest() == within.size == 18
@@ -46,8 +51,8 @@ def test_a_pair_of_rows_counts_once() -> None:
     assert term.without_heads.value == pytest.approx(likelihood(np.concatenate([within, across])))
 
 
-def test_heads_put_together_and_parted_again() -> None:
-    values = symmetric(24)
+def test_heads_put_together_and_parted_again(rng: Rng) -> None:
+    values = symmetric(rng, 24)
     term = Term(block_sums(Products(values), 4), (1, 1))
     order = np.array([0, 0, 1, 1, 2, 2])
     head = np.arange(24) // 4
@@ -60,8 +65,8 @@ def test_heads_put_together_and_parted_again() -> None:
     assert term.parted(order).value == pytest.approx(expected)
 
 
-def test_a_hypothesis_has_the_likelihood_of_its_similarities_and_of_its_lengths() -> None:
-    sample = sampled(symmetric(24))
+def test_a_hypothesis_has_the_likelihood_of_its_similarities_and_of_its_lengths(rng: Rng) -> None:
+    sample = sampled(rng, symmetric(rng, 24))
     one = fit(sample, {"q": np.arange(24).reshape(6, 4)})
     classes = pairs(sample.scores, np.arange(24) // 4)
     assert one.fitted.value == pytest.approx(likelihood(*classes, sample.lengths), rel=1e-5)
@@ -78,12 +83,14 @@ class Counted(Fit):
         return super().gain(order)
 
 
-def alike(heads: int, together: int) -> Sample:
+def alike(rng: Rng, heads: int, together: int) -> Sample:
     """Heads of four rows: those of one head are alike, and so are neighbouring heads, or all of them."""
     head = np.arange(4 * heads) // 4
-    scores = symmetric(4 * heads) + 3 * (head[:, None] == head) + 3 * (head[:, None] // together == head // together)
+    scores = (
+        symmetric(rng, 4 * heads) + 3 * (head[:, None] == head) + 3 * (head[:, None] // together == head // together)
+    )
     np.fill_diagonal(scores, 0)
-    return sampled(scores)
+    return sampled(rng, scores)
 
 
 def cut(sample: Sample, heads: int) -> Fit:
@@ -92,10 +99,10 @@ def cut(sample: Sample, heads: int) -> Fit:
 
 @pytest.mark.parametrize(("together", "expected"), [(1, {4: 8}), (2, {})])
 def test_groups_of_heads_are_no_heads_where_any_other_groups_would_do(
-    together: int, expected: dict[int, int], monkeypatch: pytest.MonkeyPatch
+    rng: Rng, together: int, expected: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where that is as clear as can be, a quarter of the orders is enough to see it."""
-    sample = alike(8, together)
+    sample = alike(rng, 8, together)
     fits = {heads: [cut(sample, heads)] for heads in (4, 8)}
     gain = fits[4][0].gain()
     score = gain.value - gain.expected
@@ -106,9 +113,9 @@ def test_groups_of_heads_are_no_heads_where_any_other_groups_would_do(
     assert Counted.asked == 15
 
 
-def test_heads_that_share_kv_heads_are_explained_by_no_others() -> None:
+def test_heads_that_share_kv_heads_are_explained_by_no_others(rng: Rng) -> None:
     """Which rows are tied depends on their number, so that other orders are no comparison."""
-    sample = alike(12, 1)
+    sample = alike(rng, 12, 1)
     index = {"q": np.arange(32).reshape(8, 4), "k": np.arange(32, 48).reshape(4, 4)}
     assert fit(sample, index).share == 2
     assert explained({4: 1e-3, 8: 9e-4}, {4: [fit(sample, index)], 8: [fit(sample, index)]}) == {}
