@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.rotary import Pairing, pairings
 from qkvinspect.inspection.evidence.rotary_order import _best, weigh_orders
 from qkvinspect.inspection.evidence.sample import Sample, take
+from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention
-from qkvinspect.inspection.verdict import Verdict, Weighed
+from qkvinspect.inspection.verdict import Evidence, Verdict, Weighed
 
 Rng = np.random.Generator
 
@@ -195,6 +197,36 @@ def test_an_answer_is_withdrawn_where_layers_that_are_not_sure_prefer_another_to
     assert not found.decided
     assert found.apart == (("b", one.best), ("b", one.best))
     assert unless_apart(SAID, [one, one, verdict({8: 10.0, 4: 3.0}, 0.5, "a")]) == SAID
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_of_an_answer_that_was_withdrawn_nothing_is_said(decided: bool, attention: Opened) -> None:
+    layer = attention("8", **projections(32, 64))
+    said = replace(verdict({4: 100.0, 8: 50.0}, 0.9999, layer.layer), decided=decided)
+    codes = [finding.code for finding in about_evidence(layer, Evidence(said), "")]
+    assert codes == ["heads-against-weights"] * decided
+
+
+@pytest.mark.parametrize("heads", [("4",), ()])
+def test_every_number_that_divides_the_rows_is_weighed(heads: tuple[str, ...], tmp_path: Path) -> None:
+    """Whether one is known or none."""
+    tensors = {name.replace("__", "."): value for name, value in projections(48, 64).items()}
+    save_file({f"layers.0.{name}": value for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    with open_checkpoint(str(tmp_path / "model.safetensors")) as checkpoint:
+        (found,) = inspect(checkpoint, Options(heads=heads, norms=False, evidence="thorough")).attentions
+    assert found.evidence is not None
+    assert found.evidence.heads is not None
+    assert {one.num_heads for one in found.evidence.heads.weighed} == {2, 3, 4, 6, 8, 12, 16, 24}
+
+
+def test_heads_of_one_row_cannot_be_compared_and_are_left_as_they_are_known(tmp_path: Path) -> None:
+    tensors = {name.replace("__", "."): value for name, value in projections(32, 64).items()}
+    save_file({f"layers.0.{name}": value for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 32, "head_dim": 1}')
+    with open_checkpoint(str(tmp_path / "model.safetensors")) as checkpoint:
+        report = inspect(checkpoint, Options(norms=False))
+    assert [one.heads.num_heads for one in report.attentions if one.heads] == [32]
+    assert not report.findings
 
 
 @pytest.mark.parametrize(("heads", "agrees"), [(4, True), (2, True), (3, False), (8, False), (16, False)])
