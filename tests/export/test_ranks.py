@@ -219,6 +219,23 @@ def test_a_dry_run_and_a_name_that_is_taken(tmp_path: Path, capsys: pytest.Captu
     assert ".safetensors" in refused(*argv, "-o", tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(("to", "kept"), [("megatron-core", True), ("phi3", False)])
+def test_what_torch_alone_has_goes_into_torch_s_files_and_no_others(to: str, kept: bool, tmp_path: Path) -> None:
+    """complex128, which safetensors has no code for, beside Megatron's; phi3's ranks are safetensors."""
+    odd = torch.ones(3, dtype=torch.complex128)
+    torch.save({**llama(2), "odd": odd}, tmp_path / "own.pt")
+    argv = ("convert", tmp_path / "own.pt", "--to", to, "--heads", "8/2", "--no-evidence", "--tp", 2)
+    argv += ("--whole", "odd")
+    out = tmp_path / "out"
+    if not kept:
+        assert "safetensors has no dtype complex128" in refused(*argv, "-o", out)
+        assert not out.exists()
+        return
+    run(*argv, "-o", out, "--verify")
+    for own in of_ranks(out, 2):
+        assert torch.equal(own["odd"], odd)
+
+
 def test_export_takes_the_whole_of_ranks(tmp_path: Path) -> None:
     whole = ranks.megatron_core(HEADS, 2, DIM, 2)
     ranks.save_megatron(tmp_path / "run", whole, 4, num_attention_heads=HEADS, num_query_groups=2, kv_channels=DIM)
