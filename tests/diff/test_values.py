@@ -202,6 +202,15 @@ def test_rows_that_end_within_a_byte_are_compared_as_bytes(run, tmp_path: Path) 
     assert run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors").code == 1
 
 
+@pytest.mark.parametrize("shape", [[2, 3, 2], [3, 4]])
+def test_the_bytes_of_rows_that_end_within_one_are_counted(shape: list[int], run, tmp_path: Path) -> None:
+    header = json.dumps({"x": {"dtype": "F4", "shape": shape, "data_offsets": [0, 6]}}).encode()
+    for name, data in (("a", bytes(6)), ("b", bytes(6))):
+        (tmp_path / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+    found = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "-f", "json")
+    assert (found.code, found.json()["others"]["identical"]) == (0, 1)
+
+
 def test_floats_narrower_than_a_byte_are_compared(tmp_path: Path, run) -> None:
     header = b'{"x":{"dtype":"F4","shape":[2,8],"data_offsets":[0,8]}}'
     for name, data in (("a", bytes(range(8))), ("b", bytes(7) + b"\x07"), ("c", bytes(range(8)))):

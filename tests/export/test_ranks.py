@@ -178,6 +178,11 @@ REFUSED: dict[str, tuple[dict[str, Tensor], tuple[object, ...], str]] = {
     "heads that cannot be shared out": ({}, ("--tp", 3), "8 heads cannot be shared out over 3 ranks"),
     "kv heads that cannot": ({}, ("--tp", 16), "8 heads cannot be shared out over 16 ranks"),
     "an unknown tensor": ({"adapter.mix": ranks.draw(4, 4)}, ("--tp", 2), "adapter.mix: how ranks share it is unknown"),
+    "experts in one tensor of a known name": (
+        {"model.layers.0.mlp.down_proj.weight": ranks.draw(4, WIDTH, WIDTH)},
+        ("--tp", 2),
+        "how ranks share it is unknown",
+    ),
     "a vocabulary": ({"lm_head.weight": ranks.draw(33, WIDTH)}, ("--tp", 2), "33 rows cannot be shared out"),
     "with shards": ({}, ("--tp", 2, "--max-shard-size", "1GB"), "do not go together"),
     "--whole alone": ({}, ("--whole", "*"), "means nothing without --tp"),
