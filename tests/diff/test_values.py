@@ -269,3 +269,16 @@ def test_float4_in_pairs_as_torch_has_it_is_that_of_safetensors(tmp_path: Path, 
     state[names[1]].view(torch.uint8)[3, 2] ^= 1
     torch.save(state, tmp_path / "c.pt")
     assert run("diff", tmp_path / "a.safetensors", tmp_path / "c.pt").code == 1
+
+
+def test_a_layer_that_has_no_v_is_compared(run, tmp_path: Path) -> None:
+    """Layers of some models take V from elsewhere: Zaya's projections are of Q and K alone."""
+    state = {f"model.layers.0.self_attn.{part}_proj.weight": torch.randn(32, 32) for part in "qko"}
+    save_file(state, tmp_path / "a.safetensors")
+    state["model.layers.0.self_attn.q_proj.weight"][3, 4] += 1
+    save_file(state, tmp_path / "b.safetensors")
+    layout = ("--layout", "model.layers.0.self_attn=zaya", "--heads", "4")
+    found = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", *layout, "-f", "json")
+    assert found.code == 1, found.err
+    (layer,) = found.json()["layers"]
+    assert {part["part"]: part["status"] for part in layer["parts"]} == {"q": "changed", "k": "identical"}
