@@ -202,13 +202,26 @@ def test_rows_that_end_within_a_byte_are_compared_as_bytes(run, tmp_path: Path) 
     assert run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors").code == 1
 
 
-@pytest.mark.parametrize("shape", [[2, 3, 2], [3, 4]])
-def test_the_bytes_of_rows_that_end_within_one_are_counted(shape: list[int], run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [[2, 3, 2], [3, 4], [4, 3]], ids=str)
+@pytest.mark.parametrize("other", [0, 7])
+def test_rows_of_half_bytes_are_compared(shape: list[int], other: int, run, tmp_path: Path) -> None:
+    """Also where they end within one."""
     header = json.dumps({"x": {"dtype": "F4", "shape": shape, "data_offsets": [0, 6]}}).encode()
-    for name, data in (("a", bytes(6)), ("b", bytes(6))):
-        (tmp_path / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+    for name, last in (("a", 0), ("b", other)):
+        content = len(header).to_bytes(8, "little") + header + bytes(5) + bytes([last])
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
     found = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "-f", "json")
-    assert (found.code, found.json()["others"]["identical"]) == (0, 1)
+    assert (found.code, found.json()["others"]["identical"]) == ((1, 0) if other else (0, 1))
+
+
+def test_numbers_that_begin_within_a_byte_are_not_compared_with_permuted_ones(run, tmp_path: Path) -> None:
+    torch.save({"x": torch.randn(4, 3, 3).permute(2, 1, 0)}, tmp_path / "a.pt")
+    header = json.dumps({"x": {"dtype": "F4", "shape": [3, 3, 4], "data_offsets": [0, 18]}}).encode()
+    (tmp_path / "b.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(range(18)))
+    for sides in ((tmp_path / "a.pt", tmp_path / "b.safetensors"), (tmp_path / "b.safetensors", tmp_path / "a.pt")):
+        found = run("diff", *sides)
+        assert found.code == 2
+        assert "cannot be compared" in found.err
 
 
 def test_floats_narrower_than_a_byte_are_compared(tmp_path: Path, run) -> None:
