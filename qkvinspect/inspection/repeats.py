@@ -154,8 +154,6 @@ class Renamed:
 
     def attention(self, one: Attention) -> Attention:
         """Of a module whose heads are known from what is outside of it."""
-        if any(one.layer in fact.source for fact in one.weighed_facts if not fact.source.startswith(TENSOR)):
-            raise UnlikeError(one.layer)
         said = one.heads_fact
         output, out, out_bias = one.output, one.out, one.out_bias
         return replace(
