@@ -187,7 +187,8 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
                 *adapters_and_wrappers.adapters(module.attention, lora),
             ]
     named = (name for attention in attentions for name in attention.tensor_names)
-    accounted = None if options.layers else account(names, matches, named, left)
+    odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
+    accounted = None if options.layers else account(names, matches, named, left, odd)
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
@@ -11,6 +12,7 @@ from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.outputs import has_an_output_each, output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
+from qkvinspect.inspection.words import is_no_projection, word_of
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
 from qkvinspect.weights.head_list import heads_of
@@ -91,8 +93,22 @@ def _heads_are_equal(projections: Sequence[Projection], turn: Orientation) -> bo
 
 
 def _is_one_head(module: ProjectingModule) -> bool:
-    """Whether it is one of a list that is called heads: ``sa.heads.3``."""
-    return len(module.path) > 1 and module.path[-1].isdecimal() and module.path[-2].lower().endswith("heads")
+    """Whether it is one of a list that is called heads, ``sa.heads.3``, and no task's head with layers of its own."""
+    if len(module.path) < 2 or not module.path[-1].isdecimal() or not module.path[-2].lower().endswith("heads"):
+        return False
+    own = (part for part in module.beside if word_of(part) is None and not is_no_projection(part))
+    return (
+        not module.outputs and _BUFFERS.issuperset(own) and all(map(_is_narrow, (*chain(*module.sets), *module.lone)))
+    )
+
+
+_BUFFERS = frozenset({"tril", "mask", "causal_mask", "dropout"})
+"""What else a head holds in lectures."""
+
+
+def _is_narrow(one: Projection) -> bool:
+    """Whether it makes fewer numbers than it reads, as a head of several does."""
+    return one.weight.shape[0] < columns_of(one.weight) or one.key[-1] == "kernel"
 
 
 def turns_of(names: Names, module: ProjectingModule, projections: Sequence[Projection]) -> tuple[Orientation, ...]:
