@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.look_alikes import looking_alike
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.suggest import row
-from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
@@ -32,16 +32,31 @@ class Unrecognised:
         module: its name as stored.
         tensors: those tensors.
         why: what they look like, and what does not fit, as a clause.
+        names: all of the checkpoint.
+        describable: whether a row of settings can say what they are.
     """
 
     module: str
     tensors: tuple[Weight, ...]
     why: str
+    names: Names = field(repr=False)
+    describable: bool = True
 
     @property
     def suggestion(self) -> str:
-        """A ``[[layout]]`` row to complete."""
-        return row(self.module, {tensor.name: tensor.shape for tensor in self.tensors})
+        """A ``[[layout]]`` row to complete; "" where none can say what they are."""
+        if not self.describable:
+            return ""
+        own = {tensor.name: tensor.shape for tensor in self.tensors}
+        return row(self.module, own, {name: self.names.shape(name) for name in self._beside() if name not in own})
+
+    def _beside(self) -> Iterator[str]:
+        """The other matrices of the module, which may be what is missing."""
+        count = len(self.names.paths[self.tensors[0].name])
+        for name in self.names.below(self.module):
+            path = self.names.paths[name]
+            if len(path) <= count and len(self.names.shape(name)) > 1 and not any(map(is_no_projection, path[-2:])):
+                yield name
 
     def to_dict(self) -> dict[str, object]:
         """For the JSON contract."""
@@ -145,7 +160,7 @@ def account(
     inside = _inside(names, frozenset(told))
     above = {path[:size] for path in places for size in range(len(path))}
     strange = [
-        Unrecognised(some.module, tensors, some.why)
+        Unrecognised(some.module, tensors, some.why, names, some.describable)
         for some in left
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
         and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
@@ -153,7 +168,7 @@ def account(
     taken = {info.name for found in strange for info in found.tensors}
     told_of = {found.module for found in strange}.union(said)
     strange += [
-        Unrecognised(*found)
+        Unrecognised(*found, names)
         for found in looking_alike(names, known | inside | taken)
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
     ]

@@ -63,9 +63,17 @@ def find(
     layers_of, stream = StackedLayers(names, paths, modules), Stream(names, paths, modules)
     for module in modules:
         stacked = {id(some): why for some in module.sets if (why := layers_of.why(module, some))}
-        left += [leftover(module, some, stacked[id(some)], lone=False) for some in module.sets if id(some) in stacked]
+        left += [
+            leftover(module, some, stacked[id(some)], lone=False, describable=False)
+            for some in module.sets
+            if id(some) in stacked
+        ]
         three = [some for some in module.sets if have_three(some) and id(some) not in stacked]
         for some in three:
+            if any(len(one.parts) > 1 for one in some):
+                why = "three axes of one tensor that holds several parts, and nothing says where these are"
+                left.append(leftover(module, some, why, lone=False))
+                continue
             axes = readings(names, module, some, stream)
             matrices = as_matrices(some, axes[0]) if len(axes) == 1 else None
             if matrices is None:

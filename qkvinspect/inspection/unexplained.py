@@ -38,11 +38,14 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
     if "sampling_offsets" in module.beside:
         return
     called = any(map(speaks_of_attention, module.path))
-    for some in sets:
+    listed = _lists_of_three(sets)
+    for some in listed:
+        yield leftover(module, some, "a list of three, which may be one for each of Q, K and V", lone=False)
+    for some in (some for some in sets if not any(some[0] in others for others in listed)):
         by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
         if called or by_name or mix_three(some) or _are_few(some, module) or _lack_a_query(some, module):
             lone = len(parts_of(some)) < 3 or (is_low_rank(some) and not mix_three(some))
-            yield leftover(module, some, _why(some, module, lone=lone), lone=lone)
+            yield leftover(module, some, _why(some, module, lone=lone), lone=lone, describable=not is_low_rank(some))
     more = [one for one in module.lone if len(one.parts) > 3]
     if more:
         yield leftover(module, more, "more than Q, K and V in one tensor", lone=True)
@@ -54,6 +57,15 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
         )
     elif not sets and _is_query_alone(module, called=called):
         yield leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
+
+
+def _lists_of_three(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
+    """Lists of three alike under one word for all of Q, K and V: ``qkv.0``, ``qkv.1`` and ``qkv.2``."""
+    lists: dict[tuple[str, ...], list[Projection]] = {}
+    for some in sets:
+        if len(some) == 1 and some[0].index is not None and len(some[0].parts) == 3:
+            lists.setdefault((some[0].key[0], some[0].parts), []).append(some[0])
+    return [some for some in lists.values() if len(some) == 3 and len({one.weight.shape for one in some}) == 1]
 
 
 def _lack_a_query(some: Sequence[Projection], module: ProjectingModule) -> bool:
