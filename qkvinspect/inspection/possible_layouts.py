@@ -59,7 +59,7 @@ class _Form(NamedTuple):
     """How the tensors lie, and what follows from it.
 
     Attributes:
-        parts: of each tensor; ``=qk`` where one projection is used as both.
+        parts: of each tensor; ``=qk`` where one projection may be used as both.
         equal: whether there are as many kv heads as heads.
     """
 
@@ -70,11 +70,11 @@ class _Form(NamedTuple):
 
 
 def _parts(one: Projection, projections: Sequence[Projection], turn: Orientation) -> str:
-    """Its parts, ``=qk`` where one projection is used as both."""
-    if set(one.parts) == {"q", "k"}:
-        v = next((other for other in projections if other.parts == "v"), None)
-        if v is not None and rows_of(v, turn) == rows_of(one, turn):
-            return "=qk"
+    """Its parts, ``=qk`` and ``=kv`` where one projection may be used as both: it has the rows of the third part."""
+    third = {"qk": "v", "kv": "q"}.get("".join(part for part in "qkv" if part in one.parts))
+    other = next((other for other in projections if other.parts == third), None)
+    if other is not None and rows_of(other, turn) == rows_of(one, turn):
+        return f"={one.parts}"
     return one.parts
 
 
@@ -190,7 +190,7 @@ def _layouts(
             biases=tuple(StoredWeight(_bias(key), packing) for key, packing in zip(keys, packings, strict=True)),
             out=out,
             out_orientation=form.out_turn or turn,
-            kv_heads="equal" if equal else "free",
+            kv_heads="equal" if equal or how == _SHARED else "free",
             head_tensors=(),
             v_free=True,
             num_heads=heads,
@@ -209,25 +209,27 @@ def _bias(key: str) -> str:
     return f"{head}{dot}{bias_keys(last)[0]}"
 
 
+_SHARED = "shared"
+
+
 def _packings(parts: tuple[str, ...], *, equal: bool, lists: bool = False) -> Iterator[tuple[str, tuple[Packing, ...]]]:
     """(name, a packing for each tensor); "" where there is no choice. A list of heads is never one of blocks."""
-    if all(len(some) == 1 or some.startswith("=") for some in parts):
-        yield "", tuple(Packing((some.lstrip("="),)) for some in parts)
+    if all(len(some) == 1 for some in parts):
+        yield "", tuple(Packing((some,)) for some in parts)
         return
+    if any(some.startswith("=") for some in parts):
+        yield _SHARED, tuple(Packing(("".join(part for part in "qkv" if part in some),)) for some in parts)
+        parts = tuple(some.lstrip("=") for some in parts)
     per_head = ("per-head", "heads") if equal else ("per-kv-head", "kv_heads")
     if not lists:
-        yield "blocks", tuple(Packing(_order(some)) for some in parts)
+        yield "blocks", tuple(Packing(tuple(some)) for some in parts)
     yield per_head[0], tuple(_grouped(some, per_head[1]) for some in parts)
     if equal:
         yield "row-by-row", tuple(_grouped(some, "heads", innermost=True) for some in parts)
 
 
-def _order(some: str) -> tuple[str, ...]:
-    return (some[1:],) if some.startswith("=") else tuple(some)
-
-
 def _grouped(some: str, groups: str, *, innermost: bool = False) -> Packing:
-    order = _order(some)
+    order = tuple(some)
     if len(order) == 1:
         return Packing(order)
     return Packing(order, groups="heads" if groups == "heads" else "kv_heads", slot_innermost=innermost)
