@@ -173,6 +173,8 @@ def _head_places(attention: Attention, geometry: Geometry) -> str:
             if geometry.num_heads > 1
             else "The one head is the whole part"
         )
+    elif attention.layout is not None and any(one.packing.heads_innermost for one in attention.layout.weights):
+        places = "The heads of a part alternate row by row"
     else:
         places = "The heads of a part are not neighbours: the packing alternates Q, K and V"
     sizes = {part.name: geometry.width(part.name) for part in attention.parts}

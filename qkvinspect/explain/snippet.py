@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.torch_subclasses import Attribute
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import Layout
-from qkvinspect.layouts.packing import Geometry, Packing, slots_of
+from qkvinspect.layouts.packing import HEADED, Geometry, Packing, slots_of
 from qkvinspect.layouts.put_back import reordered, shared_apart
 from qkvinspect.sources import is_remote
 from qkvinspect.weights.weight import Weight
@@ -185,6 +186,10 @@ def _reach(info: TensorInfo, checkpoint: Checkpoint) -> str:
     return stored if info.contiguous else f"{stored}.T"
 
 
+def _by_heads(name: str, width: int, heads: int) -> str:
+    return f"{name} = {name}.unflatten(0, ({width}, {heads})).transpose(0, 1).flatten(0, 1)"
+
+
 def _split(
     packing: Packing,
     geometry: Geometry,
@@ -194,6 +199,10 @@ def _split(
     expression: str,
 ) -> list[str]:
     """Assign the parts of one stored tensor; ``names`` are the parts that it gives."""
+    if packing.heads_innermost:
+        lines = _split(replace(packing, heads_innermost=False), geometry, total, names, suffix, expression)
+        own = dict.fromkeys(name for name in names if name in HEADED)
+        return [*lines, *(_by_heads(f"{name}{suffix}", geometry.width(name), geometry.heads(name)) for name in own)]
     if len(packing.order) == 1:
         return [f"{' = '.join(name + suffix for name in names)} = {expression}"]
     groups, slots = slots_of(packing, geometry, total)

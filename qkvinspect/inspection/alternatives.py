@@ -36,6 +36,8 @@ def describe(layout: Layout) -> str:
 
 def _words(packing: Packing) -> str:
     parts = ", ".join(packing.order)
+    if packing.heads_innermost:
+        return f"{_words(replace(packing, heads_innermost=False))}, its heads row by row"
     if len(packing.order) == 1:
         return parts
     if packing.slot_innermost:

@@ -8,8 +8,8 @@ in ``order``, each with its share of heads, each head with its width::
     grouped (GQA)       KV groups       q*(H/KV)   k*1   v*1
     CodeGen             4 groups        q*(H/4)    v*(H/4)  k*(H/4)
 
-Rows are Python ``range`` objects over the stored tensor's output axis; only a slot-innermost packing
-(``[heads, head_dim, slots]``) has a step other than 1.
+Rows are Python ``range`` objects over the stored tensor's output axis; only packings whose slots or heads are innermost
+(``[heads, head_dim, slots]``, ``[slots, head_dim, heads]``) have a step other than 1.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ class Packing:
             MLP), found by what is left over.
         groups: how many times the order repeats: once, per head, per kv head, or a fixed number.
         slot_innermost: the parts alternate row by row within a group ([heads, head_dim, slots]).
+        heads_innermost: the heads of a part alternate row by row ([slots, head_dim, heads]).
     """
 
     order: tuple[str, ...]
     groups: Groups = "one"
     slot_innermost: bool = False
+    heads_innermost: bool = False
 
     @property
     def parts(self) -> frozenset[str]:
@@ -163,6 +165,8 @@ def _split(packing: Packing, geometry: Geometry, total: int) -> Rows:
             for head in range(heads):
                 if packing.slot_innermost:
                     run = range(start + slot, start + size, len(slots))
+                elif packing.heads_innermost and part in HEADED:
+                    run = range(start + head, start + heads * width, heads)
                 else:
                     run = range(start + head * width, start + (head + 1) * width)
                 for name in SHARED.get(part, (part,)):
