@@ -189,6 +189,17 @@ def test_a_whole_part_in_another_s_place_in_another_layer_is_a_copy(written: str
     assert f"those of bytes 0:65536 of {name.format(0, written)}" in found
 
 
+def test_whole_heads_of_another_layer_are_a_copy(tmp_path: Path) -> None:
+    """Of heads of one layer that are equal, another check tells; and so it does of layers, where all heads are."""
+    state = weights()
+    name = "layers.{}.self_attn.q_proj.weight"
+    state[name.format(1)][32:64] = state[name.format(1)][:32]
+    assert said(state, tmp_path) == []
+    state[name.format(2)][64:] = state[name.format(0)][32:96]
+    (found,) = said(state, tmp_path)
+    assert re.match(r"bytes 3276[5-8]:65536 of q_proj.weight \(Q, heads .*2 and 3\) are those of bytes", found)
+
+
 def test_tied_layers_whose_keys_are_their_values_are_no_copies(tmp_path: Path) -> None:
     state = weights()
     for layer in range(LAYERS):

@@ -258,13 +258,14 @@ def _known(subject: Subject, one: StoredTensor, first: int, other: StoredTensor,
 
 
 def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int) -> bool:
-    """Whether two bytes belong to equal heads of parts of one name, or to parts that are equal as a whole."""
+    """Whether two bytes belong to equal heads of one part of a layer, or to parts that are equal as a whole."""
     for name, mine, head in _heads(subject, one, first):
         for of, others, beside in _heads(subject, other, second):
             itself = (one.info.name, name) == (other.info.name, of)
             if mine == others and not itself and _is_told(subject, mine, (one.layer, name), (other.layer, of)):
                 return True
-            if name == of and mine[head].digest == others[beside].digest and not (itself and head == beside):
+            heads = one.layer, name, mine[head].digest
+            if heads == (other.layer, of, others[beside].digest) and not (itself and head == beside):
                 return True
     return False
 
