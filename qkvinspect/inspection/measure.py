@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qkvinspect.checkpoint import Region
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.progress import Progress, counter
@@ -31,14 +32,26 @@ def measured(attentions: Sequence[Attention], progress: Progress | None) -> list
     streamed = zip(requests, stream(requests, advance), strict=True)
     found = {request.weight.name: stats for request, stats in streamed if stats is not None}
 
+    merged: dict[int, tuple[range, ...]] = {}  # rows of parts by their heads, which the layers of a stack share
+
     def with_norms(part: Part) -> Part:
         stats = found.get(part.weight.name)
         of_bias = found.get(part.bias.name) if part.bias is not None else None
-        return replace(
-            part,
-            measured=None if stats is None else Measure(*stats.measure(part.rows)),
+        rows = merged.get(id(part.heads))
+        if rows is None:
+            rows = merged[id(part.heads)] = part.rows
+        return Part(
+            part.name,
+            part.weight,
+            part.orientation,
+            part.in_features,
+            part.heads,
+            part.bias,
+            part.bias_heads,
+            measured=None if stats is None else Measure(*stats.measure(rows)),
             bias_measured=None if of_bias is None else Measure(*of_bias.measure(part.bias_heads)),
-            head_measures=() if stats is None else tuple(Measure(*stats.measure((rows,))) for rows in part.heads),
+            head_measures=() if stats is None else tuple([Measure(*stats.measure((rows,))) for rows in part.heads]),
+            head_ranks=part.head_ranks,
         )
 
     return [replace(a, parts=tuple(map(with_norms, a.parts))) for a in attentions]
@@ -46,5 +59,8 @@ def measured(attentions: Sequence[Attention], progress: Progress | None) -> list
 
 def _place(weight: Weight) -> tuple[str, int, int]:
     info = weight.stored[0]
-    first = next(iter(info.region.extents), None)
+    region = info.region
+    if type(region) is Region:  # nearly always, and asked of every weight
+        return region.source.name, region.start, info.offset
+    first = next(iter(region.extents), None)
     return (first.source.name, first.start, info.offset) if first else ("", 0, 0)
