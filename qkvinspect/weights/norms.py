@@ -35,8 +35,8 @@ _PIECE = 4 << 20
 _SMALL = 1 << 16
 """Bytes of storages that are read twice rather than one after the other."""
 
-_BATCH = 4 << 20
-"""Bytes that a core takes at a time."""
+_BATCH, _MANY = 4 << 20, 1024
+"""Bytes that a core takes at a time, and pieces: what is made of each takes a kilobyte, however small it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class RowStats:
         squares: float64.
         odd: as in a piece.
     """
+
+    __slots__ = ("_begun", "odd", "squares")
 
     def __init__(self, rows: int) -> None:
         self.squares = array("d", bytes(8 * rows))
@@ -174,7 +176,7 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Ite
         for work in _tiles(job):
             batch.append(work)
             size += work[1].nbytes
-            if size >= _BATCH:
+            if size >= _BATCH or len(batch) >= _MANY:
                 yield batch
                 batch, size = [], 0
     if batch:
