@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -74,7 +74,7 @@ class Account:
     """
 
     names: Names
-    attention: frozenset[str]
+    attention: Set[str]
     unrecognised: tuple[Unrecognised, ...]
 
     def statuses(self) -> dict[str, Status]:
@@ -128,7 +128,7 @@ def _likeness(path: Path, shape: Sequence[int]) -> int:
     return said + (rows == 3 * cols) + (rows == cols)
 
 
-def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: Iterable[Leftover]) -> Account:
+def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: Sequence[Leftover]) -> Account:
     """Say of every tensor where it belongs.
 
     Args:
@@ -140,17 +140,20 @@ def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: 
     known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
     told = [path for path in places if any(map(speaks_of_attention, path[-2:]))]
     inside = _inside(names, frozenset(told))
-    above = {path[:size] for path in places for size in range(len(path))}
+    lone = any(some.lone for some in left)
+    above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
     strange = [
         Unrecognised(some.module, tensors, some.why)
         for some in left
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
         and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
     ]
+    known |= inside  # in place: sets of all tensors take much room
+    del inside
     taken = {info.name for found in strange for info in found.tensors}
-    strange += list(_by_shape(names, known | inside | taken))
-    taken = {info.name for found in strange for info in found.tensors}
-    return Account(names, frozenset((known | inside) - taken), tuple(strange))
+    strange += list(_by_shape(names, known, taken))
+    known.difference_update(info.name for found in strange for info in found.tensors)
+    return Account(names, known, tuple(strange))
 
 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:
@@ -159,11 +162,11 @@ def _inside(names: Names, places: frozenset[Path]) -> set[str]:
     return {name for name, path in names.paths.items() for size in sizes if path[:size] in places}
 
 
-def _by_shape(names: Names, known: set[str]) -> Iterator[Unrecognised]:
+def _by_shape(names: Names, known: Set[str], taken: Set[str]) -> Iterator[Unrecognised]:
     """Modules that are called attention and hold matrices of suitable shapes, under names that say nothing."""
     modules: dict[Path, list[Weight]] = {}
     for name, path in names.paths.items():
-        if path[-1] not in LEAVES or name in known:
+        if path[-1] not in LEAVES or name in known or name in taken:
             continue
         place = _attention_above(path)
         if place is not None and _is_matrix(names.shape(name)):
