@@ -15,6 +15,7 @@ from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.suggest import row
 from qkvinspect.inspection.words import is_output, speaks_of_attention, word_of
+from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
@@ -69,11 +70,12 @@ class Account:
     """Where every tensor belongs.
 
     Attributes:
+        weights: all of the checkpoint, and not their names' paths, which would take as much room as all layers.
         attention: names of tensors of modules that were found.
         unrecognised: modules that look like attention and were not understood.
     """
 
-    names: Names
+    weights: Weights
     attention: Set[str]
     unrecognised: tuple[Unrecognised, ...]
 
@@ -82,23 +84,23 @@ class Account:
         strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
         return {
             stored: "attention" if name in self.attention else "unrecognised" if name in strange else "other"
-            for name in self.names.paths
+            for name in self.weights
             for stored in self._stored(name)
         }
 
     def counts(self) -> dict[Status, int]:
         """How many tensors belong where."""
         strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
-        lists = {name: more for name in self.names.paths if (more := len(self._stored(name)) - 1)}
+        lists = {name: more for name in self.weights if (more := len(self._stored(name)) - 1)}
         attention, unknown = (
             len(some) + sum(more for name, more in lists.items() if name in some) for some in (self.attention, strange)
         )
-        total = len(self.names.paths) + sum(lists.values())
+        total = sum(1 for _ in self.weights) + sum(lists.values())
         return {"attention": attention, "other": total - attention - unknown, "unrecognised": unknown}
 
     def _stored(self, name: str) -> tuple[str, ...]:
         """The names in the file, where a weight is a list of tensors with one for each head."""
-        encoded = self.names.weights.encoded.get(name)
+        encoded = self.weights.encoded.get(name)
         return (name,) if encoded is None or heads_of(encoded) is None else tuple(one.name for one in encoded.stored)
 
     def findings(self) -> Iterator[Finding]:
@@ -110,8 +112,9 @@ class Account:
     def groups(self) -> list[Group]:
         """All tensors, similar ones together, those that look most like attention first."""
         counted: dict[tuple[str, tuple[int, ...]], list[Path]] = {}
-        for name, path in self.names.paths.items():
-            key = ".".join(numberless(path)), self.names.shape(name)
+        names = Names(self.weights)
+        for name, path in names.paths.items():
+            key = ".".join(numberless(path)), names.shape(name)
             counted.setdefault(key, []).append(path)
         groups = [
             Group(name, shape, len(paths), _likeness(paths[0], shape)) for (name, shape), paths in counted.items()
@@ -153,7 +156,7 @@ def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: 
     taken = {info.name for found in strange for info in found.tensors}
     strange += list(_by_shape(names, known, taken))
     known.difference_update(info.name for found in strange for info in found.tensors)
-    return Account(names, known, tuple(strange))
+    return Account(names.weights, known, tuple(strange))
 
 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:

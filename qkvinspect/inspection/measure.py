@@ -30,6 +30,7 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
                 wanted.setdefault(weight.name, StreamRequest(weight, orientation))
                 uses[weight.name] += 1
     requests = sorted(wanted.values(), key=lambda request: _place(request.weight))
+    del wanted
     announce(region for request in requests for region in request.weight.regions)
     advance = counter(sum(request.weight.nbytes for request in requests), progress)
     streamed = zip(requests, stream(requests, advance), strict=True)
