@@ -91,9 +91,10 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     )
 
 
-_Kind = tuple[DType, tuple[int, ...], tuple[int, ...], int]
+_Kind = tuple[DType, tuple[int, ...], tuple[int, ...], int | None]
 _Known = dict[tuple[str, tuple[int, ...]], _Kind]
-"""Dtype, shape, strides and bits of the tensors before, by code and shape: a million have few that differ."""
+"""Dtype, shape, strides and bytes (None: no whole number) of the tensors before, by code and shape: a million have few
+that differ."""
 
 
 class _TensorEntry(NamedTuple):
@@ -158,17 +159,19 @@ def _read_header(source: ByteSource, limits: Limits, known: _Known) -> tuple[dic
 
 def _compact(entry: dict[str, object], known: _Known) -> object:
     """An entry without fault in a third of the room; any other object as it is."""
-    if len(entry) != 3 or not entry.keys() >= _FIELDS:
+    if len(entry) != 3:
         return entry
-    code, shape, offsets = entry["dtype"], _integers(entry["shape"]), _integers(entry["data_offsets"])
-    if not isinstance(code, str) or shape is None or offsets is None or len(offsets) != 2:
+    code, sizes, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if type(code) is not str or not is_integers(sizes) or not is_integers(offsets) or len(offsets) != 2:
         return entry
+    shape = tuple(sizes)
     kind = known.get((code, shape))
     if kind is None:
         if code not in CODES or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
             return entry
         dtype = _DTYPES[code]
-        kind = known[code, shape] = dtype, shape, contiguous_strides(shape), dtype.bits * prod(shape)
+        bits = dtype.bits * prod(shape)
+        kind = known[code, shape] = dtype, shape, contiguous_strides(shape), None if bits % 8 else bits // 8
     return _TensorEntry(kind, *offsets)
 
 
@@ -182,8 +185,8 @@ def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> Te
     if start < 0 or end > source.size - data_start:
         found = f"[{start}, {end}) of {source.size - data_start}"
         raise damaged(source, Code.SAFETENSORS_RANGE, "data is outside the file", found, name)
-    dtype, shape, strides, bits = kind
-    if bits != 8 * (end - start):
+    dtype, shape, strides, nbytes = kind
+    if nbytes is None or nbytes != end - start:
         raise CheckpointError(
             "shape and bytes disagree",
             code=Code.SAFETENSORS_SIZE,
@@ -193,9 +196,8 @@ def _tensor(source: ByteSource, name: str, entry: object, data_start: int) -> Te
             found=f"{end - start} bytes",
             hint="the file is damaged",
         )
-    return TensorInfo(
-        name, dtype, shape, strides, Region(source, data_start + start, end - start), 0, "little", (name,)
-    )
+    region = Region(source, data_start + start, nbytes)  # whose number of bytes is kept once for all of a kind
+    return TensorInfo(name, dtype, shape, strides, region, 0, "little", (name,))
 
 
 def _faulty(source: ByteSource, name: str, entry: object) -> CheckpointError:

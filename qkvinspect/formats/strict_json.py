@@ -29,7 +29,10 @@ def loads(data: bytes, file: str, limits: Limits, made: Callable[[dict[str, obje
     limits.check("objects", data.count(b"{") + data.count(b"["), file)
 
     def hook(pairs: Pairs) -> object:
-        return _unique(pairs) if made is None else made(_unique(pairs))
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise _twice(pairs)
+        return values if made is None else made(values)
 
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=hook, parse_constant=_no_constant)
@@ -37,12 +40,9 @@ def loads(data: bytes, file: str, limits: Limits, made: Callable[[dict[str, obje
         raise ValueError("it is nested too deeply") from error
 
 
-def _unique(pairs: Pairs) -> dict[str, object]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = Counter(name for name, _ in pairs)
-        raise DuplicateError(f"{names.most_common(1)[0][0]!r} stands in it twice")
-    return made
+def _twice(pairs: Pairs) -> DuplicateError:
+    names = Counter(name for name, _ in pairs)
+    return DuplicateError(f"{names.most_common(1)[0][0]!r} stands in it twice")
 
 
 def _no_constant(text: str) -> object:

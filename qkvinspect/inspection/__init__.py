@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from math import gcd
@@ -122,9 +123,11 @@ def inspect(
         report = _inspect(checkpoint, options, layouts)
     if not options.norms:
         return report
-    attentions = measured(report.attentions, progress)
+    waiting = deque(report.attentions)
+    report = replace(report, attentions=())
+    attentions = tuple(measured(waiting, progress))
     findings = [finding for attention in attentions for finding in about_numbers(attention)]
-    return replace(report, attentions=tuple(attentions), findings=(*report.findings, *findings))
+    return replace(report, attentions=attentions, findings=(*report.findings, *findings))
 
 
 def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]) -> Report:

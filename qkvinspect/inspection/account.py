@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from qkvinspect.inspection.look_alikes import looking_alike
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.suggest import row
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
+from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
@@ -84,12 +85,13 @@ class Account:
     """Where every tensor belongs.
 
     Attributes:
+        weights: all of the checkpoint, and not their names' paths, which would take as much room as all layers.
         attention: names of tensors of modules that were found.
         unrecognised: modules that look like attention and were not understood.
     """
 
-    names: Names
-    attention: frozenset[str]
+    weights: Weights
+    attention: Set[str]
     unrecognised: tuple[Unrecognised, ...]
 
     def statuses(self) -> dict[str, Status]:
@@ -97,23 +99,23 @@ class Account:
         strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
         return {
             stored: "attention" if name in self.attention else "unrecognised" if name in strange else "other"
-            for name in self.names.paths
+            for name in self.weights
             for stored in self._stored(name)
         }
 
     def counts(self) -> dict[Status, int]:
         """How many tensors belong where."""
         strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
-        lists = {name: more for name in self.names.paths if (more := len(self._stored(name)) - 1)}
+        lists = {name: more for name in self.weights if (more := len(self._stored(name)) - 1)}
         attention, unknown = (
             len(some) + sum(more for name, more in lists.items() if name in some) for some in (self.attention, strange)
         )
-        total = len(self.names.paths) + sum(lists.values())
+        total = sum(1 for _ in self.weights) + sum(lists.values())
         return {"attention": attention, "other": total - attention - unknown, "unrecognised": unknown}
 
     def _stored(self, name: str) -> tuple[str, ...]:
         """The names in the file, where a weight is a list of tensors with one for each head."""
-        encoded = self.names.weights.encoded.get(name)
+        encoded = self.weights.encoded.get(name)
         return (name,) if encoded is None or heads_of(encoded) is None else tuple(one.name for one in encoded.stored)
 
     def findings(self) -> Iterator[Finding]:
@@ -125,8 +127,9 @@ class Account:
     def groups(self) -> list[Group]:
         """All tensors, similar ones together, those that look most like attention first."""
         counted: dict[tuple[str, tuple[int, ...]], list[Path]] = {}
-        for name, path in self.names.paths.items():
-            key = ".".join(numberless(path)), self.names.shape(name)
+        names = Names(self.weights)
+        for name, path in names.paths.items():
+            key = ".".join(numberless(path)), names.shape(name)
             counted.setdefault(key, []).append(path)
         groups = [
             Group(name, shape, len(paths), _likeness(paths[0], shape)) for (name, shape), paths in counted.items()
@@ -144,7 +147,7 @@ def _likeness(path: Path, shape: Sequence[int]) -> int:
 
 
 def account(
-    names: Names, matches: Iterable[Match], split: Iterable[str], left: Iterable[Leftover], said: Iterable[str] = ()
+    names: Names, matches: Iterable[Match], split: Iterable[str], left: Sequence[Leftover], said: Iterable[str] = ()
 ) -> Account:
     """Say of every tensor where it belongs.
 
@@ -158,22 +161,25 @@ def account(
     known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
     told = [path for path in places if any(map(speaks_of_attention, path[-2:]))]
     inside = _inside(names, frozenset(told))
-    above = {path[:size] for path in places for size in range(len(path))}
+    lone = any(some.lone for some in left)
+    above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
     strange = [
         Unrecognised(some.module, tensors, some.why, names, some.describable)
         for some in left
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
         and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
     ]
+    known |= inside  # in place: sets of all tensors take much room
+    del inside
     taken = {info.name for found in strange for info in found.tensors}
     told_of = {found.module for found in strange}.union(said)
     strange += [
         Unrecognised(*found, names)
-        for found in looking_alike(names, known | inside | taken)
+        for found in looking_alike(names, known, taken)
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
     ]
-    taken = {info.name for found in strange for info in found.tensors}
-    return Account(names, frozenset((known | inside) - taken), tuple(strange))
+    known.difference_update(info.name for found in strange for info in found.tensors)
+    return Account(names.weights, known, tuple(strange))
 
 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:

@@ -75,7 +75,8 @@ def find_attentions(
         found = _repeated(_find(names, rows, configs, asked, repeats), names, repeats)
     except UnlikeError:
         found = _find(names, rows, configs, asked, Repeats(names, compare=False))
-    order = {name: position for position, name in enumerate(names.weights)}
+    begin = {match.candidates[0].weights[0].name for match in found.matches}
+    order = {name: position for position, name in enumerate(names.weights) if name in begin}
     matches = sorted(found.matches, key=lambda match: order[match.candidates[0].weights[0].name])
     return found._replace(matches=matches)
 

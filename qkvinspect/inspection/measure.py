@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator
 
+from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.progress import Progress, counter
@@ -11,40 +13,75 @@ from qkvinspect.sources import announce
 from qkvinspect.weights.weight import Weight
 
 
-def measured(attentions: Sequence[Attention], progress: Progress | None) -> list[Attention]:
-    """Read every weight and bias once, in the order of the files, and attach the norms.
+def measured(attentions: deque[Attention], progress: Progress | None) -> Iterator[Attention]:
+    """Read every weight and bias once, in the order of the files, and attach the norms; takes all out of the queue.
 
-    Weights that cannot be decoded are not measured: the norm of codes is not the norm of the weight.
+    Weights that cannot be decoded are not measured: the norm of codes is not the norm of the weight. Of a hundred
+    thousand layers neither what was not measured yet nor the sums of all rows need be held beside the result: where
+    layers lie in the file in their order, each is done when its weights are read.
     """
-    from qkvinspect.weights.norms import StreamRequest, stream
+    from qkvinspect.weights.norms import RowStats, StreamRequest, stream
 
     wanted: dict[str, StreamRequest] = {}
+    uses: Counter[str] = Counter()
     for attention in attentions:
         for part in attention.parts:
-            if not part.weight.no_values:
-                wanted.setdefault(part.weight.name, StreamRequest(part.weight, part.orientation))
-            if part.bias is not None and not part.bias.no_values:
-                wanted.setdefault(part.bias.name, StreamRequest(part.bias, "out_in"))
+            for weight, orientation in _read(part):
+                wanted.setdefault(weight.name, StreamRequest(weight, orientation))
+                uses[weight.name] += 1
     requests = sorted(wanted.values(), key=lambda request: _place(request.weight))
+    del wanted
     announce(region for request in requests for region in request.weight.regions)
     advance = counter(sum(request.weight.nbytes for request in requests), progress)
     streamed = zip(requests, stream(requests, advance), strict=True)
-    found = {request.weight.name: stats for request, stats in streamed if stats is not None}
+    found: dict[str, RowStats | None] = {}
+    merged: dict[int, tuple[object, tuple[range, ...]]] = {}  # heads, which the layers of a stack share, and their rows
+
+    def stats_of(weight: Weight | None) -> RowStats | None:
+        """What was found of a weight; given up with the last part that it is asked for."""
+        if weight is None or weight.name not in uses:
+            return None
+        while weight.name not in found:
+            request, stats = next(streamed)
+            found[request.weight.name] = stats
+        uses[weight.name] -= 1
+        return found[weight.name] if uses[weight.name] else found.pop(weight.name)
 
     def with_norms(part: Part) -> Part:
-        stats = found.get(part.weight.name)
-        of_bias = found.get(part.bias.name) if part.bias is not None else None
-        return replace(
-            part,
-            measured=None if stats is None else Measure(*stats.measure(part.rows)),
+        stats, of_bias = stats_of(part.weight), stats_of(part.bias)
+        _, rows = merged.get(id(part.heads)) or merged.setdefault(id(part.heads), (part.heads, part.rows))
+        return Part(
+            part.name,
+            part.weight,
+            part.orientation,
+            part.in_features,
+            part.heads,
+            part.bias,
+            part.bias_heads,
+            measured=None if stats is None else Measure(*stats.measure(rows)),
             bias_measured=None if of_bias is None else Measure(*of_bias.measure(part.bias_heads)),
-            head_measures=() if stats is None else tuple(Measure(*stats.measure((rows,))) for rows in part.heads),
+            head_measures=() if stats is None else tuple([Measure(*stats.measure((rows,))) for rows in part.heads]),
+            head_ranks=part.head_ranks,
         )
 
-    return [replace(a, parts=tuple(map(with_norms, a.parts))) for a in attentions]
+    while attentions:
+        one = attentions.popleft()
+        yield replace(one, parts=tuple(map(with_norms, one.parts)))
+    deque(streamed, maxlen=0)  # nothing is left of it but its end
+
+
+def _read(part: Part) -> Iterator[tuple[Weight, Orientation]]:
+    """What is read for a part."""
+    if not part.weight.no_values:
+        yield part.weight, part.orientation
+    if part.bias is not None and not part.bias.no_values:
+        yield part.bias, "out_in"
 
 
 def _place(weight: Weight) -> tuple[str, int, int]:
     info = weight.stored[0]
-    first = next(iter(info.region.extents), None)
+    region = info.region
+    if type(region) is Region:  # nearly always, and asked of every weight
+        return region.source.name, region.start, info.offset
+    first = next(iter(region.extents), None)
     return (first.source.name, first.start, info.offset) if first else ("", 0, 0)

@@ -10,6 +10,7 @@ from sys import intern
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
+from qkvinspect.inspection.names_by_path import Path, names_by_path
 from qkvinspect.inspection.words import counts_heads, is_projection, tokens
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.encodings import Weights
@@ -36,8 +37,6 @@ _ENDS = frozenset(end[-1] for end in _LEAVES)
 LIST = "*"
 """What stands for the number of each head in the name of a weight that is stored as a list with a tensor a head."""
 
-Path = tuple[str, ...]
-
 _DEEPEST = 128
 """Components of a path; those before are one. What asks for every module above another takes the square of it."""
 
@@ -62,10 +61,10 @@ class Names:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         stripped = {name: _shared(unwrapped(name)) for name in weights}
-        self._by_path = {path: name for name, path in stripped.items()}
+        self._by_path: Mapping[Path, str] = names_by_path(stripped)
         if len(self._by_path) != len(stripped):  # both x and module.x: nothing may be stripped
             stripped = {name: _path(name.split(".")) for name in stripped}
-            self._by_path = {path: name for name, path in stripped.items()}
+            self._by_path = names_by_path(stripped)
         self.paths = stripped
         self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
         if self.aliases:

@@ -17,6 +17,9 @@ class Foreseeing(Protocol):
         ...
 
 
+_UNKNOWN = (True, None)
+
+
 def announce(regions: Iterable[Region]) -> None:
     """Announce that these will be read, grouped by file in the order given.
 
@@ -25,6 +28,8 @@ def announce(regions: Iterable[Region]) -> None:
     """
     found: dict[int, tuple[Foreseeing | None, list[tuple[int, int]]]] = {}
     for region in regions:
+        if type(region) is Region and found.get(id(region.source), _UNKNOWN)[0] is None:
+            continue  # nearly always: a file of this machine has been met before
         for source, start, stop in region.extents:
             if id(source) not in found:
                 found[id(source)] = source if isinstance(source, Foreseeing) else None, []

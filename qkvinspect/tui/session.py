@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -91,7 +92,7 @@ class Session:
         return grid(column, (self.figures.get(number, none) for number, none in zip(layers, unknown, strict=True)))
 
     def _norms(self, layers: Sequence[int], progress: Progress) -> Keep:
-        found = measured([self.attentions[number] for number in layers], progress)
+        found = list(measured(deque(self.attentions[number] for number in layers), progress))
 
         def keep() -> None:
             for number, attention in zip(layers, found, strict=True):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from math import nan, sqrt
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.sources.briefly import AT_ONCE, is_filling
 from qkvinspect.weights.compiled import squares_of, squares_of_rows
+from qkvinspect.weights.neighbours import in_runs
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.tiles import Tile, Verifiable, is_verifiable, tiles
 from qkvinspect.weights.weight import Matrix, Weight
@@ -33,8 +35,8 @@ _PIECE = 4 << 20
 _SMALL = 1 << 16
 """Bytes of storages that are read twice rather than one after the other."""
 
-_BATCH = 4 << 20
-"""Bytes that a core takes at a time."""
+_BATCH, _MANY = 4 << 20, 1024
+"""Bytes that a core takes at a time, and pieces: what is made of each takes a kilobyte, however small it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class RowStats:
         squares: float64.
         odd: as in a piece.
     """
+
+    __slots__ = ("_begun", "odd", "squares")
 
     def __init__(self, rows: int) -> None:
         self.squares = array("d", bytes(8 * rows))
@@ -156,9 +160,10 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Ite
     """
     batch: list[_Work] = []
     size = 0
-    yield from _unchecked(requests[:1])
+    following = chain(requests, (None,))
+    yield from _unchecked(next(following))
     for number, request in enumerate(requests):
-        yield from _unchecked(requests[number + 1 : number + 2])
+        yield from _unchecked(next(following))
         job = _job(number, request)
         jobs.append(job)
         if job is None:
@@ -171,18 +176,20 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Ite
         for work in _tiles(job):
             batch.append(work)
             size += work[1].nbytes
-            if size >= _BATCH:
+            if size >= _BATCH or len(batch) >= _MANY:
                 yield batch
                 batch, size = [], 0
     if batch:
         yield batch
 
 
-def _unchecked(requests: Iterable[StreamRequest]) -> Iterator[Region]:
-    for request in requests:
-        for region in request.weight.regions:
-            if not region.checked and region.nbytes > _PIECE and not _whole_storage(_job(0, request)):
-                yield region
+def _unchecked(request: StreamRequest | None) -> Iterator[Region]:
+    if request is None:
+        return
+    for info in request.weight.stored:
+        region = info.region
+        if not region.checked and region.nbytes > _PIECE and not _whole_storage(_job(0, request)):
+            yield region
 
 
 def _whole_storage(job: _Job | None) -> _WholeStorage | None:
@@ -221,7 +228,13 @@ def _work(work: _Item) -> list[_PartialSums]:
         return []
     if isinstance(work, _WholeStorage):
         return _verified(work)
-    return [_measure(job, tile) for job, tile in work]
+    parts: list[_PartialSums] = []
+    waiting = iter(work)
+    for read in in_runs([tile for _, tile in work]):
+        run = list(islice(waiting, len(read)))
+        found = [_compiled(tile, data) for (_, tile), data in zip(run, read, strict=True)]
+        parts += [_sums(job, tile, squares) for (job, tile), squares in zip(run, found, strict=True)]
+    return parts
 
 
 def _verified(whole: _WholeStorage) -> list[_PartialSums]:
@@ -232,9 +245,9 @@ def _verified(whole: _WholeStorage) -> list[_PartialSums]:
     return [_sums(whole.job, tile, squares) for tile, squares in zip(every, found, strict=True)]
 
 
-def _measure(job: _Job, tile: Tile | ValueTile) -> _PartialSums:
+def _compiled(tile: Tile | ValueTile, data: bytes | memoryview | None) -> memoryview[float] | None:
     """Stored words are summed as they are, which is fast; what is decoded is summed as numbers."""
-    return _sums(job, tile, squares_of_rows(tile) if isinstance(tile, Tile) else None)
+    return squares_of_rows(tile, data) if isinstance(tile, Tile) else None
 
 
 def _sums(job: _Job, tile: Tile | ValueTile, compiled: memoryview[float] | None) -> _PartialSums:

@@ -77,10 +77,14 @@ def tiles(matrix: StridedMatrix, limit: int) -> Iterator[Tile]:
     """Cut a matrix into pieces of about ``limit`` bytes, in the order of the file; nothing is read yet."""
     if not matrix.rows or not matrix.cols:
         return
+    room = max(limit // (matrix.unit // 8), 1)
+    if matrix.col_stride == 1 and matrix.row_stride == matrix.cols and matrix.rows * matrix.cols <= room:
+        every = slice(0, matrix.rows), slice(0, matrix.cols)  # as a whole, as most small ones are
+        yield Tile(matrix, *every, matrix.offset, (matrix.rows, matrix.cols), (matrix.row_stride, 1), False)
+        return
     across = matrix.col_stride > matrix.row_stride  # columns lie further apart: read by columns
     outer, outer_stride = (matrix.cols, matrix.col_stride) if across else (matrix.rows, matrix.row_stride)
     inner, inner_stride = (matrix.rows, matrix.row_stride) if across else (matrix.cols, matrix.col_stride)
-    room = max(limit // (matrix.unit // 8), 1)
     inner_step = min(inner, max(room // max(inner_stride, 1) // matrix.grain, 1) * matrix.grain)
     span = (inner_step - 1) * inner_stride + 1
     outer_step = max((room - span) // max(outer_stride, 1) + 1, 1) if span <= room else 1

@@ -33,6 +33,12 @@ class ValueTile:
     read: Callable[[], list[Array]]
     stored: Tile | None = None
 
+    def read_briefly(self) -> list[Array]:
+        """The same, which may lie in memory that is used again when this thread reads more."""
+        if self.stored is None:
+            return self.read()
+        return numbers(words_of(self.stored, self.stored.stored_briefly()), self.stored.matrix.info.dtype)
+
     def some(self, rows: Array | slice, cols: Array | slice) -> Array:
         """The numbers of some of its rows and columns, or their real parts: no others are made of what was read."""
         tile = self.stored

@@ -17,7 +17,7 @@ are found. Only attention is read, so a copy from elsewhere is noticed only if i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -108,9 +108,23 @@ def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[Store
         return _Seen([(start + first, start + last) for first, last in runs], found, counts, codes)
 
     pieces = [(tensor, start) for tensor in tensors for start in range(0, tensor.nbytes, _PIECE)]
-    seen = in_order(look, pieces)
+    seen = chain.from_iterable(in_order(lambda some: [look(one) for one in some], _in_batches(pieces)))
     for tensor in tensors:
         yield tensor, [next(seen) for _ in range(0, tensor.nbytes, _PIECE)]
+
+
+def _in_batches(pieces: Sequence[tuple[StoredTensor, int]]) -> Iterator[Sequence[tuple[StoredTensor, int]]]:
+    """Pieces of about one size together: to hand a small one to another core takes longer than to look at it."""
+    batch: list[tuple[StoredTensor, int]] = []
+    size = 0
+    for tensor, start in pieces:
+        batch.append((tensor, start))
+        size += min(_PIECE, tensor.nbytes - start)
+        if size >= _PIECE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _together(marks: Sequence[Marks]) -> Marks:

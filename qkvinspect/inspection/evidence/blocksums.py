@@ -14,6 +14,8 @@ from qkvinspect.fast_dataclass import dataclass
 
 Array = NDArray[Any]
 
+_RUNS_KEPT = 64
+
 FEW = 4
 """Entries that a class needs; a hypothesis with a smaller one cannot be weighed."""
 
@@ -105,6 +107,7 @@ class Whole:
     def __init__(self, scores: Array) -> None:
         self.scores = scores
         self._sums: SumsOverBlocks | None = None
+        self._known: dict[tuple[bytes, int], Array | slice | None] = {}
 
     def over(self, rows: Array, columns: Array, width: int) -> Array | None:
         """SumsOverBlocks of the entries and of their squares over the blocks of heads.
@@ -116,12 +119,24 @@ class Whole:
             float64 [2, heads, other heads]; None where the rows of a head are no run that starts at a multiple of
             their number.
         """
-        down, across = _runs(rows, width), _runs(columns, width)
+        down, across = self._runs(rows, width), self._runs(columns, width)
         if down is None or across is None or len(self.scores) % width:
             return None
         if self._sums is None:
             self._sums = SumsOverBlocks(np.array([self.scores, self.scores * self.scores]))
-        return self._sums.over(width, width).take(down, axis=1).take(across, axis=2)
+        some = self._sums.over(width, width)
+        some = some[:, down] if isinstance(down, slice) else some.take(down, axis=1)
+        return some[:, :, across] if isinstance(across, slice) else some.take(across, axis=2)
+
+    def _runs(self, rows: Array, width: int) -> Array | slice | None:
+        """Which runs of so many rows these are, if they are: kept, as each part is compared with all others."""
+        key = rows.tobytes(), width
+        if key not in self._known:
+            if len(self._known) >= _RUNS_KEPT:
+                self._known.clear()
+            runs = _runs(rows, width)
+            self._known[key] = runs if runs is None else _one_run(runs) or runs
+        return self._known[key]
 
     def cut(self, rows: Array, columns: Array) -> Array:
         """The similarities of some rows with others."""
@@ -253,6 +268,21 @@ def fitted(count: float, moments: Array, *, given: bool = False) -> Fitted:
         lost = (2,) if given else (1, 2)
     value = -count * log(max(spread, _FLOOR ** len(lost)))
     return Fitted(value, *_on_noise(count, lost))
+
+
+def scores_of(count: float, moments: Array, *, given: bool = False) -> Array:
+    """``value`` less ``expected`` of ``fitted``, for each of several sets of so many entries: a row of moments each."""
+    if count < FEW:
+        return np.zeros(len(moments))
+    mean = moments.T / count
+    if len(mean) == 2:
+        spread = mean[1] - mean[0] ** 2
+        lost = (1,)
+    else:
+        x, y, both = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
+        spread = y - both * both / np.maximum(x, _FLOOR) if given else x * y - both * both
+        lost = (2,) if given else (1, 2)
+    return -count * np.log(np.maximum(spread, _FLOOR ** len(lost))) - _on_noise(count, lost)[0]
 
 
 @lru_cache(maxsize=4096)

@@ -28,6 +28,7 @@ from qkvinspect.inspection.evidence.blocksums import (
     block_sums,
     cross_sums,
     fitted,
+    scores_of,
 )
 from qkvinspect.inspection.evidence.sample import Sample
 
@@ -53,11 +54,12 @@ class Term:
 
     def fitted(self, order: Array | None = None) -> Fitted:
         """With kv heads (or blocks of them) that carry the same number in ``order`` taken together, if it is given."""
-        return sum((self._class(count, moments) for count, moments in self._classes(order)), self._paired)
+        classes = self._own_classes if order is None else self._classes(self.sums.of(*self._alike(order)))
+        return sum((self._class(count, moments) for count, moments in classes), self._paired)
 
     def smallest(self) -> float:
         """The number of entries of the smallest class."""
-        return min((count for count, _ in self._classes(None) if count), default=0.0) * self.weight
+        return min((count for count, _ in self._own_classes if count), default=0.0) * self.weight
 
     @cached_property
     def without_heads(self) -> Fitted:
@@ -67,13 +69,17 @@ class Term:
             moments = moments[[1, 3]]
         return fitted(count * self.weight, moments * self.weight) + self._paired
 
-    def _classes(self, order: Array | None) -> list[tuple[float, Array]]:
-        """Count and moments of the blocks of each class; the last class is what the others leave of all."""
+    @cached_property
+    def _own_classes(self) -> list[tuple[float, Array]]:
+        return self._classes(self.sums.of_diagonal() if self.share == (1, 1) else self.sums.of(*self._within()))
+
+    def _classes(self, same: tuple[float, Array]) -> list[tuple[float, Array]]:
+        """Count and moments of the blocks of each class; the last class is what the others leave of all.
+
+        Args:
+            same: those of the blocks of heads that share a kv head.
+        """
         count, moments = self._total
-        if order is None:
-            same = self.sums.of_diagonal() if self.share == (1, 1) else self.sums.of(*self._within())
-        else:
-            same = self.sums.of(*self._alike(order))
         others = count - same[0], moments - same[1]
         if self.share[0] == 1 or self.share[0] != self.share[1]:
             return [same, others]
@@ -100,7 +106,22 @@ class Term:
     def _class(self, count: float, moments: Array) -> Fitted:
         return fitted(count * self.weight, moments * self.weight, given=self.given)
 
-    @property
+    def scores(self, orders: Array) -> Array:
+        """How well kv heads explain the entries that carry the same number in an order: for each of several orders.
+
+        As ``fitted`` for one, less what noise would give, where no heads share a kv head. Each order is another order
+        of the same numbers, so that all have classes of the same sizes.
+        """
+        count, moments = self._total
+        same = (orders[:, :, None] == orders[:, None, :]).reshape(len(orders), -1).astype(np.float64)
+        own = float(same[0] @ self.sums.counts.ravel())
+        within = same @ self.sums.moments.reshape(len(moments), -1).T
+        found = np.full(len(orders), self._paired.value - self._paired.expected)
+        for size, sums in ((own, within), (count - own, moments - within)):
+            found += scores_of(size * self.weight, sums * self.weight, given=self.given)
+        return found
+
+    @cached_property
     def _paired(self) -> Fitted:
         return fitted(*self.sums.paired) if self.sums.paired else Fitted()
 
@@ -152,6 +173,11 @@ class Fit:
             order: as if the kv heads that carry the same number in it were one head.
         """
         return (self._entries if order is None else self._fitted(order)) - self._without_heads
+
+    def gains(self, orders: Array) -> Array:
+        """As ``gain`` less what it is on noise, for each of several orders of the same numbers."""
+        without = self._without_heads.value - self._without_heads.expected
+        return sum((term.scores(orders) for term in self.terms), np.zeros(len(orders))) - without
 
     def parted(self, together: int) -> Fitted:
         """The gain over taking so many neighbouring kv heads for one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ _OFTEN = 0.1
 _PARTED = 0.12
 """The share of a score that is gained if each head is parted again, where it is one: under 0.06 in all layers that
 others trained and that are not too faint to tell. Where two heads are taken for one it was 0.16 to 3."""
+
+_ROOM = 1 << 20
+"""Pairs of heads, in all orders, that are looked at together."""
 
 _CHANCE = 15.0
 """The gain of splitting heads that noise hardly ever reaches."""
@@ -58,11 +61,21 @@ def _any_order_does(fits: Sequence[Fit], together: int, score: float) -> bool:
     generator = np.random.default_rng(0)
     orders = [order for order in (generator.permutation(own) for _ in range(_SHUFFLES)) if not _same(order, own)]
     reached = tried = 0
-    for tried, order in enumerate(orders, 1):
-        reached += score_of([one.gain(order) for one in fits]) > _AS_GOOD * score
-        if tried == _SHUFFLES // 4 and reached in (0, tried):  # it will not become clearer
+    for some in _in_parts(orders, _SHUFFLES // 4):
+        gains = sum(one.gains(np.array(some)) for one in fits)
+        reached += int(np.count_nonzero(gains > _AS_GOOD * score))
+        tried += len(some)
+        if tried in (_SHUFFLES // 4, _SHUFFLES // 2) and reached in (0, tried):  # it will not become clearer
             break
     return reached > _OFTEN * tried
+
+
+def _in_parts(orders: Sequence[Array], size: int) -> Iterator[Sequence[Array]]:
+    """So many at a time as are looked at together, and fewer where that would take much room."""
+    step = min(size, max(_ROOM // len(orders[0]) ** 2, 1)) if orders else size
+    for first in range(0, len(orders), size):
+        some = orders[first : first + size]
+        yield from (some[start : start + step] for start in range(0, len(some), step))
 
 
 def _same(first: Array, second: Array) -> bool:

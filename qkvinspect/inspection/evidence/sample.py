@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.checkpoint import Orientation
+from qkvinspect.checkpoint import BLOCK, Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, field, replace
@@ -17,7 +17,7 @@ from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whol
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
-from qkvinspect.weights.copying import is_copying
+from qkvinspect.sources.briefly import AT_ONCE, is_filling
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import value_tiles
 from qkvinspect.weights.weight import Matrix, Weight
@@ -285,16 +285,20 @@ def _lines(matrix: Matrix, step: int) -> Array:
     values = np.empty((sum(part.rows for part in wanted), matrix.cols), np.float32)
     start = 0
     for part in wanted:
-        for tile in value_tiles(part):
+        for tile in value_tiles(part, AT_ONCE if _is_here(part) else BLOCK):
             with np.errstate(all="ignore"):  # float64 beyond float32, and signalling NaN: neither says anything
-                values[start + tile.rows.start : start + tile.rows.stop, tile.cols] = tile.read()[0]
+                values[start + tile.rows.start : start + tile.rows.stop, tile.cols] = tile.read_briefly()[0]
         start += part.rows
     return values
 
 
 def _near(matrix: StridedMatrix, step: int) -> bool:
-    local = is_copying(matrix.info.region.source)
-    return local and step * matrix.row_stride * matrix.unit // 8 <= _AHEAD
+    return _is_here(matrix) and step * matrix.row_stride * matrix.unit // 8 <= _AHEAD
+
+
+def _is_here(matrix: Matrix) -> bool:
+    """Whether it lies in a file of this machine as it is."""
+    return isinstance(matrix, StridedMatrix) and is_filling(matrix.info.region.source)
 
 
 def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
