@@ -46,6 +46,12 @@ def jukebox(weight: Tensor, tokens: Tensor) -> Parts:
     return q, k, v
 
 
+def self_attention_cv(weight: Tensor, tokens: Tensor) -> Parts:
+    """rearrange(qkv, 'b t (d k h ) -> k b h t d ', k=3, h=heads)"""
+    q, k, v = (tokens @ weight.T).unflatten(-1, (D, 3, H)).permute(2, 3, 0, 1)
+    return q, k, v
+
+
 def _beside(layer: str, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return {f"{layer}.{name.replace('__', '.')}": torch.zeros(shape) for name, shape in shapes.items()}
 
@@ -60,6 +66,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Tensor], Reference]] = {
     "point-e": ("attn.c_qkv.weight", (3 * E, E), _beside("attn", c_proj__weight=(E, E)), point_e),
     "restormer": ("attn.qkv.weight", (3 * E, E, 1, 1), _beside("attn", qkv_dwconv__weight=(3 * E, 1, 3, 3),
                   temperature=(H, 1, 1), project_out__weight=(E, E, 1, 1)), restormer),
+    "self-attention-cv": ("mhsa.to_qvk.weight", (3 * E, E), _beside("mhsa", W_0__weight=(E, E)), self_attention_cv),
     "jukebox": ("attn.c_attn.w", (E, 3 * E), _beside("attn", c_proj__w=(E, E)), jukebox),
 }  # fmt: skip
 
