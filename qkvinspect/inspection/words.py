@@ -128,6 +128,7 @@ class Word:
         return "_".join(word for word in (*self.before, *self.after) if word not in GENERIC)
 
 
+@lru_cache(1 << 14)
 def tokens(component: str) -> tuple[str, ...]:
     """The words of a component, in lower case: ``fc_q``, ``fcQ`` and ``FC-q`` are ``fc q``."""
     words = _TOKENS if component.isascii() else _FOREIGN
