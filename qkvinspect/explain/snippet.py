@@ -192,7 +192,7 @@ def _split(
     expression: str,
 ) -> list[str]:
     """Assign the parts of one stored tensor; ``names`` are the parts that it gives."""
-    if len(packing.order) == 1:
+    if len(packing.order) == 1 and not packing.heads_innermost:
         return [f"{' = '.join(name + suffix for name in names)} = {expression}"]
     groups, slots = slots_of(packing, geometry, total)
     targets = [f"{part}{suffix}" for part, _, _ in slots]

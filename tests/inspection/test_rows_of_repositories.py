@@ -85,3 +85,16 @@ def test_rows_are_what_the_source_computes(tmp_path: Path, id: str) -> None:
     for part, expected in zip(attention.parts, reference(weight, tokens), strict=True):
         rows = [torch.cat([matrix[r.start : r.stop : r.step] for r in (head,)]) for head in part.heads]
         torch.testing.assert_close(torch.stack([tokens @ own.T for own in rows]), expected)
+
+
+def test_heads_that_alternate_in_tensors_of_their_own(tmp_path: Path) -> None:
+    """PolynormerAttention: ``self.k(x).view(..., head_channels, heads)``, and V alike."""
+    tensors = {f"attn.{name}.weight": torch.randn(E, E) for name in ("k", "v", "h_lins", "lin_out")}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        (attention,) = inspect(checkpoint, Options(norms=False, heads=(str(H),))).attentions
+    for part in attention.parts:
+        expected = tensors[f"attn.{part.name}.weight"].unflatten(0, (D, H)).transpose(0, 1)
+        stored = tensors[part.weight.name]
+        own = torch.stack([stored[head.start : head.stop : head.step] for head in part.heads])
+        torch.testing.assert_close(own, expected)
