@@ -52,6 +52,11 @@ def self_attention_cv(weight: Tensor, tokens: Tensor) -> Parts:
     return q, k, v
 
 
+def nemo_tts(weight: Tensor, tokens: Tensor) -> Parts:
+    q, k, v = (tokens @ weight.T).reshape(N, 3, H, D).chunk(3, dim=1)
+    return q.squeeze(1).transpose(0, 1), k.squeeze(1).transpose(0, 1), v.squeeze(1).transpose(0, 1)
+
+
 def _beside(layer: str, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return {f"{layer}.{name.replace('__', '.')}": torch.zeros(shape) for name, shape in shapes.items()}
 
@@ -67,6 +72,8 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Tensor], Reference]] = {
     "restormer": ("attn.qkv.weight", (3 * E, E, 1, 1), _beside("attn", qkv_dwconv__weight=(3 * E, 1, 3, 3),
                   temperature=(H, 1, 1), project_out__weight=(E, E, 1, 1)), restormer),
     "self-attention-cv": ("mhsa.to_qvk.weight", (3 * E, E), _beside("mhsa", W_0__weight=(E, E)), self_attention_cv),
+    "nemo-tts": ("l.self_attention.qkv_net.weight", (3 * E, E), _beside("l.self_attention", o_net__weight=(E, E)),
+                 nemo_tts),
     "jukebox": ("attn.c_attn.w", (E, 3 * E), _beside("attn", c_proj__w=(E, E)), jukebox),
 }  # fmt: skip
 
@@ -98,3 +105,16 @@ def test_heads_that_alternate_in_tensors_of_their_own(tmp_path: Path) -> None:
         stored = tensors[part.weight.name]
         own = torch.stack([stored[head.start : head.stop : head.step] for head in part.heads])
         torch.testing.assert_close(own, expected)
+
+
+def test_keys_and_values_of_nemo_s_speech_decoder(tmp_path: Path) -> None:
+    """``self.kv_net(memory).reshape(B, T, 2, n_heads, d_head).chunk(2, dim=2)``"""
+    shapes = {"q_net": (E, E), "kv_net": (2 * E, 24), "o_net": (E, E)}
+    tensors = {f"l.cross_attention.{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        (attention,) = inspect(checkpoint, Options(norms=False, heads=(str(H),))).attentions
+    stored = tensors["l.cross_attention.kv_net.weight"]
+    _, *both = attention.parts
+    for part, expected in zip(both, stored.reshape(2, H, D, 24), strict=True):
+        assert torch.equal(torch.stack([stored[head.start : head.stop] for head in part.heads]), expected)
