@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
-from qkvinspect.fast_dataclass import replace
 from qkvinspect.formats.torch_subclasses import Attribute
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import Layout
-from qkvinspect.layouts.packing import HEADED, Geometry, Packing, slots_of
+from qkvinspect.layouts.packing import Geometry, Packing, slots_of
 from qkvinspect.layouts.put_back import reordered, shared_apart
 from qkvinspect.sources import is_remote
 from qkvinspect.weights.weight import Weight
@@ -186,10 +185,6 @@ def _reach(info: TensorInfo, checkpoint: Checkpoint) -> str:
     return stored if info.contiguous else f"{stored}.T"
 
 
-def _by_heads(name: str, width: int, heads: int) -> str:
-    return f"{name} = {name}.unflatten(0, ({width}, {heads})).transpose(0, 1).flatten(0, 1)"
-
-
 def _split(
     packing: Packing,
     geometry: Geometry,
@@ -199,11 +194,7 @@ def _split(
     expression: str,
 ) -> list[str]:
     """Assign the parts of one stored tensor; ``names`` are the parts that it gives."""
-    if packing.heads_innermost:
-        lines = _split(replace(packing, heads_innermost=False), geometry, total, names, suffix, expression)
-        own = dict.fromkeys(name for name in names if name in HEADED)
-        return [*lines, *(_by_heads(f"{name}{suffix}", geometry.width(name), geometry.heads(name)) for name in own)]
-    if len(packing.order) == 1:
+    if len(packing.order) == 1 and not packing.heads_innermost:
         return [f"{' = '.join(name + suffix for name in names)} = {expression}"]
     groups, slots = slots_of(packing, geometry, total)
     targets = [f"{part}{suffix}" for part, _, _ in slots]
@@ -211,6 +202,14 @@ def _split(
     if packing.slot_innermost:
         inner = f"{expression}.unflatten(0, ({groups}, {geometry.head_dim}, {len(slots)}))"
         return [f"{', '.join(targets)} = (part.flatten(0, 1) for part in {inner}.unbind(2))"]
+    if packing.groups == "rows":
+        cut = f"{expression}.unflatten(0, ({groups}, {sum(sizes)})).split({sizes}, dim=1)"
+        return [f"{', '.join(targets)} = (part.transpose(0, 1).flatten(0, 1) for part in {cut})"]
+    if packing.heads_innermost:
+        cut = f"{expression}.split({sizes})"
+        counts = [heads for _, heads, _ in slots]
+        turned = "part.unflatten(0, (-1, heads)).transpose(0, 1).flatten(0, 1)"
+        return [f"{', '.join(targets)} = ({turned} for part, heads in zip({cut}, {counts}))"]
     if groups == 1:
         cut = f".chunk({len(sizes)})" if len(set(sizes)) == 1 else f".split({sizes})"
         return [f"{', '.join(targets)} = {expression}{cut}"]

@@ -90,7 +90,7 @@ def test_every_packing_is_recognised(others, tmp_path: Path, label: str) -> None
     one = others[label]
     layers = cases.layers(one.path)
     packings = cases.packings(one.heads, layers[0].out.shape[1])
-    assert len(packings) == 15
+    assert len(packings) == 21
     for name, packing in packings.items():
         cases.pack(layers, packing, one.heads, tmp_path / "packed.safetensors")
         report = cases.weigh(tmp_path / "packed.safetensors")
