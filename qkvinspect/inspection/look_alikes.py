@@ -13,7 +13,7 @@ from qkvinspect.weights.weight import Weight
 
 _SMALL = 8
 
-_TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "buffer", "attn_mask"})
+_TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "alibi", "buffer", "attn_mask"})
 """Words of what is no matrix of numbers that were learned for tokens."""
 
 _BIASES = ("bias", "biases", "b", "scale", "gamma", "beta")

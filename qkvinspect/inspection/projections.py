@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import prod
 
 from qkvinspect.fast_dataclass import dataclass, field, replace
-from qkvinspect.inspection.kernels import is_convolution
+from qkvinspect.inspection.kernels import KERNEL, is_convolution
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.words import GENERIC, OUT_WORDS, Word, is_no_projection, is_output, tokens, word_of
 from qkvinspect.weights.weight import Weight
@@ -135,8 +135,8 @@ def _is_matrix(shape: Sequence[int], leaf: str) -> bool:
         return False
     if len(shape) == 2 or prod(shape[2:]) == 1:
         return True
-    if leaf == "kernel":
-        return len(shape) == 3 or not is_convolution(shape)
+    if leaf == "kernel":  # a window first, if there is one
+        return shape[-2] > 1 or max(shape[:-2]) > KERNEL
     return shape[1] > 1 or not (is_convolution(shape) or len(shape) == 3)
 
 

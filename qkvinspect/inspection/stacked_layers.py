@@ -43,6 +43,8 @@ def no_matrices(names: Names, candidate: Candidate) -> Leftover | Finding | None
 
 
 def _layers(count: int, axis: int) -> str:
+    if count == 1:
+        return "looks like a convolution whose window comes first"
     return f"looks like {count} layers stacked along the {_AXES[axis]} axis"
 
 
