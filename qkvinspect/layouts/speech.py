@@ -95,7 +95,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         id="nemo-tts",
-        libraries="NeMo TTS, FastPitch",
+        libraries="NeMo TTS, FastPitch, Transformer-XL",
         weights=(StoredWeight("qkv_net.weight", QKV),),
         siblings=("o_net.weight",),
         out=("o_net.weight",),
