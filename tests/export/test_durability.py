@@ -62,6 +62,7 @@ class Failing:
 
 @pytest.mark.parametrize(("number", "nameless"), [(errno.ENOSPC, True), (errno.EIO, False)])
 @pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.no_cover
 def test_every_write_may_fail(
     samples: Path, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, nameless: bool
 ) -> None:

@@ -115,6 +115,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("layout", list(every_layout()))
+@pytest.mark.no_cover
 def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
     @SAFE
     @given(geometries(layout))
@@ -133,6 +134,7 @@ def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("layout", list(every_layout()))
+@pytest.mark.no_cover
 def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
     """Through layouts of other kinds that can hold it; at least one can, but for a few that are alone.
 
