@@ -186,9 +186,12 @@ def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Itera
     if not counts:
         return
     found, step = np.concatenate(counts), odd_exponents.step(tensor.itemsize)
-    gaps = not _one_direction(subject, tensor) and not _coded(tensor)
-    for first, last in _segments(tensor, len(found)):
-        for start, stop, what in odd_exponents.odd(found[first:last], tensor.itemsize, gaps=gaps):
+    segments = list(_segments(tensor, len(found)))
+    runs = [odd_exponents.odd(found[first:last], tensor.itemsize) for first, last in segments]
+    if any(runs) and (_one_direction(subject, tensor) or _coded(tensor)):
+        runs = [odd_exponents.odd(found[first:last], tensor.itemsize, gaps=False) for first, last in segments]
+    for (first, _), some in zip(segments, runs, strict=True):
+        for start, stop, what in some:
             ends = (first + start) * step, (first + stop) * step
             if what != odd_exponents.SMALL or not _in_dead_heads(tensor, *ends):
                 yield tensor.layer, f"{_where(tensor, *ends)} hold {what}"
