@@ -24,7 +24,6 @@ from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
-from qkvinspect.inspection.measure import measured
 from qkvinspect.inspection.misfit import cannot, why_shapes
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_numbers, about_values
@@ -123,6 +122,8 @@ def inspect(
         report = _inspect(checkpoint, options, layouts)
     if not options.norms:
         return report
+    from qkvinspect.inspection.measure import measured
+
     waiting = deque(report.attentions)
     report = replace(report, attentions=())
     attentions = tuple(measured(waiting, progress))

@@ -293,13 +293,18 @@ def sparse(path: Path, layers: int, width: int) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of all reads of files."""
     sizes: list[int] = []
-    real = LocalFile.read
+    real, real_into = LocalFile.read, LocalFile.read_into
 
     def read(self: LocalFile, offset: int, length: int) -> bytes:
         sizes.append(length)
         return real(self, offset, length)
 
+    def read_into(self: LocalFile, offset: int, room: memoryview) -> None:
+        sizes.append(len(room))
+        real_into(self, offset, room)
+
     monkeypatch.setattr(LocalFile, "read", read)
+    monkeypatch.setattr(LocalFile, "read_into", read_into)
     return sizes
 
 

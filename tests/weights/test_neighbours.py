@@ -1,0 +1,75 @@
+"""Small weights that lie near each other are read at once, and their norms are those that torch finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.sources import LocalFile
+from qkvinspect.weights.neighbours import in_runs
+from qkvinspect.weights.norms import StreamRequest, stream
+from qkvinspect.weights.strided import strided_matrix
+from qkvinspect.weights.tiles import tiles
+from qkvinspect.weights.weight import plain
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all reads but those of headers."""
+    sizes: list[int] = []
+    real = LocalFile.read_into
+
+    def read_into(self: LocalFile, offset: int, room: memoryview) -> None:
+        sizes.append(len(room))
+        real(self, offset, room)
+
+    monkeypatch.setattr(LocalFile, "read_into", read_into)
+    return sizes
+
+
+def written(
+    path: Path, sizes: dict[str, tuple[int, int]], dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    state = {name: torch.randn(shape).to(dtype) for name, shape in sizes.items()}
+    save_file(state, path)
+    return state
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e4m3fn", "float64"])
+def test_norms_of_many_small_weights(dtype: str, tmp_path: Path, reads: list[int]) -> None:
+    path = tmp_path / "m.safetensors"
+    state = written(path, {f"w{n:04}": (1 + n % 7, 3 + n % 50) for n in range(2000)}, getattr(torch, dtype))
+    state["w0007"][0, 0] = torch.nan
+    state["w0009"].zero_()
+    save_file(state, path)
+    with open_checkpoint(path) as checkpoint:
+        infos = checkpoint.tensors
+        found = list(stream([StreamRequest(plain(info), "out_in") for info in infos.values()], lambda _: None))
+    for (name, info), stats in zip(infos.items(), found, strict=True):
+        assert stats is not None
+        expected = state[name].double()
+        if name == "w0007":
+            assert stats.odd == {0: (1, 1)}
+            continue
+        assert list(stats.squares) == pytest.approx(expected.square().sum(1).tolist(), rel=1e-6, abs=0), name
+        assert len(stats.squares) == info.shape[0]
+    if dtype != "float64":  # which numpy sums, each on its own
+        assert len(reads) < 20
+
+
+def test_what_lies_far_apart_is_read_alone(tmp_path: Path) -> None:
+    written(tmp_path / "m.safetensors", {"a": (4, 4), "b": (4, 4), "big": (200, 200), "c": (4, 4), "d": (4, 4)})
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        pieces = [
+            tile
+            for name in ("a", "b", "big", "c", "d")
+            for tile in tiles(strided_matrix(checkpoint.tensors[name], "out_in"), 1 << 20)
+        ]
+        assert [[one is not None for one in read] for read in in_runs(pieces)] == [[True] * 2, [False], [True] * 2]
+        assert [len(read) for read in in_runs([pieces[0], pieces[4]])] == [1, 1]
+        assert [len(read) for read in in_runs([pieces[1], pieces[0]])] == [1, 1]  # not in the order of the file
