@@ -101,7 +101,7 @@ LAYOUTS: tuple[Layout, ...] = (
         out=("o_net.weight",),
         kv_heads="equal",
         head_tensors=(HeadTensor("r_w_bias", 0, "num_heads"),),
-        source="transformer-xl pytorch/mem_transformer.py, RelPartialLearnableMultiHeadAttn: chunk(w_heads, 3, dim=-1); "
+        source="transformer-xl pytorch/mem_transformer.py, RelMultiHeadAttn: chunk(w_heads, 3, dim=-1); "
         "nemo/collections/tts/modules/transformer.py, MultiHeadAttn: chunk(qkv_net(inp), 3, dim=2); "
         "transformer_2501.py, SelfAttention: reshape(B, T, 3, n_heads, d_head)",
         proof="source",
