@@ -13,12 +13,13 @@ from qkvinspect.checkpoint import ByteSource, Extent, Region
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.zipdir import Entry, damaged, wide_sizes
+from qkvinspect.sources.briefly import AT_ONCE, is_filling, read_briefly
 
 _LOCAL = struct.Struct("<4s2x2H4x3L2H")
 _STORED = 0
 _ENCRYPTED = 0x2041  # weak, strong, and of the directory
 _DESCRIPTOR = 0x8  # checksum and sizes follow the data
-_PIECE = 4 << 20
+_PIECE = 4 << 20  # of what is not on this machine
 
 
 class EntryRegion(Region):
@@ -52,10 +53,13 @@ class EntryRegion(Region):
             return
         with self._checking:
             if not self.checked:
-                deque(self._verified(_equal(self._entry.size)), maxlen=0)
+                piece = AT_ONCE if is_filling(self.source) else _PIECE
+                deque(self._verified(_equal(self._entry.size, piece)), maxlen=0)
 
-    def pieces(self, sizes: Iterable[int]) -> Iterator[bytes]:
-        """All bytes, in pieces of these sizes; to be believed once the last was taken and no error came after it.
+    def pieces(self, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
+        """All bytes, in pieces of these sizes, each to be used before the next is taken.
+
+        They are to be believed once the last was taken and no error came after it.
 
         Raises:
             CheckpointError: the checksum is wrong.
@@ -63,11 +67,11 @@ class EntryRegion(Region):
         with self._checking:
             yield from self._verified(sizes)
 
-    def _verified(self, sizes: Iterable[int]) -> Iterator[bytes]:
+    def _verified(self, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
         """All bytes, once their checksum is compared; zlib would take three times as long to compute it."""
         crc, offset = 0, self.start
         for size in sizes:
-            data = self.source.read(offset, size)
+            data = read_briefly(self.source, offset, size)
             offset += size
             crc = zlib_ng.crc32(data, crc)  # pyright: ignore[reportUnknownMemberType]
             yield data
@@ -107,6 +111,6 @@ def _data_start(source: ByteSource, entry: Entry) -> int:
     return start
 
 
-def _equal(nbytes: int) -> Iterator[int]:
+def _equal(nbytes: int, piece: int) -> Iterator[int]:
     """Sizes of pieces that are read at once."""
-    return (min(_PIECE, nbytes - start) for start in range(0, nbytes, _PIECE))
+    return (min(piece, nbytes - start) for start in range(0, nbytes, piece))

@@ -35,7 +35,7 @@ def layouts_of(
         _Form(tuple(_parts(one, projections, turn) for one in projections), turn, _heads_are_equal(projections, turn))
         for turn in turns
     ]
-    open = len(turns) > 1 or len(list(_packings(forms[0].parts, equal=forms[0].equal, lists=lists))) > 1
+    open = len(turns) > 1  # several packings never agree, but one orientation may have an output projection alone
     return tuple(
         layout
         for form in forms

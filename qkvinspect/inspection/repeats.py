@@ -7,7 +7,7 @@ or two blocks that differ, and looking for attention in each would take most of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from qkvinspect.fast_dataclass import replace
@@ -18,6 +18,7 @@ from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.split import as_vector
 from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.head_stack import HeadStack, stack_of_heads
 from qkvinspect.weights.weight import Weight
@@ -99,27 +100,37 @@ class Repeats:
 
     def others(self, block: Path) -> Iterator[Renamed]:
         """How what is in a block is called in each that repeats it."""
+        places = {name: place for place, name in enumerate(self._held.get(block, ()))}
         for other in self._of.get(block, ()):
-            yield Renamed(self._names, block, other, dict(zip(self._held[block], self._held[other], strict=True)))
+            yield Renamed(self._names.weights, (block, other), places, self._held[other])
 
 
 class Renamed:
     """What a block that repeats another calls what that one holds.
 
     Every method raises ``UnlikeError`` where it is given what does not lie in the block.
+
+    Args:
+        blocks: that one, and the one that repeats it.
+        places: of the names in that one; shared by all that repeat it.
+        held: the names in the one that repeats it.
     """
 
-    def __init__(self, names: Names, block: Path, other: Path, by_name: Mapping[str, str]) -> None:
-        self._weights = names.weights
-        self._block, self._other, self._by_name = block, other, by_name
+    __slots__ = ("_block", "_held", "_made", "_other", "_places", "_weights")
+
+    def __init__(
+        self, weights: Weights, blocks: tuple[Path, Path], places: Mapping[str, int], held: Sequence[str]
+    ) -> None:
+        self._weights, self._places, self._held = weights, places, held
+        self._block, self._other = blocks
         self._made: dict[str, Weight] = {}
 
     def name(self, name: str) -> str:
         """Of a stored tensor."""
-        other = self._by_name.get(name)
-        if other is None:
+        place = self._places.get(name)
+        if place is None:
             raise UnlikeError(name)
-        return other
+        return self._held[place]
 
     def weight(self, one: Weight) -> Weight:
         made = self._made.get(one.name)
@@ -163,15 +174,17 @@ class Renamed:
 
     def attention(self, one: Attention) -> Attention:
         """Of a module whose heads are known from what is outside of it."""
-        if any(one.layer in fact.source for fact in one.weighed_facts if not fact.source.startswith(TENSOR)):
-            raise UnlikeError(one.layer)
-        said = one.heads_fact
+        said, facts = one.heads_fact, one.weighed_facts
+        if said is not None and said.origin.startswith(TENSOR):
+            said = replace(said, origin=self.source(said.origin))
+        if any(fact.source.startswith(TENSOR) for fact in facts):
+            facts = tuple(replace(fact, source=self.source(fact.source)) for fact in facts)
         output, out, out_bias = one.output, one.out, one.out_bias
-        return replace(
+        made = replace(
             one,
             layer=self.layer(one.layer, one.weights[0]),
-            heads_fact=said if said is None else replace(said, origin=self.source(said.origin)),
-            weighed_facts=tuple(replace(fact, source=self.source(fact.source)) for fact in one.weighed_facts),
+            heads_fact=said,
+            weighed_facts=facts,
             tensors={role: self.name(name) for role, name in one.tensors.items()},
             parts=tuple(map(self._part, one.parts)),
             others=tuple(map(self._part, one.others)),
@@ -182,6 +195,8 @@ class Renamed:
             biases=tuple(map(self.weight, one.biases)),
             extras=tuple((self.weight(weight), meaning) for weight, meaning in one.extras),
         )
+        self._made.clear()  # of a hundred thousand blocks they would take much room
+        return made
 
     def source(self, source: str) -> str:
         """Of what says how many heads there are: a tensor of the module itself, or what speaks of all modules."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from qkvinspect import inputs
 from qkvinspect.error_codes import Code
@@ -32,6 +33,9 @@ _REASONS = {
     errno.ENAMETOOLONG: Code.FILE_PATH,
 }
 _MAX_READ = 1 << 30
+
+Asked = TypeVar("Asked")
+Some = TypeVar("Some", bytes, int)
 
 
 def changed(name: str, size: int | None, found: str) -> CheckpointError:
@@ -147,29 +151,42 @@ class LocalFile:
     def _read(self, fd: int, offset: int, length: int) -> bytes:
         pieces: list[bytes] = []
         while length:
-            try:
-                piece = os.pread(fd, min(length, _MAX_READ), offset)
-            except OSError as error:
-                raise CheckpointError(
-                    f"cannot be read: {error.strerror}",
-                    code=Code.FILE_READ,
-                    file=self.name,
-                    hint="look at the disk or network that it is on",
-                ) from error
-            if not piece:
-                raise CheckpointError(
-                    "became shorter while it was read",
-                    code=Code.FILE_SHRANK,
-                    file=self.name,
-                    expected=f"{self.size} bytes",
-                    found=f"the end at {offset}",
-                    hint="something is writing to it: wait until that is finished",
-                )
+            piece = self._some(os.pread, fd, min(length, _MAX_READ), offset)
             pieces.append(piece)
             offset += len(piece)
             length -= len(piece)
         self._compare(os.fstat(fd))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_into(self, offset: int, room: memoryview) -> None:
+        require_within(self.name, self.size, offset, len(room))
+        with self._descriptor() as fd:
+            at = 0
+            while at < len(room):
+                at += self._some(_fill, fd, room[at:], offset + at)
+            self._compare(os.fstat(fd))
+
+    def _some(self, read: Callable[[int, Asked, int], Some], fd: int, asked: Asked, offset: int) -> Some:
+        """What one call to the system gives of what is asked for at ``offset``: bytes, or how many."""
+        try:
+            some = read(fd, asked, offset)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot be read: {error.strerror}",
+                code=Code.FILE_READ,
+                file=self.name,
+                hint="look at the disk or network that it is on",
+            ) from error
+        if not some:
+            raise CheckpointError(
+                "became shorter while it was read",
+                code=Code.FILE_SHRANK,
+                file=self.name,
+                expected=f"{self.size} bytes",
+                found=f"the end at {offset}",
+                hint="something is writing to it: wait until that is finished",
+            )
+        return some
 
     def check(self) -> None:
         try:
@@ -238,3 +255,12 @@ def _check_kind(mode: int, name: str) -> None:
             found=kind,
             hint="name the checkpoint file itself",
         )
+
+
+def _fill(fd: int, room: memoryview, offset: int) -> int:
+    """Read into memory that is there; where the system cannot, by way of new memory."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [room], offset)
+    piece = os.pread(fd, len(room), offset)
+    room[: len(piece)] = piece
+    return len(piece)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -18,7 +19,8 @@ from typing import Any, Literal
 
 from qkvinspect.weights.tiles import Tile
 
-Squares = Callable[[bytes, int], "memoryview[float]"]
+Bytes = bytes | memoryview
+Squares = Callable[[Bytes, int], "memoryview[float]"]
 """Contiguous rows in, and how many; the float64 sum of squares of each row out."""
 
 _CODES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "float8_e4m3fn": "e4m3"}
@@ -38,7 +40,7 @@ _MOST = {"float32": math.inf}
 _FLOAT32 = 3.4e38
 
 
-def squares_of_rows(tile: Tile, data: bytes | None = None) -> memoryview[float] | None:
+def squares_of_rows(tile: Tile, data: Bytes | None = None) -> memoryview[float] | None:
     """The sum of squares of each row of a piece; None where numpy must look at them.
 
     Args:
@@ -52,20 +54,36 @@ def squares_of_rows(tile: Tile, data: bytes | None = None) -> memoryview[float] 
     if squares is None:
         return None
     rows, cols = tile.shape
-    data = tile.stored() if data is None else data
+    data = tile.stored_briefly() if data is None else data
     found = squares(data, rows)
-    if not math.isfinite(sum(found)):
+    total, smallest = _over_all()
+    if not math.isfinite(total(found)):
         return None
     least = 0.0 if name in ("float16", "float8_e4m3fn") else _TINY * cols
-    if min(found) < least and not _only_zeros(data, [row for row, one in enumerate(found) if one < least], rows):
+    if smallest(found) < least and not _only_zeros(data, [row for row, one in enumerate(found) if one < least], rows):
         return None
     return found
 
 
-def _only_zeros(data: bytes, places: Sequence[int], rows: int) -> bool:
+Reduction = Callable[["memoryview[float]"], float]
+
+
+@cache
+def _over_all() -> tuple[Reduction, Reduction]:
+    """The sum and the least of some numbers: numkong's, which take a tenth of the time, where they are right."""
+    numkong: Any = import_module("numkong")
+    for odd in (math.nan, math.inf):
+        tried = memoryview(array("d", [3.0, odd, *range(2, _WIDE)]))
+        fine = tried[2:]
+        if math.isfinite(numkong.sum(tried)) or (numkong.sum(fine), numkong.min(fine)) != (sum(fine), min(fine)):
+            return sum, min
+    return numkong.sum, numkong.min
+
+
+def _only_zeros(data: Bytes, places: Sequence[int], rows: int) -> bool:
     size = len(data) // rows
     zeros = bytes(size)
-    return all(data[row * size : (row + 1) * size] == zeros for row in places)
+    return all(bytes(data[row * size : (row + 1) * size]) == zeros for row in places)
 
 
 @cache
@@ -80,7 +98,7 @@ def squares_of(name: str) -> Squares | None:
         return None
     code, word, width = _CODES[name], _WORDS[name], {"f": 4, "H": 2, "B": 1}[_WORDS[name]]
 
-    def squares(data: bytes, rows: int) -> memoryview[float]:
+    def squares(data: Bytes, rows: int) -> memoryview[float]:
         cols = len(data) // width // rows
         runs = 1 if name == "float32" else _runs(cols)
         lengths = norm(memoryview(data).cast(word, (rows * runs, cols // runs)), axis=1, dtype=code)

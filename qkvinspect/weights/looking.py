@@ -23,7 +23,7 @@ def looked_at(tile: Tile | ValueTile) -> tuple[memoryview[float], Odd]:
         CheckpointError: the bytes cannot be read.
     """
     if isinstance(tile, Tile):
-        words, dtype = words_of(tile), tile.matrix.info.dtype
+        words, dtype = words_of(tile, tile.stored_briefly()), tile.matrix.info.dtype
         squares, odd = row_squares(words, dtype)
         values = numbers(words[odd], dtype) if len(odd) else []
     else:

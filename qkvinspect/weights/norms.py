@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.sources.briefly import AT_ONCE, is_filling
 from qkvinspect.weights.compiled import squares_of, squares_of_rows
-from qkvinspect.weights.copying import is_copying
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.tiles import Tile, Verifiable, is_verifiable, tiles
 from qkvinspect.weights.weight import Matrix, Weight
@@ -32,9 +32,6 @@ _PIECE = 4 << 20
 
 _SMALL = 1 << 16
 """Bytes of storages that are read twice rather than one after the other."""
-
-_CACHED = 1 << 20
-"""Bytes that a core keeps near itself: of files here no more are read before they are summed."""
 
 _BATCH = 4 << 20
 """Bytes that a core takes at a time."""
@@ -208,8 +205,8 @@ def _job(number: int, request: StreamRequest) -> _Job | None:
 
 def _tiles(job: _Job) -> Iterator[_Work]:
     if isinstance(job.matrix, StridedMatrix):
-        local = is_copying(job.matrix.info.region.source)
-        for tile in tiles(job.matrix, min(_PIECE, _CACHED) if local else _PIECE):
+        local = is_filling(job.matrix.info.region.source)
+        for tile in tiles(job.matrix, min(_PIECE, AT_ONCE) if local else _PIECE):
             yield job, tile
     else:
         from qkvinspect.weights.values import value_tiles
@@ -229,7 +226,7 @@ def _work(work: _Item) -> list[_PartialSums]:
 
 def _verified(whole: _WholeStorage) -> list[_PartialSums]:
     """While bytes are in the processor's cache, they go into both sums; the checksum is compared after the last."""
-    every = list(tiles(whole.matrix, _CACHED))
+    every = list(tiles(whole.matrix, AT_ONCE))
     pieces = whole.region.pieces(tile.nbytes for tile in every)
     found = [squares_of_rows(tile, data) for data, tile in zip(pieces, every, strict=True)]
     return [_sums(whole.job, tile, squares) for tile, squares in zip(every, found, strict=True)]

@@ -29,11 +29,15 @@ def blocks(matrix: StridedMatrix, limit: int = BLOCK) -> Iterator[tuple[slice, s
         yield span.rows, span.cols, words_of(span)
 
 
-def words_of(tile: Tile) -> Array:
-    """The stored words of a piece, [rows, columns]."""
+def words_of(tile: Tile, data: bytes | memoryview | None = None) -> Array:
+    """The stored words of a piece, [rows, columns].
+
+    Args:
+        data: what is stored there, where it was read.
+    """
     size = tile.matrix.unit // 8
     steps = tuple(step * size for step in tile.strides)
-    words = np.ndarray(tile.shape, _word(tile.matrix), tile.stored(), 0, steps)
+    words = np.ndarray(tile.shape, _word(tile.matrix), tile.stored() if data is None else data, 0, steps)
     words = words if words.dtype.isnative else words.astype(words.dtype.newbyteorder("="))
     return words.T if tile.across else words
 

@@ -7,14 +7,18 @@ from typing import Protocol, TypeGuard
 
 from qkvinspect.checkpoint import Region
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.sources.briefly import read_region_briefly
 from qkvinspect.weights.strided import StridedMatrix
 
 
 class Verifiable(Protocol):
     """A region whose bytes are verified as they are read: to be believed once the last was taken."""
 
-    def pieces(self, sizes: Iterable[int]) -> Iterator[bytes]:
-        """All bytes, in pieces of these sizes; an error after the last where they are not those that were written."""
+    def pieces(self, sizes: Iterable[int]) -> Iterator[bytes | memoryview]:
+        """All bytes, in pieces of these sizes, each to be used before the next is taken.
+
+        There is an error after the last where they are not those that were written.
+        """
         ...
 
 
@@ -48,9 +52,18 @@ class Tile:
 
     def stored(self) -> bytes:
         """From its first word to its last, with what lies between them."""
+        return self.matrix.info.region.read(*self._reach)
+
+    def stored_briefly(self) -> bytes | memoryview:
+        """The same, to be used before this thread asks for more."""
+        return read_region_briefly(self.matrix.info.region, *self._reach)
+
+    @property
+    def _reach(self) -> tuple[int, int]:
+        """Where in the storage its bytes begin, and how many there are."""
         size = self.matrix.unit // 8
-        reach = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) + 1
-        return self.matrix.info.region.read(self.offset * size, reach * size)
+        (high, wide), (down, right) = self.shape, self.strides
+        return self.offset * size, ((high - 1) * down + (wide - 1) * right + 1) * size
 
     @property
     def plain(self) -> bool:

@@ -18,11 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 from processes import QKVINSPECT, interleaved, saying
 from scale import encoder, write
+from zlib_ng.zlib_ng import crc32
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 

@@ -246,3 +246,30 @@ def test_the_page_has_an_example_of_every_kind() -> None:
     assert all(
         f"{word} = " in examples for word in ("q", "kv", "qkv", "packing", "orientation", "heads", "layer", "out")
     )
+
+
+@pytest.mark.parametrize(
+    ("layout", "shapes", "axes"),
+    [
+        (
+            "torch-mha",
+            {"l.in_proj_weight": (144, 48), "l.out_proj.weight": (48, 48)},
+            {"q": 0, "k": 0, "v": 0, "out": 1},
+        ),
+        ("gpt2", {"l.c_attn.weight": (48, 144), "l.c_proj.weight": (48, 48)}, {"q": 1, "k": 1, "v": 1, "out": 0}),
+    ],
+)
+def test_a_part_s_axis_is_that_along_which_its_tensor_is_narrowed(
+    layout: str, shapes: Shapes, axes: dict[str, int], tmp_path: Path
+) -> None:
+    state = {name: torch.randn(shape) for name, shape in shapes.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        (found,) = inspect(checkpoint, Options(heads=("4",))).attentions
+        assert found.layout is not None
+        assert found.layout.id == layout
+        assert {part.name: part.axis for part in (*found.parts, found.output) if part is not None} == axes
+        for part in found.parts:
+            (run,) = part.rows
+            cut = state[part.weight.name].narrow(part.axis, run.start, len(run))
+            np.testing.assert_array_equal(part.numpy(), (cut.T if part.axis else cut).numpy())
