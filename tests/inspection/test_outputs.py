@@ -143,22 +143,6 @@ def test_what_is_converted_computes_the_same(tmp_path: Path, run: Any) -> None:
     torch.testing.assert_close(y, block(x, memory))
 
 
-@pytest.mark.parametrize("said", ["architectures", "model_type", None])
-def test_the_summary_names_the_architecture_that_the_config_gives(said: str | None) -> None:
-    value = ["LlamaForCausalLM"] if said == "architectures" else "LlamaForCausalLM"
-    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8), "norm.weight": (8,)}
-    configs = (Config("config:config.json", {said: value}),) if said else ()
-    tensors = {
-        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # pyright: ignore
-        for name, shape in shapes.items()
-    }
-    assert in_short(Checkpoint("model", "test", 0, tensors, configs=configs)).to_dict() == {
-        "num_parameters": 72,
-        "dtypes": {"float32": 72},
-        "architecture": "LlamaForCausalLM" if said else None,
-    }
-
-
 KINDS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str]]] = {
     "a dict of kinds": (
         {f"a.attn.{n}.{kind}.weight": (E, E) for n in ("q", "k", "v", "out") for kind in ("text", "image")},
@@ -202,3 +186,19 @@ def test_rows_beside_the_tokens_are_no_projections() -> None:
     assert len(told.attentions) == 1
     assert told.account is not None
     assert told.account.unrecognised == ()
+
+
+@pytest.mark.parametrize("said", ["architectures", "model_type", None])
+def test_the_summary_names_the_architecture_that_the_config_gives(said: str | None) -> None:
+    value = ["LlamaForCausalLM"] if said == "architectures" else "LlamaForCausalLM"
+    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8), "norm.weight": (8,)}
+    configs = (Config("config:config.json", {said: value}),) if said else ()
+    tensors = {
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # pyright: ignore
+        for name, shape in shapes.items()
+    }
+    assert in_short(Checkpoint("model", "test", 0, tensors, configs=configs)).to_dict() == {
+        "num_parameters": 72,
+        "dtypes": {"float32": 72},
+        "architecture": "LlamaForCausalLM" if said else None,
+    }

@@ -72,7 +72,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Tensor], Reference]] = {
     "restormer": ("attn.qkv.weight", (3 * E, E, 1, 1), _beside("attn", qkv_dwconv__weight=(3 * E, 1, 3, 3),
                   temperature=(H, 1, 1), project_out__weight=(E, E, 1, 1)), restormer),
     "self-attention-cv": ("mhsa.to_qvk.weight", (3 * E, E), _beside("mhsa", W_0__weight=(E, E)), self_attention_cv),
-    "nemo-tts": ("l.self_attention.qkv_net.weight", (3 * E, E), _beside("l.self_attention", o_net__weight=(E, E)),
+    "transformer-xl": ("l.self_attention.qkv_net.weight", (3 * E, E), _beside("l.self_attention", o_net__weight=(E, E)),
                  nemo_tts),
     "jukebox": ("attn.c_attn.w", (E, 3 * E), _beside("attn", c_proj__w=(E, E)), jukebox),
 }  # fmt: skip
