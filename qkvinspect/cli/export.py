@@ -76,6 +76,7 @@ def export(
     from qkvinspect.errors import UsageError
     from qkvinspect.export import merged_whole, split_pieces, split_whole
     from qkvinspect.export.naming import DEFAULT, renaming
+    from qkvinspect.export.parts import reordered_parts
 
     streams.hush(quiet)
     split = split or not (everything and base)
@@ -91,7 +92,7 @@ def export(
         look = partial(options.report, checkpoint, layers=layer, heads=heads, layouts=layout, norms=False)
         found = saving.inspected(lambda ask: look(evidence=ask), evidence=evidence, heads_needed=heads_split)
         saving.require_attention(found, "export")
-        if undo_permute and not any(one.layout is not None and one.layout.paired for one in found.attentions):
+        if undo_permute and not any(map(reordered_parts, found.attentions)):
             raise UsageError(
                 "--undo-permute finds no layer whose rows llama.cpp's converter permutes",
                 file=checkpoint.path,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from qkvinspect.diff.difference import Comparison, Difference, HeadLoss, LayerDifference, PartDifference, Side
-from qkvinspect.diff.head_losses import head_losses, quantised, worst_first
+from qkvinspect.diff.head_losses import head_losses, worst_first
+from qkvinspect.diff.layer_pair import LayerPair
 from qkvinspect.diff.moved_scales import Vectors, undone
+from qkvinspect.diff.notes import about_quantised, borrowed, codes_of, converted, disagreeing, put_in_order
 from qkvinspect.diff.options import DiffOptions as DiffOptions
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
 from qkvinspect.diff.other_tensors import pair_others
 from qkvinspect.diff.pairing import Pair, Renames, about_pairing, pair_names
 from qkvinspect.diff.parts import (
-    Parts,
     by_fours,
     common_heads,
     heads_of,
@@ -27,9 +27,11 @@ from qkvinspect.diff.parts import (
     tensors_of,
     with_heads_of,
 )
+from qkvinspect.diff.read_otherwise import read_otherwise
 from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.diff.relations import relate
 from qkvinspect.diff.rotary_rows import rotary_relations
+from qkvinspect.diff.rotary_words import OrdersByWeights
 from qkvinspect.diff.stacks import pair_by_order
 from qkvinspect.diff.tally import Advance
 from qkvinspect.diff.tally import compare as compare_lines
@@ -48,22 +50,6 @@ _MOST_GUESSES = 24  # numbers of heads that are tried where none is known
 
 
 _USUAL = DiffOptions()
-
-
-@dataclass(frozen=True, slots=True)
-class _LayerPair:
-    """Two modules, and the parts of them that are compared."""
-
-    pair: Pair
-    a: Attention
-    b: Attention
-    parts: tuple[Parts, Parts]
-    names: tuple[str, ...]
-    undone: tuple[Relation, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        return sum(side[name].nbytes for side in self.parts for name in self.names if name in side)
 
 
 def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progress | None = None) -> Difference:
@@ -110,11 +96,12 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
     for side in (0, 1):
         announce(region for one in work for lines in one.parts[side].values() for region in lines.weight.regions)
         announce(others.regions(side) if others else ())
-    layers = tuple(_compare_layer(one, beside, options.tolerance, advance) for one in work)
+    orders = OrdersByWeights(a), OrdersByWeights(b)
+    layers = tuple(_compare_layer(one, beside, options.tolerance, advance, orders) for one in work)
     if beside:
         notes = [*beside.notes, *notes]
-    notes += [*_disagreeing(work), *_converted(work)]
-    notes += [*_turned(work), *_about_quantised(work, layers)]
+    notes += [*disagreeing(work), *borrowed(work), *converted(work)]
+    notes += [*put_in_order(work), *about_quantised(work, layers)]
     return Difference(
         a=a.checkpoint,
         b=b.checkpoint,
@@ -144,69 +131,9 @@ def _taken(report: Report, stored: set[str]) -> set[str]:
     }
 
 
-def _disagreeing(work: Sequence[_LayerPair]) -> list[str]:
-    odd = [one for one in work if one.a.heads and one.b.heads and not common_heads(one.a, one.b)]
-    if not odd:
-        return []
-    a, b = (f"{one.heads.num_heads} ({one.heads_from})" for one in (odd[0].a, odd[0].b) if one.heads)
-    return [f"A has {a} heads and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
-
-
-def _converted(work: Sequence[_LayerPair]) -> Iterator[str]:
-    """What a converter did to the rows, where it wrote one side only."""
-    sides = {"A": [one.a.layout for one in work], "B": [one.b.layout for one in work]}
-    rewritten = {
-        side: [layout for layout in layouts if layout is not None and layout.rewritten_by]
-        for side, layouts in sides.items()
-    }
-    if all(rewritten.values()):
-        return
-    for side, layouts in rewritten.items():
-        for layout in dict.fromkeys(layout for layout in layouts if layout.note):
-            yield f"what {layout.rewritten_by}'s converter did to {side} ({layout.id}): {layout.note}"
-
-
-def _turned(work: Sequence[_LayerPair]) -> list[str]:
-    """Which rows were put in another order before they were compared."""
-    if any(shared_apart(one.a) != shared_apart(one.b) for one in work):
-        return ["the heads of V that share a head of K were compared side by side, as transformers has them"]
-    if any(by_fours(one.a) != by_fours(one.b) for one in work):
-        return ["the rows of each head of Q and K that were taken apart by fours were compared in transformers' order"]
-    sides = [(a, b) for one in work if (a := paired(one.a)) != (b := paired(one.b))]
-    if not sides:
-        return []
-    side, parts = ("A", sides[0][0]) if sides[0][0] else ("B", sides[0][1])
-    names = " and ".join(part.upper() for part in parts)
-    text = f"in each head of {names} of {side} the rows of the two halves lie in turn, as llama.cpp has them"
-    return [f"{text}; they were compared in the order of the other side"]
-
-
-def _codes(layer: _LayerPair) -> tuple[str, ...]:
-    """The encodings of the quantised weights on either side."""
-    rounded = [lines for side in layer.parts for lines in side.values() if quantised([lines])]
-    return tuple(dict.fromkeys(lines.weight.encoding.label for lines in rounded if lines.weight.encoding))
-
-
-def _about_quantised(work: Sequence[_LayerPair], layers: Sequence[LayerDifference]) -> list[str]:
-    """Whether quantisation alone explains the difference."""
-    notes: list[str] = []
-    by_codes: dict[tuple[str, ...], list[LayerDifference]] = {}
-    for one, layer in zip(work, layers, strict=True):
-        if layer.status != "identical" and (codes := _codes(one)):
-            by_codes.setdefault(codes, []).append(layer)
-    for codes, some in by_codes.items():
-        more = [layer.a for layer in some if layer.status != "rounding"]
-        label = " and ".join(codes[:2]) + (", ..." if len(codes) > 2 else "")
-        text = f"quantised ({label}): within its rounding in {len(some) - len(more)} of {len(some)} layers"
-        if more:
-            text += f", more than that in {', '.join(more[:3])}{', ...' if len(more) > 3 else ''}"
-        notes.append(text)
-    return notes
-
-
-def _losses(layer: _LayerPair, found: LayerDifference) -> list[HeadLoss]:
+def _losses(layer: LayerPair, found: LayerDifference) -> list[HeadLoss]:
     geometry = common_heads(layer.a, layer.b)
-    if geometry is None or found.status not in ("rounding", "tolerated", "changed") or not _codes(layer):
+    if geometry is None or found.status not in ("rounding", "tolerated", "changed") or not codes_of(layer):
         return []
     return head_losses(found.a, *layer.parts, found.parts, geometry)
 
@@ -218,8 +145,10 @@ def _without_out(a: Report, b: Report) -> str:
     return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
 
 
-def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Vectors, Vectors]) -> _LayerPair:
+def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Vectors, Vectors]) -> LayerPair:
+    before = a, b
     a, b = with_heads_of(a, b), with_heads_of(b, a)
+    without_heads = "A" if a is not before[0] else "B" if b is not before[1] else ""
     if a.parts and b.parts:
         unpaired = any(of(a) != of(b) for of in (paired, by_fours, shared_apart))
         aligned = pair.matched_by == "align"
@@ -228,9 +157,9 @@ def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Ve
         names = [name for name in ORDER if name in one or name in other]
         if extract:
             names = [name for name in names if not name.startswith("out")]
-        return _LayerPair(pair, a, b, (one, moved.parts), tuple(names), moved.relations)
+        return LayerPair(pair, a, b, (one, moved.parts), tuple(names), moved.relations, without_heads)
     one, other = stored_of(a), stored_of(b)
-    return _LayerPair(pair, a, b, (one, other), tuple(dict.fromkeys([*one, *other])))
+    return LayerPair(pair, a, b, (one, other), tuple(dict.fromkeys([*one, *other])))
 
 
 def _beside(a: Report, b: Report, options: DiffOptions, progress: Progress | None) -> AlignedSides | None:
@@ -242,14 +171,19 @@ def _beside(a: Report, b: Report, options: DiffOptions, progress: Progress | Non
 
 
 def _compare_layer(
-    layer: _LayerPair, beside: AlignedSides | None, tolerance: float | None, advance: Advance
+    layer: LayerPair,
+    beside: AlignedSides | None,
+    tolerance: float | None,
+    advance: Advance,
+    orders: tuple[OrdersByWeights, OrdersByWeights],
 ) -> LayerDifference:
     geometry = common_heads(layer.a, layer.b)
     tolerance = beside.tolerance(layer.pair.a, tolerance) if beside else tolerance
     a, b = layer.parts
     parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
-    found = _with_rotary(layer, parts, relate(a, b, parts, _sizes(layer, geometry)), geometry)
-    relations = (*layer.undone, *found)
+    found = relate(a, b, parts, _sizes(layer, geometry))
+    found = _with_rotary(layer, parts, found, geometry or _put_in_order_with(layer), orders)
+    relations = (*layer.undone, *read_otherwise(layer.a, layer.b, parts, found))
     return LayerDifference(
         a=layer.pair.a,
         b=layer.pair.b,
@@ -262,17 +196,27 @@ def _compare_layer(
     )
 
 
+def _put_in_order_with(layer: LayerPair) -> Geometry | None:
+    """The heads by which rows of one side were put in the order of the other, where the two disagree about heads."""
+    turned = [side.heads for side in (layer.a, layer.b) if paired(side)]
+    return turned[0] if len(turned) == 1 else None
+
+
 def _with_rotary(
-    layer: _LayerPair, parts: Sequence[PartDifference], found: Sequence[Relation], geometry: Geometry | None
+    layer: LayerPair,
+    parts: Sequence[PartDifference],
+    found: Sequence[Relation],
+    geometry: Geometry | None,
+    orders: tuple[OrdersByWeights, OrdersByWeights],
 ) -> tuple[Relation, ...]:
     """The relations, with those of permuted rows in the words of the converter that wrote one side, if one did."""
-    told = list(rotary_relations(layer.a, layer.b, layer.parts, parts, geometry))
-    if any(side.layout is not None and side.layout.rewritten_by for side in (layer.a, layer.b)):
-        named = {part for one in told for part in one.parts}
-        less = (RelationCode.ROTARY_PERMUTED, RelationCode.ROWS_PERMUTED)
-        return (*told, *(one for one in found if one.code not in less or not named.issuperset(one.parts)))
-    named = {part for one in found for part in one.parts}
-    return (*found, *(one for one in told if named.isdisjoint(one.parts)))
+    told = list(rotary_relations(layer.a, layer.b, layer.parts, parts, geometry, orders))
+    converted = any(side.layout is not None and side.layout.rewritten_by for side in (layer.a, layer.b))
+    vague = {RelationCode.ROWS_PERMUTED} | ({RelationCode.ROTARY_PERMUTED} if converted else set[RelationCode]())
+    plain = {part for one in found if one.code not in vague for part in one.parts}
+    told = [one for one in told if plain.isdisjoint(one.parts)]
+    named = {part for one in told for part in one.parts}
+    return (*told, *(one for one in found if one.code not in vague or not named.issuperset(one.parts)))
 
 
 def _part(
@@ -287,7 +231,7 @@ def _part(
     return PartDifference(name, one, other, whole, heads)
 
 
-def _sizes(layer: _LayerPair, geometry: Geometry | None) -> list[Geometry]:
+def _sizes(layer: LayerPair, geometry: Geometry | None) -> list[Geometry]:
     """The sizes of the heads; where these are unknown, one for every number of heads that the shapes allow."""
     if geometry is not None:
         return [geometry]

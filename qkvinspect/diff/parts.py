@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
 from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts import put_back
 from qkvinspect.layouts.packing import Geometry, merge
 from qkvinspect.weights.weight import Weight
 
@@ -23,12 +25,11 @@ def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = F
         by_heads: take the columns of the output projection in the order of its heads, and no others.
     """
     found: Parts = {}
-    turned = dict.fromkeys(paired(attention), _halves) | dict.fromkeys(by_fours(attention), _fours) if unpaired else {}
     apart = shared_apart(attention) if unpaired else 1
     for part in attention.parts:
-        rows = turned[part.name](part.heads) if part.name in turned else part.rows
-        rows = _together(part.heads, apart) if part.name == "v" and apart > 1 else rows
-        found[part.name] = Lines(part.weight, part.weight.as_matrix(part.orientation), rows)
+        found[part.name] = Lines(
+            part.weight, part.weight.as_matrix(part.orientation), _rows(attention, part.name, part.heads, unpaired)
+        )
     output, v = attention.output, attention.part("v")
     if output is not None:
         matrix = output.weight.as_matrix(output.orientation)
@@ -37,14 +38,21 @@ def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = F
             found["out"] = replace(found["out"], runs=output.rows)
         if apart > 1 and v is not None and matrix.cols % len(v.heads) == 0:
             heads = head_runs(matrix.cols, len(v.heads))
-            found["out"] = replace(found["out"], runs=_together(heads, apart))
+            found["out"] = replace(found["out"], runs=tuple(put_back.together(heads, apart)))
     for part in attention.parts:
         if part.bias is not None:
-            rows = turned[part.name](part.bias_heads) if part.name in turned else merge(part.bias_heads)
+            rows = _rows(attention, part.name, part.bias_heads, unpaired)
             found[f"{part.name}_bias"] = Lines(part.bias, part.bias.as_matrix("out_in"), rows)
     if attention.out_bias is not None:
         found["out_bias"] = whole(attention.out_bias)
     return found
+
+
+def _rows(attention: Attention, part: str, heads: Sequence[range], unpaired: bool) -> tuple[range, ...]:
+    layout, sizes = attention.layout, attention.heads
+    if not unpaired or layout is None or sizes is None or part not in put_back.reordered(layout, sizes):
+        return merge(heads)
+    return tuple(chain.from_iterable(put_back.put_back(layout, sizes, part, heads)))
 
 
 def with_heads_of(one: Attention, other: Attention) -> Attention:
@@ -59,11 +67,15 @@ def with_heads_of(one: Attention, other: Attention) -> Attention:
     if any(len(part.heads) != 1 or part.shape[0] % counts[part.name] for part in one.parts):
         return one
     parts = tuple(
-        replace(part, heads=tuple(part.heads[0][run.start : run.stop] for run in head_runs(rows, counts[part.name])))
+        replace(part, heads=_cut(part.heads, counts[part.name]), bias_heads=_cut(part.bias_heads, counts[part.name]))
         for part in one.parts
-        if (rows := part.shape[0])
     )
     return replace(one, parts=parts, geometry=sizes, heads_fact=other.heads_fact)
+
+
+def _cut(whole: Sequence[range], heads: int) -> tuple[range, ...]:
+    """The rows of each head, of one run for all of them; a part without a bias has none of these."""
+    return tuple(run[own.start : own.stop] for run in whole for own in head_runs(len(run), heads))
 
 
 def paired(attention: Attention) -> tuple[str, ...]:
@@ -76,31 +88,10 @@ def by_fours(attention: Attention) -> tuple[str, ...]:
     return attention.layout.by_fours if attention.layout is not None and attention.heads is not None else ()
 
 
-def _fours(heads: Iterable[range]) -> tuple[range, ...]:
-    """Two rows of the first half of each head, two of its second half, and so on."""
-    return tuple(
-        head[first + at : first + at + 2]
-        for head in heads
-        for at in range(0, len(head) // 2, 2)
-        for first in (0, len(head) // 2)
-    )
-
-
 def shared_apart(attention: Attention) -> int:
     """How many heads of V each head of K has, if a converter put the first of every one before the second; else 1."""
     layout, heads = attention.layout, attention.heads
-    rewritten = layout is not None and layout.rewritten_by and heads is not None and heads.subheads_apart
-    return heads.subheads.get("v", 1) if rewritten and heads is not None else 1
-
-
-def _together(heads: Sequence[range], count: int) -> tuple[range, ...]:
-    """Heads of which ``count`` belong together, and lie as far apart as there are others."""
-    return tuple(heads[first + i * (len(heads) // count)] for first in range(len(heads) // count) for i in range(count))
-
-
-def _halves(heads: Iterable[range]) -> tuple[range, ...]:
-    """The even rows of each head, then the odd ones."""
-    return tuple(head[first::2] for head in heads for first in (0, 1))
+    return 1 if layout is None or heads is None else put_back.shared_apart(layout, heads)
 
 
 def stored_of(attention: Attention) -> Parts:

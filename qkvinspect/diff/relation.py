@@ -20,6 +20,7 @@ class RelationCode(StrEnum):
     ZERO_FILLED = "zero-filled"
     ROUNDED_THROUGH = "rounded-through"
     CUT_OTHERWISE = "cut-otherwise"
+    READ_OTHERWISE = "read-otherwise"
     ROWS_PERMUTED = "rows-permuted"
     COLUMNS_PERMUTED = "columns-permuted"
     COLUMNS_SCALED = "columns-scaled"

@@ -9,7 +9,9 @@ from pathlib import PurePath
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.formats.torch_subclasses import Attribute
 from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry, Packing, slots_of
+from qkvinspect.layouts.put_back import reordered, shared_apart
 from qkvinspect.sources import is_remote
 from qkvinspect.weights.weight import Weight
 
@@ -51,8 +53,9 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
             sizes = f"({attention.heads.heads(part.name)}, {attention.heads.width(part.name)})"
             lines.append(f"{part.name}_heads = {part.name}.unflatten(0, {sizes})")
         lines[-1] += "  # [heads, head_dim, in_features]"
-        lines += _unpaired(layout.paired, attention.heads)
-        lines += _by_fours(layout.by_fours, attention.heads)
+        biased = {part.name for part in attention.parts if part.bias is not None}
+        for part in reordered(layout, attention.heads):
+            lines += _put_back(layout, attention.heads, part, ["", "_bias"] if part in biased else [""])
     return [*_imports("\n".join(lines)), *lines]
 
 
@@ -65,19 +68,18 @@ def _imports(code: str) -> Iterator[str]:
             yield f"import {module}"
 
 
-def _unpaired(parts: Sequence[str], geometry: Geometry) -> Iterator[str]:
-    """Undo what a converter did to the rows of each head; ``q_original`` is as before."""
-    for part in parts:
-        sizes = f"({geometry.heads(part)}, {geometry.width(part) // 2}, 2)"
-        lines = f"{part}_original = {part}.unflatten(0, {sizes}).transpose(1, 2).flatten(0, 2)"
-        yield f"{lines}  # in transformers' order of rows"
-
-
-def _by_fours(parts: Sequence[str], geometry: Geometry) -> Iterator[str]:
-    """The same where the converter took them apart by fours."""
-    for part in parts:
-        sizes = f"({geometry.heads(part)}, 2, {geometry.width(part) // 4}, 2)"
-        lines = f"{part}_original = {part}.unflatten(0, {sizes}).transpose(1, 2).flatten(0, 3)"
+def _put_back(layout: Layout, geometry: Geometry, part: str, suffixes: Sequence[str]) -> Iterator[str]:
+    """Undo what a converter did to the rows of each head; ``q_original`` and ``q_bias_original`` are as before."""
+    heads, width = geometry.heads(part), geometry.width(part)
+    if part in layout.paired:
+        sizes, axes, last = (heads, width // 2, 2), (1, 2), 2
+    elif part in layout.by_fours:
+        sizes, axes, last = (heads, 2, width // 4, 2), (1, 2), 3
+    else:
+        many = shared_apart(layout, geometry)
+        sizes, axes, last = (many, heads // many, width), (0, 1), 2
+    for name in (f"{part}{suffix}" for suffix in suffixes):
+        lines = f"{name}_original = {name}.unflatten(0, {sizes}).transpose{axes}.flatten(0, {last})"
         yield f"{lines}  # in transformers' order of rows"
 
 

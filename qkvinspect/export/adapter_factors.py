@@ -32,6 +32,7 @@ _SUFFIXES = {"lora_B.weight": "lora_A.weight", "lora_up.weight": "lora_down.weig
 """What B is called, and A beside it: PEFT's names, and kohya's with the dots kept."""
 
 _PREFIX = "base_model.model."
+_MERGE = "merge it into the base (export --all --base), and convert that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,12 @@ def _require_alike(layer: str, updates: Sequence[LowRank]) -> None:
                 expected=f"two axes, and a name that ends in {' or '.join(_SUFFIXES)}",
                 found=f"{len(one.up.shape)} axes" if len(one.up.shape) != 2 else None,
             )
+        if one.of_inputs:
+            raise LayoutError(
+                f"the factors of layer {layer!r} are not moved: DoRA has lengths of the columns of a whole weight",
+                tensor=one.up.name,
+                hint=_MERGE,
+            )
         kinds = (one.up.dtype, one.down.dtype, one.down.shape[1], one.magnitude is None, one.alpha is None)
         wanted = (first.up.dtype, first.down.dtype, first.down.shape[1], first.magnitude is None, first.alpha is None)
         if kinds != wanted or one.scale != first.scale:
@@ -196,7 +203,7 @@ def _require_alike(layer: str, updates: Sequence[LowRank]) -> None:
                 f"the factors of layer {layer!r} do not become one: {first.up.name} and {one.up.name}",
                 expected="one dtype, one scale, as many columns, all with DoRA's lengths or none",
                 found=f"{first.label} and {one.label}",
-                hint="merge it into the base (export --all --base), and convert that",
+                hint=_MERGE,
             )
 
 
@@ -263,8 +270,9 @@ def _lengths(source: StoredPart, stored: StoredWeight, module: str, geometry: Ge
         parts[part] = tuple(runs)
     placed = next(iter(parts.values())) if geometry is None else arrange(stored.packing, geometry, parts)
     first = next(iter(kept.values()))
-    end = first.name.rpartition("lora_magnitude_vector")[2]
-    return OutputTensor(f"{module}lora_magnitude_vector{end}", (count(placed),), first.dtype, placed)
+    leaf = "lora_magnitude_vector" if "lora_magnitude_vector" in first.name else "dora_scale"
+    end = first.name.rpartition(leaf)[2]
+    return OutputTensor(f"{module}{leaf}{end}", (count(placed), *first.shape[1:]), first.dtype, placed)
 
 
 def _renamed(weight: Weight, module: str, scales: dict[str, tuple[int, float]]) -> Iterator[OutputTensor]:

@@ -78,8 +78,13 @@ def write(
             report.checkpoint.settle()
 
 
-def require_possible(report: Report, pieces: Sequence[OutputTensor], target: Path, how: How) -> None:
+def require_possible(
+    report: Report, pieces: Sequence[OutputTensor], target: Path, how: How, *, by_torch: bool | None = None
+) -> None:
     """Refuse before anything is written.
+
+    Args:
+        by_torch: whether it will be torch's files and not safetensors; by default what the target's suffix says.
 
     Raises:
         UsageError: the target cannot be, exists, or is the checkpoint itself, or there is no room for it.
@@ -90,8 +95,10 @@ def require_possible(report: Report, pieces: Sequence[OutputTensor], target: Pat
     if not how.max_shard and target.suffix not in SUFFIXES:
         raise UsageError("has a suffix that names no format", file=str(target), expected=" or ".join(SUFFIXES))
     require_free(target, force=True, given=map(Path, source_files(report.checkpoint, pieces)))
+    if by_torch is None:
+        by_torch = target.suffix in (".pt", ".pth")
     for piece in pieces:
-        as_torch_counts(piece) if target.suffix in (".pt", ".pth") else require_code(piece)
+        as_torch_counts(piece) if by_torch else require_code(piece)
     if how.max_shard and os.path.lexists(target):
         raise UsageError("exists already", file=str(target), hint="give another name: a folder is never replaced")
     require_free(target, force=how.force)

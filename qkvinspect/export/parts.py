@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from qkvinspect.dtypes import DType
@@ -10,6 +10,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.export.pieces import RowRun
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import Layout
+from qkvinspect.layouts.put_back import put_back, reordered
 from qkvinspect.weights.weight import Weight
 
 Heads = tuple[int, int]
@@ -74,33 +75,40 @@ def source_of(attention: Attention, numbers_as: DType | None = None) -> StoredPa
     )
 
 
-def in_halves(source: StoredPart) -> StoredPart:
-    """The parts with the rows of heads that llama.cpp's converter permuted back in the order of transformers.
+def reordered_parts(attention: Attention) -> tuple[str, ...]:
+    """The parts whose rows llama.cpp's converter put in another order."""
+    return () if attention.layout is None else reordered(attention.layout, attention.heads)
 
-    Each head of such a part is two runs: the even rows, then the odd ones.
+
+def as_before(source: StoredPart, attention: Attention) -> tuple[StoredPart, Mapping[str, int]]:
+    """The parts with rows that llama.cpp's converter put in another order in that of transformers.
+
+    Returns:
+        them, and of how many runs a head of each such part consists.
 
     Raises:
-        LayoutError: the rows were permuted, and the number of heads is unknown.
+        LayoutError: the rows were put in another order, and the number of heads is unknown.
     """
-    paired = set(source.layout.paired) if source.layout is not None else set[str]()
-    if not paired:
-        return source
-    if source.heads is None:
+    layout, heads = attention.layout, attention.heads
+    parts = reordered_parts(attention)
+    if layout is None or not parts:
+        return source, {}
+    if heads is None:
         raise LayoutError(
             f"the rows of layer {source.layer!r} cannot be put back: the number of heads is unknown",
             hint="give --heads N or N/KV",
         )
-    weights, biases = (
-        {part: tuple(_halves(runs)) if part in paired else runs for part, runs in held.items()}
-        for held in (source.weights, source.biases)
-    )
-    return replace(source, weights=weights, biases=biases)
-
-
-def _halves(heads: Iterable[RowRun]) -> Iterator[RowRun]:
-    for head in heads:
-        yield replace(head, rows=head.rows[::2])
-        yield replace(head, rows=head.rows[1::2])
+    runs_of_a_head: dict[str, int] = {}
+    put: list[dict[str, tuple[RowRun, ...]]] = []
+    for held in (source.weights, source.biases):
+        own = dict(held)
+        for part in parts:
+            if part in held:
+                back = put_back(layout, heads, part, [run.rows for run in held[part]])
+                runs_of_a_head[part] = len(back[0])
+                own[part] = tuple(replace(held[part][0], rows=rows) for head in back for rows in head)
+        put.append(own)
+    return replace(source, weights=put[0], biases=put[1]), runs_of_a_head
 
 
 def consumed(attention: Attention) -> frozenset[str]:

@@ -10,7 +10,7 @@ from qkvinspect.dtypes import DType
 from qkvinspect.errors import UsageError
 from qkvinspect.export.adapter_factors import factors_plan, updates_in
 from qkvinspect.export.naming import DEFAULT, TORCH, naming, tensor_in, without_label
-from qkvinspect.export.parts import StoredPart, consumed, source_of, writable
+from qkvinspect.export.parts import StoredPart, consumed, reordered_parts, source_of, writable
 from qkvinspect.export.pieces import OutputTensor, Parallel, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
@@ -47,7 +47,7 @@ def split_whole(
     changes: list[Change] = []
     for attention in report.attentions:
         require_whole(report, attention)
-        permuted = undo_permute and attention.layout is not None and attention.layout.paired
+        permuted = undo_permute and reordered_parts(attention)
         if names is None and _apart(attention) and not permuted:
             continue
         pieces = split_layer(

@@ -13,9 +13,9 @@ from qkvinspect.export.compare import verify
 from qkvinspect.export.files import SUFFIXES, How, require_possible
 from qkvinspect.export.manifest import Manifest
 from qkvinspect.export.pieces import OutputTensor
-from qkvinspect.export.safetensors_file import require_code, write_safetensors
+from qkvinspect.export.safetensors_file import write_safetensors
 from qkvinspect.export.shares import Ranks, shared_out
-from qkvinspect.export.torch_file import as_torch_counts, write_torch
+from qkvinspect.export.torch_file import write_torch
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import Layout
 from qkvinspect.progress import Progress, counter
@@ -90,9 +90,7 @@ def require_writable(report: Report, shares: Sequence[Sequence[OutputTensor]], r
     if target.suffix in SUFFIXES:
         raise UsageError("is a file's name, and ranks go into a folder", file=str(target), hint="leave its suffix out")
     every = [piece for own in shares for piece in own]
-    for piece in every:
-        as_torch_counts(piece) if ranks.kind == "megatron" else require_code(piece)
-    require_possible(report, every, target, How(max_shard=1))
+    require_possible(report, every, target, How(max_shard=1), by_torch=ranks.kind == "megatron")
 
 
 def _new(path: Path) -> AbstractContextManager[BinaryIO]:

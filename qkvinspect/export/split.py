@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
-from qkvinspect.export.parts import StoredPart, in_halves, source_of
+from qkvinspect.export.parts import StoredPart, as_before, reordered_parts, source_of
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.row_runs import count, merged, weight_of
@@ -17,6 +17,7 @@ from qkvinspect.layouts import by_id
 from qkvinspect.weights.weight import StoredRows, Weight, plain
 
 _MAIN = ("q", "k", "v")
+_NONE: Mapping[str, int] = {}
 
 
 def split_pieces(
@@ -73,27 +74,32 @@ def split_layer(
             hint="give --heads N",
         )
     if numbers_as is None and any(map(in_codes, attention.weights)) and names != TORCH:
-        if undo_permute and attention.layout is not None and attention.layout.paired:
+        if undo_permute and reordered_parts(attention):
             raise LayoutError(
                 f"layer {attention.layer!r} is stored as codes", hint="--dequantize float32 writes its numbers"
             )
         return list(_codes_apart(attention, naming(names), heads_split=heads_split))
-    source, halved = source_of(attention, numbers_as), frozenset[str]()
+    source, runs_of_a_head = source_of(attention, numbers_as), _NONE
     if undo_permute:
-        source, halved = in_halves(source), frozenset(source.layout.paired if source.layout is not None else ())
+        if everything and "v" in reordered_parts(attention):
+            raise LayoutError(
+                f"the heads of V of layer {attention.layer!r} would lie in another order than its other tensors",
+                hint="leave --all out",
+            )
+        source, runs_of_a_head = as_before(source, attention)
     if names == TORCH and not heads_split:
         packed = repack(source, by_id("torch-mha-split"), attention.layer)
         return [*packed.weights, *packed.biases]
-    return list(_apart(source, naming(names), halved if heads_split else None, everything=everything))
+    return list(_apart(source, naming(names), runs_of_a_head if heads_split else None, everything=everything))
 
 
 def _apart(
-    source: StoredPart, name: Naming, halved: frozenset[str] | None, *, everything: bool
+    source: StoredPart, name: Naming, runs_of_a_head: Mapping[str, int] | None, *, everything: bool
 ) -> Iterator[OutputTensor]:
     """Each part, or each of its heads.
 
     Args:
-        halved: the parts of which a head is two runs; None where heads stay together.
+        runs_of_a_head: of parts of which a head is several runs; None where heads stay together.
     """
     parts = [part for part in _MAIN if part in source.weights]
     if everything:
@@ -101,11 +107,11 @@ def _apart(
     for part in parts:
         for kind, held in (("weight", source.weights), ("bias", source.biases)):
             runs = held.get(part, ())
-            if halved is not None and runs:
-                size = 2 if part in halved else 1
+            if runs_of_a_head is not None and runs:
+                size = runs_of_a_head.get(part, 1)
                 for head, start in enumerate(range(0, len(runs), size)):
                     own = runs[start : start + size]
-                    yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), own, kind)
+                    yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), merged(own), kind)
             elif runs:
                 yield _piece(name(source.layer, part, kind), merged(runs), kind)
 

@@ -66,13 +66,13 @@ def sized(source: StoredPart, target: Target) -> StoredPart:
             raise UsageError("kv_heads means nothing without heads", hint="give both")
         return source
     heads = target.heads
-    known = source.heads or (0, 0)
+    known = source.heads
     kv_heads = target.kv_heads or {"equal": heads, "one": 1, "free": _kv_heads(source, heads)}[target.layout.kv_heads]
     if heads % kv_heads:
         raise UsageError(f"{heads} heads cannot share {kv_heads} kv heads", hint="give --heads N/KV")
-    if "q" in source.weights and not source.weights.keys() & {"k", "v", "kv"}:
+    if known and "q" in source.weights and not source.weights.keys() & {"k", "v", "kv"}:
         known = (known[0], kv_heads)  # K and V are another layer's: nothing here says how many heads they have
-    if source.heads and known != (heads, kv_heads):
+    if known and known != (heads, kv_heads):
         raise LayoutError(
             f"layer {source.layer!r} has other heads than --heads says",
             expected=f"{heads}/{kv_heads}",

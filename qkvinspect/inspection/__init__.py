@@ -191,7 +191,8 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
                 *adapters_and_wrappers.adapters(module.attention, lora),
             ]
     named = (name for attention in attentions for name in attention.tensor_names)
-    accounted = None if options.layers else account(names, matches, named, left)
+    odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
+    accounted = None if options.layers else account(names, matches, named, left, odd)
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()
@@ -235,8 +236,12 @@ def _require_shareable(attention: Attention) -> None:
 def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:
     """Refuse a layout that was asked for in this run and fits nowhere."""
     for layout in options.told_now:
-        if not any(found.candidates[0].layout is layout for found in matches):
+        used = [found.candidates[0].layer for found in matches if found.candidates[0].layout is layout]
+        if not used:
             raise cannot(names, layout, layout.glob if isinstance(layout.glob, str) else "*")
+        if options.layers and not any(fnmatchcase(layer, glob) for layer in used for glob in options.layers):
+            text = f"the layout {layout.id!r} fits {used[0]}, and no layer that is asked for"
+            raise LayoutError(text, expected=" or ".join(options.layers))
     rows = {layout.id: layout for layout in (*LAYOUTS, *layouts, *options.told, *options.told_now)}
     for glob, id in options.layouts:
         if not any(fnmatchcase(found.candidates[0].layer, glob) for found in matches):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from functools import lru_cache
+import re
+from collections.abc import Iterable, Iterator, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.leftovers import Leftover
+from qkvinspect.inspection.look_alikes import looking_alike
 from qkvinspect.inspection.names import Names, Path, numberless
-from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.suggest import row
-from qkvinspect.inspection.words import is_output, speaks_of_attention, word_of
+from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
@@ -33,16 +33,31 @@ class Unrecognised:
         module: its name as stored.
         tensors: those tensors.
         why: what they look like, and what does not fit, as a clause.
+        names: all of the checkpoint.
+        describable: whether a row of settings can say what they are.
     """
 
     module: str
     tensors: tuple[Weight, ...]
     why: str
+    names: Names = field(repr=False)
+    describable: bool = True
 
     @property
     def suggestion(self) -> str:
-        """A ``[[layout]]`` row to complete."""
-        return row(self.module, {tensor.name: tensor.shape for tensor in self.tensors})
+        """A ``[[layout]]`` row to complete; "" where none can say what they are."""
+        if not self.describable:
+            return ""
+        own = {tensor.name: tensor.shape for tensor in self.tensors}
+        return row(self.module, own, {name: self.names.shape(name) for name in self._beside() if name not in own})
+
+    def _beside(self) -> Iterator[str]:
+        """The other matrices of the module, which may be what is missing."""
+        count = len(self.names.paths[self.tensors[0].name])
+        for name in self.names.below(self.module):
+            path = self.names.paths[name]
+            if len(path) <= count and len(self.names.shape(name)) > 1 and not any(map(is_no_projection, path[-2:])):
+                yield name
 
     def to_dict(self) -> dict[str, object]:
         """For the JSON contract."""
@@ -131,13 +146,16 @@ def _likeness(path: Path, shape: Sequence[int]) -> int:
     return said + (rows == 3 * cols) + (rows == cols)
 
 
-def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: Sequence[Leftover]) -> Account:
+def account(
+    names: Names, matches: Iterable[Match], split: Iterable[str], left: Sequence[Leftover], said: Iterable[str] = ()
+) -> Account:
     """Say of every tensor where it belongs.
 
     Args:
         matches: the modules that were found.
         split: the names of the tensors of those of them that could be split.
         left: what the names' patterns left over.
+        said: modules of which something is said already.
     """
     places = {match.candidates[0].path for match in matches}
     known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
@@ -146,7 +164,7 @@ def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: 
     lone = any(some.lone for some in left)
     above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
     strange = [
-        Unrecognised(some.module, tensors, some.why)
+        Unrecognised(some.module, tensors, some.why, names, some.describable)
         for some in left
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
         and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
@@ -154,7 +172,12 @@ def account(names: Names, matches: Iterable[Match], split: Iterable[str], left: 
     known |= inside  # in place: sets of all tensors take much room
     del inside
     taken = {info.name for found in strange for info in found.tensors}
-    strange += list(_by_shape(names, known, taken))
+    told_of = {found.module for found in strange}.union(said)
+    strange += [
+        Unrecognised(*found, names)
+        for found in looking_alike(names, known | taken if taken else known)
+        if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
+    ]
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, known, tuple(strange))
 
@@ -163,71 +186,3 @@ def _inside(names: Names, places: frozenset[Path]) -> set[str]:
     """The tensors of modules that are attention as a whole: norms, tables, outputs."""
     sizes = sorted({len(path) for path in places})
     return {name for name, path in names.paths.items() for size in sizes if path[:size] in places}
-
-
-def _by_shape(names: Names, known: Set[str], taken: Set[str]) -> Iterator[Unrecognised]:
-    """Modules that are called attention and hold matrices of suitable shapes, under names that say nothing."""
-    modules: dict[Path, list[Weight]] = {}
-    for name, path in names.paths.items():
-        if path[-1] not in LEAVES or name in known or name in taken:
-            continue
-        place = _attention_above(path)
-        if place is not None and _is_matrix(names.shape(name)):
-            modules.setdefault(place, []).append(names.weights[name])
-    for place, held in modules.items():
-        if names.has("sampling_offsets.weight", place):
-            continue
-        ends = {info.name: names.paths[info.name][-2:] for info in held}
-        if why := _looks_like(held, ends) or _query_alone(held, ends):
-            stored = names.stored_layer(held[0].name, len(names.paths[held[0].name]) - len(place))
-            yield Unrecognised(stored, tuple(held), why)
-
-
-_SMALL = 8
-
-
-def _is_matrix(shape: Sequence[int]) -> bool:
-    """Whether it is a linear layer or a 1x1 convolution that is not tiny."""
-    return len(shape) > 1 and min(shape[:2]) >= _SMALL and prod(shape[2:]) == 1
-
-
-def _attention_above(path: Path) -> Path | None:
-    """The module that is called attention, if the tensor lies directly below it: ``attn.fc.weight``."""
-    up = _steps_up(path[-5:])
-    return None if up is None else path[:-up]
-
-
-@lru_cache(1 << 14)
-def _steps_up(end: Path) -> int | None:
-    """As ``_attention_above``, counted from the end of the path: a list's number goes with its name."""
-    for at in (len(end) - 2, len(end) - 3):
-        if at > 0 and (speaks_of_attention(end[at - 1]) or (end[at - 1].isdecimal() and at > 1)):
-            named = end[at - 1] if not end[at - 1].isdecimal() else end[at - 2]
-            return len(end) - at if speaks_of_attention(named) else None
-    return None
-
-
-def _looks_like(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
-    """Why the matrices of a module may be projections; "" where they do not look so."""
-    squares = [info.shape[0] for info in held if info.shape[0] == info.shape[1]]
-    for info in held:
-        rows, cols = info.shape[:2]
-        if cols in squares and rows in (3 * cols, cols // 3):
-            return (
-                f"{'.'.join(ends[info.name])} has three times as many rows as columns and stands beside a square matrix"
-            )
-    alike: Mapping[int, int] = {size: squares.count(size) for size in squares}
-    if max(alike.values(), default=0) >= 3:
-        return f"{max(alike.values())} square matrices of one size, and no names that say which is Q, K and V"
-    return ""
-
-
-def _query_alone(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
-    """Why a query projection and the way back out of it are attention, whose K and V lie elsewhere; "" if not."""
-    named = [(ends[info.name][0], info) for info in held]
-    queries = [info for name, info in named if (word := word_of(name)) is not None and word.parts == "q"]
-    outputs = [info.shape[:2] for name, info in named if is_output(name)]
-    if len(queries) == 1 and queries[0].shape[:2][::-1] in outputs:
-        said = ".".join(ends[queries[0].name])
-        return f"q alone: {said} beside an output, so that K and V may be those of another layer"
-    return ""

@@ -34,7 +34,7 @@ class SeveralExplanationsError(LayoutError):
 
 
 def fitted(fact: HeadFact, stored: HeldRows, sizes: Sizes) -> tuple[Geometry, str]:
-    """The sizes of a layer by one fact, and "" or the reason why it holds fewer heads than the fact says.
+    """The sizes of a layer by one fact, and "" or the reason why it holds other heads than the fact says.
 
     A config speaks of the whole model. Where a layer has fewer rows than heads of that width need, it is the share of
     a rank, or heads were pruned; heads are never made narrower to fit.
@@ -45,14 +45,17 @@ def fitted(fact: HeadFact, stored: HeldRows, sizes: Sizes) -> tuple[Geometry, st
     """
     width, given = _width(fact, stored.in_features)
     if fact.num_heads is None or width is None:
-        return sizes(fact), ""
+        geometry = sizes(fact)
+        return geometry, _other_kv_heads(fact, stored.layout, geometry)
     try:
         geometry = sizes(fact)
         if geometry.width("q") == width or (geometry.width("q") > width and not given):
-            return geometry, ""
+            return geometry, _other_kv_heads(fact, stored.layout, geometry)
         contradiction = f"its heads have {width} rows, and {fact.num_heads} of them do not fit"
     except LayoutError as error:
         contradiction = str(error)
+    if stored.layout.rewritten_by:
+        raise LayoutError(contradiction)
     known = fact.ranks is not None or bool(fact.pruned) or fact.shared_out
     explanations = list(_explanations(fact, width, sizes, stored.layout.kv_heads == "free"))
     without = list(_without_sizes(fact, width, stored))
@@ -62,6 +65,14 @@ def fitted(fact: HeadFact, stored: HeldRows, sizes: Sizes) -> tuple[Geometry, st
     if said:
         raise SeveralExplanationsError(f"{contradiction}: it may hold {'; or '.join(said)}")
     raise LayoutError(contradiction)
+
+
+def _other_kv_heads(fact: HeadFact, layout: Layout, geometry: Geometry) -> str:
+    """What is said where a converter wrote another number of kv heads than the rows beside it hold."""
+    kv_heads = fact.num_kv_heads
+    if not layout.rewritten_by or layout.kv_heads != "free" or kv_heads in (None, geometry.num_kv_heads):
+        return ""
+    return f"over {geometry.num_kv_heads} kv heads by its rows, where the same source says {kv_heads}"
 
 
 def _width(fact: HeadFact, in_features: int | None) -> tuple[int | None, bool]:

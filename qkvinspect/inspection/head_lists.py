@@ -18,6 +18,7 @@ from qkvinspect.inspection.names import LIST, Names, Path, unlisted, unwrapped
 from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.inspection.words import Word, counts_heads, is_output, speaks_of_attention, word_of
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.head_list import list_of_heads
 
 _DEEPEST = 5
@@ -27,6 +28,8 @@ _MOST = 4096
 """Entries above which it is no list of heads."""
 
 _FIGURES = "0123456789"
+
+_WITHIN = late_pattern(r"([A-Za-z_]*[A-Za-z])_?(\d{1,4})_([A-Za-z_]+)")
 
 _DIGITS = 4
 """Digits of such a number."""
@@ -173,6 +176,9 @@ def _look_around(names: Names, modules: Mapping[Path, _ListsOfModule], listed: s
 def _entry(end: Path) -> _PlaceInList | None:
     for at, part in enumerate(end):
         if not part or part[-1] not in _FIGURES:
+            inner = _numbered_within(part)
+            if inner is not None:
+                return _PlaceInList(inner[0], end[:at], (inner[1], *end[at + 1 :]), True)
             continue
         stem = part.rstrip(_FIGURES)
         digits = part[len(stem) :]
@@ -185,6 +191,15 @@ def _entry(end: Path) -> _PlaceInList | None:
         home = unlisted((*end[:at], f"{stem}{LIST}"))
         return _PlaceInList(int(digits), home, end[at + 1 :], True)
     return None
+
+
+@lru_cache(1 << 14)
+def _numbered_within(part: str) -> tuple[int, str] | None:
+    """The number of the head and the word in ``head_3_query``; None where a component is none of this kind."""
+    found = _WITHIN.fullmatch(part)
+    if found is None or not (counts_heads(found[1]) or found[1] == "h") or word_of(found[3]) is None:
+        return None
+    return int(found[2]), found[3]
 
 
 @lru_cache(1 << 12)
@@ -245,6 +260,13 @@ def _sizes_fit(module: _ListsOfModule, q: _ListedPart, k: _ListedPart, v: _Liste
     return module.called and any(map(speaks_of_attention, module.path))
 
 
+def _without_number(one: str, other: str) -> str:
+    """Two components that differ in a number, with ``*`` for it."""
+    same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    head = one[:same].rstrip(_FIGURES)
+    return head + LIST + one[len(head) :].lstrip(_FIGURES)
+
+
 def _starred(names: Names, numbers: Mapping[int, str], count: int) -> str | None:
     """The name of a list: ``*`` for its numbers; None where these have gaps or its tensors are not alike or plain."""
     if count > _MOST or sorted(numbers) != list(range(count)):
@@ -260,6 +282,6 @@ def _starred(names: Names, numbers: Mapping[int, str], count: int) -> str | None
     differ = [at for at, (one, two) in enumerate(zip(first, other, strict=True)) if one != two]
     if len(differ) != 1:
         return None
-    first[differ[0]] = first[differ[0]].rstrip("0123456789") + LIST
+    first[differ[0]] = _without_number(first[differ[0]], other[differ[0]])
     name = "".join(first)
     return None if name in names.weights or names.find_path(unwrapped(name)) is not None else name

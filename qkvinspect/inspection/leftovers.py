@@ -19,6 +19,7 @@ class Leftover:
         path: the module's canonical path, and its name as stored.
         why: what is wrong with them, as a clause.
         lone: whether they only lack partners; their shapes were not looked at.
+        describable: whether a row of settings can say what they are: not where a tensor holds several layers.
     """
 
     path: Path
@@ -26,15 +27,20 @@ class Leftover:
     tensors: tuple[Weight, ...]
     why: str
     lone: bool
+    describable: bool = True
 
 
-def leftover(module: ProjectingModule, some: Sequence[Projection], why: str, *, lone: bool) -> Leftover:
+def leftover(
+    module: ProjectingModule, some: Sequence[Projection], why: str, *, lone: bool, describable: bool = True
+) -> Leftover:
     """Some projections of a module, their shapes with the reason."""
     shapes = ", ".join(f"{'.'.join(one.key)} {list(one.weight.shape)}" for one in some)
-    return Leftover(module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone)
+    return Leftover(
+        module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone, describable
+    )
 
 
 def not_understood(candidate: Candidate, why: str) -> Leftover:
     """The tensors that have the names of a layout, and shapes that nothing describes."""
     shapes = ", ".join(f"{one.name.removeprefix(f'{candidate.layer}.')} {list(one.shape)}" for one in candidate.weights)
-    return Leftover(candidate.path, candidate.layer, candidate.weights, f"{why}: {shapes}", lone=False)
+    return Leftover(candidate.path, candidate.layer, candidate.weights, f"{why}: {shapes}", False, False)

@@ -21,7 +21,7 @@ from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
-from qkvinspect.inspection.size_conditions import has_out_ratio, has_ratio, is_fed_by, is_less_than_v, with_shared_kv
+from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
 from qkvinspect.inspection.stacked_layers import no_matrices
 from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.layouts import Layout
@@ -294,11 +294,7 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
             return
     elif any(map(heads_of, fused)):
         return  # no library that has a row fuses the projections of one head
-    if not has_ratio(layout, weights[0]) or is_less_than_v(layout, names, layer, weights[0]):
-        return
-    if layout.out_ratio is not None and not has_out_ratio(layout, names, layer, weights[0]):
-        return
-    if layout.fed_by is not None and not is_fed_by(*layout.fed_by, names, layer, weights[-1]):
+    if not sizes_fit(layout, names, layer, weights):
         return
     if not all(names.has(key, layer) for key in layout.siblings) or any(names.has(k, layer) for k in layout.unless):
         return

@@ -169,6 +169,12 @@ class Names:
         standing = [(self._counted(layer[: found.start()]), int(found[0])) for found in _NUMBER.finditer(layer)]
         return tuple(NumberPlace(held[number], len(held)) for held, number in standing if number in held)
 
+    def below(self, module: str) -> list[str]:
+        """The stored names of tensors below a module, given its stored name."""
+        names = self._sorted = self._sorted or sorted(self.paths)
+        ends = [(module + sign, module + chr(ord(sign) + 1)) for sign in "./"] if module else [("", chr(0x10FFFF))]
+        return [name for start, stop in ends for name in names[bisect_left(names, start) : bisect_left(names, stop)]]
+
     def _counted(self, prefix: str) -> Mapping[int, int]:
         """The numbers that follow a prefix in any name, each with its place among them.
 

@@ -29,7 +29,9 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
     if solution.fact is not None:
         if solution.explained and solution.geometry is not None:
             text = f"it holds {solution.geometry.num_heads} heads, {solution.explained} ({solution.fact.origin})"
-            yield Finding(FindingCode.HEADS_FEWER, text, layer)
+            said, held = solution.fact, solution.geometry
+            as_many = said.num_heads == held.num_heads and said.num_kv_heads not in (None, held.num_kv_heads)
+            yield Finding(FindingCode.HEADS_DISAGREE if as_many else FindingCode.HEADS_FEWER, text, layer)
         for fact, sizes in solution.disagreeing:
             if fact.said_by is not solution.fact.said_by:
                 text = f"{solution.fact.origin} was used, but {fact.origin} says {describe(sizes)}"

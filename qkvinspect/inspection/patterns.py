@@ -7,7 +7,7 @@ with every packing that it may have, for the weights, or a person, to choose fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
@@ -26,20 +26,24 @@ from qkvinspect.inspection.possible_layouts import (
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.stacked_layers import StackedLayers
 from qkvinspect.inspection.three_axes import Stream, as_matrices, have_three, in_words, mix_three, out_of, readings
-from qkvinspect.inspection.words import MOMENTS, is_no_projection, speaks_of_attention
+from qkvinspect.inspection.unexplained import (
+    EVEN,
+    FEW,
+    are_moments,
+    has_more_axes,
+    is_additive,
+    is_low_rank,
+    parts_of,
+    unexplained,
+)
+from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, tokens
 from qkvinspect.weights.head_stack import Axes
 
 _OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D", "short_filter", "filter_fn"})
 """What stands beside an ``in_proj`` that is a state space's or a convolution's (Hyena has filters)."""
 
-_LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
-"""Words of a projection in two steps, whose first or second half alone is none."""
 
-_FEW = 16
-"""Rows below which a name must say that it is attention: a classifier has as few."""
-
-_EVEN = 8
-"""What the rows of a projection are a multiple of, where no name says that it is attention."""
+_ADAPTERS = frozenset({"processor", "adapter", "ip"})
 
 
 def find(
@@ -59,9 +63,17 @@ def find(
     layers_of, stream = StackedLayers(names, paths, modules), Stream(names, paths, modules)
     for module in modules:
         stacked = {id(some): why for some in module.sets if (why := layers_of.why(module, some))}
-        left += [leftover(module, some, stacked[id(some)], lone=False) for some in module.sets if id(some) in stacked]
+        left += [
+            leftover(module, some, stacked[id(some)], lone=False, describable=False)
+            for some in module.sets
+            if id(some) in stacked
+        ]
         three = [some for some in module.sets if have_three(some) and id(some) not in stacked]
         for some in three:
+            if any(len(one.parts) > 1 for one in some):
+                why = "three axes of one tensor that holds several parts, and nothing says where these are"
+                left.append(leftover(module, some, why, lone=False))
+                continue
             axes = readings(names, module, some, stream)
             matrices = as_matrices(some, axes[0]) if len(axes) == 1 else None
             if matrices is None:
@@ -77,7 +89,7 @@ def find(
             continue
         fitting = {id(some): turns for some in sets if (turns := _fitting(names, module, some))}
         whole = [some for some in sets if id(some) in fitting]
-        second = bool(whole) or module.stored in used
+        second = bool(whole) or module.stored in used or (_adapts(module) and module.stored.rpartition(".")[0] in used)
         chosen = [*whole, *(some for some in sets if second and _is_second(some, module))]
         several = len(chosen) > 1 or module.stored in used
         for some in chosen:
@@ -86,7 +98,7 @@ def find(
             weights = tuple(one.weight for one in some)
             forms = layouts_of(module, some, fitting.get(id(some)) or turns_of(names, module, some))
             found.append([Candidate(form, module.path, layer, weights) for form in forms])
-        left += _left(module, [some for some in sets if some not in chosen])
+        left += unexplained(module, [some for some in sets if some not in chosen])
     return found, left
 
 
@@ -108,71 +120,13 @@ def _gates_messages(names: Names, module: ProjectingModule) -> bool:
     ] == [True, False]
 
 
-def _left(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
-    """What is left unexplained of a module that is called attention, or has a tensor of q, k and v."""
-    if "sampling_offsets" in module.beside:
-        return
-    called = any(map(speaks_of_attention, module.path))
-    for some in sets:
-        by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
-        if called or by_name or mix_three(some) or _are_few(some, module):
-            lone = len(_parts(some)) < 3 or (_is_low_rank(some) and not mix_three(some))
-            yield leftover(module, some, _why(some, module, lone=lone), lone=lone)
-    gated = any(len(one.parts) > 3 for one in module.lone)
-    if gated or ((called or _are_scored(module)) and len(_parts(module.lone)) > 1):
-        yield leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
-    elif called and not sets and _is_outlook(module):
-        yield leftover(
-            module, module.lone, "v and weights that the token alone gives, as in outlook attention", lone=False
-        )
-    elif called and not sets and _is_query_alone(module):
-        yield leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
-
-
-def _is_outlook(module: ProjectingModule) -> bool:
-    """Whether V stands beside what VOLO computes its weights with, and an output projection (timm/models/volo.py)."""
-    return [one.parts for one in module.lone] == ["v"] and "attn" in module.beside and bool(module.outputs)
-
-
-def _is_query_alone(module: ProjectingModule) -> bool:
-    """Whether a query projection stands beside an output projection that reads as many rows as it makes."""
-    widths = {columns_of(info) for _, info in module.outputs}
-    return [one.parts for one in module.lone] == ["q"] and module.lone[0].weight.shape[0] in widths
-
-
-def _are_scored(module: ProjectingModule) -> bool:
-    """Whether Q and K are there, alike, beside an output projection, and V goes by another name (Demucs: content)."""
-    shapes = {one.parts: one.weight.shape for one in module.lone if one.word.spelling == "long" and one.plain}
-    return bool(module.outputs) and "q" in shapes and shapes["q"] == shapes.get("k")
-
-
-def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) -> str:
-    """Why projections are not taken for attention."""
-    if lone:
-        return f"{' and '.join(sorted(_parts(some)))} alone"
-    if _are_few(some, module):
-        return "few rows, as classifiers of three kinds have too"
-    if _are_moments(some):
-        return "the words are those of a distribution"
-    if _is_additive(some):
-        return "V is a single row: additive attention scores with it and projects no values"
-    if mix_three(some):
-        return "some have three axes and some two: heads of a latent attention, which no layout describes yet"
-    return "the shapes are not those of Q, K and V"
-
-
-def _is_low_rank(projections: Sequence[Projection]) -> bool:
-    """Whether it is one factor of projections that are products of two."""
-    return len(projections) < 3 and any(_LOW_RANK.intersection(one.word.affix) for one in projections)
-
-
 def _is_second(projections: Sequence[Projection], module: ProjectingModule) -> bool:
     """Whether these are K and V of a second stream.
 
     Bare parameters called so may be anything of K and V (Linformer's shorten the sequence): one axis must be as long
     as the output projection is wide.
     """
-    if _parts(projections) != {"k", "v"} or _is_low_rank(projections):
+    if parts_of(projections) != {"k", "v"} or is_low_rank(projections):
         return False
     if all(one.key[-1] in LEAVES for one in projections):
         return True
@@ -180,19 +134,9 @@ def _is_second(projections: Sequence[Projection], module: ProjectingModule) -> b
     return all(widths & set(one.weight.shape) for one in projections)
 
 
-def _is_additive(projections: Sequence[Projection]) -> bool:
-    """Whether these are Bahdanau's: V is the vector that the sums of Q and K are scored with."""
-    rows = {one.parts: one.weight.shape[0] for one in projections}
-    return rows.get("v") == 1 and rows.get("q") == rows.get("k") != 1
-
-
-def _are_moments(projections: Sequence[Projection]) -> bool:
-    """Whether they are called the mean or the spread of what q, k and v stand for."""
-    return any(not MOMENTS.isdisjoint(one.word.affix) or MOMENTS & set(one.key[1:]) for one in projections)
-
-
-def _parts(projections: Sequence[Projection]) -> set[str]:
-    return {part for one in projections for part in one.parts}
+def _adapts(module: ProjectingModule) -> bool:
+    """Whether its name says that it holds a second stream of what it lies in: ``attn2.processor`` of IP-Adapter."""
+    return not _ADAPTERS.isdisjoint(tokens(module.path[-1])) if module.path else False
 
 
 def _layer(module: ProjectingModule, projections: Sequence[Projection], used: set[str], *, several: bool) -> str:
@@ -201,13 +145,13 @@ def _layer(module: ProjectingModule, projections: Sequence[Projection], used: se
     label = str(first.index) if first.index is not None else first.word.label if several else ""
     layer = f"{module.stored}.{label}".strip(".")
     if layer in used:
-        layer = f"{layer}.{'_'.join(_parts(projections))}".lstrip(".")
+        layer = f"{layer}.{'_'.join(sorted(parts_of(projections), key='qkv'.index))}".lstrip(".")
     return layer
 
 
 def _fitting(names: Names, module: ProjectingModule, some: Sequence[Projection]) -> Sequence[Orientation]:
     """How projections may lie to be Q, K and V; nothing where they are not."""
-    if len(_parts(some)) != 3 or mix_three(some):
+    if len(parts_of(some)) != 3 or mix_three(some) or any(map(has_more_axes, some)):
         return ()
     turns: list[Orientation] = [turn for turn in turns_of(names, module, some) if _fits(some, module, turn)]
     if len(turns) > 1 and (widths := known_widths(module)):
@@ -231,7 +175,7 @@ def _fits(projections: Sequence[Projection], module: ProjectingModule, turn: Ori
         return False
     if len(projections) == 1 and not _OTHER_KINDS.isdisjoint(module.beside):
         return False
-    if _is_low_rank(projections) or _is_additive(projections) or _are_moments(projections):
+    if is_low_rank(projections) or is_additive(projections) or are_moments(projections):
         return False
     if not (said or widths or _may_stand_alone(projections, module)):
         return False
@@ -247,21 +191,8 @@ def _may_stand_alone(projections: Sequence[Projection], module: ProjectingModule
     rows = [one.weight.shape[0] for one in projections]
     return (
         all(one.plain for one in projections)
-        and all(count >= _FEW and count % _EVEN == 0 for count in rows)
+        and all(count >= FEW and count % EVEN == 0 for count in rows)
         and not any(map(is_no_projection, module.path[-1:]))
-    )
-
-
-def _are_few(projections: Sequence[Projection], module: ProjectingModule) -> bool:
-    """Whether they would stand alone, but for how few rows they have: too few to say, too even to pass over."""
-    rows = [one.weight.shape[0] for one in projections]
-    return (
-        len(_parts(projections)) == 3
-        and all(one.plain and len(one.parts) == 1 for one in projections)
-        and all(count < _FEW and count % _EVEN == 0 for count in rows)
-        and not any(map(is_no_projection, module.path[-1:]))
-        and not any(map(speaks_of_attention, module.path))
-        and not _are_moments(projections)
     )
 
 

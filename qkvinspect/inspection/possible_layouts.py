@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
@@ -11,6 +12,7 @@ from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.outputs import has_an_output_each, output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
+from qkvinspect.inspection.words import is_no_projection, word_of
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
 from qkvinspect.layouts.packing import Packing
 from qkvinspect.weights.head_list import heads_of
@@ -33,7 +35,7 @@ def layouts_of(
         _Form(tuple(_parts(one, projections, turn) for one in projections), turn, _heads_are_equal(projections, turn))
         for turn in turns
     ]
-    open = len(turns) > 1 or len(list(_packings(forms[0].parts, equal=forms[0].equal, lists=lists))) > 1
+    open = len(turns) > 1  # several packings never agree, but one orientation may have an output projection alone
     return tuple(
         layout
         for form in forms
@@ -57,7 +59,7 @@ class _Form(NamedTuple):
     """How the tensors lie, and what follows from it.
 
     Attributes:
-        parts: of each tensor; ``=qk`` where one projection is used as both.
+        parts: of each tensor; ``=qk`` where one projection may be used as both.
         equal: whether there are as many kv heads as heads.
     """
 
@@ -68,11 +70,11 @@ class _Form(NamedTuple):
 
 
 def _parts(one: Projection, projections: Sequence[Projection], turn: Orientation) -> str:
-    """Its parts, ``=qk`` where one projection is used as both."""
-    if set(one.parts) == {"q", "k"}:
-        v = next((other for other in projections if other.parts == "v"), None)
-        if v is not None and rows_of(v, turn) == rows_of(one, turn):
-            return "=qk"
+    """Its parts, ``=qk`` and ``=kv`` where one projection may be used as both: it has the rows of the third part."""
+    third = {"qk": "v", "kv": "q"}.get("".join(part for part in "qkv" if part in one.parts))
+    other = next((other for other in projections if other.parts == third), None)
+    if other is not None and rows_of(other, turn) == rows_of(one, turn):
+        return f"={one.parts}"
     return one.parts
 
 
@@ -91,8 +93,22 @@ def _heads_are_equal(projections: Sequence[Projection], turn: Orientation) -> bo
 
 
 def _is_one_head(module: ProjectingModule) -> bool:
-    """Whether it is one of a list that is called heads: ``sa.heads.3``."""
-    return len(module.path) > 1 and module.path[-1].isdecimal() and module.path[-2].lower().endswith("heads")
+    """Whether it is one of a list that is called heads, ``sa.heads.3``, and no task's head with layers of its own."""
+    if len(module.path) < 2 or not module.path[-1].isdecimal() or not module.path[-2].lower().endswith("heads"):
+        return False
+    own = (part for part in module.beside if word_of(part) is None and not is_no_projection(part))
+    return (
+        not module.outputs and _BUFFERS.issuperset(own) and all(map(_is_narrow, (*chain(*module.sets), *module.lone)))
+    )
+
+
+_BUFFERS = frozenset({"tril", "mask", "causal_mask", "dropout"})
+"""What else a head holds in lectures."""
+
+
+def _is_narrow(one: Projection) -> bool:
+    """Whether it makes fewer numbers than it reads, as a head of several does."""
+    return one.weight.shape[0] < columns_of(one.weight) or one.key[-1] == "kernel"
 
 
 def turns_of(names: Names, module: ProjectingModule, projections: Sequence[Projection]) -> tuple[Orientation, ...]:
@@ -174,7 +190,7 @@ def _layouts(
             biases=tuple(StoredWeight(_bias(key), packing) for key, packing in zip(keys, packings, strict=True)),
             out=out,
             out_orientation=form.out_turn or turn,
-            kv_heads="equal" if equal else "free",
+            kv_heads="equal" if equal or how == _SHARED else "free",
             head_tensors=(),
             v_free=True,
             num_heads=heads,
@@ -193,25 +209,27 @@ def _bias(key: str) -> str:
     return f"{head}{dot}{bias_keys(last)[0]}"
 
 
+_SHARED = "shared"
+
+
 def _packings(parts: tuple[str, ...], *, equal: bool, lists: bool = False) -> Iterator[tuple[str, tuple[Packing, ...]]]:
     """(name, a packing for each tensor); "" where there is no choice. A list of heads is never one of blocks."""
-    if all(len(some) == 1 or some.startswith("=") for some in parts):
-        yield "", tuple(Packing((some.lstrip("="),)) for some in parts)
+    if all(len(some) == 1 for some in parts):
+        yield "", tuple(Packing((some,)) for some in parts)
         return
+    if any(some.startswith("=") for some in parts):
+        yield _SHARED, tuple(Packing(("".join(part for part in "qkv" if part in some),)) for some in parts)
+        parts = tuple(some.lstrip("=") for some in parts)
     per_head = ("per-head", "heads") if equal else ("per-kv-head", "kv_heads")
     if not lists:
-        yield "blocks", tuple(Packing(_order(some)) for some in parts)
+        yield "blocks", tuple(Packing(tuple(some)) for some in parts)
     yield per_head[0], tuple(_grouped(some, per_head[1]) for some in parts)
     if equal:
         yield "row-by-row", tuple(_grouped(some, "heads", innermost=True) for some in parts)
 
 
-def _order(some: str) -> tuple[str, ...]:
-    return (some[1:],) if some.startswith("=") else tuple(some)
-
-
 def _grouped(some: str, groups: str, *, innermost: bool = False) -> Packing:
-    order = _order(some)
+    order = tuple(some)
     if len(order) == 1:
         return Packing(order)
     return Packing(order, groups="heads" if groups == "heads" else "kv_heads", slot_innermost=innermost)

@@ -12,14 +12,15 @@ from functools import lru_cache
 from math import prod
 
 from qkvinspect.fast_dataclass import dataclass, field
+from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.names import Names, Path
-from qkvinspect.inspection.words import Word, is_no_projection, is_output, word_of
+from qkvinspect.inspection.words import GENERIC, Word, is_no_projection, is_output, word_of
 from qkvinspect.weights.weight import Weight
 
 _DEEPEST = 4
 """Components at the end of a name among which the word may stand."""
 
-LEAVES = frozenset({"weight", "kernel", "w"})
+LEAVES = frozenset({"weight", "weights", "kernel", "w"})
 """What the matrix of a layer is called."""
 
 _MOST_MATRICES = 3
@@ -84,11 +85,13 @@ def modules_of(names: Names, paths: Mapping[str, Path], claimed: Collection[str]
     places: dict[Path, dict[str, list[tuple[Path, str]]]] = {}
     for name, path in paths.items():
         at = _place(path)
-        if at is not None and name not in claimed and _is_matrix(names.shape(name)):
+        if at is not None and name not in claimed and _is_matrix(names.shape(name), path[-1]):
             places.setdefault(path[:at], {}).setdefault(path[at], []).append((path[at:], name))
     around = _around(names, paths, places)
     for path, words in places.items():
-        found = [one for component, held in words.items() for one in _projections(names, component, held)]
+        found = _without_learned_queries(
+            [one for component, held in words.items() for one in _projections(names, component, held)]
+        )
         if found:
             sets, lone = _sets(found)
             first = next(iter(words.values()))[0]
@@ -106,7 +109,7 @@ def _place(path: Path) -> int | None:
 @lru_cache(1 << 14)
 def _steps_back(end: Path) -> int | None:
     """As ``_place``, counted from the end of the path."""
-    if end[-1] not in LEAVES:
+    if end[-1] not in LEAVES and not is_listed_parameter(end):
         leaf = word_of(end[-1])
         if leaf is None or leaf.before[:1] == ("b",):  # b_Q is a bias
             return None
@@ -118,9 +121,20 @@ def _steps_back(end: Path) -> int | None:
     return None
 
 
-def _is_matrix(shape: Sequence[int]) -> bool:
+def is_listed_parameter(path: Path) -> bool:
+    """Whether it is one of a list of parameters with a word for Q, K or V: ``Wq.0``."""
+    return path[-1].isdecimal() and len(path) > 1 and word_of(path[-2]) is not None
+
+
+def _is_matrix(shape: Sequence[int], leaf: str) -> bool:
     """Whether it may be a projection: a bias or a norm has one axis, a depthwise convolution one channel."""
-    return len(shape) > 1 and prod(shape) > 0 and not (shape[1] == 1 and prod(shape[2:]) > 1)
+    if len(shape) < 2 or not prod(shape):
+        return False
+    if len(shape) == 2 or prod(shape[2:]) == 1:
+        return True
+    if leaf == "kernel":
+        return len(shape) == 3 or not is_convolution(shape)
+    return shape[1] > 1 or not (is_convolution(shape) or len(shape) == 3)
 
 
 def _around(
@@ -136,7 +150,7 @@ def _around(
             if around is None:
                 continue
             around[1].add(path[at])
-            if is_output(path[at]) and _is_matrix(names.shape(name)):
+            if is_output(path[at]) and _is_matrix(names.shape(name), path[-1]):
                 around[0].append((path[at:], names.weights[name]))
     return found
 
@@ -155,6 +169,17 @@ def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]])
     elif len(held) <= _MOST_MATRICES:
         key, name = max(held, key=lambda one: [_natural(part) for part in one[0]])
         yield Projection(word, key, names.weights[name], plain=False)
+
+
+def _without_learned_queries(found: Sequence[Projection]) -> Sequence[Projection]:
+    """Those but for parameters called ``q`` or ``queries`` beside layers for K and V: what a pool asks with."""
+    if not any(one.key[-1] in LEAVES for one in found if one.parts != "q"):
+        return found
+    return [
+        one
+        for one in found
+        if one.parts != "q" or one.key[-1] in LEAVES or len(one.key) > 1 or not GENERIC.isdisjoint(one.word.affix)
+    ]
 
 
 def _is_list(names: Names, held: Sequence[tuple[Path, str]]) -> bool:

@@ -165,8 +165,6 @@ class Renamed:
 
     def attention(self, one: Attention) -> Attention:
         """Of a module whose heads are known from what is outside of it."""
-        if any(one.layer in fact.source for fact in one.weighed_facts if not fact.source.startswith(TENSOR)):
-            raise UnlikeError(one.layer)
         said, facts = one.heads_fact, one.weighed_facts
         if said is not None and said.origin.startswith(TENSOR):
             said = replace(said, origin=self.source(said.origin))

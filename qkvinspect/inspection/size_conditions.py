@@ -12,7 +12,18 @@ from qkvinspect.layouts import Layout
 from qkvinspect.weights.weight import Weight
 
 
-def is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
+def sizes_fit(layout: Layout, names: Names, layer: Path, weights: Sequence[Weight]) -> bool:
+    """Whether the sizes are those that the row asks for."""
+    if not _has_ratio(layout, weights[0]) or _is_less_than_v(layout, names, layer, weights[0]):
+        return False
+    if layout.out_ratio is not None and not _has_out_ratio(layout, names, layer, weights[0]):
+        return False
+    if layout.fed_by is not None and not _is_fed_by(*layout.fed_by, names, layer, weights[-1]):
+        return False
+    return not _is_one_for_two(layout, weights)
+
+
+def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
     """Whether a tensor that would hold Q, K and V has no more rows than the output projection reads of V alone.
 
     CRATE's ``qkv`` is one projection, used as all three.
@@ -21,6 +32,22 @@ def is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) ->
         return False
     out = names.find("to_out.0.weight", layer)
     return out is not None and len(out.shape) == 2 and out.shape == weight.shape and out.shape[0] == out.shape[1]
+
+
+def _is_one_for_two(layout: Layout, weights: Sequence[Weight]) -> bool:
+    """Whether a tensor that would hold two parts has no more rows than the third part alone.
+
+    No library whose K has as many heads as Q stores it so: it may be one projection that is used twice.
+    """
+    if layout.kv_heads != "equal" or layout.may_share_kv or layout.v_free or len(weights) != 2:
+        return False
+    if layout.found_by != "layout" or sorted(len(stored.packing.order) for stored in layout.weights) != [1, 2]:
+        return False
+    try:
+        (one, _), (other, _) = (one.as_shape(s.orientation) for one, s in zip(weights, layout.weights, strict=True))
+    except LayoutError:
+        return False
+    return one == other
 
 
 def with_shared_kv(layout: Layout, names: Names, layer: Path, weights: Sequence[Weight]) -> Layout:
@@ -44,7 +71,7 @@ def _with_any_kv(layout: Layout) -> Layout:
     return replace(layout, kv_heads="free")
 
 
-def has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
+def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
     """Whether the weight has as many rows as the row asks for, for each input of the output projection."""
     out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
     if out is None or len(out.shape) < 2 or not weight.shape:
@@ -52,7 +79,7 @@ def has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> 
     return weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]
 
 
-def is_fed_by(key: str, times: int, names: Names, layer: Path, weight: Weight) -> bool:
+def _is_fed_by(key: str, times: int, names: Names, layer: Path, weight: Weight) -> bool:
     """Whether the weight takes what that tensor gives, so many times."""
     before = names.find(key, layer)
     if before is None or len(before.shape) != 2 or len(weight.shape) != 2:
@@ -60,7 +87,7 @@ def is_fed_by(key: str, times: int, names: Names, layer: Path, weight: Weight) -
     return weight.shape[1] == times * before.shape[0]
 
 
-def has_ratio(layout: Layout, weight: Weight) -> bool:
+def _has_ratio(layout: Layout, weight: Weight) -> bool:
     """Whether the first weight's rows are to its columns as the row says."""
     if layout.ratio is None and layout.q_rows is None:
         return True

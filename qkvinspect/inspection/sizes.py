@@ -38,6 +38,8 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
             found |= dict.fromkeys(parts, cols)
         elif not HEADED.issuperset(stored.packing.order):
             continue
+        elif {*stored.packing.order} == {"q", "k"} and layout.kv_heads == "equal":
+            found |= dict.fromkeys(parts, _divide(total, 2, "rows", "parts"))
         elif not layout.v_free and (layout.kv_heads == "equal" or "q" not in parts):
             share = _divide(total, len(stored.packing.order), "rows", "parts")
             if "v" in parts and layout.kv_heads == "equal" and out_features not in (None, share):

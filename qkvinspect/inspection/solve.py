@@ -26,7 +26,7 @@ class Solution:
         possible: the numbers of heads that the shapes allow.
         rejected: facts that the shapes contradict, and why.
         disagreeing: facts that fit the shapes but say otherwise than the chosen one.
-        explained: why the layer holds fewer heads than the chosen fact says of the model; "" where it does not.
+        explained: why the layer holds other heads than the chosen fact says of the model; "" where it does not.
     """
 
     geometry: Geometry | None
@@ -105,7 +105,7 @@ def _solve(
             return Solution(geometry, fact, (), tuple(rejected), tuple(disagreeing), why)
         disagreeing.insert(0, (fact, geometry))
     elif any(fact.num_heads for fact, _ in rejected):
-        others = _of_other_parts(facts, sizes)
+        others = {} if layout.rewritten_by else _of_other_parts(facts, sizes)
         if len(others) == 1 and settled:
             ((geometry, fact),) = others.items()
             return Solution(geometry, fact, (), tuple(rejected), (), _ANOTHER_PART)

@@ -13,21 +13,13 @@ from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate
+from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.leftovers import Leftover, not_understood
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
 from qkvinspect.inspection.words import tokens
 
-KERNEL = 7
-"""The size up to which a further axis is that of a convolution."""
-
 _AXES = ("first", "second")
-
-
-def is_convolution(shape: Sequence[int]) -> bool:
-    """Whether what lies behind the first two axes may be a kernel: short, or as wide as high."""
-    kernel = shape[2:]
-    return not kernel or max(kernel) <= KERNEL or (len(kernel) > 1 and len(set(kernel)) == 1)
 
 
 def no_matrices(names: Names, candidate: Candidate) -> Leftover | Finding | None:
@@ -82,7 +74,7 @@ class StackedLayers:
     def why(self, module: ProjectingModule, projections: Sequence[Projection]) -> str:
         """Why the projections are those of several layers, as a clause; "" where nothing says so."""
         shapes = [one.weight.shape for one in projections]
-        if any(map(is_convolution, shapes)):
+        if any(is_convolution(one.weight.shape, one.key[-1]) for one in projections):
             return ""
         shapes += [info.shape for _, info in module.outputs if prod(info.shape[2:]) > 1]
         alike = [len({shape[axis] for shape in shapes}) == 1 for axis in range(2)]

@@ -3,39 +3,84 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
-from qkvinspect.inspection.words import is_output, word_of
+from qkvinspect.inspection.words import MORE, Word, is_output, tokens, word_of
 from qkvinspect.layouts.from_settings import THREE_AXES, UNKNOWN
 
+Shapes = Mapping[str, Sequence[int]]
 
-def row(module: str, tensors: Mapping[str, Sequence[int]]) -> str:
+_UP: Mapping[str, str] = {"uq": "q", "wuq": "q", "uk": "k", "wuk": "k", "uv": "v", "wuv": "v"}
+"""The second step of latent attention makes the heads of each part."""
+
+
+class _SaidByNames(NamedTuple):
+    """What names say of a module's tensors.
+
+    Attributes:
+        parts: the tensor of each part, or of several.
+        spare: tensors that may be what is missing.
+        missing: the parts that no name says.
+        more: whether the one tensor of Q, K and V holds something else besides.
+    """
+
+    parts: dict[str, str]
+    spare: list[str]
+    missing: list[str]
+    more: bool
+
+
+def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
     """The row for a module and those of its tensors that look like projections, with their shapes, as lines of TOML.
 
-    "" where no row can say what they are: Q and K that have no number of heads in common.
+    "" where no row can say what they are: Q and K that have no number of heads in common, tensors of four axes.
+
+    Args:
+        beside: other tensors of the module, which may be what no name says if they have the shape of one of these.
     """
-    shapes = {_below(module, name): shape for name, shape in tensors.items()}
+    alike = {name: shape for name, shape in (beside or {}).items() if _is_output(name) or shape in tensors.values()}
+    shapes = {_below(module, name): shape for name, shape in {**tensors, **alike}.items()}
+    own = {_below(module, name) for name in tensors}
+    if any(prod(shapes[key][2:]) > 1 and not _has_three(shapes[key]) for key in own if _parts(key)):
+        return ""
     matrices = {
         key: (shape[0], prod(shape[1:]))
         for key, shape in shapes.items()
         if len(shape) > 1 and shape[0] > 1 and prod(shape[1:]) > 1
     }
-    parts = _named(matrices)
-    out = next((key for key in matrices if any(map(is_output, key.split(".")[-2:]))), None)
+    out = _output(matrices)
+    said = _said(matrices, own, shapes, out)
+    if (not said.parts and not said.spare) or not _share_heads(said.parts, matrices):
+        return ""
+    if list(said.parts) == ["q"] and not said.spare:
+        return _of_a_query_alone(module, said.parts["q"], out)
+    return "\n".join(_lines(module, said, shapes, matrices, out))
+
+
+def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes, out: str | None) -> _SaidByNames:
+    parts = _named({key: size for key, size in matrices.items() if key in own})
+    more = any(MORE in word.parts or len(word.parts) > 3 for key in parts.values() for word in _words(key))
     missing = [part for part in "qkv" if not any(part in some for some in parts)]
     spare = [key for key in matrices if key not in parts.values() and key != out and _is_describable(shapes[key])]
-    if (not parts and not spare) or not _share_heads(parts, matrices):
-        return ""
-    if list(parts) == ["q"] and not spare:
-        return _of_a_query_alone(module, parts["q"], out)
     triple = [key for key in spare if matrices[key][0] == 3 * matrices[key][1]] if len(missing) == 3 else []
     if len(triple) == 1 or (len(missing) == 3 and len(spare) == 1):
         parts, missing = {"qkv": (triple or spare)[0]}, []
-    square = "qkv" in parts and matrices[parts["qkv"]][0] <= matrices[parts["qkv"]][1]
-    if square:
+    return _SaidByNames(parts, spare if missing else [], missing, more)
+
+
+def _lines(
+    module: str, said: _SaidByNames, shapes: Shapes, matrices: Mapping[str, tuple[int, int]], out: str | None
+) -> list[str]:
+    parts, spare, missing = said.parts, said.spare, said.missing
+    stacked = "qkv" in parts and _has_three(shapes[parts["qkv"]])
+    same = "qkv" in parts and not stacked and matrices[parts["qkv"]][0] <= matrices[parts["qkv"]][1]
+    if same:
         parts = dict.fromkeys("qkv", parts["qkv"])
-    lines = [f"[[layout]]{'  # if one projection is used as all three' if square else ''}"]
+    alone = f"  # it has no {' and '.join(missing).upper()} of its own" if missing and not spare else ""
+    lines = [f"[[layout]]{'  # if one projection is used as all three' if same else alone}"]
     lines += [f"layer = {_quoted(_glob(module))}"]
     lines += [
         f"{some} = {_quoted(key)}" for some, key in sorted(parts.items(), key=lambda item: "qkv".index(item[0][0]))
@@ -44,22 +89,46 @@ def row(module: str, tensors: Mapping[str, Sequence[int]]) -> str:
     if one:
         lines += [f"{''.join(missing)} = {_quoted(UNKNOWN)}  # one of {', '.join(map(_quoted, one[:4]))}"]
     if "qkv" in parts or one:
-        lines.append(f"packing = {_quoted(UNKNOWN)}  # {', '.join(map(_quoted, _packings(missing)))}")
+        choices = ", ".join(map(_quoted, _packings(missing, more=said.more, stacked=stacked)))
+        lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
     beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
-    lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing if not one]
-    if any(_has_three(shapes[key]) for key in (*parts.values(), *(spare if missing else ()))):
-        choices = ", ".join(f"{_quoted(word)}" for word in THREE_AXES)
-        lines.append(f"orientation = {_quoted(UNKNOWN)}  # what the three axes count: {choices}")
-    lines += [f"out = {_quoted(out)}"] if out else []
-    return "\n".join(lines)
+    lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing if spare and not one]
+    if any(_has_three(shapes[key]) for key in (*parts.values(), *spare)):
+        ways = ["heads_dim_in", "heads_in_dim"] if stacked else THREE_AXES
+        count = " ([3, out, in] is heads_dim_in)" if stacked else ""
+        lines.append(
+            f"orientation = {_quoted(UNKNOWN)}  # what the three axes count{count}: {', '.join(map(_quoted, ways))}"
+        )
+    return [*lines, f"out = {_quoted(out)}"] if out else lines
+
+
+def _output(matrices: Mapping[str, tuple[int, int]]) -> str | None:
+    """The output projection: by its name, or as the one matrix that lies the other way round than three others."""
+    named = next(filter(_is_output, matrices), None)
+    if named is not None or any(map(_parts, matrices)):
+        return named
+    sizes = list(matrices.values())
+    back = [key for key, (rows, cols) in matrices.items() if rows != cols and sizes.count((cols, rows)) == 3]
+    return back[0] if len(back) == 1 else None
+
+
+def _is_output(name: str) -> bool:
+    return any(map(is_output, re.split(r"[./]", name)[-2:]))
 
 
 def _named(matrices: Mapping[str, tuple[int, int]]) -> dict[str, str]:
-    """The tensor whose name says each part, where only one does and it is no single row, which projects nothing."""
+    """The tensor whose name says each part, where only one does and it is no single row, which projects nothing.
+
+    Three of a list whose name says all three are one each, in the order of the name.
+    """
     said: dict[str, list[str]] = {}
     for key in matrices:
         if _parts(key):
             said.setdefault(_parts(key), []).append(key)
+    listed = said.get("qkv", [])
+    if len(said) == 1 and len(listed) == 3 and len({matrices[key] for key in listed}) == 1:
+        order = next(word.parts for word in _words(listed[0]))
+        return dict(zip(order, listed, strict=True)) if len(order) == 3 else {}
     return {some: keys[0] for some, keys in said.items() if len(keys) == 1}
 
 
@@ -90,10 +159,12 @@ def _has_three(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and min(shape) > 1
 
 
-def _packings(missing: Sequence[str]) -> list[str]:
+def _packings(missing: Sequence[str], *, more: bool, stacked: bool) -> list[str]:
     """The usual packings of what is missing, or of all three."""
     order = ", ".join(missing or "qkv")
-    return [f"{order} in blocks", f"{order} per head", "row by row"]
+    if more:
+        return [f"{order}, gate in blocks", f"{order}, gate per head", f"{order}, mlp in blocks"]
+    return [f"{order} in blocks", f"{order} per head", *(() if stacked else ("row by row",))]
 
 
 def _of_a_query_alone(module: str, query: str, out: str | None) -> str:
@@ -109,13 +180,17 @@ def _below(module: str, name: str) -> str:
     return key.replace("/", ".") if "/" in name else key
 
 
+def _words(key: str) -> list[Word]:
+    """The words of its last components, the last first."""
+    return [word for part in reversed(key.split(".")[-3:]) if (word := word_of(part)) is not None]
+
+
 def _parts(key: str) -> str:
     """Which of q, k and v a tensor's name says it holds, in this order."""
-    for component in reversed(key.split(".")[-3:]):
-        word = word_of(component)
-        if word is not None:
-            return "".join(part for part in "qkv" if part in word.parts)
-    return ""
+    for word in _words(key):
+        return "".join(part for part in "qkv" if part in word.parts)
+    steps = [_UP[word] for part in key.split(".") for word in tokens(part) if word in _UP]
+    return steps[0] if len(steps) == 1 else ""
 
 
 def _glob(module: str) -> str:

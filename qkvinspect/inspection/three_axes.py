@@ -7,10 +7,10 @@ from math import prod
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.outputs import output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
-from qkvinspect.inspection.stacked_layers import KERNEL
 from qkvinspect.inspection.words import tokens
 from qkvinspect.layouts.layout import Layout, StoredWeight
 from qkvinspect.weights.head_stack import Axes, stack_of_heads
@@ -29,14 +29,18 @@ _OF_HEADS = frozenset(
 
 def have_three(projections: Sequence[Projection]) -> bool:
     """Whether the tensors are such parameters, and not convolutions."""
-    return all(len(one.weight.shape) == 3 and min(one.weight.shape[2:]) > KERNEL for one in projections) or all(
+    return all(map(_has_three, projections)) or all(
         len(one.weight.shape) == 3 and one.key[-1] not in ("weight", "kernel") for one in projections
     )
 
 
+def _has_three(one: Projection) -> bool:
+    return len(one.weight.shape) == 3 and not is_convolution(one.weight.shape, one.key[-1])
+
+
 def mix_three(projections: Sequence[Projection]) -> bool:
     """Whether some have three axes and others have not: K and V of each head, as llama.cpp stores latent attention."""
-    three = [len(one.weight.shape) == 3 and one.weight.shape[2] > KERNEL for one in projections]
+    three = [*map(_has_three, projections)]
     return any(three) and not all(three)
 
 
@@ -140,6 +144,8 @@ def bias_keys(leaf: str) -> tuple[str, ...]:
     """What the bias beside a parameter may be called: ``bias`` beside ``weight``, ``b_Q`` beside ``W_Q``."""
     if leaf in ("weight", "kernel", "w"):
         return ("bias", "b")
+    if leaf == "weights":
+        return ("biases", "bias")
     if "weight" in leaf:
         return (leaf.replace("weight", "bias"),)
     return (f"b{leaf[1:]}",) if leaf[:1] in ("W", "w") else (f"{leaf}_bias",)

@@ -19,6 +19,7 @@ from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, stack_of
 from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence, Verdict
+from qkvinspect.layouts.packing import SHARED
 from qkvinspect.weights.adapters import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
@@ -223,6 +224,8 @@ class _WeighedTogether:
         ids = [c.layout.id for c in first.candidates if c.weights == self._attention.weights]
         if len(ids) < len(first.candidates) or len(set(ids)) < len(ids):
             return lambda module: module
+        if any(not SHARED.keys().isdisjoint(one.packing.order) for c in first.candidates for one in c.layout.weights):
+            return lambda module: module  # a projection that is compared with itself fits whatever it is
         said = [fact.num_heads for fact in self.facts(first.candidates[0]) if fact.num_heads and not fact.elsewhere]
         few = self._few(affordable(self._hypotheses))
         verdict = settle(few._hypotheses, ids, said[:1])

@@ -8,23 +8,37 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import permutations
 
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.late_pattern import late_pattern
 
 _TOKENS = late_pattern(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_FOREIGN = late_pattern(r"\d+|[^\W\d_]+")
+"""The same where letters of other alphabets are among them, which are one word up to the next figure or sign."""
 
 _SINGLE = {
     **dict.fromkeys(("q", "qs", "query", "queries", "querys", "qry"), "q"),
     **dict.fromkeys(("k", "ks", "key", "keys"), "k"),
     **dict.fromkeys(("v", "vs", "val", "vals", "value", "values"), "v"),
 }
+_QUERIES = """
+    selector consulta abfrage anfrage requete requête zapros запрос запит domanda vraag zapytanie sorgu fraga fråga
+    dotaz chaxun 查询 查詢 クエリ 쿼리 질의
+"""
+_KEYS = """
+    clave chave chiave cle clé schluessel schlüssel klyuch ключ sleutel klucz anahtar nyckel klic klíč kunci jian
+    键 鍵 キー 키
+"""
+_VALUES = """
+    valor valore valeur wert znachenie значение значення waarde wartosc wartość deger değer varde värde hodnota nilai
+    zhi 值 値 バリュー 값
+"""
 _LEADING = {
-    **dict.fromkeys(("selector", "consulta", "abfrage", "anfrage", "requete", "zapros"), "q"),
-    **dict.fromkeys(("clave", "chave", "chiave", "cle", "schluessel", "klyuch"), "k"),
-    **dict.fromkeys(("valor", "valore", "valeur", "wert", "znachenie"), "v"),
+    **dict.fromkeys(_QUERIES.split(), "q"),
+    **dict.fromkeys(_KEYS.split(), "k"),
+    **dict.fromkeys(_VALUES.split(), "v"),
 }
 """Words that stand for a part only where a component begins with them: MAAC's ``selector_extractors``, and those of
-other languages, in the order of Spanish, Portuguese, Italian, French, German and Russian as far as they differ."""
+other languages."""
 
 _STARTS = tuple(_LEADING)
 
@@ -34,9 +48,15 @@ _FUSED = {
     for letters in permutations(kind)
     for plural in ("", "s")
 }
-_GATED = {"".join(letters): "".join(letters) for gate in "ug" for letters in permutations(f"qkv{gate}")}
-"""Those with a gate, ``uvqk``: where its rows are differs from one repository to another, so they are only said."""
+_GATED = {"".join(letters): "".join(letters) for more in "ugzo" for letters in permutations(f"qkv{more}")}
+"""Those with a gate or the output projection, ``uvqk``, ``qkvo``: where these are differs from one repository to
+another, so they are only said."""
 _PARTS = {**_SINGLE, **_FUSED, **_GATED}
+
+MORE = "+"
+"""The letter for what a tensor holds beside Q, K and V: ``qkv_gate`` and ``qkv_mlp`` are ``qkv+``."""
+
+_BESIDE = frozenset(["gate", "gates", "mlp", "ffn", "ff", "glu"])
 
 _PREFIXES = ("linear", "lin", "proj", "conv", "fc", "to", "w")
 _SUFFIXES = ("projection", "linear", "proj", "layer", "conv", "lin", "net", "mat", "w")
@@ -63,13 +83,18 @@ MOMENTS = frozenset(["mu", "sigma", "mean", "std", "stddev", "var", "variance", 
 _NETWORKS = frozenset(["encoder", "decoder", "tower", "network", "backbone", "branch", "classifier", "critic", "actor"])
 """What is called ``encoder_q`` is a network and not a projection; ``encoder_q_proj`` and ``encoder_Wq`` are."""
 
-_OUT = "o out output outputs wo unify unifyheads combine merge concat dense fc final salida saida sortie ausgabe uscita"
+_OUT = """
+    o out output outputs wo unify unifyheads combine merge concat dense fc final
+    salida saida saída sortie ausgabe uscita vyhod выход вихід uitvoer wyjscie wyjście cikis çıkış utgang vystup výstup
+    keluaran shuchu 输出 輸出 出力 출력
+"""
 OUT_WORDS = frozenset(_OUT.split())
 """Words for the output projection."""
 
 ATTENTION_WORDS = (
     *("attn", "attention", "atten", "mha", "msa", "mhsa", "sdpa", "att"),
-    *("atencion", "atencao", "aufmerksamkeit", "vnimanie", "zhuyili"),
+    *("atencion", "atención", "atencao", "atenção", "attenzion", "aufmerksamkeit", "vnimanie", "внимани", "увага"),
+    *("aandacht", "uwaga", "dikkat", "uppmarksamhet", "pozornost", "perhatian", "zhuyi", "注意", "어텐션", "주의"),
 )
 """What the names of attention modules, or of what holds them, contain."""
 
@@ -79,7 +104,8 @@ class Word:
     """A word for Q, K and V, or some of them, in a component of a name.
 
     Attributes:
-        parts: the letters that it stands for, in its own order: ``q``, ``kv``, ``kqv``.
+        parts: the letters that it stands for, in its own order: ``q``, ``kv``, ``kqv``; with ``MORE`` where it says
+            that there is more.
         before: the words before it, in lower case.
         after: the words after it.
         spelling: the word itself, of which ``query``, ``key`` and ``value`` are one kind and ``q``, ``k`` and
@@ -104,7 +130,8 @@ class Word:
 
 def tokens(component: str) -> tuple[str, ...]:
     """The words of a component, in lower case: ``fc_q``, ``fcQ`` and ``FC-q`` are ``fc q``."""
-    return tuple(found.lower() for found in _TOKENS.findall(component))
+    words = _TOKENS if component.isascii() else _FOREIGN
+    return tuple(found.lower() for found in words.findall(component))
 
 
 @lru_cache(1 << 14)
@@ -114,8 +141,21 @@ def word_of(component: str) -> Word | None:
         return None
     words = tokens(component)
     said = words[words.index("to") :] if "to" in words else words  # emb_to_query is a query
-    if not NO_PROJECTION.isdisjoint(said):
+    if len(said) < len(words) and words[0] in OUT_WORDS:  # output_to_query leads back
         return None
+    more = len(words) > 1 and not _BESIDE.isdisjoint(words)
+    if not NO_PROJECTION.isdisjoint(said) and not (more and NO_PROJECTION.isdisjoint({*said} - _BESIDE)):
+        return None
+    found = _first_word(words)
+    if found is None or not more:
+        return found
+    if len(found.parts) == 3:
+        return replace(found, parts=found.parts + MORE)
+    return found if NO_PROJECTION.isdisjoint(said) else None
+
+
+def _first_word(words: tuple[str, ...]) -> Word | None:
+    """The first of some words, or several in a row, that stand for parts."""
     network = not _NETWORKS.isdisjoint(words) and GENERIC.isdisjoint(words)
     for start, word in enumerate(words):
         parts, stop = _PARTS.get(word) or (None if start else _LEADING.get(word)), start + 1
@@ -151,7 +191,7 @@ def _glued(word: str) -> tuple[tuple[str, ...], str, tuple[str, ...]] | None:
 
 def _spelling(word: str) -> str:
     """The kind of word: long or short."""
-    return "long" if len(word) > 3 or word in ("key", "val", "cle") else "short"
+    return "long" if len(word) > 3 or word in ("key", "val") or word in _LEADING else "short"
 
 
 @lru_cache(1 << 14)

@@ -18,7 +18,7 @@ from typing import get_args
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import UsageError
-from qkvinspect.layouts.layout import Layout, StoredWeight
+from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, Groups, Packing
 from qkvinspect.weights.head_stack import Axes
 
@@ -101,7 +101,7 @@ def _row(table: Mapping[str, object], origin: str, number: int) -> Layout:
     out = texts.get("out_orientation", "in_out" if axes else orientation)
     heads, kv_heads = _heads(origin, texts.get("heads"))
     return Layout(
-        id=texts.get("id", f"told-{number}"),
+        id=_id(origin, texts.get("id", f"told-{number}")),
         libraries=f"told by {origin}",
         weights=weights,
         biases=tuple(_biases(weights)),
@@ -159,7 +159,16 @@ def _text(origin: str, key: str, value: object) -> str:
 
 
 _LONGEST = 500
-_PACKING = r"(?:([a-z]+(?: *, *[a-z]+)*) +)?(in blocks|per head|per kv head|row by row|in (\d{1,4}) groups)"
+_PACKING = r"(?:([a-z]+(?: *, *[a-z]+)*) +)?(in blocks|per head|per kv head|row by row|in ([1-9]\d{0,3}) groups)"
+
+
+def _id(origin: str, id: str) -> str:
+    """The name of a row, which must not be another's: the output would say that a library stores it so."""
+    from qkvinspect.layouts import LAYOUTS
+
+    if id.partition("-")[0] in (PATTERN, "graph") or any(layout.id == id for layout in LAYOUTS):
+        raise UsageError(f"{origin}: the id {id!r} is that of another layout", hint="choose another, or leave it out")
+    return id
 
 
 def _orientation(origin: str, text: str) -> Orientation:

@@ -44,9 +44,7 @@ _RENAMED = replace(_OF_AN_ARCHITECTURE, note="as transformers stores them, under
 
 _ANY_PACKED = Layout(
     id="gguf-qkv",
-    libraries=(
-        "llama.cpp, of an architecture that packs Q, K and V (Phi-2, Phi-3, MPT, DBRX, ChatGLM, GLM-4, BERT kinds)"
-    ),
+    libraries="llama.cpp, of an architecture without a row of its own that packs Q, K and V",
     weights=_PACKED,
     layer="blk.#",
     out=("attn_output|attn_out.weight",),
@@ -56,9 +54,11 @@ _ANY_PACKED = Layout(
     rewritten_by="llama.cpp",
     source="llama.cpp gguf-py/gguf/constants.py, MODEL_TENSOR.ATTN_QKV",
     proof="source",
-    note="as transformers stores them, under another name",
+    note="whether the converter put rows in another order depends on the architecture",
 )
-_PACKED_OF_AN_ARCHITECTURE = replace(_ANY_PACKED, needs_config=True)
+_PACKED_OF_AN_ARCHITECTURE = replace(
+    _ANY_PACKED, needs_config=True, note="as transformers stores them, under another name"
+)
 
 _DELTA = Layout(
     id="gguf-gdn",
@@ -132,21 +132,8 @@ LAYOUTS = (
             "llama.cpp from Llama, Mistral, Mixtral, Arcee, SmolLM3, Granite, MiniCPM, DeepSeek 1, OLMo 1, Arctic, Deci"
         ),
         model_types=(
-            "llama",
-            "llama-embed",
-            "mistral3",
-            "arcee",
-            "smollm3",
-            "granite",
-            "granitemoe",
-            "minicpm",
-            "deepseek",
-            "olmo",
-            "arctic",
-            "chameleon",
-            "deci",
-            "llada",
-            "nanbeige",
+            *("llama", "llama-embed", "mistral3", "arcee", "smollm3", "granite", "granitemoe", "granitehybrid"),
+            *("minicpm", "deepseek", "olmo", "arctic", "chameleon", "deci", "llada", "nanbeige", "eagle3"),
         ),
         source="llama.cpp conversion/llama.py, LlamaModel.permute",
         note=_PERMUTED,
@@ -163,23 +150,11 @@ LAYOUTS = (
         _RENAMED,
         id="gguf-renamed",
         libraries=(
-            "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4"
+            "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, BERT"
         ),
         model_types=(
-            "qwen2",
-            "qwen2moe",
-            "qwen2vl",
-            "gemma",
-            "gemma2",
-            "olmo2",
-            "olmoe",
-            "phimoe",
-            "stablelm",
-            "exaone",
-            "starcoder2",
-            "nemotron",
-            "llama4",
-            "phi2",
+            *("qwen2", "qwen2moe", "qwen2vl", "gemma", "gemma2", "olmo2", "olmoe", "phimoe", "stablelm", "exaone"),
+            *("starcoder2", "nemotron", "llama4", "phi2", "*bert*"),
         ),
         source="llama.cpp conversion/base.py, TextModel.modify_tensors",
     ),
@@ -269,6 +244,13 @@ LAYOUTS = (
         note="as transformers stores them, under other names",
     ),
     _ANY_PACKED,
+    replace(
+        _PACKED_OF_AN_ARCHITECTURE,
+        id="gguf-qkv-renamed",
+        libraries="llama.cpp from Phi-2, Phi-3, MPT, DBRX, ChatGLM, BERT kinds that pack Q, K and V",
+        model_types=("phi2", "phi3", "mpt", "dbrx", "chatglm", "*bert*"),
+        source="llama.cpp conversion/base.py, TextModel.modify_tensors",
+    ),
     replace(
         _PACKED_OF_AN_ARCHITECTURE,
         id="gguf-qkv-norms",

@@ -110,6 +110,18 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
     ),
     Layout(
+        id="lightglue-cross",
+        libraries="LightGlue, kornia: attention between two images",
+        weights=(StoredWeight("to_qk.weight", Packing(("qk",))), StoredWeight("to_v.weight", V)),
+        siblings=("to_out.weight", "ffn.0.weight", "ffn.1.weight", "ffn.3.weight"),
+        out=("to_out.weight",),
+        kv_heads="equal",
+        head_tensors=(),
+        source="lightglue.py, CrossBlock.forward: qk0, qk1 = map_(to_qk, x0, x1)",
+        proof="source",
+        note="one projection gives the queries of an image and the keys that the other asks",
+    ),
+    Layout(
         id="restormer",
         libraries="Restormer and its descendants: attention over channels",
         weights=(StoredWeight("qkv.weight", QKV),),

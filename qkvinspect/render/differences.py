@@ -19,6 +19,8 @@ NUMERIC = frozenset({"head", "relative L2", "max diff", "cosine", "changed"})
 LOSS_COLUMNS = ("layer", "head", "Q", "K", "V", "out", "QK", "OV", "beyond rounding")
 LOSS_NUMERIC = frozenset(LOSS_COLUMNS[1:])
 
+_TELL_ALL = (RelationCode.ROTARY_PERMUTED, RelationCode.READ_OTHERWISE)
+
 _MOST_LOSSES = 8
 _MOST_OTHERS = 12
 _MOST_DETAILED, _MOST_FOLDED = 6, 3
@@ -102,8 +104,8 @@ def _worth_a_table(difference: Difference, per_head: bool) -> list[LayerDifferen
 
 
 def _is_told(layer: LayerDifference) -> bool:
-    """Whether what was recognised says all: rows in another order, whose values are the same but for rounding."""
-    told = {part for one in layer.relations if one.code is RelationCode.ROTARY_PERMUTED for part in one.parts}
+    """Whether what was recognised says all: rows in another order, or other rows, of values that are the same."""
+    told = {part for one in layer.relations if one.code in _TELL_ALL for part in one.parts}
     return layer.status == "changed" and all(part.name in told for part in layer.parts if part.whole.status not in SAME)
 
 

@@ -71,7 +71,8 @@ class AffineBlock:
         if self.places is None:
             by_groups(operation, values, self.start, self.group, table)
         else:
-            operation(values, table[:, self.places], out=values)
+            # ``table[:, places]`` would keep the order of a transposed table, and cross it with that of the values.
+            operation(values, np.take(table, self.places, axis=1), out=values)
 
 
 def rounding(values: Array, dtype: DType) -> Array:

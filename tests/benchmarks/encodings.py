@@ -10,7 +10,8 @@ in memory. Each value is compared. Seconds are those of the processor, of all th
 other work on the machine matters little.
 
 Of 2048 x 2048 bitsandbytes writes its 16 MB of numbers each time into the same memory, which stays in a large cache of
-the processor; 64 MB it gets anew from the system each time, as whoever loads a model does.
+the processor; 64 MB it gets anew from the system each time, as whoever loads a model does. What both take for a layer
+from its file is measured by ``encoded_files.py`` and printed below.
 
 Memory is the peak of a process of its own that opens a file and decodes every value, without and with more rows.
 """
@@ -24,12 +25,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from encoded_files import compare
 from make_data import _bnb, _gptq
 from safetensors.torch import save_file
 
@@ -64,7 +67,8 @@ def bitsandbytes(original: torch.Tensor) -> Iterator[Format]:
 
 
 def gptq(original: torch.Tensor) -> Iterator[Format]:
-    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    with redirect_stdout(sys.stderr):  # it greets
+        from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
     for bits in (3, 4, 8):
         for act_order in (False, True):
@@ -399,6 +403,8 @@ def main(given: Sequence[str]) -> None:
                 print(
                     f"| {name} | {speed:.0f} | {other:.0f} | {speed / other:.2f} | {worst:.2g} | {memory} |", flush=True
                 )
+        if not names or "encoded_files" in names:
+            compare(Path(folder), RUNS)
 
 
 if __name__ == "__main__":

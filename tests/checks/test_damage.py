@@ -157,6 +157,26 @@ def test_what_is_so_by_intent_is_no_damage(change: Callable[[State], None], dtyp
     assert said({name: value.to(dtype) for name, value in state.items()}, tmp_path) == []
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float8_e4m3fn"])
+def test_a_trained_classifier_whose_heads_have_one_direction_each_is_silent(dtype: str, tmp_path: Path) -> None:
+    """ANARCII's: rows that are multiples of one another have sizes in gaps."""
+    with wheels.skipped_offline():
+        trained = next(one for one in cases.others(cases.OTHERS[1:2]) if one.label.endswith("classifii"))
+    assert "damaged-block" not in {finding.code for finding in damage.written(trained, dtype, tmp_path).said}
+
+
+def test_a_block_of_one_output_projection_in_another_is_a_copy(tmp_path: Path) -> None:
+    state = weights()
+    state["layers.2.self_attn.o_proj.weight"][16:32] = state["layers.0.self_attn.o_proj.weight"][16:32]
+    (found,) = said(state, tmp_path)
+    place = re.fullmatch(
+        r"bytes (\d+):(\d+) of o_proj.weight are those of bytes \1:\2 of layers.0.self_attn.o_proj.weight.*", found
+    )
+    assert place is not None, found
+    assert int(place[1]) == pytest.approx(8192, abs=3)  # bytes beside it may be equal by chance
+    assert int(place[2]) == pytest.approx(16384, abs=3)
+
+
 def test_parts_of_fused_weights_that_are_equal_as_a_whole_are_no_damage(tmp_path: Path) -> None:
     """V of one layer is K of another, head by head: another check says that. Part of a head is damage."""
     parts = weights()

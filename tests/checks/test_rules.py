@@ -256,3 +256,12 @@ def test_what_most_layers_have_needs_four_that_agree_and_a_quarter_that_does_not
     assert outvoted({**dict.fromkeys("abcd", 1), "e": 2}) == (1, 4, ["e"])
     assert outvoted({**dict.fromkeys("abcdef", 1), "g": 2, "h": 3}) == (1, 6, ["g", "h"])
     assert outvoted({**dict.fromkeys("abcde", 1), "g": 2, "h": 3}) is None
+
+
+def test_one_of_two_heads_is_named(check: Any) -> None:
+    state = {name(layer): torch.randn(3 * WIDTH, WIDTH) for layer in range(2)}
+    state[name(1)][WIDTH + WIDTH // 2 : 2 * WIDTH] = 0
+    found = check(state, "--heads", "2")
+    assert [(one["code"], one["layer"]) for one in found if one["severity"] != "info"] == [
+        ("zero-head", name(1, "")[:-1])
+    ]

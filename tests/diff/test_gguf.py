@@ -89,3 +89,16 @@ def test_the_numbers_are_exported(tmp_path: Path, run: Callable[..., Any]) -> No
     tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.0.attn_k.weight")
     expected = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
     assert torch.equal(load_file(out)["blk.0.k_proj.weight"], expected)
+
+
+def test_rows_of_v_that_were_shuffled_are_said_beside_those_that_the_converter_permuted(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    state = original(tmp_path / "hf")
+    name = "model.layers.0.self_attn.v_proj.weight"
+    shuffled = state | {name: state[name][torch.randperm(len(state[name]))]}
+    path = converted(tmp_path / "m.gguf", shuffled, Type.F32, {"q": HEADS})
+    (layer,) = json.loads(run("diff", tmp_path / "hf", path, "-f", "json").out)["layers"]
+    said = {tuple(one["parts"]): one["code"] for one in layer["relations"]}
+    assert said[("v",)] == "rows-permuted"
+    assert sum("k" in parts for parts in said) == 1

@@ -202,6 +202,28 @@ def test_rows_that_end_within_a_byte_are_compared_as_bytes(run, tmp_path: Path) 
     assert run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors").code == 1
 
 
+@pytest.mark.parametrize("shape", [[2, 3, 2], [3, 4], [4, 3]], ids=str)
+@pytest.mark.parametrize("other", [0, 7])
+def test_rows_of_half_bytes_are_compared(shape: list[int], other: int, run, tmp_path: Path) -> None:
+    """Also where they end within one."""
+    header = json.dumps({"x": {"dtype": "F4", "shape": shape, "data_offsets": [0, 6]}}).encode()
+    for name, last in (("a", 0), ("b", other)):
+        content = len(header).to_bytes(8, "little") + header + bytes(5) + bytes([last])
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    found = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "-f", "json")
+    assert (found.code, found.json()["others"]["identical"]) == ((1, 0) if other else (0, 1))
+
+
+def test_numbers_that_begin_within_a_byte_are_not_compared_with_permuted_ones(run, tmp_path: Path) -> None:
+    torch.save({"x": torch.randn(4, 3, 3).permute(2, 1, 0)}, tmp_path / "a.pt")
+    header = json.dumps({"x": {"dtype": "F4", "shape": [3, 3, 4], "data_offsets": [0, 18]}}).encode()
+    (tmp_path / "b.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(range(18)))
+    for sides in ((tmp_path / "a.pt", tmp_path / "b.safetensors"), (tmp_path / "b.safetensors", tmp_path / "a.pt")):
+        found = run("diff", *sides)
+        assert found.code == 2
+        assert "cannot be compared" in found.err
+
+
 def test_floats_narrower_than_a_byte_are_compared(tmp_path: Path, run) -> None:
     header = b'{"x":{"dtype":"F4","shape":[2,8],"data_offsets":[0,8]}}'
     for name, data in (("a", bytes(range(8))), ("b", bytes(7) + b"\x07"), ("c", bytes(range(8)))):
@@ -260,3 +282,16 @@ def test_float4_in_pairs_as_torch_has_it_is_that_of_safetensors(tmp_path: Path, 
     state[names[1]].view(torch.uint8)[3, 2] ^= 1
     torch.save(state, tmp_path / "c.pt")
     assert run("diff", tmp_path / "a.safetensors", tmp_path / "c.pt").code == 1
+
+
+def test_a_layer_that_has_no_v_is_compared(run, tmp_path: Path) -> None:
+    """Layers of some models take V from elsewhere: Zaya's projections are of Q and K alone."""
+    state = {f"model.layers.0.self_attn.{part}_proj.weight": torch.randn(32, 32) for part in "qko"}
+    save_file(state, tmp_path / "a.safetensors")
+    state["model.layers.0.self_attn.q_proj.weight"][3, 4] += 1
+    save_file(state, tmp_path / "b.safetensors")
+    layout = ("--layout", "model.layers.0.self_attn=zaya", "--heads", "4")
+    found = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", *layout, "-f", "json")
+    assert found.code == 1, found.err
+    (layer,) = found.json()["layers"]
+    assert {part["part"]: part["status"] for part in layer["parts"]} == {"q": "changed", "k": "identical"}

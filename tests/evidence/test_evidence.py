@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
@@ -99,6 +100,37 @@ def test_every_packing_is_recognised(others, tmp_path: Path, label: str) -> None
         assert (evidence.packings.best.label, evidence.packings.decided) == (name, True)
         assert evidence.packings.best.num_heads == one.heads
         assert against(report) == (set() if name == "q, k, v in blocks" else {"packing-against-weights"})
+
+
+@pytest.mark.parametrize("groups", ["one", "heads"])
+def test_the_weights_settle_what_the_names_of_a_packed_tensor_leave_open(
+    others, tmp_path: Path, groups: Groups
+) -> None:
+    one = others["sapiens/checkpoint_vl"]
+    cases.pack(cases.layers(one.path), Packing(("q", "k", "v"), groups), one.heads, tmp_path / "mha.safetensors")
+    names = {"in_proj_weight": "queries_keys_values.weight", "in_proj_bias": "queries_keys_values.bias"}
+    tensors: dict[str, np.ndarray] = {}
+    for name, value in load_arrays(tmp_path / "mha.safetensors").items():
+        layer, _, leaf = name.partition(".self_attn.")
+        tensors[f"{layer}.attention.{names.get(leaf, leaf)}"] = value
+    save_arrays(tensors, tmp_path / "packed.safetensors")
+    found = cases.weigh(tmp_path / "packed.safetensors").attentions
+    assert {a.candidates[0] for a in found} == {"pattern-blocks" if groups == "one" else "pattern-per-head"}
+    assert {a.layout_from for a in found} == {"weights"}
+    assert {a.heads.num_heads for a in found if a.heads} == {one.heads}
+
+
+def test_all_packings_are_weighed_where_the_evidence_is_asked_for(others, tmp_path: Path) -> None:
+    """Also those that a glance at some rows refutes."""
+    one = others["sapiens/checkpoint_vl"]
+    layers = cases.layers(one.path)
+    packings = cases.packings(one.heads, layers[0].out.shape[1])
+    cases.pack(layers, packings["q, k, v in blocks"], one.heads, tmp_path / "packed.safetensors")
+    (found, *_) = cases.weigh(tmp_path / "packed.safetensors", claim=one.heads, thorough=True).attentions
+    assert found.evidence is not None
+    assert found.evidence.packings is not None
+    labels = {label for said in found.evidence.packings.weighed for label in (said.label, said.same_rows)}
+    assert labels >= packings.keys()
 
 
 @pytest.mark.parametrize("groups", ["one", "kv_heads", 2, 4])

@@ -135,6 +135,17 @@ def test_scores_are_normal_quantiles_of_the_ranks_of_cosines() -> None:
     np.testing.assert_allclose(gram.normal_ranks(ties), expected, atol=0.01)
 
 
+def test_the_greatest_cosine_is_told_from_the_next() -> None:
+    cosines = np.eye(4)
+    above = np.triu_indices(4, 1)
+    cosines[above] = 0.5, 0.49999, 0.3, 0.1, -0.2, 0.05
+    cosines = np.triu(cosines) + np.triu(cosines, 1).T
+    rows = np.linalg.cholesky(cosines) @ stats.ortho_group.rvs(4, random_state=0)
+    found = gram.normal_scores(rows.astype(np.float32))
+    assert found is not None
+    np.testing.assert_allclose(found[above], stats.norm.ppf((stats.rankdata(cosines[above]) - 0.5) / 6), atol=0.01)
+
+
 @pytest.mark.parametrize("rows", [3, 4, 5])
 def test_four_rows_are_the_fewest_that_say_anything(rows: int) -> None:
     values = RNG.normal(size=(rows, 8)).astype(np.float32)

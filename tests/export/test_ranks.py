@@ -178,6 +178,11 @@ REFUSED: dict[str, tuple[dict[str, Tensor], tuple[object, ...], str]] = {
     "heads that cannot be shared out": ({}, ("--tp", 3), "8 heads cannot be shared out over 3 ranks"),
     "kv heads that cannot": ({}, ("--tp", 16), "8 heads cannot be shared out over 16 ranks"),
     "an unknown tensor": ({"adapter.mix": ranks.draw(4, 4)}, ("--tp", 2), "adapter.mix: how ranks share it is unknown"),
+    "experts in one tensor of a known name": (
+        {"model.layers.0.mlp.down_proj.weight": ranks.draw(4, WIDTH, WIDTH)},
+        ("--tp", 2),
+        "how ranks share it is unknown",
+    ),
     "a vocabulary": ({"lm_head.weight": ranks.draw(33, WIDTH)}, ("--tp", 2), "33 rows cannot be shared out"),
     "with shards": ({}, ("--tp", 2, "--max-shard-size", "1GB"), "do not go together"),
     "--whole alone": ({}, ("--whole", "*"), "means nothing without --tp"),
@@ -217,6 +222,23 @@ def test_a_dry_run_and_a_name_that_is_taken(tmp_path: Path, capsys: pytest.Captu
     argv = ("convert", tmp_path / "own.safetensors", "--to", "phi3", "--heads", "8/2", "--tp", 2)
     assert "exists already" in refused(*argv, "-o", tmp_path / "out")
     assert ".safetensors" in refused(*argv, "-o", tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(("to", "kept"), [("megatron-core", True), ("phi3", False)])
+def test_what_torch_alone_has_goes_into_torch_s_files_and_no_others(to: str, kept: bool, tmp_path: Path) -> None:
+    """complex128, which safetensors has no code for, beside Megatron's; phi3's ranks are safetensors."""
+    odd = torch.ones(3, dtype=torch.complex128)
+    torch.save({**llama(2), "odd": odd}, tmp_path / "own.pt")
+    argv = ("convert", tmp_path / "own.pt", "--to", to, "--heads", "8/2", "--no-evidence", "--tp", 2)
+    argv += ("--whole", "odd")
+    out = tmp_path / "out"
+    if not kept:
+        assert "safetensors has no dtype complex128" in refused(*argv, "-o", out)
+        assert not out.exists()
+        return
+    run(*argv, "-o", out, "--verify")
+    for own in of_ranks(out, 2):
+        assert torch.equal(own["odd"], odd)
 
 
 def test_export_takes_the_whole_of_ranks(tmp_path: Path) -> None:

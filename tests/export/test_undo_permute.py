@@ -10,31 +10,90 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qkvinspect.explain.snippet import python
+from qkvinspect.formats import open_checkpoint
+from qkvinspect.inspection import inspect
+
 CONVERTED = Path(__file__).parents[1] / "diff" / "llama_cpp"
 
 
+SEPARATE = (
+    *("llama", "mistral", "mixtral", "arcee", "smollm3", "granite", "granitehybrid", "olmo", "chameleon"),
+    *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada", "llava", "xverse"),
+)
+EVERY = (*SEPARATE, "internlm2", "bailingmoe", "baichuan", "kimi-k25", "qwen35")
+"""Models whose rows the converter puts in another order, one for each row of the table."""
+
+
 def expected(name: str) -> Mapping[str, torch.Tensor]:
-    """Q, K and V as the model has them: the converter permuted Q and K of 4 heads over 2, 8 rows each."""
+    """Q, K and V as the model has them, and their biases: mostly 4 heads over 2, 8 rows each."""
     state = load_file(CONVERTED / name / "model.safetensors")
+    if name in SEPARATE:
+        ends = {"weight": "", "bias": "_bias"}
+        return {
+            f"{part}{end}": values
+            for part in "qkv"
+            for kind, end in ends.items()
+            for key, values in state.items()
+            if key.endswith(f".{part}_proj.{kind}")
+        }
     if name == "internlm2":  # of each kv head: two of Q, K, V
         groups = state["model.layers.0.attention.wqkv.weight"].unflatten(0, (2, 4, 8))
-        q, k, v = (part.flatten(0, 2) for part in groups.split([2, 1, 1], dim=1))
-        return {"q": q, "k": k, "v": v}
-    return {part: state[f"model.layers.0.self_attn.{part}_proj.weight"] for part in "qkv"}
+        return dict(zip("qkv", (part.flatten(0, 2) for part in groups.split([2, 1, 1], dim=1)), strict=True))
+    if name == "bailingmoe":
+        packed = state["model.layers.0.attention.query_key_value.weight"]
+        return dict(zip("qkv", packed.split([32, 16, 16]), strict=True))
+    if name == "qwen35":  # the first layer: 2 heads of Q and K, and 4 of V, 8 rows each
+        packed = state["model.layers.0.linear_attn.in_proj_qkv.weight"]
+        return dict(zip("qkv", packed.split([16, 16, 32]), strict=True))
+    if name == "baichuan":
+        return dict(zip("qkv", state["model.layers.0.self_attn.W_pack.weight"].chunk(3), strict=True))
+    found: dict[str, torch.Tensor] = {}
+    for kind, end in (("weight", ""), ("bias", "_bias")):
+        packed = state[f"vision_tower.encoder.blocks.0.wqkv.{kind}"].chunk(3)
+        found |= {f"{part}{end}": values for part, values in zip("qkv", packed, strict=True)}
+    return found
 
 
-@pytest.mark.parametrize("name", ["llama", "internlm2", "deci", "mistral"])
-@pytest.mark.parametrize("everything", [False, True])
-def test_the_values_are_those_of_the_model(
-    name: str, everything: bool, tmp_path: Path, run: Callable[..., Any]
+@pytest.mark.parametrize("name", EVERY)
+def test_of_each_architecture_the_rows_are_those_of_the_model(
+    name: str, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
+    path, out = CONVERTED / f"{name}.gguf", tmp_path / "out.safetensors"
+    done = run("export", "--split", path, "-o", out, "--undo-permute", "--verify")
+    assert done.code == 0, done.err
+    written = load_file(out)
+    with open_checkpoint(path) as checkpoint:
+        first = inspect(checkpoint).attentions[0]
+        code = python(first, checkpoint)
+    made: dict[str, Any] = {}
+    exec("\n".join(code), made)
+    for part, values in expected(name).items():
+        kind = "bias" if part.endswith("_bias") else "weight"
+        exported = written[f"{first.layer}.{part[0]}_proj.{kind}"]
+        explained = made.get(f"{part}_original", made[part])
+        assert torch.equal(exported.half(), values)
+        assert torch.equal(explained.half(), values)
+
+
+def test_heads_of_v_are_not_moved_alone(tmp_path: Path, run: Callable[..., Any]) -> None:
+    """The gate, the convolution and the output projection of such a layer would stay as llama.cpp has them."""
     out = tmp_path / "out.safetensors"
-    more = ["--all"] if everything else []
-    done = run("export", "--split", *more, CONVERTED / f"{name}.gguf", "-o", out, "--undo-permute", "--verify")
+    refused = run("export", "--all", CONVERTED / "qwen35.gguf", "-o", out, "--undo-permute")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "another order than its other tensors" in refused.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "internlm2", "deci", "mistral", "kimi-k25"])
+def test_in_a_whole_checkpoint_too(name: str, tmp_path: Path, run: Callable[..., Any]) -> None:
+    out = tmp_path / "out.safetensors"
+    done = run("export", "--split", "--all", CONVERTED / f"{name}.gguf", "-o", out, "--undo-permute", "--verify")
     assert done.code == 0, done.err
     found = load_file(out)
-    for part, values in expected(name).items():
-        assert torch.equal(found[f"blk.0.{part}_proj.weight"], values)
+    layer = "v.blk.0" if name == "kimi-k25" else "blk.0"
+    for part in "qkv":
+        assert torch.equal(found[f"{layer}.{part}_proj.weight"], expected(name)[part])
 
 
 def test_biases_and_heads_apart(tmp_path: Path, run: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import UsageError
@@ -177,3 +178,18 @@ def test_entries_begin_where_torch_would_map_them(limit: int, tmp_path: Path, mo
             assert entry.date_time == (1980, 1, 1, 0, 0, 0)
     loaded = torch.load(tmp_path / "m.pt", weights_only=True)
     assert {name: tensor.tolist() for name, tensor in loaded.items()} == {k: v.tolist() for k, v in state.items()}
+
+
+@pytest.mark.parametrize(("layer", "code"), [("1", 0), ("0", 2)])
+def test_a_layer_beside_codes_that_nobody_can_read_is_refused_and_no_other(
+    layer: str, code: int, tmp_path: Path, run
+) -> None:
+    """GPTQ's zeros beside a weight that has no codes."""
+    name = "model.layers.{}.self_attn.{}_proj"
+    state = {f"{name.format(n, part)}.weight": torch.randn(32, 32) for n in (0, 1) for part in "qkvo"}
+    state |= {f"{name.format(0, part)}.qzeros": torch.zeros(4, dtype=torch.int32) for part in "qkv"}
+    save_file(state, tmp_path / "model.safetensors")
+    argv = ("convert", tmp_path / "model.safetensors", "--to", "torch-mha", "--heads", "4", "--no-evidence")
+    found = run(*argv, "--layer", f"model.layers.{layer}.self_attn", "-o", tmp_path / "out.safetensors")
+    assert found.code == code, found.err
+    assert ("it is quantised" in found.err) == (code == 2)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Call, Global, Loaded, Persistent, TensorCall, load, load_prefix, load_whole
+from qkvinspect.formats.pickle.keys import Keys, MalformedError
 
 walk = sys.modules["qkvinspect.formats.pickle.walk"]
 
@@ -598,3 +599,12 @@ def test_an_ordered_dict_of_pairs_is_a_dict() -> None:
 @pytest.mark.parametrize("arguments", [b"(K\x01t", b"(](K\x01etK\x00\x86", b"(](](K\x01eet"])
 def test_an_ordered_dict_of_something_else_stays_a_call(arguments: bytes) -> None:
     assert isinstance(load(b"ccollections\nOrderedDict\n" + arguments + b"R.", "f"), Call)
+
+
+def test_ten_thousand_huge_numbers_are_keys_and_no_more() -> None:
+    keys = Keys()
+    for number in range(10_000):
+        keys.check((number,) if number % 2 else number - (1 << 80))
+    keys.check(7)
+    with pytest.raises(MalformedError, match="over 10000 tuples or huge numbers"):
+        keys.check((7,))

@@ -15,6 +15,7 @@ import torch
 
 from qkvinspect.cli import main
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.safetensors import CODES
@@ -341,3 +342,13 @@ def test_a_config_in_the_metadata_is_kept(tmp_path: Path) -> None:
             ("checkpoint:config", {"num_heads": 4})
         ]
         assert checkpoint.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [(2**63 - 1, Code.SAFETENSORS_SIZE), (2**63, Code.SAFETENSORS_SHAPE), (-1, Code.SAFETENSORS_SHAPE)],
+)
+def test_sizes_are_numbers_of_63_bits(size: int, code: Code, tmp_path: Path, refused: Any) -> None:
+    header = json.dumps({"x": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert refused(tmp_path / "m.safetensors").code is code

@@ -214,6 +214,14 @@ def test_damage_is_named(tmp_path: Path, members: list[tars.Member], code: Code,
     assert refused(save(tmp_path / "m.pt", members)).code is code
 
 
+def test_what_stands_in_place_of_a_header_is_shown(tmp_path: Path, refused) -> None:
+    data = bytearray(tars.archive(WHOLE))
+    second = data.index(b"ustar", 512)
+    data[second : second + 8] = b"NOT-TAR!"
+    (tmp_path / "m.pt").write_bytes(data)
+    assert "NOT-TAR!" in str(refused(tmp_path / "m.pt"))
+
+
 @pytest.mark.parametrize(
     ("end", "code"),
     [(b"", Code.TAR_TRUNCATED), (bytes(512), Code.TAR_TRUNCATED), (bytes(2000) + b"\1", Code.TAR_TRAILING)],

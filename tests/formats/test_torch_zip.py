@@ -496,10 +496,11 @@ def test_crc_of_the_pickle(saved: Any, rezip: Any, refused: Any) -> None:
     refused(path, "(?i)crc|checksum")
 
 
-def test_two_folders(saved: Any, refused: Any) -> None:
+@pytest.mark.parametrize("name", ["other/data.pkl", "other/readme.txt"])
+def test_two_folders(name: str, saved: Any, refused: Any) -> None:
     path = saved({"w": torch.randn(3, 3)})
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("other/data.pkl", archive.read("model/data.pkl"))
+        archive.writestr(name, archive.read("model/data.pkl"))
     refused(path, "not a torch checkpoint")
 
 

@@ -142,3 +142,62 @@ def test_quantised_latent_attention(kind: str, query: str, tmp_path: Path) -> No
         exact = np.concatenate([values["attn_k_b"].transpose(0, 2, 1), values["attn_v_b"]], axis=1).reshape(-1, rank)
         assert slack is not None
         assert (np.abs(expected - exact) <= slack * (1 + 2**-3)).all()
+
+
+CONTRADICTIONS = {
+    "heads that do not divide Q": (
+        {"heads": 3, "kv": 2, "dim": 16},
+        (64, 32),
+        None,
+        "cannot be shared out over 3 heads",
+    ),
+    "fewer rows than heads of that width": ({"heads": 4, "kv": 4, "dim": 16}, (48, 48), None, "4 of them do not fit"),
+    "half of the rows": ({"heads": 8, "kv": 8, "dim": 16}, (64, 64), None, "8 of them do not fit"),
+    "another number of kv heads": ({"heads": 8, "kv": 2}, (64, 32), (8, 4), "4 kv heads by its rows, where the same"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_metadata_that_the_rows_deny_is_named(case: str, tmp_path: Path) -> None:
+    """A GGUF file says what lies in it: nothing is put down to pruning or to ranks, of which llama.cpp knows none."""
+    told, rows, heads, said = CONTRADICTIONS[case]
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_head_count(told["heads"])
+    writer.add_head_count_kv(told["kv"])
+    if "dim" in told:
+        writer.add_key_length(told["dim"])
+        writer.add_value_length(told["dim"])
+    values = np.random.default_rng(0)
+    for part, count in zip("qkv", (*rows, rows[1]), strict=True):
+        writer.add_tensor(f"blk.0.attn_{part}.weight", values.standard_normal((count, 64)).astype("f4"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_checkpoint(tmp_path / "m.gguf") as checkpoint:
+        report = inspect(checkpoint)
+    found = report.attentions[0].heads
+    assert (found and (found.num_heads, found.num_kv_heads)) == heads
+    assert any(said in finding.message and finding.severity == "warning" for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "id"),
+    [("phi3", "gguf-qkv-renamed"), ("nomic-bert", "gguf-qkv-renamed"), ("nobodys", "gguf-qkv")],
+)
+def test_a_packed_tensor_of_an_unknown_architecture_is_not_said_to_be_as_it_was(
+    architecture: str, id: str, tmp_path: Path
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", architecture)
+    writer.add_head_count(4)
+    writer.add_tensor("blk.0.attn_qkv.weight", np.random.default_rng(0).standard_normal((96, 32)).astype("f4"))
+    writer.add_tensor("blk.0.attn_output.weight", np.ones((32, 32), "f4"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_checkpoint(tmp_path / "m.gguf") as checkpoint:
+        (attention,) = inspect(checkpoint).attentions
+    assert attention.layout is not None
+    assert attention.layout.id == id
+    assert ("depends on the architecture" in attention.layout.note) is (id == "gguf-qkv")

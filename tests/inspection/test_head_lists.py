@@ -116,6 +116,9 @@ FOUND: dict[str, tuple[Shapes, str, int, int]] = {
         "b.0.attn", H, 2,
     ),
     "the number in the name": (heads("b.0.attn.head_{}.", H, "W_q", "W_k", "W_v"), "b.0.attn", H, H),
+    "the number within the name": (heads("b.0.attn.head_{}_", 12, "query", "key", "value", shape=(4, E)), "b.0.attn",
+                                   12, 12),
+    "the same, shorter": (heads("b.0.attn.h{}_", H, "q", "k", "v"), "b.0.attn", H, H),
     "heads of attention by name": (heads("b.0.attn_heads.{}.", H, "to_q", "to_k", "to_v"), "b.0.attn_heads", H, H),
     "heads of other widths than the model's": (
         heads("b.0.attn.heads.{}.", 3, "q", "k", "v", shape=(8, E)) | {"b.0.attn.out.weight": (E, 24)},

@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import scaled_dot_product_attention
 
+from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
+from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.model import in_short
 
 E = 32
 
@@ -137,3 +140,19 @@ def test_what_is_converted_computes_the_same(tmp_path: Path, run: Any) -> None:
         read = y if of is None else of
         y = y + attention(y, read, read, need_weights=False)[0]
     torch.testing.assert_close(y, block(x, memory))
+
+
+@pytest.mark.parametrize("said", ["architectures", "model_type", None])
+def test_the_summary_names_the_architecture_that_the_config_gives(said: str | None) -> None:
+    value = ["LlamaForCausalLM"] if said == "architectures" else "LlamaForCausalLM"
+    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8), "norm.weight": (8,)}
+    configs = (Config("config:config.json", {said: value}),) if said else ()
+    tensors = {
+        name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # pyright: ignore
+        for name, shape in shapes.items()
+    }
+    assert in_short(Checkpoint("model", "test", 0, tensors, configs=configs)).to_dict() == {
+        "num_parameters": 72,
+        "dtypes": {"float32": 72},
+        "architecture": "LlamaForCausalLM" if said else None,
+    }

@@ -29,6 +29,19 @@ _OTHERS: dict[str, Shapes] = {
     "one tensor for K and V": {"l.attn.q_proj.weight": (E, E), "l.attn.memory.weight": (2 * E, E)},
     "one tensor for Q and K": {"l.attn.v_proj.weight": (E, E), "l.attn.both.weight": (2 * E, E)},
     "a network of convolutions beside it": {"l.attn.q.weight": (E, E, 1, 1), "l.attn.sr.weight": (E, E, 8, 8)},
+    "a list of three for Q, K and V": {f"l.attn.qkv.{n}.weight": (E, E) for n in range(3)}
+    | {"l.attn.out.weight": (E, E)},
+    "a gate behind them": {"l.attn.qkv_gate.weight": (4 * E, E), "l.attn.out.weight": (E, E)},
+    "all three along the first axis": {"l.attn.qkv_w": (3, E, E), "l.attn.o.weight": (E, E)},
+    "latent": {
+        f"l.attn.W_{n}.weight": shape
+        for n, shape in {"dq": (32, E), "uq": (E, 32), "dkv": (24, E), "uk": (E, 24), "uv": (E, 24)}.items()
+    },
+    "RWKV with its receptance": {f"l.att.{n}.weight": (E, E) for n in ("receptance", "key", "value", "output")},
+    "K and V of another": {"l.cross.k_proj.weight": (E, E), "l.cross.v_proj.weight": (E, E)},
+    "three alike and one back": {f"l.attn.{n}.weight": (32, E) for n in "abc"} | {"l.attn.d.weight": (E, 32)},
+    "layers stacked": {f"l.attn.{n}.kernel": (6, E, E) for n in ("query", "key", "value")},
+    "einsums": {"l.attn.q_einsum.w": (H, E, D), "l.attn.kv_einsum.w": (2, 1, E, D)},
     "vectors": {"l.attn.key_q.weight": (E, E), "l.attn.v_vector.weight": (1, E), "l.attn.o.weight": (E, E)},
 }
 
@@ -140,6 +153,11 @@ PACKED: dict[str, tuple[Shapes, str, dict[str, tuple[range, ...]]]] = {
         'q = "qkv.weight", k = "qkv.weight", v = "qkv.weight", out = "to_out.0.weight"',
         dict.fromkeys(("q", "k", "v"), tuple(range(h * D, h * D + D) for h in range(H))),
     ),
+    "all three along the first axis": (
+        {"l.qkv_w": (3, E, E)},
+        'qkv = "qkv_w", packing = "q, k, v in blocks", orientation = "heads_dim_in"',
+        {part: tuple(range(at * E + h * D, at * E + h * D + D) for h in range(H)) for at, part in enumerate("qkv")},
+    ),
     "K and V of a second stream": (
         {"l.kv.weight": (2 * E, E)},
         'kv = "kv.weight", packing = "v, k per head"',
@@ -164,6 +182,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a packing of parts that no tensor holds": ('qkv = "a", packing = "k, v in blocks"', "lists other parts"),
     "one tensor that is q and v": ('q = "a", k = "b", v = "a"', "one tensor is named for q, v"),
     "two packings, one unreadable": ('q = "a", kv = "b", packing = "q, gate per head; k, v somehow"', "no packing"),
+    "no groups": ('qkv = "a", packing = "in 0 groups"', "no packing"),
+    "the name of a known layout": ('q = "a", id = "torch-mha"', "another layout"),
+    "the name of a pattern": ('q = "a", id = "pattern-per-head"', "another layout"),
     "an orientation of the output": ('q = "a", out_orientation = "heads_in_dim"', "no orientation"),
 }
 
@@ -173,6 +194,14 @@ def test_what_a_row_cannot_say_is_refused(row: str, words: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse(f"{{ {row} }}")
     assert words in str(raised.value)
+
+
+def test_a_row_must_fit_what_is_asked_for() -> None:
+    shapes = {f"l.{i}.attn.{n}.weight": (E, E) for i in range(2) for n in "qkv"} | {"l.0.attn.mine.weight": (E, E)}
+    row = (parse('{ q = "mine.weight" }'),)
+    assert "settings" in {one.found_by for one in report(shapes, told_now=row, layers="l.0.*").attentions}
+    with pytest.raises(LayoutError, match="no layer that is asked for"):
+        report(shapes, told_now=row, layers="l.1.*")
 
 
 NO_MATRICES: dict[str, tuple[Shapes, str, str]] = {
@@ -207,3 +236,30 @@ def test_the_page_has_an_example_of_every_kind() -> None:
     assert all(
         f"{word} = " in examples for word in ("q", "kv", "qkv", "packing", "orientation", "heads", "layer", "out")
     )
+
+
+@pytest.mark.parametrize(
+    ("layout", "shapes", "axes"),
+    [
+        (
+            "torch-mha",
+            {"l.in_proj_weight": (144, 48), "l.out_proj.weight": (48, 48)},
+            {"q": 0, "k": 0, "v": 0, "out": 1},
+        ),
+        ("gpt2", {"l.c_attn.weight": (48, 144), "l.c_proj.weight": (48, 48)}, {"q": 1, "k": 1, "v": 1, "out": 0}),
+    ],
+)
+def test_a_part_s_axis_is_that_along_which_its_tensor_is_narrowed(
+    layout: str, shapes: Shapes, axes: dict[str, int], tmp_path: Path
+) -> None:
+    state = {name: torch.randn(shape) for name, shape in shapes.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        (found,) = inspect(checkpoint, Options(heads=("4",))).attentions
+        assert found.layout is not None
+        assert found.layout.id == layout
+        assert {part.name: part.axis for part in (*found.parts, found.output) if part is not None} == axes
+        for part in found.parts:
+            (run,) = part.rows
+            cut = state[part.weight.name].narrow(part.axis, run.start, len(run))
+            np.testing.assert_array_equal(part.numpy(), (cut.T if part.axis else cut).numpy())

@@ -216,3 +216,10 @@ def test_projections_of_few_rows_are_said() -> None:
     assert told.attentions == ()
     assert told.account is not None
     assert [(one.module, one.why[:8]) for one in told.account.unrecognised] == [("b.0.nl", "few rows")]
+
+
+@pytest.mark.parametrize(("rows", "known"), [(66, True), (63, True), (64, False), (21, False)])
+def test_thirds_of_any_size_that_are_wider_than_their_input_may_be_q_k_and_v(rows: int, known: bool) -> None:
+    """Where the name says it and no output projection says how wide V is: 24 inputs."""
+    found = report({"net.attention.queries_keys_values.weight": (rows, 24)})
+    assert len(found.attentions) == known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,3 +114,12 @@ def test_what_goes_by_a_layer_s_number_or_name_is_asked_for_each(
 def test_only_one_block_of_a_stack_is_looked_at() -> None:
     names = Names(inspect(checkpoint(stacked(LAYER, 50)), Options(norms=False)).weights)
     assert set(Repeats(names).firsts) == set(stacked(LAYER, 1))
+
+
+def test_heads_that_each_module_holds_are_named_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a pickled nn.Module has them."""
+    plain = checkpoint(stacked(LAYER, 4))
+    held = {f"net.blocks.{number}.self_attn": {"num_heads": 4} for number in range(4)}
+    repeated, each = both(replace(plain, modules=held), Options(norms=False), monkeypatch)
+    assert repeated == each
+    assert [one.heads_from for one in repeated[1]] == [f"checkpoint:{name}.num_heads" for name in held]

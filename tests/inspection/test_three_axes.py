@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +13,7 @@ from torch import nn
 
 import qkvinspect
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import inspect
+from qkvinspect.inspection import Options, inspect
 from tests.inspection.test_patterns import report
 
 E, H, D = 48, 4, 12
@@ -131,3 +132,22 @@ def test_heads_beside_norms_of_one_axis_are_no_layers() -> None:
 def test_convolutions_are_no_stacked_layers() -> None:
     shapes: Shapes = {f"attn.{part}.weight": (E, E, 3, 3) for part in ("query", "key", "value", "proj")}
     assert len(report(shapes).attentions) == 1
+
+
+@pytest.mark.parametrize("sizes", [(9, 3, 3), (16, 4, 4), (32, 8, 4), (48, 8, 6), (49, 7, 7), (64, 16, 4), (64, 1, 16)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_heads_of_flax_may_be_narrow(tmp_path: Path, sizes: tuple[int, int, int], bias: bool) -> None:
+    """What MultiHeadDotProductAttention keeps, [in, heads, head_dim], against the einsum that it computes."""
+    width, heads, dim = sizes
+    tensors = {f"m.attn.{n}.kernel": torch.randn(width, heads, dim) for n in ("query", "key", "value")}
+    tensors["m.attn.out.kernel"] = torch.randn(heads, dim, width)
+    if bias:
+        tensors |= {f"m.attn.{n}.bias": torch.randn(heads, dim) for n in ("query", "key", "value")}
+    save_file(tensors, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        (found,) = inspect(checkpoint, Options(norms=False)).attentions
+        assert found.heads is not None
+        assert (found.heads.num_heads, found.heads.head_dim) == (heads, dim)
+        for part, name in zip(found.parts, ("query", "key", "value"), strict=True):
+            expected = tensors[f"m.attn.{name}.kernel"].permute(1, 2, 0).flatten(0, 1)
+            torch.testing.assert_close(torch.from_numpy(np.array(part)), expected)

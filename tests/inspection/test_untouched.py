@@ -72,3 +72,9 @@ def test_normal_values_are_not_either(tmp_path: Path, std: float) -> None:
         values = torch.randn(192, 64) * std
         assert not told(values, tmp_path)
         assert not told(values.clamp(-((6 / 256) ** 0.5), (6 / 256) ** 0.5), tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "cols", "enough"), [(16, 31, False), (16, 32, True), (32, 16, True), (24, 32, True)])
+def test_512_values_are_the_fewest_that_tell(tmp_path: Path, rows: int, cols: int, enough: bool) -> None:
+    torch.manual_seed(0)
+    assert told(nn.Linear(cols, rows).weight.detach(), tmp_path) == enough

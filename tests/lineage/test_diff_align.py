@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import torch
 
+from qkvinspect.diff.aligned import _numbered
 from tests.lineage import kinds
 from tests.lineage.tiny import Model, Recipe
 
@@ -96,3 +97,9 @@ def test_strangers_are_not_aligned(model: Model, tmp_path: Path, run) -> None:
     result = run("diff", a, b, "--align")
     assert result.code == 2
     assert "no kin: unrelated" in result.err
+
+
+@pytest.mark.parametrize("name", ["layers.3.weight", "layers.3.q.weight", "layers.3.attn.q.weight"])
+def test_a_tensor_s_block_is_what_its_last_number_ends(name: str) -> None:
+    assert _numbered(f"model.{name}") == "model.layers.3"
+    assert _numbered(f"model.{name.replace('.3.', '.')}") == ""

@@ -8,6 +8,7 @@ in models without rotary embeddings such pairs are like any other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,17 +65,32 @@ def score(samples: Sequence[Sample], index: Mapping[str, Array]) -> dict[Pairing
     if index["q"].shape[1] != width:  # latent attention: those of K that are turned lie elsewhere
         return {}
     totals = dict.fromkeys(pairings(width), 0.0)
+    of_all = dict(totals)
     for sample in samples:
         if sample.spaces[index["q"].flat[0]] != sample.spaces[index["k"].flat[0]]:
             return {}
         forward, backward = _crossed(sample, index)
+        above = np.triu(np.ones((width, width), bool), 1)
         for pairing, (first, second) in pairings(width).items():
             chosen = np.zeros((width, width), bool)
             chosen[first, second] = True
-            turned = max(second) + 1
-            among = np.triu(np.ones((width, width), bool), 1)
+            turned = pairing.first or width
+            among = above.copy()
             among[turned:] = among[:, turned:] = False
             totals[pairing] += gain(forward, backward, chosen, among & ~chosen)
+            of_all[pairing] += gain(forward, backward, chosen, above & ~chosen)
+    return _less_what_fewer_explain(totals, of_all)
+
+
+def _less_what_fewer_explain(totals: dict[Pairing, float], of_all: Mapping[Pairing, float]) -> dict[Pairing, float]:
+    """Pairs of neighbours are among those of more rows, which stand out by them even where no other row is turned.
+
+    Args:
+        of_all: the scores over the same similarities, all of a head, by which the pairings compare as they are.
+    """
+    for few, more in pairwise([one for one in totals if one.turn == "neighbours"][::-1]):  # the fewest rows first
+        if of_all[few] > of_all[more]:
+            totals[more] = min(totals[more], totals[few] + of_all[more] - of_all[few])
     return totals
 
 

@@ -84,7 +84,8 @@ class Sources:
 
     def _of_tensors(self, candidate: Candidate) -> Iterator[HeadFact]:
         for stored, weight in zip(candidate.layout.weights, candidate.weights, strict=True):
-            count = heads_of(weight) if "q" in stored.packing.parts else None
+            whole = len(stored.packing.order) > 1 and stored.packing.groups == "one"  # [3, out, in]
+            count = heads_of(weight) if "q" in stored.packing.parts and not whole else None
             if count is not None:
                 yield HeadFact(f"tensor:{weight.name}", count, said_by=SaidBy.TENSOR)
         for tensor in candidate.layout.head_tensors:

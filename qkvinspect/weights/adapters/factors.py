@@ -31,6 +31,7 @@ _MAGNITUDE = late_pattern(r"^(.+)\.lora_magnitude_vector(?:\.(?!weight$)([^.]+))
 _DOWN_UP = late_pattern(r"^(.+)\.(lora|lora_linear_layer)[._](down|up)\.weight$")
 _PROCESSOR = late_pattern(r"^(.+)\.processor\.((?:to|add|qkv|proj)\w{0,16}?)_lora([12]?)\.(down|up)\.weight$")
 _BESIDE = late_pattern(r"^(.+)\.(alpha|dora_scale|lora_mid\.weight|m)$")
+_ROLES = {"alpha": "alpha", "dora_scale": "magnitude"}
 
 _STREAMS = {"1": "img_attn", "2": "txt_attn"}
 _SINGLE = {"qkv": "linear1", "proj": "linear2"}
@@ -46,7 +47,7 @@ class Factors:
         adapter: the name of the adapter where a model holds several; "" where the file is one.
         down, up: A and B; None where they are missing.
         alpha: kohya's, a tensor of one number.
-        magnitude: DoRA's lengths, as PEFT keeps them.
+        magnitude: DoRA's lengths, PEFT's lora_magnitude_vector or LyCORIS' dora_scale.
         strange: names of tensors that change the product in ways that are not decoded.
         first_rows: whether the weight may have more rows, which nothing is added to: XLabs adds to Q, K and V of a
             weight that holds an MLP too.
@@ -82,7 +83,7 @@ def factors_of(tensors: Mapping[str, TensorInfo]) -> list[Factors]:
     for module, kind, info in beside:
         if (module, "") in found:
             one = found[module, ""]
-            found[module, ""] = replace(one, alpha=info) if kind == "alpha" else _with(one, "strange", info)
+            found[module, ""] = _with(one, _ROLES.get(kind, "strange"), info)
     return [one for one in found.values() if one.down is not None or one.up is not None]
 
 
@@ -123,5 +124,7 @@ def _with(one: Factors, role: str, info: TensorInfo) -> Factors:
             return replace(one, up=info)
         case "magnitude":
             return replace(one, magnitude=info)
+        case "alpha":
+            return replace(one, alpha=info)
         case _:
             return replace(one, strange=(*one.strange, info.name))

@@ -2,7 +2,9 @@
 
 ``A`` (lora_A, lora_down) has the columns of the weight and ``B`` (lora_B, lora_up) its rows, in its packing
 (PEFT 0.21, tuners/lora/layer.py, get_delta_weight). DoRA gives each row of the sum a length of its own:
-``m / |W + B @ A * scale|`` times the sum (tuners/lora/variants.py, DoraLinearVariant.merge_safe).
+``m / |W + B @ A * scale|`` times the sum (tuners/lora/variants.py, DoraLinearVariant.merge_safe). LyCORIS
+gives a length to each row, ``dora_scale`` [out, 1], or to each column, [1, in] (lycoris/modules/locon.py,
+apply_weight_decompose, commit f49d30d).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class LowRank:
         base: the weight that it is added to; None where the adapter is alone.
         turned: whether the weight is stored [in, out], as GPT-2's Conv1D is (``fan_in_fan_out``).
         magnitude: DoRA's lengths of the rows.
+        of_inputs: whether they are those of the columns.
         alpha: the tensor that the scale was taken from, where it was one.
         groups: how many equal runs of the rows of B have rows of A of their own (loralib's MergedLinear, which adapts
             Q, K and V of a fused weight apart).
@@ -49,6 +52,7 @@ class LowRank:
     magnitude: TensorInfo | None = None
     alpha: TensorInfo | None = None
     groups: int = 1
+    of_inputs: bool = False
 
     @property
     def rank(self) -> int:
@@ -63,7 +67,8 @@ class LowRank:
         times = "its alpha is not known" if self.scale is None else f"B @ A * {self.scale:g}"
         kind = "DoRA" if self.magnitude is not None else "LoRA"
         if self.base is None:
-            short = " (without the lengths that DoRA gives to the rows of the sum)" if self.magnitude else ""
+            of = "columns" if self.of_inputs else "rows"
+            short = f" (without the lengths that DoRA gives to the {of} of the sum)" if self.magnitude else ""
             return f"{kind} of rank {self.rank}, {times}{short}"
         stored = self.base.encoding.label if self.base.encoding is not None else self.base.dtype.name
         return f"{stored} with {kind} of rank {self.rank} added, {times}"
@@ -109,7 +114,7 @@ class LowRank:
             if self.magnitude is None or self.base is None:
                 return values
             factors = _dora_factors(self)
-            if self.turned:
+            if self.lengths_across:
                 return values * factors[None, cols.start : _stop(cols) : cols.step]
             return values * factors[rows.start : _stop(rows) : rows.step, None]
 
@@ -142,11 +147,16 @@ class LowRank:
         before = self.base.encoding.python() if self.base.encoding else (f"weight = state_dict[{self.base.name!r}]",)
         lines = [*before, f"weight = weight.float() + ({product}).reshape(weight.shape)"]
         if self.magnitude is not None:
-            axis = 0 if self.turned else 1
-            form = "1, -1" if self.turned else "-1, 1"
+            axis = 0 if self.lengths_across else 1
+            form = "1, -1" if self.lengths_across else "-1, 1"
             lines.append(f"length = state_dict[{self.magnitude.name!r}].float().reshape({form})")
             lines.append(f"weight = weight * length / weight.norm(dim={axis}, keepdim=True)")
         return tuple(lines)
+
+    @property
+    def lengths_across(self) -> bool:
+        """Whether DoRA's lengths are those of the columns of the weight as it is stored."""
+        return self.turned != self.of_inputs
 
     def _sum(self, rows: range, cols: range) -> Array:
         """The sum before DoRA's scaling: float64 [rows, columns]."""
@@ -234,7 +244,7 @@ def _dora_factors(adapted: LowRank) -> Array:
 
     assert adapted.magnitude is not None
     rows, cols = adapted.shape
-    whole = DecodedMatrix(replace(adapted, magnitude=None), range(rows), range(cols), adapted.turned)
+    whole = DecodedMatrix(replace(adapted, magnitude=None), range(rows), range(cols), adapted.lengths_across)
     squares = np.zeros(whole.rows)
     for tile in value_tiles(whole):
         (values,) = tile.read()

@@ -91,7 +91,18 @@ def update(one: Factors, config: AdapterConfig | None) -> LowRank:
     if scale is not None and one.module.endswith(_INNER):
         scale *= _TWICE
     turned = config is not None and config.turned
-    return LowRank(up, down, scale, turned=turned, magnitude=one.magnitude, alpha=one.alpha, groups=groups)
+    found = LowRank(up, down, scale, turned=turned, magnitude=one.magnitude, alpha=one.alpha, groups=groups)
+    return replace(found, of_inputs=_of_inputs(one.magnitude))
+
+
+def _of_inputs(magnitude: TensorInfo | None) -> bool:
+    """Whether DoRA's lengths are those of columns: LyCORIS says it by the axis that is not 1."""
+    return (
+        magnitude is not None
+        and magnitude.name.endswith(".dora_scale")
+        and len(magnitude.shape) > 1
+        and magnitude.shape[0] == 1 < magnitude.numel
+    )
 
 
 def sums(weights: Mapping[str, Weight], adapter: Checkpoint) -> Sums:
@@ -155,9 +166,10 @@ def _added(found: LowRank, base: Weight, one: Factors, turned: bool | None) -> L
             found=f"{[height, found.rank]} times {[found.rank, width]}",
         )
     across = (found.turned if turned is None else turned) if straight and across else not straight
-    if found.magnitude is not None and found.magnitude.numel != height:
+    lengths = width if found.of_inputs else height
+    if found.magnitude is not None and found.magnitude.numel != lengths:
         raise LayoutError(
-            "has another size", tensor=found.magnitude.name, expected=height, found=list(found.magnitude.shape)
+            "has another size", tensor=found.magnitude.name, expected=lengths, found=list(found.magnitude.shape)
         )
     return replace(found, base=base, turned=across)
 

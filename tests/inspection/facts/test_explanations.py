@@ -164,3 +164,21 @@ def test_a_list_of_stages_is_named_by_the_entry_that_was_read() -> None:
     assert {one.layer: (one.heads and one.heads.num_heads, one.heads_from[-4:]) for one in found.attentions} == {
         names[0]: (1, "s[0]"), names[1]: (2, "s[1]"), names[3]: (8, "s[3]"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ({"num_attention_heads": 8}, True),
+        ({"num_attention_heads": 8, "num_key_value_heads": 8}, True),
+        ({"num_attention_heads": 8, "num_key_value_heads": 2}, False),
+        ({"num_attention_heads": 8, "tensor_model_parallel_size": 2}, False),
+    ],
+    ids=["heads", "as many kv heads", "shared kv heads", "a rank's share"],
+)
+def test_three_of_eight_heads_are_what_pruning_left_where_none_are_shared_by_heads_or_ranks(
+    said: dict[str, int], fits: bool
+) -> None:
+    found = report(separate("layers.0.self_attn", 48, 48, 128), config(head_dim=16, hidden_size=128, **said))
+    assert all_sizes(found) == [(3, 3, 16) if fits else None]
+    assert ("heads-fewer" in codes(found)) == fits

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.inspection.facts.test_faults import all_sizes, config, report, separate
+
 
 def model(folder: Path) -> Path:
     state = {f"layers.{layer}.attn.{part}_proj.weight": torch.randn(32, 32) for layer in range(4) for part in "qkvo"}
@@ -33,3 +35,12 @@ def test_a_section_for_each_layer_speaks_of_that_layer(tmp_path: Path, run: Any)
     told = run("show", model(tmp_path), "--no-norms", "-f", "json").json()["attentions"]
     assert [one["num_heads"] for one in told] == list(heads.values())
     assert ["layer_3" in one["num_heads_from"] for one in told] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("depth", "known"), [(1, True), (8, True), (9, False), (2000, False)])
+def test_sections_eight_deep_are_read_and_no_deeper(depth: int, known: bool) -> None:
+    values: dict[str, Any] = {"num_attention_heads": 4}
+    for _ in range(depth):
+        values = {"model": values}
+    found = report(separate("layers.0.self_attn", 32, 32, 32), config(**values))
+    assert all_sizes(found) == [(4, 4, 8) if known else None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,9 @@ def test_modules_that_the_base_has_not_are_said(llama, tmp_path: Path, run) -> N
     save_file(few, tmp_path / "few.safetensors")
     found = run("show", adapter, "--base", tmp_path / "few.safetensors", "--heads", "4/2")
     assert "the base has no one place for base_model.model.model.layers.1.self_attn.k_proj" in found.out
+    left = {name.rpartition(".lora_")[0] for name in load_file(adapter / "adapter_model.safetensors") if ".1." in name}
+    assert len(left) == 4
+    assert re.search(r"no one place for \S+, \S+, \S+ and 1 more\s+of the adapter", found.out)
 
 
 def test_a_suffix_that_two_modules_have_is_no_place(llama, tmp_path: Path, run) -> None:

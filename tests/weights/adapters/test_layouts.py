@@ -143,3 +143,15 @@ def test_what_cannot_be_is_said(case: str, target: str, said: str, tmp_path: Pat
     assert found.code == 2
     assert said in found.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("leaf", ["", ".weight"])
+def test_factors_that_are_no_modules_are_not_moved(leaf: str, tmp_path: Path, run) -> None:
+    """loralib's are parameters of the layer itself, which no loader of another layout looks for."""
+    name = "blocks.0.attn.qkv.lora_"
+    save_file({f"{name}A{leaf}": torch.randn(4, 16), f"{name}B{leaf}": torch.randn(48, 4)}, tmp_path / "l.safetensors")
+    (tmp_path / "alpha.yaml").write_text("lora_alpha: 8\n")
+    argv = ("convert", tmp_path / "l.safetensors", "--to", "gpt-neox", "--heads", "4", "--no-evidence")
+    found = run(*argv, "--config", tmp_path / "alpha.yaml", "-o", tmp_path / "out.safetensors")
+    assert found.code == (0 if leaf else 2), found.err
+    assert ("are not moved" in found.err) == (not leaf)

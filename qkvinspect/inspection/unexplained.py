@@ -1,0 +1,167 @@
+"""What is left of projections that make up no attention that can be cut, and why they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+from qkvinspect.inspection.kernels import is_convolution
+from qkvinspect.inspection.leftovers import Leftover, leftover
+from qkvinspect.inspection.possible_layouts import columns_of
+from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
+from qkvinspect.inspection.three_axes import mix_three
+from qkvinspect.inspection.words import MOMENTS, is_no_projection, speaks_of_attention, tokens
+
+_PROJECTS = frozenset({"proj", "projection", "to"})
+
+
+_LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
+"""Words of a projection in two steps, whose first or second half alone is none."""
+
+
+_LOOKED_UP = frozenset(
+    [*("ffn", "ff", "mlp", "feed", "forward", "channel", "cmix"), *("store", "db", "table", "dict", "datastore")]
+)
+"""Words of modules whose keys and values are no projections of attention."""
+
+
+FEW = 16
+"""Rows below which a name must say that it is attention: a classifier has as few."""
+
+
+EVEN = 8
+"""What the rows of a projection are a multiple of, where no name says that it is attention."""
+
+
+def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) -> Iterator[Leftover]:
+    """What is left unexplained of a module that is called attention, or has a tensor of q, k and v."""
+    if "sampling_offsets" in module.beside:
+        return
+    called = any(map(speaks_of_attention, module.path))
+    listed = _lists_of_three(sets)
+    for some in listed:
+        yield leftover(module, some, "a list of three, which may be one for each of Q, K and V", lone=False)
+    for some in (some for some in sets if not any(some[0] in others for others in listed)):
+        by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
+        if called or by_name or mix_three(some) or _are_few(some, module) or _lack_a_query(some, module):
+            lone = len(parts_of(some)) < 3 or (is_low_rank(some) and not mix_three(some))
+            yield leftover(module, some, _why(some, module, lone=lone), lone=lone, describable=not is_low_rank(some))
+    more = [one for one in module.lone if len(one.parts) > 3]
+    if more:
+        yield leftover(module, more, "more than Q, K and V in one tensor", lone=True)
+    elif (called or _are_scored(module)) and len(parts_of(module.lone)) > 1:
+        yield leftover(module, module.lone, "no Q, K and V of one kind", lone=True)
+    elif called and not sets and _is_outlook(module):
+        yield leftover(
+            module, module.lone, "v and weights that the token alone gives, as in outlook attention", lone=False
+        )
+    elif not sets and _is_query_alone(module, called=called):
+        yield leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
+
+
+def _lists_of_three(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
+    """Lists of three alike under one word for all of Q, K and V: ``qkv.0``, ``qkv.1`` and ``qkv.2``."""
+    lists: dict[tuple[str, ...], list[Projection]] = {}
+    for some in sets:
+        if len(some) == 1 and some[0].index is not None and len(some[0].parts) == 3:
+            lists.setdefault((some[0].key[0], some[0].parts), []).append(some[0])
+    return [some for some in lists.values() if len(some) == 3 and len({one.weight.shape for one in some}) == 1]
+
+
+def _lack_a_query(some: Sequence[Projection], module: ProjectingModule) -> bool:
+    """Whether K and V of one shape stand in a module that nothing calls attention: their query is elsewhere.
+
+    A feed-forward layer (RWKV's) and a store that is looked up have keys and values as well.
+    """
+    rows = [one.weight.shape[0] for one in some]
+    return (
+        parts_of(some) == {"k", "v"}
+        and all(one.plain and one.key[-1] in LEAVES for one in some)
+        and len({one.weight.shape for one in some}) == 1
+        and all(count >= FEW and count % EVEN == 0 for count in rows)
+        and not is_low_rank(some)
+        and not are_moments(some)
+        and all(_LOOKED_UP.isdisjoint(tokens(part)) and not is_no_projection(part) for part in module.path[-2:])
+    )
+
+
+def _is_outlook(module: ProjectingModule) -> bool:
+    """Whether V stands beside what VOLO computes its weights with, and an output projection (timm/models/volo.py)."""
+    return [one.parts for one in module.lone] == ["v"] and "attn" in module.beside and bool(module.outputs)
+
+
+def _is_query_alone(module: ProjectingModule, *, called: bool) -> bool:
+    """Whether a query projection stands beside an output projection that reads as many rows as it makes.
+
+    Where nothing calls it attention, both must be called projections: ``q`` beside ``out`` may be a critic.
+    """
+    if not called and not all(_PROJECTS & set(tokens(name)) for name in _query_and_output(module)):
+        return False
+    widths = {columns_of(info) for _, info in module.outputs}
+    return [one.parts for one in module.lone] == ["q"] and module.lone[0].weight.shape[0] in widths
+
+
+def _query_and_output(module: ProjectingModule) -> Sequence[str]:
+    return [*(one.key[0] for one in module.lone), *(key[0] for key, _ in module.outputs)]
+
+
+def _are_scored(module: ProjectingModule) -> bool:
+    """Whether Q and K are there, alike, beside an output projection, and V goes by another name (Demucs: content)."""
+    shapes = {one.parts: one.weight.shape for one in module.lone if one.word.spelling == "long" and one.plain}
+    return bool(module.outputs) and "q" in shapes and shapes["q"] == shapes.get("k")
+
+
+def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) -> str:
+    """Why projections are not taken for attention."""
+    if lone:
+        return f"{' and '.join(sorted(parts_of(some)))} alone"
+    if _are_few(some, module):
+        return "few rows, as classifiers of three kinds have too"
+    if are_moments(some):
+        return "the words are those of a distribution"
+    if is_additive(some):
+        return "V is a single row: additive attention scores with it and projects no values"
+    if all(map(has_more_axes, some)):
+        return "more than two axes, and nothing says what they count"
+    if mix_three(some):
+        return "some have three axes and some two: heads of a latent attention, which no layout describes yet"
+    return "the shapes are not those of Q, K and V"
+
+
+def is_low_rank(projections: Sequence[Projection]) -> bool:
+    """Whether it is one factor of projections that are products of two."""
+    return len(projections) < 3 and any(_LOW_RANK.intersection(one.word.affix) for one in projections)
+
+
+def is_additive(projections: Sequence[Projection]) -> bool:
+    """Whether these are Bahdanau's: V is the vector that the sums of Q and K are scored with."""
+    rows = {one.parts: one.weight.shape[0] for one in projections}
+    return rows.get("v") == 1 and rows.get("q") == rows.get("k") != 1
+
+
+def are_moments(projections: Sequence[Projection]) -> bool:
+    """Whether they are called the mean or the spread of what q, k and v stand for."""
+    return any(not MOMENTS.isdisjoint(one.word.affix) or MOMENTS & set(one.key[1:]) for one in projections)
+
+
+def parts_of(projections: Sequence[Projection]) -> set[str]:
+    return {part for one in projections for part in one.parts}
+
+
+def _are_few(projections: Sequence[Projection], module: ProjectingModule) -> bool:
+    """Whether they would stand alone, but for how few rows they have: too few to say, too even to pass over."""
+    rows = [one.weight.shape[0] for one in projections]
+    return (
+        len(parts_of(projections)) == 3
+        and all(one.plain and len(one.parts) == 1 for one in projections)
+        and all(count < FEW and count % EVEN == 0 for count in rows)
+        and not any(map(is_no_projection, module.path[-1:]))
+        and not any(map(speaks_of_attention, module.path))
+        and not are_moments(projections)
+    )
+
+
+def has_more_axes(one: Projection) -> bool:
+    """Whether it has axes beside rows and columns that are those of no convolution."""
+    shape = one.weight.shape
+    return prod(shape[2:]) > 1 and not is_convolution(shape, one.key[-1])
