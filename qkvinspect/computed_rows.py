@@ -31,6 +31,17 @@ class ComputedUnknown(NamedTuple):
     reordered_by: str = ""
 
 
+class ComputedShared(NamedTuple):
+    """A weight that the file itself uses in more places than it has names for it, as equal ones are stored once.
+
+    Attributes:
+        more: how many places there are without a name.
+    """
+
+    weight: str
+    more: int
+
+
 class ComputedAttention(NamedTuple):
     """An attention module as the graph of a file computes it.
 

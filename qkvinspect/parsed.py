@@ -36,7 +36,7 @@ def is_texts(value: object) -> TypeGuard[dict[str, str]]:
 
 def is_integers(value: object) -> TypeGuard[list[int]]:
     """Whether it is a list of whole numbers; True and False do not count."""
-    return isinstance(value, list) and _INTEGERS.issuperset(map(type, value))  # asked of every tensor
+    return is_items(value) and _INTEGERS.issuperset(map(type, value))  # asked of every tensor
 
 
 _INTEGERS = frozenset({int})

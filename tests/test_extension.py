@@ -46,7 +46,7 @@ class Copy:
 
     def run(self, *argv: object, code: int = 0) -> str:
         command = [sys.executable, "-m", "qkvinspect", *map(str, argv)]
-        environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
         done = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
@@ -65,7 +65,8 @@ class Copy:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
-    shutil.copytree(ORIGINAL, tmp_path / "qkvinspect", ignore=shutil.ignore_patterns("__pycache__"))
+    """With what is compiled already, which takes most of the time where it is not."""
+    shutil.copytree(ORIGINAL, tmp_path / "qkvinspect")
     return Copy(tmp_path)
 
 

@@ -56,5 +56,6 @@ def pack(
     by_layer = None if target.heads else heads
     with options.load(path, container, config, limit, download, base) as checkpoint:
         found = options.report(checkpoint, layers=layer, heads=by_layer, layouts=layout, norms=False, evidence="none")
+        saving.require_decoded(found, "pack")
         plan = pack_whole(found, target, tuple(layer or ()))
         saving.save_plan(found, plan, target, output, how, command="pack", format=format, dry_run=dry_run)

@@ -109,21 +109,40 @@ def require_attention(report: Report, what: str) -> None:
         UsageError: it holds no attention, or layers that cannot be decoded.
     """
     from qkvinspect.errors import UsageError
-    from qkvinspect.finding_codes import FindingCode
-    from qkvinspect.render.text import findings
 
-    shown = {attention.layer for attention in report.attentions}
-    lost = [
-        message
-        for finding, message in findings(report.findings)
-        if finding.code is FindingCode.NO_VALUES and finding.layer not in shown
-    ]
-    if not shown:
-        raise UsageError(f"there is no attention to {what}", file=report.checkpoint.path, found=next(iter(lost), None))
+    if not report.attentions:
+        found = next(iter(_lost(report)), None)
+        raise UsageError(f"there is no attention to {what}", file=report.checkpoint.path, found=found)
+    require_decoded(report, what)
+
+
+def require_decoded(report: Report, what: str) -> None:
+    """Refuse a checkpoint of which some attention is lost that nobody left out.
+
+    Raises:
+        UsageError: it holds layers that cannot be decoded.
+    """
+    from qkvinspect.errors import UsageError
+
+    lost = _lost(report)
     if lost and not report.selected:
         raise UsageError(
             f"not all attention can be {what}ed", file=report.checkpoint.path, found=lost[0], hint="choose with --layer"
         )
+
+
+def _lost(report: Report) -> list[str]:
+    """What is said of layers whose numbers, and shapes, are lost."""
+    from qkvinspect.finding_codes import FindingCode
+    from qkvinspect.render.text import findings
+
+    # Of a layer that is shown with what is lost, the writers themselves say what they cannot write.
+    shown = {one.layer for one in report.attentions if not one.weights or any(weight.why for weight in one.weights)}
+    return [
+        message
+        for finding, message in findings(report.findings)
+        if finding.code is FindingCode.NO_VALUES and finding.layer not in shown
+    ]
 
 
 def save(

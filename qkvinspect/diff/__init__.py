@@ -32,6 +32,7 @@ from qkvinspect.diff.relation import Relation, RelationCode
 from qkvinspect.diff.relations import relate
 from qkvinspect.diff.rotary_rows import rotary_relations
 from qkvinspect.diff.rotary_words import OrdersByWeights
+from qkvinspect.diff.shared_tensors import SharedTensors, about_shared
 from qkvinspect.diff.stacks import pair_by_order
 from qkvinspect.diff.tally import Advance
 from qkvinspect.diff.tally import compare as compare_lines
@@ -72,14 +73,6 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         _taken(a, {pair.a for pair in apart}),
         _taken(b, {pair.b for pair in apart}),
     )
-    others = None
-    if options.others and not options.layers:
-        written = [any(one.layout and one.layout.rewritten_by for one in side.attentions) for side in (a, b)]
-        renamed = written[0] != written[1]
-        others = pair_others(a.weights, b.weights, taken, renames, prefixes, renamed=renamed)
-    if renames.unused:
-        raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
-    notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
     chosen = [pair for pair in pairs if _wanted(options, pair.a, pair.b)]
     paired_a, paired_b = {pair.a for pair in pairs}, {pair.b for pair in pairs}
     removed = [name for name in of_a if name not in paired_a and _wanted(options, name)]
@@ -87,10 +80,20 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
     if options.layers and not (chosen or removed or added):
         raise UsageError(f"no attention module of either side is called {' or '.join(options.layers)}")
     extract = _without_out(a, b)
+    vectors = Vectors(a.weights), Vectors(b.weights)
+    shared = SharedTensors(a), SharedTensors(b)
+    work = [_layer(pair, of_a[pair.a], of_b[pair.b], extract, vectors, shared) for pair in chosen]
+    others = None
+    if options.others and not options.layers:
+        written = [any(one.layout and one.layout.rewritten_by for one in side.attentions) for side in (a, b)]
+        renamed = written[0] != written[1]
+        others = pair_others(a.weights, b.weights, taken, renames, prefixes, shared=shared, renamed=renamed)
+    if renames.unused:
+        raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
+    notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
     if extract:
         notes.append(f"{extract} holds no output projection at all, so none was compared")
-    vectors = Vectors(a.weights), Vectors(b.weights)
-    work = [_layer(pair, of_a[pair.a], of_b[pair.b], extract, vectors) for pair in chosen]
+    notes += about_shared(shared)
     total = sum(one.nbytes for one in work) + (others.nbytes if others else 0)
     advance = counter(total, progress)
     for side in (0, 1):
@@ -145,7 +148,14 @@ def _without_out(a: Report, b: Report) -> str:
     return "" if held[0] == held[1] or not all(known) else "B" if held[0] else "A"
 
 
-def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Vectors, Vectors]) -> LayerPair:
+def _layer(
+    pair: Pair,
+    a: Attention,
+    b: Attention,
+    extract: str,
+    sides: tuple[Vectors, Vectors],
+    shared: tuple[SharedTensors, SharedTensors],
+) -> LayerPair:
     before = a, b
     a, b = with_heads_of(a, b), with_heads_of(b, a)
     without_heads = "A" if a is not before[0] else "B" if b is not before[1] else ""
@@ -153,6 +163,7 @@ def _layer(pair: Pair, a: Attention, b: Attention, extract: str, sides: tuple[Ve
         unpaired = any(of(a) != of(b) for of in (paired, by_fours, shared_apart))
         aligned = pair.matched_by == "align"
         one, other = (parts_of(side, unpaired=unpaired, by_heads=aligned) for side in (a, b))
+        one, other = shared[0].complete(one, other), shared[1].complete(other, one)
         moved = undone(one, other, (pair.a, pair.b), sides)
         names = [name for name in ORDER if name in one or name in other]
         if extract:

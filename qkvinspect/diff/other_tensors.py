@@ -9,6 +9,7 @@ from qkvinspect.checkpoint import Region, TensorInfo
 from qkvinspect.diff.difference import IDENTICAL, Comparison, TensorDifference, worst
 from qkvinspect.diff.pairing import Prefixes, Renames, pair_names
 from qkvinspect.diff.parts import whole
+from qkvinspect.diff.shared_tensors import SharedTensors
 from qkvinspect.diff.tally import Advance, compare
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
@@ -65,11 +66,13 @@ def pair_others(
     renames: Renames,
     prefixes: Collection[Prefixes],
     *,
+    shared: tuple[SharedTensors, SharedTensors],
     renamed: bool = False,
 ) -> Others:
     """Every weight that is in none of the layers, with that of the other side.
 
     Args:
+        shared: the vectors of each side that stand for several.
         renamed: whether a converter wrote one side, which gives names of its own: then numbers tell as well.
     """
     left, right = ([name for name in side if name not in gone] for side, gone in zip((a, b), taken, strict=True))
@@ -90,10 +93,11 @@ def pair_others(
             shifted[side] = frozenset(moved)
             same |= moved
         known_a, known_b, by_values = known_a | same, known_b | set(same.values()), len(same)
-    found = [(a[name], b[known_a[name]] if name in known_a else None) for name in left]
-    return Others(
-        [*found, *((None, b[name]) for name in right if name not in known_b)], by_values, (shifted[0], shifted[1])
-    )
+    found: list[tuple[Weight | None, Weight | None]] = []
+    for name in left:
+        found.append((a[name], b[known_a[name]] if name in known_a else shared[1].like(a[name])))
+    found += [(shared[0].like(b[name]), b[name]) for name in right if name not in known_b]
+    return Others(found, by_values, (shifted[0], shifted[1]))
 
 
 def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) -> Comparison:

@@ -9,7 +9,7 @@ from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.explain import snippet
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention, Part
-from qkvinspect.layouts import Layout
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry, describe, span
 
 _NAMES = {"q": "Q (query)", "k": "K (key)", "v": "V (value)"}
@@ -163,6 +163,10 @@ def _subhead_places(geometry: Geometry) -> str:
     return text + f"side by side: {where} are h*{width * each}:(h+1)*{width * each}"
 
 
+def _has_heads_innermost(stored: StoredWeight) -> bool:
+    return stored.packing.heads_innermost or stored.packing.groups == "rows"
+
+
 def _head_places(attention: Attention, geometry: Geometry) -> str:
     width = geometry.head_dim
     if geometry.subheads:
@@ -174,7 +178,9 @@ def _head_places(attention: Attention, geometry: Geometry) -> str:
             else "The one head is the whole part"
         )
     else:
-        places = "The heads of a part are not neighbours: the packing alternates Q, K and V"
+        alternate = attention.layout is not None and any(map(_has_heads_innermost, attention.layout.weights))
+        what = "rows of a head are not neighbours: the packing alternates heads" if alternate else None
+        places = f"The {what or 'heads of a part are not neighbours: the packing alternates Q, K and V'}"
     sizes = {part.name: geometry.width(part.name) for part in attention.parts}
     if len(set(sizes.values())) > 1:
         places += f"; a head has {', '.join(f'{size} rows of {name.upper()}' for name, size in sizes.items())}"

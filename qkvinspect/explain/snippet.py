@@ -194,7 +194,7 @@ def _split(
     expression: str,
 ) -> list[str]:
     """Assign the parts of one stored tensor; ``names`` are the parts that it gives."""
-    if len(packing.order) == 1:
+    if len(packing.order) == 1 and not packing.heads_innermost:
         return [f"{' = '.join(name + suffix for name in names)} = {expression}"]
     groups, slots = slots_of(packing, geometry, total)
     targets = [f"{part}{suffix}" for part, _, _ in slots]
@@ -202,6 +202,14 @@ def _split(
     if packing.slot_innermost:
         inner = f"{expression}.unflatten(0, ({groups}, {geometry.head_dim}, {len(slots)}))"
         return [f"{', '.join(targets)} = (part.flatten(0, 1) for part in {inner}.unbind(2))"]
+    if packing.groups == "rows":
+        cut = f"{expression}.unflatten(0, ({groups}, {sum(sizes)})).split({sizes}, dim=1)"
+        return [f"{', '.join(targets)} = (part.transpose(0, 1).flatten(0, 1) for part in {cut})"]
+    if packing.heads_innermost:
+        cut = f"{expression}.split({sizes})"
+        counts = [heads for _, heads, _ in slots]
+        turned = "part.unflatten(0, (-1, heads)).transpose(0, 1).flatten(0, 1)"
+        return [f"{', '.join(targets)} = ({turned} for part, heads in zip({cut}, {counts}))"]
     if groups == 1:
         cut = f".chunk({len(sizes)})" if len(set(sizes)) == 1 else f".split({sizes})"
         return [f"{', '.join(targets)} = {expression}{cut}"]

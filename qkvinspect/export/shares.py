@@ -119,6 +119,8 @@ def _of_heads(piece: OutputTensor, packed: Packed, rank: int, ranks: int) -> lis
                 expected=f"a divisor of {heads}" if part == "heads" else f"a divisor or a multiple of {heads}",
                 hint="give another --tp; --heads N says how many heads there are where nothing else does",
             )
+    if packing.groups == "rows" or packing.heads_innermost:
+        raise LayoutError("its heads alternate row by row, which no library shares out", tensor=piece.name)
     if packing.groups != "one" or packing.slot_innermost:
         if isinstance(packing.groups, int) and packing.groups % ranks:
             raise LayoutError(f"{packing.groups} groups cannot be shared out over {ranks} ranks", tensor=piece.name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
+from qkvinspect.export.merged import require_merged, require_numbers
 from qkvinspect.export.parts import writable
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.findings import QUANTISED
@@ -42,8 +43,10 @@ def whole(
         numbers_as: what weights that are stored as codes become; None: they stay as they are.
 
     Raises:
-        LayoutError: two tensors would have the same name.
+        LayoutError: two tensors would have the same name; an adapter would be half merged, codes half made numbers.
     """
+    require_merged(report)
+    require_numbers(report, numbers_as)
     changes = list(changes)
     by_tensor = {name: change for change in changes for name in change.consumed}
     moved = {old: new for change in changes for old, new in change.renamed.items()}

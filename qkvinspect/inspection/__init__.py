@@ -155,7 +155,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     by_position = bool(checkpoint.modules or checkpoint.computed) or any(flag.glob != "*" for flag in flags)
 
     def told(found: match.Match) -> weights.Module:
-        if found.repeated is None or by_position:
+        if found.repeated is None or by_position or found.chosen is None:
             return computed.told(_module(found, names, facts), facts)
         first, renamed = found.repeated
         if id(first) not in firsts:

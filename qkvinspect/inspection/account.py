@@ -175,7 +175,7 @@ def account(
     told_of = {found.module for found in strange}.union(said)
     strange += [
         Unrecognised(*found, names)
-        for found in looking_alike(names, known | taken if taken else known)
+        for found in looking_alike(names, known, taken)
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
     ]
     known.difference_update(info.name for found in strange for info in found.tensors)

@@ -145,9 +145,10 @@ def _about_adapters(weights: Weights) -> Iterator[Finding]:
         if unknown:
             text = f"the alpha of {unknown} modules is unknown, so their norms are those of B @ A, not scaled"
             yield Finding(FindingCode.ADAPTER_SCALE, f"{text}: --config FILE with lora_alpha tells it")
-    if weights.left:
-        more = f" and {len(weights.left) - 3} more" if len(weights.left) > 3 else ""
-        text = f"the base has no one place for {', '.join(weights.left[:3])}{more} of the adapter: not in the sum"
+    left = (*weights.left, *weights.elsewhere)
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        text = f"the base has no one place for {', '.join(left[:3])}{more} of the adapter: not in the sum"
         yield Finding(FindingCode.ADAPTER_LEFT_OUT, text)
 
 

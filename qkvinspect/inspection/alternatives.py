@@ -37,10 +37,14 @@ def describe(layout: Layout) -> str:
 def _words(packing: Packing) -> str:
     parts = ", ".join(packing.order)
     if len(packing.order) == 1:
-        return parts
+        return f"{parts}, its heads row by row" if packing.heads_innermost else parts
     if packing.slot_innermost:
         return f"{parts} row by row"
+    if packing.heads_innermost:
+        return f"{parts} in blocks of alternating heads"
     match packing.groups:
+        case "rows":
+            return f"{parts} a row of each head in turn"
         case "one":
             return f"{parts} in blocks"
         case "heads":
@@ -60,6 +64,8 @@ def _others(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:
                 Packing(order),
                 Packing(order, groups="heads" if layout.kv_heads == "equal" else "kv_heads"),
                 Packing(order, groups="heads", slot_innermost=True),
+                Packing(order, groups="rows"),
+                Packing(order, heads_innermost=True),
                 *(Packing(order, groups=stripes) for stripes in STRIPES),
             ):
                 yield (replace(layout.weights[0], packing=packing),)

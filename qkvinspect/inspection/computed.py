@@ -266,8 +266,8 @@ def _packing(held: tuple[tuple[str, tuple[range, ...]], ...], geometry: Geometry
     groups += [many for many in range(2, geometry.num_kv_heads) if geometry.num_kv_heads % many == 0]
     for order in permutations(parts):
         for many in groups if len(parts) > 1 else groups[:1]:
-            for innermost in (False, True):
-                packing = Packing(order, many, innermost)
+            for innermost in ({}, {"slot_innermost": True}, {"heads_innermost": True}):
+                packing = Packing(order, many, **innermost)
                 try:
                     made = split_rows(packing, geometry, total)
                 except LayoutError:

@@ -13,7 +13,7 @@ from qkvinspect.weights.weight import Weight
 
 _SMALL = 8
 
-_TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "buffer", "attn_mask"})
+_TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "alibi", "buffer", "attn_mask"})
 """Words of what is no matrix of numbers that were learned for tokens."""
 
 _BIASES = ("bias", "biases", "b", "scale", "gamma", "beta")
@@ -22,15 +22,17 @@ _STEPS = frozenset({"dq", "uq", "dkv", "ukv", "dk", "uk", "dv", "uv", "qr", "kr"
 """Words for the two steps of latent attention, down and up, and for its rotary part, as DeepSeek's papers have them."""
 
 
-def looking_alike(names: Names, known: Collection[str]) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
+def looking_alike(
+    names: Names, known: Collection[str], taken: Collection[str]
+) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(its name as stored, the tensors, why) of each such module.
 
     Args:
-        known: tensors that need no more looking at.
+        known, taken: tensors that need no more looking at.
     """
     modules: dict[Path, list[Weight]] = {}
     for name, path in names.paths.items():
-        if len(path) < 2 or name in known:
+        if len(path) < 2 or name in known or name in taken:
             continue
         place = _attention_above(path)
         if place is not None and _is_matrix(names.shape(name)) and not _is_table(path[len(place) :]):

@@ -32,7 +32,7 @@ def output_of(
     own = _own(module, projections, fitting)
     if not _other_queries(module, projections):
         others = _labels_beside(module, projections)
-        return next(iter(own or [one for one in fitting if _label(tokens(one[0][0])) not in others]), None)
+        return next(iter(own or [one for one in fitting if _label(_named(one[0])) not in others]), None)
     plain = [one for one in own if not _PLAIN.isdisjoint(tokens(one[0][0]))] or own
     return plain[0] if len({key[0] for key, _ in plain}) == 1 else None
 
@@ -60,7 +60,7 @@ def _own(
     same = [one for one in outputs if _affix(one[0][0]) in affixes]
     if same or any(_label(affix) in labels for affix in others):
         return same
-    return [one for one in outputs if _label(tokens(one[0][0])) in labels]
+    return [one for one in outputs if _label(_named(one[0])) in labels]
 
 
 def _other_queries(module: ProjectingModule, projections: Sequence[Projection]) -> Sequence[tuple[Word, int | None]]:
@@ -90,6 +90,11 @@ def _indices(module: ProjectingModule, projections: Sequence[Projection]) -> set
 def _numbers(module: ProjectingModule, name: str) -> set[int]:
     """The numbers of the output projections that are kept under this name."""
     return {int(key[1]) for key, _ in module.outputs if key[0] == name and len(key) > 1 and key[1].isdecimal()}
+
+
+def _named(key: Path) -> Sequence[str]:
+    """The words of an output projection's name, and of its place in a dict: ``out.text``."""
+    return (*tokens(key[0]), *(tokens(key[1]) if len(key) > 2 and not key[1].isdecimal() else ()))
 
 
 def _affix(name: str) -> tuple[str, ...]:

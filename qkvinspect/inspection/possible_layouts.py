@@ -155,6 +155,9 @@ def _with_output(
     if len(projections) == 1 and len(projections[0].parts) == 3:
         whole, cols = shape_of(projections[0].weight, turn)
         wanted = {whole // 3, cols}
+        for width in {width_of(key, info, turn) for key, info in module.outputs if len(info.shape) > 1}:
+            if width < whole // 3 and (whole - width) % 2 == 0:
+                wanted.add(width)  # V is narrower than Q and K
 
     def reads_them(key: Path, info: Weight) -> bool:
         return len(info.shape) > 1 and width_of(key, info, turn) in wanted

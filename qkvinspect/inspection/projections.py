@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 
-from qkvinspect.fast_dataclass import dataclass, field
-from qkvinspect.inspection.kernels import is_convolution
+from qkvinspect.fast_dataclass import dataclass, field, replace
+from qkvinspect.inspection.kernels import KERNEL, is_convolution
 from qkvinspect.inspection.names import Names, Path
-from qkvinspect.inspection.words import GENERIC, Word, is_no_projection, is_output, word_of
+from qkvinspect.inspection.words import GENERIC, OUT_WORDS, Word, is_no_projection, is_output, tokens, word_of
 from qkvinspect.weights.weight import Weight
 
 _DEEPEST = 4
@@ -22,6 +22,9 @@ _DEEPEST = 4
 
 LEAVES = frozenset({"weight", "weights", "kernel", "w"})
 """What the matrix of a layer is called."""
+
+_NO_PARAMETERS = (("b",), ("mem",), ("null",))
+"""How parameters begin that are none of projections: b_Q is a bias, mem_k and null_kv are rows beside the tokens'."""
 
 _MOST_MATRICES = 3
 """Matrices below one word; where there are more, it is the name of a network and not of a projection."""
@@ -111,7 +114,7 @@ def _steps_back(end: Path) -> int | None:
     """As ``_place``, counted from the end of the path."""
     if end[-1] not in LEAVES and not is_listed_parameter(end):
         leaf = word_of(end[-1])
-        if leaf is None or leaf.before[:1] == ("b",):  # b_Q is a bias
+        if leaf is None or leaf.before[:1] in _NO_PARAMETERS:
             return None
     for at in range(len(end) - 1, -1, -1):
         if word_of(end[at]) is not None or end[at] == "in_proj":
@@ -132,8 +135,8 @@ def _is_matrix(shape: Sequence[int], leaf: str) -> bool:
         return False
     if len(shape) == 2 or prod(shape[2:]) == 1:
         return True
-    if leaf == "kernel":
-        return len(shape) == 3 or not is_convolution(shape)
+    if leaf == "kernel":  # a window first, if there is one
+        return shape[-2] > 1 or max(shape[:-2]) > KERNEL
     return shape[1] > 1 or not (is_convolution(shape) or len(shape) == 3)
 
 
@@ -166,9 +169,25 @@ def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]])
         alike = len({names.shape(name) for _, name in held}) == 1
         for key, name in held:
             yield Projection(word, key, names.weights[name], int(key[1]), alike=alike)
+    elif _are_kinds(held):
+        for key, name in held:
+            of_kind = replace(word, before=(*tokens(key[1]), *word.before))
+            yield Projection(of_kind, key, names.weights[name], plain=prod(names.shape(name)[2:]) == 1)
     elif len(held) <= _MOST_MATRICES:
         key, name = max(held, key=lambda one: [_natural(part) for part in one[0]])
         yield Projection(word, key, names.weights[name], plain=False)
+
+
+def _are_kinds(held: Sequence[tuple[Path, str]]) -> bool:
+    """Whether the matrices of a place are entries of a dict, one for each kind of token: ``q.text`` and ``q.image``.
+
+    What a network calls its layers says no kind: ``fc1``, ``up``, ``linear``.
+    """
+    kinds = [key[1] for key, _ in held if len(key) == 3 and not key[1][-1:].isdecimal()]
+    return len({*kinds}) == len(held) and all(_LAYERS.isdisjoint(tokens(kind)) and tokens(kind) for kind in kinds)
+
+
+_LAYERS = GENERIC | OUT_WORDS | {"up", "down", "a", "b", "l", "layers", "block", "pre", "post", "lora", "norm", "bn"}
 
 
 def _without_learned_queries(found: Sequence[Projection]) -> Sequence[Projection]:

@@ -152,8 +152,17 @@ class Renamed:
         return self.name(name)[: shared - len(name) or None] + layer[shared:]
 
     def match(self, one: Match) -> Match:
-        candidates = tuple(map(self.candidate, one.candidates))
-        return Match(candidates, one.decided_by, one.config, Repeated(one, self))
+        known, *others = one.candidates
+        first = self.candidate(known)
+        candidates = [first]
+        for other in others:
+            same = other.weights is known.weights and other.layer is known.layer and other.path is known.path
+            candidates.append(
+                Candidate(other.layout, first.path, first.layer, first.weights, other.settled)
+                if same
+                else self.candidate(other)
+            )
+        return Match(tuple(candidates), one.decided_by, one.config, Repeated(one, self))
 
     def candidate(self, one: Candidate) -> Candidate:
         layer = self.layer(one.layer, one.weights[0])

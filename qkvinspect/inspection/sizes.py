@@ -163,6 +163,8 @@ def _packed_sizes(
         kv_heads = kv_heads if not left and kv_heads > 0 and heads % kv_heads == 0 else None
     kv_heads = kv_heads or heads
     if len(parts) < len(order):  # an MLP takes what is left over, so the total tells nothing
+        if v_width is None and fact.said_by is SaidBy.ROW:  # the graph of a file, which knows the width too
+            v_width = fact.head_dim
         if v_width is None:
             raise LayoutError("the output projection is needed to tell the heads from the MLP")
         return kv_heads, v_width, v_width

@@ -7,6 +7,7 @@ describes them yet, so they are said and not cut.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from math import prod
 
 from qkvinspect.fast_dataclass import dataclass, field
@@ -42,6 +43,8 @@ def no_matrices(names: Names, candidate: Candidate) -> Leftover | Finding | None
 
 
 def _layers(count: int, axis: int) -> str:
+    if count == 1:
+        return "looks like a convolution whose window comes first"
     return f"looks like {count} layers stacked along the {_AXES[axis]} axis"
 
 
@@ -57,19 +60,25 @@ class StackedLayers:
     """Which modules hold the projections of several layers."""
 
     def __init__(self, names: Names, paths: Mapping[str, Path], modules: Iterable[ProjectingModule]) -> None:
-        """Look at what stands beside the modules, once for all of them."""
-        inside = {module.path for module in modules}
-        self._blocks = {path[:-1]: _Block() for path in inside if path}
-        for name, path in paths.items() if self._blocks else ():
+        """Keep what is asked about tensors that are neither matrices nor convolutions, which few are."""
+        self._names, self._paths, self._modules = names, paths, modules
+
+    @cached_property
+    def _blocks(self) -> Mapping[Path, _Block]:
+        """What stands beside each module, by what holds it."""
+        inside = {module.path for module in self._modules}
+        blocks = {path[:-1]: _Block() for path in inside if path}
+        for name, path in self._paths.items() if blocks else ():
             if any(path[:size] in inside for size in range(1, len(path))):
                 continue
-            shape = names.shape(name)
+            shape = self._names.shape(name)
             for size in range(len(path)):
-                block = self._blocks.get(path[:size])
+                block = blocks.get(path[:size])
                 if block is not None:
                     for axis in range(2):
                         block.sizes[axis].add(shape[axis] if len(shape) > 1 else 0)
                     block.norms = block.norms or (len(shape) == 2 and _is_norm(path[size:]))
+        return blocks
 
     def why(self, module: ProjectingModule, projections: Sequence[Projection]) -> str:
         """Why the projections are those of several layers, as a clause; "" where nothing says so."""

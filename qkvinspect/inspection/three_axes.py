@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cached_property, lru_cache
 from math import prod
 
 from qkvinspect.errors import LayoutError
@@ -95,18 +97,31 @@ class Stream:
     """
 
     def __init__(self, names: Names, paths: Mapping[str, Path], modules: Iterable[ProjectingModule]) -> None:
-        """Collect them."""
-        inside = {module.path for module in modules if module.path}
-        self.vectors: set[int] = set()
-        self.matrices: set[int] = set()
-        for name, path in paths.items():
+        """Keep what they are collected from: few checkpoints need them."""
+        self._names, self._paths, self._modules = names, paths, modules
+
+    @cached_property
+    def vectors(self) -> AbstractSet[int]:
+        return self._sizes[0]
+
+    @cached_property
+    def matrices(self) -> AbstractSet[int]:
+        return self._sizes[1]
+
+    @cached_property
+    def _sizes(self) -> tuple[set[int], set[int]]:
+        vectors, matrices = set[int](), set[int]()
+        inside = {module.path for module in self._modules if module.path}
+        for name, path in self._paths.items():
             if any(path[:size] in inside for size in range(1, len(path))) or any(map(_is_of_heads, path)):
                 continue
-            shape = names.shape(name)
+            shape = self._names.shape(name)
             if len(shape) < 3:
-                (self.vectors if len(shape) == 1 else self.matrices).update(shape)
+                (vectors if len(shape) == 1 else matrices).update(shape)
+        return vectors, matrices
 
 
+@lru_cache(1 << 14)
 def _is_of_heads(component: str) -> bool:
     """Whether a tensor of this name may be as wide as a head: ``q_norm``, ``b_k``, ``rotary_emb``."""
     return not _OF_HEADS.isdisjoint(tokens(component))

@@ -56,7 +56,12 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
             module, module.lone, "v and weights that the token alone gives, as in outlook attention", lone=False
         )
     elif not sets and _is_query_alone(module, called=called):
-        yield leftover(module, module.lone, "q alone, so that its keys and values are those of another", lone=True)
+        yield leftover(
+            module,
+            module.lone,
+            "q alone, and an output that reads it: its keys and values are made elsewhere",
+            lone=True,
+        )
 
 
 def _lists_of_three(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:

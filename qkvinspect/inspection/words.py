@@ -99,6 +99,9 @@ ATTENTION_WORDS = (
 """What the names of attention modules, or of what holds them, contain."""
 
 
+_OF_ATTENTION = frozenset({*ATTENTION_WORDS, "sa", "ca"})
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A word for Q, K and V, or some of them, in a component of a name.
@@ -128,6 +131,7 @@ class Word:
         return "_".join(word for word in (*self.before, *self.after) if word not in GENERIC)
 
 
+@lru_cache(1 << 14)
 def tokens(component: str) -> tuple[str, ...]:
     """The words of a component, in lower case: ``fc_q``, ``fcQ`` and ``FC-q`` are ``fc q``."""
     words = _TOKENS if component.isascii() else _FOREIGN
@@ -213,7 +217,10 @@ def is_output(component: str) -> bool:
     words = tokens(component)
     if word_of(component) is not None or is_no_projection(component):
         return False
-    return not OUT_WORDS.isdisjoint(words) or words in (("proj",), ("linear",), ("projection",), ("c", "proj"))
+    if not OUT_WORDS.isdisjoint(words):
+        return True
+    said = tuple(word for word in words if not word.isdecimal() and word not in _OF_ATTENTION)  # attn1_proj, proj_2
+    return said in (("proj",), ("linear",), ("projection",), ("c", "proj"))
 
 
 @lru_cache(1 << 14)

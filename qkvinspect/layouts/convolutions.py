@@ -130,13 +130,17 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         id="pyg-polynormer",
         libraries="PyG PolynormerAttention: K and V, without a query",
-        weights=(StoredWeight("k.weight", K), StoredWeight("v.weight", V)),
+        weights=(
+            StoredWeight("k.weight", Packing(("k",), heads_innermost=True)),
+            StoredWeight("v.weight", Packing(("v",), heads_innermost=True)),
+        ),
         siblings=("h_lins.weight", "lin_out.weight"),
         unless=("q.weight",),
         out=("lin_out.weight",),
         kv_heads="equal",
         proof="source",
-        source="torch_geometric/nn/attention/polynormer.py, PolynormerAttention",
+        source="torch_geometric/nn/attention/polynormer.py, PolynormerAttention: view(..., head_channels, heads)",
+        note="heads alternate row by row",
     ),
     Layout(
         id="minimax-h3-audio",

@@ -18,8 +18,9 @@ from typing import get_args
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import UsageError
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
-from qkvinspect.layouts.packing import HEADED, Groups, Packing
+from qkvinspect.layouts.packing import HEADED, Packing
 from qkvinspect.weights.head_stack import Axes
 
 UNKNOWN = "?"
@@ -34,8 +35,9 @@ KEYS: Mapping[str, str] = {
     "qkv, kv, qk": "the same, where one tensor holds several parts",
     "out": "the output projection: where a tensor holds Q, K and V in blocks, its width tells how wide V is",
     "packing": "how a tensor with several parts is divided: `in blocks` (if left out), `per head`, `per kv head`, "
-    "`row by row`, `in 4 groups`; in another order than the key says, or with a gate, after the parts: "
-    "`k, v, q in blocks`, `q, gate per head`; of two tensors with `;` between",
+    "`row by row`, `in 4 groups`, `in blocks of alternating heads` ([3, head_dim, heads]) or "
+    "`a row of each head in turn` ([head_dim, 3, heads]); in another order than the key says, or with a gate, after "
+    "the parts: `k, v, q in blocks`, `q, gate per head`; of two tensors with `;` between",
     "orientation": "`out_in` (if left out), as `nn.Linear` stores its weight; `in_out` where Q, K and V are columns; "
     "`heads_in_dim`, `heads_dim_in` or `in_heads_dim` of parameters of three axes",
     "out_orientation": "that of the output projection, where it is another: `out_in` or `in_out`; "
@@ -50,13 +52,15 @@ _KEYS = [key for keys in KEYS for key in keys.split(", ")]
 THREE_AXES: Mapping[str, Axes] = {"heads_in_dim": (0, 2, 1), "heads_dim_in": (0, 1, 2), "in_heads_dim": (1, 2, 0)}
 """What the axes of a parameter [heads, in, head_dim] and its kin count, and where heads, head_dim and in are."""
 
-_HOW: Mapping[str, tuple[Groups, bool]] = {
-    "in blocks": ("one", False),
-    "per head": ("heads", False),
-    "per kv head": ("kv_heads", False),
-    "row by row": ("heads", True),
+_HOW: Mapping[str, Packing] = {
+    "in blocks": Packing(()),
+    "per head": Packing((), "heads"),
+    "per kv head": Packing((), "kv_heads"),
+    "row by row": Packing((), "heads", slot_innermost=True),
+    "in blocks of alternating heads": Packing((), heads_innermost=True),
+    "a row of each head in turn": Packing((), "rows"),
 }
-"""The words for groups, as ``explain`` uses them, and whether the parts alternate row by row."""
+"""The words for packings, as ``explain`` uses them."""
 
 
 def rows(tables: Iterable[Mapping[str, object]], origin: str) -> tuple[Layout, ...]:
@@ -159,7 +163,7 @@ def _text(origin: str, key: str, value: object) -> str:
 
 
 _LONGEST = 500
-_PACKING = r"(?:([a-z]+(?: *, *[a-z]+)*) +)?(in blocks|per head|per kv head|row by row|in ([1-9]\d{0,3}) groups)"
+_PACKING = rf"(?:([a-z]+(?: *, *[a-z]+)*) +)?({'|'.join(_HOW)}|in ([1-9]\d{{0,3}}) groups)"
 
 
 def _id(origin: str, id: str) -> str:
@@ -201,9 +205,9 @@ def _packings(origin: str, tensors: Sequence[str], text: str | None) -> Mapping[
             raise UsageError(f"{origin}: the packing {what}", expected=expected, found=text)
         if not set(order) <= HEADED | {"mlp"} or len(set(order)) != len(order):
             raise UsageError(f"{origin}: the packing lists other parts", expected=", ".join(meant[0]), found=text)
-        groups, innermost = (int(said[3]), False) if said[3] else _HOW[said[2]]
+        how = Packing((), int(said[3])) if said[3] else _HOW[said[2]]
         for parts in meant:
-            found[parts] = Packing(order or tuple(parts), groups, innermost)
+            found[parts] = replace(how, order=order or tuple(parts))
     return found
 
 

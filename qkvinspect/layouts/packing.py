@@ -7,9 +7,10 @@ in ``order``, each with its share of heads, each head with its width::
     per head            H groups        q*1        k*1   v*1
     grouped (GQA)       KV groups       q*(H/KV)   k*1   v*1
     CodeGen             4 groups        q*(H/4)    v*(H/4)  k*(H/4)
+    a row a head        d groups        q*H        k*H      v*H, one row of each
 
-Rows are Python ``range`` objects over the stored tensor's output axis; only a slot-innermost packing
-(``[heads, head_dim, slots]``) has a step other than 1.
+Rows are Python ``range`` objects over the stored tensor's output axis, with a step other than 1 where slots are
+innermost (``[heads, head_dim, slots]``) or heads (``[slots, head_dim, heads]``, ``[head_dim, slots, heads]``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.layouts.frozen_mapping import FrozenMapping, frozen
 
-Groups = Literal["one", "heads", "kv_heads"] | int
+Groups = Literal["one", "heads", "kv_heads", "rows"] | int
 
 QUERY_SIDE = frozenset({"q", "gate"})
 """Parts with one slot per query head; every other headed part has one per key/value head."""
@@ -41,13 +42,16 @@ class Packing:
             head), ``vgate`` (a gate as wide as V); ``kv`` (one projection used as both K and V); ``qk`` (as
             both Q and K); ``qkv`` (as all three); any other name stands for rows that are not attention (an
             MLP), found by what is left over.
-        groups: how many times the order repeats: once, per head, per kv head, or a fixed number.
+        groups: how many times the order repeats: once, per head, per kv head, once for every row that a head has
+            ([head_dim, slots, heads]), or a fixed number.
         slot_innermost: the parts alternate row by row within a group ([heads, head_dim, slots]).
+        heads_innermost: the heads of a part alternate row by row ([slots, head_dim, heads]).
     """
 
     order: tuple[str, ...]
     groups: Groups = "one"
     slot_innermost: bool = False
+    heads_innermost: bool = False
 
     @property
     def parts(self) -> frozenset[str]:
@@ -157,12 +161,17 @@ def _split(packing: Packing, geometry: Geometry, total: int) -> Rows:
             found=f"{total} rows",
         )
     rows: dict[str, list[range]] = {}
-    for group in range(groups):
+    by_rows = packing.groups == "rows"
+    for group in range(1 if by_rows else groups):
         start = group * size
         for slot, (part, heads, width) in enumerate(slots):
             for head in range(heads):
                 if packing.slot_innermost:
                     run = range(start + slot, start + size, len(slots))
+                elif by_rows:
+                    run = range(start + head, total, size)
+                elif packing.heads_innermost:
+                    run = range(start + head, start + heads * width, heads)
                 else:
                     run = range(start + head * width, start + (head + 1) * width)
                 for name in SHARED.get(part, (part,)):
@@ -182,6 +191,10 @@ def slots_of(packing: Packing, geometry: Geometry, total: int) -> tuple[int, lis
     Raises:
         LayoutError: the heads cannot be shared out over the groups.
     """
+    if packing.groups == "rows":
+        if any(part not in HEADED or geometry.width(part) != geometry.head_dim for part in packing.order):
+            raise LayoutError("parts of which each head has a row in turn need heads of equal width")
+        return geometry.head_dim, [(part, geometry.heads(part), 1) for part in packing.order]
     match packing.groups:
         case "one":
             groups = 1

@@ -93,4 +93,28 @@ LAYOUTS: tuple[Layout, ...] = (
         proof="source",
         source="transformers conversion_mapping.py",
     ),
+    Layout(
+        id="transformer-xl",
+        libraries="Transformer-XL; NeMo TTS, FastPitch",
+        weights=(StoredWeight("qkv_net.weight", QKV),),
+        siblings=("o_net.weight",),
+        out=("o_net.weight",),
+        kv_heads="equal",
+        head_tensors=(HeadTensor("r_w_bias", 0, "num_heads"),),
+        source="transformer-xl pytorch/mem_transformer.py, RelMultiHeadAttn: chunk(w_heads, 3, dim=-1); "
+        "nemo/collections/tts/modules/transformer.py, MultiHeadAttn: chunk(qkv_net(inp), 3, dim=2); "
+        "transformer_2501.py, SelfAttention: reshape(B, T, 3, n_heads, d_head)",
+        proof="source",
+    ),
+    Layout(
+        id="transformer-xl-kv",
+        libraries="Transformer-XL with positions that are added; NeMo TTS, cross-attention",
+        weights=(StoredWeight("q_net.weight", Q), StoredWeight("kv_net.weight", KV)),
+        siblings=("o_net.weight",),
+        out=("o_net.weight",),
+        kv_heads="equal",
+        source="transformer-xl pytorch/mem_transformer.py, MultiHeadAttn: chunk(kv_net(c), 2, -1); "
+        "nemo/collections/tts/modules/transformer_2501.py, CrossAttention: reshape(B, T, 2, n_heads, d_head)",
+        proof="source",
+    ),
 )

@@ -148,6 +148,8 @@ def layer(name: str) -> str:
 
 
 def layout(attention: Attention) -> str:
+    if attention.layout is None and attention.layout_from == "graph":
+        return "not split (known from the graph of the file)"
     if attention.layout is None:
         return f"layout ambiguous: {' or '.join(attention.candidates)}"
     memory = ", from memory only" if attention.layout.proof == "memory" else ""

@@ -80,7 +80,7 @@ def test_norms_of_q_and_k(together: bool, biased: bool, tmp_path: Path) -> None:
     biases = {f"{name}_norm.bias": torch.randn(size) for name, size in sizes.items()}
     state = llama(**norms, **(biases if biased else {}))
     found = figures(state, tmp_path, {"model_type": "qwen3"})
-    inputs = torch.randn(4000, EMBED, dtype=torch.float64)
+    inputs = torch.randn(1500, EMBED, dtype=torch.float64)
 
     def behind(name: str, heads: int) -> Tensor:
         rows = projected(state, inputs, name, heads)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
-
-import pytest
 
 from tests.census.judging import Verdict, alarms, answer, judge
 from tests.census.kept import built
@@ -25,36 +25,37 @@ class Asked(NamedTuple):
     models: Counter[str]
 
 
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    """All models of all libraries, once for all tests: some four seconds."""
-    folder = tmp_path_factory.mktemp("model")
+@cache
+def asked() -> Asked:
+    """All models of all libraries, once for all tests: some four seconds. A fixture would run under the tracer."""
     found = Asked([], [], Counter())
-    for line in built():
-        for old in folder.iterdir():
-            old.unlink()
-        found.models[line["lib"]] += 1
-        report = answer(line, folder)
-        found.verdicts.extend(judge(line, report))
-        found.alarms.extend(f"{line['lib']}/{line['name']} {layer}" for layer in alarms(line, report))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for line in built():
+            for old in folder.iterdir():
+                old.unlink()
+            found.models[line["lib"]] += 1
+            report = answer(line, folder)
+            found.verdicts.extend(judge(line, report))
+            found.alarms.extend(f"{line['lib']}/{line['name']} {layer}" for layer in alarms(line, report))
     return found
 
 
-def test_every_module_is_right_or_its_reason_is_known(asked: Asked) -> None:
-    assert [verdict for verdict in asked.verdicts if verdict.said != "right" and left(verdict) is None] == []
-    assert sum(verdict.said == "right" for verdict in asked.verdicts) > 0.85 * len(asked.verdicts)
+def test_every_module_is_right_or_its_reason_is_known() -> None:
+    assert [verdict for verdict in asked().verdicts if verdict.said != "right" and left(verdict) is None] == []
+    assert sum(verdict.said == "right" for verdict in asked().verdicts) > 0.85 * len(asked().verdicts)
 
 
-def test_every_reason_is_still_needed(asked: Asked) -> None:
-    used = {id(left(verdict)) for verdict in asked.verdicts}
+def test_every_reason_is_still_needed() -> None:
+    used = {id(left(verdict)) for verdict in asked().verdicts}
     assert [one.where for one in LEFT if id(one) not in used] == []
 
 
-def test_nothing_else_is_taken_for_attention(asked: Asked) -> None:
-    assert [alarm for alarm in asked.alarms if not any(fnmatchcase(alarm, glob) for glob, _ in ALARMS)] == []
-    assert [glob for glob, _ in ALARMS if not any(fnmatchcase(alarm, glob) for alarm in asked.alarms)] == []
+def test_nothing_else_is_taken_for_attention() -> None:
+    assert [alarm for alarm in asked().alarms if not any(fnmatchcase(alarm, glob) for glob, _ in ALARMS)] == []
+    assert [glob for glob, _ in ALARMS if not any(fnmatchcase(alarm, glob) for alarm in asked().alarms)] == []
 
 
-def test_the_docs_have_these_figures(asked: Asked) -> None:
+def test_the_docs_have_these_figures() -> None:
     """After a change of the data, ``python -m tests.census.report`` prints the table."""
-    assert table(asked.verdicts, asked.models) in DOCS.read_text()
+    assert table(asked().verdicts, asked().models) in DOCS.read_text()

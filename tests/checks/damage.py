@@ -36,7 +36,9 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn")
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 EXPONENT = {"float64": (11, 52), "float32": (8, 23), "float16": (5, 10), "bfloat16": (8, 7), "float8_e4m3fn": (4, 3)}
 LEAST = 4096
-OTHER_CODES = ("nonfinite", "zero-head", "zero-part", "equal-heads", "equal-parts", "constant-part")
+OTHER_CODES = (
+    "nonfinite", "zero-head", "zero-part", "equal-heads", "equal-parts", "equal-layers", "constant-part",
+)  # fmt: skip
 """Findings that name the layer, the part and its heads."""
 
 Data = NDArray[np.uint8]
@@ -168,14 +170,7 @@ def is_placed(finding: Finding, model: Model, name: str, ends: tuple[int, int]) 
     """Whether a finding tells where the damage is."""
     own = finding.layer == model.layers[name]
     if finding.code != "damaged-block":
-        return own and finding.code in (
-            "nonfinite",
-            "zero-head",
-            "zero-part",
-            "equal-heads",
-            "equal-parts",
-            "constant-part",
-        )
+        return own and finding.code in OTHER_CODES
     places = re.findall(r"bytes (\d+):(\d+)(?: of ([^ ]+))?", finding.message)
     named = {name, name.removeprefix(f"{finding.layer}.")} if own else {name}
     first = places[0][2] in named

@@ -177,8 +177,39 @@ def test_a_block_of_one_output_projection_in_another_is_a_copy(tmp_path: Path) -
     assert int(place[2]) == pytest.approx(16384, abs=3)
 
 
+@pytest.mark.parametrize(("written", "over"), [("q", "k"), ("v", "q"), ("q", "o"), ("o", "v")])
+def test_a_whole_part_in_another_s_place_in_another_layer_is_a_copy(written: str, over: str, tmp_path: Path) -> None:
+    """Of one layer, and of one name in two layers, other checks tell."""
+    state = weights()
+    name = "layers.{}.self_attn.{}_proj.weight"
+    assert said(state, tmp_path) == []
+    state[name.format(2, over)] = state[name.format(0, written)].clone()
+    (found,) = said(state, tmp_path)
+    assert found.startswith(f"bytes 0:65536 of {over}_proj.weight")
+    assert f"those of bytes 0:65536 of {name.format(0, written)}" in found
+
+
+def test_whole_heads_of_another_layer_are_a_copy(tmp_path: Path) -> None:
+    """Of heads of one layer that are equal, another check tells; and so it does of layers, where all heads are."""
+    state = weights()
+    name = "layers.{}.self_attn.q_proj.weight"
+    state[name.format(1)][32:64] = state[name.format(1)][:32]
+    assert said(state, tmp_path) == []
+    state[name.format(2)][64:] = state[name.format(0)][32:96]
+    (found,) = said(state, tmp_path)
+    assert re.match(r"bytes 3276[5-8]:65536 of q_proj.weight \(Q, heads .*2 and 3\) are those of bytes", found)
+
+
+def test_tied_layers_whose_keys_are_their_values_are_no_copies(tmp_path: Path) -> None:
+    state = weights()
+    for layer in range(LAYERS):
+        for part in "kv":
+            state[f"layers.{layer}.self_attn.{part}_proj.weight"] = state["layers.0.self_attn.k_proj.weight"].clone()
+    assert said(state, tmp_path) == []
+
+
 def test_parts_of_fused_weights_that_are_equal_as_a_whole_are_no_damage(tmp_path: Path) -> None:
-    """V of one layer is K of another, head by head: another check says that. Part of a head is damage."""
+    """V of one layer is V of another, head by head: another check says that. Part of a head is damage."""
     parts = weights()
     state = {
         f"layers.{layer}.self_attn.in_proj_weight": torch.cat(
@@ -186,8 +217,10 @@ def test_parts_of_fused_weights_that_are_equal_as_a_whole_are_no_damage(tmp_path
         )
         for layer in range(2)
     }
-    state["layers.1.self_attn.in_proj_weight"][WIDTH : 2 * WIDTH] = state["layers.0.self_attn.in_proj_weight"][-WIDTH:]
+    state["layers.1.self_attn.in_proj_weight"][-WIDTH:] = state["layers.0.self_attn.in_proj_weight"][-WIDTH:]
     assert said(state, tmp_path) == []
+    found = list(check(tmp_path / "model.safetensors", heads="4"))
+    assert "its V holds the same values as layers.0.self_attn" in str(found)
     state["layers.1.self_attn.in_proj_weight"][40:60] = state["layers.0.self_attn.in_proj_weight"][10:30]
     (message,) = said(state, tmp_path)
     assert message.startswith(f"bytes {40 * WIDTH * 4}:{60 * WIDTH * 4} of in_proj_weight (Q, head 1)")

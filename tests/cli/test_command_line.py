@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,19 +25,25 @@ WITHOUT = """
 import sys
 for name in {names!r}: sys.modules[name] = None
 from qkvinspect.cli import main
-sys.exit(main({argv!r}))
+for argv in {lines!r}:
+    code = main(argv)
+    if code: sys.exit(code)
+    print("\\x00", end="")
 """
 
 
-def without(names: list[str], *argv: object) -> subprocess.CompletedProcess[str]:
-    """Run a command line in an interpreter in which some modules cannot be imported."""
-    code = WITHOUT.format(names=names, argv=[str(arg) for arg in argv])
+def without(names: list[str], *lines: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    """Run command lines, until one fails, in an interpreter in which some modules cannot be imported.
+
+    What they print is apart by a zero byte.
+    """
+    code = WITHOUT.format(names=names, lines=[[str(arg) for arg in line] for line in lines])
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
+def test_no_torch_is_needed(samples: Path) -> None:
+    """All in one process, as none of them could have imported what cannot be."""
+    lines = [
         ["--help"],
         ["--version"],
         ["show", "--help"],
@@ -50,20 +57,20 @@ def without(names: list[str], *argv: object) -> subprocess.CompletedProcess[str]
         ["diff", "sharded", "sharded", "--format", "markdown"],
         ["layouts"],
         ["layouts", "codegen"],
-    ],
-    ids=" ".join,
-)
-def test_no_torch_is_needed(samples: Path, argv: list[str]) -> None:
-    argv = [str(samples / arg) if (samples / arg).exists() else arg for arg in argv]
-    result = without(["torch", "safetensors"], *argv)
+    ]
+    argvs = [[samples / arg if (samples / arg).exists() else arg for arg in line] for line in lines]
+    result = without(["torch", "safetensors"], *argvs)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout
+    *printed, rest = result.stdout.split("\x00")
+    assert len(printed) == len(lines)
+    assert all(printed)
+    assert not rest
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_export_needs_no_torch(samples: Path, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"x{suffix}"
-    result = without(["torch", "safetensors"], "export", "--split", samples / "transformer.pt", "-o", target)
+    result = without(["torch", "safetensors"], ["export", "--split", samples / "transformer.pt", "-o", target])
     assert (result.returncode, result.stderr) == (0, "")
     assert target.stat().st_size > 10_000
 
@@ -77,7 +84,7 @@ LARGE |= {"asyncio", "fsspec", "http.client", "requests", "socket", "ssl", "urll
 LOADED = f"""
 import sys
 from qkvinspect.cli import main, startup
-main(sys.argv[1:])
+for line in sys.argv[1:]: main(line.split("\\x1f"))
 print(*sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)
 """
 
@@ -85,10 +92,6 @@ print(*sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)
 @pytest.mark.parametrize(
     ("argv", "loaded"),
     [
-        *(([*command, "--help"], "") for command in ([], *([name] for name in COMMANDS))),
-        (["--version"], ""),
-        (["layouts"], ""),
-        (["layouts", "codegen"], ""),
         (["show", "transformer.pt", "--no-norms"], ""),
         (["show", "trained.safetensors", "--no-norms", "-f", "json"], ""),
         (["show", "sharded", "--no-norms", "-f", "csv", "--per-head"], ""),
@@ -106,9 +109,21 @@ print(*sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)
 def test_what_a_command_imports(samples: Path, tmp_path: Path, argv: list[str], loaded: str) -> None:
     places = {"OUT": tmp_path / "out.safetensors"} | {path.name: path for path in samples.iterdir()}
     line = [str(places.get(arg, arg)) for arg in argv]
-    result = subprocess.run([sys.executable, "-c", LOADED, *line], capture_output=True, text=True, check=True)
-    assert result.stderr.splitlines()[-1] == loaded
+    assert imported_by(line) == loaded
+
+
+def imported_by(*lines: list[str]) -> str:
+    """The large modules that a process has imported after all of these command lines, which print something."""
+    joined = ["\x1f".join(line) for line in lines]
+    result = subprocess.run([sys.executable, "-c", LOADED, *joined], capture_output=True, text=True, check=True)
     assert result.stdout
+    return result.stderr.splitlines()[-1]
+
+
+def test_help_imports_nothing_large() -> None:
+    """All in one process: what any of them imported would still be there."""
+    helps = [[*command, "--help"] for command in ([], *([name] for name in COMMANDS))]
+    assert imported_by(*helps, ["--version"], ["layouts"], ["layouts", "codegen"]) == ""
 
 
 def test_paths_know_how_to_become_urls_though_nothing_for_that_is_imported_at_the_start() -> None:
@@ -122,7 +137,7 @@ def test_paths_know_how_to_become_urls_though_nothing_for_that_is_imported_at_th
 
 
 def test_verify_says_that_it_needs_torch(samples: Path) -> None:
-    result = without(["torch"], "explain", samples / "transformer.pt", "--verify")
+    result = without(["torch"], ["explain", samples / "transformer.pt", "--verify"])
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "pip install torch" in result.stderr
 

@@ -122,6 +122,7 @@ def model(name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("example", examples())
+@pytest.mark.no_cover
 def test_an_example_runs(example: str, world: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     monkeypatch.chdir(world)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")

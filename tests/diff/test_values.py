@@ -235,6 +235,7 @@ def test_floats_narrower_than_a_byte_are_compared(tmp_path: Path, run) -> None:
     assert found.json()["others"]["tensors"][0]["values_changed"] == 6
 
 
+@pytest.mark.no_cover
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     import tracemalloc
 
@@ -242,7 +243,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     from qkvinspect.inspection import Options, inspect
 
     peaks = []
-    for rows in (1024, 2560):  # six times the bytes
+    for rows in (768, 1920):  # six times the bytes
         a = {"l.0.in_proj_weight": torch.randn(3 * rows, rows), "other": torch.randn(rows, rows)}
         save_file(a, tmp_path / "a.safetensors")
         save_file({name: (tensor + 1).bfloat16() for name, tensor in a.items()}, tmp_path / "b.safetensors")

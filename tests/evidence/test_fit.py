@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qkvinspect.inspection.evidence.blocksums import Fitted, Products, block_sums
+from qkvinspect.inspection.evidence.blocksums import Products, block_sums
 from qkvinspect.inspection.evidence.fit import Fit, Term, fit
 from qkvinspect.inspection.evidence.groups import explained
 from qkvinspect.inspection.evidence.sample import Sample
@@ -74,13 +74,13 @@ def test_a_hypothesis_has_the_likelihood_of_its_similarities_and_of_its_lengths(
 
 
 class Counted(Fit):
-    """A fit that counts how often it is asked for another order of its heads."""
+    """A fit that counts how many other orders of its heads it is asked for."""
 
     asked = 0
 
-    def gain(self, order: np.ndarray | None = None) -> Fitted:
-        type(self).asked += order is not None
-        return super().gain(order)
+    def gains(self, orders: np.ndarray) -> np.ndarray:
+        type(self).asked += len(orders)
+        return super().gains(orders)
 
 
 def alike(rng: Rng, heads: int, together: int) -> Sample:

@@ -155,7 +155,8 @@ def test_rows_that_turn_together_are_found(rng: Rng, pairing: Pairing) -> None:
     assert all(found[one] < found[pairing] - rotary.AHEAD for one in found if one.turn != pairing.turn)
 
 
-def test_ties_are_drawn_over_three_heads_in_two_dozen_steps(rng: Rng) -> None:
+@pytest.mark.parametrize("drawn", ["vo", "o"])
+def test_ties_are_drawn_over_three_heads_in_two_dozen_steps(drawn: str, rng: Rng) -> None:
     heads, width = 8, 16
     head = np.arange(heads * width) // width
     ties = 2 * rng.normal(size=(len(head), len(head))) * (head[:, None] == head)
@@ -165,7 +166,8 @@ def test_ties_are_drawn_over_three_heads_in_two_dozen_steps(rng: Rng) -> None:
     scores = symmetric(rng, 3 * len(head))  # what comes first is Q, which no head is seen in
     scores[len(head) :, len(head) :] = columns
     rows = np.arange(len(head)).reshape(heads, width)
-    found = profile([sampled(rng, scores, 2 * len(head))], {"v": rows + len(head), "o": rows})
+    parts = {"v": rows + len(head), "o": rows}
+    found = profile([sampled(rng, scores, 2 * len(head))], {part: parts[part] for part in drawn})
     assert [distance for distance, _ in found] == list(range(1, 3 * width, 2))
     assert min(tie for distance, tie in found if distance < width // 2) > 0.2
     assert max(tie for distance, tie in found if distance > width) < 0.1

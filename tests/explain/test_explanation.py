@@ -24,6 +24,8 @@ from qkvinspect.layouts.packing import GROUPED, PER_HEAD, QKV, Packing
 SCHEMA = Path(qkvinspect.__file__).parent / "render/results/explanation.schema.json"
 CODEGEN = Packing(("q", "v", "k"), 4)
 INNERMOST = Packing(("q", "k", "v"), "heads", slot_innermost=True)
+IN_TURN = Packing(("q", "k", "v"), "rows")
+ALTERNATING = Packing(("q", "k", "v"), heads_innermost=True)
 
 
 def execute(lines: list[str]) -> dict[str, torch.Tensor]:
@@ -54,7 +56,7 @@ def test_the_code_slices_what_the_report_says(samples: Path, sample: str) -> Non
                 assert (f"{part.name}_bias" in scope) == (part.bias is not None)
 
 
-@pytest.mark.parametrize("packing", [QKV, PER_HEAD, GROUPED, CODEGEN, INNERMOST], ids=str)
+@pytest.mark.parametrize("packing", [QKV, PER_HEAD, GROUPED, CODEGEN, INNERMOST, IN_TURN, ALTERNATING], ids=str)
 @pytest.mark.parametrize("orientation", ["out_in", "in_out"])
 def test_the_code_of_every_packing(tmp_path: Path, packing: Packing, orientation: str) -> None:
     heads, kv = 8, 8 if packing in (CODEGEN, INNERMOST, PER_HEAD) else 4

@@ -49,7 +49,7 @@ def every_layout() -> Iterator[Any]:
 
 MLP = 6
 SAFE = settings(
-    deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -115,6 +115,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("layout", list(every_layout()))
+@pytest.mark.no_cover
 def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
     @SAFE
     @given(geometries(layout))
@@ -133,10 +134,11 @@ def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("layout", list(every_layout()))
+@pytest.mark.no_cover
 def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
     """Through layouts of other kinds that can hold it; at least one can, but for a few that are alone.
 
-    Each goes through four of them, and each of them is gone through by many.
+    Each goes through two of them, and each of them is gone through by many.
     """
     through = ("bert", "gpt2", "torch-mha", "megatron-core", "megatron-v1", "bloom", "codegen", "xlnet", "phi3", "mla")
     first = LAYOUTS.index(layout) % len(through)
@@ -149,7 +151,7 @@ def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
         torch.save(state, tmp_path / "a.pt")
         held.clear()
         for other in map(by_id, (*through[first:], *through[:first])):
-            if len(held) == 4:
+            if len(held) == 2:
                 break
             there = replace(back, layout=other)
             try:

@@ -34,6 +34,7 @@ PACKINGS = [
     (Packing(("q", "k", "v"), "heads"), Geometry(3, 3, 2)),
     (Packing(("q", "k", "v"), "heads", slot_innermost=True), Geometry(3, 3, 4)),
     (Packing(("q", "v", "k"), 2), Geometry(4, 4, 3)),
+    (Packing(("q", "k", "v"), heads_innermost=True), Geometry(4, 2, 3)),
 ]
 
 

@@ -195,6 +195,7 @@ def test_many_readers_of_many_products_take_no_time() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.no_cover
 def test_mutations_are_read_or_refused(seed: int) -> None:
     rng, refusals, whole = random.Random(seed), set[Code | None](), 0
     with no_hang() as within, bounded_memory(128 << 20):

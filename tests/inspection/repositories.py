@@ -42,7 +42,7 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...], str]] = {
     "Transformer-XL": (
         _all("layers.0.dec_attn", "r_net", "o_net", qkv_net=(3 * E, E)),
         ("layers.0.dec_attn",),
-        "",
+        "transformer-xl",
     ),
     "BigGAN": (
         _all("att", theta=(6, E, 1, 1), phi=(6, E, 1, 1), g=(24, E, 1, 1), o=(E, 24, 1, 1)),

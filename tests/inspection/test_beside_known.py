@@ -42,6 +42,8 @@ SAID: Mapping[str, tuple[Shapes, str]] = {
         | {"dec.attn.out.kernel": (H, 2, D, E)},
         "more than two axes",
     ),
+    "convolutions of Keras": ({f"d/attn/{n}/kernel:0": (1, 1, E, E) for n in ("query", "key", "value")},
+                             "window comes first"),
     "a list without names": ({f"dec.0.attn.{n}.weights": L for n in range(4)}, "4 square matrices"),
     "three in one parameter": ({"dec.0.attn.W": (3, E, E), "dec.0.attn.Wo": L}, "more than two axes"),
     "three alike and the way back": (

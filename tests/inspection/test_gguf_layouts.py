@@ -145,7 +145,7 @@ def test_quantised_latent_attention(kind: str, query: str, tmp_path: Path) -> No
 
 
 CONTRADICTIONS = {
-    "heads that do not divide Q": (
+    "heads that do not divide": (
         {"heads": 3, "kv": 2, "dim": 16},
         (64, 32),
         None,

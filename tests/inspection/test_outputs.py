@@ -16,6 +16,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.model import in_short
+from tests.inspection.test_patterns import report
 
 E = 32
 
@@ -140,6 +141,51 @@ def test_what_is_converted_computes_the_same(tmp_path: Path, run: Any) -> None:
         read = y if of is None else of
         y = y + attention(y, read, read, need_weights=False)[0]
     torch.testing.assert_close(y, block(x, memory))
+
+
+KINDS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str]]] = {
+    "a dict of kinds": (
+        {f"a.attn.{n}.{kind}.weight": (E, E) for n in ("q", "k", "v", "out") for kind in ("text", "image")},
+        {"a.attn.text": "a.attn.out.text.weight", "a.attn.image": "a.attn.out.image.weight"},
+    ),
+    "numbered projections back": (
+        {f"a.{n}_{i}.weight": (E, E) for n in ("q", "k", "v", "proj") for i in (1, 2)},
+        {"a.1": "a.proj_1.weight", "a.2": "a.proj_2.weight"},
+    ),
+    "self- and cross-attention by two letters": (
+        {f"a.{kind}_{n}.weight": (E, E) for n in ("q", "k", "v", "proj") for kind in ("sa", "ca")},
+        {"a.sa": "a.sa_proj.weight", "a.ca": "a.ca_proj.weight"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("shapes", "outputs"), KINDS.values(), ids=KINDS)
+def test_each_kind_has_its_own(shapes: dict[str, tuple[int, ...]], outputs: dict[str, str]) -> None:
+    found = report(shapes).attentions
+    assert {one.layer: one.tensors.get("out") for one in found} == outputs
+    assert all(len({part.weight.name for part in one.parts}) == 3 for one in found)
+
+
+def test_steps_of_a_network_are_no_kinds() -> None:
+    steps = {f"a.attn.{n}.{step}.weight": (E, E) for n in ("q", "k", "v") for step in ("fc1", "fc2")}
+    assert [one.layer for one in report(steps).attentions] == ["a.attn"]
+
+
+def test_v_is_as_narrow_as_the_output_projection_reads() -> None:
+    shapes = {"l.attn.my_qkv.weight": (3 * E, E), "l.attn.proj.weight": (E, E // 2)}
+    (found,) = report(shapes, layouts=(("*", "pattern-blocks"),)).attentions
+    rows = {part.name: part.shape[0] for part in found.parts}
+    assert rows["v"] == E // 2
+    assert rows["q"] == rows["k"] == (3 * E - E // 2) // 2
+
+
+def test_rows_beside_the_tokens_are_no_projections() -> None:
+    """x-transformers' mem_k and mem_v, and a null key: learned keys and values, which nothing projects."""
+    shapes = {f"a.attn.to_{n}.weight": (E, E) for n in ("q", "k", "v", "out")}
+    told = report(shapes | {f"a.attn.mem_{n}": (4, 8, E // 4) for n in "kv"} | {"a.attn.null_kv": (2, E // 4)})
+    assert len(told.attentions) == 1
+    assert told.account is not None
+    assert told.account.unrecognised == ()
 
 
 @pytest.mark.parametrize("said", ["architectures", "model_type", None])

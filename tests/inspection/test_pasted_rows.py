@@ -158,6 +158,16 @@ PACKED: dict[str, tuple[Shapes, str, dict[str, tuple[range, ...]]]] = {
         'qkv = "qkv_w", packing = "q, k, v in blocks", orientation = "heads_dim_in"',
         {part: tuple(range(at * E + h * D, at * E + h * D + D) for h in range(H)) for at, part in enumerate("qkv")},
     ),
+    "a row of each head in turn": (
+        {"l.any.weight": (3 * E, E)},
+        'qkv = "any.weight", packing = "a row of each head in turn"',
+        {part: tuple(range(at * H + h, 3 * E, 3 * H) for h in range(H)) for at, part in enumerate("qkv")},
+    ),
+    "alternating heads": (
+        {"l.any.weight": (3 * E, E)},
+        'qkv = "any.weight", packing = "q, v, k in blocks of alternating heads"',
+        {part: tuple(range(at * E + h, (at + 1) * E, H) for h in range(H)) for at, part in enumerate("qvk")},
+    ),
     "K and V of a second stream": (
         {"l.kv.weight": (2 * E, E)},
         'kv = "kv.weight", packing = "v, k per head"',

@@ -46,6 +46,17 @@ def jukebox(weight: Tensor, tokens: Tensor) -> Parts:
     return q, k, v
 
 
+def self_attention_cv(weight: Tensor, tokens: Tensor) -> Parts:
+    """rearrange(qkv, 'b t (d k h ) -> k b h t d ', k=3, h=heads)"""
+    q, k, v = (tokens @ weight.T).unflatten(-1, (D, 3, H)).permute(2, 3, 0, 1)
+    return q, k, v
+
+
+def nemo_tts(weight: Tensor, tokens: Tensor) -> Parts:
+    q, k, v = (tokens @ weight.T).reshape(N, 3, H, D).chunk(3, dim=1)
+    return q.squeeze(1).transpose(0, 1), k.squeeze(1).transpose(0, 1), v.squeeze(1).transpose(0, 1)
+
+
 def _beside(layer: str, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return {f"{layer}.{name.replace('__', '.')}": torch.zeros(shape) for name, shape in shapes.items()}
 
@@ -60,6 +71,9 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Tensor], Reference]] = {
     "point-e": ("attn.c_qkv.weight", (3 * E, E), _beside("attn", c_proj__weight=(E, E)), point_e),
     "restormer": ("attn.qkv.weight", (3 * E, E, 1, 1), _beside("attn", qkv_dwconv__weight=(3 * E, 1, 3, 3),
                   temperature=(H, 1, 1), project_out__weight=(E, E, 1, 1)), restormer),
+    "self-attention-cv": ("mhsa.to_qvk.weight", (3 * E, E), _beside("mhsa", W_0__weight=(E, E)), self_attention_cv),
+    "transformer-xl": ("l.self_attention.qkv_net.weight", (3 * E, E), _beside("l.self_attention", o_net__weight=(E, E)),
+                 nemo_tts),
     "jukebox": ("attn.c_attn.w", (E, 3 * E), _beside("attn", c_proj__w=(E, E)), jukebox),
 }  # fmt: skip
 
@@ -78,3 +92,29 @@ def test_rows_are_what_the_source_computes(tmp_path: Path, id: str) -> None:
     for part, expected in zip(attention.parts, reference(weight, tokens), strict=True):
         rows = [torch.cat([matrix[r.start : r.stop : r.step] for r in (head,)]) for head in part.heads]
         torch.testing.assert_close(torch.stack([tokens @ own.T for own in rows]), expected)
+
+
+def test_heads_that_alternate_in_tensors_of_their_own(tmp_path: Path) -> None:
+    """PolynormerAttention: ``self.k(x).view(..., head_channels, heads)``, and V alike."""
+    tensors = {f"attn.{name}.weight": torch.randn(E, E) for name in ("k", "v", "h_lins", "lin_out")}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        (attention,) = inspect(checkpoint, Options(norms=False, heads=(str(H),))).attentions
+    for part in attention.parts:
+        expected = tensors[f"attn.{part.name}.weight"].unflatten(0, (D, H)).transpose(0, 1)
+        stored = tensors[part.weight.name]
+        own = torch.stack([stored[head.start : head.stop : head.step] for head in part.heads])
+        torch.testing.assert_close(own, expected)
+
+
+def test_keys_and_values_of_nemo_s_speech_decoder(tmp_path: Path) -> None:
+    """``self.kv_net(memory).reshape(B, T, 2, n_heads, d_head).chunk(2, dim=2)``"""
+    shapes = {"q_net": (E, E), "kv_net": (2 * E, 24), "o_net": (E, E)}
+    tensors = {f"l.cross_attention.{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        (attention,) = inspect(checkpoint, Options(norms=False, heads=(str(H),))).attentions
+    stored = tensors["l.cross_attention.kv_net.weight"]
+    _, *both = attention.parts
+    for part, expected in zip(both, stored.reshape(2, H, D, 24), strict=True):
+        assert torch.equal(torch.stack([stored[head.start : head.stop] for head in part.heads]), expected)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.conftest import Result
 from tests.remote import files
 from tests.remote.server import Asked, Handler, Web
 
@@ -131,11 +132,26 @@ def bucket() -> Iterator[Any]:
     server.stop()
 
 
-def cli(*argv: object) -> subprocess.CompletedProcess[str]:
-    """A command line in a process of its own: the event loops of these libraries outlive a test."""
-    return subprocess.run(
-        [sys.executable, "-m", "qkvinspect", *map(str, argv)], capture_output=True, text=True, check=False, timeout=120
+LINES = """
+import json, sys
+from qkvinspect.cli import main
+for line in json.loads(sys.argv[1]):
+    code = main(line)
+    print(f"\\x00{code}\\x00", end="", flush=True)
+    print("\\x00", end="", file=sys.stderr, flush=True)
+"""
+
+
+def cli(*lines: Sequence[object]) -> list[Result]:
+    """Command lines in a process of their own: the event loops of these libraries outlive a test."""
+    asked = json.dumps([[str(argument) for argument in line] for line in lines])
+    done = subprocess.run(
+        [sys.executable, "-c", LINES, asked], capture_output=True, text=True, check=False, timeout=120
     )
+    *said, rest = done.stdout.split("\0")
+    *errors, last = done.stderr.split("\0")
+    assert (done.returncode, rest, last) == (0, "", "")
+    return [Result(int(code), out, err) for out, code, err in zip(said[::2], said[1::2], errors, strict=True)]
 
 
 def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
@@ -143,23 +159,26 @@ def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
         bucket.upload_file(str(path), "models", f"llama/{path.name}")
     torch.save(files.small(), tmp_path / "model.pt")
     bucket.upload_file(str(tmp_path / "model.pt"), "models", "one/model.pt")
-    for place, here in (
-        ("s3://models/llama", samples / "sharded"),
-        ("s3://models/llama/model.safetensors.index.json", samples / "sharded"),
-        ("s3://models/one/model.pt", tmp_path / "model.pt"),
-    ):
-        result = cli("show", place, "-f", "json")
-        assert (result.returncode, result.stderr) == (0, "")
-        report = json.loads(result.stdout)
+    places = {
+        "s3://models/llama": samples / "sharded",
+        "s3://models/llama/model.safetensors.index.json": samples / "sharded",
+        "s3://models/one/model.pt": tmp_path / "model.pt",
+    }
+    *results, exported, missing = cli(
+        *(("show", place, "-f", "json") for place in places),
+        ("export", "--split", "--all", "s3://models/one/model.pt", "-o", tmp_path / "x.safetensors", "--verify"),
+        ("show", "s3://models/none.pt"),
+    )
+    for (place, here), result in zip(places.items(), results, strict=True):
+        assert (result.code, result.err) == (0, "")
+        report = result.json()
         assert report["checkpoint"].pop("path").startswith(place)
         assert report == shown(run, here)
-    result = cli("export", "--split", "--all", "s3://models/one/model.pt", "-o", tmp_path / "x.safetensors", "--verify")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (exported.code, exported.err) == (0, "")
     assert SECRET.encode() not in (tmp_path / "x.safetensors").read_bytes()
-    missing = cli("show", "s3://models/none.pt")
-    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
-    assert "QKV-F001" in missing.stderr
-    assert SECRET not in missing.stderr
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
+    assert "QKV-F001" in missing.err
+    assert SECRET not in missing.err
 
 
 def test_s3_without_credentials(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -167,8 +186,8 @@ def test_s3_without_credentials(bucket: Any, monkeypatch: pytest.MonkeyPatch, tm
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
-    result = cli("show", "s3://models/one/model.pt")
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    (result,) = cli(("show", "s3://models/one/model.pt"))
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 def hub(folder: Path) -> Any:
@@ -221,21 +240,21 @@ def test_the_hub(run, web: Web, samples: Path, monkeypatch: pytest.MonkeyPatch, 
         "hf://org/tiny/model.safetensors.index.json",
     ):
         web.asked.clear()
-        result = cli("show", place, "-f", "json")
-        assert (result.returncode, result.stderr) == (0, ""), web.asked
-        report = json.loads(result.stdout)
+        (result,) = cli(("show", place, "-f", "json"))
+        assert (result.code, result.err) == (0, ""), web.asked
+        report = result.json()
         assert report["checkpoint"].pop("path").startswith(place)
         assert report == expected
         revision = "v1" if "@v1" in place else "main"
         fetched = [asked for asked in web.asked if asked.name.endswith(".safetensors")]
         assert fetched
         assert all(f"/resolve/{revision}/" in asked.target and asked.range for asked in fetched)
-    missing = cli("show", "hf://org/none")
-    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    (missing,) = cli(("show", "hf://org/none"))
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
     monkeypatch.setenv("HF_TOKEN", "another")
-    refused = cli("show", "hf://org/tiny")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "another" not in refused.stderr + missing.stderr
+    (refused,) = cli(("show", "hf://org/tiny"))
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "another" not in refused.err + missing.err
 
 
 @pytest.mark.parametrize(
@@ -257,10 +276,9 @@ def test_a_missing_package_is_named(module: str, url: str, extra: str) -> None:
     assert f"pip install 'qkvinspect[{extra}]'" in result.stderr
 
 
-@pytest.mark.parametrize("url", ["nonsense://x/y.pt", "hf://one-word", "s3://"])
-def test_what_is_no_url_of_a_store(url: str) -> None:
-    result = cli("show", url)
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+def test_what_is_no_url_of_a_store() -> None:
+    for result in cli(*(("show", url) for url in ("nonsense://x/y.pt", "hf://one-word", "s3://"))):
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 def test_what_is_secret_is_shown_nowhere(run, web: Web, tmp_path: Path) -> None:

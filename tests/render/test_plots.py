@@ -84,6 +84,7 @@ def test_names_stay_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+@pytest.mark.no_cover
 def test_the_same_picture_is_the_same_file(tmp_path: Path, ending: str) -> None:
     grid = heat("logit_bound", (1.0, 1000.0, None), (2.0,))
     for name in ("a", "b"):
@@ -105,6 +106,7 @@ def test_own_settings_of_matplotlib_do_not_count(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+@pytest.mark.no_cover
 def test_many_layers_and_heads_have_room(tmp_path: Path) -> None:
     rows = tuple(tuple(float(head) for head in range(120)) for _ in range(250))
     plots.save(heat("q_norm", *rows), "a.pt", tmp_path / "a.png", force=False)

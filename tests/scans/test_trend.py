@@ -51,8 +51,9 @@ def test_a_run_that_went_well_has_no_findings(tmp_path: Path, run, seed: int, op
     assert found["findings"] == []
 
 
-def test_what_is_wrong_is_named_and_nothing_else(tmp_path: Path, run) -> None:
-    states = dict(ruined(train(0, 200, every=5)))
+def test_what_is_wrong_is_named_and_nothing_else(trained: Path, tmp_path: Path, run) -> None:
+    sound = ((step, torch.load(trained / f"step={step}.pt")["model"]) for step in range(0, 201, 5))
+    states = dict(ruined(sound))
     rows_of(states[185], 0, Q, 2)[0, 0] = torch.inf
     save(tmp_path / "run", iter(states.items()))
     (tmp_path / "run" / "step=300.pt").write_bytes(b"bad")

@@ -7,6 +7,8 @@ the exponent moves parts of the hill, which leaves valleys in it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,15 +81,22 @@ def counts(words: Array, dtype: DType) -> Counts:
     each = step(dtype.bits // 8) * 8 // dtype.bits
     blocks = len(words) // each
     words = words[: blocks * each]
-    bits = _exponent(dtype)
-    mantissa = dtype.bits - 1 - bits
-    bare = words & words.dtype.type((1 << dtype.bits - 1) - 1)
-    sizes = (bare >> words.dtype.type(mantissa)).astype(np.int64)
-    sizes -= (1 << bits - 1) - 1 + _LOWEST
-    np.clip(sizes, 0, _BINS - 1, out=sizes)
-    sizes[bare == 0] = _BINS
-    sizes += np.repeat(np.arange(blocks, dtype=np.int64) * (_BINS + 1), each)
+    tops = words if dtype.bits <= 16 else (words >> words.dtype.type(dtype.bits - 16)).astype(np.uint16)
+    sizes = _sizes_of_tops(min(dtype.bits, 16), _exponent(dtype))[tops]
+    (least,) = np.nonzero(sizes == _BINS)
+    if dtype.bits > 16 and len(least):
+        sizes[least[words[least] << words.dtype.type(1) != 0]] = 0
+    sizes.reshape(blocks, each)[:] += np.arange(blocks)[:, None] * (_BINS + 1)
     return np.bincount(sizes, minlength=blocks * (_BINS + 1)).reshape(blocks, _BINS + 1).astype(np.uint16)
+
+
+@lru_cache(8)
+def _sizes_of_tops(bits: int, exponent: int) -> NDArray[np.intp]:
+    """Of the highest bits of a word, its sign and exponent among them, which size it has; of zeros the last."""
+    bare = np.arange(1 << bits) & ((1 << bits - 1) - 1)
+    sizes = np.clip((bare >> bits - 1 - exponent) - ((1 << exponent - 1) - 1 + _LOWEST), 0, _BINS - 1)
+    sizes[bare == 0] = _BINS
+    return sizes.astype(np.intp)
 
 
 def odd(found: Counts, itemsize: int, *, gaps: bool = True) -> list[tuple[int, int, str]]:
@@ -105,12 +114,11 @@ def odd(found: Counts, itemsize: int, *, gaps: bool = True) -> list[tuple[int, i
     known = total >= _FEWEST
     if not known.any():
         return []
-    lost = known & _apart(share, known)
-    wild = (
-        known
-        & ~lost
-        & (_large(share, known) | _small(share) | (gaps & (_unlike(found[:, :_BINS], window) > _OTHER_FORM)))
-    )
+    heights = np.cumsum(share, axis=1)
+    lost = known & _apart(heights, known)
+    wild = known & ~lost & (_large(share, heights, known) | _small(heights))
+    if gaps:
+        wild |= known & ~lost & (_unlike(found[:, :_BINS], window) > _OTHER_FORM)
     rough = known & ~wild & ~lost & _rough(summed, gapped, known) if gaps else np.zeros(len(wild), np.bool_)
     return [
         (start, stop + window - 1, what)
@@ -125,9 +133,9 @@ def _exponent(dtype: DType) -> int:
     return {16: 5, 32: 8, 64: 11}.get(dtype.bits, 0)
 
 
-def _large(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _large(share: NDArray[np.float64], heights: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Blocks with values far larger than any elsewhere in the tensor."""
-    tops = (np.cumsum(share, axis=1) < 1 - _TAIL).sum(axis=1)
+    tops = (heights < 1 - _TAIL).sum(axis=1)
     found = share[:, _NO_WEIGHT - _LOWEST :].sum(axis=1) > _SHARE_OF_ALL
     for portion, far in ((0.5, _FAR), (0.25, _FAR_OF_FEW)):
         top = int(np.quantile(tops[known], portion)) + 1 + far
@@ -135,17 +143,16 @@ def _large(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.b
     return found
 
 
-def _small(share: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _small(heights: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Blocks with many values that are far smaller than the others, as no other blocks have."""
-    heights = np.cumsum(share, axis=1)
     edge = (heights < 0.75).sum(axis=1) - _DEPTH - 1
     below = np.where(edge >= 0, np.take_along_axis(heights, np.maximum(edge, 0)[:, None], 1)[:, 0], 0)
     return below > np.maximum(_SMALL, 4 * np.median(below))
 
 
-def _apart(share: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _apart(heights: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Blocks that are far smaller as a whole, with no sizes between."""
-    middles = (np.cumsum(share, axis=1) < 0.5).sum(axis=1)
+    middles = (heights < 0.5).sum(axis=1)
     away = int(np.median(middles[known])) - middles
     far = away >= _AWAY
     between = np.count_nonzero(known & (away >= _NEAR) & ~far)
@@ -198,7 +205,9 @@ def _rough(summed: NDArray[np.int64], gapped: NDArray[np.float64], known: NDArra
 
     Where two rows of different sizes meet, there is a gap in their sum and none in each.
     """
-    found = np.maximum(_dents(summed), np.where(gapped > _IN_EACH, _OF_GAPS * _gaps(summed), 0))
+    found = _dents(summed)
+    if (gapped > _IN_EACH).any():
+        found = np.maximum(found, np.where(gapped > _IN_EACH, _OF_GAPS * _gaps(summed), 0))
     usual = 3 * found[known].min() if len(found) < _FEW else 2.5 * np.quantile(found[known], 0.25)
     return found > max(_SURE, float(usual))
 

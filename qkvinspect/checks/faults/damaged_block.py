@@ -186,9 +186,12 @@ def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Itera
     if not counts:
         return
     found, step = np.concatenate(counts), odd_exponents.step(tensor.itemsize)
-    gaps = not _one_direction(subject, tensor) and not _coded(tensor)
-    for first, last in _segments(tensor, len(found)):
-        for start, stop, what in odd_exponents.odd(found[first:last], tensor.itemsize, gaps=gaps):
+    segments = list(_segments(tensor, len(found)))
+    runs = [odd_exponents.odd(found[first:last], tensor.itemsize) for first, last in segments]
+    if any(runs) and (_one_direction(subject, tensor) or _coded(tensor)):
+        runs = [odd_exponents.odd(found[first:last], tensor.itemsize, gaps=False) for first, last in segments]
+    for (first, _), some in zip(segments, runs, strict=True):
+        for start, stop, what in some:
             ends = (first + start) * step, (first + stop) * step
             if what != odd_exponents.SMALL or not _in_dead_heads(tensor, *ends):
                 yield tensor.layer, f"{_where(tensor, *ends)} hold {what}"
@@ -265,21 +268,40 @@ def _is_varied(tensor: StoredTensor, start: int, size: int) -> bool:
 
 def _known(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int, size: int) -> bool:
     """Whether whole tensors, parts or heads are equal there: that is intent, or a finding of its own."""
-    if first == second == 0 and size == one.nbytes == other.nbytes:
+    alike = {part.name for part in one.parts} == {part.name for part in other.parts}
+    if alike and first == second == 0 and size == one.nbytes == other.nbytes:
         return True
     return all(_equal_there(subject, one, first + at, other, second + at) for at in (0, size - 1))
 
 
 def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int) -> bool:
-    """Whether two bytes belong to equal heads of parts of one name, or to parts that are equal as a whole."""
+    """Whether two bytes belong to equal heads of one part of a layer, or to parts that are equal as a whole."""
     for name, mine, head in _heads(subject, one, first):
         for of, others, beside in _heads(subject, other, second):
             itself = (one.info.name, name) == (other.info.name, of)
-            if mine == others and not itself:
+            if mine == others and not itself and _is_told(subject, mine, (one.layer, name), (other.layer, of)):
                 return True
-            if name == of and mine[head].digest == others[beside].digest and not (itself and head == beside):
+            heads = one.layer, name, mine[head].digest
+            if heads == (other.layer, of, others[beside].digest) and not (itself and head == beside):
                 return True
     return False
+
+
+def _is_told(subject: Subject, values: tuple[HeadValues, ...], first: tuple[str, str], second: tuple[str, str]) -> bool:
+    """Whether other checks tell of these equal parts: of one layer, or of one name, as those of tied layers are.
+
+    Where the K of every layer is its V too, and layers are tied, the K of one is the V of another.
+    """
+    (layer, name), (other, of) = first, second
+    if layer == other or name == of:
+        return True
+    return any(
+        subject.values.get((part.weight.name, part.name)) == values
+        for held, wanted in ((layer, of), (other, name))
+        for attention in subject.by_layer.get(held, ())
+        for part in attention.parts
+        if part.name == wanted
+    )
 
 
 def _heads(subject: Subject, tensor: StoredTensor, place: int) -> Iterator[tuple[str, tuple[HeadValues, ...], int]]:

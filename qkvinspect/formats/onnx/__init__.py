@@ -13,7 +13,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.onnx.computed import computed, cut, unknown
+from qkvinspect.formats.onnx.computed import computed, cut, shared, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
@@ -85,6 +85,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
                 *attentions,
                 *cut(flow.pieces.values(), names),
                 *unknown(tensors, known, flow.reordered, names),
+                *shared(uses, {name: named for name, named in names.items() if name in tensors}),
             ),
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import TensorInfo
-from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart, ComputedUnknown
+from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart, ComputedShared, ComputedUnknown
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.flow import Met
-from qkvinspect.formats.onnx.names import Named
+from qkvinspect.formats.onnx.names import Named, Uses
 from qkvinspect.formats.onnx.views import View
 
 _MOST_RANGES = 1 << 18
@@ -63,6 +64,15 @@ def unknown(
     for name, info in tensors.items():
         if name in by_name or (len(info.shape) > 1 and name not in known):
             yield ComputedUnknown(name, by_name.get(name, ""))
+
+
+def shared(uses: Uses, names: Mapping[str, Named]) -> Iterator[ComputedShared]:
+    """The vectors that are used in more places than there are names for them: optimisers keep one of equal ones."""
+    named = Counter(one.stored for one in names.values())
+    used = Counter(use.stored.name for use in uses.all if len(use.stored.sizes) == 1)
+    for stored, name in _by_stored(names).items():
+        if used[stored] > named[stored]:
+            yield ComputedShared(name, used[stored] - named[stored])
 
 
 def _runs(view: View) -> tuple[range, ...] | None:

@@ -142,8 +142,12 @@ def reshaped(view: View, target: Sequence[Dim]) -> View:
     while lenient and at < stop and target[at] != -1 and left and is_unknown(left[0].size):
         front.append((left.pop(0)._replace(size=target[at]),))
         at += 1
-    if stop - at > 1 or (stop == at and left) or (stop > at and target[at] != -1 and not isinstance(target[at], str)):
+    if stop - at > 1 or (stop == at and left):
         raise LostError
+    if stop > at and isinstance(target[at], int) and target[at] != -1:
+        if not left or any(map(is_rows, left)):
+            raise LostError
+        left = [Digit(target[at])]  # samples and tokens of unknown number, which are so many: all else is accounted for
     middle = [normal(left)] if stop > at else []
     return replace(view, axes=(*front, *middle, *back))
 

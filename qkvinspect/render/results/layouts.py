@@ -85,7 +85,8 @@ def diagram(packing: Packing, layout: Layout) -> str:
     kv_heads = {"free": heads // 2, "equal": heads, "one": 1}[layout.kv_heads]
     if isinstance(packing.groups, int):
         kv_heads = heads
-    dim = 2 if packing.slot_innermost or layout.subheads else 1
+    alternate = packing.slot_innermost or packing.heads_innermost or packing.groups == "rows"
+    dim = 2 if alternate or layout.subheads else 1
     sizes = Geometry(heads, kv_heads, dim, subheads=dict(layout.subheads))
     headed = [part for part in packing.order if part in HEADED]
     total = sum(sizes.heads(part) * sizes.width(part) for part in headed) + len(packing.order) - len(headed)

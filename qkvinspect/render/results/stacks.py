@@ -141,8 +141,15 @@ def _starts(attention: Attention) -> str:
     """``; head h at 64*h in each``: where the heads of each part start at equal distances."""
     if attention.heads is None or attention.heads.num_heads == 1:
         return ""
+    if any(run.step != 1 for part in attention.parts for run in part.heads):
+        return "; --per-head has the rows of each head"
     steps = {step for part in attention.parts if len(part.heads) > 1 for step in _distances(part)}
-    return f"; head h at {steps.pop()}*h in each" if len(steps) == 1 else "; --per-head has the rows of each head"
+    is_run = all(step >= len(part.heads[0]) for part in attention.parts for step in _distances(part))
+    return (
+        f"; head h at {steps.pop()}*h in each"
+        if len(steps) == 1 and is_run
+        else "; --per-head has the rows of each head"
+    )
 
 
 def _distances(part: Part) -> Iterator[int]:

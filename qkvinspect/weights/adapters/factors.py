@@ -2,7 +2,8 @@
 
 ========== ====================================================== =======================================
 PEFT       ``base_model.model.M.lora_A.weight``, in a model with   PEFT 0.21, utils/save_and_load.py
-           the name of an adapter: ``M.lora_A.default.weight``
+           the name of an adapter: ``M.lora_A.default.weight``;
+           of an embedding ``M.lora_embedding_A``                 tuners/lora/layer.py, Embedding
 loralib    ``M.lora_A``, ``M.lora_B``                              loralib 0.1.2, layers.py
 kohya      ``lora_unet_M.lora_down.weight`` with ``_`` for dots,   sd-scripts, networks/lora.py
            ``lora_up``, ``alpha``; ComfyUI keeps the dots
@@ -26,6 +27,7 @@ Tool = Literal["peft", "loralib", "kohya", "diffusers", "mlx"]
 """The tool whose names they are, which tells the scale where none is stored."""
 
 _PEFT = late_pattern(r"^(.+)\.lora_([AB])(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?$")
+_EMBEDDING = late_pattern(r"^(.+)\.lora_embedding_([AB])(?:\.([^.]+))?$")
 _LOWER = late_pattern(r"^(.+)\.lora_([ab])(\.weight)?$")
 _MAGNITUDE = late_pattern(r"^(.+)\.lora_magnitude_vector(?:\.(?!weight$)([^.]+))?(?:\.weight)?$")
 _DOWN_UP = late_pattern(r"^(.+)\.(lora|lora_linear_layer)[._](down|up)\.weight$")
@@ -49,6 +51,7 @@ class Factors:
         alpha: kohya's, a tensor of one number.
         magnitude: DoRA's lengths, PEFT's lora_magnitude_vector or LyCORIS' dora_scale.
         strange: names of tensors that change the product in ways that are not decoded.
+        of_embedding: whether the weight is an embedding's [tokens, width], and B @ A its transpose.
         first_rows: whether the weight may have more rows, which nothing is added to: XLabs adds to Q, K and V of a
             weight that holds an MLP too.
     """
@@ -61,6 +64,7 @@ class Factors:
     alpha: TensorInfo | None = None
     magnitude: TensorInfo | None = None
     strange: tuple[str, ...] = ()
+    of_embedding: bool = False
     first_rows: bool = False
 
 
@@ -79,7 +83,9 @@ def factors_of(tensors: Mapping[str, TensorInfo]) -> list[Factors]:
         module, adapter, role, tool = told
         part = tool == "diffusers" and ".processor.qkv_lora." in name
         one = found.get((module, adapter)) or Factors(module, adapter, tool, first_rows=part)
-        found[module, adapter] = _with(one, role, _turned(info) if tool == "mlx" else info)
+        if _EMBEDDING.match(name):
+            one = replace(one, of_embedding=True)
+        found[module, adapter] = _with(one, role, _turned(info) if tool == "mlx" or one.of_embedding else info)
     for module, kind, info in beside:
         if (module, "") in found:
             one = found[module, ""]
@@ -92,6 +98,8 @@ def _told(name: str) -> tuple[str, str, str, Tool] | None:
     if match := _PEFT.match(name):
         role = "strange" if match[4] == ".bias" else "down" if match[2] == "A" else "up"
         return match[1], match[3] or "", role, "peft" if match[4] or match[3] else "loralib"
+    if match := _EMBEDDING.match(name):
+        return match[1], match[3] or "", "up" if match[2] == "A" else "down", "peft"
     if match := _LOWER.match(name):
         return match[1], "", "down" if match[2] == "a" else "up", "loralib" if match[3] else "mlx"
     if match := _DOWN_UP.match(name):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.adapters.factors import Factors, factors_of
 from qkvinspect.weights.adapters.low_rank import LowRank
 from qkvinspect.weights.adapters.module_names import ModuleNames, dotted
@@ -20,6 +21,9 @@ _ENDINGS = (".weight", ".base_layer.weight", f".{_MULTIHEAD}", f".base_layer.{_M
 _INNER = ".base_layer.out_proj"
 """PEFT wraps nn.MultiheadAttention with the output projection in it (0.21, tuners/lora/layer.py)."""
 
+_MODELS = late_pattern(r"unet|transformer|te\d?|text_encoder(_\d)?|prior(_unet|_te)?")
+"""What an adapter of a pipeline puts before the names of modules (diffusers 0.42, loaders/; sd-scripts)."""
+
 _TWICE = 2
 """PEFT adds to that output projection, and then merges the adapter that this has of its own: twice in all, whenever
 the model runs and when it is merged (MultiheadAttention.merge, of which its forward makes use)."""
@@ -31,16 +35,19 @@ class Sums:
 
     Attributes:
         weights: by the base's names.
-        left: names of modules and tensors of the adapter that the base has no place for, or more than one.
+        left: names of modules of the adapter that the base has no place for, or more than one.
+        elsewhere: those of another model than the base, by what stands first in their names (unet, te).
     """
 
     weights: Mapping[str, Weight]
     left: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 def with_base_beside(factors: Sequence[Factors], names: Mapping[str, object]) -> bool:
     """Whether a file holds the weights too that its adapters add to."""
-    return any(f"{one.module}{ending}" in names for one in factors for ending in _ENDINGS)
+    own = (one for one in factors if not one.of_embedding)  # PEFT saves these beside the adapter
+    return any(f"{one.module}{ending}" in names for one in own for ending in _ENDINGS)
 
 
 def updates(checkpoint: Checkpoint, factors: Sequence[Factors]) -> Iterator[Weight]:
@@ -78,6 +85,8 @@ def update(one: Factors, config: AdapterConfig | None) -> LowRank:
         raise LayoutError(f"of its two factors {missing} is missing", tensor=_held(one).name)
     if one.strange:
         raise LayoutError(unfamiliar(one.strange))
+    if one.of_embedding and one.magnitude is not None:
+        raise LayoutError("DoRA of an embedding is not decoded", tensor=one.magnitude.name)
     if config is not None and (why := config.otherwise()):
         raise LayoutError(why)
     for info in (down, up):
@@ -130,7 +139,15 @@ def sums(weights: Mapping[str, Weight], adapter: Checkpoint) -> Sums:
             found[base.name] = _lost(base, "the adapter has more than one pair of factors for it")
             continue
         found[base.name] = _sum(one, base, _config(configs, one.module), turned.get(_parent(one.module)))
-    return Sums(found, tuple(left))
+    here = {_model(dotted(one.module)) for one, _ in placed}
+    elsewhere = tuple(name for name in left if _model(name) not in {"", *here})
+    return Sums(found, tuple(name for name in left if name not in elsewhere), elsewhere)
+
+
+def _model(module: str) -> str:
+    """Which of a pipeline's models a module is of; "" where its name does not tell."""
+    first = module.partition(".")[0]
+    return first if _MODELS.fullmatch(first) else ""
 
 
 def _sum(one: Factors, base: Weight, config: AdapterConfig | None, turned: bool | None) -> Weight:

@@ -149,12 +149,16 @@ class Weights:
         tensors: all other stored tensors.
         order: all names in the order of the file, where that is not the order of ``tensors``.
         left: what an adapter has for modules that its base has not.
+        elsewhere: what it has for another model than the base, as a text encoder is.
+        adapted: names of the weights that it adds to, or would if that were known how.
     """
 
     encoded: Mapping[str, Weight]
     tensors: Mapping[str, TensorInfo]
     order: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
         """The names, in the order of the file."""
@@ -241,9 +245,9 @@ def _with_adapter(base: Weights, adapter: Checkpoint) -> Weights:
         raise LayoutError(
             "none of the adapter's modules is one of the base",
             file=adapter.path,
-            found=", ".join(found.left[:3]),
+            found=", ".join((*found.left, *found.elsewhere)[:3]),
             hint="--base names the model that it was trained on, under the names that it was trained with",
         )
     encoded = {**base.encoded, **found.weights}
     tensors = {name: info for name, info in base.tensors.items() if name not in encoded}
-    return Weights(encoded, tensors, tuple(base), found.left)
+    return Weights(encoded, tensors, tuple(base), found.left, found.elsewhere, tuple(found.weights))

@@ -141,6 +141,24 @@ class WidthFirst(Packed):
         return q, k, v
 
 
+class BesideMlp(Packed):
+    """An MLP's rows before [q; k; v], and one projection after both: no output projection tells the heads' width."""
+
+    rows = 3 * HEADS * DIM + WIDTH
+
+    def __init__(self, core: Callable[[Tensor, Tensor, Tensor], Tensor], bias: bool) -> None:
+        super().__init__(core, bias)
+        self.proj = nn.Identity()
+        self.down = nn.Linear(HEADS * DIM + WIDTH, WIDTH, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        mlp, rest = self.qkv(x).split([WIDTH, 3 * HEADS * DIM], dim=-1)
+        q, k, v = rest.reshape(b, n, 3, HEADS, DIM).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = self.core(q, k, v).transpose(1, 2).flatten(2)
+        return self.down(torch.cat((attended, nn.functional.gelu(mlp)), dim=-1))
+
+
 class KeysBetween(Packed):
     """[heads, (v, q, k), width]."""
 
@@ -298,6 +316,24 @@ class TiledKeys(Separate):
         return x.repeat(1, times, 1, 1)
 
 
+class ValuesByWidth(Separate):
+    """Of V alone the heads lie in turn: [width, heads]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k = self.heads(self.q_proj(x)), self.heads(self.k_proj(x))
+        v = self.v_proj(x).view(b, n, DIM, HEADS).permute(0, 3, 1, 2)
+        return self.o_proj(self.core(q, k, v).transpose(1, 2).flatten(2))
+
+
+class KeysBackwards(Separate):
+    """Head h takes K of the last head but h, which is no packing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)).flip(1), self.heads(self.v_proj(x))
+        return self.o_proj(self.core(q, k, v).transpose(1, 2).flatten(2))
+
+
 class Misnamed(Separate):
     """What is called k_proj gives Q."""
 
@@ -352,5 +388,5 @@ class Convolved(nn.Module):
 MODULES: tuple[type[nn.Module], ...] = (
     Blocks, Chunks, LastIsQ, HeadThenPart, HeadThenRun, HeadThenChunk, RowByRow, WidthFirst, KeysBetween, Stripes,
     TokensFirst, Turned, Grouped, BlocksOfFew, OneForAll, Rotated, RotatedPairs, RotatedInPart, Separate, FewKeys,
-    TiledKeys, Misnamed, Pair, PairPerHead, Convolved,
+    TiledKeys, Misnamed, Pair, PairPerHead, Convolved, BesideMlp, ValuesByWidth, KeysBackwards,
 )  # fmt: skip

@@ -362,3 +362,106 @@ def test_a_suffix_that_two_modules_have_is_no_place(llama, tmp_path: Path, run) 
     two = {f"{tower}.{name}": v.clone() for name, v in load_file(base).items() for tower in ("a", "b")}
     save_file(two, tmp_path / "two.safetensors")
     assert run("show", adapter, "--base", tmp_path / "two.safetensors").code == 2
+
+
+# --- half of a sum is not written
+
+WRITERS = (("export", "--all"), ("export", "--split"), ("pack", "--to", "qkv-proj"), ("convert", "--to", "qkv-proj"))
+
+
+@pytest.mark.parametrize("command", WRITERS)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lora_B": None}, "B (lora_B, up) is missing"),
+        ({"lora_B": torch.ones(16, 3)}, "has another rank"),
+        ({"lora_mid": torch.ones(4, 4)}, "is not decoded"),
+    ],
+)
+def test_one_module_that_cannot_be_added(change, said: str, command: tuple[str, ...], llama, tmp_path, run) -> None:
+    _, base = llama
+    adapter, out = broken(llama, **change), tmp_path / "out.safetensors"
+    for options in (("--base", base), ()):
+        found = run(*command, adapter, "-o", out, "--heads", "4/2", *options)
+        assert (found.code, found.err.count("\n"), out.exists()) == (2, 1, False), found.err
+        assert said in found.err or "cannot be stored" in found.err
+
+
+@pytest.mark.parametrize("command", WRITERS)
+@pytest.mark.parametrize(
+    "change", [{"peft_type": "ADALORA"}, {"init_lora_weights": "pissa"}, {"lora_bias": True}, {"lora_alpha": None}]
+)
+def test_an_adapter_that_cannot_be_added(change: dict[str, object], command, llama, tmp_path: Path, run) -> None:
+    adapter, base = llama
+    path, out = adapter / "adapter_config.json", tmp_path / "out.safetensors"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    found = run(*command, adapter, "-o", out, "--heads", "4/2", "--base", base)
+    assert (found.code, found.err.count("\n"), out.exists()) == (2, 1, False), found.err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers.9.self_attn.q_proj.lora_A.weight",
+        "token_adapter.trainable_tokens_delta",
+        "layers.0.self_attn.q_proj.lora_E",
+    ],
+)
+def test_what_the_base_has_no_place_for_is_not_left_out(name: str, llama, tmp_path: Path, run) -> None:
+    adapter, base = llama
+    path, out = adapter / "adapter_model.safetensors", tmp_path / "out.safetensors"
+    save_file(load_file(path) | {f"base_model.model.model.{name}": torch.ones(4, 16)}, path)
+    for command in (("export", "--all"), ("export", "--all", "--split"), *WRITERS[2:]):
+        found = run(*command, adapter, "--base", base, "-o", out, "--heads", "4/2")
+        assert (found.code, found.err.count("\n"), out.exists()) == (2, 1, False), found.err
+        assert "the base has no one place for base_model.model.model." in found.err
+
+
+def test_what_is_for_another_model_may_be_left_out(flux, tmp_path: Path, run) -> None:
+    """A pipeline's adapter has modules of the text encoder too, whose weights are another file."""
+    base, state = flux
+    stored: State = {}
+    for module, shape in (("unet_double_blocks_0_img_attn_qkv", (48, 16)), ("te1_text_model_layers_0_q_proj", (8, 8))):
+        down, up = factors(*shape)
+        stored |= {f"lora_{module}.lora_down.weight": down, f"lora_{module}.lora_up.weight": up}
+    save_file(stored, tmp_path / "kohya.safetensors")
+    written, said = sums(tmp_path / "kohya.safetensors", base, run, tmp_path)
+    name = "model.diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    factor = "lora_unet_double_blocks_0_img_attn_qkv"
+    product = stored[f"{factor}.lora_up.weight"] @ stored[f"{factor}.lora_down.weight"]
+    torch.testing.assert_close(written[name], state[name] + product, rtol=1e-5, atol=1e-5)
+    assert "the base has no one place for te1.text_model" in said
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_the_sum_of_an_embedding(saved: bool, llama, tmp_path: Path, run) -> None:
+    """The transpose of B @ A (PEFT 0.21, tuners/lora/layer.py, Embedding), which may save the embedding beside it."""
+    adapter, base = llama
+    path, embedding = adapter / "adapter_model.safetensors", torch.randn(24, 16)
+    name, module = "model.embed_tokens.weight", "base_model.model.model.embed_tokens"
+    save_file(load_file(base) | {name: embedding}, tmp_path / "base.safetensors")
+    a, b = torch.randn(4, 24), torch.randn(16, 4)
+    beside = {f"{module}.base_layer.weight": embedding} if saved else {}
+    save_file(load_file(path) | {f"{module}.lora_embedding_A": a, f"{module}.lora_embedding_B": b} | beside, path)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    written, said = sums(adapter, tmp_path / "base.safetensors", run, tmp_path, "--heads", "4/2")
+    expected = embedding + (b @ a).T * (config["lora_alpha"] / config["r"])
+    torch.testing.assert_close(written[name], expected, rtol=1e-6, atol=1e-6)
+    assert "no one place" not in said
+
+
+def test_codes_that_cannot_be_numbers_are_not_half_written(tmp_path: Path, run) -> None:
+    """One layer's MLP lacks its scale: nothing is written as numbers, and the codes are copied as they are."""
+    state: State = {}
+    for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj"):
+        state[f"layers.0.{part}.weight"] = torch.randint(-128, 127, (16, 16), dtype=torch.int8)
+        state[f"layers.0.{part}.weight_scale"] = torch.rand(16, 1)
+    state["layers.0.mlp.up_proj.weight_scale"] = torch.rand(7, 3)
+    save_file(state, tmp_path / "codes.safetensors")
+    out = tmp_path / "out.safetensors"
+    for command in (*WRITERS[2:], ("export", "--all")):
+        found = run(*command, tmp_path / "codes.safetensors", "--heads", "4", "-o", out, "--dequantize", "float32")
+        assert (found.code, found.err.count("\n"), out.exists()) == (2, 1, False), found.err
+        assert "layers.0.mlp.up_proj.weight cannot be written as float32" in found.err
+    assert run("export", "--all", tmp_path / "codes.safetensors", "--heads", "4", "-o", out).code == 0
+    torch.testing.assert_close(load_file(out), state, rtol=0, atol=0)

@@ -1,0 +1,47 @@
+"""A model as it is begun, whose equal vectors onnxruntime's optimiser stores once (formats/onnx_models/make.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+FOLDER = Path(__file__).parent / "onnx_shared"
+OPTIMISED = FOLDER / "bert-new-attention.onnx"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_is_stored_once_is_not_missing(turned: bool, run: Callable[..., Any]) -> None:
+    sides = [FOLDER / "bert-new.safetensors", OPTIMISED]
+    found = run("diff", *(sides[::-1] if turned else sides))
+    assert found.code == 0
+    side, other = ("A", "B") if turned else ("B", "A")
+    assert f"14 tensors of {other} are in {side} under another name" in found.out
+    assert "removed" not in found.out
+    assert "added" not in found.out
+
+
+def test_other_values_are_still_missing(tmp_path: Path, run: Callable[..., Any]) -> None:
+    """A bias of a layer and a norm that hold something else are in no tensor of the graph."""
+    state = load_file(FOLDER / "bert-new.safetensors")
+    norm, bias = "encoder.layer.1.output.LayerNorm.weight", "encoder.layer.1.attention.output.dense.bias"
+    changed = [key for key in state if key.endswith((norm, bias))]
+    assert len(changed) == 2
+    save_file(state | {key: state[key] + 0.5 for key in changed}, tmp_path / "m.safetensors")
+    found = run("diff", tmp_path / "m.safetensors", OPTIMISED, "-f", "json").json()
+    missing = found["others"]["tensors"]
+    parts = [part["part"] for layer in found["layers"] for part in layer["parts"] if part["status"] == "removed"]
+    assert [(one["status"], one["a"].endswith(norm)) for one in missing] == [("removed", True)]
+    assert parts == ["out_bias"]
+
+
+def test_there_are_no_more_of_them_than_places(tmp_path: Path, run: Callable[..., Any]) -> None:
+    state = load_file(FOLDER / "bert-new.safetensors")
+    ones = next(values for key, values in state.items() if key.endswith("LayerNorm.weight"))
+    save_file(state | {"one.more": ones.clone()}, tmp_path / "m.safetensors")
+    found = run("diff", tmp_path / "m.safetensors", OPTIMISED)
+    assert found.code == 1
+    assert "1 removed" in found.out
