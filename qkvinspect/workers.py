@@ -86,6 +86,20 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int
             thread.join()
 
 
+def in_batches(items: Iterable[Item], size: Callable[[Item], int], enough: int) -> Generator[list[Item]]:
+    """Items that are of such a size together: to hand a small one to another core takes longer than its work."""
+    batch: list[Item] = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += size(item)
+        if held >= enough:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
 def limit(count: int) -> None:
     """Limit the cores that this process uses from now on, because several such processes run."""
     global _limit  # noqa: PLW0603

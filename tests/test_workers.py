@@ -65,3 +65,17 @@ def test_who_stops_early_leaves_no_thread(most: int) -> None:
     next(results)
     results.close()
     assert not [thread for thread in threading.enumerate() if "serve" in thread.name]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ([], []),
+        ([1], [[1]]),
+        ([4, 4], [[4], [4]]),
+        ([9, 1, 1, 1, 1, 1], [[9], [1, 1, 1, 1], [1]]),
+        ([1, 9, 1], [[1, 9], [1]]),
+    ],
+)
+def test_small_items_go_together(sizes: list[int], batches: list[list[int]]) -> None:
+    assert list(workers.in_batches(sizes, lambda size: size, 4)) == batches

@@ -25,7 +25,7 @@ from qkvinspect.checks.damage.stored_bytes import StoredTensor, stored_tensors
 from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
-from qkvinspect.workers import in_order
+from qkvinspect.workers import in_batches, in_order
 
 if TYPE_CHECKING:
     from qkvinspect.checks.damage.copied_runs import Marks
@@ -108,23 +108,10 @@ def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[Store
         return _Seen([(start + first, start + last) for first, last in runs], found, counts, codes)
 
     pieces = [(tensor, start) for tensor in tensors for start in range(0, tensor.nbytes, _PIECE)]
-    seen = chain.from_iterable(in_order(lambda some: [look(one) for one in some], _in_batches(pieces)))
+    batches = in_batches(pieces, lambda piece: min(_PIECE, piece[0].nbytes - piece[1]), _PIECE)
+    seen = chain.from_iterable(in_order(lambda some: [look(one) for one in some], batches))
     for tensor in tensors:
         yield tensor, [next(seen) for _ in range(0, tensor.nbytes, _PIECE)]
-
-
-def _in_batches(pieces: Sequence[tuple[StoredTensor, int]]) -> Iterator[Sequence[tuple[StoredTensor, int]]]:
-    """Pieces of about one size together: to hand a small one to another core takes longer than to look at it."""
-    batch: list[tuple[StoredTensor, int]] = []
-    size = 0
-    for tensor, start in pieces:
-        batch.append((tensor, start))
-        size += min(_PIECE, tensor.nbytes - start)
-        if size >= _PIECE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _together(marks: Sequence[Marks]) -> Marks:

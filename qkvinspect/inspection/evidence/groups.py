@@ -65,16 +65,16 @@ def _any_order_does(fits: Sequence[Fit], together: int, score: float) -> bool:
         gains = sum(one.gains(np.array(some)) for one in fits)
         reached += int(np.count_nonzero(gains > _AS_GOOD * score))
         tried += len(some)
-        if tried in (_SHUFFLES // 4, _SHUFFLES // 2) and reached in (0, tried):  # it will not become clearer
+        if tried == _SHUFFLES // 4 and reached in (0, tried):  # it will not become clearer
             break
     return reached > _OFTEN * tried
 
 
 def _in_parts(orders: Sequence[Array], size: int) -> Iterator[Sequence[Array]]:
     """So many at a time as are looked at together, and fewer where that would take much room."""
-    step = min(size, max(_ROOM // len(orders[0]) ** 2, 1)) if orders else size
     for first in range(0, len(orders), size):
         some = orders[first : first + size]
+        step = max(_ROOM // len(some[0]) ** 2, 1)
         yield from (some[start : start + step] for start in range(0, len(some), step))
 
 
