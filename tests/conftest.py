@@ -46,11 +46,11 @@ class Result:
 Run = Callable[..., Result]
 
 
-UNTRACED = ("census", "evidence", "hostile", "proofs", "real", "scans", "tables", "tui")
+UNTRACED = ("census", "evidence", "hostile", "proofs", "real", "tables")
 """Rooms whose tests run without the tracer of coverage, which makes them two to three times as slow.
 
-They ask the whole tool about many checkpoints, again and again, or wait for processes that no tracer follows. The lines
-that they reach are counted for the tests of the other rooms, which by themselves keep what ``fail_under`` asks for.
+They ask the whole tool about many checkpoints, again and again. The lines that they reach are counted for the tests of
+the rooms that these lines are of, which by themselves keep what ``fail_under`` asks for.
 """
 
 
