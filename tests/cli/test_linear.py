@@ -151,6 +151,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("line", "made"), CASES)
+@pytest.mark.no_cover  # it counts lines itself
 def test_twice_the_input_is_twice_the_steps(line: tuple[str, ...], made: Made, tmp_path: Path, run: Run) -> None:
     with quick():
         once = steps(made, FEW, line, tmp_path / "once", run)

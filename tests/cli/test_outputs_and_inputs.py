@@ -118,6 +118,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("name", "option"), [*cases()])
+@pytest.mark.no_cover
 def test_no_output_takes_the_place_of_an_input(
     name: str, option: str, prepared: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

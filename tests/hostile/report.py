@@ -93,7 +93,7 @@ def lines() -> Iterator[str]:
     yield from (f"* `{Code[name]}` {name}: {why}" for name, why in ELSEWHERE.items())
     yield f"* `{KINDS}..`, in part: files of other kinds; tests/formats/test_foreign.py"
     yield "\n## Fuzzing\n"
-    yield "In every run `test_fuzz.py` tries 2,500 broken files of each format, and `test_every_bit.py` every length of"
+    yield "In every run `test_fuzz.py` tries 1,000 broken files of each format, and `test_every_bit.py` every length of"
     yield "one small file a format, and each of its bytes with a bit flipped; `-m mass`: 50,000 files, and every bit."
     yield "Coverage-guided, as of `fuzz/RUNS.md`:\n"
     runs = (FOLDER / "fuzz" / "RUNS.md").read_text()

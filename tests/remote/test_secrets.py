@@ -67,6 +67,7 @@ def lines(name: str, at: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "browse"])
+@pytest.mark.no_cover
 def test_no_command_tells_a_secret(name: str, place: str, run: Run) -> None:
     for file in ("model.pt", "broken.pt", "missing.pt", "moved/model.pt", "moved/missing.pt"):
         some = lines(name, place.format(file))

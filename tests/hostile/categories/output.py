@@ -72,9 +72,10 @@ HIDDEN = (
 
 
 def _shown(names: Mapping[str, str], in_pickle: bool = False) -> Iterator[Shown]:
-    for label, name in names.items():
-        for format in FORMATS:
-            for per_head in (False, True):
+    """Every name in every format; with heads, in one of them, each in its turn."""
+    for number, (label, name) in enumerate(names.items()):
+        for place, format in enumerate(FORMATS):
+            for per_head in (False, True) if place == number % len(FORMATS) else (False,):
                 command = ("show", "-f", format, *(["--per-head", "--heads", "2"] if per_head else []))
                 yield Shown(f"{label}, {' '.join(command)}", command, name, _escaped(name, format), in_pickle)
         yield Shown(f"{label}, explain", ("explain",), name, _escaped(name, "table"), in_pickle)
