@@ -67,6 +67,7 @@ class Comparison:
         nonfinite: how many of them are not finite on one side or both.
         largest: the value that differs most.
         emptied: whether A holds values there and B only zeros.
+        steps: the root mean square of the differences in half steps of the codes, of the row where it is largest.
     """
 
     status: Status
@@ -78,6 +79,7 @@ class Comparison:
     nonfinite: int = 0
     largest: Spot | None = None
     emptied: bool = False
+    steps: float = 0.0
 
 
 IDENTICAL = Comparison("identical")
@@ -138,12 +140,16 @@ class HeadLoss:
         layer: as A calls it.
         errors: the relative error of ``q``, ``k``, ``v``, ``out`` and of the circuits ``qk`` and ``ov``, Frobenius.
         beyond: how many of its values are farther away than the rounding of their encoding explains.
+        steps: the largest of its parts; see ``Comparison``.
+        floors: of each error, what the rounding of the stored numbers alone may have made of it.
     """
 
     layer: str
     head: int
     errors: Mapping[str, float]
     beyond: int
+    steps: float
+    floors: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from qkvinspect.diff.parts import Parts, heads_of
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.rescaled import Rescaled
-from qkvinspect.weights.weight import Encoding
+from qkvinspect.weights.weight import Encoding, Weight
 
 _PARTS = ("q", "k", "v", "out")
 _CIRCUITS = (("qk", "q", "k"), ("ov", "out", "v"))
@@ -44,38 +44,45 @@ def head_losses(layer: str, a: Parts, b: Parts, found: Sequence[PartDifference],
     """
     by_name = {part.name: part.heads for part in found if part.name in _PARTS and part.heads}
     losses: list[HeadLoss] = []
+    floors = {name: max(_rounding(side[name].weight) for side in (a, b)) for name in by_name}
+    floors |= {name: floors[left] + floors[right] for name, left, right in _CIRCUITS if {left, right} <= floors.keys()}
     held = [_RowsOnce(side, sizes) for side in (a, b)]
     for head in range(sizes.num_heads):
         errors: dict[str, float] = {}
-        beyond = nonfinite = 0
+        beyond, nonfinite, steps = 0, 0, 0.0
         for name, heads in by_name.items():
             one = heads[_of(head, len(heads), sizes)]
             errors[name] = inf if one.nonfinite else one.relative_l2 or 0.0
             beyond += one.changed
             nonfinite += one.nonfinite
+            steps = max(steps, one.steps)
         for circuit, left, right in _CIRCUITS:
             if {left, right} <= by_name.keys():
                 errors[circuit] = inf if nonfinite else _circuit(held, (left, right), head)
-        losses.append(HeadLoss(layer, head, errors, beyond))
+        losses.append(HeadLoss(layer, head, errors, beyond, steps, floors))
     return losses
 
 
 def worst_first(losses: Sequence[HeadLoss]) -> tuple[HeadLoss, ...]:
-    """A sort key: heads whose errors rounding does not explain first, then by the error relative to that of their
-    peers.
+    """Heads whose errors rounding does not explain first, then by the error relative to that of their peers.
 
-    Where most heads of a layer have such errors they mean nothing: GPTQ makes up for the error of one column in others.
+    Where most heads of a layer have such errors (GPTQ makes up for the error of one column in others), it counts by
+    how many steps the worst row of a head is off, and of its peers. Errors that the rounding of the stored numbers
+    explains, as of a part that was not quantised, are no larger than one another.
     """
     layers: dict[str, list[HeadLoss]] = {}
     for loss in losses:
         layers.setdefault(loss.layer, []).append(loss)
     usual = {layer: _usual(some) for layer, some in layers.items()}
-    odd = {layer: sum(loss.beyond > 0 for loss in some) * 2 <= len(some) for layer, some in layers.items()}
+    moved = {layer: median(loss.beyond for loss in some) > 0 for layer, some in layers.items()}
+    steps = {layer: median(loss.steps for loss in some) for layer, some in layers.items()}
 
     def rank(loss: HeadLoss) -> tuple[bool, float, float]:
-        ratios = [_over(error, usual[loss.layer][name]) for name, error in loss.errors.items()]
-        largest = max(loss.errors.values(), default=0.0)
-        return odd[loss.layer] and loss.beyond > 0, max(ratios, default=0.0), largest
+        errors, peers = loss.errors, usual[loss.layer]
+        ratios = [_over(error, peers[name], loss.floors[name]) for name, error in errors.items()]
+        if moved[loss.layer]:
+            ratios.append(loss.steps / steps[loss.layer])
+        return not moved[loss.layer] and loss.beyond > 0, max(ratios, default=0.0), max(errors.values(), default=0.0)
 
     return tuple(sorted(losses, key=rank, reverse=True))
 
@@ -86,10 +93,15 @@ def _usual(losses: Sequence[HeadLoss]) -> Mapping[str, float]:
     return {name: median(loss.errors[name] for loss in losses if name in loss.errors) for name in names}
 
 
-def _over(error: float, usual: float) -> float:
-    if not isfinite(error):
+def _over(error: float, usual: float, floor: float) -> float:
+    if not isfinite(error) or not isfinite(usual):
         return inf
-    return error / usual if usual and isfinite(usual) else (inf if error else 0.0)
+    return max(error, floor) / max(usual, floor)
+
+
+def _rounding(weight: Weight) -> float:
+    """The relative error of the coarsest numbers that a weight is made of; codes are no numbers."""
+    return max((info.dtype.rounding for info in weight.stored), default=0.0)
 
 
 def _of(head: int, count: int, sizes: Geometry) -> int:

@@ -105,6 +105,7 @@ class _Tally:
         self.changed, self.nonfinite = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         self.count = np.zeros(rows, np.int64)
         self.sums = np.zeros((rows, 4))  # A·A, B·B, A·B, (B-A)·(B-A)
+        self.steps = np.zeros(rows)  # squares of the differences, in half steps of the codes
         self.most, self.gap = np.full(rows, -1.0), np.zeros(rows)
         self.column, self.values = np.zeros(rows, np.int64), np.zeros((rows, 2))
         for down, across in tiles(a, b):
@@ -122,9 +123,17 @@ class _Tally:
             else:
                 differs = one != other  # float64 does not hold every int64
                 self.touched[rows] |= differs.any(axis=1)
-            if differs.any():
-                differs &= ~_within_slack(a, b, down, across, x, y)
+            if differs.any() and (slack := _slack(a, b, down, across)) is not None:
+                differs &= ~self._within(rows, slack, x, y)
             self._add(rows, across, differs, x.astype(np.float64), y.astype(np.float64))
+
+    def _within(self, rows: slice, slack: Array, x: Array, y: Array) -> Array:
+        """Which numbers differ by no more than quantisation may have changed them."""
+        gap = np.abs(x.astype(np.float64) - y)
+        known = np.isfinite(gap) & (slack > 0)
+        steps = np.divide(gap, slack, out=np.zeros_like(gap), where=known)
+        self.steps[rows] += np.einsum("ij,ij->i", steps, steps)
+        return gap <= slack * _SURE
 
     def _add(self, rows: slice, across: range, differs: Array, x: Array, y: Array) -> None:
         self.count[rows] += x.shape[1]
@@ -167,6 +176,7 @@ class _Tally:
             count=int(self.count[some].sum()),
             nonfinite=nonfinite,
             emptied=aa > 0 and bb == 0 and nonfinite == 0,
+            steps=sqrt(float((self.steps[some] / np.maximum(self.count[some], 1)).max(initial=0.0))),
         )
         if not changed:
             return found
@@ -178,13 +188,10 @@ class _Tally:
         return replace(found, status="tolerated" if forgiven else "changed", largest=spot)
 
 
-def _within_slack(a: Lines, b: Lines, rows: range, cols: range, x: Array, y: Array) -> Array | np.bool:
-    """Which numbers differ by no more than quantisation may have changed them."""
-    slacks = [slack for side in (a, b) if (slack := side.slack(rows, cols)) is not None]
-    if not slacks:
-        return np.False_
-    with np.errstate(invalid="ignore"):
-        return np.abs(x.astype(np.float64) - y) <= sum(slacks) * _SURE
+def _slack(a: Lines, b: Lines, rows: range, cols: range) -> Array | None:
+    """By how much quantisation may have changed each number; None where neither side is quantised."""
+    slacks = [slack.astype(np.float64) for side in (a, b) if (slack := side.slack(rows, cols)) is not None]
+    return sum(slacks[1:], slacks[0]) if slacks else None
 
 
 def _unequal(x: Array, y: Array) -> Array:

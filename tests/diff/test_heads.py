@@ -62,6 +62,28 @@ def int4(name: str, weight: torch.Tensor) -> State:
     }
 
 
+def with_feedback(weight: torch.Tensor, seed: int) -> torch.Tensor:
+    """The numbers that GPTQ rounds: each column takes up the errors of those before it (arXiv 2210.17323, section 3).
+
+    The scales are those of the weights as they were, as llm-compressor and others have them for whole groups.
+    """
+    work, cols = weight.clone(), weight.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(cols, cols, generator=generator) / cols**0.5
+    inputs = torch.randn(1024, cols, generator=generator) @ (torch.eye(cols) + 0.6 * mixed)
+    hessian = inputs.T @ inputs / len(inputs)
+    hessian += 0.01 * hessian.diagonal().mean() * torch.eye(cols)
+    upper = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    scale = weight.reshape(len(weight), -1, 64).abs().amax(dim=2) / 7
+    for column in range(cols):
+        step = scale[:, column // 64]
+        rounded = (work[:, column] / step).round().clamp(-8, 7) * step
+        error = (work[:, column] - rounded) / upper[column, column]
+        work[:, column + 1 :] -= error[:, None] * upper[column, column + 1 :]
+        work[:, column] = rounded
+    return work
+
+
 def float8(name: str, weight: torch.Tensor) -> State:
     """DeepSeek's float8, a scale for each 16 x 64 values."""
     blocks = weight.reshape(len(weight) // 16, 16, -1, 64)
@@ -162,6 +184,47 @@ def test_the_damaged_head_is_first(trial: int, tmp_path: Path, run) -> None:
     assert f"more than that in l.{layer}.self_attn" in " ".join(found.json()["notes"])
 
 
+@pytest.mark.parametrize("trial", range(100))
+def test_the_damaged_head_is_first_beside_parts_that_are_no_codes(trial: int, tmp_path: Path, run) -> None:
+    """One part is kept in float16, of an original in bfloat16; the codes are nf4's, int8's, or real GPTQ's."""
+    choose = random.Random(trial)
+    way, kind, kept = ("gptq", "nf4", "int8")[trial % 3], ("scale", "group")[trial % 2], choose.choice("qkv")
+    layer, part = choose.randrange(2), choose.choice([part for part in "qkv" if part != kept])
+    head = choose.randrange(HEADS if part == "q" else KV)
+    state = {name: (weight * 0.02).bfloat16() for name, weight in original(trial).items()}
+    numbers = {name: weight.float() for name, weight in state.items() if f".{kept}_proj" not in name}
+    if way == "gptq":
+        numbers = {name: with_feedback(weight, trial) for name, weight in numbers.items()}
+    stored = "int4" if way == "gptq" else way
+    copy = quantise(numbers, stored)
+    damage(copy, stored, layer, part, head, kind)
+    copy |= {name: weight.half() for name, weight in state.items() if name not in numbers}
+    save_file(state, tmp_path / "a.safetensors")
+    save_file(copy, tmp_path / "b.safetensors")
+    found = run(
+        "diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--heads", "8/4", "--no-evidence", "-f", "json"
+    )
+    first = found.json()["losses"][0]
+    share = 1 if part == "q" else HEADS // KV
+    assert (first["layer"], first["head"] // share) == (f"l.{layer}.self_attn", head), found.json()["losses"][:3]
+
+
+@pytest.mark.parametrize("kept", "qkv")
+def test_the_rounding_of_a_part_that_was_kept_does_not_rank_heads(kept: str, tmp_path: Path, run) -> None:
+    """The order is that of the losses of the codes: with the kept part equal bit for bit, it is the same."""
+    state = {name: (weight * 0.02).bfloat16() for name, weight in original(11).items()}
+    copy = quantise({name: weight.float() for name, weight in state.items() if f".{kept}_proj" not in name}, "int8")
+    orders: list[list[tuple[str, int]]] = []
+    for dtype in (torch.float16, torch.bfloat16):
+        own = {name: weight.to(dtype) for name, weight in state.items() if f".{kept}_proj" in name}
+        save_file(state, tmp_path / "a.safetensors")
+        save_file(copy | own, tmp_path / "b.safetensors")
+        files = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+        found = run("diff", *files, "--heads", "8/4", "--no-evidence", "-f", "json").json()["losses"]
+        orders.append([(loss["layer"], loss["head"]) for loss in found])
+    assert orders[0] == orders[1]
+
+
 def test_the_errors_of_circuits_are_those_of_the_matrices(tmp_path: Path, run) -> None:
     state = original(3)
     save_file(state, tmp_path / "a.safetensors")
@@ -191,9 +254,9 @@ def test_the_errors_of_circuits_are_those_of_the_matrices(tmp_path: Path, run) -
 
 
 def test_how_far_an_error_is_over_the_usual_one() -> None:
-    assert _over(3.0, 2.0) == 1.5
-    assert (_over(1.0, 0.0), _over(0.0, 0.0)) == (float("inf"), 0.0)
-    assert (_over(float("nan"), 2.0), _over(1.0, float("inf"))) == (float("inf"), float("inf"))
+    assert _over(3.0, 2.0, 0.1) == 1.5
+    assert (_over(1.0, 0.0, 0.5), _over(0.0, 0.0, 0.5), _over(0.4, 0.1, 0.5)) == (2.0, 1.0, 1.0)
+    assert (_over(float("nan"), 2.0, 0.1), _over(1.0, float("inf"), 0.1)) == (float("inf"), float("inf"))
 
 
 def test_zeros_of_either_sign_have_one_fingerprint() -> None:
