@@ -8,6 +8,8 @@ names the tensor, the heads and the bytes, counted from where the tensor begins,
   are zero as a whole are other findings, and where many such runs are, the weight is sparse;
 - what stands at two places, for 512 bytes and more, unless whole heads are equal there, which is another finding;
 - blocks of 3 KiB whose values have sizes of no weight, or with gaps between their sizes as turned bits leave them;
+  where many tensors have such gaps, they are decoded codes, alone or with something added, and only values that are
+  larger than any weight's tell anything;
 - of codes of eight bits, blocks of 2 KiB and more whose codes are rare in the rest of the tensor.
 
 The thresholds were set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on
@@ -75,18 +77,25 @@ class _Seen:
 def find(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.checks.damage import odd_codes
     from qkvinspect.checks.damage.copied_runs import rarity
+    from qkvinspect.checks.damage.odd_exponents import LARGE, of_codes
 
     tensors = list(stored_tensors(subject.attentions))
     every = rarity(sum(tensor.nbytes // tensor.itemsize for tensor in tensors))
     marks: list[Marks] = []
+    odd: list[tuple[Fault, str]] = []
+    roughness: list[float] = []
     for tensor, seen in _passed(tensors, every):
         yield from _constant(tensor, seen)
-        yield from _odd(subject, tensor, seen)
+        found, rough = _odd(subject, tensor, seen)
+        odd += found
+        roughness += [rough] if rough is not None else []
         codes = [one.codes for one in seen if one.codes is not None]
         runs = list(odd_codes.odd(codes, alone=tensor.info.dtype.block == 1))
         for start, stop in runs if runs and not _one_direction(subject, tensor) else ():
             yield tensor.layer, f"{_where(tensor, start, stop)} hold codes that are rare elsewhere in it"
         marks.append(_together([one.marks for one in seen]))
+    coded = of_codes(roughness)
+    yield from (fault for fault, what in odd if what == LARGE or not coded)
     yield from _copied(subject, tensors, marks)
 
 
@@ -163,21 +172,24 @@ def _by_intent(tensor: StoredTensor, start: int, stop: int) -> bool:
     return all(rows.start <= head.start and head.stop <= rows.stop for head in covered)
 
 
-def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
+def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> tuple[list[tuple[Fault, str]], float | None]:
+    """What its blocks hold that others do not, and in which way; and how rough its sizes are."""
     import numpy as np
 
     from qkvinspect.checks.damage import odd_exponents
 
     counts = [one.counts for one in seen if one.counts is not None]
     if not counts:
-        return
+        return [], None
+    odd: list[tuple[Fault, str]] = []
     found, step = np.concatenate(counts), odd_exponents.step(tensor.itemsize)
     gaps = not _one_direction(subject, tensor) and not _coded(tensor)
     for first, last in _segments(tensor, len(found)):
         for start, stop, what in odd_exponents.odd(found[first:last], tensor.itemsize, gaps=gaps):
             ends = (first + start) * step, (first + stop) * step
             if what != odd_exponents.SMALL or not _in_dead_heads(tensor, *ends):
-                yield tensor.layer, f"{_where(tensor, *ends)} hold {what}"
+                odd.append(((tensor.layer, f"{_where(tensor, *ends)} hold {what}"), what))
+    return odd, odd_exponents.roughness(found, tensor.itemsize)
 
 
 def _in_dead_heads(tensor: StoredTensor, start: int, stop: int) -> bool:
