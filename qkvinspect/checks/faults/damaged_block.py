@@ -183,13 +183,14 @@ def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> tuple
         return [], None
     odd: list[tuple[Fault, str]] = []
     found, step = np.concatenate(counts), odd_exponents.step(tensor.itemsize)
-    gaps = not _one_direction(subject, tensor) and not _coded(tensor)
+    one_direction = _one_direction(subject, tensor)
+    gaps = not one_direction and not _coded(tensor)
     for first, last in _segments(tensor, len(found)):
         for start, stop, what in odd_exponents.odd(found[first:last], tensor.itemsize, gaps=gaps):
             ends = (first + start) * step, (first + stop) * step
             if what != odd_exponents.SMALL or not _in_dead_heads(tensor, *ends):
                 odd.append(((tensor.layer, f"{_where(tensor, *ends)} hold {what}"), what))
-    return odd, odd_exponents.roughness(found, tensor.itemsize)
+    return odd, None if one_direction else odd_exponents.roughness(found, tensor.itemsize)
 
 
 def _in_dead_heads(tensor: StoredTensor, start: int, stop: int) -> bool:
