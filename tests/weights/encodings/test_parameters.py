@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qkvinspect.dtypes import DTYPES
+from qkvinspect.errors import LayoutError
+from qkvinspect.weights.weight import Weight
 from tests.diff.test_heads import WAYS, original, quantise
 
 
@@ -54,3 +57,9 @@ def test_parts_that_take_other_inputs_are_told(part: str, tmp_path: Path, run) -
     assert (found.code, found.err) == (1, "")
     assert f"{part.upper()} takes 191 inputs" in found.out
     assert f"{part.upper()} takes 191 inputs" in " ".join((shown := run("show", tmp_path)).out.split()) + shown.err
+
+
+def test_what_has_no_values_says_why() -> None:
+    lost = Weight("q.weight", (4, 4), DTYPES["float32"], None, why="its scale is missing")
+    with pytest.raises(LayoutError, match="no values: its scale is missing"):
+        lost.as_matrix("out_in")
