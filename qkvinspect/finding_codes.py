@@ -227,7 +227,11 @@ class FindingCode(FindingKind):
         "The norm of Q, K or V of one layer is far from that of the other layers of its stack.",
     )
     ODD_LAYER = "odd-layer", "warning", "A layer has another size than the rest of its stack."
-    PROJECTION_SHAPE = "projection-shape", "error", "The output projection, or a bias, does not fit Q, K and V."
+    PROJECTION_SHAPE = (
+        "projection-shape",
+        "error",
+        "An output projection or a bias does not fit, or inputs of Q, K, V differ.",
+    )
     COARSE_HEAD = "coarse-head", "warning", "Quantisation left a head far fewer steps than its peers."
     QUANTISED_OTHERWISE = "quantised-otherwise", "warning", "The config says another way of quantising than is stored."
     FUSED_SCALES_DIFFER = "fused-scales-differ", "warning", "Scales of Q, K and V differ, of which a loader keeps one."

@@ -26,7 +26,7 @@ from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.misfit import cannot, why_shapes
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.notices import about_emptiness, about_numbers, about_values
+from qkvinspect.inspection.notices import about_emptiness, about_inputs, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.repeats import Renamed, UnlikeError
 from qkvinspect.inspection.report import Attention, Report
@@ -120,6 +120,8 @@ def inspect(
     """
     with none_collected():
         report = _inspect(checkpoint, options, layouts)
+    inputs = [finding for attention in report.attentions for finding in about_inputs(attention)]
+    report = replace(report, findings=(*report.findings, *inputs)) if inputs else report
     if not options.norms:
         return report
     from qkvinspect.inspection.measure import measured

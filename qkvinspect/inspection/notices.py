@@ -16,6 +16,7 @@ from qkvinspect.layouts.packing import describe
 from qkvinspect.weights.weight import Weight
 
 SURE_TO_CONTRADICT = 0.999
+_OTHER_INPUTS = "torch-mha-split"
 
 
 def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
@@ -110,6 +111,20 @@ def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:
     lost = next((weight for weight in weights if weight.why), None)
     if lost is not None:
         yield Finding(FindingCode.NO_VALUES, f"{lost.name} has no values: {lost.why}", layer)
+
+
+def about_inputs(attention: Attention) -> Iterator[Finding]:
+    """Report parts of one layer that take different inputs, where they cannot be from two places.
+
+    K and V read the same place, but for nn.MultiheadAttention's kdim and vdim, and in self-attention Q does too.
+    """
+    if attention.layout is None or attention.layout.id == _OTHER_INPUTS:
+        return
+    taken = {part.name: part.shape[1] for part in attention.parts if part.name in ("q", "k", "v")}
+    together = taken if "self_att" in attention.layer.lower() else {name: taken[name] for name in taken if name != "q"}
+    if len(set(together.values())) > 1:
+        text = ", ".join(f"{name.upper()} takes {width} inputs" for name, width in taken.items())
+        yield Finding(FindingCode.PROJECTION_SHAPE, f"{text}: they should read the same ones", attention.layer)
 
 
 def about_numbers(attention: Attention) -> Iterator[Finding]:

@@ -268,7 +268,7 @@ class Report(Tabular):
                 "num_files": checkpoint.num_files,
                 "num_tensors": len(checkpoint.tensors),
                 "num_bytes": checkpoint.num_bytes,
-                **model.in_short(checkpoint).to_dict(),
+                **model.in_short(checkpoint, self.weights).to_dict(),
             },
             "attentions": [attention_to_json(attention) for attention in self.attentions],
             "findings": [finding.to_dict() for finding in self.findings],

@@ -233,8 +233,8 @@ class Weight:
             LayoutError: there is none: they are kept otherwise.
         """
         if self.info is None or self.encoding is not None:
-            label = self.encoding.label if self.encoding is not None else self.why
-            raise LayoutError(f"it is stored as {label}", tensor=self.name, expected="plain numbers")
+            said = f"it is stored as {self.encoding.label}" if self.encoding is not None else f"no values: {self.why}"
+            raise LayoutError(said, tensor=self.name, expected="plain numbers")
         return self.info
 
 
