@@ -21,6 +21,7 @@ from qkvinspect.diff.parts import (
     common_heads,
     heads_of,
     paired,
+    paired_biases,
     parts_of,
     shared_apart,
     stored_of,
@@ -160,7 +161,7 @@ def _layer(
     a, b = with_heads_of(a, b), with_heads_of(b, a)
     without_heads = "A" if a is not before[0] else "B" if b is not before[1] else ""
     if a.parts and b.parts:
-        unpaired = any(of(a) != of(b) for of in (paired, by_fours, shared_apart))
+        unpaired = any(of(a) != of(b) for of in (paired, paired_biases, by_fours, shared_apart))
         aligned = pair.matched_by == "align"
         one, other = (parts_of(side, unpaired=unpaired, by_heads=aligned) for side in (a, b))
         one, other = shared[0].complete(one, other), shared[1].complete(other, one)

@@ -41,16 +41,18 @@ def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = F
             found["out"] = replace(found["out"], runs=tuple(put_back.together(heads, apart)))
     for part in attention.parts:
         if part.bias is not None:
-            rows = _rows(attention, part.name, part.bias_heads, unpaired)
+            rows = _rows(attention, part.name, part.bias_heads, unpaired, biases=True)
             found[f"{part.name}_bias"] = Lines(part.bias, part.bias.as_matrix("out_in"), rows)
     if attention.out_bias is not None:
         found["out_bias"] = whole(attention.out_bias)
     return found
 
 
-def _rows(attention: Attention, part: str, heads: Sequence[range], unpaired: bool) -> tuple[range, ...]:
+def _rows(
+    attention: Attention, part: str, heads: Sequence[range], unpaired: bool, *, biases: bool = False
+) -> tuple[range, ...]:
     layout, sizes = attention.layout, attention.heads
-    if not unpaired or layout is None or sizes is None or part not in put_back.reordered(layout, sizes):
+    if not unpaired or layout is None or sizes is None or part not in put_back.reordered(layout, sizes, biases=biases):
         return merge(heads)
     return tuple(chain.from_iterable(put_back.put_back(layout, sizes, part, heads)))
 
@@ -81,6 +83,11 @@ def _cut(whole: Sequence[range], heads: int) -> tuple[range, ...]:
 def paired(attention: Attention) -> tuple[str, ...]:
     """Parts in whose heads the rows of the two halves lie in turn, where the heads are known."""
     return attention.layout.paired if attention.layout is not None and attention.heads is not None else ()
+
+
+def paired_biases(attention: Attention) -> tuple[str, ...]:
+    """Those of which the biases lie so too."""
+    return () if attention.layout is None or attention.layout.biases_stay else paired(attention)
 
 
 def by_fours(attention: Attention) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
             lines.append(f"{part.name}_heads = {part.name}.unflatten(0, {sizes})")
         lines[-1] += "  # [heads, head_dim, in_features]"
         biased = {part.name for part in attention.parts if part.bias is not None}
+        biased &= set(reordered(layout, attention.heads, biases=True))
         for part in reordered(layout, attention.heads):
             lines += _put_back(layout, attention.heads, part, ["", "_bias"] if part in biased else [""])
     return [*_imports("\n".join(lines)), *lines]

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.dtypes import DType
-from qkvinspect.errors import UsageError
+from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.export.adapter_factors import factors_plan, updates_in
 from qkvinspect.export.naming import DEFAULT, TORCH, naming, tensor_in, without_label
 from qkvinspect.export.parts import StoredPart, consumed, reordered_parts, source_of, writable
@@ -50,11 +50,27 @@ def split_whole(
         permuted = undo_permute and reordered_parts(attention)
         if names is None and _apart(attention) and not permuted:
             continue
+        if permuted:
+            _require_no_norms(report.checkpoint, attention)
         pieces = split_layer(
             attention, names=names or DEFAULT, everything=True, numbers_as=numbers_as, undo_permute=undo_permute
         )
         changes.append(Change((attention.layer, attention.layer), consumed(attention), tuple(pieces)))
     return Plan(tuple(whole(report, changes, rename, numbers_as)), len(changes))
+
+
+def _require_no_norms(checkpoint: Checkpoint, attention: Attention) -> None:
+    """Raises:
+    LayoutError: norms of the heads of Q or K would keep the order of llama.cpp (Chameleon).
+    """
+    for part in (part for part in reordered_parts(attention) if part in "qk"):
+        name = f"{attention.layer}.attn_{part}_norm.weight"
+        if name in checkpoint.tensors:
+            raise LayoutError(
+                f"the heads of {part.upper()} of layer {attention.layer!r} would lie in another order than their norms",
+                tensor=name,
+                hint="leave --all out",
+            )
 
 
 def merged_whole(

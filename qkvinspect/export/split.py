@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
-from qkvinspect.export.parts import StoredPart, as_before, reordered_parts, source_of
+from qkvinspect.export.parts import RunsOfAHead, StoredPart, as_before, reordered_parts, source_of
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.row_runs import count, merged, weight_of
@@ -17,7 +17,7 @@ from qkvinspect.layouts import by_id
 from qkvinspect.weights.weight import StoredRows, Weight, plain
 
 _MAIN = ("q", "k", "v")
-_NONE: Mapping[str, int] = {}
+_NONE: RunsOfAHead = {}
 
 
 def split_pieces(
@@ -94,7 +94,7 @@ def split_layer(
 
 
 def _apart(
-    source: StoredPart, name: Naming, runs_of_a_head: Mapping[str, int] | None, *, everything: bool
+    source: StoredPart, name: Naming, runs_of_a_head: RunsOfAHead | None, *, everything: bool
 ) -> Iterator[OutputTensor]:
     """Each part, or each of its heads.
 
@@ -108,7 +108,7 @@ def _apart(
         for kind, held in (("weight", source.weights), ("bias", source.biases)):
             runs = held.get(part, ())
             if runs_of_a_head is not None and runs:
-                size = runs_of_a_head.get(part, 1)
+                size = runs_of_a_head.get((part, kind), 1)
                 for head, start in enumerate(range(0, len(runs), size)):
                     own = runs[start : start + size]
                     yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), merged(own), kind)

@@ -123,6 +123,7 @@ class Layout:
             one behind the other.
         by_fours: parts in whose heads the first two of each four rows come before the last two of each, where
             transformers has the four side by side.
+        biases_stay: whether these are put in another order in the weights alone, and biases are left as they were.
         rotary: which rows of a head the library's rotary embedding turns together, where the layout itself tells.
         rewritten_by: whose converter names the tensors so and may put rows in another order; "": nobody's.
         ranks_for: whose loader takes the model once it is shared out to ranks of tensor parallelism.
@@ -172,6 +173,7 @@ class Layout:
     no_bias: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
     by_fours: tuple[str, ...] = ()
+    biases_stay: bool = False
     rotary: Turn | None = None
     rewritten_by: Literal["", "llama.cpp"] = ""
     ranks_for: Literal["megatron", "vllm"] = "vllm"

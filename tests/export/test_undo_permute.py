@@ -85,6 +85,34 @@ def test_heads_of_v_are_not_moved_alone(tmp_path: Path, run: Callable[..., Any])
     assert not out.exists()
 
 
+def test_heads_are_not_moved_without_their_norms(tmp_path: Path, run: Callable[..., Any]) -> None:
+    """The converter permutes those of Chameleon too, and gives every head the norm of the first."""
+    out = tmp_path / "out.safetensors"
+    refused = run("export", "--split", "--all", CONVERTED / "chameleon.gguf", "-o", out, "--undo-permute")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "another order than their norms" in refused.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["minicpm", "olmo", "arctic", "xverse"])
+def test_biases_that_the_converter_left_alone_are_left_alone(
+    name: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """In heads apart too; of the others whose fixtures have biases they are put back."""
+    out = tmp_path / "out.safetensors"
+    done = run("export", "--heads-split", CONVERTED / f"{name}.gguf", "-o", out, "--undo-permute")
+    assert done.code == 0, done.err
+    assert "in biases they are left" in run("explain", CONVERTED / f"{name}.gguf").out
+    written, parts = load_file(out), expected(name)
+    assert "q_bias" in parts
+    for part, values in parts.items():
+        kind = "bias" if part.endswith("_bias") else "weight"
+        start = f"blk.0.{part[0]}_proj.heads."
+        heads = sum(key.startswith(start) and key.endswith(f".{kind}") for key in written)
+        joined = torch.cat([written[f"{start}{head}.{kind}"] for head in range(heads)])
+        assert torch.equal(joined.half(), values)
+
+
 @pytest.mark.parametrize("name", ["llama", "internlm2", "deci", "mistral", "kimi-k25"])
 def test_in_a_whole_checkpoint_too(name: str, tmp_path: Path, run: Callable[..., Any]) -> None:
     out = tmp_path / "out.safetensors"
