@@ -9,6 +9,7 @@ from math import prod
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_items
+from qkvinspect.tensor_table import counted_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,7 @@ class ModelInShort:
 def in_short(checkpoint: Checkpoint) -> ModelInShort:
     """Summarise the model of a checkpoint; nothing is read."""
     counted: Counter[str] = Counter()
-    kinds = Counter((info.dtype.name, info.shape) for info in checkpoint.tensors.values())
-    for (dtype, shape), tensors in kinds.items():
+    for dtype, shape, tensors in counted_kinds(checkpoint.tensors):
         counted[dtype] += tensors * prod(shape)
     return ModelInShort(counted.total(), dict(counted.most_common()), _architecture(checkpoint))
 

@@ -18,6 +18,7 @@ from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.split import as_vector
 from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.tensor_table import TensorTable
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.head_stack import HeadStack, stack_of_heads
@@ -77,7 +78,11 @@ class Repeats:
 
     def _kind(self, name: str) -> object:
         """What must be the same of two tensors; its own name for one that is not plain numbers."""
-        info, encoded = self._names.weights.tensors.get(name), self._names.weights.encoded.get(name)
+        tensors, encoded = self._names.weights.tensors, self._names.weights.encoded.get(name)
+        if encoded is None and isinstance(tensors, TensorTable):
+            number = tensors.kind_number(name)
+            return name if number is None else number
+        info = tensors.get(name)
         heads = None if encoded is None else heads_of(encoded)
         if encoded is not None and heads is not None:
             info = encoded.stored[0]
