@@ -81,10 +81,10 @@ class TensorTable(Mapping[str, TensorInfo]):
         return self._places.keys()
 
     def items(self) -> ItemsView[str, TensorInfo]:
-        return _Described(self)
+        return _TableItems(self)
 
     def values(self) -> ValuesView[TensorInfo]:
-        return _Descriptions(self)
+        return _TableValues(self)
 
     def described(self) -> Iterator[tuple[str, TensorInfo]]:
         """Every name with its tensor, each description for as long as it is held."""
@@ -110,14 +110,14 @@ class TensorTable(Mapping[str, TensorInfo]):
         return None if place is None else place & _KIND
 
 
-class _Described(ItemsView[str, TensorInfo]):
+class _TableItems(ItemsView[str, TensorInfo]):
     _mapping: TensorTable
 
     def __iter__(self) -> Iterator[tuple[str, TensorInfo]]:
         return self._mapping.described()
 
 
-class _Descriptions(ValuesView[TensorInfo]):
+class _TableValues(ValuesView[TensorInfo]):
     _mapping: TensorTable
 
     def __iter__(self) -> Iterator[TensorInfo]:
