@@ -10,6 +10,7 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
+from qkvinspect.tensor_table import LoneRegion
 from qkvinspect.weights.weight import Weight
 
 
@@ -81,7 +82,7 @@ def _read(part: Part) -> Iterator[tuple[Weight, Orientation]]:
 def _place(weight: Weight) -> tuple[str, int, int]:
     info = weight.stored[0]
     region = info.region
-    if type(region) is Region:  # nearly always, and asked of every weight
+    if type(region) is LoneRegion or type(region) is Region:  # nearly always, and asked of every weight
         return region.source.name, region.start, info.offset
     first = next(iter(region.extents), None)
     return (first.source.name, first.start, info.offset) if first else ("", 0, 0)

@@ -9,6 +9,7 @@ from math import prod
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_items
+from qkvinspect.tensor_table import counted_kinds
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
@@ -40,8 +41,7 @@ class ModelInShort:
 def in_short(checkpoint: Checkpoint, weights: Weights) -> ModelInShort:
     """Summarise the model of a checkpoint; nothing is read."""
     counted: Counter[str] = Counter()
-    kinds = Counter((info.dtype.name, info.shape) for info in checkpoint.tensors.values())
-    for (dtype, shape), tensors in kinds.items():
+    for dtype, shape, tensors in counted_kinds(checkpoint.tensors):
         counted[dtype] += tensors * prod(shape)
     encoded = sum(weight.numel - sum(info.numel for info in weight.stored) for weight in _decoded(checkpoint, weights))
     return ModelInShort(counted.total() + encoded, dict(counted.most_common()), _architecture(checkpoint))

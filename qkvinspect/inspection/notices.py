@@ -13,6 +13,7 @@ from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts.packing import describe
+from qkvinspect.tensor_table import each_kind
 from qkvinspect.weights.weight import Weight
 
 SURE_TO_CONTRADICT = 0.999
@@ -92,6 +93,8 @@ def _sure(verdict: Verdict) -> str:
 
 def about_emptiness(tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     """Weights without elements, as a model in DeepSpeed ZeRO-3 or FSDP leaves them where it is saved as it stands."""
+    if not any(0 in kind.shape for kind in each_kind(tensors)):
+        return
     empty = [
         name
         for name, info in tensors.items()
