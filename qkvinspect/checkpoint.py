@@ -9,7 +9,7 @@ from math import prod
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
-from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedShared, ComputedUnknown
+from qkvinspect.computed_rows import Computed
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass, field
@@ -276,7 +276,7 @@ class Checkpoint:
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
     packed: tuple[tuple[str, str], ...] = ()
     adapter: Checkpoint | None = None
-    computed: tuple[ComputedAttention | ComputedCut | ComputedUnknown | ComputedShared, ...] = ()
+    computed: tuple[Computed, ...] = ()
     settled: bool = False
 
     def check(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, TensorInfo, contiguous_strides
+from qkvinspect.computed_rows import ComputedScale
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
@@ -17,7 +18,7 @@ from qkvinspect.formats.onnx.computed import computed, cut, shared, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
-from qkvinspect.formats.onnx.names import Named, Uses, is_product, names_of
+from qkvinspect.formats.onnx.names import Named, Uses, is_folded, is_product, names_of
 from qkvinspect.formats.onnx.operators import operator_names
 from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
 from qkvinspect.formats.onnx.tensors import Tensors
@@ -85,6 +86,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
                 *attentions,
                 *cut(flow.pieces.values(), names),
                 *unknown(tensors, known, flow.reordered, names),
+                *(ComputedScale(name) for name in tensors if is_folded(names[name])),
                 *shared(uses, {name: named for name, named in names.items() if name in tensors}),
             ),
         )
