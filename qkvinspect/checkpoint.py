@@ -202,12 +202,14 @@ class Config:
         origin: ``config:<file>`` beside the checkpoint, or ``checkpoint:<key>`` inside it.
         inside: whether it lies inside the checkpoint, so that it cannot be the config of another one.
         outermost: whether its values are beside the state_dict itself, not below a key.
+        silent_on: weights of whose heads it says nothing, whatever it says of others.
     """
 
     origin: str
     values: Mapping[str, object]
     inside: bool = False
     outermost: bool = False
+    silent_on: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         attentions = tuple(computed(flow.met, names))
         known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
         heads = heads_of(uses, names.values(), attentions)
+        lost = tuple(unknown(tensors, known, flow.reordered, names))
+        silent = frozenset(one.weight for one in lost if heads.get(one.weight, Heads()) == Heads())
         return Checkpoint(
             path=source.name,
             format=NAME,
@@ -76,7 +78,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             tensors=tensors,
             num_files=1 + len(files.files),
             metadata=graph.metadata,
-            configs=tuple(_config(heads, said_of_blocks(uses, names))),
+            configs=tuple(_config(heads, said_of_blocks(uses, names), silent)),
             modules=_modules(heads, tensors),
             containers=(Container("", len(tensors), "model"),),
             findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
@@ -85,8 +87,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             computed=(
                 *attentions,
                 *cut(flow.pieces.values(), names),
-                *unknown(tensors, known, flow.reordered, names),
-                *(ComputedScale(name) for name in tensors if is_folded(names[name])),
+                *lost,
+                *(ComputedScale(name) for name in tensors if is_folded(stored_as[name])),
                 *shared(uses, {name: named for name, named in names.items() if name in tensors}),
             ),
         )
@@ -104,7 +106,9 @@ def _as_named(info: TensorInfo, named: Named) -> TensorInfo:
     return replace(info, name=named.name, shape=turned, strides=contiguous_strides(info.shape)[::-1])
 
 
-def _config(heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]]) -> Iterator[Config]:
+def _config(
+    heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]], silent: frozenset[str]
+) -> Iterator[Config]:
     """What all projections of the graph agree on, and what operators say of the codes that they take."""
     told = {
         "num_attention_heads": {one.num_heads for one in heads.values()},
@@ -119,7 +123,7 @@ def _config(heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]])
     if blocks:
         agreed["matmul_nbits"] = blocks
     if agreed:
-        yield Config("checkpoint:graph", agreed, inside=True)
+        yield Config("checkpoint:graph", agreed, inside=True, silent_on=silent)
 
 
 def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> dict[str, Mapping[str, object]]:
