@@ -14,7 +14,7 @@ from qkvinspect.diff.notes import about_quantised, borrowed, codes_of, converted
 from qkvinspect.diff.options import DiffOptions as DiffOptions
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
-from qkvinspect.diff.other_tensors import pair_others
+from qkvinspect.diff.other_tensors import computed_scales, pair_others
 from qkvinspect.diff.pairing import Pair, Renames, about_pairing, pair_names
 from qkvinspect.diff.parts import (
     by_fours,
@@ -88,7 +88,16 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
     if options.others and not options.layers:
         written = [any(one.layout and one.layout.rewritten_by for one in side.attentions) for side in (a, b)]
         renamed = written[0] != written[1]
-        others = pair_others(a.weights, b.weights, taken, renames, prefixes, shared=shared, renamed=renamed)
+        others = pair_others(
+            a.weights,
+            b.weights,
+            taken,
+            renames,
+            prefixes,
+            shared=shared,
+            renamed=renamed,
+            computed=(computed_scales(a.checkpoint), computed_scales(b.checkpoint)),
+        )
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
     notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qkvinspect.checkpoint import Region, TensorInfo
+from qkvinspect.checkpoint import Checkpoint, Region, TensorInfo
+from qkvinspect.computed_rows import ComputedScale
 from qkvinspect.diff.difference import IDENTICAL, Comparison, TensorDifference, worst
 from qkvinspect.diff.pairing import Prefixes, Renames, pair_names
 from qkvinspect.diff.parts import whole
@@ -68,27 +69,33 @@ def pair_others(
     *,
     shared: tuple[SharedTensors, SharedTensors],
     renamed: bool = False,
+    computed: tuple[Collection[str], Collection[str]] = ((), ()),
 ) -> Others:
     """Every weight that is in none of the layers, with that of the other side.
 
     Args:
         shared: the vectors of each side that stand for several.
         renamed: whether a converter wrote one side, which gives names of its own: then numbers tell as well.
+        computed: scales of norms that an exporter computed, of each side: only the weights that they were computed of
+            are sought by their numbers.
     """
     left, right = ([name for name in side if name not in gone] for side, gone in zip((a, b), taken, strict=True))
     pairs = pair_names(left, right, renames, prefixes)
     known_a, known_b = {pair.a: pair.b for pair in pairs}, {pair.b for pair in pairs}
     by_values = 0
     shifted: list[frozenset[str]] = [frozenset(), frozenset()]
-    if renamed:
+    if renamed or any(computed):
         from qkvinspect.diff.by_values import alike
 
         alone = [name for name in left if name not in known_a], [name for name in right if name not in known_b]
-        same = dict(alike(a, alone[0], b, alone[1]))
+        same = dict(alike(a, alone[0], b, alone[1])) if renamed else {}
         for side, more in enumerate((1, -1)):
             ours, theirs = (
                 [n for n in names if n not in known] for names, known in zip(alone, _both(same), strict=True)
             )
+            if not renamed:  # it is the computed side that holds one more
+                ours = ours if more > 0 else [name for name in ours if name in computed[0]]
+                theirs = theirs if more < 0 else [name for name in theirs if name in computed[1]]
             moved = dict(alike(a, ours, b, theirs, more=more))
             shifted[side] = frozenset(moved)
             same |= moved
@@ -98,6 +105,11 @@ def pair_others(
         found.append((a[name], b[known_a[name]] if name in known_a else shared[1].like(a[name])))
     found += [(shared[0].like(b[name]), b[name]) for name in right if name not in known_b]
     return Others(found, by_values, (shifted[0], shifted[1]))
+
+
+def computed_scales(checkpoint: Checkpoint) -> frozenset[str]:
+    """Scales of norms that an exporter computed of the weights that the model has."""
+    return frozenset(one.weight for one in checkpoint.computed if isinstance(one, ComputedScale))
 
 
 def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) -> Comparison:

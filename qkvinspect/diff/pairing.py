@@ -231,7 +231,9 @@ def about_pairing(
     for side, names in zip("BA", one_more, strict=False):
         if names:
             those = f"{len(names)} of them hold" if len(names) > 1 else "one of them holds"
-            notes.append(f"{those} in {side} what the other side has and 1 more, as llama.cpp writes Gemma's norms")
+            notes.append(
+                f"{those} in {side} what the other side has and 1 more, as llama.cpp and exporters write Gemma's norms"
+            )
     if undecided:
         text = f"{undecided} layers of A have the shapes of layers of B, but in more than one order"
         notes.append(f"{text}: --map 'old=new' says which are which")

@@ -210,7 +210,8 @@ def _split(
         cut = f"{expression}.split({sizes})"
         counts = [heads for _, heads, _ in slots]
         turned = "part.unflatten(0, (-1, heads)).transpose(0, 1).flatten(0, 1)"
-        return [f"{', '.join(targets)} = ({turned} for part, heads in zip({cut}, {counts}))"]
+        only = "," if len(targets) == 1 else ""
+        return [f"{', '.join(targets)}{only} = ({turned} for part, heads in zip({cut}, {counts}))"]
     if groups == 1:
         cut = f".chunk({len(sizes)})" if len(set(sizes)) == 1 else f".split({sizes})"
         return [f"{', '.join(targets)} = {expression}{cut}"]

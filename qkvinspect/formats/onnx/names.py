@@ -40,11 +40,18 @@ _BIASES = {"Gemm": 2, "MatMulNBits": 5}
 
 _MOST_RESCALED = 4
 
+_SCALES = frozenset({"Mul", "RMSNormalization", "SimplifiedLayerNormalization"})
+"""Operators of a norm that multiply with its scale."""
+
 _COUNTS = frozenset({6, 7})
 """TensorProto.DataType of int32 and int64: axes, shapes, places."""
 
 _MOST_READERS = 64
 """How many readers of a value are examined; a graph may have very many."""
+
+
+_FOLDED = ".folded"
+"""What the scale of a norm is called whose numbers are not those that the model has for it."""
 
 
 class Named(NamedTuple):
@@ -123,6 +130,11 @@ def is_generated(name: str) -> bool:
     return _GENERATED.fullmatch(name) is not None
 
 
+def is_folded(named: Named) -> bool:
+    """Whether it is the scale of a norm that an exporter computed, which has no name in the file."""
+    return named.name.endswith(_FOLDED) and named.name != named.stored
+
+
 def names_of(uses: Uses) -> dict[str, Named]:
     """Every initialiser that is a weight of the model, under each name that a module has for it."""
     found: dict[str, Named] = {}
@@ -139,7 +151,23 @@ def names_of(uses: Uses) -> dict[str, Named]:
     products = [use for use in uses.all if is_product(use)]
     for use, name in _product_names(uses, products, own):
         found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
+    for name, stored in _computed_scales(uses, found, folded):
+        found.setdefault(name, Named(name, stored))
     return _as_built(uses, found)
+
+
+def _computed_scales(uses: Uses, found: Mapping[str, Named], folded: set[str]) -> Iterator[tuple[str, str]]:
+    """Scales of norms that an exporter computed of their weights, as 1 + w of Gemma's, which no name is left of."""
+    paths = Paths(_known_paths(uses))
+    held = {name.rpartition(".")[0] for name in found}
+    for use in uses.all:
+        node, sizes = use.node, use.stored.sizes
+        computed = use.label in folded or is_generated(use.label)
+        if node.op not in _SCALES or not node.scope or not computed or len(sizes) != 1 or sizes[0] < 2:
+            continue
+        scope = node.scope if node.told else paths.whole(node.scope)
+        if "norm" in scope.rpartition(".")[2].lower() and scope not in held:
+            yield scope + _FOLDED, use.stored.name
 
 
 def _as_built(uses: Uses, found: dict[str, Named]) -> dict[str, Named]:
