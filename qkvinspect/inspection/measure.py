@@ -26,7 +26,7 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
     wanted: dict[str, StreamRequest] = {}
     shared: Counter[str] = Counter()  # what several modules have, by how many more will ask for it
     for attention in attentions:
-        own = {weight.name: (weight, orientation) for part in attention.parts for weight, orientation in _read(part)}
+        own = {one[0].name: one for part in attention.parts for one in _read(part)}
         for name, (weight, orientation) in own.items():
             if name in wanted:
                 shared[name] += 1
