@@ -11,9 +11,10 @@ from typing import Protocol
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
-from qkvinspect.tensor_table import each_kind, shape_in
+from qkvinspect.tensor_table import TensorTable, each_kind, shape_in
 from qkvinspect.weights.adapters import may_hold_factors
 from qkvinspect.weights.named_formats import BESIDE, FACTORS
+from qkvinspect.weights.table_weight import from_table
 from qkvinspect.weights.weight import Weight, one_by_one, plain
 
 
@@ -166,7 +167,10 @@ class Weights:
         return iter(self.order or self.tensors)
 
     def __getitem__(self, name: str) -> Weight:
-        return self.encoded.get(name) or plain(one_by_one(self.tensors[name]))
+        encoded = self.encoded.get(name)
+        if encoded is None and isinstance(self.tensors, TensorTable):
+            return from_table(self.tensors, name)
+        return encoded or plain(one_by_one(self.tensors[name]))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the weight of this name."""
