@@ -135,6 +135,11 @@ class FindingCode(FindingKind):
         "Without the number of heads the layer cannot be split, and is not checked.",
     )
     HEADS_UNKNOWN = "heads-unknown", "info", "The number of heads is not known: single heads are not checked."
+    MISSING_PROJECTION = (
+        "missing-projection",
+        "error",
+        "An attention lacks a projection that other layers of its stack have.",
+    )
     NO_NORMS = "no-norms", "warning", "Quantised values have no norm without their scales."
     NO_VALUES = (
         "no-values",

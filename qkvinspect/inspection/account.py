@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from qkvinspect.fast_dataclass import dataclass, field
+from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.leftovers import Leftover
@@ -35,6 +35,7 @@ class Unrecognised:
         why: what they look like, and what does not fit, as a clause.
         names: all of the checkpoint.
         describable: whether a row of settings can say what they are.
+        incomplete: whether other layers of its stack have what it lacks: then the file is damaged.
     """
 
     module: str
@@ -42,6 +43,7 @@ class Unrecognised:
     why: str
     names: Names = field(repr=False)
     describable: bool = True
+    incomplete: bool = False
 
     @property
     def suggestion(self) -> str:
@@ -121,8 +123,8 @@ class Account:
     def findings(self) -> Iterator[Finding]:
         """Each module that was not understood."""
         for found in self.unrecognised:
-            text = f"looks like attention and was not understood: {found.why}"
-            yield Finding(FindingCode.UNRECOGNISED_ATTENTION, text, found.module)
+            code = FindingCode.MISSING_PROJECTION if found.incomplete else FindingCode.UNRECOGNISED_ATTENTION
+            yield Finding(code, f"looks like attention and was not understood: {found.why}", found.module)
 
     def groups(self) -> list[Group]:
         """All tensors, similar ones together, those that look most like attention first."""
@@ -163,8 +165,17 @@ def account(
     inside = _inside(names, frozenset(told))
     lone = any(some.lone for some in left)
     above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
+    stacks = {
+        numberless(path): {numberless(names.paths[w.name]) for w in c.weights if w.name in names.paths}
+        for match in matches
+        if any(some.lone for some in left)
+        for c in match.candidates
+        for path in (c.path,)
+    }
     strange = [
-        Unrecognised(some.module, tensors, some.why, names, some.describable)
+        _incomplete(
+            Unrecognised(some.module, tensors, some.why, names, some.describable), stacks.get(numberless(some.path))
+        )
         for some in left
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
         and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
@@ -180,6 +191,19 @@ def account(
     ]
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, known, tuple(strange))
+
+
+def _incomplete(found: Unrecognised, complete: Set[Path] | None) -> Unrecognised:
+    """The module, marked where its like in other layers has more projections, these among them.
+
+    Args:
+        complete: the numberless paths of the projections of its like in other layers; None where there is none.
+    """
+    own = {numberless(found.names.paths[tensor.name]) for tensor in found.tensors}
+    if complete is None or not own < complete:
+        return found
+    lost = " and ".join(sorted(".".join(path[-2:]) for path in complete - own))
+    return replace(found, why=f"other layers of its stack have {lost} as well: {found.why}", incomplete=True)
 
 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import replace
-from qkvinspect.inspection.names import Names, Path
+from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.weight import Weight
 
@@ -20,7 +20,29 @@ def sizes_fit(layout: Layout, names: Names, layer: Path, weights: Sequence[Weigh
         return False
     if layout.fed_by is not None and not _is_fed_by(*layout.fed_by, names, layer, weights[-1]):
         return False
-    return not _is_one_for_two(layout, weights)
+    return not _is_one_for_two(layout, weights) and not _lost_its_v(layout, names, layer, weights)
+
+
+def _lost_its_v(layout: Layout, names: Names, layer: Path, weights: Sequence[Weight]) -> bool:
+    """Whether K would be V as well, and another layer of the stack has as large a K and a V of its own.
+
+    Gemma 4's local layers have both, and narrower ones than its global layers.
+    """
+    k = [i for i, stored in enumerate(layout.weights) if stored.packing.order == ("kv",) and len(layout.weights) > 1]
+    if not k or layout.found_by != "layout":
+        return False
+    place = numberless(layer)
+    key = tuple(layout.weights[k[0]].key.split("."))
+    others = (
+        path[: -len(key)]
+        for path in names.all_paths()
+        if path[-len(key) :] == key and numberless(path[: -len(key)]) == place
+    )
+    for other in others:
+        beside = names.find_path((*other, *key))
+        if beside is not None and beside.shape == weights[k[0]].shape and names.has(layout.unless[0], other):
+            return True
+    return False
 
 
 def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:

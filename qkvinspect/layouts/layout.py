@@ -99,6 +99,8 @@ class Layout:
             Ellipsis: whatever it holds).
         needs_config: the names alone do not decide; only a config, --layout or ``settled_by`` does.
         only_told: whether the row is no candidate at all where no config names it.
+        only_for: globs for the kind of model: where a config names one and none of these, the row is no candidate.
+        never_where: keys of a config with the value that rules the row out.
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
@@ -158,6 +160,8 @@ class Layout:
     flags: Mapping[str, tuple[object, ...]] = _NO_FLAGS
     needs_config: bool = False
     only_told: bool = False
+    only_for: tuple[str, ...] = ()
+    never_where: tuple[tuple[str, object], ...] = ()
     settled_by: tuple[str, ...] = ()
     ndim: int | None = None
     subheads: tuple[tuple[str, int], ...] = ()
