@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from qkvinspect.inspection.two_steps import without_first_steps
 from qkvinspect.inspection.words import MORE, Word, is_output, tokens, word_of
 from qkvinspect.layouts.from_settings import THREE_AXES, UNKNOWN
 
@@ -43,7 +44,8 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
     """
     alike = {name: shape for name, shape in (beside or {}).items() if _is_output(name) or shape in tensors.values()}
     shapes = {_below(module, name): shape for name, shape in {**tensors, **alike}.items()}
-    own = {_below(module, name) for name in tensors}
+    shapes = {key: shapes[key] for key in without_first_steps(shapes)}
+    own = {key for key in (_below(module, name) for name in tensors) if key in shapes}
     if any(prod(shapes[key][2:]) > 1 and not _has_three(shapes[key]) for key in own if _parts(key)):
         return ""
     matrices = {
@@ -90,6 +92,9 @@ def _lines(
         lines += [f"{''.join(missing)} = {_quoted(UNKNOWN)}  # one of {', '.join(map(_quoted, one[:4]))}"]
     if "qkv" in parts or one:
         choices = ", ".join(map(_quoted, _packings(missing, more=said.more, stacked=stacked)))
+        lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
+    elif "kv" in parts and not same:
+        choices = ", ".join(map(_quoted, ("k, v per head", "k, v in blocks")))
         lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
     beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
     lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing if spare and not one]

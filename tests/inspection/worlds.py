@@ -147,6 +147,13 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
         {"a.heads_q.weight": L, "a.heads_k.weight": (24, E), "a.heads_v.weight": (24, E), "a.out.weight": L},
         ("a",),
     ),
+    "Linformer, which shortens to as many tokens as it is wide": (
+        _all("net.0.fn", "to_q", "to_k", "to_v", "to_out") | {f"net.0.fn.proj_{n}": (99, E) for n in "kv"},
+        ("net.0.fn",),
+    ),
+    "dual attention for scenes": (
+        _all("pam", value_conv=C2, query_conv=(6, E, 1, 1), key_conv=(6, E, 1, 1)) | {"pam.gamma": (1,)}, ("pam",),
+    ),
 }  # fmt: skip
 """What is found, and the layers of its modules."""
 
@@ -217,6 +224,8 @@ DECOYS: Mapping[str, dict[str, Shape]] = {
     "three projections of a loss": _all("head", "q_mlp.0", "k_mlp.0", shape=(128, E)) | {"head.queue": (128, 99)},
     "global context": _all("gc", conv_mask=(1, E, 1, 1), channel_add_conv__0=(12, E, 1, 1)),
     "norms of Q and K alone": {f"attn.{n}_norm.weight": (D,) for n in "qk"},
+    "points, a query and a loss": _all("qa", "query", "key_points", "val_loss"),
+    "kinds of convolutions": _all("m", query_conv=(6, E, 1, 1), key_conv=(7, E, 1, 1), value_conv=(5, E, 1, 1)),
     "layers of a quantum chemist": {f"net.{n}": (H, H) for n in ("kinetic", "potential", "charge")},
 }  # fmt: skip
 """What is no attention: nothing is found."""
