@@ -7,13 +7,13 @@ with every packing that it may have, for the weights, or a person, to choose fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.leftovers import Leftover, leftover
-from qkvinspect.inspection.names import Names, Path, shape_of
+from qkvinspect.inspection.names import Names, Path, numberless, shape_of
 from qkvinspect.inspection.possible_layouts import (
     columns_of,
     known_widths,
@@ -60,6 +60,7 @@ def find(
     used = set(layers)
     found: list[list[Candidate]] = []
     left: list[Leftover] = []
+    silent: list[ProjectingModule] = []
     modules = list(modules_of(names, paths, claimed))
     layers_of, stream = StackedLayers(names, paths, modules), Stream(names, paths, modules)
     for module in modules:
@@ -105,8 +106,31 @@ def find(
             why = "projections in two steps, as latent attention has them"
             left.append(leftover(module, projections_of(module), why, lone=False))
         elif not first:
-            left += unexplained(module, [some for some in sets if some not in chosen])
-    return found, left
+            said = [*unexplained(module, [some for some in sets if some not in chosen])]
+            left += said
+            if not (said or chosen or three or stacked):
+                silent.append(module)
+    return found, [*left, *_lost(names, paths, claimed, found, silent)]
+
+
+def _lost(
+    names: Names,
+    paths: Mapping[str, Path],
+    claimed: Collection[str],
+    found: Iterable[Sequence[Candidate]],
+    silent: Iterable[ProjectingModule],
+) -> Iterator[Leftover]:
+    """Modules that hold some projections only, where in another layer of their stack the same are of an attention."""
+    held = [(module, some) for module in silent if (some := projections_of(module))]
+    if not held:
+        return
+    known = {numberless(names.paths[one.name]) for candidates in found for one in candidates[0].weights}
+    known |= {numberless(paths[name]) for name in claimed if name in paths}
+    for module, some in held:
+        if all(numberless(paths[one.weight.name]) in known for one in some):
+            parts = " and ".join(sorted(parts_of(some)))
+            why = f"{parts} alone, where other layers of its stack have more"
+            yield leftover(module, some, why, lone=False)
 
 
 def _why_not_three(axes: Sequence[Axes]) -> str:

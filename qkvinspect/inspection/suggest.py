@@ -34,13 +34,14 @@ class _SaidByNames(NamedTuple):
     more: bool
 
 
-def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
+def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bool = False) -> str:
     """The row for a module and those of its tensors that look like projections, with their shapes, as lines of TOML.
 
     "" where no row can say what they are: Q and K that have no number of heads in common, tensors of four axes.
 
     Args:
         beside: other tensors of the module, which may be what no name says if they have the shape of one of these.
+        mixed: whether other modules of its stack are not to be described.
     """
     alike = {name: shape for name, shape in (beside or {}).items() if _is_output(name) or shape in tensors.values()}
     shapes = {_below(module, name): shape for name, shape in {**tensors, **alike}.items()}
@@ -58,8 +59,9 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
     if (not said.parts and not said.spare) or not _share_heads(said.parts, matrices):
         return ""
     if list(said.parts) == ["q"] and not said.spare:
-        return _of_a_query_alone(module, said.parts["q"], out)
-    return "\n".join(_lines(module, said, shapes, matrices, out))
+        return _of_a_query_alone(module if mixed else _glob(module), said.parts["q"], out)
+    place = module if mixed and said.missing and not said.spare else _glob(module)
+    return "\n".join(_lines(place, said, shapes, matrices, out))
 
 
 def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes, out: str | None) -> _SaidByNames:
@@ -74,7 +76,7 @@ def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes
 
 
 def _lines(
-    module: str, said: _SaidByNames, shapes: Shapes, matrices: Mapping[str, tuple[int, int]], out: str | None
+    place: str, said: _SaidByNames, shapes: Shapes, matrices: Mapping[str, tuple[int, int]], out: str | None
 ) -> list[str]:
     parts, spare, missing = said.parts, said.spare, said.missing
     stacked = "qkv" in parts and _has_three(shapes[parts["qkv"]])
@@ -83,7 +85,7 @@ def _lines(
         parts = dict.fromkeys("qkv", parts["qkv"])
     alone = f"  # it has no {' and '.join(missing).upper()} of its own" if missing and not spare else ""
     lines = [f"[[layout]]{'  # if one projection is used as all three' if same else alone}"]
-    lines += [f"layer = {_quoted(_glob(module))}"]
+    lines += [f"layer = {_quoted(place)}"]
     lines += [
         f"{some} = {_quoted(key)}" for some, key in sorted(parts.items(), key=lambda item: "qkv".index(item[0][0]))
     ]
@@ -172,9 +174,9 @@ def _packings(missing: Sequence[str], *, more: bool, stacked: bool) -> list[str]
     return [f"{order} in blocks", f"{order} per head", *(() if stacked else ("row by row",))]
 
 
-def _of_a_query_alone(module: str, query: str, out: str | None) -> str:
-    """A row for this module by its own name: with a glob it would take Q from layers that have K and V beside it."""
-    told = {"layer": module, "q": query} | ({"out": out} if out else {})
+def _of_a_query_alone(place: str, query: str, out: str | None) -> str:
+    """A row for a module by its own name where a glob would take Q from layers that have K and V beside it."""
+    told = {"layer": place, "q": query} | ({"out": out} if out else {})
     lines = [f"{key} = {_quoted(text)}" for key, text in told.items()]
     return "\n".join(["[[layout]]  # it has no K and V of its own", *lines])
 
