@@ -12,8 +12,10 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.look_alikes import looking_alike
+from qkvinspect.inspection.mixing import mixing_tokens
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.suggest import row
+from qkvinspect.inspection.undotted import undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
@@ -36,6 +38,7 @@ class Unrecognised:
         names: all of the checkpoint.
         describable: whether a row of settings can say what they are.
         incomplete: whether other layers of its stack have what it lacks: then the file is damaged.
+        mixed: whether others of its stack are found, which a row for all would take as well.
     """
 
     module: str
@@ -44,6 +47,7 @@ class Unrecognised:
     names: Names = field(repr=False)
     describable: bool = True
     incomplete: bool = False
+    mixed: bool = False
 
     @property
     def suggestion(self) -> str:
@@ -51,7 +55,8 @@ class Unrecognised:
         if not self.describable:
             return ""
         own = {tensor.name: tensor.shape for tensor in self.tensors}
-        return row(self.module, own, {name: self.names.shape(name) for name in self._beside() if name not in own})
+        beside = {name: self.names.shape(name) for name in self._beside() if name not in own}
+        return row(self.module, own, beside, mixed=self.mixed)
 
     def _beside(self) -> Iterator[str]:
         """The other matrices of the module, which may be what is missing."""
@@ -165,16 +170,18 @@ def account(
     inside = _inside(names, frozenset(told))
     lone = any(some.lone for some in left)
     above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
+    kinds = {numberless(path) for path in places} if left else set[Path]()
     stacks = {
         numberless(path): {numberless(names.paths[w.name]) for w in c.weights if w.name in names.paths}
         for match in matches
-        if any(some.lone for some in left)
+        if lone
         for c in match.candidates
         for path in (c.path,)
     }
     strange = [
         _incomplete(
-            Unrecognised(some.module, tensors, some.why, names, some.describable), stacks.get(numberless(some.path))
+            Unrecognised(some.module, tensors, some.why, names, some.describable, mixed=numberless(some.path) in kinds),
+            stacks.get(numberless(some.path)),
         )
         for some in left
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
@@ -189,6 +196,9 @@ def account(
         for found in looking_alike(names, known, taken)
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
     ]
+    taken.update(info.name for found in strange for info in found.tensors)
+    strange += [Unrecognised(*found, names) for found in mixing_tokens(names, known, taken)]
+    strange += [Unrecognised(*found, names, describable=False) for found in undotted(names, known, taken)]
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, known, tuple(strange))
 

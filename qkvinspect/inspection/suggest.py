@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from qkvinspect.inspection.two_steps import without_first_steps
 from qkvinspect.inspection.words import MORE, Word, is_output, tokens, word_of
 from qkvinspect.layouts.from_settings import THREE_AXES, UNKNOWN
 
@@ -33,17 +34,19 @@ class _SaidByNames(NamedTuple):
     more: bool
 
 
-def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
+def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bool = False) -> str:
     """The row for a module and those of its tensors that look like projections, with their shapes, as lines of TOML.
 
     "" where no row can say what they are: Q and K that have no number of heads in common, tensors of four axes.
 
     Args:
         beside: other tensors of the module, which may be what no name says if they have the shape of one of these.
+        mixed: whether other modules of its stack are not to be described.
     """
     alike = {name: shape for name, shape in (beside or {}).items() if _is_output(name) or shape in tensors.values()}
     shapes = {_below(module, name): shape for name, shape in {**tensors, **alike}.items()}
-    own = {_below(module, name) for name in tensors}
+    shapes = {key: shapes[key] for key in without_first_steps(shapes)}
+    own = {key for key in (_below(module, name) for name in tensors) if key in shapes}
     if any(prod(shapes[key][2:]) > 1 and not _has_three(shapes[key]) for key in own if _parts(key)):
         return ""
     matrices = {
@@ -56,8 +59,9 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
     if (not said.parts and not said.spare) or not _share_heads(said.parts, matrices):
         return ""
     if list(said.parts) == ["q"] and not said.spare:
-        return _of_a_query_alone(module, said.parts["q"], out)
-    return "\n".join(_lines(module, said, shapes, matrices, out))
+        return _of_a_query_alone(module if mixed else _glob(module), said.parts["q"], out)
+    place = module if mixed and said.missing and not said.spare else _glob(module)
+    return "\n".join(_lines(place, said, shapes, matrices, out))
 
 
 def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes, out: str | None) -> _SaidByNames:
@@ -72,7 +76,7 @@ def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes
 
 
 def _lines(
-    module: str, said: _SaidByNames, shapes: Shapes, matrices: Mapping[str, tuple[int, int]], out: str | None
+    place: str, said: _SaidByNames, shapes: Shapes, matrices: Mapping[str, tuple[int, int]], out: str | None
 ) -> list[str]:
     parts, spare, missing = said.parts, said.spare, said.missing
     stacked = "qkv" in parts and _has_three(shapes[parts["qkv"]])
@@ -81,7 +85,7 @@ def _lines(
         parts = dict.fromkeys("qkv", parts["qkv"])
     alone = f"  # it has no {' and '.join(missing).upper()} of its own" if missing and not spare else ""
     lines = [f"[[layout]]{'  # if one projection is used as all three' if same else alone}"]
-    lines += [f"layer = {_quoted(_glob(module))}"]
+    lines += [f"layer = {_quoted(place)}"]
     lines += [
         f"{some} = {_quoted(key)}" for some, key in sorted(parts.items(), key=lambda item: "qkv".index(item[0][0]))
     ]
@@ -90,6 +94,9 @@ def _lines(
         lines += [f"{''.join(missing)} = {_quoted(UNKNOWN)}  # one of {', '.join(map(_quoted, one[:4]))}"]
     if "qkv" in parts or one:
         choices = ", ".join(map(_quoted, _packings(missing, more=said.more, stacked=stacked)))
+        lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
+    elif "kv" in parts and not same:
+        choices = ", ".join(map(_quoted, ("k, v per head", "k, v in blocks")))
         lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
     beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
     lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing if spare and not one]
@@ -167,9 +174,9 @@ def _packings(missing: Sequence[str], *, more: bool, stacked: bool) -> list[str]
     return [f"{order} in blocks", f"{order} per head", *(() if stacked else ("row by row",))]
 
 
-def _of_a_query_alone(module: str, query: str, out: str | None) -> str:
-    """A row for this module by its own name: with a glob it would take Q from layers that have K and V beside it."""
-    told = {"layer": module, "q": query} | ({"out": out} if out else {})
+def _of_a_query_alone(place: str, query: str, out: str | None) -> str:
+    """A row for a module by its own name where a glob would take Q from layers that have K and V beside it."""
+    told = {"layer": place, "q": query} | ({"out": out} if out else {})
     lines = [f"{key} = {_quoted(text)}" for key, text in told.items()]
     return "\n".join(["[[layout]]  # it has no K and V of its own", *lines])
 

@@ -7,12 +7,17 @@ from math import prod
 
 from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.leftovers import Leftover, leftover
+from qkvinspect.inspection.mixing import STEPS
 from qkvinspect.inspection.possible_layouts import columns_of
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import mix_three
 from qkvinspect.inspection.words import MOMENTS, is_no_projection, speaks_of_attention, tokens
 
 _PROJECTS = frozenset({"proj", "projection", "to"})
+
+
+_KEPT = frozenset({"memory", "mem", "memories", "persistent", "bank", "null"})
+"""Words of keys and values that are parameters themselves."""
 
 
 _LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
@@ -56,12 +61,10 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
             module, module.lone, "v and weights that the token alone gives, as in outlook attention", lone=False
         )
     elif not sets and _is_query_alone(module, called=called):
-        yield leftover(
-            module,
-            module.lone,
-            "q alone, and an output that reads it: its keys and values are made elsewhere",
-            lone=True,
-        )
+        kept = sorted(name for name in module.beside if not _KEPT.isdisjoint(tokens(name)))
+        where = f"may be {' and '.join(kept)}" if kept else "are made elsewhere"
+        why = f"q alone, and an output that reads it: its keys and values {where}"
+        yield leftover(module, module.lone, why, lone=True)
 
 
 def _lists_of_three(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
@@ -100,6 +103,8 @@ def _is_query_alone(module: ProjectingModule, *, called: bool) -> bool:
 
     Where nothing calls it attention, both must be called projections: ``q`` beside ``out`` may be a critic.
     """
+    if len({word for name in module.beside for word in STEPS.intersection(tokens(name))}) > 1:
+        return False  # K and V are there, in two steps
     if not called and not all(_PROJECTS & set(tokens(name)) for name in _query_and_output(module)):
         return False
     widths = {columns_of(info) for _, info in module.outputs}
@@ -111,8 +116,15 @@ def _query_and_output(module: ProjectingModule) -> Sequence[str]:
 
 
 def _are_scored(module: ProjectingModule) -> bool:
-    """Whether Q and K are there, alike, beside an output projection, and V goes by another name (Demucs: content)."""
-    shapes = {one.parts: one.weight.shape for one in module.lone if one.word.spelling == "long" and one.plain}
+    """Whether Q and K are there, alike, beside an output projection, and V goes by another name (Demucs: content).
+
+    Or there is none, as where Linformer shares one projection for both. Letters alone must be called projections.
+    """
+    shapes = {
+        one.parts: one.weight.shape
+        for one in module.lone
+        if one.plain and (one.word.spelling == "long" or _PROJECTS.intersection(tokens(one.key[0])))
+    }
     return bool(module.outputs) and "q" in shapes and shapes["q"] == shapes.get("k")
 
 
