@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.encodings.ggml_scales import in_order
 from qkvinspect.weights.strided import strided_matrix, strided_shape
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -93,6 +94,9 @@ def weight_of(info: TensorInfo) -> Weight:
     """A tensor of a block type as the weight that it holds."""
     if info.dtype.name in _NOT_DECODED:
         return Weight(info.name, info.shape, info.dtype, info, why=f"no package decodes ggml's {info.dtype.name}")
+    if info.byteorder == "unknown":
+        why = "the scales in its blocks do not tell in which order of bytes they lie: both occur in big-endian GGUF"
+        return Weight(info.name, info.shape, info.dtype, info, why=why)
     if not _has_package():
         why = f"the numbers of ggml's {info.dtype.name} need a package: pip install 'qkvinspect[gguf]'"
         return Weight(info.name, info.shape, info.dtype, info, why=why)
@@ -122,11 +126,11 @@ def _over(info: TensorInfo, rows: range, cols: range, made: Made) -> Array:
     columns = slice(start, start + len(cols)) if neighbours else np.asarray(cols) - low * block
     step = max(_PIECE // max((high - low) * size, 1), 1)
     if step >= len(rows):  # nothing is copied
-        return made(gather(units, [rows]).reshape(-1, size)).reshape(len(rows), -1)[:, columns]
+        return made(in_order(gather(units, [rows]).reshape(-1, size), info)).reshape(len(rows), -1)[:, columns]
     out = np.empty((len(rows), len(cols)), np.float32)
     for first in range(0, len(rows), step):
         some = rows[first : first + step]
-        blocks = gather(units, [some]).reshape(-1, size)
+        blocks = in_order(gather(units, [some]).reshape(-1, size), info)
         out[first : first + len(some)] = made(blocks).reshape(len(some), -1)[:, columns]
     return out
 
