@@ -76,8 +76,11 @@ class GgmlBlocks:
     def slack(self, rows: range, cols: range) -> Array | None:
         """Half a step of the codes; the first and the last code stand for all that lies beyond them too.
 
-        Except Q8_0's: its scale makes the largest value of a block the largest code, so none lies beyond.
+        Except Q8_0's, whose scale makes the largest value of a block the largest code, so that none lies beyond, and
+        MXFP4's, whose scale is the power of two by which the largest lies below 8, where the last code is 6.
         """
+        if self.info.dtype.name == "MXFP4":
+            return _over(self.info, rows, cols, lambda blocks: _half_gaps(blocks, self.info.dtype))
         places = _CODES.get(self.info.dtype.name)
         if places is None:
             return None
@@ -182,3 +185,13 @@ def _half_steps(blocks: Array, dtype: DType, places: tuple[tuple[int, int, int],
     with np.errstate(invalid="ignore"):
         steps = np.abs(filled(None) - least) / 2
     return np.where((own == least) | (own == most), np.float32(np.inf), steps)
+
+
+def _half_gaps(blocks: Array, dtype: DType) -> Array:
+    """Of E2M1, whose values are 0, 0.5, 1, 1.5, 2, 3, 4 and 6 times the scale (gguf.quants.MXFP4.quantize_blocks)."""
+    import numpy as np
+
+    codes = np.concatenate((blocks[:, 1:] & 7, blocks[:, 1:] >> 4 & 7), axis=1)
+    ones = blocks.copy()
+    ones[:, 1:] = 0x22
+    return np.array((0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 1, 2), np.float32)[codes] * _numbers(ones, dtype)

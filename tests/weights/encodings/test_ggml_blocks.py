@@ -19,7 +19,7 @@ from qkvinspect.weights.encodings.ggml_scales import HALVES
 from qkvinspect.weights.values import whole
 
 TYPES = sorted(one.name for one in quants._type_traits if one.name != "BF16")
-WRITTEN = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
+WRITTEN = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"]
 """Types that the package can quantise to."""
 
 
