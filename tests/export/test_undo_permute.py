@@ -161,3 +161,52 @@ def test_where_nothing_was_permuted_that_is_said(name: str, tmp_path: Path, run:
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "finds no layer" in found.err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "arcee", "olmo"])
+@pytest.mark.parametrize(("command", "target"), [("convert", "qkv-proj"), ("convert", "megatron-core"),
+                                                 ("pack", "megatron-core")])  # fmt: skip
+def test_in_the_layout_of_another_library_rows_lie_as_in_the_model(
+    name: str, command: str, target: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """The same is made of the GGUF file and of what it was converted from."""
+    of_model, of_gguf = tmp_path / "model.safetensors", tmp_path / "gguf.safetensors"
+    for path, out in ((CONVERTED / name, of_model), (CONVERTED / f"{name}.gguf", of_gguf)):
+        done = run(command, path, "--to", target, "-o", out)
+        assert done.code == 0, done.err
+        assert ("permuted lie in transformers' order" in done.err) == (out == of_gguf)
+    parts = ("q_proj", "k_proj", "v_proj", "linear_qkv")
+    packed = [
+        {
+            kind: values.half()
+            for key, values in load_file(out).items()
+            if (kind := key.rpartition("0.")[2].removeprefix("self_attn.")).split(".")[0] in parts
+        }
+        for out in (of_model, of_gguf)
+    ]
+    assert packed[0]
+    assert all(torch.equal(values, packed[1][kind]) for kind, values in packed[0].items())
+
+
+def test_in_llama_cpps_own_layout_rows_stay_and_are_not_made_from_others(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    done = run("convert", CONVERTED / "llama.gguf", "--to", "gguf-permuted", "-o", out)
+    assert done.code == 0, done.err
+    with open_checkpoint(CONVERTED / "llama.gguf") as checkpoint:
+        stored = inspect(checkpoint).attentions[0].parts[0].weight.require_info().region
+        assert load_file(out)["blk.0.attn_q.weight"].numpy().tobytes() == stored.source.read(
+            stored.start, stored.nbytes
+        )
+    refused = run("convert", CONVERTED / "llama", "--to", "gguf-permuted", "-o", out, "--force")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "let llama.cpp's own converter write it" in refused.err
+
+
+def test_rows_that_are_left_permuted_are_said_to_be(tmp_path: Path, run: Callable[..., Any]) -> None:
+    done = run("export", "--split", CONVERTED / "llama.gguf", "-o", tmp_path / "out.safetensors")
+    assert done.code == 0
+    assert "the rows of Q and K lie as llama.cpp's converter permuted them; --undo-permute" in done.err
+    done = run("export", "--split", CONVERTED / "qwen2.gguf", "-o", tmp_path / "other.safetensors")
+    assert (done.code, "permute" in done.err) == (0, False)
