@@ -12,7 +12,6 @@ from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPar
 from qkvinspect.inspection.names import Names
 from qkvinspect.weights.head_list import HeadList
 
-
 _AnyComputed = ComputedAttention | ComputedCut | ComputedUnknown | ComputedShared
 
 

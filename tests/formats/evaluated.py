@@ -24,6 +24,10 @@ class FusedMatMul(OpRun):
     op_domain = "com.microsoft"
 
     def _run(self, a: Any, b: Any, **attributes: Any) -> Any:
+        a, b = (
+            np.moveaxis(one, 0, -2) if attributes.get(f"transBatch{letter}") else one
+            for one, letter in ((a, "A"), (b, "B"))
+        )
         a = np.swapaxes(a, -1, -2) if attributes.get("transA") else a
         b = np.swapaxes(b, -1, -2) if attributes.get("transB") else b
         return (np.float32(attributes.get("alpha") or 1) * (a @ b),)

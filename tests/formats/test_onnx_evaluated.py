@@ -55,3 +55,36 @@ def test_a_matrix_for_each_head(parts: tuple[str, str, str], tmp_path: Path, run
     for command in ("show", "check", "explain"):
         assert run(command, path).code == 0
     assert run("diff", path, path).code == 0
+
+
+def fused(way: str) -> list[Any]:
+    """One head as onnxruntime's optimiser leaves it: what turned an operand, or scaled it, is part of the product."""
+    domain = {"domain": "com.microsoft"}
+    nodes = [
+        helper.make_node("MatMul", ["x", f"onnx::MatMul_{at}"], [part], name=f"/h.0/attn/{name}/MatMul/MatMulAddFusion")
+        for at, (part, name) in enumerate(zip("qkv", ("key", "query", "value"), strict=True))
+    ]
+    if way == "weight":  # [out, in]
+        nodes[0] = helper.make_node(
+            "FusedMatMul", ["x", "onnx::MatMul_0"], ["q"], transB=1, name=nodes[0].name, **domain
+        )
+    first, second, options = "q", "k", {"transB": 1, "alpha": 0.4}
+    if way == "tokens first":
+        for part in "qkv":
+            nodes.append(helper.make_node("Transpose", [part], [f"{part}1"], perm=(1, 0, 2)))
+        first, second, options = "q1", "k1", {"transB": 1, "transBatchA": 1, "transBatchB": 1}
+    elif way == "keys first":
+        first, second = "k", "q"
+    nodes.append(helper.make_node("FusedMatMul", [first, second], ["scores"], **options, **domain))
+    nodes.append(helper.make_node("Softmax", ["scores"], ["p"], axis=-2 if way == "keys first" else -1))
+    options = {"tokens first": {"transBatchB": 1}, "keys first": {"transA": 1}}.get(way, {"alpha": 2.0})
+    values = "v1" if way == "tokens first" else "v"
+    return [*nodes, helper.make_node("FusedMatMul", ["p", values], ["o"], **options, **domain)]
+
+
+@pytest.mark.parametrize("way", ["plain", "weight", "tokens first", "keys first"])
+def test_products_of_onnxruntime_that_turn_what_they_take(way: str, tmp_path: Path) -> None:
+    stored = {f"onnx::MatMul_{at}": numbers(at, WIDTH, WIDTH) for at in range(3)}
+    model = model_of(fused(way), stored, tmp_path / "m.onnx")
+    values = {part: [part] for part in "qkv"}
+    give_what_the_graph_gives(model, tmp_path / "m.onnx", "h.0.attn", values, "x")
