@@ -8,7 +8,7 @@ in the name of the bias that is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
@@ -35,8 +35,17 @@ _SAME = frozenset({"Identity", "Cast"})
 DEQUANTIZE = "DequantizeLinear"
 """Operators that decode codes with a scale and a zero point: weights that were quantised in place."""
 
-_BIASES = {"Gemm": 2, "MatMulNBits": 5}
+_BIASES = {"Gemm": 2, "FusedGemm": 2, "MatMulNBits": 5}
 """Which input of a product is a bias, where it has one."""
+
+_ADDS: Mapping[str, Sequence[int]] = {
+    "Add": (0, 1),
+    "BiasGelu": (1,),
+    "FastGelu": (1,),
+    "SkipLayerNormalization": (4,),
+    "SkipSimplifiedLayerNormalization": (3,),
+}
+"""Which inputs are added to another, as a bias is: operators of onnxruntime do more with the sum."""
 
 _MOST_RESCALED = 4
 
@@ -291,13 +300,14 @@ def _bias(uses: Uses, use: Use) -> Use | None:
         return None
     width = size[:1]
     own = uses.at(use.node, _BIASES[use.node.op]) if use.node.op in _BIASES else None
-    if own is not None or use.node.op == "Gemm":
+    if own is not None or use.node.op in ("Gemm", "FusedGemm"):
         return own if own and own.stored.sizes == width else None
     given = use.node.outputs[0]
     for _ in range(_MOST_RESCALED):
         readers = uses.readers.get(given, [])
         for node in readers:
-            added = [one for one in uses.of(node) if one.stored.sizes == width] if node.op == "Add" else []
+            places = [uses.at(node, slot) for slot in _ADDS.get(node.op, ())]
+            added = [one for one in places if one is not None and one.stored.sizes == width]
             if len(added) == 1:
                 return added[0]
         onward = [node for node in readers if node.op in _RESCALED and node.outputs] if holds_codes(use.node) else []
