@@ -18,8 +18,7 @@ from qkvinspect.findings import Finding
 BLOCK = 8 << 20
 """Bytes read at a time."""
 
-ByteOrder = Literal["little", "big", "unknown"]
-"""Unknown is only that of blocks whose scales do not tell."""
+ByteOrder = Literal["little", "big", "unknown"]  # unknown only where blocks' scales do not tell
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 """The order of a stored weight's axes: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
 XLNet's [in, num_heads, head_dim]."""

@@ -254,6 +254,8 @@ class Flow:
             return
         place = 0 if wanted == -1 else 1
         scores, values = _turned_scores(node, place, scores), _turned(node, 1 - place, values)
+        if scores.keys is None:
+            return
         if node.op == "Einsum":
             tokens, is_first, rank = (scores.rows, scores.columns), wanted == -1, self._rank(node, wanted)
             values = tuple(
