@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import replace
-from qkvinspect.inspection.names import Names, Path, numberless
+from qkvinspect.inspection.names import Names, Path
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.weight import Weight
 
@@ -24,25 +24,15 @@ def sizes_fit(layout: Layout, names: Names, layer: Path, weights: Sequence[Weigh
 
 
 def _lost_its_v(layout: Layout, names: Names, layer: Path, weights: Sequence[Weight]) -> bool:
-    """Whether K would be V as well, and another layer of the stack has as large a K and a V of its own.
+    """Whether K would be V as well, and another layer of the stack has a V of its own that is as large.
 
     Gemma 4's local layers have both, and narrower ones than its global layers.
     """
     k = [i for i, stored in enumerate(layout.weights) if stored.packing.order == ("kv",) and len(layout.weights) > 1]
-    if not k or layout.found_by != "layout":
+    if not k or layout.found_by != "layout" or not layout.unless:
         return False
-    place = numberless(layer)
-    key = tuple(layout.weights[k[0]].key.split("."))
-    others = (
-        path[: -len(key)]
-        for path in names.all_paths()
-        if path[-len(key) :] == key and numberless(path[: -len(key)]) == place
-    )
-    for other in others:
-        beside = names.find_path((*other, *key))
-        if beside is not None and beside.shape == weights[k[0]].shape and names.has(layout.unless[0], other):
-            return True
-    return False
+    beside = names.find_in_stack(layout.unless[0], layer)
+    return beside is not None and beside.shape == weights[k[0]].shape
 
 
 def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
