@@ -32,6 +32,10 @@ def written(folder: Path, text: str, size: int = 26) -> Path:
     return path
 
 
+def _nothing(*_: object) -> None:
+    """Leaves every header to the parser."""
+
+
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 @pytest.mark.parametrize("name", PLAIN)
 def test_says_what_the_parser_says(
@@ -40,7 +44,7 @@ def test_says_what_the_parser_says(
     text = json.dumps(PLAIN[name], separators=separators, ensure_ascii=False) + "  "
     path = written(tmp_path, text, 0 if name == "metadata alone" else 26)
     with open_checkpoint(path) as quickly:
-        monkeypatch.setattr(plain_header, "read", lambda *_: None)
+        monkeypatch.setattr(plain_header, "read", _nothing)
         with open_checkpoint(path) as parsed:
             assert isinstance(quickly.tensors, TensorTable) or name == "metadata alone"
             assert not isinstance(parsed.tensors, TensorTable)
