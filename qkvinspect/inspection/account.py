@@ -166,7 +166,7 @@ def account(
     """
     places = {match.candidates[0].path for match in matches}
     known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
-    told = [path for path in places if any(map(speaks_of_attention, path[-2:]))]
+    told = [path for path in places if any(map(speaks_of_attention, path[:-3:-1]))]  # the last first, no number mostly
     inside = _inside(names, frozenset(told))
     lone = any(some.lone for some in left)
     above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
