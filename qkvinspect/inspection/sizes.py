@@ -59,6 +59,10 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
         ):
             rest = (total - out_features) // 2
             found |= {"q": out_features, "k": rest, "v": rest}
+    q = found.get("q")
+    for stored, (total, _) in zip(layout.weights, shapes, strict=True):
+        if set(stored.packing.order) == {"k", "v"} and stored.packing.groups in ("kv_heads", "rows") and not total % 2:
+            found |= dict.fromkeys("kv", total // 2) if q and (not layout.v_free or out_features == q) else {}
     if layout.v_free and out_features and "q" in found:
         found |= dict(_of_k_and_v(layout, shapes, found["q"], out_features))
     return found if all(found.values()) else {}
