@@ -22,6 +22,7 @@ from qkvinspect.inspection.account import account
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
+from qkvinspect.inspection.facts.models_apart import each_of_its_own
 from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.misfit import cannot, why_shapes
@@ -151,7 +152,8 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = adapters_and_wrappers.lora(checkpoint)
 
-    facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
+    sources = Sources(names, flags, checkpoint.configs, checkpoint.modules)
+    facts = each_of_its_own(sources.facts, matches, checkpoint.configs)
 
     firsts: dict[int, weights.Module] = {}  # by the match that others repeat
     by_position = bool(checkpoint.modules or checkpoint.computed) or any(flag.glob != "*" for flag in flags)

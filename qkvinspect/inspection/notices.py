@@ -86,6 +86,19 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
         yield Finding(FindingCode.HEADS_AGAINST_WEIGHTS, f"{text} {_sure(heads)}", layer)
 
 
+def said_of_none(packings: Verdict, *, equal: bool) -> str:
+    """What the weights say where that is none of a module's candidates.
+
+    Args:
+        equal: whether Q has as many rows as K, so that nothing tells which is which.
+    """
+    said = packings.best.label
+    order = said[: said.rindex(", ") + 3] if ", " in said else said[:1]
+    other = order.translate(str.maketrans("qk", "kq"))
+    both = f"{order} or {other}{said[len(order) :]}" if equal else said
+    return f"none of these is what the weights say, {both} {_sure(packings)}"
+
+
 def _sure(verdict: Verdict) -> str:
     percent = min(int(verdict.confidence * 10_000) / 100, 99.99)
     return f"({percent:g} % sure; `qkvinspect explain --evidence` shows why)"
