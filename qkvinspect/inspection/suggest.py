@@ -58,6 +58,8 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bo
     said = _said(matrices, own, shapes, out)
     if (not said.parts and not said.spare) or not _share_heads(said.parts, matrices):
         return ""
+    if said.more and out and "qkv" in said.parts and 3 * matrices[out][1] >= matrices[said.parts["qkv"]][0]:
+        return ""  # the output projection reads the MLP as well: its width is that of neither
     if list(said.parts) == ["q"] and not said.spare:
         return _of_a_query_alone(module if mixed else _glob(module), said.parts["q"], out)
     place = module if mixed and said.missing and not said.spare else _glob(module)
