@@ -25,7 +25,7 @@ from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.facts.models_apart import each_of_its_own
 from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
-from qkvinspect.inspection.misfit import cannot, why_shapes
+from qkvinspect.inspection.misfit import WHERE_NAMES_ARE, cannot, why_shapes
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_inputs, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
@@ -243,6 +243,10 @@ def _require_used(options: Options, names: Names, matches: Sequence[match.Match]
         used = [found.candidates[0].layer for found in matches if found.candidates[0].layout is layout]
         if not used:
             raise cannot(names, layout, layout.glob if isinstance(layout.glob, str) else "*")
+        mine = [one for found in matches if (one := found.candidates[0]).layout is layout]
+        if layout.out and not any(names.find(layout.out[0], one.path) for one in mine):
+            text = f"the layout {layout.id!r} fits {used[0]}, and no out is called {layout.out[0]} there"
+            raise LayoutError(text, hint=WHERE_NAMES_ARE)
         if options.layers and not any(fnmatchcase(layer, glob) for layer in used for glob in options.layers):
             text = f"the layout {layout.id!r} fits {used[0]}, and no layer that is asked for"
             raise LayoutError(text, expected=" or ".join(options.layers))

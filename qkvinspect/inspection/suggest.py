@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -58,6 +58,8 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bo
     said = _said(matrices, own, shapes, out)
     if (not said.parts and not said.spare) or not _share_heads(said.parts, matrices):
         return ""
+    if said.more and out and "qkv" in said.parts and 3 * matrices[out][1] >= matrices[said.parts["qkv"]][0]:
+        return ""  # the output projection reads the MLP as well: its width is that of neither
     if list(said.parts) == ["q"] and not said.spare:
         return _of_a_query_alone(module if mixed else _glob(module), said.parts["q"], out)
     place = module if mixed and said.missing and not said.spare else _glob(module)
@@ -98,6 +100,10 @@ def _lines(
     elif "kv" in parts and not same:
         choices = ", ".join(map(_quoted, ("k, v per head", "k, v in blocks")))
         lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
+    if any(line.startswith("packing") for line in lines):
+        lines.append(
+            '# heads = "8"  # how many, or "32/8" with kv heads: where the packing is per head, none can be found'
+        )
     beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
     lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing if spare and not one]
     if any(_has_three(shapes[key]) for key in (*parts.values(), *spare)):
@@ -126,17 +132,27 @@ def _is_output(name: str) -> bool:
 def _named(matrices: Mapping[str, tuple[int, int]]) -> dict[str, str]:
     """The tensor whose name says each part, where only one does and it is no single row, which projects nothing.
 
-    Three of a list whose name says all three are one each, in the order of the name.
+    Three of a list whose name says all three, or two of one for both, are one each, in the order of the name.
     """
     said: dict[str, list[str]] = {}
     for key in matrices:
         if _parts(key):
             said.setdefault(_parts(key), []).append(key)
-    listed = said.get("qkv", [])
-    if len(said) == 1 and len(listed) == 3 and len({matrices[key] for key in listed}) == 1:
-        order = next(word.parts for word in _words(listed[0]))
-        return dict(zip(order, listed, strict=True)) if len(order) == 3 else {}
-    return {some: keys[0] for some, keys in said.items() if len(keys) == 1}
+    for parts in ("qkv", "kv"):
+        listed = said.get(parts, [])
+        if len(listed) == len(parts) and len({matrices[key] for key in listed}) == 1 and len(said) == 4 - len(parts):
+            order = next(word.parts for word in _words(listed[0]))
+            if len(order) != len(parts):
+                return {}
+            return {**dict(zip(order, listed, strict=True)), **{some: said[some][0] for some in {*said} - {parts}}}
+    named = {some: keys[0] for some, keys in said.items() if len(keys) == 1}
+    return {} if len(named) == 1 and _is_one_of_letters(matrices, *named.values()) else named
+
+
+def _is_one_of_letters(keys: Iterable[str], named: str) -> bool:
+    """Whether a letter says nothing, since others beside it have no meaning: ``f``, ``g``, ``h`` and ``v``."""
+    letters = [first for key in keys if len(first := key.split(".")[0]) == 1 and not first.isdecimal()]
+    return named.split(".", maxsplit=1)[0] in letters and sum(word_of(letter) is None for letter in letters) > 1
 
 
 def _share_heads(parts: Mapping[str, str], matrices: Mapping[str, tuple[int, int]]) -> bool:

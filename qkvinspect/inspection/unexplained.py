@@ -43,9 +43,12 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
     if "sampling_offsets" in module.beside:
         return
     called = any(map(speaks_of_attention, module.path))
-    listed = _lists_of_three(sets)
+    listed = _lists_of_each(sets)
     for some in listed:
-        yield leftover(module, some, "a list of three, which may be one for each of Q, K and V", lone=False)
+        parts = [part.upper() for part in "qkv" if part in some[0].parts]
+        why = f"a list of {len(some)}, which may be one for each of {', '.join(parts[:-1])} and {parts[-1]}"
+        queries = [one for one in module.lone if one.parts == "q"] if len(some) == 2 else []
+        yield leftover(module, [*queries, *some], why, lone=False)
     for some in (some for some in sets if not any(some[0] in others for others in listed)):
         by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
         if called or by_name or mix_three(some) or _are_few(some, module) or _lack_a_query(some, module):
@@ -67,13 +70,22 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
         yield leftover(module, module.lone, why, lone=True)
 
 
-def _lists_of_three(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
-    """Lists of three alike under one word for all of Q, K and V: ``qkv.0``, ``qkv.1`` and ``qkv.2``."""
+def _lists_of_each(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
+    """Lists under one word with as many alike as it has letters: ``qkv.0``, ``qkv.1`` and ``qkv.2``, or two of K and V.
+
+    Heads have lists as well: those are narrower than what they read.
+    """
     lists: dict[tuple[str, ...], list[Projection]] = {}
     for some in sets:
-        if len(some) == 1 and some[0].index is not None and len(some[0].parts) == 3:
+        if len(some) == 1 and some[0].index is not None and len(some[0].parts) > 1:
             lists.setdefault((some[0].key[0], some[0].parts), []).append(some[0])
-    return [some for some in lists.values() if len(some) == 3 and len({one.weight.shape for one in some}) == 1]
+    return [
+        some
+        for (_, parts), some in lists.items()
+        if len(some) == len(parts)
+        and len({one.weight.shape for one in some}) == 1
+        and (len(some) == 3 or not some[0].is_head)
+    ]
 
 
 def _lack_a_query(some: Sequence[Projection], module: ProjectingModule) -> bool:
