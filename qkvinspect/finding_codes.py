@@ -250,6 +250,11 @@ class FindingCode(FindingKind):
         "error",
         "The rows of Q or K are in another order than this format and architecture need for rotary embeddings.",
     )
+    WRONG_SCALES = (
+        "wrong-scales",
+        "error",
+        "Scales of a quantised weight are zero where its codes are not, or negative.",
+    )
     ZERO_HEAD = "zero-head", "warning", "A head of Q, K or V is zero in every value, and others are not."
     ZERO_PART = "zero-part", "error", "Q, K or V is zero in every value."
 

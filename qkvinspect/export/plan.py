@@ -14,7 +14,7 @@ from qkvinspect.export.parts import StoredPart, as_before, consumed, reordered_p
 from qkvinspect.export.pieces import OutputTensor, Parallel, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
-from qkvinspect.export.split import split_layer
+from qkvinspect.export.split import scales_of_inputs, split_layer
 from qkvinspect.export.target import Plan, Target, layers_named, sized
 from qkvinspect.export.whole import Change, numbers_of, require_whole, whole
 from qkvinspect.fast_dataclass import replace
@@ -53,10 +53,17 @@ def split_whole(
             continue
         if permuted:
             _require_no_norms(report.checkpoint, attention)
+        tensors = report.checkpoint.tensors
         pieces = split_layer(
-            attention, names=names or DEFAULT, everything=True, numbers_as=numbers_as, undo_permute=undo_permute
+            attention,
+            names=names or DEFAULT,
+            everything=True,
+            numbers_as=numbers_as,
+            undo_permute=undo_permute,
+            beside=tensors,
         )
-        changes.append(Change((attention.layer, attention.layer), consumed(attention), tuple(pieces)))
+        of_inputs = {info.name for weight in attention.weights for info in scales_of_inputs(weight, tensors)}
+        changes.append(Change((attention.layer, attention.layer), consumed(attention) | of_inputs, tuple(pieces)))
     return Plan(tuple(whole(report, changes, rename, numbers_as)), len(changes))
 
 
