@@ -91,7 +91,8 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         others = pair_others(a.weights, b.weights, taken, renames, prefixes, shared=shared, renamed=renamed)
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
-    notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
+    told = (others.by_values, others.one_more, len(others.turned)) if others else (0,)
+    notes = about_pairing(pairs, undecided, *told)
     if extract:
         notes.append(f"{extract} holds no output projection at all, so none was compared")
     notes += about_shared(shared)
