@@ -100,7 +100,10 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
         )
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
-    notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
+    if others:
+        notes = about_pairing(pairs, undecided, others.by_values, others.one_more, len(others.turned))
+    else:
+        notes = about_pairing(pairs, undecided, 0)
     if extract:
         notes.append(f"{extract} holds no output projection at all, so none was compared")
     notes += about_shared(shared)

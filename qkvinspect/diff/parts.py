@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import put_back
@@ -106,13 +107,13 @@ def stored_of(attention: Attention) -> Parts:
     return {weight.name.removeprefix(f"{attention.layer}."): whole(weight) for weight in attention.weights}
 
 
-def whole(weight: Weight) -> Lines:
-    """All of a weight, by its first axis.
+def whole(weight: Weight, orientation: Orientation = "out_in") -> Lines:
+    """All of a weight, by its first axis, or by its second.
 
     Raises:
         LayoutError: its strides give it no form of rows and columns.
     """
-    matrix = weight.as_matrix("out_in")
+    matrix = weight.as_matrix(orientation)
     return Lines(weight, matrix, (range(matrix.rows),))
 
 

@@ -1,8 +1,9 @@
-"""In which order of bytes the scales lie in the blocks of a big-endian GGUF file.
+"""In which order of bytes the scales of blocks, and bfloat16, lie in a big-endian GGUF file.
 
-Both occur. ``gguf.GGUFWriter`` writes blocks as they are given to it, made on a little-endian machine, and swaps only
-numbers of plain types; ``gguf-convert-endian`` (gguf/scripts/gguf_convert_endian.py) swaps the scales of Q4_0, Q8_0,
-Q4_K and Q6_K too, as llama.cpp on a big-endian machine needs them. Nothing in the file says which: its scales do.
+Both occur. ``gguf.GGUFWriter`` writes blocks and bfloat16 as the bytes that it is given, made on a little-endian
+machine, and swaps only numbers that numpy has; ``gguf-convert-endian`` (gguf/scripts/gguf_convert_endian.py) swaps
+bfloat16 and the scales of Q4_0, Q8_0, Q4_K and Q6_K too, as llama.cpp on a big-endian machine needs them. Nothing in
+the file says which: the numbers do.
 """
 
 from __future__ import annotations
@@ -35,48 +36,49 @@ HALVES: dict[str, tuple[int, ...]] = {
 }
 """Where float16 lie in a block of the types that have no other number of several bytes (ggml-common.h)."""
 
+_BFLOAT16 = "bfloat16"
+
 _BYTES = frozenset({"MXFP4", "NVFP4"})
 """Types of single bytes only."""
 
 _TENSORS, _SAMPLE = 64, 1 << 15
 """How many tensors of a file are looked at, and how many bytes of each."""
 
-_LARGEST = 0x6400
-"""1024 as float16, whose bits have the order of the numbers. No scale of weights is larger; of two random bytes as
-float16, one in five is, or is not finite."""
+_LARGEST, _LARGEST_BFLOAT16 = 0x6400, 0x4980
+"""1024 as float16 and 2**20 as bfloat16, whose bits have the order of the numbers. No scale of weights and no weight is
+larger; of two random bytes one number in five is, or is not finite."""
 
 _FEW, _MANY = 1 / 50, 1 / 20
 """Shares of impossible scales: up to the first an order may be right, from the second on it is wrong."""
 
 
 def with_order(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors of one big-endian file, those in blocks with the order in which their scales lie."""
-    blocks = [info for info in tensors.values() if info.dtype.block > 1]
-    if not blocks:
-        return dict(tensors)
-    order = _order(blocks)
-    return {
-        name: replace(info, byteorder=_of_type(info, order)) if info.dtype.block > 1 else info
-        for name, info in tensors.items()
-    }
+    """The tensors of one big-endian file, those in blocks and in bfloat16 with the order in which their numbers lie."""
+    blocks = _order([info for info in tensors.values() if info.dtype.name in HALVES], _LARGEST)
+    bfloats = _order([info for info in tensors.values() if info.dtype.name == _BFLOAT16], _LARGEST_BFLOAT16)
+    return {name: replace(info, byteorder=_of_type(info, blocks, bfloats)) for name, info in tensors.items()}
 
 
-def _of_type(info: TensorInfo, order: ByteOrder) -> ByteOrder:
+def _of_type(info: TensorInfo, blocks: ByteOrder, bfloats: ByteOrder) -> ByteOrder:
+    if info.dtype.name == _BFLOAT16:
+        return "little" if bfloats == "little" else "big"
+    if info.dtype.block == 1:
+        return "big"
     if info.dtype.name in _BYTES:
         return "little"
-    return order if order == "little" or info.dtype.name in HALVES else "unknown"
+    return blocks if blocks == "little" or info.dtype.name in HALVES else "unknown"
 
 
-def _order(blocks: Sequence[TensorInfo]) -> ByteOrder:
-    """The order in which the scales are possible, where they are so in one only."""
-    known = [info for info in blocks if info.dtype.name in HALVES and info.region.nbytes]
+def _order(infos: Sequence[TensorInfo], largest: int) -> ByteOrder:
+    """The order in which numbers of 16 bits are possible, where they are so in one only."""
+    known = [info for info in infos if info.region.nbytes]
     halves = array("H")
     for info in known[:: max(len(known) // _TENSORS, 1)]:
         size = info.dtype.bits // 8
         nbytes = min(info.region.nbytes, max(_SAMPLE // size, 1) * size)
         first = (info.region.nbytes // size - nbytes // size) // 2 * size
         data = info.region.source.read(info.region.start + first, nbytes)
-        for place in HALVES[info.dtype.name]:
+        for place in HALVES.get(info.dtype.name, (0,)):
             halves.frombytes(b"".join(data[at : at + 2] for at in range(place, nbytes, size)))
     if not halves:
         return "unknown"
@@ -85,15 +87,10 @@ def _order(blocks: Sequence[TensorInfo]) -> ByteOrder:
     if halves == swapped:
         return "little"  # both are the same numbers
     little, big = (halves, swapped) if byteorder == "little" else (swapped, halves)
-    wrong = _impossible(little), _impossible(big)
+    wrong = [sum(one & 0x7FFF > largest for one in each) / len(each) for each in (little, big)]
     if wrong[0] <= _FEW and wrong[1] >= _MANY:
         return "little"
     return "big" if wrong[1] <= _FEW and wrong[0] >= _MANY else "unknown"
-
-
-def _impossible(halves: array[int]) -> float:
-    """Which share of these float16 no scale can be."""
-    return sum(one & 0x7FFF > _LARGEST for one in halves) / len(halves)
 
 
 def in_order(blocks: Array, info: TensorInfo) -> Array:
