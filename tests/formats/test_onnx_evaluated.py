@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+import qkvinspect
 from tests.formats.evaluated import WIDTH, give_what_the_graph_gives, model_of
 
 HEADS, DIM = 4, 6
@@ -88,3 +89,26 @@ def test_products_of_onnxruntime_that_turn_what_they_take(way: str, tmp_path: Pa
     model = model_of(fused(way), stored, tmp_path / "m.onnx")
     values = {part: [part] for part in "qkv"}
     give_what_the_graph_gives(model, tmp_path / "m.onnx", "h.0.attn", values, "x")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_biases_that_have_no_name_of_their_own(shared: bool, tmp_path: Path) -> None:
+    """A bias that the exporter computed, as of BEiT's Q and V, and one of another module that is stored once."""
+    bias = "h.1.attn.qkv.bias" if shared else "onnx::Add_9"
+    stored = {"onnx::MatMul_1": numbers(1, WIDTH, 3 * WIDTH), bias: numbers(2, 3 * WIDTH)}
+    stored |= {"onnx::MatMul_3": numbers(3, WIDTH, WIDTH), "h.0.attn.proj.bias": numbers(4, WIDTH)}
+    scope = "/h.0/attn/qkv" if shared else "/h.0/attn"
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["m"], name=f"{scope}/MatMul"),
+        helper.make_node("Add", [bias, "m"], ["y"], name=f"{scope}/Add"),
+        helper.make_node("Split", ["y"], ["q", "k", "v"], axis=-1, num_outputs=3),
+        *attention("q", "k", "v"),
+        helper.make_node("MatMul", ["out", "onnx::MatMul_3"], ["p"], name="/h.0/attn/proj/MatMul"),
+        helper.make_node("Add", ["p", "h.0.attn.proj.bias"], ["z"], name="/h.0/attn/proj/Add"),
+    ]
+    model = model_of(nodes, stored, tmp_path / "m.onnx")
+    give_what_the_graph_gives(model, tmp_path / "m.onnx", "h.0.attn", {part: [part] for part in "qkv"}, "x")
+    with qkvinspect.open(str(tmp_path / "m.onnx")) as checkpoint:
+        layer = checkpoint.layer("h.0.attn")
+        assert np.array_equal(np.asarray(layer.o), stored["onnx::MatMul_3"].T)
+        assert layer.q.bias is not None

@@ -8,7 +8,7 @@ in the name of the bias that is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
@@ -160,6 +160,9 @@ def names_of(uses: Uses) -> dict[str, Named]:
     products = [use for use in uses.all if is_product(use)]
     for use, name in _product_names(uses, products, own):
         found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
+        bias = _bias(uses, use)
+        if bias is not None and name.endswith(".weight") and _has_no_own_name(bias, folded):
+            found.setdefault(f"{name[:-6]}bias", Named(f"{name[:-6]}bias", bias.stored.name))
     for name, stored in _computed_scales(uses, found, folded):
         found.setdefault(name, Named(name, stored))
     return _as_built(uses, found)
@@ -198,6 +201,11 @@ def is_product(use: Use) -> bool:
         and size_of(use.node, use.stored) is not None
         and (holds_codes(use.node) or is_generated(use.label) or _is_computed(use))
     )
+
+
+def _has_no_own_name(bias: Use, folded: Collection[str]) -> bool:
+    """Whether what is added to a product has no name but that of the product: computed, or shared with another."""
+    return is_generated(bias.label) or bias.label in folded or bias.label.endswith(".bias")
 
 
 def _is_computed(use: Use) -> bool:
@@ -260,6 +268,7 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
         elif scope:
             by_scope.setdefault(scope if use.node.told else paths.whole(scope), []).append(use)
     labels = dict(uses.labels)
+    homes = {".".join(label.split(".")[:-2]) for label in labels}
     for scope, alike in by_scope.items():
         stored = {use.stored.name: use for use in alike}
         threefold = [name for name, use in stored.items() if _is_threefold(use)]
@@ -269,7 +278,9 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
             yield stored[threefold[0]], f"{scope}.in_proj_weight"
             yield from ((stored[name], f"{scope}.out_proj.weight") for name in others)
         elif len(stored) == 1:
-            yield alike[0], f"{scope}.weight"
+            # a module of others that multiplies with the matrix of one of them, as timm's BEiT does
+            inner = ".qkv" if threefold and scope in homes else ""
+            yield alike[0], f"{scope}{inner}.weight"
 
 
 def _known_paths(uses: Uses) -> Iterator[tuple[str, str]]:
