@@ -29,7 +29,7 @@ def _lost_its_v(layout: Layout, names: Names, layer: Path, weights: Sequence[Wei
     Gemma 4's local layers have both, and narrower ones than its global layers.
     """
     k = [i for i, stored in enumerate(layout.weights) if stored.packing.order == ("kv",) and len(layout.weights) > 1]
-    if not k or layout.found_by != "layout":
+    if not k or not layout.unless or layout.found_by != "layout":
         return False
     place = numberless(layer)
     key = tuple(layout.weights[k[0]].key.split("."))
