@@ -75,7 +75,7 @@ def _others(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:
             for order in ((second, first, "v"), (second, "v", first), ("v", second, first)):
                 yield (replace(layout.weights[0], packing=Packing(order)),)
                 yield (replace(layout.weights[0], packing=Packing(order, groups=grouped)),)
-    elif sorted("".join(sorted(packing.order)) for packing in held) in (["kv", "q"], ["qk", "v"]):
+    elif sorted(sorted(packing.order) for packing in held) in ([["k", "v"], ["q"]], [["k", "q"], ["v"]]):
         yield from _of_pairs(layout)
     elif [packing.order for packing in held] in [[("q",), ("k",), ("v",)], [("k",), ("v",), ("q",)]]:
         for one, other in (("k", "v"), ("q", "v")):

@@ -65,3 +65,13 @@ def test_k_may_be_v_where_nothing_says_which_model_it_is(tmp_path: Path, capsys:
     _checkpoint(tmp_path, (0, 1, 2), None, scalar=False)
     assert main(["show", str(tmp_path)]) == 0
     assert "it may be k-is-v" in " ".join(capsys.readouterr())
+
+
+def test_explain_says_why_open_layouts_are_not_weighed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"blocks.0.attn.q_proj.weight": torch.randn(64, 64), "blocks.0.attn.kv_proj.weight": torch.randn(64, 64),
+             "blocks.0.attn.o_proj.weight": torch.randn(64, 64)}  # fmt: skip
+    save_file(state, tmp_path / "model.safetensors")
+    assert main(["explain", "--evidence", str(tmp_path / "model.safetensors")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "none: its layout is open" in said
+    assert "no values" not in said
