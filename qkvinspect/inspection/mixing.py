@@ -48,12 +48,16 @@ def mixing_tokens(
     """
     modules: dict[Path, list[tuple[str, str]]] = {}
     for name, path in names.paths.items():
+        if name in known or name in taken:
+            continue
         at = len(path) - 1 - (path[-1] in LEAVES)
-        if at < 1 or name in known or name in taken or not (_speaks(path[at]) or _mixes(path, at)):
+        if at < 1 or not (_speaks(path[at]) or _mixes(path, at)):
             continue
         if sum(size > 1 for size in names.shape(name)) > 1:
             modules.setdefault(path[:at], []).append((path[at], name))
     for place, held in modules.items():
+        if len(held) not in (2, 4) and not any(_speaks(key) for key, _ in held):
+            continue
         shapes = {key: names.shape(name) for key, name in held}
         why = _by_name(shapes) or (_by_shape(shapes) if _mixes((*place, ""), len(place)) else "")
         if not why:
