@@ -19,12 +19,18 @@ from qkvinspect.inspection.undotted import undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
+from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.candidates import Match
 
 Status = Literal["attention", "other", "unrecognised"]
+
+
+def _of_an_adapter(name: str) -> bool:
+    """Whether it is a factor of an adapter, which no row can describe."""
+    return not FACTORS.keys().isdisjoint(name.split(".")[-2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Unrecognised:
     @property
     def suggestion(self) -> str:
         """A ``[[layout]]`` row to complete; "" where none can say what they are."""
-        if not self.describable:
+        if not self.describable or any(_of_an_adapter(tensor.name) for tensor in self.tensors):
             return ""
         own = {tensor.name: tensor.shape for tensor in self.tensors}
         beside = {name: self.names.shape(name) for name in self._beside() if name not in own}
