@@ -9,7 +9,7 @@ from math import prod
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
-from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedShared, ComputedUnknown
+from qkvinspect.computed_rows import Computed
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass, field
@@ -18,7 +18,7 @@ from qkvinspect.findings import Finding
 BLOCK = 8 << 20
 """Bytes read at a time."""
 
-ByteOrder = Literal["little", "big"]
+ByteOrder = Literal["little", "big", "unknown"]  # unknown only where blocks' scales do not tell
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
 """The order of a stored weight's axes: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
 XLNet's [in, num_heads, head_dim]."""
@@ -202,12 +202,14 @@ class Config:
         origin: ``config:<file>`` beside the checkpoint, or ``checkpoint:<key>`` inside it.
         inside: whether it lies inside the checkpoint, so that it cannot be the config of another one.
         outermost: whether its values are beside the state_dict itself, not below a key.
+        silent_on: weights of whose heads it says nothing, whatever it says of others.
     """
 
     origin: str
     values: Mapping[str, object]
     inside: bool = False
     outermost: bool = False
+    silent_on: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ class Checkpoint:
     shares: Mapping[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]], repr=False)
     packed: tuple[tuple[str, str], ...] = ()
     adapter: Checkpoint | None = None
-    computed: tuple[ComputedAttention | ComputedCut | ComputedUnknown | ComputedShared, ...] = ()
+    computed: tuple[Computed, ...] = ()
     settled: bool = False
 
     def check(self) -> None:

@@ -42,6 +42,12 @@ class ComputedShared(NamedTuple):
     more: int
 
 
+class ComputedScale(NamedTuple):
+    """The scale of a norm that an exporter computed of the weight that the model has, as 1 + w of Gemma's."""
+
+    weight: str
+
+
 class ComputedAttention(NamedTuple):
     """An attention module as the graph of a file computes it.
 
@@ -59,3 +65,6 @@ class ComputedAttention(NamedTuple):
     @property
     def parts(self) -> Mapping[str, ComputedPart]:
         return {"q": self.q, "k": self.k, "v": self.v}
+
+
+Computed = ComputedAttention | ComputedCut | ComputedUnknown | ComputedShared | ComputedScale

@@ -135,6 +135,11 @@ class FindingCode(FindingKind):
         "Without the number of heads the layer cannot be split, and is not checked.",
     )
     HEADS_UNKNOWN = "heads-unknown", "info", "The number of heads is not known: single heads are not checked."
+    MISSING_PROJECTION = (
+        "missing-projection",
+        "error",
+        "An attention lacks a projection that other layers of its stack have.",
+    )
     NO_NORMS = "no-norms", "warning", "Quantised values have no norm without their scales."
     NO_VALUES = (
         "no-values",
@@ -227,7 +232,11 @@ class FindingCode(FindingKind):
         "The norm of Q, K or V of one layer is far from that of the other layers of its stack.",
     )
     ODD_LAYER = "odd-layer", "warning", "A layer has another size than the rest of its stack."
-    PROJECTION_SHAPE = "projection-shape", "error", "The output projection, or a bias, does not fit Q, K and V."
+    PROJECTION_SHAPE = (
+        "projection-shape",
+        "error",
+        "An output projection or a bias does not fit, or inputs of Q, K, V differ.",
+    )
     COARSE_HEAD = "coarse-head", "warning", "Quantisation left a head far fewer steps than its peers."
     QUANTISED_OTHERWISE = "quantised-otherwise", "warning", "The config says another way of quantising than is stored."
     FUSED_SCALES_DIFFER = "fused-scales-differ", "warning", "Scales of Q, K and V differ, of which a loader keeps one."
@@ -240,6 +249,11 @@ class FindingCode(FindingKind):
         "rotary-order-against-weights",
         "error",
         "The rows of Q or K are in another order than this format and architecture need for rotary embeddings.",
+    )
+    WRONG_SCALES = (
+        "wrong-scales",
+        "error",
+        "Scales of a quantised weight are zero where its codes are not, or negative.",
     )
     ZERO_HEAD = "zero-head", "warning", "A head of Q, K or V is zero in every value, and others are not."
     ZERO_PART = "zero-part", "error", "Q, K or V is zero in every value."

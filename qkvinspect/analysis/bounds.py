@@ -27,7 +27,12 @@ _BEFORE = ("../input_layernorm", "../attention_norm", "../layer_norm1", "../laye
 """Norms that, under this name, stand before the projections in every library known: Llama's and its descendants';
 the first Llama's; CLIP's and SigLIP's; ViT's. ``norm1`` and ``ln_1`` stand before or after, and tell nothing."""
 
-_QUERY, _KEY = "q_norm|q_layernorm|norm_q|query_norm", "k_norm|k_layernorm|norm_k|key_norm"
+_BEFORE_OF_LLAMA_CPP = ("attn_norm_2", "attn_norm")
+"""In GGUF beside the projections, the first where Falcon has one norm for attention and one for the MLP. What Gemma
+adds to a gain, its converter has added (conversion/gemma.py)."""
+
+_QUERY = "q_norm|q_layernorm|norm_q|query_norm|attn_q_norm"
+_KEY = "k_norm|k_layernorm|norm_k|key_norm|attn_k_norm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,8 @@ class Bounds:
                     return f"{info.name} is neither as wide as a head nor as all of them"
                 lengths.append(longest)
             return Bound(scale, f"{scaled}, {query.name} and {key.name}", None, *lengths)
-        for name in _BEFORE:
+        of_gguf = layout.rewritten_by == "llama.cpp" and not layout.label  # K of cross-attention has another norm
+        for name in (*_BEFORE, *(_BEFORE_OF_LLAMA_CPP if of_gguf else ())):
             info = self.names.find(f"{name}.weight", path)
             if info is not None and info.shape == (attention.embed_dim,):
                 offset = self._offset(info, layout.logits)
@@ -111,9 +117,15 @@ def _scale(attention: Attention, configs: Sequence[Config]) -> tuple[float, str]
     assert attention.heads is not None
     for config in configs:
         values = config.values
-        if not logits_of(values.get("model_type")).scaled:
-            return 1.0, f"logits not scaled ({values['model_type']})"
-        for name, scale in (("query_pre_attn_scalar", _inverse_root), ("attention_multiplier", float)):
+        kind = values.get("model_type", values.get("architecture"))
+        if not logits_of(kind).scaled:
+            return 1.0, f"logits not scaled ({kind})"
+        multiplier = f"{kind}.attention.scale"  # as GGUF calls it
+        for name, scale in (
+            ("query_pre_attn_scalar", _inverse_root),
+            ("attention_multiplier", float),
+            (multiplier, float),
+        ):
             value = values.get(name)
             if isinstance(value, int | float) and value > 0:
                 return scale(value), f"logits scaled by {config.origin}:{name}"

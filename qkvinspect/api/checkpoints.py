@@ -62,8 +62,9 @@ class OpenCheckpoint(Checkpoint, Tabular):
         Raises:
             LayoutError: an option contradicts the file.
         """
-        found = inspection.inspect(self, self.options).attentions
-        return LayersByName({attention.layer: Layer(attention, self) for attention in found})
+        report = inspection.inspect(self, self.options)
+        layers = {attention.layer: Layer(attention, self) for attention in report.attentions}
+        return LayersByName(layers, report.undecoded)
 
     def layer(self, name: str) -> Layer:
         """One attention module.

@@ -119,6 +119,12 @@ def export(
             )
             layers = len(found.attentions)
         saving.save(found, pieces, output, how, command="export", format=format, layers=layers, dry_run=dry_run)
+        permuted = {part.upper() for one in found.attentions for part in reordered_parts(one)}
+        if permuted and split and not undo_permute:
+            parts = " and ".join(sorted(permuted, key="QKV".index))
+            printing.note(
+                f"info: the rows of {parts} lie as llama.cpp's converter permuted them; --undo-permute puts them back"
+            )
         if everything:
             if split and not layers:
                 printing.note("info: Q, K and V of every layer lie apart already: nothing but the file is new")

@@ -197,18 +197,18 @@ def asked(
 ) -> Options:
     """What the command line and the settings of the project say."""
     from qkvinspect.inspection import Options
-    from qkvinspect.layouts.from_settings import parse, rows
+    from qkvinspect.layouts.from_settings import is_row, parse, rows
     from qkvinspect.settings import find
 
     settings = find(Path.cwd())
     given = [text.strip() for text in layouts or []]
-    pairs = [text.rpartition("=")[::2] for text in given if not text.startswith("{")]
+    pairs = [text.rpartition("=")[::2] for text in given if not is_row(text)]
     return Options(
         heads=(*settings.heads, *(heads or ())),
         layouts=tuple((glob or "*", id) for glob, id in pairs),
         settled=settings.layouts,
         told=rows(settings.rows, settings.origin),
-        told_now=tuple(parse(text) for text in given if text.startswith("{")),
+        told_now=tuple(parse(text) for text in given if is_row(text)),
         layers=tuple(layers or ()),
         norms=norms,
         evidence=evidence,

@@ -289,6 +289,8 @@ def _say_what_is_new(plan: Plan, target: Target) -> None:
     if plan.zeros:
         shown = ", ".join(f"{part.upper()} of {layer}" for layer, part in plan.zeros[:3])
         note(f"info: zeros stand for the bias of {shown}{', ...' if len(plan.zeros) > 3 else ''}")
+    if plan.put_back:
+        note(f"info: rows that llama.cpp's converter permuted lie in transformers' order in {plan.put_back} layers")
     if target.layout.needs_config:
         note(
             f"info: names do not tell this layout: read it with --layout {target.layout.id}, or with the model's config"

@@ -14,13 +14,14 @@ from qkvinspect.diff.notes import about_quantised, borrowed, codes_of, converted
 from qkvinspect.diff.options import DiffOptions as DiffOptions
 from qkvinspect.diff.ordered_rows import Lines
 from qkvinspect.diff.orientation import lying_otherwise
-from qkvinspect.diff.other_tensors import pair_others
+from qkvinspect.diff.other_tensors import computed_scales, pair_others
 from qkvinspect.diff.pairing import Pair, Renames, about_pairing, pair_names
 from qkvinspect.diff.parts import (
     by_fours,
     common_heads,
     heads_of,
     paired,
+    paired_biases,
     parts_of,
     shared_apart,
     stored_of,
@@ -87,10 +88,22 @@ def compare(a: Report, b: Report, options: DiffOptions = _USUAL, progress: Progr
     if options.others and not options.layers:
         written = [any(one.layout and one.layout.rewritten_by for one in side.attentions) for side in (a, b)]
         renamed = written[0] != written[1]
-        others = pair_others(a.weights, b.weights, taken, renames, prefixes, shared=shared, renamed=renamed)
+        others = pair_others(
+            a.weights,
+            b.weights,
+            taken,
+            renames,
+            prefixes,
+            shared=shared,
+            renamed=renamed,
+            computed=(computed_scales(a.checkpoint), computed_scales(b.checkpoint)),
+        )
     if renames.unused:
         raise UsageError(f"no tensor of A is called as in --map {renames.unused[0]!r}", file=a.checkpoint.path)
-    notes = about_pairing(pairs, undecided, others.by_values if others else 0, others.one_more if others else ())
+    if others:
+        notes = about_pairing(pairs, undecided, others.by_values, others.one_more, len(others.turned))
+    else:
+        notes = about_pairing(pairs, undecided, 0)
     if extract:
         notes.append(f"{extract} holds no output projection at all, so none was compared")
     notes += about_shared(shared)
@@ -160,7 +173,7 @@ def _layer(
     a, b = with_heads_of(a, b), with_heads_of(b, a)
     without_heads = "A" if a is not before[0] else "B" if b is not before[1] else ""
     if a.parts and b.parts:
-        unpaired = any(of(a) != of(b) for of in (paired, by_fours, shared_apart))
+        unpaired = any(of(a) != of(b) for of in (paired, paired_biases, by_fours, shared_apart))
         aligned = pair.matched_by == "align"
         one, other = (parts_of(side, unpaired=unpaired, by_heads=aligned) for side in (a, b))
         one, other = shared[0].complete(one, other), shared[1].complete(other, one)

@@ -6,9 +6,10 @@ lack some. Two tensors of one shape whose numbers are alike, but for rounding, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
@@ -31,14 +32,18 @@ _OTHERS = 3.0
 """How many times farther away the next nearest one must be."""
 
 
+Held = Weights | Mapping[str, Weight]
+
+
 def alike(
-    a: Weights, left: Collection[str], b: Weights, right: Collection[str], *, more: float = 0
+    a: Held, left: Collection[str], b: Held, right: Collection[str], *, more: float = 0, turned: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Pairs of names of A and of B, each name in one pair at most, whose tensors are each other's nearest.
 
     Args:
         left, right: the names to look for; tensors that are equal throughout, as new norms are, go in order.
         more: by how much each number of B is larger; then only vectors are looked at, and no rounding is allowed for.
+        turned: whether B holds the matrices of A transposed; then only matrices are looked at.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -50,11 +55,13 @@ def alike(
     shapes: dict[tuple[int, ...], tuple[list[str], list[str]]] = {}
     for side, (weights, names) in enumerate(((a, left), (b, right))):
         for name in names:
-            shapes.setdefault(weights[name].shape, ([], []))[side].append(name)
+            shape = weights[name].shape
+            if not turned or len(shape) == 2:
+                shapes.setdefault(shape[::-1] if turned and side == 0 else shape, ([], []))[side].append(name)
     for shape, (ours, theirs) in shapes.items():
         if not ours or not theirs or not all(shape) or (more and len(shape) != 1):
             continue
-        one, other = _sketches(a, ours) + more, _sketches(b, theirs)
+        one, other = _sketches(a, ours, "in_out" if turned else "out_in") + more, _sketches(b, theirs)
         size = np.maximum(np.linalg.norm(one, axis=1)[:, None], np.linalg.norm(other, axis=1)[None])
         apart = np.stack([np.linalg.norm(other - row, axis=1) for row in one]) / np.where(size > 0, size, 1)
         apart[np.isnan(apart)] = np.inf
@@ -76,22 +83,22 @@ def _nearest(apart: Array, most: float) -> Iterator[tuple[int, int]]:
         apart[i], apart[:, j] = np.inf, np.inf
 
 
-def _sketches(weights: Weights, names: Sequence[str]) -> Array:
+def _sketches(weights: Held, names: Sequence[str], orientation: Orientation = "out_in") -> Array:
     """A few rows of each, float64 [names, values]; NaN for what cannot be read as rows and columns."""
     import numpy as np
 
-    rows = [_sketch(weights[name]) for name in names]
+    rows = [_sketch(weights[name], orientation) for name in names]
     width = max(len(row) for row in rows)
     return np.stack([row if len(row) == width else np.full(width, np.nan) for row in rows])
 
 
-def _sketch(weight: Weight) -> Array:
+def _sketch(weight: Weight, orientation: Orientation) -> Array:
     import numpy as np
 
     from qkvinspect.weights.values import rows_of_values
 
     try:
-        matrix = weight.as_matrix("out_in")
+        matrix = weight.as_matrix(orientation)
         count = min(matrix.rows, _ROWS)
         runs = [range(at, at + 1) for at in (matrix.rows * step // count for step in range(count))]
         return rows_of_values(matrix, runs)[:, :_COLUMNS].astype(np.float64).ravel()

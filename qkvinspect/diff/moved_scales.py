@@ -107,6 +107,8 @@ def undone(a: Parts, b: Parts, names: tuple[str, str], sides: tuple[Vectors, Vec
 
 def _columns(a: Parts, b: Parts, norms: Sequence[tuple[str, Array, float]]) -> Undone:
     """The columns of Q, K and V, which the norm before the layer takes back."""
+    if len({a[name].cols for name in _PROJECTIONS}) > 1:  # latent attention: each takes in something else
+        return Undone(b)
     kept = {name: (_corner(a[name]), _corner(b[name])) for name in _PROJECTIONS}
     before = max(_error(one, other, np.ones(1)) for one, other in kept.values())
     if before == 0:

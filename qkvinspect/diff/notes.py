@@ -8,6 +8,7 @@ from qkvinspect.diff.difference import LayerDifference
 from qkvinspect.diff.head_losses import quantised
 from qkvinspect.diff.layer_pair import LayerPair
 from qkvinspect.diff.parts import by_fours, common_heads, paired, shared_apart
+from qkvinspect.weights.adapters import is_sum
 
 
 def disagreeing(work: Sequence[LayerPair]) -> list[str]:
@@ -61,17 +62,20 @@ def codes_of(layer: LayerPair) -> tuple[str, ...]:
 
 
 def about_quantised(work: Sequence[LayerPair], layers: Sequence[LayerDifference]) -> list[str]:
-    """Whether quantisation alone explains the difference."""
+    """Whether quantisation alone explains the difference; an adapter is no rounding."""
     notes: list[str] = []
-    by_codes: dict[tuple[str, ...], list[LayerDifference]] = {}
+    by_codes: dict[tuple[bool, tuple[str, ...]], list[LayerDifference]] = {}
     for one, layer in zip(work, layers, strict=True):
         if layer.status != "identical" and (codes := codes_of(one)):
-            by_codes.setdefault(codes, []).append(layer)
-    for codes, some in by_codes.items():
+            adapted = any(is_sum(lines.weight) for side in one.parts for lines in side.values())
+            by_codes.setdefault((adapted, codes), []).append(layer)
+    for (adapted, codes), some in by_codes.items():
         more = [layer.a for layer in some if layer.status != "rounding"]
         label = " and ".join(codes[:2]) + (", ..." if len(codes) > 2 else "")
+        named = f"{', '.join(more[:3])}{', ...' if len(more) > 3 else ''}"
+        if adapted:
+            notes.append(f"adapted ({label}): changed in {len(more)} of {len(some)} layers" + f": {named}" * bool(more))
+            continue
         text = f"quantised ({label}): within its rounding in {len(some) - len(more)} of {len(some)} layers"
-        if more:
-            text += f", more than that in {', '.join(more[:3])}{', ...' if len(more) > 3 else ''}"
-        notes.append(text)
+        notes.append(f"{text}, more than that in {named}" if more else text)
     return notes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from qkvinspect.checkpoint import Region, TensorInfo
+from qkvinspect.checkpoint import Checkpoint, Region, TensorInfo
+from qkvinspect.computed_rows import ComputedScale
 from qkvinspect.diff.difference import IDENTICAL, Comparison, TensorDifference, worst
 from qkvinspect.diff.pairing import Prefixes, Renames, pair_names
 from qkvinspect.diff.parts import whole
@@ -28,11 +29,13 @@ class Others:
         by_values: how many pairs were made by what the weights hold.
         one_more: names of A of which B holds one more in each number, as llama.cpp's converter writes Gemma's norms,
             which multiply by that; and of which A does.
+        turned: names of A of which B holds the transposed matrix, as llama.cpp's converter writes GPT-2's Conv1D.
     """
 
     pairs: Sequence[tuple[Weight | None, Weight | None]]
     by_values: int = 0
     one_more: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    turned: frozenset[str] = frozenset()
 
     @property
     def nbytes(self) -> int:
@@ -53,6 +56,8 @@ class Others:
             elif a.name in self.one_more[0] or a.name in self.one_more[1]:
                 found = _compare_shifted(a, b, 1 if a.name in self.one_more[0] else -1)
                 advance(a.nbytes + b.nbytes)
+            elif a.name in self.turned:
+                found = compare(whole(a, "in_out"), whole(b), (), tolerance, advance)[0]
             else:
                 found = _compare(a, b, tolerance, advance)
             kinds = tuple((weight.dtype.name, weight.shape) for weight in (a, b) if weight)
@@ -68,36 +73,49 @@ def pair_others(
     *,
     shared: tuple[SharedTensors, SharedTensors],
     renamed: bool = False,
+    computed: tuple[Collection[str], Collection[str]] = ((), ()),
 ) -> Others:
     """Every weight that is in none of the layers, with that of the other side.
 
     Args:
         shared: the vectors of each side that stand for several.
         renamed: whether a converter wrote one side, which gives names of its own: then numbers tell as well.
+        computed: scales of norms that an exporter computed, of each side: only the weights that they were computed of
+            are sought by their numbers.
     """
     left, right = ([name for name in side if name not in gone] for side, gone in zip((a, b), taken, strict=True))
     pairs = pair_names(left, right, renames, prefixes)
     known_a, known_b = {pair.a: pair.b for pair in pairs}, {pair.b for pair in pairs}
     by_values = 0
     shifted: list[frozenset[str]] = [frozenset(), frozenset()]
-    if renamed:
+    turned: dict[str, str] = {}
+    if renamed or any(computed):
         from qkvinspect.diff.by_values import alike
 
         alone = [name for name in left if name not in known_a], [name for name in right if name not in known_b]
-        same = dict(alike(a, alone[0], b, alone[1]))
+        same = dict(alike(a, alone[0], b, alone[1])) if renamed else {}
         for side, more in enumerate((1, -1)):
-            ours, theirs = (
-                [n for n in names if n not in known] for names, known in zip(alone, _both(same), strict=True)
-            )
+            ours, theirs = _left(alone[0], same), _left(alone[1], same.values())
+            if not renamed:  # it is the computed side that holds one more
+                ours = ours if more > 0 else [name for name in ours if name in computed[0]]
+                theirs = theirs if more < 0 else [name for name in theirs if name in computed[1]]
             moved = dict(alike(a, ours, b, theirs, more=more))
             shifted[side] = frozenset(moved)
             same |= moved
+        if renamed:
+            turned = dict(alike(a, _left(alone[0], same), b, _left(alone[1], same.values()), turned=True))
+            same |= turned
         known_a, known_b, by_values = known_a | same, known_b | set(same.values()), len(same)
     found: list[tuple[Weight | None, Weight | None]] = []
     for name in left:
         found.append((a[name], b[known_a[name]] if name in known_a else shared[1].like(a[name])))
     found += [(shared[0].like(b[name]), b[name]) for name in right if name not in known_b]
-    return Others(found, by_values, (shifted[0], shifted[1]))
+    return Others(found, by_values, (shifted[0], shifted[1]), frozenset(turned))
+
+
+def computed_scales(checkpoint: Checkpoint) -> frozenset[str]:
+    """Scales of norms that an exporter computed of the weights that the model has."""
+    return frozenset(one.weight for one in checkpoint.computed if isinstance(one, ComputedScale))
 
 
 def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) -> Comparison:
@@ -110,8 +128,9 @@ def _compare(a: Weight, b: Weight, tolerance: float | None, advance: Advance) ->
         return _compare_odd(a.require_info(), b.require_info(), tolerance, advance)
 
 
-def _both(same: Mapping[str, str]) -> tuple[set[str], set[str]]:
-    return set(same), set(same.values())
+def _left(names: Sequence[str], known: Collection[str]) -> list[str]:
+    gone = set(known)
+    return [name for name in names if name not in gone]
 
 
 def _compare_shifted(a: Weight, b: Weight, more: int) -> Comparison:

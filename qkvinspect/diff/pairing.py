@@ -208,7 +208,7 @@ def _may_go(both: Prefixes, allowed: Collection[Prefixes] | None) -> bool:
 
 
 def about_pairing(
-    pairs: Sequence[Pair], undecided: int, by_values: int, one_more: Sequence[Collection[str]] = ()
+    pairs: Sequence[Pair], undecided: int, by_values: int, one_more: Sequence[Collection[str]] = (), turned: int = 0
 ) -> list[str]:
     """How layers and tensors were matched whose names differ.
 
@@ -216,6 +216,7 @@ def about_pairing(
         undecided: layers that could be matched in more than one way.
         by_values: tensors outside attention that were matched by what they hold.
         one_more: those among them whose numbers are one larger in B, and those in A.
+        turned: those among them that are transposed.
     """
     notes: list[str] = []
     for before, after in dict.fromkeys(pair.prefixes for pair in pairs if pair.matched_by == "prefix"):
@@ -231,7 +232,12 @@ def about_pairing(
     for side, names in zip("BA", one_more, strict=False):
         if names:
             those = f"{len(names)} of them hold" if len(names) > 1 else "one of them holds"
-            notes.append(f"{those} in {side} what the other side has and 1 more, as llama.cpp writes Gemma's norms")
+            notes.append(
+                f"{those} in {side} what the other side has and 1 more, as llama.cpp and exporters write Gemma's norms"
+            )
+    if turned:
+        those = f"{turned} of them lie" if turned > 1 else "one of them lies"
+        notes.append(f"{those} transposed on one side, as llama.cpp turns the [in, out] of GPT-2's Conv1D")
     if undecided:
         text = f"{undecided} layers of A have the shapes of layers of B, but in more than one order"
         notes.append(f"{text}: --map 'old=new' says which are which")

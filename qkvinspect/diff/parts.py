@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.diff.ordered_rows import Lines, flip, head_runs
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import put_back
@@ -41,16 +42,18 @@ def parts_of(attention: Attention, *, unpaired: bool = False, by_heads: bool = F
             found["out"] = replace(found["out"], runs=tuple(put_back.together(heads, apart)))
     for part in attention.parts:
         if part.bias is not None:
-            rows = _rows(attention, part.name, part.bias_heads, unpaired)
+            rows = _rows(attention, part.name, part.bias_heads, unpaired, biases=True)
             found[f"{part.name}_bias"] = Lines(part.bias, part.bias.as_matrix("out_in"), rows)
     if attention.out_bias is not None:
         found["out_bias"] = whole(attention.out_bias)
     return found
 
 
-def _rows(attention: Attention, part: str, heads: Sequence[range], unpaired: bool) -> tuple[range, ...]:
+def _rows(
+    attention: Attention, part: str, heads: Sequence[range], unpaired: bool, *, biases: bool = False
+) -> tuple[range, ...]:
     layout, sizes = attention.layout, attention.heads
-    if not unpaired or layout is None or sizes is None or part not in put_back.reordered(layout, sizes):
+    if not unpaired or layout is None or sizes is None or part not in put_back.reordered(layout, sizes, biases=biases):
         return merge(heads)
     return tuple(chain.from_iterable(put_back.put_back(layout, sizes, part, heads)))
 
@@ -83,6 +86,11 @@ def paired(attention: Attention) -> tuple[str, ...]:
     return attention.layout.paired if attention.layout is not None and attention.heads is not None else ()
 
 
+def paired_biases(attention: Attention) -> tuple[str, ...]:
+    """Those of which the biases lie so too."""
+    return () if attention.layout is None or attention.layout.biases_stay else paired(attention)
+
+
 def by_fours(attention: Attention) -> tuple[str, ...]:
     """Parts in whose heads the first two of each four rows come before the last two, where the heads are known."""
     return attention.layout.by_fours if attention.layout is not None and attention.heads is not None else ()
@@ -99,13 +107,13 @@ def stored_of(attention: Attention) -> Parts:
     return {weight.name.removeprefix(f"{attention.layer}."): whole(weight) for weight in attention.weights}
 
 
-def whole(weight: Weight) -> Lines:
-    """All of a weight, by its first axis.
+def whole(weight: Weight, orientation: Orientation = "out_in") -> Lines:
+    """All of a weight, by its first axis, or by its second.
 
     Raises:
         LayoutError: its strides give it no form of rows and columns.
     """
-    matrix = weight.as_matrix("out_in")
+    matrix = weight.as_matrix(orientation)
     return Lines(weight, matrix, (range(matrix.rows),))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from qkvinspect.diff.pairing import Pair
 from qkvinspect.inspection.names import numberless
@@ -11,6 +11,7 @@ from qkvinspect.inspection.report import Attention
 from qkvinspect.late_pattern import late_pattern
 
 Signature = tuple[object, ...]
+Stack = Sequence[Attention]
 
 _BLOCK = late_pattern(r"blk\.\d{1,9}")
 
@@ -31,7 +32,11 @@ def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Itera
         if len(stacks) == len(others) == 1:
             found += [Pair(x.layer, y.layer, "order") for x, y in zip(stacks[0], others[0], strict=True)]
         elif others:
-            undecided += sum(map(len, stacks))
+            settled = list(_settled(stacks, others)) if _converted(a) != _converted(b) else []
+            found += [
+                Pair(x.layer, y.layer, "order") for one, other in settled for x, y in zip(one, other, strict=True)
+            ]
+            undecided += sum(map(len, stacks)) - sum(len(one) for one, _ in settled)
     if not found:
         left = (
             [one for one in a if one.layer not in paired_a],
@@ -40,6 +45,40 @@ def pair_by_order(a: Sequence[Attention], b: Sequence[Attention], matched: Itera
         found = _by_block(*left)
         undecided = 0 if found else undecided
     return found, undecided
+
+
+def _converted(attentions: Sequence[Attention]) -> bool:
+    """Whether a converter gave the layers names of its own."""
+    return any(one.layout is not None and one.layout.rewritten_by for one in attentions)
+
+
+def _settled(stacks: Sequence[Stack], others: Sequence[Stack]) -> Iterator[tuple[Stack, Stack]]:
+    """Stacks of the same shapes that what V holds in their first layers, or else what their names call them, pairs.
+
+    V, because no converter permutes the rows in its heads.
+    """
+    from qkvinspect.diff.by_values import alike
+
+    sides = [{v.weight.name: stack for stack in side if (v := stack[0].part("v"))} for side in (stacks, others)]
+    weights = [{name: one.weight for name, s in side.items() if (one := s[0].part("v"))} for side in sides]
+    same = dict(alike(weights[0], weights[0], weights[1], weights[1]))
+    backwards = dict(alike(weights[0], weights[0], weights[1], [*weights[1]][::-1]))
+    same = dict(same.items() & backwards.items())  # of equal ones each goes with any other
+    yield from ((sides[0][name], sides[1][other]) for name, other in same.items())
+    left = [
+        [stack for name, stack in side.items() if name not in known]
+        for side, known in zip(sides, (same.keys(), set(same.values())), strict=True)
+    ]
+    roles = [{_role(stack[0].layer): stack for stack in side} for side in left]
+    if roles[0].keys() == roles[1].keys() and all(len(r) == len(side) for r, side in zip(roles, left, strict=True)):
+        yield from ((stack, roles[1][role]) for role, stack in roles[0].items())
+
+
+def _role(layer: str) -> tuple[bool, bool]:
+    """Whether its name calls a layer one of a decoder, and one that attends to an encoder."""
+    words = layer.lower()
+    cross = any(word in words for word in ("cross", "encdec", "encoder_attn"))
+    return cross or re.search(r"(^|\.)dec(oder)?\.", words) is not None, cross
 
 
 def _by_block(a: Sequence[Attention], b: Sequence[Attention]) -> list[Pair]:

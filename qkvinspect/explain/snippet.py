@@ -13,6 +13,7 @@ from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry, Packing, slots_of
 from qkvinspect.layouts.put_back import reordered, shared_apart
 from qkvinspect.sources import is_remote
+from qkvinspect.weights.encodings.ggml_scales import HALVES
 from qkvinspect.weights.weight import Weight
 
 _ORIENT = {"out_in": "", "in_out": ".T", "in_heads_dim": ".flatten(1).T"}
@@ -54,6 +55,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
             lines.append(f"{part.name}_heads = {part.name}.unflatten(0, {sizes})")
         lines[-1] += "  # [heads, head_dim, in_features]"
         biased = {part.name for part in attention.parts if part.bias is not None}
+        biased &= set(reordered(layout, attention.heads, biases=True))
         for part in reordered(layout, attention.heads):
             lines += _put_back(layout, attention.heads, part, ["", "_bias"] if part in biased else [""])
     return [*_imports("\n".join(lines)), *lines]
@@ -104,7 +106,7 @@ def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
         return list(_load_distributed(infos, checkpoint))
     files = list(dict.fromkeys(_here(info.region.source.name, checkpoint) for info in infos))
     if checkpoint.loader == "gguf":
-        return list(_load_gguf(files))
+        return list(_load_gguf(files, checkpoint))
     if checkpoint.loader == "onnx":
         return list(_load_onnx(checkpoint))
     if checkpoint.modules:
@@ -123,12 +125,24 @@ def _load(infos: Sequence[TensorInfo], checkpoint: Checkpoint) -> list[str]:
     return ["state = {}"] + [f"state |= {load.format(file)}" for file in files]
 
 
-def _load_gguf(files: Sequence[str]) -> Iterator[str]:
-    """The gguf package gives numbers of every type as numpy has them."""
+def _load_gguf(files: Sequence[str], checkpoint: Checkpoint) -> Iterator[str]:
+    """The gguf package gives numbers of every type as numpy has them; it decodes this machine's order of bytes only."""
+    swapped = {info.dtype.name for info in checkpoint.tensors.values() if info.byteorder == "big"}
+    halves = {name: HALVES[name] for name in sorted(swapped & HALVES.keys())}
+    data = "data" if swapped else "tensor.data"
     yield "state = {}"
     for file in files:
         yield f"for tensor in gguf.GGUFReader({file!r}).tensors:"
-        yield "    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)"
+        if swapped:
+            yield "    data = np.array(tensor.data, tensor.data.dtype.newbyteorder('='))  # the file is big-endian"
+        if "bfloat16" in swapped:
+            yield "    if tensor.tensor_type.name == 'BF16':"
+            yield "        data = data.view('u2').byteswap().view('u1')"
+        if halves:
+            yield f"    for at in {halves}.get(tensor.tensor_type.name, ()):"
+            yield "        blocks = data.reshape(-1, gguf.GGML_QUANT_SIZES[tensor.tensor_type][1])"
+            yield "        blocks[:, [at, at + 1]] = blocks[:, [at + 1, at]]"
+        yield f"    values = gguf.quants.dequantize({data}, tensor.tensor_type)"
         yield "    state[tensor.name] = torch.tensor(values)"
 
 
@@ -209,7 +223,8 @@ def _split(
         cut = f"{expression}.split({sizes})"
         counts = [heads for _, heads, _ in slots]
         turned = "part.unflatten(0, (-1, heads)).transpose(0, 1).flatten(0, 1)"
-        return [f"{', '.join(targets)} = ({turned} for part, heads in zip({cut}, {counts}))"]
+        only = "," if len(targets) == 1 else ""
+        return [f"{', '.join(targets)}{only} = ({turned} for part, heads in zip({cut}, {counts}))"]
     if groups == 1:
         cut = f".chunk({len(sizes)})" if len(set(sizes)) == 1 else f".split({sizes})"
         return [f"{', '.join(targets)} = {expression}{cut}"]

@@ -75,16 +75,19 @@ def source_of(attention: Attention, numbers_as: DType | None = None) -> StoredPa
     )
 
 
+RunsOfAHead = Mapping[tuple[str, str], int]
+
+
 def reordered_parts(attention: Attention) -> tuple[str, ...]:
     """The parts whose rows llama.cpp's converter put in another order."""
     return () if attention.layout is None else reordered(attention.layout, attention.heads)
 
 
-def as_before(source: StoredPart, attention: Attention) -> tuple[StoredPart, Mapping[str, int]]:
+def as_before(source: StoredPart, attention: Attention) -> tuple[StoredPart, RunsOfAHead]:
     """The parts with rows that llama.cpp's converter put in another order in that of transformers.
 
     Returns:
-        them, and of how many runs a head of each such part consists.
+        them, and of how many runs a head of each such part consists, by part and kind (weight or bias).
 
     Raises:
         LayoutError: the rows were put in another order, and the number of heads is unknown.
@@ -98,14 +101,14 @@ def as_before(source: StoredPart, attention: Attention) -> tuple[StoredPart, Map
             f"the rows of layer {source.layer!r} cannot be put back: the number of heads is unknown",
             hint="give --heads N or N/KV",
         )
-    runs_of_a_head: dict[str, int] = {}
+    runs_of_a_head: dict[tuple[str, str], int] = {}
     put: list[dict[str, tuple[RowRun, ...]]] = []
-    for held in (source.weights, source.biases):
+    for kind, held in (("weight", source.weights), ("bias", source.biases)):
         own = dict(held)
-        for part in parts:
+        for part in reordered(layout, heads, biases=kind == "bias"):
             if part in held:
                 back = put_back(layout, heads, part, [run.rows for run in held[part]])
-                runs_of_a_head[part] = len(back[0])
+                runs_of_a_head[part, kind] = len(back[0])
                 own[part] = tuple(replace(held[part][0], rows=rows) for head in back for rows in head)
         put.append(own)
     return replace(source, weights=put[0], biases=put[1]), runs_of_a_head

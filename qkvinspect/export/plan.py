@@ -7,18 +7,19 @@ from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.dtypes import DType
-from qkvinspect.errors import UsageError
+from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.export.adapter_factors import factors_plan, updates_in
 from qkvinspect.export.naming import DEFAULT, TORCH, naming, tensor_in, without_label
-from qkvinspect.export.parts import StoredPart, consumed, reordered_parts, source_of, writable
+from qkvinspect.export.parts import StoredPart, as_before, consumed, reordered_parts, source_of, writable
 from qkvinspect.export.pieces import OutputTensor, Parallel, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.reread import require_known
-from qkvinspect.export.split import split_layer
+from qkvinspect.export.split import scales_of_inputs, split_layer
 from qkvinspect.export.target import Plan, Target, layers_named, sized
 from qkvinspect.export.whole import Change, numbers_of, require_whole, whole
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.layouts import Layout
 from qkvinspect.weights.weight import plain
 
 _EXTRA = ("gate", "vgate", "mlp")
@@ -50,11 +51,34 @@ def split_whole(
         permuted = undo_permute and reordered_parts(attention)
         if names is None and _apart(attention) and not permuted:
             continue
+        if permuted:
+            _require_no_norms(report.checkpoint, attention)
+        tensors = report.checkpoint.tensors
         pieces = split_layer(
-            attention, names=names or DEFAULT, everything=True, numbers_as=numbers_as, undo_permute=undo_permute
+            attention,
+            names=names or DEFAULT,
+            everything=True,
+            numbers_as=numbers_as,
+            undo_permute=undo_permute,
+            beside=tensors,
         )
-        changes.append(Change((attention.layer, attention.layer), consumed(attention), tuple(pieces)))
+        of_inputs = {info.name for weight in attention.weights for info in scales_of_inputs(weight, tensors)}
+        changes.append(Change((attention.layer, attention.layer), consumed(attention) | of_inputs, tuple(pieces)))
     return Plan(tuple(whole(report, changes, rename, numbers_as)), len(changes))
+
+
+def _require_no_norms(checkpoint: Checkpoint, attention: Attention) -> None:
+    """Raises:
+    LayoutError: norms of the heads of Q or K would keep the order of llama.cpp (Chameleon).
+    """
+    for part in (part for part in reordered_parts(attention) if part in "qk"):
+        name = f"{attention.layer}.attn_{part}_norm.weight"
+        if name in checkpoint.tensors:
+            raise LayoutError(
+                f"the heads of {part.upper()} of layer {attention.layer!r} would lie in another order than their norms",
+                tensor=name,
+                hint="leave --all out",
+            )
 
 
 def merged_whole(
@@ -84,7 +108,7 @@ def pack_whole(report: Report, target: Target, layers: tuple[str, ...] = ()) -> 
     for attention in report.attentions:
         if attention.layout is not None and attention.layout.kind == "separate":
             require_whole(report, attention)
-            sources.append(_with_extra(source_of(attention, target.numbers_as), report.checkpoint))
+            sources.append(_source(attention, target, report.checkpoint))
     known = {attention.layer for attention in report.attentions}
     sources += [
         source
@@ -111,7 +135,7 @@ def convert_whole(report: Report, target: Target) -> Plan:
     sources: list[tuple[StoredPart, Attention | None]] = []
     for attention in report.attentions:
         require_whole(report, attention)
-        sources.append((_with_extra(source_of(attention, target.numbers_as), report.checkpoint), attention))
+        sources.append((_source(attention, target, report.checkpoint), attention))
     return _rewritten(report, sources, target)
 
 
@@ -134,7 +158,44 @@ def _rewritten(report: Report, sources: Sequence[tuple[StoredPart, Attention | N
         label = f".{target.layout.label}" if target.layout.label else ""
         require_known(whole(report, changes), target.layout, [f"{change.layer[1]}{label}" for change in changes])
     pieces = whole(report, changes, target.rename, target.numbers_as)
-    return Plan(tuple(pieces), len(changes), tuple(zeros))
+    reordered = [a for a in report.attentions if reordered_parts(a) and not _keeps_order(a, target.layout)]
+    put_back = len({a.layer for a in reordered} & {source.layer for source, _ in sources})
+    return Plan(tuple(pieces), len(changes), tuple(zeros), put_back=put_back)
+
+
+def _source(attention: Attention, target: Target, checkpoint: Checkpoint) -> StoredPart:
+    """The parts of a layer, with rows that a converter put in another order as the target's library has them.
+
+    Raises:
+        LayoutError: other tensors of the layer would keep the converter's order, or the target's is another.
+    """
+    source, parts, layout = source_of(attention, target.numbers_as), reordered_parts(attention), target.layout
+    if not _keeps_order(attention, layout):
+        if layout.rewritten_by and (layout.paired or layout.by_fours):
+            raise LayoutError(
+                f"layer {attention.layer!r} cannot be stored as {layout.id}",
+                expected=f"rows in the order that {layout.rewritten_by}'s converter gives them",
+                hint=f"let {layout.rewritten_by}'s own converter write it",
+            )
+        if "v" in parts:
+            raise LayoutError(
+                f"the heads of V of layer {attention.layer!r} would lie in another order than its other tensors",
+                hint="leave it out with --layer",
+            )
+        _require_no_norms(checkpoint, attention)
+        source, _ = as_before(source, attention)
+    return _with_extra(source, checkpoint)
+
+
+def _keeps_order(attention: Attention, target: Layout) -> bool:
+    """Whether the rows of a layer's heads lie as the target has them, as far as converters and layouts tell."""
+    layout = attention.layout
+    if layout is None or (not reordered_parts(attention) and not (target.paired or target.by_fours)):
+        return True
+    if target.rewritten_by:
+        one, other = ((each.paired, each.by_fours, each.biases_stay) for each in (layout, target))
+        return one == other
+    return layout.rotary is not None and layout.rotary == target.rotary
 
 
 def _apart(attention: Attention) -> bool:

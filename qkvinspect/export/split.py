@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from qkvinspect.checkpoint import Orientation
+from qkvinspect.checkpoint import Orientation, TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.export.naming import DEFAULT, TORCH, Naming, naming
-from qkvinspect.export.parts import StoredPart, as_before, reordered_parts, source_of
+from qkvinspect.export.parts import RunsOfAHead, StoredPart, as_before, reordered_parts, source_of
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.export.repack import repack
 from qkvinspect.export.row_runs import count, merged, weight_of
@@ -17,7 +17,11 @@ from qkvinspect.layouts import by_id
 from qkvinspect.weights.weight import StoredRows, Weight, plain
 
 _MAIN = ("q", "k", "v")
-_NONE: Mapping[str, int] = {}
+
+_OF_THE_INPUT = ("input_scale", "input_global_scale", "input_zero_point", "activation_scale")
+"""How a loader rounds what goes into a module: ModelOpt, compressed-tensors and transformers' fp8."""
+_NONE: RunsOfAHead = {}
+_NOTHING: Mapping[str, TensorInfo] = {}
 
 
 def split_pieces(
@@ -42,7 +46,12 @@ def split_pieces(
     pieces: dict[str, OutputTensor] = {}
     for attention in report.attentions:
         for piece in split_layer(
-            attention, heads_split=heads_split, names=names, numbers_as=numbers_as, undo_permute=undo_permute
+            attention,
+            heads_split=heads_split,
+            names=names,
+            numbers_as=numbers_as,
+            undo_permute=undo_permute,
+            beside=report.checkpoint.tensors,
         ):
             if piece.name in pieces:
                 raise LayoutError("two layers would be written under this name", tensor=piece.name)
@@ -58,10 +67,12 @@ def split_layer(
     everything: bool = False,
     numbers_as: DType | None = None,
     undo_permute: bool = False,
+    beside: Mapping[str, TensorInfo] = _NOTHING,
 ) -> list[OutputTensor]:
     """The parts of one layer.
 
     Args:
+        beside: the tensors of the checkpoint, where scales of the input go with codes.
         everything: also rows that are not Q, K or V (a gate, an MLP).
         undo_permute: as of ``split_pieces``.
 
@@ -78,7 +89,7 @@ def split_layer(
             raise LayoutError(
                 f"layer {attention.layer!r} is stored as codes", hint="--dequantize float32 writes its numbers"
             )
-        return list(_codes_apart(attention, naming(names), heads_split=heads_split))
+        return list(_codes_apart(attention, naming(names), beside, heads_split=heads_split))
     source, runs_of_a_head = source_of(attention, numbers_as), _NONE
     if undo_permute:
         if everything and "v" in reordered_parts(attention):
@@ -94,7 +105,7 @@ def split_layer(
 
 
 def _apart(
-    source: StoredPart, name: Naming, runs_of_a_head: Mapping[str, int] | None, *, everything: bool
+    source: StoredPart, name: Naming, runs_of_a_head: RunsOfAHead | None, *, everything: bool
 ) -> Iterator[OutputTensor]:
     """Each part, or each of its heads.
 
@@ -108,7 +119,7 @@ def _apart(
         for kind, held in (("weight", source.weights), ("bias", source.biases)):
             runs = held.get(part, ())
             if runs_of_a_head is not None and runs:
-                size = runs_of_a_head.get(part, 1)
+                size = runs_of_a_head.get((part, kind), 1)
                 for head, start in enumerate(range(0, len(runs), size)):
                     own = runs[start : start + size]
                     yield _piece(name(source.layer, part, f"heads.{head}.{kind}"), merged(own), kind)
@@ -127,8 +138,18 @@ def in_codes(weight: Weight) -> bool:
     return weight.encoding is not None and weight.encoding.computed_in is None and not weight.why
 
 
-def _codes_apart(attention: Attention, name: Naming, *, heads_split: bool) -> Iterator[OutputTensor]:
-    """The rows of each part as they are stored, with the scales that belong to them."""
+def scales_of_inputs(weight: Weight, tensors: Mapping[str, TensorInfo]) -> Iterator[TensorInfo]:
+    """What lies beside a weight of codes and is of the module's input: parts of a fused weight share it."""
+    module = weight.name.removesuffix("weight")
+    held = {info.name for info in weight.stored}
+    if in_codes(weight):
+        yield from (tensors[name] for leaf in _OF_THE_INPUT if (name := module + leaf) in tensors and name not in held)
+
+
+def _codes_apart(
+    attention: Attention, name: Naming, beside: Mapping[str, TensorInfo], *, heads_split: bool
+) -> Iterator[OutputTensor]:
+    """The rows of each part as they are stored, with the scales that belong to them and those of the input."""
     for part in attention.parts:
         encoding = part.weight.encoding
         if encoding is None or part.orientation != "out_in":
@@ -141,6 +162,8 @@ def _codes_apart(attention: Attention, name: Naming, *, heads_split: bool) -> It
         for before, runs in shares if heads_split else [("", part.rows)]:
             for stored in encoding.cut(runs):
                 yield _stored_rows(name(attention.layer, part.name, f"{before}{stored.leaf}"), stored)
+            for info in scales_of_inputs(part.weight, beside):
+                yield unchanged(info, name(attention.layer, part.name, f"{before}{info.name.rpartition('.')[2]}"))
         if part.bias is not None:
             biases = [(f"heads.{head}.", (rows,)) for head, rows in enumerate(part.bias_heads)]
             for before, runs in biases if heads_split else [("", part.bias_heads)]:

@@ -24,12 +24,14 @@ class Plan:
         layers: how many were rewritten.
         zeros: biases that were filled with zeros, as (layer, part).
         adapter: what the config of a rewritten adapter has to say.
+        put_back: how many layers have rows in transformers' order that llama.cpp's converter had put in another.
     """
 
     pieces: tuple[OutputTensor, ...]
     layers: int
     zeros: tuple[tuple[str, str], ...] = ()
     adapter: Mapping[str, object] = field(default_factory=dict[str, object])
+    put_back: int = 0
 
 
 @dataclass(frozen=True, slots=True)

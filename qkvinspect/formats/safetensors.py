@@ -13,10 +13,11 @@ from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Reg
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.formats import plain_header, strict_json
 from qkvinspect.formats import safetensors_parts as parts
-from qkvinspect.formats import strict_json
 from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.plain_header import CODES, MAX_RANK, METADATA
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.formats.trailing import follows
 from qkvinspect.parsed import is_integers, is_mapping, is_texts
@@ -24,37 +25,8 @@ from qkvinspect.parsed import is_integers, is_mapping, is_texts
 NAME: str = "safetensors"
 IS_INDEX: bool = False
 
-CODES: dict[str, str] = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F6_E2M3": "float6_e2m3fn",
-    "F6_E3M2": "float6_e3m2fn",
-    "F4": "float4_e2m1fn",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-    "C64": "complex64",
-}
-"""The dtypes of safetensors 0.8, by the name that a header gives them."""
-
-_MAX_RANK = 1024
 _BEFORE = b" \t\r\n\xef\xbb\xbf"
-_METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
-_DTYPES = {code: DTYPES[name] for code, name in CODES.items()}
 
 
 def sniff(head: bytes) -> bool:
@@ -111,9 +83,19 @@ def describe(source: ByteSource, limits: Limits) -> parts.Described:
     Raises:
         CheckpointError: the header is malformed, or does not describe the file's bytes exactly.
     """
+    length = int.from_bytes(source.read(0, 8), "little")
+    if length > source.size - 8:
+        raise damaged(
+            source, Code.SAFETENSORS_LENGTH, "header is longer than the file", f"{length} bytes of {source.size - 8}"
+        )
+    limits.check("header", length, source.name)
+    text = source.read(8, length)
+    quickly = plain_header.read(source, text, limits)
+    if quickly is not None:
+        return parts.Described(*quickly)
     known: _Known = {}
-    header, data_start = _read_header(source, limits, known)
-    metadata = header.pop(_METADATA, {})
+    header, data_start = _parsed(source, text, limits, known), 8 + length
+    metadata = header.pop(METADATA, {})
     if not is_texts(metadata):
         raise damaged(source, Code.SAFETENSORS_METADATA, "metadata is not a map from text to text", None)
     # what is parsed goes as tensors come: both together would take more room
@@ -134,14 +116,7 @@ def _configs(metadata: dict[str, str], file: str, limits: Limits) -> Iterator[Co
                 yield Config(f"checkpoint:{key}", values, inside=True)
 
 
-def _read_header(source: ByteSource, limits: Limits, known: _Known) -> tuple[dict[str, object], int]:
-    length = int.from_bytes(source.read(0, 8), "little")
-    if length > source.size - 8:
-        raise damaged(
-            source, Code.SAFETENSORS_LENGTH, "header is longer than the file", f"{length} bytes of {source.size - 8}"
-        )
-    limits.check("header", length, source.name)
-    text = source.read(8, length)
+def _parsed(source: ByteSource, text: bytes, limits: Limits, known: _Known) -> dict[str, object]:
     if text[:1] != b"{":
         found = repr(text[:8])
         raise damaged(source, Code.SAFETENSORS_JSON, "header is not valid JSON: it does not begin with a brace", found)
@@ -154,7 +129,7 @@ def _read_header(source: ByteSource, limits: Limits, known: _Known) -> tuple[dic
         code = Code.SAFETENSORS_DUPLICATE if twice else Code.SAFETENSORS_JSON
         raise damaged(source, code, f"header is not valid JSON: {error}", None) from error
     assert is_mapping(header)  # JSON that begins with a brace
-    return header, 8 + length
+    return header
 
 
 def _compact(entry: dict[str, object], known: _Known) -> object:
@@ -167,9 +142,9 @@ def _compact(entry: dict[str, object], known: _Known) -> object:
     shape = tuple(sizes)
     kind = known.get((code, shape))
     if kind is None:
-        if code not in CODES or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+        if code not in CODES or len(shape) > MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
             return entry
-        dtype = _DTYPES[code]
+        dtype = DTYPES[CODES[code]]
         bits = dtype.bits * prod(shape)
         kind = known[code, shape] = dtype, shape, contiguous_strides(shape), None if bits % 8 else bits // 8
     return _TensorEntry(kind, *offsets)
@@ -207,8 +182,8 @@ def _faulty(source: ByteSource, name: str, entry: object) -> CheckpointError:
         message = "header entry needs exactly dtype, shape, data_offsets"
         return damaged(source, Code.SAFETENSORS_FIELDS, message, None, name)
     code, shape, offsets = fields["dtype"], _integers(fields["shape"]), _integers(fields["data_offsets"])
-    if shape is None or len(shape) > _MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
-        found = str(fields["shape"])[:60] if shape is None or len(shape) <= _MAX_RANK else f"{len(shape)} sizes"
+    if shape is None or len(shape) > MAX_RANK or (shape and not 0 <= min(shape) <= max(shape) < 1 << 63):
+        found = str(fields["shape"])[:60] if shape is None or len(shape) <= MAX_RANK else f"{len(shape)} sizes"
         return damaged(source, Code.SAFETENSORS_SHAPE, "shape is not a list of sizes", found, name)
     if offsets is None or len(offsets) != 2:
         message = "data_offsets are not two numbers"

@@ -6,7 +6,7 @@ whole is, or how many files there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import PurePath
 from typing import NamedTuple
@@ -32,7 +32,7 @@ _SUFFIX = ".safetensors"
 class Described(NamedTuple):
     """The header of a safetensors file."""
 
-    tensors: dict[str, TensorInfo]
+    tensors: Mapping[str, TensorInfo]
     texts: dict[str, str]
 
 

@@ -22,11 +22,12 @@ from qkvinspect.inspection.account import account
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
+from qkvinspect.inspection.facts.models_apart import each_of_its_own
 from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.match import Asked
-from qkvinspect.inspection.misfit import cannot, why_shapes
+from qkvinspect.inspection.misfit import WHERE_NAMES_ARE, cannot, why_shapes
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.notices import about_emptiness, about_numbers, about_values
+from qkvinspect.inspection.notices import about_emptiness, about_inputs, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.repeats import Renamed, UnlikeError
 from qkvinspect.inspection.report import Attention, Report
@@ -120,6 +121,8 @@ def inspect(
     """
     with none_collected():
         report = _inspect(checkpoint, options, layouts)
+    inputs = [finding for attention in report.attentions for finding in about_inputs(attention)]
+    report = replace(report, findings=(*report.findings, *inputs)) if inputs else report
     if not options.norms:
         return report
     from qkvinspect.inspection.measure import measured
@@ -149,7 +152,8 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         matches.sort(key=lambda found: _natural(found.candidates[0].layer))
     lora = adapters_and_wrappers.lora(checkpoint)
 
-    facts = Sources(names, flags, checkpoint.configs, checkpoint.modules).facts
+    sources = Sources(names, flags, checkpoint.configs, checkpoint.modules)
+    facts = each_of_its_own(sources.facts, matches, checkpoint.configs)
 
     firsts: dict[int, weights.Module] = {}  # by the match that others repeat
     by_position = bool(checkpoint.modules or checkpoint.computed) or any(flag.glob != "*" for flag in flags)
@@ -239,6 +243,10 @@ def _require_used(options: Options, names: Names, matches: Sequence[match.Match]
         used = [found.candidates[0].layer for found in matches if found.candidates[0].layout is layout]
         if not used:
             raise cannot(names, layout, layout.glob if isinstance(layout.glob, str) else "*")
+        mine = [one for found in matches if (one := found.candidates[0]).layout is layout]
+        if layout.out and not any(names.find(layout.out[0], one.path) for one in mine):
+            text = f"the layout {layout.id!r} fits {used[0]}, and no out is called {layout.out[0]} there"
+            raise LayoutError(text, hint=WHERE_NAMES_ARE)
         if options.layers and not any(fnmatchcase(layer, glob) for layer in used for glob in options.layers):
             text = f"the layout {layout.id!r} fits {used[0]}, and no layer that is asked for"
             raise LayoutError(text, expected=" or ".join(options.layers))

@@ -7,22 +7,30 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from qkvinspect.fast_dataclass import dataclass, field
+from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.look_alikes import looking_alike
+from qkvinspect.inspection.mixing import mixing_tokens
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.suggest import row
+from qkvinspect.inspection.undotted import undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
+from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.candidates import Match
 
 Status = Literal["attention", "other", "unrecognised"]
+
+
+def _of_an_adapter(name: str) -> bool:
+    """Whether it is a factor of an adapter, which no row can describe."""
+    return not FACTORS.keys().isdisjoint(name.split(".")[-2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class Unrecognised:
         why: what they look like, and what does not fit, as a clause.
         names: all of the checkpoint.
         describable: whether a row of settings can say what they are.
+        incomplete: whether other layers of its stack have what it lacks: then the file is damaged.
+        mixed: whether others of its stack are found, which a row for all would take as well.
     """
 
     module: str
@@ -42,14 +52,17 @@ class Unrecognised:
     why: str
     names: Names = field(repr=False)
     describable: bool = True
+    incomplete: bool = False
+    mixed: bool = False
 
     @property
     def suggestion(self) -> str:
         """A ``[[layout]]`` row to complete; "" where none can say what they are."""
-        if not self.describable:
+        if not self.describable or any(_of_an_adapter(tensor.name) for tensor in self.tensors):
             return ""
         own = {tensor.name: tensor.shape for tensor in self.tensors}
-        return row(self.module, own, {name: self.names.shape(name) for name in self._beside() if name not in own})
+        beside = {name: self.names.shape(name) for name in self._beside() if name not in own}
+        return row(self.module, own, beside, mixed=self.mixed)
 
     def _beside(self) -> Iterator[str]:
         """The other matrices of the module, which may be what is missing."""
@@ -121,8 +134,8 @@ class Account:
     def findings(self) -> Iterator[Finding]:
         """Each module that was not understood."""
         for found in self.unrecognised:
-            text = f"looks like attention and was not understood: {found.why}"
-            yield Finding(FindingCode.UNRECOGNISED_ATTENTION, text, found.module)
+            code = FindingCode.MISSING_PROJECTION if found.incomplete else FindingCode.UNRECOGNISED_ATTENTION
+            yield Finding(code, f"looks like attention and was not understood: {found.why}", found.module)
 
     def groups(self) -> list[Group]:
         """All tensors, similar ones together, those that look most like attention first."""
@@ -159,12 +172,23 @@ def account(
     """
     places = {match.candidates[0].path for match in matches}
     known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
-    told = [path for path in places if any(map(speaks_of_attention, path[-2:]))]
+    told = [path for path in places if any(map(speaks_of_attention, path[:-3:-1]))]  # the last first, no number mostly
     inside = _inside(names, frozenset(told))
     lone = any(some.lone for some in left)
     above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
+    kinds = {numberless(path) for path in places} if left else set[Path]()
+    stacks = {
+        numberless(path): {numberless(names.paths[w.name]) for w in c.weights if w.name in names.paths}
+        for match in matches
+        if lone
+        for c in match.candidates
+        for path in (c.path,)
+    }
     strange = [
-        Unrecognised(some.module, tensors, some.why, names, some.describable)
+        _incomplete(
+            Unrecognised(some.module, tensors, some.why, names, some.describable, mixed=numberless(some.path) in kinds),
+            stacks.get(numberless(some.path)),
+        )
         for some in left
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
         and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
@@ -178,8 +202,28 @@ def account(
         for found in looking_alike(names, known, taken)
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
     ]
+    taken.update(info.name for found in strange for info in found.tensors)
+    strange += [Unrecognised(*found, names) for found in mixing_tokens(names, known, taken)]
+    strange += [Unrecognised(*found, names, describable=False) for found in undotted(names, known, taken)]
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, known, tuple(strange))
+
+
+def _incomplete(found: Unrecognised, complete: Set[Path] | None) -> Unrecognised:
+    """The module, marked where its like in other layers has more projections, these among them.
+
+    Args:
+        complete: the numberless paths of the projections of its like in other layers; None where there is none.
+    """
+    own = {numberless(found.names.paths[tensor.name]) for tensor in found.tensors}
+    if complete is None or not own < complete or found.why.startswith(_ALONE):
+        return found
+    lost = " and ".join(sorted(".".join(path[-2:]) for path in complete - own))
+    return replace(found, why=f"other layers of its stack have {lost} as well: {found.why}", incomplete=True)
+
+
+_ALONE = ("q alone", "k and v alone")
+"""What models have by intent, whose layers take K and V of others."""
 
 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:

@@ -18,7 +18,8 @@ STRIPES = (2, 4, 8)
 def packings(layout: Layout) -> dict[str, Layout]:
     """The layout as it is, and with every other packing of the formula, by the packing in words.
 
-    The order of Q and K is left as it is: the weights cannot tell these two from each other.
+    The order of Q and K is left as it is where they have as many rows: the weights cannot tell these two from each
+    other.
     """
     found = {describe(layout): layout}
     for weights in _others(layout):
@@ -58,20 +59,44 @@ def _words(packing: Packing) -> str:
 def _others(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:
     held = [stored.packing for stored in layout.weights]
     if len(held) == 1 and sorted(held[0].order) == ["k", "q", "v"]:
+        grouped = "heads" if layout.kv_heads == "equal" else "kv_heads"
         first, second = (part for part in held[0].order if part != "v")
         for order in ((first, second, "v"), (first, "v", second), ("v", first, second)):
             for packing in (
                 Packing(order),
-                Packing(order, groups="heads" if layout.kv_heads == "equal" else "kv_heads"),
+                Packing(order, groups=grouped),
                 Packing(order, groups="heads", slot_innermost=True),
                 Packing(order, groups="rows"),
                 Packing(order, heads_innermost=True),
                 *(Packing(order, groups=stripes) for stripes in STRIPES),
             ):
                 yield (replace(layout.weights[0], packing=packing),)
+        if layout.found_by == "pattern" and layout.kv_heads != "equal":  # a name is no order
+            for order in ((second, first, "v"), (second, "v", first), ("v", second, first)):
+                yield (replace(layout.weights[0], packing=Packing(order)),)
+                yield (replace(layout.weights[0], packing=Packing(order, groups=grouped)),)
+    elif sorted(sorted(packing.order) for packing in held) in ([["k", "v"], ["q"]], [["k", "q"], ["v"]]):
+        yield from _of_pairs(layout)
     elif [packing.order for packing in held] in [[("q",), ("k",), ("v",)], [("k",), ("v",), ("q",)]]:
         for one, other in (("k", "v"), ("q", "v")):
             yield tuple(replace(stored, packing=_swapped(stored.packing, one, other)) for stored in layout.weights)
+
+
+def _of_pairs(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:
+    """Every packing of the tensor that holds two parts, beside one that holds the third."""
+    pair = next(stored.packing.order for stored in layout.weights if len(stored.packing.order) == 2)
+    for order in (pair, pair[::-1]) if "v" in pair else (pair,):
+        for packing in (
+            Packing(order),
+            Packing(order, groups="heads" if layout.kv_heads == "equal" else "kv_heads"),
+            Packing(order, groups="heads", slot_innermost=True),
+            Packing(order, groups="rows"),
+            Packing(order, heads_innermost=True),
+        ):
+            yield tuple(
+                replace(stored, packing=packing) if stored.packing.order == pair else stored
+                for stored in layout.weights
+            )
 
 
 def cuts(layout: Layout) -> dict[str, Packing]:

@@ -68,7 +68,9 @@ def weigh(
     counts = list(own)
     if glance and known is not None:
         counts = [known]
-    elif len(layout.weights) > 1 and heads is not None:  # whose heads lie the same way, whoever is who
+    elif (
+        all(len(stored.packing.order) == 1 for stored in layout.weights) and heads is not None
+    ):  # whose heads lie the same way, whoever is who
         counts = [one.num_heads for one in heads.weighed[:2]]
     stride = samples[0].stride
     counts = [n for n in counts if n == known or _thinnest(own[n]) >= 2 * stride]
@@ -84,11 +86,28 @@ def weigh(
     if len(others) > 1:
         packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
+    if packings is not None and packings.decided and as_declared and (heads is None or not heads.decided):
+        heads = _by_their_rows(layout, own, samples[:enough]) or heads
     evidence = Evidence(heads, packings, _turned(of, layout, heads), as_declared=as_declared)
     shown = known or (heads.best.num_heads if heads else 0)
     if not thorough or shown not in own:
         return evidence
     return replace(evidence, turns=weigh_turns(own[shown], samples), profile=draw(own[shown], samples))
+
+
+def _by_their_rows(layout: Layout, own: Variants, samples: Sequence[Sample]) -> Verdict | None:
+    """The number of heads, where each number puts the parts into other rows; None where these do not tell it.
+
+    Heads that are alike in twos pass for half as many, but not where a part lies in each head's own rows.
+    """
+    from qkvinspect.inspection.evidence import weigh_packings
+
+    if not any(stored.packing.groups in ("heads", "kv_heads") for stored in layout.weights):
+        return None
+    found = weigh_packings({str(heads): {heads: cut} for heads, cut in own.items()}, samples)
+    if found is None or not found.decided:
+        return None
+    return replace(found, weighed=tuple(replace(one, label="", same_rows="") for one in found.weighed))
 
 
 def _confirmed(of: Hypotheses, layout: Layout, own: Variants) -> Evidence | None:

@@ -13,6 +13,7 @@ from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
+from qkvinspect.inspection.computed_lists import in_lists
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.names import Names
@@ -42,7 +43,7 @@ class Computed:
     @classmethod
     def of(cls, checkpoint: Checkpoint, names: Names) -> Computed:
         """What the graph of a checkpoint says; nothing where it has none."""
-        every = checkpoint.computed
+        every = in_lists(checkpoint.computed, names)
         modules = tuple(one for one in every if isinstance(one, ComputedAttention))
         cuts = tuple(one for one in every if isinstance(one, ComputedCut))
         unknown = {one.weight: one for one in every if isinstance(one, ComputedUnknown)}
@@ -76,7 +77,7 @@ class Computed:
         claimed = {weight.name for match in matches for one in match.candidates for weight in one.weights}
         for one in self.modules:
             names = [*dict.fromkeys(part.weight for part in one.parts.values())]
-            if claimed.isdisjoint(names) and all(name in self.names.weights for name in names):
+            if claimed.isdisjoint(names) and all(name in self.names.paths for name in names):
                 candidate = self._candidate(one, names)
                 if candidate is not None:
                     claimed |= {*names}

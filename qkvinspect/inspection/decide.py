@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Config
@@ -11,7 +11,7 @@ from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.scopes import speaking
 from qkvinspect.inspection.forced import Forced
 from qkvinspect.layouts import Layout
-from qkvinspect.parsed import is_items
+from qkvinspect.parsed import is_items, is_mapping
 
 
 def decide(
@@ -57,21 +57,51 @@ def decide(
     return Match(tuple(c for c in candidates if c.specificity == best[0].specificity), DecidedBy.NOTHING)
 
 
-def named_by(layout: Layout, configs: Sequence[Config]) -> bool:
+def candidates_of(rows: Iterable[Layout], configs: Sequence[Config], forcible: Collection[str]) -> list[Layout]:
+    """The rows that are candidates at all, with these configs.
+
+    Args:
+        forcible: ids of rows that a person asked for.
+    """
+    return [
+        row
+        for row in rows
+        if row.id in forcible or ((not row.only_told or _named_by(row, configs)) and not _ruled_out(row, configs))
+    ]
+
+
+def _named_by(layout: Layout, configs: Sequence[Config]) -> bool:
     """Whether a config names a layout."""
     return any(_config_says(layout, config.values) for config in configs)
+
+
+def _ruled_out(layout: Layout, configs: Sequence[Config]) -> bool:
+    """Whether the configs name kinds of model of which none stores it so, or say of the model that it is otherwise."""
+    if not layout.only_for:
+        return False
+    said = [values for config in configs for values in (config.values, *filter(is_mapping, config.values.values()))]
+    kinds = [kind.lower() for values in said for kind in _kinds(values)]
+    known = any(fnmatchcase(kind, glob) for kind in kinds for glob in layout.only_for)
+    return (bool(kinds) and not known) or any(
+        key in values and values[key] == value for values in said for key, value in layout.never_where
+    )
 
 
 def _config_says(layout: Layout, values: Mapping[str, object]) -> bool:
     """Whether a config names the row: its kind of model, and every flag."""
     if not layout.model_types and not layout.flags:
         return False
+    kinds = _kinds(values)
+    says = not layout.model_types or any(fnmatchcase(kind, glob) for kind in kinds for glob in layout.model_types)
+    return says and all(_allows(allowed, values.get(key)) for key, allowed in layout.flags.items())
+
+
+def _kinds(values: Mapping[str, object]) -> list[str]:
+    """What a config, or a section of one, calls its model."""
     named = [values.get(key) for key in ("model_type", "_class_name", "architecture")]
     listed = values.get("architectures")
     named += listed if is_items(listed) else []
-    kinds = [kind for kind in named if isinstance(kind, str)]
-    says = not layout.model_types or any(fnmatchcase(kind, glob) for kind in kinds for glob in layout.model_types)
-    return says and all(_allows(allowed, values.get(key)) for key, allowed in layout.flags.items())
+    return [kind for kind in named if isinstance(kind, str)]
 
 
 def _allows(allowed: tuple[object, ...], value: object) -> bool:

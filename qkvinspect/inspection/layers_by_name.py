@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from qkvinspect.errors import clean
@@ -20,12 +21,22 @@ class NoSuchLayerError(KeyError):
 
 
 class LayersByName(dict[str, Layer]):
-    """The layers of a checkpoint by name."""
+    """The layers of a checkpoint by name.
+
+    Args:
+        lost: why there is no such layer, by names of modules that cannot be read.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], lost: Mapping[str, str] | None = None) -> None:
+        super().__init__(layers)
+        self._lost = lost or {}
 
     def __repr__(self) -> str:
         return clean(f"<{len(self)} layers: {', '.join(list(self)[:_SHOWN])}{', ...' if len(self) > _SHOWN else ''}>")
 
     def __missing__(self, name: str) -> Layer:
+        if name in self._lost:
+            raise NoSuchLayerError(clean(f"no layer {name!r}: {self._lost[name]}"))
         raise NoSuchLayerError(clean(f"no layer {name!r}; there is {' or '.join(near(name, list(self))) or 'none'}"))
 
 

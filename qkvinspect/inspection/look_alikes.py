@@ -67,7 +67,7 @@ def _attention_above(path: Path) -> Path | None:
         if at < 1:
             return None
         above = path[at - 2] if at < len(path) - 1 and at > 1 and path[at - 1].isdecimal() else path[at - 1]
-        if speaks_of_attention(above):
+        if not above.isdecimal() and speaks_of_attention(above):  # of many layers, each number would be looked up
             return path[:at]
     return None
 

@@ -14,7 +14,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, Match
-from qkvinspect.inspection.decide import decide, named_by
+from qkvinspect.inspection.decide import candidates_of, decide
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
 from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.leftovers import Leftover
@@ -102,9 +102,7 @@ def _find(
     """
     forced, firsts = Forced(asked.forced), repeats.firsts
     forcible = {id for _, id in asked.forced}
-    layouts, some = (
-        [row for row in of if not row.only_told or row.id in forcible or named_by(row, configs)] for of in rows
-    )
+    layouts, some = (candidates_of(of, configs, forcible) for of in rows)
 
     def reason(layer: str, id: str) -> str:
         row = next((row for row in (*asked.told, *layouts) if row.id == id), None)

@@ -10,6 +10,7 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
+from qkvinspect.tensor_table import LoneRegion
 from qkvinspect.weights.weight import Weight
 
 
@@ -23,12 +24,14 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
     from qkvinspect.weights.norms import RowStats, StreamRequest, stream
 
     wanted: dict[str, StreamRequest] = {}
-    uses: Counter[str] = Counter()
+    shared: Counter[str] = Counter()  # what several modules have, by how many more will ask for it
     for attention in attentions:
-        for part in attention.parts:
-            for weight, orientation in _read(part):
-                wanted.setdefault(weight.name, StreamRequest(weight, orientation))
-                uses[weight.name] += 1
+        own = {one[0].name: one for part in attention.parts for one in _read(part)}
+        for name, (weight, orientation) in own.items():
+            if name in wanted:
+                shared[name] += 1
+            else:
+                wanted[name] = StreamRequest(weight, orientation)
     requests = sorted(wanted.values(), key=lambda request: _place(request.weight))
     del wanted
     announce(region for request in requests for region in request.weight.regions)
@@ -38,14 +41,21 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
     merged: dict[int, tuple[object, tuple[range, ...]]] = {}  # heads, which the layers of a stack share, and their rows
 
     def stats_of(weight: Weight | None) -> RowStats | None:
-        """What was found of a weight; given up with the last part that it is asked for."""
-        if weight is None or weight.name not in uses:
+        """What was found of a weight."""
+        if weight is None or weight.no_values:
             return None
         while weight.name not in found:
             request, stats = next(streamed)
             found[request.weight.name] = stats
-        uses[weight.name] -= 1
-        return found[weight.name] if uses[weight.name] else found.pop(weight.name)
+        return found[weight.name]
+
+    def give_up(one: Attention) -> None:
+        """What was found of weights that no other module will ask for."""
+        for name in {weight.name for part in one.parts for weight, _ in _read(part)}:
+            if shared.get(name):
+                shared[name] -= 1
+            else:
+                del found[name]
 
     def with_norms(part: Part) -> Part:
         stats, of_bias = stats_of(part.weight), stats_of(part.bias)
@@ -60,13 +70,14 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
             part.bias_heads,
             measured=None if stats is None else Measure(*stats.measure(rows)),
             bias_measured=None if of_bias is None else Measure(*of_bias.measure(part.bias_heads)),
-            head_measures=() if stats is None else tuple([Measure(*stats.measure((rows,))) for rows in part.heads]),
+            head_measures=() if stats is None else tuple([Measure(*one) for one in stats.each(part.heads)]),
             head_ranks=part.head_ranks,
         )
 
     while attentions:
         one = attentions.popleft()
         yield replace(one, parts=tuple(map(with_norms, one.parts)))
+        give_up(one)
     deque(streamed, maxlen=0)  # nothing is left of it but its end
 
 
@@ -81,7 +92,7 @@ def _read(part: Part) -> Iterator[tuple[Weight, Orientation]]:
 def _place(weight: Weight) -> tuple[str, int, int]:
     info = weight.stored[0]
     region = info.region
-    if type(region) is Region:  # nearly always, and asked of every weight
+    if type(region) is LoneRegion or type(region) is Region:  # nearly always, and asked of every weight
         return region.source.name, region.start, info.offset
     first = next(iter(region.extents), None)
     return (first.source.name, first.start, info.offset) if first else ("", 0, 0)

@@ -63,7 +63,7 @@ def _why_there(names: Names, layout: Layout, place: Path, glob: str) -> str:
 def cannot(names: Names, layout: Layout, glob: str) -> LayoutError:
     """The error for a layout that fits nowhere."""
     where = "no layer" if glob == "*" else f"no layer that {glob!r} names"
-    return LayoutError(f"{where} can have the layout {layout.id!r}: {why(names, layout, glob)}", hint=_HINT)
+    return LayoutError(f"{where} can have the layout {layout.id!r}: {why(names, layout, glob)}", hint=WHERE_NAMES_ARE)
 
 
-_HINT = "`qkvinspect show --tensors` lists all names; a [[layout]] row of qkvinspect.toml describes others"
+WHERE_NAMES_ARE = "`qkvinspect show --tensors` lists all names; a [[layout]] row of qkvinspect.toml describes others"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.parsed import is_items
+from qkvinspect.tensor_table import counted_kinds
+from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,8 @@ class ModelInShort:
     """The summary that the first line of output shows.
 
     Attributes:
-        num_parameters: numbers in all tensors of the state_dict that was read.
+        num_parameters: numbers of all weights of the state_dict that was read: what codes stand for is counted, and
+            not the scales beside them.
         dtypes: how many numbers are stored in each dtype, the commonest first.
         architecture: what the config calls the model; "" where there is none.
     """
@@ -34,13 +38,20 @@ class ModelInShort:
         }
 
 
-def in_short(checkpoint: Checkpoint) -> ModelInShort:
+def in_short(checkpoint: Checkpoint, weights: Weights) -> ModelInShort:
     """Summarise the model of a checkpoint; nothing is read."""
     counted: Counter[str] = Counter()
-    kinds = Counter((info.dtype.name, info.shape) for info in checkpoint.tensors.values())
-    for (dtype, shape), tensors in kinds.items():
+    for dtype, shape, tensors in counted_kinds(checkpoint.tensors):
         counted[dtype] += tensors * prod(shape)
-    return ModelInShort(counted.total(), dict(counted.most_common()), _architecture(checkpoint))
+    encoded = sum(weight.numel - sum(info.numel for info in weight.stored) for weight in _decoded(checkpoint, weights))
+    return ModelInShort(counted.total() + encoded, dict(counted.most_common()), _architecture(checkpoint))
+
+
+def _decoded(checkpoint: Checkpoint, weights: Weights) -> Iterator[Weight]:
+    """Weights whose tensors in the file, all of them, are other than their numbers in number."""
+    for weight in weights.encoded.values():
+        if weight.encoding is not None and all(info.name in checkpoint.tensors for info in weight.stored):
+            yield weight
 
 
 def _architecture(checkpoint: Checkpoint) -> str:

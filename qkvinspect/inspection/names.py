@@ -132,7 +132,7 @@ class Names:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a weight, by its stored name."""
-        return (self.weights.encoded.get(name) or self.weights.tensors[name]).shape
+        return self.weights.shape(name)
 
     def find_in_stack(self, key: str, layer: Path) -> Weight | None:
         """As ``find``, or else the same tensor of another layer of the same stack."""

@@ -13,9 +13,11 @@ from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts.packing import describe
+from qkvinspect.tensor_table import each_kind
 from qkvinspect.weights.weight import Weight
 
 SURE_TO_CONTRADICT = 0.999
+_OTHER_INPUTS = "torch-mha-split"
 
 
 def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
@@ -84,6 +86,19 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
         yield Finding(FindingCode.HEADS_AGAINST_WEIGHTS, f"{text} {_sure(heads)}", layer)
 
 
+def said_of_none(packings: Verdict, *, equal: bool) -> str:
+    """What the weights say where that is none of a module's candidates.
+
+    Args:
+        equal: whether Q has as many rows as K, so that nothing tells which is which.
+    """
+    said = packings.best.label
+    order = said[: said.rindex(", ") + 3] if ", " in said else said[:1]
+    other = order.translate(str.maketrans("qk", "kq"))
+    both = f"{order} or {other}{said[len(order) :]}" if equal else said
+    return f"none of these is what the weights say, {both} {_sure(packings)}"
+
+
 def _sure(verdict: Verdict) -> str:
     percent = min(int(verdict.confidence * 10_000) / 100, 99.99)
     return f"({percent:g} % sure; `qkvinspect explain --evidence` shows why)"
@@ -91,6 +106,8 @@ def _sure(verdict: Verdict) -> str:
 
 def about_emptiness(tensors: Mapping[str, TensorInfo]) -> Iterator[Finding]:
     """Weights without elements, as a model in DeepSpeed ZeRO-3 or FSDP leaves them where it is saved as it stands."""
+    if not any(0 in kind.shape for kind in each_kind(tensors)):
+        return
     empty = [
         name
         for name, info in tensors.items()
@@ -110,6 +127,20 @@ def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:
     lost = next((weight for weight in weights if weight.why), None)
     if lost is not None:
         yield Finding(FindingCode.NO_VALUES, f"{lost.name} has no values: {lost.why}", layer)
+
+
+def about_inputs(attention: Attention) -> Iterator[Finding]:
+    """Report parts of one layer that take different inputs, where they cannot be from two places.
+
+    K and V read the same place, but for nn.MultiheadAttention's kdim and vdim, and in self-attention Q does too.
+    """
+    if attention.layout is None or attention.layout.id == _OTHER_INPUTS:
+        return
+    taken = {part.name: part.shape[1] for part in attention.parts if part.name in ("q", "k", "v")}
+    together = taken if "self_att" in attention.layer.lower() else {name: taken[name] for name in taken if name != "q"}
+    if len(set(together.values())) > 1:
+        text = ", ".join(f"{name.upper()} takes {width} inputs" for name, width in taken.items())
+        yield Finding(FindingCode.PROJECTION_SHAPE, f"{text}: they should read the same ones", attention.layer)
 
 
 def about_numbers(attention: Attention) -> Iterator[Finding]:

@@ -7,13 +7,13 @@ with every packing that it may have, for the weights, or a person, to choose fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.leftovers import Leftover, leftover
-from qkvinspect.inspection.names import Names, Path, shape_of
+from qkvinspect.inspection.names import Names, Path, numberless, shape_of
 from qkvinspect.inspection.possible_layouts import (
     columns_of,
     known_widths,
@@ -26,6 +26,7 @@ from qkvinspect.inspection.possible_layouts import (
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.stacked_layers import StackedLayers
 from qkvinspect.inspection.three_axes import Stream, as_matrices, have_three, in_words, mix_three, out_of, readings
+from qkvinspect.inspection.two_steps import first_steps, projections_of
 from qkvinspect.inspection.unexplained import (
     EVEN,
     FEW,
@@ -59,6 +60,7 @@ def find(
     used = set(layers)
     found: list[list[Candidate]] = []
     left: list[Leftover] = []
+    silent: list[ProjectingModule] = []
     modules = list(modules_of(names, paths, claimed))
     layers_of, stream = StackedLayers(names, paths, modules), Stream(names, paths, modules)
     for module in modules:
@@ -87,6 +89,8 @@ def find(
         sets = [some for some in module.sets if some not in three and id(some) not in stacked]
         if _gates_messages(names, module):
             continue
+        first = first_steps(module)
+        sets = [some for some in sets if not any(one in first for one in some)] if first else sets
         fitting = {id(some): turns for some in sets if (turns := _fitting(names, module, some))}
         whole = [some for some in sets if id(some) in fitting]
         second = bool(whole) or module.stored in used or (_adapts(module) and module.stored.rpartition(".")[0] in used)
@@ -98,8 +102,35 @@ def find(
             weights = tuple(one.weight for one in some)
             forms = layouts_of(module, some, fitting.get(id(some)) or turns_of(names, module, some))
             found.append([Candidate(form, module.path, layer, weights) for form in forms])
-        left += unexplained(module, [some for some in sets if some not in chosen])
-    return found, left
+        if first and not whole:
+            why = "projections in two steps, as latent attention has them"
+            left.append(leftover(module, projections_of(module), why, lone=False))
+        elif not first:
+            said = [*unexplained(module, [some for some in sets if some not in chosen])]
+            left += said
+            if not (said or chosen or three or stacked):
+                silent.append(module)
+    return found, [*left, *_lost(names, paths, claimed, found, silent)]
+
+
+def _lost(
+    names: Names,
+    paths: Mapping[str, Path],
+    claimed: Collection[str],
+    found: Iterable[Sequence[Candidate]],
+    silent: Iterable[ProjectingModule],
+) -> Iterator[Leftover]:
+    """Modules that hold some projections only, where in another layer of their stack the same are of an attention."""
+    held = [(module, some) for module in silent if (some := projections_of(module))]
+    if not held:
+        return
+    known = {numberless(names.paths[one.name]) for candidates in found for one in candidates[0].weights}
+    known |= {numberless(paths[name]) for name in claimed if name in paths}
+    for module, some in held:
+        if all(numberless(paths[one.weight.name]) in known for one in some):
+            parts = " and ".join(sorted(parts_of(some)))
+            why = f"{parts} alone, where other layers of its stack have more"
+            yield leftover(module, some, why, lone=False)
 
 
 def _why_not_three(axes: Sequence[Axes]) -> str:
@@ -123,14 +154,14 @@ def _gates_messages(names: Names, module: ProjectingModule) -> bool:
 def _is_second(projections: Sequence[Projection], module: ProjectingModule) -> bool:
     """Whether these are K and V of a second stream.
 
-    Bare parameters called so may be anything of K and V (Linformer's shorten the sequence): one axis must be as long
-    as the output projection is wide.
+    Bare parameters called so may be anything of K and V (Linformer's shorten the sequence, by chance to as many rows as
+    attention is wide): the output projection must be one as well, and one axis as long as it is wide.
     """
     if parts_of(projections) != {"k", "v"} or is_low_rank(projections):
         return False
     if all(one.key[-1] in LEAVES for one in projections):
         return True
-    widths = {columns_of(info) for _, info in module.outputs}
+    widths = {columns_of(info) for key, info in module.outputs if key[-1] not in LEAVES}
     return all(widths & set(one.weight.shape) for one in projections)
 
 
@@ -186,14 +217,25 @@ def _may_stand_alone(projections: Sequence[Projection], module: ProjectingModule
     """Whether words for Q, K and V are enough where nothing else says attention and no output projection is there.
 
     Classifiers over words that mean query, key and value have few rows, or any number of them; networks have several
-    matrices, and convolutions that look around.
+    matrices, and convolutions that look around. Names that differ in more than the word are of different things:
+    ``query``, ``key_points`` and ``val_loss``.
     """
     rows = [one.weight.shape[0] for one in projections]
     return (
         all(one.plain for one in projections)
-        and all(count >= FEW and count % EVEN == 0 for count in rows)
+        and (all(count >= FEW and count % EVEN == 0 for count in rows) or _score_with_few(projections))
+        and len({one.word.label for one in projections}) < 3
         and not any(map(is_no_projection, module.path[-1:]))
     )
+
+
+def _score_with_few(projections: Sequence[Projection]) -> bool:
+    """Whether they are those of SAGAN: 1x1 convolutions, V as wide as its input, Q and K an equal fraction of it."""
+    shapes = {one.parts: one.weight.shape for one in projections}
+    if shapes.keys() != set("qkv") or any(len(shape) != 4 for shape in shapes.values()):
+        return False
+    (few, wide), same, (rows, cols) = shapes["q"][:2], shapes["k"][:2], shapes["v"][:2]
+    return same == (few, wide) and rows == cols == wide and few > 1 and wide % few == 0
 
 
 def _one_fits(sizes: dict[str, tuple[int, int]], widths: set[int], *, said: bool) -> bool:

@@ -156,8 +156,9 @@ def _with_output(
         whole, cols = shape_of(projections[0].weight, turn)
         wanted = {whole // 3, cols}
         for width in {width_of(key, info, turn) for key, info in module.outputs if len(info.shape) > 1}:
-            if width < whole // 3 and (whole - width) % 2 == 0:
-                wanted.add(width)  # V is narrower than Q and K
+            rest, odd = divmod(whole - width, 2)
+            if not odd and rest > 0 and (width < rest or width % rest == 0):
+                wanted.add(width)  # of a V that is narrower or wider than Q and K, or of a Q of shared kv heads
 
     def reads_them(key: Path, info: Weight) -> bool:
         return len(info.shape) > 1 and width_of(key, info, turn) in wanted
@@ -193,7 +194,7 @@ def _layouts(
             biases=tuple(StoredWeight(_bias(key), packing) for key, packing in zip(keys, packings, strict=True)),
             out=out,
             out_orientation=form.out_turn or turn,
-            kv_heads="equal" if equal or how == _SHARED else "free",
+            kv_heads="equal" if equal or how in (_SHARED, _WIDE) else "free",
             head_tensors=(),
             v_free=True,
             num_heads=heads,
@@ -202,7 +203,7 @@ def _layouts(
             source="the names and shapes of the tensors themselves",
             proof="pattern",
         )
-        for how, packings in _packings(form.parts, equal=equal, lists=lists)
+        for how, packings in _packings(form.parts, equal=equal, lists=lists, out=bool(out))
     )
 
 
@@ -213,9 +214,12 @@ def _bias(key: str) -> str:
 
 
 _SHARED = "shared"
+_WIDE = "wide-v"
 
 
-def _packings(parts: tuple[str, ...], *, equal: bool, lists: bool = False) -> Iterator[tuple[str, tuple[Packing, ...]]]:
+def _packings(
+    parts: tuple[str, ...], *, equal: bool, lists: bool = False, out: bool = False
+) -> Iterator[tuple[str, tuple[Packing, ...]]]:
     """(name, a packing for each tensor); "" where there is no choice. A list of heads is never one of blocks."""
     if all(len(some) == 1 for some in parts):
         yield "", tuple(Packing((some,)) for some in parts)
@@ -227,6 +231,8 @@ def _packings(parts: tuple[str, ...], *, equal: bool, lists: bool = False) -> It
     if not lists:
         yield "blocks", tuple(Packing(tuple(some)) for some in parts)
     yield per_head[0], tuple(_grouped(some, per_head[1]) for some in parts)
+    if out and not equal and not lists and len(parts[0]) == 3:  # as wide as the output reads may be Q, or V
+        yield _WIDE, (Packing(tuple(parts[0])),)
     if equal:
         yield "row-by-row", tuple(_grouped(some, "heads", innermost=True) for some in parts)
 

@@ -7,7 +7,7 @@ or two blocks that differ, and looking for attention in each would take most of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 
 from qkvinspect.fast_dataclass import replace
@@ -18,6 +18,7 @@ from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.split import as_vector
 from qkvinspect.inspection.words import speaks_of_attention, word_of
+from qkvinspect.tensor_table import TensorTable
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.head_stack import HeadStack, stack_of_heads
@@ -65,19 +66,34 @@ class Repeats:
                 kind.append(numbers.setdefault((path[size:], self._kind(name)), len(numbers)))
                 held.append(name)
         first: dict[tuple[Path, tuple[int, ...]], Path] = {}
-        again: set[str] = set()
+        again: set[Path] = set()
         for block, kind in kinds.items():
             one = first.setdefault((block[:-1], tuple(kind)), block)
             if one is not block:
                 self._alike |= {one, block}
                 self._of.setdefault(one, []).append(block)
-                again.update(self._held[block])
+                again.add(block)
         if again:
-            self.firsts = {name: path for name, path in self._names.paths.items() if name not in again}
+            self.firsts = dict(self._outside(again))
+
+    def _outside(self, again: Set[Path]) -> Iterator[tuple[str, Path]]:
+        """What is in none of some blocks: a set of the names that are would take as much room as a table of all."""
+        sizes = {len(block) for block in again}
+        block, within = (), False
+        for name, path in self._names.paths.items():
+            if not within or path[: len(block)] != block:  # neighbours mostly share a block
+                block = next((path[:size] for size in sizes if path[:size] in again), ())
+                within = bool(block)
+            if not within:
+                yield name, path
 
     def _kind(self, name: str) -> object:
         """What must be the same of two tensors; its own name for one that is not plain numbers."""
-        info, encoded = self._names.weights.tensors.get(name), self._names.weights.encoded.get(name)
+        tensors, encoded = self._names.weights.tensors, self._names.weights.encoded.get(name)
+        if encoded is None and isinstance(tensors, TensorTable):
+            number = tensors.kind_number(name)
+            return name if number is None else number
+        info = tensors.get(name)
         heads = None if encoded is None else heads_of(encoded)
         if encoded is not None and heads is not None:
             info = encoded.stored[0]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.errors import clean
 from qkvinspect.fast_dataclass import dataclass, field
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import model
 from qkvinspect.inspection.account import Account
@@ -250,7 +251,13 @@ class Report(Tabular):
         Raises:
             KeyError: none is called so; it says which names are near.
         """
-        return LayersByName({one.layer: one for one in self.attentions})[name]
+        return LayersByName({one.layer: one for one in self.attentions}, self.undecoded)[name]
+
+    @property
+    def undecoded(self) -> dict[str, str]:
+        """Why modules have no values, by their names."""
+        said = [(finding.layer, finding) for finding in self.findings if finding.code is FindingCode.NO_VALUES]
+        return {layer: finding.message for layer, finding in reversed(said) if layer is not None}
 
     def to_dict(self, *, tensors: bool = False) -> dict[str, object]:
         """The JSON contract: see report.schema.json; where ``tensors`` is true, with all tensors and their places."""
@@ -268,7 +275,7 @@ class Report(Tabular):
                 "num_files": checkpoint.num_files,
                 "num_tensors": len(checkpoint.tensors),
                 "num_bytes": checkpoint.num_bytes,
-                **model.in_short(checkpoint).to_dict(),
+                **model.in_short(checkpoint, self.weights).to_dict(),
             },
             "attentions": [attention_to_json(attention) for attention in self.attentions],
             "findings": [finding.to_dict() for finding in self.findings],

@@ -20,7 +20,19 @@ def sizes_fit(layout: Layout, names: Names, layer: Path, weights: Sequence[Weigh
         return False
     if layout.fed_by is not None and not _is_fed_by(*layout.fed_by, names, layer, weights[-1]):
         return False
-    return not _is_one_for_two(layout, weights)
+    return not _is_one_for_two(layout, weights) and not _lost_its_v(layout, names, layer, weights)
+
+
+def _lost_its_v(layout: Layout, names: Names, layer: Path, weights: Sequence[Weight]) -> bool:
+    """Whether K would be V as well, and another layer of the stack has a V of its own that is as large.
+
+    Gemma 4's local layers have both, and narrower ones than its global layers.
+    """
+    k = [i for i, stored in enumerate(layout.weights) if stored.packing.order == ("kv",) and len(layout.weights) > 1]
+    if not k or layout.found_by != "layout" or not layout.unless:
+        return False
+    beside = names.find_in_stack(layout.unless[0], layer)
+    return beside is not None and beside.shape == weights[k[0]].shape
 
 
 def _is_less_than_v(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:

@@ -54,14 +54,27 @@ def part_rows_of(layout: Layout, shapes: Sequence[tuple[int, int]], out_features
             layout.kv_heads == "free"
             and len(stored.packing.order) == 3
             and out_features
+            and (total == 3 * out_features or not _says_no_more(layout))
             and total > out_features
             and (total - out_features) % 2 == 0
         ):
             rest = (total - out_features) // 2
             found |= {"q": out_features, "k": rest, "v": rest}
+    q = found.get("q")
+    for stored, (total, _) in zip(layout.weights, shapes, strict=True):
+        if set(stored.packing.order) == {"k", "v"} and stored.packing.groups in ("kv_heads", "rows") and not total % 2:
+            found |= dict.fromkeys("kv", total // 2) if q and (not layout.v_free or out_features == q) else {}
     if layout.v_free and out_features and "q" in found:
         found |= dict(_of_k_and_v(layout, shapes, found["q"], out_features))
     return found if all(found.values()) else {}
+
+
+def _says_no_more(layout: Layout) -> bool:
+    """Whether a user's row says of one tensor that it holds Q, K and V in blocks.
+
+    What the output projection reads may be a wide V, or the heads that share a narrow one: the numbers of heads tell.
+    """
+    return layout.found_by == "settings" and [one.packing.groups for one in layout.weights] == ["one"]
 
 
 def _beside_v(rows: int, v: int) -> dict[str, int]:
@@ -158,7 +171,7 @@ def _packed_sizes(
     of_kv = len(parts) - of_heads
     v_width = _divide(out_features, heads, "columns of the output projection", "heads") if out_features else None
     kv_heads = {"free": fact.num_kv_heads, "equal": heads, "one": 1}[layout.kv_heads]
-    if kv_heads is None and v_width and of_kv:
+    if kv_heads is None and v_width and of_kv and not _says_no_more(layout):
         kv_heads, left = divmod(total - of_heads * heads * v_width, of_kv * v_width)
         kv_heads = kv_heads if not left and kv_heads > 0 and heads % kv_heads == 0 else None
     kv_heads = kv_heads or heads

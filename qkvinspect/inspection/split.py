@@ -94,9 +94,8 @@ def _vector(bias: Weight | None) -> Weight | None:
 
 def as_vector(bias: Weight) -> Weight:
     """A bias [heads, head_dim], or of more axes, as the vector that it is."""
-    if bias.info is None or bias.encoding is not None or len(bias.shape) < 2:
+    if bias.encoding is not None or len(bias.shape) < 2 or (info := bias.info) is None:
         return bias
-    info = bias.info
     return plain(replace(info, shape=(info.numel,), strides=(1,))) if info.contiguous and info.numel else bias
 
 

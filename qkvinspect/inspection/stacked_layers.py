@@ -85,6 +85,8 @@ class StackedLayers:
         shapes = [one.weight.shape for one in projections]
         if any(is_convolution(one.weight.shape, one.key[-1]) for one in projections):
             return ""
+        if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][0] == len(projections[0].parts) > 1:
+            return ""  # Gemma's einsum: Q, K and V, heads, inputs, outputs
         shapes += [info.shape for _, info in module.outputs if prod(info.shape[2:]) > 1]
         alike = [len({shape[axis] for shape in shapes}) == 1 for axis in range(2)]
         for axis in range(2):

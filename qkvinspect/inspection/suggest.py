@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from qkvinspect.inspection.two_steps import without_first_steps
 from qkvinspect.inspection.words import MORE, Word, is_output, tokens, word_of
 from qkvinspect.layouts.from_settings import THREE_AXES, UNKNOWN
 
@@ -33,17 +34,19 @@ class _SaidByNames(NamedTuple):
     more: bool
 
 
-def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
+def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bool = False) -> str:
     """The row for a module and those of its tensors that look like projections, with their shapes, as lines of TOML.
 
     "" where no row can say what they are: Q and K that have no number of heads in common, tensors of four axes.
 
     Args:
         beside: other tensors of the module, which may be what no name says if they have the shape of one of these.
+        mixed: whether other modules of its stack are not to be described.
     """
     alike = {name: shape for name, shape in (beside or {}).items() if _is_output(name) or shape in tensors.values()}
     shapes = {_below(module, name): shape for name, shape in {**tensors, **alike}.items()}
-    own = {_below(module, name) for name in tensors}
+    shapes = {key: shapes[key] for key in without_first_steps(shapes)}
+    own = {key for key in (_below(module, name) for name in tensors) if key in shapes}
     if any(prod(shapes[key][2:]) > 1 and not _has_three(shapes[key]) for key in own if _parts(key)):
         return ""
     matrices = {
@@ -55,9 +58,12 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None) -> str:
     said = _said(matrices, own, shapes, out)
     if (not said.parts and not said.spare) or not _share_heads(said.parts, matrices):
         return ""
+    if said.more and out and "qkv" in said.parts and 3 * matrices[out][1] >= matrices[said.parts["qkv"]][0]:
+        return ""  # the output projection reads the MLP as well: its width is that of neither
     if list(said.parts) == ["q"] and not said.spare:
-        return _of_a_query_alone(module, said.parts["q"], out)
-    return "\n".join(_lines(module, said, shapes, matrices, out))
+        return _of_a_query_alone(module if mixed else _glob(module), said.parts["q"], out)
+    place = module if mixed and said.missing and not said.spare else _glob(module)
+    return "\n".join(_lines(place, said, shapes, matrices, out))
 
 
 def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes, out: str | None) -> _SaidByNames:
@@ -72,7 +78,7 @@ def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes
 
 
 def _lines(
-    module: str, said: _SaidByNames, shapes: Shapes, matrices: Mapping[str, tuple[int, int]], out: str | None
+    place: str, said: _SaidByNames, shapes: Shapes, matrices: Mapping[str, tuple[int, int]], out: str | None
 ) -> list[str]:
     parts, spare, missing = said.parts, said.spare, said.missing
     stacked = "qkv" in parts and _has_three(shapes[parts["qkv"]])
@@ -81,7 +87,7 @@ def _lines(
         parts = dict.fromkeys("qkv", parts["qkv"])
     alone = f"  # it has no {' and '.join(missing).upper()} of its own" if missing and not spare else ""
     lines = [f"[[layout]]{'  # if one projection is used as all three' if same else alone}"]
-    lines += [f"layer = {_quoted(_glob(module))}"]
+    lines += [f"layer = {_quoted(place)}"]
     lines += [
         f"{some} = {_quoted(key)}" for some, key in sorted(parts.items(), key=lambda item: "qkv".index(item[0][0]))
     ]
@@ -91,6 +97,13 @@ def _lines(
     if "qkv" in parts or one:
         choices = ", ".join(map(_quoted, _packings(missing, more=said.more, stacked=stacked)))
         lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
+    elif "kv" in parts and not same:
+        choices = ", ".join(map(_quoted, ("k, v per head", "k, v in blocks")))
+        lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
+    if any(line.startswith("packing") for line in lines):
+        lines.append(
+            '# heads = "8"  # how many, or "32/8" with kv heads: where the packing is per head, none can be found'
+        )
     beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
     lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing if spare and not one]
     if any(_has_three(shapes[key]) for key in (*parts.values(), *spare)):
@@ -119,17 +132,27 @@ def _is_output(name: str) -> bool:
 def _named(matrices: Mapping[str, tuple[int, int]]) -> dict[str, str]:
     """The tensor whose name says each part, where only one does and it is no single row, which projects nothing.
 
-    Three of a list whose name says all three are one each, in the order of the name.
+    Three of a list whose name says all three, or two of one for both, are one each, in the order of the name.
     """
     said: dict[str, list[str]] = {}
     for key in matrices:
         if _parts(key):
             said.setdefault(_parts(key), []).append(key)
-    listed = said.get("qkv", [])
-    if len(said) == 1 and len(listed) == 3 and len({matrices[key] for key in listed}) == 1:
-        order = next(word.parts for word in _words(listed[0]))
-        return dict(zip(order, listed, strict=True)) if len(order) == 3 else {}
-    return {some: keys[0] for some, keys in said.items() if len(keys) == 1}
+    for parts in ("qkv", "kv"):
+        listed = said.get(parts, [])
+        if len(listed) == len(parts) and len({matrices[key] for key in listed}) == 1 and len(said) == 4 - len(parts):
+            order = next(word.parts for word in _words(listed[0]))
+            if len(order) != len(parts):
+                return {}
+            return {**dict(zip(order, listed, strict=True)), **{some: said[some][0] for some in {*said} - {parts}}}
+    named = {some: keys[0] for some, keys in said.items() if len(keys) == 1}
+    return {} if len(named) == 1 and _is_one_of_letters(matrices, *named.values()) else named
+
+
+def _is_one_of_letters(keys: Iterable[str], named: str) -> bool:
+    """Whether a letter says nothing, since others beside it have no meaning: ``f``, ``g``, ``h`` and ``v``."""
+    letters = [first for key in keys if len(first := key.split(".")[0]) == 1 and not first.isdecimal()]
+    return named.split(".", maxsplit=1)[0] in letters and sum(word_of(letter) is None for letter in letters) > 1
 
 
 def _share_heads(parts: Mapping[str, str], matrices: Mapping[str, tuple[int, int]]) -> bool:
@@ -167,9 +190,9 @@ def _packings(missing: Sequence[str], *, more: bool, stacked: bool) -> list[str]
     return [f"{order} in blocks", f"{order} per head", *(() if stacked else ("row by row",))]
 
 
-def _of_a_query_alone(module: str, query: str, out: str | None) -> str:
-    """A row for this module by its own name: with a glob it would take Q from layers that have K and V beside it."""
-    told = {"layer": module, "q": query} | ({"out": out} if out else {})
+def _of_a_query_alone(place: str, query: str, out: str | None) -> str:
+    """A row for a module by its own name where a glob would take Q from layers that have K and V beside it."""
+    told = {"layer": place, "q": query} | ({"out": out} if out else {})
     lines = [f"{key} = {_quoted(text)}" for key, text in told.items()]
     return "\n".join(["[[layout]]  # it has no K and V of its own", *lines])
 

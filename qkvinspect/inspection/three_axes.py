@@ -163,7 +163,9 @@ def bias_keys(leaf: str) -> tuple[str, ...]:
         return ("biases", "bias")
     if "weight" in leaf:
         return (leaf.replace("weight", "bias"),)
-    return (f"b{leaf[1:]}",) if leaf[:1] in ("W", "w") else (f"{leaf}_bias",)
+    bare = leaf.lstrip("_")
+    under = leaf[: len(leaf) - len(bare)]  # TransformerLens has _W_K and _b_K where kv heads are shared
+    return (f"{under}b{bare[1:]}",) if bare[:1] in ("W", "w") else (f"{leaf}_bias",)
 
 
 def as_told(layout: Layout, weights: Sequence[Weight]) -> tuple[Weight, ...]:

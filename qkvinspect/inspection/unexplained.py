@@ -7,12 +7,17 @@ from math import prod
 
 from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.leftovers import Leftover, leftover
+from qkvinspect.inspection.mixing import STEPS
 from qkvinspect.inspection.possible_layouts import columns_of
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import mix_three
 from qkvinspect.inspection.words import MOMENTS, is_no_projection, speaks_of_attention, tokens
 
 _PROJECTS = frozenset({"proj", "projection", "to"})
+
+
+_KEPT = frozenset({"memory", "mem", "memories", "persistent", "bank", "null"})
+"""Words of keys and values that are parameters themselves."""
 
 
 _LOW_RANK = frozenset({"a", "b", "down", "up", "compress", "compressed"})
@@ -38,9 +43,12 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
     if "sampling_offsets" in module.beside:
         return
     called = any(map(speaks_of_attention, module.path))
-    listed = _lists_of_three(sets)
+    listed = _lists_of_each(sets)
     for some in listed:
-        yield leftover(module, some, "a list of three, which may be one for each of Q, K and V", lone=False)
+        parts = [part.upper() for part in "qkv" if part in some[0].parts]
+        why = f"a list of {len(some)}, which may be one for each of {', '.join(parts[:-1])} and {parts[-1]}"
+        queries = [one for one in module.lone if one.parts == "q"] if len(some) == 2 else []
+        yield leftover(module, [*queries, *some], why, lone=False)
     for some in (some for some in sets if not any(some[0] in others for others in listed)):
         by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
         if called or by_name or mix_three(some) or _are_few(some, module) or _lack_a_query(some, module):
@@ -56,21 +64,28 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
             module, module.lone, "v and weights that the token alone gives, as in outlook attention", lone=False
         )
     elif not sets and _is_query_alone(module, called=called):
-        yield leftover(
-            module,
-            module.lone,
-            "q alone, and an output that reads it: its keys and values are made elsewhere",
-            lone=True,
-        )
+        kept = sorted(name for name in module.beside if not _KEPT.isdisjoint(tokens(name)))
+        where = f"may be {' and '.join(kept)}" if kept else "are made elsewhere"
+        why = f"q alone, and an output that reads it: its keys and values {where}"
+        yield leftover(module, module.lone, why, lone=True)
 
 
-def _lists_of_three(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
-    """Lists of three alike under one word for all of Q, K and V: ``qkv.0``, ``qkv.1`` and ``qkv.2``."""
+def _lists_of_each(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
+    """Lists under one word with as many alike as it has letters: ``qkv.0``, ``qkv.1`` and ``qkv.2``, or two of K and V.
+
+    Heads have lists as well: those are narrower than what they read.
+    """
     lists: dict[tuple[str, ...], list[Projection]] = {}
     for some in sets:
-        if len(some) == 1 and some[0].index is not None and len(some[0].parts) == 3:
+        if len(some) == 1 and some[0].index is not None and len(some[0].parts) > 1:
             lists.setdefault((some[0].key[0], some[0].parts), []).append(some[0])
-    return [some for some in lists.values() if len(some) == 3 and len({one.weight.shape for one in some}) == 1]
+    return [
+        some
+        for (_, parts), some in lists.items()
+        if len(some) == len(parts)
+        and len({one.weight.shape for one in some}) == 1
+        and (len(some) == 3 or not some[0].is_head)
+    ]
 
 
 def _lack_a_query(some: Sequence[Projection], module: ProjectingModule) -> bool:
@@ -100,6 +115,8 @@ def _is_query_alone(module: ProjectingModule, *, called: bool) -> bool:
 
     Where nothing calls it attention, both must be called projections: ``q`` beside ``out`` may be a critic.
     """
+    if len({word for name in module.beside for word in STEPS.intersection(tokens(name))}) > 1:
+        return False  # K and V are there, in two steps
     if not called and not all(_PROJECTS & set(tokens(name)) for name in _query_and_output(module)):
         return False
     widths = {columns_of(info) for _, info in module.outputs}
@@ -111,8 +128,15 @@ def _query_and_output(module: ProjectingModule) -> Sequence[str]:
 
 
 def _are_scored(module: ProjectingModule) -> bool:
-    """Whether Q and K are there, alike, beside an output projection, and V goes by another name (Demucs: content)."""
-    shapes = {one.parts: one.weight.shape for one in module.lone if one.word.spelling == "long" and one.plain}
+    """Whether Q and K are there, alike, beside an output projection, and V goes by another name (Demucs: content).
+
+    Or there is none, as where Linformer shares one projection for both. Letters alone must be called projections.
+    """
+    shapes = {
+        one.parts: one.weight.shape
+        for one in module.lone
+        if one.plain and (one.word.spelling == "long" or _PROJECTS.intersection(tokens(one.key[0])))
+    }
     return bool(module.outputs) and "q" in shapes and shapes["q"] == shapes.get("k")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import AGAINST_WEIGHTS, Finding
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.asking import GLANCE, affordable, differing, settle, unsettled, weigh
@@ -13,7 +14,7 @@ from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.kept_samples import keeping_samples
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.notices import about_evidence
+from qkvinspect.inspection.notices import about_evidence, said_of_none
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, stack_of
@@ -242,8 +243,24 @@ class _WeighedTogether:
             cut, found = split(unsplit(match), chosen, self.names, self.facts(chosen))
             return Module(match, replace(cut, evidence=Evidence(None, verdict)), tuple(found))
 
+        if (other := self._unnamed(few, settled)) is not None:
+            return lambda module: _open(module, other)
         again = _WeighedTogether([settled(module) for module in self.modules], self.names, self.facts).answer(thorough)
         return lambda module: again(settled(module))
+
+    def _unnamed(self, few: _WeighedTogether, settled: Callable[[Module], Module]) -> Evidence | None:
+        """What the weights say where they speak for a packing that no candidate has; None where they do not.
+
+        The order of the parts in a pattern's candidates is that of its name, which no library stands behind.
+        """
+        chosen = replace(few, modules=[settled(module) for module in few.modules])
+        layout = chosen._attention.layout
+        if layout is None or layout.found_by != "pattern":
+            return None
+        said = weigh(chosen._hypotheses, layout)
+        if said is None or said.packings is None or (said.packings.decided and said.as_declared):
+            return None
+        return Evidence(None, said.packings, as_declared=False)
 
     def _told(self, module: Module, evidence: Evidence) -> Module:
         attention = module.attention
@@ -259,6 +276,21 @@ class _WeighedTogether:
             attention = replace(attention, weighed_facts=(*before, *attention.weighed_facts))
             against = list(about_evidence(attention, evidence, ""))
         return Module(module.match, replace(attention, evidence=evidence), (*found, *against))
+
+
+def _open(module: Module, said: Evidence) -> Module:
+    """A module whose weights speak for none of its candidates, with what they say instead."""
+    attention = module.attention
+    assert attention is not None
+    findings = module.findings
+    if said.packings is not None and said.packings.decided:
+        equal = module.match.candidates[0].layout.kv_heads == "equal"
+        told = said_of_none(said.packings, equal=equal)
+        findings = tuple(
+            replace(one, message=f"{one.message}; {told}") if one.code is FindingCode.AMBIGUOUS_LAYOUT else one
+            for one in findings
+        )
+    return replace(module, attention=replace(attention, evidence=said), findings=findings)
 
 
 def _contradicts(finding: Finding) -> bool:

@@ -99,7 +99,10 @@ ATTENTION_WORDS = (
 """What the names of attention modules, or of what holds them, contain."""
 
 
-_OF_ATTENTION = frozenset({*ATTENTION_WORDS, "sa", "ca"})
+_SHORT = frozenset({"sa", "ca", "mla", "mab"})
+"""What few letters stand for it, as words of their own: latent attention, and the block of the Set Transformer."""
+
+_OF_ATTENTION = frozenset({*ATTENTION_WORDS, *_SHORT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ def is_no_projection(component: str) -> bool:
 def speaks_of_attention(component: str) -> bool:
     """Whether a component of a path says that it belongs to attention."""
     lower = component.lower()
-    return any(word in lower for word in ATTENTION_WORDS) or not {"sa", "ca"}.isdisjoint(tokens(component))
+    return any(word in lower for word in ATTENTION_WORDS) or not _SHORT.isdisjoint(tokens(component))
 
 
 @lru_cache(1 << 14)

@@ -67,7 +67,7 @@ def require_known(ids: Iterable[str], layouts: Iterable[Layout]) -> None:
     known = {layout.id for layout in rows}
     for id in ids:
         if id not in known and id.partition("-")[0] != "pattern":
-            hint = did_you_mean(nearest(id, rows)) or "`qkvinspect layouts` lists them all"
+            hint = did_you_mean(nearest(id, rows)) or "`qkvinspect layouts` lists them all, but for those of patterns"
             raise UsageError(f"there is no layout {id!r}", hint=hint)
 
 

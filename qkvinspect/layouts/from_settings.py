@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import get_args
+from typing import cast, get_args
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
 from qkvinspect.layouts.packing import HEADED, Packing
 from qkvinspect.weights.head_stack import Axes
@@ -72,20 +73,38 @@ def rows(tables: Iterable[Mapping[str, object]], origin: str) -> tuple[Layout, .
     return tuple(_row(table, origin, number) for number, table in enumerate(tables, 1))
 
 
+def is_row(text: str) -> bool:
+    """Whether a value of ``--layout`` describes a layout, with a glob before it or not, and does not name one."""
+    return _IS_ROW.match(text) is not None
+
+
 def parse(text: str) -> Layout:
-    """The layout that ``--layout '{ q = "...", ... }'`` describes.
+    """The layout that ``--layout '{ q = "...", ... }'`` describes, or ``--layout 'GLOB={ ... }'``.
+
+    What ``show`` prints may be given as it is, with its ``[[layout]]`` and a line for each key.
 
     Raises:
         UsageError: it describes none.
     """
     import tomllib
 
+    glob, braced, row = text.partition("{")
+    glob = glob.strip().removesuffix("=").strip() if braced and not _KEY.match(text) else ""
     try:
-        table: dict[str, object] = tomllib.loads(f"layout = {text}")["layout"]
-    except (ValueError, RecursionError) as error:
+        tables = tomllib.loads(f"layout = [{braced}{row}]" if braced and not _KEY.match(text) else text)
+        (table,) = cast("list[dict[str, object]]", tables.get("layout", [tables]))
+    except (ValueError, TypeError, RecursionError) as error:
         hint = """write it as '{ q = "q_linear.weight", k = "k_linear.weight", v = "v_linear.weight" }'"""
         raise UsageError(f"--layout {text[:80]} is no table of TOML: {error}", hint=hint) from error
-    return _row(table, "--layout", 1)
+    if glob and "layer" in table:
+        raise UsageError(f"--layout names its layers twice: {glob!r} and {table['layer']!r}")
+    return _row({**table, **({"layer": glob} if glob else {})}, "--layout", 1)
+
+
+_KEY = late_pattern(r"\s*(?:\[\[?layout|[a-z_]+\s*=\s*[\"'])")
+"""How TOML begins that is not in braces: a table's header, or a key and its text."""
+
+_IS_ROW = late_pattern(r"\s*(?:\[\[?layout|[a-z_]+\s*=\s*[\"']|[^{]*\{)")
 
 
 def _row(table: Mapping[str, object], origin: str, number: int) -> Layout:

@@ -99,6 +99,8 @@ class Layout:
             Ellipsis: whatever it holds).
         needs_config: the names alone do not decide; only a config, --layout or ``settled_by`` does.
         only_told: whether the row is no candidate at all where no config names it.
+        only_for: globs for the kind of model: where a config names one and none of these, the row is no candidate.
+        never_where: keys of a config with the value that rules the row out.
         settled_by: keys of which any one decides for the row, as a config would.
         ndim: how many axes the first weight has, where that tells the row from others (convolutions).
         subheads: parts that have several heads for each head of the module (differential attention).
@@ -123,6 +125,7 @@ class Layout:
             one behind the other.
         by_fours: parts in whose heads the first two of each four rows come before the last two of each, where
             transformers has the four side by side.
+        biases_stay: whether these are put in another order in the weights alone, and biases are left as they were.
         rotary: which rows of a head the library's rotary embedding turns together, where the layout itself tells.
         rewritten_by: whose converter names the tensors so and may put rows in another order; "": nobody's.
         ranks_for: whose loader takes the model once it is shared out to ranks of tensor parallelism.
@@ -157,6 +160,8 @@ class Layout:
     flags: Mapping[str, tuple[object, ...]] = _NO_FLAGS
     needs_config: bool = False
     only_told: bool = False
+    only_for: tuple[str, ...] = ()
+    never_where: tuple[tuple[str, object], ...] = ()
     settled_by: tuple[str, ...] = ()
     ndim: int | None = None
     subheads: tuple[tuple[str, int], ...] = ()
@@ -172,6 +177,7 @@ class Layout:
     no_bias: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
     by_fours: tuple[str, ...] = ()
+    biases_stay: bool = False
     rotary: Turn | None = None
     rewritten_by: Literal["", "llama.cpp"] = ""
     ranks_for: Literal["megatron", "vllm"] = "vllm"

@@ -128,23 +128,31 @@ LAYOUTS = (
     replace(
         _HALVES_IN_TURN,
         id="gguf-permuted",
-        libraries=(
-            "llama.cpp from Llama, Mistral, Mixtral, Arcee, SmolLM3, Granite, MiniCPM, DeepSeek 1, OLMo 1, Arctic, Deci"
-        ),
+        libraries="llama.cpp from Llama, Mistral, Mixtral, Arcee, SmolLM3, Granite, DeepSeek 1, Deci, LLaDA, Chameleon",
         model_types=(
             *("llama", "llama-embed", "mistral3", "arcee", "smollm3", "granite", "granitemoe", "granitehybrid"),
-            *("minicpm", "deepseek", "olmo", "arctic", "chameleon", "deci", "llada", "nanbeige", "eagle3"),
+            *("deepseek", "chameleon", "deci", "llada", "nanbeige", "eagle3"),
         ),
         source="llama.cpp conversion/llama.py, LlamaModel.permute",
         note=_PERMUTED,
     ),
     replace(
         _HALVES_IN_TURN,
+        id="gguf-permuted-weights",
+        libraries="llama.cpp from MiniCPM, OLMo 1, Arctic, XVERSE",
+        model_types=("minicpm", "olmo", "arctic", "xverse"),
+        biases_stay=True,
+        source="llama.cpp conversion/minicpm.py, olmo.py, arctic.py, xverse.py, modify_tensors",
+        note=f"{_PERMUTED}; in biases they are left as transformers has them",
+    ),
+    replace(
+        _HALVES_IN_TURN,
         id="gguf-unpacked-permuted",
-        libraries="llama.cpp from InternLM2, Bailing MoE, Baichuan, XVERSE",
-        model_types=("internlm2", "bailingmoe", "baichuan", "xverse"),
-        source="llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py, xverse.py",
-        note=f"cut out of one packed tensor, then permuted: {_PERMUTED}",
+        libraries="llama.cpp from InternLM2, Bailing MoE, Baichuan",
+        model_types=("internlm2", "bailingmoe", "baichuan"),
+        biases_stay=True,
+        source="llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py",
+        note=f"cut out of one packed tensor, then permuted: {_PERMUTED}; a bias of the packed one is not permuted",
     ),
     replace(
         _RENAMED,

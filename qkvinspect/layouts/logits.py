@@ -33,8 +33,8 @@ _ONE_PLUS = Logits(gain="one_plus_weight")
 _USUAL = Logits()
 
 _BY_MODEL_TYPE: Mapping[str, Logits] = {
-    # transformers T5Attention and GPTNeoSelfAttention.
-    **dict.fromkeys(("t5", "mt5", "umt5", "longt5", "gpt_neo"), UNSCALED),
+    # transformers T5Attention and GPTNeoSelfAttention; T5 with an encoder only as llama.cpp calls it.
+    **dict.fromkeys(("t5", "mt5", "umt5", "longt5", "gpt_neo", "t5encoder"), UNSCALED),
     # transformers GemmaRMSNorm, Qwen3NextRMSNorm and their copies.
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text", "paligemma", "recurrent_gemma"), _ONE_PLUS),
     **dict.fromkeys(("qwen3_next", "qwen3_5"), _ONE_PLUS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from qkvinspect.layouts.layout import Layout
+from qkvinspect.layouts.layout import PATTERN, Layout
 
 _MOST = 4
 
@@ -20,6 +20,8 @@ def nearest(name: str, layouts: Sequence[Layout]) -> list[str]:
     ['bert']
     >>> nearest("qkv_proj", LAYOUTS)
     ['qkv-proj']
+    >>> nearest("patern-blocks", LAYOUTS)
+    ['pattern-blocks']
     """
     from difflib import get_close_matches
 
@@ -27,6 +29,9 @@ def nearest(name: str, layouts: Sequence[Layout]) -> list[str]:
     same = [layout.id for layout in layouts if _squeezed(layout.id) == asked]
     named = [layout.id for layout in layouts if asked in _names(layout)]
     mistyped = get_close_matches(name.lower(), [layout.id for layout in layouts])
+    first, dash, how = name.lower().partition("-")
+    if not (same or named) and get_close_matches(first, [PATTERN]):  # these are made as they are found
+        return [f"{PATTERN}{dash}{how}"]
     within = [layout.id for layout in layouts if len(asked) > 1 and asked in _squeezed(layout.id)]
     return list(dict.fromkeys(same or named or mistyped or within))[:_MOST]
 

@@ -12,7 +12,7 @@ LAYOUTS: tuple[Layout, ...] = (
             id=id,
             libraries=libraries,
             weights=(StoredWeight(f"{kv}_b{end}.weight", KV_PER_HEAD), StoredWeight(f"{q}.weight", Q)),
-            siblings=(f"{kv}_a{end}_with_mqa.weight",),
+            siblings=(f"{kv}_a{end}_with_mqa{'|wkv_a' if kv == 'wkv' else ''}.weight",),
             unless=unless,
             fed_by=(f"{q.replace('_b', '_a')}.weight", 1) if "_b" in q else None,
             out=("o_proj|wo|dense.weight",),
@@ -26,8 +26,8 @@ LAYOUTS: tuple[Layout, ...] = (
         for id, libraries, kv, end, q, unless in (
             ("mla", "DeepSeek-V2, V3, R1, Kimi K2, MiniCPM3: latent attention", "kv", "_proj", "q_b_proj", ()),
             ("mla-lite", "DeepSeek-V2-Lite: latent attention with a plain query", "kv", "_proj", "q_proj", ()),
-            ("mla-original", "Mistral's latent attention, as released", "wkv", "", "wq_b", ()),
-            ("mla-original-lite", "Mistral's latent attention with a plain query", "wkv", "", "wq", ("wq_b.weight",)),
+            ("mla-original", "latent attention as Mistral and DeepSeek's own code write it", "wkv", "", "wq_b", ()),
+            ("mla-original-lite", "the same with a plain query", "wkv", "", "wq", ("wq_b.weight",)),
         )
     ),
     *(

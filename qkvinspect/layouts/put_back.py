@@ -10,9 +10,13 @@ from qkvinspect.layouts.packing import Geometry
 Runs = tuple[range, ...]
 
 
-def reordered(layout: Layout, heads: Geometry | None) -> tuple[str, ...]:
-    """The parts whose rows a converter put in another order; which heads of V, only where their number is known."""
-    parts = (*layout.paired, *layout.by_fours)
+def reordered(layout: Layout, heads: Geometry | None, *, biases: bool = False) -> tuple[str, ...]:
+    """The parts whose rows a converter put in another order; which heads of V, only where their number is known.
+
+    Args:
+        biases: those of whose biases it did.
+    """
+    parts = () if biases and layout.biases_stay else (*layout.paired, *layout.by_fours)
     return (*parts, "v") if heads is not None and shared_apart(layout, heads) > 1 else parts
 
 

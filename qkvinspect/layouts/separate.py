@@ -51,10 +51,10 @@ LAYOUTS = (
     ),
     Layout(
         id="albert",
-        libraries="transformers ALBERT",
+        libraries="transformers ALBERT, Q-Formers of BLIP-2 and Granite Speech",
         weights=(StoredWeight("query.weight", Q), StoredWeight("key.weight", K), StoredWeight("value.weight", V)),
         layer="attention",
-        out=("dense.weight",),
+        out=("dense.weight", "../output.dense.weight"),
         source="transformers models/albert/modeling_albert.py, AlbertAttention",
         proof="proven",
         note="one stored layer is used by every layer of its group",

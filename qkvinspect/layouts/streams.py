@@ -3,6 +3,7 @@
 from qkvinspect.layouts.layout import HeadTensor, Layout, StoredWeight
 from qkvinspect.layouts.packing import KV, QKV, K, Packing, Q, V
 
+_GEMMA_4 = ("*gemma4*", "*gemma_4*", "diffusion*gemma*", "embedding*gemma*")
 _DIFFUSERS = "diffusers models/transformers/"
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -61,6 +62,10 @@ LAYOUTS: tuple[Layout, ...] = (
         layer="self_attn",
         siblings=("o_proj.weight", "k_norm.weight"),
         unless=("v_proj.weight", "kv_b_proj.weight"),
+        needs_config=True,
+        only_for=_GEMMA_4,
+        never_where=(("attention_k_eq_v", False),),
+        settled_by=("../layer_scalar",),
         out=("o_proj.weight",),
         head_tensors=(HeadTensor("q_norm.weight", 0, "head_dim"),),
         source="transformers models/gemma4/modeling_gemma4.py, Gemma4TextAttention: attention_k_eq_v",
@@ -78,6 +83,7 @@ LAYOUTS: tuple[Layout, ...] = (
         source="transformers models/gemma3n/modeling_gemma3n.py, Gemma3nTextAttention: is_kv_shared_layer",
         proof="source",
         kv_heads="free",
+        only_for=(*_GEMMA_4, "*gemma3n*", "*gemma_3n*"),
     ),
     Layout(
         id="kv-of-a-learned-query",

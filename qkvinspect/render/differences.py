@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from math import inf
 
-from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference
+from qkvinspect.diff.difference import SAME, STATUSES, Comparison, Difference, Kind, LayerDifference, Side
 from qkvinspect.diff.relation import RelationCode
-from qkvinspect.finding_codes import Severity
+from qkvinspect.finding_codes import FindingCode, Severity
 from qkvinspect.render import alike_names, text
 
 PART_COLUMNS = ("part", "stored", "status", "relative L2", "max diff", "cosine", "changed")
@@ -18,6 +18,9 @@ NUMERIC = frozenset({"head", "relative L2", "max diff", "cosine", "changed"})
 
 LOSS_COLUMNS = ("layer", "head", "Q", "K", "V", "out", "QK", "OV", "beyond rounding")
 LOSS_NUMERIC = frozenset(LOSS_COLUMNS[1:])
+
+UNDECODED = "not decoded"
+"""What is said of a layer that a side holds without its numbers, in place of a status."""
 
 _TELL_ALL = (RelationCode.ROTARY_PERMUTED, RelationCode.READ_OTHERWISE)
 
@@ -64,15 +67,37 @@ def _but_for_numbers(row: Sequence[str]) -> Sequence[str]:
 
 def _of_layers(difference: Difference) -> Iterator[tuple[str, ...]]:
     renamed = any(layer.a != layer.b for layer in difference.layers)
+    lost = _undecoded(difference)
     for layer in difference.layers:
         names = (text.layer(layer.b),) if renamed else ()
-        yield (text.layer(layer.a), *names, layer.status, _largest(layer), _what(layer))
+        if why := _why(layer, lost):
+            yield (text.layer(layer.a), *names, UNDECODED, "-", why)
+        else:
+            yield (text.layer(layer.a), *names, layer.status, _largest(layer), _what(layer))
     for status, names in (
         ("removed", (*difference.removed, *difference.removed_heads)),
         ("added", (*difference.added, *difference.added_heads)),
     ):
         for name in names:
-            yield (text.layer(name), *(("-",) if renamed else ()), status, "-", "")
+            why = lost["b" if status == "removed" else "a"].get(name, "")
+            yield (text.layer(name), *(("-",) if renamed else ()), UNDECODED if why else status, "-", why)
+
+
+def _undecoded(difference: Difference) -> dict[Side, dict[str, str]]:
+    """Why layers have no values, by the side that has none and their names there."""
+    found: dict[Side, dict[str, str]] = {"a": {}, "b": {}}
+    for side, finding in difference.findings:
+        if finding.code is FindingCode.NO_VALUES and finding.layer is not None:
+            said = text.clean(finding.message).replace(f"{text.layer(finding.layer)}.", "")
+            found[side].setdefault(finding.layer, f"in {side.upper()}: {said}")
+    return found
+
+
+def _why(layer: LayerDifference, lost: Mapping[Side, Mapping[str, str]]) -> str:
+    """Why a layer that both hold was not compared; "" where it was."""
+    if layer.status not in ("reshaped", "added", "removed"):
+        return ""
+    return lost["a"].get(layer.a) or lost["b"].get(layer.b) or ""
 
 
 def happened(difference: Difference) -> Iterator[str]:
@@ -176,8 +201,10 @@ def remarks(difference: Difference) -> Iterator[tuple[Severity, str]]:
 
 def verdict(difference: Difference) -> str:
     """The answer in one line."""
-    layers = Counter[str](layer.status for layer in difference.layers)
-    layers.update(added=len(difference.added), removed=len(difference.removed))
+    lost = _undecoded(difference)
+    layers = Counter[str](UNDECODED if _why(layer, lost) else layer.status for layer in difference.layers)
+    layers.update("added" if name not in lost["a"] else UNDECODED for name in difference.added)
+    layers.update("removed" if name not in lost["b"] else UNDECODED for name in difference.removed)
     said = [f"{text.count(layers.total(), 'layer')}{_counted(layers)}"]
     for names, what in ((difference.removed_heads, "removed"), (difference.added_heads, "added")):
         if names:
@@ -189,7 +216,7 @@ def verdict(difference: Difference) -> str:
 
 
 def _counted(statuses: Counter[str]) -> str:
-    said = ", ".join(f"{count} {status}" for status in STATUSES if (count := statuses[status]))
+    said = ", ".join(f"{count} {status}" for status in (*STATUSES, UNDECODED) if (count := statuses[status]))
     return f" ({said})" if said else ""
 
 

@@ -62,7 +62,11 @@ def blocks(attention: Attention) -> Iterator[Block]:
     """The evidence of one layer's stack."""
     evidence = attention.evidence
     if evidence is None:
-        yield Items((Glossed("Evidence", f"none: these weights have {NOTHING}."),))
+        unsettled = f"its layout is open, and {' and '.join(attention.candidates)} cannot be weighed against each other"
+        none = (
+            unsettled if attention.layout is None and len(attention.candidates) > 1 else f"these weights have {NOTHING}"
+        )
+        yield Items((Glossed("Evidence", f"none: {none}."),))
         return
     for point in points(evidence):
         yield Items((Glossed(point.title, point.text),))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.inspection import model
+from qkvinspect.inspection.report import Report
 
 
-def in_short(checkpoint: Checkpoint) -> list[str]:
+def in_short(report: Report) -> list[str]:
     """Parameters, dtypes and architecture, as short texts."""
-    found = model.in_short(checkpoint)
+    found = model.in_short(report.checkpoint, report.weights)
     facts = [f"{quantity(found.num_parameters)} parameters", *_dtypes(found.dtypes)]
     return [*facts, *([found.architecture[:_LONGEST]] if found.architecture else [])]
 

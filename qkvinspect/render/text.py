@@ -68,7 +68,7 @@ def summary(report: Report) -> list[str]:
         *([f"in {checkpoint.container!r}"] if checkpoint.container else []),
         count(len(checkpoint.tensors), "tensor"),
         size(checkpoint.num_bytes),
-        *in_short(checkpoint),
+        *in_short(report),
         count(len(report.attentions), "attention module") + (" selected" if report.selected else ""),
     ]
     lines = ["  ".join(map(clean, facts))]

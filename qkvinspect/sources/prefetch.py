@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from qkvinspect.checkpoint import Region
+from qkvinspect.tensor_table import LoneRegion
 
 
 @runtime_checkable
@@ -28,7 +29,7 @@ def announce(regions: Iterable[Region]) -> None:
     """
     found: dict[int, tuple[Foreseeing | None, list[tuple[int, int]]]] = {}
     for region in regions:
-        if type(region) is Region and found.get(id(region.source), _UNKNOWN)[0] is None:
+        if type(region) in (LoneRegion, Region) and found.get(id(region.source), _UNKNOWN)[0] is None:
             continue  # nearly always: a file of this machine has been met before
         for source, start, stop in region.extents:
             if id(source) not in found:

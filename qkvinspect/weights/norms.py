@@ -101,12 +101,19 @@ class RowStats:
         """Frobenius norm and non-finite count of some rows; the norm is nan if any value is."""
         squares = 0.0
         for run in rows:
-            squares += sum(self.squares[run.start : run.stop : run.step])
+            squares += sum(self.squares[run.start : run.stop : run.step], 0.0)
         if not self.odd:
             return sqrt(squares), 0
         found = [self.odd[row] for r in rows for row in r if row in self.odd]
         nonfinite = sum(count for count, _ in found)
         return (nan if any(nans for _, nans in found) else sqrt(squares)), nonfinite
+
+    def each(self, runs: Sequence[range]) -> list[tuple[float, int]]:
+        """``measure`` of each run of rows."""
+        if self.odd:
+            return [self.measure((run,)) for run in runs]
+        squares = self.squares
+        return [(sqrt(sum(squares[run.start : run.stop : run.step], 0.0)), 0) for run in runs]
 
 
 def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[RowStats | None]:

@@ -180,7 +180,8 @@ class Weight:
         """The tensors of the file that it is made of."""
         if self.encoding is not None:
             return self.encoding.stored
-        return (self.info,) if self.info is not None else ()
+        info = self.info
+        return (info,) if info is not None else ()
 
     @property
     def nbytes(self) -> int:
@@ -207,8 +208,9 @@ class Weight:
         Raises:
             LayoutError: it has no such form.
         """
-        if self.info is not None and self.encoding is None and self.info.shape == self.shape:
-            return strided_shape(self.info, orientation)
+        info = self.info
+        if info is not None and self.encoding is None and info.shape == self.shape:
+            return strided_shape(info, orientation)
         if self.why and not self.shape:
             raise LayoutError(self.why, tensor=self.name)
         return shape_as_rows(self.name, self.shape, orientation)
@@ -232,10 +234,11 @@ class Weight:
         Raises:
             LayoutError: there is none: they are kept otherwise.
         """
-        if self.info is None or self.encoding is not None:
-            label = self.encoding.label if self.encoding is not None else self.why
-            raise LayoutError(f"it is stored as {label}", tensor=self.name, expected="plain numbers")
-        return self.info
+        info = self.info
+        if info is None or self.encoding is not None:
+            said = f"it is stored as {self.encoding.label}" if self.encoding is not None else f"no values: {self.why}"
+            raise LayoutError(said, tensor=self.name, expected="plain numbers")
+        return info
 
 
 def plain(info: TensorInfo) -> Weight:

@@ -8,7 +8,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from qkvinspect.checks.damage import odd_exponents
-from qkvinspect.checks.damage.odd_exponents import GAPS, SMALL, WILD, counts, odd, step
+from qkvinspect.checks.damage.odd_exponents import GAPS, LARGE, SMALL, counts, odd, step
 from qkvinspect.dtypes import DTYPES
 
 FLOATS = ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
@@ -54,7 +54,7 @@ def without_a_size(values: np.ndarray) -> np.ndarray:
 
 
 CHANGES = {
-    "too large": (lambda values: values * np.float32(2.0**20), WILD),
+    "too large": (lambda values: values * np.float32(2.0**20), LARGE),
     "too small": (lambda values: values * np.float32(2.0**-20), SMALL),
     "without a size": (without_a_size, GAPS),
 }

@@ -93,6 +93,13 @@ def said(name: str, folder: Path, **change: Any) -> None:
             "says float of 8 bits, and the tensors are int8",
         ),
         ("original", {"quant_method": "something new"}, ""),
+        ("gptq_4bit_act_order", {"desc_act": False}, "says desc_act False (loaders that go by it ignore g_idx"),
+        ("gptq_v2_3bit_act_order", {"desc_act": False}, "says desc_act False"),
+        ("gptq_4bit_act_order", {"desc_act": True}, ""),
+        ("gptq_8bit", {"desc_act": True}, ""),  # static groups
+        ("gptq_8bit", {"desc_act": False}, ""),
+        ("gptq_8bit", {"group_size": -1}, "says group_size -1, and the tensors are GPTQ v1, 8 bit, groups of 32"),
+        ("awq", {"group_size": 32}, ""),
     ],
 )
 def test_a_config_that_says_another_way(name: str, change: dict[str, Any], told: str, tmp_path: Path, run) -> None:
@@ -104,6 +111,24 @@ def test_a_config_that_says_another_way(name: str, change: dict[str, Any], told:
     found = run("check", tmp_path, "--heads", "8", "--no-evidence", "--select", "quantised-otherwise")
     assert told in found.out
     assert ("quantised-otherwise" in found.out) == bool(told)
+
+
+@pytest.mark.parametrize(("size", "told"), [(16, True), (32, True), (64, False), (128, False), (-1, False)])
+def test_a_group_size_that_the_scales_contradict(size: int, told: bool, tmp_path: Path, run) -> None:
+    """GPTQ with one group for 64 inputs, which larger groups and -1 give too (GPTQModel, BaseQuantLinear)."""
+    state = load_file(MODELS / "gptq_8bit.safetensors")
+    for name, tensor in state.items():
+        if name.endswith(("scales", "qzeros")):
+            state[name] = tensor[:1].clone()
+        elif name.endswith("g_idx"):
+            state[name] = torch.zeros_like(tensor)
+    save_file(state, tmp_path / "model.safetensors")
+    with safe_open(MODELS / "gptq_8bit.safetensors", "pt") as file:
+        config = {**json.loads(file.metadata()["quantization_config"]), "group_size": size}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": config}))
+    found = run("check", tmp_path, "--heads", "8", "--no-evidence", "--select", "quantised-otherwise")
+    assert (f"says group_size {size}, and the tensors are GPTQ v1, 8 bit, a scale for each row" in found.out) == told
+    assert ("quantised-otherwise" in found.out) == told
 
 
 def test_a_config_that_says_nothing(tmp_path: Path, run) -> None:

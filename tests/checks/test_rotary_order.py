@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import qkvinspect
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.evidence.rotary_order import places_of, smoothness
 
@@ -66,8 +67,10 @@ def as_transformers(folder: Path, layers: list[Weights], model_type: str = "llam
     return folder
 
 
-def as_gguf(path: Path, layers: list[Weights], architecture: str = "llama", kind: str = "F16") -> Path:
+def as_gguf(path: Path, layers: list[Weights], architecture: str = "llama", kind: str = "F16", turns: int = 0) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
+    if turns:
+        writer.add_rope_dimension_count(turns)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     names = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
@@ -207,3 +210,26 @@ def test_the_norms_of_rows_tell_in_which_order_they_lie() -> None:
         assert max(gains, key=gains.__getitem__) == order
         assert gains[order] > 100
     assert abs(np.mean([smoothness(rng.standard_normal((4, 32)), np.arange(32)) for _ in range(300)])) < 0.5
+
+
+def test_one_layer_that_was_forgotten_is_named_alone(tmp_path: Path) -> None:
+    layers = turning()
+    right = converted(layers, lambda q: permuted(q, HEADS), lambda k: permuted(k, KV_HEADS))
+    for forgotten in range(LAYERS):
+        mixed = [layers[n] if n == forgotten else right[n] for n in range(LAYERS)]
+        path = as_gguf(tmp_path / f"{forgotten}.gguf", mixed)
+        found = [f for f in qkvinspect.check(path) if f.code == CODE]
+        assert [f.layer for f in found] == [f"blk.{forgotten}"]
+        assert "Q has its rows in halves and K has its rows in halves" in found[0].message
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "starcoder2"])
+def test_heads_that_turn_in_part_are_not_judged(
+    architecture: str, tmp_path: Path, judged: Callable[[Path], list[str]]
+) -> None:
+    """Their rows that turn are others than those that the rule asks about."""
+    wrong = turning()
+    if architecture != "llama":
+        wrong = converted(wrong, lambda q: permuted(q, HEADS), lambda k: permuted(k, KV_HEADS))
+    assert judged(as_gguf(tmp_path / "whole.gguf", wrong, architecture, turns=WIDTH))
+    assert not judged(as_gguf(tmp_path / "half.gguf", wrong, architecture, turns=WIDTH // 2))

@@ -161,7 +161,7 @@ def test_a_fault_is_one_whatever_the_scale_of_all_weights(code: str, sound: Stat
 
 def test_every_check_has_a_fault_here() -> None:
     own_files = {"expected", "changed", "digest-differs", "fused-scales-differ", "rotary-order-against-weights"}
-    own_files |= {"coarse-head", "quantised-otherwise"}
+    own_files |= {"coarse-head", "quantised-otherwise", "wrong-scales"}
     assert {module.CODE for module in CHECKS} == {code for code, *_ in FAULTS} | own_files
 
 

@@ -54,7 +54,9 @@ def converted(path: Path, state: dict[str, torch.Tensor], kind: Type, heads: dic
 RIGHT = {"q": HEADS, "k": KV_HEADS}
 
 
-@pytest.mark.parametrize(("kind", "status"), [("F32", "identical"), ("Q8_0", "rounding"), ("Q4_0", "rounding")])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("F32", "identical"), *((kind, "rounding") for kind in ("Q8_0", "Q4_0", "MXFP4"))]
+)
 def test_it_is_the_same_but_for_rounding(tmp_path: Path, run: Callable[..., Any], kind: str, status: str) -> None:
     state = original(tmp_path / "hf")
     path = converted(tmp_path / "m.gguf", state, Type[kind], RIGHT)

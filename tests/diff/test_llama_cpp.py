@@ -27,12 +27,13 @@ KEPT = "as transformers stores them, under another name"
 SAID: Mapping[str, str] = {
     **dict.fromkeys(
         (
-            *("llama", "mistral", "mixtral", "arcee", "smollm3", "granite", "olmo", "chameleon"),
-            *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada", "llava", "granitehybrid"),
+            *("llama", "mistral", "mixtral", "arcee", "smollm3", "granite", "chameleon"),
+            *("internlm3", "deepseek", "deci", "llada", "llava", "granitehybrid"),
         ),
         PERMUTED,
     ),
-    **dict.fromkeys(("internlm2", "bailingmoe", "baichuan", "xverse"), UNPACKED),
+    **dict.fromkeys(("minicpm", "olmo", "arctic", "xverse"), "in biases they are left as transformers has them"),
+    **dict.fromkeys(("internlm2", "bailingmoe", "baichuan"), UNPACKED),
     **dict.fromkeys(
         (
             *("qwen2", "qwen3", "gemma", "gemma2", "olmo2", "olmoe"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,25 @@ def test_trained_on(compared) -> None:
              state("original").items()}  # fmt: skip
     _, layer, scaled = compared(state("original"), after)
     assert (layer["status"], scaled) == ("changed", [])
+
+
+def test_latent_attention_whose_k_and_v_take_in_less_than_q(tmp_path: Path, run) -> None:
+    """DeepSeek-V2-Lite: Q is made of the hidden state, K and V of what they share; no norm goes before all three."""
+    heads, nope, rope, wide, latent, width = 4, 16, 8, 24, 32, 64
+    config = {"model_type": "deepseek_v2", "num_attention_heads": heads, "num_key_value_heads": heads,
+              "hidden_size": width, "qk_nope_head_dim": nope, "qk_rope_head_dim": rope, "v_head_dim": wide,
+              "kv_lora_rank": latent, "q_lora_rank": None}  # fmt: skip
+    rows = {"q_proj": (heads * (nope + rope), width), "kv_a_proj_with_mqa": (latent + rope, width),
+            "kv_b_proj": (heads * (nope + wide), latent), "o_proj": (width, heads * wide)}  # fmt: skip
+    torch.manual_seed(0)
+    before = {f"{LAYER}.self_attn.{name}.weight": torch.randn(shape) for name, shape in rows.items()}
+    before[f"{LAYER}.self_attn.kv_a_layernorm.weight"] = torch.ones(latent)
+    for side, dtype in (("a", torch.float32), ("b", torch.float16)):
+        (tmp_path / side).mkdir()
+        save_file({name: one.to(dtype) for name, one in before.items()}, tmp_path / side / "model.safetensors")
+        (tmp_path / side / "config.json").write_text(json.dumps(config))
+    for sides in ("ab", "ba"):
+        found = run("diff", *(tmp_path / side for side in sides), "-f", "json")
+        assert found.err == ""
+        (layer,) = found.json()["layers"]
+        assert {part["part"]: part["status"] for part in layer["parts"]}["q"] == "rounding"

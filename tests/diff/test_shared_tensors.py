@@ -45,3 +45,28 @@ def test_there_are_no_more_of_them_than_places(tmp_path: Path, run: Callable[...
     found = run("diff", tmp_path / "m.safetensors", OPTIMISED)
     assert found.code == 1
     assert "1 removed" in found.out
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_norms_that_an_exporter_added_one_to_are_the_same(exporter: str, turned: bool, run: Callable[..., Any]) -> None:
+    """Gemma's: neither their names nor their numbers are in the file."""
+    sides = [FOLDER / "gemma.safetensors", FOLDER / f"gemma-{exporter}.onnx"]
+    found = run("diff", *(sides[::-1] if turned else sides), "-f", "json").json()
+    others = {one["a"]: one for one in found["others"]["tensors"]}
+    norms = [name for name in others if name and "norm" in name]
+    assert len(norms) == 3
+    assert all(others[name]["b"] for name in norms)
+    assert all(others[name]["status"] in ("identical", "rounding") for name in norms)
+    assert {one["status"] for one in found["layers"]} == {"identical"}
+    assert any("and 1 more" in note for note in found["notes"])
+
+
+def test_a_norm_that_is_another_one_is_not_taken_for_it(tmp_path: Path, run: Callable[..., Any]) -> None:
+    state = load_file(FOLDER / "gemma.safetensors")
+    (changed,) = (key for key in state if key.endswith("layers.0.input_layernorm.weight"))
+    save_file(state | {changed: state[changed] + 0.5}, tmp_path / "m.safetensors")
+    found = run("diff", tmp_path / "m.safetensors", FOLDER / "gemma-torchscript.onnx", "-f", "json").json()
+    left = {(one["a"] or one["b"]).rpartition(".layers.")[2]: one["status"] for one in found["others"]["tensors"]}
+    assert left["0.input_layernorm.weight"] == "removed"
+    assert left["0.input_layernorm.folded"] == "added"

@@ -85,6 +85,34 @@ def test_heads_of_v_are_not_moved_alone(tmp_path: Path, run: Callable[..., Any])
     assert not out.exists()
 
 
+def test_heads_are_not_moved_without_their_norms(tmp_path: Path, run: Callable[..., Any]) -> None:
+    """The converter permutes those of Chameleon too, and gives every head the norm of the first."""
+    out = tmp_path / "out.safetensors"
+    refused = run("export", "--split", "--all", CONVERTED / "chameleon.gguf", "-o", out, "--undo-permute")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "another order than their norms" in refused.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["minicpm", "olmo", "arctic", "xverse"])
+def test_biases_that_the_converter_left_alone_are_left_alone(
+    name: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """In heads apart too; of the others whose fixtures have biases they are put back."""
+    out = tmp_path / "out.safetensors"
+    done = run("export", "--heads-split", CONVERTED / f"{name}.gguf", "-o", out, "--undo-permute")
+    assert done.code == 0, done.err
+    assert "in biases they are left" in run("explain", CONVERTED / f"{name}.gguf").out
+    written, parts = load_file(out), expected(name)
+    assert "q_bias" in parts
+    for part, values in parts.items():
+        kind = "bias" if part.endswith("_bias") else "weight"
+        start = f"blk.0.{part[0]}_proj.heads."
+        heads = sum(key.startswith(start) and key.endswith(f".{kind}") for key in written)
+        joined = torch.cat([written[f"{start}{head}.{kind}"] for head in range(heads)])
+        assert torch.equal(joined.half(), values)
+
+
 @pytest.mark.parametrize("name", ["llama", "internlm2", "deci", "mistral", "kimi-k25"])
 def test_in_a_whole_checkpoint_too(name: str, tmp_path: Path, run: Callable[..., Any]) -> None:
     out = tmp_path / "out.safetensors"
@@ -133,3 +161,52 @@ def test_where_nothing_was_permuted_that_is_said(name: str, tmp_path: Path, run:
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "finds no layer" in found.err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "arcee", "olmo"])
+@pytest.mark.parametrize(("command", "target"), [("convert", "qkv-proj"), ("convert", "megatron-core"),
+                                                 ("pack", "megatron-core")])  # fmt: skip
+def test_in_the_layout_of_another_library_rows_lie_as_in_the_model(
+    name: str, command: str, target: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """The same is made of the GGUF file and of what it was converted from."""
+    of_model, of_gguf = tmp_path / "model.safetensors", tmp_path / "gguf.safetensors"
+    for path, out in ((CONVERTED / name, of_model), (CONVERTED / f"{name}.gguf", of_gguf)):
+        done = run(command, path, "--to", target, "-o", out)
+        assert done.code == 0, done.err
+        assert ("permuted lie in transformers' order" in done.err) == (out == of_gguf)
+    parts = ("q_proj", "k_proj", "v_proj", "linear_qkv")
+    packed = [
+        {
+            kind: values.half()
+            for key, values in load_file(out).items()
+            if (kind := key.rpartition("0.")[2].removeprefix("self_attn.")).split(".")[0] in parts
+        }
+        for out in (of_model, of_gguf)
+    ]
+    assert packed[0]
+    assert all(torch.equal(values, packed[1][kind]) for kind, values in packed[0].items())
+
+
+def test_in_llama_cpps_own_layout_rows_stay_and_are_not_made_from_others(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    done = run("convert", CONVERTED / "llama.gguf", "--to", "gguf-permuted", "-o", out)
+    assert done.code == 0, done.err
+    with open_checkpoint(CONVERTED / "llama.gguf") as checkpoint:
+        stored = inspect(checkpoint).attentions[0].parts[0].weight.require_info().region
+        assert load_file(out)["blk.0.attn_q.weight"].numpy().tobytes() == stored.source.read(
+            stored.start, stored.nbytes
+        )
+    refused = run("convert", CONVERTED / "llama", "--to", "gguf-permuted", "-o", out, "--force")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "let llama.cpp's own converter write it" in refused.err
+
+
+def test_rows_that_are_left_permuted_are_said_to_be(tmp_path: Path, run: Callable[..., Any]) -> None:
+    done = run("export", "--split", CONVERTED / "llama.gguf", "-o", tmp_path / "out.safetensors")
+    assert done.code == 0
+    assert "the rows of Q and K lie as llama.cpp's converter permuted them; --undo-permute" in done.err
+    done = run("export", "--split", CONVERTED / "qwen2.gguf", "-o", tmp_path / "other.safetensors")
+    assert (done.code, "permute" in done.err) == (0, False)

@@ -320,3 +320,16 @@ def test_nothing_in_a_graph_takes_long(kind: str, tmp_path: Path) -> None:
     onnx.save(helper.make_model(helper.make_graph(hostile(kind), "g", [], [], [stored])), tmp_path / "m.onnx")
     with no_hang(), bounded_memory(), open_checkpoint(tmp_path / "m.onnx") as checkpoint:
         inspect(checkpoint)
+
+
+def test_heads_of_attention_that_is_known_are_not_those_of_another(tmp_path: Path) -> None:
+    """As in Twins: the graph shows the heads of one kind of layer, and cannot be followed in the others."""
+    model = onnx.load(GRAPHS.parent / "onnx_models" / "llama-torchscript.onnx")
+    (second,) = (node for node in model.graph.node if node.op_type == "Softmax" and ".1/" in node.name)
+    second.op_type = "Erf"
+    onnx.save(model, tmp_path / "m.onnx")
+    with open_checkpoint(tmp_path / "m.onnx") as checkpoint:
+        first, other = inspect(checkpoint).attentions
+    assert first.heads is not None
+    assert (first.heads.num_heads, first.heads.num_kv_heads) == (4, 2)
+    assert other.heads is None

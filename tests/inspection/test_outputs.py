@@ -16,6 +16,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.model import in_short
+from qkvinspect.weights.encodings import weights_of
 from tests.inspection.test_patterns import report
 
 E = 32
@@ -197,7 +198,8 @@ def test_the_summary_names_the_architecture_that_the_config_gives(said: str | No
         name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))  # pyright: ignore
         for name, shape in shapes.items()
     }
-    assert in_short(Checkpoint("model", "test", 0, tensors, configs=configs)).to_dict() == {
+    checkpoint = Checkpoint("model", "test", 0, tensors, configs=configs)
+    assert in_short(checkpoint, weights_of(checkpoint)).to_dict() == {
         "num_parameters": 72,
         "dtypes": {"float32": 72},
         "architecture": "LlamaForCausalLM" if said else None,

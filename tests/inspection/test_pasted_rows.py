@@ -273,3 +273,34 @@ def test_a_part_s_axis_is_that_along_which_its_tensor_is_narrowed(
             (run,) = part.rows
             cut = state[part.weight.name].narrow(part.axis, run.start, len(run))
             np.testing.assert_array_equal(part.numpy(), (cut.T if part.axis else cut).numpy())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "line"),
+    [
+        ({"l.mix.q.weight": (E, E)} | {f"l.mix.kv.{n}.weight": (E, E) for n in range(2)}, 'v = "kv.1.weight"'),
+        ({f"l.attn.{n}.weight": (E, E) for n in "fghv"}, 'v = "?"'),
+        ({"l.attn_in.weight": (3 * E, E), "l.attn_out.weight": (E, E)}, '# heads = "8"'),
+    ],
+    ids=["two of a list", "letters", "a packing"],
+)
+def test_a_row_says_no_more_than_the_names_and_asks_for_what_is_needed(shapes: Shapes, line: str) -> None:
+    told = report(shapes)
+    assert told.account is not None
+    (said,) = told.account.unrecognised
+    assert any(one.startswith(line) for one in said.suggestion.split("\n"))
+
+
+def test_no_row_is_printed_that_cannot_be_completed() -> None:
+    """A parallel block whose output reads the MLP too: how wide attention is stands nowhere."""
+    told = report({"l.mix.qkv_mlp.weight": (7 * E, E), "l.mix.out.weight": (E, 5 * E)})
+    assert told.account is not None
+    (said,) = told.account.unrecognised
+    assert said.suggestion == ""
+
+
+def test_q_k_and_v_of_an_einsum_are_no_layers() -> None:
+    told = report({"l.mix.qkv_einsum.w": (3, H, E, D)})
+    assert told.account is not None
+    (said,) = told.account.unrecognised
+    assert "layers" not in said.why

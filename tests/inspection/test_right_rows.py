@@ -134,7 +134,8 @@ CASES: dict[str, Case] = {
          "attn.o_proj.weight": (E, H * D)}, axk2, "mla-gated", config={"num_attention_heads": H, "model_type": "axk2"}),
     "keys that are values": Case(
         {"self_attn.q_proj.weight": (E, E), "self_attn.k_proj.weight": (2 * D, E), "self_attn.o_proj.weight": (E, E),
-         "self_attn.q_norm.weight": (D,), "self_attn.k_norm.weight": (D,)}, gemma4, "k-is-v", "self_attn"),
+         "self_attn.q_norm.weight": (D,), "self_attn.k_norm.weight": (D,),
+         "layer_scalar": (1,)}, gemma4, "k-is-v", "self_attn"),
     "V wider than Q and K": Case(
         {"attn.qkv.weight": (64, E, 1, 1), "attn.pos_embed.height_rel": (9, 4), "attn.pos_embed.width_rel": (9, 4)},
         bottleneck, "timm-bottleneck"),

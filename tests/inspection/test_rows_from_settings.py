@@ -13,7 +13,7 @@ from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.layouts.from_settings import parse, rows
+from qkvinspect.layouts.from_settings import is_row, parse, rows
 from qkvinspect.layouts.packing import GROUPED, PER_HEAD, Packing
 from tests.inspection.test_patterns import report as of_shapes
 
@@ -122,6 +122,42 @@ def test_why_a_row_does_not_fit(tmp_path: Path, row: str, words: str) -> None:
     assert words in str(raised.value)
 
 
+_PARTS = ('q = "fcs.0.weight"', 'k = "fcs.1.weight"', 'v = "fcs.2.weight"')
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        (f"{{ {', '.join(_PARTS)} }}", 2),
+        (f"blocks.1={{ {', '.join(_PARTS)} }}", 1),
+        (f"blocks.* = {{ {', '.join(_PARTS)} }}", 2),
+        ("\n".join(["[[layout]]", *_PARTS]), 2),
+        ("\n".join(_PARTS), 2),
+    ],
+)
+def test_a_row_of_the_command_line_is_taken_as_it_is_printed_and_after_a_glob(
+    tmp_path: Path, text: str, layers: int
+) -> None:
+    assert is_row(text)
+    assert len(report(tmp_path, APART, told_now=(parse(text),)).attentions) == layers
+
+
+@pytest.mark.parametrize("text", ["qkv-proj", "*.0.*=gpt2", "pattern-per-head", "a=b=bert"])
+def test_an_id_is_no_row(text: str) -> None:
+    assert not is_row(text)
+
+
+def test_layers_are_named_once() -> None:
+    with pytest.raises(UsageError, match="twice"):
+        parse('a.*={ layer = "b.*", q = "q.weight" }')
+
+
+def test_an_output_that_is_not_there_is_said(tmp_path: Path) -> None:
+    row = parse(f'{{ {", ".join(_PARTS)}, out = "nope.weight" }}')
+    with pytest.raises(LayoutError, match=r"no out is called nope\.weight"):
+        report(tmp_path, APART, told_now=(row,))
+
+
 def test_settings_speak_of_many_checkpoints(tmp_path: Path) -> None:
     """A row of the settings that fits nothing in this file is no error."""
     (row,) = rows([{"q": "nowhere.weight", "k": "b.weight", "v": "c.weight"}], "x.toml")
@@ -129,7 +165,13 @@ def test_settings_speak_of_many_checkpoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "close"), [("brt", "bert"), ("qkv-prj", "qkv-proj"), ("nosuch-thing", "lists them all")]
+    ("id", "close"),
+    [
+        ("brt", "bert"),
+        ("qkv-prj", "qkv-proj"),
+        ("nosuch-thing", "lists them all"),
+        ("patern-per-head", "pattern-per-head"),
+    ],
 )
 def test_an_unknown_id_is_an_error_with_near_names(tmp_path: Path, id: str, close: str) -> None:
     with pytest.raises(UsageError, match="there is no layout") as raised:

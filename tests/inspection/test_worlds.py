@@ -46,3 +46,25 @@ def test_a_gated_graph_convolution_and_attention_have_the_same_names() -> None:
     assert len(report(attention).attentions) == 1
     del attention["convs.0.lin_skip.bias"]
     assert report(attention).attentions == ()
+
+
+def test_a_layer_that_lost_a_projection_is_said_with_a_row_of_its_own() -> None:
+    shapes = {f"b.{i}.mixer.{name}.weight": (E, E) for i in range(2) for name in ("qry", "key", "val", "unify")}
+    del shapes["b.1.mixer.key.weight"]
+    told = report(shapes)
+    assert [found.layer for found in told.attentions] == ["b.0.mixer"]
+    assert told.account is not None
+    (said,) = told.account.unrecognised
+    assert "q and v alone" in said.why
+    assert 'layer = "b.1.mixer"' in said.suggestion
+
+
+def test_averages_without_dots_are_said() -> None:
+    """LitEma of latent-diffusion takes the dots out of names, since those of buffers may have none."""
+    names = [f"layers.{i}.self_attn.{part}_proj.weight" for i in range(2) for part in "qkv"]
+    shapes = dict.fromkeys(names, (E, E)) | {f"model_ema.{name.replace('.', '')}": (E, E) for name in names}
+    told = report(shapes)
+    assert len(told.attentions) == 2
+    assert told.account is not None
+    (said,) = told.account.unrecognised
+    assert (said.module, len(said.tensors)) == ("model_ema", 6)

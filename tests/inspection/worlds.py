@@ -147,6 +147,13 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
         {"a.heads_q.weight": L, "a.heads_k.weight": (24, E), "a.heads_v.weight": (24, E), "a.out.weight": L},
         ("a",),
     ),
+    "Linformer, which shortens to as many tokens as it is wide": (
+        _all("net.0.fn", "to_q", "to_k", "to_v", "to_out") | {f"net.0.fn.proj_{n}": (99, E) for n in "kv"},
+        ("net.0.fn",),
+    ),
+    "dual attention for scenes": (
+        _all("pam", value_conv=C2, query_conv=(6, E, 1, 1), key_conv=(6, E, 1, 1)) | {"pam.gamma": (1,)}, ("pam",),
+    ),
 }  # fmt: skip
 """What is found, and the layers of its modules."""
 
@@ -217,6 +224,22 @@ DECOYS: Mapping[str, dict[str, Shape]] = {
     "three projections of a loss": _all("head", "q_mlp.0", "k_mlp.0", shape=(128, E)) | {"head.queue": (128, 99)},
     "global context": _all("gc", conv_mask=(1, E, 1, 1), channel_add_conv__0=(12, E, 1, 1)),
     "norms of Q and K alone": {f"attn.{n}_norm.weight": (D,) for n in "qk"},
+    "points, a query and a loss": _all("qa", "query", "key_points", "val_loss"),
+    "kinds of convolutions": _all("m", query_conv=(6, E, 1, 1), key_conv=(7, E, 1, 1), value_conv=(5, E, 1, 1)),
+    "Mamba": _all("l.0.mixer", "out_proj", in_proj=(2 * E, E), x_proj=(35, E), dt_proj=(E, 3)) | {"l.0.mixer.D": (E,)},
+    "Mamba 2 whose five parts are as three": _all("l.0.mixer", "out_proj", in_proj=(3 * E, E)) | {"l.0.mixer.D": (4,)},
+    "RWKV's time mixing in a mixer": _all("l.0.mixer", "receptance", "a", "b", "output"),
+    "Hyena's mixer": _all("l.0.mixer", "output", input=(3 * E, E), filter_fn__0=(64, 3)),
+    "MLP-Mixer": _all("mixer.0.token", fc1=(3 * E, E), fc2=(E, 3 * E)) | _all("mixer.0.chan", fc1=(99, E), fc2=(E, 99)),
+    "an MLP of squares in a mixer": _all("l.0.mixer", "fc1", "fc2", "fc3", "fc4"),
+    "gMLP's block": _all("blocks.0", "proj_out", proj_in=(2 * E, E)) | {"blocks.0.sgu.proj.weight": (16, 16, 1)},
+    "FNet": _all("encoder.layer.0", "output.dense", intermediate__dense=(4 * E, E)),
+    "adaptive norms of a block": _all("blocks.0", "proj", modulation=(3 * E, E)),
+    "a GRU by hand": _all("gru_block", "h2h_out", x2h=(3 * E, E), h2h=(3 * E, E)),
+    "an LSTM in a mixer": _all("mixer", "i", "f", "o", "c") | _all("mixer", "U_i", "U_f", "U_o", "U_c"),
+    "three layers of a block": _all("blocks.0", "a", "b", "c"),
+    "gates of functions": _all("m", "f", "g", "h"),
+    "the names of norms without dots": {f"ema.layers{i}self_attn_norm_layerweight": (E,) for i in range(3)},
     "layers of a quantum chemist": {f"net.{n}": (H, H) for n in ("kinetic", "potential", "charge")},
 }  # fmt: skip
 """What is no attention: nothing is found."""

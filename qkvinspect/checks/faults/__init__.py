@@ -29,6 +29,7 @@ from qkvinspect.checks.faults import (
     quantised_otherwise,
     rank_collapse,
     rotary_order,
+    wrong_scales,
     zero_head,
     zero_part,
 )
@@ -70,6 +71,7 @@ CHECKS: tuple[Check, ...] = (
     bias_kv,
     mixed_dtype,
     fused_scales,
+    wrong_scales,
     coarse_head,
     quantised_otherwise,
     expected,

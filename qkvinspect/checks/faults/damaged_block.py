@@ -8,6 +8,8 @@ names the tensor, the heads and the bytes, counted from where the tensor begins,
   are zero as a whole are other findings, and where many such runs are, the weight is sparse;
 - what stands at two places, for 512 bytes and more, unless whole heads are equal there, which is another finding;
 - blocks of 3 KiB whose values have sizes of no weight, or with gaps between their sizes as turned bits leave them;
+  where many tensors have such gaps, they are decoded codes, alone or with something added, and only values that are
+  larger than any weight's tell anything;
 - of codes of eight bits, blocks of 2 KiB and more whose codes are rare in the rest of the tensor.
 
 The thresholds were set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on
@@ -30,7 +32,6 @@ from qkvinspect.workers import in_batches, in_order
 if TYPE_CHECKING:
     from qkvinspect.checks.damage.copied_runs import Marks
     from qkvinspect.checks.damage.odd_exponents import Counts
-    from qkvinspect.checks.head_values import HeadValues
     from qkvinspect.weights.reading import Array
 
 CODE: FindingCode = FindingCode.DAMAGED_BLOCK
@@ -75,18 +76,25 @@ class _Seen:
 def find(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.checks.damage import odd_codes
     from qkvinspect.checks.damage.copied_runs import rarity
+    from qkvinspect.checks.damage.odd_exponents import LARGE, of_codes
 
     tensors = list(stored_tensors(subject.attentions))
     every = rarity(sum(tensor.nbytes // tensor.itemsize for tensor in tensors))
     marks: list[Marks] = []
+    odd: list[tuple[Fault, str]] = []
+    roughness: list[float] = []
     for tensor, seen in _passed(tensors, every):
         yield from _constant(tensor, seen)
-        yield from _odd(subject, tensor, seen)
+        found, rough = _odd(subject, tensor, seen)
+        odd += found
+        roughness += [rough] if rough is not None else []
         codes = [one.codes for one in seen if one.codes is not None]
         runs = list(odd_codes.odd(codes, alone=tensor.info.dtype.block == 1))
         for start, stop in runs if runs and not _one_direction(subject, tensor) else ():
             yield tensor.layer, f"{_where(tensor, start, stop)} hold codes that are rare elsewhere in it"
         marks.append(_together([one.marks for one in seen]))
+    coded = of_codes(roughness)
+    yield from (fault for fault, what in odd if what == LARGE or not coded)
     yield from _copied(subject, tensors, marks)
 
 
@@ -164,14 +172,16 @@ def _by_intent(tensor: StoredTensor, start: int, stop: int) -> bool:
     return all(rows.start <= head.start and head.stop <= rows.stop for head in covered)
 
 
-def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
+def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> tuple[list[tuple[Fault, str]], float | None]:
+    """What its blocks hold that others do not, and in which way; and how rough its sizes are."""
     import numpy as np
 
     from qkvinspect.checks.damage import odd_exponents
 
     counts = [one.counts for one in seen if one.counts is not None]
     if not counts:
-        return
+        return [], None
+    odd: list[tuple[Fault, str]] = []
     found, step = np.concatenate(counts), odd_exponents.step(tensor.itemsize)
     segments = list(_segments(tensor, len(found)))
     runs = [odd_exponents.odd(found[first:last], tensor.itemsize) for first, last in segments]
@@ -181,7 +191,11 @@ def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> Itera
         for start, stop, what in some:
             ends = (first + start) * step, (first + stop) * step
             if what != odd_exponents.SMALL or not _in_dead_heads(tensor, *ends):
-                yield tensor.layer, f"{_where(tensor, *ends)} hold {what}"
+                odd.append(((tensor.layer, f"{_where(tensor, *ends)} hold {what}"), what))
+    rough = odd_exponents.roughness(found, tensor.itemsize)
+    if rough is not None and not odd_exponents.usual(rough) and _one_direction(subject, tensor):
+        rough = None
+    return odd, rough
 
 
 def _in_dead_heads(tensor: StoredTensor, start: int, stop: int) -> bool:
@@ -229,13 +243,14 @@ def _coded(tensor: StoredTensor) -> bool:
 
 def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[Marks]) -> Iterator[Fault]:
     from qkvinspect.checks.damage.copied_runs import copies
+    from qkvinspect.checks.damage.known_copies import is_known
 
     told: dict[int, int] = {}
     for (a, first), (b, second), size in copies(
         marks, [tensor.read for tensor in tensors], [t.nbytes for t in tensors]
     ):
         one, other = tensors[a], tensors[b]
-        if size < max(LEAST, 64 * one.itemsize) or _known(subject, one, first, other, second, size):
+        if size < max(LEAST, 64 * one.itemsize) or is_known(subject, one, first, other, second, size):
             continue
         if not _is_varied(one, first, size):
             continue
@@ -251,52 +266,6 @@ def _is_varied(tensor: StoredTensor, start: int, size: int) -> bool:
     size = min(size, _PIECE) // tensor.itemsize * tensor.itemsize
     _, counts = np.unique(tensor.read(start, start + size).view(f"u{tensor.itemsize}"), return_counts=True)
     return len(counts) >= _DISTINCT and int(counts.sum() - counts.max()) >= _VARIED
-
-
-def _known(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int, size: int) -> bool:
-    """Whether whole tensors, parts or heads are equal there: that is intent, or a finding of its own."""
-    alike = {part.name for part in one.parts} == {part.name for part in other.parts}
-    if alike and first == second == 0 and size == one.nbytes == other.nbytes:
-        return True
-    return all(_equal_there(subject, one, first + at, other, second + at) for at in (0, size - 1))
-
-
-def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int) -> bool:
-    """Whether two bytes belong to equal heads of one part of a layer, or to parts that are equal as a whole."""
-    for name, mine, head in _heads(subject, one, first):
-        for of, others, beside in _heads(subject, other, second):
-            itself = (one.info.name, name) == (other.info.name, of)
-            if mine == others and not itself and _is_told(subject, mine, (one.layer, name), (other.layer, of)):
-                return True
-            heads = one.layer, name, mine[head].digest
-            if heads == (other.layer, of, others[beside].digest) and not (itself and head == beside):
-                return True
-    return False
-
-
-def _is_told(subject: Subject, values: tuple[HeadValues, ...], first: tuple[str, str], second: tuple[str, str]) -> bool:
-    """Whether other checks tell of these equal parts: of one layer, or of one name, as those of tied layers are.
-
-    Where the K of every layer is its V too, and layers are tied, the K of one is the V of another.
-    """
-    (layer, name), (other, of) = first, second
-    if layer == other or name == of:
-        return True
-    return any(
-        subject.values.get((part.weight.name, part.name)) == values
-        for held, wanted in ((layer, of), (other, name))
-        for attention in subject.by_layer.get(held, ())
-        for part in attention.parts
-        if part.name == wanted
-    )
-
-
-def _heads(subject: Subject, tensor: StoredTensor, place: int) -> Iterator[tuple[str, tuple[HeadValues, ...], int]]:
-    """Parts that a byte belongs to, with the values of their heads and the number of the head."""
-    for name, heads in tensor.heads_at(place, place + 1).items():
-        (part,) = (part for part in tensor.parts if part.name == name)
-        values = subject.values.get((part.weight.name, name), ())
-        yield from ((name, values, head) for head in heads if head < len(values))
 
 
 def _where(tensor: StoredTensor, start: int, stop: int) -> str:

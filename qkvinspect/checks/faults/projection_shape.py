@@ -1,4 +1,4 @@
-"""The output projection, or a bias, does not fit Q, K and V.
+"""An output projection or a bias does not fit, or inputs of Q, K, V differ.
 
 The output projection takes the heads of V side by side: num_heads times v_head_dim columns. A bias has an entry for
 every row of its weight.
@@ -10,12 +10,14 @@ from collections.abc import Iterator
 
 from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.finding_codes import FindingCode
+from qkvinspect.inspection.notices import about_inputs
 
 CODE: FindingCode = FindingCode.PROJECTION_SHAPE
 
 
 def find(subject: Subject) -> Iterator[Fault]:
     for attention in subject.attentions:
+        yield from ((attention.layer, finding.message) for finding in about_inputs(attention))
         layout, heads = attention.layout, attention.heads
         if attention.out is not None and layout is not None and heads is not None and len(attention.out.shape) > 1:
             taken = attention.out.as_shape(layout.out_orientation)[1]

@@ -2,8 +2,9 @@
 
 A loader goes by the config: ``quantization_config`` of transformers, vLLM and llm-compressor, ``quantization`` of MLX.
 What is looked at: the method; for bitsandbytes nf4 or fp4, 4 or 8 bits, and whether the scales are quantised too; for
-compressed-tensors type and bits of each group of layers. A method that is not known here says nothing. Bits and groups
-that do not fill the tensors are ``no-values``.
+compressed-tensors type and bits of each group of layers; how many values share a scale, and for GPTQ whether inputs are
+in the order of their groups. A method that is not known here says nothing. Bits and groups that do not fill the tensors
+are ``no-values``.
 """
 
 from __future__ import annotations
@@ -89,6 +90,37 @@ def _details(says: Mapping[str, object], held: Sequence[Encoding]) -> Iterator[s
     }
     if wanted and wanted.isdisjoint(map(_type_and_bits, held)):
         yield " or ".join(f"{kind} of {bits} bits" for kind, bits in sorted(wanted))
+    yield from _groups(says, held)
+    if says.get("desc_act") is False and any(isinstance(encoding, Gptq) and _act_order(encoding) for encoding in held):
+        yield "desc_act False (loaders that go by it ignore g_idx, which is not in order)"
+
+
+def _groups(says: Mapping[str, object], held: Sequence[Encoding]) -> Iterator[str]:
+    """A size of groups that the scales contradict: of any weight, or of all where layers may have their own."""
+    grouped = [encoding for encoding in held if isinstance(encoding, (Gptq, Awq, PackedIntegers))]
+    sizes = [found["group_size"] for found in (says, *schemes_in(says)) if "group_size" in found]
+    wanted = [size for size in sizes if is_size(size)]
+    if not grouped or not sizes or len(wanted) + sizes.count(-1) < len(sizes):
+        return
+    otherwise = [
+        encoding.group not in {min(size, width) for size in (*wanted, *[width] * sizes.count(-1))}
+        for encoding in grouped
+        for width in encoding.shape[1:]
+    ]
+    if all(otherwise) or (any(otherwise) and not {"dynamic", "extra_config"} & set(says)):
+        yield f"group_size {' or '.join(map(str, dict.fromkeys(sizes)))}"
+
+
+def _act_order(encoding: Gptq) -> bool:
+    """Whether neighbouring inputs do not share groups in turn.
+
+    Raises:
+        CheckpointError: an input is of a group that is not there.
+    """
+    from qkvinspect.weights.grouping import groups_in_order
+
+    groups = encoding.scales.shape[0]
+    return groups_in_order(encoding.order, range(encoding.shape[1]), encoding.group, groups)[1] is not None
 
 
 def _type_and_bits(encoding: Encoding) -> tuple[str, int] | None:

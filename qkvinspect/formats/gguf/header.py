@@ -13,6 +13,7 @@ from qkvinspect.formats.gguf.cursor import Cursor
 from qkvinspect.formats.gguf.metadata import UINT32, Value, read_metadata
 from qkvinspect.formats.gguf.types import GGML_TYPES
 from qkvinspect.formats.limits import Limits
+from qkvinspect.weights.encodings.ggml_scales import with_order
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -60,6 +61,8 @@ def read_header(source: ByteSource, limits: Limits) -> Header:
             raise damaged(source, Code.GGUF_DUPLICATE, "stands in the header twice", None, entry.name)
         tensors[entry.name] = _tensor(source, entry, start, byteorder)
     end = _check_places(source, entries, tensors, alignment)
+    if byteorder == "big":
+        tensors = with_order(tensors)
     return Header(values, tensors, max(source.size - start - _aligned(end, alignment), 0))
 
 

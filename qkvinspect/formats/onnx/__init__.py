@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, TensorInfo, contiguous_strides
+from qkvinspect.computed_rows import ComputedScale
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
@@ -17,7 +18,7 @@ from qkvinspect.formats.onnx.computed import computed, cut, shared, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
-from qkvinspect.formats.onnx.names import Named, Uses, is_product, names_of
+from qkvinspect.formats.onnx.names import Named, Uses, is_folded, is_product, names_of
 from qkvinspect.formats.onnx.operators import operator_names
 from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
 from qkvinspect.formats.onnx.tensors import Tensors
@@ -68,6 +69,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         attentions = tuple(computed(flow.met, names))
         known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
         heads = heads_of(uses, names.values(), attentions)
+        lost = tuple(unknown(tensors, known, flow.reordered, names))
+        silent = frozenset(one.weight for one in lost if heads.get(one.weight, Heads()) == Heads())
         return Checkpoint(
             path=source.name,
             format=NAME,
@@ -75,7 +78,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             tensors=tensors,
             num_files=1 + len(files.files),
             metadata=graph.metadata,
-            configs=tuple(_config(heads, said_of_blocks(uses, names))),
+            configs=tuple(_config(heads, said_of_blocks(uses, names), silent)),
             modules=_modules(heads, tensors),
             containers=(Container("", len(tensors), "model"),),
             findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
@@ -84,7 +87,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             computed=(
                 *attentions,
                 *cut(flow.pieces.values(), names),
-                *unknown(tensors, known, flow.reordered, names),
+                *lost,
+                *(ComputedScale(name) for name in tensors if is_folded(stored_as[name])),
                 *shared(uses, {name: named for name, named in names.items() if name in tensors}),
             ),
         )
@@ -102,7 +106,9 @@ def _as_named(info: TensorInfo, named: Named) -> TensorInfo:
     return replace(info, name=named.name, shape=turned, strides=contiguous_strides(info.shape)[::-1])
 
 
-def _config(heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]]) -> Iterator[Config]:
+def _config(
+    heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]], silent: frozenset[str]
+) -> Iterator[Config]:
     """What all projections of the graph agree on, and what operators say of the codes that they take."""
     told = {
         "num_attention_heads": {one.num_heads for one in heads.values()},
@@ -117,7 +123,7 @@ def _config(heads: Mapping[str, Heads], blocks: Mapping[str, Mapping[str, int]])
     if blocks:
         agreed["matmul_nbits"] = blocks
     if agreed:
-        yield Config("checkpoint:graph", agreed, inside=True)
+        yield Config("checkpoint:graph", agreed, inside=True, silent_on=silent)
 
 
 def _modules(heads: Mapping[str, Heads], tensors: Mapping[str, TensorInfo]) -> dict[str, Mapping[str, object]]:

@@ -10,7 +10,7 @@ from qkvinspect.formats.onnx import cuts, einsum, moves
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Graph, Node
 from qkvinspect.formats.onnx.passing import PASSED
-from qkvinspect.formats.onnx.products import PRODUCTS
+from qkvinspect.formats.onnx.products import PRODUCTS, order_of
 from qkvinspect.formats.onnx.projections import Projections
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.taken import is_attention, taken
@@ -194,9 +194,8 @@ class Flow:
             self._take(node, self._projections.product(node, other[0]))
         elif len(one) == 1 and one[0].alone and node.op == "MatMul":
             self._take(node, self._projections.on_the_left(node, one[0]))
-        elif one and other and node.op != "Conv":
-            left, right = _turned(node, one, other)
-            self._scores[node.outputs[0]] = Scores(left, right)
+        elif one and other and not one[0].alone and node.op != "Conv":
+            self._scores[node.outputs[0]] = Scores(_turned(node, 0, one), _turned(node, 1, other))
 
     def _take(self, node: Node, view: View) -> None:
         self._views[node.outputs[0]] = (view,)
@@ -232,9 +231,7 @@ class Flow:
             order = node.numbers.get("perm", ())
             rank = len(order)
             if rank and sorted(order) == [*range(rank)]:
-                rows, columns = (order.index(axis % rank) - rank for axis in (scores.rows, scores.columns))
-                keys = scores.keys if scores.keys is None else order.index(scores.keys % rank) - rank
-                self._scores[out] = replace(scores, rows=rows, columns=columns, keys=keys)
+                self._scores[out] = _permuted(scores, order)
         elif node.op == "Split":
             return
         elif {scores.rows, scores.columns} == {-1, -2} or node.op in _ELEMENTWISE or node.op in PASSED:
@@ -254,6 +251,10 @@ class Flow:
         if scores is None:
             scores, values, wanted = self._scores.get(second), self._at(first), -2
         if scores is None or scores.keys is None or not values or values[0].alone:
+            return
+        place = 0 if wanted == -1 else 1
+        scores, values = _turned_scores(node, place, scores), _turned(node, 1 - place, values)
+        if scores.keys is None:
             return
         if node.op == "Einsum":
             tokens, is_first, rank = (scores.rows, scores.columns), wanted == -1, self._rank(node, wanted)
@@ -282,12 +283,28 @@ def _size_of_axis(axis: Axis, sizes: Sizes) -> int | str:
     return axis[0].size if len(axis) == 1 else sizes.unknown()
 
 
-def _turned(node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> tuple[tuple[View, ...], tuple[View, ...]]:
-    """The operands of onnxruntime's FusedMatMul as MatMul takes them."""
-    if node.op != "FusedMatMul":
-        return one, other
-    turned: list[tuple[View, ...]] = []
-    for views, key in ((one, "transA"), (other, "transB")):
-        is_turned = node.numbers.get(key, (0,))[0]
-        turned.append(tuple(replace(v, axes=(*v.axes[:-2], *v.axes[:-3:-1])) for v in views) if is_turned else views)
-    return turned[0], turned[1]
+def _turned(node: Node, slot: int, views: tuple[View, ...]) -> tuple[View, ...]:
+    """An operand of a product as MatMul takes it."""
+    return tuple(moved.transposed(view, order_of(node, slot, len(view.axes))) for view in views)
+
+
+def _turned_scores(node: Node, slot: int, scores: Scores) -> Scores:
+    """The same scores, as MatMul takes them.
+
+    Raises:
+        LostError: their tokens are taken for something else.
+    """
+    if node.op == "FusedMatMul":
+        order = order_of(node, slot, 4)
+        if order == (0, 1, 3, 2):
+            return _permuted(scores, order)
+        if order != (0, 1, 2, 3):
+            raise LostError
+    return scores
+
+
+def _permuted(scores: Scores, order: Sequence[int]) -> Scores:
+    rank = len(order)
+    rows, columns = (order.index(axis % rank) - rank for axis in (scores.rows, scores.columns))
+    keys = scores.keys if scores.keys is None else order.index(scores.keys % rank) - rank
+    return replace(scores, rows=rows, columns=columns, keys=keys)

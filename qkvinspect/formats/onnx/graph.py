@@ -9,6 +9,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.onnx.wire import BYTES, VARINT, Field, Wire, signed
+from qkvinspect.late_pattern import late_pattern
 
 _GRAPH, _METADATA = 7, 14  # of a ModelProto
 _NODE, _INITIALIZER, _INPUT = 1, 5, 11  # of a GraphProto
@@ -17,6 +18,9 @@ _MAX_METADATA = 1 << 14
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Torch's exporter since 2.5: the modules around a node, as Python writes a list of their paths, and its own name."""
+
+
+_FUSION = late_pattern(r"(?:/[A-Za-z]{1,60}Fusion/{0,2}){1,8}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +277,13 @@ def _scope(key: str, value: str) -> str | None:
 def _path(name: str) -> str | None:
     """The path in the names of torch's older exporter: ``/encoder/layer.0/query/MatMul``.
 
+    onnxruntime adds what it fused: ``/encoder/layer.0/query/MatMul/MatMulAddFusion``.
+
     A module of a list or a sequence has the name of that before its own: ``/blocks/blocks.0/attn/MatMul``.
     """
     if not name.startswith("/"):
         return None
-    parts = name.split("/")[1:-1]
+    parts = _FUSION.sub("", name).split("/")[1:-1]
     return ".".join(
         part for part, after in zip(parts, [*parts[1:], ""], strict=False) if not after.startswith(f"{part}.")
     )

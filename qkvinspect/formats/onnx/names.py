@@ -8,7 +8,7 @@ in the name of the bias that is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
@@ -35,16 +35,32 @@ _SAME = frozenset({"Identity", "Cast"})
 DEQUANTIZE = "DequantizeLinear"
 """Operators that decode codes with a scale and a zero point: weights that were quantised in place."""
 
-_BIASES = {"Gemm": 2, "MatMulNBits": 5}
+_BIASES = {"Gemm": 2, "FusedGemm": 2, "MatMulNBits": 5}
 """Which input of a product is a bias, where it has one."""
 
+_ADDS: Mapping[str, Sequence[int]] = {
+    "Add": (0, 1),
+    "BiasGelu": (1,),
+    "FastGelu": (1,),
+    "SkipLayerNormalization": (4,),
+    "SkipSimplifiedLayerNormalization": (3,),
+}
+"""Which inputs are added to another, as a bias is: operators of onnxruntime do more with the sum."""
+
 _MOST_RESCALED = 4
+
+_SCALES = frozenset({"Mul", "RMSNormalization", "SimplifiedLayerNormalization"})
+"""Operators of a norm that multiply with its scale."""
 
 _COUNTS = frozenset({6, 7})
 """TensorProto.DataType of int32 and int64: axes, shapes, places."""
 
 _MOST_READERS = 64
 """How many readers of a value are examined; a graph may have very many."""
+
+
+_FOLDED = ".folded"
+"""What the scale of a norm is called whose numbers are not those that the model has for it."""
 
 
 class Named(NamedTuple):
@@ -123,6 +139,11 @@ def is_generated(name: str) -> bool:
     return _GENERATED.fullmatch(name) is not None
 
 
+def is_folded(named: Named) -> bool:
+    """Whether it is the scale of a norm that an exporter computed, which has no name in the file."""
+    return named.name.endswith(_FOLDED) and named.name != named.stored
+
+
 def names_of(uses: Uses) -> dict[str, Named]:
     """Every initialiser that is a weight of the model, under each name that a module has for it."""
     found: dict[str, Named] = {}
@@ -139,7 +160,26 @@ def names_of(uses: Uses) -> dict[str, Named]:
     products = [use for use in uses.all if is_product(use)]
     for use, name in _product_names(uses, products, own):
         found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
+        bias = _bias(uses, use)
+        if bias is not None and name.endswith(".weight") and _has_no_own_name(bias, folded):
+            found.setdefault(f"{name[:-6]}bias", Named(f"{name[:-6]}bias", bias.stored.name))
+    for name, stored in _computed_scales(uses, found, folded):
+        found.setdefault(name, Named(name, stored))
     return _as_built(uses, found)
+
+
+def _computed_scales(uses: Uses, found: Mapping[str, Named], folded: set[str]) -> Iterator[tuple[str, str]]:
+    """Scales of norms that an exporter computed of their weights, as 1 + w of Gemma's, which no name is left of."""
+    paths = Paths(_known_paths(uses))
+    held = {name.rpartition(".")[0] for name in found}
+    for use in uses.all:
+        node, sizes = use.node, use.stored.sizes
+        computed = use.label in folded or is_generated(use.label)
+        if node.op not in _SCALES or not node.scope or not computed or len(sizes) != 1 or sizes[0] < 2:
+            continue
+        scope = node.scope if node.told else paths.whole(node.scope)
+        if "norm" in scope.rpartition(".")[2].lower() and scope not in held:
+            yield scope + _FOLDED, use.stored.name
 
 
 def _as_built(uses: Uses, found: dict[str, Named]) -> dict[str, Named]:
@@ -161,6 +201,11 @@ def is_product(use: Use) -> bool:
         and size_of(use.node, use.stored) is not None
         and (holds_codes(use.node) or is_generated(use.label) or _is_computed(use))
     )
+
+
+def _has_no_own_name(bias: Use, folded: Collection[str]) -> bool:
+    """Whether what is added to a product has no name but that of the product: computed, or shared with another."""
+    return is_generated(bias.label) or bias.label in folded or bias.label.endswith(".bias")
 
 
 def _is_computed(use: Use) -> bool:
@@ -223,6 +268,7 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
         elif scope:
             by_scope.setdefault(scope if use.node.told else paths.whole(scope), []).append(use)
     labels = dict(uses.labels)
+    homes = {".".join(label.split(".")[:-2]) for label in labels}
     for scope, alike in by_scope.items():
         stored = {use.stored.name: use for use in alike}
         threefold = [name for name, use in stored.items() if _is_threefold(use)]
@@ -232,7 +278,9 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
             yield stored[threefold[0]], f"{scope}.in_proj_weight"
             yield from ((stored[name], f"{scope}.out_proj.weight") for name in others)
         elif len(stored) == 1:
-            yield alike[0], f"{scope}.weight"
+            # a module of others that multiplies with the matrix of one of them, as timm's BEiT does
+            inner = ".qkv" if threefold and scope in homes else ""
+            yield alike[0], f"{scope}{inner}.weight"
 
 
 def _known_paths(uses: Uses) -> Iterator[tuple[str, str]]:
@@ -263,13 +311,14 @@ def _bias(uses: Uses, use: Use) -> Use | None:
         return None
     width = size[:1]
     own = uses.at(use.node, _BIASES[use.node.op]) if use.node.op in _BIASES else None
-    if own is not None or use.node.op == "Gemm":
+    if own is not None or use.node.op in ("Gemm", "FusedGemm"):
         return own if own and own.stored.sizes == width else None
     given = use.node.outputs[0]
     for _ in range(_MOST_RESCALED):
         readers = uses.readers.get(given, [])
         for node in readers:
-            added = [one for one in uses.of(node) if one.stored.sizes == width] if node.op == "Add" else []
+            places = [uses.at(node, slot) for slot in _ADDS.get(node.op, ())]
+            added = [one for one in places if one is not None and one.stored.sizes == width]
             if len(added) == 1:
                 return added[0]
         onward = [node for node in readers if node.op in _RESCALED and node.outputs] if holds_codes(use.node) else []

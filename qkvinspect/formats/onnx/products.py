@@ -9,6 +9,8 @@ from qkvinspect.formats.onnx.graph import Node, Stored
 PRODUCTS: Mapping[str, int] = {
     "MatMul": 1,
     "Gemm": 1,
+    "FusedMatMul": 1,
+    "FusedGemm": 1,
     "MatMulNBits": 1,
     "MatMulBnb4": 1,
     "MatMulFpQ4": 1,
@@ -19,6 +21,9 @@ PRODUCTS: Mapping[str, int] = {
     "QGemm": 3,
 }
 """Which input of each is its weight (docs/Operators.md of ONNX, docs/ContribOperators.md of onnxruntime)."""
+
+_PLAIN = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm"})
+"""Their weights are numbers; of codes only where something decodes them before."""
 
 _PACKED = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulFpQ4"})
 """Their weights lie [out, in] in codes of a few bits; the attributes N and K say how many rows and columns."""
@@ -42,4 +47,20 @@ def size_of(node: Node, stored: Stored) -> tuple[int, int] | None:
 
 def holds_codes(node: Node) -> bool:
     """Whether the weight of a product is codes by the operator itself."""
-    return node.op not in ("MatMul", "Gemm")
+    return node.op not in _PLAIN
+
+
+def order_of(node: Node, slot: int, rank: int) -> tuple[int, ...]:
+    """The axes of an operand as MatMul takes them: onnxruntime's FusedMatMul turns them before.
+
+    ``transBatchA`` takes the first axis behind those of the batch, ``transA`` then swaps the last two.
+    """
+    order = [*range(rank)]
+    if node.op != "FusedMatMul" or rank < 2:
+        return tuple(order)
+    letter = "AB"[slot]
+    if node.numbers.get(f"transBatch{letter}", (0,))[0]:
+        order = [*order[1:-1], 0, order[-1]]
+    if node.numbers.get(f"trans{letter}", (0,))[0]:
+        order[-2:] = order[:-3:-1]
+    return tuple(order)

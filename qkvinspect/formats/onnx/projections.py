@@ -8,7 +8,7 @@ from math import prod
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.einsum import terms
 from qkvinspect.formats.onnx.graph import Graph, Node
-from qkvinspect.formats.onnx.products import size_of
+from qkvinspect.formats.onnx.products import order_of, size_of
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
 
@@ -27,6 +27,7 @@ class Projections:
         """What a weight makes of an activation: its rows lie along the last axis, of a convolution along the second."""
         stored = self._graph.initialisers[weight.weight]
         given = self._sizes.shape(node.input(0)) or tuple(self._sizes.unknown() for _ in range(3))
+        given = tuple(given[axis] for axis in order_of(node, 0, len(given)))
         before = [(Digit(size),) if size != 1 else () for size in given]
         if node.op == "Conv":
             rows = self._convolved(node, weight, stored.sizes)
@@ -37,7 +38,7 @@ class Projections:
         if len(weight.axes) != 2 or node.op.startswith("MatMulNBits") or (node.op[:6] == "MatMul" and node.domain):
             if len(weight.axes) == 3 and node.op == "MatMul":
                 return self._batched(weight, before)
-            if size is None or (len(weight.axes) != 2 and node.op == "MatMul"):
+            if size is None or (len(weight.axes) != 2 and node.op in ("MatMul", "FusedMatMul")):
                 raise LostError
             return View(weight.weight, (*before[:-1], moved.normal([Digit(size[0], 1)])))
         axes = weight.axes[::-1] if node.numbers.get("transB", (0,))[0] else weight.axes

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from qkvinspect.formats.onnx.graph import Node
+from qkvinspect.formats.onnx.products import order_of
 from qkvinspect.formats.onnx.views import Dim
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ def _of_product(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
     second = sizes.shape(node.input(1))
     if first is None or second is None or len(first) < 2 or len(second) < 2:
         return None
+    first, second = (
+        tuple(one[axis] for axis in order_of(node, slot, len(one))) for slot, one in enumerate((first, second))
+    )
     rank = max(len(first), len(second))
     lead = sizes.broadcast([(1,) * (rank - len(one)) + one[:-2] for one in (first, second)])
     return (*(lead or ()), first[-2], second[-1])
@@ -218,6 +222,9 @@ SHAPES: Mapping[str, Callable[[Sizes, Node, Shape | None], Shape | None]] = {
     "Concat": _concatenated,
     "ConstantOfShape": _in_shape,
     "Conv": _convolved,
+    "FusedConv": _convolved,
+    "FusedGemm": _of_gemm,
+    "FusedMatMul": _of_product,
     "Einsum": _of_einsum,
     "Expand": _expanded,
     "Flatten": _flattened,

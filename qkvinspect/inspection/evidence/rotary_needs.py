@@ -48,14 +48,14 @@ def needed_order(attention: Attention, report: Report) -> Turn | None:
         return None
     if any(weight.no_values for weight in attention.weights) or layout.kind != "separate":
         return None
-    if layout.rotary is not None:
-        return layout.rotary
+    needed, width = layout.rotary, attention.heads.width("q")
     for config in report.checkpoint.configs:
         for _, values in speaking(config, attention.layer):
             kind = values.get("model_type", values.get("architecture"))
             if isinstance(kind, str):
-                return _of_architecture(kind) if _turns_all(values) else None
-    return None
+                turns = _turns_all(values) and values.get(f"{kind}.rope.dimension_count", width) == width
+                return (needed or _of_architecture(kind)) if turns else None
+    return needed
 
 
 def _of_architecture(kind: str) -> Turn | None:

@@ -236,7 +236,7 @@ def _sample(attention: Attention) -> _HeadSample:
     if q is None or k is None or attention.heads is None or len(q.heads) % len(k.heads):
         return nothing
     width, share = len(k.heads[0]), len(q.heads) // len(k.heads)
-    if len(q.heads[0]) != width or width < _LEAST_WIDTH or width % 2:
+    if len(q.heads[0]) != width or width < _LEAST_WIDTH or width % 2 or q.shape[1] != k.shape[1]:
         return nothing
     blocks: list[Array] = []
     norms: list[Array] = []

@@ -66,6 +66,8 @@ class Sources:
     def _of_config(self, number: int, module: HeadedModule, ask: Ask) -> Iterable[HeadFact]:
         """What a config says, read once for layers whose names differ in numbers only, where these count nothing."""
         config, parts = self._configs[number]
+        if any(weight.name in config.silent_on for weight in module.candidate.weights):
+            return ()
         if not self._speaks_alike[number]:
             return ask(config, parts, module)
         name = numberless(tuple(module.layer.split(".")))

@@ -9,7 +9,7 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, layer_type
-from qkvinspect.inspection.facts.tables.transformers import HeadKeys, head_keys
+from qkvinspect.inspection.facts.tables.transformers import HeadKeys, head_dim_beside, head_keys
 from qkvinspect.inspection.facts.widths import of_another
 from qkvinspect.layouts.packing import KV_PER_HEAD
 from qkvinspect.parsed import is_items, is_mapping
@@ -23,6 +23,8 @@ def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModul
         if not isinstance(kind, str):
             continue
         keys = head_keys(kind, module.layer, layer_type(section, module.layer, module.names))
+        if keys and not keys.head_dim:
+            keys = replace(keys, head_dim=head_dim_beside(kind, keys.num_heads))
         if keys and (fact := _read(config.origin, section, keys, module)) and not fact.refuted:
             return iter((fact,))
     return None

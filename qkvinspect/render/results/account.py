@@ -31,7 +31,8 @@ def closing(report: Report) -> Iterator[Block]:
     named = ", ".join(modules[:_NAMED]) + (", ..." if len(modules) > _NAMED else "")
     where = text.count(len(modules), "module")
     yield TextLine(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
-    rows = list(dict.fromkeys(found.suggestion for found in account.unrecognised if found.suggestion))
+    told = [found for found in account.unrecognised if found.module not in report.undecoded]
+    rows = list(dict.fromkeys(found.suggestion for found in told if found.suggestion))
     if not rows:
         return
     yield CodeBlock(
@@ -54,7 +55,7 @@ def nothing_found(report: Report) -> Iterator[Block]:
             lines.append(f"and {text.count(len(groups) - _GROUPS, 'other group')}: --tensors lists all")
         title = "It holds, the nearest to attention first (# is a number):"
         yield CodeBlock(tuple(lines), title, indent=2, wrapped=True)
-        if report.account is None or not report.account.unrecognised:
+        if not report.undecoded and (report.account is None or not report.account.unrecognised):
             yield TextLine(" ".join(_TELL.split()))
 
 

@@ -18,14 +18,15 @@ class Laid:
     """A table that fits.
 
     Attributes:
-        kept: which columns are shown, in their order.
+        kept: which columns are shown, in their order; sizes: how wide each is.
         gap: columns between two of them.
         above: which column stands on a line of its own above the others of each row; -1: none.
         said: what its names have in common, said once.
     """
 
-    cells: list[list[str]]
+    cells: Sequence[Sequence[str]]
     kept: list[int]
+    sizes: list[int]
     gap: int
     above: int = -1
     said: tuple[str, ...] = ()
@@ -33,10 +34,12 @@ class Laid:
 
 def laid(table: DataTable, width: int | None) -> Laid:
     """The table as it is, if it fits or nothing limits it; else with as little left out as possible."""
-    cells = [[clean(cell) for cell in row] for row in table.rows]
+    cleaned = [_clean(row) for row in table.rows]
     every = list(range(len(table.columns)))
-    if width is None or fits(table, cells, every, width):
-        return Laid(cells, every, _gap(table, cells, every, width))
+    sizes = widths(table, cleaned, every)
+    if width is None or across(sizes, _GAPS[-1]) <= width:
+        return Laid(cleaned, every, sizes, _gap(sizes, width))
+    cells = [list(row) for row in cleaned]
     said: list[str] = []
     for column in table.names:
         said += _shorten(cells, column, table.columns[column])
@@ -49,7 +52,14 @@ def laid(table: DataTable, width: int | None) -> Laid:
         kept.remove(above)
     while len(kept) > 1 and not fits(table, cells, kept, width):
         kept.pop()
-    return Laid(cells, kept, _gap(table, cells, kept, width), above, tuple(said))
+    sizes = widths(table, cells, kept)
+    return Laid(cells, kept, sizes, _gap(sizes, width), above, tuple(said))
+
+
+def _clean(row: Sequence[str]) -> Sequence[str]:
+    """The row itself where nothing in it is to be replaced: a hundred thousand need no copy."""
+    cells = [clean(cell) for cell in row]
+    return row if all(one is other for one, other in zip(cells, row, strict=True)) else cells
 
 
 def widths(table: DataTable, cells: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
@@ -67,8 +77,7 @@ def fits(table: DataTable, cells: Sequence[Sequence[str]], kept: Sequence[int], 
     return across(widths(table, cells, kept), _GAPS[-1]) <= width
 
 
-def _gap(table: DataTable, cells: Sequence[Sequence[str]], kept: Sequence[int], width: int | None) -> int:
-    sizes = widths(table, cells, kept)
+def _gap(sizes: Sequence[int], width: int | None) -> int:
     return next((gap for gap in _GAPS if width is None or across(sizes, gap) <= width), _GAPS[-1])
 
 

@@ -88,7 +88,7 @@ class Page:
     def table(self, table: DataTable) -> None:
         """A table; rows that are to stand out are red."""
         laid = narrow.laid(table, self._view.width)
-        sizes = narrow.widths(table, laid.cells, laid.kept)
+        sizes = laid.sizes
         right = [table.right[i] for i in laid.kept]
         for said in laid.said:
             self.line((f" {said}", "dim"))
@@ -122,7 +122,7 @@ class Page:
         self._add(self._styled(f"{indent}{(' ' * gap).join(padded)}".rstrip(), style))
 
     def __str__(self) -> str:
-        return "\n".join(self._lines) + "\n"
+        return "\n".join((*self._lines, ""))  # in one go: of a long page a copy more takes much room
 
     def _add(self, line: str) -> None:
         self._lines.append(line.rstrip())

@@ -11,8 +11,10 @@ from typing import Protocol
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.tensor_table import TensorTable, each_kind, shape_in
 from qkvinspect.weights.adapters import may_hold_factors
 from qkvinspect.weights.named_formats import BESIDE, FACTORS
+from qkvinspect.weights.table_weight import from_table
 from qkvinspect.weights.weight import Weight, one_by_one, plain
 
 
@@ -165,7 +167,15 @@ class Weights:
         return iter(self.order or self.tensors)
 
     def __getitem__(self, name: str) -> Weight:
-        return self.encoded.get(name) or plain(one_by_one(self.tensors[name]))
+        encoded = self.encoded.get(name)
+        if encoded is None and isinstance(self.tensors, TensorTable):
+            return from_table(self.tensors, name)
+        return encoded or plain(one_by_one(self.tensors[name]))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the weight of this name."""
+        one = self.encoded.get(name)
+        return shape_in(self.tensors, name) if one is None else one.shape
 
     def without(self, names: set[str]) -> Weights:
         """All but some of the stored tensors."""
@@ -207,11 +217,12 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
 def _stored(checkpoint: Checkpoint) -> Weights:
     tensors = checkpoint.tensors
     found: dict[str, Weight] = {}
-    for name, info in tensors.items():
-        if info.dtype.block > 1:
+    blocks = any(kind.dtype.block > 1 for kind in each_kind(tensors))
+    for name in tensors:
+        if blocks and tensors[name].dtype.block > 1:
             from qkvinspect.weights.encodings import ggml_blocks
 
-            found[name] = ggml_blocks.weight_of(info)
+            found[name] = ggml_blocks.weight_of(tensors[name])
         for load in _BY_MARKER.get(name.rpartition(".")[2], ()):
             weight = load().find(name, checkpoint)
             if weight is not None:
@@ -220,7 +231,7 @@ def _stored(checkpoint: Checkpoint) -> Weights:
         from qkvinspect.weights.encodings import ggml_latent
 
         found |= {weight.name: weight for weight in ggml_latent.find(tensors)}
-    if not found and not any(info.dtype.bits == 8 and info.dtype.kind == "float" for info in tensors.values()):
+    if not found and not any(kind.dtype.bits == 8 and kind.dtype.kind == "float" for kind in each_kind(tensors)):
         return Weights(found, tensors)
     from qkvinspect.weights.encodings import scaled_float
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DType
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.weights.encodings.ggml_scales import in_order
 from qkvinspect.weights.strided import strided_matrix, strided_shape
 from qkvinspect.weights.weight import StoredRows, Weight
 
@@ -75,8 +76,11 @@ class GgmlBlocks:
     def slack(self, rows: range, cols: range) -> Array | None:
         """Half a step of the codes; the first and the last code stand for all that lies beyond them too.
 
-        Except Q8_0's: its scale makes the largest value of a block the largest code, so none lies beyond.
+        Except Q8_0's, whose scale makes the largest value of a block the largest code, so that none lies beyond, and
+        MXFP4's, whose scale is the power of two by which the largest lies below 8, where the last code is 6.
         """
+        if self.info.dtype.name == "MXFP4":
+            return _over(self.info, rows, cols, lambda blocks: _half_gaps(blocks, self.info.dtype))
         places = _CODES.get(self.info.dtype.name)
         if places is None:
             return None
@@ -93,6 +97,9 @@ def weight_of(info: TensorInfo) -> Weight:
     """A tensor of a block type as the weight that it holds."""
     if info.dtype.name in _NOT_DECODED:
         return Weight(info.name, info.shape, info.dtype, info, why=f"no package decodes ggml's {info.dtype.name}")
+    if info.byteorder == "unknown":
+        why = "the scales in its blocks do not tell in which order of bytes they lie: both occur in big-endian GGUF"
+        return Weight(info.name, info.shape, info.dtype, info, why=why)
     if not _has_package():
         why = f"the numbers of ggml's {info.dtype.name} need a package: pip install 'qkvinspect[gguf]'"
         return Weight(info.name, info.shape, info.dtype, info, why=why)
@@ -122,11 +129,11 @@ def _over(info: TensorInfo, rows: range, cols: range, made: Made) -> Array:
     columns = slice(start, start + len(cols)) if neighbours else np.asarray(cols) - low * block
     step = max(_PIECE // max((high - low) * size, 1), 1)
     if step >= len(rows):  # nothing is copied
-        return made(gather(units, [rows]).reshape(-1, size)).reshape(len(rows), -1)[:, columns]
+        return made(in_order(gather(units, [rows]).reshape(-1, size), info)).reshape(len(rows), -1)[:, columns]
     out = np.empty((len(rows), len(cols)), np.float32)
     for first in range(0, len(rows), step):
         some = rows[first : first + step]
-        blocks = gather(units, [some]).reshape(-1, size)
+        blocks = in_order(gather(units, [some]).reshape(-1, size), info)
         out[first : first + len(some)] = made(blocks).reshape(len(some), -1)[:, columns]
     return out
 
@@ -178,3 +185,13 @@ def _half_steps(blocks: Array, dtype: DType, places: tuple[tuple[int, int, int],
     with np.errstate(invalid="ignore"):
         steps = np.abs(filled(None) - least) / 2
     return np.where((own == least) | (own == most), np.float32(np.inf), steps)
+
+
+def _half_gaps(blocks: Array, dtype: DType) -> Array:
+    """Of E2M1, whose values are 0, 0.5, 1, 1.5, 2, 3, 4 and 6 times the scale (gguf.quants.MXFP4.quantize_blocks)."""
+    import numpy as np
+
+    codes = np.concatenate((blocks[:, 1:] & 7, blocks[:, 1:] >> 4 & 7), axis=1)
+    ones = blocks.copy()
+    ones[:, 1:] = 0x22
+    return np.array((0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 1, 2), np.float32)[codes] * _numbers(ones, dtype)

@@ -282,7 +282,8 @@ def _striped(
     high, wide = said if len(said) == 2 else (_USUAL_BLOCK, _USUAL_BLOCK)
     if found[1] != ceil(cols / wide) or found[0] in (1, rows, ceil(rows / high)):
         return None
-    stripes = [n for n in _STRIPES if rows % n == 0 and found[0] == n * ceil(rows // n / high)]
+    ranks = (n for n in _STRIPES if rows % n == 0 and rows // n > high)  # of less than a block nobody has scales
+    stripes = [n for n in ranks if found[0] == n * ceil(rows // n / high)]
     return (high, wide, rows // stripes[0]) if len(stripes) == 1 else None
 
 

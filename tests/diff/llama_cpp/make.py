@@ -61,7 +61,7 @@ BY_TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "arcee": ("arcee", "ArceeForCausalLM", {}),
     "smollm3": ("smollm3", "SmolLM3ForCausalLM", {}),
     "granite": ("granite", "GraniteForCausalLM", {}),
-    "olmo": ("olmo", "OlmoForCausalLM", {}),
+    "olmo": ("olmo", "OlmoForCausalLM", {"attention_bias": True}),
     "qwen2": ("qwen2", "Qwen2ForCausalLM", {}),
     "qwen3": ("qwen3", "Qwen3ForCausalLM", {"head_dim": 16}),
     "gemma": ("gemma", "GemmaForCausalLM", {"head_dim": 16}),
@@ -157,6 +157,14 @@ SEPARATE: Shapes = {
     "model.layers.0.self_attn.o_proj.weight": (WIDTH, _Q),
 }
 EQUAL: Shapes = dict.fromkeys(SEPARATE, (WIDTH, WIDTH))
+
+
+def biased(weights: Shapes) -> Shapes:
+    """With the biases of Q, K and V, which some converters leave in the order that they have."""
+    names = [name for name in weights if "o_proj" not in name]
+    return {**weights, **{name.replace(".weight", ".bias"): weights[name][:1] for name in names}}
+
+
 PACK: Shapes = {
     "model.layers.0.self_attn.W_pack.weight": (3 * WIDTH, WIDTH),
 }
@@ -198,28 +206,28 @@ _VISION: dict[str, Any] = {
 
 BY_HAND: dict[str, tuple[str, str, dict[str, Any], Shapes]] = {
     # name: model_type, class, what differs from COMMON, tensors
-    "internlm3": ("internlm3", "InternLM3ForCausalLM", {"rope_theta": 1e4, "head_dim": HEAD_DIM}, SEPARATE),
+    "internlm3": ("internlm3", "InternLM3ForCausalLM", {"rope_theta": 1e4, "head_dim": HEAD_DIM}, biased(SEPARATE)),
     "minicpm": (
         "minicpm",
         "MiniCPMForCausalLM",
         {"scale_emb": 1, "scale_depth": 1.0, "dim_model_base": WIDTH, "rms_norm_eps": 1e-5},
-        SEPARATE,
+        biased(SEPARATE),
     ),
     "deepseek": (
         "deepseek",
         "DeepseekForCausalLM",
         {"first_k_dense_replace": 1, "n_routed_experts": 2, "n_shared_experts": 1, "moe_intermediate_size": 32},
-        SEPARATE,
+        biased(SEPARATE),
     ),
-    "arctic": ("arctic", "ArcticForCausalLM", {"num_local_experts": 2, "num_experts_per_tok": 1}, SEPARATE),
-    "deci": ("nemotron-nas", "DeciLMForCausalLM", {"num_key_value_heads_per_layer": [KV_HEADS]}, SEPARATE),
-    "llada": ("llada", "LLaDAModelLM", {"mask_token_id": 3}, SEPARATE),
+    "arctic": ("arctic", "ArcticForCausalLM", {"num_local_experts": 2, "num_experts_per_tok": 1}, biased(SEPARATE)),
+    "deci": ("nemotron-nas", "DeciLMForCausalLM", {"num_key_value_heads_per_layer": [KV_HEADS]}, biased(SEPARATE)),
+    "llada": ("llada", "LLaDAModelLM", {"mask_token_id": 3}, biased(SEPARATE)),
     "chameleon": (
         "chameleon",
         "ChameleonForConditionalGeneration",
         {"num_key_value_heads": HEADS},
         {
-            **EQUAL,
+            **biased(EQUAL),
             "model.layers.0.self_attn.q_norm.weight": (HEADS, HEAD_DIM),
             "model.layers.0.self_attn.k_norm.weight": (HEADS, HEAD_DIM),
         },
@@ -251,7 +259,7 @@ BY_HAND: dict[str, tuple[str, str, dict[str, Any], Shapes]] = {
         },
     ),
     "baichuan": ("baichuan", "BaichuanForCausalLM", {"num_key_value_heads": HEADS}, PACK),
-    "xverse": ("xverse", "XverseForCausalLM", {"num_key_value_heads": HEADS}, EQUAL),
+    "xverse": ("xverse", "XverseForCausalLM", {"num_key_value_heads": HEADS}, biased(EQUAL)),
     "jais": (
         "jais",
         "JAISLMHeadModel",

@@ -17,7 +17,18 @@ from onnxruntime.transformers import optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel, ViTConfig, ViTModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    GemmaConfig,
+    GemmaModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    ViTConfig,
+    ViTModel,
+)
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "diff" / "onnx_shared"
@@ -88,9 +99,25 @@ def as_begun() -> None:
     path.with_stem("bert-new-attention").replace(SHARED / "bert-new-attention.onnx")
 
 
+def folded() -> None:
+    """Norms that multiply by 1 + w, which exporters compute: the weights themselves are not in the file."""
+    sizes = SIZES | {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
+    gemma = GemmaConfig(num_key_value_heads=1, head_dim=4, attn_implementation="eager", **sizes)
+    model = First(GemmaModel(gemma), "input_ids", "attention_mask", "position_ids", use_cache=False)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    save_file(model.state_dict(), SHARED / "gemma.safetensors")
+    given = (torch.randint(0, 8, (1, 6)), torch.zeros(1, 1, 6, 6), torch.arange(6)[None])
+    for exporter, options in EXPORTERS.items():
+        path = SHARED / f"gemma-{exporter}.onnx"
+        torch.onnx.export(model.eval(), given, path, **options)
+        without_source(path)
+
+
 def main() -> None:
     torch.manual_seed(0)
     as_begun()
+    folded()
     for name, model, given in models():
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.1)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import gcd
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from qkvinspect.checkpoint import Checkpoint, Region, TensorInfo, contiguous_strides
 from qkvinspect.errors import LayoutError
@@ -18,6 +22,8 @@ from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.weight import Weight
 from tests.weights.encodings.test_damaged import Bytes
 from tests.weights.encodings.test_decoded import NAMES, decoded, opened, pairs
+
+MODELS = Path(__file__).parent / "models"
 
 CUT_ANYWHERE = ("bnb_int8", "ct_int8", "ct_mxfp4", "ct_nvfp4", "modelopt", "mlx", "quanto", "torchao", "ct_int")
 
@@ -118,3 +124,28 @@ def test_runs_are_joined_before_they_are_cut() -> None:
     assert block_runs([range(8), range(16, 18)], 8, 20) is None
     assert block_runs([range(8), range(16, 18)], 8) == (range(1), range(2, 3))
     assert block_runs([], 8, 20) == ()
+
+
+@pytest.mark.parametrize(("name", "leaf"), [("modelopt_nvfp4", "input_scale"), ("ct_nvfp4", "input_global_scale"),
+                                            ("modelopt_float8", "input_scale")])  # fmt: skip
+@pytest.mark.parametrize("options", [(), ("--all",), ("--heads-split",), ("--all", "--dequantize", "float32")])
+def test_scales_of_the_input_go_with_each_part(
+    name: str, leaf: str, options: tuple[str, ...], tmp_path: Path, run
+) -> None:
+    """Q, K and V share their input. Numbers need none, and none is left under a module that is gone."""
+    source = MODELS / f"{name}.safetensors"
+    state = load_file(source)
+    state["blocks.0.attn.qkv." + leaf] = torch.tensor(0.37)
+    state["blocks.0.attn.proj." + leaf] = torch.tensor(0.73)
+    with safe_open(source, "pt") as file:
+        save_file(state, tmp_path / "in.safetensors", file.metadata())
+    run("export", "--split", *options, tmp_path / "in.safetensors", "--heads", "8", "-o", tmp_path / "out.safetensors")
+    held = {key: value for key, value in load_file(tmp_path / "out.safetensors").items() if key.endswith(leaf)}
+    wanted: dict[str, float] = {}
+    if "--dequantize" not in options:
+        each = [f"heads.{head}." for head in range(8)] if "--heads-split" in options else [""]
+        wanted = {f"blocks.0.attn.{part}_proj.{head}{leaf}": 0.37 for part in "qkv" for head in each}
+    if "--all" in options:
+        wanted["blocks.0.attn.proj." + leaf] = 0.73
+    assert held.keys() == wanted.keys()
+    assert all(torch.equal(held[key], torch.tensor(value)) for key, value in wanted.items())

@@ -59,6 +59,23 @@ def head_keys(model_type: str, layer: str, layer_type: str = "") -> HeadKeys | N
     return keys if closest else _of_a_part_alone(model_type, parts, layer_type)
 
 
+def head_dim_beside(model_type: str, num_heads: str) -> str:
+    """The path of a width of heads that a config may have beside the number of heads, and its class then reads.
+
+    ``own_head_dim.json`` lists the model types of transformers 5.24.0 whose attention has
+    ``self.head_dim = getattr(config, "head_dim", ...)``. The configs that the experiment made had none.
+    """
+    section, dot, _ = num_heads.rpartition(".")
+    return f"{section}{dot}head_dim" if num_heads and model_type in _own_head_dim() else ""
+
+
+@cache
+def _own_head_dim() -> frozenset[str]:
+    import json
+
+    return frozenset(json.loads(Path(__file__).with_name("own_head_dim.json").read_text(encoding="utf-8")))
+
+
 def _of_a_part_alone(model_type: str, parts: Sequence[str], layer_type: str) -> HeadKeys | None:
     """What the library reads for every layer whose name ends so; None where it reads several things."""
     found = [

@@ -1,0 +1,60 @@
+"""Projections in two steps, down to few features and up again: latent attention, or Q, K and V of low rank each.
+
+Either step alone has names and shapes like those of attention. Only the second makes the rows of its heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import prod
+
+from qkvinspect.inspection.projections import ProjectingModule, Projection
+from qkvinspect.inspection.words import tokens
+
+_STEPS = (("a", "b"), ("down", "up"), ("compress", "decompress"), ("compress", "expand"), ("reduce", "expand"))
+"""What the first and the second step are called."""
+
+
+def projections_of(module: ProjectingModule) -> Sequence[Projection]:
+    """All of a module's projections."""
+    return [*(one for some in module.sets for one in some), *module.lone]
+
+
+def first_steps(module: ProjectingModule) -> Collection[Projection]:
+    """The first steps of a module whose K and V, at least, are made in two; none where they are not.
+
+    The second step reads what the first makes, which is less than that reads; beside the latent of K and V its first
+    step may make a rotary key.
+    """
+    held = projections_of(module)
+    for first, second in _STEPS:
+        down = [one for one in held if first in one.word.affix and _narrows(one)]
+        up = [one for one in held if second in one.word.affix] if down else []
+        read = {part for one in up for part in one.parts if any(_reads(one, other) for other in down)}
+        if {"k", "v"} <= read:
+            return down
+    return ()
+
+
+def without_first_steps(keys: Collection[str]) -> Collection[str]:
+    """Names without those of first steps beside whose like a second one stands."""
+    said = {word for key in keys for part in key.split(".") for word in tokens(part)}
+    first = {one for one, other in _STEPS if one in said and other in said}
+    return [key for key in keys if not any(first.intersection(tokens(part)) for part in key.split("."))]
+
+
+def _narrows(one: Projection) -> bool:
+    rows, cols = _size(one)
+    return rows < cols
+
+
+def _reads(second: Projection, first: Projection) -> bool:
+    """Whether it may read what another makes, of which a rotary key is left out."""
+    cols, rows = _size(second)[1], _size(first)[0]
+    shared = set(first.parts) == {"k", "v"}
+    return set(second.parts) <= set(first.parts) and (cols == rows or (shared and rows // 2 < cols < rows))
+
+
+def _size(one: Projection) -> tuple[int, int]:
+    shape = one.weight.shape
+    return shape[0], prod(shape[1:])

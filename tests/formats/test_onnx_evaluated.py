@@ -1,0 +1,114 @@
+"""Rows and biases of ONNX files give the numbers that the onnx package computes of the same graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+import qkvinspect
+from tests.formats.evaluated import WIDTH, give_what_the_graph_gives, model_of
+
+HEADS, DIM = 4, 6
+
+
+def numbers(seed: int, *shape: int) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def attention(q: str, k: str, v: str, name: str = "") -> list[Any]:
+    """Scores, their softmax, and the sum of V, of values [..., tokens, width]."""
+    return [
+        helper.make_node("Transpose", [k], [f"turned{name}"], perm=(0, 2, 1)),
+        helper.make_node("MatMul", [q, f"turned{name}"], [f"scores{name}"]),
+        helper.make_node("Softmax", [f"scores{name}"], [f"weights{name}"], axis=-1),
+        helper.make_node("MatMul", [f"weights{name}", v], [f"out{name}"]),
+    ]
+
+
+@pytest.mark.parametrize("parts", [("query", "key", "value"), ("key", "query", "value")])
+def test_a_matrix_for_each_head(parts: tuple[str, str, str], tmp_path: Path, run: Callable[..., Any]) -> None:
+    """Heads in a list, of which the graph makes an attention each; with Q and K under each other's name too."""
+    nodes: list[Any] = []
+    stored: dict[str, Any] = {"p": numbers(99, WIDTH, WIDTH)}
+    for head in range(HEADS):
+        for number, part in enumerate(parts):
+            stored[f"m{head}{part}"] = numbers(head * 3 + number, WIDTH, DIM)
+            path = f"/blocks.0/sa/heads.{head}/{part}/MatMul"
+            nodes.append(helper.make_node("MatMul", ["x", f"m{head}{part}"], [f"{part}{head}"], name=path))
+        nodes += attention(*(f"{part}{head}" for part in parts), name=str(head))
+    nodes.append(helper.make_node("Concat", [f"out{head}" for head in range(HEADS)], ["joined"], axis=-1))
+    nodes.append(helper.make_node("MatMul", ["joined", "p"], ["y"], name="/blocks.0/sa/proj/MatMul"))
+    stored = {f"onnx::MatMul_{at}": stored[name] for at, name in enumerate(stored)}
+    for node in nodes:
+        for at, name in enumerate(node.input):
+            names = ["p", *(f"m{head}{part}" for head in range(HEADS) for part in parts)]
+            if name in names:
+                node.input[at] = f"onnx::MatMul_{names.index(name)}"
+    path = tmp_path / "m.onnx"
+    model = model_of(nodes, stored, path)
+    values = {part: [f"{name}{head}" for head in range(HEADS)] for part, name in zip("qkv", parts, strict=True)}
+    give_what_the_graph_gives(model, path, "blocks.0.sa", values, "x")
+    for command in ("show", "check", "explain"):
+        assert run(command, path).code == 0
+    assert run("diff", path, path).code == 0
+
+
+def fused(way: str) -> list[Any]:
+    """One head as onnxruntime's optimiser leaves it: what turned an operand, or scaled it, is part of the product."""
+    domain = {"domain": "com.microsoft"}
+    nodes = [
+        helper.make_node("MatMul", ["x", f"onnx::MatMul_{at}"], [part], name=f"/h.0/attn/{name}/MatMul/MatMulAddFusion")
+        for at, (part, name) in enumerate(zip("qkv", ("key", "query", "value"), strict=True))
+    ]
+    if way == "weight":  # [out, in]
+        nodes[0] = helper.make_node(
+            "FusedMatMul", ["x", "onnx::MatMul_0"], ["q"], transB=1, name=nodes[0].name, **domain
+        )
+    first, second, options = "q", "k", {"transB": 1, "alpha": 0.4}
+    if way == "tokens first":
+        for part in "qkv":
+            nodes.append(helper.make_node("Transpose", [part], [f"{part}1"], perm=(1, 0, 2)))
+        first, second, options = "q1", "k1", {"transB": 1, "transBatchA": 1, "transBatchB": 1}
+    elif way == "keys first":
+        first, second = "k", "q"
+    nodes.append(helper.make_node("FusedMatMul", [first, second], ["scores"], **options, **domain))
+    nodes.append(helper.make_node("Softmax", ["scores"], ["p"], axis=-2 if way == "keys first" else -1))
+    options = {"tokens first": {"transBatchB": 1}, "keys first": {"transA": 1}}.get(way, {"alpha": 2.0})
+    values = "v1" if way == "tokens first" else "v"
+    return [*nodes, helper.make_node("FusedMatMul", ["p", values], ["o"], **options, **domain)]
+
+
+@pytest.mark.parametrize("way", ["plain", "weight", "tokens first", "keys first"])
+def test_products_of_onnxruntime_that_turn_what_they_take(way: str, tmp_path: Path) -> None:
+    stored = {f"onnx::MatMul_{at}": numbers(at, WIDTH, WIDTH) for at in range(3)}
+    model = model_of(fused(way), stored, tmp_path / "m.onnx")
+    values = {part: [part] for part in "qkv"}
+    give_what_the_graph_gives(model, tmp_path / "m.onnx", "h.0.attn", values, "x")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_biases_that_have_no_name_of_their_own(shared: bool, tmp_path: Path) -> None:
+    """A bias that the exporter computed, as of BEiT's Q and V, and one of another module that is stored once."""
+    bias = "h.1.attn.qkv.bias" if shared else "onnx::Add_9"
+    stored = {"onnx::MatMul_1": numbers(1, WIDTH, 3 * WIDTH), bias: numbers(2, 3 * WIDTH)}
+    stored |= {"onnx::MatMul_3": numbers(3, WIDTH, WIDTH), "h.0.attn.proj.bias": numbers(4, WIDTH)}
+    scope = "/h.0/attn/qkv" if shared else "/h.0/attn"
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["m"], name=f"{scope}/MatMul"),
+        helper.make_node("Add", [bias, "m"], ["y"], name=f"{scope}/Add"),
+        helper.make_node("Split", ["y"], ["q", "k", "v"], axis=-1, num_outputs=3),
+        *attention("q", "k", "v"),
+        helper.make_node("MatMul", ["out", "onnx::MatMul_3"], ["p"], name="/h.0/attn/proj/MatMul"),
+        helper.make_node("Add", ["p", "h.0.attn.proj.bias"], ["z"], name="/h.0/attn/proj/Add"),
+    ]
+    model = model_of(nodes, stored, tmp_path / "m.onnx")
+    give_what_the_graph_gives(model, tmp_path / "m.onnx", "h.0.attn", {part: [part] for part in "qkv"}, "x")
+    with qkvinspect.open(str(tmp_path / "m.onnx")) as checkpoint:
+        layer = checkpoint.layer("h.0.attn")
+        assert np.array_equal(np.asarray(layer.o), stored["onnx::MatMul_3"].T)
+        assert layer.q.bias is not None
