@@ -216,14 +216,10 @@ def _incomplete(found: Unrecognised, complete: Set[Path] | None) -> Unrecognised
         complete: the numberless paths of the projections of its like in other layers; None where there is none.
     """
     own = {numberless(found.names.paths[tensor.name]) for tensor in found.tensors}
-    if complete is None or not own < complete or found.why.startswith(_ALONE):
+    if complete is None or not own < complete or len(own) < 2:  # Q alone may use keys and values of another layer
         return found
     lost = " and ".join(sorted(".".join(path[-2:]) for path in complete - own))
     return replace(found, why=f"other layers of its stack have {lost} as well: {found.why}", incomplete=True)
-
-
-_ALONE = ("q alone", "k and v alone")
-"""What models have by intent, whose layers take K and V of others."""
 
 
 def _inside(names: Names, places: frozenset[Path]) -> set[str]:
