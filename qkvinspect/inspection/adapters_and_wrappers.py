@@ -191,14 +191,15 @@ def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
     """
     if not by_module:
         return
-    bases = {_base(part.weight.name): by_module.get(_base(part.weight.name), {}) for part in attention.parts}
+    wrapped = dict.fromkeys(_base(part.weight.name, by_module) for part in attention.parts)
+    bases = {base: by_module.get(base, {}) for base in wrapped}
     names = dict.fromkeys(adapter for matrices in bases.values() for adapter in matrices)
     for adapter in names:
         by_base = {base: matrices[adapter] for base, matrices in bases.items() if adapter in matrices}
         parts = tuple(
             replace(part, weight=added, bias=None, bias_heads=())
             for part in attention.parts
-            if (added := by_base.get(_base(part.weight.name))) and _fits(added, part)
+            if (added := by_base.get(_base(part.weight.name, by_module))) and _fits(added, part)
         )
         if parts:
             weights = tuple({part.weight.name: part.weight for part in parts}.values())
@@ -224,6 +225,7 @@ def _fits(added: Weight, part: Part) -> bool:
     return not added.why and added.as_shape(part.orientation)[0] >= max(run.stop for run in part.heads)
 
 
-def _base(weight: str) -> str:
-    """The module that PEFT wraps, by the name of its weight."""
-    return weight.rpartition(".")[0].removesuffix(".base_layer")
+def _base(weight: str, by_module: Lora) -> str:
+    """The module that an adapter wraps, by the name of its weight: PEFT's ``base_layer``, or ``linear`` of others."""
+    module = weight.rpartition(".")[0]
+    return module if module in by_module else module.removesuffix(".base_layer").removesuffix(".linear")

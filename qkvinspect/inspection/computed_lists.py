@@ -18,7 +18,7 @@ from qkvinspect.inspection.names import Names
 from qkvinspect.weights.head_list import HeadList
 
 
-class _HeadEntry(NamedTuple):
+class _HeadOfList(NamedTuple):
     """A tensor of a list.
 
     Attributes:
@@ -65,19 +65,19 @@ def in_lists(every: Sequence[Computed], names: Names) -> list[Computed]:
     return [*found, *(one._replace(weight=name) for name, one in unknown.items())]
 
 
-def _entries(names: Names) -> Iterator[tuple[str, _HeadEntry]]:
+def _entries(names: Names) -> Iterator[tuple[str, _HeadOfList]]:
     for name, weight in names.weights.encoded.items():
         encoding = weight.encoding
         if isinstance(encoding, HeadList):
             rows = encoding.infos[0].shape[encoding.axis]
-            yield from ((info.name, _HeadEntry(name, number, rows)) for number, info in enumerate(encoding.infos))
+            yield from ((info.name, _HeadOfList(name, number, rows)) for number, info in enumerate(encoding.infos))
 
 
-def _whole(name: str, entries: Mapping[str, _HeadEntry]) -> str:
+def _whole(name: str, entries: Mapping[str, _HeadOfList]) -> str:
     return entries[name].whole if name in entries else name
 
 
-def _joined(heads: Sequence[ComputedAttention], entries: Mapping[str, _HeadEntry]) -> ComputedAttention | None:
+def _joined(heads: Sequence[ComputedAttention], entries: Mapping[str, _HeadOfList]) -> ComputedAttention | None:
     """The attention of all heads; None where K and V are not shared alike."""
     each = {part: [_moved(one.parts[part], entries) for one in heads] for part in "qkv"}
     parts: dict[str, ComputedPart] = {}
@@ -96,7 +96,7 @@ def _joined(heads: Sequence[ComputedAttention], entries: Mapping[str, _HeadEntry
     return ComputedAttention(**parts, shared_otherwise=shared_otherwise, turn=turns.pop() if len(turns) == 1 else 0)
 
 
-def _moved(part: ComputedPart, entries: Mapping[str, _HeadEntry]) -> ComputedPart:
+def _moved(part: ComputedPart, entries: Mapping[str, _HeadOfList]) -> ComputedPart:
     entry = entries.get(part.weight)
     if entry is None:
         return part

@@ -110,5 +110,20 @@ def test_biases_that_have_no_name_of_their_own(shared: bool, tmp_path: Path) -> 
     give_what_the_graph_gives(model, tmp_path / "m.onnx", "h.0.attn", {part: [part] for part in "qkv"}, "x")
     with qkvinspect.open(str(tmp_path / "m.onnx")) as checkpoint:
         layer = checkpoint.layer("h.0.attn")
-        assert np.array_equal(np.asarray(layer.o), stored["onnx::MatMul_3"].T)
+        assert np.array_equal(np.asarray(layer.out), stored["onnx::MatMul_3"].T)
         assert layer.q.bias is not None
+
+
+@pytest.mark.parametrize("scope", ["/h.0/attn", ""])
+def test_weights_that_nothing_names(scope: str, tmp_path: Path) -> None:
+    """Parts of one parameter, as exporters cut it beforehand, and a file whose nodes have no paths."""
+    stored: dict[str, Any] = {}
+    nodes: list[Any] = []
+    for at, part in enumerate("kvq"):
+        stored |= {f"onnx::MatMul_{at}": numbers(at, WIDTH, WIDTH), f"onnx::Add_{at}": numbers(9 + at, WIDTH)}
+        name = f"{scope}/MatMul_{at}" if scope else f"node_{at}"
+        nodes.append(helper.make_node("MatMul", ["x", f"onnx::MatMul_{at}"], [f"m{part}"], name=name))
+        nodes.append(helper.make_node("Add", [f"onnx::Add_{at}", f"m{part}"], [part]))
+    model = model_of([*nodes, *attention("q", "k", "v")], stored, tmp_path / "m.onnx")
+    layer = "h.0.attn" if scope else "attention.0"
+    give_what_the_graph_gives(model, tmp_path / "m.onnx", layer, {part: [part] for part in "qkv"}, "x")

@@ -22,6 +22,7 @@ from qkvinspect.formats.onnx.names import Named, Uses, is_folded, is_product, na
 from qkvinspect.formats.onnx.operators import operator_names
 from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
 from qkvinspect.formats.onnx.tensors import Tensors
+from qkvinspect.formats.onnx.unnamed import attention_names
 from qkvinspect.formats.onnx.wire import Wire
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.late_pattern import late_pattern
@@ -57,6 +58,9 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     for named in inside:
         names.pop(named.stored, None)
         names.setdefault(named.name, named)
+    flow = Flow(graph, wire)
+    unnamed = [*attention_names(flow.met, uses, names)]
+    names |= {named.name: named for named in unnamed if named.name not in names}
     stored_as = quantised_names(uses, names)
     resources = ExitStack()
     with resources:
@@ -65,7 +69,6 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         tensors = {
             named.name: _as_named(infos[named.stored], named) for named in stored_as.values() if named.stored in infos
         }
-        flow = Flow(graph, wire)
         attentions = tuple(computed(flow.met, names))
         known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
         heads = heads_of(uses, names.values(), attentions)

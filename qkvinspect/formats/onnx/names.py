@@ -160,7 +160,7 @@ def names_of(uses: Uses) -> dict[str, Named]:
     products = [use for use in uses.all if is_product(use)]
     for use, name in _product_names(uses, products, own):
         found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
-        bias = _bias(uses, use)
+        bias = bias_of(uses, use)
         if bias is not None and name.endswith(".weight") and _has_no_own_name(bias, folded):
             found.setdefault(f"{name[:-6]}bias", Named(f"{name[:-6]}bias", bias.stored.name))
     for name, stored in _computed_scales(uses, found, folded):
@@ -260,7 +260,7 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
         if known is not None:
             yield use, known
             continue
-        bias = _bias(uses, use)
+        bias = bias_of(uses, use)
         label = _in_scope(bias, own) if bias is not None else None
         scope = use.node.scope
         if label is not None and label.endswith("bias") and _is_of(label, use.node):
@@ -304,7 +304,7 @@ def _is_threefold(use: Use) -> bool:
     return size is not None and size[0] == 3 * size[1]
 
 
-def _bias(uses: Uses, use: Use) -> Use | None:
+def bias_of(uses: Uses, use: Use) -> Use | None:
     """The bias that is added to a product: a vector with an entry for each of its columns."""
     size = size_of(use.node, use.stored)
     if size is None or not use.node.outputs:

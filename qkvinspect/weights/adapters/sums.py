@@ -17,7 +17,7 @@ from qkvinspect.weights.strided import strided_shape
 from qkvinspect.weights.weight import Weight
 
 _MULTIHEAD = "in_proj_weight"
-_ENDINGS = (".weight", ".base_layer.weight", f".{_MULTIHEAD}", f".base_layer.{_MULTIHEAD}")
+_ENDINGS = (".weight", ".base_layer.weight", ".linear.weight", f".{_MULTIHEAD}", f".base_layer.{_MULTIHEAD}")
 _INNER = ".base_layer.out_proj"
 """PEFT wraps nn.MultiheadAttention with the output projection in it (0.21, tuners/lora/layer.py)."""
 
