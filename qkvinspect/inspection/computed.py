@@ -165,7 +165,7 @@ class Computed:
             except LayoutError:
                 attention, findings = None, []
             if attention is not None and _agrees(attention, one):
-                text = f"the graph takes {_said(one)}{_unlike(module)}"
+                text = f"the graph takes {_said(one)}{_unlike(module, one)}"
                 return Module(match, attention, (*findings, self._finding(module, text)))
         return self._whole(module, f"the graph takes {_said(one)}, which is no packing that is known")
 
@@ -213,9 +213,14 @@ def _said(one: ComputedAttention) -> str:
     return f"{', '.join(said)}, {heads} head{'s' * (heads != 1)}{over}"
 
 
-def _unlike(module: Module) -> str:
-    found = module.match.chosen
-    if found is None or module.attention is None:
+def _unlike(module: Module, one: ComputedAttention) -> str:
+    """What the names would say, where that is known and not the same rows without heads."""
+    found, attention = module.match.chosen, module.attention
+    if found is None or attention is None:
+        return ""
+    parts = {part.name: (part.weight.name, _every(part.heads)) for part in attention.parts}
+    is_as_said = parts == {name: (part.weight, _every(part.heads)) for name, part in one.parts.items()}
+    if not parts or (is_as_said and attention.heads is None):
         return ""
     return f"; its names would say {found.layout.id}"
 

@@ -250,7 +250,7 @@ class Flow:
         scores, values, wanted = self._scores.get(first), self._at(second), -1
         if scores is None:
             scores, values, wanted = self._scores.get(second), self._at(first), -2
-        if scores is None or scores.keys is None or not values or values[0].alone:
+        if scores is None or not values or values[0].alone:
             return
         place = 0 if wanted == -1 else 1
         scores, values = _turned_scores(node, place, scores), _turned(node, 1 - place, values)
