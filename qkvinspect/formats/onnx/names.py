@@ -13,15 +13,10 @@ from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
+from qkvinspect.formats.onnx.labels import is_generated, own_name
 from qkvinspect.formats.onnx.paths import Paths, is_short_for
 from qkvinspect.formats.onnx.products import PRODUCTS, holds_codes, is_turned, size_of
 from qkvinspect.late_pattern import late_pattern
-
-_GENERATED = late_pattern(r"onnx::\w+|_?val_\d+(?:[_/].*)?|\d+|/.*|node_.*|ortshared_.*", re.DOTALL)
-"""Names that exporters and optimisers make up."""
-
-_OF_CODES = late_pattern(r"(.+?\.)(?:MatMul\.)?weight_(?:DQ_)?(?:Q\d|quant|quantized|qweight)", re.DOTALL)
-"""What onnxruntime's quantisers and model builder call the codes of a weight."""
 
 _BUILT = late_pattern(r"(.+\.)(?:MatMul\.(weight)|Add\.(bias))", re.DOTALL)
 """What the model builder of onnxruntime-genai calls a weight [in, out] and the bias that is added to its product."""
@@ -134,11 +129,6 @@ class Uses:
         return ((label, stored) for stored, label in self._roots.values() if not is_generated(label))
 
 
-def is_generated(name: str) -> bool:
-    """Whether an exporter made the name up."""
-    return _GENERATED.fullmatch(name) is not None
-
-
 def is_folded(named: Named) -> bool:
     """Whether it is the scale of a norm that an exporter computed, which has no name in the file."""
     return named.name.endswith(_FOLDED) and named.name != named.stored
@@ -161,7 +151,7 @@ def names_of(uses: Uses) -> dict[str, Named]:
     for use, name in _product_names(uses, products, own):
         found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
         bias = bias_of(uses, use)
-        if bias is not None and name.endswith(".weight") and _has_no_own_name(bias, folded):
+        if bias is not None and name.endswith(".weight") and _has_noown_name(bias, folded):
             found.setdefault(f"{name[:-6]}bias", Named(f"{name[:-6]}bias", bias.stored.name))
     for name, stored in _computed_scales(uses, found, folded):
         found.setdefault(name, Named(name, stored))
@@ -203,7 +193,7 @@ def is_product(use: Use) -> bool:
     )
 
 
-def _has_no_own_name(bias: Use, folded: Collection[str]) -> bool:
+def _has_noown_name(bias: Use, folded: Collection[str]) -> bool:
     """Whether what is added to a product has no name but that of the product: computed, or shared with another."""
     return is_generated(bias.label) or bias.label in folded or bias.label.endswith(".bias")
 
@@ -211,12 +201,6 @@ def _has_no_own_name(bias: Use, folded: Collection[str]) -> bool:
 def _is_computed(use: Use) -> bool:
     """Whether torch's exporter computed it, as ``permute``: all else has the path of the module that uses it."""
     return bool(use.node.told and use.node.scope) and "." not in use.label
-
-
-def _own_name(label: str) -> str | None:
-    """The weight that codes were made of, where their name says it: ``q_proj.weight_quantized``."""
-    found = None if is_generated(label) else _OF_CODES.fullmatch(label)
-    return f"{found[1]}weight" if found else None
 
 
 def _own_scopes(uses: Iterable[Use]) -> Mapping[str, str]:
@@ -256,7 +240,7 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
     by_scope: dict[str, list[Use]] = {}
     paths = Paths(_known_paths(uses))
     for use in products:
-        known = _own_name(use.label)
+        known = own_name(use.label)
         if known is not None:
             yield use, known
             continue
