@@ -222,6 +222,9 @@ def _split(
     if packing.heads_innermost:
         cut = f"{expression}.split({sizes})"
         counts = [heads for _, heads, _ in slots]
+        if len(slots) == 1:
+            turned = f"{expression}.unflatten(0, (-1, {counts[0]})).transpose(0, 1).flatten(0, 1)"
+            return [f"{' = '.join(name + suffix for name in names)} = {turned}"]
         turned = "part.unflatten(0, (-1, heads)).transpose(0, 1).flatten(0, 1)"
         only = "," if len(targets) == 1 else ""
         return [f"{', '.join(targets)}{only} = ({turned} for part, heads in zip({cut}, {counts}))"]
