@@ -235,7 +235,7 @@ class FindingCode(FindingKind):
     PROJECTION_SHAPE = (
         "projection-shape",
         "error",
-        "An output projection or a bias does not fit, or inputs of Q, K, V differ.",
+        "An output projection or a bias does not fit, or inputs of K and V differ.",
     )
     COARSE_HEAD = "coarse-head", "warning", "Quantisation left a head far fewer steps than its peers."
     QUANTISED_OTHERWISE = "quantised-otherwise", "warning", "The config says another way of quantising than is stored."

@@ -130,17 +130,17 @@ def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:
 
 
 def about_inputs(attention: Attention) -> Iterator[Finding]:
-    """Report parts of one layer that take different inputs, where they cannot be from two places.
+    """Report K and V of one layer that take different inputs.
 
-    K and V read the same place, but for nn.MultiheadAttention's kdim and vdim, and in self-attention Q does too.
+    They read the same place, but for nn.MultiheadAttention's kdim and vdim. Q may read another one: the other stream,
+    or what a first step made smaller, as in latent attention.
     """
     if attention.layout is None or attention.layout.id == _OTHER_INPUTS:
         return
     taken = {part.name: part.shape[1] for part in attention.parts if part.name in ("q", "k", "v")}
-    together = taken if "self_att" in attention.layer.lower() else {name: taken[name] for name in taken if name != "q"}
-    if len(set(together.values())) > 1:
+    if "k" in taken and "v" in taken and taken["k"] != taken["v"]:
         text = ", ".join(f"{name.upper()} takes {width} inputs" for name, width in taken.items())
-        yield Finding(FindingCode.PROJECTION_SHAPE, f"{text}: they should read the same ones", attention.layer)
+        yield Finding(FindingCode.PROJECTION_SHAPE, f"{text}: K and V should read the same ones", attention.layer)
 
 
 def about_numbers(attention: Attention) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""An output projection or a bias does not fit, or inputs of Q, K, V differ.
+"""An output projection or a bias does not fit, or inputs of K and V differ.
 
 The output projection takes the heads of V side by side: num_heads times v_head_dim columns. A bias has an entry for
 every row of its weight.
