@@ -101,6 +101,7 @@ def _sketch(weight: Weight, orientation: Orientation) -> Array:
         matrix = weight.as_matrix(orientation)
         count = min(matrix.rows, _ROWS)
         runs = [range(at, at + 1) for at in (matrix.rows * step // count for step in range(count))]
-        return rows_of_values(matrix, runs)[:, :_COLUMNS].astype(np.float64).ravel()
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            return rows_of_values(matrix, runs)[:, :_COLUMNS].astype(np.float64).ravel()
     except LayoutError:
         return np.full(1, np.nan)
