@@ -62,10 +62,19 @@ def alike(
         if not ours or not theirs or not all(shape) or (more and len(shape) != 1):
             continue
         one, other = _sketches(a, ours, "in_out" if turned else "out_in") + more, _sketches(b, theirs)
+        apart = _distances(one, other)
+        yield from ((ours[i], theirs[j]) for i, j in _nearest(apart, _EXACT if more else _ROUNDED))
+
+
+def _distances(one: Array, other: Array) -> Array:
+    """Of each row of the one from each of the other, in shares of the longer one; infinite where that is no number."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):  # squares beyond float64
         size = np.maximum(np.linalg.norm(one, axis=1)[:, None], np.linalg.norm(other, axis=1)[None])
         apart = np.stack([np.linalg.norm(other - row, axis=1) for row in one]) / np.where(size > 0, size, 1)
-        apart[np.isnan(apart)] = np.inf
-        yield from ((ours[i], theirs[j]) for i, j in _nearest(apart, _EXACT if more else _ROUNDED))
+    apart[np.isnan(apart)] = np.inf
+    return apart
 
 
 def _nearest(apart: Array, most: float) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""A signalling NaN in a tensor that is matched by what it holds, since a converter renamed it."""
+"""Numbers that numpy warns of, in tensors that are matched by what they hold, since a converter renamed them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
-NAN = np.uint32(0x7F800001)
+SIGNALLING = np.uint32(0x7F800001).view(np.float32)
 
 
-def test_it_ends_in_no_warning(tmp_path: Path, run: Callable[..., Any]) -> None:
-    square = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+@pytest.mark.parametrize("number", [SIGNALLING, np.float64(1e200)], ids=["a signalling NaN", "a square too large"])
+def test_it_ends_in_no_warning(number: np.floating, tmp_path: Path, run: Callable[..., Any]) -> None:
+    square = np.random.default_rng(0).standard_normal((8, 8)).astype(number.dtype)
     damaged = square.copy()
-    damaged.view(np.uint32)[0, 0] = NAN
+    damaged[0, 0] = number
     old = {f"model.layers.0.self_attn.{part}_proj.weight": square for part in "qkvo"}
     new = {f"blk.0.attn_{part}.weight": square for part in ("q", "k", "v", "output")}
     save_file({**old, "model.layers.0.mlp.up_proj.weight": damaged}, tmp_path / "a.safetensors")
