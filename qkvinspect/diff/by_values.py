@@ -48,8 +48,6 @@ def alike(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    import numpy as np
-
     if max(len(left), len(right)) > _MOST:
         return
     shapes: dict[tuple[int, ...], tuple[list[str], list[str]]] = {}
