@@ -105,7 +105,7 @@ def test_a_file_that_changes_in_a_store(run, tmp_path: Path, memory: Any, monkey
         memory.pipe_file("/model.pt", (tmp_path / "model.pt").read_bytes())
         return real(*args)
 
-    monkeypatch.setattr("qkvinspect.inspection.measured", meanwhile)
+    monkeypatch.setattr("qkvinspect.inspection.measure.measured", meanwhile)
     refused = run("show", "memory://model.pt")
     assert refused.code == 2
     assert "QKV-F014" in refused.err
@@ -173,7 +173,12 @@ def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
         assert (result.code, result.err) == (0, "")
         report = result.json()
         assert report["checkpoint"].pop("path").startswith(place)
-        assert report == shown(run, here)
+        other = shown(run, here)
+        for one in (*report["attentions"], *other["attentions"]):
+            # Weights in a store are weighed where those of a file are seen to be as torch made them: for no claim.
+            assert (one["evidence"] or {"packing": None})["packing"] is None
+            (one["evidence"] or {}).pop("packing_confidence", None)
+        assert report == other
     assert (exported.code, exported.err) == (0, "")
     assert SECRET.encode() not in (tmp_path / "x.safetensors").read_bytes()
     assert (missing.code, missing.err.count("\n")) == (2, 1)

@@ -282,8 +282,8 @@ def _striped(
     high, wide = said if len(said) == 2 else (_USUAL_BLOCK, _USUAL_BLOCK)
     if found[1] != ceil(cols / wide) or found[0] in (1, rows, ceil(rows / high)):
         return None
-    fused = "qkv" in codes.name  # whose ranks may each have less than a block; of others nobody has such scales
-    ranks = (n for n in _STRIPES if rows % n == 0 and (fused or rows // n > high))
+    # Of less than a block nobody has scales, but where all ranks together have no more than one.
+    ranks = (n for n in _STRIPES if rows % n == 0 and (rows // n > high or rows <= high))
     stripes = [n for n in ranks if found[0] == n * ceil(rows // n / high)]
     return (high, wide, rows // stripes[0]) if len(stripes) == 1 else None
 
