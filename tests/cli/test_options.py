@@ -166,7 +166,7 @@ def test_every_error_has_one_form(run, tmp_path: Path, monkeypatch, argv: list[s
     ("name", "meant"),
     [
         ("llama", "qkv-proj, llama-original, gguf-permuted or gguf-renamed"),
-        ("Mistral", "qkv-proj, llama-original"),
+        ("Mistral", "qkv-proj, llama-original, mla-original or gguf-vision-permuted"),
         ("RoBERTa", "bert"),
         ("detr", "torch-mha, conditional-detr-sa"),
         ("whisper", "qkv-proj"),

@@ -55,10 +55,16 @@ def test_known_names_under_any_parent(layer: str, keys: tuple[str, ...]) -> None
     assert [part.name for part in found.parts] == ["q", "k", "v"]
 
 
+Q_LOST = "other layers of its stack have q_proj.weight as well: k and v alone"
+
+
 @pytest.mark.parametrize(
     ("tensors", "why"),
     [
-        ({"k_proj.weight": (24, E), "v_proj.weight": (24, E), "o_proj.weight": L}, "k and v alone"),
+        (
+            {"k_proj.weight": (24, E), "v_proj.weight": (24, E), "o_proj.weight": L},
+            Q_LOST,
+        ),
         ({"to_k.weight": (24, E), "to_v.weight": (24, E)}, "k and v alone"),
         ({"q_proj.weight": L, "o_proj.weight": L}, "q alone"),
     ],
@@ -69,7 +75,7 @@ def test_parts_of_an_attention_are_said(tensors: dict[str, Shape], why: str) -> 
     assert [found.layer for found in told.attentions] == ["l.0.attn"]
     assert told.account is not None
     (strange,) = told.account.unrecognised
-    assert (strange.module, why in strange.why) == ("l.1.attn", True)
+    assert (strange.module, strange.why.startswith(why)) == ("l.1.attn", True)
 
 
 def test_one_module_of_six_is_not_left_out() -> None:

@@ -157,7 +157,8 @@ def cli(*lines: Sequence[object]) -> list[Result]:
 def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
     for path in (samples / "sharded").iterdir():
         bucket.upload_file(str(path), "models", f"llama/{path.name}")
-    torch.save(files.small(), tmp_path / "model.pt")
+    # Not as torch made them, which only a file on this machine is looked through for.
+    torch.save({name: 1.5 * value for name, value in files.small().items()}, tmp_path / "model.pt")
     bucket.upload_file(str(tmp_path / "model.pt"), "models", "one/model.pt")
     places = {
         "s3://models/llama": samples / "sharded",
@@ -173,12 +174,7 @@ def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
         assert (result.code, result.err) == (0, "")
         report = result.json()
         assert report["checkpoint"].pop("path").startswith(place)
-        other = shown(run, here)
-        for one in (*report["attentions"], *other["attentions"]):
-            # Weights in a store are weighed where those of a file are seen to be as torch made them: for no claim.
-            assert (one["evidence"] or {"packing": None})["packing"] is None
-            (one["evidence"] or {}).pop("packing_confidence", None)
-        assert report == other
+        assert report == shown(run, here)
     assert (exported.code, exported.err) == (0, "")
     assert SECRET.encode() not in (tmp_path / "x.safetensors").read_bytes()
     assert (missing.code, missing.err.count("\n")) == (2, 1)
