@@ -178,11 +178,9 @@ def account(
     above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
     kinds = {numberless(path) for path in places} if left else set[Path]()
     stacks = {
-        numberless(path): {numberless(names.paths[w.name]) for w in c.weights if w.name in names.paths}
-        for match in matches
-        if lone
+        numberless(c.path): {numberless(names.paths[w.name]) for w in c.weights if w.name in names.paths}
+        for match in (matches if lone else ())
         for c in match.candidates
-        for path in (c.path,)
     }
     strange = [
         _incomplete(

@@ -116,8 +116,7 @@ def odd(found: Counts, itemsize: int, *, gaps: bool = True) -> list[tuple[int, i
     """
     if len(found) < 2 * _LEAST_WINDOW:
         return []
-    window = max(min(_WINDOW // step(itemsize), len(found) // 6), _LEAST_WINDOW)
-    summed, gapped = _sliding(found[:, :_BINS], window), _sliding(_gaps(found[:, :_BINS]), window) / window
+    window, summed, gapped = _windows(found, itemsize)
     total = summed.sum(axis=1)
     share = summed / np.maximum(total, 1)[:, None]
     known = total >= _FEWEST
@@ -215,10 +214,15 @@ def roughness(found: Counts, itemsize: int) -> float | None:
     """The dents and gaps that a tenth of the blocks has more of; None where there are too few blocks to tell."""
     if len(found) < 2 * _LEAST_WINDOW:
         return None
-    window = max(min(_WINDOW // step(itemsize), len(found) // 6), _LEAST_WINDOW)
-    summed, gapped = _sliding(found[:, :_BINS], window), _sliding(_gaps(found[:, :_BINS]), window) / window
+    _, summed, gapped = _windows(found, itemsize)
     known = summed.sum(axis=1) >= _FEWEST
     return float(np.quantile(_roughness(summed, gapped)[known], 0.9)) if known.any() else None
+
+
+def _windows(found: Counts, itemsize: int) -> tuple[int, NDArray[np.int64], NDArray[np.float64]]:
+    """(how many blocks are looked at together, the sizes counted in each such run, the gaps that its blocks have)."""
+    window = max(min(_WINDOW // step(itemsize), len(found) // 6), _LEAST_WINDOW)
+    return window, _sliding(found[:, :_BINS], window), _sliding(_gaps(found[:, :_BINS]), window) / window
 
 
 def usual(one: float) -> bool:
