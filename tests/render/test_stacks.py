@@ -103,6 +103,12 @@ def test_columns_without_room_are_named(tmp_path: Path) -> None:
     assert not any("no room" in line for line in wide)
 
 
+def test_weights_that_are_single_numbers_have_no_rows_to_tell(tmp_path: Path) -> None:
+    names = [f"layers.{layer}.self_attn.{part}_proj.weight" for layer in range(2) for part in "qkv"]
+    found = report(tmp_path, {name: torch.tensor(1.0) for name in names})
+    assert any(line.endswith("weight [] float32: Q rows 0:1, K 0:1, V 0:1") for line in shown(found, None))
+
+
 def test_a_name_for_each_stack() -> None:
     layers = ["a.0.attn", "b.0.attn", "a.1.attn", "c", "a.2.attn", "a.9.attn"]
     assert alike_names.together(layers) == ["a.*.attn (0 to 2, 9)", "b.0.attn", "c"]

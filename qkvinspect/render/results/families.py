@@ -8,7 +8,7 @@ from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.layouts.packing import describe
 from qkvinspect.render import alike_names, folding, text
 from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
-from qkvinspect.render.results.stacks import AlikeLayers
+from qkvinspect.render.results.stacks import AlikeLayers, is_whole
 
 _AROUND, _ALONE = 7, 9
 """Lines of a table besides its rows, and of a layer that is alike to no other."""
@@ -20,14 +20,9 @@ def families(found: Sequence[AlikeLayers]) -> list[list[AlikeLayers]]:
     for number, stack in enumerate(found):
         first = stack.layers[0]
         parts = first.parts
-        whole = bool(parts) and all(_is_whole(part) for part in parts)
+        whole = bool(parts) and all(map(is_whole, parts))
         groups.setdefault(_form(first) if whole else number, []).append(stack)
     return list(groups.values())
-
-
-def _is_whole(part: Part) -> bool:
-    shape = part.weight.shape
-    return part.axis < len(shape) and part.rows == (range(shape[part.axis]),)
 
 
 def _form(one: Attention) -> Hashable:

@@ -126,7 +126,7 @@ def _cut(attention: Attention) -> str:
     """Which rows of what is stored are Q, K and V, and where each head begins."""
     if not attention.parts:
         return ""
-    if all(part.rows == (range(part.weight.shape[part.axis]),) for part in attention.parts):
+    if all(map(is_whole, attention.parts)):
         return "each whole" + _starts(attention)
     shown: list[str] = []
     last = ""
@@ -135,6 +135,12 @@ def _cut(attention: Attention) -> str:
         shown.append(f"{part.name.upper()} {axis}{text.rows(part.rows)}")
         last = part.axis_name
     return ", ".join(shown) + _starts(attention)
+
+
+def is_whole(part: Part) -> bool:
+    """Whether it is all of one stored tensor; a single number (``[]``) has no axis to be cut along."""
+    shape = part.weight.shape
+    return part.axis < len(shape) and part.rows == (range(shape[part.axis]),)
 
 
 def _starts(attention: Attention) -> str:
