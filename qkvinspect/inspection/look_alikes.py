@@ -8,6 +8,7 @@ from math import prod
 from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
+from qkvinspect.inspection.two_steps import STEPS
 from qkvinspect.inspection.words import is_no_projection, is_output, speaks_of_attention, tokens, word_of
 from qkvinspect.weights.weight import Weight
 
@@ -17,9 +18,6 @@ _TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "alibi", "buf
 """Words of what is no matrix of numbers that were learned for tokens."""
 
 _BIASES = ("bias", "biases", "b", "scale", "gamma", "beta")
-
-_STEPS = frozenset({"dq", "uq", "dkv", "ukv", "dk", "uk", "dv", "uv", "qr", "kr", "wdq", "wuq", "wdkv", "wuk", "wuv"})
-"""Words for the two steps of latent attention, down and up, and for its rotary part, as DeepSeek's papers have them."""
 
 
 def looking_alike(
@@ -74,7 +72,7 @@ def _attention_above(path: Path) -> Path | None:
 
 def _in_two_steps(ends: Mapping[str, Path]) -> str:
     """Whether the names are those of latent attention; "" if not."""
-    steps = [".".join(end) for end in ends.values() if not _STEPS.isdisjoint(tokens(end[0]))]
+    steps = [".".join(end) for end in ends.values() if not STEPS.isdisjoint(tokens(end[0]))]
     return f"projections in two steps, as latent attention has them: {', '.join(steps)}" if len(steps) > 1 else ""
 
 

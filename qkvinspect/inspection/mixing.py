@@ -13,15 +13,13 @@ from math import prod
 
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
+from qkvinspect.inspection.two_steps import STEPS
 from qkvinspect.inspection.words import is_output, tokens
 from qkvinspect.weights.weight import Weight
 
 _MIXING = frozenset({"mixer", "mixing", "mix", "fusion", "fuse", "fuser", "interaction", "sab", "isab", "pma"})
 _HOLDING = frozenset({"block", "blocks", "blk", "layer", "layers"})
 """Words of modules that mix tokens, and of what may hold such a module's projections itself."""
-
-STEPS = frozenset({"dq", "uq", "dkv", "ukv", "dk", "uk", "dv", "uv", "wdq", "wuq", "wdkv", "wukv", "wuk", "wuv"})
-"""Words for the two steps of latent attention, as DeepSeek's papers have them."""
 
 _NON_LOCAL = (frozenset("fgh"), frozenset({"theta", "phi", "g"}))
 """What the 1x1 convolutions of SAGAN and of non-local networks are called."""

@@ -49,9 +49,12 @@ def test_the_rows_are_those_of_the_forward(tmp_path: Path, heads: int, key: int,
     assert told is not None
     assert (told.num_heads, told.num_kv_heads, told.head_dim, told.v_head_dim) == (heads, heads, key, value)
     opened = qkvinspect.open(path, heads=f"{heads}/{heads}").attentions["blocks.0.mix"]
+    state = module.state_dict()
+    assert torch.equal(torch.cat([opened.q.torch(), opened.k.torch(), opened.v.torch()]), state["qkv.weight"])
+    biases = state["qkv.bias"].split(module.widths)
     q, k, v = (
-        (x @ part.torch().T + part.bias.torch()).unflatten(-1, (heads, -1)).transpose(1, 2)
-        for part in (opened.q, opened.k, opened.v)
+        (x @ part.torch().T + bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for part, bias in zip((opened.q, opened.k, opened.v), biases, strict=True)
     )
     assert torch.allclose(module.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)), expected)
 
