@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 
+from qkvinspect.inspection.beside_mlp import holding_mlp
 from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
@@ -35,7 +36,10 @@ def looking_alike(
         place = _attention_above(path)
         if place is not None and _is_matrix(names.shape(name)) and not _is_table(path[len(place) :]):
             modules.setdefault(place, []).append(names.weights[name])
-    for place, held in modules.items():
+    for called, held in modules.items():
+        first = names.paths[held[0].name]
+        is_layer = len(held) == 1 and len(first) == len(called) + 1 and first[-1] in LEAVES
+        place = called[:-1] if is_layer else called  # its output may stand beside it
         if names.has("sampling_offsets.weight", place):
             continue
         ends = {info.name: names.paths[info.name][len(place) :] for info in held}
@@ -92,6 +96,13 @@ def _looks_like(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
     for rows, cols in dict.fromkeys(shapes):
         if shapes.count((rows, cols)) == 3 and (cols, rows) in shapes:
             return f"three matrices [{rows}, {cols}] and one that leads back, and no names that say which is Q, K and V"
+    triples = [info for info in held if prod(info.shape[2:]) == 1 and info.shape[0] == 3 * info.shape[1]]
+    if len(triples) == len(held) > 1:
+        return f"each of {len(held)} matrices has three times as many rows as columns"
+    if len({*shapes}) == 1 < len(held) == len(shapes) and len(held) * shapes[0][0] == 3 * shapes[0][1]:
+        return f"{len(held)} matrices that together have three times as many rows as columns, as heads of one list have"
+    if more := holding_mlp({".".join(ends[info.name]): info.shape for info in held}):
+        return f"{more} may make Q, K, V and the hidden layer of an MLP"
     deep = [info for info in held if prod(info.shape[2:]) > 1 and not is_output(ends[info.name][0])]
     if deep:
         said = ", ".join(f"{'.'.join(ends[info.name])} {list(info.shape)}" for info in deep)

@@ -112,6 +112,9 @@ def _by_shape(shapes: Mapping[str, Sequence[int]]) -> str:
         and not _IN.isdisjoint(tokens(key))
         and shape[1] in outputs
     ]
+    stacks = [key for key, shape in shapes.items() if len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]]
+    if stacks and len(shapes) == 2 and shapes[stacks[0]][1] in squares.values():
+        return f"{stacks[0]} {list(shapes[stacks[0]])} may be Q, K and V, and stands beside a square output"
     if triples and len(shapes) == 2:
         return f"{triples[0]} has three times as many rows as columns and stands beside a square output"
     if len(squares) == len(shapes) == 4 and len(set(squares.values())) == 1:

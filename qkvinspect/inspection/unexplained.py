@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from qkvinspect.inspection.kernels import is_convolution
-from qkvinspect.inspection.leftovers import Leftover, leftover
+from qkvinspect.inspection.leftovers import OF_FACTORS, Leftover, leftover
 from qkvinspect.inspection.possible_layouts import columns_of
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import mix_three
@@ -54,7 +54,8 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
         mixed = mix_three(some) and not _are_looked_up(some)
         if called or by_name or mixed or _are_few(some, module) or _lack_a_query(some, module):
             lone = len(parts_of(some)) < 3 or (is_low_rank(some) and not mix_three(some))
-            yield leftover(module, some, _why(some, module, lone=lone), lone=lone, describable=not is_low_rank(some))
+            no_row = OF_FACTORS if is_low_rank(some) else ""
+            yield leftover(module, some, _why(some, module, lone=lone), lone=lone, no_row=no_row)
     more = [one for one in module.lone if len(one.parts) > 3]
     if more:
         yield leftover(module, more, "more than Q, K and V in one tensor", lone=True)
