@@ -32,6 +32,7 @@ from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.repeats import Renamed, UnlikeError
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.split import split, unsplit
+from qkvinspect.inspection.wide_v import by_heads
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.layouts.partial import bare, partial
 from qkvinspect.progress import Progress
@@ -272,6 +273,7 @@ def _natural(name: str) -> list[str | int]:
 
 
 def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.Module:
+    found = by_heads(found, names, facts(found.candidates[0])) if found.chosen is None else found
     base = unsplit(found)
     if found.chosen is None:
         text = f"it may be {' or '.join(base.candidates)}; --layout '{base.layer}=ID' or --config FILE settles it"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.leftovers import Leftover
+from qkvinspect.inspection.leftovers import OF_LAYERS, Leftover
 from qkvinspect.inspection.look_alikes import looking_alike
 from qkvinspect.inspection.mixing import mixing_tokens
 from qkvinspect.inspection.names import Names, Path, numberless
-from qkvinspect.inspection.suggest import row
+from qkvinspect.inspection.suggest import Suggestion, suggested
 from qkvinspect.inspection.undotted import undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
@@ -42,7 +42,7 @@ class Unrecognised:
         tensors: those tensors.
         why: what they look like, and what does not fit, as a clause.
         names: all of the checkpoint.
-        describable: whether a row of settings can say what they are.
+        without_row: why no row of settings can say what they are, where what found them knows; "" where one may.
         incomplete: whether other layers of its stack have what it lacks: then the file is damaged.
         mixed: whether others of its stack are found, which a row for all would take as well.
     """
@@ -51,18 +51,29 @@ class Unrecognised:
     tensors: tuple[Weight, ...]
     why: str
     names: Names = field(repr=False)
-    describable: bool = True
+    without_row: str = ""
     incomplete: bool = False
     mixed: bool = False
 
     @property
     def suggestion(self) -> str:
         """A ``[[layout]]`` row to complete; "" where none can say what they are."""
-        if not self.describable or any(_of_an_adapter(tensor.name) for tensor in self.tensors):
-            return ""
+        return self._row_or_why_not.row
+
+    @property
+    def no_row(self) -> str:
+        """Why no row can say what they are, and what to do instead; "" where one can."""
+        return self._row_or_why_not.why_not
+
+    @property
+    def _row_or_why_not(self) -> Suggestion:
+        if self.without_row:
+            return Suggestion("", self.without_row)
+        if any(_of_an_adapter(tensor.name) for tensor in self.tensors):
+            return Suggestion("", "these are factors of an adapter: inspect it beside its base, or merge it first")
         own = {tensor.name: tensor.shape for tensor in self.tensors}
         beside = {name: self.names.shape(name) for name in self._beside() if name not in own}
-        return row(self.module, own, beside, mixed=self.mixed)
+        return suggested(self.module, own, beside, mixed=self.mixed)
 
     def _beside(self) -> Iterator[str]:
         """The other matrices of the module, which may be what is missing."""
@@ -75,7 +86,14 @@ class Unrecognised:
     def to_dict(self) -> dict[str, object]:
         """For the JSON contract."""
         tensors = {tensor.name: list(tensor.shape) for tensor in self.tensors}
-        return {"module": self.module, "why": self.why, "tensors": tensors, "suggestion": self.suggestion}
+        told = self._row_or_why_not
+        return {
+            "module": self.module,
+            "why": self.why,
+            "tensors": tensors,
+            "suggestion": told.row,
+            "no_row": told.why_not,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +202,7 @@ def account(
     }
     strange = [
         _incomplete(
-            Unrecognised(some.module, tensors, some.why, names, some.describable, mixed=numberless(some.path) in kinds),
+            Unrecognised(some.module, tensors, some.why, names, some.no_row, mixed=numberless(some.path) in kinds),
             stacks.get(numberless(some.path)),
         )
         for some in left
@@ -202,7 +220,7 @@ def account(
     ]
     taken.update(info.name for found in strange for info in found.tensors)
     strange += [Unrecognised(*found, names) for found in mixing_tokens(names, known, taken)]
-    strange += [Unrecognised(*found, names, describable=False) for found in undotted(names, known, taken)]
+    strange += [Unrecognised(*found, names, OF_LAYERS) for found in undotted(names, known, taken)]
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, known, tuple(strange))
 

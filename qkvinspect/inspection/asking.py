@@ -102,7 +102,7 @@ def _by_their_rows(layout: Layout, own: Variants, samples: Sequence[Sample]) -> 
     """
     from qkvinspect.inspection.evidence import weigh_packings
 
-    if not any(stored.packing.groups in ("heads", "kv_heads") for stored in layout.weights):
+    if not any(stored.packing.groups in ("heads", "kv_heads", "rows") for stored in layout.weights):
         return None
     found = weigh_packings({str(heads): {heads: cut} for heads, cut in own.items()}, samples)
     if found is None or not found.decided:

@@ -53,6 +53,8 @@ def decide(
     best = _most_specific(_known_first(candidates))
     by_name = [c for c in best if not c.layout.needs_config]
     if by_name and _agree(by_name):
+        if (other := by_name[-1]).layout.found_by == "pattern" and other.layout is not by_name[0].layout:
+            return Match(tuple(by_name), DecidedBy.NOTHING)
         return Match((by_name[0],), DecidedBy.NAMES)
     return Match(tuple(c for c in candidates if c.specificity == best[0].specificity), DecidedBy.NOTHING)
 

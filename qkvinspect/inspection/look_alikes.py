@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 
+from qkvinspect.inspection.beside_mlp import holding_mlp
 from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
+from qkvinspect.inspection.two_steps import STEPS
 from qkvinspect.inspection.words import is_no_projection, is_output, speaks_of_attention, tokens, word_of
 from qkvinspect.weights.weight import Weight
 
@@ -17,9 +19,6 @@ _TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "alibi", "buf
 """Words of what is no matrix of numbers that were learned for tokens."""
 
 _BIASES = ("bias", "biases", "b", "scale", "gamma", "beta")
-
-_STEPS = frozenset({"dq", "uq", "dkv", "ukv", "dk", "uk", "dv", "uv", "qr", "kr", "wdq", "wuq", "wdkv", "wuk", "wuv"})
-"""Words for the two steps of latent attention, down and up, and for its rotary part, as DeepSeek's papers have them."""
 
 
 def looking_alike(
@@ -37,7 +36,10 @@ def looking_alike(
         place = _attention_above(path)
         if place is not None and _is_matrix(names.shape(name)) and not _is_table(path[len(place) :]):
             modules.setdefault(place, []).append(names.weights[name])
-    for place, held in modules.items():
+    for called, held in modules.items():
+        first = names.paths[held[0].name]
+        is_layer = len(held) == 1 and len(first) == len(called) + 1 and first[-1] in LEAVES
+        place = called[:-1] if is_layer else called  # its output may stand beside it
         if names.has("sampling_offsets.weight", place):
             continue
         ends = {info.name: names.paths[info.name][len(place) :] for info in held}
@@ -74,7 +76,7 @@ def _attention_above(path: Path) -> Path | None:
 
 def _in_two_steps(ends: Mapping[str, Path]) -> str:
     """Whether the names are those of latent attention; "" if not."""
-    steps = [".".join(end) for end in ends.values() if not _STEPS.isdisjoint(tokens(end[0]))]
+    steps = [".".join(end) for end in ends.values() if not STEPS.isdisjoint(tokens(end[0]))]
     return f"projections in two steps, as latent attention has them: {', '.join(steps)}" if len(steps) > 1 else ""
 
 
@@ -94,6 +96,13 @@ def _looks_like(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
     for rows, cols in dict.fromkeys(shapes):
         if shapes.count((rows, cols)) == 3 and (cols, rows) in shapes:
             return f"three matrices [{rows}, {cols}] and one that leads back, and no names that say which is Q, K and V"
+    triples = [info for info in held if prod(info.shape[2:]) == 1 and info.shape[0] == 3 * info.shape[1]]
+    if len(triples) == len(held) > 1:
+        return f"each of {len(held)} matrices has three times as many rows as columns"
+    if len({*shapes}) == 1 < len(held) == len(shapes) and len(held) * shapes[0][0] == 3 * shapes[0][1]:
+        return f"{len(held)} matrices that together have three times as many rows as columns, as heads of one list have"
+    if more := holding_mlp({".".join(ends[info.name]): info.shape for info in held}):
+        return f"{more} may make Q, K, V and the hidden layer of an MLP"
     deep = [info for info in held if prod(info.shape[2:]) > 1 and not is_output(ends[info.name][0])]
     if deep:
         said = ", ".join(f"{'.'.join(ends[info.name])} {list(info.shape)}" for info in deep)

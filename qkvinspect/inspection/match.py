@@ -24,6 +24,7 @@ from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
 from qkvinspect.inspection.stacked_layers import no_matrices
 from qkvinspect.inspection.three_axes import as_told
+from qkvinspect.inspection.wide_v import with_wide_v
 from qkvinspect.layouts import Layout
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
@@ -126,7 +127,7 @@ def _find(
         found: list[list[Candidate]] = []
         aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
         for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
-            candidates = _at(names, name, path, index)
+            candidates = with_wide_v(_at(names, name, path, index), names)
             if candidates:
                 found.append([c for c in candidates if _fits(c)] or candidates)
         every = _tensors(found)

@@ -13,15 +13,13 @@ from math import prod
 
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
+from qkvinspect.inspection.two_steps import STEPS
 from qkvinspect.inspection.words import is_output, tokens
 from qkvinspect.weights.weight import Weight
 
 _MIXING = frozenset({"mixer", "mixing", "mix", "fusion", "fuse", "fuser", "interaction", "sab", "isab", "pma"})
 _HOLDING = frozenset({"block", "blocks", "blk", "layer", "layers"})
 """Words of modules that mix tokens, and of what may hold such a module's projections itself."""
-
-STEPS = frozenset({"dq", "uq", "dkv", "ukv", "dk", "uk", "dv", "uv", "wdq", "wuq", "wdkv", "wukv", "wuk", "wuv"})
-"""Words for the two steps of latent attention, as DeepSeek's papers have them."""
 
 _NON_LOCAL = (frozenset("fgh"), frozenset({"theta", "phi", "g"}))
 """What the 1x1 convolutions of SAGAN and of non-local networks are called."""
@@ -114,6 +112,9 @@ def _by_shape(shapes: Mapping[str, Sequence[int]]) -> str:
         and not _IN.isdisjoint(tokens(key))
         and shape[1] in outputs
     ]
+    stacks = [key for key, shape in shapes.items() if len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]]
+    if stacks and len(shapes) == 2 and shapes[stacks[0]][1] in squares.values():
+        return f"{stacks[0]} {list(shapes[stacks[0]])} may be Q, K and V, and stands beside a square output"
     if triples and len(shapes) == 2:
         return f"{triples[0]} has three times as many rows as columns and stands beside a square output"
     if len(squares) == len(shapes) == 4 and len(set(squares.values())) == 1:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate
-from qkvinspect.inspection.leftovers import Leftover, leftover
+from qkvinspect.inspection.leftovers import OF_LAYERS, Leftover, leftover
 from qkvinspect.inspection.names import Names, Path, numberless, shape_of
 from qkvinspect.inspection.possible_layouts import (
     columns_of,
@@ -66,7 +66,7 @@ def find(
     for module in modules:
         stacked = {id(some): why for some in module.sets if (why := layers_of.why(module, some))}
         left += [
-            leftover(module, some, stacked[id(some)], lone=False, describable=False)
+            leftover(module, some, stacked[id(some)], lone=False, no_row=OF_LAYERS)
             for some in module.sets
             if id(some) in stacked
         ]
@@ -210,7 +210,9 @@ def _fits(projections: Sequence[Projection], module: ProjectingModule, turn: Ori
         return False
     if not (said or widths or _may_stand_alone(projections, module)):
         return False
-    return _one_fits(sizes, widths, said=said) if len(sizes) == 1 else _several_fit(sizes)
+    if len(sizes) > 1:
+        return _several_fit(sizes)
+    return _one_fits(sizes, widths, said=said) and not (projections[0].key[0] == "in_proj" and _has_mlp(sizes, widths))
 
 
 def _may_stand_alone(projections: Sequence[Projection], module: ProjectingModule) -> bool:
@@ -248,6 +250,15 @@ def _one_fits(sizes: dict[str, tuple[int, int]], widths: set[int], *, said: bool
         if kv > 0 and not odd and width % kv == 0:
             return True
     return said and not widths and rows % 3 == 0 and rows > cols
+
+
+def _has_mlp(sizes: dict[str, tuple[int, int]], widths: set[int]) -> bool:
+    """Whether one tensor may hold an MLP besides, which the output projection reads as well.
+
+    Then it has three times as many rows as columns and those of the MLP, and that reads as much more than the columns.
+    """
+    ((rows, cols),) = sizes.values()
+    return any(width > cols and rows - width == 2 * cols for width in widths)
 
 
 def _several_fit(sizes: dict[str, tuple[int, int]]) -> bool:

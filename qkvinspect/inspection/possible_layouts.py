@@ -8,13 +8,14 @@ from itertools import chain
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
+from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.outputs import has_an_output_each, output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.inspection.words import is_no_projection, word_of
 from qkvinspect.layouts.layout import PATTERN, Layout, StoredWeight
-from qkvinspect.layouts.packing import Packing
+from qkvinspect.layouts.packing import Groups, Packing
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.weight import Weight
 
@@ -32,7 +33,7 @@ def layouts_of(
     lists = any(heads_of(one.weight) for one in projections)
     keys = tuple(".".join(one.key) for one in projections)
     forms = [
-        _Form(tuple(_parts(one, projections, turn) for one in projections), turn, _heads_are_equal(projections, turn))
+        _Form(tuple(_parts(one, projections, turn) for one in projections), turn, _are_equal(module, projections, turn))
         for turn in turns
     ]
     open = len(turns) > 1  # several packings never agree, but one orientation may have an output projection alone
@@ -90,6 +91,14 @@ def _heads_are_equal(projections: Sequence[Projection], turn: Orientation) -> bo
         return rows == 3 * cols
     rows = {part: rows_of(one, turn) // len(one.parts) for one in projections for part in one.parts}
     return len(projections) < 3 and "q" in rows and rows["q"] == rows.get("k")
+
+
+def _are_equal(module: ProjectingModule, projections: Sequence[Projection], turn: Orientation) -> bool:
+    """The same, where an output projection may be what says how wide Q is: it reads a third of one tensor's rows."""
+    if len(projections) > 1 or len(projections[0].parts) != 3 or not module.outputs:
+        return _heads_are_equal(projections, turn)
+    widths = {width_of(key, info, turn) for key, info in module.outputs if len(info.shape) > 1}
+    return _heads_are_equal(projections, turn) or {3 * width for width in widths} == {rows_of(projections[0], turn)}
 
 
 def _is_one_head(module: ProjectingModule) -> bool:
@@ -235,6 +244,13 @@ def _packings(
         yield _WIDE, (Packing(tuple(parts[0])),)
     if equal:
         yield "row-by-row", tuple(_grouped(some, "heads", innermost=True) for some in parts)
+    if equal and not lists:
+        yield "heads-in-turn", tuple(replace(_grouped(some, "heads"), groups=_in_turn(some)) for some in parts)
+
+
+def _in_turn(some: str) -> Groups:
+    """How often a tensor's parts come: once for every row of a head, [head_dim, slots, heads]."""
+    return "rows" if len(some) > 1 else "one"
 
 
 def _grouped(some: str, groups: str, *, innermost: bool = False) -> Packing:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from qkvinspect.inspection.beside_mlp import holding_mlp, is_of_mlp
 from qkvinspect.inspection.two_steps import without_first_steps
 from qkvinspect.inspection.words import MORE, Word, is_output, tokens, word_of
 from qkvinspect.layouts.from_settings import THREE_AXES, UNKNOWN
@@ -34,10 +35,20 @@ class _SaidByNames(NamedTuple):
     more: bool
 
 
-def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bool = False) -> str:
-    """The row for a module and those of its tensors that look like projections, with their shapes, as lines of TOML.
+class Suggestion(NamedTuple):
+    """What to put into the settings.
 
-    "" where no row can say what they are: Q and K that have no number of heads in common, tensors of four axes.
+    Attributes:
+        row: lines of TOML to complete; "" where no row can say what the tensors are.
+        why_not: why none can, and what to do instead, as a clause.
+    """
+
+    row: str
+    why_not: str = ""
+
+
+def suggested(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bool = False) -> Suggestion:
+    """The row for a module and those of its tensors that look like projections, with their shapes.
 
     Args:
         beside: other tensors of the module, which may be what no name says if they have the shape of one of these.
@@ -48,7 +59,7 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bo
     shapes = {key: shapes[key] for key in without_first_steps(shapes)}
     own = {key for key in (_below(module, name) for name in tensors) if key in shapes}
     if any(prod(shapes[key][2:]) > 1 and not _has_three(shapes[key]) for key in own if _parts(key)):
-        return ""
+        return Suggestion("", _MORE_AXES)
     matrices = {
         key: (shape[0], prod(shape[1:]))
         for key, shape in shapes.items()
@@ -56,22 +67,54 @@ def row(module: str, tensors: Shapes, beside: Shapes | None = None, *, mixed: bo
     }
     out = _output(matrices)
     said = _said(matrices, own, shapes, out)
-    if (not said.parts and not said.spare) or not _share_heads(said.parts, matrices):
-        return ""
-    if said.more and out and "qkv" in said.parts and 3 * matrices[out][1] >= matrices[said.parts["qkv"]][0]:
-        return ""  # the output projection reads the MLP as well: its width is that of neither
+    if said.spare and _are_heads([matrices[key] for key in said.spare if key in own]):
+        return Suggestion("", _ONE_A_HEAD)
+    if not said.parts and not said.spare:
+        return Suggestion("", _NO_MATRICES)
+    if not _share_heads(said.parts, matrices):
+        return Suggestion("", _NO_HEADS)
+    if out and "qkv" in said.parts and (said.more or len(said.parts) == 1 == len(own)):
+        rows, cols = matrices[said.parts["qkv"]]
+        if (said.more and 3 * matrices[out][1] >= rows) or rows - matrices[out][1] == 2 * cols < rows - cols:
+            return Suggestion("", _READS_BOTH)
     if list(said.parts) == ["q"] and not said.spare:
-        return _of_a_query_alone(module if mixed else _glob(module), said.parts["q"], out)
+        return Suggestion(_of_a_query_alone(module if mixed else _glob(module), said.parts["q"], out))
     place = module if mixed and said.missing and not said.spare else _glob(module)
-    return "\n".join(_lines(place, said, shapes, matrices, out))
+    several = [key for key in said.spare if key in own and matrices[key][0] == 3 * matrices[key][1]]
+    each = [_SaidByNames({"qkv": key}, [], [], False) for key in several] if len(several) == len(own) > 1 else [said]
+    return Suggestion("\n".join(line for one in each for line in _lines(place, one, shapes, matrices, out)))
+
+
+def _are_heads(sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether matrices without names may be a list of heads, Q, K and V of each in one."""
+    return len({*sizes}) == 1 < len(sizes) and len(sizes) * sizes[0][0] == 3 * sizes[0][1]
+
+
+_MORE_AXES = (
+    "a row describes matrices and parameters of three axes: save each as a matrix [rows, in], with the axes of parts, "
+    "heads and head_dim as one"
+)
+_NO_MATRICES = "a row describes matrices, and none of these is one"
+_NO_HEADS = "Q and K have no number of heads in common: say with q, k and v of a row which tensors they are instead"
+_ONE_A_HEAD = (
+    "a row describes whole projections: save the list as one matrix, or call it heads.N.qkv, which is known as a list "
+    "of heads"
+)
+_READS_BOTH = (
+    "the output projection reads the MLP as well, so that its width does not say where attention ends: save the rows "
+    "of q, k and v under a name of their own"
+)
 
 
 def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes, out: str | None) -> _SaidByNames:
     parts = _named({key: size for key, size in matrices.items() if key in own})
     more = any(MORE in word.parts or len(word.parts) > 3 for key in parts.values() for word in _words(key))
+    if not parts and (whole := holding_mlp(shapes)):
+        return _SaidByNames({"qkv": whole}, [], [], True)
     missing = [part for part in "qkv" if not any(part in some for some in parts)]
     spare = [key for key in matrices if key not in parts.values() and key != out and _is_describable(shapes[key])]
     triple = [key for key in spare if matrices[key][0] == 3 * matrices[key][1]] if len(missing) == 3 else []
+    triple = [key for key in triple if key in own] or triple
     if len(triple) == 1 or (len(missing) == 3 and len(spare) == 1):
         parts, missing = {"qkv": (triple or spare)[0]}, []
     return _SaidByNames(parts, spare if missing else [], missing, more)
@@ -82,6 +125,7 @@ def _lines(
 ) -> list[str]:
     parts, spare, missing = said.parts, said.spare, said.missing
     stacked = "qkv" in parts and _has_three(shapes[parts["qkv"]])
+    gate = "qkv" in parts and not holding_mlp({key: shapes[key] for key in shapes if key in matrices})
     same = "qkv" in parts and not stacked and matrices[parts["qkv"]][0] <= matrices[parts["qkv"]][1]
     if same:
         parts = dict.fromkeys("qkv", parts["qkv"])
@@ -95,7 +139,7 @@ def _lines(
     if one:
         lines += [f"{''.join(missing)} = {_quoted(UNKNOWN)}  # one of {', '.join(map(_quoted, one[:4]))}"]
     if "qkv" in parts or one:
-        choices = ", ".join(map(_quoted, _packings(missing, more=said.more, stacked=stacked)))
+        choices = ", ".join(map(_quoted, _packings(missing, more=said.more, gate=gate, stacked=stacked)))
         lines.append(f"packing = {_quoted(UNKNOWN)}  # {choices}")
     elif "kv" in parts and not same:
         choices = ", ".join(map(_quoted, ("k, v per head", "k, v in blocks")))
@@ -117,7 +161,8 @@ def _lines(
 
 def _output(matrices: Mapping[str, tuple[int, int]]) -> str | None:
     """The output projection: by its name, or as the one matrix that lies the other way round than three others."""
-    named = next(filter(_is_output, matrices), None)
+    outputs = sorted(filter(_is_output, matrices), key=is_of_mlp)
+    named = next(iter(outputs), None)
     if named is not None or any(map(_parts, matrices)):
         return named
     sizes = list(matrices.values())
@@ -182,12 +227,14 @@ def _has_three(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and min(shape) > 1
 
 
-def _packings(missing: Sequence[str], *, more: bool, stacked: bool) -> list[str]:
+def _packings(missing: Sequence[str], *, more: bool, gate: bool, stacked: bool) -> list[str]:
     """The usual packings of what is missing, or of all three."""
     order = ", ".join(missing or "qkv")
     if more:
-        return [f"{order}, gate in blocks", f"{order}, gate per head", f"{order}, mlp in blocks"]
-    return [f"{order} in blocks", f"{order} per head", *(() if stacked else ("row by row",))]
+        gated = [f"{order}, gate in blocks", f"{order}, gate per head"] if gate else []
+        return [*gated, f"{order}, mlp in blocks", f"mlp, {order} in blocks"]
+    rest = () if stacked else ("row by row", f"{order} a row of each head in turn")
+    return [f"{order} in blocks", f"{order} per head", *rest]
 
 
 def _of_a_query_alone(place: str, query: str, out: str | None) -> str:

@@ -11,8 +11,13 @@ from math import prod
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.words import tokens
 
-_STEPS = (("a", "b"), ("down", "up"), ("compress", "decompress"), ("compress", "expand"), ("reduce", "expand"))
-"""What the first and the second step are called."""
+STEPS = frozenset(
+    first + step for step in ("dq", "uq", "dkv", "ukv", "dk", "uk", "dv", "uv", "qr", "kr") for first in ("", "w")
+)
+"""Words for the steps of latent attention, down and up, and for its rotary part, as DeepSeek's papers have them."""
+
+_PAIRS = (("a", "b"), ("down", "up"), ("compress", "decompress"), ("compress", "expand"), ("reduce", "expand"))
+"""What the first and the second step are called elsewhere."""
 
 
 def projections_of(module: ProjectingModule) -> Sequence[Projection]:
@@ -27,7 +32,7 @@ def first_steps(module: ProjectingModule) -> Collection[Projection]:
     step may make a rotary key.
     """
     held = projections_of(module)
-    for first, second in _STEPS:
+    for first, second in _PAIRS:
         down = [one for one in held if first in one.word.affix and _narrows(one)]
         up = [one for one in held if second in one.word.affix] if down else []
         read = {part for one in up for part in one.parts if any(_reads(one, other) for other in down)}
@@ -39,7 +44,7 @@ def first_steps(module: ProjectingModule) -> Collection[Projection]:
 def without_first_steps(keys: Collection[str]) -> Collection[str]:
     """Names without those of first steps beside whose like a second one stands."""
     said = {word for key in keys for part in key.split(".") for word in tokens(part)}
-    first = {one for one, other in _STEPS if one in said and other in said}
+    first = {one for one, other in _PAIRS if one in said and other in said}
     return [key for key in keys if not any(first.intersection(tokens(part)) for part in key.split("."))]
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from qkvinspect.inspection.kernels import is_convolution
-from qkvinspect.inspection.leftovers import Leftover, leftover
-from qkvinspect.inspection.mixing import STEPS
+from qkvinspect.inspection.leftovers import OF_FACTORS, Leftover, leftover
 from qkvinspect.inspection.possible_layouts import columns_of
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import mix_three
+from qkvinspect.inspection.two_steps import STEPS
 from qkvinspect.inspection.words import MOMENTS, is_no_projection, speaks_of_attention, tokens
 
 _PROJECTS = frozenset({"proj", "projection", "to"})
@@ -51,9 +51,11 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
         yield leftover(module, [*queries, *some], why, lone=False)
     for some in (some for some in sets if not any(some[0] in others for others in listed)):
         by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
-        if called or by_name or mix_three(some) or _are_few(some, module) or _lack_a_query(some, module):
+        mixed = mix_three(some) and not _are_looked_up(some)
+        if called or by_name or mixed or _are_few(some, module) or _lack_a_query(some, module):
             lone = len(parts_of(some)) < 3 or (is_low_rank(some) and not mix_three(some))
-            yield leftover(module, some, _why(some, module, lone=lone), lone=lone, describable=not is_low_rank(some))
+            no_row = OF_FACTORS if is_low_rank(some) else ""
+            yield leftover(module, some, _why(some, module, lone=lone), lone=lone, no_row=no_row)
     more = [one for one in module.lone if len(one.parts) > 3]
     if more:
         yield leftover(module, more, "more than Q, K and V in one tensor", lone=True)
@@ -152,9 +154,17 @@ def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) ->
         return "V is a single row: additive attention scores with it and projects no values"
     if all(map(has_more_axes, some)):
         return "more than two axes, and nothing says what they count"
+    if _are_looked_up(some):
+        return "K is a parameter of three axes, as in a memory whose keys are looked up"
     if mix_three(some):
         return "some have three axes and some two: heads of a latent attention, which no layout describes yet"
     return "the shapes are not those of Q, K and V"
+
+
+def _are_looked_up(some: Sequence[Projection]) -> bool:
+    """Whether K alone is a parameter itself, of more axes than two: the product keys of a memory."""
+    more = [one for one in some if len(one.weight.shape) > 2]
+    return [one.parts for one in more] == ["k"] and more[0].key[-1] not in LEAVES
 
 
 def is_low_rank(projections: Sequence[Projection]) -> bool:

@@ -193,6 +193,9 @@ def _glued(word: str) -> tuple[tuple[str, ...], str, tuple[str, ...]] | None:
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and word[: -len(suffix)] in _PARTS:
             return (), _PARTS[word[: -len(suffix)]], (suffix,)
+    for suffix in _BESIDE:
+        if len(parts := _PARTS.get(word.removesuffix(suffix), "")) == 3 and word.endswith(suffix):  # qkvff
+            return (), parts + MORE, (suffix,)
     return None
 
 

@@ -193,8 +193,9 @@ def test_conv1d_is_split_along_its_columns() -> None:
 
 def test_an_output_projection_tells_the_size_of_grouped_queries() -> None:
     phi = Layout(
-        "phi", "P", (StoredWeight("qkv_proj.weight", QKV),), "p.py", "proven", out=("o_proj.weight",), kv_heads="free"
-    )
+        "phi", "P", (StoredWeight("qkv_proj.weight", QKV),), "p.py", "proven", layer="a", out=("o_proj.weight",),
+        kv_heads="free",
+    )  # fmt: skip
     attention = only(report({"a.qkv_proj.weight": (16, 8), "a.o_proj.weight": (8, 8)}, layouts=(phi,)))
     assert [part.shape for part in attention.parts] == [(8, 8), (4, 8), (4, 8)]
     assert attention.possible_heads == (2, 4, 8)

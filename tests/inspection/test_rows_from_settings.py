@@ -189,7 +189,7 @@ def test_a_known_layout_fits_wherever_its_names_are(tmp_path: Path) -> None:
 def test_a_pattern_s_packing_can_be_chosen(tmp_path: Path) -> None:
     tensors = {"l.attn.my_qkv.weight": torch.zeros(3 * E, E), "l.attn.proj.weight": torch.zeros(E, E)}
     (open,) = report(tmp_path, tensors).attentions
-    assert open.candidates == ("pattern-blocks", "pattern-per-head", "pattern-row-by-row")
+    assert open.candidates == ("pattern-blocks", "pattern-per-head", "pattern-row-by-row", "pattern-heads-in-turn")
     (chosen,) = report(tmp_path, tensors, layouts=(("l.*", "pattern-per-head"),), heads=("4",)).attentions
     assert chosen.part("k").heads[0] == range(4, 8)  # pyright: ignore[reportOptionalMemberAccess]
 

@@ -33,14 +33,16 @@ def closing(report: Report) -> Iterator[Block]:
     yield TextLine(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
     told = [found for found in account.unrecognised if found.module not in report.undecoded]
     rows = list(dict.fromkeys(found.suggestion for found in told if found.suggestion))
-    if not rows:
-        return
-    yield CodeBlock(
-        tuple("\n".join(rows[:_ROWS]).split("\n")),
-        title="To say what they are, complete this and put it into qkvinspect.toml:",
-        indent=2,
-        wrapped=True,
-    )
+    if rows:
+        yield CodeBlock(
+            tuple("\n".join(rows[:_ROWS]).split("\n")),
+            title="To say what they are, complete this and put it into qkvinspect.toml:",
+            indent=2,
+            wrapped=True,
+        )
+    first = {found.no_row: text.layer(found.module) for found in reversed(told) if found.no_row}
+    for why, module in list(reversed(first.items()))[:_ROWS]:
+        yield TextLine(f"No row of qkvinspect.toml can say what {module} is: {why}.")
 
 
 def nothing_found(report: Report) -> Iterator[Block]:
