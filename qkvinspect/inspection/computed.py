@@ -115,10 +115,10 @@ class Computed:
         return self._anew(module, one, facts)
 
     def _whole(self, module: Module, why: str) -> Module:
-        """The module, not split, unless the user said how it is."""
+        """The module, not split and without a layout that it may be, unless the user said how it is."""
         if module.match.decided_by in _MINE:
             return replace(module, findings=(*module.findings, self._finding(module, why)))
-        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
+        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value, candidates=())
         return Module(module.match, base, (self._finding(module, f"{why}: it is not split"),))
 
     def _as_far(self, module: Module) -> Module:
@@ -158,15 +158,16 @@ class Computed:
         stored = _stored(one, keys, candidate.layout)
         if stored is not None:
             layout = _layout(one, stored, candidate.layout)
-            told = replace(candidate, layout=layout)
-            match = Match((told,), DecidedBy.GRAPH)
-            try:
-                attention, findings = split(unsplit(match), told, self.names, facts(told))
-            except LayoutError:
-                attention, findings = None, []
-            if attention is not None and _agrees(attention, one):
-                text = f"the graph takes {_said(one)}{_unlike(module, one)}"
-                return Module(match, attention, (*findings, self._finding(module, text)))
+            for as_told in (layout, replace(layout, out=())):  # an output projection may read an MLP beside the heads
+                told = replace(candidate, layout=as_told)
+                match = Match((told,), DecidedBy.GRAPH)
+                try:
+                    attention, findings = split(unsplit(match), told, self.names, facts(told))
+                except LayoutError:
+                    continue
+                if _agrees(attention, one):
+                    text = f"the graph takes {_said(one)}{_unlike(module, one)}"
+                    return Module(match, attention, (*findings, self._finding(module, text)))
         return self._whole(module, f"the graph takes {_said(one)}, which is no packing that is known")
 
     @staticmethod
@@ -268,7 +269,7 @@ def _packing(held: tuple[tuple[str, tuple[range, ...]], ...], geometry: Geometry
             parts = [both, *(part for part in parts if part not in (one, other))]
     if len({row for own in rows.values() for row in own}) < total:
         parts.append("rest")
-    groups: list[Groups] = ["one", "heads", "kv_heads"]
+    groups: list[Groups] = ["one", "heads", "kv_heads", "rows"]
     groups += [many for many in range(2, geometry.num_kv_heads) if geometry.num_kv_heads % many == 0]
     for order in permutations(parts):
         for many in groups if len(parts) > 1 else groups[:1]:
