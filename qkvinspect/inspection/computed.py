@@ -8,7 +8,7 @@ from itertools import permutations
 
 from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedUnknown
-from qkvinspect.errors import LayoutError
+from qkvinspect.errors import LayoutError, clean
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
@@ -144,8 +144,12 @@ class Computed:
                     f"the graph cuts {one.weight} into other pieces than its names say, {first} ... first, and cannot"
                 )
                 return self._whole(module, f"{text} be followed further")
-        if attention.parts and any(weight.name in self.unknown for weight in attention.weights):
-            text = "the graph's attention was not recognised: what is Q, K and V is what its names say"
+        lost = [one for weight in attention.weights if (one := self.unknown.get(weight.name)) is not None]
+        if lost:
+            first = next((one for one in lost if one.until), None)
+            until = "" if first is None else f" ({first.weight} is followed as far as {clean(first.until)})"
+            text = f"the graph's attention was not recognised{until}"
+            text += ": what is Q, K and V is what its names say" if attention.parts else ""
             return replace(module, findings=(*module.findings, self._finding(module, text)))
         return module
 

@@ -36,7 +36,7 @@ def test_every_row_belongs_to_one_head_of_one_part(geometry: Geometry, order: tu
 
 @given(st.integers(1, 6), st.integers(1, 5))
 def test_packings_equal_the_reshapes_that_define_them(heads: int, dim: int) -> None:
-    """Against numpy's reshape, as the libraries write it: [3, H, d], [H, 3, d], [H, d, 3], [d, 3, H], [d, H, 3], [3, d, H]."""
+    """Against numpy's reshape, as the libraries write it: [3, H, d], [H, 3, d], [H, d, 3] and the other three."""
     index = np.arange(3 * heads * dim)
     geometry = Geometry(heads, heads, dim)
     reference = {
