@@ -25,10 +25,12 @@ class ComputedUnknown(NamedTuple):
 
     Attributes:
         reordered_by: the operator that takes its rows in an order that cannot be followed; "" where there is none.
+        until: the last node to which its rows can be followed, ``MatMul number 2 in blocks.0.attn``; "" without any.
     """
 
     weight: str
     reordered_by: str = ""
+    until: str = ""
 
 
 class ComputedShared(NamedTuple):
@@ -40,6 +42,15 @@ class ComputedShared(NamedTuple):
 
     weight: str
     more: int
+
+
+class ComputedSum(NamedTuple):
+    """What the file itself adds to the product of a weight: another one of low rank, ``up @ down * scale``."""
+
+    weight: str
+    up: str
+    down: str
+    scale: float
 
 
 class ComputedScale(NamedTuple):
@@ -67,4 +78,4 @@ class ComputedAttention(NamedTuple):
         return {"q": self.q, "k": self.k, "v": self.v}
 
 
-Computed = ComputedAttention | ComputedCut | ComputedUnknown | ComputedShared | ComputedScale
+Computed = ComputedAttention | ComputedCut | ComputedUnknown | ComputedShared | ComputedScale | ComputedSum

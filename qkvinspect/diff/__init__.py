@@ -269,7 +269,7 @@ def _sizes(layer: LayerPair, geometry: Geometry | None) -> list[Geometry]:
 
 def _stored(attention: Attention) -> str:
     if attention.layout is None:
-        return f"ambiguous: {' or '.join(attention.candidates)}"
+        return attention.may_be
     return f"{attention.layout.id} ({attention.layout.kind}) {attention.dtype}"
 
 

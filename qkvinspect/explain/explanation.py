@@ -40,6 +40,9 @@ def explain(attention: Attention, checkpoint: Checkpoint) -> Explanation:
 
 def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     layout = attention.layout
+    if layout is None and not attention.candidates:
+        yield "Layout", f"{attention.may_be}: no layout that is known takes its rows as the graph does."
+        return
     if layout is None:
         text = (
             f"ambiguous: {' and '.join(attention.candidates)} store different things under this name and "

@@ -213,6 +213,9 @@ def _split(
     groups, slots = slots_of(packing, geometry, total)
     targets = [f"{part}{suffix}" for part, _, _ in slots]
     sizes = [heads * width for _, heads, width in slots]
+    if packing.slot_innermost and packing.groups == "rows":
+        inner = f"{expression}.unflatten(0, ({groups}, {slots[0][1]}, {len(slots)}))"
+        return [f"{', '.join(targets)} = (part.transpose(0, 1).flatten(0, 1) for part in {inner}.unbind(2))"]
     if packing.slot_innermost:
         inner = f"{expression}.unflatten(0, ({groups}, {geometry.head_dim}, {len(slots)}))"
         return [f"{', '.join(targets)} = (part.flatten(0, 1) for part in {inner}.unbind(2))"]

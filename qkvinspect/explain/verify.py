@@ -62,7 +62,7 @@ def verify(checkpoint: Checkpoint, attention: Attention) -> Verification:
     if attention.layout is None or not attention.layout.nn_multihead or geometry is None:
         raise LayoutError(
             f"layer {attention.layer!r} is not an nn.MultiheadAttention, so there is nothing to run it against",
-            found=" or ".join(attention.candidates),
+            found=" or ".join(attention.candidates) or attention.may_be,
         )
     stored = _stored(attention)
     state, reader = _read_by_others(checkpoint, stored)

@@ -102,7 +102,7 @@ def _source(attention: Attention, target: Layout) -> StoredPart:
         raise LayoutError(
             f"the adapter of layer {attention.layer!r} cannot be stored as {target.id}",
             expected="one layout, known, and no nn.MultiheadAttention: PEFT adapts that as a module of its own kind",
-            found=attention.layout.id if attention.layout else " or ".join(attention.candidates),
+            found=attention.layout.id if attention.layout else attention.may_be,
         )
     weights = {part.name: tuple(RowRun(rows, part.weight) for rows in part.heads) for part in attention.parts}
     for one, other in (("k", "v"), ("v", "k")):

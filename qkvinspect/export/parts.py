@@ -53,7 +53,7 @@ def source_of(attention: Attention, numbers_as: DType | None = None) -> StoredPa
         raise LayoutError(
             f"layer {attention.layer!r} cannot be split",
             expected="one layout and the heads it needs",
-            found=" or ".join(attention.candidates),
+            found=attention.may_be,
             hint="see what `qkvinspect explain` says of it, or leave it out with --layer",
         )
     weights: dict[str, tuple[RowRun, ...]] = {}

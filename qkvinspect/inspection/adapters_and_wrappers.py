@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
@@ -170,9 +171,10 @@ def lora(checkpoint: Checkpoint) -> Lora:
 
     factors = factors_of(checkpoint.tensors)
     configs = configs_of(checkpoint) if factors else {}
+    summed = {one.up for one in checkpoint.computed if isinstance(one, ComputedSum)}
     found: dict[str, dict[str, Weight]] = {}
     for one in factors:
-        if one.up is None:
+        if one.up is None or one.up.name in summed:
             continue
         label = one.up.name.removeprefix(f"{one.module}.").removesuffix(".weight")
         try:

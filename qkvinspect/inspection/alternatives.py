@@ -40,7 +40,7 @@ def _words(packing: Packing) -> str:
     if len(packing.order) == 1:
         return f"{parts}, its heads row by row" if packing.heads_innermost else parts
     if packing.slot_innermost:
-        return f"{parts} row by row"
+        return f"{parts} row by row, heads in turn" if packing.groups == "rows" else f"{parts} row by row"
     if packing.heads_innermost:
         return f"{parts} in blocks of alternating heads"
     match packing.groups:

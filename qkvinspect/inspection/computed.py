@@ -8,7 +8,7 @@ from itertools import permutations
 
 from qkvinspect.checkpoint import Checkpoint, Orientation
 from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedUnknown
-from qkvinspect.errors import LayoutError
+from qkvinspect.errors import LayoutError, clean
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
@@ -115,10 +115,10 @@ class Computed:
         return self._anew(module, one, facts)
 
     def _whole(self, module: Module, why: str) -> Module:
-        """The module, not split, unless the user said how it is."""
+        """The module, not split and without a layout that it may be, unless the user said how it is."""
         if module.match.decided_by in _MINE:
             return replace(module, findings=(*module.findings, self._finding(module, why)))
-        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value)
+        base = replace(unsplit(module.match), layout_from=DecidedBy.GRAPH.value, candidates=())
         return Module(module.match, base, (self._finding(module, f"{why}: it is not split"),))
 
     def _as_far(self, module: Module) -> Module:
@@ -144,8 +144,12 @@ class Computed:
                     f"the graph cuts {one.weight} into other pieces than its names say, {first} ... first, and cannot"
                 )
                 return self._whole(module, f"{text} be followed further")
-        if attention.parts and any(weight.name in self.unknown for weight in attention.weights):
-            text = "the graph's attention was not recognised: what is Q, K and V is what its names say"
+        lost = [one for weight in attention.weights if (one := self.unknown.get(weight.name)) is not None]
+        if lost:
+            first = next((one for one in lost if one.until), None)
+            until = "" if first is None else f" ({first.weight} is followed as far as {clean(first.until)})"
+            text = f"the graph's attention was not recognised{until}"
+            text += ": what is Q, K and V is what its names say" if attention.parts else ""
             return replace(module, findings=(*module.findings, self._finding(module, text)))
         return module
 
@@ -158,15 +162,16 @@ class Computed:
         stored = _stored(one, keys, candidate.layout)
         if stored is not None:
             layout = _layout(one, stored, candidate.layout)
-            told = replace(candidate, layout=layout)
-            match = Match((told,), DecidedBy.GRAPH)
-            try:
-                attention, findings = split(unsplit(match), told, self.names, facts(told))
-            except LayoutError:
-                attention, findings = None, []
-            if attention is not None and _agrees(attention, one):
-                text = f"the graph takes {_said(one)}{_unlike(module, one)}"
-                return Module(match, attention, (*findings, self._finding(module, text)))
+            for as_told in (layout, replace(layout, out=())):  # an output projection may read an MLP beside the heads
+                told = replace(candidate, layout=as_told)
+                match = Match((told,), DecidedBy.GRAPH)
+                try:
+                    attention, findings = split(unsplit(match), told, self.names, facts(told))
+                except LayoutError:
+                    continue
+                if _agrees(attention, one):
+                    text = f"the graph takes {_said(one)}{_unlike(module, one)}"
+                    return Module(match, attention, (*findings, self._finding(module, text)))
         return self._whole(module, f"the graph takes {_said(one)}, which is no packing that is known")
 
     @staticmethod
@@ -268,7 +273,7 @@ def _packing(held: tuple[tuple[str, tuple[range, ...]], ...], geometry: Geometry
             parts = [both, *(part for part in parts if part not in (one, other))]
     if len({row for own in rows.values() for row in own}) < total:
         parts.append("rest")
-    groups: list[Groups] = ["one", "heads", "kv_heads"]
+    groups: list[Groups] = ["one", "heads", "kv_heads", "rows"]
     groups += [many for many in range(2, geometry.num_kv_heads) if geometry.num_kv_heads % many == 0]
     for order in permutations(parts):
         for many in groups if len(parts) > 1 else groups[:1]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 
+NO_LAYOUT = "not split (known from the graph of the file)"
+"""What is said of a module whose rows the graph of the file takes as no layout has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -142,7 +145,7 @@ class Attention(Tabular):
         layer: the module's name as stored in the file.
         layout: how it is stored; None where the candidates cannot be told apart.
         layout_from: what decided that.
-        candidates: ids of the layouts that it may be, if there is more than one.
+        candidates: ids of the layouts that it may be; none where the graph of the file rules them out.
         found_by: which way led to it: the registry, its names' pattern, the user's settings, the graph of the file.
         geometry: the sizes; one "head" a part where their number is unknown; None where parts cannot be told apart.
         weighed_facts: what each source says of the heads and what became of it, the most trusted first.
@@ -178,9 +181,14 @@ class Attention(Tabular):
     found_by: FoundBy = "layout"
 
     def __repr__(self) -> str:
-        layout = self.layout.id if self.layout else f"{' or '.join(self.candidates)}, ambiguous"
+        layout = self.layout.id if self.layout else self.may_be
         heads = f"{describe(self.heads)} ({self.heads_from})" if self.heads else "heads unknown"
         return clean(f"<Attention {self.layer!r}: {layout}, {heads}>")
+
+    @property
+    def may_be(self) -> str:
+        """What is known of a module without a layout: ``ambiguous: phi3 or internlm2``."""
+        return f"ambiguous: {' or '.join(self.candidates)}" if self.candidates else NO_LAYOUT
 
     @property
     def heads(self) -> Geometry | None:

@@ -36,8 +36,9 @@ KEYS: Mapping[str, str] = {
     "qkv, kv, qk": "the same, where one tensor holds several parts",
     "out": "the output projection: where a tensor holds Q, K and V in blocks, its width tells how wide V is",
     "packing": "how a tensor with several parts is divided: `in blocks` (if left out), `per head`, `per kv head`, "
-    "`row by row`, `in 4 groups`, `in blocks of alternating heads` ([3, head_dim, heads]) or "
-    "`a row of each head in turn` ([head_dim, 3, heads]); in another order than the key says, or with a gate, after "
+    "`row by row`, `in 4 groups`, `in blocks of alternating heads` ([3, head_dim, heads]), "
+    "`a row of each head in turn` ([head_dim, 3, heads]) or "
+    "`row by row, heads in turn` ([head_dim, heads, 3]); in another order than the key says, or with a gate, after "
     "the parts: `k, v, q in blocks`, `q, gate per head`; of two tensors with `;` between",
     "orientation": "`out_in` (if left out), as `nn.Linear` stores its weight; `in_out` where Q, K and V are columns; "
     "`heads_in_dim`, `heads_dim_in` or `in_heads_dim` of parameters of three axes",
@@ -58,6 +59,7 @@ _HOW: Mapping[str, Packing] = {
     "per head": Packing((), "heads"),
     "per kv head": Packing((), "kv_heads"),
     "row by row": Packing((), "heads", slot_innermost=True),
+    "row by row, heads in turn": Packing((), "rows", slot_innermost=True),
     "in blocks of alternating heads": Packing((), heads_innermost=True),
     "a row of each head in turn": Packing((), "rows"),
 }

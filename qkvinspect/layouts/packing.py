@@ -7,10 +7,11 @@ in ``order``, each with its share of heads, each head with its width::
     per head            H groups        q*1        k*1   v*1
     grouped (GQA)       KV groups       q*(H/KV)   k*1   v*1
     CodeGen             4 groups        q*(H/4)    v*(H/4)  k*(H/4)
-    a row a head        d groups        q*H        k*H      v*H, one row of each
+    a row a head        d groups        q*H        k*H      v*H, one row of each; [d, H, slots] slots innermost
 
 Rows are Python ``range`` objects over the stored tensor's output axis, with a step other than 1 where slots are
-innermost (``[heads, head_dim, slots]``) or heads (``[slots, head_dim, heads]``, ``[head_dim, slots, heads]``).
+innermost (``[heads, head_dim, slots]``, ``[head_dim, heads, slots]``) or heads (``[slots, head_dim, heads]``,
+``[head_dim, slots, heads]``).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Packing:
             MLP), found by what is left over.
         groups: how many times the order repeats: once, per head, per kv head, once for every row that a head has
             ([head_dim, slots, heads]), or a fixed number.
-        slot_innermost: the parts alternate row by row within a group ([heads, head_dim, slots]).
+        slot_innermost: the parts alternate row by row within a group ([heads, head_dim, slots]; in groups of a row
+            of each head [head_dim, heads, slots]).
         heads_innermost: the heads of a part alternate row by row ([slots, head_dim, heads]).
     """
 
@@ -166,7 +168,9 @@ def _split(packing: Packing, geometry: Geometry, total: int) -> Rows:
         start = group * size
         for slot, (part, heads, width) in enumerate(slots):
             for head in range(heads):
-                if packing.slot_innermost:
+                if packing.slot_innermost and by_rows:
+                    run = range(start + head * len(slots) + slot, total, size)
+                elif packing.slot_innermost:
                     run = range(start + slot, start + size, len(slots))
                 elif by_rows:
                     run = range(start + head, total, size)
@@ -194,6 +198,8 @@ def slots_of(packing: Packing, geometry: Geometry, total: int) -> tuple[int, lis
     if packing.groups == "rows":
         if any(part not in HEADED or geometry.width(part) != geometry.head_dim for part in packing.order):
             raise LayoutError("parts of which each head has a row in turn need heads of equal width")
+        if packing.slot_innermost and len({geometry.heads(part) for part in packing.order}) > 1:
+            raise LayoutError("parts that alternate row by row need as many heads each")
         return geometry.head_dim, [(part, geometry.heads(part), 1) for part in packing.order]
     match packing.groups:
         case "one":

@@ -148,10 +148,8 @@ def layer(name: str) -> str:
 
 
 def layout(attention: Attention) -> str:
-    if attention.layout is None and attention.layout_from == "graph":
-        return "not split (known from the graph of the file)"
     if attention.layout is None:
-        return f"layout ambiguous: {' or '.join(attention.candidates)}"
+        return f"layout {attention.may_be}" if attention.candidates else attention.may_be
     memory = ", from memory only" if attention.layout.proof == "memory" else ""
     return f"{attention.layout.id} ({attention.layout.kind}{memory})"
 

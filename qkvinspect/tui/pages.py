@@ -179,7 +179,7 @@ def _layers(session: Session, numbers: Sequence[int]) -> tuple[list[tuple[str, .
                 text.layer(label),
                 describe(heads) if heads else "unknown",
                 *(_norm(attention, name) for name in "qkv"),
-                attention.layout.id if attention.layout else "ambiguous",
+                attention.layout.id if attention.layout else "ambiguous" if attention.candidates else "not split",
                 attention.heads_from.removeprefix("config:") if heads else "",
             )
         )

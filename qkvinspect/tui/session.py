@@ -30,8 +30,8 @@ class ReadingJob:
 
 
 def layouts(attention: Attention) -> tuple[str, ...]:
-    """The id of its layout, or of all that it may be."""
-    return (attention.layout.id,) if attention.layout else attention.candidates
+    """The id of its layout, or of all that it may be; what is known where there is none."""
+    return (attention.layout.id,) if attention.layout else attention.candidates or (attention.may_be,)
 
 
 class Session:

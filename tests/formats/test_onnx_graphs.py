@@ -65,6 +65,7 @@ def test_its_rows_are_reported(name: str) -> None:
     case = name.rpartition("-")[0]
     if case in NO_PACKING:
         assert all(not one.parts for one in report.attentions)
+        assert all(not one.candidates and "not split" in repr(one) for one in report.attentions)
         assert all(NO_PACKING[case] in message for message in said)
         assert len(said) == 2
         return

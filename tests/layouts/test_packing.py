@@ -36,7 +36,7 @@ def test_every_row_belongs_to_one_head_of_one_part(geometry: Geometry, order: tu
 
 @given(st.integers(1, 6), st.integers(1, 5))
 def test_packings_equal_the_reshapes_that_define_them(heads: int, dim: int) -> None:
-    """Against numpy's reshape, as the libraries write it: [3, H, d], [H, 3, d], [H, d, 3], [d, 3, H], [3, d, H]."""
+    """Against numpy's reshape, as the libraries write it: [3, H, d], [H, 3, d], [H, d, 3] and the other three."""
     index = np.arange(3 * heads * dim)
     geometry = Geometry(heads, heads, dim)
     reference = {
@@ -44,6 +44,7 @@ def test_packings_equal_the_reshapes_that_define_them(heads: int, dim: int) -> N
         PER_HEAD: index.reshape(heads, 3, dim).transpose(1, 0, 2),
         Packing(("q", "k", "v"), "heads", slot_innermost=True): index.reshape(heads, dim, 3).transpose(2, 0, 1),
         Packing(("q", "k", "v"), "rows"): index.reshape(dim, 3, heads).transpose(1, 2, 0),
+        Packing(("q", "k", "v"), "rows", slot_innermost=True): index.reshape(dim, heads, 3).transpose(2, 1, 0),
         Packing(("q", "k", "v"), heads_innermost=True): index.reshape(3, dim, heads).transpose(0, 2, 1),
     }
     for packing, expected in reference.items():

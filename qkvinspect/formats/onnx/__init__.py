@@ -5,16 +5,16 @@ Read here rather than by the onnx package, which loads the weights of a file tog
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, TensorInfo, contiguous_strides
-from qkvinspect.computed_rows import ComputedScale
+from qkvinspect.computed_rows import ComputedScale, ComputedSum
 from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.formats.onnx.computed import computed, cut, shared, unknown
+from qkvinspect.formats.onnx.computed import computed, cut, shared, sums, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
@@ -72,7 +72,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         attentions = tuple(computed(flow.met, names))
         known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
         heads = heads_of(uses, names.values(), attentions)
-        lost = tuple(unknown(tensors, known, flow.reordered, names))
+        lost = tuple(unknown(tensors, known, flow, names))
+        added = tuple(sums(flow.low_ranks.found, names))
         silent = frozenset(one.weight for one in lost if heads.get(one.weight, Heads()) == Heads())
         return Checkpoint(
             path=source.name,
@@ -84,13 +85,14 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
             configs=tuple(_config(heads, said_of_blocks(uses, names), silent)),
             modules=_modules(heads, tensors),
             containers=(Container("", len(tensors), "model"),),
-            findings=(*_findings(stored_as, infos), *_unnamed(uses, names)),
+            findings=(*_findings(stored_as, infos), *_unnamed(uses, names), *_of_sums(added)),
             resources=resources.pop_all(),
             loader="onnx",
             computed=(
                 *attentions,
                 *cut(flow.pieces.values(), names),
                 *lost,
+                *added,
                 *(ComputedScale(name) for name in tensors if is_folded(stored_as[name])),
                 *shared(uses, {name: named for name, named in names.items() if name in tensors}),
             ),
@@ -167,6 +169,15 @@ def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
     inside = sum(place[2] - place[1] for place in places if place)
     if inside >= _LARGE:
         text = f"{inside} bytes of matrices lie inside nodes (Constant), not among the initialisers: these are not read"
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
+
+
+def _of_sums(added: Sequence[ComputedSum]) -> Iterator[Finding]:
+    if added:
+        one, many = added[0], len({each.weight for each in added})
+        weights = "weight is" if many == 1 else "weights are"
+        text = f"{many} {weights} read with what the graph adds as an adapter does, which is in no tensor of the file: "
+        text += f"{one.weight} + {one.up} @ {one.down} * {one.scale:g}"
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
 
 

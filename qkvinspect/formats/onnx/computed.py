@@ -6,29 +6,45 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import TensorInfo
-from qkvinspect.computed_rows import ComputedAttention, ComputedCut, ComputedPart, ComputedShared, ComputedUnknown
+from qkvinspect.computed_rows import (
+    ComputedAttention,
+    ComputedCut,
+    ComputedPart,
+    ComputedShared,
+    ComputedSum,
+    ComputedUnknown,
+)
 from qkvinspect.formats.onnx import views as moved
-from qkvinspect.formats.onnx.flow import Met
+from qkvinspect.formats.onnx.flow import Flow, Met
+from qkvinspect.formats.onnx.graph import Node
+from qkvinspect.formats.onnx.low_rank import AddedProduct
 from qkvinspect.formats.onnx.names import Named, Uses
 from qkvinspect.formats.onnx.views import View
+
+_MOST_PARTS = 8
+"""Components from the end of a name in which it may differ from one that stands beside it."""
+
+_LONGEST = 100
+"""Of what is said of a node."""
 
 _MOST_RANGES = 1 << 18
 """Heads of all modules together that are listed."""
 
 
 def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[ComputedAttention]:
-    """The modules whose every projection has a name."""
-    by_stored = _by_stored(names)
+    """The modules whose every projection has a name; of several that share a weight each by its own names."""
+    every = _every_name(names)
     seen: set[ComputedAttention] = set()
     left = _MOST_RANGES
     for one in dict.fromkeys(met):
-        found = _module(one, by_stored)
-        left -= 1 if found is None else sum(len(part.heads) for part in found.parts.values())
-        if left < 0:
-            return
-        if found is not None and found not in seen:
-            seen.add(found)
-            yield found
+        for by_stored in _names_together([every.get(view.weight, {}) for view in (one.q, one.k, one.v)], one):
+            found = _module(one, by_stored)
+            left -= 1 if found is None else sum(len(part.heads) for part in found.parts.values())
+            if left < 0:
+                return
+            if found is not None and found not in seen:
+                seen.add(found)
+                yield found
 
 
 def cut(pieces: Iterable[Sequence[View]], names: Mapping[str, Named]) -> Iterator[ComputedCut]:
@@ -52,7 +68,7 @@ def cut(pieces: Iterable[Sequence[View]], names: Mapping[str, Named]) -> Iterato
 def unknown(
     tensors: Mapping[str, TensorInfo],
     known: Collection[str],
-    reordered: Mapping[str, str],
+    flow: Flow,
     names: Mapping[str, Named],
 ) -> Iterator[ComputedUnknown]:
     """The matrices that no attention that is known takes, or whose rows are taken in an order that cannot be followed.
@@ -60,10 +76,41 @@ def unknown(
     Args:
         known: the weights of such attention.
     """
-    by_name = {name: reordered[stored] for stored, name in _by_stored(names).items() if stored in reordered}
+    places: dict[int, str] = {}
     for name, info in tensors.items():
-        if name in by_name or (len(info.shape) > 1 and name not in known):
-            yield ComputedUnknown(name, by_name.get(name, ""))
+        stored = names[name].stored if name in names else name
+        if stored in flow.reordered or (len(info.shape) > 1 and name not in known):
+            node = flow.until.get(stored)
+            places = places or _places(flow.graph.nodes)
+            yield ComputedUnknown(name, flow.reordered.get(stored, ""), places.get(id(node), "")[:_LONGEST])
+
+
+def _places(nodes: Sequence[Node]) -> dict[int, str]:
+    """What each node is called: its operator and the module that it was traced in, counted where this has several.
+
+    The names of nodes count through the whole graph, so that those of alike layers are not alike.
+    """
+    alike: dict[tuple[str, str | None], list[Node]] = {}
+    for node in nodes:
+        alike.setdefault((node.op, node.scope), []).append(node)
+    found: dict[int, str] = {}
+    for (op, scope), every in alike.items():
+        for number, node in enumerate(every, 1):
+            counted = f"{op} number {number}" if len(every) > 1 else op
+            own = node.name or next(iter(node.outputs), "")
+            found[id(node)] = f"{counted} in {scope}" if scope else f"{op} {own}"
+    return found
+
+
+def sums(low_ranks: Mapping[str, Sequence[AddedProduct]], names: Mapping[str, Named]) -> Iterator[ComputedSum]:
+    """What is added to each weight, in the order in which it is."""
+    by_stored = _by_stored(names)
+    for stored, every in low_ranks.items():
+        for one in every:
+            told = [by_stored.get(name) for name in (stored, one.up, one.down)]
+            if None not in told:
+                weight, up, down = filter(None, told)
+                yield ComputedSum(weight, up, down, one.scale)
 
 
 def shared(uses: Uses, names: Mapping[str, Named]) -> Iterator[ComputedShared]:
@@ -92,6 +139,36 @@ def _by_stored(names: Mapping[str, Named]) -> dict[str, str]:
         if named.part is None:
             found.setdefault(named.stored, name)
     return found
+
+
+def _every_name(names: Mapping[str, Named]) -> dict[str, dict[str, str]]:
+    """All names of each initialiser, by themselves and by what they begin with: the first that does."""
+    found: dict[str, dict[str, str]] = {}
+    for name, named in names.items():
+        if named.part is None:
+            held = found.setdefault(named.stored, {})
+            path = name
+            for _ in range(_MOST_PARTS):
+                held.setdefault(path, name)
+                path = path.rpartition(".")[0]
+    return found
+
+
+def _names_together(parts: Sequence[Mapping[str, str]], met: Met) -> Iterator[dict[str, str]]:
+    """The names of Q, K and V that stand together, where a weight has several, as one that layers share.
+
+    Args:
+        parts: for each, its names by what they begin with.
+    """
+    fewest = min(parts, key=lambda every: len({*every.values()}))
+    for own in dict.fromkeys(fewest.values()):
+        found: dict[str, str] = {}
+        for view, every in zip((met.q, met.k, met.v), parts, strict=True):
+            path, name = own, None
+            while name is None and path:
+                name, path = every.get(path), path.rpartition(".")[0]
+            found[view.weight] = name or next(iter(every.values()))
+        yield found
 
 
 def _module(met: Met, names: Mapping[str, str]) -> ComputedAttention | None:

@@ -9,9 +9,11 @@ from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.formats.onnx import cuts, einsum, moves
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Graph, Node
+from qkvinspect.formats.onnx.low_rank import LowRanks
 from qkvinspect.formats.onnx.passing import PASSED
 from qkvinspect.formats.onnx.products import PRODUCTS, order_of
 from qkvinspect.formats.onnx.projections import Projections
+from qkvinspect.formats.onnx.scores import Scores, permuted, turned
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.taken import is_attention, taken
 from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
@@ -29,23 +31,7 @@ _MOST_PIECES = 3
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Where", "Min", "Max"})
 _SUMS = frozenset({"Add", "Sub"})
 _OTHER_SLOT = {"QLinearMatMul": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Products of two projections.
-
-    Attributes:
-        left, right: what was multiplied, with what is summed over among their last two axes.
-        rows, columns: the axes of the result, from its end, that run over the one's and over the other's.
-        keys: the one of the two over which a softmax made the sum one; None before it.
-    """
-
-    left: tuple[View, ...]
-    right: tuple[View, ...]
-    rows: int = -2
-    columns: int = -1
-    keys: int | None = None
+_SIZES = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +47,27 @@ class Flow:
     """The rows of weights in the values of a graph, in the order of its nodes.
 
     Attributes:
+        graph: the one that is followed.
         met: projections that attention takes together.
         pieces: of a value that holds all rows of a weight, what is cut of it.
         reordered: by weight, the operator that takes its rows in an order that cannot be followed.
+        low_ranks: what is added to the products of weights, as adapters are.
+        until: by weight, the last node that took its rows and gave nothing that can be followed.
     """
 
     def __init__(self, graph: Graph, wire: Wire) -> None:
-        self._graph = graph
+        self.graph = graph
         self._sizes = Sizes(graph, wire)
         self._rows: dict[str, int] = {}
         self._projections = Projections(graph, self._sizes)
+        self.low_ranks = LowRanks(graph, wire)
         self._views: dict[str, tuple[View, ...]] = {}
         self._scores: dict[str, Scores] = {}
         self._constant: set[str] = set(graph.initialisers)
         self.met: list[Met] = []
         self.pieces: dict[str, list[View]] = {}
         self.reordered: dict[str, str] = {}
+        self.until: dict[str, Node] = {}
         for node in graph.nodes[:MOST_NODES]:
             self._see(node)
 
@@ -86,8 +77,11 @@ class Flow:
             return
         if all(name in self._constant for name in node.inputs if name):
             self._constant.update(node.outputs)
+        if node.op in _SIZES:
+            return
         if any(name in self._scores for name in node.inputs):
             self._on(node)
+            self._note(node, ())
             return
         given = [self._at(name) for name in node.inputs]
         if not any(given):
@@ -97,10 +91,22 @@ class Flow:
         except (LostError, ZeroDivisionError):
             if moves.reorders(self._sizes, node, given):
                 self.reordered.setdefault(next(filter(None, given))[0].weight, node.op)
+        self._note(node, given)
+
+    def _note(self, node: Node, given: Sequence[tuple[View, ...]]) -> None:
+        """Keep the node as the end of what it takes, where nothing that it gives is known."""
+        if any(name in self._views or name in self._scores for name in node.outputs):
+            return
+        ended = [view for views in given for view in views if not view.alone]
+        for name in node.inputs:
+            if (scores := self._scores.get(name)) is not None:
+                ended += scores.left + scores.right
+        for view in ended:
+            self.until[view.weight] = node
 
     def _at(self, name: str) -> tuple[View, ...]:
         """The views of a value; a weight is one of itself."""
-        stored = self._graph.initialisers.get(name)
+        stored = self.graph.initialisers.get(name)
         if stored is None:
             return self._views.get(name, ())
         if not 2 <= len(stored.sizes) <= 4 or 0 in stored.sizes:
@@ -141,12 +147,12 @@ class Flow:
                 held.append(made[0])
 
     def _concatenated(self, node: Node, given: Sequence[tuple[View, ...]]) -> tuple[View, ...]:
-        if any(view.alone for views in given for view in views):
+        # constants beside projections, as learned keys are, are no rows of these; what is empty adds nothing
+        traced = [() if any(view.alone for view in views) else views for views in given]
+        if not any(traced):
             raise LostError
-        pairs = [*zip(node.inputs, given, strict=True)]
-        held = [
-            views for name, views in pairs if 0 not in (self._sizes.shape(name) or ())
-        ]  # what is empty adds nothing
+        pairs = zip(node.inputs, traced, strict=True)
+        held = [views for name, views in pairs if 0 not in (self._sizes.shape(name) or ())]
         found = moves.concatenated(self._sizes, node, [views for views in held if views])
         axis = node.numbers.get("axis", (0,))[0]
         if not all(held) and any(moved.rows_of_axis(view.axes[axis]) for view in found):
@@ -175,7 +181,10 @@ class Flow:
             return [moved.widened(view, shape) for view in traced[0]]
         if len(traced) > 2 or any(len(views) > 1 for views in traced):
             return traced[0] if all(views == traced[0] for views in traced) else ()
-        return [cuts.mixed(traced[0][0], traced[1][0], is_sum=node.op in _SUMS)]
+        one, other = traced[0][0], traced[1][0]
+        if one.weight != other.weight and one.axes == other.axes and one.offsets == other.offsets:
+            return [view for view in (one, other) if self.low_ranks.add(node, view.weight)][:1]
+        return [cuts.mixed(one, other, is_sum=node.op in _SUMS)]
 
     def _rotated(self, node: Node, view: View) -> View:
         shape = self._sizes.shape(node.input(2 if node.domain else 1))
@@ -217,6 +226,9 @@ class Flow:
         scores = next(self._scores[name] for name in node.inputs if name in self._scores)
         out = node.outputs[0]
         if node.op in PRODUCTS or node.op == "Einsum":
+            if self._mixes_heads(node, scores):
+                self._scores[out] = scores
+                return
             try:
                 self._weigh(node)
             except LostError:
@@ -231,11 +243,19 @@ class Flow:
             order = node.numbers.get("perm", ())
             rank = len(order)
             if rank and sorted(order) == [*range(rank)]:
-                self._scores[out] = _permuted(scores, order)
+                self._scores[out] = permuted(scores, order)
         elif node.op == "Split":
             return
         elif {scores.rows, scores.columns} == {-1, -2} or node.op in _ELEMENTWISE or node.op in PASSED:
             self._scores[out] = scores
+
+    def _mixes_heads(self, node: Node, scores: Scores) -> bool:
+        """Whether it is the product of scores, heads last, and as many mixtures of these, as of talking heads."""
+        mixing = self._at(node.input(1))
+        if node.op != "MatMul" or node.input(0) not in self._scores or len(mixing) != 1 or not mixing[0].alone:
+            return False
+        sizes = self.graph.initialisers[mixing[0].weight].sizes
+        return len(sizes) == 2 and sizes[0] == sizes[1] and -1 not in (scores.rows, scores.columns)
 
     @staticmethod
     def _rank(node: Node, wanted: int) -> int:
@@ -253,7 +273,7 @@ class Flow:
         if scores is None or not values or values[0].alone:
             return
         place = 0 if wanted == -1 else 1
-        scores, values = _turned_scores(node, place, scores), _turned(node, 1 - place, values)
+        scores, values = turned(node, place, scores), _turned(node, 1 - place, values)
         if scores.keys is None:
             return
         if node.op == "Einsum":
@@ -286,25 +306,3 @@ def _size_of_axis(axis: Axis, sizes: Sizes) -> int | str:
 def _turned(node: Node, slot: int, views: tuple[View, ...]) -> tuple[View, ...]:
     """An operand of a product as MatMul takes it."""
     return tuple(moved.transposed(view, order_of(node, slot, len(view.axes))) for view in views)
-
-
-def _turned_scores(node: Node, slot: int, scores: Scores) -> Scores:
-    """The same scores, as MatMul takes them.
-
-    Raises:
-        LostError: their tokens are taken for something else.
-    """
-    if node.op == "FusedMatMul":
-        order = order_of(node, slot, 4)
-        if order == (0, 1, 3, 2):
-            return _permuted(scores, order)
-        if order != (0, 1, 2, 3):
-            raise LostError
-    return scores
-
-
-def _permuted(scores: Scores, order: Sequence[int]) -> Scores:
-    rank = len(order)
-    rows, columns = (order.index(axis % rank) - rank for axis in (scores.rows, scores.columns))
-    keys = scores.keys if scores.keys is None else order.index(scores.keys % rank) - rank
-    return replace(scores, rows=rows, columns=columns, keys=keys)

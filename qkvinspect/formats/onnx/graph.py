@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping
 
 from qkvinspect.error_codes import Code
 from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.formats.damaged import damaged
-from qkvinspect.formats.onnx.wire import BYTES, VARINT, Field, Wire, signed
+from qkvinspect.formats.onnx.wire import BYTES, FIXED32, VARINT, Field, Wire, signed
 from qkvinspect.late_pattern import late_pattern
 
 _GRAPH, _METADATA = 7, 14  # of a ModelProto
@@ -49,6 +50,7 @@ class Node:
         constant: the tensor that a Constant gives.
         equation: of an Einsum.
         scope: the path of the module that it was traced in; None where that is not known.
+        factor: what a product is multiplied by (alpha).
         told: whether the exporter wrote that path into the node's metadata, so that it was not guessed from its name.
     """
 
@@ -62,6 +64,7 @@ class Node:
     scope: str | None
     told: bool
     equation: str = ""
+    factor: float = 1.0
 
     def input(self, slot: int) -> str:
         """The name of what it takes at a place; "" where it takes nothing there."""
@@ -137,7 +140,7 @@ def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, S
     numbers: dict[str, tuple[int, ...]] = {}
     constant: Stored | None = None
     scope: str | None = None
-    equation = ""
+    equation, factor = "", 1.0
     for part in wire.fields(*wire.message(whole, "a node")):
         if part.number in (1, 2):
             (inputs if part.number == 1 else outputs).append(wire.text(part, "the name of a value"))
@@ -145,8 +148,9 @@ def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, S
             texts[part.number] = wire.text(part, "the name of a node")
         elif part.number == 5:
             name, values, tensor, text = _attribute(wire, part, nodes, initialisers, depth)
+            factor = text if name == "alpha" and isinstance(text, float) else factor
             numbers |= {name: values} if values else {}
-            equation = text if name == "equation" else equation
+            equation = text if name == "equation" and isinstance(text, str) else equation
             constant = tensor or constant
         elif part.number == 9:
             scope = _scope(*_pair(wire, part)) or scope
@@ -163,17 +167,24 @@ def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, S
         path,
         told,
         equation,
+        factor,
     )
 
 
 def _attribute(
     wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int
-) -> tuple[str, tuple[int, ...], Stored | None, str]:
-    """(its name, its whole numbers, its tensor, its text); the nodes of a branch or a loop are added to the others."""
-    name, values, tensor, text = "", list[int](), None, ""
+) -> tuple[str, tuple[int, ...], Stored | None, str | float]:
+    """(its name, its whole numbers, its tensor, its text, or its number).
+
+    The nodes of a branch or a loop are added to the others.
+    """
+    name, values, tensor = "", list[int](), None
+    text: str | float = ""
     for part in wire.fields(*wire.message(whole, "an attribute")):
         if part.number == 1:
             name = wire.text(part, "the name of an attribute")
+        elif part.number == 2 and part.kind == FIXED32:
+            (text,) = struct.unpack("<f", wire.take(part.start, part.stop))
         elif part.number in (3, 8):
             values += _numbers(wire, part, _MOST_INTS - len(values))
         elif part.number == 4 and part.kind == BYTES and part.stop - part.start <= _MOST_INTS:

@@ -29,6 +29,11 @@ _PACKED = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulFpQ4"})
 """Their weights lie [out, in] in codes of a few bits; the attributes N and K say how many rows and columns."""
 
 
+def is_plain(node: Node) -> bool:
+    """Whether it is a product with a matrix of numbers."""
+    return node.op in _PLAIN
+
+
 def is_turned(node: Node) -> bool:
     """Whether the weight of a product lies [in, out]."""
     return node.op not in _PACKED and not node.numbers.get("transB", (0,))[0]

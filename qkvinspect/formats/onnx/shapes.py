@@ -134,6 +134,20 @@ def _concatenated(sizes: Sizes, node: Node, _: Shape | None) -> Shape | None:
     return tuple(made)
 
 
+def _padded(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
+    if first is None:
+        return None
+    pads = node.numbers.get("pads") or sizes.whole(node.input(1))
+    rank = len(first)
+    if pads is None or len(pads) != 2 * rank or node.input(3):
+        return tuple(sizes.unknown() for _ in first)
+    more = [pads[axis] + pads[axis + rank] for axis in range(rank)]
+    return tuple(
+        size if not by else size + by if isinstance(size, int) else sizes.unknown()
+        for size, by in zip(first, more, strict=True)
+    )
+
+
 def _expanded(sizes: Sizes, node: Node, first: Shape | None) -> Shape | None:
     return sizes.broadcast([first, sizes.numbers(node.input(1))])
 
@@ -233,6 +247,7 @@ SHAPES: Mapping[str, Callable[[Sizes, Node, Shape | None], Shape | None]] = {
     "Gemm": _of_gemm,
     "MatMul": _of_product,
     "MatMulInteger": _of_product,
+    "Pad": _padded,
     "Range": _of_range,
     "Reshape": _reshaped,
     "Slice": _slice,

@@ -102,6 +102,8 @@ class Sizes:
             self._split(node)
             return
         if (shape := self._shape_of(node)) is not None and len(shape) <= _MOST_SIZES:
+            if len(shape) == 1 and isinstance(shape[0], str) and numbers:
+                shape = (len(numbers),)
             self._shapes[node.outputs[0]] = shape
         if node.op == "DynamicQuantizeLinear":  # its scale and its zero point
             self._shapes.update(dict.fromkeys(node.outputs[1:], ()))

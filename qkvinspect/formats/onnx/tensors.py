@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
-from math import prod
+from math import isfinite, prod
 
 from qkvinspect.checkpoint import ByteSource, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES, DType
@@ -146,6 +147,22 @@ class Tensors:
             found = f"{length} bytes from {start} of the {file.size} of {location!r}, {nbytes} by its shape"
             raise damaged(self._source, Code.ONNX_RANGE, "data is outside the file", found, stored.name)
         return Region(file, start, nbytes)
+
+
+_FLOATS = {1: ("<f", 4), 10: ("<e", None), 11: ("<d", 10)}
+"""By type of a tensor, as struct has it, and the field for its numbers where they are not raw."""
+
+
+def number_of(stored: Stored, wire: Wire) -> float | None:
+    """The floating-point number of a constant that is one; None for anything else."""
+    form, own = _FLOATS.get(stored.type, ("", None))
+    if not form or stored.place is None or stored.external or prod(stored.sizes) != 1:
+        return None
+    number, start, stop = stored.place
+    if number not in (_RAW, own) or stop - start != struct.calcsize(form):
+        return None
+    (value,) = struct.unpack(form, wire.take(start, stop))
+    return float(value) if isfinite(value) else None
 
 
 def small_numbers(stored: Stored, wire: Wire, most: int = 16) -> tuple[int, ...] | None:

@@ -88,6 +88,8 @@ def layer(attention: Attention, checkpoint: Checkpoint | None, *, opened: bool =
 
 def _unknown(attention: Attention) -> str:
     """Why there is no picture."""
+    if attention.layout is None and not attention.candidates:
+        return f"It is {attention.may_be}."
     if attention.layout is None:
         return f"It may be {' or '.join(attention.candidates)}: --layout ID or --config FILE settles it."
     possible = ", ".join(map(str, attention.possible_heads[:16]))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
+from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.tensor_table import TensorTable, each_kind, shape_in
@@ -200,7 +201,7 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
         CheckpointError: these cannot be read.
         LayoutError: no module of an adapter is in its base.
     """
-    stored = _stored(checkpoint)
+    stored = _with_computed(_stored(checkpoint), checkpoint)
     if checkpoint.adapter is not None:
         return _with_adapter(stored, checkpoint.adapter)
     if not may_hold_factors(checkpoint.tensors):
@@ -212,6 +213,23 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
     if not factors or with_base_beside(factors, {**stored.tensors, **stored.encoded}):
         return stored
     return _with(stored, {weight.name: weight for weight in updates(checkpoint, factors)}, checkpoint.tensors)
+
+
+def _with_computed(stored: Weights, checkpoint: Checkpoint) -> Weights:
+    """The weights with what the graph of the file itself adds to them."""
+    told = [one for one in checkpoint.computed if isinstance(one, ComputedSum)]
+    if not told:
+        return stored
+    from qkvinspect.weights.adapters.low_rank import LowRank
+
+    found: dict[str, Weight] = {}
+    for one in told:
+        base = found.get(one.weight) or stored[one.weight]
+        up, down = (one_by_one(checkpoint.tensors[name]) for name in (one.up, one.down))
+        encoding = LowRank(up, down, one.scale, base)
+        found[one.weight] = replace(base, info=None, encoding=encoding)
+    tensors = {name: info for name, info in stored.tensors.items() if name not in found}
+    return Weights({**stored.encoded, **found}, tensors, tuple(stored))
 
 
 def _stored(checkpoint: Checkpoint) -> Weights:

@@ -30,6 +30,7 @@ KEPT = {
     "Grouped-softmax", "BlocksOfFew-fused", "Misnamed-softmax", "PairPerHead-softmax",
     "Convolved-softmax", "KeysBetween-keys_first", "LastIsQ-einsum", "TokensFirst-batched", "FewKeys-softmax",
     "TiledKeys-softmax", "BesideMlp-softmax", "ValuesByWidth-softmax", "KeysBackwards-softmax",
+    "MlpFirst-softmax", "RowOfEachHead-softmax", "RowsOfEachHead-softmax",
 }  # fmt: skip
 SCALE = 1 << 12
 LARGEST = 40_000

@@ -159,6 +159,35 @@ class BesideMlp(Packed):
         return self.down(torch.cat((attended, nn.functional.gelu(mlp)), dim=-1))
 
 
+class MlpFirst(BesideMlp):
+    """The same rows, and an output projection under its usual name that reads both."""
+
+    def __init__(self, core: Callable[[Tensor, Tensor, Tensor], Tensor], bias: bool) -> None:
+        super().__init__(core, bias)
+        self.proj, self.down = self.down, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(super().forward(x))
+
+
+class RowOfEachHead(Packed):
+    """[width, 3, heads]."""
+
+    def cut(self, x: Tensor) -> Projected:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, DIM, 3, HEADS).permute(3, 0, 4, 1, 2).unbind(0)
+        return q, k, v
+
+
+class RowsOfEachHead(Packed):
+    """[width, heads, 3]."""
+
+    def cut(self, x: Tensor) -> Projected:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, DIM, HEADS, 3).permute(4, 0, 3, 1, 2).unbind(0)
+        return q, k, v
+
+
 class KeysBetween(Packed):
     """[heads, (v, q, k), width]."""
 
@@ -389,4 +418,5 @@ MODULES: tuple[type[nn.Module], ...] = (
     Blocks, Chunks, LastIsQ, HeadThenPart, HeadThenRun, HeadThenChunk, RowByRow, WidthFirst, KeysBetween, Stripes,
     TokensFirst, Turned, Grouped, BlocksOfFew, OneForAll, Rotated, RotatedPairs, RotatedInPart, Separate, FewKeys,
     TiledKeys, Misnamed, Pair, PairPerHead, Convolved, BesideMlp, ValuesByWidth, KeysBackwards,
+    MlpFirst, RowOfEachHead, RowsOfEachHead,
 )  # fmt: skip
