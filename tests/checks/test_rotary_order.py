@@ -121,6 +121,26 @@ WRONG = {
 }
 
 
+COUNTS = {"half": (HEADS // 2, KV_HEADS // 2), "double": (2 * HEADS, 2 * KV_HEADS), "one": (1, 1)}
+"""Numbers of heads that the permutation took both to have."""
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("counts", COUNTS)
+def test_other_numbers_of_heads_are_named(
+    counts: str, kind: str, tmp_path: Path, judged: Callable[[Path], list[str]]
+) -> None:
+    q, k = COUNTS[counts]
+    turns = np.arange(WIDTH) % (WIDTH // 2)
+    sizes = {"q": np.tile(1 + 0.15 * turns, HEADS)[:, None], "k": np.tile(2 - 0.1 * turns, KV_HEADS)[:, None]}
+    layers = [{part: rows * sizes.get(part, 1) for part, rows in layer.items()} for layer in turning()]
+    messages = judged(as_gguf(tmp_path / "m.gguf", converted(layers, of(q), of(k)), kind=kind, turns=WIDTH))
+    assert len(messages) == LAYERS
+    for message in messages:
+        assert f"put in turns as if they had {q} head" in message
+        assert "and not 4 heads and 2 kv heads" in message
+
+
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0"])
 def test_a_right_conversion_is_no_finding(kind: str, tmp_path: Path, judged: Callable[[Path], list[str]]) -> None:
     assert not judged(as_gguf(tmp_path / "m.gguf", converted(turning(), *RIGHT), kind=kind))

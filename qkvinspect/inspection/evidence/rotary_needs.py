@@ -58,6 +58,15 @@ def needed_order(attention: Attention, report: Report) -> Turn | None:
     return needed
 
 
+def says_that_all_turn(attention: Attention, report: Report) -> bool:
+    """Whether a file says that all rows of a head turn: GGUF's metadata does, and a config that says nothing else."""
+    if report.checkpoint.format != "gguf":
+        return True
+    width = attention.heads.width("q") if attention.heads is not None else 0
+    every = (values for config in report.checkpoint.configs for _, values in speaking(config, attention.layer))
+    return any(values.get(f"{values.get('architecture')}.rope.dimension_count") == width for values in every)
+
+
 def _of_architecture(kind: str) -> Turn | None:
     return "halves" if kind in _HALVES else "neighbours" if kind in _NEIGHBOURS else None
 

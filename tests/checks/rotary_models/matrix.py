@@ -36,25 +36,33 @@ SAYS = {
     "permuted": "{} has the rows of both halves in turn",
     "twice": "{} has its rows as if they had been put in turns twice",
     "K as Q": "K was put in turns as if it had",
+    "half": "put in turns as if they had",
+    "double": "put in turns as if they had",
 }
 
 
 class Case(NamedTuple):
-    """One file of the matrix: how often Q and K were permuted, K with how many heads, and what must be said."""
+    """One file of the matrix: how often Q and K were permuted, with how many heads, and what must be said."""
 
     name: str
     times: int
     as_q: bool = False
     said: str = ""
+    calls: tuple[int, int] | None = None
 
 
-def cases(needed: int, share: int, width: int) -> Iterator[Case]:
-    """Right, forgotten (or done where it should not be), twice, K with Q's heads."""
+def cases(needed: int, heads: int, kv_heads: int, width: int) -> Iterator[Case]:
+    """Right, forgotten (or done where it should not be), twice, K with Q's heads, both with other numbers of heads."""
+    share = heads // kv_heads
     yield Case("right", needed)
     yield Case("forgotten", 0, said="left in halves") if needed else Case("needless", 1, said="permuted")
     yield Case("twice", 2, said="twice")
     if share > 1 and width % share == 0 and width // share % 2 == 0:
         yield Case("K with Q's heads", 1, True, "K as Q")
+    if needed and heads % 2 == kv_heads % 2 == 0:
+        yield Case("half the heads", 1, said="half", calls=(heads // 2, kv_heads // 2))
+    if needed:
+        yield Case("twice the heads", 1, said="double", calls=(2 * heads, 2 * kv_heads))
 
 
 def permuted(rows: Any, heads: int) -> Any:
@@ -99,6 +107,7 @@ def as_gguf(path: Path, state: Rows, config: dict[str, Any], kind: str) -> None:
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
+    writer.add_rope_dimension_count(config["head_dim"])
     for key, values in state.items():
         _, _, layer, _, part, what = key.split(".")
         name = {"o_proj": "attn_output", "q_norm": "attn_q_norm", "k_norm": "attn_k_norm"}.get(part, f"attn_{part[0]}")
@@ -112,7 +121,7 @@ def as_gguf(path: Path, state: Rows, config: dict[str, Any], kind: str) -> None:
 
 def changed(state: Rows, config: dict[str, Any], case: Case) -> Rows:
     found: Rows = {}
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    heads, kv_heads = case.calls or (config["num_attention_heads"], config["num_key_value_heads"])
     for key, values in state.items():
         rows = values
         for _ in range(case.times if ".q_proj." in key or ".k_proj." in key else 0):
@@ -136,6 +145,9 @@ def verdict(path: Path, case: Case) -> tuple[str, str]:
         return "WRONG", message
     expected = SAYS[case.said]
     wanted = [expected.format("Q"), expected.format("K")] if not case.as_q else [expected]
+    if case.calls is not None:
+        q, k = case.calls
+        wanted = [f"{expected} {q} heads and {k} kv head" if q != k else f"{expected} {q} head"]
     return "right" if all(one in message for one in wanted) else "WRONG", shown
 
 
@@ -143,12 +155,12 @@ def judged(folder: Path, scratch: Path) -> Iterator[tuple[str, str, str, str]]:
     """A model's cases: type, case, verdict, what was found."""
     state, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
     state = {key: values.astype(np.float32) for key, values in state.items()}
-    share = config["num_attention_heads"] // config["num_key_value_heads"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     for kind in ("safetensors", *KINDS):
         if config["model_type"] == "cohere" and kind != "safetensors":
             continue
         needed = config["model_type"] in PERMUTED and kind != "safetensors"
-        for case in cases(needed, share, config["head_dim"]):
+        for case in cases(needed, heads, kv_heads, config["head_dim"]):
             if config["model_type"] == "cohere" and case.name != "right":
                 continue
             own = changed(state, config, case)
