@@ -56,10 +56,10 @@ class TensorTable(Mapping[str, TensorInfo]):
         places: of each tensor, ``start << BITS | kind``.
     """
 
-    __slots__ = ("_places", "_source", "kinds")
+    __slots__ = ("_places", "kinds", "source")
 
     def __init__(self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int]) -> None:
-        self._source, self.kinds, self._places = source, kinds, places
+        self.source, self.kinds, self._places = source, kinds, places
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._made(name, self._places[name])
@@ -98,8 +98,13 @@ class TensorTable(Mapping[str, TensorInfo]):
 
     def _made(self, name: str, place: int) -> TensorInfo:
         dtype, shape, strides, nbytes = self.kinds[place & _KIND]
-        region = LoneRegion(self._source, place >> BITS, nbytes)  # whose number of bytes is kept once for all of a kind
+        region = LoneRegion(self.source, place >> BITS, nbytes)  # whose number of bytes is kept once for all of a kind
         return TensorInfo(name, dtype, shape, strides, region, 0, "little", (name,))
+
+    def place(self, name: str) -> tuple[int, int]:
+        """The offset of its first byte, and the place of its kind in ``kinds``."""
+        place = self._places[name]
+        return place >> BITS, place & _KIND
 
     def kind(self, name: str) -> TensorKind:
         return self.kinds[self._places[name] & _KIND]

@@ -17,7 +17,8 @@ import numpy as np
 
 from qkvinspect.analysis.weights import of_vector
 from qkvinspect.checkpoint import Config
-from qkvinspect.inspection.names import Names, unwrapped
+from qkvinspect.inspection.components import unwrapped
+from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.layouts.logits import Logits, logits_of
 from qkvinspect.weights.reading import Array

@@ -91,6 +91,8 @@ class Lines:
     def words(self, rows: range, cols: range) -> Array:
         """The content of a tile, [rows, columns]: the stored words, or decoded numbers."""
         if isinstance(self.matrix, StridedMatrix):
+            if cols == range(self.cols):
+                return gather(self.matrix, self._stored(rows))
             width = self.dtype.bits // self.dtype.values
             units = range(cols.start * width // self.matrix.unit, cols.stop * width // self.matrix.unit)
             return gather(self.matrix.transposed.take(units).transposed, self._stored(rows))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qkvinspect.diff.difference import MatchedBy
 from qkvinspect.errors import UsageError
-from qkvinspect.inspection.names import unwrapped
+from qkvinspect.inspection.components import unwrapped
 
 Prefixes = tuple[str, str]
 """What A's names and B's begin with before they are the same, each "" or ending in a dot."""

@@ -145,7 +145,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     layouts, some = _rows(layouts, every, checkpoint)
     asked = Asked((*checkpoint.packed, *options.settled, *options.layouts), (*options.told, *options.told_now))
     require_known([id for _, id in asked.forced], (*LAYOUTS, *layouts, *asked.told))
-    matches, stale, left = match.find_attentions(names, layouts, checkpoint.configs, asked, some)
+    matches, stale, left, repeats = match.find_attentions(names, layouts, checkpoint.configs, asked, some)
     _require_used(options, names, matches, layouts)
     computed = Computed.of(checkpoint, names)
     matches, left = computed.completed(matches, left)
@@ -184,7 +184,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         *about_emptiness(checkpoint.tensors),
         *stale,
         *_not_used(options, names, matches),
-        *adapters_and_wrappers.findings(checkpoint, stored),
+        *adapters_and_wrappers.findings(checkpoint, stored, repeats.firsts),
     ]
     attentions: list[Attention] = []
     for module in modules:
@@ -197,7 +197,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
             ]
     named = (name for attention in attentions for name in attention.tensor_names)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
-    accounted = None if options.layers else account(names, matches, named, left, odd)
+    accounted = None if options.layers else account(names, repeats, matches, named, left, odd)
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,7 @@ from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.candidates import Match
+    from qkvinspect.inspection.repeats import Repeats
 
 Status = Literal["attention", "other", "unrecognised"]
 
@@ -178,11 +179,17 @@ def _likeness(path: Path, shape: Sequence[int]) -> int:
 
 
 def account(
-    names: Names, matches: Iterable[Match], split: Iterable[str], left: Sequence[Leftover], said: Iterable[str] = ()
+    names: Names,
+    repeats: Repeats,
+    matches: Iterable[Match],
+    split: Iterable[str],
+    left: Sequence[Leftover],
+    said: Iterable[str] = (),
 ) -> Account:
     """Say of every tensor where it belongs.
 
     Args:
+        repeats: which blocks are alike.
         matches: the modules that were found.
         split: the names of the tensors of those of them that could be split.
         left: what the names' patterns left over.
@@ -212,17 +219,32 @@ def account(
     known |= inside  # in place: sets of all tensors take much room
     del inside
     taken = {info.name for found in strange for info in found.tensors}
-    told_of = {found.module for found in strange}.union(said)
-    strange += [
-        Unrecognised(*found, names)
-        for found in looking_alike(names, known, taken)
-        if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
-    ]
-    taken.update(info.name for found in strange for info in found.tensors)
-    strange += [Unrecognised(*found, names) for found in mixing_tokens(names, known, taken)]
-    strange += [Unrecognised(*found, names, OF_LAYERS) for found in undotted(names, known, taken)]
+    others = {name for name in names.paths if name not in known and name not in taken}
+    if any(found for look in _LOOKS for found in look(names, repeats.without_likes(others))):
+        told_of = {found.module for found in strange}.union(said)
+        strange += _looked_for(names, {name: path for name, path in names.paths.items() if name in others}, told_of)
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, known, tuple(strange))
+
+
+_LOOKS = (looking_alike, mixing_tokens, undotted)
+
+
+def _looked_for(names: Names, paths: Mapping[str, Path], told_of: Set[str]) -> Iterator[Unrecognised]:
+    """What looks like attention among tensors that nobody knows.
+
+    Args:
+        told_of: modules of which something is said already.
+    """
+    taken: set[str] = set()
+    for found in looking_alike(names, paths):
+        if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0]))):
+            taken.update(info.name for info in found[1])
+            yield Unrecognised(*found, names)
+    for found in mixing_tokens(names, paths, taken):
+        yield Unrecognised(*found, names)
+    for found in undotted(names, paths, taken):
+        yield Unrecognised(*found, names, OF_LAYERS)
 
 
 def _incomplete(found: Unrecognised, complete: Set[Path] | None) -> Unrecognised:

@@ -6,7 +6,7 @@ Such tensors are reported and explained, and never measured as if they were the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from qkvinspect.checkpoint import Checkpoint
 from qkvinspect.computed_rows import ComputedSum
@@ -98,11 +98,15 @@ def without_values(weights: Weights) -> set[str]:
     return {found[1] + ".weight" for name in states if (found := DISGUISES[0].names.match(name))}
 
 
-def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
-    """Report the attention layers whose weights are stored in other forms."""
-    tensors = checkpoint.tensors
-    odd = (name for name in tensors if not name.endswith((".weight", ".bias")) or "_packed_params" in name)
-    disguised = [name for name in odd if name in weights.tensors and _DISGUISED.match(name)]
+def findings(checkpoint: Checkpoint, weights: Weights, firsts: Collection[str]) -> Iterator[Finding]:
+    """Report the attention layers whose weights are stored in other forms.
+
+    Args:
+        firsts: names of weights, but those of blocks that repeat another: what numbers are in a name says nothing here.
+    """
+    disguised = list(_disguised(firsts, weights))
+    if disguised or weights.order or any("/" in name for name in checkpoint.tensors):  # which divides as "." does
+        disguised = list(_disguised(checkpoint.tensors, weights))
     for disguise in DISGUISES:
         modules = [found[1] for name in disguised if (found := disguise.names.match(name))]
         modules = [module for module in modules if f"{module}.weight" not in weights.encoded]
@@ -113,6 +117,11 @@ def findings(checkpoint: Checkpoint, weights: Weights) -> Iterator[Finding]:
     if _RANK.search(checkpoint.path) and not checkpoint.shares and not _is_only_rank(checkpoint):
         text = "its name is that of a tensor-parallel shard: Q, K and V are the rows of one rank only"
         yield Finding(FindingCode.TENSOR_PARALLEL, text)
+
+
+def _disguised(names: Iterable[str], weights: Weights) -> Iterator[str]:
+    odd = (name for name in names if not name.endswith((".weight", ".bias")) or "_packed_params" in name)
+    return (name for name in odd if name in weights.tensors and _DISGUISED.match(name))
 
 
 def _is_only_rank(checkpoint: Checkpoint) -> bool:

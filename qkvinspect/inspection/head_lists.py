@@ -14,7 +14,8 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass, replace
-from qkvinspect.inspection.names import LIST, Names, Path, unlisted, unwrapped
+from qkvinspect.inspection.components import LIST, unlisted, unwrapped
+from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.inspection.words import Word, counts_heads, is_output, speaks_of_attention, word_of
@@ -124,9 +125,10 @@ def _modules(names: Names) -> Iterable[_ListsOfModule]:
     """Every module with lists of projections, with all that stands beside these."""
     lists: dict[Path, dict[Path, dict[int, str]]] = {}
     listed, called = set[str](), set[Path]()
+    telling = {part for part in set[str]().union(*names.paths.values()) if _may_tell(part)}
     for name, path in names.paths.items():
         end = path[-_DEEPEST:]
-        entry = _entry(end)
+        entry = None if telling.isdisjoint(end) else _entry(end)
         if entry is not None:
             home = (*path[: -len(end)], *entry.home)
             lists.setdefault(home, {}).setdefault(entry.key, {})[entry.number] = name
@@ -171,6 +173,14 @@ def _look_around(names: Names, modules: Mapping[Path, _ListsOfModule], listed: s
             part = _part(names, path[at:], {0: name})
             if part is not None:
                 module.alone.append(part)
+
+
+def _may_tell(part: str) -> bool:
+    """Whether a component may be that by which the place in a list is told: few are, and this is asked of each once."""
+    if part.isascii() and part.isdecimal():
+        return False  # what stands before it is
+    stem = part.rstrip(_FIGURES)
+    return any(_counted(text) is not None for text in (part, stem.rstrip("_"))) or _numbered_within(part) is not None
 
 
 def _entry(end: Path) -> _PlaceInList | None:

@@ -22,16 +22,16 @@ _BIASES = ("bias", "biases", "b", "scale", "gamma", "beta")
 
 
 def looking_alike(
-    names: Names, known: Collection[str], taken: Collection[str]
+    names: Names, paths: Mapping[str, Path], taken: Collection[str] = ()
 ) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(its name as stored, the tensors, why) of each such module.
 
     Args:
-        known, taken: tensors that need no more looking at.
+        paths: of the tensors that are looked at, but for those that are ``taken``.
     """
     modules: dict[Path, list[Weight]] = {}
-    for name, path in names.paths.items():
-        if len(path) < 2 or name in known or name in taken:
+    for name, path in paths.items():
+        if len(path) < 2 or name in taken:
             continue
         place = _attention_above(path)
         if place is not None and _is_matrix(names.shape(name)) and not _is_table(path[len(place) :]):

@@ -48,11 +48,13 @@ class Found(NamedTuple):
     Attributes:
         findings: rows that were left out.
         left: tensors whose names say Q, K or V and that make up no attention.
+        repeats: the blocks that are alike.
     """
 
     matches: list[Match]
     findings: list[Finding]
     left: list[Leftover]
+    repeats: Repeats
 
 
 def find_attentions(
@@ -155,7 +157,7 @@ def _find(
     if some:
         by_rows(some)
         left = by_pattern()
-    return Found(matches, stale, [*stacked, *left])
+    return Found(matches, stale, [*stacked, *left], repeats)
 
 
 def _repeated(found: Found, names: Names, repeats: Repeats) -> Found:
@@ -176,7 +178,7 @@ def _repeated(found: Found, names: Names, repeats: Repeats) -> Found:
     if left:
         position = {name: position for position, name in enumerate(names.paths)}
         left.sort(key=lambda some: position[repeats.begins(some.path) or some.tensors[0].name])
-    return Found(matches, [], left)
+    return Found(matches, [], left, repeats)
 
 
 def _by_block(found: Found, repeats: Repeats) -> dict[Path, tuple[list[Match], list[Leftover]]]:

@@ -10,7 +10,9 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
+from qkvinspect.sources.briefly import is_filling
 from qkvinspect.tensor_table import LoneRegion
+from qkvinspect.weights.table_weight import TableWeight
 from qkvinspect.weights.weight import Weight
 
 
@@ -34,28 +36,32 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
                 wanted[name] = StreamRequest(weight, orientation)
     requests = sorted(wanted.values(), key=lambda request: _place(request.weight))
     del wanted
-    announce(region for request in requests for region in request.weight.regions)
+    announce(region for request in requests if not _is_at_hand(request.weight) for region in request.weight.regions)
     advance = counter(sum(request.weight.nbytes for request in requests), progress)
     streamed = zip(requests, stream(requests, advance), strict=True)
     found: dict[str, RowStats | None] = {}
+    asked: set[str] = set()  # of one module
     merged: dict[int, tuple[object, tuple[range, ...]]] = {}  # heads, which the layers of a stack share, and their rows
 
     def stats_of(weight: Weight | None) -> RowStats | None:
         """What was found of a weight."""
         if weight is None or weight.no_values:
             return None
-        while weight.name not in found:
+        name = weight.name
+        while name not in found:
             request, stats = next(streamed)
             found[request.weight.name] = stats
-        return found[weight.name]
+        asked.add(name)
+        return found[name]
 
-    def give_up(one: Attention) -> None:
-        """What was found of weights that no other module will ask for."""
-        for name in {weight.name for part in one.parts for weight, _ in _read(part)}:
+    def give_up() -> None:
+        """What was found of the last module's weights that no other module will ask for."""
+        for name in asked:
             if shared.get(name):
                 shared[name] -= 1
             else:
                 del found[name]
+        asked.clear()
 
     def with_norms(part: Part) -> Part:
         stats, of_bias = stats_of(part.weight), stats_of(part.bias)
@@ -77,7 +83,7 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
     while attentions:
         one = attentions.popleft()
         yield replace(one, parts=tuple(map(with_norms, one.parts)))
-        give_up(one)
+        give_up()
     deque(streamed, maxlen=0)  # nothing is left of it but its end
 
 
@@ -89,7 +95,16 @@ def _read(part: Part) -> Iterator[tuple[Weight, Orientation]]:
         yield part.bias, "out_in"
 
 
+def _is_at_hand(weight: Weight) -> bool:
+    """Whether it is in a file of this machine, to which nothing need be announced; asked of a hundred thousand."""
+    table = weight.table if type(weight) is TableWeight else None
+    return table is not None and is_filling(table.source)
+
+
 def _place(weight: Weight) -> tuple[str, int, int]:
+    table = weight.table if type(weight) is TableWeight else None
+    if table is not None:
+        return table.source.name, table.place(weight.name)[0], 0
     info = weight.stored[0]
     region = info.region
     if type(region) is LoneRegion or type(region) is Region:  # nearly always, and asked of every weight

@@ -6,42 +6,28 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from itertools import product
-from sys import intern
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
+from qkvinspect.inspection.components import (
+    LIST,
+    SEPARATORS,
+    VARIABLE_ENDS,
+    VARIABLES,
+    WRAPPERS,
+    canonical,
+    paths_of,
+    split_path,
+)
 from qkvinspect.inspection.names_by_path import Path, names_by_path
-from qkvinspect.inspection.words import counts_heads, is_projection, tokens
+from qkvinspect.inspection.words import is_projection
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
-"""Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
-matched and kept when they are shown."""
-
 _INNER = frozenset({"linear", "conv", "convolution", "c", "proj", "lin", "dense"})
 """Components of a projection that is wrapped in a module of its own: ``q_proj.linear.weight``, ``qkv.conv.weight``.
 Such a tensor is found under the shorter name as well."""
-
-_LEAVES: Mapping[tuple[str, ...], str] = {
-    ("kernel", "value"): "kernel",
-    ("bias", "value"): "bias",
-    ("vars", "0"): "kernel",
-    ("vars", "1"): "bias",
-}
-"""What Flax's nnx and Keras 3 end the names of variables with, and what these are called elsewhere."""
-
-_ENDS = frozenset(end[-1] for end in _LEAVES)
-
-LIST = "*"
-"""What stands for the number of each head in the name of a weight that is stored as a list with a tensor a head."""
-
-_DEEPEST = 128
-"""Components of a path; those before are one. What asks for every module above another takes the square of it."""
-
-_SEPARATORS = late_pattern(r"[./]")
-_OUTPUT = late_pattern(r":\d{1,3}$")
 
 _NUMBER = late_pattern(r"(?<=\.)\d{1,9}(?=\.|$)|^\d{1,9}(?=\.|$)|(?<=[A-Za-z_])\d{1,9}(?=\.|$)")
 _LEADING = late_pattern(r"\d{1,9}(?=\.|$)")
@@ -60,13 +46,14 @@ class Names:
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        stripped = {name: _shared(unwrapped(name)) for name in weights}
+        stripped = paths_of(weights)
         self._by_path: Mapping[Path, str] = names_by_path(stripped)
         if len(self._by_path) != len(stripped):  # both x and module.x: nothing may be stripped
-            stripped = {name: _path(name.split(".")) for name in stripped}
+            stripped = {name: split_path(name.split(".")) for name in stripped}
             self._by_path = names_by_path(stripped)
         self.paths = stripped
-        self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
+        inner = ((name, path) for name, path in stripped.items() if len(path) > 2 and path[-2] in _INNER)
+        self.aliases = {short: name for name, path in inner if (short := self._shorter(path))}
         if self.aliases:
             self._by_path = {**self.aliases, **self._by_path}
         self._by_stack: dict[Path, dict[Path, str]] = {}
@@ -77,8 +64,8 @@ class Names:
         self._words: frozenset[str] | None = None
 
     def _shorter(self, path: Path) -> Path | None:
-        """The path without the component between a projection and its weight, if there is one."""
-        if len(path) < 3 or path[-2] not in _INNER or not is_projection(path[-3]):
+        """The path without the component between a projection and its weight, if it is that of a projection."""
+        if not is_projection(path[-3]):
             return None
         short = (*path[:-2], path[-1])
         return None if short in self._by_path else short
@@ -119,7 +106,8 @@ class Names:
     @cached_property
     def _all_ends(self) -> frozenset[Path]:
         """The last component of every path, and the last two."""
-        return frozenset(path[-count:] for path in self._by_path for count in (1, 2))
+        last_two = {path[-2:] for path in self._by_path}
+        return frozenset(last_two | {end[-1:] for end in last_two})
 
     def find_path(self, path: Path) -> Weight | None:
         """The weight of a path, or None."""
@@ -210,18 +198,18 @@ class Names:
 
     def stored_layer(self, name: str, components: int) -> str:
         """The stored name without its last ``components`` components, wrappers not counted."""
-        parts = _SEPARATORS.split(name) if "/" in name else name.split(".")
+        parts = SEPARATORS.split(name) if "/" in name else name.split(".")
         path = self.paths[name]
-        if LIST in name or (parts[-1] in _ENDS and tuple(parts[-2:]) in _LEAVES):
+        if LIST in name or (parts[-1] in VARIABLE_ENDS and tuple(parts[-2:]) in VARIABLES):
             home = path[: len(path) - components]
-            shortest = next((at for at in range(len(parts)) if _canonical(tuple(parts[:at])) == home), len(parts))
+            shortest = next((at for at in range(len(parts)) if canonical(tuple(parts[:at])) == home), len(parts))
             return name[: max(sum(len(part) + 1 for part in parts[:shortest]) - 1, 0)]
         wrapped = len(parts) != len(path)
         length = len(name)
         while components:
             last = parts.pop()
             length -= len(last) + 1
-            components -= not (wrapped and last in _WRAPPERS)
+            components -= not (wrapped and last in WRAPPERS)
         return name[: max(length, 0)]
 
 
@@ -244,56 +232,6 @@ def ends_with(layer: Path, context: tuple[Path, ...]) -> bool:
         if part not in some and not ("#" in some and part.isdecimal()):
             return False
     return True
-
-
-def unwrapped(name: str) -> Path:
-    """A name's components without those of wrappers; all of them if it has no others, so that none is without a path.
-
-    Haiku, TensorFlow and Keras write ``layer_0/query/kernel:0``: slashes divide as dots do, and the number of an
-    operation's output says nothing.
-    """
-    path = _path(_SEPARATORS.split(_OUTPUT.sub("", name)) if "/" in name else name.split("."))
-    if path[-1] in _ENDS and len(path) > 2 and path[-2:] in _LEAVES:
-        path = (*path[:-2], _LEAVES[path[-2:]])
-    return _canonical(path) if LIST in name else _without_wrappers(path)
-
-
-def _without_wrappers(path: Path) -> Path:
-    return path if _WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in _WRAPPERS) or path
-
-
-def _canonical(path: Path) -> Path:
-    return unlisted(_without_wrappers(path))
-
-
-def unlisted(path: Path) -> Path:
-    """A path without what counts the heads of a list: ``sa.query`` of ``sa.heads.*.query`` and ``sa.head_*.query``.
-
-    What says more than that these are heads stays: ``attn_heads.query``; so does a word: ``queries`` of ``queries.*``.
-    """
-    found: list[str] = []
-    for part in path:
-        stem = part.removesuffix(LIST).rstrip("_")
-        if part == stem:
-            found.append(part)
-        elif stem:
-            found += [] if _are_just_heads(stem) else [stem]
-        elif found and _are_just_heads(found[-1]):
-            found.pop()
-    return tuple(found)
-
-
-def _are_just_heads(component: str) -> bool:
-    return counts_heads(component) and len(tokens(component)) == 1
-
-
-def _path(parts: list[str]) -> Path:
-    return tuple(parts if len(parts) <= _DEEPEST else [".".join(parts[:-_DEEPEST]), *parts[-_DEEPEST:]])
-
-
-def _shared(path: Path) -> Path:
-    """The same components, each kept once: a million names have few that differ, and these take most of the room."""
-    return tuple(map(intern, path))
 
 
 def numberless(path: Path) -> Path:

@@ -53,6 +53,8 @@ class Repeats:
 
     def _compare(self) -> None:
         numbers: dict[object, int] = {}
+        weights = self._names.weights
+        table = weights.tensors if isinstance(weights.tensors, TensorTable) and not weights.encoded else None
         kinds: dict[Path, list[int]] = {}
         block, size = (), 0
         kind, held = list[int](), list[str]()
@@ -63,7 +65,8 @@ class Repeats:
                 block = path[:size]
                 kind, held = kinds.setdefault(block, []), self._held.setdefault(block, [])
             if size:
-                kind.append(numbers.setdefault((path[size:], self._kind(name)), len(numbers)))
+                alike = self._kind(name) if table is None else table.kind_number(name)
+                kind.append(numbers.setdefault((path[size:], alike), len(numbers)))
                 held.append(name)
         first: dict[tuple[Path, tuple[int, ...]], Path] = {}
         again: set[Path] = set()
@@ -113,6 +116,23 @@ class Repeats:
     def begins(self, path: Path) -> str:
         """The first tensor of the block that holds a path, if it repeats another or others repeat it; else ""."""
         return self._held[block][0] if (block := path[: _first_number(path) + 1]) in self._alike else ""
+
+    def without_likes(self, some: Set[str]) -> Mapping[str, Path]:
+        """Some tensors, but for those of a block of which the like are among them in the block that it repeats.
+
+        Nothing that depends on names and shapes within a module is in the block if it is not in that one; blocks with
+        tensors that lie in no module of their own are left as they are.
+        """
+        paths = self._names.paths
+        found = {name: path for name, path in self.firsts.items() if name in some}
+        for first, others in self._of.items():
+            known = [name in some for name in self._held[first]]
+            within = all(len(paths[name]) > len(first) + 1 for name in self._held[first] if name in some)
+            for other in others:
+                held = self._held[other]
+                if not within or [name in some for name in held] != known:
+                    found |= {name: paths[name] for name in held if name in some}
+        return found
 
     def others(self, block: Path) -> Iterator[Renamed]:
         """How what is in a block is called in each that repeats it."""

@@ -6,7 +6,7 @@ A buffer's name may have no dot: ``model_ema.diffusion_modelmiddle_block1attn1to
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.late_pattern import late_pattern
@@ -18,16 +18,16 @@ _PROJECTION = late_pattern(
 
 
 def undotted(
-    names: Names, known: Collection[str], taken: Collection[str]
+    names: Names, paths: Mapping[str, Path], taken: Collection[str] = ()
 ) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(what holds them, the tensors, why) of each module with such tensors.
 
     Args:
-        known, taken: tensors that need no more looking at.
+        paths: of the tensors that are looked at, but for those that are ``taken``.
     """
     held: dict[Path, list[str]] = {}
-    for name, path in names.paths.items():
-        if len(path[-1]) > _LONG and name not in known and name not in taken and _PROJECTION.search(path[-1]):
+    for name, path in paths.items():
+        if len(path[-1]) > _LONG and name not in taken and _PROJECTION.search(path[-1]):
             held.setdefault(path[:-1], []).append(name)
     for some in held.values():
         if len(some) > 1:

@@ -50,12 +50,22 @@ def squares_of_rows(tile: Tile, data: Bytes | None = None) -> memoryview[float] 
         CheckpointError: the bytes cannot be read.
     """
     name = tile.matrix.info.dtype.name
-    squares = squares_of(name) if tile.plain else None
+    if not tile.plain or squares_of(name) is None:
+        return None
+    return squares_of_data(name, tile.stored_briefly() if data is None else data, tile.shape[0])
+
+
+def squares_of_data(name: str, data: Bytes, rows: int) -> memoryview[float] | None:
+    """The sum of squares of each of some contiguous rows; None where numpy must look at them.
+
+    Args:
+        name: of the dtype.
+    """
+    squares = squares_of(name)
     if squares is None:
         return None
-    rows, cols = tile.shape
-    data = tile.stored_briefly() if data is None else data
     found = squares(data, rows)
+    cols = len(data) // {"f": 4, "H": 2, "B": 1}[_WORDS[name]] // rows
     total, smallest = _over_all()
     if not math.isfinite(total(found)):
         return None

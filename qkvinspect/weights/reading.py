@@ -152,6 +152,8 @@ def gather(matrix: StridedMatrix, rows: Iterable[range]) -> Array:
     All are held at once: the caller asks for few enough.
     """
     pieces = [matrix.take(run) for run in rows]
+    if len(pieces) == 1 and len(found := list(tiles(pieces[0], BLOCK))) == 1:  # as most small ones are
+        return words_of(found[0]).copy()
     out = np.empty((sum(piece.rows for piece in pieces), matrix.cols), _word(matrix).newbyteorder("="))
     start = 0
     for piece in pieces:

@@ -7,7 +7,7 @@ from math import gcd
 
 from qkvinspect.checkpoint import Orientation, TensorInfo, contiguous_strides
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +31,19 @@ class StridedMatrix:
 
     def take(self, rows: range) -> StridedMatrix:
         """Some of the rows."""
-        return replace(
-            self,
-            rows=len(rows),
-            offset=self.offset + rows.start * self.row_stride,
-            row_stride=self.row_stride * rows.step,
+        if rows == range(self.rows):
+            return self
+        offset, row_stride = self.offset + rows.start * self.row_stride, self.row_stride * rows.step
+        return StridedMatrix(
+            self.info, len(rows), self.cols, row_stride, self.col_stride, offset, self.unit, self.grain
         )
 
     @property
     def transposed(self) -> StridedMatrix:
         """Rows for columns."""
-        return replace(self, rows=self.cols, cols=self.rows, row_stride=self.col_stride, col_stride=self.row_stride)
+        return StridedMatrix(
+            self.info, self.cols, self.rows, self.col_stride, self.row_stride, self.offset, self.unit, self.grain
+        )
 
     @property
     def by_columns(self) -> bool:

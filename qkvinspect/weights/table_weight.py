@@ -29,6 +29,17 @@ class TableWeight(Weight):
     def info(self, held: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         _held.__set__(self, held)
 
+    @property
+    def table(self) -> TensorTable | None:
+        """The table that holds it; None where it was given a description."""
+        held = _held.__get__(self)
+        return held if type(held) is TensorTable else None
+
+    @property
+    def nbytes(self) -> int:
+        table = self.table
+        return Weight.nbytes.__get__(self) if table is None or self.encoding else table.kind(self.name).nbytes
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Weight) and _said(self) == _said(other)
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile
+from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.neighbours import in_runs
 from qkvinspect.weights.norms import StreamRequest, stream
 from qkvinspect.weights.strided import strided_matrix
@@ -73,3 +74,33 @@ def test_what_lies_far_apart_is_read_alone(tmp_path: Path) -> None:
         assert [[one is not None for one in read] for read in in_runs(pieces)] == [[True] * 2, [False], [True] * 2]
         assert [len(read) for read in in_runs([pieces[0], pieces[4]])] == [1, 1]
         assert [len(read) for read in in_runs([pieces[1], pieces[0]])] == [1, 1]  # not in the order of the file
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e4m3fn"])
+def test_small_weights_of_a_table_are_summed_as_each_is_alone(dtype: str, tmp_path: Path, reads: list[int]) -> None:
+    path = tmp_path / "m.safetensors"
+    sizes = {f"w{n:04}": (1 + n % 7, 3 + n % 50) for n in range(2000)} | {"w1500": (300, 200)}
+    state = written(path, sizes, getattr(torch, dtype))
+    state |= {f"w{n:04}.bias": torch.randn(1 + n % 9).to(state["w0000"].dtype) for n in range(0, 2000, 3)}
+    state["w0007"][0, 0] = torch.nan
+    state["w0300"] = torch.zeros(0, 4).to(state["w0000"].dtype)
+    state["w0700"].zero_()
+    if dtype in ("float32", "bfloat16"):
+        state["w1100"] = (state["w1100"].double() * 1e-30).to(state["w1100"].dtype)
+    save_file(state, path)
+    with open_checkpoint(path) as checkpoint:
+        weights = weights_of(checkpoint)
+        found = list(stream([StreamRequest(weights[name], "out_in") for name in weights], lambda _: None))
+        together = len(reads)
+        alone = list(
+            stream([StreamRequest(plain(weights.tensors[name]), "out_in") for name in weights], lambda _: None)
+        )
+        names = list(weights)
+    assert together < len(names) / 50
+    for name, stats, expected in zip(names, found, alone, strict=True):
+        assert stats is not None
+        assert expected is not None
+        assert (stats.squares.tobytes(), stats.odd) == (expected.squares.tobytes(), expected.odd), name
+    assert list(found[names.index("w0001")].squares) == pytest.approx(  # pyright: ignore[reportOptionalMemberAccess]
+        state["w0001"].double().square().sum(1).tolist(), rel=1e-6
+    )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import partial
+from collections.abc import Hashable, Iterator, Sequence
 
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention, Measure, Part
@@ -117,7 +116,7 @@ def _blocks(stack: AlikeLayers, rows: int | None) -> Iterator[Block]:
     yield FactList((f"{text.stored(first)}{': ' * bool(first.parts)}{_cut(first)}",))
     if stack.unlike:
         yield TextLine(stack.unlike, "yellow")
-    columns = list(_columns(stack))
+    columns = [column for column in _columns(stack) if any(column.measures)]
     if columns:
         yield _table(stack, columns, rows)
 
@@ -166,37 +165,27 @@ def _distances(part: Part) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class NormColumn:
-    """A figure of each layer."""
+    """A figure of each layer, in their order."""
 
     title: str
-    of: Callable[[Attention], Measure | None]
+    measures: Sequence[Measure | None]
 
 
 def _columns(stack: AlikeLayers) -> Iterator[NormColumn]:
     names = [part.name for part in stack.layers[0].parts]
-    for title, of in (("norm", _measured), ("bias", _of_bias)):
-        for name in names:
-            column = NormColumn(f"{name.upper()} {title}", partial(of, name=name))
-            if any(column.of(one) for one in stack.layers):
-                yield column
-
-
-def _measured(attention: Attention, name: str) -> Measure | None:
-    part = attention.part(name)
-    return part.measured if part else None
-
-
-def _of_bias(attention: Attention, name: str) -> Measure | None:
-    part = attention.part(name)
-    return part.bias_measured if part else None
+    held = [[one.part(name) for one in stack.layers] for name in names]
+    for name, parts in zip(names, held, strict=True):
+        yield NormColumn(f"{name.upper()} norm", [part.measured if part else None for part in parts])
+    for name, parts in zip(names, held, strict=True):
+        yield NormColumn(f"{name.upper()} bias", [part.bias_measured if part else None for part in parts])
 
 
 def _table(stack: AlikeLayers, columns: Sequence[NormColumn], rows: int | None) -> DataTable:
     titles = ("layer", *(column.title for column in columns), "non-finite")
     size = math.ceil(len(stack.layers) / rows) if rows else 1
-    named = list(zip(stack.labels, stack.layers, strict=True))
-    lines = [_row(named[start : start + size], columns) for start in range(0, len(named), size)]
-    curves = ("", *(spark([_norm(column.of(one)) for one in stack.layers], _WIDE) for column in columns), "")
+    starts = range(0, len(stack.layers), size)
+    lines = [_row(stack.labels, columns, slice(start, start + size)) for start in starts]
+    curves = ("", *(spark([_norm(one) for one in column.measures], _WIDE) for column in columns), "")
     spare = tuple(number for number, title in enumerate(titles) if title.endswith("bias"))
     right = (False, *(True for _ in titles[1:]))
     return DataTable(titles, [*lines, curves], right, _stands_out, ruled=False, spare=spare)
@@ -207,12 +196,12 @@ def _stands_out(cells: Sequence[str]) -> bool:
     return cells[-1] not in ("0", "-", "")
 
 
-def _row(run: Sequence[tuple[str, Attention]], columns: Sequence[NormColumn]) -> tuple[str, ...]:
+def _row(labels: Sequence[str], columns: Sequence[NormColumn], run: slice) -> tuple[str, ...]:
     """Of one layer, or of neighbours that share a row."""
-    measured = [[measure for _, one in run if (measure := column.of(one))] for column in columns]
+    measured = [[measure for measure in column.measures[run] if measure] for column in columns]
     cells = [folding.span([measure.norm for measure in some]) for some in measured]
     counted = [measure.nonfinite for some in measured for measure in some]
-    return folding.label([label for label, _ in run]), *cells, str(sum(counted)) if counted else "-"
+    return folding.label(labels[run]), *cells, str(sum(counted)) if counted else "-"
 
 
 def _norm(measure: Measure | None) -> float:
