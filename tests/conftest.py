@@ -17,10 +17,11 @@ from qkvinspect.cli import main
 
 ROOT = Path(__file__).parent.parent
 
-# One process a core runs the tests: threads of BLAS and OpenMP beside them would only wait for each other. And what a
-# command compiles in a process of its own is kept for the next, whatever the surroundings say.
+# One process a core runs the tests: threads of BLAS and OpenMP beside them would only wait for each other. And what is
+# compiled, here or by a command in a process of its own, is kept for the next, whatever the surroundings say.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def _no_wait(_: int) -> None: ...
@@ -53,12 +54,18 @@ They ask the whole tool about many checkpoints, again and again. The lines that 
 the rooms that these lines are of, which by themselves keep what ``fail_under`` asks for.
 """
 
+TRACED = 8
+"""Cases of a test that run with the tracer: those that follow try other values with the same lines."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first: at the end, one process would do it alone while the others have nothing left."""
     items.sort(key=lambda item: item.path.name != "test_gate.py")
+    cases = Counter[str]()
     for item in items:
-        if item.nodeid.startswith(UNTRACED):
+        test = item.nodeid.partition("[")[0]
+        cases[test] += 1
+        if cases[test] > TRACED or item.nodeid.startswith(UNTRACED):
             item.add_marker(pytest.mark.no_cover)
 
 
