@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from qkvinspect.inspection.components import VARIABLES, WRAPPERS, paths_of, unwrapped
@@ -12,6 +12,7 @@ PARTS += [part for end in VARIABLES for part in end]
 NAMES = st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map(".".join), max_size=12, unique=True)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(NAMES)
 @example(["layers.0.attn.q", "layers.0.module", "layers.0.attn.q_proj.module.weight", "layers.0.vars.0", "layers.0."])
 @example(["module.0.weight", "module.0.module", "module.1.weight"])
