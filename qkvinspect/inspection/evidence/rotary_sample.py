@@ -173,10 +173,11 @@ def _centred(norms: Array, places: Array, turned: int) -> tuple[Array, Array]:
     """
     ordered = norms[:, places]
     width = ordered.shape[1]
-    turns: Array = np.arange(width, dtype=np.float64) % ((turned or width) // 2)
+    rows: Array = np.arange(width, dtype=np.float64)
+    turns: Array = rows % ((turned or width) // 2)
     wanted = np.vander(turns, 3, increasing=True)
     if turned:
-        still: Array = np.greater_equal(np.arange(width), turned)
+        still: Array = rows >= turned
         wanted[still, 1:] = 0
         wanted = np.column_stack((wanted, still))
     basis = np.linalg.qr(wanted)[0][:, 1:]
