@@ -47,6 +47,19 @@ class Lines:
         return self.dtype if encoding is None else encoding.computed_in or self.dtype
 
     @property
+    def exact_in(self) -> DType:
+        """The dtype to which values are rounded that are compared with these.
+
+        Decoded ones that are only gathered, of several tensors or of more axes, are numbers of their stored dtype.
+        """
+        encoding = self.weight.encoding
+        if encoding is None or encoding.computed_in is None:
+            return self.dtype
+        if any(info.dtype != encoding.computed_in for info in encoding.stored):
+            return self.dtype
+        return self.dtype if encoding.slack(range(1), range(1)) is not None else encoding.computed_in
+
+    @property
     def kind(self) -> str:
         """The stored dtype or encoding, for people."""
         return self.weight.dtype.name

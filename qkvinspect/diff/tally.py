@@ -48,7 +48,7 @@ def compare(
 def _compared(
     a: Lines, b: Lines, heads: Sequence[range], tolerance: float | None
 ) -> tuple[Comparison, tuple[Comparison, ...]]:
-    tallies = (_Tally(a, b, into) for into in _directions(a.dtype, b.dtype))
+    tallies = (_Tally(a, b, into) for into in _directions(a.exact_in, b.exact_in))
     tally = min(tallies, key=lambda one: int(one.changed.sum()))
     parts = tuple(
         replace(one, largest=one.largest and replace(one.largest, head=head))
@@ -100,6 +100,7 @@ class _Tally:
 
     def __init__(self, a: Lines, b: Lines, into: DType) -> None:
         self._flipped, self._vector = a.flipped, a.vector
+        of_a, of_b = a.exact_in, b.exact_in
         rows = a.rows
         self.touched = np.zeros(rows, bool)
         self.changed, self.nonfinite = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
@@ -112,11 +113,9 @@ class _Tally:
             rows = slice(down.start, down.stop)
             one, other = a.words(down, across), b.words(down, across)
             x, y = a.values(one), b.values(other)
-            if a.dtype != b.dtype:
+            if a.dtype != b.dtype or of_a != of_b:
                 self.touched[rows] |= (x != y).any(axis=1) if a.made_in == b.made_in else True
-                differs = _unequal(
-                    x if a.dtype == into else rounded(x, into), y if b.dtype == into else rounded(y, into)
-                )
+                differs = _unequal(x if of_a == into else rounded(x, into), y if of_b == into else rounded(y, into))
             elif a.dtype.kind in ("float", "complex"):
                 self.touched[rows] |= (one != other).any(axis=1)
                 differs = _unequal(x, y)

@@ -11,7 +11,7 @@ from qkvinspect.formats.torch_subclasses import Attribute
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Geometry, Packing, slots_of
-from qkvinspect.layouts.put_back import reordered, shared_apart
+from qkvinspect.layouts.put_back import counted, reordered, shared_apart
 from qkvinspect.sources import is_remote
 from qkvinspect.weights.encodings.ggml_scales import HALVES
 from qkvinspect.weights.weight import Weight
@@ -74,7 +74,8 @@ def _put_back(layout: Layout, geometry: Geometry, part: str, suffixes: Sequence[
     """Undo what a converter did to the rows of each head; ``q_original`` and ``q_bias_original`` are as before."""
     heads, width = geometry.heads(part), geometry.width(part)
     if part in layout.paired:
-        sizes, axes, last = (heads, width // 2, 2), (1, 2), 2
+        many = counted(layout, geometry, part)
+        sizes, axes, last = (many, heads * width // many // 2, 2), (1, 2), 2
     elif part in layout.by_fours:
         sizes, axes, last = (heads, 2, width // 4, 2), (1, 2), 3
     else:

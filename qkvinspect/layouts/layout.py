@@ -123,6 +123,7 @@ class Layout:
         no_bias: parts that have no bias of their own where the others have one, which the library takes for zeros.
         paired: parts in whose heads the rows of the first and the second half lie in turn, which transformers has
             one behind the other.
+        k_by_share: whether the converter did so to K as if it had as many heads as heads of Q share one of it.
         by_fours: parts in whose heads the first two of each four rows come before the last two of each, where
             transformers has the four side by side.
         biases_stay: whether these are put in another order in the weights alone, and biases are left as they were.
@@ -176,6 +177,7 @@ class Layout:
     v_ratio: int | None = None
     no_bias: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
+    k_by_share: bool = False
     by_fours: tuple[str, ...] = ()
     biases_stay: bool = False
     rotary: Turn | None = None

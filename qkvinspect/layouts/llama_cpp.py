@@ -15,6 +15,8 @@ _PERMUTED = (
     "where transformers has one half behind the other"
 )
 
+_BIASES_STAY = "in biases they are left as transformers has them"
+
 _APART = (StoredWeight("attn_q.weight", Q), StoredWeight("attn_k.weight", K), StoredWeight("attn_v.weight", V))
 _CROSS = (
     StoredWeight("cross_attn_q.weight", Q),
@@ -139,11 +141,24 @@ LAYOUTS = (
     replace(
         _HALVES_IN_TURN,
         id="gguf-permuted-weights",
-        libraries="llama.cpp from MiniCPM, OLMo 1, Arctic, XVERSE",
-        model_types=("minicpm", "olmo", "arctic", "xverse"),
+        libraries="llama.cpp from MiniCPM, OLMo 1, Arctic",
+        model_types=("minicpm", "olmo", "arctic"),
         biases_stay=True,
-        source="llama.cpp conversion/minicpm.py, olmo.py, arctic.py, xverse.py, modify_tensors",
-        note=f"{_PERMUTED}; in biases they are left as transformers has them",
+        source="llama.cpp conversion/minicpm.py, olmo.py, arctic.py, modify_tensors",
+        note=f"{_PERMUTED}; {_BIASES_STAY}",
+    ),
+    replace(
+        _HALVES_IN_TURN,
+        id="gguf-permuted-by-share",
+        libraries="llama.cpp from XVERSE",
+        model_types=("xverse",),
+        biases_stay=True,
+        k_by_share=True,
+        source="llama.cpp conversion/xverse.py, _reverse_hf_permute",
+        note=(
+            f"{_PERMUTED}; {_BIASES_STAY}. Of fewer kv heads than heads, those of K were permuted as if there were as "
+            "many as heads share one"
+        ),
     ),
     replace(
         _HALVES_IN_TURN,
@@ -165,6 +180,15 @@ LAYOUTS = (
             *("starcoder2", "nemotron", "llama4", "phi2", "*bert*"),
         ),
         source="llama.cpp conversion/base.py, TextModel.modify_tensors",
+    ),
+    replace(
+        _RENAMED,
+        id="gguf-renamed-t5",
+        libraries="llama.cpp from T5, mT5, UMT5",
+        layer="blk.#",
+        out=("attn_o.weight",),
+        model_types=("t5", "t5encoder"),
+        source="llama.cpp conversion/t5.py, T5Model.modify_tensors",
     ),
     replace(
         _RENAMED,

@@ -25,18 +25,39 @@ def shared_apart(layout: Layout, heads: Geometry) -> int:
     return heads.subheads.get("v", 1) if layout.rewritten_by and heads.subheads_apart else 1
 
 
+def counted(layout: Layout, geometry: Geometry, part: str) -> int:
+    """As how many heads a converter took the rows of a part that it permuted."""
+    if part == "k" and layout.k_by_share and geometry.num_kv_heads != geometry.num_heads:
+        return geometry.num_heads // geometry.num_kv_heads
+    return geometry.heads(part)
+
+
 def put_back(layout: Layout, geometry: Geometry, part: str, heads: Sequence[range]) -> tuple[Runs, ...]:
     """The rows of each head of a part, the heads in the order of transformers.
 
     Args:
         heads: the rows of each head as they are stored.
     """
+    if part in layout.paired and (count := counted(layout, geometry, part)) != len(heads):
+        return tuple(_otherwise_counted(heads, count))
     if part in layout.paired:
         return tuple((head[::2], head[1::2]) for head in heads)
     if part in layout.by_fours:
         return tuple(tuple(_fours(head)) for head in heads)
     count = shared_apart(layout, geometry) if part == "v" else 1
     return tuple((head,) for head in together(heads, count))
+
+
+def _otherwise_counted(heads: Sequence[range], count: int) -> Iterator[Runs]:
+    """The rows of each head, where as many rows as there are were taken for another number of heads."""
+    rows = [row for head in heads for row in head]
+    size = len(rows) // count
+    before = [
+        rows[start + turn + at] for start in range(0, len(rows), size) for turn in (0, 1) for at in range(0, size, 2)
+    ]
+    width = len(heads[0])
+    for start in range(0, len(before), width):
+        yield tuple(range(row, row + 1) for row in before[start : start + width])
 
 
 def _fours(head: range) -> Iterator[range]:

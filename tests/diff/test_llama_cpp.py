@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from qkvinspect.explain.snippet import python
 from qkvinspect.formats import open_checkpoint
@@ -33,12 +33,13 @@ SAID: Mapping[str, str] = {
         PERMUTED,
     ),
     **dict.fromkeys(("minicpm", "olmo", "arctic", "xverse"), "in biases they are left as transformers has them"),
+    "xverse-groups": "those of K were permuted as if there were as many as heads share one",
     **dict.fromkeys(("internlm2", "bailingmoe", "baichuan"), UNPACKED),
     **dict.fromkeys(
         (
             *("qwen2", "qwen3", "gemma", "gemma2", "olmo2", "olmoe"),
             *("stablelm", "starcoder2", "nemotron", "apertus", "exaone", "phi2"),
-            *("qwen3moe", "gemma3", "phimoe", "llama4", "kimi-vl"),
+            *("qwen3moe", "gemma3", "phimoe", "llama4", "kimi-vl", "t5"),
         ),
         RENAMED,
     ),
@@ -193,3 +194,44 @@ def test_check_takes_latent_attention(name: str, form: str, run: Callable[..., A
     found = run("check", FOLDER / f"{name}{form}")
     assert found.code == 0, found
     assert not found.err
+
+
+def rewritten(source: Path, path: Path, wanted: str, kind: Type) -> Path:
+    """A file with the tensors of one name in another type."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if "." in field.name and field.name != "general.architecture":
+            writer.add_key_value(field.name, field.contents(), field.types[0])
+    for tensor in reader.tensors:
+        if wanted in tensor.name:
+            data = gguf.quants.quantize(np.asarray(tensor.data, np.float32), kind)
+            writer.add_tensor(tensor.name, data, raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, np.asarray(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", [None, "Q8_0"])
+def test_heads_of_two_tensors_are_rounded_as_those_of_one(
+    kind: str | None, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """attn_k_b and attn_v_b in float16, or one of them in 8 bits, beside a source that has more digits."""
+    state = {name: value.float() for name, value in load_file(FOLDER / "deepseek2" / "model.safetensors").items()}
+    torch.manual_seed(0)
+    for name, value in state.items():
+        if "kv_b_proj" in name:
+            state[name] = value * (1 + torch.rand_like(value) * 2.0**-12)
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((FOLDER / "deepseek2" / "config.json").read_bytes())
+    there = FOLDER / "deepseek2.gguf"
+    if kind is not None:
+        there = rewritten(FOLDER / "deepseek2.gguf", tmp_path / "k.gguf", "attn_v_b", Type[kind])
+    difference = json.loads(run("diff", tmp_path, there, "-f", "json").out)
+    statuses = {part["part"]: part["status"] for layer in difference["layers"] for part in layer["parts"]}
+    assert statuses["k"] == statuses["v"] == "rounding"
+    assert any("attn_k_b, turned, and attn_v_b" in note for note in difference["notes"])

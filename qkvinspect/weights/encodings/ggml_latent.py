@@ -110,10 +110,9 @@ def _read(weight: Weight, rows: range, cols: range, slack: bool) -> Array:
     from qkvinspect.weights.values import rows_of_values
 
     if weight.encoding is None:
-        if slack:
-            return np.zeros((len(rows), len(cols)), np.float32)
         matrix = weight.as_matrix("out_in").take(rows).transposed.take(cols)
-        return rows_of_values(matrix, [range(matrix.rows)]).T
+        values = rows_of_values(matrix, [range(matrix.rows)]).T
+        return np.abs(values) * (weight.dtype.rounding if weight.dtype.bits < 32 else 0) if slack else values
     found = weight.encoding.slack(rows, cols) if slack else weight.encoding.decode(rows, cols)
     return np.zeros((len(rows), len(cols)), np.float32) if found is None else found
 

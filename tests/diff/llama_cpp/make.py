@@ -157,6 +157,18 @@ SEPARATE: Shapes = {
     "model.layers.0.self_attn.o_proj.weight": (WIDTH, _Q),
 }
 EQUAL: Shapes = dict.fromkeys(SEPARATE, (WIDTH, WIDTH))
+GROUPS: Shapes = dict(zip(SEPARATE, [(64, 64), (16, 64), (16, 64), (64, 64)], strict=True))
+"""Eight heads over two, of eight rows."""
+
+T5: Shapes = {
+    f"{stack}.block.0.layer.{layer}.{part}.{name}.weight": (WIDTH, WIDTH)
+    for stack, layer, part in (
+        ("encoder", 0, "SelfAttention"),
+        ("decoder", 0, "SelfAttention"),
+        ("decoder", 1, "EncDecAttention"),
+    )
+    for name in "qkvo"
+}
 
 
 def biased(weights: Shapes) -> Shapes:
@@ -260,6 +272,29 @@ BY_HAND: dict[str, tuple[str, str, dict[str, Any], Shapes]] = {
     ),
     "baichuan": ("baichuan", "BaichuanForCausalLM", {"num_key_value_heads": HEADS}, PACK),
     "xverse": ("xverse", "XverseForCausalLM", {"num_key_value_heads": HEADS}, biased(EQUAL)),
+    "xverse-groups": (
+        "xverse",
+        "XverseForCausalLM",
+        {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2},
+        biased(GROUPS),
+    ),
+    "t5": (
+        "t5",
+        "T5ForConditionalGeneration",
+        {
+            "d_model": WIDTH,
+            "d_kv": HEAD_DIM,
+            "d_ff": 32,
+            "num_heads": HEADS,
+            "num_layers": 1,
+            "num_decoder_layers": 1,
+            "relative_attention_num_buckets": 4,
+            "layer_norm_epsilon": 1e-6,
+            "decoder_start_token_id": 0,
+            "n_positions": 32,
+        },
+        T5,
+    ),
     "jais": (
         "jais",
         "JAISLMHeadModel",
