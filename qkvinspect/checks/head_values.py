@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.layouts.packing import merge
 from qkvinspect.progress import Progress, counter
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.weight import Matrix
@@ -90,7 +91,7 @@ def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadV
         if count * width > _READ:  # one head alone may be too large
             yield _streamed(read_rows(matrix, heads))
             continue
-        data = b"".join(read_rows(matrix, heads))
+        data = b"".join(read_rows(matrix, merge(heads)))  # which mostly lie side by side
         words = np.frombuffer(data, stored_words(dtype, matrix.unit)).reshape(count, matrix.cols)
         start = 0
         for rows in heads:

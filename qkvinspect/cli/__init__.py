@@ -18,12 +18,13 @@ from qkvinspect.cli import startup  # before all others
 
 # isort: split
 from qkvinspect import inputs
-from qkvinspect.cli import plain
+from qkvinspect.cli import plain, printing
 from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.declared import Exit
 from qkvinspect.cli.printing import ReaderGone
 from qkvinspect.cli.streams import replace_unencodable
 from qkvinspect.errors import QkvInspectError, clean, did_you_mean, without_secrets
+from qkvinspect.version import __version__
 
 if TYPE_CHECKING:
     import typer
@@ -78,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _called(words: list[str]) -> object:
     """What a command line does; its exit code, if it says one."""
     inputs.begin()
+    if words == ["--version"]:  # for which typer takes ten times as long
+        printing.say(f"qkvinspect {__version__}\n")
+        return 0
     try:
         if words and words[0] in COMMANDS:
             named = command(words[0])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
+from qkvinspect.checkpoint import Region
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.weights.reading import Array, gather, numbers
 from qkvinspect.weights.strided import StridedMatrix
@@ -19,6 +21,20 @@ TILE = 1 << 18
 
 _GRAIN = 24  # values that fill whole bytes in every dtype: four 6-bit floats are 3 bytes
 _SQUARE = 512  # rows of a tile where one side is row-major and the other column-major
+
+
+class OneRun(NamedTuple):
+    """Where rows lie that are one run of bytes, little-endian.
+
+    Attributes:
+        turned: whether the bytes follow each other column by column.
+        start: of the first, in the storage.
+    """
+
+    turned: bool
+    region: Region
+    start: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,20 @@ class Lines:
         if isinstance(self.matrix, StridedMatrix):
             return self.rows * self.matrix.cols * self.matrix.unit // 8
         return self.weight.nbytes * self.rows // max(self.matrix.rows, 1)
+
+    @property
+    def one_run(self) -> OneRun | None:
+        """Where all of the rows lie, if they are stored as one run; None if not."""
+        matrix = self.matrix
+        if not isinstance(matrix, StridedMatrix) or len(self.runs) != 1 or self.runs[0].step != 1:
+            return None
+        (run,) = self.runs
+        turned = not matrix.plain
+        if turned and (run != range(matrix.rows) or not matrix.transposed.plain):
+            return None
+        size = matrix.unit // 8
+        start = matrix.offset + (0 if turned else run.start * matrix.row_stride)
+        return OneRun(turned, matrix.info.region, start * size, len(run) * matrix.cols * size)
 
     def words(self, rows: range, cols: range) -> Array:
         """The content of a tile, [rows, columns]: the stored words, or decoded numbers."""

@@ -126,11 +126,11 @@ class Repeats:
         paths = self._names.paths
         found = {name: path for name, path in self.firsts.items() if name in some}
         for first, others in self._of.items():
-            known = [name in some for name in self._held[first]]
+            known = list(map(some.__contains__, self._held[first]))
             within = all(len(paths[name]) > len(first) + 1 for name in self._held[first] if name in some)
             for other in others:
                 held = self._held[other]
-                if not within or [name in some for name in held] != known:
+                if not within or list(map(some.__contains__, held)) != known:
                     found |= {name: paths[name] for name in held if name in some}
         return found
 
