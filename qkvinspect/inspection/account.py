@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.leftovers import OF_LAYERS, Leftover
+from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.look_alikes import looking_alike
 from qkvinspect.inspection.mixing import mixing_tokens
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.suggest import Suggestion, suggested
-from qkvinspect.inspection.undotted import undotted
+from qkvinspect.inspection.unclaimed import unclaimed
+from qkvinspect.inspection.undotted import Copies, copies, undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from qkvinspect.inspection.candidates import Match
 
 Status = Literal["attention", "other", "unrecognised"]
+
+
+_UNDOTTED = "a row looks for names with dots: load the weights under the names of the model, and save those"
 
 
 def _of_an_adapter(name: str) -> bool:
@@ -119,11 +123,13 @@ class Account:
         weights: all of the checkpoint, and not their names' paths, which would take as much room as all layers.
         attention: names of tensors of modules that were found.
         unrecognised: modules that look like attention and were not understood.
+        copies: projections that are there a second time under names without dots.
     """
 
     weights: Weights
     attention: Set[str]
     unrecognised: tuple[Unrecognised, ...]
+    copies: tuple[Copies, ...] = ()
 
     def statuses(self) -> dict[str, Status]:
         """Where each tensor belongs, in the order of the file."""
@@ -213,16 +219,19 @@ def account(
     del inside
     taken = {info.name for found in strange for info in found.tensors}
     told_of = {found.module for found in strange}.union(said)
+    free = unclaimed(names, known, taken)
     strange += [
         Unrecognised(*found, names)
-        for found in looking_alike(names, known, taken)
+        for found in looking_alike(names, free.called)
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0])))
     ]
     taken.update(info.name for found in strange for info in found.tensors)
-    strange += [Unrecognised(*found, names) for found in mixing_tokens(names, known, taken)]
-    strange += [Unrecognised(*found, names, OF_LAYERS) for found in undotted(names, known, taken)]
+    strange += [Unrecognised(*found, names) for found in mixing_tokens(names, free.mixing, taken)]
+    twice = copies(names, free.undotted)
+    taken.update(name for some in twice for name in some.tensors)
+    strange += [Unrecognised(*found, names, _UNDOTTED) for found in undotted(names, free.undotted, taken)]
     known.difference_update(info.name for found in strange for info in found.tensors)
-    return Account(names.weights, known, tuple(strange))
+    return Account(names.weights, known, tuple(strange), tuple(twice))
 
 
 def _incomplete(found: Unrecognised, complete: Set[Path] | None) -> Unrecognised:

@@ -66,7 +66,7 @@ class Names:
             stripped = {name: _path(name.split(".")) for name in stripped}
             self._by_path = names_by_path(stripped)
         self.paths = stripped
-        self.aliases = {short: name for path, name in self._by_path.items() if (short := self._shorter(path))}
+        self.aliases = {short: name for name, path in stripped.items() if (short := self._shorter(path))}
         if self.aliases:
             self._by_path = {**self.aliases, **self._by_path}
         self._by_stack: dict[Path, dict[Path, str]] = {}
@@ -119,7 +119,8 @@ class Names:
     @cached_property
     def _all_ends(self) -> frozenset[Path]:
         """The last component of every path, and the last two."""
-        return frozenset(path[-count:] for path in self._by_path for count in (1, 2))
+        paths = (*self.paths.values(), *self.aliases)
+        return frozenset([path[-1:] for path in paths]).union([path[-2:] for path in paths])
 
     def find_path(self, path: Path) -> Weight | None:
         """The weight of a path, or None."""
