@@ -273,7 +273,7 @@ def _natural(name: str) -> list[str | int]:
 
 
 def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.Module:
-    found = by_heads(found, names, facts(found.candidates[0])) if found.chosen is None else found
+    found = by_heads(found, names, facts) if found.chosen is None else found
     base = unsplit(found)
     if found.chosen is None:
         text = f"it may be {' or '.join(base.candidates)}; --layout '{base.layer}=ID' or --config FILE settles it"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.leftovers import OF_LAYERS, Leftover
+from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.look_alikes import looking_alike
 from qkvinspect.inspection.mixing import mixing_tokens
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.suggest import Suggestion, suggested
-from qkvinspect.inspection.undotted import undotted
+from qkvinspect.inspection.unclaimed import Unclaimed, unclaimed
+from qkvinspect.inspection.undotted import Copies, copies, undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from qkvinspect.inspection.repeats import Repeats
 
 Status = Literal["attention", "other", "unrecognised"]
+
+
+_UNDOTTED = "a row looks for names with dots: load the weights under the names of the model, and save those"
 
 
 def _of_an_adapter(name: str) -> bool:
@@ -120,11 +124,13 @@ class Account:
         weights: all of the checkpoint, and not their names' paths, which would take as much room as all layers.
         attention: names of tensors of modules that were found.
         unrecognised: modules that look like attention and were not understood.
+        copies: projections that are there a second time under names without dots.
     """
 
     weights: Weights
     attention: Set[str]
     unrecognised: tuple[Unrecognised, ...]
+    copies: tuple[Copies, ...] = ()
 
     def statuses(self) -> dict[str, Status]:
         """Where each tensor belongs, in the order of the file."""
@@ -220,31 +226,36 @@ def account(
     del inside
     taken = {info.name for found in strange for info in found.tensors}
     others = {name for name in names.paths if name not in known and name not in taken}
-    if any(found for look in _LOOKS for found in look(names, repeats.without_likes(others))):
-        told_of = {found.module for found in strange}.union(said)
-        strange += _looked_for(names, {name: path for name, path in names.paths.items() if name in others}, told_of)
+    twice: Sequence[Copies] = ()
+    first = unclaimed(names, repeats.without_likes(others))
+    if first.undotted or any(_looked_for(names, first)):
+        free = unclaimed(names, {name: path for name, path in names.paths.items() if name in others})
+        twice = copies(names, free.undotted)
+        strange += _looked_for(names, free, {found.module for found in strange}.union(said), twice)
     known.difference_update(info.name for found in strange for info in found.tensors)
-    return Account(names.weights, known, tuple(strange))
+    return Account(names.weights, known, tuple(strange), tuple(twice))
 
 
-_LOOKS = (looking_alike, mixing_tokens, undotted)
-
-
-def _looked_for(names: Names, paths: Mapping[str, Path], told_of: Set[str]) -> Iterator[Unrecognised]:
+def _looked_for(
+    names: Names, free: Unclaimed, told_of: Set[str] = frozenset(), twice: Sequence[Copies] = ()
+) -> Iterator[Unrecognised]:
     """What looks like attention among tensors that nobody knows.
 
     Args:
         told_of: modules of which something is said already.
+        twice: what is kept under other names as well.
     """
     taken: set[str] = set()
-    for found in looking_alike(names, paths):
+    for found in looking_alike(names, free.called):
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0]))):
             taken.update(info.name for info in found[1])
             yield Unrecognised(*found, names)
-    for found in mixing_tokens(names, paths, taken):
+    for found in mixing_tokens(names, free.mixing, taken):
+        taken.update(info.name for info in found[1])
         yield Unrecognised(*found, names)
-    for found in undotted(names, paths, taken):
-        yield Unrecognised(*found, names, OF_LAYERS)
+    taken.update(name for some in twice for name in some.tensors)
+    for found in undotted(names, free.undotted, taken):
+        yield Unrecognised(*found, names, _UNDOTTED)
 
 
 def _incomplete(found: Unrecognised, complete: Set[Path] | None) -> Unrecognised:

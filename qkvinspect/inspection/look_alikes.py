@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from qkvinspect.inspection.beside_mlp import holding_mlp
@@ -21,32 +21,35 @@ _TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "alibi", "buf
 _BIASES = ("bias", "biases", "b", "scale", "gamma", "beta")
 
 
-def looking_alike(
-    names: Names, paths: Mapping[str, Path], taken: Collection[str] = ()
-) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
+_Shapes = Mapping[Path, Sequence[int]]
+"""By what follows the module in the names of its tensors."""
+
+
+def looking_alike(names: Names, modules: Mapping[Path, Sequence[str]]) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(its name as stored, the tensors, why) of each such module.
 
     Args:
-        paths: of the tensors that are looked at, but for those that are ``taken``.
+        modules: names of matrices, by the path of what is called attention.
     """
-    modules: dict[Path, list[Weight]] = {}
-    for name, path in paths.items():
-        if len(path) < 2 or name in taken:
-            continue
-        place = _attention_above(path)
-        if place is not None and _is_matrix(names.shape(name)) and not _is_table(path[len(place) :]):
-            modules.setdefault(place, []).append(names.weights[name])
+    alike: dict[tuple[tuple[Path, Sequence[int]], ...], str] = {}  # most modules of a stack are
     for called, held in modules.items():
-        first = names.paths[held[0].name]
+        first = names.paths[held[0]]
         is_layer = len(held) == 1 and len(first) == len(called) + 1 and first[-1] in LEAVES
         place = called[:-1] if is_layer else called  # its output may stand beside it
         if names.has("sampling_offsets.weight", place):
             continue
-        ends = {info.name: names.paths[info.name][len(place) :] for info in held}
-        why = _in_two_steps(ends) or _looks_like(held, ends) or _query_alone(held, ends)
+        kind = tuple((names.paths[name][len(place) :], names.shape(name)) for name in held)
+        why = alike.get(kind)
+        if why is None:
+            shapes = dict(kind)
+            why = alike[kind] = _in_two_steps(shapes) or _looks_like(shapes) or _query_alone(shapes)
         if why:
-            stored = names.stored_layer(held[0].name, len(names.paths[held[0].name]) - len(place))
-            yield stored, tuple(held), why
+            yield names.stored_layer(held[0], len(first) - len(place)), tuple(names.weights[name] for name in held), why
+
+
+def may_project(shape: Sequence[int], end: Path) -> bool:
+    """Whether a tensor may be a projection by its shape and what follows the module in its name."""
+    return _is_matrix(shape) and not _is_table(end)
 
 
 def _is_matrix(shape: Sequence[int]) -> bool:
@@ -63,61 +66,61 @@ def _is_table(path: Path) -> bool:
     return any(not _TABLES.isdisjoint(tokens(part)) for part in path)
 
 
-def _attention_above(path: Path) -> Path | None:
-    """The module that is called attention, if the tensor lies directly below it: ``attn.fc.weight``, ``attn.W``."""
+def attention_above(path: Path) -> int:
+    """How many components of a path are those of the module that is called attention; 0 for none.
+
+    It is one if the tensor lies directly below it: ``attn.fc.weight``, ``attn.W``.
+    """
     for at in (len(path) - 1, len(path) - 2, len(path) - 3):
         if at < 1:
-            return None
+            return 0
         above = path[at - 2] if at < len(path) - 1 and at > 1 and path[at - 1].isdecimal() else path[at - 1]
         if not above.isdecimal() and speaks_of_attention(above):  # of many layers, each number would be looked up
-            return path[:at]
-    return None
+            return at
+    return 0
 
 
-def _in_two_steps(ends: Mapping[str, Path]) -> str:
+def _in_two_steps(shapes: _Shapes) -> str:
     """Whether the names are those of latent attention; "" if not."""
-    steps = [".".join(end) for end in ends.values() if not STEPS.isdisjoint(tokens(end[0]))]
+    steps = [".".join(end) for end in shapes if not STEPS.isdisjoint(tokens(end[0]))]
     return f"projections in two steps, as latent attention has them: {', '.join(steps)}" if len(steps) > 1 else ""
 
 
-def _looks_like(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
+def _looks_like(shapes: _Shapes) -> str:
     """Why the matrices of a module may be projections; "" where they do not look so."""
-    squares = [info.shape[0] for info in held if info.shape[0] == info.shape[1] and prod(info.shape[2:]) == 1]
-    for info in held:
-        rows, cols = info.shape[:2]
-        if prod(info.shape[2:]) == 1 and cols in squares and rows in (3 * cols, cols // 3):
-            return (
-                f"{'.'.join(ends[info.name])} has three times as many rows as columns and stands beside a square matrix"
-            )
-    alike: Mapping[int, int] = {size: squares.count(size) for size in squares}
-    if max(alike.values(), default=0) >= 3:
-        return f"{max(alike.values())} square matrices of one size, and no names that say which is Q, K and V"
-    shapes = [info.shape[:2] for info in held if prod(info.shape[2:]) == 1]
-    for rows, cols in dict.fromkeys(shapes):
-        if shapes.count((rows, cols)) == 3 and (cols, rows) in shapes:
+    flat = {end: (shape[0], shape[1]) for end, shape in shapes.items() if prod(shape[2:]) == 1}
+    sizes = list(flat.values())
+    squares = [rows for rows, cols in sizes if rows == cols]
+    for end, (rows, cols) in flat.items():
+        if cols in squares and rows in (3 * cols, cols // 3):
+            return f"{'.'.join(end)} has three times as many rows as columns and stands beside a square matrix"
+    most = max(map(squares.count, squares), default=0)
+    if most >= 3:
+        return f"{most} square matrices of one size, and no names that say which is Q, K and V"
+    for rows, cols in dict.fromkeys(sizes):
+        if sizes.count((rows, cols)) == 3 and (cols, rows) in sizes:
             return f"three matrices [{rows}, {cols}] and one that leads back, and no names that say which is Q, K and V"
-    triples = [info for info in held if prod(info.shape[2:]) == 1 and info.shape[0] == 3 * info.shape[1]]
-    if len(triples) == len(held) > 1:
-        return f"each of {len(held)} matrices has three times as many rows as columns"
-    if len({*shapes}) == 1 < len(held) == len(shapes) and len(held) * shapes[0][0] == 3 * shapes[0][1]:
-        return f"{len(held)} matrices that together have three times as many rows as columns, as heads of one list have"
-    if more := holding_mlp({".".join(ends[info.name]): info.shape for info in held}):
+    if len(sizes) == len(shapes) > 1 and all(rows == 3 * cols for rows, cols in sizes):
+        return f"each of {len(sizes)} matrices has three times as many rows as columns"
+    if len({*sizes}) == 1 < len(shapes) == len(sizes) and len(sizes) * sizes[0][0] == 3 * sizes[0][1]:
+        return f"{len(sizes)} matrices that together have three times as many rows as columns, as a list of heads has"
+    if more := holding_mlp({".".join(end): shape for end, shape in shapes.items()}):
         return f"{more} may make Q, K, V and the hidden layer of an MLP"
-    deep = [info for info in held if prod(info.shape[2:]) > 1 and not is_output(ends[info.name][0])]
+    deep = {end: shape for end, shape in shapes.items() if end not in flat and not is_output(end[0])}
     if deep:
-        said = ", ".join(f"{'.'.join(ends[info.name])} {list(info.shape)}" for info in deep)
+        said = ", ".join(f"{'.'.join(end)} {list(shape)}" for end, shape in deep.items())
         return f"parameters of more than two axes, and nothing says what they count: {said}"
-    if len(held) == 1 and held[0].shape[0] == 3 * held[0].shape[1]:
-        return f"{'.'.join(ends[held[0].name])} has three times as many rows as columns"
+    ((end, shape), *others) = shapes.items()
+    if not others and shape[0] == 3 * shape[1]:
+        return f"{'.'.join(end)} has three times as many rows as columns"
     return ""
 
 
-def _query_alone(held: Sequence[Weight], ends: Mapping[str, Path]) -> str:
+def _query_alone(shapes: _Shapes) -> str:
     """Why a query projection and the way back out of it are attention, whose K and V lie elsewhere; "" if not."""
-    named = [(ends[info.name][0], info) for info in held]
-    queries = [info for name, info in named if (word := word_of(name)) is not None and word.parts == "q"]
-    outputs = [info.shape[:2] for name, info in named if is_output(name)]
-    if len(queries) == 1 and queries[0].shape[:2][::-1] in outputs:
-        said = ".".join(ends[queries[0].name])
+    queries = [end for end in shapes if (word := word_of(end[0])) is not None and word.parts == "q"]
+    outputs = [tuple(shape[:2]) for end, shape in shapes.items() if is_output(end[0])]
+    if len(queries) == 1 and tuple(shapes[queries[0]][:2][::-1]) in outputs:
+        said = ".".join(queries[0])
         return f"q alone: {said} beside an output, so that K and V may be those of another layer"
     return ""

@@ -37,35 +37,38 @@ _IN = frozenset({"in", "input", "inp", "inputs"})
 
 
 def mixing_tokens(
-    names: Names, paths: Mapping[str, Path], taken: Collection[str] = ()
+    names: Names, modules: Mapping[Path, Sequence[str]], taken: Collection[str]
 ) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(its name as stored, the tensors, why) of each such module.
 
     Args:
-        paths: of the tensors that are looked at, but for those that are ``taken``.
+        modules: names of matrices, by the path of what may mix tokens.
+        taken: tensors that need no more looking at.
     """
-    modules: dict[Path, list[tuple[str, str]]] = {}
-    for name, path in paths.items():
-        if name in taken:
+    alike: dict[tuple[bool, tuple[tuple[str, Sequence[int]], ...]], str] = {}  # most modules of a stack are
+    for place, every in modules.items():
+        held = [name for name in every if name not in taken]
+        keys = [names.paths[name][len(place)] for name in held]
+        if len(held) not in (2, 4) and not any(map(_speaks, keys)):
             continue
-        at = len(path) - 1 - (path[-1] in LEAVES)
-        if at < 1 or not (_speaks(path[at]) or _mixes(path, at)):
-            continue
-        if sum(size > 1 for size in names.shape(name)) > 1:
-            modules.setdefault(path[:at], []).append((path[at], name))
-    for place, held in modules.items():
-        if len(held) not in (2, 4) and not any(_speaks(key) for key, _ in held):
-            continue
-        shapes = {key: names.shape(name) for key, name in held}
-        why = _by_name(shapes) or (_by_shape(shapes) if _mixes((*place, ""), len(place)) else "")
+        kind = _mixes((*place, ""), len(place)), tuple(zip(keys, map(names.shape, held), strict=True))
+        why = alike.get(kind)
+        if why is None:
+            shapes = dict(kind[1])
+            why = alike[kind] = _by_name(shapes) or (_by_shape(shapes) if kind[0] else "")
         if not why:
             continue
-        first = held[0][1]
-        stored = names.stored_layer(first, len(names.paths[first]) - len(place))
+        stored = names.stored_layer(held[0], len(names.paths[held[0]]) - len(place))
         if why.startswith(_LATENT) or not any(
             _is_no_attention(names.paths[name][len(place) :]) for name in names.below(stored)
         ):
-            yield stored, tuple(names.weights[name] for _, name in held), why
+            yield stored, tuple(names.weights[name] for name in held), why
+
+
+def mixer_above(path: Path) -> int:
+    """How many components of a path are those of a module that may mix tokens; 0 for none."""
+    at = len(path) - 1 - (path[-1] in LEAVES)
+    return at if at > 0 and (_speaks(path[at]) or _mixes(path, at)) else 0
 
 
 @lru_cache(1 << 12)

@@ -289,5 +289,6 @@ class Report(Tabular):
             "findings": [finding.to_dict() for finding in self.findings],
             "tensors": account.counts() if account else None,
             "unrecognised": [found.to_dict() for found in account.unrecognised] if account else [],
+            **({"copies": [some.to_dict() for some in account.copies]} if account and account.copies else {}),
             **({} if listed is None else {"every_tensor": listed}),
         }

@@ -87,7 +87,7 @@ def suggested(module: str, tensors: Shapes, beside: Shapes | None = None, *, mix
 
 def _are_heads(sizes: Sequence[tuple[int, int]]) -> bool:
     """Whether matrices without names may be a list of heads, Q, K and V of each in one."""
-    return len({*sizes}) == 1 < len(sizes) and len(sizes) * sizes[0][0] == 3 * sizes[0][1]
+    return len({*sizes}) == 1 < len(sizes) != 3 and len(sizes) * sizes[0][0] == 3 * sizes[0][1]
 
 
 _MORE_AXES = (

@@ -6,7 +6,7 @@ many libraries have says neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from math import gcd
 
@@ -30,13 +30,13 @@ def with_wide_v(candidates: Iterable[Candidate], names: Names) -> list[Candidate
     return [reading for one in candidates for reading in _readings(one, names)]
 
 
-def by_heads(found: Match, names: Names, facts: Iterable[HeadFact]) -> Match:
+def by_heads(found: Match, names: Names, facts: Callable[[Candidate], Iterable[HeadFact]]) -> Match:
     """The match with that of its two readings which a known number of heads allows; itself where none tells."""
-    if found.chosen is not None or len(found.candidates) != 2 or found.candidates[1].layout.id != WIDE_V:
+    if len(found.candidates) != 2 or found.candidates[1].layout.id != WIDE_V:
         return found
     first, wide = found.candidates
     q, k = _widths(first, names)
-    for fact in facts:
+    for fact in facts(first):
         heads, kv = fact.num_heads, fact.num_kv_heads
         if heads is None or fact.elsewhere or fact.refuted:
             continue

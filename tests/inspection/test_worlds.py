@@ -66,5 +66,10 @@ def test_averages_without_dots_are_said() -> None:
     told = report(shapes)
     assert len(told.attentions) == 2
     assert told.account is not None
-    (said,) = told.account.unrecognised
-    assert (said.module, len(said.tensors)) == ("model_ema", 6)
+    assert not told.account.unrecognised
+    (said,) = told.account.copies
+    assert (said.module, said.of, len(said.tensors)) == ("model_ema", names[0], 6)
+    alone = report({name: shape for name, shape in shapes.items() if name not in names[:4]})
+    assert alone.account is not None
+    (left,) = alone.account.unrecognised
+    assert (left.module, len(left.tensors)) == ("model_ema", 4)

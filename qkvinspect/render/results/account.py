@@ -24,7 +24,15 @@ q, k and v apart, or for good in a [[layout]] row of qkvinspect.toml."""
 def closing(report: Report) -> Iterator[Block]:
     """What looks like attention and was not understood, and what to do about it; nothing where there is none."""
     account = report.account
-    if account is None or not account.unrecognised:
+    if account is None:
+        return
+    for some in account.copies:
+        count = text.count(len(some.tensors), "projection")
+        yield TextLine(
+            f"{count} of {text.layer(some.module)} are copies under names without dots, as averages of weights are "
+            f"kept, of those that {text.layer(some.of)} is one of: nothing more is said of them"
+        )
+    if not account.unrecognised:
         return
     tensors = sum(len(found.tensors) for found in account.unrecognised)
     modules = [text.layer(found.module) for found in account.unrecognised]

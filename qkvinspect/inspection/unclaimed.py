@@ -1,0 +1,44 @@
+"""What no attention claims, by where its names say that it stands: one pass over all names, as most say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from qkvinspect.inspection.look_alikes import attention_above, may_project
+from qkvinspect.inspection.mixing import mixer_above
+from qkvinspect.inspection.names import Names, Path
+from qkvinspect.inspection.undotted import is_undotted
+
+
+class Unclaimed(NamedTuple):
+    """Names of tensors, by their modules.
+
+    Attributes:
+        called: matrices of modules that are called attention.
+        mixing: matrices of modules that mix tokens, or that have names of their own for it.
+        undotted: projections under names without dots.
+    """
+
+    called: dict[Path, list[str]]
+    mixing: dict[Path, list[str]]
+    undotted: dict[Path, list[str]]
+
+
+def unclaimed(names: Names, paths: Mapping[str, Path]) -> Unclaimed:
+    """Collect it.
+
+    Args:
+        paths: of the tensors that no attention claims, by their names.
+    """
+    found = Unclaimed({}, {}, {})
+    for name, path in paths.items():
+        at = attention_above(path)
+        if at and may_project(names.shape(name), path[at:]):
+            found.called.setdefault(path[:at], []).append(name)
+        at = mixer_above(path)
+        if at and sum(size > 1 for size in names.shape(name)) > 1:
+            found.mixing.setdefault(path[:at], []).append(name)
+        if is_undotted(path[-1]):
+            found.undotted.setdefault(path[:-1], []).append(name)
+    return found
