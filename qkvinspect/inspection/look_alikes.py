@@ -76,7 +76,8 @@ def attention_above(path: Path) -> int:
             return 0
         above = path[at - 2] if at < len(path) - 1 and at > 1 and path[at - 1].isdecimal() else path[at - 1]
         if not above.isdecimal() and speaks_of_attention(above):  # of many layers, each number would be looked up
-            return at
+            is_layer = at == len(path) - 1 and at > 1 and path[-1] in LEAVES  # attn.attn_out is a layer of attn
+            return at - 1 if is_layer and speaks_of_attention(path[at - 2]) else at
     return 0
 
 
@@ -92,8 +93,10 @@ def _looks_like(shapes: _Shapes) -> str:
     sizes = list(flat.values())
     squares = [rows for rows, cols in sizes if rows == cols]
     for end, (rows, cols) in flat.items():
-        if cols in squares and rows in (3 * cols, cols // 3):
+        if cols in squares and rows == 3 * cols:
             return f"{'.'.join(end)} has three times as many rows as columns and stands beside a square matrix"
+        if rows in squares and cols == 3 * rows:
+            return f"{'.'.join(end)} has three times as many columns as rows and stands beside a square matrix"
     most = max(map(squares.count, squares), default=0)
     if most >= 3:
         return f"{most} square matrices of one size, and no names that say which is Q, K and V"

@@ -14,6 +14,7 @@ from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_heads
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.inspection.sizes import rows_of
+from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.inspection.weighed import weighed
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry, split_rows
@@ -65,7 +66,7 @@ def split(
     )
     sizes = solution.geometry
     parts = list(_parts(candidate, biases, sizes)) if sizes is not None else []
-    out_bias = names.find_sibling(out.name, "bias") if out is not None else None
+    out_bias = _bias_of(out, names) if out is not None else None
     for info, meaning in extras:
         findings.append(Finding(FindingCode.EXTRA_POSITION, f"{info.name} is {meaning}", candidate.layer))
     attention = replace(
@@ -86,6 +87,12 @@ def split(
         extras=extras,
     )
     return attention, findings
+
+
+def _bias_of(out: Weight, names: Names) -> Weight | None:
+    """The bias of an output projection, by the names that stand beside its own: ``b_O`` beside ``W_O``."""
+    keys = bias_keys(names.paths[out.name][-1])
+    return next((found for key in keys if (found := names.find_sibling(out.name, key)) is not None), None)
 
 
 def _vector(bias: Weight | None) -> Weight | None:

@@ -85,6 +85,12 @@ def suggested(module: str, tensors: Shapes, beside: Shapes | None = None, *, mix
     return Suggestion("\n".join(line for one in each for line in _lines(place, one, shapes, matrices, out)))
 
 
+def _is_turned(size: tuple[int, int]) -> bool:
+    """Whether it has Q, K and V side by side."""
+    rows, cols = size
+    return cols == 3 * rows
+
+
 def _are_heads(sizes: Sequence[tuple[int, int]]) -> bool:
     """Whether matrices without names may be a list of heads, Q, K and V of each in one."""
     return len({*sizes}) == 1 < len(sizes) != 3 and len(sizes) * sizes[0][0] == 3 * sizes[0][1]
@@ -114,7 +120,7 @@ def _said(matrices: Mapping[str, tuple[int, int]], own: set[str], shapes: Shapes
     missing = [part for part in "qkv" if not any(part in some for some in parts)]
     spare = [key for key in matrices if key not in parts.values() and key != out and _is_describable(shapes[key])]
     triple = [key for key in spare if matrices[key][0] == 3 * matrices[key][1]] if len(missing) == 3 else []
-    triple = [key for key in triple if key in own] or triple
+    triple = [key for key in triple if key in own] or triple or [key for key in spare if _is_turned(matrices[key])]
     if len(triple) == 1 or (len(missing) == 3 and len(spare) == 1):
         parts, missing = {"qkv": (triple or spare)[0]}, []
     return _SaidByNames(parts, spare if missing else [], missing, more)
@@ -126,7 +132,8 @@ def _lines(
     parts, spare, missing = said.parts, said.spare, said.missing
     stacked = "qkv" in parts and _has_three(shapes[parts["qkv"]])
     gate = "qkv" in parts and not holding_mlp({key: shapes[key] for key in shapes if key in matrices})
-    same = "qkv" in parts and not stacked and matrices[parts["qkv"]][0] <= matrices[parts["qkv"]][1]
+    turned = "qkv" in parts and not stacked and _is_turned(matrices[parts["qkv"]])
+    same = "qkv" in parts and not stacked and not turned and matrices[parts["qkv"]][0] <= matrices[parts["qkv"]][1]
     if same:
         parts = dict.fromkeys("qkv", parts["qkv"])
     alone = f"  # it has no {' and '.join(missing).upper()} of its own" if missing and not spare else ""
@@ -148,6 +155,7 @@ def _lines(
         lines.append(
             '# heads = "8"  # how many, or "32/8" with kv heads: where the packing is per head, none can be found'
         )
+    lines += ['orientation = "in_out"'] if turned else []
     beside = f"  # one of {', '.join(map(_quoted, spare[:4]))}" if spare else ""
     lines += [f"{part} = {_quoted(UNKNOWN)}{beside}" for part in missing if spare and not one]
     if any(_has_three(shapes[key]) for key in (*parts.values(), *spare)):
@@ -161,7 +169,7 @@ def _lines(
 
 def _output(matrices: Mapping[str, tuple[int, int]]) -> str | None:
     """The output projection: by its name, or as the one matrix that lies the other way round than three others."""
-    outputs = sorted(filter(_is_output, matrices), key=is_of_mlp)
+    outputs = sorted(filter(_is_output, matrices), key=lambda key: (_is_turned(matrices[key]), is_of_mlp(key)))
     named = next(iter(outputs), None)
     if named is not None or any(map(_parts, matrices)):
         return named

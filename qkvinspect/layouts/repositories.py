@@ -7,9 +7,13 @@ _ROW_BY_ROW = Packing(("q", "k", "v"), groups="heads", slot_innermost=True)
 _KV_PER_HEAD = Packing(("k", "v"), groups="heads")
 
 
-def _non_local(id: str, before: str, after: str, axes: int) -> Layout:
-    """theta, phi and g are Q, K and V; convolutions of ``axes`` axes, each perhaps in a module of its own."""
-    names = ((f"{before}theta{after}", Q), (f"{before}phi{after}", K), (f"{before}g{after}", V))
+def _non_local(id: str, before: str, after: str, axes: int, pooled: str = "") -> Layout:
+    """theta, phi and g are Q, K and V; convolutions of ``axes`` axes, each perhaps in a module of its own.
+
+    Args:
+        pooled: what stands between where pooling follows phi and g, and not theta.
+    """
+    names = ((f"{before}theta{after}", Q), (f"{before}phi{pooled}{after}", K), (f"{before}g{pooled}{after}", V))
     return Layout(
         id=id,
         libraries="non-local networks: mmcv, SlowFast; SAGAN, BigGAN",
@@ -27,7 +31,9 @@ def _non_local(id: str, before: str, after: str, axes: int) -> Layout:
 
 LAYOUTS: tuple[Layout, ...] = (
     *(_non_local(f"non-local-{axes - 2}d", "", ".weight", axes) for axes in (3, 4, 5)),
+    *(_non_local(f"non-local-{axes - 2}d-pooled", "", ".weight", axes, ".0") for axes in (3, 4, 5)),
     _non_local("non-local-mmcv", "", ".conv.weight", 4),
+    _non_local("non-local-mmcv-pooled", "", ".conv.weight", 4, ".0"),
     _non_local("non-local-slowfast", "conv_", ".weight", 5),
     _non_local("non-local-sagan", "snconv1x1_", ".weight", 4),
     Layout(

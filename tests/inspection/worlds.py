@@ -158,6 +158,16 @@ FOUND: Mapping[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
 """What is found, and the layers of its modules."""
 
 SAID: Mapping[str, dict[str, Shape]] = {
+    "a layer that is called attention, and its output": {"l.mixer.attn_in.weight": (3 * E, E)}
+    | {"l.mixer.attn_out.weight": (E, E), "l.mixer.mlp_out.weight": (E, 4 * E)},
+    "an MLP in the same matrix, and the way back from it": {"l.attn.fused_proj.weight": (7 * E, E)}
+    | {"l.attn.out_proj.weight": (E, E), "l.attn.mlp_out.weight": (E, 4 * E)},
+    "an MLP in the same matrix by its name": {"l.fused_attn_ff.weight": (11 * E, E), "l.attn_out.weight": (E, E)},
+    "three in a mixer along the first axis": {"l.mixer.W": (3, E, E), "l.mixer.Wo": (E, E)},
+    "flax's layers that are counted": {
+        "l/Attention_0/Dense_0/kernel": (E, 3 * E),
+        "l/Attention_0/Dense_1/kernel": (E, E),
+    },
     "inpainting of video: matrices that are called embeddings": _all(
         "transformer.0.attention", "query_embedding", "key_embedding", "value_embedding", "output_linear"
     ),
@@ -173,6 +183,9 @@ SAID: Mapping[str, dict[str, Shape]] = {
 """What is attention, or stands in its place, and is not cut: it is said or found, and never passed over."""
 
 DECOYS: Mapping[str, dict[str, Shape]] = {
+    "a memory with product keys": {"l.pkm.keys": (2, 128, 24), "l.pkm.query.weight": (E, E)}
+    | {"l.pkm.values.weight": (16384, E)},
+    "layers that score with attention": {f"l.{n}.weight": (E, E) for n in ("attention1", "attention2", "attention3")},
     "RAFT's recurrence": _all("update_block.gru", *(f"conv{g}{i}" for g in "zrq" for i in (1, 2)), shape=(E, E, 1, 5)),
     "a GRU's three gates apart": _all("cell", "W_r", "W_z", "W_h", "U_r", "U_z", "U_h"),
     "an LSTM's gates apart": _all("cell", "W_i", "W_f", "W_o", "W_c"),
