@@ -13,7 +13,7 @@ from qkvinspect.formats.onnx.low_rank import LowRanks
 from qkvinspect.formats.onnx.passing import PASSED
 from qkvinspect.formats.onnx.products import PRODUCTS, order_of
 from qkvinspect.formats.onnx.projections import Projections
-from qkvinspect.formats.onnx.scores import Scores, permuted, turned
+from qkvinspect.formats.onnx.scores import Scores, is_context, permuted, turned
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.taken import is_attention, taken
 from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
@@ -274,6 +274,9 @@ class Flow:
             return
         place = 0 if wanted == -1 else 1
         scores, values = turned(node, place, scores), _turned(node, 1 - place, values)
+        if scores.keys is None and wanted == -2 and is_context(scores) and len(scores.left) == len(values) == 1:
+            keys = moved.transposed(scores.left[0], _swapped(scores.left[0]))
+            self.met.append(Met(values[0], keys, scores.right[0]))
         if scores.keys is None:
             return
         if node.op == "Einsum":
@@ -289,6 +292,11 @@ class Flow:
         if {len(queries), len(keys), len(values)} <= {1, many}:
             streams = [views * (many // len(views)) for views in (queries, keys, values)]
             self.met += (Met(*each) for each in zip(*streams, strict=True))
+
+
+def _swapped(view: View) -> tuple[int, ...]:
+    rank = len(view.axes)
+    return (*range(rank - 2), rank - 1, rank - 2)
 
 
 def _is_scalar(sizes: Sizes, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Node
 from qkvinspect.formats.onnx.products import order_of
 from qkvinspect.formats.onnx.views import LostError, View
@@ -25,6 +26,13 @@ class Scores:
     rows: int = -2
     columns: int = -1
     keys: int | None = None
+
+
+def is_context(scores: Scores) -> bool:
+    """Whether they are products of K and V over all tokens, which attention without a softmax of scores takes Q to."""
+    left, right = scores.left[0].axes, scores.right[0].axes
+    kept = [bool(moved.rows_of_axis(axis)) for axis in (left[-2], left[-1], right[-2], right[-1])]
+    return kept == [True, False, False, True] and len(scores.left) == len(scores.right) == 1
 
 
 def turned(node: Node, slot: int, scores: Scores) -> Scores:
