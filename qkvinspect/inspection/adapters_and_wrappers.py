@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from qkvinspect.checkpoint import Checkpoint
-from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
@@ -18,7 +17,7 @@ from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.parsed import is_mapping
-from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors
+from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors, not_summed
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
@@ -174,16 +173,14 @@ def lora(checkpoint: Checkpoint) -> Lora:
     """
     if checkpoint.adapter is not None or not may_hold_factors(checkpoint.tensors) or is_adapter(checkpoint):
         return {}
-    from qkvinspect.weights.adapters.factors import factors_of
     from qkvinspect.weights.adapters.scales import configs_of
     from qkvinspect.weights.adapters.sums import update
 
-    factors = factors_of(checkpoint.tensors)
+    factors = not_summed(checkpoint)
     configs = configs_of(checkpoint) if factors else {}
-    summed = {one.up for one in checkpoint.computed if isinstance(one, ComputedSum)}
     found: dict[str, dict[str, Weight]] = {}
     for one in factors:
-        if one.up is None or one.up.name in summed:
+        if one.up is None:
             continue
         label = one.up.name.removeprefix(f"{one.module}.").removesuffix(".weight")
         try:

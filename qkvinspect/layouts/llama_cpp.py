@@ -155,10 +155,7 @@ LAYOUTS = (
         biases_stay=True,
         k_by_share=True,
         source="llama.cpp conversion/xverse.py, _reverse_hf_permute",
-        note=(
-            f"{_PERMUTED}; {_BIASES_STAY}. Of fewer kv heads than heads, those of K were permuted as if there were as "
-            "many as heads share one"
-        ),
+        note=f"{_PERMUTED}; {_BIASES_STAY}; K of fewer heads was permuted as if it had as many as share one",
     ),
     replace(
         _HALVES_IN_TURN,
@@ -173,22 +170,15 @@ LAYOUTS = (
         _RENAMED,
         id="gguf-renamed",
         libraries=(
-            "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, BERT"
+            "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, "
+            "BERT, T5"
         ),
+        out=("attn_output|attn_o.weight",),
         model_types=(
             *("qwen2", "qwen2moe", "qwen2vl", "gemma", "gemma2", "olmo2", "olmoe", "phimoe", "stablelm", "exaone"),
-            *("starcoder2", "nemotron", "llama4", "phi2", "*bert*"),
+            *("starcoder2", "nemotron", "llama4", "phi2", "*bert*", "t5", "t5encoder"),
         ),
         source="llama.cpp conversion/base.py, TextModel.modify_tensors",
-    ),
-    replace(
-        _RENAMED,
-        id="gguf-renamed-t5",
-        libraries="llama.cpp from T5, mT5, UMT5",
-        layer="blk.#",
-        out=("attn_o.weight",),
-        model_types=("t5", "t5encoder"),
-        source="llama.cpp conversion/t5.py, T5Model.modify_tensors",
     ),
     replace(
         _RENAMED,

@@ -13,7 +13,7 @@ from qkvinspect.formats.onnx.low_rank import LowRanks
 from qkvinspect.formats.onnx.passing import PASSED
 from qkvinspect.formats.onnx.products import PRODUCTS, order_of
 from qkvinspect.formats.onnx.projections import Projections
-from qkvinspect.formats.onnx.scores import Scores, is_context, permuted, turned
+from qkvinspect.formats.onnx.scores import Scores, context, permuted, turned
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.taken import is_attention, taken
 from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
@@ -200,11 +200,19 @@ class Flow:
         if node.op == "Einsum":
             self._einsum(node, one, other)
         elif len(other) == 1 and other[0].alone:
-            self._take(node, self._projections.product(node, other[0]))
+            if not self._mixes_tokens(node, one, -1, other[0]):
+                self._take(node, self._projections.product(node, other[0]))
         elif len(one) == 1 and one[0].alone and node.op == "MatMul":
-            self._take(node, self._projections.on_the_left(node, one[0]))
+            if not self._mixes_tokens(node, other, -2, one[0]):
+                self._take(node, self._projections.on_the_left(node, one[0]))
         elif one and other and not one[0].alone and node.op != "Conv":
             self._scores[node.outputs[0]] = Scores(_turned(node, 0, one), _turned(node, 1, other))
+
+    def _mixes_tokens(self, node: Node, given: tuple[View, ...], axis: int, weight: View) -> bool:
+        """Whether a product sums over tokens and leaves rows where they are; what it gives is kept then."""
+        found = moves.with_mixed_tokens(self._sizes, node, given, axis) if len(weight.axes) == 2 else ()
+        self._put(node.outputs[0], found)
+        return bool(found)
 
     def _take(self, node: Node, view: View) -> None:
         self._views[node.outputs[0]] = (view,)
@@ -215,6 +223,8 @@ class Flow:
         if len(node.inputs) != 2 or len(one) > 1 or len(other) > 1:
             raise LostError
         slots = [slot for slot, views in enumerate((one, other)) if views and views[0].alone]
+        if len(slots) == 1 and one and other and not einsum.sums_rows(node.equation, slots[0], (one[0], other[0])):
+            return
         if len(slots) == 1:
             self._take(node, self._projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
         elif one and other and not slots:
@@ -274,10 +284,8 @@ class Flow:
             return
         place = 0 if wanted == -1 else 1
         scores, values = turned(node, place, scores), _turned(node, 1 - place, values)
-        if scores.keys is None and wanted == -2 and is_context(scores) and len(scores.left) == len(values) == 1:
-            keys = moved.transposed(scores.left[0], _swapped(scores.left[0]))
-            self.met.append(Met(values[0], keys, scores.right[0]))
         if scores.keys is None:
+            self.met += (Met(values[0], *both) for both in context(scores) if wanted == -2 and len(values) == 1)
             return
         if node.op == "Einsum":
             tokens, is_first, rank = (scores.rows, scores.columns), wanted == -1, self._rank(node, wanted)
@@ -292,11 +300,6 @@ class Flow:
         if {len(queries), len(keys), len(values)} <= {1, many}:
             streams = [views * (many // len(views)) for views in (queries, keys, values)]
             self.met += (Met(*each) for each in zip(*streams, strict=True))
-
-
-def _swapped(view: View) -> tuple[int, ...]:
-    rank = len(view.axes)
-    return (*range(rank - 2), rank - 1, rank - 2)
 
 
 def _is_scalar(sizes: Sizes, name: str) -> bool:

@@ -28,11 +28,17 @@ class Scores:
     keys: int | None = None
 
 
-def is_context(scores: Scores) -> bool:
-    """Whether they are products of K and V over all tokens, which attention without a softmax of scores takes Q to."""
-    left, right = scores.left[0].axes, scores.right[0].axes
-    kept = [bool(moved.rows_of_axis(axis)) for axis in (left[-2], left[-1], right[-2], right[-1])]
-    return kept == [True, False, False, True] and len(scores.left) == len(scores.right) == 1
+def context(scores: Scores) -> list[tuple[View, View]]:
+    """K and V where they are products of these over all tokens, which attention without a softmax of scores takes Q to.
+
+    Nothing where they are not.
+    """
+    left, right = scores.left[0], scores.right[0]
+    kept = [bool(moved.rows_of_axis(axis)) for axis in (*left.axes[-2:], *right.axes[-2:])]
+    if kept != [True, False, False, True] or len(scores.left) > 1 or len(scores.right) > 1:
+        return []
+    rank = len(left.axes)
+    return [(moved.transposed(left, (*range(rank - 2), rank - 1, rank - 2)), right)]
 
 
 def turned(node: Node, slot: int, scores: Scores) -> Scores:
