@@ -251,11 +251,14 @@ class _WeighedTogether:
     def _unnamed(self, few: _WeighedTogether, settled: Callable[[Module], Module]) -> Evidence | None:
         """What the weights say where they speak for a packing that no candidate has; None where they do not.
 
-        The order of the parts in a pattern's candidates is that of its name, which no library stands behind.
+        The order of the parts in a pattern's candidates is that of its name, which no library stands behind. Where
+        each part has a tensor, the names say which is which.
         """
         chosen = replace(few, modules=[settled(module) for module in few.modules])
         layout = chosen._attention.layout
         if layout is None or layout.found_by != "pattern":
+            return None
+        if all(len(stored.packing.order) == 1 for stored in layout.weights):
             return None
         said = weigh(chosen._hypotheses, layout)
         if said is None or said.packings is None or (said.packings.decided and said.as_declared):
