@@ -176,7 +176,7 @@ def _centred(norms: Array, places: Array, turned: int) -> tuple[Array, Array]:
     turns: Array = np.arange(width, dtype=np.float64) % ((turned or width) // 2)
     wanted = np.vander(turns, 3, increasing=True)
     if turned:
-        still = np.arange(width) >= turned
+        still: Array = np.arange(width) >= turned
         wanted[still, 1:] = 0
         wanted = np.column_stack((wanted, still))
     basis = np.linalg.qr(wanted)[0][:, 1:]
