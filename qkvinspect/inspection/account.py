@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -201,10 +201,9 @@ def account(
     known |= inside  # in place: sets of all tensors take much room
     del inside
     taken = {info.name for found in strange for info in found.tensors}
-    others = {name for name in names.paths if name not in known and name not in taken}
-    if any(found for look in _LOOKS for found in look(names, repeats.without_likes(others))):
-        told_of = {found.module for found in strange}.union(said)
-        strange += _looked_for(names, {name: path for name, path in names.paths.items() if name in others}, told_of)
+    few = repeats.without_likes(known, taken)
+    if any(found for look in _LOOKS for found in look(names, few)):
+        strange += _looked_for(names, known, taken, {found.module for found in strange}.union(said))
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, known, tuple(strange))
 
@@ -212,20 +211,21 @@ def account(
 _LOOKS = (looking_alike, mixing_tokens, undotted)
 
 
-def _looked_for(names: Names, paths: Mapping[str, Path], told_of: Set[str]) -> Iterator[Unrecognised]:
+def _looked_for(names: Names, known: Set[str], taken: Set[str], told_of: Set[str]) -> Iterator[Unrecognised]:
     """What looks like attention among tensors that nobody knows.
 
     Args:
+        taken: those of which something was found.
         told_of: modules of which something is said already.
     """
-    taken: set[str] = set()
-    for found in looking_alike(names, paths):
+    paths, more = names.paths, set(taken)
+    for found in looking_alike(names, paths, known, taken):
         if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0]))):
-            taken.update(info.name for info in found[1])
+            more.update(info.name for info in found[1])
             yield Unrecognised(*found, names)
-    for found in mixing_tokens(names, paths, taken):
+    for found in mixing_tokens(names, paths, known, more):
         yield Unrecognised(*found, names)
-    for found in undotted(names, paths, taken):
+    for found in undotted(names, paths, known, more):
         yield Unrecognised(*found, names, describable=False)
 
 

@@ -23,16 +23,17 @@ _STEPS = frozenset({"dq", "uq", "dkv", "ukv", "dk", "uk", "dv", "uv", "qr", "kr"
 
 
 def looking_alike(
-    names: Names, paths: Mapping[str, Path], taken: Collection[str] = ()
+    names: Names, paths: Mapping[str, Path], known: Collection[str] = (), taken: Collection[str] = ()
 ) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(its name as stored, the tensors, why) of each such module.
 
     Args:
-        paths: of the tensors that are looked at, but for those that are ``taken``.
+        paths: of the tensors that are looked at.
+        known, taken: those of them that need no more looking at.
     """
     modules: dict[Path, list[Weight]] = {}
     for name, path in paths.items():
-        if len(path) < 2 or name in taken:
+        if len(path) < 2 or name in known or name in taken:
             continue
         place = _attention_above(path)
         if place is not None and _is_matrix(names.shape(name)) and not _is_table(path[len(place) :]):

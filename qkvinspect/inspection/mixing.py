@@ -39,16 +39,17 @@ _IN = frozenset({"in", "input", "inp", "inputs"})
 
 
 def mixing_tokens(
-    names: Names, paths: Mapping[str, Path], taken: Collection[str] = ()
+    names: Names, paths: Mapping[str, Path], known: Collection[str] = (), taken: Collection[str] = ()
 ) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(its name as stored, the tensors, why) of each such module.
 
     Args:
-        paths: of the tensors that are looked at, but for those that are ``taken``.
+        paths: of the tensors that are looked at.
+        known, taken: those of them that need no more looking at.
     """
     modules: dict[Path, list[tuple[str, str]]] = {}
     for name, path in paths.items():
-        if name in taken:
+        if name in known or name in taken:
             continue
         at = len(path) - 1 - (path[-1] in LEAVES)
         if at < 1 or not (_speaks(path[at]) or _mixes(path, at)):

@@ -18,16 +18,17 @@ _PROJECTION = late_pattern(
 
 
 def undotted(
-    names: Names, paths: Mapping[str, Path], taken: Collection[str] = ()
+    names: Names, paths: Mapping[str, Path], known: Collection[str] = (), taken: Collection[str] = ()
 ) -> Iterator[tuple[str, tuple[Weight, ...], str]]:
     """(what holds them, the tensors, why) of each module with such tensors.
 
     Args:
-        paths: of the tensors that are looked at, but for those that are ``taken``.
+        paths: of the tensors that are looked at.
+        known, taken: those of them that need no more looking at.
     """
     held: dict[Path, list[str]] = {}
     for name, path in paths.items():
-        if len(path[-1]) > _LONG and name not in taken and _PROJECTION.search(path[-1]):
+        if len(path[-1]) > _LONG and name not in known and name not in taken and _PROJECTION.search(path[-1]):
             held.setdefault(path[:-1], []).append(name)
     for some in held.values():
         if len(some) > 1:
