@@ -19,6 +19,7 @@ class Weighed:
         same_rows: another packing that comes to the same rows with so many heads: one head a group, or as many
             groups as heads; "" where there is none.
         turn: which rows of a head turn together, where that is weighed.
+        tiled: whether heads that share a kv head lie as many apart as there are kv heads: head h uses h % kv heads.
     """
 
     label: str
@@ -27,11 +28,12 @@ class Weighed:
     explained_by: int | None = None
     same_rows: str = ""
     turn: Turn | None = None
+    tiled: bool = False
 
     @property
     def answer(self) -> str | int:
         """The packing, where packings are weighed; else the number of heads."""
-        return self.label or self.num_heads
+        return self.label or (f"{self.num_heads} tiled" if self.tiled else self.num_heads)
 
     def agrees(self, other: Weighed) -> bool:
         """Whether both give the same answer, or the same rows."""

@@ -275,7 +275,9 @@ def _tied(sample: Sample, index: Index, wide: str, narrow: str, share: int) -> l
     if len(there) < 2 or index[wide].size != share * index[narrow].size:
         shares = {wide: share, narrow: 1}
         return [
-            Term(block_sums(sample.among(index[part]), index[part].shape[1]), (shares[part], shares[part]))
+            Term(
+                block_sums(sample.among(index[part]), index[part].shape[1], shares[part]), (shares[part], shares[part])
+            )
             for part in there
         ]
     width = index[wide].shape[1]
@@ -284,7 +286,7 @@ def _tied(sample: Sample, index: Index, wide: str, narrow: str, share: int) -> l
     first = sample.among(index[wide])
     stacked = Products(_stack(first.matrix, share, width), sample.among(index[narrow]).matrix)
     return [
-        Term(block_sums(first, width), (share, share)),
+        Term(block_sums(first, width, share), (share, share)),
         Term(block_sums(stacked, width), (1, 1), given=True),
     ]
 

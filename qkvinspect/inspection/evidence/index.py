@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -65,6 +66,21 @@ def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:
         if out.as_shape(attention.layout.out_orientation)[1] == heads * width * stride:
             index["o"] = np.arange(heads * width).reshape(heads, width)
     return index
+
+
+def tiled(index: Mapping[str, Array]) -> dict[str, Array] | None:
+    """The same heads in an order in which those that share a kv head lie side by side, where they are tiled.
+
+    Then head h uses kv head h % kv heads: x-transformers repeats all kv heads one after the other. None where each has
+    a kv head of its own, or all have one.
+    """
+    kv_heads = min(map(len, index.values()))
+    if kv_heads == 1 or all(len(rows) == kv_heads for rows in index.values()):
+        return None
+    return {
+        part: rows.reshape(-1, kv_heads, rows.shape[1]).swapaxes(0, 1).reshape(rows.shape)
+        for part, rows in index.items()
+    }
 
 
 def _starts(attention: Attention) -> dict[str, int]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import exp
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.fit import Fit, fit, together
-from qkvinspect.inspection.evidence.groups import Fits, explained, parts_of, score_of
-from qkvinspect.inspection.evidence.index import index_of, source_of
+from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
+from qkvinspect.inspection.evidence.index import index_of, source_of, tiled
 from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, stride_of, take
 from qkvinspect.inspection.report import Attention
@@ -22,6 +22,21 @@ from qkvinspect.inspection.verdict import Verdict, Weighed
 Array = NDArray[Any]
 Variants = Mapping[int, Sequence[Attention]]
 """For each number of heads, the same layers cut into that many."""
+
+
+class Heads(NamedTuple):
+    """A way to cut layers into heads.
+
+    Attributes:
+        tiled: whether the heads that share a kv head lie as many apart as there are kv heads, and not side by side.
+    """
+
+    number: int
+    tiled: bool = False
+
+
+Fits = Mapping[Heads, Sequence[Fit]]
+"""For each way to cut them, how well it explains every layer, or all of them at once."""
 
 SURE = 0.99
 """The confidence from which an answer is given."""
@@ -74,7 +89,7 @@ def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: 
 
 def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None:
     """Weigh numbers of heads against each other; None where there is nothing to weigh."""
-    fits = {heads: fitted for heads, of in variants.items() if (fitted := _fits(of, samples))}
+    fits = _every(variants, samples)
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
@@ -94,7 +109,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     """
     fits: dict[str, Fits] = {}
     for label, variants in packings.items():
-        own = {heads: fitted for heads, of in variants.items() if (fitted := _fits(of, samples))}
+        own = _every(variants, samples)
         if own:
             fits[label] = own
     if not fits:
@@ -161,15 +176,17 @@ def _leaning(unsure: Sequence[Verdict], said: Verdict) -> Sequence[Verdict]:
 
 def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
     scores = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
-    gone = explained(scores, fits)
+    near = {heads.number: of for heads, of in fits.items() if not heads.tiled}
+    groups = explained({number: scores[Heads(number)] for number in near}, near)
+    gone = {Heads(number): by for number, by in groups.items()}
     order = sorted(scores, key=lambda heads: (heads in gone, -scores[heads]))
     noise = _noise(fits)
     top = scores[order[0]]
     confidence = (
         _share(top, [0.0, *(scores[heads] for heads in order[1:] if heads not in gone)]) if top > noise else 0.0
     )
-    weighed = tuple(Weighed("", heads, scores[heads], gone.get(heads)) for heads in order)
-    parted = parts_of(order[0], top, fits) if confidence else None
+    weighed = tuple(Weighed("", heads.number, scores[heads], gone.get(heads), tiled=heads.tiled) for heads in order)
+    parted = parts_of(order[0].number, top, near) if confidence and not order[0].tiled else None
     decided = confidence >= SURE and parted is None
     return Verdict(weighed, layers, noise, confidence, decided, parted=parted)
 
@@ -181,11 +198,12 @@ def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
     for label, own in fits.items():
         scores = {heads: score_of([one.fitted for one in of]) for heads, of in own.items()}
         best = max(scores, key=lambda heads: scores[heads])
-        same = [i for i, one in enumerate(weighed) if abs(scores[best] - one.score) < 1e-6 and one.num_heads == best]
+        alike = [abs(scores[best] - one.score) < 1e-6 and one.num_heads == best.number for one in weighed]
+        same = [i for i, is_alike in enumerate(alike) if is_alike]
         if same:
             weighed[same[0]] = replace(weighed[same[0]], same_rows=weighed[same[0]].same_rows or label)
             continue
-        weighed.append(Weighed(label, best, scores[best]))
+        weighed.append(Weighed(label, best.number, scores[best], tiled=best.tiled))
         if scores[best] >= max(one.score for one in weighed):
             noise = _noise(own)
             visible = score_of([one.gain() for one in own[best]]) > noise
@@ -218,12 +236,24 @@ def draw(attentions: Sequence[Attention], samples: Sequence[Sample]) -> tuple[tu
     return profile(samples, index) if index else ()
 
 
-def _fits(attentions: Sequence[Attention], samples: Sequence[Sample]) -> list[Fit]:
+def _every(variants: Variants, samples: Sequence[Sample]) -> Fits:
+    """Every number of heads that fits, with the heads that share a kv head side by side, and tiled."""
+    return {
+        Heads(number, is_tiled): fitted
+        for is_tiled in (False, True)
+        for number, of in variants.items()
+        if (fitted := _fits(of, samples, is_tiled=is_tiled))
+    }
+
+
+def _fits(attentions: Sequence[Attention], samples: Sequence[Sample], *, is_tiled: bool) -> list[Fit]:
     """The hypothesis applied to every sampled layer; empty where it does not fit one."""
     by_layer = {attention.layer: attention for attention in attentions}
     fitted: list[Fit] = []
     for sample in samples:
         index = index_of(by_layer[sample.layer], sample.stride) if sample.layer in by_layer else None
+        if index is not None and is_tiled:
+            index = tiled(index)
         one = fit(sample, index) if index is not None else None
         if one is None or not one.usable:
             return []
