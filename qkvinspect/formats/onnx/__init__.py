@@ -20,7 +20,8 @@ from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
 from qkvinspect.formats.onnx.names import Named, Uses, is_folded, is_product, names_of
 from qkvinspect.formats.onnx.operators import operator_names
-from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
+from qkvinspect.formats.onnx.order import in_order
+from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks, with_decoded
 from qkvinspect.formats.onnx.tensors import Tensors
 from qkvinspect.formats.onnx.unnamed import attention_names
 from qkvinspect.formats.onnx.wire import Wire
@@ -51,7 +52,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     if request.container:
         raise UsageError("ONNX files have no containers", file=source.name, found=repr(request.container))
     wire = Wire(source, request.limits)
-    graph = read_graph(wire)
+    graph = in_order(read_graph(wire))
     uses = Uses(graph)
     names = names_of(uses)
     inside = [*operator_names(uses, names)]
@@ -61,6 +62,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     flow = Flow(graph, wire)
     unnamed = [*attention_names(flow.met, uses, names)]
     names |= {named.name: named for named in unnamed if named.name not in names}
+    names = with_decoded(uses, names)
     stored_as = quantised_names(uses, names)
     resources = ExitStack()
     with resources:
