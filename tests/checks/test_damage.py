@@ -61,11 +61,11 @@ def weights(dtype: torch.dtype = torch.float32) -> State:
     return found
 
 
-def said(state: State, path: Path) -> list[str]:
+def said(state: State, path: Path, heads: tuple[str, ...] = ("4",)) -> list[str]:
     save_file({name: value.contiguous() for name, value in state.items()}, path / "model.safetensors")
     wanted = parse_policy({"select": ["damaged-block"]})
     with open_checkpoint(str(path / "model.safetensors")) as opened:
-        return [one.message for one in run(inspect(opened, Options(heads=("4",))), wanted)]
+        return [one.message for one in run(inspect(opened, Options(heads=heads)), wanted)]
 
 
 def pruned(state: State) -> None:
@@ -140,6 +140,11 @@ def kv_heads_repeated_with_a_byte_more(state: State) -> None:
         value[2:, 0, 0] = value[0, 0, 0]
 
 
+def one_kv_head_for_all(state: State) -> None:
+    for name in ("k", "v"):
+        state[f"layers.0.self_attn.{name}_proj.weight"] = torch.randn(32, WIDTH).repeat(4, 1)
+
+
 def padded_heads(state: State) -> None:
     """In one layer alone: the lower rows of each head, and the columns that read them."""
     for name in ("q", "k", "v"):
@@ -177,6 +182,7 @@ def large_biases(state: State) -> None:
     "change",
     [
         kv_heads_repeated_with_a_byte_more,
+        one_kv_head_for_all,
         padded_heads,
         padded_width,
         widened_heads,
@@ -219,6 +225,21 @@ def test_one_bit_of_an_exponent_is_found_and_placed(name: str, dtype: torch.dtyp
     assert f"bytes {place * dtype.itemsize}:{(place + 1) * dtype.itemsize} of {name}" in told
     where = f"row {WIDTH - 1}, column {WIDTH - 5}" if "weight" in name else f"entry {WIDTH - 5}"
     assert f"hold {float(value[place]):.3g} ({where})" in told
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "o"])
+def test_a_weight_whose_second_half_is_its_first_is_told(name: str, tmp_path: Path) -> None:
+    """Without a number of heads, of which two might be one kv head for both."""
+    state = weights()
+    state[f"layers.1.self_attn.{name}_proj.weight"][64:] = state[f"layers.1.self_attn.{name}_proj.weight"][:64].clone()
+    (told,) = said(state, tmp_path, heads=())
+    assert told.startswith(f"bytes {64 * 512}:{128 * 512} of {name}_proj.weight")
+
+
+def test_kv_heads_that_are_repeated_without_a_number_of_heads_are_no_damage(tmp_path: Path) -> None:
+    state = weights()
+    one_kv_head_for_all(state)
+    assert said(state, tmp_path, heads=()) == []
 
 
 def test_rows_that_are_zero_in_one_layer_alone_are_told(tmp_path: Path) -> None:

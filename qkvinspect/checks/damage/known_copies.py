@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qkvinspect.checks.damage.patterns import CHANCE
 from qkvinspect.checks.damage.stored_bytes import StoredTensor
 from qkvinspect.checks.head_values import HeadValues
 from qkvinspect.checks.subject import Subject
-
-_CHANCE = 16
-"""Bytes at either end of a run that may be equal by chance: the next head begins with the same ones."""
 
 
 def is_known(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int, size: int) -> bool:
@@ -17,15 +15,8 @@ def is_known(subject: Subject, one: StoredTensor, first: int, other: StoredTenso
     alike = {part.name for part in one.parts} == {part.name for part in other.parts}
     if alike and first == second == 0 and size == one.nbytes == other.nbytes:
         return True
-    if one is other and first <= _CHANCE and other.nbytes - second - size <= _CHANCE and _repeats(one, second - first):
-        return True
-    within = min(_CHANCE, size // 2)
+    within = min(CHANCE, size // 2)
     return all(_equal_there(subject, one, first + at, other, second + at) for at in (within, size - 1 - within))
-
-
-def _repeats(tensor: StoredTensor, distance: int) -> bool:
-    """Whether a tensor holds some rows several times, one after the other, as the K of one head repeated for all."""
-    return distance > 0 and tensor.nbytes % distance == 0 and distance % tensor.row_bytes == 0
 
 
 def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int) -> bool:

@@ -24,7 +24,7 @@ from itertools import chain, pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from qkvinspect.checks.damage.patterns import between_columns, evenly_spaced, in_most_layers
+from qkvinspect.checks.damage.patterns import by_intent, evenly_spaced, in_most_layers
 from qkvinspect.checks.damage.stored_bytes import StoredTensor, stored_tensors
 from qkvinspect.checks.subject import Fault, Subject, heads_named
 from qkvinspect.fast_dataclass import dataclass
@@ -277,10 +277,10 @@ def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[M
 
     told: dict[int, int] = {}
     found = list(copies(marks, [tensor.read for tensor in tensors], [t.nbytes for t in tensors]))
-    columns = between_columns(tensors, found)
+    intended = by_intent(tensors, found)
     for (a, first), (b, second), size in found:
         one, other = tensors[a], tensors[b]
-        if a == b and (a, second - first) in columns:
+        if a == b and (a, second - first) in intended:
             continue
         if size < max(LEAST, 64 * one.itemsize) or is_known(subject, one, first, other, second, size):
             continue
