@@ -44,6 +44,8 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
             f"{fact.origin} says {fact.num_heads or sizes.num_heads}" for fact, sizes in solution.disagreeing
         )
         yield Finding(FindingCode.HEADS_AMBIGUOUS, f"{said}: --heads N settles it", layer)
+    elif solution.unlike:
+        yield Finding(FindingCode.HEADS_UNKNOWN, solution.unlike, layer)
     elif solution.geometry is not None:
         said = any(fact.num_heads for fact, _ in solution.rejected)
         text = (
