@@ -204,7 +204,7 @@ def block_sums(products: Products, width: int, share: int = 1) -> BlockSums:
     counts: Array = np.full((heads, heads), float(width * width)) - width * np.eye(heads)
     if share == 1:
         return BlockSums(counts, moments)
-    moments, rows = moments.copy(), np.arange(heads * width).reshape(heads, width)
+    moments, rows = moments.copy(), np.arange(heads * width, dtype=np.int64).reshape(heads, width)
     shared: Array = np.kron(np.eye(heads // share), np.ones((share, share))) - np.eye(heads)
     one, other = shared.nonzero()
     tied = products.at(rows[one], rows[other]).astype(np.float64)
