@@ -10,6 +10,7 @@ from qkvinspect.explain import snippet
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import Layout, StoredWeight
+from qkvinspect.layouts.layout import tiled_by_name
 from qkvinspect.layouts.packing import Geometry, describe, span
 
 _NAMES = {"q": "Q (query)", "k": "K (key)", "v": "V (value)"}
@@ -170,6 +171,19 @@ def _has_heads_innermost(stored: StoredWeight) -> bool:
     return stored.packing.heads_innermost or stored.packing.groups == "rows"
 
 
+def _pairing(attention: Attention, geometry: Geometry) -> str:
+    """Which kv head a head uses, and where it is from where there are two answers."""
+    kv_heads = geometry.num_kv_heads
+    near, tiled = f"h//{geometry.num_heads // kv_heads}", f"h % {kv_heads}"
+    if geometry.tiled is None:
+        return f"query head h uses kv head {near} or {tiled}: libraries with these names differ, and nothing else tells"
+    text = f"query head h uses kv head {tiled if geometry.tiled else near}"
+    layout = attention.layout
+    if layout is None or geometry.tiled == tiled_by_name(layout, attention.layer):
+        return f"{text}, as the names tell" if geometry.tiled else text
+    return f"{text}, as the weights say"
+
+
 def _head_places(attention: Attention, geometry: Geometry) -> str:
     width = geometry.head_dim
     if geometry.subheads:
@@ -189,5 +203,5 @@ def _head_places(attention: Attention, geometry: Geometry) -> str:
         places += f"; a head has {', '.join(f'{size} rows of {name.upper()}' for name, size in sizes.items())}"
     if geometry.num_kv_heads != geometry.num_heads:
         share = geometry.num_heads // geometry.num_kv_heads
-        places += f"; {share} query heads share a kv head (query head h uses kv head h//{share})"
+        places += f"; {share} query heads share a kv head ({_pairing(attention, geometry)})"
     return f"{places}."

@@ -10,6 +10,7 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.fact import SaidBy
+from qkvinspect.inspection.pairing import about_pairing
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts.packing import describe
@@ -44,6 +45,8 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
             f"{fact.origin} says {fact.num_heads or sizes.num_heads}" for fact, sizes in solution.disagreeing
         )
         yield Finding(FindingCode.HEADS_AMBIGUOUS, f"{said}: --heads N settles it", layer)
+    elif solution.unlike:
+        yield Finding(FindingCode.HEADS_UNKNOWN, solution.unlike, layer)
     elif solution.geometry is not None:
         said = any(fact.num_heads for fact, _ in solution.rejected)
         text = (
@@ -59,11 +62,14 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
         yield Finding(FindingCode.HEADS_NEEDED, text, layer)
 
 
-def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> Iterator[Finding]:
+def about_evidence(
+    attention: Attention, evidence: Evidence, packing: str, *, of_others: bool = False
+) -> Iterator[Finding]:
     """Findings where the weights contradict other sources, or were the only source.
 
     Args:
         packing: that of the layout, in words.
+        of_others: whether the source of the heads has one number for stacks of several names, and so may mean another.
     """
     layer = attention.layer
     if evidence.turned is not None:
@@ -71,6 +77,7 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
         yield Finding(FindingCode.ORIENTATION_AGAINST_WEIGHTS, f"{text} {_sure(evidence.turned)}", layer)
         return
     packings, heads, known = evidence.packings, evidence.heads, attention.heads
+    yield from about_pairing(attention, heads)
     if packings is not None and packings.decided and not evidence.as_declared:
         text = f"the layout says {packing}, the weights say {packings.best.words(known and known.num_heads)}"
         yield Finding(FindingCode.PACKING_AGAINST_WEIGHTS, f"{text} {_sure(packings)}", layer)
@@ -79,11 +86,21 @@ def about_evidence(attention: Attention, evidence: Evidence, packing: str) -> It
     elif not evidence.as_declared:
         return  # the heads are those of a packing that the weights do not speak for
     elif attention.heads_said_by is SaidBy.WEIGHTS:
-        text = f"{heads.best.num_heads} heads are inferred from the weights alone"
+        text = f"{heads.best.num_heads} heads{_tiled(attention)} are inferred from the weights alone"
         yield Finding(FindingCode.HEADS_FROM_WEIGHTS, f"{text} {_sure(heads)}", layer)
-    elif known is not None and heads.best.num_heads != known.num_heads and heads.confidence > SURE_TO_CONTRADICT:
+    elif (
+        known is not None
+        and heads.best.num_heads != known.num_heads
+        and (of_others or heads.confidence > SURE_TO_CONTRADICT)
+    ):
         text = f"{attention.heads_from} says {known.num_heads} heads, the weights say {heads.best.num_heads}"
         yield Finding(FindingCode.HEADS_AGAINST_WEIGHTS, f"{text} {_sure(heads)}", layer)
+
+
+def _tiled(attention: Attention) -> str:
+    """How heads use kv heads, where that is unusual."""
+    heads = attention.heads
+    return f", of which h uses kv head h % {heads.num_kv_heads}," if heads is not None and heads.tiled else ""
 
 
 def said_of_none(packings: Verdict, *, equal: bool) -> str:

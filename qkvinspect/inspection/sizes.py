@@ -97,6 +97,22 @@ def _of_k_and_v(
                 yield from (("k", k), ("v", total - k))
 
 
+def shared_unlike(layout: Layout, part_rows: Mapping[str, int], out_features: int | None) -> str:
+    """Why no number of heads fits, where K and V have different numbers of heads; else "".
+
+    Where the output projection reads as many columns as Q has rows, heads of V are as wide as those of Q and K, so that
+    there are as many of V as of K only where both have as many rows.
+    """
+    q, k, v = (part_rows.get(part, 0) for part in ("q", "k", "v"))
+    apart = all(len(stored.packing.order) == 1 for stored in layout.weights)
+    if not apart or out_features != q or 0 in (q, k, v) or k == v or q % k or q % v:
+        return ""
+    return (
+        f"K has {k} rows and V {v}, so that a head of K would serve {q // k} of Q, and one of V {q // v}: "
+        "no number of heads fits both"
+    )
+
+
 def geometry_of(
     layout: Layout,
     totals: Sequence[int],
@@ -121,6 +137,8 @@ def geometry_of(
     widths: dict[str, int] = {}
     one_for_all = len(totals) == 1 and layout.v_free and layout.kv_heads == "free"
     if "q" in part_rows and not (one_for_all and fact.num_kv_heads):
+        if unlike := shared_unlike(layout, part_rows, out_features):
+            raise LayoutError(unlike)
         width = _divide(part_rows["q"], heads, "rows of Q", "heads")
         kv_heads = _divide(part_rows["k"], width, "rows of K", "head_dim") if "k" in part_rows else fact.num_kv_heads
         kv_heads = heads if layout.kv_heads == "equal" else kv_heads or heads

@@ -10,7 +10,7 @@ from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.fact_against_rows import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
-from qkvinspect.inspection.sizes import geometry_of, part_rows_of, possible_heads
+from qkvinspect.inspection.sizes import geometry_of, part_rows_of, possible_heads, shared_unlike
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, Geometry
 
@@ -27,6 +27,7 @@ class Solution:
         rejected: facts that the shapes contradict, and why.
         disagreeing: facts that fit the shapes but say otherwise than the chosen one.
         explained: why the layer holds other heads than the chosen fact says of the model; "" where it does not.
+        unlike: why no number of heads fits, where K and V have different ones; "" where they have not.
     """
 
     geometry: Geometry | None
@@ -35,6 +36,7 @@ class Solution:
     rejected: tuple[tuple[HeadFact, str], ...] = ()
     disagreeing: tuple[tuple[HeadFact, Geometry], ...] = ()
     explained: str = ""
+    unlike: str = ""
 
     @property
     def known(self) -> bool:
@@ -112,11 +114,12 @@ def _solve(
         rejected += [
             (fact, "it is of another part of the model, though its heads would fit") for fact in others.values()
         ]
-    possible = possible_heads(part_rows)
+    unlike = shared_unlike(layout, part_rows, out_features)
+    possible = possible_heads(part_rows) if not unlike else ()
     whole = None
     if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} == part_rows.keys():
         whole = Geometry(1, 1, part_rows.get("q", 1), widths=part_rows)
-    return Solution(whole, None, possible, tuple(rejected), tuple(disagreeing))
+    return Solution(whole, None, possible, tuple(rejected), tuple(disagreeing), unlike=unlike)
 
 
 _ANOTHER_PART = "as the config of another part of the model says, which its rows fit"
@@ -178,4 +181,4 @@ def _require_agreement(fact: HeadFact, geometry: Geometry, fixed: tuple[HeadFact
 
 def _source(fact: HeadFact) -> str:
     """The file or object a fact came from, without the key."""
-    return fact.config if fact.said_by is SaidBy.CONFIG else fact.origin
+    return fact.config or fact.origin

@@ -17,6 +17,7 @@ from qkvinspect.inspection.sizes import rows_of
 from qkvinspect.inspection.three_axes import bias_keys
 from qkvinspect.inspection.weighed import weighed
 from qkvinspect.layouts import Layout, StoredWeight
+from qkvinspect.layouts.layout import tiled_by_name
 from qkvinspect.layouts.packing import Geometry, split_rows
 from qkvinspect.weights.weight import Weight, plain
 
@@ -64,7 +65,7 @@ def split(
     extras = tuple(
         (info, meaning) for key, meaning in layout.extras if (info := names.find(key, candidate.path)) is not None
     )
-    sizes = solution.geometry
+    sizes = _with_pairing(solution, candidate)
     parts = list(_parts(candidate, biases, sizes)) if sizes is not None else []
     out_bias = _bias_of(out, names) if out is not None else None
     for info, meaning in extras:
@@ -87,6 +88,14 @@ def split(
         extras=extras,
     )
     return attention, findings
+
+
+def _with_pairing(solution: geometry.Solution, candidate: Candidate) -> Geometry | None:
+    """The sizes with which kv head a head uses, where the layout alone does not tell."""
+    sizes = solution.geometry
+    if sizes is None or sizes.num_kv_heads in (1, sizes.num_heads):
+        return sizes
+    return replace(sizes, tiled=tiled_by_name(candidate.layout, candidate.layer))
 
 
 def _bias_of(out: Weight, names: Names) -> Weight | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
@@ -20,8 +21,19 @@ def stack_of(attention: Attention) -> Hashable:
     blocks are; a name without a number is a stack of its own.
     """
     shapes = tuple(info.shape for info in attention.weights)
-    before = tuple(_NUMBER.split(attention.layer)[:-1]) or attention.layer
-    return before, attention.candidates, shapes, attention.heads_from, str(attention.heads)
+    return name_of_stack(attention), attention.candidates, shapes, attention.heads_from, str(attention.heads)
+
+
+def name_of_stack(attention: Attention) -> Hashable:
+    """What the names of the layers of one stack have in common."""
+    return tuple(_NUMBER.split(attention.layer)[:-1]) or attention.layer
+
+
+def with_number_of_others(firsts: Iterable[Attention]) -> set[Hashable]:
+    """The stacks whose number of heads one source gives to stacks of other names too, which may have another."""
+    every = list(firsts)
+    said = Counter(source for source, _ in {(one.heads_from, name_of_stack(one)) for one in every if one.heads})
+    return {stack_of(one) for one in every if said[one.heads_from] > 1}
 
 
 def finer(layers: Iterable[Layer], name: Callable[[Layer], str]) -> list[list[Layer]]:

@@ -46,6 +46,10 @@ class Weighed:
         return self.same_rows if num_heads is not None else f"{self.label}, or, in the same rows, {self.same_rows}"
 
 
+_CLEAR = 60.0
+"""The difference of two scores that stands for odds of over a thousand, as likelihoods overstate them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The answer that the weights give to one question.
@@ -72,6 +76,13 @@ class Verdict:
     @property
     def best(self) -> Weighed:
         return self.weighed[0]
+
+    def tiled(self, num_heads: int) -> bool | None:
+        """Whether so many heads that share kv heads are tiled; None where the weights do not tell."""
+        scores = {one.tiled: one.score for one in self.weighed if one.num_heads == num_heads}
+        if len(scores) < 2 or max(scores.values()) <= self.noise or abs(scores[True] - scores[False]) < _CLEAR:
+            return None
+        return scores[True] > scores[False]
 
 
 @dataclass(frozen=True, slots=True)

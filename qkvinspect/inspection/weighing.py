@@ -16,9 +16,10 @@ from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.kept_samples import keeping_samples
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence, said_of_none
+from qkvinspect.inspection.pairing import with_pairing
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.stacks import finer, one_after_another, stack_of
+from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others
 from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.layouts.packing import SHARED
@@ -90,10 +91,11 @@ def _asked(
         if module.attention is not None and not _without_values(module.attention):
             stacks.setdefault(stack_of(module.attention), []).append(module)
     told: dict[int, Module] = {}
-    for stack in stacks.values():
+    of_others = with_number_of_others([first.attention for first, *_ in stacks.values() if first.attention is not None])
+    for key, stack in stacks.items():
         chosen = [module for module in stack if wanted(module.match)]
         if chosen:
-            answer = _WeighedTogether(stack, names, facts).answer(thorough)
+            answer = _WeighedTogether(stack, names, facts, key in of_others).answer(thorough)
             told |= {id(module): answer(module) for module in chosen}
             if each and len(stack) > 1:
                 told |= {id(module): _alone(told[id(module)], names, facts) for module in chosen}
@@ -126,6 +128,7 @@ class _WeighedTogether:
     modules: Sequence[Module]
     names: Names
     facts: Facts
+    of_others: bool = False
 
     def answer(self, thorough: bool) -> Callable[[Module], Module]:
         """Apply the verdict of the stack to one of its layers."""
@@ -205,7 +208,8 @@ class _WeighedTogether:
 
     def _against(self, evidence: Evidence) -> list[Finding]:
         layout = self._attention.layout
-        return list(about_evidence(self._attention, evidence, alternatives.describe(layout) if layout else ""))
+        packing = alternatives.describe(layout) if layout else ""
+        return list(about_evidence(self._attention, evidence, packing, of_others=self.of_others))
 
     def _others(self, few: _WeighedTogether) -> Iterator[Hypotheses]:
         """Each of the layers that were not weighed yet."""
@@ -282,8 +286,9 @@ class _WeighedTogether:
             fact = HeadFact("weights", heads.best.num_heads, said_by=SaidBy.WEIGHTS)
             before = attention.weighed_facts
             attention, found = split(unsplit(module.match), candidate, self.names, [fact])
-            attention = replace(attention, weighed_facts=(*before, *attention.weighed_facts))
+            attention = with_pairing(replace(attention, weighed_facts=(*before, *attention.weighed_facts)), heads)
             against = list(about_evidence(attention, evidence, ""))
+        attention = with_pairing(attention, heads)
         return Module(module.match, replace(attention, evidence=evidence), (*found, *against))
 
 

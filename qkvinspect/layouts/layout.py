@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from qkvinspect.checkpoint import Orientation
@@ -109,6 +110,8 @@ class Layout:
         head_dim: rows of a head of K, where the library fixes them.
         kv_heads: how many kv heads the library allows; where a row does not say, as many as heads if one tensor
             holds all parts, else any number.
+        tiled_in: globs for names of modules in which head h uses kv head h % kv heads, where libraries that share the
+            row differ in it; in others nothing tells. Empty where heads that share a kv head are neighbours.
         may_share_kv: whether there may be fewer kv heads although the row says "equal": where the output projection
             reads so many more rows than K has that these fit.
         q_rows: rows of Q where it has not as many as K (one row that scores every token); K and V then have as many
@@ -168,6 +171,7 @@ class Layout:
     subheads: tuple[tuple[str, int], ...] = ()
     subheads_apart: bool = False
     kv_heads: KvHeads | Literal["usual"] = "usual"
+    tiled_in: tuple[str, ...] = ()
     may_share_kv: bool = False
     q_rows: int | None = None
     square: bool = False
@@ -219,6 +223,13 @@ class Layout:
         if any({"k", "v"} <= parts for parts in held):
             return "kv-fused"
         return "qk-fused" if any({"q", "k"} <= parts for parts in held) else "separate"
+
+
+def tiled_by_name(layout: Layout, layer: str) -> bool | None:
+    """Whether head h of a module uses kv head h % kv heads, and not its neighbours'; None where names do not tell."""
+    if not layout.tiled_in:
+        return False
+    return any(fnmatchcase(layer, glob) for glob in layout.tiled_in) or None
 
 
 def _biases(weights: Iterable[StoredWeight]) -> Iterator[StoredWeight]:

@@ -85,6 +85,8 @@ class Geometry:
         widths: rows of one head of any other part, where they differ from ``head_dim``.
         subheads: parts that divide each of their heads further (differential attention).
         subheads_apart: whether the first sub-heads of all heads come before the second ones.
+        tiled: whether head h uses kv head h % num_kv_heads, and not its neighbours' kv head; None where libraries that
+            store the same differ in it and nothing tells.
     """
 
     num_heads: int
@@ -94,6 +96,7 @@ class Geometry:
     widths: Mapping[str, int] = _NONE
     subheads: Mapping[str, int] = _NONE
     subheads_apart: bool = False
+    tiled: bool | None = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", frozen(self.widths))
@@ -105,7 +108,9 @@ class Geometry:
         return heads * self.subheads.get(part, 1)
 
     def kv_head(self, head: int) -> int:
-        """The kv head that a head uses."""
+        """The kv head that a head uses; that of its neighbours where it is not known which."""
+        if self.tiled:
+            return head % self.num_kv_heads
         return head * self.num_kv_heads // self.num_heads
 
     def whole_head(self, query: int) -> int:

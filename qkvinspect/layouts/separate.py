@@ -216,6 +216,7 @@ LAYOUTS = (
         libraries="diffusers, x-transformers, lucidrains' libraries",
         weights=(StoredWeight("to_q.weight", Q), StoredWeight("to_k.weight", K), StoredWeight("to_v.weight", V)),
         out=("to_out.0.weight", "to_out.weight"),
+        tiled_in=("*attn_layers.layers.*.1",),  # x_transformers/attend.py, Attend.forward: b (r kvh) n d
         source="diffusers models/attention_processor.py, Attention",
         proof="proven",
     ),

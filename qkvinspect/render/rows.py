@@ -40,17 +40,27 @@ def head_rows(attention: Attention) -> Iterator[tuple[str, ...]]:
     grouped = geometry.num_kv_heads != geometry.num_heads
     for head in range(geometry.num_heads):
         kv = geometry.kv_head(head)
+        either = sorted({kv, head % geometry.num_kv_heads}) if geometry.tiled is None else [kv]
         picked = [head_of(part, geometry, head) for part in attention.parts]
-        axes = [part.axis for part in attention.parts]
         cells = [
             cell
-            for (run, measure), axis in zip(picked, axes, strict=True)
-            for cell in (text.ranges([run], axis), text.norm(measure))
+            for part, (run, measure) in zip(attention.parts, picked, strict=True)
+            for cell in (
+                (text.ranges([run], part.axis), text.norm(measure))
+                if part.name == "q" or len(either) == 1
+                else ("not told", "-")
+            )
         ]
         first = attention.parts[0]
         held = first.head_ranks[head if first.name == "q" else kv] if _of_ranks(attention) else ()
         rank = (", ".join(map(str, held)),) if held else ()
-        yield (str(head), *((str(kv),) if grouped else ()), *rank, *cells, nonfinite(*(m for _, m in picked)))
+        yield (
+            str(head),
+            *((" or ".join(map(str, either)),) if grouped else ()),
+            *rank,
+            *cells,
+            nonfinite(*(m for _, m in picked)),
+        )
 
 
 def _of_ranks(attention: Attention) -> bool:

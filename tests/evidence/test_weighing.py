@@ -248,8 +248,8 @@ def test_noise_is_that_of_chi_square_over_both_views_of_all_hypotheses(rng: Rng)
 
 def test_packings_of_other_rows_are_others_however_near_their_scores(rng: Rng) -> None:
     sample = sampled(rng, symmetric(rng, 48))
-    fits = {str(seed): {4: [fit(sample, cut_at_random(seed))]} for seed in range(40)}
-    scores = sorted(one[4][0].fitted.value for one in fits.values())
+    fits = {str(seed): {weigh.HeadsInOrder(4): [fit(sample, cut_at_random(seed))]} for seed in range(40)}
+    scores = sorted(next(iter(one.values()))[0].fitted.value for one in fits.values())
     assert min(np.diff(scores)) < 0.1
     found = weigh._packings(fits | {"0 again": fits["0"]}, ("a",))
     assert sorted(one.label for one in found.weighed) == sorted(fits)

@@ -195,32 +195,23 @@ class CutProducts(Products):
 def block_sums(products: Products, width: int, share: int = 1) -> BlockSums:
     """Sums of the blocks of symmetric matrices; their diagonals must be 0 and are left out.
 
-    The rows at one place of the heads that share a kv head are kept apart: each is tied to the same row of that head.
-
     Args:
         products: of [heads * width, heads * width], in the order of the heads; of one matrix where any are shared.
-        share: how many neighbouring heads share a kv head.
+        share: how many neighbouring heads share a kv head; rows at one place of these are tied to one, and kept apart.
     """
     moments = products.add_up(width, width)
     heads = moments.shape[1]
     counts: Array = np.full((heads, heads), float(width * width)) - width * np.eye(heads)
     if share == 1:
         return BlockSums(counts, moments)
-    one, other = _sharing(heads, share)
-    places = np.arange(width)
-    alike = products.at(one[:, None] * width + places, other[:, None] * width + places).astype(np.float64)
-    sums = np.array([alike.sum(axis=1), (alike * alike).sum(axis=1)])
-    moments = moments.copy()
+    moments, rows = moments.copy(), np.arange(heads * width, dtype=np.int64).reshape(heads, width)
+    shared: Array = np.kron(np.eye(heads // share), np.ones((share, share))) - np.eye(heads)
+    one, other = shared.nonzero()
+    tied = products.at(rows[one], rows[other]).astype(np.float64)
+    sums = np.array([tied.sum(axis=1), (tied * tied).sum(axis=1)])
     moments[:, one, other] -= sums
     counts[one, other] -= width
-    return BlockSums(counts, moments, (alike.size / 2, sums.sum(axis=1) / 2))
-
-
-def _sharing(heads: int, share: int) -> tuple[Array, Array]:
-    """Every two different heads that share a kv head, both ways round."""
-    group = np.arange(heads) // share
-    one, other = np.nonzero((group[:, None] == group) & ~np.eye(heads, dtype=bool))
-    return one, other
+    return BlockSums(counts, moments, (tied.size / 2, sums.sum(axis=1) / 2))
 
 
 def cross_sums(products: Products, width: int, other: int, share: int) -> BlockSums:

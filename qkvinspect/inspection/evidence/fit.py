@@ -44,7 +44,7 @@ class Term:
     Attributes:
         share: how many neighbouring blocks downwards, and across, share a kv head.
         given: the likelihood is that of the second matrix where the first is known.
-        weight: 0.5 for a symmetric matrix, whose entries are counted twice.
+        weight: 0.5 for a symmetric matrix, whose entries are counted twice; less where heads share a kv head.
     """
 
     sums: BlockSums
@@ -59,7 +59,7 @@ class Term:
 
     def smallest(self) -> float:
         """The number of entries of the smallest class."""
-        return min((count for count, _ in self._own_classes if count), default=0.0) * self.weight
+        return min((count for count, _ in self._own_classes if count), default=0.0) * self.weight * max(self.share)
 
     @cached_property
     def without_heads(self) -> Fitted:
@@ -148,12 +148,14 @@ class Fit:
     Attributes:
         terms: of the similarities of rows.
         lengths: of how long they are: Q's with K's, V's with the columns of the output projection.
+        tied: how many of the terms, the first ones, are of Q with K, and how many after these of V with the output.
     """
 
     terms: tuple[Term, ...]
     kv_heads: int
     share: int
     lengths: Fitted
+    tied: tuple[int, int] = (0, 0)
 
     @property
     def usable(self) -> bool:
@@ -173,6 +175,15 @@ class Fit:
             order: as if the kv heads that carry the same number in it were one head.
         """
         return (self._entries if order is None else self._fitted(order)) - self._without_heads
+
+    def gains_of_halves(self) -> tuple[Fitted, Fitted]:
+        """``gain`` of Q and K by themselves, and of V and the output projection."""
+        first, both = self.tied[0], sum(self.tied)
+        one, other = (
+            sum((term.fitted() - term.without_heads for term in some), Fitted())
+            for some in (self.terms[:first], self.terms[first:both])
+        )
+        return one, other
 
     def gains(self, orders: Array) -> Array:
         """As ``gain`` less what it is on noise, for each of several orders of the same numbers."""
@@ -210,11 +221,12 @@ def fit(sample: Sample, index: Index) -> Fit:
         placed.pop("o", None)
     kv_heads = min(len(rows) for rows in placed.values())
     share = max(len(rows) for rows in placed.values()) // kv_heads
-    terms = [*_tied(sample, placed, "q", "k", share), *_tied(sample, placed, "o", "v", share)]
+    of_q, of_v = _tied(sample, placed, "q", "k", share), _tied(sample, placed, "o", "v", share)
+    terms = [*of_q, *of_v]
     for first, second in _ACROSS:
         if first in placed and second in placed and not np.array_equal(placed[first], placed[second]):
             terms += _across(sample, placed[first], placed[second], kv_heads)
-    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed))
+    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed), (len(of_q), len(of_v)))
 
 
 def together(fits: Sequence[Fit]) -> Fit | None:
@@ -231,7 +243,7 @@ def together(fits: Sequence[Fit]) -> Fit | None:
         if len({(term.sums.moments.shape, term.share, term.given, term.sums.paired is None) for term in same}) > 1:
             return None
         terms.append(replace(same[0], sums=added_up([term.sums for term in same])))
-    return Fit(tuple(terms), first.kv_heads, first.share, sum((one.lengths for one in fits), Fitted()))
+    return replace(first, terms=tuple(terms), lengths=sum((one.lengths for one in fits), Fitted()))
 
 
 def _lengths(sample: Sample, index: Index) -> Fitted:
@@ -266,29 +278,26 @@ def _of_two(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[
     if products is None:
         return []
     sums = cross_sums(products, first.shape[1], second.shape[1], len(first) // len(second))
-    return [Term(sums, (len(first) // kv_heads, len(second) // kv_heads), weight=1.0)]
+    share = len(first) // kv_heads, len(second) // kv_heads
+    return [Term(sums, share, weight=1 / max(share))]
 
 
 def _tied(sample: Sample, index: Index, wide: str, narrow: str, share: int) -> list[Term]:
     """Q with K, or the output projection with V: tied where both are there and have the same rows."""
     there = [part for part in (wide, narrow) if part in index]
     if len(there) < 2 or index[wide].size != share * index[narrow].size:
-        shares = {wide: share, narrow: 1}
-        return [
-            Term(
-                block_sums(sample.among(index[part]), index[part].shape[1], shares[part]), (shares[part], shares[part])
-            )
-            for part in there
-        ]
+        return [_among_shared(sample, index[part], share if part == wide else 1) for part in there]
     width = index[wide].shape[1]
     if share == 1:
         return [Term(block_sums(sample.among(index[wide], index[narrow]), width), (1, 1))]
-    first = sample.among(index[wide])
-    stacked = Products(_stack(first.matrix, share, width), sample.among(index[narrow]).matrix)
-    return [
-        Term(block_sums(first, width, share), (share, share)),
-        Term(block_sums(stacked, width), (1, 1), given=True),
-    ]
+    stacked = Products(_stack(sample.among(index[wide]).matrix, share, width), sample.among(index[narrow]).matrix)
+    return [_among_shared(sample, index[wide], share), Term(block_sums(stacked, width), (1, 1), given=True)]
+
+
+def _among_shared(sample: Sample, rows: Array, share: int) -> Term:
+    """Similarities of heads of which some share a kv head: that one's are seen again in each of them."""
+    sums = block_sums(sample.among(rows), rows.shape[1], share)
+    return Term(sums, (share, share), weight=0.5 / share)
 
 
 def _stack(scores: Array, share: int, width: int) -> Array:

@@ -14,6 +14,7 @@ from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.fit import Fit, fit, together
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
 from qkvinspect.inspection.evidence.index import index_of, source_of, tiled
+from qkvinspect.inspection.evidence.over_channels import may_be_over_channels
 from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, stride_of, take
 from qkvinspect.inspection.report import Attention
@@ -24,7 +25,7 @@ Variants = Mapping[int, Sequence[Attention]]
 """For each number of heads, the same layers cut into that many."""
 
 
-class Heads(NamedTuple):
+class HeadsInOrder(NamedTuple):
     """A way to cut layers into heads.
 
     Attributes:
@@ -35,7 +36,7 @@ class Heads(NamedTuple):
     tiled: bool = False
 
 
-Fits = Mapping[Heads, Sequence[Fit]]
+Fits = Mapping[HeadsInOrder, Sequence[Fit]]
 """For each way to cut them, how well it explains every layer, or all of them at once."""
 
 SURE = 0.99
@@ -51,6 +52,9 @@ LEAN = 8.0
 """By how much layers that are sure of nothing may together prefer another answer to that of their stack."""
 
 _VIEWS = 2
+
+_FAINT = 0.5
+"""The share of its score with which a larger number of heads may explain the likeliest and still be the answer."""
 
 TEMPERATURE = 4.0
 """By how much likelihoods overstate their case: real heads are not alike, and entries of a matrix not independent.
@@ -119,10 +123,24 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     common = {} if verdict.confidence else {label: _in_common(own) for label, own in fits.items()}
     if common and all(common.values()):
         verdict = _more_visible(_packings(common, layers), verdict)
+    if verdict.decided and _over_channels(packings, fits, samples, verdict.best.label):
+        return replace(verdict, decided=False, confidence=0.0)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
     one_by_one = ({label: _only(own, [i]) for label, own in fits.items()} for i in range(len(layers)))
     return unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in enumerate(one_by_one)])
+
+
+def _over_channels(
+    packings: Mapping[str, Variants], fits: Mapping[str, Fits], samples: Sequence[Sample], best: str
+) -> bool:
+    """Whether the parts may be as the first packing says, and the softmax over channels."""
+    first = next(iter(fits))
+    for heads, as_said in fits[best].items():
+        if first != best and not heads.tiled and heads in fits[first]:
+            declared, said = (packings[label][heads.number][0] for label in (first, best))
+            return may_be_over_channels(declared, said, fits[first][heads], as_said, samples)
+    return False
 
 
 def _in_common(fits: Fits) -> Fits:
@@ -177,8 +195,8 @@ def _leaning(unsure: Sequence[Verdict], said: Verdict) -> Sequence[Verdict]:
 def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
     scores = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
     near = {heads.number: of for heads, of in fits.items() if not heads.tiled}
-    groups = explained({number: scores[Heads(number)] for number in near}, near)
-    gone = {Heads(number): by for number, by in groups.items()}
+    groups = explained({number: scores[HeadsInOrder(number)] for number in near}, near)
+    gone = {HeadsInOrder(number): by for number, by in groups.items()}
     order = sorted(scores, key=lambda heads: (heads in gone, -scores[heads]))
     noise = _noise(fits)
     top = scores[order[0]]
@@ -187,8 +205,29 @@ def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
     )
     weighed = tuple(Weighed("", heads.number, scores[heads], gone.get(heads), tiled=heads.tiled) for heads in order)
     parted = parts_of(order[0].number, top, near) if confidence and not order[0].tiled else None
-    decided = confidence >= SURE and parted is None
+    sure = confidence >= SURE and parted is None
+    faint = any(_FAINT * scores[heads] > top for heads in gone)
+    decided = sure and not faint and not _halves_differ(near)
     return Verdict(weighed, layers, noise, confidence, decided, parted=parted)
+
+
+def _halves_differ(fits: Mapping[int, Sequence[Fit]]) -> bool:
+    """Whether Q with K is as sure of one number of heads as V with the output is of another, as where heads of Q and K
+    are divided further.
+    """
+    halves = [
+        {heads: [one.gains_of_halves()[half] for one in of] for heads, of in fits.items() if of[0].share == 1}
+        for half in (0, 1)
+    ]
+    found: set[int] = set()
+    for gains in filter(None, halves):
+        scores = {heads: score_of(of) for heads, of in gains.items()}
+        best = max(scores, key=lambda heads: scores[heads])
+        others = [score for heads, score in scores.items() if heads != best]
+        noise = _quantile(max(sum(one.variance for one in of) for of in gains.values()), len(gains))
+        if scores[best] > noise and _share(scores[best], others) >= SURE:
+            found.add(best)
+    return len(found) > 1
 
 
 def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
@@ -239,7 +278,7 @@ def draw(attentions: Sequence[Attention], samples: Sequence[Sample]) -> tuple[tu
 def _every(variants: Variants, samples: Sequence[Sample]) -> Fits:
     """Every number of heads that fits, with the heads that share a kv head side by side, and tiled."""
     return {
-        Heads(number, is_tiled): fitted
+        HeadsInOrder(number, is_tiled): fitted
         for is_tiled in (False, True)
         for number, of in variants.items()
         if (fitted := _fits(of, samples, is_tiled=is_tiled))
@@ -263,9 +302,13 @@ def _fits(attentions: Sequence[Attention], samples: Sequence[Sample], *, is_tile
 
 def _noise(fits: Fits) -> float:
     """The gain that the best of several hypotheses exceeds once in ``1 / CHANCE`` times on noise."""
-    freedom = max(sum(one.gain().variance for one in of) for of in fits.values()) / 2
+    return _quantile(max(sum(one.gain().variance for one in of) for of in fits.values()), len(fits))
+
+
+def _quantile(variance: float, hypotheses: int) -> float:
+    freedom = max(variance / 2, 1.0)
     step = 2 / (9 * freedom)  # Wilson and Hilferty's approximation of chi-square
-    quantile = freedom * (1 - step + NormalDist().inv_cdf(1 - CHANCE / _VIEWS / len(fits)) * step**0.5) ** 3
+    quantile = freedom * (1 - step + NormalDist().inv_cdf(1 - CHANCE / _VIEWS / hypotheses) * step**0.5) ** 3
     return quantile - freedom
 
 
