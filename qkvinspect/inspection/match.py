@@ -20,6 +20,7 @@ from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
+from qkvinspect.inspection.read_as_stored import as_read
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
 from qkvinspect.inspection.stacked_layers import no_matrices
@@ -129,7 +130,7 @@ def _find(
         found: list[list[Candidate]] = []
         aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
         for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
-            candidates = with_wide_v(_at(names, name, path, index), names)
+            candidates = as_read(with_wide_v(_at(names, name, path, index), names), names, configs)
             if candidates:
                 found.append([c for c in candidates if _fits(c)] or candidates)
         every = _tensors(found)
