@@ -183,6 +183,7 @@ def lora(checkpoint: Checkpoint) -> Lora:
         if one.up is None:
             continue
         label = one.up.name.removeprefix(f"{one.module}.").removesuffix(".weight")
+        label = _OF_PROCESSORS if label == one.up.name.removesuffix(".weight") else label
         try:
             encoding = update(one, configs.get(""))
             added = Weight(one.up.name, encoding.shape, one.up.dtype, None, encoding)
@@ -190,6 +191,24 @@ def lora(checkpoint: Checkpoint) -> Lora:
             added = Weight(one.up.name, (), one.up.dtype, None, why=str(error))
         found.setdefault(one.module, {})[label] = added
     return found
+
+
+_OF_PROCESSORS = "processor"
+"""What diffusers called its adapters of attention where their names are not below what they add to."""
+
+
+def not_shown(attentions: Iterable[Attention], by_module: Lora) -> Iterator[Finding]:
+    """Report what adapters in the file add to projections that it has other rows than."""
+    if not by_module:
+        return
+    shown = {weight.name for attention in attentions for weight in attention.weights}
+    for attention in attentions:
+        for base in dict.fromkeys(_base(part.weight.name, by_module) for part in attention.parts):
+            for added in by_module.get(base, {}).values():
+                if added.name not in shown and base + ".weight" in {part.weight.name for part in attention.parts}:
+                    how = added.why or f"{list(added.shape)} does not lie, or divide, as its weight does"
+                    text = f"what {added.name} adds to {base} is not shown: {how}"
+                    yield Finding(FindingCode.ADAPTER_LEFT_OUT, text, attention.layer)
 
 
 def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
@@ -207,7 +226,8 @@ def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
         parts = tuple(
             replace(part, weight=added, bias=None, bias_heads=())
             for part in attention.parts
-            if (added := by_base.get(_base(part.weight.name, by_module))) and _fits(added, part)
+            if (added := by_base.get(_base(part.weight.name, by_module)))
+            and all(_fits(added, other) for other in attention.parts if other.weight is part.weight)
         )
         if parts:
             weights = tuple({part.weight.name: part.weight for part in parts}.values())

@@ -20,6 +20,8 @@ from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
+from qkvinspect.inspection.one_for_all_heads import with_one_head
+from qkvinspect.inspection.read_as_stored import as_read
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
 from qkvinspect.inspection.stacked_layers import no_matrices
@@ -129,7 +131,9 @@ def _find(
         found: list[list[Candidate]] = []
         aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
         for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
-            candidates = with_wide_v(_at(names, name, path, index), names)
+            candidates = with_one_head(
+                as_read(with_wide_v(_at(names, name, path, index), names), names, configs), names
+            )
             if candidates:
                 found.append([c for c in candidates if _fits(c)] or candidates)
         every = _tensors(found)
@@ -270,7 +274,7 @@ def _at(names: Names, name: str, path: Path, index: Mapping[Path, tuple[Layout, 
     rows = (*index.get(end[-1:], ()), *index.get(end, ()))
     if len(end) == 2 and end[0].isdecimal():
         rows += index.get(("#", end[1]), ())
-    return [found for layout in rows for found in _candidates(names, name, path, layout)]
+    return with_one_head((found for layout in rows for found in _candidates(names, name, path, layout)), names)
 
 
 def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator[Candidate]:

@@ -223,3 +223,21 @@ def test_thirds_of_any_size_that_are_wider_than_their_input_may_be_q_k_and_v(row
     """Where the name says it and no output projection says how wide V is: 24 inputs."""
     found = report({"net.attention.queries_keys_values.weight": (rows, 24)})
     assert len(found.attentions) == known
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("attention.queries", "attention.keys", "attention.values", "attention.fc_out"),
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+        ("block.to_q", "block.to_k", "block.to_v", "block.to_out.0"),
+    ],
+)
+def test_projections_that_every_head_uses_are_not_cut(names: tuple[str, ...]) -> None:
+    """Linear(head_dim, head_dim) for each share of the input, and Linear(embed_size, embed_size) behind it."""
+    shapes = {f"{name}.weight": (16, 16) for name in names[:3]} | {f"{names[3]}.weight": (E, E)}
+    told = report(shapes)
+    (attention,) = told.attentions
+    assert attention.heads is not None
+    assert (attention.heads.num_heads, attention.heads.head_dim) == (1, 16)
+    assert all(part.heads == (range(16),) for part in attention.parts)
