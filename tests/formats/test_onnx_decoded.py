@@ -110,3 +110,29 @@ def test_codes_under_made_up_names_are_no_numbers(tmp_path: Path, run: Callable[
     written = load_file(out)
     assert len(written) == 3
     assert all(np.array_equal(one, np.full((WIDTH, WIDTH), np.float32(0.5))) for one in written.values())
+
+
+@pytest.mark.parametrize("product", ["MatMul", "Gemm"])
+@pytest.mark.parametrize(("packed", "place"), [("blocks.0.attn.in_proj_bias", PLACE), ("b", "attention.0")])
+@pytest.mark.parametrize("told", ["lengths", "thirds"])
+def test_biases_that_are_cut_of_one_vector(product: str, packed: str, place: str, told: str, tmp_path: Path) -> None:
+    """As dynamo has nn.MultiheadAttention of other inputs for keys: its weights are apart, their biases together."""
+    rng, stored = np.random.default_rng(3), {**SHAPES, "lengths": SPLIT, "flat": np.array([-1, WIDTH])}
+    stored["shape3"] = np.array([BATCH, TOKENS, WIDTH])
+    stored[packed] = rng.standard_normal(3 * WIDTH).astype(np.float32)
+    more = {"num_outputs": 3} if told == "thirds" else {}
+    inputs = [packed] if told == "thirds" else [packed, "lengths"]
+    nodes = [helper.make_node("Split", inputs, ["bq", "bk", "bv"], axis=0, **more)]
+    nodes.append(helper.make_node("Reshape", ["x", "flat"], ["x2"]))
+    for number, part in enumerate("qkv"):
+        stored[f"val_{number}"] = rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)
+        if product == "Gemm":
+            nodes.append(helper.make_node("Gemm", ["x2", f"val_{number}", f"b{part}"], [f"m{part}"]))
+            nodes.append(helper.make_node("Reshape", [f"m{part}", "shape3"], [f"y{part}"]))
+        else:
+            nodes.append(helper.make_node("MatMul", ["x", f"val_{number}"], [f"m{part}"]))
+            nodes.append(helper.make_node("Add", [f"m{part}", f"b{part}"], [f"y{part}"]))
+    path = tmp_path / "m.onnx"
+    model = model_of([*nodes, *by_heads({part: f"y{part}" for part in "qkv"})], stored, path)
+    parts = {part: [f"{part}.{head}" for head in range(HEADS)] for part in "qkv"}
+    give_what_the_graph_gives(model, path, place, parts, "x")

@@ -14,6 +14,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.formats.onnx.biases import pieces_of_vectors
 from qkvinspect.formats.onnx.computed import computed, cut, shared, sums, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
@@ -23,7 +24,7 @@ from qkvinspect.formats.onnx.operators import operator_names
 from qkvinspect.formats.onnx.order import in_order
 from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks, with_decoded
 from qkvinspect.formats.onnx.tensors import Tensors
-from qkvinspect.formats.onnx.unnamed import attention_names
+from qkvinspect.formats.onnx.unnamed import attention_names, cut_biases
 from qkvinspect.formats.onnx.wire import Wire
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.late_pattern import late_pattern
@@ -60,9 +61,11 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         names.pop(named.stored, None)
         names.setdefault(named.name, named)
     flow = Flow(graph, wire)
-    unnamed = [*attention_names(flow.met, uses, names)]
+    pieces = pieces_of_vectors(graph, flow.sizes)
+    unnamed = [*attention_names(flow.met, uses, names, pieces)]
     names |= {named.name: named for named in unnamed if named.name not in names}
     names = with_decoded(uses, names)
+    names |= {named.name: named for named in cut_biases(uses, names, pieces)}
     stored_as = quantised_names(uses, names)
     resources = ExitStack()
     with resources:

@@ -48,6 +48,7 @@ class Flow:
 
     Attributes:
         graph: the one that is followed.
+        sizes: of its values.
         met: projections that attention takes together.
         pieces: of a value that holds all rows of a weight, what is cut of it.
         reordered: by weight, the operator that takes its rows in an order that cannot be followed.
@@ -57,9 +58,9 @@ class Flow:
 
     def __init__(self, graph: Graph, wire: Wire) -> None:
         self.graph = graph
-        self._sizes = Sizes(graph, wire)
+        self.sizes = Sizes(graph, wire)
         self._rows: dict[str, int] = {}
-        self._projections = Projections(graph, self._sizes)
+        self._projections = Projections(graph, self.sizes)
         self.low_ranks = LowRanks(graph, wire)
         self._views: dict[str, tuple[View, ...]] = {}
         self._scores: dict[str, Scores] = {}
@@ -72,7 +73,7 @@ class Flow:
             self._see(node)
 
     def _see(self, node: Node) -> None:
-        self._sizes.see(node)
+        self.sizes.see(node)
         if not node.outputs:
             return
         if all(name in self._constant for name in node.inputs if name):
@@ -89,7 +90,7 @@ class Flow:
         try:
             self._follow(node, given)
         except (LostError, ZeroDivisionError):
-            if moves.reorders(self._sizes, node, given):
+            if moves.reorders(self.sizes, node, given):
                 self.reordered.setdefault(next(filter(None, given))[0].weight, node.op)
         self._note(node, given)
 
@@ -125,14 +126,14 @@ class Flow:
         elif node.op == "Concat":
             self._put(out, self._concatenated(node, given))
         elif node.op == "Split":
-            pieces = [moves.split(self._sizes, node, view) for view in given[0]]
+            pieces = [moves.split(self.sizes, node, view) for view in given[0]]
             for number, name in enumerate(node.outputs):
                 self._put(name, [each[number] for each in pieces])
                 self._cut(node, given[0], self._views.get(name, ()))
         elif node.op == "RotaryEmbedding":
             self._put(out, [self._rotated(node, view) for view in given[0]])
         else:
-            self._put(out, [moves.move(self._sizes, node, view) for view in given[0]])
+            self._put(out, [moves.move(self.sizes, node, view) for view in given[0]])
             if node.op in ("Gather", "GatherND", "Slice"):
                 self._cut(node, given[0], self._views.get(out, ()))
 
@@ -152,8 +153,8 @@ class Flow:
         if not any(traced):
             raise LostError
         pairs = zip(node.inputs, traced, strict=True)
-        held = [views for name, views in pairs if 0 not in (self._sizes.shape(name) or ())]
-        found = moves.concatenated(self._sizes, node, [views for views in held if views])
+        held = [views for name, views in pairs if 0 not in (self.sizes.shape(name) or ())]
+        found = moves.concatenated(self.sizes, node, [views for views in held if views])
         axis = node.numbers.get("axis", (0,))[0]
         if not all(held) and any(moved.rows_of_axis(view.axes[axis]) for view in found):
             raise LostError
@@ -163,16 +164,16 @@ class Flow:
         views = tuple(views)
         if 0 < len(views) <= _MOST_STREAMS and all(map(moved.is_handy, views)):
             self._views[name] = views
-            if self._sizes.shape(name) is None:
-                self._sizes.set(name, tuple(_size_of_axis(axis, self._sizes) for axis in views[0].axes))
+            if self.sizes.shape(name) is None:
+                self.sizes.set(name, tuple(_size_of_axis(axis, self.sizes) for axis in views[0].axes))
 
     def _elementwise(self, node: Node, given: Sequence[tuple[View, ...]]) -> Iterable[View]:
         traced = [views for views in given if views and not views[0].alone]
-        shape = self._sizes.shape(node.outputs[0])
+        shape = self.sizes.shape(node.outputs[0])
         if not traced:
             others = [name for name, views in zip(node.inputs, given, strict=True) if not views]
             alone = [views for views in given if views]
-            is_scaled = len(alone) == 1 and all(_is_scalar(self._sizes, name) for name in others)
+            is_scaled = len(alone) == 1 and all(_is_scalar(self.sizes, name) for name in others)
             return alone[0] if is_scaled and node.op not in _SUMS else ()
         if len(traced) == 1:
             others = [name for name, views in zip(node.inputs, given, strict=True) if views != traced[0]]
@@ -187,7 +188,7 @@ class Flow:
         return [cuts.mixed(one, other, is_sum=node.op in _SUMS)]
 
     def _rotated(self, node: Node, view: View) -> View:
-        shape = self._sizes.shape(node.input(2 if node.domain else 1))
+        shape = self.sizes.shape(node.input(2 if node.domain else 1))
         half = shape[-1] if shape else 0
         is_paired = node.numbers.get("interleaved", (0,))[0]
         return replace(view, turn=1 if is_paired else half if isinstance(half, int) else 0)
@@ -217,7 +218,7 @@ class Flow:
     def _take(self, node: Node, view: View) -> None:
         self._views[node.outputs[0]] = (view,)
         self._rows[view.weight] = moved.rows(view)
-        self._sizes.set(node.outputs[0], tuple(_size_of_axis(axis, self._sizes) for axis in view.axes))
+        self.sizes.set(node.outputs[0], tuple(_size_of_axis(axis, self.sizes) for axis in view.axes))
 
     def _einsum(self, node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> None:
         if len(node.inputs) != 2 or len(one) > 1 or len(other) > 1:

@@ -8,10 +8,11 @@ in the name of the bias that is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.formats.onnx.biases import bias_of
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
 from qkvinspect.formats.onnx.labels import is_generated, own_name
 from qkvinspect.formats.onnx.paths import Paths, is_short_for
@@ -21,28 +22,11 @@ from qkvinspect.late_pattern import late_pattern
 _BUILT = late_pattern(r"(.+\.)(?:MatMul\.(weight)|Add\.(bias))", re.DOTALL)
 """What the model builder of onnxruntime-genai calls a weight [in, out] and the bias that is added to its product."""
 
-_RESCALED = frozenset({"Cast", "Mul"})
-"""What stands between a product of integers and the bias that is added to it."""
-
 _SAME = frozenset({"Identity", "Cast"})
 """Operators that pass a tensor on, at most in another dtype."""
 
 DEQUANTIZE = "DequantizeLinear"
 """Operators that decode codes with a scale and a zero point: weights that were quantised in place."""
-
-_BIASES = {"Gemm": 2, "FusedGemm": 2, "MatMulNBits": 5}
-"""Which input of a product is a bias, where it has one."""
-
-_ADDS: Mapping[str, Sequence[int]] = {
-    "Add": (0, 1),
-    "BiasGelu": (1,),
-    "FastGelu": (1,),
-    "SkipLayerNormalization": (4,),
-    "SkipSimplifiedLayerNormalization": (3,),
-}
-"""Which inputs are added to another, as a bias is: operators of onnxruntime do more with the sum."""
-
-_MOST_RESCALED = 4
 
 _SCALES = frozenset({"Mul", "RMSNormalization", "SimplifiedLayerNormalization"})
 """Operators of a norm that multiply with its scale."""
@@ -286,27 +270,3 @@ def _is_threefold(use: Use) -> bool:
     """Whether a matrix has three times as many rows as columns, as Q, K and V of one width have."""
     size = size_of(use.node, use.stored)
     return size is not None and size[0] == 3 * size[1]
-
-
-def bias_of(uses: Uses, use: Use) -> Use | None:
-    """The bias that is added to a product: a vector with an entry for each of its columns."""
-    size = size_of(use.node, use.stored)
-    if size is None or not use.node.outputs:
-        return None
-    width = size[:1]
-    own = uses.at(use.node, _BIASES[use.node.op]) if use.node.op in _BIASES else None
-    if own is not None or use.node.op in ("Gemm", "FusedGemm"):
-        return own if own and own.stored.sizes == width else None
-    given = use.node.outputs[0]
-    for _ in range(_MOST_RESCALED):
-        readers = uses.readers.get(given, [])
-        for node in readers:
-            places = [uses.at(node, slot) for slot in _ADDS.get(node.op, ())]
-            added = [one for one in places if one is not None and one.stored.sizes == width]
-            if len(added) == 1:
-                return added[0]
-        onward = [node for node in readers if node.op in _RESCALED and node.outputs] if holds_codes(use.node) else []
-        if len(onward) != 1:
-            break
-        given = onward[0].outputs[0]
-    return None

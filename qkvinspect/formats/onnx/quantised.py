@@ -57,7 +57,7 @@ def with_decoded(uses: Uses, names: Mapping[str, Named]) -> dict[str, Named]:
     As biases, norms and tables are, and weights that are cut before.
     """
     found = dict(names)
-    named = {one.stored for one in names.values() if one.name != one.stored}
+    named = {one.stored for one in names.values() if one.name != one.stored and one.part is None}
     named |= {use.stored.name for use in uses.all if is_product(use)}
     for node in uses.graph.nodes:
         stored = node.input(0)
@@ -107,13 +107,14 @@ def _scaled(uses: Uses, node: Node, named: Named) -> list[Named] | None:
     axis = node.numbers.get("axis", (1,))[0] % len(codes.sizes) if node.op == DEQUANTIZE else own
     if not _are_one(scale) and (axis != own or scale.sizes != (codes.sizes[own],)):
         return None
-    found = [named._replace(name=f"{named.name}.int_codes"), Named(f"{named.name}.int_scale", scale.name)]
+    part = None if _are_one(scale) else named.part
+    found = [named._replace(name=f"{named.name}.int_codes"), Named(f"{named.name}.int_scale", scale.name, part=part)]
     if not zero:
         return found
     point = uses.graph.initialisers.get(zero)
     if point is None or point.type != codes.type or (point.sizes != scale.sizes and not _are_one(point, scale)):
         return None
-    return [*found, Named(f"{named.name}.int_zero_point", point.name)]
+    return [*found, Named(f"{named.name}.int_zero_point", point.name, part=part)]
 
 
 def _beside(uses: Uses, node: Node) -> tuple[Stored | None, str]:
