@@ -60,11 +60,7 @@ class Found(NamedTuple):
 
 
 def find_attentions(
-    names: Names,
-    layouts: Sequence[Layout],
-    configs: Sequence[Config],
-    asked: Asked,
-    some: Sequence[Layout] = (),
+    names: Names, layouts: Sequence[Layout], configs: Sequence[Config], asked: Asked, some: Sequence[Layout] = ()
 ) -> Found:
     """Every attention module, in the order of the file; a tensor belongs to at most one.
 

@@ -211,7 +211,7 @@ class Flow:
 
     def _mixes_tokens(self, node: Node, given: tuple[View, ...], axis: int, weight: View) -> bool:
         """Whether a product sums over tokens and leaves rows where they are; what it gives is kept then."""
-        found = moves.with_mixed_tokens(self._sizes, node, given, axis) if len(weight.axes) == 2 else ()
+        found = moves.with_mixed_tokens(self.sizes, node, given, axis) if len(weight.axes) == 2 else ()
         self._put(node.outputs[0], found)
         return bool(found)
 
