@@ -227,6 +227,16 @@ def test_one_bit_of_an_exponent_is_found_and_placed(name: str, dtype: torch.dtyp
     assert f"hold {float(value[place]):.3g} ({where})" in told
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_told_where_no_other_finding_tells_it(value: float, tmp_path: Path) -> None:
+    state = weights()
+    state["layers.1.self_attn.q_proj.weight"][3, 4] = value
+    assert said(state, tmp_path) == []
+    state["layers.1.self_attn.o_proj.weight"][3, 4] = value
+    (told,) = said(state, tmp_path)
+    assert f"hold {value} (row 3, column 4)" in told
+
+
 @pytest.mark.parametrize("name", ["q", "k", "v", "o"])
 def test_a_weight_whose_second_half_is_its_first_is_told(name: str, tmp_path: Path) -> None:
     """Without a number of heads, of which two might be one kv head for both."""

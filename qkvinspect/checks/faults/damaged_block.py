@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
+from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,8 @@ def _lone(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
 
     counts = [one.counts for one in seen if one.counts is not None]
     for value in of_weight(tensor.info, counts) if counts else ():
+        if tensor.parts and not isfinite(value[1]):
+            continue  # that is another finding
         place = value[0] * tensor.itemsize
         yield tensor.layer, f"{placed(tensor, place, place + tensor.itemsize)} hold {told(tensor.info, value)}"
 
