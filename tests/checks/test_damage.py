@@ -227,6 +227,16 @@ def test_one_bit_of_an_exponent_is_found_and_placed(name: str, dtype: torch.dtyp
     assert f"hold {float(value[place]):.3g} ({where})" in told
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_told_where_no_other_finding_tells_it(value: float, tmp_path: Path) -> None:
+    state = weights()
+    state["layers.1.self_attn.q_proj.weight"][3, 4] = value
+    assert said(state, tmp_path) == []
+    state["layers.1.self_attn.o_proj.weight"][3, 4] = value
+    (told,) = said(state, tmp_path)
+    assert f"hold {value} (row 3, column 4)" in told
+
+
 @pytest.mark.parametrize("name", ["q", "k", "v", "o"])
 def test_a_weight_whose_second_half_is_its_first_is_told(name: str, tmp_path: Path) -> None:
     """Without a number of heads, of which two might be one kv head for both."""
@@ -240,6 +250,30 @@ def test_kv_heads_that_are_repeated_without_a_number_of_heads_are_no_damage(tmp_
     state = weights()
     one_kv_head_for_all(state)
     assert said(state, tmp_path, heads=()) == []
+
+
+@pytest.mark.parametrize("name", ["q", "o"])
+@pytest.mark.parametrize("share", [2, 4, 8])
+def test_a_share_of_the_columns_that_was_never_written_is_told(share: int, name: str, tmp_path: Path) -> None:
+    state = weights()
+    first = WIDTH - WIDTH // share
+    state[f"layers.1.self_attn.{name}_proj.weight"][:, first:] = 0
+    (told,) = said(state, tmp_path)
+    assert told.startswith(f"{name}_proj.weight: columns {first}:{WIDTH} are zero in every row")
+    for layer in range(LAYERS):
+        state[f"layers.{layer}.self_attn.{name}_proj.weight"][:, first:] = 0
+    assert said(state, tmp_path) == []
+
+
+@pytest.mark.parametrize("width", [WIDTH, 8 * WIDTH])
+def test_columns_that_were_written_twice_are_told(width: int, tmp_path: Path) -> None:
+    """Whether a half is shorter than the runs that are looked for elsewhere, or longer."""
+    state = {f"layers.{n}.self_attn.{p}_proj.weight": torch.randn(64, width) for n in range(LAYERS) for p in "qkv"}
+    state |= {f"layers.{n}.self_attn.o_proj.weight": torch.randn(width, 64) for n in range(LAYERS)}
+    half = width // 2
+    state["layers.1.self_attn.q_proj.weight"][:, half:] = state["layers.1.self_attn.q_proj.weight"][:, :half].clone()
+    (told,) = said(state, tmp_path)
+    assert told.startswith(f"q_proj.weight: columns {half}:{width} are those of columns 0:{half} in every row")
 
 
 def test_rows_that_are_zero_in_one_layer_alone_are_told(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
+from math import isfinite, prod
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import TensorInfo
@@ -75,6 +75,8 @@ def readable(info: TensorInfo) -> bool:
 def of_biases(attention: Attention) -> Iterator[tuple[TensorInfo, Value]]:
     """Those of the biases of a layer, that of its output projection among them.
 
+    NaN and infinite ones of Q, K and V are ``nonfinite``.
+
     Raises:
         CheckpointError: the bytes cannot be read.
     """
@@ -82,7 +84,8 @@ def of_biases(attention: Attention) -> Iterator[tuple[TensorInfo, Value]]:
     for bias in {bias.name: bias for bias in biases}.values():
         if bias.encoding is None and not bias.why and bias.stored and readable(info := bias.stored[0]):
             for value in lone_values(info):
-                yield info, value
+                if isfinite(value[1]) or bias is attention.out_bias:
+                    yield info, value
 
 
 def told(info: TensorInfo, value: Value) -> str:

@@ -41,12 +41,12 @@ def in_most_layers(
     tensors: Sequence[StoredTensor], runs: Sequence[tuple[StoredTensor, Run]]
 ) -> list[tuple[StoredTensor, Run]]:
     """Runs of whole rows that most tensors of one name, of two layers and more, have at the same place."""
-    every = Counter(_name(tensor) for tensor in tensors)
-    found = Counter((_name(tensor), run) for tensor, run in runs)
+    every = Counter(without_numbers(tensor) for tensor in tensors)
+    found = Counter((without_numbers(tensor), run) for tensor, run in runs)
     return [
         (tensor, run)
         for tensor, run in runs
-        if 1 < found[_name(tensor), run] > every[_name(tensor)] / 2
+        if 1 < found[without_numbers(tensor), run] > every[without_numbers(tensor)] / 2
         and not any(edge % tensor.row_bytes for edge in run)
         and not tensor.packed
     ]
@@ -80,5 +80,6 @@ def _repeated(tensors: Sequence[StoredTensor], own: Sequence[tuple[int, int, int
     return {(number, distance) for held, distance in both for number in held.values()}
 
 
-def _name(tensor: StoredTensor) -> str:
+def without_numbers(tensor: StoredTensor) -> str:
+    """Its name, which it shares with those of other layers."""
     return _NUMBER.sub("#", tensor.info.name)
