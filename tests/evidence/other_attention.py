@@ -24,8 +24,9 @@ KINDS = {"tiled": (8, 4), "channels": (4, 4), "differential": (4, 4)}
 class Mixer(nn.Module):
     """One of the kinds of attention.
 
-    ``tiled``: head h uses kv head h % kv heads, as in x-transformers. ``channels``: each row of Q attends to the rows of
-    K over all positions, as in XCiT. ``differential``: two heads of Q and K make one attention over a V twice as wide.
+    ``tiled``: head h uses kv head h % kv heads, as in x-transformers. ``channels``: each row of Q attends to the rows
+    of K over all positions, as in XCiT. ``differential``: two heads of Q and K make one attention over a V twice as
+    wide.
     """
 
     def __init__(self, kind: str) -> None:
