@@ -137,7 +137,8 @@ class _WeighedTogether:
             return _nothing_said if self._attention.heads is None else lambda module: module
         if layout is None:
             return self._settle(thorough)
-        if self._attention.heads is not None and not thorough:
+        known = self._attention.heads
+        if known is not None and known.tiled is not None and not thorough:
             glance = weigh(self._few(affordable(self._hypotheses, GLANCE))._hypotheses, layout, glance=True)
             if glance is None or not self._against(glance):
                 return lambda module: module

@@ -23,6 +23,7 @@ from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.rotary import Pairing, pairings
 from qkvinspect.inspection.evidence.rotary_order import _best, weigh_orders
 from qkvinspect.inspection.evidence.sample import Sample, take
+from qkvinspect.inspection.evidence.ways import HeadsInOrder
 from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Evidence, Verdict, Weighed
@@ -248,7 +249,7 @@ def test_noise_is_that_of_chi_square_over_both_views_of_all_hypotheses(rng: Rng)
 
 def test_packings_of_other_rows_are_others_however_near_their_scores(rng: Rng) -> None:
     sample = sampled(rng, symmetric(rng, 48))
-    fits = {str(seed): {weigh.HeadsInOrder(4): [fit(sample, cut_at_random(seed))]} for seed in range(40)}
+    fits = {str(seed): {HeadsInOrder(4): [fit(sample, cut_at_random(seed))]} for seed in range(40)}
     scores = sorted(next(iter(one.values()))[0].fitted.value for one in fits.values())
     assert min(np.diff(scores)) < 0.1
     found = weigh._packings(fits | {"0 again": fits["0"]}, ("a",))

@@ -146,6 +146,29 @@ def test_a_config_that_contradicts_itself_is_not_used() -> None:
     assert "num_heads says 4" in found.findings[0].message
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"critic": {"num_heads": 2, "hidden": 64}, "actor": {"num_heads": 8}},
+        {"MODEL": {"HEADS": 4, "NUM_HEADS": 8}},
+        {"nhead": 4, "num_heads": 2},
+    ],
+)
+def test_keys_inside_a_checkpoint_that_differ_are_named_both(config: dict[str, Any]) -> None:
+    found = report("a", checkpoint__args=config)
+    assert (heads(found), codes(found)) == ([None], ["heads-ambiguous"])
+    assert found.findings[0].message.count(" says ") == 2
+
+
+@pytest.mark.parametrize("rows", [(16, 16, 4), (16, 4, 16), (16, 8, 4)])
+@pytest.mark.parametrize("config", [{}, {"num_heads": 4}])
+def test_k_and_v_that_are_shared_unlike_have_no_heads(rows: tuple[int, int, int], config: dict[str, Any]) -> None:
+    found = report("a", rows=rows, extra={"a.o_proj.weight": (16, 16)}, config__c_json=config)
+    assert (heads(found), found.attentions[0].possible_heads) == ([None], ())
+    assert [part.shape[0] for part in found.attentions[0].parts] == list(rows)
+    assert f"K has {rows[1]} rows and V {rows[2]}" in found.findings[-1].message
+
+
 def test_a_norm_over_one_head_fixes_its_width_and_one_over_all_heads_does_not() -> None:
     assert heads(report("a", extra={"a.q_norm.weight": (4,)})) == [4]
     assert heads(report("a", extra={"a.q_norm.weight": (16,)})) == [None]

@@ -5,39 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import exp
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any
 
 from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
-from qkvinspect.inspection.evidence.fit import Fit, fit, together
+from qkvinspect.inspection.evidence.fit import Fit, together
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
-from qkvinspect.inspection.evidence.index import index_of, source_of, tiled
+from qkvinspect.inspection.evidence.index import index_of, source_of
 from qkvinspect.inspection.evidence.over_channels import may_be_over_channels
 from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, stride_of, take
+from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, every_way
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Verdict, Weighed
 
 Array = NDArray[Any]
-Variants = Mapping[int, Sequence[Attention]]
-"""For each number of heads, the same layers cut into that many."""
-
-
-class HeadsInOrder(NamedTuple):
-    """A way to cut layers into heads.
-
-    Attributes:
-        tiled: whether the heads that share a kv head lie as many apart as there are kv heads, and not side by side.
-    """
-
-    number: int
-    tiled: bool = False
-
-
-Fits = Mapping[HeadsInOrder, Sequence[Fit]]
-"""For each way to cut them, how well it explains every layer, or all of them at once."""
 
 SURE = 0.99
 """The confidence from which an answer is given."""
@@ -52,6 +36,10 @@ LEAN = 8.0
 """By how much layers that are sure of nothing may together prefer another answer to that of their stack."""
 
 _VIEWS = 2
+
+_AS_KNOWN = 40.0
+"""Odds of 150 to one, before the weights are seen, that heads share kv heads as the libraries have it whose names they
+bear: one kv head for all heads can hardly be told from several that are tiled."""
 
 _FAINT = 0.5
 """The share of its score with which a larger number of heads may explain the likeliest and still be the answer."""
@@ -93,16 +81,17 @@ def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: 
 
 def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None:
     """Weigh numbers of heads against each other; None where there is nothing to weigh."""
-    fits = _every(variants, samples)
+    fits = every_way(variants, samples)
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
-    verdict = _heads(fits, layers)
+    odds = _against_tiles(next(iter(variants.values()))[0])
+    verdict = _heads(fits, layers, odds)
     if not verdict.confidence and (common := _in_common(fits)):
-        verdict = _more_visible(_heads(common, layers), verdict)
+        verdict = _more_visible(_heads(common, layers, odds), verdict)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
-    alone = [_heads(_only(fits, [i]), layers[i : i + 1]) for i in range(len(layers))]
+    alone = [_heads(_only(fits, [i]), layers[i : i + 1], odds) for i in range(len(layers))]
     return unless_apart(verdict, alone)
 
 
@@ -113,7 +102,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     """
     fits: dict[str, Fits] = {}
     for label, variants in packings.items():
-        own = _every(variants, samples)
+        own = every_way(variants, samples)
         if own:
             fits[label] = own
     if not fits:
@@ -192,8 +181,16 @@ def _leaning(unsure: Sequence[Verdict], said: Verdict) -> Sequence[Verdict]:
     return unsure if totals and max(totals.values()) - totals.get(said.best.answer, 0.0) > LEAN else ()
 
 
-def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
-    scores = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
+def _against_tiles(attention: Attention) -> float:
+    """By how much heads must be better explained if they are tiled, where the names are those of known libraries."""
+    layout = attention.layout
+    side_by_side = layout is not None and layout.found_by == "layout" and not layout.tiled_in
+    return _AS_KNOWN if side_by_side else 0.0
+
+
+def _heads(fits: Fits, layers: tuple[str, ...], against_tiles: float = 0.0) -> Verdict:
+    gains = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
+    scores = {heads: gain - against_tiles * heads.tiled for heads, gain in gains.items()}
     near = {heads.number: of for heads, of in fits.items() if not heads.tiled}
     groups = explained({number: scores[HeadsInOrder(number)] for number in near}, near)
     gone = {HeadsInOrder(number): by for number, by in groups.items()}
@@ -273,31 +270,6 @@ def draw(attentions: Sequence[Attention], samples: Sequence[Sample]) -> tuple[tu
     """The tie between rows against their distance, for the heads that the layers are cut into."""
     index = index_of(attentions[0], samples[0].stride) if samples else None
     return profile(samples, index) if index else ()
-
-
-def _every(variants: Variants, samples: Sequence[Sample]) -> Fits:
-    """Every number of heads that fits, with the heads that share a kv head side by side, and tiled."""
-    return {
-        HeadsInOrder(number, is_tiled): fitted
-        for is_tiled in (False, True)
-        for number, of in variants.items()
-        if (fitted := _fits(of, samples, is_tiled=is_tiled))
-    }
-
-
-def _fits(attentions: Sequence[Attention], samples: Sequence[Sample], *, is_tiled: bool) -> list[Fit]:
-    """The hypothesis applied to every sampled layer; empty where it does not fit one."""
-    by_layer = {attention.layer: attention for attention in attentions}
-    fitted: list[Fit] = []
-    for sample in samples:
-        index = index_of(by_layer[sample.layer], sample.stride) if sample.layer in by_layer else None
-        if index is not None and is_tiled:
-            index = tiled(index)
-        one = fit(sample, index) if index is not None else None
-        if one is None or not one.usable:
-            return []
-        fitted.append(one)
-    return fitted
 
 
 def _noise(fits: Fits) -> float:
