@@ -41,7 +41,8 @@ def leftover(
 ) -> Leftover:
     """Some projections of a module, their shapes with the reason."""
     shapes = ", ".join(f"{'.'.join(one.key)} {list(one.weight.shape)}" for one in some)
-    return Leftover(module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone, no_row)
+    tensors = (*(one.weight for one in some), *(one.factor for one in some if one.factor is not None))
+    return Leftover(module.path, module.stored, tensors, f"{why}: {shapes}", lone, no_row)
 
 
 def not_understood(candidate: Candidate, why: str) -> Leftover:

@@ -236,19 +236,18 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
 def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
     """The layouts that a person asked for, without what a row says of the places and neighbours of its modules."""
     for id, place in Forced(asked.forced).places():
-        for layout in layouts:
-            if layout.id == id:
-                yield replace(
-                    layout,
-                    layer="",
-                    siblings=(),
-                    unless=(),
-                    out_ratio=None,
-                    fed_by=None,
-                    glob=place,
-                    needs_config=True,
-                    model_types=(),
-                )
+        for layout in (one for one in layouts if one.id == id):
+            yield replace(
+                layout,
+                layer="",
+                siblings=(),
+                unless=(),
+                out_ratio=None,
+                fed_by=None,
+                glob=place,
+                needs_config=True,
+                model_types=(),
+            )
 
 
 def _may_occur(layout: Layout, names: Names) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate
-from qkvinspect.inspection.leftovers import OF_LAYERS, Leftover, leftover
+from qkvinspect.inspection.leftovers import OF_FACTORS, OF_LAYERS, Leftover, leftover
 from qkvinspect.inspection.names import Names, Path, numberless, shape_of
 from qkvinspect.inspection.possible_layouts import (
     columns_of,
@@ -26,7 +26,7 @@ from qkvinspect.inspection.possible_layouts import (
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.stacked_layers import StackedLayers
 from qkvinspect.inspection.three_axes import Stream, as_matrices, have_three, in_words, mix_three, out_of, readings
-from qkvinspect.inspection.two_steps import first_steps, projections_of
+from qkvinspect.inspection.two_steps import first_steps, products, projections_of
 from qkvinspect.inspection.unexplained import (
     EVEN,
     FEW,
@@ -86,7 +86,13 @@ def find(
             weights = tuple(one.weight for one in matrices[0])
             form = layout_of_three_axes(*matrices, out_of(module, some, axes[0]))
             found.append([Candidate(form, module.path, layer, weights)])
-        sets = [some for some in module.sets if some not in three and id(some) not in stacked]
+        factors = {id(some): why for some, why in products(module)}
+        left += [
+            leftover(module, some, factors[id(some)], lone=False, no_row=OF_FACTORS)
+            for some in module.sets
+            if id(some) in factors
+        ]
+        sets = [some for some in module.sets if some not in three and id(some) not in stacked | factors.keys()]
         if _gates_messages(names, module):
             continue
         first = first_steps(module)
@@ -108,7 +114,7 @@ def find(
         elif not first:
             said = [*unexplained(module, [some for some in sets if some not in chosen])]
             left += said
-            if not (said or chosen or three or stacked):
+            if not (said or chosen or three or stacked or factors):
                 silent.append(module)
     return found, [*left, *_lost(names, paths, claimed, found, silent)]
 
