@@ -45,7 +45,7 @@ def leftover(
     return Leftover(module.path, module.stored, tensors, f"{why}: {shapes}", lone, no_row)
 
 
-def not_understood(candidate: Candidate, why: str) -> Leftover:
+def not_understood(candidate: Candidate, why: str, no_row: str = OF_LAYERS) -> Leftover:
     """The tensors that have the names of a layout, and shapes that nothing describes."""
     shapes = ", ".join(f"{one.name.removeprefix(f'{candidate.layer}.')} {list(one.shape)}" for one in candidate.weights)
-    return Leftover(candidate.path, candidate.layer, candidate.weights, f"{why}: {shapes}", False, OF_LAYERS)
+    return Leftover(candidate.path, candidate.layer, candidate.weights, f"{why}: {shapes}", False, no_row)

@@ -20,11 +20,11 @@ from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
+from qkvinspect.inspection.no_scores import said_instead
 from qkvinspect.inspection.one_for_all_heads import with_one_head
 from qkvinspect.inspection.read_as_stored import as_read
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
-from qkvinspect.inspection.stacked_layers import no_matrices
 from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.inspection.wide_v import with_wide_v
 from qkvinspect.layouts import Layout
@@ -142,7 +142,7 @@ def _find(
         superseded.update(every - _tensors(found))
         for candidates in sorted(found, key=_rank, reverse=True):
             free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
-            strange = no_matrices(names, free[0]) if free else None
+            strange = said_instead(names, free[0]) if free else None
             if strange is not None:
                 claimed.update(info.name for info in free[0].weights)
                 stale.extend([strange] if isinstance(strange, Finding) else [])
