@@ -20,11 +20,11 @@ from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
+from qkvinspect.inspection.no_scores import said_instead
 from qkvinspect.inspection.one_for_all_heads import with_one_head
 from qkvinspect.inspection.read_as_stored import as_read
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
-from qkvinspect.inspection.stacked_layers import no_matrices
 from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.inspection.wide_v import with_wide_v
 from qkvinspect.layouts import Layout
@@ -138,7 +138,7 @@ def _find(
         superseded.update(every - _tensors(found))
         for candidates in sorted(found, key=_rank, reverse=True):
             free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
-            strange = no_matrices(names, free[0]) if free else None
+            strange = said_instead(names, free[0]) if free else None
             if strange is not None:
                 claimed.update(info.name for info in free[0].weights)
                 stale.extend([strange] if isinstance(strange, Finding) else [])
@@ -232,19 +232,18 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
 def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
     """The layouts that a person asked for, without what a row says of the places and neighbours of its modules."""
     for id, place in Forced(asked.forced).places():
-        for layout in layouts:
-            if layout.id == id:
-                yield replace(
-                    layout,
-                    layer="",
-                    siblings=(),
-                    unless=(),
-                    out_ratio=None,
-                    fed_by=None,
-                    glob=place,
-                    needs_config=True,
-                    model_types=(),
-                )
+        for layout in (one for one in layouts if one.id == id):
+            yield replace(
+                layout,
+                layer="",
+                siblings=(),
+                unless=(),
+                out_ratio=None,
+                fed_by=None,
+                glob=place,
+                needs_config=True,
+                model_types=(),
+            )
 
 
 def _may_occur(layout: Layout, names: Names) -> bool:
