@@ -127,3 +127,27 @@ def test_weights_that_nothing_names(scope: str, tmp_path: Path) -> None:
     model = model_of([*nodes, *attention("q", "k", "v")], stored, tmp_path / "m.onnx")
     layer = "h.0.attn" if scope else "attention.0"
     give_what_the_graph_gives(model, tmp_path / "m.onnx", layer, {part: [part] for part in "qkv"}, "x")
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_heads_that_are_folded_into_tokens(head_first: bool, tmp_path: Path) -> None:
+    """As in GPT-BigCode, where all heads share one K: the tokens of every head are rows of one matrix of scores."""
+    stored = {
+        "a.q.weight": numbers(1, WIDTH, WIDTH),
+        "a.k.weight": numbers(2, DIM, WIDTH),
+        "a.v.weight": numbers(3, DIM, WIDTH),
+        "shape": np.array([2, 5, HEADS, DIM]),
+        **{"folded": np.array([2, -1, DIM])} | {f"at{head}": np.array(head) for head in range(HEADS)},
+    }
+    nodes: list[Any] = []
+    for part in "qkv":
+        nodes.append(helper.make_node("Transpose", [f"a.{part}.weight"], [f"t{part}"]))
+        nodes.append(helper.make_node("MatMul", ["x", f"t{part}"], [part]))
+    nodes.append(helper.make_node("Reshape", ["q", "shape"], ["q4"]))
+    nodes += [helper.make_node("Gather", ["q4", f"at{head}"], [f"q{head}"], axis=2) for head in range(HEADS)]
+    nodes.append(helper.make_node("Transpose", ["q4"], ["turned4"], perm=(0, 2, 1, 3)))
+    nodes.append(helper.make_node("Reshape", ["turned4" if head_first else "q4", "folded"], ["flat"]))
+    path = tmp_path / "m.onnx"
+    model = model_of([*nodes, *attention("flat", "k", "v")], stored, path)
+    values = {"q": [f"q{head}" for head in range(HEADS)], "k": ["k"] * HEADS, "v": ["v"] * HEADS}
+    give_what_the_graph_gives(model, path, "a", values, "x")
