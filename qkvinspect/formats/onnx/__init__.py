@@ -170,6 +170,16 @@ def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
         text = f"{len(left)} {many} of {operators} left out, for nothing in the graph says whose they are: "
         text += f"{left[0].stored.name}; quantise a file whose nodes or weights are called after the model's modules"
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
+    sparse = [name for name in uses.graph.sparse if name]
+    if sparse:
+        text = f"{len(sparse)} sparse initialiser{'s' * (len(sparse) > 1)} left out, which are not read: "
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text + ", ".join(sparse[:3]) + ", ..." * (len(sparse) > 3))
+    called = [node.op for node in uses.graph.nodes if (node.domain, node.op) in uses.graph.functions]
+    if called:
+        names_of_called = ", ".join(sorted({*called})[:3])
+        text = f"{len(called)} node{'s' * (len(called) > 1)} of functions that the file defines ({names_of_called}): "
+        text += "these are not looked into, nor what weights they use"
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
     places = [node.constant.place for node in uses.graph.nodes if node.constant and len(node.constant.sizes) > 1]
     inside = sum(place[2] - place[1] for place in places if place)
     if inside >= _LARGE:

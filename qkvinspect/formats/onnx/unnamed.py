@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from qkvinspect.formats.onnx.biases import PieceOfVector, bias_of, piece_added
 from qkvinspect.formats.onnx.flow import Met
 from qkvinspect.formats.onnx.names import Named, Use, Uses
-from qkvinspect.formats.onnx.products import PRODUCTS, is_turned
+from qkvinspect.formats.onnx.products import PRODUCTS
 
 _MOST = 1 << 12
 """Attention modules whose weights are named."""
@@ -39,11 +39,11 @@ def attention_names(
                 continue
             known.add(use.stored.name)
             if home is not None:
-                yield Named(f"{home}{part}_proj_weight", use.stored.name, is_turned(use.node))
+                yield Named(f"{home}{part}_proj_weight", use.stored.name, use.turned)
                 continue
             place = use.node.scope or f"attention.{number}"
             name = f"{place}.{use.stored.name.replace('.', '_')}"
-            yield Named(f"{name}.weight", use.stored.name, is_turned(use.node))
+            yield Named(f"{name}.weight", use.stored.name, use.turned)
             bias = bias_of(uses, use)
             if bias is not None and (bias.stored.name not in known or "." not in bias.label):
                 yield Named(f"{name}.bias", bias.stored.name)
