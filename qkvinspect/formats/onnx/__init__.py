@@ -22,7 +22,8 @@ from qkvinspect.formats.onnx.heads import Heads, heads_of
 from qkvinspect.formats.onnx.names import Named, Uses, is_folded, is_product, names_of
 from qkvinspect.formats.onnx.operators import operator_names
 from qkvinspect.formats.onnx.order import in_order
-from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks, with_decoded
+from qkvinspect.formats.onnx.qlinear import with_plain_operators
+from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks, with_decoded, without_scale
 from qkvinspect.formats.onnx.tensors import Tensors
 from qkvinspect.formats.onnx.unnamed import attention_names, cut_biases
 from qkvinspect.formats.onnx.wire import Wire
@@ -53,7 +54,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     if request.container:
         raise UsageError("ONNX files have no containers", file=source.name, found=repr(request.container))
     wire = Wire(source, request.limits)
-    graph = in_order(read_graph(wire))
+    graph = in_order(with_plain_operators(read_graph(wire)))
     uses = Uses(graph)
     names = names_of(uses)
     inside = [*operator_names(uses, names)]
@@ -66,7 +67,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     names |= {named.name: named for named in unnamed if named.name not in names}
     names = with_decoded(uses, names)
     names |= {named.name: named for named in cut_biases(uses, names, pieces)}
-    stored_as = quantised_names(uses, names)
+    taken = {view.weight for met in flow.met for view in (met.q, met.k, met.v)}
+    stored_as = without_scale(taken, uses, quantised_names(uses, names))
     resources = ExitStack()
     with resources:
         files = Tensors(wire, resources)

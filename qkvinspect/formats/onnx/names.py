@@ -14,7 +14,7 @@ from typing import NamedTuple
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.formats.onnx.biases import bias_of
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
-from qkvinspect.formats.onnx.labels import is_generated, own_name
+from qkvinspect.formats.onnx.labels import before_quantising, is_generated, own_name
 from qkvinspect.formats.onnx.paths import Paths, is_short_for
 from qkvinspect.formats.onnx.products import PRODUCTS, holds_codes, is_turned, size_of
 from qkvinspect.late_pattern import late_pattern
@@ -108,8 +108,10 @@ class Uses:
                     if node.input(0) not in self._transposed:
                         self._transposed.add(node.outputs[0])
             elif node.op == DEQUANTIZE and node.outputs and node.inputs and node.inputs[0] in graph.initialisers:
-                # Under no name of its own: what the module calls it is told by the product, as of any other weight.
-                self._roots.setdefault(node.outputs[0], (node.inputs[0], f"/{node.outputs[0]}"))
+                # A matrix under no name of its own: what the module calls it is told by the product.
+                codes, made = node.inputs[0], node.outputs[0]
+                own = before_quantising(codes, made) if len(graph.initialisers[codes].sizes) == 1 else None
+                self._roots.setdefault(made, (codes, own or f"/{made}"))
         self.all = [use for node in graph.nodes for use in self.of(node)]
 
     def of(self, node: Node) -> list[Use]:
