@@ -250,6 +250,8 @@ def _stored(
     turns: list[Orientation] = ["out_in"] * len(weights)
     if known is not None:
         turns = [stored.orientation for stored in known.weights]
+    else:
+        turns = ["in_out" if weight.name in one.in_out else "out_in" for _, weight in weights]
     for (key, weight), orientation in zip(weights, turns, strict=True):
         held = tuple((name, part.heads) for name, part in one.parts.items() if part.weight == weight.name)
         try:

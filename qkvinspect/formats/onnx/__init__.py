@@ -63,7 +63,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         names.setdefault(named.name, named)
     flow = Flow(graph, wire)
     pieces = pieces_of_vectors(graph, flow.sizes)
-    unnamed = [*attention_names(flow.met, uses, names, pieces)]
+    unnamed = [*attention_names(flow, uses, names, pieces)]
     names |= {named.name: named for named in unnamed if named.name not in names}
     names = with_decoded(uses, names)
     names |= {named.name: named for named in cut_biases(uses, names, pieces)}
@@ -76,7 +76,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         tensors = {
             named.name: _as_named(infos[named.stored], named) for named in stored_as.values() if named.stored in infos
         }
-        attentions = tuple(computed(flow.met, names))
+        attentions = tuple(computed(flow.met, names, flow.projections.in_out))
         known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
         heads = heads_of(uses, names.values(), attentions)
         lost = tuple(unknown(tensors, known, flow, names))

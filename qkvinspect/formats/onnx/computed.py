@@ -31,8 +31,15 @@ _MOST_RANGES = 1 << 18
 """Heads of all modules together that are listed."""
 
 
-def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[ComputedAttention]:
-    """The modules whose every projection has a name; of several that share a weight each by its own names."""
+def computed(
+    met: Iterable[Met], names: Mapping[str, Named], in_out: Collection[str] = ()
+) -> Iterator[ComputedAttention]:
+    """The modules whose every projection has a name; of several that share a weight each by its own names.
+
+    Args:
+        in_out: the stored matrices whose rows lie along their second axis.
+    """
+    lie = frozenset(name for name, named in names.items() if (named.stored in in_out) != named.turned)
     every = _every_name(names)
     seen: set[ComputedAttention] = set()
     left = _MOST_RANGES
@@ -42,6 +49,8 @@ def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[Compute
             left -= 1 if found is None else sum(len(part.heads) for part in found.parts.values())
             if left < 0:
                 return
+            if found is not None:
+                found = found._replace(in_out=lie.intersection(part.weight for part in found.parts.values()))
             if found is not None and found not in seen:
                 seen.add(found)
                 yield found
