@@ -174,7 +174,7 @@ def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
     sparse = [name for name in uses.graph.sparse if name]
     if sparse:
-        text = f"{len(sparse)} sparse initialiser{'s' * (len(sparse) > 1)} left out, which are not read: "
+        text = f"{len(sparse)} sparse initialiser{'s' * (len(sparse) > 1)} left out, of which only the name is read: "
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text + ", ".join(sparse[:3]) + ", ..." * (len(sparse) > 3))
     called = [node.op for node in uses.graph.nodes if (node.domain, node.op) in uses.graph.functions]
     if called:
