@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _RESCALED = frozenset({"Cast", "Mul"})
 """What stands between a product of integers and the bias that is added to it."""
 
+_ROUNDED = frozenset({"DequantizeLinear", "QuantizeLinear"})
+"""What stands between any product of a quantised model and its bias."""
+
 _BIASES = {"Gemm": 2, "FusedGemm": 2, "MatMulNBits": 5}
 """Which input of a product is a bias, where it has one."""
 
@@ -111,7 +114,8 @@ def bias_of(uses: Uses, use: Use) -> Use | None:
             added = [one for one in places if one is not None and one.stored.sizes == width]
             if len(added) == 1:
                 return added[0]
-        onward = [node for node in readers if node.op in _RESCALED and node.outputs] if holds_codes(use.node) else []
+        passed = _ROUNDED | _RESCALED if holds_codes(use.node) else _ROUNDED
+        onward = [node for node in readers if node.op in passed and node.outputs]
         if len(onward) != 1:
             break
         given = onward[0].outputs[0]

@@ -49,6 +49,7 @@ class Flow:
     Attributes:
         graph: the one that is followed.
         sizes: of its values.
+        projections: the products of its weights.
         met: projections that attention takes together.
         pieces: of a value that holds all rows of a weight, what is cut of it.
         reordered: by weight, the operator that takes its rows in an order that cannot be followed.
@@ -60,7 +61,7 @@ class Flow:
         self.graph = graph
         self.sizes = Sizes(graph, wire)
         self._rows: dict[str, int] = {}
-        self._projections = Projections(graph, self.sizes)
+        self.projections = Projections(graph, self.sizes)
         self.low_ranks = LowRanks(graph, wire)
         self._views: dict[str, tuple[View, ...]] = {}
         self._scores: dict[str, Scores] = {}
@@ -202,10 +203,10 @@ class Flow:
             self._einsum(node, one, other)
         elif len(other) == 1 and other[0].alone:
             if not self._mixes_tokens(node, one, -1, other[0]):
-                self._take(node, self._projections.product(node, other[0]))
+                self._take(node, self.projections.product(node, other[0]))
         elif len(one) == 1 and one[0].alone and node.op == "MatMul":
             if not self._mixes_tokens(node, other, -2, one[0]):
-                self._take(node, self._projections.on_the_left(node, one[0]))
+                self._take(node, self.projections.on_the_left(node, one[0]))
         elif one and other and not one[0].alone and node.op != "Conv":
             self._scores[node.outputs[0]] = Scores(_turned(node, 0, one), _turned(node, 1, other))
 
@@ -227,7 +228,7 @@ class Flow:
         if len(slots) == 1 and one and other and not einsum.sums_rows(node.equation, slots[0], (one[0], other[0])):
             return
         if len(slots) == 1:
-            self._take(node, self._projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
+            self._take(node, self.projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
         elif one and other and not slots:
             left, right, rows, columns = einsum.scores(node.equation, one[0], other[0])
             self._scores[node.outputs[0]] = Scores((left,), (right,), rows, columns)

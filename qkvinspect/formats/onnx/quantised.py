@@ -7,7 +7,7 @@ codes only rows and heads are reported, and that their numbers are not decoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from qkvinspect.formats.onnx.graph import Node, Stored
 from qkvinspect.formats.onnx.labels import before_quantising
@@ -30,6 +30,10 @@ _INSIDE: Mapping[str, tuple[int, int]] = {
 
 _BLOCKS = {1: "nbits_codes", 2: "nbits_scales", 3: "nbits_zero_points", 4: "nbits_g_idx"}
 """Inputs of MatMulNBits."""
+
+
+_LEAVES = ("codes", "scale", "scales", "points", "zero_point", "g_idx")
+"""How the names of codes end, and of what is beside them."""
 
 
 def quantised_names(uses: Uses, names: Mapping[str, Named]) -> dict[str, Named]:
@@ -72,6 +76,16 @@ def with_decoded(uses: Uses, names: Mapping[str, Named]) -> dict[str, Named]:
         elif own is not None and own.stored != stored:
             found[stored] = own
     return found
+
+
+def without_scale(weights: Iterable[str], uses: Uses, found: Mapping[str, Named]) -> dict[str, Named]:
+    """The names, with those of weights of attention that are codes whose scale is not known."""
+    codes = {name for name in weights if uses.graph.initialisers[name].type in _CODES}
+    plain = {f"{named.name}.{CODES}": named for named in found.values() if named.stored in codes}
+    plain = {name: named for name, named in plain.items() if not named.name.endswith(_LEAVES)}
+    gone = {named.name for named in plain.values()}
+    others = {name: named for name, named in found.items() if name not in gone}
+    return others | {name: named._replace(name=name) for name, named in plain.items()}
 
 
 def said_of_blocks(uses: Uses, names: Mapping[str, Named]) -> dict[str, Mapping[str, int]]:

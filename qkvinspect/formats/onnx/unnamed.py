@@ -6,12 +6,12 @@ That they are Q, K and V follows from the graph all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.formats.onnx.biases import PieceOfVector, bias_of, piece_added
-from qkvinspect.formats.onnx.flow import Met
+from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.names import Named, Use, Uses
-from qkvinspect.formats.onnx.products import PRODUCTS, is_turned
+from qkvinspect.formats.onnx.products import PRODUCTS
 
 _MOST = 1 << 12
 """Attention modules whose weights are named."""
@@ -21,7 +21,7 @@ _PACKED_BIAS = "in_proj_bias"
 
 
 def attention_names(
-    met: Iterable[Met], uses: Uses, names: Mapping[str, Named], pieces: Mapping[str, PieceOfVector]
+    flow: Flow, uses: Uses, names: Mapping[str, Named], pieces: Mapping[str, PieceOfVector]
 ) -> Iterator[Named]:
     """Each such weight by its name in the file, behind the path of its module, or the number of its attention.
 
@@ -30,20 +30,25 @@ def attention_names(
     """
     known = {one.stored for one in names.values()}
     products = {use.stored.name: use for use in uses.all if use.slot == PRODUCTS.get(use.node.op)}
-    for number, one in zip(range(_MOST), dict.fromkeys(met), strict=False):
+    for number, one in zip(range(_MOST), dict.fromkeys(flow.met), strict=False):
         taken = [products.get(view.weight) for view in (one.q, one.k, one.v)]
         cut = [None if use is None else piece_added(uses, use, pieces) for use in taken]
         home = _multihead(taken, cut, names)
-        for part, use, piece in zip("qkv", taken, cut, strict=True):
-            if use is None or use.stored.name in known:
+        for part, view, use, piece in zip("qkv", (one.q, one.k, one.v), taken, cut, strict=True):
+            if view.weight in known:
+                continue
+            if use is None:  # cut before its product
+                known.add(view.weight)
+                name = f"attention.{number}.{view.weight.replace('.', '_')}.weight"
+                yield Named(name, view.weight, view.weight in flow.projections.in_out)
                 continue
             known.add(use.stored.name)
             if home is not None:
-                yield Named(f"{home}{part}_proj_weight", use.stored.name, is_turned(use.node))
+                yield Named(f"{home}{part}_proj_weight", use.stored.name, use.turned)
                 continue
             place = use.node.scope or f"attention.{number}"
             name = f"{place}.{use.stored.name.replace('.', '_')}"
-            yield Named(f"{name}.weight", use.stored.name, is_turned(use.node))
+            yield Named(f"{name}.weight", use.stored.name, use.turned)
             bias = bias_of(uses, use)
             if bias is not None and (bias.stored.name not in known or "." not in bias.label):
                 yield Named(f"{name}.bias", bias.stored.name)
