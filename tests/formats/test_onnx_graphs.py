@@ -21,7 +21,7 @@ from tests.hostile.bounds import bounded_memory, no_hang
 
 GRAPHS = Path(__file__).parent / "onnx_graphs"
 NAMES = sorted(path.stem for path in GRAPHS.glob("*.onnx"))
-USUAL = {"BlocksOfFew-fused", "FewKeys-softmax", "Levit-timm", "TwinsLocal-timm", "TwinsGlobal-timm", "Coat-timm"}
+USUAL = {"FewKeys-softmax", "Levit-timm", "TwinsLocal-timm", "TwinsGlobal-timm", "Coat-timm"}
 """Modules whose names say what the graph says, but for the number of heads."""
 
 NO_PACKING = {

@@ -195,8 +195,7 @@ class Flow:
         return replace(view, turn=1 if is_paired else half if isinstance(half, int) else 0)
 
     def _multiply(self, node: Node, given: Sequence[tuple[View, ...]]) -> None:
-        slot = _OTHER_SLOT.get(node.op, 1)
-        if slot >= len(given):
+        if (slot := _OTHER_SLOT.get(node.op, 1)) >= len(given):
             return
         one, other = given[0], given[slot]
         if node.op == "Einsum":
@@ -225,9 +224,9 @@ class Flow:
         if len(node.inputs) != 2 or len(one) > 1 or len(other) > 1:
             raise LostError
         slots = [slot for slot, views in enumerate((one, other)) if views and views[0].alone]
-        if len(slots) == 1 and one and other and not einsum.sums_rows(node.equation, slots[0], (one[0], other[0])):
-            return
         if len(slots) == 1:
+            if one and other and not einsum.sums_rows(node.equation, slots[0], (one[0], other[0])):
+                return
             self._take(node, self.projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
         elif one and other and not slots:
             left, right, rows, columns = einsum.scores(node.equation, one[0], other[0])
