@@ -95,6 +95,15 @@ def test_heads_that_share_a_wider_v_are_no_smaller_heads(tmp_path: Path, config:
     assert against(report) == []
 
 
+@pytest.mark.parametrize("factor", ["lam", "lambda_q1", "lambda_init"])
+def test_a_factor_of_a_second_attention_leaves_the_heads_open(tmp_path: Path, factor: str) -> None:
+    """Whatever the values: those of tiled heads are sure of 8."""
+    tensors = stored("tiled", KNOWN)
+    one = next(iter(tensors.values()))
+    report = said(tensors | {f"blocks.{n}.self_attn.{factor}": one.new_ones(4) for n in range(2)}, tmp_path)
+    assert [one.heads for one in report.attentions] == [None, None]
+
+
 @pytest.mark.parametrize(("of_others", "expected"), [(False, 0), (True, 1)])
 def test_one_number_for_stacks_of_several_names_is_contradicted_sooner(
     tmp_path: Path, of_others: bool, expected: int

@@ -44,7 +44,7 @@ class Term:
     Attributes:
         share: how many neighbouring blocks downwards, and across, share a kv head.
         given: the likelihood is that of the second matrix where the first is known.
-        weight: 0.5 for a symmetric matrix, whose entries are counted twice; less where heads share a kv head.
+        weight: 0.5 for a symmetric matrix, whose entries are counted twice.
     """
 
     sums: BlockSums
@@ -52,22 +52,32 @@ class Term:
     given: bool = False
     weight: float = 0.5
 
-    def fitted(self, order: Array | None = None) -> Fitted:
-        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together, if it is given."""
+    def fitted(self, order: Array | None = None, *, thinned: bool = False) -> Fitted:
+        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together, if it is given.
+
+        Args:
+            thinned: with fewer entries where heads share a kv head, which is seen again in each of them: to weigh
+                numbers of heads. Packings are weighed by all entries, of which they have as many whatever is shared.
+        """
         classes = self._own_classes if order is None else self._classes(self.sums.of(*self._alike(order)))
-        return sum((self._class(count, moments) for count, moments in classes), self._paired)
+        weight = self._thin if thinned else self.weight
+        return sum((fitted(n * weight, sums * weight, given=self.given) for n, sums in classes), self._paired)
+
+    @property
+    def _thin(self) -> float:
+        return self.weight / max(self.share)
 
     def smallest(self) -> float:
         """The number of entries of the smallest class."""
-        return min((count for count, _ in self._own_classes if count), default=0.0) * self.weight * max(self.share)
+        return min((count for count, _ in self._own_classes if count), default=0.0) * self.weight
 
     @cached_property
     def without_heads(self) -> Fitted:
-        """The fit of the same entries without heads."""
+        """The fit of the same entries without heads, as many as ``thinned`` ones."""
         count, moments = self._total
         if self.given:  # which rows are tied depends on the heads: without heads none are
             moments = moments[[1, 3]]
-        return fitted(count * self.weight, moments * self.weight) + self._paired
+        return fitted(count * self._thin, moments * self._thin) + self._paired
 
     @cached_property
     def _own_classes(self) -> list[tuple[float, Array]]:
@@ -174,13 +184,13 @@ class Fit:
         Args:
             order: as if the kv heads that carry the same number in it were one head.
         """
-        return (self._entries if order is None else self._fitted(order)) - self._without_heads
+        return self._fitted(order, thinned=True) - self._without_heads
 
     def gains_of_halves(self) -> tuple[Fitted, Fitted]:
         """``gain`` of Q and K by themselves, and of V and the output projection."""
         first, both = self.tied[0], sum(self.tied)
         one, other = (
-            sum((term.fitted() - term.without_heads for term in some), Fitted())
+            sum((term.fitted(thinned=True) - term.without_heads for term in some), Fitted())
             for some in (self.terms[:first], self.terms[first:both])
         )
         return one, other
@@ -203,8 +213,8 @@ class Fit:
     def _without_heads(self) -> Fitted:
         return sum((term.without_heads for term in self.terms), Fitted())
 
-    def _fitted(self, order: Array | None) -> Fitted:
-        return sum((term.fitted(order) for term in self.terms), Fitted())
+    def _fitted(self, order: Array | None, *, thinned: bool = False) -> Fitted:
+        return sum((term.fitted(order, thinned=thinned) for term in self.terms), Fitted())
 
 
 def fit(sample: Sample, index: Index) -> Fit:
@@ -279,7 +289,7 @@ def _of_two(sample: Sample, first: Array, second: Array, kv_heads: int) -> list[
         return []
     sums = cross_sums(products, first.shape[1], second.shape[1], len(first) // len(second))
     share = len(first) // kv_heads, len(second) // kv_heads
-    return [Term(sums, share, weight=1 / max(share))]
+    return [Term(sums, share, weight=1.0)]
 
 
 def _tied(sample: Sample, index: Index, wide: str, narrow: str, share: int) -> list[Term]:
@@ -297,7 +307,7 @@ def _tied(sample: Sample, index: Index, wide: str, narrow: str, share: int) -> l
 def _among_shared(sample: Sample, rows: Array, share: int) -> Term:
     """Similarities of heads of which some share a kv head: that one's are seen again in each of them."""
     sums = block_sums(sample.among(rows), rows.shape[1], share)
-    return Term(sums, (share, share), weight=0.5 / share)
+    return Term(sums, (share, share), weight=0.5)
 
 
 def _stack(scores: Array, share: int, width: int) -> Array:

@@ -37,10 +37,6 @@ LEAN = 8.0
 
 _VIEWS = 2
 
-_AS_KNOWN = 40.0
-"""Odds of 150 to one, before the weights are seen, that heads share kv heads as the libraries have it whose names they
-bear: one kv head for all heads can hardly be told from several that are tiled."""
-
 _FAINT = 0.5
 """The share of its score with which a larger number of heads may explain the likeliest and still be the answer."""
 
@@ -85,13 +81,12 @@ def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
-    odds = _against_tiles(next(iter(variants.values()))[0])
-    verdict = _heads(fits, layers, odds)
+    verdict = _heads(fits, layers)
     if not verdict.confidence and (common := _in_common(fits)):
-        verdict = _more_visible(_heads(common, layers, odds), verdict)
+        verdict = _more_visible(_heads(common, layers), verdict)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
-    alone = [_heads(_only(fits, [i]), layers[i : i + 1], odds) for i in range(len(layers))]
+    alone = [_heads(_only(fits, [i]), layers[i : i + 1]) for i in range(len(layers))]
     return unless_apart(verdict, alone)
 
 
@@ -181,16 +176,8 @@ def _leaning(unsure: Sequence[Verdict], said: Verdict) -> Sequence[Verdict]:
     return unsure if totals and max(totals.values()) - totals.get(said.best.answer, 0.0) > LEAN else ()
 
 
-def _against_tiles(attention: Attention) -> float:
-    """By how much heads must be better explained if they are tiled, where the names are those of known libraries."""
-    layout = attention.layout
-    side_by_side = layout is not None and layout.found_by == "layout" and not layout.tiled_in
-    return _AS_KNOWN if side_by_side else 0.0
-
-
-def _heads(fits: Fits, layers: tuple[str, ...], against_tiles: float = 0.0) -> Verdict:
-    gains = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
-    scores = {heads: gain - against_tiles * heads.tiled for heads, gain in gains.items()}
+def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
+    scores = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
     near = {heads.number: of for heads, of in fits.items() if not heads.tiled}
     groups = explained({number: scores[HeadsInOrder(number)] for number in near}, near)
     gone = {HeadsInOrder(number): by for number, by in groups.items()}
