@@ -202,7 +202,11 @@ def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]])
             yield Projection(of_kind, key, names.weights[name], plain=prod(names.shape(name)[2:]) == 1)
     elif len(held) <= _MOST_MATRICES:
         *others, (key, name) = sorted(held, key=lambda one: [_natural(part) for part in one[0]])
-        if len(others) == 1 and _ends_narrow(names.shape(name), names.shape(others[0][1])):
+        if (
+            len(others) == 1
+            and not key[1][-1:].isdecimal()
+            and _ends_narrow(names.shape(name), names.shape(others[0][1]))
+        ):
             yield Projection(word, others[0][0], names.weights[others[0][1]], factor=names.weights[name], plain=False)
         else:
             yield Projection(word, key, names.weights[name], plain=False)
