@@ -11,12 +11,16 @@ from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
 from qkvinspect.inspection.two_steps import STEPS
 from qkvinspect.inspection.words import is_no_projection, is_output, speaks_of_attention, tokens, word_of
+from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.weight import Weight
 
 _SMALL = 8
 
 _TABLES = frozenset({"table", "tables", "tril", "freqs", "slopes", "alibi", "buffer", "attn_mask"})
 """Words of what is no matrix of numbers that were learned for tokens."""
+
+_ONE_LAYER = (("0",),)
+"""What stands between the name of a layer and its weight where something follows it: nn.Sequential."""
 
 _BIASES = ("bias", "biases", "b", "scale", "gamma", "beta")
 
@@ -76,7 +80,8 @@ def attention_above(path: Path) -> int:
             return 0
         above = path[at - 2] if at < len(path) - 1 and at > 1 and path[at - 1].isdecimal() else path[at - 1]
         if not above.isdecimal() and speaks_of_attention(above):  # of many layers, each number would be looked up
-            is_layer = at == len(path) - 1 and at > 1 and path[-1] in LEAVES  # attn.attn_out is a layer of attn
+            # attn.attn_out is a layer of attn, and so is attn.attn_in.0
+            is_layer = at > 1 and path[-1] in LEAVES and (at == len(path) - 1 or path[at:-1] in _ONE_LAYER)
             return at - 1 if is_layer and speaks_of_attention(path[at - 2]) else at
     return 0
 
@@ -107,6 +112,12 @@ def _looks_like(shapes: _Shapes) -> str:
         return f"each of {len(sizes)} matrices has three times as many rows as columns"
     if len({*sizes}) == 1 < len(shapes) == len(sizes) and len(sizes) * sizes[0][0] == 3 * sizes[0][1]:
         return f"{len(sizes)} matrices that together have three times as many rows as columns, as a list of heads has"
+    if len(sizes) == len(shapes) == 2 and (told := _leads_back(*shapes)):
+        (rows, cols), (_, back) = (flat[end] for end in told)
+        if rows % back == 0 and rows > back and flat[told[1]][0] == cols:
+            return f"{'.'.join(told[0])} makes {rows // back} times what {'.'.join(told[1])} leads back"
+    if len(shapes) == 4 and len({_NUMBER.sub("", ".".join(end)) for end in shapes}) == 1:
+        return "four layers whose names differ in a number, as Q, K, V and the output projection in Haiku"
     if more := holding_mlp({".".join(end): shape for end, shape in shapes.items()}):
         return f"{more} may make Q, K, V and the hidden layer of an MLP"
     deep = {end: shape for end, shape in shapes.items() if end not in flat and not is_output(end[0])}
@@ -119,10 +130,30 @@ def _looks_like(shapes: _Shapes) -> str:
     return ""
 
 
+_NUMBER = late_pattern(r"_?\d+")
+
+
+def _leads_back(*ends: Path) -> tuple[Path, Path] | None:
+    """Which of two layers leads in, and which is the output by its name; None where neither or both are."""
+    first, second = ends
+    if is_back(first) == is_back(second):
+        return None
+    return (second, first) if is_back(first) else (first, second)
+
+
+def is_back(end: Path) -> bool:
+    """Whether a layer's name says that it leads back out."""
+    return is_output(end[0]) or "project" in tokens(end[0])
+
+
 def _query_alone(shapes: _Shapes) -> str:
     """Why a query projection and the way back out of it are attention, whose K and V lie elsewhere; "" if not."""
     queries = [end for end in shapes if (word := word_of(end[0])) is not None and word.parts == "q"]
     outputs = [tuple(shape[:2]) for end, shape in shapes.items() if is_output(end[0])]
+    double = [end for end, shape in shapes.items() if queries and shape[0] == 2 * shapes[queries[0]][0] == 2 * shape[1]]
+    if len(queries) == len(double) == 1:
+        said = ".".join(queries[0])
+        return f"q alone: {said} beside {'.'.join(double[0])} of twice as many rows, which may be K and V"
     if len(queries) == 1 and tuple(shapes[queries[0]][:2][::-1]) in outputs:
         said = ".".join(queries[0])
         return f"q alone: {said} beside an output, so that K and V may be those of another layer"

@@ -94,12 +94,7 @@ def modules_of(names: Names, paths: Mapping[str, Path], claimed: Collection[str]
             places.setdefault(path[:at], {}).setdefault(path[at], []).append((path[at:], name))
     around = _around(names, paths, places)
     for path, words in places.items():
-        factors = _second_factors(words)
-        found = _without_learned_queries(
-            [one for component, held in words.items() for one in _projections(names, component, held)]
-            if not factors
-            else [*_products(names, words, factors)]
-        )
+        found = _without_learned_queries([*_products(names, words, _second_factors(words))])
         if found:
             sets, lone = _sets(found)
             first = next(iter(words.values()))[0]
@@ -202,8 +197,9 @@ def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]])
             yield Projection(of_kind, key, names.weights[name], plain=prod(names.shape(name)[2:]) == 1)
     elif len(held) <= _MOST_MATRICES:
         *others, (key, name) = sorted(held, key=lambda one: [_natural(part) for part in one[0]])
-        if len(others) == 1 and _ends_narrow(names.shape(name), names.shape(others[0][1])):
-            yield Projection(word, others[0][0], names.weights[others[0][1]], factor=names.weights[name], plain=False)
+        before = others[0] if len(others) == 1 and not key[1][-1:].isdecimal() else None
+        if before and _ends_narrow(names.shape(name), names.shape(before[1])):
+            yield Projection(word, before[0], names.weights[before[1]], factor=names.weights[name], plain=False)
         else:
             yield Projection(word, key, names.weights[name], plain=False)
 

@@ -56,6 +56,9 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
             lone = len(parts_of(some)) < 3 or (is_low_rank(some) and not mix_three(some))
             no_row = OF_FACTORS if is_low_rank(some) else ""
             yield leftover(module, some, _why(some, module, lone=lone), lone=lone, no_row=no_row)
+    second = _second_scores(module)
+    if second:
+        yield leftover(module, second, "Q and K once more, with a number, and no V beside them", lone=False)
     more = [one for one in module.lone if len(one.parts) > 3]
     if more:
         yield leftover(module, more, "more than Q, K and V in one tensor", lone=True)
@@ -70,6 +73,13 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
         where = f"may be {' and '.join(kept)}" if kept else "are made elsewhere"
         why = f"q alone, and an output that reads it: its keys and values {where}"
         yield leftover(module, module.lone, why, lone=True)
+
+
+def _second_scores(module: ProjectingModule) -> Sequence[Projection]:
+    """Q and K that are numbered, beside Q, K and V that are not: SAN scores pairs that are no edges so."""
+    numbered = [one for one in module.lone if any(map(str.isdecimal, one.word.after)) and one.index is None]
+    alike = len({(one.word.affix, one.weight.shape) for one in numbered}) == 1
+    return numbered if module.sets and alike and sorted(one.parts for one in numbered) == ["k", "q"] else []
 
 
 def _lists_of_each(sets: Sequence[Sequence[Projection]]) -> list[list[Projection]]:
@@ -134,12 +144,17 @@ def _are_scored(module: ProjectingModule) -> bool:
 
     Or there is none, as where Linformer shares one projection for both. Letters alone must be called projections.
     """
-    shapes = {
-        one.parts: one.weight.shape
+    held = [
+        one
         for one in module.lone
         if one.plain and (one.word.spelling == "long" or _PROJECTS.intersection(tokens(one.key[0])))
-    }
-    return bool(module.outputs) and "q" in shapes and shapes["q"] == shapes.get("k")
+    ]
+    if not module.outputs:
+        return False
+    if [set(one.parts) for one in held] == [{"q", "k"}]:
+        return True  # the gated attention unit makes both of one
+    queries, keys = ([one.weight.shape for one in held if one.parts == part] for part in "qk")
+    return any(q[1:] == k[1:] and q[0] % k[0] == 0 for q in queries for k in keys)
 
 
 def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) -> str:

@@ -129,3 +129,47 @@ def test_task_heads_with_layers_of_their_own_are_no_single_heads(count: int) -> 
     shapes = {f"heads.{h}.{n}.weight": L for h in range(count) for n in ("query", "key", "value")}
     for found in report(shapes | {f"heads.{h}.cls.weight": (10, E) for h in range(count)}).attentions:
         assert found.heads is None
+
+
+SILENT: dict[str, Shapes] = {
+    "DI-star": {"attention.attention_pre.0.weight": (288, 64), "attention.project.0.weight": (64, 96)},
+    "AllenNLP": {"attention._combined_projection.weight": (192, 64), "attention._output_projection.weight": (64, 96)},
+    "QANet": {"self_att.mem_conv.weight": (128, 64, 1), "self_att.query_conv.weight": (64, 64, 1)},
+    "a gated attention unit": {
+        "gau.to_hidden.0.weight": (256, 64),
+        "gau.to_qk.0.weight": (32, 64),
+        "gau.gamma": (2, 32),
+        "gau.to_out.weight": (64, 128),
+    },
+    "Linformer whose K and V share": {
+        "fn.to_q.weight": (64, 64),
+        "fn.to_k.weight": (16, 64),
+        "fn.proj_k": (64, 16),
+        "fn.to_out.weight": (64, 64),
+    },
+    "Haiku": {f"cross/attention/linear{number}/w": (64, 64) for number in ("", "_3")}
+    | {f"cross/attention/linear{number}/w": (96, 64) for number in ("_1", "_2")},
+    "two scores": {f"attention.{part}.weight": (64, 64) for part in ("Q", "K", "V", "Q_2", "K_2")},
+}
+
+
+@pytest.mark.parametrize("shapes", SILENT.values(), ids=SILENT)
+def test_it_is_said_beside_another_attention(shapes: Shapes) -> None:
+    told = report(
+        {"encoder.self_attn.in_proj_weight": (192, 64), "encoder.self_attn.out_proj.weight": (64, 64), **shapes}
+    )
+    assert told.account is not None
+    assert len(told.account.unrecognised) == 1
+
+
+FOUND_NO_MORE_THAN_BEFORE: dict[str, Shapes] = {
+    "an MLP in a block called attention": {"attention.fc_in.weight": (256, 64), "attention.fc_out.weight": (64, 256)},
+    "four layers of an MLP": {f"net.linear_{number}.weight": (64, 64) for number in range(4)},
+}
+
+
+@pytest.mark.parametrize("shapes", FOUND_NO_MORE_THAN_BEFORE.values(), ids=FOUND_NO_MORE_THAN_BEFORE)
+def test_what_is_something_else_is_not(shapes: Shapes) -> None:
+    told = report({"encoder.self_attn.in_proj_weight": (192, 64), **shapes})
+    assert told.account is not None
+    assert not told.account.unrecognised

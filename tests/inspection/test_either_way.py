@@ -15,7 +15,7 @@ from qkvinspect.inspection.report import Attention
 IN, OUT, HEADS = 96, 64, 4
 
 
-def attentions(path: Path, state: dict[str, np.ndarray]) -> list[Attention]:
+def attentions(path: Path, state: dict[str, np.ndarray]) -> tuple[Attention, ...]:
     save_file(state, path)
     with open_checkpoint(path) as checkpoint:
         return inspect(checkpoint, Options(evidence="wanted")).attentions
