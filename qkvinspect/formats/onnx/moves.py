@@ -81,7 +81,8 @@ def reorders(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> bool:
     if node.op == "Concat":
         is_whole = len(every) == len(given) > 1 and not any(view.alone for view in every)
         along = node.numbers.get("axis", (0,))
-        return is_whole and len({view.weight for view in every}) == 1 and all(_has_rows(view, along) for view in every)
+        is_of_one = is_whole and len({view.weight for view in every}) == 1
+        return is_of_one and all(_has_rows(view, along) for view in every) and not _within_heads(every, along[0])
     if not given[0]:
         return False
     view = given[0][0]
@@ -92,6 +93,20 @@ def reorders(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> bool:
         many = shape[-1] if shape and isinstance(shape[-1], int) else len(view.axes)
         return _has_rows(view, range(first, min(first + many, len(view.axes))))
     return False
+
+
+def _within_heads(every: Sequence[View], axis: int) -> bool:
+    """Whether pieces are the rows of each head, whole, in an order of their own, as the part of it that turns is."""
+    if any(not -len(view.axes) <= axis < len(view.axes) or len(view.offsets) != 1 for view in every):
+        return False
+    lead = [[digit for one in moved.replaced(view, axis, ()).axes for digit in one if digit.stride] for view in every]
+    runs = [moved.starts(view.axes[axis], view.offsets[0]) for view in every]
+    if any(one != lead[0] for one in lead) or None in runs:
+        return False
+    rows = sorted(row for run in runs for row in run or ())
+    width = len(rows)
+    is_run = rows == [*range(rows[0], rows[0] + width)] and rows[0] % width == 0
+    return is_run and all(digit.stride and digit.stride % width == 0 for digit in lead[0])
 
 
 def _has_rows(view: View, axes: Iterable[int]) -> bool:
