@@ -101,7 +101,7 @@ def _within_heads(every: Sequence[View], axis: int) -> bool:
         return False
     lead = [[digit for one in moved.replaced(view, axis, ()).axes for digit in one if digit.stride] for view in every]
     runs = [moved.starts(view.axes[axis], view.offsets[0]) for view in every]
-    if any(one != lead[0] for one in lead) or None in runs:
+    if not lead[0] or any(one != lead[0] for one in lead) or None in runs:
         return False
     rows = sorted(row for run in runs for row in run or ())
     width = len(rows)
