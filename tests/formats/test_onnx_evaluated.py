@@ -210,3 +210,17 @@ def test_an_unnamed_weight_behind_a_transpose(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     model = model_of([*nodes, *attention("q", "k", "v")], stored, path)
     give_what_the_graph_gives(model, path, "a", {part: [part] for part in "qkv"}, "x")
+
+
+def test_modules_whose_weights_are_called_by_one_word_each(tmp_path: Path) -> None:
+    """Nothing is left of the modules' names: each is called after its number."""
+    stored = {f"w{number}": numbers(number, WIDTH, WIDTH) for number in range(6)}
+    nodes: list[Any] = []
+    for layer, parts in enumerate((("q", "k", "v"), ("q2", "k2", "v2"))):
+        for number, part in enumerate(parts):
+            nodes.append(helper.make_node("MatMul", ["x", f"w{3 * layer + number}"], [part]))
+        nodes += attention(*parts, name=str(layer))
+    path = tmp_path / "m.onnx"
+    model = model_of(nodes, stored, path)
+    give_what_the_graph_gives(model, path, "attention.0", {"q": ["q"], "k": ["k"], "v": ["v"]}, "x")
+    give_what_the_graph_gives(model, path, "attention.1", {"q": ["q2"], "k": ["k2"], "v": ["v2"]}, "x")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkvinspect.formats.onnx import cuts
+from qkvinspect.formats.onnx import cuts, moves
 from qkvinspect.formats.onnx import views as moved
+from qkvinspect.formats.onnx.graph import Graph, Node
+from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.views import Digit, LostError, View
 
 TOKENS = 5
@@ -130,3 +132,14 @@ def test_a_size_that_is_named_may_be_written_as_a_number() -> None:
         moved.reshaped(View("w", ((Digit("tokens"), Digit(24, 1)),)), (TOKENS, "?1", 7))
     with pytest.raises(LostError):
         moved.reshaped(View("w", ((Digit(TOKENS, 6), Digit("batch")), (Digit(6, 1),))), (7, "?1", 6))
+
+
+@pytest.mark.parametrize(("first", "crosses"), [(0, False), (3, True)])
+def test_an_order_within_heads_is_none_of_heads(first: int, crosses: bool) -> None:
+    """As DeepSeek V3 has the rows of a head that turn: every other one first, behind those that do not turn."""
+    heads = (Digit(4, 6),)
+    still = View("w", (heads, (Digit(2, 1),)), (first,))
+    turning = View("w", (heads, (Digit(2, 1), Digit(2, 2))), (first + 2,))
+    node = Node("Concat", "", "", ("a", "b"), ("c",), {"axis": (-1,)}, None, None, False)
+    sizes = Sizes(Graph((), {}, {}, {}), cast(Any, None))
+    assert moves.reorders(sizes, node, [(still,), (turning,)]) is crosses

@@ -64,7 +64,10 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     flow = Flow(graph, wire)
     pieces = pieces_of_vectors(graph, flow.sizes)
     unnamed = [*attention_names(flow, uses, names, pieces)]
-    names |= {named.name: named for named in unnamed if named.name not in names}
+    for named in unnamed:
+        if named.part is None and named.stored in names and names[named.stored].stored == named.stored:
+            names.pop(named.stored)
+        names.setdefault(named.name, named)
     names = with_decoded(uses, names)
     names |= {named.name: named for named in cut_biases(uses, names, pieces)}
     taken = {view.weight for met in flow.met for view in (met.q, met.k, met.v)}

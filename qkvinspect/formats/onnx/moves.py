@@ -82,7 +82,8 @@ def reorders(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> bool:
     if node.op == "Concat":
         is_whole = len(every) == len(given) > 1 and not any(view.alone for view in every)
         along = node.numbers.get("axis", (0,))
-        return is_whole and len({view.weight for view in every}) == 1 and all(_has_rows(view, along) for view in every)
+        is_of_one = is_whole and len({view.weight for view in every}) == 1
+        return is_of_one and all(_has_rows(view, along) for view in every) and not _within_heads(every, along[0])
     if not given[0]:
         return False
     view = given[0][0]
@@ -95,6 +96,7 @@ def reorders(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> bool:
     return False
 
 
+<<<<<<< HEAD
 def with_mixed_tokens(sizes: Sizes, node: Node, given: Sequence[View], axis: int) -> list[View]:
     """What a product with a weight makes of rows along other axes than the one that it sums over; nothing of others."""
     if not is_plain(node) or any(view.alone or len(view.axes) < 2 for view in given):
@@ -106,6 +108,20 @@ def with_mixed_tokens(sizes: Sizes, node: Node, given: Sequence[View], axis: int
     known = shape and given and len(shape) == len(given[0].axes)
     along = shape[axis] if shape and known else sizes.unknown()
     return [moved.replaced(view, axis, (Digit(along),)) for view in given]
+=======
+def _within_heads(every: Sequence[View], axis: int) -> bool:
+    """Whether pieces are the rows of each head, whole, in an order of their own, as the part of it that turns is."""
+    if any(not -len(view.axes) <= axis < len(view.axes) or len(view.offsets) != 1 for view in every):
+        return False
+    lead = [[digit for one in moved.replaced(view, axis, ()).axes for digit in one if digit.stride] for view in every]
+    runs = [moved.starts(view.axes[axis], view.offsets[0]) for view in every]
+    if not lead[0] or any(one != lead[0] for one in lead) or None in runs:
+        return False
+    rows = sorted(row for run in runs for row in run or ())
+    width = len(rows)
+    is_run = rows == [*range(rows[0], rows[0] + width)] and rows[0] % width == 0
+    return is_run and all(digit.stride and digit.stride % width == 0 for digit in lead[0])
+>>>>>>> mend19
 
 
 def _has_rows(view: View, axes: Iterable[int]) -> bool:

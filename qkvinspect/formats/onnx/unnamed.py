@@ -28,7 +28,7 @@ def attention_names(
     Args:
         pieces: values that are cut of vectors, as biases may be.
     """
-    known = {one.stored for one in names.values()}
+    known = {one.stored for one in names.values()} - _bare(flow, names)
     products = {use.stored.name: use for use in uses.all if use.slot == PRODUCTS.get(use.node.op)}
     for number, one in zip(range(_MOST), dict.fromkeys(flow.met), strict=False):
         taken = [products.get(view.weight) for view in (one.q, one.k, one.v)]
@@ -54,6 +54,14 @@ def attention_names(
                 yield Named(f"{name}.bias", bias.stored.name)
             elif piece is not None:
                 yield Named(f"{name}.bias", piece.stored, part=(piece.start, piece.stop))
+
+
+def _bare(flow: Flow, names: Mapping[str, Named]) -> set[str]:
+    """The weights of several modules that are called by one word each: nothing is left of the modules' names."""
+    modules = {frozenset(view.weight for view in (one.q, one.k, one.v)) for one in flow.met[:_MOST]}
+    named = {one.stored for one in names.values() if "." in one.name}
+    bare = [weights for weights in modules if not any("." in one or one in named for one in weights)]
+    return {one for weights in bare for one in weights} if len(bare) > 1 else set()
 
 
 def cut_biases(uses: Uses, names: Mapping[str, Named], pieces: Mapping[str, PieceOfVector]) -> Iterator[Named]:
