@@ -96,7 +96,6 @@ def reorders(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> bool:
     return False
 
 
-<<<<<<< HEAD
 def with_mixed_tokens(sizes: Sizes, node: Node, given: Sequence[View], axis: int) -> list[View]:
     """What a product with a weight makes of rows along other axes than the one that it sums over; nothing of others."""
     if not is_plain(node) or any(view.alone or len(view.axes) < 2 for view in given):
@@ -108,7 +107,8 @@ def with_mixed_tokens(sizes: Sizes, node: Node, given: Sequence[View], axis: int
     known = shape and given and len(shape) == len(given[0].axes)
     along = shape[axis] if shape and known else sizes.unknown()
     return [moved.replaced(view, axis, (Digit(along),)) for view in given]
-=======
+
+
 def _within_heads(every: Sequence[View], axis: int) -> bool:
     """Whether pieces are the rows of each head, whole, in an order of their own, as the part of it that turns is."""
     if any(not -len(view.axes) <= axis < len(view.axes) or len(view.offsets) != 1 for view in every):
@@ -121,7 +121,6 @@ def _within_heads(every: Sequence[View], axis: int) -> bool:
     width = len(rows)
     is_run = rows == [*range(rows[0], rows[0] + width)] and rows[0] % width == 0
     return is_run and all(digit.stride and digit.stride % width == 0 for digit in lead[0])
->>>>>>> mend19
 
 
 def _has_rows(view: View, axes: Iterable[int]) -> bool:
