@@ -65,6 +65,7 @@ class ComputedAttention(NamedTuple):
     Attributes:
         shared_otherwise: whether heads share those of K and V in another order than one after the other.
         turn: rows from one to that with which a rotary embedding turns it; 0 where there is none, or it is not known.
+        in_out: the weights whose rows lie along the second axis of their tensor.
     """
 
     q: ComputedPart
@@ -72,6 +73,7 @@ class ComputedAttention(NamedTuple):
     v: ComputedPart
     shared_otherwise: bool = False
     turn: int = 0
+    in_out: frozenset[str] = frozenset()
 
     @property
     def parts(self) -> Mapping[str, ComputedPart]:

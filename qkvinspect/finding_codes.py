@@ -255,6 +255,7 @@ class FindingCode(FindingKind):
         "error",
         "Scales of a quantised weight are zero where its codes are not, or negative.",
     )
+    ZERO_EVERYWHERE = "zero-everywhere", "info", "Q, K or V is zero in every layer of a stack that is untrained."
     ZERO_HEAD = "zero-head", "warning", "A head of Q, K or V is zero in every value, and others are not."
     ZERO_PART = "zero-part", "error", "Q, K or V is zero in every value."
 

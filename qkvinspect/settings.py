@@ -17,6 +17,7 @@ fail_on = "error"
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +71,7 @@ def find(folder: Path) -> Settings:
     """
     for place in (folder, *folder.parents):
         own, project = place / "qkvinspect.toml", place / "pyproject.toml"
-        if own.is_file():
+        if os.path.lexists(own):  # what is called so and cannot be read is no reason to go on without it
             return _settings(own, _parsed(own, contents(own, "settings", _MAX_BYTES)))
         if project.is_file():
             data = contents(project, "settings", _MAX_BYTES)

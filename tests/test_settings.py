@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,32 @@ def test_settings_reach_the_commands_and_flags_outrank_them(
     ]
     flagged = run("show", samples / "transformer.pt", "-f", "json", "--heads", "4").json()
     assert [attention["num_heads"] for attention in flagged["attentions"]] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pipe", "a named pipe"),
+        ("folder", "a directory"),
+        ("device", "a character device"),
+        ("dangling link", "No such file"),
+    ],
+)
+def test_settings_that_are_no_file_are_refused_and_not_waited_for(
+    kind: str, words: str, tmp_path: Path, samples: Path, run, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Path("qkvinspect.toml")
+    if kind == "pipe":
+        os.mkfifo(own)
+    elif kind == "folder":
+        own.mkdir()
+    else:
+        own.symlink_to("/dev/zero" if kind == "device" else "nothing")
+    result = run("show", samples / "training.pt")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "qkvinspect.toml" in result.err
+    assert words in result.err
 
 
 def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path: Path, samples: Path, run, monkeypatch) -> None:

@@ -35,7 +35,7 @@ def convert(
     ] = None,
     kv_heads: Annotated[
         int | None,
-        option("--kv-heads", metavar="N", help="Make N heads of K and V of those there are.", min=1),
+        option("--kv-heads", metavar="N", help="Make fewer heads of K and V, N of those there are.", min=1),
     ] = None,
     rotary: options.Rotary = None,
     max_shard_size: saving.MaxShard = None,

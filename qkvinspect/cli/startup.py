@@ -7,6 +7,7 @@ are elsewhere, where they belong:
 - ``plain`` reads ordinary command lines by what ``declared`` holds of them, without typer, which is imported only for
   help and for mistakes: 85 with all that typer imports and makes of a command.
 - ``with_typer`` builds the one command that is asked for, and for the list of them none but by name: 45 to 110.
+- ``--version`` on its own is answered without typer: 60.
 - ``inspection.untouched`` sees that weights are as torch made them, so that they are not weighed: 400, and numpy.
 - ``fast_dataclass`` shares methods among classes instead of compiling them for each: 52; compiles what makes one when
   one is first made: 18; and does without ``dataclasses``, which imports ``inspect``: 10.

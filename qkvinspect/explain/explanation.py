@@ -88,13 +88,13 @@ def _layout(attention: Attention, layout: Layout) -> str:
 
 
 def _stored(attention: Attention, layout: Layout) -> Iterator[str]:
-    for stored, info in zip(layout.weights, attention.weights, strict=True):
+    for stored, info in snippet.stored_weights(attention, layout):
         held = [part.upper() for part in ("q", "k", "v") if part in stored.packing.parts]
         what = f"{' and '.join([', '.join(held[:-1]), held[-1]])} packed in one" if len(held) > 1 else "not packed"
         more = " with rows of something else" if len(stored.packing.parts) > len(held) else ""
         kept = info.dtype.name if info.encoding is None else f"({info.encoding.label})"
         yield f"{_short(info.name, attention)} {list(info.shape)} {kept}, {what}{more}."
-    if layout.why_stored:
+    if layout.why_stored and len(attention.weights) == len(layout.weights):
         widths = {part.name: part.in_features for part in attention.parts}
         yield layout.why_stored.format(**widths, embed_dim=attention.embed_dim)
     if attention.out is not None:

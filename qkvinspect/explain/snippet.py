@@ -9,7 +9,7 @@ from pathlib import PurePath
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.formats.torch_subclasses import Attribute
 from qkvinspect.inspection.report import Attention
-from qkvinspect.layouts import Layout
+from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.packing import Geometry, Packing, slots_of
 from qkvinspect.layouts.put_back import counted, reordered, shared_apart
 from qkvinspect.sources import is_remote
@@ -35,7 +35,7 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
         return []
     infos = {info.name: info for weight in held.values() for info in weight.stored}
     lines = [*_fetch(checkpoint), *_load(list(infos.values()), checkpoint)]
-    for stored, weight in zip(layout.weights, attention.weights, strict=True):
+    for stored, weight in stored_weights(attention, layout):
         names = [part.name for part in attention.parts if part.weight.name == weight.name]
         total, _ = weight.as_shape(stored.orientation)
         decoding, expression = _weight(weight, checkpoint)
@@ -56,9 +56,19 @@ def python(attention: Attention, checkpoint: Checkpoint) -> list[str]:
         lines[-1] += "  # [heads, head_dim, in_features]"
         biased = {part.name for part in attention.parts if part.bias is not None}
         biased &= set(reordered(layout, attention.heads, biases=True))
-        for part in reordered(layout, attention.heads):
+        for part in filter(attention.part, reordered(layout, attention.heads)):
             lines += _put_back(layout, attention.heads, part, ["", "_bias"] if part in biased else [""])
     return [*_imports("\n".join(lines)), *lines]
+
+
+def stored_weights(attention: Attention, layout: Layout) -> Iterator[tuple[StoredWeight, Weight]]:
+    """What the layout says of each weight; an adapter may add to some of them only."""
+    if len(attention.weights) == len(layout.weights):
+        yield from zip(layout.weights, attention.weights, strict=True)
+        return
+    for weight in attention.weights:
+        held = {part.name for part in attention.parts if part.weight.name == weight.name}
+        yield from ((stored, weight) for stored in layout.weights if held & stored.packing.parts)
 
 
 def _imports(code: str) -> Iterator[str]:

@@ -62,7 +62,8 @@ def source_of(attention: Attention, numbers_as: DType | None = None) -> StoredPa
         weight = writable(part.weight, attention.layer, numbers_as)
         weights[part.name] = tuple(RowRun(rows, weight, part.orientation) for rows in part.heads)
         if part.bias is not None:
-            biases[part.name] = tuple(RowRun(rows, part.bias) for rows in part.bias_heads)
+            bias = writable(part.bias, attention.layer, numbers_as)
+            biases[part.name] = tuple(RowRun(rows, bias) for rows in part.bias_heads)
     heads = attention.heads
     return StoredPart(
         layer=attention.layer,

@@ -128,8 +128,10 @@ def read(key: str) -> ConfigKey | None:
 def sizes(values: Mapping[str, object]) -> Iterator[tuple[str, ConfigKey, object]]:
     """Every key of heads and widths of one object of a config, with its value."""
     latent = values.get("multi_latent_attention") is True
+    architecture = values.get("architecture")
+    own = f"{architecture}." if isinstance(architecture, str) else ""  # GGUF: ernie4_5.attention.head_count
     for name, value in values.items():
-        key = _LATENT[name] if latent and name in _LATENT else read(name)
+        key = _LATENT[name] if latent and name in _LATENT else read(name.removeprefix(own))
         if key is not None and values.get(_SWITCHES.get(name, name)) is not False:
             yield name, key, value
 

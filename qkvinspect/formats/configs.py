@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Config
@@ -59,7 +60,8 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
     A file that cannot be parsed is a finding, not an error: it may have nothing to do with the model.
     """
     own = _stem(PurePath(source.name).name)
-    around = _around(source.siblings())
+    siblings = source.siblings()
+    around = _around(siblings)
     names = [
         name
         for name in around.configs
@@ -67,7 +69,7 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
     ]
     names.sort(key=lambda name: (_stem(name) != own, _rank(name), name))
     configs: list[Config] = []
-    findings: list[Finding] = []
+    findings: list[Finding] = list(_no_files(source.name, siblings))
     for name in names[:_MAX_FILES]:
         try:
             file = source.relative(name)
@@ -83,6 +85,14 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
         except CheckpointError as error:
             findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{name} beside it is not used: {error.message}"))
     return tuple(configs), tuple(findings)
+
+
+def _no_files(path: str, siblings: Collection[str]) -> Iterator[Finding]:
+    """Say of what is called as a config is, and is no file that can be read, that it is not used."""
+    for name in USUAL if siblings and not is_remote(path) else ():
+        if name not in siblings and os.path.lexists(Path(path).with_name(name)):
+            text = f"{name} beside it is not used: it is no regular file, or a link to none"
+            yield Finding(FindingCode.CONFIG_UNREADABLE, text)
 
 
 def within(folders: Sequence[Folder]) -> tuple[tuple[Config, ...], tuple[Finding, ...]]:

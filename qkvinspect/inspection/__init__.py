@@ -195,6 +195,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
                 with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention,
                 *adapters_and_wrappers.adapters(module.attention, lora),
             ]
+    findings += adapters_and_wrappers.not_shown(attentions, lora)
     named = (name for attention in attentions for name in attention.tensor_names)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
     accounted = None if options.layers else account(names, repeats, matches, named, left, odd)

@@ -225,11 +225,10 @@ def account(
     known |= inside  # in place: sets of all tensors take much room
     del inside
     taken = {info.name for found in strange for info in found.tensors}
-    others = {name for name in names.paths if name not in known and name not in taken}
     twice: Sequence[Copies] = ()
-    first = unclaimed(names, repeats.without_likes(others))
+    first = unclaimed(names, repeats.without_likes(known, taken))
     if first.undotted or any(_looked_for(names, first)):
-        free = unclaimed(names, {name: path for name, path in names.paths.items() if name in others})
+        free = unclaimed(names, names.paths, known, taken)
         twice = copies(names, free.undotted)
         strange += _looked_for(names, free, {found.module for found in strange}.union(said), twice)
     known.difference_update(info.name for found in strange for info in found.tensors)

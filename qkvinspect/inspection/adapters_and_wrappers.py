@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from qkvinspect.checkpoint import Checkpoint
-from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
@@ -18,7 +17,7 @@ from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.parsed import is_mapping
-from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors
+from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors, not_summed
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
@@ -174,18 +173,17 @@ def lora(checkpoint: Checkpoint) -> Lora:
     """
     if checkpoint.adapter is not None or not may_hold_factors(checkpoint.tensors) or is_adapter(checkpoint):
         return {}
-    from qkvinspect.weights.adapters.factors import factors_of
     from qkvinspect.weights.adapters.scales import configs_of
     from qkvinspect.weights.adapters.sums import update
 
-    factors = factors_of(checkpoint.tensors)
+    factors = not_summed(checkpoint)
     configs = configs_of(checkpoint) if factors else {}
-    summed = {one.up for one in checkpoint.computed if isinstance(one, ComputedSum)}
     found: dict[str, dict[str, Weight]] = {}
     for one in factors:
-        if one.up is None or one.up.name in summed:
+        if one.up is None:
             continue
         label = one.up.name.removeprefix(f"{one.module}.").removesuffix(".weight")
+        label = _OF_PROCESSORS if label == one.up.name.removesuffix(".weight") else label
         try:
             encoding = update(one, configs.get(""))
             added = Weight(one.up.name, encoding.shape, one.up.dtype, None, encoding)
@@ -193,6 +191,24 @@ def lora(checkpoint: Checkpoint) -> Lora:
             added = Weight(one.up.name, (), one.up.dtype, None, why=str(error))
         found.setdefault(one.module, {})[label] = added
     return found
+
+
+_OF_PROCESSORS = "processor"
+"""What diffusers called its adapters of attention where their names are not below what they add to."""
+
+
+def not_shown(attentions: Iterable[Attention], by_module: Lora) -> Iterator[Finding]:
+    """Report what adapters in the file add to projections that it has other rows than."""
+    if not by_module:
+        return
+    shown = {weight.name for attention in attentions for weight in attention.weights}
+    for attention in attentions:
+        for base in dict.fromkeys(_base(part.weight.name, by_module) for part in attention.parts):
+            for added in by_module.get(base, {}).values():
+                if added.name not in shown and base + ".weight" in {part.weight.name for part in attention.parts}:
+                    how = added.why or f"{list(added.shape)} does not lie, or divide, as its weight does"
+                    text = f"what {added.name} adds to {base} is not shown: {how}"
+                    yield Finding(FindingCode.ADAPTER_LEFT_OUT, text, attention.layer)
 
 
 def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
@@ -210,7 +226,8 @@ def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
         parts = tuple(
             replace(part, weight=added, bias=None, bias_heads=())
             for part in attention.parts
-            if (added := by_base.get(_base(part.weight.name, by_module))) and _fits(added, part)
+            if (added := by_base.get(_base(part.weight.name, by_module)))
+            and all(_fits(added, other) for other in attention.parts if other.weight is part.weight)
         )
         if parts:
             weights = tuple({part.weight.name: part.weight for part in parts}.values())

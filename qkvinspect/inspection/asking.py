@@ -253,19 +253,37 @@ def _turned(of: Hypotheses, layout: Layout, heads: Verdict | None) -> Verdict | 
 
 
 def settle(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Verdict | None:
-    """Weigh the layouts that the names leave open, with the numbers of heads that are known, or all."""
+    """Weigh the layouts that the names leave open, with the numbers of heads that are known, or all.
+
+    Those that read the tensors the other way round explain other entries, so their likelihoods do not compare: one way
+    is right where heads stand out from noise in it and in no other.
+    """
     from qkvinspect.inspection.evidence import weigh_packings
 
-    choices = _choices(of, ids, counts or of.counts())
-    usable = [cut for cut in choices.values() if cut]
-    return weigh_packings(choices, _samples(usable[0])) if usable else None
+    visible: list[Verdict | None] = []
+    for alike in _read_alike(of, ids):
+        choices = _choices(of, alike, counts or of.counts())
+        usable = [cut for cut in choices.values() if cut]
+        verdict = weigh_packings(choices, _samples(usable[0])) if usable else None
+        visible += [verdict] if verdict is not None and verdict.confidence else []
+    return visible[0] if len(visible) == 1 else None
+
+
+def _read_alike(of: Hypotheses, ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    """The layouts of each way in which the tensors may lie."""
+    ways: dict[tuple[str, ...], list[str]] = {}
+    for name in ids:
+        stored = _layout(of.matches[0], name).weights
+        ways.setdefault(tuple(one.orientation for one in stored), []).append(name)
+    return ways.values()
 
 
 def unsettled(one: Hypotheses, ids: Sequence[str], said: Verdict) -> bool:
     """Whether a layer alone speaks for another layout than its stack."""
     from qkvinspect.inspection.evidence import unless_apart, weigh_packings
 
-    choices = _choices(one, ids, [said.best.num_heads])
+    alike = next(some for some in _read_alike(one, ids) if said.best.label in some)
+    choices = _choices(one, alike, [said.best.num_heads])
     own = weigh_packings(choices, _samples(choices.get(said.best.label, {})))
     return own is not None and bool(unless_apart(said, [own]).apart)
 

@@ -78,12 +78,10 @@ class Computed:
         for one in self.modules:
             names = [*dict.fromkeys(part.weight for part in one.parts.values())]
             if claimed.isdisjoint(names) and all(name in self.names.paths for name in names):
-                candidate = self._candidate(one, names)
-                if candidate is not None:
-                    claimed |= {*names}
-                    yield Match((candidate,), DecidedBy.GRAPH)
+                claimed |= {*names}
+                yield Match((self._candidate(one, names),), DecidedBy.GRAPH)
 
-    def _candidate(self, one: ComputedAttention, names: Sequence[str]) -> Candidate | None:
+    def _candidate(self, one: ComputedAttention, names: Sequence[str]) -> Candidate:
         """A module that is called what the names of its weights begin with."""
         paths = [self.names.paths[name] for name in names]
         shared = min(len(path) for path in paths) - 1
@@ -95,7 +93,9 @@ class Computed:
         weights = tuple(self.names.weights[name] for name in names)
         stored = _stored(one, [*zip(keys, weights, strict=True)])
         layer = self.names.stored_layer(names[0], len(paths[0]) - shared)
-        return None if stored is None else Candidate(_layout(one, stored), paths[0][:shared], layer, weights)
+        if stored is None:  # a module all the same, which is not split
+            stored = tuple(StoredWeight(key, Packing(("rest",))) for key in keys)
+        return Candidate(_layout(one, stored), paths[0][:shared], layer, weights)
 
     def _as_computed(self, module: Module, one: ComputedAttention, facts: Facts) -> Module:
         attention, match = module.attention, module.match
@@ -250,6 +250,8 @@ def _stored(
     turns: list[Orientation] = ["out_in"] * len(weights)
     if known is not None:
         turns = [stored.orientation for stored in known.weights]
+    else:
+        turns = ["in_out" if weight.name in one.in_out else "out_in" for _, weight in weights]
     for (key, weight), orientation in zip(weights, turns, strict=True):
         held = tuple((name, part.heads) for name, part in one.parts.items() if part.weight == weight.name)
         try:

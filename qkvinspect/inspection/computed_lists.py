@@ -93,7 +93,8 @@ def _joined(heads: Sequence[ComputedAttention], entries: Mapping[str, _HeadOfLis
     in_turn = [number for number in range(kv_heads) for _ in range(many // kv_heads)]
     turns = {one.turn for one in heads}
     shared_otherwise = orders["k"] != in_turn or any(one.shared_otherwise for one in heads)
-    return ComputedAttention(**parts, shared_otherwise=shared_otherwise, turn=turns.pop() if len(turns) == 1 else 0)
+    turn = turns.pop() if len(turns) == 1 else 0
+    return ComputedAttention(parts["q"], parts["k"], parts["v"], shared_otherwise, turn)
 
 
 def _moved(part: ComputedPart, entries: Mapping[str, _HeadOfList]) -> ComputedPart:

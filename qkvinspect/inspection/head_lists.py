@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import chain
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -125,7 +126,7 @@ def _modules(names: Names) -> Iterable[_ListsOfModule]:
     """Every module with lists of projections, with all that stands beside these."""
     lists: dict[Path, dict[Path, dict[int, str]]] = {}
     listed, called = set[str](), set[Path]()
-    telling = {part for part in set[str]().union(*names.paths.values()) if _may_tell(part)}
+    telling = {part for part in set(chain.from_iterable(names.paths.values())) if _may_tell(part)}
     for name, path in names.paths.items():
         end = path[-_DEEPEST:]
         entry = None if telling.isdisjoint(end) else _entry(end)

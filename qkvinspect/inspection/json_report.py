@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qkvinspect.inspection.as_stored import stored_axis, stored_runs, stored_shape
 from qkvinspect.inspection.json_values import number, row_ranges
 from qkvinspect.weights.weight import Weight
 
@@ -29,7 +30,7 @@ def attention_to_json(attention: Attention) -> dict[str, object]:
         "found_by": attention.found_by,
         "kind": layout.kind if layout else None,
         "tensors": attention.tensors,
-        "stored": {info.name: list(info.shape) for info in attention.weights},
+        "stored": {info.name: list(stored_shape(info)) for info in attention.weights},
         "dtype": attention.dtype,
         "embed_dim": attention.embed_dim,
         "num_heads": heads.num_heads if heads else None,
@@ -67,8 +68,8 @@ def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
         heads = [
             {
                 "head": head,
-                "rows": row_ranges([rows]),
-                "axis": part.axis,
+                "rows": row_ranges(stored_runs(part, [rows])),
+                "axis": stored_axis(part),
                 **({"ranks": list(part.head_ranks[head])} if part.head_ranks else {}),
                 **_measure(measure),
             }
@@ -76,8 +77,8 @@ def _part(attention: Attention, part: Part | None) -> dict[str, object] | None:
         ]
     return {
         "shape": list(part.shape),
-        "rows": row_ranges(part.rows),
-        "axis": part.axis,
+        "rows": row_ranges(stored_runs(part, part.rows)),
+        "axis": stored_axis(part),
         **_measure(part.measured),
         "bias_norm": number(part.bias_measured.norm) if part.bias_measured else None,
         "bias_nonfinite": part.bias_measured.nonfinite if part.bias_measured else None,

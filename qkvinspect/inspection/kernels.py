@@ -8,6 +8,14 @@ KERNEL = 7
 """The size up to which a further axis is that of a convolution."""
 
 
+def are_blocks(shape: Sequence[int]) -> bool:
+    """Whether it may be a square matrix for each of some groups, the blocks of a diagonal: xLSTM's [blocks, d, d].
+
+    No convolution looks at as many positions as it reads channels.
+    """
+    return len(shape) == 3 and shape[1] == shape[2] > 1 < shape[0]
+
+
 def is_convolution(shape: Sequence[int], leaf: str = "weight") -> bool:
     """Whether further axes may be a kernel: short, or as wide as high; also where there are none.
 
@@ -16,6 +24,6 @@ def is_convolution(shape: Sequence[int], leaf: str = "weight") -> bool:
             axes of heads, [in, heads, head_dim]: its first axis never counts rows.
     """
     window = shape[2:]
-    if window and leaf == "kernel":
+    if window and (leaf == "kernel" or are_blocks(shape)):
         return False
     return not window or max(window) <= KERNEL or (len(window) > 1 and len(set(window)) == 1)

@@ -41,10 +41,11 @@ def leftover(
 ) -> Leftover:
     """Some projections of a module, their shapes with the reason."""
     shapes = ", ".join(f"{'.'.join(one.key)} {list(one.weight.shape)}" for one in some)
-    return Leftover(module.path, module.stored, tuple(one.weight for one in some), f"{why}: {shapes}", lone, no_row)
+    tensors = (*(one.weight for one in some), *(one.factor for one in some if one.factor is not None))
+    return Leftover(module.path, module.stored, tensors, f"{why}: {shapes}", lone, no_row)
 
 
-def not_understood(candidate: Candidate, why: str) -> Leftover:
+def not_understood(candidate: Candidate, why: str, no_row: str = OF_LAYERS) -> Leftover:
     """The tensors that have the names of a layout, and shapes that nothing describes."""
     shapes = ", ".join(f"{one.name.removeprefix(f'{candidate.layer}.')} {list(one.shape)}" for one in candidate.weights)
-    return Leftover(candidate.path, candidate.layer, candidate.weights, f"{why}: {shapes}", False, OF_LAYERS)
+    return Leftover(candidate.path, candidate.layer, candidate.weights, f"{why}: {shapes}", False, no_row)

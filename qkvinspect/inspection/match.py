@@ -20,9 +20,11 @@ from qkvinspect.inspection.forced import Forced
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
+from qkvinspect.inspection.no_scores import said_instead
+from qkvinspect.inspection.one_for_all_heads import with_one_head
+from qkvinspect.inspection.read_as_stored import as_read
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
-from qkvinspect.inspection.stacked_layers import no_matrices
 from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.inspection.wide_v import with_wide_v
 from qkvinspect.layouts import Layout
@@ -58,11 +60,7 @@ class Found(NamedTuple):
 
 
 def find_attentions(
-    names: Names,
-    layouts: Sequence[Layout],
-    configs: Sequence[Config],
-    asked: Asked,
-    some: Sequence[Layout] = (),
+    names: Names, layouts: Sequence[Layout], configs: Sequence[Config], asked: Asked, some: Sequence[Layout] = ()
 ) -> Found:
     """Every attention module, in the order of the file; a tensor belongs to at most one.
 
@@ -129,7 +127,9 @@ def _find(
         found: list[list[Candidate]] = []
         aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
         for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
-            candidates = with_wide_v(_at(names, name, path, index), names)
+            candidates = with_one_head(
+                as_read(with_wide_v(_at(names, name, path, index), names), names, configs), names
+            )
             if candidates:
                 found.append([c for c in candidates if _fits(c)] or candidates)
         every = _tensors(found)
@@ -138,7 +138,7 @@ def _find(
         superseded.update(every - _tensors(found))
         for candidates in sorted(found, key=_rank, reverse=True):
             free = [c for c in candidates if not claimed & {info.name for info in c.weights}]
-            strange = no_matrices(names, free[0]) if free else None
+            strange = said_instead(names, free[0]) if free else None
             if strange is not None:
                 claimed.update(info.name for info in free[0].weights)
                 stale.extend([strange] if isinstance(strange, Finding) else [])
@@ -232,19 +232,18 @@ def _without_stale(found: list[list[Candidate]]) -> tuple[list[list[Candidate]],
 def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
     """The layouts that a person asked for, without what a row says of the places and neighbours of its modules."""
     for id, place in Forced(asked.forced).places():
-        for layout in layouts:
-            if layout.id == id:
-                yield replace(
-                    layout,
-                    layer="",
-                    siblings=(),
-                    unless=(),
-                    out_ratio=None,
-                    fed_by=None,
-                    glob=place,
-                    needs_config=True,
-                    model_types=(),
-                )
+        for layout in (one for one in layouts if one.id == id):
+            yield replace(
+                layout,
+                layer="",
+                siblings=(),
+                unless=(),
+                out_ratio=None,
+                fed_by=None,
+                glob=place,
+                needs_config=True,
+                model_types=(),
+            )
 
 
 def _may_occur(layout: Layout, names: Names) -> bool:
@@ -270,7 +269,7 @@ def _at(names: Names, name: str, path: Path, index: Mapping[Path, tuple[Layout, 
     rows = (*index.get(end[-1:], ()), *index.get(end, ()))
     if len(end) == 2 and end[0].isdecimal():
         rows += index.get(("#", end[1]), ())
-    return [found for layout in rows for found in _candidates(names, name, path, layout)]
+    return with_one_head((found for layout in rows for found in _candidates(names, name, path, layout)), names)
 
 
 def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator[Candidate]:

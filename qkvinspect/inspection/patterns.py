@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.inspection.candidates import Candidate
-from qkvinspect.inspection.leftovers import OF_LAYERS, Leftover, leftover
+from qkvinspect.inspection.leftovers import OF_FACTORS, OF_LAYERS, Leftover, leftover
 from qkvinspect.inspection.names import Names, Path, numberless, shape_of
+from qkvinspect.inspection.no_scores import without_scores
 from qkvinspect.inspection.possible_layouts import (
     columns_of,
     known_widths,
@@ -26,7 +27,7 @@ from qkvinspect.inspection.possible_layouts import (
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.stacked_layers import StackedLayers
 from qkvinspect.inspection.three_axes import Stream, as_matrices, have_three, in_words, mix_three, out_of, readings
-from qkvinspect.inspection.two_steps import first_steps, projections_of
+from qkvinspect.inspection.two_steps import first_steps, products, projections_of
 from qkvinspect.inspection.unexplained import (
     EVEN,
     FEW,
@@ -43,6 +44,9 @@ from qkvinspect.weights.head_stack import Axes
 _OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D", "short_filter", "filter_fn"})
 """What stands beside an ``in_proj`` that is a state space's or a convolution's (Hyena has filters)."""
 
+
+_HEADS_OF_TASKS = frozenset({"head", "heads"})
+"""What follows the word where ``q_head`` estimates Q, as of a critic."""
 
 _ADAPTERS = frozenset({"processor", "adapter", "ip"})
 
@@ -86,7 +90,13 @@ def find(
             weights = tuple(one.weight for one in matrices[0])
             form = layout_of_three_axes(*matrices, out_of(module, some, axes[0]))
             found.append([Candidate(form, module.path, layer, weights)])
-        sets = [some for some in module.sets if some not in three and id(some) not in stacked]
+        factors = {id(some): why for some, why in products(module)}
+        left += [
+            leftover(module, some, factors[id(some)], lone=False, no_row=OF_FACTORS)
+            for some in module.sets
+            if id(some) in factors
+        ]
+        sets = [some for some in module.sets if some not in three and id(some) not in stacked | factors.keys()]
         if _gates_messages(names, module):
             continue
         first = first_steps(module)
@@ -108,9 +118,18 @@ def find(
         elif not first:
             said = [*unexplained(module, [some for some in sets if some not in chosen])]
             left += said
-            if not (said or chosen or three or stacked):
+            if not (said or chosen or three or stacked or factors):
                 silent.append(module)
-    return found, [*left, *_lost(names, paths, claimed, found, silent)]
+    return _scored(names, found, [*left, *_lost(names, paths, claimed, found, silent)])
+
+
+def _scored(
+    names: Names, found: Sequence[list[Candidate]], left: Sequence[Leftover]
+) -> tuple[list[list[Candidate]], list[Leftover]]:
+    """What was found and left, but for what no query scores, which is left as well."""
+    said = [without_scores(names, some[0]) for some in found]
+    kept = [some for some, why in zip(found, said, strict=True) if why is None]
+    return kept, [*left, *filter(None, said)]
 
 
 def _lost(
@@ -182,7 +201,7 @@ def _layer(module: ProjectingModule, projections: Sequence[Projection], used: se
 
 def _fitting(names: Names, module: ProjectingModule, some: Sequence[Projection]) -> Sequence[Orientation]:
     """How projections may lie to be Q, K and V; nothing where they are not."""
-    if len(parts_of(some)) != 3 or mix_three(some) or any(map(has_more_axes, some)):
+    if len(parts_of(some)) != 3 or mix_three(some) or any(map(has_more_axes, some)) or _are_slots(some):
         return ()
     turns: list[Orientation] = [turn for turn in turns_of(names, module, some) if _fits(some, module, turn)]
     if len(turns) > 1 and (widths := known_widths(module)):
@@ -191,6 +210,12 @@ def _fitting(names: Names, module: ProjectingModule, some: Sequence[Projection])
         ]
         return read or turns
     return turns
+
+
+def _are_slots(some: Sequence[Projection]) -> bool:
+    """Whether K and V are parameters under the bare words, and the query a layer: the slots of a memory."""
+    bare = {one.parts for one in some if len(one.key) == 1 and one.word.affix == ("*",)}
+    return bare == {"k", "v"} and all(one.key[-1] in LEAVES for one in some if one.parts == "q")
 
 
 def _fits(projections: Sequence[Projection], module: ProjectingModule, turn: Orientation) -> bool:
@@ -227,6 +252,7 @@ def _may_stand_alone(projections: Sequence[Projection], module: ProjectingModule
         all(one.plain for one in projections)
         and (all(count >= FEW and count % EVEN == 0 for count in rows) or _score_with_few(projections))
         and len({one.word.label for one in projections}) < 3
+        and not any(_HEADS_OF_TASKS.intersection(one.word.after) for one in projections)
         and not any(map(is_no_projection, module.path[-1:]))
     )
 

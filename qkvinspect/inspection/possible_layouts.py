@@ -10,6 +10,7 @@ from typing import NamedTuple
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.names import Names, Path, shape_of
+from qkvinspect.inspection.one_for_all_heads import heads_share
 from qkvinspect.inspection.outputs import has_an_output_each, output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
@@ -29,7 +30,8 @@ def layouts_of(
         turns: how the tensors may lie.
     """
     is_head = projections[0].is_head and not has_an_output_each(module, projections)
-    one = 1 if is_head or _is_one_head(module) else None
+    shared = heads_share([part.weight.shape for part in projections], [info.shape for _, info in module.outputs])
+    one = 1 if is_head or shared or _is_one_head(module) else None
     lists = any(heads_of(one.weight) for one in projections)
     keys = tuple(".".join(one.key) for one in projections)
     forms = [

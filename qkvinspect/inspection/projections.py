@@ -39,6 +39,7 @@ class Projection:
         index: its number, where there is a list of such tensors, one a head or one a kind of token.
         plain: whether its place holds one matrix that looks at one position: a linear layer or a 1x1 convolution.
         alike: whether all tensors of its list have one shape, as those of heads have.
+        factor: the other factor, where it is one of two whose product is the projection.
     """
 
     word: Word
@@ -47,6 +48,7 @@ class Projection:
     index: int | None = None
     plain: bool = True
     alike: bool = True
+    factor: Weight | None = None
 
     @property
     def parts(self) -> str:
@@ -92,8 +94,11 @@ def modules_of(names: Names, paths: Mapping[str, Path], claimed: Collection[str]
             places.setdefault(path[:at], {}).setdefault(path[at], []).append((path[at:], name))
     around = _around(names, paths, places)
     for path, words in places.items():
+        factors = _second_factors(words)
         found = _without_learned_queries(
             [one for component, held in words.items() for one in _projections(names, component, held)]
+            if not factors
+            else [*_products(names, words, factors)]
         )
         if found:
             sets, lone = _sets(found)
@@ -101,6 +106,28 @@ def modules_of(names: Names, paths: Mapping[str, Path], claimed: Collection[str]
             stored = names.stored_layer(first[1], len(first[0]))
             outputs, beside = around[path]
             yield ProjectingModule(path, stored, tuple(sets), tuple(lone), tuple(outputs), frozenset(beside))
+
+
+def _second_factors(words: Mapping[str, object]) -> Mapping[str, str]:
+    """What SVD-LLM calls the factors of Q, K and V, the one that reads by the one that makes: ``k_v_proj`` and
+    ``k_u_proj``, which is no tensor of K and V.
+    """
+    for component in words:
+        if (around := component.partition("q_u"))[1]:
+            pairs = {f"{part}_v".join(around[::2]): f"{part}_u".join(around[::2]) for part in "qkv"}
+            if words.keys() >= {*pairs, *pairs.values()}:
+                return pairs
+    return {}
+
+
+def _products(
+    names: Names, words: Mapping[str, Sequence[tuple[Path, str]]], factors: Mapping[str, str]
+) -> Iterator[Projection]:
+    """The projections at some places, of which some are made of two factors."""
+    first = {made: words[read][0][1] for read, made in factors.items()}
+    for component, held in words.items():
+        for one in _projections(names, component, held) if component not in factors else ():
+            yield replace(one, factor=names.weights[first[component]]) if component in first else one
 
 
 def _place(path: Path) -> int | None:
@@ -174,8 +201,19 @@ def _projections(names: Names, component: str, held: Sequence[tuple[Path, str]])
             of_kind = replace(word, before=(*tokens(key[1]), *word.before))
             yield Projection(of_kind, key, names.weights[name], plain=prod(names.shape(name)[2:]) == 1)
     elif len(held) <= _MOST_MATRICES:
-        key, name = max(held, key=lambda one: [_natural(part) for part in one[0]])
-        yield Projection(word, key, names.weights[name], plain=False)
+        *others, (key, name) = sorted(held, key=lambda one: [_natural(part) for part in one[0]])
+        if len(others) == 1 and _ends_narrow(names.shape(name), names.shape(others[0][1])):
+            yield Projection(word, others[0][0], names.weights[others[0][1]], factor=names.weights[name], plain=False)
+        else:
+            yield Projection(word, key, names.weights[name], plain=False)
+
+
+def _ends_narrow(last: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two matrices would lead to few features and not from them, were they used in this order.
+
+    Then they are the factors of one matrix in an order of their own: ASVD's ``BLinear`` comes before ``ALinear``.
+    """
+    return len(last) == len(other) == 2 and last[0] == other[1] < min(last[1], other[0])
 
 
 def _are_kinds(held: Sequence[tuple[Path, str]]) -> bool:

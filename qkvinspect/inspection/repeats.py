@@ -117,21 +117,22 @@ class Repeats:
         """The first tensor of the block that holds a path, if it repeats another or others repeat it; else ""."""
         return self._held[block][0] if (block := path[: _first_number(path) + 1]) in self._alike else ""
 
-    def without_likes(self, some: Set[str]) -> Mapping[str, Path]:
-        """Some tensors, but for those of a block of which the like are among them in the block that it repeats.
+    def without_likes(self, known: Set[str], taken: Set[str]) -> Mapping[str, Path]:
+        """Tensors in neither set, but for those of a block of which the block that it repeats has the like.
 
         Nothing that depends on names and shapes within a module is in the block if it is not in that one; blocks with
         tensors that lie in no module of their own are left as they are.
         """
         paths = self._names.paths
-        found = {name: path for name, path in self.firsts.items() if name in some}
+        found = {name: path for name, path in self.firsts.items() if name not in known and name not in taken}
         for first, others in self._of.items():
-            known = list(map(some.__contains__, self._held[first]))
-            within = all(len(paths[name]) > len(first) + 1 for name in self._held[first] if name in some)
+            held = self._held[first]
+            within = all(len(paths[name]) > len(first) + 1 for name in held if name in found)
+            of_first = [list(map(some.__contains__, held)) for some in (known, taken)]
             for other in others:
                 held = self._held[other]
-                if not within or list(map(some.__contains__, held)) != known:
-                    found |= {name: paths[name] for name in held if name in some}
+                if not within or [list(map(some.__contains__, held)) for some in (known, taken)] != of_first:
+                    found |= {name: paths[name] for name in held if name not in known and name not in taken}
         return found
 
     def others(self, block: Path) -> Iterator[Renamed]:

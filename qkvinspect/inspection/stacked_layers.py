@@ -14,7 +14,7 @@ from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate
-from qkvinspect.inspection.kernels import is_convolution
+from qkvinspect.inspection.kernels import are_blocks, is_convolution
 from qkvinspect.inspection.leftovers import Leftover, not_understood
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
@@ -35,17 +35,21 @@ def no_matrices(names: Names, candidate: Candidate) -> Leftover | Finding | None
     keys = (*(bias.key for bias in candidate.layout.biases), *candidate.layout.out)
     shapes += [found.shape for key in keys if (found := names.find(key, candidate.path)) is not None]
     if len(shapes) > 1 and len({shape[:1] for shape in shapes}) == 1 and all(len(shape) > 1 for shape in shapes):
-        return not_understood(candidate, _layers(shapes[0][0], 0))
+        return not_understood(candidate, _layers(shapes[0], 0))
     said = ", ".join(f"{one.name} {list(one.shape)}" for one in candidate.weights)
     return Finding(
         FindingCode.UNEXPECTED_SHAPE, f"no matrix and no convolution: {said}; it is left out", candidate.layer
     )
 
 
-def _layers(count: int, axis: int) -> str:
+def _layers(shape: Sequence[int], axis: int) -> str:
+    count = shape[axis]
     if count == 1:
         return "looks like a convolution whose window comes first"
-    return f"looks like {count} layers stacked along the {_AXES[axis]} axis"
+    stacked = f"{count} layers stacked along the {_AXES[axis]} axis"
+    if axis == 0 and are_blocks(shape):
+        return f"looks like {count} blocks of a diagonal, as xLSTM has them, or {stacked}"
+    return f"looks like {stacked}"
 
 
 @dataclass(slots=True)
@@ -91,10 +95,13 @@ class StackedLayers:
         alike = [len({shape[axis] for shape in shapes}) == 1 for axis in range(2)]
         for axis in range(2):
             if alike[axis] and self._beside(module.path, axis) == shapes[0][axis]:
-                return _layers(shapes[0][axis], axis)
+                return _layers(shapes[0], axis)
         # a layer's own weight is a matrix; per head, as Keras' EinsumDense has it, the inputs come first
         of_layers = alike[0] and all(one.key[-1] in LEAVES for one in projections)
-        return _layers(shapes[0][0], 0) if of_layers else ""
+        if of_layers and len(shapes[0]) == 3 and shapes[0][0] > shapes[0][1] and not are_blocks(shapes[0]):
+            first, second, _ = shapes[0]
+            return f"three axes, which may be [in, heads, head_dim], or stack {first} or {second} layers"
+        return _layers(shapes[0], 0) if of_layers else ""
 
     def _beside(self, path: Path, axis: int) -> int:
         """The size that all tensors beside a module have along an axis, a norm among them; 0 where there is none."""

@@ -44,3 +44,8 @@ def finer(layers: Iterable[Layer], name: Callable[[Layer], str]) -> list[list[La
         found.setdefault((tuple(_NUMBER.findall(name(layer))[:-1]), tuple(before), after), []).append(layer)
     stacks = list(found.values())
     return stacks if len(stacks) > 1 else [[layer] for layer in stacks[0]]
+
+
+def one_after_another(names: Iterable[str]) -> bool:
+    """Whether names differ in their last number only, as those of layers that follow one another do."""
+    return len({(tuple(_NUMBER.findall(name)[:-1]), tuple(_NUMBER.split(name))) for name in names}) == 1

@@ -5,7 +5,7 @@ Either step alone has names and shapes like those of attention. Only the second 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import prod
 
 from qkvinspect.inspection.projections import ProjectingModule, Projection
@@ -39,6 +39,33 @@ def first_steps(module: ProjectingModule) -> Collection[Projection]:
         if {"k", "v"} <= read:
             return down
     return ()
+
+
+def products(module: ProjectingModule) -> Iterator[tuple[Sequence[Projection], str]]:
+    """Sets of which each tensor is one of two factors, and what they are.
+
+    Tensor product attention (T6) makes each head's Q, K and V of two sets of numbers that are read off the same input.
+    """
+    for some in module.sets:
+        if any(one.factor is not None for one in some):
+            yield some, "each is the product of two factors"
+    for first, second in _PAIRS:
+        downs, ups = (_whole_with(module, word) for word in (first, second))
+        if len(downs) == len(ups) == 1 and _are_of_one_product(downs[0], ups[0]):
+            yield downs[0], "factors of a tensor product"
+            yield ups[0], "factors of a tensor product"
+
+
+def _whole_with(module: ProjectingModule, word: str) -> Sequence[Sequence[Projection]]:
+    """Q, K and V with this word in their names."""
+    return [some for some in module.sets if len(some) == 3 and word in some[0].word.affix]
+
+
+def _are_of_one_product(some: Sequence[Projection], others: Sequence[Projection]) -> bool:
+    """Whether neither reads the other, and both are of other sizes, as two streams are not."""
+    sizes = [[_size(one) for one in each] for each in (some, others)]
+    read = {cols for each in sizes for _, cols in each}
+    return len(read) == 1 and all(one != other for one, other in zip(*sizes, strict=True))
 
 
 def without_first_steps(keys: Collection[str]) -> Collection[str]:

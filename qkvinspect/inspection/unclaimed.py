@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from qkvinspect.inspection.look_alikes import attention_above, may_project
@@ -25,14 +25,19 @@ class Unclaimed(NamedTuple):
     undotted: dict[Path, list[str]]
 
 
-def unclaimed(names: Names, paths: Mapping[str, Path]) -> Unclaimed:
+def unclaimed(
+    names: Names, paths: Mapping[str, Path], known: Collection[str] = (), taken: Collection[str] = ()
+) -> Unclaimed:
     """Collect it.
 
     Args:
-        paths: of the tensors that no attention claims, by their names.
+        paths: of the tensors that are looked at.
+        known, taken: those of them that need no more looking at.
     """
     found = Unclaimed({}, {}, {})
     for name, path in paths.items():
+        if name in known or name in taken:
+            continue
         at = attention_above(path)
         if at and may_project(names.shape(name), path[at:]):
             found.called.setdefault(path[:at], []).append(name)

@@ -148,6 +148,8 @@ def _why(some: Sequence[Projection], module: ProjectingModule, *, lone: bool) ->
         return f"{' and '.join(sorted(parts_of(some)))} alone"
     if _are_few(some, module):
         return "few rows, as classifiers of three kinds have too"
+    if {one.parts for one in some if len(one.key) == 1} == {"k", "v"}:
+        return "K and V are parameters beside a query that is a layer, as the slots of a memory are"
     if are_moments(some):
         return "the words are those of a distribution"
     if is_additive(some):

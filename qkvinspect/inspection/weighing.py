@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
-from qkvinspect.findings import AGAINST_WEIGHTS, Finding
+from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.asking import GLANCE, affordable, differing, settle, unsettled, weigh
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
+from qkvinspect.inspection.contradictions import contradicts, divided, outvoted
 from qkvinspect.inspection.differential import is_differential
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
@@ -19,9 +20,9 @@ from qkvinspect.inspection.notices import about_evidence, said_of_none
 from qkvinspect.inspection.pairing import with_pairing
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.stacks import finer, stack_of, with_number_of_others
+from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others
 from qkvinspect.inspection.untouched import untouched
-from qkvinspect.inspection.verdict import Evidence, Verdict
+from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.layouts.packing import SHARED
 from qkvinspect.weights.adapters import is_update
 
@@ -105,7 +106,7 @@ def _asked(
 def _alone(module: Module, names: Names, facts: Facts) -> Module:
     """The module with what its own weights have against what its stack says, if that has nothing against it."""
     attention = module.attention
-    if attention is None or attention.heads is None or any(map(_contradicts, module.findings)):
+    if attention is None or attention.heads is None or any(map(contradicts, module.findings)):
         return module
     return _WeighedTogether([module], names, facts).alone(module)
 
@@ -149,9 +150,9 @@ class _WeighedTogether:
             evidence = weigh(few._hypotheses, layout, thorough=thorough)
         if evidence is None:
             return lambda module: module
-        divided = _divided(evidence.heads, evidence.packings)
-        against = () if divided else differing(layout, evidence, self._others(few))
-        if divided or against:
+        apart = divided(evidence.heads, evidence.packings)
+        against = () if apart else differing(layout, evidence, self._others(few))
+        if apart or against:
             most = self._of_most(evidence, against, self._others(few))
             if most is None:
                 return self._apart(thorough)
@@ -170,7 +171,7 @@ class _WeighedTogether:
         from qkvinspect.inspection.evidence import SURE
 
         layout, heads = self._attention.layout, evidence.heads
-        if layout is None or heads is None or heads.confidence < SURE or heads.parted or _divided(evidence.packings):
+        if layout is None or heads is None or heads.confidence < SURE or heads.parted or divided(evidence.packings):
             return None
         if not evidence.as_declared or any(len(stack) > 1 for stack in finer(self.modules, _name)):
             return None
@@ -186,10 +187,10 @@ class _WeighedTogether:
         if untouched(self.modules[0].match.candidates[0].weights):
             return module
         glance = weigh(self._hypotheses, layout, glance=True, counts=[heads.num_heads])
-        if glance is None or not any(map(_contradicts, self._against(glance))):
+        if glance is None or not any(map(contradicts, self._against(glance))):
             return module
         evidence = weigh(self._hypotheses, layout)
-        against = filter(_contradicts, self._against(evidence)) if evidence is not None else ()
+        against = filter(contradicts, self._against(evidence)) if evidence is not None else ()
         return replace(module, findings=(*module.findings, *against))
 
     @property
@@ -223,7 +224,12 @@ class _WeighedTogether:
         for stack in finer(self.modules, _name):
             answer = replace(self, modules=stack).answer(thorough)
             answers |= {_name(module): answer for module in stack}
-        return lambda module: answers[_name(module)](module)
+        if self._attention.heads is None or not one_after_another(map(_name, self.modules)):
+            return lambda module: answers[_name(module)](module)
+        told = [answers[_name(module)](module) for module in self.modules]
+        left = outvoted([one.findings for one in told])
+        found = {_name(one): replace(one, findings=findings) for one, findings in zip(told, left, strict=True)}
+        return lambda module: found[_name(module)]
 
     def _settle(self, thorough: bool) -> Callable[[Module], Module]:
         """Choose between the layouts that the names leave open."""
@@ -236,7 +242,7 @@ class _WeighedTogether:
         said = [fact.num_heads for fact in self.facts(first.candidates[0]) if fact.num_heads and not fact.elsewhere]
         few = self._few(affordable(self._hypotheses))
         verdict = settle(few._hypotheses, ids, said[:1])
-        if _divided(verdict):
+        if divided(verdict):
             return self._apart(thorough)
         if verdict is None or not verdict.decided:
             return lambda module: module
@@ -257,11 +263,14 @@ class _WeighedTogether:
     def _unnamed(self, few: _WeighedTogether, settled: Callable[[Module], Module]) -> Evidence | None:
         """What the weights say where they speak for a packing that no candidate has; None where they do not.
 
-        The order of the parts in a pattern's candidates is that of its name, which no library stands behind.
+        The order of the parts in a pattern's candidates is that of its name, which no library stands behind. Where
+        each part has a tensor, the names say which is which.
         """
         chosen = replace(few, modules=[settled(module) for module in few.modules])
         layout = chosen._attention.layout
         if layout is None or layout.found_by != "pattern":
+            return None
+        if all(len(stored.packing.order) == 1 for stored in layout.weights):
             return None
         said = weigh(chosen._hypotheses, layout)
         if said is None or said.packings is None or (said.packings.decided and said.as_declared):
@@ -300,19 +309,10 @@ def _open(module: Module, said: Evidence) -> Module:
     return replace(module, attention=replace(attention, evidence=said), findings=findings)
 
 
-def _contradicts(finding: Finding) -> bool:
-    return finding.code in AGAINST_WEIGHTS
-
-
 def _promising(evidence: Evidence) -> bool:
     """Whether more layers may settle what these do not: the score grows with them, the noise with their root."""
     heads = evidence.heads
     return heads is not None and not heads.decided and heads.best.score > heads.noise / _STRETCH
-
-
-def _divided(*verdicts: Verdict | None) -> bool:
-    """Whether the layers that were weighed contradict each other."""
-    return any(verdict is not None and verdict.apart for verdict in verdicts)
 
 
 def _name(module: Module) -> str:

@@ -15,6 +15,7 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.words import word_of
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.layout import PATTERN
 
@@ -61,12 +62,13 @@ def _readings(one: Candidate, names: Names) -> Iterator[Candidate]:
 
 
 def _may_be_of_any(layout: Layout) -> bool:
-    """Whether nothing but a name that many have in common led to the row."""
+    """Whether nothing but a name that says no more than Q, K and V led to the row."""
     return (
         [(stored.packing.order, stored.packing.groups) for stored in layout.weights] == [(("q", "k", "v"), "one")]
         and (layout.kv_heads, layout.v_free, layout.layer, layout.siblings) == ("free", False, "", ())
         and layout.found_by == "layout"
         and layout.glob == "*"
+        and all(word_of(stored.key.split(".")[0]) for stored in layout.weights)
     )
 
 

@@ -10,7 +10,7 @@ from qkvinspect.layouts.logits import NO_SOFTMAX
 from qkvinspect.layouts.packing import KV_PER_HEAD, QKV, K, Packing, Q, V
 
 _NORM = (HeadTensor("attn_q_norm.weight", 0, "head_dim"), HeadTensor("attn_k_norm.weight", 0, "head_dim"))
-_PERMUTED = (
+PERMUTED = (
     "in each head of Q and K, the rows of the first and the second half lie in turn, "
     "where transformers has one half behind the other"
 )
@@ -28,7 +28,7 @@ _PACKED = (StoredWeight("attn_qkv.weight", QKV),)
 
 _GATED = ("qwen3next", "qwen35", "qwen35moe")
 
-_ANY = Layout(
+ANY = Layout(
     id="gguf",
     libraries="llama.cpp, of an architecture without a row of its own",
     weights=_APART,
@@ -40,11 +40,11 @@ _ANY = Layout(
     proof="source",
     note="whether the rows of a head of Q and K were permuted depends on the architecture",
 )
-_OF_AN_ARCHITECTURE = replace(_ANY, out=("attn_output.weight",), needs_config=True)
+_OF_AN_ARCHITECTURE = replace(ANY, out=("attn_output.weight",), needs_config=True)
 _HALVES_IN_TURN = replace(_OF_AN_ARCHITECTURE, paired=("q", "k"), rotary="neighbours")
 _RENAMED = replace(_OF_AN_ARCHITECTURE, note="as transformers stores them, under other names")
 
-_ANY_PACKED = Layout(
+ANY_PACKED = Layout(
     id="gguf-qkv",
     libraries="llama.cpp, of an architecture without a row of its own that packs Q, K and V",
     weights=_PACKED,
@@ -59,7 +59,7 @@ _ANY_PACKED = Layout(
     note="whether the converter put rows in another order depends on the architecture",
 )
 _PACKED_OF_AN_ARCHITECTURE = replace(
-    _ANY_PACKED, needs_config=True, note="as transformers stores them, under another name"
+    ANY_PACKED, needs_config=True, note="as transformers stores them, under another name"
 )
 
 _DELTA = Layout(
@@ -82,51 +82,8 @@ _DELTA = Layout(
     note="the converter sorted Q, K, V and gate of each key head into Q, K, V and a tensor for the gate",
 )
 
-_SEES = replace(
-    _ANY,
-    id="gguf-vision",
-    libraries="llama.cpp: the part of a model that sees, in a file of its own (mmproj)",
-    layer="v.blk.#",
-    out=("attn_out.weight",),
-    head_keys=("clip.vision.attention.head_count",),
-    note="as transformers stores them, under other names, but for the projectors that have a row of their own",
-)
-_SEES_PACKED = replace(
-    _ANY_PACKED,
-    id="gguf-vision-qkv",
-    libraries="llama.cpp: the part of a model that sees, where it packs Q, K and V",
-    layer="v.blk.#",
-    out=("attn_out.weight",),
-    head_keys=("clip.vision.attention.head_count",),
-)
-
 LAYOUTS = (
-    _SEES,
-    replace(
-        _SEES,
-        id="gguf-vision-permuted",
-        libraries="llama.cpp from Pixtral and Mistral Small: the part that sees",
-        flags={"clip.projector_type": ("pixtral",)},
-        needs_config=True,
-        paired=("q", "k"),
-        source="llama.cpp conversion/llava.py, LlavaVisionModel.modify_tensors",
-        note=_PERMUTED,
-    ),
-    _SEES_PACKED,
-    replace(
-        _SEES_PACKED,
-        id="gguf-vision-qkv-quarters",
-        libraries="llama.cpp from Kimi K2.5: the part that sees",
-        flags={"clip.projector_type": ("kimik25",)},
-        needs_config=True,
-        by_fours=("q", "k"),
-        source="llama.cpp conversion/kimivl.py, KimiK25Model.permute",
-        note=(
-            "in each head of Q and K the converter took the rows apart by fours: the first two of each four come "
-            "before the last two of each"
-        ),
-    ),
-    _ANY,
+    ANY,
     replace(
         _HALVES_IN_TURN,
         id="gguf-permuted",
@@ -136,7 +93,7 @@ LAYOUTS = (
             *("deepseek", "chameleon", "deci", "llada", "nanbeige", "eagle3"),
         ),
         source="llama.cpp conversion/llama.py, LlamaModel.permute",
-        note=_PERMUTED,
+        note=PERMUTED,
     ),
     replace(
         _HALVES_IN_TURN,
@@ -145,7 +102,7 @@ LAYOUTS = (
         model_types=("minicpm", "olmo", "arctic"),
         biases_stay=True,
         source="llama.cpp conversion/minicpm.py, olmo.py, arctic.py, modify_tensors",
-        note=f"{_PERMUTED}; {_BIASES_STAY}",
+        note=f"{PERMUTED}; {_BIASES_STAY}",
     ),
     replace(
         _HALVES_IN_TURN,
@@ -155,10 +112,7 @@ LAYOUTS = (
         biases_stay=True,
         k_by_share=True,
         source="llama.cpp conversion/xverse.py, _reverse_hf_permute",
-        note=(
-            f"{_PERMUTED}; {_BIASES_STAY}. Of fewer kv heads than heads, those of K were permuted as if there were as "
-            "many as heads share one"
-        ),
+        note=f"{PERMUTED}; {_BIASES_STAY}; K of fewer heads was permuted as if it had as many as share one",
     ),
     replace(
         _HALVES_IN_TURN,
@@ -167,28 +121,21 @@ LAYOUTS = (
         model_types=("internlm2", "bailingmoe", "baichuan"),
         biases_stay=True,
         source="llama.cpp conversion/internlm.py, bailingmoe.py, baichuan.py",
-        note=f"cut out of one packed tensor, then permuted: {_PERMUTED}; a bias of the packed one is not permuted",
+        note=f"cut out of one packed tensor, then permuted: {PERMUTED}; a bias of the packed one is not permuted",
     ),
     replace(
         _RENAMED,
         id="gguf-renamed",
         libraries=(
-            "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, BERT"
+            "llama.cpp from Qwen2, Gemma, OLMo 2, OLMoE, Phi-MoE, StableLM, EXAONE, StarCoder2, Nemotron, Llama 4, "
+            "BERT, T5"
         ),
+        out=("attn_output|attn_o.weight",),
         model_types=(
             *("qwen2", "qwen2moe", "qwen2vl", "gemma", "gemma2", "olmo2", "olmoe", "phimoe", "stablelm", "exaone"),
-            *("starcoder2", "nemotron", "llama4", "phi2", "*bert*"),
+            *("starcoder2", "nemotron", "llama4", "phi2", "*bert*", "t5", "t5encoder"),
         ),
         source="llama.cpp conversion/base.py, TextModel.modify_tensors",
-    ),
-    replace(
-        _RENAMED,
-        id="gguf-renamed-t5",
-        libraries="llama.cpp from T5, mT5, UMT5",
-        layer="blk.#",
-        out=("attn_o.weight",),
-        model_types=("t5", "t5encoder"),
-        source="llama.cpp conversion/t5.py, T5Model.modify_tensors",
     ),
     replace(
         _RENAMED,
@@ -275,7 +222,7 @@ LAYOUTS = (
         proof="source",
         note="as transformers stores them, under other names",
     ),
-    _ANY_PACKED,
+    ANY_PACKED,
     replace(
         _PACKED_OF_AN_ARCHITECTURE,
         id="gguf-qkv-renamed",

@@ -164,6 +164,7 @@ LAYOUTS = (
         id="funnel",
         libraries="transformers Funnel Transformer",
         weights=(StoredWeight("q_head.weight", Q), StoredWeight("k_head.weight", K), StoredWeight("v_head.weight", V)),
+        siblings=("post_proj.weight",),
         out=("post_proj.weight",),
         source="transformers models/funnel/modeling_funnel.py, FunnelRelMultiheadAttention",
         proof="proven",

@@ -14,7 +14,7 @@ from qkvinspect.render.text import confidence
 _BAR = 40
 _MOST = 12
 
-NOTHING = "no values that could be compared, or random codes for values"
+NOTHING = "no values that could be compared, random codes for values, or zeros in blocks"
 
 
 @dataclass(frozen=True, slots=True)

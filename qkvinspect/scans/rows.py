@@ -12,6 +12,7 @@ from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import QkvInspectError, UsageError, clean, without_secrets
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.as_stored import stored_axis, stored_runs
 from qkvinspect.inspection.json_values import number, number_or_none
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
@@ -32,8 +33,8 @@ SHOWN: Mapping[str, Callable[[Attention, Part], object]] = {
     "bias_norm": lambda _, part: number(part.bias_measured.norm) if part.bias_measured else None,
     "bias_nonfinite": lambda _, part: part.bias_measured.nonfinite if part.bias_measured else None,
     "layout": lambda attention, _: attention.layout.id if attention.layout else None,
-    "rows": lambda _, part: " ".join(map(span, part.rows)),
-    "axis": lambda _, part: part.axis,
+    "rows": lambda _, part: " ".join(map(span, stored_runs(part, part.rows))),
+    "axis": lambda _, part: stored_axis(part),
     "out_features": lambda _, part: part.shape[0],
     "in_features": lambda _, part: part.shape[1],
     "dtype": lambda _, part: part.weight.dtype.name,

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from io import TextIOWrapper
 from math import isfinite
 from pathlib import Path
 from typing import NamedTuple, TextIO, TypeGuard
 
-from qkvinspect import inputs
 from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import UsageError
 from qkvinspect.parsed import is_mapping
 from qkvinspect.scans.rows import FLOATS, HEAD
+from qkvinspect.small_files import opened
 
 _LINE = 1 << 20
 """Characters that no line of a scan has."""
 
 _GREATEST = 1e100
 """Whose square and sums are still numbers; a norm of float32 values is below 1e45."""
+
+_HINT = "trend reads what `qkvinspect scan -o FILE.jsonl` wrote"
 
 _PARTS = ("q", "k", "v", HEAD)
 
@@ -107,14 +109,12 @@ def read(paths: Sequence[Path], layers: Sequence[str] = ()) -> TrainingRun:
     run = TrainingRun()
     for path in paths:
         try:
-            with path.open(encoding="utf-8") as file:
-                inputs.note(os.fstat(file.fileno()))
+            with TextIOWrapper(opened(path, hint=_HINT), encoding="utf-8") as file:
                 for number, row in _rows(file, path):
                     _add(run, row, f"{path}: line {number}", layers)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            hint = "trend reads what `qkvinspect scan -o FILE.jsonl` wrote"
-            raise UsageError(f"cannot be read: {reason}", file=str(path), hint=hint) from error
+            raise UsageError(f"cannot be read: {reason}", file=str(path), hint=_HINT) from error
     if layers and not (run.steps or run.stepless or run.errors):
         raise UsageError(f"no layer is called {' or '.join(layers)}", file=", ".join(map(str, paths)))
     if not run.steps:

@@ -61,11 +61,11 @@ def weights(dtype: torch.dtype = torch.float32) -> State:
     return found
 
 
-def said(state: State, path: Path) -> list[str]:
+def said(state: State, path: Path, heads: tuple[str, ...] = ("4",)) -> list[str]:
     save_file({name: value.contiguous() for name, value in state.items()}, path / "model.safetensors")
     wanted = parse_policy({"select": ["damaged-block"]})
     with open_checkpoint(str(path / "model.safetensors")) as opened:
-        return [one.message for one in run(inspect(opened, Options(heads=("4",))), wanted)]
+        return [one.message for one in run(inspect(opened, Options(heads=heads)), wanted)]
 
 
 def pruned(state: State) -> None:
@@ -132,10 +132,61 @@ def emptied(state: State) -> None:
     state["layers.2.self_attn.v_proj.weight"].zero_()
 
 
+def kv_heads_repeated_with_a_byte_more(state: State) -> None:
+    """The head after the copy begins as the copied one does."""
+    for layer in range(LAYERS):
+        value = state[f"layers.{layer}.self_attn.v_proj.weight"].view(4, 32, WIDTH)
+        value[1], value[3] = value[0].clone(), value[2].clone()
+        value[2:, 0, 0] = value[0, 0, 0]
+
+
+def one_kv_head_for_all(state: State) -> None:
+    for name in ("k", "v"):
+        state[f"layers.0.self_attn.{name}_proj.weight"] = torch.randn(32, WIDTH).repeat(4, 1)
+
+
+def padded_heads(state: State) -> None:
+    """In one layer alone: the lower rows of each head, and the columns that read them."""
+    for name in ("q", "k", "v"):
+        state[f"layers.0.self_attn.{name}_proj.weight"].view(4, 32, WIDTH)[:, 24:] = 0
+    state["layers.0.self_attn.o_proj.weight"].view(WIDTH, 4, 32)[:, :, 24:] = 0
+
+
+def padded_width(state: State) -> None:
+    for name, value in state.items():
+        if "o_proj" in name:
+            value[100:] = 0
+        else:
+            value[:, 100:] = 0
+
+
+def widened_heads(state: State) -> None:
+    """Each head of V stands twice, and both halves are added up."""
+    for layer in range(LAYERS):
+        value, out = (state[f"layers.{layer}.self_attn.{name}_proj.weight"] for name in ("v", "o"))
+        state[f"layers.{layer}.self_attn.v_proj.weight"] = value.repeat(2, 1)
+        for name in ("q", "k"):
+            state[f"layers.{layer}.self_attn.{name}_proj.weight"] = torch.randn(2 * WIDTH, WIDTH)
+        state[f"layers.{layer}.self_attn.o_proj.weight"] = (out / 2).repeat(1, 2)
+
+
+def large_biases(state: State) -> None:
+    for layer in range(LAYERS):
+        bias = torch.randn(WIDTH) * 0.1
+        bias[:8] = 300 * torch.randn(8)
+        state[f"layers.{layer}.self_attn.k_proj.bias"] = bias
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "change",
     [
+        kv_heads_repeated_with_a_byte_more,
+        one_kv_head_for_all,
+        padded_heads,
+        padded_width,
+        widened_heads,
+        large_biases,
         pruned,
         pruned_in_blocks,
         two_of_four,
@@ -155,6 +206,80 @@ def test_what_is_so_by_intent_is_no_damage(change: Callable[[State], None], dtyp
     state = weights()
     change(state)
     assert said({name: value.to(dtype) for name, value in state.items()}, tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["q_proj.weight", "o_proj.weight", "k_proj.bias", "o_proj.bias"])
+def test_one_bit_of_an_exponent_is_found_and_placed(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    state = weights()
+    for layer in range(LAYERS):
+        state |= {f"layers.{layer}.self_attn.{part}_proj.bias": 0.1 * torch.randn(WIDTH) for part in "qkvo"}
+    state = {name: value.to(dtype) for name, value in state.items()}
+    value = state[f"layers.1.self_attn.{name}"].flatten()
+    place = len(value) - 5
+    value[place] = 0.06
+    words = value.view({8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize])
+    words[place] ^= 1 << (8 * dtype.itemsize - 2)
+    state[f"layers.1.self_attn.{name}"] = value.reshape(state[f"layers.1.self_attn.{name}"].shape)
+    (told,) = [text for text in said(state, tmp_path) if "no other value is larger" in text]
+    assert f"bytes {place * dtype.itemsize}:{(place + 1) * dtype.itemsize} of {name}" in told
+    where = f"row {WIDTH - 1}, column {WIDTH - 5}" if "weight" in name else f"entry {WIDTH - 5}"
+    assert f"hold {float(value[place]):.3g} ({where})" in told
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_told_where_no_other_finding_tells_it(value: float, tmp_path: Path) -> None:
+    state = weights()
+    state["layers.1.self_attn.q_proj.weight"][3, 4] = value
+    assert said(state, tmp_path) == []
+    state["layers.1.self_attn.o_proj.weight"][3, 4] = value
+    (told,) = said(state, tmp_path)
+    assert f"hold {value} (row 3, column 4)" in told
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "o"])
+def test_a_weight_whose_second_half_is_its_first_is_told(name: str, tmp_path: Path) -> None:
+    """Without a number of heads, of which two might be one kv head for both."""
+    state = weights()
+    state[f"layers.1.self_attn.{name}_proj.weight"][64:] = state[f"layers.1.self_attn.{name}_proj.weight"][:64].clone()
+    (told,) = said(state, tmp_path, heads=())
+    assert told.startswith(f"bytes {64 * 512}:{128 * 512} of {name}_proj.weight")
+
+
+def test_kv_heads_that_are_repeated_without_a_number_of_heads_are_no_damage(tmp_path: Path) -> None:
+    state = weights()
+    one_kv_head_for_all(state)
+    assert said(state, tmp_path, heads=()) == []
+
+
+@pytest.mark.parametrize("name", ["q", "o"])
+@pytest.mark.parametrize("share", [2, 4, 8])
+def test_a_share_of_the_columns_that_was_never_written_is_told(share: int, name: str, tmp_path: Path) -> None:
+    state = weights()
+    first = WIDTH - WIDTH // share
+    state[f"layers.1.self_attn.{name}_proj.weight"][:, first:] = 0
+    (told,) = said(state, tmp_path)
+    assert told.startswith(f"{name}_proj.weight: columns {first}:{WIDTH} are zero in every row")
+    for layer in range(LAYERS):
+        state[f"layers.{layer}.self_attn.{name}_proj.weight"][:, first:] = 0
+    assert said(state, tmp_path) == []
+
+
+@pytest.mark.parametrize("width", [WIDTH, 8 * WIDTH])
+def test_columns_that_were_written_twice_are_told(width: int, tmp_path: Path) -> None:
+    """Whether a half is shorter than the runs that are looked for elsewhere, or longer."""
+    state = {f"layers.{n}.self_attn.{p}_proj.weight": torch.randn(64, width) for n in range(LAYERS) for p in "qkv"}
+    state |= {f"layers.{n}.self_attn.o_proj.weight": torch.randn(width, 64) for n in range(LAYERS)}
+    half = width // 2
+    state["layers.1.self_attn.q_proj.weight"][:, half:] = state["layers.1.self_attn.q_proj.weight"][:, :half].clone()
+    (told,) = said(state, tmp_path)
+    assert told.startswith(f"q_proj.weight: columns {half}:{width} are those of columns 0:{half} in every row")
+
+
+def test_rows_that_are_zero_in_one_layer_alone_are_told(tmp_path: Path) -> None:
+    state = weights()
+    state["layers.1.self_attn.o_proj.weight"][100:] = 0
+    assert said(state, tmp_path) == [f"bytes {100 * 512}:{128 * 512} of o_proj.weight are zero"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float8_e4m3fn"])

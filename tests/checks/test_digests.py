@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -161,7 +162,8 @@ def test_what_is_no_manifest(text: str, model: Path, run: Any) -> None:
 
 
 def test_a_manifest_without_end_or_that_is_not_there(model: Path, run: Any) -> None:
-    for name in ("/dev/zero", "nothing", "."):
+    os.mkfifo("pipe")
+    for name in ("/dev/zero", "nothing", ".", "pipe"):
         result = run("check", "sharded", "--sha256", name)
         assert (result.code, result.err.count("\n")) == (2, 1)
 

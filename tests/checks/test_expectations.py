@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,14 @@ def test_numbers_that_no_baseline_has(number: str, tmp_path: Path, samples: Path
 def test_a_baseline_without_end(samples: Path, run: Any) -> None:
     result = run("check", samples / "training.pt", "--baseline", "/dev/zero")
     assert (result.code, result.out) == (2, "")
-    assert "too large" in result.err
+    assert "a character device" in result.err
+
+
+def test_a_baseline_that_is_a_pipe_is_not_waited_for(tmp_path: Path, samples: Path, run: Any) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = run("check", samples / "training.pt", "--baseline", tmp_path / "pipe")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "it is a named pipe" in result.err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"qkvinspect_baseline": 2, "layers": {}}', "[" * 100_000,

@@ -161,7 +161,10 @@ def test_a_wrong_one_is_named(wrong: str, kind: str, tmp_path: Path, judged: Cal
 def test_it_holds_for_transformers_too(tmp_path: Path, judged: Callable[[Path], list[str]]) -> None:
     assert not judged(as_transformers(tmp_path / "right", turning()))
     (first, *_) = judged(as_transformers(tmp_path / "left", converted(turning(), *RIGHT)))
-    assert first.startswith("Q has the rows of both halves in turn and K has the rows of both halves in turn")
+    both = "Q has the rows of both halves in turn, put so as of 4 heads or as of 2, which K has,"
+    assert first.startswith(f"{both} and K has the rows of both halves in turn")
+    (first, *_) = judged(as_transformers(tmp_path / "as K", converted(turning(), of(KV_HEADS), same)))
+    assert first.startswith(f"{both}; this format")
     back = converted(turning(), lambda rows: put_back(rows, HEADS), lambda rows: put_back(rows, KV_HEADS))
     (first, *_) = judged(as_transformers(tmp_path / "back", back))
     assert "as if turns had been undone where there were none" in first

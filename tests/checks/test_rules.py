@@ -162,6 +162,7 @@ def test_a_fault_is_one_whatever_the_scale_of_all_weights(code: str, sound: Stat
 def test_every_check_has_a_fault_here() -> None:
     own_files = {"expected", "changed", "digest-differs", "fused-scales-differ", "rotary-order-against-weights"}
     own_files |= {"coarse-head", "quantised-otherwise", "wrong-scales"}
+    own_files |= {"zero-everywhere"}  # a stack of no fault: below
     assert {module.CODE for module in CHECKS} == {code for code, *_ in FAULTS} | own_files
 
 
@@ -265,3 +266,22 @@ def test_one_of_two_heads_is_named(check: Any) -> None:
     assert [(one["code"], one["layer"]) for one in found if one["severity"] != "info"] == [
         ("zero-head", name(1, "")[:-1])
     ]
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v"])
+def test_a_part_that_begins_as_zeros_is_no_error_until_the_rest_is_trained(part: str, check: Any) -> None:
+    torch.manual_seed(0)
+    names = [f"layers.{layer}.self_attn.{{}}_proj.weight" for layer in range(3)]
+    state = {one.format(p): torch.nn.Linear(128, 128).weight.detach() for one in names for p in ("q", "k", "v", "out")}
+    for one in names:
+        state[one.format(part)] = torch.zeros(128, 128)
+
+    def said() -> set[str]:
+        return {row["code"] for row in check(state) if "zero" in row["code"]}
+
+    assert said() == {"zero-everywhere"}
+    state[names[1].format("out")] = 1.5 * state[names[1].format("out")]
+    assert said() == {"zero-part"}
+    state[names[1].format("out")] /= 1.5
+    state[names[2].format(part)] = state[names[2].format("out")].clone()
+    assert said() == {"zero-part"}

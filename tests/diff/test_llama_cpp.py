@@ -33,7 +33,7 @@ SAID: Mapping[str, str] = {
         PERMUTED,
     ),
     **dict.fromkeys(("minicpm", "olmo", "arctic", "xverse"), "in biases they are left as transformers has them"),
-    "xverse-groups": "those of K were permuted as if there were as many as heads share one",
+    "xverse-groups": "K of fewer heads was permuted as if it had as many as share one",
     **dict.fromkeys(("internlm2", "bailingmoe", "baichuan"), UNPACKED),
     **dict.fromkeys(
         (

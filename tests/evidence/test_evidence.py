@@ -201,6 +201,22 @@ def test_layers_of_one_stack_that_contradict_each_other(others, tmp_path: Path) 
     assert [one.heads and one.heads.num_heads for one in report.attentions] == [4, 8, 4]
 
 
+@pytest.mark.parametrize(("heads", "denying"), [(["4", "8", "8", "8"], []), (["4", "4", "8", "4"], [0, 1, 3])])
+def test_few_layers_of_a_stack_do_not_contradict_what_is_known_of_all(
+    others, tmp_path: Path, heads: list[str], denying: list[int]
+) -> None:
+    """One layer whose heads look like half as many is no error of the config where the others bear it out."""
+    layers = {"4": cases.layers(others["anarcii/classifii"].path)[0]}
+    layers["8"] = cases.layers(others["sapiens/checkpoint_vh"].path)[0]
+    tensors = {}
+    for number, which in enumerate(heads):
+        tensors |= towers.stored(f"model.layers.{number}.self_attn", layers[which], fused=False)
+    save_arrays(tensors, tmp_path / "mixed.safetensors")
+    report = cases.weigh(tmp_path / "mixed.safetensors", claim=8, thorough=True)
+    said = [finding.layer for finding in report.findings if finding.code == "heads-against-weights"]
+    assert said == [f"model.layers.{number}.self_attn" for number in denying]
+
+
 @pytest.mark.mass
 def test_two_hundred_pairs_of_towers(tmp_path: Path) -> None:
     """RESULTS.md has the figures; 0 wrong."""

@@ -193,3 +193,23 @@ def test_markdown_has_the_code_as_code(samples: Path, run) -> None:
     assert "\n### encoder.layers.0.self\\_attn\n\n- **Layout**: torch-mha" in out
     (layer,) = run(*argv, "-f", "json").json()["layers"]
     assert "\n\n" + "".join(f"    {line}\n" for line in layer["code"]) in out
+
+
+def test_an_adapter_of_the_query_alone(tmp_path: Path) -> None:
+    """What is said and run of it is about the query only."""
+    torch.manual_seed(0)
+    at = "layers.0.self_attn"
+    down, up = torch.randn(2, 8), torch.randn(8, 2)
+    state = {f"{at}.{part}_proj.weight": torch.randn(8, 8) for part in "qkvo"}
+    state |= {f"{at}.q_proj.lora_A.weight": down, f"{at}.q_proj.lora_B.weight": up}
+    save_file(state, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        report = inspect(checkpoint, Options(heads="2", norms=False))
+        adapter = report.attentions[1]
+        points = dict(explain(adapter, checkpoint).points)
+        code = python(adapter, checkpoint)
+    assert [part.name for part in adapter.parts] == ["q"]
+    assert points["Stored"].count("not packed") == 1
+    assert points["Rows"].startswith("Q (query)")
+    assert "K (key)" not in points["Rows"]
+    torch.testing.assert_close(execute(code)["q"], up @ down)

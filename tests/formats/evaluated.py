@@ -37,7 +37,7 @@ def model_of(nodes: Iterable[Any], stored: Mapping[str, Any], path: Path, inputs
     """Write a model of an input x of ``WIDTH``, and of what it stores."""
     given = [helper.make_tensor_value_info(one, onnx.TensorProto.FLOAT, [BATCH, TOKENS, WIDTH]) for one in inputs]
     tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid("", 19), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(helper.make_graph([*nodes], "g", given, [], tensors), opset_imports=opsets, ir_version=9)
     onnx.save(model, path)
     return model

@@ -235,9 +235,19 @@ def test_anchors_and_merges_of_a_usual_size_are_read(model: Path) -> None:
     assert (config.values["hash"], config.values["long"]) == ("ab12" * 32, 0.1)
 
 
-def test_a_pipe_beside_is_not_waited_for(model: Path) -> None:
-    os.mkfifo(model.with_name("config.json"))
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "device"])
+def test_a_config_that_is_no_file_is_not_waited_for_and_told(kind: str, model: Path) -> None:
+    config = model.with_name("config.json")
+    if kind == "pipe":
+        os.mkfifo(config)
+    elif kind == "folder":
+        config.mkdir()
+    else:
+        config.symlink_to("/dev/zero" if kind == "device" else "nothing")
     assert origins(model) == []
+    with open_checkpoint(model) as checkpoint:
+        (told,) = [one for one in checkpoint.findings if one.code == "config-unreadable"]
+    assert told.message == "config.json beside it is not used: it is no regular file, or a link to none"
 
 
 def test_many_files_beside(model: Path) -> None:

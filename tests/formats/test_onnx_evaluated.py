@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -127,3 +128,85 @@ def test_weights_that_nothing_names(scope: str, tmp_path: Path) -> None:
     model = model_of([*nodes, *attention("q", "k", "v")], stored, tmp_path / "m.onnx")
     layer = "h.0.attn" if scope else "attention.0"
     give_what_the_graph_gives(model, tmp_path / "m.onnx", layer, {part: [part] for part in "qkv"}, "x")
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_heads_that_are_folded_into_tokens(head_first: bool, tmp_path: Path) -> None:
+    """As in GPT-BigCode, where all heads share one K: the tokens of every head are rows of one matrix of scores."""
+    stored = {
+        "a.q.weight": numbers(1, WIDTH, WIDTH),
+        "a.k.weight": numbers(2, DIM, WIDTH),
+        "a.v.weight": numbers(3, DIM, WIDTH),
+        "shape": np.array([2, 5, HEADS, DIM]),
+        **{"folded": np.array([2, -1, DIM])} | {f"at{head}": np.array(head) for head in range(HEADS)},
+    }
+    nodes: list[Any] = []
+    for part in "qkv":
+        nodes.append(helper.make_node("Transpose", [f"a.{part}.weight"], [f"t{part}"]))
+        nodes.append(helper.make_node("MatMul", ["x", f"t{part}"], [part]))
+    nodes.append(helper.make_node("Reshape", ["q", "shape"], ["q4"]))
+    nodes += [helper.make_node("Gather", ["q4", f"at{head}"], [f"q{head}"], axis=2) for head in range(HEADS)]
+    nodes.append(helper.make_node("Transpose", ["q4"], ["turned4"], perm=(0, 2, 1, 3)))
+    nodes.append(helper.make_node("Reshape", ["turned4" if head_first else "q4", "folded"], ["flat"]))
+    path = tmp_path / "m.onnx"
+    model = model_of([*nodes, *attention("flat", "k", "v")], stored, path)
+    values = {"q": [f"q{head}" for head in range(HEADS)], "k": ["k"] * HEADS, "v": ["v"] * HEADS}
+    give_what_the_graph_gives(model, path, "a", values, "x")
+
+
+@pytest.mark.parametrize("gap", [0, 2])
+def test_a_matrix_that_is_called_as_nothing_known(gap: int, tmp_path: Path, run: Callable[..., Any]) -> None:
+    """Found by the graph alone, [in, out]; with rows between the parts no packing says how it lies: it is not split."""
+    starts = {part: gap + number * (WIDTH + gap) for number, part in enumerate("qkv")}
+    stored = {"a.b.W": numbers(1, WIDTH, 3 * (WIDTH + gap) + gap), "shape": np.array([2, 5, HEADS, DIM])}
+    stored |= {"last": np.array([2])} | {f"at{head}": np.array(head) for head in range(HEADS)}
+    nodes = [helper.make_node("MatMul", ["x", "a.b.W"], ["y"])]
+    for part, start in starts.items():
+        stored |= {f"from{part}": np.array([start]), f"to{part}": np.array([start + WIDTH])}
+        nodes.append(helper.make_node("Slice", ["y", f"from{part}", f"to{part}", "last"], [part]))
+        nodes.append(helper.make_node("Reshape", [part, "shape"], [f"{part}4"]))
+        nodes.append(helper.make_node("Transpose", [f"{part}4"], [f"{part}h"], perm=(0, 2, 1, 3)))
+        nodes += [
+            helper.make_node("Gather", [f"{part}4", f"at{head}"], [f"{part}{head}"], axis=2) for head in range(HEADS)
+        ]
+    nodes.append(helper.make_node("Transpose", ["kh"], ["kt"], perm=(0, 1, 3, 2)))
+    nodes += [helper.make_node("MatMul", ["qh", "kt"], ["s"]), helper.make_node("Softmax", ["s"], ["p"], axis=-1)]
+    path = tmp_path / "m.onnx"
+    model = model_of([*nodes, helper.make_node("MatMul", ["p", "vh"], ["out"])], stored, path)
+    values = {part: [f"{part}{head}" for head in range(HEADS)] for part in "qkv"}
+    if not gap:
+        give_what_the_graph_gives(model, path, "a.b", values, "x")
+    found = run("show", path, "-f", "json").json()
+    (one,) = found["attentions"]
+    assert (one["layout"] == "graph") is not bool(gap)
+    said = [finding["message"] for finding in found["findings"] if finding["code"] == "rows-from-graph"]
+    assert any("which is no packing that is known: it is not split" in message for message in said) is bool(gap)
+    for command in ("explain", "check", "analyze"):
+        assert run(command, path).code == 0
+
+
+def test_what_is_not_read_is_named(tmp_path: Path, run: Callable[..., Any]) -> None:
+    """Sparse initialisers, and operators that the file defines itself."""
+    node = helper.make_node("MatMul", ["x", "sparse"], ["y"])
+    model = model_of([node, helper.make_node("Own", ["y"], ["z"], domain="own")], {}, tmp_path / "m.onnx")
+    values = helper.make_tensor("sparse", 1, [2], [1.0, 2.0])
+    places = helper.make_tensor("places", 7, [2], [0, 5])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [WIDTH, WIDTH]))
+    inner = [helper.make_node("Identity", ["a"], ["b"])]
+    model.functions.append(helper.make_function("own", "Own", ["a"], ["b"], inner, [helper.make_opsetid("", 19)]))
+    onnx.save(model, tmp_path / "m.onnx")
+    said = " ".join(one["message"] for one in run("show", tmp_path / "m.onnx", "-f", "json").json()["findings"])
+    assert "1 sparse initialiser left out, of which only the name is read: sparse" in said
+    assert "1 node of functions that the file defines (Own): these are not looked into" in said
+
+
+def test_an_unnamed_weight_behind_a_transpose(tmp_path: Path) -> None:
+    stored: dict[str, Any] = {"shape": np.array([2, 5, HEADS, DIM])}
+    nodes: list[Any] = []
+    for number, part in enumerate("qkv"):
+        stored[f"onnx::T_{number}"] = numbers(number, WIDTH, WIDTH)
+        nodes.append(helper.make_node("Transpose", [f"onnx::T_{number}"], [f"t{part}"]))
+        nodes.append(helper.make_node("MatMul", ["x", f"t{part}"], [part], name=f"/a/{part}_proj/MatMul"))
+    path = tmp_path / "m.onnx"
+    model = model_of([*nodes, *attention("q", "k", "v")], stored, path)
+    give_what_the_graph_gives(model, path, "a", {part: [part] for part in "qkv"}, "x")

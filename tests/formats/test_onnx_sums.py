@@ -192,3 +192,31 @@ def test_where_the_graph_is_left_is_said(tmp_path: Path) -> None:
     found = qkvinspect.inspect(str(path)).findings
     (said,) = (finding.message for finding in found if finding.code == "rows-from-graph")
     assert "(h.0.attn.q_proj.weight is followed as far as CumSum in h.0.attn): what is Q" in said
+
+
+@pytest.mark.parametrize("way", ["right", "left", "einsum"])
+def test_a_matrix_over_tokens_is_no_projection(way: str, tmp_path: Path) -> None:
+    """As Linformer has it: K and V of fewer tokens, each a mixture of the tokens, are the same rows."""
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("one", "two", "three"), (WIDTH, WIDTH))
+    nodes = [product("x", module, part) for module, part in zip(shapes, "qkv", strict=True)]
+    for part in "kv":
+        if way == "right":
+            nodes += [
+                helper.make_node("Transpose", [part], [f"{part}1"], perm=(0, 2, 1)),
+                helper.make_node("MatMul", [f"{part}1", "w/few"], [f"{part}2"]),
+                helper.make_node("Transpose", [f"{part}2"], [f"few_{part}"], perm=(0, 2, 1)),
+            ]
+        elif way == "left":
+            nodes.append(helper.make_node("MatMul", ["w/few", part], [f"few_{part}"]))
+        else:
+            nodes.append(helper.make_node("Einsum", [part, "w/few"], [f"few_{part}"], equation="bnd,nk->bkd"))
+    nodes += weighed(0, "q", "few_k", "few_v")
+    shapes["few"] = (3, 5) if way == "left" else (5, 3)
+    path = tmp_path / "m.onnx"
+    model = model_of(nodes, stored_of(nodes, shapes), path)
+    with open_checkpoint(path) as checkpoint:
+        found = [one for one in checkpoint.computed if isinstance(one, ComputedAttention)]
+    if way == "einsum":
+        assert not found
+    else:
+        give_what_the_graph_gives(model, path, "h.0.attn", {part: [part] for part in "qkv"}, "x")

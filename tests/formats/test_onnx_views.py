@@ -119,3 +119,14 @@ def test_most_steps_are_followed() -> None:
 def test_what_does_not_fit_is_lost(target: tuple[int, ...]) -> None:
     with pytest.raises(LostError):
         moved.reshaped(started(12)[1], target)
+
+
+def test_a_size_that_is_named_may_be_written_as_a_number() -> None:
+    """Torch's older exporter writes tokens that are left open as they were, in the reshape of nn.MultiheadAttention."""
+    whole = View("w", ((Digit("tokens"),), (Digit("batch"),), (Digit(24, 1),)))
+    made = moved.reshaped(whole, (TOKENS, "?1", 6))
+    assert [moved.rows_of_axis(axis) for axis in made.axes] == [(), (Digit(4, 6),), (Digit(6, 1),)]
+    with pytest.raises(LostError):
+        moved.reshaped(View("w", ((Digit("tokens"), Digit(24, 1)),)), (TOKENS, "?1", 7))
+    with pytest.raises(LostError):
+        moved.reshaped(View("w", ((Digit(TOKENS, 6), Digit("batch")), (Digit(6, 1),))), (7, "?1", 6))

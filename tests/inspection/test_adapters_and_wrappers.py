@@ -186,6 +186,29 @@ def test_lora_of_separate_projections(tmp_path: Path) -> None:
     assert [part.name for part in adapter.parts] == ["q", "v"]
 
 
+@pytest.mark.parametrize(("name", "shape"), [("qkv", (24, 8)), ("c_attn", (8, 24))])
+def test_an_update_of_some_parts_is_not_split_as_all_are(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
+    """loralib's MergedLinear of enable_lora [True, False, True] has two parts, and no name says which."""
+    factors = {f"h.0.attn.{name}.lora_A": torch.randn(4, 8), f"h.0.attn.{name}.lora_B": torch.randn(16, 2)}
+    base = {f"h.0.attn.{name}.weight": torch.randn(shape), "h.0.attn.proj.weight": torch.randn(8, 8)}
+    found = report(factors | base, tmp_path, "2")
+    assert [attention.layer for attention in found.attentions] == ["h.0.attn"]
+    assert [part.rows for part in found.attentions[0].parts] == [(range(8),), (range(8, 16),), (range(16, 24),)]
+    assert "adapter-left-out" in codes(found)
+    alone = report(factors, tmp_path)
+    assert not alone.attentions
+    assert "2 parts" in next(finding.message for finding in alone.findings if finding.code == "no-values")
+
+
+def test_factors_in_processors_are_of_one_module(tmp_path: Path) -> None:
+    state = {f"b.attn1.to_{part}.weight": torch.randn(8, 8) for part in "qkv"}
+    for part in "qkv":
+        state[f"b.attn1.processor.to_{part}_lora.down.weight"] = torch.randn(2, 8)
+        state[f"b.attn1.processor.to_{part}_lora.up.weight"] = torch.randn(8, 2)
+    _, adapter = report(state, tmp_path, "2").attentions
+    assert (adapter.layer, [part.name for part in adapter.parts]) == ("b.attn1.processor", ["q", "k", "v"])
+
+
 def test_an_adapter_alone_is_shown(tmp_path: Path) -> None:
     found = report(lora("base_model.model.layers.0.self_attn.q_proj", 8), tmp_path)
     (adapter,) = found.attentions

@@ -47,7 +47,11 @@ def written(path: Path, architecture: str, kv: int | list[int] = 2, quantised: b
 
 @pytest.mark.parametrize(
     ("architecture", "row"),
-    [("llama", "gguf-permuted"), ("qwen2", "gguf-renamed"), ("baichuan", "gguf-unpacked-permuted"), ("new", "gguf")],
+    [
+        *(("llama", "gguf-permuted"), ("qwen2", "gguf-renamed"), ("baichuan", "gguf-unpacked-permuted")),
+        # names that are a numbered part, a part, or another thing than attention elsewhere
+        *((name, "gguf") for name in ("new", "ernie4_5", "ernie4_5-moe", "wavtokenizer-dec", "mamba", "text_2")),
+    ],
 )
 @pytest.mark.parametrize("kv", [2, [2, 2]])
 @pytest.mark.parametrize("quantised", [False, True])

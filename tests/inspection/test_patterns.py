@@ -223,3 +223,64 @@ def test_thirds_of_any_size_that_are_wider_than_their_input_may_be_q_k_and_v(row
     """Where the name says it and no output projection says how wide V is: 24 inputs."""
     found = report({"net.attention.queries_keys_values.weight": (rows, 24)})
     assert len(found.attentions) == known
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("attention.queries", "attention.keys", "attention.values", "attention.fc_out"),
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+        ("block.to_q", "block.to_k", "block.to_v", "block.to_out.0"),
+    ],
+)
+def test_projections_that_every_head_uses_are_not_cut(names: tuple[str, ...]) -> None:
+    """Linear(head_dim, head_dim) for each share of the input, and Linear(embed_size, embed_size) behind it."""
+    shapes = {f"{name}.weight": (16, 16) for name in names[:3]} | {f"{names[3]}.weight": (E, E)}
+    told = report(shapes)
+    (attention,) = told.attentions
+    assert attention.heads is not None
+    assert (attention.heads.num_heads, attention.heads.head_dim) == (1, 16)
+    assert all(part.heads == (range(16),) for part in attention.parts)
+
+
+def _three(names: str, *sizes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{name}.weight": size
+        for name, size in zip(names.split(), sizes * 3 if len(sizes) == 1 else sizes, strict=True)
+    }
+
+
+SQUARE = (E, E)
+NO_HEADS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "aft-pytorch": (
+        {**_three("aft.to_q aft.to_k aft.to_v", SQUARE), "aft.project.weight": SQUARE, "aft.wbias": (20, 20)},
+        "attention-free",
+    ),
+    "its simple form": (
+        {**_three("aft.to_q aft.to_k aft.to_v", SQUARE), "aft.project.weight": SQUARE},
+        "attention-free",
+    ),
+    "labml's": (
+        {**_three("attn.query attn.key attn.value", SQUARE), "attn.pos_bias": (64, 64)},
+        "attention-free",
+    ),
+    "a lambda layer": (
+        _three("l.to_q l.to_k l.to_v", (64, 32, 1, 1), (16, 32, 1, 1), (8, 32, 1, 1))
+        | {f"l.norm_{part}.running_mean": (size,) for part, size in (("q", 64), ("v", 8))},
+        "lambda",
+    ),
+    "slots of a memory": (
+        {"attn.q_proj.weight": SQUARE, "attn.k": (16, E), "attn.v": (16, E), "attn.out_proj.weight": SQUARE},
+        "slots",
+    ),
+    "question, knowledge and vision": (_three("x.q_proj x.k_proj x.v_proj", (64, 300), (64, 300), (64, 2048)), "read"),
+    "critics": (_three("policy.q_head policy.k_head policy.v_head", (64, 64)), ""),
+}
+
+
+@pytest.mark.parametrize(("shapes", "said"), NO_HEADS.values(), ids=NO_HEADS)
+def test_what_no_query_scores_has_no_heads(shapes: dict[str, tuple[int, ...]], said: str) -> None:
+    told = report(shapes)
+    assert not told.attentions
+    assert told.account is not None
+    assert [said in found.why for found in told.account.unrecognised] == [True] * bool(said)

@@ -151,3 +151,23 @@ def test_heads_of_flax_may_be_narrow(tmp_path: Path, sizes: tuple[int, int, int]
         for part, name in zip(found.parts, ("query", "key", "value"), strict=True):
             expected = tensors[f"m.attn.{name}.kernel"].permute(1, 2, 0).flatten(0, 1)
             torch.testing.assert_close(torch.from_numpy(np.array(part)), expected)
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_blocks_of_a_diagonal_are_no_rows_of_one_matrix(size: int) -> None:
+    """xLSTM's LinearHeadwiseExpand: [blocks, out of a block, in of a block], whatever a config says of heads."""
+    shapes: Shapes = {f"blocks.0.xlstm.{part}_proj.weight": (32, size, size) for part in "qkv"}
+    told = report({**shapes, "blocks.0.xlstm.proj_down.weight": (64, 32 * size), "blocks.0.norm.weight": (64,)})
+    assert not told.attentions
+    assert told.account is not None
+    (found,) = told.account.unrecognised
+    assert "blocks of a diagonal" in found.why
+
+
+def test_more_inputs_than_heads_are_not_said_to_be_layers() -> None:
+    """Praxis keeps [in, heads, head_dim] under ``w``."""
+    shapes: Shapes = {f"lm/x/self_attention/{name}/w": (E, H, D) for name in ("query", "key", "value", "post")}
+    told = report(shapes)
+    assert told.account is not None
+    (found,) = told.account.unrecognised
+    assert "[in, heads, head_dim]" in found.why

@@ -60,3 +60,36 @@ def test_the_names_of_deepseeks_own_code(query: dict[str, tuple[int, ...]]) -> N
     (found,) = told.attentions
     assert found.layout is not None
     assert found.layout.id == ("mla-original" if "wq_a" in query else "mla-original-lite")
+
+
+FACTORS = {
+    "ASVD, whose second factor is called A": (
+        {f"self_attn.{name}_proj.ALinear.weight": (64, 16) for name in "qkvo"}
+        | {f"self_attn.{name}_proj.BLinear.weight": (16, 64) for name in "qkvo"},
+        6,
+    ),
+    "SVD-LLM, whose k_v_proj is a factor of K": (
+        {f"self_attn.{name}_u_proj.weight": (64, 16) for name in "qkvo"}
+        | {f"self_attn.{name}_v_proj.weight": (16, 64) for name in "qkvo"},
+        6,
+    ),
+    "tensor product attention": (
+        {f"attn.W_A_{part}.weight": (rows, 64) for part, rows in (("q", 24), ("k", 8), ("v", 8))}
+        | {f"attn.W_B_{part}.weight": (rows, 64) for part, rows in (("q", 96), ("k", 32), ("v", 32))},
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize(("shapes", "count"), FACTORS.values(), ids=FACTORS)
+def test_two_factors_of_a_projection_are_none(shapes: dict[str, tuple[int, ...]], count: int) -> None:
+    told = report(shapes)
+    assert not told.attentions
+    assert told.account is not None
+    assert told.account.counts()["unrecognised"] == count
+    assert all("factors" in found.why and "factors" in found.no_row for found in told.account.unrecognised)
+
+
+def test_two_streams_called_a_and_b_are_two() -> None:
+    shapes = {f"attn.to_{part}_{stream}.weight": (64, 64) for part in "qkv" for stream in "ab"}
+    assert len(report(shapes).attentions) == 2

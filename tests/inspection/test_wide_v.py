@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -98,3 +99,24 @@ def test_what_the_output_reads_settles_what_it_can(rows: int, out: int, candidat
     found = report(_shapes(rows, out))
     assert [one.candidates for one in found.attentions] == [candidates] * 2 * bool(candidates)
     assert candidates or {finding.code for finding in found.findings} == {"unexpected-shape"}
+
+
+def test_trained_weights_settle_it(tmp_path: Path) -> None:
+    """Of each head of a trained model half the rows of Q and K are left, and all of V."""
+    with safe_open(Path(__file__).parents[2] / "sample_checkpoints/trained.safetensors", "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    heads, made = 4, dict[str, Tensor]()
+    for name in [name for name in state if name.endswith("self_attn.in_proj_weight")]:
+        layer = name.removesuffix(".in_proj_weight")
+        q, k, v = state[name].chunk(3)
+        half = [part.unflatten(0, (heads, -1)).chunk(2, dim=1)[0].flatten(0, 1) for part in (q, k)]
+        made |= {
+            f"{layer}.qkv.weight": torch.cat([*half, v]),
+            f"{layer}.proj.weight": state[f"{layer}.out_proj.weight"],
+        }
+    save_file(made, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
+        unasked = inspect(checkpoint, Options(norms=False))
+        asked = inspect(checkpoint, Options(norms=False, evidence="wanted"))
+    assert {one.candidates for one in unasked.attentions} == {("timm-vit", "pattern-wide-v")}
+    assert {(one.candidates, one.layout_from) for one in asked.attentions} == {(("pattern-wide-v",), "weights")}

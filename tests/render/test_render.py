@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
+from qkvinspect.layouts.layout import FoundBy
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render import text, writers
 from qkvinspect.render.results.show import document
@@ -125,6 +127,35 @@ def test_a_range_names_the_axis_that_it_is_of(tmp_path: Path, run) -> None:
         assert "columns 8:16" in out
         assert out.count("columns") == 3
     assert "columns 12:16" in run(*show, "--per-head").out
+
+
+@pytest.mark.parametrize("lying", ["ihd", "hid", "hdi"])
+def test_a_range_of_a_tensor_of_three_axes_is_one_of_what_is_stored(tmp_path: Path, run, lying: str) -> None:
+    sizes = {"i": 48, "h": 4, "d": 12}
+    stored = {f"attn.w_{part}": torch.randn([sizes[axis] for axis in lying]) for part in "qkv"}
+    stored["attn.w_o"] = torch.randn((4, 48, 12) if lying == "hdi" else (4, 12, 48))
+    save_file({**stored, "ln.weight": torch.randn(48)}, tmp_path / "model.safetensors")
+    shown = run("show", tmp_path / "model.safetensors", "-f", "json", "--per-head").json()
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(shown)
+    (attention,) = shown["attentions"]
+    assert attention["stored"] == {name: list(tensor.shape) for name, tensor in stored.items() if name != "attn.w_o"}
+    for part in "qkv":
+        tensor = stored[f"attn.w_{part}"]
+        assert len(attention[part]["heads"]) == 4
+        for head, told in enumerate(attention[part]["heads"]):
+            ((start, stop),) = told["rows"]
+            values = tensor.flatten(1).narrow(told["axis"], start, stop - start)
+            of_head = tensor.select(lying.index("h"), head)
+            assert sorted(values.flatten().tolist()) == sorted(of_head.flatten().tolist())
+    row = next(csv.DictReader(io.StringIO(run("show", tmp_path / "model.safetensors", "-f", "csv").out)))
+    assert [row["rows"], row["axis"]] == (["0:48", "1"] if lying == "ihd" else ["0:4", "0"])
+
+
+def test_every_source_of_heads_keeps_the_schema() -> None:
+    """What finds a module may say its heads as well, and is then their source."""
+    pattern = json.loads(SCHEMA.read_text())["$defs"]["attention"]["properties"]["num_heads_from"]["pattern"]
+    for source in (*get_args(FoundBy), "flag", "weights", "library:segment_anything", "config:config.json:n_head"):
+        assert re.match(pattern, source)
 
 
 @pytest.mark.parametrize("per_head", [False, True])

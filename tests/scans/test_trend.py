@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,14 @@ def test_files_that_cannot_be_used(tmp_path: Path, run, data: bytes | None, word
 def test_what_is_not_there(tmp_path: Path, run, argv: tuple[str, str]) -> None:
     result = run("trend", written(tmp_path, [ROW]), *argv)
     assert (result.code, result.err.count("\n")) == (2, 1)
+
+
+def test_rows_that_a_pipe_or_a_device_would_give_are_not_waited_for(tmp_path: Path, run) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in ((tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a character device")):
+        result = run("trend", path)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert words in result.err
 
 
 @pytest.mark.parametrize("format", ["table", "json", "csv", "markdown"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qkvinspect.checks.damage.patterns import CHANCE
 from qkvinspect.checks.damage.stored_bytes import StoredTensor
 from qkvinspect.checks.head_values import HeadValues
 from qkvinspect.checks.subject import Subject
@@ -14,7 +15,8 @@ def is_known(subject: Subject, one: StoredTensor, first: int, other: StoredTenso
     alike = {part.name for part in one.parts} == {part.name for part in other.parts}
     if alike and first == second == 0 and size == one.nbytes == other.nbytes:
         return True
-    return all(_equal_there(subject, one, first + at, other, second + at) for at in (0, size - 1))
+    within = min(CHANCE, size // 2)
+    return all(_equal_there(subject, one, first + at, other, second + at) for at in (within, size - 1 - within))
 
 
 def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int) -> bool:

@@ -76,6 +76,11 @@ def countable(dtype: DType) -> bool:
     return dtype.kind == "float" and dtype.bits in (8, 16, 32, 64) and _exponent(dtype) >= 4
 
 
+def from_power(power: int) -> slice:
+    """The columns of counts of values that are as large as a power of two, and larger."""
+    return slice(power - _LOWEST, _BINS)
+
+
 def step(itemsize: int) -> int:
     """Bytes that are counted together, of values of so many bytes."""
     return min(_TOGETHER * itemsize, _STEP)

@@ -30,6 +30,7 @@ from qkvinspect.checks.faults import (
     rank_collapse,
     rotary_order,
     wrong_scales,
+    zero_everywhere,
     zero_head,
     zero_part,
 )
@@ -54,6 +55,7 @@ CHECKS: tuple[Check, ...] = (
     no_attention,
     nonfinite,
     zero_part,
+    zero_everywhere,
     zero_head,
     constant_part,
     equal_parts,

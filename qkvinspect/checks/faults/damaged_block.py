@@ -10,6 +10,8 @@ names the tensor, the heads and the bytes, counted from where the tensor begins,
 - blocks of 3 KiB whose values have sizes of no weight, or with gaps between their sizes as turned bits leave them;
   where many tensors have such gaps, they are decoded codes, alone or with something added, and only values that are
   larger than any weight's tell anything;
+- one to four values of 256 and more that are a hundred times larger than all others of their weight or bias;
+- a half, a quarter or an eighth of the columns that are zero, or another such share, where other layers' are not;
 - of codes of eight bits, blocks of 2 KiB and more whose codes are rare in the rest of the tensor.
 
 The thresholds were set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on
@@ -20,11 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
+from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING
 
+from qkvinspect.checks.damage.patterns import by_intent, evenly_spaced, in_most_layers
+from qkvinspect.checks.damage.places import on_sectors, placed
 from qkvinspect.checks.damage.stored_bytes import StoredTensor, stored_tensors
-from qkvinspect.checks.subject import Fault, Subject, heads_named
+from qkvinspect.checks.subject import Fault, Subject
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.workers import in_batches, in_order
@@ -76,6 +81,8 @@ class _Seen:
 def find(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.checks.damage import odd_codes
     from qkvinspect.checks.damage.copied_runs import rarity
+    from qkvinspect.checks.damage.lost_columns import lost_columns
+    from qkvinspect.checks.damage.lost_columns import told as lost_words
     from qkvinspect.checks.damage.odd_exponents import LARGE, of_codes
 
     tensors = list(stored_tensors(subject.attentions))
@@ -83,19 +90,49 @@ def find(subject: Subject) -> Iterator[Fault]:
     marks: list[Marks] = []
     odd: list[tuple[Fault, str]] = []
     roughness: list[float] = []
+    constant: list[tuple[StoredTensor, tuple[int, int], str]] = []
+    yield from _lone_in_biases(subject)
     for tensor, seen in _passed(tensors, every):
-        yield from _constant(tensor, seen)
+        yield from _lone(tensor, seen)
+        constant += _constant(tensor, seen)
         found, rough = _odd(subject, tensor, seen)
         odd += found
         roughness += [rough] if rough is not None else []
         codes = [one.codes for one in seen if one.codes is not None]
         runs = list(odd_codes.odd(codes, alone=tensor.info.dtype.block == 1))
         for start, stop in runs if runs and not _one_direction(subject, tensor) else ():
-            yield tensor.layer, f"{_where(tensor, start, stop)} hold codes that are rare elsewhere in it"
+            yield tensor.layer, f"{placed(tensor, start, stop)} hold codes that are rare elsewhere in it"
         marks.append(_together([one.marks for one in seen]))
+    usual = in_most_layers(tensors, [(tensor, run) for tensor, run, _ in constant])
+    for tensor, run, what in constant:
+        if (tensor, run) not in usual:
+            yield tensor.layer, f"{placed(tensor, *run)} {what}"
     coded = of_codes(roughness)
+    for tensor, lost in lost_columns(subject, tensors):
+        yield tensor.layer, f"{tensor.info.name.removeprefix(f'{tensor.layer}.')}: {lost_words(lost)}"
     yield from (fault for fault, what in odd if what == LARGE or not coded)
     yield from _copied(subject, tensors, marks)
+
+
+def _lone(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
+    from qkvinspect.checks.damage.lone_values import of_weight, told
+
+    counts = [one.counts for one in seen if one.counts is not None]
+    for value in of_weight(tensor.info, counts) if counts else ():
+        if tensor.parts and not isfinite(value[1]):
+            continue  # that is another finding
+        place = value[0] * tensor.itemsize
+        yield tensor.layer, f"{placed(tensor, place, place + tensor.itemsize)} hold {told(tensor.info, value)}"
+
+
+def _lone_in_biases(subject: Subject) -> Iterator[Fault]:
+    from qkvinspect.checks.damage.lone_values import of_biases, told
+
+    for attention in subject.attentions:
+        for info, value in of_biases(attention):
+            place, size = value[0], info.dtype.bits // 8
+            where = f"bytes {place * size}:{(place + 1) * size} of {info.name.removeprefix(f'{attention.layer}.')}"
+            yield attention.layer, f"{where} hold {told(info, value)}"
 
 
 def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[StoredTensor, list[_Seen]]]:
@@ -130,7 +167,8 @@ def _together(marks: Sequence[Marks]) -> Marks:
     return Marks(np.concatenate([one.places for one in marks]), np.concatenate([one.keys for one in marks]))
 
 
-def _constant(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
+def _constant(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[tuple[StoredTensor, tuple[int, int], str]]:
+    """Runs of one word that nothing in the tensor itself explains, and what they hold."""
     from qkvinspect.checks.damage import constant_runs
 
     runs = [
@@ -138,16 +176,16 @@ def _constant(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
         for run in constant_runs.joined([run for one in seen for run in one.constant])
     ]
     runs = [(start, stop) for start, stop in runs if stop - start >= LEAST]
-    if len(runs) > _MANY:
+    if len(runs) > _MANY or (len(runs) > 1 and evenly_spaced(tensor, runs)):
         return
     for start, stop in runs:
         if (start, stop) == (0, tensor.nbytes) or _by_intent(tensor, start, stop):
             continue
         word = tensor.read(start, start + tensor.itemsize)
-        if not word.any() and not _page(tensor, start, stop) and _zeros(tensor, seen, runs) > _SPARSE:
+        if not word.any() and not on_sectors(tensor, start, stop) and _zeros(tensor, seen, runs) > _SPARSE:
             continue
         what = "are zero" if not word.any() else f"repeat {word[::-1].tobytes().hex()}"
-        yield tensor.layer, f"{_where(tensor, start, stop)} {what}{_page(tensor, start, stop)}"
+        yield tensor, (start, stop), f"{what}{on_sectors(tensor, start, stop)}"
 
 
 def _zeros(tensor: StoredTensor, seen: Sequence[_Seen], runs: Sequence[tuple[int, int]]) -> float:
@@ -185,13 +223,14 @@ def _odd(subject: Subject, tensor: StoredTensor, seen: Sequence[_Seen]) -> tuple
     found, step = np.concatenate(counts), odd_exponents.step(tensor.itemsize)
     segments = list(_segments(tensor, len(found)))
     runs = [odd_exponents.odd(found[first:last], tensor.itemsize) for first, last in segments]
-    if any(runs) and (_one_direction(subject, tensor) or _coded(tensor)):
+    zeros = found[:, -1].sum() / max(found.sum(), 1)
+    if any(runs) and (zeros > _SPARSE or _one_direction(subject, tensor) or _coded(tensor)):
         runs = [odd_exponents.odd(found[first:last], tensor.itemsize, gaps=False) for first, last in segments]
     for (first, _), some in zip(segments, runs, strict=True):
         for start, stop, what in some:
             ends = (first + start) * step, (first + stop) * step
             if what != odd_exponents.SMALL or not _in_dead_heads(tensor, *ends):
-                odd.append(((tensor.layer, f"{_where(tensor, *ends)} hold {what}"), what))
+                odd.append(((tensor.layer, f"{placed(tensor, *ends)} hold {what}"), what))
     rough = odd_exponents.roughness(found, tensor.itemsize)
     if rough is not None and not odd_exponents.usual(rough) and _one_direction(subject, tensor):
         rough = None
@@ -246,10 +285,12 @@ def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[M
     from qkvinspect.checks.damage.known_copies import is_known
 
     told: dict[int, int] = {}
-    for (a, first), (b, second), size in copies(
-        marks, [tensor.read for tensor in tensors], [t.nbytes for t in tensors]
-    ):
+    found = list(copies(marks, [tensor.read for tensor in tensors], [t.nbytes for t in tensors]))
+    intended = by_intent(tensors, found)
+    for (a, first), (b, second), size in found:
         one, other = tensors[a], tensors[b]
+        if a == b and (a, second - first) in intended:
+            continue
         if size < max(LEAST, 64 * one.itemsize) or is_known(subject, one, first, other, second, size):
             continue
         if not _is_varied(one, first, size):
@@ -257,7 +298,7 @@ def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[M
         told[b] = told.get(b, 0) + 1
         if told[b] <= _LISTED:
             where = f"bytes {first}:{first + size} of {one.info.name}" if a != b else f"bytes {first}:{first + size}"
-            yield other.layer, f"{_where(other, second, second + size)} are those of {where}: one was written over"
+            yield other.layer, f"{placed(other, second, second + size)} are those of {where}: one was written over"
 
 
 def _is_varied(tensor: StoredTensor, start: int, size: int) -> bool:
@@ -266,22 +307,3 @@ def _is_varied(tensor: StoredTensor, start: int, size: int) -> bool:
     size = min(size, _PIECE) // tensor.itemsize * tensor.itemsize
     _, counts = np.unique(tensor.read(start, start + size).view(f"u{tensor.itemsize}"), return_counts=True)
     return len(counts) >= _DISTINCT and int(counts.sum() - counts.max()) >= _VARIED
-
-
-def _where(tensor: StoredTensor, start: int, stop: int) -> str:
-    """``bytes 4096:8192 of in_proj_weight (K, heads 2 and 3)``."""
-    name = tensor.info.name.removeprefix(f"{tensor.layer}.")
-    stop = min(stop, tensor.nbytes)
-    heads = tensor.heads_at(start, stop)
-    known = {part.name for part in tensor.parts if len(part.heads) > 1}
-    said = [f"{part.upper()}, {heads_named(some)}" if part in known else part.upper() for part, some in heads.items()]
-    held = f" ({'; '.join(said)})" if said else ""
-    return f"bytes {start}:{stop} of {name}{held}"
-
-
-def _page(tensor: StoredTensor, start: int, stop: int) -> str:
-    """A remark that a run covers whole pages of the file, where it does."""
-    place = tensor.info.region.place(tensor.info.offset * tensor.info.dtype.bits // 8 + start)
-    if place is None or place[1] % 512 or (place[1] + stop - start) % 512:
-        return ""
-    return f": whole sectors of the file from byte {place[1]} on, as a disk or a download loses them"

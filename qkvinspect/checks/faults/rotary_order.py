@@ -8,7 +8,7 @@ and only where the weights decide.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from qkvinspect.checks.subject import Fault, Subject
@@ -47,11 +47,17 @@ def find(subject: Subject) -> Iterator[Fault]:
         for attention, (of_q, of_k) in decided if otherwise is None else ():
             q, k = attention.part("q"), attention.part("k")
             heads = {"q": len(q.heads) if q else 0, "k": len(k.heads) if k else 0}
-            wrong = [in_words(of_q, heads, "q")] if of_q != needed else []
+            # a head of K takes no notice of which of its heads of Q a row is from: the weights say no more
+            either = of_q == "neighbours" and heads["q"] != heads["k"]
+            wrong = [_either(heads) if either else in_words(of_q, heads, "q")] if of_q != needed else []
             wrong += [in_words(of_k, heads, "k")] if of_k != needed else []
             if wrong:
                 text = " and ".join(wrong)
                 yield attention.layer, f"{text}; this format and architecture need the rows of each head {right}"
+
+
+def _either(heads: Mapping[str, int]) -> str:
+    return f"Q has the rows of both halves in turn, put so as of {heads['q']} heads or as of {heads['k']}, which K has,"
 
 
 def _otherwise(

@@ -14,15 +14,18 @@ from qkvinspect.errors import UsageError
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.formats.onnx.biases import pieces_of_vectors
 from qkvinspect.formats.onnx.computed import computed, cut, shared, sums, unknown
 from qkvinspect.formats.onnx.flow import Flow
 from qkvinspect.formats.onnx.graph import read_graph
 from qkvinspect.formats.onnx.heads import Heads, heads_of
 from qkvinspect.formats.onnx.names import Named, Uses, is_folded, is_product, names_of
 from qkvinspect.formats.onnx.operators import operator_names
-from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks
+from qkvinspect.formats.onnx.order import in_order
+from qkvinspect.formats.onnx.qlinear import with_plain_operators
+from qkvinspect.formats.onnx.quantised import quantised_names, said_of_blocks, with_decoded, without_scale
 from qkvinspect.formats.onnx.tensors import Tensors
-from qkvinspect.formats.onnx.unnamed import attention_names
+from qkvinspect.formats.onnx.unnamed import attention_names, cut_biases
 from qkvinspect.formats.onnx.wire import Wire
 from qkvinspect.formats.request import OpenRequest
 from qkvinspect.late_pattern import late_pattern
@@ -51,7 +54,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     if request.container:
         raise UsageError("ONNX files have no containers", file=source.name, found=repr(request.container))
     wire = Wire(source, request.limits)
-    graph = read_graph(wire)
+    graph = in_order(with_plain_operators(read_graph(wire)))
     uses = Uses(graph)
     names = names_of(uses)
     inside = [*operator_names(uses, names)]
@@ -59,9 +62,13 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         names.pop(named.stored, None)
         names.setdefault(named.name, named)
     flow = Flow(graph, wire)
-    unnamed = [*attention_names(flow.met, uses, names)]
+    pieces = pieces_of_vectors(graph, flow.sizes)
+    unnamed = [*attention_names(flow, uses, names, pieces)]
     names |= {named.name: named for named in unnamed if named.name not in names}
-    stored_as = quantised_names(uses, names)
+    names = with_decoded(uses, names)
+    names |= {named.name: named for named in cut_biases(uses, names, pieces)}
+    taken = {view.weight for met in flow.met for view in (met.q, met.k, met.v)}
+    stored_as = without_scale(taken, uses, quantised_names(uses, names))
     resources = ExitStack()
     with resources:
         files = Tensors(wire, resources)
@@ -69,7 +76,7 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
         tensors = {
             named.name: _as_named(infos[named.stored], named) for named in stored_as.values() if named.stored in infos
         }
-        attentions = tuple(computed(flow.met, names))
+        attentions = tuple(computed(flow.met, names, flow.projections.in_out))
         known = {part.weight for one in attentions for part in one.parts.values()} | {named.name for named in inside}
         heads = heads_of(uses, names.values(), attentions)
         lost = tuple(unknown(tensors, known, flow, names))
@@ -164,6 +171,16 @@ def _unnamed(uses: Uses, names: Mapping[str, Named]) -> Iterator[Finding]:
         many = "matrix" if len(left) == 1 else "matrices"
         text = f"{len(left)} {many} of {operators} left out, for nothing in the graph says whose they are: "
         text += f"{left[0].stored.name}; quantise a file whose nodes or weights are called after the model's modules"
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
+    sparse = [name for name in uses.graph.sparse if name]
+    if sparse:
+        text = f"{len(sparse)} sparse initialiser{'s' * (len(sparse) > 1)} left out, of which only the name is read: "
+        yield Finding(FindingCode.NAMES_FROM_GRAPH, text + ", ".join(sparse[:3]) + ", ..." * (len(sparse) > 3))
+    called = [node.op for node in uses.graph.nodes if (node.domain, node.op) in uses.graph.functions]
+    if called:
+        names_of_called = ", ".join(sorted({*called})[:3])
+        text = f"{len(called)} node{'s' * (len(called) > 1)} of functions that the file defines ({names_of_called}): "
+        text += "these are not looked into, nor what weights they use"
         yield Finding(FindingCode.NAMES_FROM_GRAPH, text)
     places = [node.constant.place for node in uses.graph.nodes if node.constant and len(node.constant.sizes) > 1]
     inside = sum(place[2] - place[1] for place in places if place)

@@ -31,8 +31,15 @@ _MOST_RANGES = 1 << 18
 """Heads of all modules together that are listed."""
 
 
-def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[ComputedAttention]:
-    """The modules whose every projection has a name; of several that share a weight each by its own names."""
+def computed(
+    met: Iterable[Met], names: Mapping[str, Named], in_out: Collection[str] = ()
+) -> Iterator[ComputedAttention]:
+    """The modules whose every projection has a name; of several that share a weight each by its own names.
+
+    Args:
+        in_out: the stored matrices whose rows lie along their second axis.
+    """
+    lie = frozenset(name for name, named in names.items() if (named.stored in in_out) != named.turned)
     every = _every_name(names)
     seen: set[ComputedAttention] = set()
     left = _MOST_RANGES
@@ -42,6 +49,8 @@ def computed(met: Iterable[Met], names: Mapping[str, Named]) -> Iterator[Compute
             left -= 1 if found is None else sum(len(part.heads) for part in found.parts.values())
             if left < 0:
                 return
+            if found is not None:
+                found = found._replace(in_out=lie.intersection(part.weight for part in found.parts.values()))
             if found is not None and found not in seen:
                 seen.add(found)
                 yield found
@@ -174,7 +183,7 @@ def _names_together(parts: Sequence[Mapping[str, str]], met: Met) -> Iterator[di
 def _module(met: Met, names: Mapping[str, str]) -> ComputedAttention | None:
     parts: dict[str, ComputedPart] = {}
     for part, view in (("q", met.q), ("k", met.k), ("v", met.v)):
-        heads, name = _heads(view), names.get(view.weight)
+        heads, name = _heads(view, folded=part == "q"), names.get(view.weight)
         if heads is None or name is None:
             return None
         parts[part] = ComputedPart(name, heads)
@@ -185,10 +194,20 @@ def _module(met: Met, names: Mapping[str, str]) -> ComputedAttention | None:
     return ComputedAttention(parts["q"], parts["k"], parts["v"], shared_otherwise, _turn(met))
 
 
-def _heads(view: View) -> tuple[range, ...] | None:
-    """The rows of each head, in their order, each once; None where they are not evenly spaced."""
-    inner = moved.normal(moved.rows_of_axis(tuple(digit for axis in view.axes[-2:] for digit in axis)))
-    lead = [digit for axis in view.axes[:-2] for digit in axis]
+def _heads(view: View, *, folded: bool) -> tuple[range, ...] | None:
+    """The rows of each head, in their order, each once; None where they are not evenly spaced.
+
+    Args:
+        folded: whether heads may be counted together with tokens, as those of Q are where all share one K.
+    """
+    lead, last = [digit for axis in view.axes[:-2] for digit in axis], view.axes[-2:]
+    tokens = [axis for axis in last if not all(map(moved.is_rows, axis))]
+    if len(tokens) == 1 and all(map(moved.rows_of_axis, last)):
+        if not folded:
+            return None
+        lead += moved.rows_of_axis(tokens[0])
+        last = tuple(axis for axis in last if axis is not tokens[0])
+    inner = moved.normal(moved.rows_of_axis(tuple(digit for axis in last for digit in axis)))
     if len(inner) > 1 or len(view.offsets) != 1:
         return None
     first = moved.starts(lead, view.offsets[0])

@@ -36,6 +36,15 @@ def terms(equation: str, ranks: Sequence[int]) -> tuple[str, str, str]:
     return full[0], full[1], out
 
 
+def sums_rows(equation: str, slot: int, views: Sequence[View]) -> bool:
+    """Whether a product of a weight and rows of another sums over these, and not over tokens alone."""
+    told = terms(equation, [len(view.axes) for view in views])
+    given, view = told[1 - slot], views[1 - slot]
+    summed = [letter for letter in given if letter in told[slot] and letter not in told[2]]
+    held = [bool(moved.rows_of_axis(axis)) for axis in view.axes]
+    return not any(held) or any(held[given.index(letter)] for letter in summed)
+
+
 def scores(equation: str, left: View, right: View) -> tuple[View, View, int, int]:
     """(each operand with heads before its last two axes, which axis of the result runs over the one's, the other's)."""
     one, other, out = terms(equation, (len(left.axes), len(right.axes)))

@@ -13,7 +13,7 @@ from qkvinspect.formats.onnx.low_rank import LowRanks
 from qkvinspect.formats.onnx.passing import PASSED
 from qkvinspect.formats.onnx.products import PRODUCTS, order_of
 from qkvinspect.formats.onnx.projections import Projections
-from qkvinspect.formats.onnx.scores import Scores, permuted, turned
+from qkvinspect.formats.onnx.scores import Scores, context, permuted, turned
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.taken import is_attention, taken
 from qkvinspect.formats.onnx.views import Axis, Digit, LostError, View
@@ -48,6 +48,8 @@ class Flow:
 
     Attributes:
         graph: the one that is followed.
+        sizes: of its values.
+        projections: the products of its weights.
         met: projections that attention takes together.
         pieces: of a value that holds all rows of a weight, what is cut of it.
         reordered: by weight, the operator that takes its rows in an order that cannot be followed.
@@ -57,9 +59,9 @@ class Flow:
 
     def __init__(self, graph: Graph, wire: Wire) -> None:
         self.graph = graph
-        self._sizes = Sizes(graph, wire)
+        self.sizes = Sizes(graph, wire)
         self._rows: dict[str, int] = {}
-        self._projections = Projections(graph, self._sizes)
+        self.projections = Projections(graph, self.sizes)
         self.low_ranks = LowRanks(graph, wire)
         self._views: dict[str, tuple[View, ...]] = {}
         self._scores: dict[str, Scores] = {}
@@ -72,7 +74,7 @@ class Flow:
             self._see(node)
 
     def _see(self, node: Node) -> None:
-        self._sizes.see(node)
+        self.sizes.see(node)
         if not node.outputs:
             return
         if all(name in self._constant for name in node.inputs if name):
@@ -89,7 +91,7 @@ class Flow:
         try:
             self._follow(node, given)
         except (LostError, ZeroDivisionError):
-            if moves.reorders(self._sizes, node, given):
+            if moves.reorders(self.sizes, node, given):
                 self.reordered.setdefault(next(filter(None, given))[0].weight, node.op)
         self._note(node, given)
 
@@ -125,14 +127,14 @@ class Flow:
         elif node.op == "Concat":
             self._put(out, self._concatenated(node, given))
         elif node.op == "Split":
-            pieces = [moves.split(self._sizes, node, view) for view in given[0]]
+            pieces = [moves.split(self.sizes, node, view) for view in given[0]]
             for number, name in enumerate(node.outputs):
                 self._put(name, [each[number] for each in pieces])
                 self._cut(node, given[0], self._views.get(name, ()))
         elif node.op == "RotaryEmbedding":
             self._put(out, [self._rotated(node, view) for view in given[0]])
         else:
-            self._put(out, [moves.move(self._sizes, node, view) for view in given[0]])
+            self._put(out, [moves.move(self.sizes, node, view) for view in given[0]])
             if node.op in ("Gather", "GatherND", "Slice"):
                 self._cut(node, given[0], self._views.get(out, ()))
 
@@ -152,8 +154,8 @@ class Flow:
         if not any(traced):
             raise LostError
         pairs = zip(node.inputs, traced, strict=True)
-        held = [views for name, views in pairs if 0 not in (self._sizes.shape(name) or ())]
-        found = moves.concatenated(self._sizes, node, [views for views in held if views])
+        held = [views for name, views in pairs if 0 not in (self.sizes.shape(name) or ())]
+        found = moves.concatenated(self.sizes, node, [views for views in held if views])
         axis = node.numbers.get("axis", (0,))[0]
         if not all(held) and any(moved.rows_of_axis(view.axes[axis]) for view in found):
             raise LostError
@@ -163,16 +165,16 @@ class Flow:
         views = tuple(views)
         if 0 < len(views) <= _MOST_STREAMS and all(map(moved.is_handy, views)):
             self._views[name] = views
-            if self._sizes.shape(name) is None:
-                self._sizes.set(name, tuple(_size_of_axis(axis, self._sizes) for axis in views[0].axes))
+            if self.sizes.shape(name) is None:
+                self.sizes.set(name, tuple(_size_of_axis(axis, self.sizes) for axis in views[0].axes))
 
     def _elementwise(self, node: Node, given: Sequence[tuple[View, ...]]) -> Iterable[View]:
         traced = [views for views in given if views and not views[0].alone]
-        shape = self._sizes.shape(node.outputs[0])
+        shape = self.sizes.shape(node.outputs[0])
         if not traced:
             others = [name for name, views in zip(node.inputs, given, strict=True) if not views]
             alone = [views for views in given if views]
-            is_scaled = len(alone) == 1 and all(_is_scalar(self._sizes, name) for name in others)
+            is_scaled = len(alone) == 1 and all(_is_scalar(self.sizes, name) for name in others)
             return alone[0] if is_scaled and node.op not in _SUMS else ()
         if len(traced) == 1:
             others = [name for name, views in zip(node.inputs, given, strict=True) if views != traced[0]]
@@ -187,36 +189,45 @@ class Flow:
         return [cuts.mixed(one, other, is_sum=node.op in _SUMS)]
 
     def _rotated(self, node: Node, view: View) -> View:
-        shape = self._sizes.shape(node.input(2 if node.domain else 1))
+        shape = self.sizes.shape(node.input(2 if node.domain else 1))
         half = shape[-1] if shape else 0
         is_paired = node.numbers.get("interleaved", (0,))[0]
         return replace(view, turn=1 if is_paired else half if isinstance(half, int) else 0)
 
     def _multiply(self, node: Node, given: Sequence[tuple[View, ...]]) -> None:
-        slot = _OTHER_SLOT.get(node.op, 1)
-        if slot >= len(given):
+        if (slot := _OTHER_SLOT.get(node.op, 1)) >= len(given):
             return
         one, other = given[0], given[slot]
         if node.op == "Einsum":
             self._einsum(node, one, other)
         elif len(other) == 1 and other[0].alone:
-            self._take(node, self._projections.product(node, other[0]))
+            if not self._mixes_tokens(node, one, -1, other[0]):
+                self._take(node, self.projections.product(node, other[0]))
         elif len(one) == 1 and one[0].alone and node.op == "MatMul":
-            self._take(node, self._projections.on_the_left(node, one[0]))
+            if not self._mixes_tokens(node, other, -2, one[0]):
+                self._take(node, self.projections.on_the_left(node, one[0]))
         elif one and other and not one[0].alone and node.op != "Conv":
             self._scores[node.outputs[0]] = Scores(_turned(node, 0, one), _turned(node, 1, other))
+
+    def _mixes_tokens(self, node: Node, given: tuple[View, ...], axis: int, weight: View) -> bool:
+        """Whether a product sums over tokens and leaves rows where they are; what it gives is kept then."""
+        found = moves.with_mixed_tokens(self.sizes, node, given, axis) if len(weight.axes) == 2 else ()
+        self._put(node.outputs[0], found)
+        return bool(found)
 
     def _take(self, node: Node, view: View) -> None:
         self._views[node.outputs[0]] = (view,)
         self._rows[view.weight] = moved.rows(view)
-        self._sizes.set(node.outputs[0], tuple(_size_of_axis(axis, self._sizes) for axis in view.axes))
+        self.sizes.set(node.outputs[0], tuple(_size_of_axis(axis, self.sizes) for axis in view.axes))
 
     def _einsum(self, node: Node, one: tuple[View, ...], other: tuple[View, ...]) -> None:
         if len(node.inputs) != 2 or len(one) > 1 or len(other) > 1:
             raise LostError
         slots = [slot for slot, views in enumerate((one, other)) if views and views[0].alone]
         if len(slots) == 1:
-            self._take(node, self._projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
+            if one and other and not einsum.sums_rows(node.equation, slots[0], (one[0], other[0])):
+                return
+            self._take(node, self.projections.einsum(node, slots[0], (*one, *other)[slots[0] and len(one)]))
         elif one and other and not slots:
             left, right, rows, columns = einsum.scores(node.equation, one[0], other[0])
             self._scores[node.outputs[0]] = Scores((left,), (right,), rows, columns)
@@ -275,6 +286,7 @@ class Flow:
         place = 0 if wanted == -1 else 1
         scores, values = turned(node, place, scores), _turned(node, 1 - place, values)
         if scores.keys is None:
+            self.met += (Met(values[0], *both) for both in context(scores) if wanted == -2 and len(values) == 1)
             return
         if node.op == "Einsum":
             tokens, is_first, rank = (scores.rows, scores.columns), wanted == -1, self._rank(node, wanted)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from qkvinspect.error_codes import Code
 from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.formats.damaged import damaged
+from qkvinspect.formats.onnx.unread import function_name, sparse_name
 from qkvinspect.formats.onnx.wire import BYTES, FIXED32, VARINT, Field, Wire, signed
 from qkvinspect.late_pattern import late_pattern
 
-_GRAPH, _METADATA = 7, 14  # of a ModelProto
-_NODE, _INITIALIZER, _INPUT = 1, 5, 11  # of a GraphProto
+_GRAPH, _METADATA, _FUNCTION = 7, 14, 25  # of a ModelProto
+_NODE, _INITIALIZER, _INPUT, _SPARSE = 1, 5, 11, 15  # of a GraphProto
 _MOST_INTS = 64
 _MAX_METADATA = 1 << 14
 
@@ -77,12 +78,16 @@ class Graph:
 
     Attributes:
         inputs: the shapes of what the model is given, by name; a text for a size that is left open.
+        sparse: the names of sparse initialisers, which are not read.
+        functions: operators that the file defines itself, into which nothing looks: (domain, name).
     """
 
     nodes: tuple[Node, ...]
     initialisers: Mapping[str, Stored]
     metadata: Mapping[str, str]
     inputs: Mapping[str, tuple[int | str, ...]]
+    sparse: Sequence[str] = ()
+    functions: frozenset[tuple[str, str]] = frozenset()
 
 
 def read_graph(wire: Wire) -> Graph:
@@ -95,19 +100,23 @@ def read_graph(wire: Wire) -> Graph:
     initialisers: dict[str, Stored] = {}
     metadata: dict[str, str] = {}
     inputs: dict[str, tuple[int | str, ...]] = {}
+    sparse: list[str] = []
+    functions: set[tuple[str, str]] = set()
     found = False
     for part in wire.fields(0, wire.source.size):
         if part.number == _GRAPH:
             if found:
                 raise damaged(wire.source, Code.ONNX_DUPLICATE, "has two graphs", None)
             found = True
-            _graph(wire, part, nodes, initialisers, 1, inputs)
+            _graph(wire, part, nodes, initialisers, 1, inputs, sparse)
         elif part.number == _METADATA:
             key, value = _pair(wire, part)
             metadata[key] = value
+        elif part.number == _FUNCTION:
+            functions.add(function_name(wire, part))
     if not found:
         raise damaged(wire.source, Code.ONNX_GRAPH, "is an ONNX model without a graph", None)
-    return Graph(tuple(nodes), initialisers, metadata, inputs)
+    return Graph(tuple(nodes), initialisers, metadata, inputs, sparse, frozenset(functions))
 
 
 def _graph(
@@ -117,6 +126,7 @@ def _graph(
     initialisers: dict[str, Stored],
     depth: int,
     inputs: dict[str, tuple[int | str, ...]] | None = None,
+    sparse: list[str] | None = None,
 ) -> None:
     wire.limits.check("depth", depth, wire.source.name)
     for part in wire.fields(*wire.message(whole, "a graph")):
@@ -131,6 +141,8 @@ def _graph(
         elif part.number == _INPUT and inputs is not None:
             name, shape = _input(wire, part)
             inputs[name] = shape
+        elif part.number == _SPARSE and sparse is not None:
+            sparse.append(sparse_name(wire, part))
 
 
 def _node(wire: Wire, whole: Field, nodes: list[Node], initialisers: dict[str, Stored], depth: int) -> Node:

@@ -9,6 +9,7 @@ from qkvinspect.formats.onnx import cuts
 from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Node
 from qkvinspect.formats.onnx.passing import PASSED
+from qkvinspect.formats.onnx.products import is_plain
 from qkvinspect.formats.onnx.shapes import slices
 from qkvinspect.formats.onnx.sizes import Sizes
 from qkvinspect.formats.onnx.views import Digit, LostError, View
@@ -92,6 +93,19 @@ def reorders(sizes: Sizes, node: Node, given: Sequence[Sequence[View]]) -> bool:
         many = shape[-1] if shape and isinstance(shape[-1], int) else len(view.axes)
         return _has_rows(view, range(first, min(first + many, len(view.axes))))
     return False
+
+
+def with_mixed_tokens(sizes: Sizes, node: Node, given: Sequence[View], axis: int) -> list[View]:
+    """What a product with a weight makes of rows along other axes than the one that it sums over; nothing of others."""
+    if not is_plain(node) or any(view.alone or len(view.axes) < 2 for view in given):
+        return []
+    rows = [[bool(moved.rows_of_axis(each)) for each in view.axes] for view in given]
+    if any(each[axis] or not any(each) for each in rows):
+        return []
+    shape = sizes.shape(node.outputs[0])
+    known = shape and given and len(shape) == len(given[0].axes)
+    along = shape[axis] if shape and known else sizes.unknown()
+    return [moved.replaced(view, axis, (Digit(along),)) for view in given]
 
 
 def _has_rows(view: View, axes: Iterable[int]) -> bool:

@@ -8,12 +8,13 @@ in the name of the bias that is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.formats.onnx.biases import bias_of
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
-from qkvinspect.formats.onnx.labels import is_generated, own_name
+from qkvinspect.formats.onnx.labels import before_quantising, is_generated, own_name
 from qkvinspect.formats.onnx.paths import Paths, is_short_for
 from qkvinspect.formats.onnx.products import PRODUCTS, holds_codes, is_turned, size_of
 from qkvinspect.late_pattern import late_pattern
@@ -21,28 +22,11 @@ from qkvinspect.late_pattern import late_pattern
 _BUILT = late_pattern(r"(.+\.)(?:MatMul\.(weight)|Add\.(bias))", re.DOTALL)
 """What the model builder of onnxruntime-genai calls a weight [in, out] and the bias that is added to its product."""
 
-_RESCALED = frozenset({"Cast", "Mul"})
-"""What stands between a product of integers and the bias that is added to it."""
-
 _SAME = frozenset({"Identity", "Cast"})
 """Operators that pass a tensor on, at most in another dtype."""
 
 DEQUANTIZE = "DequantizeLinear"
 """Operators that decode codes with a scale and a zero point: weights that were quantised in place."""
-
-_BIASES = {"Gemm": 2, "FusedGemm": 2, "MatMulNBits": 5}
-"""Which input of a product is a bias, where it has one."""
-
-_ADDS: Mapping[str, Sequence[int]] = {
-    "Add": (0, 1),
-    "BiasGelu": (1,),
-    "FastGelu": (1,),
-    "SkipLayerNormalization": (4,),
-    "SkipSimplifiedLayerNormalization": (3,),
-}
-"""Which inputs are added to another, as a bias is: operators of onnxruntime do more with the sum."""
-
-_MOST_RESCALED = 4
 
 _SCALES = frozenset({"Mul", "RMSNormalization", "SimplifiedLayerNormalization"})
 """Operators of a norm that multiply with its scale."""
@@ -79,12 +63,20 @@ class Use:
 
     Attributes:
         label: the name by which it does: that of the initialiser, or of a copy of it.
+        stored: with its sizes as the node has them.
+        transposed: whether it is before.
     """
 
     node: Node
     slot: int
     label: str
     stored: Stored
+    transposed: bool = False
+
+    @property
+    def turned(self) -> bool:
+        """Whether the weight of a product is stored [in, out]."""
+        return is_turned(self.node) != self.transposed
 
 
 class Uses:
@@ -102,14 +94,24 @@ class Uses:
                 if len(readers) < _MOST_READERS:
                     readers.append(node)
         self._roots = {name: (name, name) for name in graph.initialisers}
+        self._transposed: set[str] = set()
         for node in graph.nodes:
             root = self._roots.get(node.inputs[0]) if node.op in _SAME and node.inputs else None
             if root is not None and node.outputs:
                 label = node.outputs[0] if node.op == "Identity" and not is_generated(node.outputs[0]) else root[1]
                 self._roots.setdefault(node.outputs[0], (root[0], label))
+                if node.inputs[0] in self._transposed:
+                    self._transposed.add(node.outputs[0])
+            elif node.op == "Transpose" and node.outputs and (root := self._roots.get(node.input(0))) is not None:
+                if len(graph.initialisers[root[0]].sizes) == 2 and node.numbers.get("perm", (1, 0)) == (1, 0):
+                    self._roots.setdefault(node.outputs[0], root)
+                    if node.input(0) not in self._transposed:
+                        self._transposed.add(node.outputs[0])
             elif node.op == DEQUANTIZE and node.outputs and node.inputs and node.inputs[0] in graph.initialisers:
-                # Under no name of its own: what the module calls it is told by the product, as of any other weight.
-                self._roots.setdefault(node.outputs[0], (node.inputs[0], f"/{node.outputs[0]}"))
+                # A matrix under no name of its own: what the module calls it is told by the product.
+                codes, made = node.inputs[0], node.outputs[0]
+                own = before_quantising(codes, made) if len(graph.initialisers[codes].sizes) == 1 else None
+                self._roots.setdefault(made, (codes, own or f"/{made}"))
         self.all = [use for node in graph.nodes for use in self.of(node)]
 
     def of(self, node: Node) -> list[Use]:
@@ -121,7 +123,10 @@ class Uses:
     def at(self, node: Node, slot: int) -> Use | None:
         """The initialiser that a node uses at a place, or None."""
         root = self._roots.get(node.inputs[slot]) if slot < len(node.inputs) else None
-        return None if root is None else Use(node, slot, root[1], self.graph.initialisers[root[0]])
+        if root is None:
+            return None
+        stored, transposed = self.graph.initialisers[root[0]], node.inputs[slot] in self._transposed
+        return Use(node, slot, root[1], replace(stored, sizes=stored.sizes[::-1]) if transposed else stored, transposed)
 
     @property
     def labels(self) -> Iterator[tuple[str, str]]:
@@ -149,7 +154,7 @@ def names_of(uses: Uses) -> dict[str, Named]:
             found.setdefault(name, Named(name, use.stored.name))
     products = [use for use in uses.all if is_product(use)]
     for use, name in _product_names(uses, products, own):
-        found.setdefault(name, Named(name, use.stored.name, is_turned(use.node)))
+        found.setdefault(name, Named(name, use.stored.name, use.turned))
         bias = bias_of(uses, use)
         if bias is not None and name.endswith(".weight") and _has_noown_name(bias, folded):
             found.setdefault(f"{name[:-6]}bias", Named(f"{name[:-6]}bias", bias.stored.name))
@@ -179,7 +184,7 @@ def _as_built(uses: Uses, found: dict[str, Named]) -> dict[str, Named]:
         if built is not None and (built[3] or (use.slot == PRODUCTS.get(use.node.op) and len(use.stored.sizes) == 2)):
             name = built[1] + (built[2] or built[3])
             named = found.pop(use.label)
-            turned = named.turned if built[3] else is_turned(use.node)
+            turned = named.turned if built[3] else use.turned
             found.setdefault(name, Named(name, named.stored, turned))
     return found
 
@@ -286,27 +291,3 @@ def _is_threefold(use: Use) -> bool:
     """Whether a matrix has three times as many rows as columns, as Q, K and V of one width have."""
     size = size_of(use.node, use.stored)
     return size is not None and size[0] == 3 * size[1]
-
-
-def bias_of(uses: Uses, use: Use) -> Use | None:
-    """The bias that is added to a product: a vector with an entry for each of its columns."""
-    size = size_of(use.node, use.stored)
-    if size is None or not use.node.outputs:
-        return None
-    width = size[:1]
-    own = uses.at(use.node, _BIASES[use.node.op]) if use.node.op in _BIASES else None
-    if own is not None or use.node.op in ("Gemm", "FusedGemm"):
-        return own if own and own.stored.sizes == width else None
-    given = use.node.outputs[0]
-    for _ in range(_MOST_RESCALED):
-        readers = uses.readers.get(given, [])
-        for node in readers:
-            places = [uses.at(node, slot) for slot in _ADDS.get(node.op, ())]
-            added = [one for one in places if one is not None and one.stored.sizes == width]
-            if len(added) == 1:
-                return added[0]
-        onward = [node for node in readers if node.op in _RESCALED and node.outputs] if holds_codes(use.node) else []
-        if len(onward) != 1:
-            break
-        given = onward[0].outputs[0]
-    return None

@@ -17,11 +17,15 @@ class Projections:
     """Products of activations and weights.
 
     A weight is a view of itself, so that it may be cut and turned before.
+
+    Attributes:
+        in_out: the matrices whose rows lie along their second axis.
     """
 
     def __init__(self, graph: Graph, sizes: Sizes) -> None:
         self._graph = graph
         self._sizes = sizes
+        self.in_out: set[str] = set()
 
     def product(self, node: Node, weight: View) -> View:
         """What a weight makes of an activation: its rows lie along the last axis, of a convolution along the second."""
@@ -43,7 +47,12 @@ class Projections:
             return View(weight.weight, (*before[:-1], moved.normal([Digit(size[0], 1)])))
         axes = weight.axes[::-1] if node.numbers.get("transB", (0,))[0] else weight.axes
         digits, offset = _rows_alone(weight, axes[1:], axes[0], stored.sizes)
+        self._note(weight.weight, axes[1])
         return View(weight.weight, (*before[:-1], digits[0]), (offset,))
+
+    def _note(self, weight: str, rows: Axis) -> None:
+        if {digit.axis for digit in rows} == {1}:
+            self.in_out.add(weight)
 
     def _batched(self, weight: View, before: Sequence[Axis]) -> View:
         """A product with a matrix for each head: heads lie along an axis of their own."""
@@ -59,6 +68,7 @@ class Projections:
             raise LostError
         sizes = self._graph.initialisers[weight.weight].sizes
         digits, offset = _rows_alone(weight, weight.axes[:1], weight.axes[1], sizes)
+        self._note(weight.weight, weight.axes[0])
         before = [(Digit(size),) if size != 1 else () for size in given]
         return View(weight.weight, (*before[:-2], digits[0], before[-1]), (offset,))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.formats.onnx import views as moved
 from qkvinspect.formats.onnx.graph import Node
 from qkvinspect.formats.onnx.products import order_of
 from qkvinspect.formats.onnx.views import LostError, View
@@ -25,6 +26,19 @@ class Scores:
     rows: int = -2
     columns: int = -1
     keys: int | None = None
+
+
+def context(scores: Scores) -> list[tuple[View, View]]:
+    """K and V where they are products of these over all tokens, which attention without a softmax of scores takes Q to.
+
+    Nothing where they are not.
+    """
+    left, right = scores.left[0], scores.right[0]
+    kept = [bool(moved.rows_of_axis(axis)) for axis in (*left.axes[-2:], *right.axes[-2:])]
+    if kept != [True, False, False, True] or len(scores.left) > 1 or len(scores.right) > 1:
+        return []
+    rank = len(left.axes)
+    return [(moved.transposed(left, (*range(rank - 2), rank - 1, rank - 2)), right)]
 
 
 def turned(node: Node, slot: int, scores: Scores) -> Scores:

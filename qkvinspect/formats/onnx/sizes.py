@@ -7,6 +7,7 @@ from one that mixes axes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
 from qkvinspect.formats.onnx.passing import FIRST_PASSED
@@ -212,7 +213,27 @@ def _cut(sizes: Sizes, node: Node, given: Sequence[Shape | None]) -> Shape | Non
     step = sizes.whole(node.input(4)) if node.input(4) else (1,)
     if data is None or not cut[0] or not cut[1] or not step or not step[0]:
         return None
-    return data[cut[0][0] : cut[1][0] : step[0]]
+    run = slice(cut[0][0], cut[1][0], step[0])
+    rows = _in_rows(sizes, node, data)
+    if rows is None:
+        return None if len(sizes.shape(node.input(0)) or ()) > 1 else data[run]
+    axes = sizes.axes(node, 2, 3)
+    return tuple(chain.from_iterable(rows[run])) if axes == (0,) and len(cut[0]) == 1 else None
+
+
+def _in_rows(sizes: Sizes, node: Node, data: Shape) -> list[Shape] | None:
+    """The rows of a table of numbers, as pads are computed in; None for a list of them."""
+    shape = sizes.shape(node.input(0))
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or not shape[1]:
+        return None
+    return [data[start : start + shape[1]] for start in range(0, len(data), shape[1])]
+
+
+def _turned(sizes: Sizes, node: Node, given: Sequence[Shape | None]) -> Shape | None:
+    rows = _in_rows(sizes, node, given[0] or ())
+    if rows is None:
+        return None if len(sizes.shape(node.input(0)) or ()) > 1 else given[0]
+    return tuple(chain.from_iterable(zip(*rows, strict=False)))
 
 
 def _put_together(_: Sizes, __: Node, given: Sequence[Shape | None]) -> Shape | None:
@@ -253,6 +274,7 @@ _NUMBERS: Mapping[str, Callable[[Sizes, Node, Sequence[Shape | None]], Shape | N
     "Mod": _calculated(lambda a, b: a % b if b else 0),
     "Gather": _gathered,
     "Slice": _cut,
+    "Transpose": _turned,
     "Concat": _put_together,
     "Where": _chosen,
     "Equal": _equal,

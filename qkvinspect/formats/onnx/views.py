@@ -139,7 +139,7 @@ def reshaped(view: View, target: Sequence[Dim]) -> View:
     while at < stop and (taken := _taken(left, target[at], given[at], last=False)) is not None:
         front.append(taken)
         at += 1
-    while lenient and at < stop and target[at] != -1 and left and is_unknown(left[0].size):
+    while lenient and at < stop and target[at] != -1 and left and _may_be(left[0], target[at]):
         front.append((left.pop(0)._replace(size=target[at]),))
         at += 1
     if stop - at > 1 or (stop == at and left):
@@ -150,6 +150,11 @@ def reshaped(view: View, target: Sequence[Dim]) -> View:
         left = [Digit(target[at])]  # samples and tokens of unknown number, which are so many: all else is accounted for
     middle = [normal(left)] if stop > at else []
     return replace(view, axes=(*front, *middle, *back))
+
+
+def _may_be(digit: Digit, size: Dim) -> bool:
+    """Whether what counts no rows may be of a size: torch's older exporter writes one of an input as it was then."""
+    return is_unknown(digit.size) or (not is_rows(digit) and isinstance(digit.size, str) and isinstance(size, int))
 
 
 def _taken(left: list[Digit], size: Dim, whole: Axis | None, *, last: bool) -> Axis | None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qkvinspect.inspection.evidence.zeros import incomparable, noise
+
 Array = NDArray[Any]
 
 _LEVELS = 1 << 16
@@ -25,7 +27,8 @@ def normal_scores(rows: Array) -> Array | None:
 
     Ranks make the statistics that follow distributed as their theory says, however heavy the tails of the
     cosines are: over random weights, and over trained ones whose rows are shuffled, a likelihood ratio comes
-    out as chi-square with its nominal degrees of freedom.
+    out as chi-square with its nominal degrees of freedom. Pairs of which nothing is known, as rows that are zero,
+    are given noise.
 
     Args:
         rows: float32 [n, columns].
@@ -49,10 +52,14 @@ def normal_scores(rows: Array) -> Array | None:
     if largest < _FLAT:
         return None
     levels = _levels(cosines, largest)
-    counts = np.bincount(levels[_some_above(len(rows))], minlength=_LEVELS)
+    unknown = incomparable(rows)
+    some = _some_above(len(rows))
+    counts = np.bincount(levels[some] if unknown is None else levels[some][~unknown[some]], minlength=_LEVELS)
     if np.count_nonzero(counts) < len(rows):
         return None
     scores = np.take(_quantiles((np.cumsum(counts) - counts / 2) / counts.sum()), levels)
+    if unknown is not None:
+        scores[unknown] = noise(len(rows))[unknown]
     np.fill_diagonal(scores, 0)
     return scores
 

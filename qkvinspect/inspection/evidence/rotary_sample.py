@@ -173,13 +173,12 @@ def _centred(norms: Array, places: Array, turned: int) -> tuple[Array, Array]:
     """
     ordered = norms[:, places]
     width = ordered.shape[1]
-    rows: Array = np.arange(width, dtype=np.float64)
-    turns: Array = rows % ((turned or width) // 2)
+    turns: Array = np.arange(width, dtype=np.float64) % ((turned or width) // 2)
     wanted = np.vander(turns, 3, increasing=True)
     if turned:
-        still: Array = rows >= turned
-        wanted[still, 1:] = 0
-        wanted = np.column_stack((wanted, still))
+        wanted[turned:, 1:] = 0
+        still: Array = np.repeat([0.0, 1.0], [turned, width - turned])
+        wanted = np.concatenate((wanted, still[:, None]), axis=1)
     basis = np.linalg.qr(wanted)[0][:, 1:]
     return ordered - ordered.mean(axis=1, keepdims=True), basis
 

@@ -15,6 +15,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
+from qkvinspect.inspection.evidence.zeros import in_blocks, too_few
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
 from qkvinspect.sources.briefly import AT_ONCE, is_filling
@@ -191,7 +192,7 @@ def _take(source: LayerWeights, stride: int) -> Sample | None:
         found.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1))
     columns = sum(map(len, found))
     out = _read(*source.out, stride, columns=True) if source.out is not None else None
-    if out is None or not np.isfinite(out).all() or not out.any():
+    if out is None or not np.isfinite(out).all() or too_few(out):
         return _sample(source.layer, found, None, stride)
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
 
@@ -205,8 +206,12 @@ def _stored(source: LayerWeights) -> Iterator[Weight]:
 
 
 def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int) -> Sample | None:
-    """Compare the rows of matrices of the same width with each other; None if one is an orthogonal one, untrained."""
-    if any(map(_orthogonal, found)):
+    """Compare the rows of matrices of the same width with each other; None if one is an orthogonal one, untrained.
+
+    Nor where the places of zeros would speak instead of the values: in blocks, or where hardly any are left. Their last
+    column is the biases.
+    """
+    if any(_orthogonal(values) or in_blocks(values) or too_few(values[:, :-1]) for values in found):
         return None
     spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
     scores = np.zeros((len(spaces), len(spaces)), np.float32)

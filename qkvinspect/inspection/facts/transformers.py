@@ -23,7 +23,7 @@ def facts(config: Config, sections: Sequence[ConfigSection], module: HeadedModul
         if not isinstance(kind, str):
             continue
         keys = head_keys(kind, module.layer, layer_type(section, module.layer, module.names))
-        if keys and not keys.head_dim:
+        if keys and not keys.head_dim and _latent_width(section.values, module) is None:
             keys = replace(keys, head_dim=head_dim_beside(kind, keys.num_heads))
         if keys and (fact := _read(config.origin, section, keys, module)) and not fact.refuted:
             return iter((fact,))

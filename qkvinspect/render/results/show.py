@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from qkvinspect.inspection.as_stored import stored_axis, stored_runs
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.layouts.packing import span
 from qkvinspect.render import facts, rows, text
@@ -189,4 +190,10 @@ def _of_part(attention: Attention, part: Part, per_head: bool) -> Iterator[Seque
 
 def _cells(runs: Sequence[range], part: Part, measure: Measure | None) -> Sequence[Cell]:
     values = (measure.norm, measure.nonfinite) if measure else (None, None)
-    return " ".join(map(span, runs)), part.axis, sum(map(len, runs)), part.in_features, *values
+    return (
+        " ".join(map(span, stored_runs(part, runs))),
+        stored_axis(part),
+        sum(map(len, runs)),
+        part.in_features,
+        *values,
+    )

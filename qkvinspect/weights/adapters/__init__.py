@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
+    from qkvinspect.weights.adapters.factors import Factors
     from qkvinspect.weights.adapters.low_rank import LowRank
 
 
@@ -27,11 +29,18 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     """Whether it holds an adapter, and not the weights that it adds to."""
     if not may_hold_factors(checkpoint.tensors):
         return False
-    from qkvinspect.weights.adapters.factors import factors_of
     from qkvinspect.weights.adapters.sums import with_base_beside
 
-    factors = factors_of(checkpoint.tensors)
+    factors = not_summed(checkpoint)
     return bool(factors) and not with_base_beside(factors, checkpoint.tensors)
+
+
+def not_summed(checkpoint: Checkpoint) -> list[Factors]:
+    """The factors of a checkpoint, but for those that its own graph adds to a weight."""
+    from qkvinspect.weights.adapters.factors import factors_of
+
+    summed = {one.up for one in checkpoint.computed if isinstance(one, ComputedSum)}
+    return [one for one in factors_of(checkpoint.tensors) if one.up is None or one.up.name not in summed]
 
 
 def is_update(weight: Weight) -> bool:

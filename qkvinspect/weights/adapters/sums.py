@@ -66,6 +66,7 @@ def updates(checkpoint: Checkpoint, factors: Sequence[Factors]) -> Iterator[Weig
             continue
         try:
             found = update(one, _config(configs, one.module))
+            _require_all_parts(found)
         except LayoutError as error:
             yield Weight(name, (), dtype, None, why=str(error))
             continue
@@ -102,6 +103,17 @@ def update(one: Factors, config: AdapterConfig | None) -> LowRank:
     turned = config is not None and config.turned
     found = LowRank(up, down, scale, turned=turned, magnitude=one.magnitude, alpha=one.alpha, groups=groups)
     return replace(found, of_inputs=_of_inputs(one.magnitude))
+
+
+def _require_all_parts(found: LowRank) -> None:
+    """Check that it is known which parts of a fused weight an update without its base is of.
+
+    Raises:
+        LayoutError: it is of some of Q, K and V (``enable_lora`` of loralib's MergedLinear), and no file says of which.
+    """
+    if found.groups not in (1, 3):
+        text = f"loralib's MergedLinear adds to {found.groups} parts of its weight, and does not keep to which"
+        raise LayoutError(text, tensor=found.up.name)
 
 
 def _of_inputs(magnitude: TensorInfo | None) -> bool:

@@ -13,7 +13,7 @@ from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.tensor_table import TensorTable, each_kind, shape_in
-from qkvinspect.weights.adapters import may_hold_factors
+from qkvinspect.weights.adapters import may_hold_factors, not_summed
 from qkvinspect.weights.named_formats import BESIDE, FACTORS
 from qkvinspect.weights.table_weight import from_table
 from qkvinspect.weights.weight import Weight, one_by_one, plain
@@ -206,10 +206,9 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
         return _with_adapter(stored, checkpoint.adapter)
     if not may_hold_factors(checkpoint.tensors):
         return stored
-    from qkvinspect.weights.adapters.factors import factors_of
     from qkvinspect.weights.adapters.sums import updates, with_base_beside
 
-    factors = factors_of(checkpoint.tensors)
+    factors = not_summed(checkpoint)
     if not factors or with_base_beside(factors, {**stored.tensors, **stored.encoded}):
         return stored
     return _with(stored, {weight.name: weight for weight in updates(checkpoint, factors)}, checkpoint.tensors)

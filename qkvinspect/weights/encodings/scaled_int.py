@@ -5,8 +5,8 @@ bitsandbytes keeps the largest value of each row, of which 127 codes are made: `
 row or a group of columns, and zero points of the same form: ``(weight - weight_zero_point) * weight_scale``
 (0.20, quantization/lifecycle/forward.py, dequantize). quanto's qint8 and torchao's Int8Tensor are the same under
 names of their own (optimum-quanto 0.2.7, torchao 0.18, prototype/safetensors). What onnxruntime's quantisers write
-is called ``int_codes`` by the reader of ONNX files, and may be uint8 (``(codes - zero point) * scale``: ONNX's
-Operators.md, DequantizeLinear).
+is called ``int_codes`` by the reader of ONNX files, and may be uint8, or int32 as biases are, of any number of axes
+(``(codes - zero point) * scale``: ONNX's Operators.md, DequantizeLinear).
 """
 
 from __future__ import annotations
@@ -42,12 +42,15 @@ _NAMES = {
 }
 """What lies beside scales of each name: the codes, and zero points."""
 
+_ENDS = {"int8": (127, -128), "uint8": (255, 0), "int32": ((1 << 31) - 1, -(1 << 31))}
+"""The highest and the lowest code of each dtype."""
+
 _PER_CODE = 7.874015718698502e-3  # 1 / 127, as bitsandbytes writes it
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledInteger:
-    """A matrix of int8 and its scales.
+    """A matrix of integers and its scales.
 
     Attributes:
         scales: [rows, groups], [rows], or one number.
@@ -121,12 +124,15 @@ class ScaledInteger:
 
     @property
     def _form(self) -> str:
-        return "()" if self.scales.numel == 1 else f"{self.shape[0]}, -1"
+        if self.scales.numel == 1:
+            return "()"
+        axes = len(self.codes.shape)
+        return f"{self.shape[0]}, -1" if axes == 2 else f"-1{', 1' * (axes - 1)}"
 
     @property
     def _ends(self) -> tuple[int, int]:
         """The highest and the lowest code."""
-        return (127, -128) if self.codes.dtype.name == "int8" else (255, 0)
+        return _ENDS[self.codes.dtype.name]
 
     @property
     def _unit(self) -> Array:
@@ -145,7 +151,7 @@ class ScaledInteger:
         from qkvinspect.weights.affine import AffineBlock
         from qkvinspect.weights.packed_codes import by_rows, stored_bytes
 
-        kind = np.int8 if self.codes.dtype.name == "int8" else np.uint8
+        kind = np.dtype(self.codes.dtype.name).newbyteorder("<")
         codes = stored_bytes(by_rows(self.codes), rows, cols).view(kind).astype(np.float32)
         scales = self._table(self.scales, rows, cols)
         zeros = self._table(self.zeros, rows, cols) if self.zeros is not None else 0.0
@@ -172,8 +178,8 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     prefix, dot, leaf = marker.rpartition(".")
     beside, zero_points = _NAMES[leaf]
     codes = tensors.get(f"{prefix}{dot}{beside}")
-    held = ("int8", "uint8") if leaf == "int_scale" else ("int8",)
-    if codes is None or codes.dtype.name not in held or len(codes.shape) < 2:
+    held = ("int8", "uint8", "int32") if leaf == "int_scale" else ("int8",)
+    if codes is None or codes.dtype.name not in held or len(codes.shape) < (1 if leaf == "int_scale" else 2):
         return None
     name = prefix if leaf in ("_scale", "int_scale") else f"{prefix}{dot}weight"
     try:
@@ -204,8 +210,9 @@ def _scaled(
     """Raises:
     LayoutError: the scales cannot be shared out over the values.
     """
-    expect_axes(codes, 2)
-    rows, cols = codes.shape
+    if len(codes.shape) < 2 or not scales.name.endswith("int_scale"):
+        expect_axes(codes, min(len(codes.shape), 2))
+    rows, cols = strided_shape(codes, "out_in")
     if largest:
         expect_dtype(scales, "float32")
         expect_shape(scales, (rows,))
@@ -220,5 +227,6 @@ def _scaled(
             raise LayoutError("has another shape", tensor=scales.name, expected=expected, found=list(scales.shape))
     if zeros is not None:
         expect_dtype(zeros, codes.dtype.name)
-        expect_shape(zeros, scales.shape)
+        if zeros.numel != 1 or scales.numel != 1:
+            expect_shape(zeros, scales.shape)
     return ScaledInteger(codes, scales, zeros, group, largest=False)

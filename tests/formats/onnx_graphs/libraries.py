@@ -90,14 +90,23 @@ class First(nn.Module):
         return out[0] if not isinstance(out, torch.Tensor) else out
 
 
+_DECLARED: list[Any] = []
+
+
+def declare_operators() -> None:
+    """Two of torchvision, which timm imports: its build for GPUs cannot register its kernels."""
+    if not _DECLARED:
+        _DECLARED.append(torch.library.Library("torchvision", "DEF"))
+        for name in ("nms", "qnms"):
+            _DECLARED[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
 Case = tuple[str, nn.Module, tuple[Any, ...], Any, dict[str, Any]]
 
 
 def libraries(watch: Callable[[], Any]) -> Iterator[Case]:
     """Every model, with what it is given."""
-    operators = torch.library.Library("torchvision", "DEF")  # a GPU build cannot register its kernels: declare two
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    declare_operators()
     import timm
     import transformers
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import onnx
 import torch
-from own import CORES, MODULES, WIDTH
+from libraries import declare_operators
+from own import CORES, DIM, HEADS, MODULES, WIDTH
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
@@ -33,7 +34,7 @@ KEPT = {
     "MlpFirst-softmax", "RowOfEachHead-softmax", "RowsOfEachHead-softmax",
 }  # fmt: skip
 SCALE = 1 << 12
-LARGEST = 40_000
+LARGEST = 56_000
 
 
 class Stack(nn.Module):
@@ -67,14 +68,15 @@ def truth(model: nn.Module, given: tuple[Any, ...], watch: Callable[[Callable[..
     for number, one in enumerate(numbered.values()):
         hooks.append(one.register_forward_hook(counted(number, 1 if isinstance(one, nn.Conv2d) else -1)))
     for name, one in model.named_modules():
-        if "norm" in name.rsplit(".", 1)[-1] and name.rsplit(".", 1)[-1][:1] in "qk":
+        last = name.rsplit(".", 1)[-1]
+        if isinstance(one, nn.BatchNorm1d) or ("norm" in last and last[:1] in "qk"):
             hooks.append(one.register_forward_hook(lambda _, given, __: given[0]))
     found: list[Any] = []
 
     def met(q: Tensor, k: Tensor, v: Tensor) -> None:
         module: dict[str, Any] = {}
         for part, rows in (("q", q), ("k", k), ("v", v)):
-            seen = rows[0, :, 0]
+            seen = (rows if rows.dim() == 4 else rows.flatten(0, -4))[0, :, 0]
             if (seen - seen.round()).abs().max() > 0.01:  # scaled before: the rows of a head follow each other here
                 seen = seen / (seen[0, 1] - seen[0, 0])
             every = [[*map(int, head)] for head in seen.round().tolist()]
@@ -136,6 +138,76 @@ class WatchingFused:
 
     def __exit__(self, *_: object) -> None:
         torch.nn.functional.scaled_dot_product_attention = self.kept
+
+
+class WatchingProducts:
+    """The ``@`` of a module: scores and what they weigh, or q and the product of k and v; softmax leaves all alone."""
+
+    def __call__(self, met: Callable[..., None]) -> WatchingProducts:
+        self.met = met
+        return self
+
+    def __enter__(self) -> None:
+        self.kept = Tensor.__matmul__, Tensor.softmax
+        before: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def product(one: Tensor, other: Tensor) -> Tensor:
+            made = torch.matmul(one, other)
+            before.append((one, other, made))
+            if len(before) == 2:
+                (a, b, first), (c, d, _) = before
+                self.met(*((c, a.transpose(-2, -1), b) if d is first else (a, b.transpose(-2, -1), d)))
+                before.clear()
+            return made
+
+        Tensor.__matmul__, Tensor.softmax = product, lambda one, *_, **__: one  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        Tensor.__matmul__, Tensor.softmax = self.kept  # type: ignore[method-assign]
+
+
+class Sized(nn.Module):
+    """A module that is told the height and the width of its image."""
+
+    def __init__(self, attn: nn.Module, *size: int) -> None:
+        super().__init__()
+        self.attn = attn
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x, self.size)
+
+
+class OfTimm(nn.Module):
+    """Two modules of timm, each before a residual."""
+
+    def __init__(self, made: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(made() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+def of_timm() -> Iterator[tuple[str, nn.Module, tuple[Any, ...], Any, dict[str, Any]]]:
+    """What whole models of timm hold that are too large to be kept: LeViT, Twins, CoaT."""
+    declare_operators()
+    from timm.models import coat, levit, twins
+
+    def factored() -> nn.Module:
+        crpe = coat.ConvRelPosEnc(DIM, HEADS, window=3)
+        return Sized(coat.FactorAttnConvRelPosEnc(WIDTH, HEADS, qkv_bias=True, shared_crpe=crpe), 4, 4)
+
+    kinds: dict[str, tuple[Callable[[], nn.Module], int, Any]] = {
+        "Levit": (lambda: levit.Attention(WIDTH, 4, HEADS, 2.0, resolution=4), 16, WatchingProducts),
+        "TwinsLocal": (lambda: Sized(twins.LocallyGroupedAttn(WIDTH, HEADS, ws=2), 4, 4), 16, WatchingFused),
+        "TwinsGlobal": (lambda: Sized(twins.GlobalSubSampleAttn(WIDTH, HEADS, sr_ratio=2), 4, 4), 16, WatchingFused),
+        "Coat": (factored, 17, WatchingProducts),
+    }
+    for name, (made, tokens, watch) in kinds.items():
+        yield f"{name}-timm", OfTimm(made), (torch.randn(1, tokens, WIDTH),), watch(), {}
 
 
 def own(few: bool) -> Iterator[tuple[str, nn.Module, tuple[Any, ...], Any, dict[str, Any]]]:
@@ -200,7 +272,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    every = itertools.chain(own(folder == HERE), of_any_batch())
+    every = itertools.chain(own(folder == HERE), of_any_batch(), of_timm())
     if folder != HERE:
         from libraries import libraries
 

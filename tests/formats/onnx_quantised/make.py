@@ -46,8 +46,8 @@ class Llama(nn.Module):
 
 
 class Calibration(CalibrationDataReader):
-    def __init__(self) -> None:
-        self.left = [{"x": np.random.default_rng(0).standard_normal((1, 6, WIDE)).astype(np.float32)}]
+    def __init__(self, name: str = "x", shape: tuple[int, ...] = (1, 6, WIDE)) -> None:
+        self.left = [{name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}]
 
     def get_next(self) -> dict[str, Any] | None:
         return self.left.pop() if self.left else None
@@ -85,6 +85,17 @@ def quantised(source: str) -> Iterator[str]:
     for name, form, rows in (("static_operators", QuantFormat.QOperator, False), ("static_qdq", QuantFormat.QDQ, True)):
         quantize_static(source, HERE / f"{name}.onnx", Calibration(), quant_format=form, per_channel=rows, **only)
         yield name
+
+
+def whole() -> None:
+    """Every operator of a module that cuts its own rows, with its biases."""
+    source = HERE.parent / "onnx_graphs" / "HeadThenPart-softmax-torchscript.onnx"
+    (given,) = onnx.load(source).graph.input
+    shape = tuple(size.dim_value for size in given.type.tensor_type.shape.dim)
+    for form in (QuantFormat.QOperator, QuantFormat.QDQ):
+        out = HERE / "whole" / f"{form.name}.onnx"
+        out.parent.mkdir(exist_ok=True)
+        quantize_static(source, out, Calibration(given.name, shape), quant_format=form)
 
 
 def decoded(model: Any) -> Iterator[tuple[str, Any]]:
@@ -141,6 +152,7 @@ def main() -> None:
             assert len(values) == 4, (name, list(values))
             save_file(values, HERE / f"{name}.values.safetensors")
         os.chdir(folder)
+    whole()
 
 
 if __name__ == "__main__":

@@ -180,3 +180,20 @@ def test_a_width_times_a_number_of_heads_is_no_width() -> None:
 def test_three_letters_in_common_are_not_the_same_part() -> None:
     assert scopes._alike("conf", "conformer")
     assert not scopes._alike("con", "conformer")
+
+
+@pytest.mark.parametrize("kind", ["hy_v4_vl_text", "deepseek_v3", "glm4_moe"])
+def test_head_dim_beside_a_latent_attention_is_not_its_width(kind: str) -> None:
+    """transformers keeps the part that turns under ``head_dim``; a class that reads that has another attention."""
+    layer = "layers.0.self_attn"
+    shapes = {
+        f"{layer}.kv_b_proj.weight": (8 * 40, 64),
+        f"{layer}.q_b_proj.weight": (8 * 24, 48),
+        f"{layer}.kv_a_proj_with_mqa.weight": (64 + 8, 96),
+        f"{layer}.o_proj.weight": (96, 8 * 24),
+    }
+    values = {**DEEPSEEK, "hidden_size": 96, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 8}
+    values |= {"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 24, "kv_lora_rank": 64, "q_lora_rank": 48}
+    found = report(shapes, config(**{**values, "model_type": kind}))
+    assert [attention.heads and attention.heads.num_heads for attention in found.attentions] == [8]
+    assert not codes(found)

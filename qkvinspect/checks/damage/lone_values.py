@@ -1,0 +1,96 @@
+"""A few values of a tensor that are far larger than all others: a bit of the exponent was turned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isfinite, prod
+from typing import TYPE_CHECKING
+
+from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.checks.damage import odd_exponents
+from qkvinspect.inspection.report import Attention
+
+if TYPE_CHECKING:
+    from qkvinspect.checks.damage.odd_exponents import Counts
+    from qkvinspect.weights.reading import Array
+
+LARGE = 8
+"""The power of two from which a value is looked at: the weights and biases of real models are below."""
+
+_FEW = 4
+_TIMES = 100.0
+"""How many values may be so large, and how many times larger than all others: a large bias has others beside it."""
+
+_PIECE = 4 << 20
+
+Value = tuple[int, float, float]
+"""Its place among the values of its tensor as they are stored, what it is, and the largest of the others."""
+
+
+def of_weight(info: TensorInfo, counts: Sequence[Counts]) -> list[Value]:
+    """Those of a tensor whose blocks were counted by size, so that it is read again only where there may be any.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    if not readable(info):
+        return []
+    step = odd_exponents.step(info.dtype.bits // 8)
+    large = sum(int(one[:, odd_exponents.from_power(LARGE)].sum()) for one in counts)
+    if large > _FEW or not (large or lone_values(info, info.nbytes // step * step)):
+        return []
+    return lone_values(info)
+
+
+def lone_values(info: TensorInfo, start: int = 0) -> list[Value]:
+    """The few values that are far larger than all others, from a byte of a tensor on; none where they are not few.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    import numpy as np
+
+    from qkvinspect.weights.reading import numbers, stored_words
+
+    item, first = info.dtype.bits // 8, info.offset * info.dtype.bits // 8
+    found: list[tuple[int, float]] = []
+    most = 0.0
+    for at in range(start, info.nbytes, _PIECE):
+        data = info.region.read(first + at, min(_PIECE, info.nbytes - at))
+        words = np.frombuffer(data, stored_words(info.dtype, info.dtype.bits, info.byteorder))
+        values: Array = numbers(words.astype(words.dtype.newbyteorder("=")).reshape(1, -1), info.dtype)[0].reshape(-1)
+        large = ~(np.abs(values) < 2**LARGE)
+        if np.count_nonzero(large) + len(found) > _FEW:
+            return []
+        found += [(at // item + int(place), float(values[place])) for place in np.flatnonzero(large)]
+        most = max(most, float(np.abs(np.where(large, 0, values)).max(initial=0)))
+    return [(place, value, most) for place, value in found if not abs(value) < _TIMES * most]
+
+
+def readable(info: TensorInfo) -> bool:
+    """Whether its values are stored plainly, as numbers with an exponent."""
+    return info.numel > 0 and info.contiguous and odd_exponents.countable(info.dtype) and info.dtype.bits >= 16
+
+
+def of_biases(attention: Attention) -> Iterator[tuple[TensorInfo, Value]]:
+    """Those of the biases of a layer, that of its output projection among them.
+
+    NaN and infinite ones of Q, K and V are ``nonfinite``.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    biases = (*attention.biases, *((attention.out_bias,) if attention.out_bias is not None else ()))
+    for bias in {bias.name: bias for bias in biases}.values():
+        if bias.encoding is None and not bias.why and bias.stored and readable(info := bias.stored[0]):
+            for value in lone_values(info):
+                if isfinite(value[1]) or bias is attention.out_bias:
+                    yield info, value
+
+
+def told(info: TensorInfo, value: Value) -> str:
+    """``-8.2e+36 (row 3, column 7), where no other value is larger than 0.3``."""
+    place, number, most = value
+    width = prod(info.shape[1:])
+    where = f"row {place // width}, column {place % width}" if len(info.shape) > 1 else f"entry {place}"
+    return f"{number:.3g} ({where}), where no other value is larger than {most:.3g}"
