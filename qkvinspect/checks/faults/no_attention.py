@@ -20,5 +20,10 @@ def find(subject: Subject) -> Iterator[Fault]:
             yield None, "it holds no tensors"
         elif any(finding.code is FindingCode.NO_VALUES for finding in subject.report.findings):
             yield None, "the attention that its names speak of cannot be decoded"
+        elif (account := subject.report.account) is not None and account.unrecognised:
+            count = len({found.module for found in account.unrecognised})
+            yield None, f"none was understood: {count} {'module looks' if count == 1 else 'modules look'} like it"
+        elif any(finding.code is FindingCode.UNEXPECTED_SHAPE for finding in subject.report.findings):
+            yield None, "what has its names has shapes that it cannot have"
         else:
             yield None, f"none of its {count} tensors has a name that a known layout uses"
