@@ -198,7 +198,16 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     findings += adapters_and_wrappers.not_shown(attentions, lora)
     named = (name for attention in attentions for name in attention.tensor_names)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
-    accounted = None if options.layers else account(names, repeats, matches, named, left, odd)
+    left_out = [
+        (module.match.candidates[0], finding.message)
+        for module in modules
+        if module.attention is None
+        for finding in module.findings
+        if finding.code is FindingCode.UNEXPECTED_SHAPE
+    ]
+    accounted = (
+        None if options.layers else account(names, checkpoint.tensors, repeats, matches, named, left, odd, left_out)
+    )
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -19,18 +19,20 @@ from qkvinspect.inspection.unclaimed import Unclaimed, unclaimed
 from qkvinspect.inspection.undotted import Copies, copies, undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
-from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
-    from qkvinspect.inspection.candidates import Match
+    from qkvinspect.inspection.candidates import Candidate, Match
     from qkvinspect.inspection.repeats import Repeats
 
 Status = Literal["attention", "other", "unrecognised"]
 
 
 _UNDOTTED = "a row looks for names with dots: load the weights under the names of the model, and save those"
+
+
+_NAMED = "its names say already what it is, and its shapes are others"
 
 
 def _of_an_adapter(name: str) -> bool:
@@ -50,6 +52,7 @@ class Unrecognised:
         without_row: why no row of settings can say what they are, where what found them knows; "" where one may.
         incomplete: whether other layers of its stack have what it lacks: then the file is damaged.
         mixed: whether others of its stack are found, which a row for all would take as well.
+        told: whether a finding says already why it is left out.
     """
 
     module: str
@@ -59,6 +62,7 @@ class Unrecognised:
     without_row: str = ""
     incomplete: bool = False
     mixed: bool = False
+    told: bool = False
 
     @property
     def suggestion(self) -> str:
@@ -122,12 +126,14 @@ class Account:
 
     Attributes:
         weights: all of the checkpoint, and not their names' paths, which would take as much room as all layers.
+        tensors: those of the file, of which the weights are made.
         attention: names of tensors of modules that were found.
         unrecognised: modules that look like attention and were not understood.
         copies: projections that are there a second time under names without dots.
     """
 
     weights: Weights
+    tensors: Collection[str]
     attention: Set[str]
     unrecognised: tuple[Unrecognised, ...]
     copies: tuple[Copies, ...] = ()
@@ -152,13 +158,17 @@ class Account:
         return {"attention": attention, "other": total - attention - unknown, "unrecognised": unknown}
 
     def _stored(self, name: str) -> tuple[str, ...]:
-        """The names in the file, where a weight is a list of tensors with one for each head."""
+        """The names in the file of what a weight is made of: heads of a list, factors, codes and scales."""
         encoded = self.weights.encoded.get(name)
-        return (name,) if encoded is None or heads_of(encoded) is None else tuple(one.name for one in encoded.stored)
+        if encoded is None:
+            return (name,)
+        return tuple(one.name for one in encoded.stored if one.name in self.tensors) or (name,)
 
     def findings(self) -> Iterator[Finding]:
         """Each module that was not understood."""
         for found in self.unrecognised:
+            if found.told:
+                continue
             code = FindingCode.MISSING_PROJECTION if found.incomplete else FindingCode.UNRECOGNISED_ATTENTION
             yield Finding(code, f"looks like attention and was not understood: {found.why}", found.module)
 
@@ -186,20 +196,24 @@ def _likeness(path: Path, shape: Sequence[int]) -> int:
 
 def account(
     names: Names,
+    stored: Collection[str],
     repeats: Repeats,
     matches: Iterable[Match],
     split: Iterable[str],
     left: Sequence[Leftover],
     said: Iterable[str] = (),
+    left_out: Iterable[tuple[Candidate, str]] = (),
 ) -> Account:
     """Say of every tensor where it belongs.
 
     Args:
+        stored: the names in the file.
         repeats: which blocks are alike.
         matches: the modules that were found.
         split: the names of the tensors of those of them that could be split.
         left: what the names' patterns left over.
         said: modules of which something is said already.
+        left_out: modules that were found and are not shown, each with the reason, which a finding says.
     """
     places = {match.candidates[0].path for match in matches}
     known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
@@ -222,6 +236,7 @@ def account(
         if (tensors := tuple(info for info in some.tensors if info.name not in known))
         and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
     ]
+    strange += [Unrecognised(one.layer, one.weights, why, names, _NAMED, told=True) for one, why in left_out]
     known |= inside  # in place: sets of all tensors take much room
     del inside
     taken = {info.name for found in strange for info in found.tensors}
@@ -232,7 +247,7 @@ def account(
         twice = copies(names, free.undotted)
         strange += _looked_for(names, free, {found.module for found in strange}.union(said), twice)
     known.difference_update(info.name for found in strange for info in found.tensors)
-    return Account(names.weights, known, tuple(strange), tuple(twice))
+    return Account(names.weights, stored, known, tuple(strange), tuple(twice))
 
 
 def _looked_for(

@@ -216,3 +216,23 @@ def test_a_row_that_was_not_completed_is_refused(tmp_path: Path, run: Any, monke
     result = run("show", path)
     assert result.code == 2
     assert "still '?'" in result.err
+
+
+def test_a_module_that_is_left_out_is_not_understood(tmp_path: Path) -> None:
+    """The warning says why; it is neither attention, of which rows are shown, nor something else."""
+    layer = "layers.0.attn"
+    rows = {"q": 48, "k": 32, "v": 64, "o": 64}
+    found = report(tmp_path, {f"{layer}.{part}_proj.weight": (size, 64) for part, size in rows.items()})
+    assert found.attentions == ()
+    assert [finding.code for finding in found.findings if finding.layer == layer] == ["unexpected-shape"]
+    assert found.account is not None
+    assert [(one.module, one.told) for one in found.account.unrecognised] == [(layer, True)]
+    assert found.account.counts()["unrecognised"] == 3
+
+
+def test_every_factor_of_an_adapter_is_counted(tmp_path: Path) -> None:
+    names = [f"enc.0.attn.{part}_proj.lora_{factor}.weight" for part in "qkv" for factor in "AB"]
+    found = report(tmp_path, {name: (4, 32) if "lora_A" in name else (32, 4) for name in names})
+    assert found.account is not None
+    assert found.account.statuses() == dict.fromkeys(names, "attention")
+    assert found.account.counts() == {"attention": 6, "other": 0, "unrecognised": 0}
