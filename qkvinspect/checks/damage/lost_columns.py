@@ -24,6 +24,9 @@ _LOOKED = 16
 _SPARSE = 0.2
 """The share of zeros elsewhere from which a weight is sparse by intent, and some of its columns are empty."""
 
+_LEAST = 2048
+"""Bytes of the least share that is looked at: what is smaller is no rank's, and such layers come by thousands."""
+
 _PIECE = 4 << 20
 
 Lost = tuple[int, int, int | None]
@@ -76,7 +79,8 @@ def _lost(tensor: StoredTensor) -> list[Lost]:
     for row in range(0, rows, max(rows // _LOOKED, 1)):
         values = _rows(tensor, row, row + 1)
         if row == 0:
-            possible = [one for share in _SHARES if columns % share == 0 for one in _pairs(columns // share, share)]
+            shares = [share for share in _SHARES if columns % share == 0 and tensor.info.nbytes >= share * _LEAST]
+            possible = [one for share in shares for one in _pairs(columns // share, share)]
         possible = [one for one in possible if _holds(values, one)]
         if not possible:
             return []
