@@ -74,7 +74,8 @@ def about_evidence(
     layer = attention.layer
     if evidence.turned is not None:
         text = "the weights say that this matrix is stored the other way round than its layout has it"
-        yield Finding(FindingCode.ORIENTATION_AGAINST_WEIGHTS, f"{text} {_sure(evidence.turned)}", layer)
+        if evidence.turned.confidence > SURE_TO_CONTRADICT:
+            yield Finding(FindingCode.ORIENTATION_AGAINST_WEIGHTS, f"{text} {_sure(evidence.turned)}", layer)
         return
     packings, heads, known = evidence.packings, evidence.heads, attention.heads
     yield from about_pairing(attention, heads)
