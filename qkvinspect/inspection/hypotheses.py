@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.errors import LayoutError
@@ -42,8 +42,17 @@ class Hypotheses:
             known = self.attention.heads
             stored = max(match.candidates[0].shapes[0][0] for match in self.matches)
             rows = known.num_heads * known.head_dim if known is not None else stored
-            possible = tuple(n for n in range(2, min(rows, _MOST_HEADS) + 1) if rows % n == 0)
+            dividing = {n for n in range(2, min(rows, _MOST_HEADS) + 1) if rows % n == 0}
+            possible = sorted(dividing.union(self._of_each_candidate() if known is None else ()))
         return [n for n in possible if n > 1]
+
+    def _of_each_candidate(self) -> Iterator[int]:
+        """Numbers of heads of Q, of which a tensor holds more or fewer rows as each layout has it."""
+        for candidate in self.matches[0].candidates:
+            try:
+                yield from split(unsplit(self.matches[0]), candidate, self.names, ())[0].possible_heads
+            except LayoutError:
+                continue
 
     def variants(self, layout: Callable[[Match], Layout], counts: Sequence[int]) -> Variants:
         """For each number of heads that fits, the layers cut into that many."""

@@ -15,6 +15,12 @@ from torch.nn.functional import scaled_dot_product_attention
 import qkvinspect
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from qkvinspect.inspection.hypotheses import Hypotheses
+from qkvinspect.inspection.match import Asked, find_attentions
+from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.split import unsplit
+from qkvinspect.layouts import LAYOUTS
+from qkvinspect.weights.encodings import weights_of
 from tests.inspection.test_patterns import report
 
 E = 32
@@ -120,3 +126,14 @@ def test_trained_weights_settle_it(tmp_path: Path) -> None:
         asked = inspect(checkpoint, Options(norms=False, evidence="wanted"))
     assert {one.candidates for one in unasked.attentions} == {("timm-vit", "pattern-wide-v")}
     assert {(one.candidates, one.layout_from) for one in asked.attentions} == {(("pattern-wide-v",), "weights")}
+
+
+def test_the_heads_of_either_reading_are_weighed(tmp_path: Path) -> None:
+    """Six heads divide the 192 rows of Q that share two of K and V, and not all 320."""
+    shapes = {"attn.Wqkv.weight": (320, 192), "attn.out_proj.weight": (192, 192)}
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "m.safetensors")
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        names = Names(weights_of(checkpoint))
+        (match,) = find_attentions(names, LAYOUTS, (), Asked()).matches
+        assert len(match.candidates) == 2
+        assert {2, 4, 6} <= set(Hypotheses([match], unsplit(match), names).counts())
