@@ -19,6 +19,7 @@ from qkvinspect.inspection.unclaimed import Unclaimed, unclaimed
 from qkvinspect.inspection.undotted import Copies, copies, undotted
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
+from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
 
@@ -139,12 +140,12 @@ class Account:
     copies: tuple[Copies, ...] = ()
 
     def statuses(self) -> dict[str, Status]:
-        """Where each tensor belongs, in the order of the file."""
+        """Where each weight belongs, and each tensor of a list of heads, in the order of the file."""
         strange = {tensor.name for found in self.unrecognised for tensor in found.tensors}
         return {
-            stored: "attention" if name in self.attention else "unrecognised" if name in strange else "other"
+            one: "attention" if name in self.attention else "unrecognised" if name in strange else "other"
             for name in self.weights
-            for stored in self._stored(name)
+            for one in (self._stored(name) if _is_list(self.weights.encoded.get(name)) else (name,))
         }
 
     def counts(self) -> dict[Status, int]:
@@ -183,6 +184,10 @@ class Account:
             Group(name, shape, len(paths), _likeness(paths[0], shape)) for (name, shape), paths in counted.items()
         ]
         return sorted(groups, key=lambda group: -group.likeness)
+
+
+def _is_list(encoded: Weight | None) -> bool:
+    return encoded is not None and heads_of(encoded) is not None
 
 
 def _likeness(path: Path, shape: Sequence[int]) -> int:
