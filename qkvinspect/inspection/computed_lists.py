@@ -5,15 +5,11 @@ Each head is an attention of its own there; who looks for attention has the list
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from qkvinspect.computed_rows import (
-    Computed,
-    ComputedAttention,
-    ComputedPart,
-    ComputedUnknown,
-)
+from qkvinspect.computed_rows import Computed, ComputedAttention, ComputedPart, ComputedUnknown
 from qkvinspect.inspection.names import Names
 from qkvinspect.weights.head_list import HeadList
 
@@ -51,9 +47,7 @@ def in_lists(every: Sequence[Computed], names: Names) -> list[Computed]:
             unknown.setdefault(_whole(one.weight, entries), one)
         else:
             found.append(one)
-    counts = {one.whole: 0 for one in entries.values()}
-    for one in entries.values():
-        counts[one.whole] += 1
+    counts = Counter(one.whole for one in entries.values())
     for key, heads in by_list.items():
         joined = None
         if key not in twice and len(heads) == counts[key[0]]:

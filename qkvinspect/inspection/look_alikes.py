@@ -9,7 +9,7 @@ from qkvinspect.inspection.beside_mlp import holding_mlp
 from qkvinspect.inspection.kernels import is_convolution
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
-from qkvinspect.inspection.two_steps import STEPS
+from qkvinspect.inspection.two_steps import IN_TWO_STEPS, STEPS
 from qkvinspect.inspection.words import is_no_projection, is_output, speaks_of_attention, tokens, word_of
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.weight import Weight
@@ -89,7 +89,7 @@ def attention_above(path: Path) -> int:
 def _in_two_steps(shapes: _Shapes) -> str:
     """Whether the names are those of latent attention; "" if not."""
     steps = [".".join(end) for end in shapes if not STEPS.isdisjoint(tokens(end[0]))]
-    return f"projections in two steps, as latent attention has them: {', '.join(steps)}" if len(steps) > 1 else ""
+    return f"{IN_TWO_STEPS}: {', '.join(steps)}" if len(steps) > 1 else ""
 
 
 def _looks_like(shapes: _Shapes) -> str:

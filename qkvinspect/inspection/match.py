@@ -127,9 +127,7 @@ def _find(
         found: list[list[Candidate]] = []
         aliases = ((path, name) for path, name in names.aliases.items() if name in firsts)
         for path, name in chain(((path, name) for name, path in firsts.items()), aliases):
-            candidates = with_one_head(
-                as_read(with_wide_v(_at(names, name, path, index), names), names, configs), names
-            )
+            candidates = as_read(with_wide_v(_at(names, name, path, index), names), names, configs)
             if candidates:
                 found.append([c for c in candidates if _fits(c)] or candidates)
         every = _tensors(found)

@@ -12,7 +12,7 @@ from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 from qkvinspect.sources.briefly import is_filling
 from qkvinspect.tensor_table import LoneRegion
-from qkvinspect.weights.table_weight import TableWeight
+from qkvinspect.weights.table_weight import table_of
 from qkvinspect.weights.weight import Weight
 
 
@@ -97,12 +97,12 @@ def _read(part: Part) -> Iterator[tuple[Weight, Orientation]]:
 
 def _is_at_hand(weight: Weight) -> bool:
     """Whether it is in a file of this machine, to which nothing need be announced; asked of a hundred thousand."""
-    table = weight.table if type(weight) is TableWeight else None
+    table = table_of(weight)
     return table is not None and is_filling(table.source)
 
 
 def _place(weight: Weight) -> tuple[str, int, int]:
-    table = weight.table if type(weight) is TableWeight else None
+    table = table_of(weight)
     if table is not None:
         return table.source.name, table.place(weight.name)[0], 0
     info = weight.stored[0]

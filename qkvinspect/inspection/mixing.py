@@ -13,7 +13,7 @@ from math import prod
 
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES
-from qkvinspect.inspection.two_steps import STEPS
+from qkvinspect.inspection.two_steps import IN_TWO_STEPS, STEPS
 from qkvinspect.inspection.words import is_output, tokens
 from qkvinspect.weights.weight import Weight
 
@@ -30,8 +30,6 @@ _OTHERS = """
 """
 _NO_ATTENTION = frozenset(_OTHERS.split())
 """Words beside which it is a recurrence, a convolution, a state space or an MLP."""
-
-_LATENT = "projections in two steps, as latent attention has them"
 
 _IN = frozenset({"in", "input", "inp", "inputs"})
 
@@ -59,7 +57,7 @@ def mixing_tokens(
         if not why:
             continue
         stored = names.stored_layer(held[0], len(names.paths[held[0]]) - len(place))
-        if why.startswith(_LATENT) or not any(
+        if why.startswith(IN_TWO_STEPS) or not any(
             _is_no_attention(names.paths[name][len(place) :]) for name in names.below(stored)
         ):
             yield stored, tuple(names.weights[name] for name in held), why
@@ -92,7 +90,7 @@ def _may_mix(component: str) -> bool:
 def _by_name(shapes: Mapping[str, Sequence[int]]) -> str:
     steps = [key for key in shapes if not STEPS.isdisjoint(tokens(key))]
     if len(steps) > 2 and any("kv" in key.lower() for key in steps):
-        return f"{_LATENT}: {', '.join(steps)}"
+        return f"{IN_TWO_STEPS}: {', '.join(steps)}"
     for some in _NON_LOCAL:
         found = [shape for key, shape in shapes.items() if key in some]
         if len(found) == 3 and len({shape[1] for shape in found}) == 1 and all(map(_is_1x1, found)):

@@ -81,6 +81,10 @@ class Names:
         name = self._name(key, layer)
         return None if name is None else self.weights[name]
 
+    def find_first(self, keys: Iterable[str], layer: Path) -> Weight | None:
+        """The first of some tensors that is there, or None."""
+        return next(filter(None, (self.find(key, layer) for key in keys)), None)
+
     def _name(self, key: str, layer: Path) -> str | None:
         if not self.is_anywhere(key):
             return None

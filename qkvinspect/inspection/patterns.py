@@ -27,7 +27,7 @@ from qkvinspect.inspection.possible_layouts import (
 from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
 from qkvinspect.inspection.stacked_layers import StackedLayers
 from qkvinspect.inspection.three_axes import Stream, as_matrices, have_three, in_words, mix_three, out_of, readings
-from qkvinspect.inspection.two_steps import first_steps, products, projections_of
+from qkvinspect.inspection.two_steps import IN_TWO_STEPS, first_steps, products, projections_of
 from qkvinspect.inspection.unexplained import (
     EVEN,
     FEW,
@@ -113,8 +113,7 @@ def find(
             forms = layouts_of(module, some, fitting.get(id(some)) or turns_of(names, module, some))
             found.append([Candidate(form, module.path, layer, weights) for form in forms])
         if first and not whole:
-            why = "projections in two steps, as latent attention has them"
-            left.append(leftover(module, projections_of(module), why, lone=False))
+            left.append(leftover(module, projections_of(module), IN_TWO_STEPS, lone=False))
         elif not first:
             said = [*unexplained(module, [some for some in sets if some not in chosen])]
             left += said

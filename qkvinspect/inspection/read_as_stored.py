@@ -39,7 +39,7 @@ def _lies_turned(one: Candidate, names: Names, configs: Sequence[Config]) -> boo
     if len(read) > 1 or read == made or _biases_are(sizes["q"][0], one, names):
         return False
     (width,) = read
-    out = next(filter(None, (names.find(key, one.path) for key in layout.out)), None)
+    out = names.find_first(layout.out, one.path)
     if out is None or out.shape != (sizes["q"][1], width):
         return False
     hidden = {size for config in configs for key in _HIDDEN if type(size := config.values.get(key)) is int}

@@ -67,7 +67,7 @@ def with_shared_kv(layout: Layout, names: Names, layer: Path, weights: Sequence[
 
     The output projection reads as many rows as Q has; K and V have a fraction of these.
     """
-    out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
+    out = names.find_first(layout.out, layer)
     if not layout.may_share_kv or out is None or len(out.shape) < 2 or any(len(one.shape) < 2 for one in weights):
         return layout
     q = out.shape[1]
@@ -85,7 +85,7 @@ def _with_any_kv(layout: Layout) -> Layout:
 
 def _has_out_ratio(layout: Layout, names: Names, layer: Path, weight: Weight) -> bool:
     """Whether the weight has as many rows as the row asks for, for each input of the output projection."""
-    out = next(filter(None, (names.find(key, layer) for key in layout.out)), None)
+    out = names.find_first(layout.out, layer)
     if out is None or len(out.shape) < 2 or not weight.shape:
         return False
     return weight.shape[0] == (layout.out_ratio or 1) * out.shape[1]

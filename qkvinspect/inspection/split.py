@@ -54,7 +54,7 @@ def split(
     layout = candidate.layout
     shapes = candidate.shapes
     candidate.require_square()
-    out = next(filter(None, (names.find(key, candidate.path) for key in layout.out)), None)
+    out = names.find_first(layout.out, candidate.path)
     out_features = None
     if out is not None and len(out.shape) > 1:
         out_features = out.as_shape(layout.out_orientation)[1]

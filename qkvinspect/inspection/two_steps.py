@@ -16,6 +16,8 @@ STEPS = frozenset(
 )
 """Words for the steps of latent attention, down and up, and for its rotary part, as DeepSeek's papers have them."""
 
+IN_TWO_STEPS = "projections in two steps, as latent attention has them"
+
 _PAIRS = (("a", "b"), ("down", "up"), ("compress", "decompress"), ("compress", "expand"), ("reduce", "expand"))
 """What the first and the second step are called elsewhere."""
 

@@ -74,7 +74,7 @@ def _may_be_of_any(layout: Layout) -> bool:
 
 def _widths(one: Candidate, names: Names) -> tuple[int, int]:
     """(rows of Q, of K) where Q is as wide as the output projection reads; 0 both where there is none."""
-    out = next(filter(None, (names.find(key, one.path) for key in one.layout.out)), None)
+    out = names.find_first(one.layout.out, one.path)
     try:
         ((rows, _),) = one.shapes
         q = out.as_shape(one.layout.out_orientation)[1] if out is not None and len(out.shape) > 1 else 0

@@ -15,7 +15,7 @@ from qkvinspect.sources.briefly import AT_ONCE, is_filling, read_briefly
 from qkvinspect.tensor_table import TensorTable
 from qkvinspect.weights.compiled import squares_of, squares_of_data
 from qkvinspect.weights.strided import shape_as_rows
-from qkvinspect.weights.table_weight import TableWeight
+from qkvinspect.weights.table_weight import table_of
 from qkvinspect.weights.weight import Weight
 
 _SMALL = 32 << 10
@@ -47,7 +47,7 @@ class SmallWeights:
 
     def of(self, weight: Weight, orientation: Orientation) -> SmallWeight | None:
         """The weight as such a one; None where it is none."""
-        table = weight.table if type(weight) is TableWeight else None
+        table = table_of(weight)
         if table is None:
             return None
         start, number = table.place(weight.name)

@@ -20,7 +20,7 @@ from qkvinspect.weights.compiled import squares_of, squares_of_rows
 from qkvinspect.weights.many_small import SmallWeight, SmallWeights, squares_of_each
 from qkvinspect.weights.neighbours import in_runs
 from qkvinspect.weights.strided import StridedMatrix
-from qkvinspect.weights.table_weight import TableWeight
+from qkvinspect.weights.table_weight import table_of
 from qkvinspect.weights.tiles import Tile, Verifiable, is_verifiable, tiles
 from qkvinspect.weights.weight import Matrix, Weight
 from qkvinspect.workers import in_order
@@ -225,7 +225,7 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | SmallWeight |
 
 
 def _unchecked(request: StreamRequest | None) -> Iterator[Region]:
-    if request is None or (type(request.weight) is TableWeight and request.weight.table is not None):
+    if request is None or table_of(request.weight) is not None:
         return
     for info in request.weight.stored:
         region = info.region

@@ -47,6 +47,11 @@ class TableWeight(Weight):
         return Weight.__hash__(self)
 
 
+def table_of(weight: Weight) -> TensorTable | None:
+    """The table that holds a weight; None where none does, or it was given a description."""
+    return weight.table if type(weight) is TableWeight else None
+
+
 def _said(one: Weight) -> tuple[object, ...]:
     return one.name, one.shape, one.dtype, one.info, one.encoding, one.why
 

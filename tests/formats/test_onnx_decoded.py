@@ -47,6 +47,15 @@ def by_heads(values: dict[str, str]) -> list[Any]:
 SHAPES = {"shape": np.array([BATCH, TOKENS, HEADS, DIM])} | {f"at{head}": np.array(head) for head in range(HEADS)}
 
 
+def projections_are_read(nodes: list[Any], stored: dict[str, Any], place: str, folder: Path) -> Path:
+    """Write a graph whose nodes make ``yq``, ``yk`` and ``yv``, and compare what is read of it with what it gives."""
+    path = folder / "m.onnx"
+    model = model_of([*nodes, *by_heads({part: f"y{part}" for part in "qkv"})], stored, path)
+    parts = {part: [f"{part}.{head}" for head in range(HEADS)] for part in "qkv"}
+    give_what_the_graph_gives(model, path, place, parts, "x")
+    return path
+
+
 @pytest.mark.parametrize("cut", ["Split", "Slice"])
 @pytest.mark.parametrize("many", [True, False], ids=["a scale for each row", "one scale"])
 @pytest.mark.parametrize("dtype", [np.int8, np.int32], ids=["int8 biases", "int32 biases"])
@@ -67,10 +76,7 @@ def test_a_weight_that_is_cut_after_it_is_decoded(
         nodes.append(helper.make_node("Transpose", [f"w{part}"], [f"t{part}"]))
         nodes.append(helper.make_node("MatMul", ["x", f"t{part}"], [f"m{part}"]))
         nodes.append(helper.make_node("Add", [f"m{part}", f"b{part}"], [f"y{part}"]))
-    path = tmp_path / "m.onnx"
-    model = model_of([*nodes, *by_heads({part: f"y{part}" for part in "qkv"})], stored, path)
-    parts = {part: [f"{part}.{head}" for head in range(HEADS)] for part in "qkv"}
-    give_what_the_graph_gives(model, path, PLACE, parts, "x")
+    path = projections_are_read(nodes, stored, PLACE, tmp_path)
     told = run("explain", path)
     assert told.code == 0
     assert "Biases   Q in in_proj_bias[0:24], K in in_proj_bias[24:48], V in in_proj_bias[48:72]." in told.out
@@ -87,10 +93,7 @@ def test_biases_of_products_are_decoded(dtype: Any, many: bool, tmp_path: Path) 
         name = f"/blocks.0/attn/{part}_proj/MatMul"
         nodes += [decode, helper.make_node("MatMul", ["x", f"onnx::MatMul_{ord(part)}"], [f"m{part}"], name=name)]
         nodes.append(helper.make_node("Add", [decode.output[0], f"m{part}"], [f"y{part}"]))
-    path = tmp_path / "m.onnx"
-    model = model_of([*nodes, *by_heads({part: f"y{part}" for part in "qkv"})], stored, path)
-    parts = {part: [f"{part}.{head}" for head in range(HEADS)] for part in "qkv"}
-    give_what_the_graph_gives(model, path, PLACE, parts, "x")
+    projections_are_read(nodes, stored, PLACE, tmp_path)
 
 
 def test_codes_under_made_up_names_are_no_numbers(tmp_path: Path, run: Callable[..., Any]) -> None:
@@ -132,7 +135,4 @@ def test_biases_that_are_cut_of_one_vector(product: str, packed: str, place: str
         else:
             nodes.append(helper.make_node("MatMul", ["x", f"val_{number}"], [f"m{part}"]))
             nodes.append(helper.make_node("Add", [f"m{part}", f"b{part}"], [f"y{part}"]))
-    path = tmp_path / "m.onnx"
-    model = model_of([*nodes, *by_heads({part: f"y{part}" for part in "qkv"})], stored, path)
-    parts = {part: [f"{part}.{head}" for head in range(HEADS)] for part in "qkv"}
-    give_what_the_graph_gives(model, path, place, parts, "x")
+    projections_are_read(nodes, stored, place, tmp_path)

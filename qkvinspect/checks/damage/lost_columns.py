@@ -39,11 +39,17 @@ def lost_columns(subject: Subject, tensors: Sequence[StoredTensor]) -> Iterator[
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    every = Counter(without_numbers(tensor) for tensor in tensors)
-    found = [(tensor, lost) for tensor in tensors if every[without_numbers(tensor)] > 1 for lost in _lost(tensor)]
-    alike = Counter((without_numbers(tensor), lost) for tensor, lost in found)
-    for tensor, lost in found:
-        if alike[without_numbers(tensor), lost] * 2 > every[without_numbers(tensor)]:
+    kinds = [without_numbers(tensor) for tensor in tensors]
+    every = Counter(kinds)
+    found = [
+        (kind, tensor, lost)
+        for kind, tensor in zip(kinds, tensors, strict=True)
+        if every[kind] > 1
+        for lost in _lost(tensor)
+    ]
+    alike = Counter((kind, lost) for kind, _, lost in found)
+    for kind, tensor, lost in found:
+        if alike[kind, lost] * 2 > every[kind]:
             continue
         if lost[2] is not None or not _of_pruned_heads(subject, tensor, *lost[:2]):
             yield tensor, lost
@@ -75,23 +81,21 @@ def _lost(tensor: StoredTensor) -> list[Lost]:
     if len(tensor.info.shape) != 2 or tensor.packed or tensor.row_bytes != tensor.info.shape[1] * tensor.itemsize:
         return []
     rows, columns = tensor.info.shape
-    possible: list[Lost] = []
+    shares = [share for share in _SHARES if columns % share == 0 and tensor.info.nbytes >= share * _LEAST]
+    possible = [one for share in shares for one in _pairs(columns // share, share)]
     for row in range(0, rows, max(rows // _LOOKED, 1)):
-        values = _rows(tensor, row, row + 1)
-        if row == 0:
-            shares = [share for share in _SHARES if columns % share == 0 and tensor.info.nbytes >= share * _LEAST]
-            possible = [one for share in shares for one in _pairs(columns // share, share)]
-        possible = [one for one in possible if _holds(values, one)]
         if not possible:
             return []
+        values = _rows(tensor, row, row + 1)
+        possible = [one for one in possible if _holds(values, one)]
     step = max(_PIECE // tensor.row_bytes, 1)
     held = 0
     for row in range(0, rows, step):
+        if not possible:
+            return []
         values = _rows(tensor, row, min(row + step, rows))
         possible = [one for one in possible if _holds(values, one)]
         held += int((values != 0).sum())
-        if not possible:
-            return []
     found = _widest(possible)
     written = columns - sum(stop - start for start, stop, other in found if other is None)
     return found if held > (1 - _SPARSE) * rows * written else []
