@@ -33,6 +33,9 @@ _TRIES = 2
 _PATIENCE = 5
 """Seconds for a scheduler to answer."""
 
+_TALKATIVE = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application", "asyncio")
+"""The loggers that Dask has print to stderr, and the one that Python prints unawaited errors with."""
+
 _BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -164,7 +167,7 @@ def dask(address: str) -> Generator[Engine]:
         raise UsageError(
             "--dask needs distributed, which is not installed", hint="pip install 'qkvinspect[dask]'"
         ) from error
-    for name in ("distributed", "distributed.client"):
+    for name in _TALKATIVE:
         logging.getLogger(name).handlers[:] = [logging.NullHandler()]  # what matters is raised
     with ExitStack() as stack:
         try:

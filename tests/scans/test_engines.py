@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -170,6 +171,16 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_scan_can_go_on(many: lis
     assert (scan.returncode, error) == (2, "error: the Dask scheduler is gone; --resume goes on\n")
     assert run(*argv, "--resume").code == 0
     assert Path("x.jsonl").read_bytes().count(b"\n") == 205 * 45
+
+
+def test_dask_prints_nothing_of_its_own(address: str) -> None:
+    """What its event loop meets while a scheduler goes away depends on when; none of it is for a user."""
+    with dask(address):
+        names = [name for name, logger in logging.root.manager.loggerDict.items() if getattr(logger, "handlers", ())]
+        asked = {"asyncio", *(name for name in names if name.partition(".")[0] in {"distributed", "tornado"})}
+        assert {"distributed", "tornado.application"} <= asked
+        kinds = {type(handler) for name in asked for handler in logging.getLogger(name).handlers}
+    assert kinds == {logging.NullHandler}
 
 
 def test_no_scheduler(training: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
