@@ -37,7 +37,8 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
             yield Finding(FindingCode.HEADS_DISAGREE if as_many else FindingCode.HEADS_FEWER, text, layer)
         for fact, sizes in solution.disagreeing:
             if fact.said_by is not solution.fact.said_by:
-                text = f"{solution.fact.origin} was used, but {fact.origin} says {describe(sizes)}"
+                used = "--heads" if solution.fact.said_by is SaidBy.FLAG else solution.fact.origin
+                text = f"{used} was used, but {fact.origin} says {describe(sizes)}"
                 yield Finding(FindingCode.HEADS_DISAGREE, text, layer)
         return
     if solution.disagreeing:

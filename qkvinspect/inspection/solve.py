@@ -98,7 +98,9 @@ def _solve(
             continue
         if chosen is None:
             chosen = fact, geometry, why
-        elif geometry.num_heads != chosen[1].num_heads and chosen[0].said_by is not SaidBy.FLAG:
+        elif geometry.num_heads != chosen[1].num_heads and (
+            chosen[0].said_by is not SaidBy.FLAG or fact.said_by is SaidBy.TENSOR
+        ):
             disagreeing.append((fact, geometry))
     if chosen is not None:
         fact, geometry, why = chosen

@@ -75,6 +75,16 @@ def test_the_code_of_explain_gives_the_same_rows(lecture: tuple[ManyHeads, Path]
         assert torch.equal(values["v_bias"], torch.cat([one.value.bias for one in model.list]))
 
 
+def test_heads_that_a_person_gives_are_used_and_the_tensors_heard(lecture: tuple[ManyHeads, Path], run: Any) -> None:
+    """A config may speak of another model than ``--heads`` does; tensors that are one a head do not."""
+    _, path = lecture
+    shown = run("show", path, "--heads", H // 2, "--no-norms")
+    told = "--heads was used, but tensor:blocks.0.sa.heads.*.query.weight says 4 heads x 12"
+    assert f"{H // 2} heads x {2 * D} (--heads)" in shown.out and told in shown.out
+    assert "heads-disagree" in run("check", path, "--heads", H // 2).out
+    assert "warning" not in run("show", path, "--heads", H, "--no-norms").out
+
+
 def test_every_tensor_of_the_file_is_counted_and_listed(lecture: tuple[ManyHeads, Path], run: Any) -> None:
     _, path = lecture
     stored = torch.load(path)
