@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
@@ -36,6 +37,11 @@ class _Task(Generic[Item, Result]):
         finally:
             self._done.release()
 
+    @property
+    def pending(self) -> bool:
+        """Whether it is not done."""
+        return self._done.locked()
+
     def result(self) -> Result:
         self._done.acquire()
         if self._error is not None:
@@ -46,7 +52,9 @@ class _Task(Generic[Item, Result]):
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int | None = None) -> Generator[Result]:
     """What ``work`` makes of each item, in their order; several at a time, if there are several.
 
-    Only a few items are ever ahead of the one that is taken. An error is raised when its item's turn comes.
+    Who takes the results works, too, while the next is not there: a thread that only waits would keep the others from
+    Python's lock whenever it wakes. Only a few items are ever ahead of the one that is taken. An error is raised when
+    its item's turn comes.
 
     Args:
         at_once: no more than so many at a time; None for as many as there are cores.
@@ -63,20 +71,25 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], at_once: int
         while (task := todo.get()) is not None:
             task.run(work)
 
+    def first() -> Result:
+        while waiting[0].pending and not todo.empty():
+            with suppress(Empty):  # another thread was quicker
+                if (task := todo.get_nowait()) is not None:
+                    task.run(work)
+        return waiting.popleft().result()
+
     try:
         for item in items:
             task = _Task[Item, Result](item)
             waiting.append(task)
             todo.put(task)
-            if len(threads) < most and len(waiting) > len(threads) + 1:
+            if len(threads) < most - 1 and len(waiting) > len(threads) + 1:
                 threads.append(Thread(target=serve, daemon=True))
                 threads[-1].start()
             if len(waiting) > most * _AHEAD:
-                yield waiting.popleft().result()
-        if waiting and not threads:
-            waiting[0].run(work)
+                yield first()
         while waiting:
-            yield waiting.popleft().result()
+            yield first()
     finally:
         while not todo.empty():
             todo.get()

@@ -162,12 +162,20 @@ class LocalFile:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_into(self, offset: int, room: memoryview) -> None:
-        require_within(self.name, self.size, offset, len(room))
+        length = len(room)
+        if not 0 <= offset <= offset + length <= self.size:
+            require_within(self.name, self.size, offset, length)
+        if self._kept and not self._closed:  # as in ``read``
+            self._read_into(self._fd, offset, room)
+            return
         with self._descriptor() as fd:
-            at = 0
-            while at < len(room):
-                at += self._some(_fill, fd, room[at:], offset + at)
-            self._compare(os.fstat(fd))
+            self._read_into(fd, offset, room)
+
+    def _read_into(self, fd: int, offset: int, room: memoryview) -> None:
+        at = 0
+        while at < len(room):
+            at += self._some(_fill, fd, room[at:], offset + at)
+        self._compare(os.fstat(fd))
 
     def _some(self, read: Callable[[int, Asked, int], Some], fd: int, asked: Asked, offset: int) -> Some:
         """What one call to the system gives of what is asked for at ``offset``: bytes, or how many."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -64,6 +65,25 @@ def least(work: Callable[[], Any]) -> float:
     return min(taken)
 
 
+def together(work: Sums, words: np.ndarray, threads: int) -> float:
+    """GB/s that threads reach at the same time, each with rows of its own: more where they need not wait for Python."""
+
+    def some(own: np.ndarray) -> None:
+        for _ in range(10):
+            work(own)
+
+    taken: list[float] = []
+    for _ in range(ROUNDS):
+        every = [Thread(target=some, args=(words.copy(),)) for _ in range(threads)]
+        began = time.perf_counter()
+        for thread in every:
+            thread.start()
+        for thread in every:
+            thread.join()
+        taken.append(time.perf_counter() - began)
+    return threads * 10 * words.nbytes / min(taken) / 1e9
+
+
 def main() -> None:
     ones = np.ones(BYTES // 4, np.float32)
     memory = BYTES / least(ones.max) / 1e9
@@ -78,6 +98,12 @@ def main() -> None:
                 error = float(np.abs(np.asarray(work(words), np.float64).ravel() / exact - 1).max())
                 speed = words.nbytes / least(lambda work=work, words=words: work(words)) / 1e9
                 print(f"| {name} | {cols} | {by} | {speed:.1f} | {speed / memory:.2f} | {error:.0e} |", flush=True)
+    print(
+        "\n| numkong.norm of rows of 1024 | one thread, GB/s by the clock | two threads together |\n| --- | --- | --- |"
+    )
+    for name in ("float32", "bfloat16", "float16", "float8_e4m3fn"):
+        work, words = ways(name)["numkong.norm"], words_of(name, 1024)
+        print(f"| {name} | {' | '.join(f'{together(work, words, count):.1f}' for count in (1, 2))} |", flush=True)
     print("\n| what float8_e5m2 calls | numkong takes for |\n| --- | --- |")
     for word, called in ((0x7C, "infinity"), (0x7D, "NaN"), (0x7F, "NaN")):
         taken = np.asarray(numkong.norm(np.full((1, 1), word, np.uint8), axis=1, dtype="e5m2")).item()
