@@ -122,7 +122,7 @@ def test_rows_of_one_scale_beside_rows_of_another(name: str, exponent: int, fold
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("cols", [64, 2048, 5000])
+@pytest.mark.parametrize("cols", [64, 2048, 5000, 4099])  # the last cannot be divided
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1.1, 7e-13, 1e-20])
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_rows_of_equal_values(name: str, value: float, cols: int, transposed: bool, folder: Path) -> None:
