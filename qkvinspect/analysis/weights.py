@@ -26,9 +26,10 @@ _MOST = 1e60
 
 def unusable(rows: Array) -> str:
     """Why nothing is computed from some numbers, as a clause: "has values ..."; "" where something is."""
-    if not np.isfinite(rows).all():
+    most = max(rows.max(), -rows.min()) if rows.size else 0.0  # NaN where there is one: it is both
+    if not np.isfinite(most):
         return "has values that are not finite"
-    return f"has values above {_MOST:g}" if rows.size and max(rows.max(), -rows.min()) > _MOST else ""
+    return f"has values above {_MOST:g}" if most > _MOST else ""
 
 
 def of_part(part: Part) -> Array:
@@ -37,7 +38,7 @@ def of_part(part: Part) -> Array:
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    return _rows(part.weight, part.orientation, part.heads)
+    return _rows(part.weight, part.orientation, part.rows)
 
 
 def of_output(attention: Attention, inputs: int) -> Array | None:
