@@ -84,10 +84,8 @@ class CircuitSide:
         """The inner products of each head's own rows, [heads, width, width]."""
         if self._gain is not None:
             return np.array([rows @ rows.T for rows in map(self._scaled, range(self.layers * self.heads))])
-        if self._together:
-            own = np.einsum("lhahb->lhab", self.across)
-        else:
-            own = self.stack @ np.swapaxes(self.stack, 2, 3)
+        among = self._together
+        own = np.einsum("lhahb->lhab", self.across) if among else self.stack @ np.swapaxes(self.stack, 2, 3)
         return own.reshape(-1, self.width, self.width)
 
     @cached_property
@@ -122,7 +120,8 @@ class CircuitSide:
 
     def numbers(self, heads: Sequence[int]) -> Array:
         """The places of some heads of every layer among the heads of all."""
-        return (np.arange(self.layers)[:, None] * self.heads + np.array(heads, np.intp)).ravel()
+        layers: Array = np.arange(self.layers) * self.heads
+        return (layers[:, None] + np.array(heads, np.intp)).ravel()
 
     @cached_property
     def _squares(self) -> Array:
@@ -201,7 +200,7 @@ def most_similar(products: Array) -> list[Similar | None]:
     sizes = np.sqrt(np.maximum(np.diagonal(products, axis1=1, axis2=2), 0))
     outer = sizes[:, :, None] * sizes[:, None, :]
     cosines = np.divide(products, outer, out=np.zeros_like(products), where=outer > 0)
-    every = np.arange(products.shape[1])
+    every: Array = np.arange(products.shape[1])
     cosines[:, every, every] = 0
     others = np.abs(cosines).argmax(axis=2)
     found = np.clip(np.take_along_axis(cosines, others[:, :, None], axis=2), -1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from qkvinspect.analysis.circuits import (
     symmetric_shares,
 )
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
-from qkvinspect.analysis.weights import no_values, of_output, of_part, unusable
+from qkvinspect.analysis.weights import no_values, of_output, of_parts, unusable
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
@@ -87,7 +87,7 @@ def figures(attentions: Sequence[Attention], bounds: Bounds, wanted: Wanted) -> 
     return [
         LayerFigures(one.layer, why=why[place])
         if place in why
-        else _of_module(modules[place], queries[place], values[place], wanted)
+        else _of_module(modules[place], queries[place], values[place])
         for place, one in enumerate(attentions)
     ]
 
@@ -108,10 +108,15 @@ def _module(attention: Attention, bounds: Bounds) -> _Module | str:
 
 @dataclass(frozen=True, slots=True)
 class _Circuits:
-    """The circuits of a layer that two factors make; empty where they were not asked for or a factor is not stored."""
+    """The circuits that two factors make, of one layer after another; empty where they were not asked for, or a factor
+    is not stored.
+
+    Attributes:
+        spectra, wholes: of each factor, by its name: of all its heads, and of its layers.
+    """
 
     spectra: Mapping[str, Sequence[Spectrum]]
-    wholes: Sequence[tuple[str, Spectrum]] = ()
+    wholes: Mapping[str, Sequence[Spectrum]]
     circuits: Sequence[Spectrum] = ()
     similar: Sequence[Similar | None] = ()
     symmetric: Sequence[float | None] = ()
@@ -121,13 +126,30 @@ class _Circuits:
         """Of one head of a factor."""
         return self.spectra[name][head] if name in self.spectra else None
 
+    def of_each(self, layers: int) -> Iterator[_Circuits]:
+        """Those of each of so many layers alone."""
+        for at in range(layers):
+            yield _Circuits(
+                {name: _share(some, at, layers) for name, some in self.spectra.items()},
+                {name: _share(some, at, layers) for name, some in self.wholes.items()},
+                _share(self.circuits, at, layers),
+                _share(self.similar, at, layers),
+                _share(self.symmetric, at, layers),
+                _share(self.bounds, at, layers),
+            )
 
-def _of_module(module: _Module, queries: _Circuits, values: _Circuits, wanted: Wanted) -> LayerFigures:
+
+def _share(found: Sequence[Figure], at: int, layers: int) -> Sequence[Figure]:
+    size = len(found) // layers
+    return found[at * size : (at + 1) * size]
+
+
+def _of_module(module: _Module, queries: _Circuits, values: _Circuits) -> LayerFigures:
     bound = module.bound
     return LayerFigures(
         module.attention.layer,
         tuple(_heads(module.geometry, queries, values)),
-        (*queries.wholes, *values.wholes) if wanted.parts else (),
+        tuple((name, one) for found in (queries, values) for name, (one,) in found.wholes.items()),
         bound_from=bound if isinstance(bound, str) else bound.origin,
     )
 
@@ -177,25 +199,22 @@ def _circuits(
     while alike:
         _, some = alike.popitem()
         group = [modules[place] for place in some]
-        found.update(zip(some, compute(_stacked(list(some.values()), group[0].geometry), group, wanted), strict=True))
+        every = compute(_stacked(list(some.values()), group[0].geometry), group, wanted)
+        found.update(zip(some, every.of_each(len(group)), strict=True))
     return found
 
 
 def _read(names: str, module: _Module) -> Mapping[str, Array] | str:
     """The rows of those of the named factors that are stored; or what there is in them that cannot be computed with."""
-    found: dict[str, Array] = {}
-    geometry = module.geometry
-    for name in names:
-        part = module.attention.part(name)
-        if name == "o":
-            rows = of_output(module.attention, geometry.num_heads * geometry.width("v"))
-        else:
-            rows = of_part(part) if part is not None else None
-        if rows is None:
-            continue
+    attention, geometry = module.attention, module.geometry
+    parts = [part for name in names if (part := attention.part(name)) is not None]
+    found = dict(zip((part.name for part in parts), of_parts(parts), strict=True))
+    output = of_output(attention, geometry.num_heads * geometry.width("v")) if "o" in names else None
+    if output is not None:
+        found["o"] = output
+    for name, rows in found.items():
         if why := unusable(rows):
             return f"{_WHAT[name]} {why}"
-        found[name] = rows
     return found
 
 
@@ -210,19 +229,17 @@ def _stacked(read: Sequence[Mapping[str, Array]], geometry: Geometry) -> Mapping
     }
 
 
-def _qk(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wanted) -> Iterable[_Circuits]:
+def _qk(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wanted) -> _Circuits:
     fields, geometry, kind = wanted.fields, modules[0].geometry, modules[0].bound_kind
     sides = _sides(factors, together=wanted.parts or "similar_qk" in fields)
     pairs = _query_pairs(geometry)
     if len(sides) < 2 or geometry.width("q") != geometry.width("k"):
-        return _by_layer(len(modules), sides, wanted)
+        return _Circuits(*_of_factors(sides, wanted))
     q, k = sides["q"], sides["k"]
     needed = "qk" in fields or (kind == "plain" and "logit_bound" in fields)
     found = circuits(q, k, pairs) if needed else ()
-    return _by_layer(
-        len(modules),
-        sides,
-        wanted,
+    return _Circuits(
+        *_of_factors(sides, wanted),
         found,
         most_similar(inner_products(q, k, pairs)) if "similar_qk" in fields else (),
         symmetric_shares(q, k, pairs) if "symmetric" in fields else (),
@@ -230,40 +247,30 @@ def _qk(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wante
     )
 
 
-def _ov(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wanted) -> Iterable[_Circuits]:
+def _ov(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wanted) -> _Circuits:
     fields, geometry = wanted.fields, modules[0].geometry
     sides = _sides(factors, together=wanted.parts or "similar_ov" in fields)
     if len(sides) < 2:
-        return _by_layer(len(modules), sides, wanted)
+        return _Circuits(*_of_factors(sides, wanted))
     o, v = sides["o"], sides["v"]
     pairs = [(head, geometry.kv_head(head)) for head in range(geometry.num_heads)]
     found = circuits(o, v, pairs) if "ov" in fields else ()
     similar = most_similar(inner_products(o, v, pairs)) if "similar_ov" in fields else ()
-    return _by_layer(len(modules), sides, wanted, found, similar)
+    return _Circuits(*_of_factors(sides, wanted), found, similar)
 
 
 def _sides(factors: Mapping[str, Factor], *, together: bool) -> Mapping[str, CircuitSide]:
     return {name: CircuitSide(factor, together=together) for name, factor in factors.items()}
 
 
-def _by_layer(
-    layers: int, sides: Mapping[str, CircuitSide], wanted: Wanted, *found: Sequence[object]
-) -> Iterator[_Circuits]:
-    """What each of so many layers has of figures of all their heads, and of those of each factor alone."""
-    spectra = {name: _cut(side.spectra, layers) for name, side in sides.items() if name in wanted.fields}
-    wholes = {name: side.wholes() for name, side in sides.items() if wanted.parts and name != "o"}
-    others = [_cut(one, layers) for one in found]
-    for layer in range(layers):
-        yield _Circuits(
-            {name: some[layer] for name, some in spectra.items()},
-            [(name, some[layer]) for name, some in wholes.items()],
-            *(some[layer] for some in others),
-        )
-
-
-def _cut(found: Sequence[Figure], layers: int) -> Sequence[Sequence[Figure]]:
-    size = len(found) // layers
-    return [found[layer * size : (layer + 1) * size] for layer in range(layers)]
+def _of_factors(
+    sides: Mapping[str, CircuitSide], wanted: Wanted
+) -> tuple[Mapping[str, Sequence[Spectrum]], Mapping[str, Sequence[Spectrum]]]:
+    """What is computed of each factor alone: of its heads, and as a whole."""
+    return (
+        {name: side.spectra for name, side in sides.items() if name in wanted.fields},
+        {name: side.wholes() for name, side in sides.items() if wanted.parts and name != "o"},
+    )
 
 
 def _logit_bounds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
@@ -103,13 +103,14 @@ class _Head(NamedTuple):
 
 def _sum_up(heads: Sequence[_Head]) -> None:
     """Put the values of heads where they belong, computed of all that are alike at once."""
-    alike: dict[Hashable, list[int]] = {}
+    alike: dict[tuple[tuple[int, ...], str, bool], dict[int, Array]] = {}
     for place, head in enumerate(heads):
         if head.numbers is not None and head.numbers.size:
-            alike.setdefault((head.numbers.shape, head.numbers.dtype.str, head.spectrum), []).append(place)
+            kind = head.numbers.shape, head.numbers.dtype.str, head.spectrum
+            alike.setdefault(kind, {})[place] = head.numbers
     found: dict[int, tuple[float | None, float | None, float | None]] = {}
-    for (*_, spectrum), places in alike.items():
-        found.update(zip(places, _numbers([heads[place].numbers for place in places], spectrum=spectrum), strict=True))
+    for (_, _, spectrum), some in alike.items():
+        found.update(zip(some, _numbers(list(some.values()), spectrum=spectrum), strict=True))
     for place, head in enumerate(heads):
         head.into.append(HeadValues(head.digest, *found.get(place, (None, None, None))))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, prod
 from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.checkpoint import ByteOrder, TensorInfo
 from qkvinspect.checks.damage import odd_exponents
+from qkvinspect.dtypes import DType
 from qkvinspect.inspection.report import Attention
+from qkvinspect.weights.weight import Weight
+from qkvinspect.workers import in_batches
 
 if TYPE_CHECKING:
     from qkvinspect.checks.damage.odd_exponents import Counts
@@ -72,20 +75,49 @@ def readable(info: TensorInfo) -> bool:
     return info.numel > 0 and info.contiguous and odd_exponents.countable(info.dtype) and info.dtype.bits >= 16
 
 
-def of_biases(attention: Attention) -> Iterator[tuple[TensorInfo, Value]]:
-    """Those of the biases of a layer, that of its output projection among them.
+def of_biases(attentions: Iterable[Attention]) -> Iterator[tuple[str, TensorInfo, Value]]:
+    """Those of the biases of some layers, those of output projections among them: (layer, bias, value).
 
     NaN and infinite ones of Q, K and V are ``nonfinite``.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    biases = ((attention, bias) for attention in attentions for bias in _readable_biases(attention))
+    for some in in_batches(biases, lambda one: one[1].stored[0].nbytes, _PIECE):
+        if not _any_large([bias.stored[0] for _, bias in some]):
+            continue
+        for attention, bias in some:
+            for value in lone_values(bias.stored[0]):
+                if isfinite(value[1]) or bias is attention.out_bias:
+                    yield attention.layer, bias.stored[0], value
+
+
+def _readable_biases(attention: Attention) -> Iterator[Weight]:
     biases = (*attention.biases, *((attention.out_bias,) if attention.out_bias is not None else ()))
     for bias in {bias.name: bias for bias in biases}.values():
-        if bias.encoding is None and not bias.why and bias.stored and readable(info := bias.stored[0]):
-            for value in lone_values(info):
-                if isfinite(value[1]) or bias is attention.out_bias:
-                    yield info, value
+        if bias.encoding is None and not bias.why and bias.stored and readable(bias.stored[0]):
+            yield bias
+
+
+def _any_large(infos: Sequence[TensorInfo]) -> bool:
+    """Whether any of some tensors may hold a large value: that is seen of all small ones at once."""
+    import numpy as np
+
+    from qkvinspect.weights.reading import numbers, stored_words
+
+    if any(info.nbytes > _PIECE for info in infos):
+        return True
+    alike: dict[tuple[DType, ByteOrder], list[bytes]] = {}
+    for info in infos:
+        data = info.region.read(info.offset * info.dtype.bits // 8, info.nbytes)
+        alike.setdefault((info.dtype, info.byteorder), []).append(data)
+    for (dtype, byteorder), pieces in alike.items():
+        words = np.frombuffer(b"".join(pieces), stored_words(dtype, dtype.bits, byteorder))
+        values = numbers(words.astype(words.dtype.newbyteorder("=")).reshape(1, -1), dtype)[0]
+        if not (np.abs(values) < 2**LARGE).all():
+            return True
+    return False
 
 
 def told(info: TensorInfo, value: Value) -> str:

@@ -128,11 +128,10 @@ def _lone(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
 def _lone_in_biases(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.checks.damage.lone_values import of_biases, told
 
-    for attention in subject.attentions:
-        for info, value in of_biases(attention):
-            place, size = value[0], info.dtype.bits // 8
-            where = f"bytes {place * size}:{(place + 1) * size} of {info.name.removeprefix(f'{attention.layer}.')}"
-            yield attention.layer, f"{where} hold {told(info, value)}"
+    for layer, info, value in of_biases(subject.attentions):
+        place, size = value[0], info.dtype.bits // 8
+        where = f"bytes {place * size}:{(place + 1) * size} of {info.name.removeprefix(f'{layer}.')}"
+        yield layer, f"{where} hold {told(info, value)}"
 
 
 def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[StoredTensor, list[_Seen]]]:
