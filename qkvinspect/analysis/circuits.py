@@ -26,6 +26,9 @@ _PLAIN = 1e-6
 """The least singular value of a circuit times its greatest, in shares of the product of the sizes of its Gram matrices.
 Squaring changes a singular value by 1e-16 over twice this share, of the greatest one, at most."""
 
+_AT_ONCE = 4 << 20
+"""Bytes of the rows of heads that go through QR in one call."""
+
 _LEAST = 1e-280
 """Squares below lose digits."""
 
@@ -100,13 +103,16 @@ class CircuitSide:
     def small(self) -> Array:
         """R^T of each head, [heads, width, width] or less: its singular values, its products."""
         ill = self._ill
+        few = max(_AT_ONCE // (8 * self.width * self.inputs + 1), 1)
+        runs = (ill[first : first + few].tolist() for first in range(0, len(ill), few))
+        thin = [reduced(np.array([self._scaled(head) for head in run])) for run in runs]
         if len(ill) == self.layers * self.heads:
-            return np.array([reduced(self._scaled(head)) for head in ill])
+            return np.concatenate(thin) if thin else np.zeros((0, self.width, self.width))
         blocks = self.blocks.copy()
         blocks[ill] = np.eye(self.width)
         found = np.linalg.cholesky(blocks)
-        for head in ill:
-            found[head] = reduced(self._scaled(head))
+        if thin:
+            found[ill] = np.concatenate(thin)
         return found
 
     @cached_property
@@ -120,8 +126,8 @@ class CircuitSide:
 
     def numbers(self, heads: Sequence[int]) -> Array:
         """The places of some heads of every layer among the heads of all."""
-        layers: Array = np.arange(self.layers) * self.heads
-        return (layers[:, None] + np.array(heads, np.intp)).ravel()
+        places = [layer * self.heads + head for layer in range(self.layers) for head in heads]
+        return np.array(places, np.intp)
 
     @cached_property
     def _squares(self) -> Array:
@@ -200,8 +206,8 @@ def most_similar(products: Array) -> list[Similar | None]:
     sizes = np.sqrt(np.maximum(np.diagonal(products, axis1=1, axis2=2), 0))
     outer = sizes[:, :, None] * sizes[:, None, :]
     cosines = np.divide(products, outer, out=np.zeros_like(products), where=outer > 0)
-    every: Array = np.arange(products.shape[1])
-    cosines[:, every, every] = 0
+    for pair in range(products.shape[1]):
+        cosines[:, pair, pair] = 0
     others = np.abs(cosines).argmax(axis=2)
     found = np.clip(np.take_along_axis(cosines, others[:, :, None], axis=2), -1, 1)
     return [

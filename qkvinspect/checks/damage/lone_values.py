@@ -30,19 +30,40 @@ Value = tuple[int, float, float]
 """Its place among the values of its tensor as they are stored, what it is, and the largest of the others."""
 
 
-def of_weight(info: TensorInfo, counts: Sequence[Counts]) -> list[Value]:
+def of_weight(info: TensorInfo, counts: Sequence[Counts], *, in_tail: bool) -> list[Value]:
     """Those of a tensor whose blocks were counted by size, so that it is read again only where there may be any.
+
+    Args:
+        in_tail: whether there may be any behind its last block.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
     if not readable(info):
         return []
-    step = odd_exponents.step(info.dtype.bits // 8)
     large = sum(int(one[:, odd_exponents.from_power(LARGE)].sum()) for one in counts)
-    if large > _FEW or not (large or lone_values(info, info.nbytes // step * step)):
+    if large > _FEW or not (large or (in_tail and lone_values(info, _blocks_end(info)))):
         return []
     return lone_values(info)
+
+
+def with_large_tails(infos: Iterable[TensorInfo]) -> set[str]:
+    """The names of tensors that may hold large values behind their last block, and of none too many.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    found: set[str] = set()
+    tails = ((info, end) for info in infos if readable(info) and (end := _blocks_end(info)) < info.nbytes)
+    for some in in_batches(tails, lambda one: one[0].nbytes - one[1], _PIECE):
+        if _any_large(some):
+            found.update(info.name for info, end in some if _any_large([(info, end)]))
+    return found
+
+
+def _blocks_end(info: TensorInfo) -> int:
+    step = odd_exponents.step(info.dtype.bits // 8)
+    return info.nbytes // step * step
 
 
 def lone_values(info: TensorInfo, start: int = 0) -> list[Value]:
@@ -85,7 +106,7 @@ def of_biases(attentions: Iterable[Attention]) -> Iterator[tuple[str, TensorInfo
     """
     biases = ((attention, bias) for attention in attentions for bias in _readable_biases(attention))
     for some in in_batches(biases, lambda one: one[1].stored[0].nbytes, _PIECE):
-        if not _any_large([bias.stored[0] for _, bias in some]):
+        if not _any_large([(bias.stored[0], 0) for _, bias in some]):
             continue
         for attention, bias in some:
             for value in lone_values(bias.stored[0]):
@@ -100,17 +121,17 @@ def _readable_biases(attention: Attention) -> Iterator[Weight]:
             yield bias
 
 
-def _any_large(infos: Sequence[TensorInfo]) -> bool:
-    """Whether any of some tensors may hold a large value: that is seen of all small ones at once."""
+def _any_large(tails: Sequence[tuple[TensorInfo, int]]) -> bool:
+    """Whether any of some tensors may hold a large value from a byte on: that is seen of all small ones at once."""
     import numpy as np
 
     from qkvinspect.weights.reading import numbers, stored_words
 
-    if any(info.nbytes > _PIECE for info in infos):
+    if any(info.nbytes - start > _PIECE for info, start in tails):
         return True
     alike: dict[tuple[DType, ByteOrder], list[bytes]] = {}
-    for info in infos:
-        data = info.region.read(info.offset * info.dtype.bits // 8, info.nbytes)
+    for info, start in tails:
+        data = info.region.read(info.offset * info.dtype.bits // 8 + start, info.nbytes - start)
         alike.setdefault((info.dtype, info.byteorder), []).append(data)
     for (dtype, byteorder), pieces in alike.items():
         words = np.frombuffer(b"".join(pieces), stored_words(dtype, dtype.bits, byteorder))
