@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import TypeVar
 
@@ -198,10 +198,28 @@ def _circuits(
     found: dict[int, _Circuits] = {}
     while alike:
         _, some = alike.popitem()
-        group = [modules[place] for place in some]
-        every = compute(_stacked(list(some.values()), group[0].geometry), group, wanted)
-        found.update(zip(some, every.of_each(len(group)), strict=True))
+        found.update(_of_alike(compute, some, modules, wanted, why))
     return found
+
+
+def _of_alike(
+    compute: Callable[[Mapping[str, Factor], Sequence[_Module], Wanted], _Circuits],
+    read: Mapping[int, Mapping[str, Array]],
+    modules: Mapping[int, _Module],
+    wanted: Wanted,
+    why: dict[int, str],
+) -> Mapping[int, _Circuits]:
+    """Those of modules of one size; of each alone where LAPACK fails on one of them, which has none."""
+    group = [modules[place] for place in read]
+    try:
+        every = compute(_stacked(list(read.values()), group[0].geometry), group, wanted)
+    except np.linalg.LinAlgError:
+        if len(read) > 1:
+            alone = (_of_alike(compute, {place: rows}, modules, wanted, why) for place, rows in read.items())
+            return {place: one for found in alone for place, one in found.items()}
+        why.update(dict.fromkeys(read, "LAPACK does not decompose its matrices"))
+        return {}
+    return dict(zip(read, every.of_each(len(group)), strict=True))
 
 
 def _read(names: str, module: _Module) -> Mapping[str, Array] | str:

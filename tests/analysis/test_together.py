@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,25 @@ def test_alike_layers_are_dealt_with_in_one_call(report: Report, monkeypatch: py
     for one, other in zip(analyze(report), together, strict=True):
         same(one, other)
     assert set(sizes) == {1}
+
+
+def test_a_layer_that_lapack_fails_on_spoils_no_other(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = list(analyze(report))
+    bad = usual[0].heads[0].q
+    assert bad is not None
+    eigvalsh = np.linalg.eigvalsh
+
+    def failing(matrices: np.ndarray) -> np.ndarray:
+        found = eigvalsh(matrices)
+        if np.isclose(found[:, -1], bad.largest**2, rtol=1e-9).any():
+            raise np.linalg.LinAlgError("Eigenvalues did not converge")
+        return found
+
+    monkeypatch.setattr(np.linalg, "eigvalsh", failing)
+    found = list(analyze(report))
+    assert found[0].why == "LAPACK does not decompose its matrices"
+    for one, other in zip(found[1:], usual[1:], strict=True):
+        same(one, other)
 
 
 def test_a_circuit_that_is_small_beside_its_factors(tmp_path: Path) -> None:
