@@ -53,7 +53,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Module:
+class _Computable:
     """One module whose figures can be computed."""
 
     attention: Attention
@@ -74,7 +74,7 @@ def figures(attentions: Sequence[Attention], bounds: Bounds, wanted: Wanted) -> 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    modules: dict[int, _Module] = {}
+    modules: dict[int, _Computable] = {}
     why: dict[int, str] = {}
     for place, attention in enumerate(attentions):
         found = _module(attention, bounds)
@@ -92,7 +92,7 @@ def figures(attentions: Sequence[Attention], bounds: Bounds, wanted: Wanted) -> 
     ]
 
 
-def _module(attention: Attention, bounds: Bounds) -> _Module | str:
+def _module(attention: Attention, bounds: Bounds) -> _Computable | str:
     """It with its bound; or why there are no figures."""
     geometry = attention.heads
     if geometry is None:
@@ -103,7 +103,7 @@ def _module(attention: Attention, bounds: Bounds) -> _Module | str:
     bound = bounds.of(attention)
     if geometry.width("q") != geometry.width("k"):  # latent attention keeps its rotary part with K's latents
         bound = "a head of Q is wider than one of K: a part of K lies elsewhere"
-    return _Module(attention, geometry, bound)
+    return _Computable(attention, geometry, bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def _share(found: Sequence[Figure], at: int, layers: int) -> Sequence[Figure]:
     return found[at * size : (at + 1) * size]
 
 
-def _of_module(module: _Module, queries: _Circuits, values: _Circuits) -> LayerFigures:
+def _of_module(module: _Computable, queries: _Circuits, values: _Circuits) -> LayerFigures:
     bound = module.bound
     return LayerFigures(
         module.attention.layer,
@@ -183,7 +183,7 @@ def _query_pairs(geometry: Geometry) -> Pairs:
 
 
 def _circuits(
-    names: str, modules: Mapping[int, _Module], wanted: Wanted, why: dict[int, str]
+    names: str, modules: Mapping[int, _Computable], wanted: Wanted, why: dict[int, str]
 ) -> Mapping[int, _Circuits]:
     """Those of two factors of each module, all of one size at once; of the others ``why`` then says why not."""
     alike: dict[Hashable, dict[int, Mapping[str, Array]]] = {}
@@ -203,9 +203,9 @@ def _circuits(
 
 
 def _of_alike(
-    compute: Callable[[Mapping[str, Factor], Sequence[_Module], Wanted], _Circuits],
+    compute: Callable[[Mapping[str, Factor], Sequence[_Computable], Wanted], _Circuits],
     read: Mapping[int, Mapping[str, Array]],
-    modules: Mapping[int, _Module],
+    modules: Mapping[int, _Computable],
     wanted: Wanted,
     why: dict[int, str],
 ) -> Mapping[int, _Circuits]:
@@ -222,7 +222,7 @@ def _of_alike(
     return dict(zip(read, every.of_each(len(group)), strict=True))
 
 
-def _read(names: str, module: _Module) -> Mapping[str, Array] | str:
+def _read(names: str, module: _Computable) -> Mapping[str, Array] | str:
     """The rows of those of the named factors that are stored; or what there is in them that cannot be computed with."""
     attention, geometry = module.attention, module.geometry
     parts = [part for name in names if (part := attention.part(name)) is not None]
@@ -247,7 +247,7 @@ def _stacked(read: Sequence[Mapping[str, Array]], geometry: Geometry) -> Mapping
     }
 
 
-def _qk(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wanted) -> _Circuits:
+def _qk(factors: Mapping[str, Factor], modules: Sequence[_Computable], wanted: Wanted) -> _Circuits:
     fields, geometry, kind = wanted.fields, modules[0].geometry, modules[0].bound_kind
     sides = _sides(factors, together=wanted.parts or "similar_qk" in fields)
     pairs = _query_pairs(geometry)
@@ -265,7 +265,7 @@ def _qk(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wante
     )
 
 
-def _ov(factors: Mapping[str, Factor], modules: Sequence[_Module], wanted: Wanted) -> _Circuits:
+def _ov(factors: Mapping[str, Factor], modules: Sequence[_Computable], wanted: Wanted) -> _Circuits:
     fields, geometry = wanted.fields, modules[0].geometry
     sides = _sides(factors, together=wanted.parts or "similar_ov" in fields)
     if len(sides) < 2:
@@ -292,7 +292,7 @@ def _of_factors(
 
 
 def _logit_bounds(
-    factors: Mapping[str, Factor], modules: Sequence[_Module], pairs: Pairs, found: Sequence[Spectrum]
+    factors: Mapping[str, Factor], modules: Sequence[_Computable], pairs: Pairs, found: Sequence[Spectrum]
 ) -> Sequence[float | None]:
     bounds = [module.bound for module in modules]
     known = [bound for bound in bounds if isinstance(bound, Bound)]
