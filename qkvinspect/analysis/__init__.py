@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from qkvinspect.analysis.analysis import Analysis
 from qkvinspect.analysis.columns import COLUMNS, Column, column
@@ -17,7 +18,7 @@ from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 from qkvinspect.weights.weight import Weight
-from qkvinspect.workers import in_order
+from qkvinspect.workers import in_batches, in_order
 
 __all__ = [
     "COLUMNS",
@@ -36,6 +37,9 @@ __all__ = [
 _ROOM = 1 << 30
 """Bytes of memory that layers may take which are dealt with at the same time."""
 
+_TOGETHER = 1 << 20
+"""Bytes of small layers that are dealt with in one call: of many, most of the time was Python's."""
+
 _TIMES = 8
 """How many times the bytes of its file a layer takes meanwhile: float64, and the inner products of its rows."""
 
@@ -48,7 +52,7 @@ def analyze(
 ) -> Iterator[LayerFigures]:
     """Figures of each layer, one after another; memory holds two of a layer's Q, K, V and output at a time.
 
-    Small layers are dealt with on all cores, where BLAS has been told to use one for each.
+    Small layers are dealt with together, and on all cores where BLAS has been told to use one for each.
 
     Args:
         attentions: some of the report's; None for all.
@@ -67,8 +71,9 @@ def analyze(
     advance = counter(sum(sizes), progress)
     bounds = Bounds(report)
     announce(region for one in chosen for part in _read(one) for region in part.regions)
-    found = in_order(lambda attention: figures(attention, bounds, wanted), chosen, _at_once(sizes))
-    for one, size in zip(found, sizes, strict=True):
+    batches = in_batches(zip(chosen, sizes, strict=True), lambda one: one[1], _TOGETHER)
+    found = in_order(lambda some: figures([one for one, _ in some], bounds, wanted), batches, _at_once(sizes))
+    for one, size in zip(chain.from_iterable(found), sizes, strict=True):
         yield one
         advance(size)
 

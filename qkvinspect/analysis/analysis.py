@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from qkvinspect.analysis.columns import Column
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures
 from qkvinspect.analysis.values import Values
 from qkvinspect.errors import clean
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Report
 from qkvinspect.tabular import Tabular
 
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class Analysis(Tabular):
     """Figures, or values, of every layer of a report; iterating gives the figures of one layer after another.
 

@@ -9,7 +9,6 @@ norms are not in the bound.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import sqrt
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from qkvinspect.analysis.weights import of_vector
 from qkvinspect.checkpoint import Config
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.components import unwrapped
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.report import Attention, Report
@@ -55,15 +55,12 @@ class Bound:
     most_k: tuple[float, ...] = ()
 
 
-@dataclass
 class Bounds:
     """The bounds of a checkpoint's modules."""
 
-    report: Report
-    names: Names = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.names = Names(self.report.weights)
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.names = Names(report.weights)
 
     def of(self, attention: Attention) -> Bound | str:
         """The bound on a module's logits, or why there is none.

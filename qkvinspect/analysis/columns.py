@@ -6,11 +6,11 @@ A new figure is a field of ``HeadFigures`` and a line in COLUMNS.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from qkvinspect.analysis.figures import HeadFigures, Similar, Spectrum
 from qkvinspect.errors import UsageError
+from qkvinspect.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from math import sqrt
 
 from qkvinspect.errors import clean
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.json_values import number
-from qkvinspect.parsed import is_mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class HeadFigures:
     similar_ov: Similar | None = None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class LayerFigures:
     """The figures of one attention module.
 
@@ -99,14 +98,14 @@ class LayerFigures:
         """Its form in the JSON contract: see analysis.schema.json."""
         return {
             "layer": self.layer,
-            "parts": {name: _plain(asdict(spectrum)) for name, spectrum in self.parts},
-            "heads": [_plain(asdict(head)) for head in self.heads],
+            "parts": {name: _plain(spectrum) for name, spectrum in self.parts},
+            "heads": [_plain(head) for head in self.heads],
             "logit_bound_from": self.bound_from,
             "why_not": self.why or None,
         }
 
 
 def _plain(value: object) -> object:
-    if is_mapping(value):
-        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Spectrum | Similar | HeadFigures):
+        return {name: _plain(getattr(value, name)) for name in value.__match_args__}
     return number(value) if isinstance(value, float) else value

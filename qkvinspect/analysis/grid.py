@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, log
 
 from qkvinspect.analysis.columns import BY_KEY, Column
 from qkvinspect.analysis.figures import LayerFigures
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts.packing import Geometry
 
 _WIDE = 30.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=False)
 class Grid:
     """Values by layer and head.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.json_values import number
 from qkvinspect.inspection.report import Attention, Part, Report
 from qkvinspect.progress import Progress, counter

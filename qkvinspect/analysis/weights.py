@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.layouts.packing import merge
 from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import rows_of_values
 from qkvinspect.weights.weight import Weight
@@ -26,9 +28,10 @@ _MOST = 1e60
 
 def unusable(rows: Array) -> str:
     """Why nothing is computed from some numbers, as a clause: "has values ..."; "" where something is."""
-    if not np.isfinite(rows).all():
+    most = max(rows.max(), -rows.min()) if rows.size else 0.0  # NaN where there is one: it is both
+    if not np.isfinite(most):
         return "has values that are not finite"
-    return f"has values above {_MOST:g}" if rows.size and max(rows.max(), -rows.min()) > _MOST else ""
+    return f"has values above {_MOST:g}" if most > _MOST else ""
 
 
 def of_part(part: Part) -> Array:
@@ -37,7 +40,20 @@ def of_part(part: Part) -> Array:
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    return _rows(part.weight, part.orientation, part.heads)
+    return _rows(part.weight, part.orientation, part.rows)
+
+
+def of_parts(parts: Sequence[Part]) -> list[Array]:
+    """The rows of each of some parts; those of one tensor are read at once.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    if len({(part.weight.name, part.orientation) for part in parts}) != 1:
+        return [of_part(part) for part in parts]
+    rows = _rows(parts[0].weight, parts[0].orientation, merge(run for part in parts for run in part.rows))
+    ends = accumulate(part.shape[0] for part in parts)
+    return [rows[end - part.shape[0] : end] for part, end in zip(parts, ends, strict=True)]
 
 
 def of_output(attention: Attention, inputs: int) -> Array | None:

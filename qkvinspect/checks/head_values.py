@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts.packing import merge
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _READ = 64 << 20
 """Bytes of whole heads that are held at a time."""
+
+_TOGETHER = 1 << 20
+"""Bytes of heads whose numbers are summed up in one call for all that are alike."""
 
 _WIDEST = 1024
 """Rows of a head above which its spectrum is not computed: it may be a whole part."""
@@ -58,27 +61,74 @@ def read_heads(
         CheckpointError: the bytes cannot be read.
     """
     parts = [(attention, part) for attention in attentions for part in attention.parts]
-    advance = counter(sum(_nbytes(part) for _, part in parts), progress)
-    found: dict[Key, tuple[HeadValues, ...]] = {}
-    for attention, part in parts:
-        found[part.weight.name, part.name] = tuple(_values(part, known=attention.heads is not None))
-        advance(_nbytes(part))
-    return found
+    sizes = [_nbytes(part) for _, part in parts]
+    advance = counter(sum(sizes), progress)
+    found: dict[Key, list[HeadValues]] = {}
+    held: list[_Head] = []
+    nbytes = 0
+    for (attention, part), size in zip(parts, sizes, strict=True):
+        values = found[part.weight.name, part.name] = []
+        for head in _heads(part, values, known=attention.heads is not None):
+            held.append(head)
+            nbytes += head.nbytes
+            if nbytes >= _TOGETHER:
+                _sum_up(held)
+                held, nbytes = [], 0
+        if size >= _TOGETHER:  # what was read at once is let go
+            _sum_up(held)
+            held, nbytes = [], 0
+        advance(size)
+    _sum_up(held)
+    return {key: tuple(values) for key, values in found.items()}
+
+
+class _Head(NamedTuple):
+    """One head that was read.
+
+    Attributes:
+        into: where its values go, in their place.
+        numbers: None where they are not known.
+        spectrum: whether the stable rank is wanted.
+    """
+
+    into: list[HeadValues]
+    digest: bytes
+    numbers: Array | None
+    spectrum: bool
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.numbers is None else self.numbers.nbytes
+
+
+def _sum_up(heads: Sequence[_Head]) -> None:
+    """Put the values of heads where they belong, computed of all that are alike at once."""
+    alike: dict[tuple[tuple[int, ...], str, bool], dict[int, Array]] = {}
+    for place, head in enumerate(heads):
+        if head.numbers is not None and head.numbers.size:
+            kind = head.numbers.shape, head.numbers.dtype.str, head.spectrum
+            alike.setdefault(kind, {})[place] = head.numbers
+    found: dict[int, tuple[float | None, float | None, float | None]] = {}
+    for (_, _, spectrum), some in alike.items():
+        found.update(zip(some, _numbers(list(some.values()), spectrum=spectrum), strict=True))
+    for place, head in enumerate(heads):
+        head.into.append(HeadValues(head.digest, *found.get(place, (None, None, None))))
 
 
 def _nbytes(part: Part) -> int:
     return part.weight.dtype.nbytes(part.shape[0] * part.shape[1])
 
 
-def _values(part: Part, *, known: bool) -> Iterator[HeadValues]:
+def _heads(part: Part, into: list[HeadValues], *, known: bool) -> Iterator[_Head]:
     """Read each head; a part whose heads are not known counts as one head."""
     if part.weight.why:
         return
     matrix = part.weight.as_matrix(part.orientation)
-    yield from _stored(part, matrix, known) if isinstance(matrix, StridedMatrix) else _decoded(part, matrix, known)
+    read = _stored(part, matrix) if isinstance(matrix, StridedMatrix) else _decoded(part, matrix)
+    yield from (_Head(into, digest, numbers, known) for digest, numbers in read)
 
 
-def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadValues]:
+def _stored(part: Part, matrix: StridedMatrix) -> Iterator[tuple[bytes, Array | None]]:
     """Read heads that are stored as plain numbers: equal bytes are equal heads."""
     import numpy as np
 
@@ -99,11 +149,11 @@ def _stored(part: Part, matrix: StridedMatrix, spectrum: bool) -> Iterator[HeadV
             digest = _digest(memoryview(data)[start * width : stop * width])
             single = dtype.kind not in ("opaque", "complex")
             values = numbers(words[start:stop], dtype)[0] if single else words[:0]
-            yield HeadValues(digest, *_numbers(values, spectrum=spectrum))
+            yield digest, values
             start = stop
 
 
-def _decoded(part: Part, matrix: Matrix, spectrum: bool) -> Iterator[HeadValues]:
+def _decoded(part: Part, matrix: Matrix) -> Iterator[tuple[bytes, Array | None]]:
     """Read heads that are stored as codes: equal numbers are equal heads, whatever their codes."""
     from qkvinspect.weights.values import rows_of_values, value_tiles
 
@@ -113,7 +163,7 @@ def _decoded(part: Part, matrix: Matrix, spectrum: bool) -> Iterator[HeadValues]
             yield _streamed(tile.read()[0].tobytes() for tile in tiles)
             continue
         values = rows_of_values(matrix, [rows])
-        yield HeadValues(_digest(values.tobytes()), *_numbers(values, spectrum=spectrum))
+        yield _digest(values.tobytes()), values
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -128,32 +178,42 @@ def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield first, len(sizes)
 
 
-def _streamed(pieces: Iterator[bytes]) -> HeadValues:
+def _streamed(pieces: Iterator[bytes]) -> tuple[bytes, None]:
     """Hash a part that is too large for memory; nothing else is known of it."""
     digest = blake2b(digest_size=16)
     for piece in pieces:
         digest.update(piece)
-    return HeadValues(digest.digest(), None, None, None)
+    return digest.digest(), None
 
 
 def _digest(data: bytes | memoryview) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def _numbers(values: Array, *, spectrum: bool) -> tuple[float | None, float | None, float | None]:
-    """The lowest and the highest value, and the stable rank."""
+def _numbers(heads: Sequence[Array], *, spectrum: bool) -> Iterator[tuple[float, float, float | None]]:
+    """Of heads of one shape and dtype the lowest and the highest value, and the stable rank."""
     import numpy as np
 
-    if not values.size:
-        return None, None, None
-    lowest, highest = float(values.min()), float(values.max())
-    if not spectrum or not 2 <= len(values) <= _WIDEST or not np.isfinite([lowest, highest]).all():
-        return lowest, highest, None
-    scale = max(abs(lowest), abs(highest))
-    if not scale:
-        return lowest, highest, None
+    values = np.stack(heads)
+    lowest, highest = values.min(axis=(1, 2)), values.max(axis=(1, 2))
+    ranks: list[float | None] = [None] * len(values)
+    if spectrum and 2 <= values.shape[1] <= _WIDEST:
+        scales = np.maximum(np.abs(lowest), np.abs(highest))
+        (told,) = np.nonzero(np.isfinite(scales) & (scales > 0))
+        for place, rank in zip(told.tolist(), _stable_ranks(values[told], scales[told]), strict=True):
+            ranks[place] = rank
+    yield from zip(lowest.tolist(), highest.tolist(), ranks, strict=True)
+
+
+def _stable_ranks(values: Array, scales: Array) -> list[float]:
+    """Of each of [heads, rows, columns] whose largest value in size is its scale."""
+    import numpy as np
+
     narrow = np.finfo(np.float32)  # beyond it, float64 is first brought to a size that float32 holds
-    fits = values.dtype == np.float32 or float(narrow.tiny) < scale < float(narrow.max)
-    scaled = values.astype(np.float32) / np.float32(scale) if fits else (values / scale).astype(np.float32)
-    spread = np.linalg.eigvalsh(scaled @ scaled.T)
-    return lowest, highest, float(spread.sum() / spread[-1])
+    scales = scales[:, None, None]
+    if values.dtype == np.float32 or ((scales > float(narrow.tiny)) & (scales < float(narrow.max))).all():
+        scaled = values.astype(np.float32) / scales.astype(np.float32)
+    else:
+        scaled = (values / scales).astype(np.float32)
+    spread = np.linalg.eigvalsh(scaled @ np.swapaxes(scaled, 1, 2))
+    return (spread.sum(axis=1) / spread[:, -1]).tolist()

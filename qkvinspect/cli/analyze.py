@@ -61,7 +61,7 @@ def analyze(
       0  analyzed, also when there is no attention in it
       2  the input or the command line cannot be used
     """
-    from qkvinspect.analysis import Analysis, column, value_statistics
+    from qkvinspect.analysis import COLUMNS, Analysis, column, value_statistics
     from qkvinspect.analysis import analyze as figures
     from qkvinspect.analysis.grid import NORMS, grid, norms
     from qkvinspect.cli.progress import Bar
@@ -86,7 +86,8 @@ def analyze(
             if values:
                 analysis = Analysis(found, values=tuple(value_statistics(found, bar.advance)))
             else:
-                needed = [drawn] if drawn is not None else None
+                heads_alone = format == "csv" or (ranked is not None and format != "json")
+                needed = [drawn] if drawn is not None else COLUMNS if heads_alone else None
                 layers = tuple(figures(found, progress=bar.advance, columns=needed))
                 analysis = Analysis(found, layers, sort=ranked, top=top)
     if drawn is not None:

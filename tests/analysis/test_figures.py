@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qkvinspect.analysis import HeadFigures, Similar, Spectrum, analyze
-from qkvinspect.analysis.spectra import spectrum_of_gram
+from qkvinspect.analysis.spectra import spectra_of_grams
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from tests.real.test_real import SCEPTR, folder
@@ -179,7 +179,7 @@ def test_the_largest_singular_value_of_wide_parts(kind: str) -> None:
         "low rank": lambda: torch.randn(size, 3, dtype=torch.float64) @ torch.randn(3, size, dtype=torch.float64),
         "zero": lambda: torch.zeros(size, size, dtype=torch.float64),
     }[kind]()
-    found = spectrum_of_gram((matrix @ matrix.T).numpy())
+    (found,) = spectra_of_grams((matrix @ matrix.T).numpy()[None])
     assert found.largest == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-8)
 
 

@@ -46,8 +46,8 @@ def test_one_column(wanted: Column, found: Report) -> None:
 
 def test_what_is_not_asked_for_is_not_read(found: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    of_part = layer.of_part
-    monkeypatch.setattr(layer, "of_part", lambda part: read.append(part.name) or of_part(part))
+    of_parts = layer.of_parts
+    monkeypatch.setattr(layer, "of_parts", lambda parts: read.extend(part.name for part in parts) or of_parts(parts))
     monkeypatch.setattr(layer, "of_output", None)
     list(analyze(found, columns=[column("qk_norm"), column("v_norm")]))
     assert Counter(read) == dict.fromkeys("qkv", LAYERS)  # layers are read at the same time

@@ -73,3 +73,32 @@ def test_numbers_of_heads_are_those_of_torch(
             sizes = torch.linalg.svdvals(expected / scale).square()
             assert own.stable_rank == (pytest.approx(float(sizes.sum() / sizes[0]), rel=1e-3) if sizes[0] else None)
             assert own.constant == (not sizes[0])
+
+
+@pytest.mark.parametrize("together", [1, 1 << 12, 1 << 20])
+def test_heads_among_many_have_the_values_that_they_have_alone(
+    together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+    for layer in range(6):
+        width = WIDTH * 2 if layer == 4 else WIDTH
+        dtype = torch.float64 if layer % 3 == 1 else torch.float32
+        state[f"layers.{layer}.self_attn.in_proj_weight"] = torch.randn(3 * width, width, dtype=dtype)
+    state["layers.2.self_attn.in_proj_weight"][0, 0] = torch.nan
+    state["layers.3.self_attn.in_proj_weight"][:DIM] = 0
+    state["layers.1.self_attn.in_proj_weight"][DIM : 2 * DIM] *= 1e200
+    save_file(state, tmp_path / "m.safetensors")
+    monkeypatch.setattr(head_values, "_TOGETHER", together)
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        report = inspect(checkpoint, Options(heads=(str(HEADS),)))
+        found = read_heads(report.attentions)
+        alone: dict[tuple[str, str], tuple[HeadValues, ...]] = {}
+        for attention in report.attentions:
+            alone.update(read_heads([attention]))
+    assert list(map(repr, found.items())) == list(map(repr, alone.items()))  # NaN is not equal to itself
+    q = found["layers.1.self_attn.in_proj_weight", "q"]
+    rows = state["layers.1.self_attn.in_proj_weight"][: 2 * DIM].split(DIM)
+    for one, values in zip(q, rows, strict=False):
+        sizes = torch.linalg.svdvals(values / values.abs().max()).square()
+        assert one.stable_rank == pytest.approx(float(sizes.sum() / sizes[0]), rel=1e-3)

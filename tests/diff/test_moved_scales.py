@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from qkvinspect.diff import moved_scales
+
 FOLDER = Path(__file__).parent / "moved_scales"
 LAYER = "model.layers.0"
 NORM = f"{LAYER}.input_layernorm.weight"
@@ -122,3 +124,17 @@ def test_latent_attention_whose_k_and_v_take_in_less_than_q(tmp_path: Path, run)
         assert found.err == ""
         (layer,) = found.json()["layers"]
         assert {part["part"]: part["status"] for part in layer["parts"]}["q"] == "rounding"
+
+
+@pytest.mark.parametrize("changed", [None, "q", "k", "v"])
+def test_equal_bytes_are_not_made_numbers_of(changed: str | None, compared, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    corner = moved_scales._corner
+    monkeypatch.setattr(moved_scales, "_corner", lambda lines: looked.append(lines) or corner(lines))
+    a, b = state("original"), state("original")
+    if changed is not None:
+        b[f"{LAYER}.self_attn.{changed}_proj.weight"][0, 0] += 1
+    _, layer, scaled = compared(a, b)
+    assert layer["status"] == ("identical" if changed is None else "changed")
+    assert bool(looked) == (changed is not None)
+    assert not scaled

@@ -54,6 +54,8 @@ def marked(data: Array, itemsize: int, start: int, every: int) -> Marks:
         data: bytes, from a multiple of ``itemsize`` of its tensor.
         start: where in the tensor that is.
     """
+    if len(data) < KEY:
+        return Marks(np.zeros(0, np.int64), np.zeros(0, np.uint64))
     places = _picked(data, itemsize, every)
     places = places[places <= len(data) - KEY]
     windows = np.lib.stride_tricks.sliding_window_view(data, KEY)[places] if len(places) else np.zeros((0, KEY), "u1")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, prod
 from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import TensorInfo
+from qkvinspect.checkpoint import ByteOrder, TensorInfo
 from qkvinspect.checks.damage import odd_exponents
+from qkvinspect.dtypes import DType
 from qkvinspect.inspection.report import Attention
+from qkvinspect.weights.weight import Weight
+from qkvinspect.workers import in_batches
 
 if TYPE_CHECKING:
     from qkvinspect.checks.damage.odd_exponents import Counts
@@ -27,19 +30,40 @@ Value = tuple[int, float, float]
 """Its place among the values of its tensor as they are stored, what it is, and the largest of the others."""
 
 
-def of_weight(info: TensorInfo, counts: Sequence[Counts]) -> list[Value]:
+def of_weight(info: TensorInfo, counts: Sequence[Counts], *, in_tail: bool) -> list[Value]:
     """Those of a tensor whose blocks were counted by size, so that it is read again only where there may be any.
+
+    Args:
+        in_tail: whether there may be any behind its last block.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
     if not readable(info):
         return []
-    step = odd_exponents.step(info.dtype.bits // 8)
     large = sum(int(one[:, odd_exponents.from_power(LARGE)].sum()) for one in counts)
-    if large > _FEW or not (large or lone_values(info, info.nbytes // step * step)):
+    if large > _FEW or not (large or (in_tail and lone_values(info, _blocks_end(info)))):
         return []
     return lone_values(info)
+
+
+def with_large_tails(infos: Iterable[TensorInfo]) -> set[str]:
+    """The names of tensors that may hold large values behind their last block, and of none too many.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    found: set[str] = set()
+    tails = ((info, end) for info in infos if readable(info) and (end := _blocks_end(info)) < info.nbytes)
+    for some in in_batches(tails, lambda one: one[0].nbytes - one[1], _PIECE):
+        if _any_large(some):
+            found.update(info.name for info, end in some if _any_large([(info, end)]))
+    return found
+
+
+def _blocks_end(info: TensorInfo) -> int:
+    step = odd_exponents.step(info.dtype.bits // 8)
+    return info.nbytes // step * step
 
 
 def lone_values(info: TensorInfo, start: int = 0) -> list[Value]:
@@ -72,20 +96,49 @@ def readable(info: TensorInfo) -> bool:
     return info.numel > 0 and info.contiguous and odd_exponents.countable(info.dtype) and info.dtype.bits >= 16
 
 
-def of_biases(attention: Attention) -> Iterator[tuple[TensorInfo, Value]]:
-    """Those of the biases of a layer, that of its output projection among them.
+def of_biases(attentions: Iterable[Attention]) -> Iterator[tuple[str, TensorInfo, Value]]:
+    """Those of the biases of some layers, those of output projections among them: (layer, bias, value).
 
     NaN and infinite ones of Q, K and V are ``nonfinite``.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    biases = ((attention, bias) for attention in attentions for bias in _readable_biases(attention))
+    for some in in_batches(biases, lambda one: one[1].stored[0].nbytes, _PIECE):
+        if not _any_large([(bias.stored[0], 0) for _, bias in some]):
+            continue
+        for attention, bias in some:
+            for value in lone_values(bias.stored[0]):
+                if isfinite(value[1]) or bias is attention.out_bias:
+                    yield attention.layer, bias.stored[0], value
+
+
+def _readable_biases(attention: Attention) -> Iterator[Weight]:
     biases = (*attention.biases, *((attention.out_bias,) if attention.out_bias is not None else ()))
     for bias in {bias.name: bias for bias in biases}.values():
-        if bias.encoding is None and not bias.why and bias.stored and readable(info := bias.stored[0]):
-            for value in lone_values(info):
-                if isfinite(value[1]) or bias is attention.out_bias:
-                    yield info, value
+        if bias.encoding is None and not bias.why and bias.stored and readable(bias.stored[0]):
+            yield bias
+
+
+def _any_large(tails: Sequence[tuple[TensorInfo, int]]) -> bool:
+    """Whether any of some tensors may hold a large value from a byte on: that is seen of all small ones at once."""
+    import numpy as np
+
+    from qkvinspect.weights.reading import numbers, stored_words
+
+    if any(info.nbytes - start > _PIECE for info, start in tails):
+        return True
+    alike: dict[tuple[DType, ByteOrder], list[bytes]] = {}
+    for info, start in tails:
+        data = info.region.read(info.offset * info.dtype.bits // 8 + start, info.nbytes - start)
+        alike.setdefault((info.dtype, info.byteorder), []).append(data)
+    for (dtype, byteorder), pieces in alike.items():
+        words = np.frombuffer(b"".join(pieces), stored_words(dtype, dtype.bits, byteorder))
+        values = numbers(words.astype(words.dtype.newbyteorder("=")).reshape(1, -1), dtype)[0]
+        if not (np.abs(values) < 2**LARGE).all():
+            return True
+    return False
 
 
 def told(info: TensorInfo, value: Value) -> str:

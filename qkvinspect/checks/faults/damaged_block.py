@@ -81,6 +81,7 @@ class _Seen:
 def find(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.checks.damage import odd_codes
     from qkvinspect.checks.damage.copied_runs import rarity
+    from qkvinspect.checks.damage.lone_values import with_large_tails
     from qkvinspect.checks.damage.lost_columns import lost_columns
     from qkvinspect.checks.damage.lost_columns import told as lost_words
     from qkvinspect.checks.damage.odd_exponents import LARGE, of_codes
@@ -92,8 +93,9 @@ def find(subject: Subject) -> Iterator[Fault]:
     roughness: list[float] = []
     constant: list[tuple[StoredTensor, tuple[int, int], str]] = []
     yield from _lone_in_biases(subject)
+    large_tails = with_large_tails(tensor.info for tensor in tensors)
     for tensor, seen in _passed(tensors, every):
-        yield from _lone(tensor, seen)
+        yield from _lone(tensor, seen, in_tail=tensor.info.name in large_tails)
         constant += _constant(tensor, seen)
         found, rough = _odd(subject, tensor, seen)
         odd += found
@@ -114,11 +116,11 @@ def find(subject: Subject) -> Iterator[Fault]:
     yield from _copied(subject, tensors, marks)
 
 
-def _lone(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
+def _lone(tensor: StoredTensor, seen: Sequence[_Seen], *, in_tail: bool) -> Iterator[Fault]:
     from qkvinspect.checks.damage.lone_values import of_weight, told
 
     counts = [one.counts for one in seen if one.counts is not None]
-    for value in of_weight(tensor.info, counts) if counts else ():
+    for value in of_weight(tensor.info, counts, in_tail=in_tail) if counts else ():
         if tensor.parts and not isfinite(value[1]):
             continue  # that is another finding
         place = value[0] * tensor.itemsize
@@ -128,11 +130,10 @@ def _lone(tensor: StoredTensor, seen: Sequence[_Seen]) -> Iterator[Fault]:
 def _lone_in_biases(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.checks.damage.lone_values import of_biases, told
 
-    for attention in subject.attentions:
-        for info, value in of_biases(attention):
-            place, size = value[0], info.dtype.bits // 8
-            where = f"bytes {place * size}:{(place + 1) * size} of {info.name.removeprefix(f'{attention.layer}.')}"
-            yield attention.layer, f"{where} hold {told(info, value)}"
+    for layer, info, value in of_biases(subject.attentions):
+        place, size = value[0], info.dtype.bits // 8
+        where = f"bytes {place * size}:{(place + 1) * size} of {info.name.removeprefix(f'{layer}.')}"
+        yield layer, f"{where} hold {told(info, value)}"
 
 
 def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[StoredTensor, list[_Seen]]]:
@@ -142,13 +143,14 @@ def _passed(tensors: Sequence[StoredTensor], every: int) -> Iterator[tuple[Store
     def look(work: tuple[StoredTensor, int]) -> _Seen:
         tensor, start = work
         data = tensor.read(start, min(start + _PIECE, tensor.nbytes))
-        runs = constant_runs.constant_blocks(data, tensor.itemsize)
+        too_short = tensor.nbytes < LEAST  # for runs and for copies
+        runs = [] if too_short else constant_runs.constant_blocks(data, tensor.itemsize)
         counts = None
         dtype = tensor.info.dtype
         if not tensor.packed and odd_exponents.countable(dtype) and dtype.bits == 8 * tensor.itemsize:
             words = data.view(f"{'>' if tensor.info.byteorder == 'big' else '<'}u{tensor.itemsize}")
             counts = odd_exponents.counts(words.astype(f"u{tensor.itemsize}", copy=False), dtype)
-        found = copied_runs.marked(data, tensor.itemsize, start, every)
+        found = copied_runs.marked(data[:0] if too_short else data, tensor.itemsize, start, every)
         codes = odd_codes.histograms(data) if odd_codes.of_eight_bits(tensor.weight, dtype) else None
         return _Seen([(start + first, start + last) for first, last in runs], found, counts, codes)
 

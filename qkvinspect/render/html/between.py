@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 
 from qkvinspect.diff.difference import Difference, LayerDifference, PartDifference
-from qkvinspect.inspection.json_values import number_or_none
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.render.html.side import PageSide
 
@@ -50,7 +50,10 @@ def grouped(keys: Iterable[str]) -> dict[str, list[str]]:
 
 def short(value: float | None) -> float | str | None:
     """Six digits: what a reader can use, in half the bytes."""
-    return number_or_none(None if value is None else float(f"{value:.6g}"))
+    if value is None:
+        return None
+    rounded = float(f"{value:.6g}")
+    return rounded if isfinite(rounded) else str(rounded)
 
 
 def _losses(difference: Difference) -> Mapping[str, Mapping[str, Values]]:
