@@ -101,6 +101,11 @@ class TensorTable(Mapping[str, TensorInfo]):
         region = LoneRegion(self.source, place >> BITS, nbytes)  # whose number of bytes is kept once for all of a kind
         return TensorInfo(name, dtype, shape, strides, region, 0, "little", (name,))
 
+    def starts(self, names: Iterable[str]) -> list[int]:
+        """The offsets of their first bytes."""
+        places = self._places
+        return [places[name] >> BITS for name in names]
+
     def place(self, name: str) -> tuple[int, int]:
         """The offset of its first byte, and the place of its kind in ``kinds``."""
         place = self._places[name]

@@ -6,7 +6,6 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from math import gcd
 from typing import Literal
 
 from qkvinspect.arguments import Texts, texts
@@ -29,10 +28,9 @@ from qkvinspect.inspection.misfit import WHERE_NAMES_ARE, cannot, why_shapes
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_inputs, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
-from qkvinspect.inspection.repeats import Renamed, UnlikeError
+from qkvinspect.inspection.repeated import like, of_each
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.wide_v import by_heads
+from qkvinspect.inspection.telling import Telling
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.layouts.partial import bare, partial
 from qkvinspect.progress import Progress
@@ -122,7 +120,7 @@ def inspect(
     """
     with none_collected():
         report = _inspect(checkpoint, options, layouts)
-    inputs = [finding for attention in report.attentions for finding in about_inputs(attention)]
+    inputs = [*of_each(report.attentions, about_inputs)]
     report = replace(report, findings=(*report.findings, *inputs)) if inputs else report
     if not options.norms:
         return report
@@ -131,7 +129,7 @@ def inspect(
     waiting = deque(report.attentions)
     report = replace(report, attentions=())
     attentions = tuple(measured(waiting, progress))
-    findings = [finding for attention in attentions for finding in about_numbers(attention)]
+    findings = [*of_each(attentions, about_numbers)]
     return replace(report, attentions=attentions, findings=(*report.findings, *findings))
 
 
@@ -150,28 +148,17 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     computed = Computed.of(checkpoint, names)
     matches, left = computed.completed(matches, left)
     if checkpoint.sorted_names:
-        matches.sort(key=lambda found: _natural(found.candidates[0].layer))
+        matches.sort(key=lambda found: _natural(found.layer))
     lora = adapters_and_wrappers.lora(checkpoint)
 
     sources = Sources(names, flags, checkpoint.configs, checkpoint.modules)
     facts = each_of_its_own(sources.facts, matches, checkpoint.configs)
 
-    firsts: dict[int, weights.Module] = {}  # by the match that others repeat
     by_position = bool(checkpoint.modules or checkpoint.computed) or any(flag.glob != "*" for flag in flags)
-
-    def told(found: match.Match) -> weights.Module:
-        if found.repeated is None or by_position or found.chosen is None:
-            return computed.told(_module(found, names, facts), facts)
-        first, renamed = found.repeated
-        if id(first) not in firsts:
-            firsts[id(first)] = _module(first, names, facts)
-        try:
-            return _renamed(firsts[id(first)], found, renamed)
-        except UnlikeError:
-            return _module(found, names, facts)
+    told = Telling(names, facts, computed, each=by_position).module
 
     def wanted(found: match.Match) -> bool:
-        return not options.layers or any(fnmatchcase(found.candidates[0].layer, glob) for glob in options.layers)
+        return not options.layers or any(fnmatchcase(found.layer, glob) for glob in options.layers)
 
     if options.evidence == "none":
         modules = [told(found) for found in matches if wanted(found)]
@@ -190,11 +177,10 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     for module in modules:
         findings += module.findings
         if module.attention is not None:
-            findings += about_values(module.attention.layer, module.attention.weights)
-            attentions += [
-                with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention,
-                *adapters_and_wrappers.adapters(module.attention, lora),
-            ]
+            if any(weight.why for weight in like(module.attention).weights):
+                findings += about_values(module.attention.layer, module.attention.weights)
+            attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
+            attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()
     findings += adapters_and_wrappers.not_shown(attentions, lora)
     named = (name for attention in attentions for name in attention.tensor_names)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
@@ -212,7 +198,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         findings += adapters_and_wrappers.undecoded(stored, findings)
         findings += accounted.findings()
     if options.layers and not attentions:
-        raise _no_such_layer(checkpoint, options.layers, [found.candidates[0].layer for found in matches])
+        raise _no_such_layer(checkpoint, options.layers, [found.layer for found in matches])
     return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
 
 
@@ -226,26 +212,6 @@ def _no_such_layer(checkpoint: Checkpoint, asked: Sequence[str], known: Sequence
         found=f"{', '.join(known[:6])}{', ...' if len(known) > 6 else ''}" if known else "none at all",
         hint=did_you_mean(near) or "give a name or a glob such as 'encoder.*'",
     )
-
-
-def _require_shareable(attention: Attention) -> None:
-    """Check that Q and K, whose heads have one width, have numbers of rows of which one divides the other.
-
-    And that K and V can have the same number of heads, unless the layout says that they need not.
-
-    Raises:
-        LayoutError: no number of heads fits them.
-    """
-    q, k, v = attention.part("q"), attention.part("k"), attention.part("v")
-    if attention.heads is not None:
-        return
-    v_is_as_k = attention.layout is not None and not attention.layout.v_free
-    if k is not None and v is not None and v_is_as_k and gcd(k.shape[0], v.shape[0]) == 1 < v.shape[0]:
-        raise LayoutError(f"K has {k.shape[0]} rows and V has {v.shape[0]}")
-    if q is not None and k is not None:
-        rows, others = q.shape[0], k.shape[0]
-        if min(rows, others) and max(rows, others) % min(rows, others):
-            raise LayoutError(f"no number of heads fits {rows} rows of Q and {others} of K")
 
 
 def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:
@@ -271,7 +237,7 @@ def _require_used(options: Options, names: Names, matches: Sequence[match.Match]
 
 def _not_used(options: Options, names: Names, matches: Sequence[match.Match]) -> Iterable[Finding]:
     """The rows of the settings whose tensors are there and have shapes that they cannot have."""
-    used = [found.candidates[0].layout for found in matches]
+    used = [found.candidates[0].layout for found in matches] if options.told else []
     for layout in options.told:
         if layout not in used and (text := why_shapes(names, layout)):
             yield Finding(FindingCode.UNEXPECTED_SHAPE, f"the layout {layout.id!r} is not used: {text}")
@@ -280,34 +246,3 @@ def _not_used(options: Options, names: Names, matches: Sequence[match.Match]) ->
 def _natural(name: str) -> list[str | int]:
     """Sorts the numbers in a name as numbers."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d{1,9})", name)]
-
-
-def _module(found: match.Match, names: Names, facts: weights.Facts) -> weights.Module:
-    found = by_heads(found, names, facts) if found.chosen is None else found
-    base = unsplit(found)
-    if found.chosen is None:
-        text = f"it may be {' or '.join(base.candidates)}; --layout '{base.layer}=ID' or --config FILE settles it"
-        return weights.Module(found, base, (Finding(FindingCode.AMBIGUOUS_LAYOUT, text, base.layer),))
-    try:
-        attention, findings = split(base, found.chosen, names, facts(found.chosen))
-        _require_shareable(attention)
-        return weights.Module(found, attention, tuple(findings))
-    except LayoutError as error:
-        lost = tuple(about_values(base.layer, base.weights))
-        if lost:
-            return weights.Module(found, None, lost)
-        text = f"{error.message}{f' ({error.found})' if error.found else ''}; it is left out"
-        return weights.Module(found, None, (Finding(FindingCode.UNEXPECTED_SHAPE, text, base.layer),))
-
-
-def _renamed(first: weights.Module, found: match.Match, renamed: Renamed) -> weights.Module:
-    """A module that repeats another.
-
-    Raises:
-        UnlikeError: it may differ from it.
-    """
-    if first.attention is None:
-        raise UnlikeError
-    layer = found.candidates[0].layer
-    findings = tuple(renamed.finding(finding, first.attention.layer, layer) for finding in first.findings)
-    return weights.Module(found, renamed.attention(first.attention), findings)

@@ -220,8 +220,8 @@ def account(
         said: modules of which something is said already.
         left_out: modules that were found and are not shown, each with the reason, which a finding says.
     """
-    places = {match.candidates[0].path for match in matches}
-    known = set(split) | {info.name for match in matches for c in match.candidates for info in c.weights}
+    places = {match.path for match in matches}
+    known = set(split).union(*(match.names for match in matches))
     told = [path for path in places if any(map(speaks_of_attention, path[:-3:-1]))]  # the last first, no number mostly
     inside = _inside(names, frozenset(told))
     lone = any(some.lone for some in left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
 
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
@@ -11,9 +10,6 @@ from qkvinspect.inspection.names import Path
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED
 from qkvinspect.weights.weight import Weight
-
-if TYPE_CHECKING:
-    from qkvinspect.inspection.repeats import Renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +85,30 @@ class Match:
 
     Attributes:
         config: the config and its section that decided; "" where none did.
-        repeated: the module of an earlier block that it was told from, as another of its stack.
     """
 
     candidates: tuple[Candidate, ...]
     decided_by: DecidedBy
     config: str = ""
-    repeated: Repeated | None = None
+
+    @property
+    def layer(self) -> str:
+        """The module's name as stored."""
+        return self.candidates[0].layer
+
+    @property
+    def path(self) -> Path:
+        return self.candidates[0].path
+
+    @property
+    def begins(self) -> str:
+        """The name of its first weight, by whose place in the file modules are ordered."""
+        return self.candidates[0].weights[0].name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of all weights that it may have."""
+        return tuple(dict.fromkeys(weight.name for one in self.candidates for weight in one.weights))
 
     @property
     def chosen(self) -> Candidate | None:
@@ -105,10 +118,3 @@ class Match:
     def layout_from(self) -> str:
         """What decided, as in the JSON contract."""
         return self.config or self.decided_by.value
-
-
-class Repeated(NamedTuple):
-    """The like of a module in an earlier block, and what is called how in its own."""
-
-    first: Match
-    renamed: Renamed

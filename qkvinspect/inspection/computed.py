@@ -69,7 +69,7 @@ class Computed:
         more = [*self._unnamed(matches)]
         claimed = {weight.name for one in more for weight in one.candidates[0].weights}
         order = {name: position for position, name in enumerate(self.names.weights)}
-        every = sorted([*matches, *more], key=lambda one: order[one.candidates[0].weights[0].name])
+        every = sorted([*matches, *more], key=lambda one: order[one.begins])
         return every, [some for some in left if claimed.isdisjoint(tensor.name for tensor in some.tensors)]
 
     def _unnamed(self, matches: Sequence[Match]) -> Iterator[Match]:

@@ -23,6 +23,7 @@ from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.no_scores import said_instead
 from qkvinspect.inspection.one_for_all_heads import with_one_head
 from qkvinspect.inspection.read_as_stored import as_read
+from qkvinspect.inspection.repeated import repeated_matches
 from qkvinspect.inspection.repeats import Repeats, UnlikeError
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
 from qkvinspect.inspection.three_axes import as_told
@@ -76,9 +77,9 @@ def find_attentions(
         found = _repeated(_find(names, rows, configs, asked, repeats), names, repeats)
     except UnlikeError:
         found = _find(names, rows, configs, asked, Repeats(names, compare=False))
-    begin = {match.candidates[0].weights[0].name for match in found.matches}
+    begin = {match.begins for match in found.matches}
     order = {name: position for position, name in enumerate(names.weights) if name in begin}
-    matches = sorted(found.matches, key=lambda match: order[match.candidates[0].weights[0].name])
+    matches = sorted(found.matches, key=lambda match: order[match.begins])
     return found._replace(matches=matches)
 
 
@@ -120,7 +121,7 @@ def _find(
         match = decide(candidates, configs, forced, reason)
         matches.append(match)
         claimed.update(info.name for candidate in match.candidates for info in candidate.weights)
-        layers.add(match.candidates[0].layer)
+        layers.add(match.layer)
 
     def by_rows(layouts: Iterable[Layout]) -> None:
         index = _index(row for row in layouts if _may_occur(row, names))
@@ -170,9 +171,10 @@ def _repeated(found: Found, names: Names, repeats: Repeats) -> Found:
         raise UnlikeError
     matches, left = list(found.matches), list(found.left)
     for block, (some, others) in _by_block(found, repeats).items():
-        for renamed in repeats.others(block):
-            matches += map(renamed.match, some)
-            left += map(renamed.leftover, others)
+        blocks = list(repeats.others(block))
+        for one in some:
+            matches += repeated_matches(one, blocks)
+        left += [renamed.leftover(one) for renamed in blocks for one in others]
     if left:
         position = {name: position for position, name in enumerate(names.paths)}
         left.sort(key=lambda some: position[repeats.begins(some.path) or some.tensors[0].name])
@@ -195,7 +197,7 @@ def _by_block(found: Found, repeats: Repeats) -> dict[Path, tuple[list[Match], l
 
     for match in found.matches:
         weights = (weight for candidate in match.candidates for weight in candidate.weights)
-        at(match.candidates[0].path, weights)[0].append(match)
+        at(match.path, weights)[0].append(match)
     for some in found.left:
         at(some.path, some.tensors)[1].append(some)
     return blocks

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import Orientation, Region
+from qkvinspect.checkpoint import Region
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
+from qkvinspect.inspection.small_modules import Reading, SmallModules, measured_together, read_for
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 from qkvinspect.sources.briefly import is_filling
@@ -15,29 +17,80 @@ from qkvinspect.tensor_table import LoneRegion
 from qkvinspect.weights.table_weight import table_of
 from qkvinspect.weights.weight import Weight
 
+if TYPE_CHECKING:
+    from qkvinspect.weights.norms import RowStats, StreamRequest
+
+_TOGETHER, _ENOUGH = 512, 4 << 20
+"""Small modules that are measured at once, and bytes of them."""
+
 
 def measured(attentions: deque[Attention], progress: Progress | None) -> Iterator[Attention]:
-    """Read every weight and bias once, in the order of the files, and attach the norms; takes all out of the queue.
+    """Read every weight and bias once, and attach the norms; takes all modules out of the queue.
 
     Weights that cannot be decoded are not measured: the norm of codes is not the norm of the weight. Of a hundred
     thousand layers neither what was not measured yet nor the sums of all rows need be held beside the result: where
     layers lie in the file in their order, each is done when its weights are read.
     """
-    from qkvinspect.weights.norms import RowStats, StreamRequest, stream
+    small = SmallModules()
+    large: deque[Attention] = deque()
+    total = 0
+    for one in attentions:
+        reading = small.reading(one)
+        if reading is None:
+            large.append(one)
+        else:
+            total += reading.nbytes
+    requests, shared = _requests(large)
+    advance = counter(total + sum(request.weight.nbytes for request in requests), progress)
+    streamed = _streamed(large, requests, shared, advance)
+    while attentions:
+        reading = small.reading(attentions[0])
+        if reading is None:
+            attentions.popleft()
+            yield next(streamed)
+            continue
+        some = _alike(attentions, reading, small)
+        for one, found in zip(some, measured_together(some, reading), strict=True):
+            yield found or next(_streamed(deque([one]), *_requests([one]), lambda _: None))
+        advance(len(some) * reading.nbytes)
+    deque(streamed, maxlen=0)  # nothing is left of it but its end
+
+
+def _alike(attentions: deque[Attention], reading: Reading, small: SmallModules) -> list[Attention]:
+    """Take those that come next and are read alike, as many as are measured at once."""
+    found = [attentions.popleft()]
+    most = min(_TOGETHER, _ENOUGH // reading.nbytes)
+    while attentions and len(found) < most and small.reading(attentions[0]) is reading:
+        found.append(attentions.popleft())
+    return found
+
+
+def _requests(attentions: Iterable[Attention]) -> tuple[list[StreamRequest], Counter[str]]:
+    """What is read of modules, in the order of the files; what several have, by how many more will ask for it."""
+    from qkvinspect.weights.norms import StreamRequest
 
     wanted: dict[str, StreamRequest] = {}
-    shared: Counter[str] = Counter()  # what several modules have, by how many more will ask for it
+    shared: Counter[str] = Counter()
     for attention in attentions:
-        own = {one[0].name: one for part in attention.parts for one in _read(part)}
+        own = {one[0].name: one for part in attention.parts for one in read_for(part)}
         for name, (weight, orientation) in own.items():
             if name in wanted:
                 shared[name] += 1
             else:
                 wanted[name] = StreamRequest(weight, orientation)
-    requests = sorted(wanted.values(), key=lambda request: _place(request.weight))
-    del wanted
+    return sorted(wanted.values(), key=lambda request: _place(request.weight)), shared
+
+
+def _streamed(
+    attentions: deque[Attention],
+    requests: list[StreamRequest],
+    shared: Counter[str],
+    advance: Callable[[int], None],
+) -> Iterator[Attention]:
+    """Modules of any size with their norms; takes them out of the queue."""
+    from qkvinspect.weights.norms import stream
+
     announce(region for request in requests if not _is_at_hand(request.weight) for region in request.weight.regions)
-    advance = counter(sum(request.weight.nbytes for request in requests), progress)
     streamed = zip(requests, stream(requests, advance), strict=True)
     found: dict[str, RowStats | None] = {}
     asked: set[str] = set()  # of one module
@@ -85,14 +138,6 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
         yield replace(one, parts=tuple(map(with_norms, one.parts)))
         give_up()
     deque(streamed, maxlen=0)  # nothing is left of it but its end
-
-
-def _read(part: Part) -> Iterator[tuple[Weight, Orientation]]:
-    """What is read for a part."""
-    if not part.weight.no_values:
-        yield part.weight, part.orientation
-    if part.bias is not None and not part.bias.no_values:
-        yield part.bias, "out_in"
 
 
 def _is_at_hand(weight: Weight) -> bool:

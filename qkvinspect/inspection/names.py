@@ -19,7 +19,7 @@ from qkvinspect.inspection.components import (
     paths_of,
     split_path,
 )
-from qkvinspect.inspection.names_by_path import Path, names_by_path
+from qkvinspect.inspection.names_by_path import JoinedPaths, Path, names_by_path
 from qkvinspect.inspection.words import is_projection
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.encodings import Weights
@@ -42,7 +42,11 @@ class NumberPlace(NamedTuple):
 
 
 class Names:
-    """The weights of a checkpoint by canonical path: their name's components without wrappers."""
+    """The weights of a checkpoint by canonical path: their name's components without wrappers.
+
+    Attributes:
+        as_written: whether every name is nothing but the components of its path.
+    """
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -52,6 +56,7 @@ class Names:
             stripped = {name: split_path(name.split(".")) for name in stripped}
             self._by_path = names_by_path(stripped)
         self.paths = stripped
+        self.as_written = isinstance(self._by_path, JoinedPaths)
         inner = ((name, path) for name, path in stripped.items() if len(path) > 2 and path[-2] in _INNER)
         self.aliases = {short: name for name, path in inner if (short := self._shorter(path))}
         if self.aliases:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
+from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.candidates import Candidate, Match, Repeated
+from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.report import Attention, Part
@@ -138,8 +139,23 @@ class Repeats:
     def others(self, block: Path) -> Iterator[Renamed]:
         """How what is in a block is called in each that repeats it."""
         places = {name: place for place, name in enumerate(self._held.get(block, ()))}
+        first = FirstBlock(self._names.weights, block, places, self._names.as_written)
         for other in self._of.get(block, ()):
-            yield Renamed(self._names.weights, (block, other), places, self._held[other])
+            yield Renamed(first, other, self._held[other])
+
+
+class FirstBlock(NamedTuple):
+    """The block that others repeat.
+
+    Attributes:
+        places: of the names that it holds.
+        as_written: whether names differ from its own in nothing but the number of the block.
+    """
+
+    weights: Weights
+    path: Path
+    places: Mapping[str, int]
+    as_written: bool
 
 
 class Renamed:
@@ -148,60 +164,64 @@ class Renamed:
     Every method raises ``UnlikeError`` where it is given what does not lie in the block.
 
     Args:
-        blocks: that one, and the one that repeats it.
-        places: of the names in that one; shared by all that repeat it.
-        held: the names in the one that repeats it.
+        first: that one.
+        other: the path of the one that repeats it.
+        held: the names in this.
     """
 
-    __slots__ = ("_block", "_held", "_made", "_other", "_places", "_weights")
+    __slots__ = ("_other", "first", "held")
 
-    def __init__(
-        self, weights: Weights, blocks: tuple[Path, Path], places: Mapping[str, int], held: Sequence[str]
-    ) -> None:
-        self._weights, self._places, self._held = weights, places, held
-        self._block, self._other = blocks
-        self._made: dict[str, Weight] = {}
+    def __init__(self, first: FirstBlock, other: Path, held: Sequence[str]) -> None:
+        self.first, self._other, self.held = first, other, held
+
+    def place(self, name: str) -> int:
+        """Of a stored tensor among those of each block."""
+        place = self.first.places.get(name)
+        if place is None:
+            raise UnlikeError(name)
+        return place
 
     def name(self, name: str) -> str:
         """Of a stored tensor."""
-        place = self._places.get(name)
-        if place is None:
-            raise UnlikeError(name)
-        return self._held[place]
+        return self.held[self.place(name)]
 
     def weight(self, one: Weight) -> Weight:
-        made = self._made.get(one.name)
-        if made is None:
-            made = self._made[one.name] = _seen_as(one, self._weights[self.name(one.name)])
+        made = _seen_as(one, self.first.weights[self.name(one.name)])
         if made.shape != one.shape:  # it was given another one since
             raise UnlikeError(one.name)
         return made
 
     def path(self, path: Path) -> Path:
-        if path[: len(self._block)] != self._block:
+        first = self.first.path
+        if path[: len(first)] != first:
             raise UnlikeError(".".join(path))
-        return (*self._other, *path[len(self._block) :])
+        return (*self._other, *path[len(first) :])
+
+    def cut(self, layer: str, name: str) -> tuple[int | None, str]:
+        """Where a layer's stored name ends in that of one of its tensors, and what it adds to that."""
+        shared = len(layer) if name.startswith(layer) else _shared(layer, name)
+        return shared - len(name) or None, layer[shared:]
 
     def layer(self, layer: str, weight: Weight) -> str:
         """Of a layer's stored name, to which that of one of its tensors adds something."""
-        name = weight.name
-        shared = len(layer) if name.startswith(layer) else _shared(layer, name)
-        return self.name(name)[: shared - len(name) or None] + layer[shared:]
+        cut, more = self.cut(layer, weight.name)
+        return self.name(weight.name)[:cut] + more
 
-    def match(self, one: Match) -> Match:
+    def candidates(self, one: Match) -> tuple[Candidate, ...]:
+        """Of a module that was found."""
         known, *others = one.candidates
-        first = self.candidate(known)
-        candidates = [first]
+        first = self._candidate(known)
+        found = [first]
         for other in others:
             same = other.weights is known.weights and other.layer is known.layer and other.path is known.path
-            candidates.append(
+            found.append(
                 Candidate(other.layout, first.path, first.layer, first.weights, other.settled)
                 if same
-                else self.candidate(other)
+                else self._candidate(other)
             )
-        return Match(tuple(candidates), one.decided_by, one.config, Repeated(one, self))
+        return tuple(found)
 
-    def candidate(self, one: Candidate) -> Candidate:
+    def _candidate(self, one: Candidate) -> Candidate:
         layer = self.layer(one.layer, one.weights[0])
         return Candidate(one.layout, self.path(one.path), layer, tuple(map(self.weight, one.weights)), one.settled)
 
@@ -216,32 +236,40 @@ class Renamed:
             said = replace(said, origin=self.source(said.origin))
         if any(fact.source.startswith(TENSOR) for fact in facts):
             facts = tuple(replace(fact, source=self.source(fact.source)) for fact in facts)
+        known: dict[str, Weight] = {}  # each is made once: whoever asks whether two are the same is told so
+
+        def weight(one: Weight) -> Weight:
+            made = known.get(one.name)
+            if made is None:
+                made = known[one.name] = self.weight(one)
+            if made.shape != one.shape:
+                raise UnlikeError(one.name)
+            return made
+
+        def part(one: Part) -> Part:
+            bias = None if one.bias is None else weight(one.bias)
+            return Part(one.name, weight(one.weight), one.orientation, one.in_features, one.heads, bias, one.bias_heads)
+
         output, out, out_bias = one.output, one.out, one.out_bias
-        made = replace(
+        return replace(
             one,
             layer=self.layer(one.layer, one.weights[0]),
             heads_fact=said,
             weighed_facts=facts,
             tensors={role: self.name(name) for role, name in one.tensors.items()},
-            parts=tuple(map(self._part, one.parts)),
-            others=tuple(map(self._part, one.others)),
-            output=output if output is None else self._part(output),
-            out=out if out is None else self.weight(out),
-            out_bias=out_bias if out_bias is None else self.weight(out_bias),
-            weights=tuple(map(self.weight, one.weights)),
-            biases=tuple(map(self.weight, one.biases)),
-            extras=tuple((self.weight(weight), meaning) for weight, meaning in one.extras),
+            parts=tuple(map(part, one.parts)),
+            others=tuple(map(part, one.others)),
+            output=output if output is None else part(output),
+            out=out if out is None else weight(out),
+            out_bias=out_bias if out_bias is None else weight(out_bias),
+            weights=tuple(map(weight, one.weights)),
+            biases=tuple(map(weight, one.biases)),
+            extras=tuple((weight(info), meaning) for info, meaning in one.extras),
         )
-        self._made.clear()  # of a hundred thousand blocks they would take much room
-        return made
 
     def source(self, source: str) -> str:
         """Of what says how many heads there are: a tensor of the module itself, or what speaks of all modules."""
         return TENSOR + self.name(source.removeprefix(TENSOR)) if source.startswith(TENSOR) else source
-
-    def _part(self, one: Part) -> Part:
-        weight, bias = self.weight(one.weight), None if one.bias is None else self.weight(one.bias)
-        return Part(one.name, weight, one.orientation, one.in_features, one.heads, bias, one.bias_heads)
 
     def finding(self, one: Finding, first: str, layer: str) -> Finding:
         """Of a finding about the layer called ``first``."""

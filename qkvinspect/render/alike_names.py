@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import compress
 
 from qkvinspect.late_pattern import late_pattern
 
@@ -38,7 +39,11 @@ def _of_all(layers: Sequence[str]) -> str:
 
 def varied(layers: Sequence[str]) -> list[bool]:
     """Which of the numbers in names of one stem differ."""
-    numbers = [NUMBER.findall(layer) for layer in layers]
+    return differing([NUMBER.findall(layer) for layer in layers])
+
+
+def differing(numbers: Iterable[Sequence[str]]) -> list[bool]:
+    """The same, of the numbers of each name."""
     return [len(set(column)) > 1 for column in zip(*numbers, strict=True)]
 
 
@@ -50,7 +55,12 @@ def name(layer: str, differs: Sequence[bool]) -> str:
 
 def label(layer: str, differs: Sequence[bool]) -> str:
     """Those numbers: ``3``, or ``0.3`` where there are two."""
-    return ".".join(number for number, is_varied in zip(NUMBER.findall(layer), differs, strict=True) if is_varied)
+    return label_of(NUMBER.findall(layer), differs)
+
+
+def label_of(numbers: Sequence[str], differs: Sequence[bool]) -> str:
+    """The same, of the numbers of a name."""
+    return ".".join(compress(numbers, differs))
 
 
 def numbers(labels: Sequence[str]) -> str:

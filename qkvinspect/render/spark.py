@@ -23,9 +23,15 @@ def spark(values: Sequence[float], width: int) -> str:
     shown = ""
     for number in range(count):
         run = values[number * len(values) // count : (number + 1) * len(values) // count]
-        some = [value for value in run if math.isfinite(value)]
-        farthest = max(some, key=lambda value: abs(value - middle), default=math.nan)
-        shown += " " if not some else block((farthest - low) / (high - low) if high > low else 0.0)
+        some = run if len(known) == len(values) else [value for value in run if math.isfinite(value)]
+        if not some:
+            shown += " "
+            continue
+        ends = min(some), max(some)
+        if middle - ends[0] == ends[1] - middle:
+            ends = [next(value for value in some if value in ends)]
+        farthest = max(ends, key=lambda value: abs(value - middle))
+        shown += block((farthest - low) / (high - low) if high > low else 0.0)
     return shown
 
 

@@ -74,7 +74,7 @@ def squares_of_data(name: str, data: Bytes, rows: int) -> memoryview[float] | No
     if not math.isfinite(total(found)):
         return None
     least = 0.0 if name in ("float16", "float8_e4m3fn") else _TINY * cols
-    if smallest(found) < least and not _only_zeros(data, [row for row, one in enumerate(found) if one < least], rows):
+    if smallest(found) < least and not _only_zeros(data, found, least):
         return None
     return found
 
@@ -94,12 +94,14 @@ def _over_all() -> tuple[Reduction, Reduction]:
     return numkong.sum, numkong.min
 
 
-def _only_zeros(data: Bytes, places: Sequence[int], rows: int) -> bool:
-    if not bytes(data).strip(b"\0"):  # at once, as of a new layer's bias
+def _only_zeros(data: Bytes, squares: Sequence[float], least: float) -> bool:
+    """Whether the rows whose sum is less than that hold nothing but zeros."""
+    whole = bytes(data)
+    if whole == bytes(len(whole)):  # at once, as of a new layer's bias
         return True
-    size = len(data) // rows
+    size = len(whole) // len(squares)
     zeros = bytes(size)
-    return all(bytes(data[row * size : (row + 1) * size]) == zeros for row in places)
+    return all(whole[row * size : (row + 1) * size] == zeros for row, square in enumerate(squares) if square < least)
 
 
 @cache

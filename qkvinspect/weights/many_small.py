@@ -1,15 +1,11 @@
-"""Sums of squares of many small weights of one table, in one call for all rows of a width that lie near each other.
-
-A weight of some kilobytes takes several times as long to be described, cut into tiles and added up as to be summed.
-"""
+"""Sums of squares of many small weights of tables, in one call for all rows of a width that lie near each other."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from qkvinspect.checkpoint import ByteSource, Orientation
+from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
 from qkvinspect.sources.briefly import AT_ONCE, is_filling, read_briefly
 from qkvinspect.tensor_table import TensorTable
@@ -25,37 +21,28 @@ _SMALL = 32 << 10
 class SmallForm(NamedTuple):
     """What small weights of one kind have in common: rows without gaps that are read and summed as they are stored."""
 
+    table: TensorTable
     dtype: str
     rows: int
     cols: int
     nbytes: int
 
 
-class SmallWeight(NamedTuple):
-    """Where such a weight lies."""
-
-    source: ByteSource
-    start: int
-    form: SmallForm
-
-
-class SmallWeights:
+class SmallForms:
     """Tells which weights are such, by what is known of their kind."""
 
     def __init__(self) -> None:
-        self._forms: dict[tuple[int, int, Orientation], SmallForm | None] = {}
+        self._known: dict[tuple[int, int, Orientation], SmallForm | None] = {}
 
-    def of(self, weight: Weight, orientation: Orientation) -> SmallWeight | None:
-        """The weight as such a one; None where it is none."""
+    def of(self, weight: Weight, orientation: Orientation) -> SmallForm | None:
+        """The form of a weight; None where it is none of these."""
         table = table_of(weight)
         if table is None:
             return None
-        start, number = table.place(weight.name)
-        key = id(table), number, orientation
-        if key not in self._forms:
-            self._forms[key] = _form(table, weight, orientation)
-        form = self._forms[key]
-        return None if form is None else SmallWeight(table.source, start, form)
+        key = id(table), table.place(weight.name)[1], orientation
+        if key not in self._known:
+            self._known[key] = _form(table, weight, orientation)
+        return self._known[key]
 
 
 def _form(table: TensorTable, weight: Weight, orientation: Orientation) -> SmallForm | None:
@@ -66,47 +53,65 @@ def _form(table: TensorTable, weight: Weight, orientation: Orientation) -> Small
     if squares_of(dtype.name) is None:
         return None
     try:
-        return SmallForm(dtype.name, *shape_as_rows(weight.name, kind.shape, orientation), kind.nbytes)
+        return SmallForm(table, dtype.name, *shape_as_rows(weight.name, kind.shape, orientation), kind.nbytes)
     except LayoutError:
         return None  # whoever reads it alone says what is wrong
 
 
-def squares_of_each(weights: Sequence[SmallWeight]) -> list[array[float] | None]:
-    """The sum of squares of each row of each weight; None of one that must be looked at alone.
+Squares = Sequence[float]
+"""The sum of squares of each row."""
+
+_Place = tuple[int, int, int]
+"""Where a weight begins, the number of its column, and its place there."""
+
+
+def squares_of_columns(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> list[list[Squares | None]]:
+    """The sums of weights of one table; None of one that must be looked at by numpy.
+
+    Args:
+        columns: weights of one form, by where each begins.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    found: list[array[float] | None] = [None] * len(weights)
-    for run in _runs(weights):
-        first, last = weights[run.start], weights[run.stop - 1]
-        begin, stop = first.start, last.start + last.form.nbytes
-        data = memoryview(read_briefly(first.source, begin, stop - begin))
-        alike: dict[tuple[str, int], list[int]] = {}
-        for at in run:
-            form = weights[at].form
-            alike.setdefault((form.dtype, form.cols), []).append(at)
-        for (dtype, _), places in alike.items():
-            pieces = [data[weights[at].start - begin :][: weights[at].form.nbytes] for at in places]
-            squares = squares_of_data(dtype, b"".join(pieces), sum(weights[at].form.rows for at in places))
-            if squares is None:
-                continue
-            every, end = squares.tobytes(), 0
-            for at in places:
-                start, end = end, end + 8 * weights[at].form.rows
-                found[at] = array("d", every[start:end])
+    found: list[list[Squares | None]] = [[None] * len(starts) for _, starts in columns]
+    places = [(start, number, at) for number, (_, starts) in enumerate(columns) for at, start in enumerate(starts)]
+    for run in _runs(sorted(places), [form.nbytes for form, _ in columns]):
+        begin, stop = run[0][0], run[-1][0] + columns[run[-1][1]][0].nbytes
+        data = memoryview(read_briefly(columns[0][0].table.source, begin, stop - begin))
+        of_column: list[list[_Place]] = [[] for _ in columns]
+        for place in run:
+            of_column[place[1]].append(place)
+        for (form, _), some, sums in zip(columns, of_column, found, strict=True):
+            pieces = [data[start - begin : start - begin + form.nbytes] for start, _, _ in some]
+            for (_, _, at), squares in zip(some, _of_pieces(form, pieces), strict=True):
+                sums[at] = squares
     return found
 
 
-def _runs(weights: Sequence[SmallWeight]) -> Iterator[range]:
+def _of_pieces(form: SmallForm, pieces: Sequence[memoryview]) -> Iterable[Squares | None]:
+    rows = form.rows
+    squares = squares_of_data(form.dtype, b"".join(pieces), rows * len(pieces)) if pieces else None
+    if squares is None:  # some of them are odd
+        alone = [squares_of_data(form.dtype, piece, rows) for piece in pieces]
+        return [None if one is None else one.tolist() for one in alone]
+    every = squares.tolist()
+    return [every[at : at + rows] for at in range(0, len(every), rows)]
+
+
+def _runs(places: Iterable[_Place], sizes: Sequence[int]) -> Iterator[list[_Place]]:
     """Neighbours that are read at once."""
-    first = 0
-    for at in range(1, len(weights)):
-        before, one = weights[at - 1], weights[at]
-        gap = one.start - before.start - before.form.nbytes
-        far = one.start + one.form.nbytes - weights[first].start > AT_ONCE
-        if far or not 0 <= gap <= _SMALL or one.source is not before.source:
-            yield range(first, at)
-            first = at
-    if weights:
-        yield range(first, len(weights))
+    run: list[_Place] = []
+    begin = stop = 0
+    for place in places:
+        start = place[0]
+        end = start + sizes[place[1]]
+        if run and (not 0 <= start - stop <= _SMALL or end - begin > AT_ONCE):
+            yield run
+            run = []
+        if not run:
+            begin = start
+        run.append(place)
+        stop = end
+    if run:
+        yield run

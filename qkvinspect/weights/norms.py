@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import nan, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from qkvinspect.checkpoint import Orientation, Region
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.sources.briefly import AT_ONCE, is_filling
 from qkvinspect.weights.compiled import squares_of, squares_of_rows
-from qkvinspect.weights.many_small import SmallWeight, SmallWeights, squares_of_each
 from qkvinspect.weights.neighbours import in_runs
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.table_weight import table_of
@@ -73,14 +72,6 @@ class _PartialSums:
     odd: Mapping[int, tuple[int, int]]
 
 
-class _WholeSums(NamedTuple):
-    """The sums of all rows of a weight."""
-
-    number: int
-    nbytes: int
-    squares: array[float]
-
-
 class RowStats:
     """Per output row: sum of squares (inf or nan where a value is not finite) and non-finite counts.
 
@@ -91,8 +82,8 @@ class RowStats:
 
     __slots__ = ("_begun", "odd", "squares")
 
-    def __init__(self, rows: int, squares: array[float] | None = None) -> None:
-        self.squares = array("d", bytes(8 * rows)) if squares is None else squares
+    def __init__(self, rows: int) -> None:
+        self.squares = array("d", bytes(8 * rows))
         self.odd: dict[int, tuple[int, int]] = {}
         self._begun = 0
 
@@ -131,7 +122,7 @@ def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[Ro
 
     The result does not depend on the number of cores, as partial sums are added in that order.
     """
-    jobs: deque[_Job | SmallWeight | None] = deque()
+    jobs: deque[_Job | None] = deque()
     begun = 0
     found: RowStats | None = None
     for parts in in_order(_work, _batches(requests, jobs)):
@@ -141,20 +132,16 @@ def stream(requests: Sequence[StreamRequest], progress: Progress) -> Iterator[Ro
                     yield found
                 found = _nothing(jobs.popleft())
                 begun += 1
-            if isinstance(part, _WholeSums):
-                found = RowStats(0, part.squares)
-            else:
-                assert found is not None
-                found.add(part)
+            assert found is not None
+            found.add(part)
             progress(part.nbytes)
     if begun:
         yield found
     yield from map(_nothing, jobs)
 
 
-def _nothing(job: _Job | SmallWeight | None) -> RowStats | None:
-    rows = job.form.rows if isinstance(job, SmallWeight) else job.matrix.rows if job is not None else 0
-    return None if job is None else RowStats(rows)
+def _nothing(job: _Job | None) -> RowStats | None:
+    return None if job is None else RowStats(job.matrix.rows)
 
 
 _Work = tuple[_Job, "Tile | ValueTile"]
@@ -169,40 +156,20 @@ class _WholeStorage:
     region: Verifiable
 
 
-class _ManySmall(NamedTuple):
-    """Small weights, each with its place among all."""
-
-    requests: list[tuple[int, StreamRequest]]
-    weights: list[SmallWeight]
+_Item = list[_Work] | _WholeStorage | Region
 
 
-_Item = list[_Work] | _WholeStorage | _ManySmall | Region
-
-
-def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | SmallWeight | None]) -> Iterator[_Item]:
+def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | None]) -> Iterator[_Item]:
     """The tiles of all weights in batches of about equal size, and each storage that has a checksum before them.
 
     One storage more is verified than is read, so that no core waits for the one that does it.
     """
     batch: list[_Work] = []
     size = 0
-    small, many = SmallWeights(), _ManySmall([], [])
     following = chain(requests, (None,))
     yield from _unchecked(next(following))
     for number, request in enumerate(requests):
         yield from _unchecked(next(following))
-        one = small.of(request.weight, request.orientation)
-        if one is not None and batch:
-            yield batch
-            batch, size = [], 0
-        if many.weights and (one is None or len(many.weights) == _MANY):
-            yield many
-            many = _ManySmall([], [])
-        if one is not None:
-            many.requests.append((number, request))
-            many.weights.append(one)
-            jobs.append(one)
-            continue
         job = _job(number, request)
         jobs.append(job)
         if job is None:
@@ -220,8 +187,6 @@ def _batches(requests: Sequence[StreamRequest], jobs: deque[_Job | SmallWeight |
                 batch, size = [], 0
     if batch:
         yield batch
-    if many.weights:
-        yield many
 
 
 def _unchecked(request: StreamRequest | None) -> Iterator[Region]:
@@ -263,23 +228,13 @@ def _tiles(job: _Job) -> Iterator[_Work]:
             yield job, value_tile
 
 
-def _work(work: _Item) -> Sequence[_PartialSums | _WholeSums]:
+def _work(work: _Item) -> Sequence[_PartialSums]:
     if isinstance(work, Region):
         work.check()
         return []
     if isinstance(work, _WholeStorage):
         return _verified(work)
-    if isinstance(work, _ManySmall):
-        return list(_of_small(work))
     return _of_tiles(work)
-
-
-def _of_small(many: _ManySmall) -> Iterator[_PartialSums | _WholeSums]:
-    for (number, request), squares in zip(many.requests, squares_of_each(many.weights), strict=True):
-        if squares is not None:
-            yield _WholeSums(number, request.weight.nbytes, squares)
-        elif (job := _job(number, request)) is not None:
-            yield from _of_tiles(list(_tiles(job)))
 
 
 def _of_tiles(work: Sequence[_Work]) -> list[_PartialSums]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.fast_dataclass import replace as fast_replace
+from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect, match
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.repeats import Repeats
+from qkvinspect.inspection.repeated import RepeatedAttention, norms_of
+from qkvinspect.inspection.repeats import Renamed, Repeats
+from qkvinspect.inspection.report import Attention, Part
+from tests.conftest import Run
 from tests.inspection.conventions import CONVENTIONS
 from tests.inspection.repositories import DECOYS
 
@@ -123,3 +131,84 @@ def test_heads_that_each_module_holds_are_named_after_it(monkeypatch: pytest.Mon
     repeated, each = both(replace(plain, modules=held), Options(norms=False), monkeypatch)
     assert repeated == each
     assert [one.heads_from for one in repeated[1]] == [f"checkpoint:{name}.num_heads" for name in held]
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    """A stack with a layer that holds NaN, one of zeros, one that is larger, and one of other numbers than the rest."""
+    chance = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.randn(shape, generator=chance)
+        for layers, stack in ((7, "net.blocks"), (3, "other.layers"))
+        for name, shape in stacked(
+            {name: tuple(n // 4 for n in shape) for name, shape in LAYER.items()}, layers, stack
+        ).items()
+    }
+    state["net.blocks.2.self_attn.in_proj_weight"][17, 3] = torch.nan
+    state["net.blocks.3.self_attn.in_proj_weight"].zero_()
+    state["net.blocks.5.self_attn.in_proj_weight"] = torch.randn(192, 64, generator=chance)
+    state["net.blocks.5.self_attn.in_proj_bias"] = torch.randn(192, generator=chance)
+    state["net.blocks.6.self_attn.in_proj_bias"][1] = torch.inf
+    save_file(state, folder / "m.safetensors")
+    torch.save(state, folder / "m.pt")
+    return state
+
+
+@pytest.mark.parametrize("heads", ["4", ""])
+def test_norms_of_layers_that_repeat_one_are_those_of_each_alone(heads: str, tmp_path: Path) -> None:
+    """Those of .pt, which has no table of tensors, are streamed one by one."""
+    trained(tmp_path)
+    options = Options(heads=heads or ())
+    found: list[Any] = []
+    for name in ("m.safetensors", "m.pt"):
+        with open_checkpoint(tmp_path / name) as opened:
+            report = inspect(opened, options)
+        found.append([(one.layer, [_numbers(part) for part in one.parts]) for one in report.attentions])
+        counted = {one.layer: sum(odd for part in one.parts for odd in _numbers(part)[1]) for one in report.attentions}
+        assert {layer: count for layer, count in counted.items() if count} == {
+            "net.blocks.2.self_attn": 1,
+            "net.blocks.6.self_attn": 1,
+        }
+    assert sorted(found[0]) == sorted(found[1])
+
+
+def _numbers(part: Part) -> tuple[list[str], list[int]]:
+    measures = [one for one in (part.measured, part.bias_measured, *part.head_measures) if one is not None]
+    return [repr(one.norm) for one in measures], [one.nonfinite for one in measures[:2]]
+
+
+def test_a_layer_that_repeats_one_is_an_attention_module_like_any_other(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with open_checkpoint(tmp_path / "m.safetensors") as opened:
+        report = inspect(opened, Options(heads="4"))
+        again = inspect(opened, Options(heads="4"))
+    one, other = report.attentions[1], again.attentions[1]
+    assert isinstance(one, RepeatedAttention)
+    assert one.tensor_names == {name for name in one.tensors.values() if name}
+    assert norms_of(one, ["q", "k", "v"]) == norms_of(replace(one), ["q", "k", "v"])
+    assert norms_of(one, ["v"]) == (one.parts[2].measured.norm, one.parts[2].bias_measured.norm)  # pyright: ignore
+    assert (one, repr(one)) == (other, repr(other))
+    assert replace(one) == one == fast_replace(one)
+    assert type(replace(one)) is type(fast_replace(one, layer="x")) is Attention
+    assert fast_replace(one, layer="x").parts == one.parts
+    assert one != report.attentions[3]
+    assert not hasattr(one, "nothing_of_the_kind")
+
+
+def test_layers_are_not_made_before_more_than_their_norms_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """Of a hundred thousand layers that would take most of the time."""
+    made: list[str] = []
+    real = Renamed.attention
+
+    def attention(self: Renamed, one: Attention) -> Attention:
+        made.append(one.layer)
+        return real(self, one)
+
+    monkeypatch.setattr(Renamed, "attention", attention)
+    state = {f"layers.{n}.self_attn.in_proj_weight": torch.ones(48, 16) for n in range(40)}
+    save_file(state, tmp_path / "m.safetensors")
+    said = run("show", tmp_path / "m.safetensors", "--no-evidence", "--heads", "4")
+    assert said.code == 0
+    assert len(said.out.splitlines()) > 40
+    assert len(made) < 3

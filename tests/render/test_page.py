@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from io import StringIO
 
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
+from qkvinspect.errors import clean, clean_each
+from qkvinspect.render.spark import block, spark
 from qkvinspect.render.view import ViewOptions
+from qkvinspect.render.writers import wrapping
 from qkvinspect.render.writers.page import Page
 
 STYLES = ("", "bold", "dim", "bold red")
@@ -53,3 +57,26 @@ def test_lines_are_broken_between_facts_and_stay_indented(facts: list[str], widt
 
 def plain(line: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()
+
+
+@given(st.lists(st.text(st.sampled_from("ab:#[ \x1b\u202e▁é漢"), max_size=5), max_size=4))
+def test_many_texts_are_cleaned_and_measured_as_each_is_alone(texts: list[str]) -> None:
+    assert list(clean_each(texts)) == list(map(clean, texts))
+    assert wrapping.most_of(texts) == max(map(wrapping.width_of, texts), default=0)
+    width = wrapping.most_of(texts)
+    assert {wrapping.width_of(text) for text in wrapping.padded(texts, width, right=True)} <= {width}
+    assert [text.strip() for text in wrapping.padded(texts, width, right=False)] == [text.strip() for text in texts]
+
+
+@given(st.lists(st.sampled_from([-3.0, 0.0, 1.0, 2.0, 2.5, 9.0, math.nan, math.inf]), max_size=12), st.integers(1, 6))
+def test_a_curve_has_of_each_run_the_value_farthest_from_the_middle(values: list[float], width: int) -> None:
+    known = sorted(value for value in values if math.isfinite(value))
+    expected = ""
+    for number in range(min(width, len(values)) if known else 0):
+        stop = (number + 1) * len(values) // min(width, len(values))
+        run = values[number * len(values) // min(width, len(values)) : stop]
+        some = [value for value in run if math.isfinite(value)]
+        farthest = max(some, key=lambda value: abs(value - known[len(known) // 2]), default=math.nan)
+        flat = known[0] == known[-1]
+        expected += " " if not some else block(0.0 if flat else (farthest - known[0]) / (known[-1] - known[0]))
+    assert spark(values, width) == expected

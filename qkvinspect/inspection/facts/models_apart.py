@@ -24,7 +24,7 @@ def each_of_its_own(facts: Facts, matches: Iterable[Match], configs: Sequence[Co
     named: dict[str, dict[str, str]] = {}
     every = list(matches) if alone else []
     for config in alone:
-        said = {_root(match): match.candidates[0].layer for match in every if match.config == config.origin}
+        said = {_root(match): match.layer for match in every if match.config == config.origin}
         roots = {_root(match) for match in every} - said.keys()
         others = {root for root in roots if _names_a_model(root)}
         if others and len(said) == 1 and all(map(_names_a_model, said)):
@@ -46,7 +46,7 @@ def _refuted(facts: Iterable[HeadFact], candidate: Candidate, named: dict[str, d
 
 
 def _root(match: Match) -> str:
-    return match.candidates[0].layer.partition(".")[0]
+    return match.layer.partition(".")[0]
 
 
 def _names_a_model(root: str) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
 
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.report import Attention, Measure, Part
+from qkvinspect.inspection.repeated import nonfinite_of, norms_of, written_like
+from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.render import alike_names, folding, text
 from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
 from qkvinspect.render.spark import spark
@@ -40,11 +43,18 @@ class AlikeLayers:
 def stacks(attentions: Sequence[Attention]) -> list[AlikeLayers]:
     """All layers in stacks, in the order in which they are first met."""
     named: dict[str, dict[Hashable, list[Attention]]] = {}
-    for attention in attentions:
-        named.setdefault(alike_names.stem(attention.layer), {}).setdefault(_stored(attention), []).append(attention)
+    known: dict[int, list[Attention]] = {}
+    place: dict[int, int] = {}
+    for number, attention in enumerate(attentions):
+        first = written_like(attention)
+        group = known.get(id(first))
+        if group is None:
+            groups = named.setdefault(alike_names.stem(first.layer), {})
+            group = known[id(first)] = groups.setdefault(_stored(first), [])
+            place.setdefault(id(group), number)
+        group.append(attention)
     found = [stack for groups in named.values() for stack in _of_one_name(list(groups.values()))]
-    place = {attention.layer: number for number, attention in enumerate(attentions)}
-    return sorted(found, key=lambda stack: place[stack.layers[0].layer])
+    return [stack for _, stack in sorted(found, key=lambda one: place[one[0]])]
 
 
 def chapter(stack: AlikeLayers, rows: int | None) -> Chapter:
@@ -73,14 +83,16 @@ def rows_for(found: Sequence[AlikeLayers], lines: int) -> int:
     return folding.rooms([size for size in sizes if size > 1], lines - around)
 
 
-def _of_one_name(groups: Sequence[Sequence[Attention]]) -> Iterator[AlikeLayers]:
-    differs = alike_names.varied([one.layer for group in groups for one in group])
+def _of_one_name(groups: Sequence[list[Attention]]) -> Iterator[tuple[int, AlikeLayers]]:
+    """The stacks of layers whose names differ in numbers only, each with the id of the group that it is."""
+    numbers = [[alike_names.NUMBER.findall(one.layer) for one in group] for group in groups]
+    differs = alike_names.differing(chain.from_iterable(numbers))
     main = max(groups, key=len)
-    for group in groups:
+    for group, own in zip(groups, numbers, strict=True):
         first = group[0].layer
         name = alike_names.name(first, differs) if len(group) > 1 else first
-        labels = tuple(alike_names.label(one.layer, differs) for one in group)
-        yield AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
+        labels = tuple([alike_names.label_of(some, differs) for some in own])
+        yield id(group), AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
 
 
 _KINDS = ("layout", "heads", "source of the heads", "stored tensors", "biases")
@@ -116,7 +128,7 @@ def _blocks(stack: AlikeLayers, rows: int | None) -> Iterator[Block]:
     yield FactList((f"{text.stored(first)}{': ' * bool(first.parts)}{_cut(first)}",))
     if stack.unlike:
         yield TextLine(stack.unlike, "yellow")
-    columns = [column for column in _columns(stack) if any(column.measures)]
+    columns = [column for column in _columns(stack) if any(norm is not None for norm in column.norms)]
     if columns:
         yield _table(stack, columns, rows)
 
@@ -165,27 +177,34 @@ def _distances(part: Part) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class NormColumn:
-    """A figure of each layer, in their order."""
+    """A figure of each layer, in their order; None where there is none."""
 
     title: str
-    measures: Sequence[Measure | None]
+    norms: Sequence[float | None]
 
 
 def _columns(stack: AlikeLayers) -> Iterator[NormColumn]:
-    names = [part.name for part in stack.layers[0].parts]
-    held = [[one.part(name) for one in stack.layers] for name in names]
-    for name, parts in zip(names, held, strict=True):
-        yield NormColumn(f"{name.upper()} norm", [part.measured if part else None for part in parts])
-    for name, parts in zip(names, held, strict=True):
-        yield NormColumn(f"{name.upper()} bias", [part.bias_measured if part else None for part in parts])
+    names = _parts(stack)
+    titles = [*(f"{name.upper()} norm" for name in names), *(f"{name.upper()} bias" for name in names)]
+    rows = [norms_of(one, names) for one in stack.layers]
+    for title, norms in zip(titles, zip(*rows, strict=True), strict=True):
+        yield NormColumn(title, norms)
+
+
+def _parts(stack: AlikeLayers) -> list[str]:
+    return [part.name for part in stack.layers[0].parts]
 
 
 def _table(stack: AlikeLayers, columns: Sequence[NormColumn], rows: int | None) -> DataTable:
     titles = ("layer", *(column.title for column in columns), "non-finite")
     size = math.ceil(len(stack.layers) / rows) if rows else 1
-    starts = range(0, len(stack.layers), size)
-    lines = [_row(stack.labels, columns, slice(start, start + size)) for start in starts]
-    curves = ("", *(spark([_norm(one) for one in column.measures], _WIDE) for column in columns), "")
+    names = _parts(stack)
+    odd = [nonfinite_of(one, names) for one in stack.layers]
+    every = [_in_rows(stack.labels, size, str, folding.label)]
+    every += [_in_rows(column.norms, size, _figure, _range) for column in columns]
+    every += [_in_rows(odd, size, _count, _total)]
+    lines = [*zip(*every, strict=True)]
+    curves = ("", *(spark([_number(norm) for norm in column.norms], _WIDE) for column in columns), "")
     spare = tuple(number for number, title in enumerate(titles) if title.endswith("bias"))
     right = (False, *(True for _ in titles[1:]))
     return DataTable(titles, [*lines, curves], right, _stands_out, ruled=False, spare=spare)
@@ -196,13 +215,34 @@ def _stands_out(cells: Sequence[str]) -> bool:
     return cells[-1] not in ("0", "-", "")
 
 
-def _row(labels: Sequence[str], columns: Sequence[NormColumn], run: slice) -> tuple[str, ...]:
-    """Of one layer, or of neighbours that share a row."""
-    measured = [[measure for measure in column.measures[run] if measure] for column in columns]
-    cells = [folding.span([measure.norm for measure in some]) for some in measured]
-    counted = [measure.nonfinite for some in measured for measure in some]
-    return folding.label(labels[run]), *cells, str(sum(counted)) if counted else "-"
+Of = TypeVar("Of")
 
 
-def _norm(measure: Measure | None) -> float:
-    return measure.norm if measure else math.nan
+def _in_rows(
+    values: Sequence[Of], size: int, alone: Callable[[Of], str], joined: Callable[[Sequence[Of]], str]
+) -> list[str]:
+    """The cells of a column of which so many neighbours share a row."""
+    if size == 1:
+        return list(map(alone, values))
+    return [joined(values[start : start + size]) for start in range(0, len(values), size)]
+
+
+def _figure(norm: float | None) -> str:
+    return "-" if norm is None else text.number(norm)
+
+
+def _range(norms: Sequence[float | None]) -> str:
+    return folding.span([norm for norm in norms if norm is not None])
+
+
+def _count(nonfinite: int | None) -> str:
+    return "-" if nonfinite is None else str(nonfinite)
+
+
+def _total(counts: Sequence[int | None]) -> str:
+    known = [count for count in counts if count is not None]
+    return _count(sum(known) if known else None)
+
+
+def _number(norm: float | None) -> float:
+    return math.nan if norm is None else norm

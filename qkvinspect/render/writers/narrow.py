@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qkvinspect.errors import clean_each
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.render.document import DataTable
-from qkvinspect.render.text import clean
-from qkvinspect.render.writers.wrapping import width_of
+from qkvinspect.render.writers.wrapping import most_of, width_of
 
 _GAPS = (3, 2)
 """Columns between those of a table: what looks best, and what will do."""
@@ -18,13 +18,14 @@ class Laid:
     """A table that fits.
 
     Attributes:
+        columns: the cells of every column.
         kept: which columns are shown, in their order; sizes: how wide each is.
         gap: columns between two of them.
         above: which column stands on a line of its own above the others of each row; -1: none.
         said: what its names have in common, said once.
     """
 
-    cells: Sequence[Sequence[str]]
+    columns: Sequence[Sequence[str]]
     kept: list[int]
     sizes: list[int]
     gap: int
@@ -34,37 +35,37 @@ class Laid:
 
 def laid(table: DataTable, width: int | None) -> Laid:
     """The table as it is, if it fits or nothing limits it; else with as little left out as possible."""
-    cleaned = [_clean(row) for row in table.rows]
-    every = list(range(len(table.columns)))
-    sizes = widths(table, cleaned, every)
+    cells = zip(*table.rows, strict=True) if table.rows else (() for _ in table.columns)
+    columns: list[Sequence[str]] = [clean_each(column) for column in cells]
+    every = list(range(len(columns)))
+    sizes = widths(table, columns)
     if width is None or across(sizes, _GAPS[-1]) <= width:
-        return Laid(cleaned, every, sizes, _gap(sizes, width))
-    cells = [list(row) for row in cleaned]
+        return Laid(columns, every, sizes, _gap(sizes, width))
     said: list[str] = []
     for column in table.names:
-        said += _shorten(cells, column, table.columns[column])
+        columns[column], common = _shortened(columns[column], table.columns[column])
+        said += common
+    sizes = widths(table, columns)
     kept, spare = list(every), list(table.spare)
-    while spare and not fits(table, cells, kept, width):
+
+    def fits() -> bool:
+        return across([sizes[i] for i in kept], _GAPS[-1]) <= width
+
+    while spare and not fits():
         kept.remove(spare.pop())
     above = -1
-    if table.names and not fits(table, cells, kept, width):
+    if table.names and not fits():
         above = table.names[0]
         kept.remove(above)
-    while len(kept) > 1 and not fits(table, cells, kept, width):
+    while len(kept) > 1 and not fits():
         kept.pop()
-    sizes = widths(table, cells, kept)
-    return Laid(cells, kept, sizes, _gap(sizes, width), above, tuple(said))
+    sizes = [sizes[i] for i in kept]
+    return Laid(columns, kept, sizes, _gap(sizes, width), above, tuple(said))
 
 
-def _clean(row: Sequence[str]) -> Sequence[str]:
-    """The row itself where nothing in it is to be replaced: a hundred thousand need no copy."""
-    cells = [clean(cell) for cell in row]
-    return row if all(one is other for one, other in zip(cells, row, strict=True)) else cells
-
-
-def widths(table: DataTable, cells: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
+def widths(table: DataTable, columns: Sequence[Sequence[str]]) -> list[int]:
     """Of each column, with its title."""
-    return [max(width_of(table.columns[i]), max(map(width_of, [row[i] for row in cells]), default=0)) for i in kept]
+    return [max(width_of(title), most_of(column)) for title, column in zip(table.columns, columns, strict=True)]
 
 
 def across(sizes: Sequence[int], gap: int) -> int:
@@ -72,32 +73,24 @@ def across(sizes: Sequence[int], gap: int) -> int:
     return sum(sizes) + gap * (len(sizes) - 1) + 2
 
 
-def fits(table: DataTable, cells: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> bool:
-    """Whether it does with the smallest gaps."""
-    return across(widths(table, cells, kept), _GAPS[-1]) <= width
-
-
 def _gap(sizes: Sequence[int], width: int | None) -> int:
     return next((gap for gap in _GAPS if width is None or across(sizes, gap) <= width), _GAPS[-1])
 
 
-def _shorten(cells: Sequence[list[str]], column: int, title: str) -> list[str]:
+def _shortened(column: Sequence[str], title: str) -> tuple[Sequence[str], list[str]]:
     """Names without what all of them begin and end with, between points; and what that is."""
-    names = [row[column].split(".") for row in cells if row[column]]
+    names = [cell.split(".") for cell in column if cell]
     different = {tuple(name) for name in names}
     if len(different) < 2:
-        return []
+        return column, []
     most = min(map(len, different)) - 1  # something must be left of the shortest
     before = _alike([name[:most] for name in different])
     behind = _alike([name[::-1][: most - before] for name in different])
     if not before and not behind:
-        return []
+        return column, []
     first = names[0]
-    for row in cells:
-        if row[column]:
-            words = row[column].split(".")
-            row[column] = ".".join(words[before : len(words) - behind])
-    return [f"{title}: {'.'.join([*first[:before], '*', *first[len(first) - behind :]])}"]
+    cells = [".".join(words[before : len(words) - behind]) for words in (cell.split(".") for cell in column)]
+    return cells, [f"{title}: {'.'.join([*first[:before], '*', *first[len(first) - behind :]])}"]
 
 
 def _alike(names: Sequence[Sequence[str]]) -> int:

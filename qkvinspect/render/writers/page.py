@@ -95,31 +95,42 @@ class Page:
         indent = "  " if laid.above >= 0 else " "
         if laid.above >= 0:
             self.line((f" {table.columns[laid.above]}", "dim"))
-        self._row([table.columns[i] for i in laid.kept], sizes, right, laid.gap, indent, "dim")
+        self._rows([(table.columns[i],) for i in laid.kept], sizes, right, laid.gap, indent, ("dim",))
         across, most = narrow.across(sizes, laid.gap), self._view.width
         overlong = most is not None and across > most  # a name that is longer than a line
         if table.ruled:
             self._add("─" * (most if most is not None and overlong else across))
-        for row, stored in zip(laid.cells, table.rows, strict=True):
-            style = "red" if table.bad(stored) else ""
+        shown = [laid.columns[i] for i in laid.kept]
+        styles = ["red" if table.bad(row) else "" for row in table.rows]
+        if laid.above < 0 and not overlong:
+            self._rows(shown, sizes, right, laid.gap, indent, styles)
+        for number, style in enumerate(styles if laid.above >= 0 or overlong else ()):
             if laid.above >= 0:
-                self.line((f" {row[laid.above]}", style), hang=1)
+                self.line((f" {laid.columns[laid.above][number]}", style), hang=1)
             if overlong:
-                self.line((f"{indent}{row[laid.kept[0]]}", style), hang=len(indent))
+                self.line((f"{indent}{shown[0][number]}", style), hang=len(indent))
             else:
-                self._row([row[i] for i in laid.kept], sizes, right, laid.gap, indent, style)
-        shown = {*laid.kept, laid.above}
-        if missing := [title for i, title in enumerate(table.columns) if title and i not in shown]:
+                self._rows([(column[number],) for column in shown], sizes, right, laid.gap, indent, (style,))
+        seen = {*laid.kept, laid.above}
+        if missing := [title for i, title in enumerate(table.columns) if title and i not in seen]:
             self.line((f" no room for: {', '.join(missing)}", "dim"))
 
-    def _row(
-        self, cells: Sequence[str], sizes: Sequence[int], right: Sequence[bool], gap: int, indent: str, style: str
+    def _rows(
+        self,
+        columns: Sequence[Sequence[str]],
+        sizes: Sequence[int],
+        right: Sequence[bool],
+        gap: int,
+        indent: str,
+        styles: Iterable[str],
     ) -> None:
-        padded: list[str] = []
-        for cell, size, flush in zip(cells, sizes, right, strict=True):
-            space = " " * (size - wrapping.width_of(cell))
-            padded.append(space + cell if flush else cell + space)
-        self._add(self._styled(f"{indent}{(' ' * gap).join(padded)}".rstrip(), style))
+        """Rows of a table, each with its style."""
+        cells = [
+            wrapping.padded(column, size, right=flush)
+            for column, size, flush in zip(columns, sizes, right, strict=True)
+        ]
+        for row, style in zip(zip(*cells, strict=True), styles, strict=True):
+            self._add(self._styled(f"{indent}{(' ' * gap).join(row)}".rstrip(), style))
 
     def __str__(self) -> str:
         return "\n".join((*self._lines, ""))  # in one go: of a long page a copy more takes much room

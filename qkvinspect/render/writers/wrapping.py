@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise, repeat
 
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.render.spark import BLOCKS
@@ -14,17 +14,35 @@ _WORD = late_pattern(r"\s*(?:\[[\d, ]*\]|\S)+\s*")
 _FACT = late_pattern(r"\s*\S+(?: \S+)*\s*")
 """What two spaces part from the next."""
 
-_NARROW = str.maketrans("", "", BLOCKS + "─│└…·×▏▎▍▌▋▊▉")
-"""Characters besides ASCII that are known to be one column wide."""
+_OTHERS = late_pattern(rf"[^\x00-\x7f{BLOCKS}─│└…·×▏▎▍▌▋▊▉]")
+"""Characters that are not known to be one column wide."""
 
 
 def width_of(text: str) -> int:
     """Columns that it takes in a terminal."""
-    if text.isascii() or text.translate(_NARROW).isascii():
+    if _is_narrow(text):
         return len(text)
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def _is_narrow(text: str) -> bool:
+    """Whether every character is one column wide."""
+    return text.isascii() or not _OTHERS.search(text)
+
+
+def most_of(texts: Sequence[str]) -> int:
+    """Columns that the widest of some texts takes."""
+    return max(map(len if _is_narrow("".join(texts)) else width_of, texts), default=0)
+
+
+def padded(texts: Sequence[str], width: int, *, right: bool) -> Iterable[str]:
+    """The texts with spaces before or behind them, so that each takes so many columns."""
+    if _is_narrow("".join(texts)):
+        return map(str.rjust if right else str.ljust, texts, repeat(width))
+    spaces = (" " * (width - width_of(text)) for text in texts)
+    return (space + text if right else text + space for space, text in zip(spaces, texts, strict=True))
 
 
 def pieces(parts: Sequence[tuple[str, str]], width: int, hang: int) -> Iterator[list[tuple[str, str]]]:
