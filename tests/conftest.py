@@ -64,8 +64,6 @@ the rooms that these lines are of, which by themselves keep what ``fail_under`` 
 TRACED = 4
 """Cases of a test that run with the tracer: those that follow try other values with the same lines."""
 
-_TRACED = pytest.StashKey[bool]()
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first: at the end, one process would do it alone while the others have nothing left."""
@@ -74,44 +72,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         test = item.nodeid.partition("[")[0]
         cases[test] += 1
-        spared = cases[test] > TRACED or item.nodeid.startswith(UNTRACED) or item.get_closest_marker("no_cover")
-        item.stash[_TRACED] = not spared
-
-
-def _tracer(config: pytest.Config) -> Any:
-    """What starts and stops the tracer in a process that runs tests; none without ``--cov``."""
-    plugin = config.pluginmanager.getplugin("_cov")
-    alone = config.getoption("numprocesses", None) in (None, 0)
-    return plugin.cov_controller if plugin and (alone or hasattr(config, "workerinput")) else None
+        if cases[test] > TRACED or item.nodeid.startswith(UNTRACED):
+            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
-    """What is imported stays: the collector of garbage need not look through it, neither meanwhile nor afterwards.
-
-    And then the tracer stops: it makes pytest itself slower, whose own work between two tests is nothing to be counted.
-    """
+    """What is imported stays: the collector of garbage need not look through it, neither meanwhile nor afterwards."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
         gc.freeze()
-        if tracer := _tracer(session.config):
-            tracer.pause()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Trace what is to be traced, with what is set up for it."""
-    tracer = _tracer(item.config) if item.stash[_TRACED] else None
-    if tracer is None:
-        return (yield)
-    tracer.resume()
-    try:
-        return (yield)
-    finally:
-        tracer.pause()
 
 
 @pytest.fixture
