@@ -61,7 +61,7 @@ They ask the whole tool about many checkpoints, again and again. The lines that 
 the rooms that these lines are of, which by themselves keep what ``fail_under`` asks for.
 """
 
-TRACED = 4
+TRACED = 1
 """Cases of a test that run with the tracer: those that follow try other values with the same lines."""
 
 
