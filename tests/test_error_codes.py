@@ -8,16 +8,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from tests.batches import batched
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/codes.md").read_text()
 
 
-@pytest.mark.parametrize("code", Code, ids=lambda code: code.name)
+@batched("code", Code)
 def test_a_code_is_documented(code: Code) -> None:
     assert re.fullmatch(r"QKV-F\d{3}", code)
     assert re.fullmatch(r"[A-Z].*\.", code.meaning)

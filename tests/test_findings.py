@@ -15,6 +15,7 @@ import qkvinspect
 from qkvinspect.checks import parse_policy
 from qkvinspect.finding_codes import SEVERITIES, FindingCode
 from qkvinspect.findings import AGAINST_WEIGHTS, HEADS_IN_DOUBT, QUANTISED, Finding
+from tests.batches import batched
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = "".join((DOCS / name).read_text() for name in ("checks.md", "runs.md"))
@@ -24,7 +25,7 @@ NATURE = {FindingCode.NO_CHECKSUMS, FindingCode.ADAPTER_ONLY, FindingCode.TENSOR
 OF_RUNS = [code for code in FindingCode if code.in_check is None]
 
 
-@pytest.mark.parametrize("code", FindingCode, ids=lambda code: code.name)
+@batched("code", FindingCode)
 def test_a_code_has_a_text_a_sentence_and_severities(code: FindingCode) -> None:
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", code)
     assert code.name == code.upper().replace("-", "_")
@@ -37,7 +38,7 @@ def test_a_code_has_a_text_a_sentence_and_severities(code: FindingCode) -> None:
     assert f"| `{code}` |" in PAGES
 
 
-@pytest.mark.parametrize("code", FindingCode, ids=lambda code: code.name)
+@batched("code", FindingCode)
 def test_a_finding_comes_back_from_json(code: FindingCode) -> None:
     finding = Finding(code, "K holds 3 values", "layers.1")
     found = json.loads(json.dumps(finding.to_dict()))
@@ -70,7 +71,7 @@ def test_the_sets_do_not_overlap() -> None:
     assert all(code.in_check == "error" for code in AGAINST_WEIGHTS)
 
 
-@pytest.mark.parametrize("code", FindingCode, ids=lambda code: code.name)
+@batched("code", FindingCode)
 def test_settings_may_name_what_check_reports_and_nothing_else(code: FindingCode) -> None:
     table = {"select": [str(code)], "ignore": [], "severity": {str(code): "info"}}
     if code in OF_RUNS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,15 @@ COMMANDS = {
     "cog": ["cog", "-I", "docs", "--check", "--diff", "README.md", *map(str, sorted(ROOT.glob("docs/*.md")))],
 }
 
+NODE = {"NODE_OPTIONS": "--max-semi-space-size=64"}
+"""Room for what pyright makes and throws away at once: a tenth of its time goes into tidying a smaller one."""
+
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_gate(name: str) -> None:
     program, *arguments = COMMANDS[name]
-    result = subprocess.run([BIN / program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    surroundings = os.environ | NODE
+    result = subprocess.run(
+        [BIN / program, *arguments], cwd=ROOT, env=surroundings, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr

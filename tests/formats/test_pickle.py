@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Call, Global, Loaded, Persistent, TensorCall, load, load_prefix, load_whole
 from qkvinspect.formats.pickle.keys import Keys, MalformedError
+from tests.batches import batched
 
 walk = sys.modules["qkvinspect.formats.pickle.walk"]
 
@@ -311,7 +312,7 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+@batched("data", MALFORMED)
 def test_malformed(data: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"^file\.pt: ") as caught:
         load(data, "file.pt")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.batches import batched
 from tests.conftest import Run
 from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.writers import onnxes
@@ -130,7 +131,7 @@ def test_rows_of_v_rule_out_heads_that_those_of_q_and_k_allow() -> None:
     assert heads(report("a", rows=(16, 16, 12), config__c_json={"num_heads": 4})) == [4]
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(LISTED)))
+@batched("file name", sorted(set(LISTED)))
 def test_a_listed_test_exists(file: str, name: str) -> None:
     assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from qkvinspect.dtypes import DTYPES
+from tests.batches import batched
 from tests.hostile.memory import MemoryFile
 from tests.hostile.oracles import disagreements
 from tests.hostile.reading import outcome
@@ -85,7 +86,7 @@ def wrapped(random: Random, state: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-@pytest.mark.parametrize("seed", range(100))
+@batched("seed", range(100))
 def test_torch(seed: int, zipped: bool) -> None:
     random = Random(seed)
     state = state_dict(random, PLAIN if zipped else TYPED)
@@ -97,7 +98,7 @@ def test_torch(seed: int, zipped: bool) -> None:
     assert disagreements(buffer.getvalue(), found) == []
 
 
-@pytest.mark.parametrize("seed", range(100))
+@batched("seed", range(100))
 def test_safetensors(seed: int) -> None:
     random = Random(seed)
     state = state_dict(random, [dtype for dtype in PLAIN if dtype not in UNKNOWN_TO_SAFETENSORS])

@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from qkvinspect import cli
+from tests.batches import batched
 
 ROOT = Path(__file__).parents[2]
 SECURITY = (ROOT / "SECURITY.md").read_text()
@@ -17,7 +16,7 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", SECURITY)))
 PROMISED = SECURITY.partition("## Promised")[2].partition("## Not promised")[0]
 
 
-@pytest.mark.parametrize(("file", "name"), NAMED)
+@batched("file name", NAMED)
 def test_a_named_test_exists(file: str, name: str) -> None:
     tree = ast.parse((ROOT / file).read_text())
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]

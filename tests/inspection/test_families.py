@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
+from tests.batches import batched
 
 FAMILIES = sorted((Path(__file__).parent.parent / "families").glob("*.json"))
 ROLES = ("q", "k", "v", "q_bias", "k_bias", "v_bias", "out")
@@ -30,7 +29,7 @@ def _load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+@batched("path", FAMILIES)
 def test_the_attention_of_a_family_is_found(path: Path) -> None:
     family = _load(path)
     latent = {name for layer in family.get("mla_layers", ()) for name in layer["weights"]}
@@ -45,7 +44,7 @@ def test_the_attention_of_a_family_is_found(path: Path) -> None:
         assert {role: tensors.get(role) for role in ROLES} == {role: truth[role] for role in ROLES}
 
 
-@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+@batched("path", FAMILIES)
 def test_head_counts_are_true_or_unknown(path: Path) -> None:
     family = _load(path)
     truths = {truth["q"]: truth for truth in family["attentions"]}

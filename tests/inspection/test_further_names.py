@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
+from tests.batches import batched
 from tests.inspection.test_patterns import report
 
 E, H, D = 48, 4, 12
@@ -118,7 +117,7 @@ DECOYS: dict[str, Shapes] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@batched("name", [*NAMES])
 def test_further_names_are_found(name: str) -> None:
     found = report(NAMES[name])
     assert found.attentions != ()
@@ -130,7 +129,7 @@ def test_further_names_are_found(name: str) -> None:
     assert all(not any(f"{word}" in tensor for word in ("query", "key", "value", "qkv")) for tensor in rest)
 
 
-@pytest.mark.parametrize("shapes", DECOYS.values(), ids=DECOYS)
+@batched("shapes", DECOYS)
 def test_further_decoys_are_none(shapes: Shapes) -> None:
     told = report(shapes)
     assert told.attentions == ()

@@ -17,6 +17,7 @@ from qkvinspect.errors import LayoutError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.layouts.from_settings import THREE_AXES, UNKNOWN, parse, rows
+from tests.batches import batched
 from tests.inspection import conventions, repositories, test_account, worlds
 from tests.inspection.test_patterns import report
 
@@ -69,7 +70,7 @@ def _completed(text: str) -> tuple[dict[str, Any], bool]:
     return table, UNKNOWN not in table.values()
 
 
-@pytest.mark.parametrize("shapes", [pytest.param(shapes, id=name) for name, shapes in _every()])
+@batched("shapes", dict(_every()))
 def test_every_row_that_is_printed_is_accepted(shapes: Shapes) -> None:
     told = report(shapes)
     assert told.account is not None

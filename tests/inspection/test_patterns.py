@@ -17,6 +17,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.inspection.words import word_of
+from tests.batches import batched
 from tests.inspection.conventions import CONVENTIONS, Convention
 from tests.inspection.repositories import DECOYS as REPOSITORY_DECOYS
 from tests.inspection.repositories import FOUND, SAID
@@ -103,7 +104,7 @@ def test_what_only_uses_such_words_is_not_attention(shapes: dict[str, tuple[int,
     assert report(shapes).attentions == ()
 
 
-@pytest.mark.parametrize(("shapes", "layers", "layout"), FOUND.values(), ids=FOUND)
+@batched("shapes layers layout", FOUND)
 def test_names_of_repositories_are_found(
     shapes: dict[str, tuple[int, ...]], layers: tuple[str, ...], layout: str
 ) -> None:
@@ -127,7 +128,7 @@ def test_attention_that_cannot_be_cut_is_said(shapes: dict[str, tuple[int, ...]]
     assert [words in strange.why for strange in told.account.unrecognised] == [True]
 
 
-@pytest.mark.parametrize("shapes", REPOSITORY_DECOYS.values(), ids=REPOSITORY_DECOYS)
+@batched("shapes", REPOSITORY_DECOYS)
 def test_words_of_repositories_that_mean_no_attention(shapes: dict[str, tuple[int, ...]]) -> None:
     assert report(shapes).attentions == ()
 

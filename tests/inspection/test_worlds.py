@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.batches import batched
 from tests.inspection.conventions import E
 from tests.inspection.test_patterns import report
 from tests.inspection.worlds import DECOYS, FOUND, SAID, Shape
 
 
-@pytest.mark.parametrize(("shapes", "layers"), FOUND.values(), ids=FOUND)
+@batched("shapes layers", FOUND)
 def test_it_is_found_under_other_names(shapes: dict[str, Shape], layers: tuple[str, ...]) -> None:
     found = report(shapes).attentions
     assert tuple(attention.layer for attention in found) == layers
@@ -31,7 +32,7 @@ def test_what_cannot_be_cut_is_not_passed_over(shapes: dict[str, Shape]) -> None
     assert told.account.unrecognised[0].suggestion.startswith("[[layout]]")
 
 
-@pytest.mark.parametrize("shapes", DECOYS.values(), ids=DECOYS)
+@batched("shapes", DECOYS)
 def test_what_is_none_is_not_found(shapes: dict[str, Shape]) -> None:
     told = report(shapes)
     assert told.attentions == ()

