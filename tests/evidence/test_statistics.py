@@ -10,9 +10,9 @@ from scipy import special, stats
 
 from qkvinspect.inspection.evidence import blocksums, gram, profile
 from qkvinspect.inspection.evidence.blocksums import BlockSums, Fitted, Products, added_up, block_sums, cross_sums
+from qkvinspect.inspection.evidence.odds import TEMPERATURE, share_of
 from qkvinspect.inspection.evidence.rotary_order import divides_as_q, places_of
 from qkvinspect.inspection.evidence.sample import stride_of
-from qkvinspect.inspection.evidence.weigh import TEMPERATURE, _share
 
 RNG = np.random.default_rng(0)
 
@@ -205,5 +205,5 @@ def test_one_row_in_how_many_is_taken(rows: list[int], most: int, coarsest: int 
 def test_the_share_of_the_first_is_that_of_likelihoods() -> None:
     for top, others in ((3.0, [0.0]), (5.0, [4.0, 1.0]), (0.0, [])):
         weights = [math.exp(score / 2 / TEMPERATURE) for score in (top, *others)]
-        assert _share(top, others) == pytest.approx(weights[0] / sum(weights))
-    assert 0 < _share(0, [1e9]) < 1e-9
+        assert share_of(top, others) == pytest.approx(weights[0] / sum(weights))
+    assert 0 < share_of(0, [1e9]) < 1e-9

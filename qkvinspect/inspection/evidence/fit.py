@@ -105,7 +105,7 @@ class Term:
 
     @cached_property
     def _total(self) -> tuple[float, Array]:
-        return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(1, 2))
+        return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(-2, -1))
 
     def _within(self) -> tuple[Array, Array]:
         return _blocks_within(len(self.sums.counts) // self.share[0], *self.share)
@@ -121,13 +121,16 @@ class Term:
 
         As ``fitted`` for one, less what noise would give, where no heads share a kv head. Each order is another order
         of the same numbers, so that all have classes of the same sizes.
+
+        Returns:
+            [orders], or [layers, orders].
         """
         count, moments = self._total
         same = (orders[:, :, None] == orders[:, None, :]).reshape(len(orders), -1).astype(np.float64)
         own = float(same[0] @ self.sums.counts.ravel())
-        within = same @ self.sums.moments.reshape(len(moments), -1).T
-        found = np.full(len(orders), self._paired.value - self._paired.expected)
-        for size, sums in ((own, within), (count - own, moments - within)):
+        within = self.sums.moments.reshape(*moments.shape, -1) @ same.T
+        found = np.zeros(within.shape[1:]) + np.asarray(self._paired.score)[..., None]
+        for size, sums in ((own, within), (count - own, moments[..., None] - within)):
             found += scores_of(size * self.weight, sums * self.weight, given=self.given)
         return found
 
@@ -153,12 +156,13 @@ def _blocks_alike(order: tuple[int, ...], down: int, across: int) -> tuple[Array
 
 @dataclass(frozen=True)
 class Fit:
-    """A hypothesis applied to one layer.
+    """A hypothesis applied to one layer, or to several that are alike in form, each for itself.
 
     Attributes:
         terms: of the similarities of rows.
         lengths: of how long they are: Q's with K's, V's with the columns of the output projection.
         tied: how many of the terms, the first ones, are of Q with K, and how many after these of V with the output.
+        layers: how many layers these are; of one, they have no axis of layers.
     """
 
     terms: tuple[Term, ...]
@@ -166,6 +170,7 @@ class Fit:
     share: int
     lengths: Fitted
     tied: tuple[int, int] = (0, 0)
+    layers: int = 1
 
     @property
     def usable(self) -> bool:
@@ -196,9 +201,15 @@ class Fit:
         return one, other
 
     def gains(self, orders: Array) -> Array:
-        """As ``gain`` less what it is on noise, for each of several orders of the same numbers."""
-        without = self._without_heads.value - self._without_heads.expected
+        """As ``gain`` less what it is on noise, for each of several orders of the same numbers, as ``Term.scores``."""
+        without = np.asarray(self._without_heads.score)[..., None]
         return sum((term.scores(orders) for term in self.terms), np.zeros(len(orders))) - without
+
+    def of_layer(self, number: int) -> Fit:
+        """The same for one of several layers."""
+        terms = tuple(replace(term, sums=term.sums.of_layer(number)) for term in self.terms)
+        lengths = replace(self.lengths, value=float(np.broadcast_to(self.lengths.value, self.layers)[number]))
+        return replace(self, terms=terms, lengths=lengths, layers=1)
 
     def parted(self, together: int) -> Fitted:
         """The gain over taking so many neighbouring kv heads for one."""
@@ -236,7 +247,8 @@ def fit(sample: Sample, index: Index) -> Fit:
     for first, second in _ACROSS:
         if first in placed and second in placed and not np.array_equal(placed[first], placed[second]):
             terms += _across(sample, placed[first], placed[second], kv_heads)
-    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed), (len(of_q), len(of_v)))
+    tied = len(of_q), len(of_v)
+    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed), tied, sample.layers)
 
 
 def together(fits: Sequence[Fit]) -> Fit | None:
@@ -250,25 +262,35 @@ def together(fits: Sequence[Fit]) -> Fit | None:
         return None
     terms: list[Term] = []
     for same in zip(*(one.terms for one in fits), strict=True):
-        if len({(term.sums.moments.shape, term.share, term.given, term.sums.paired is None) for term in same}) > 1:
+        every = [term.sums.of_all() for term in same]
+        kinds = {
+            (one.moments.shape, term.share, term.given, one.paired is None)
+            for one, term in zip(every, same, strict=True)
+        }
+        if len(kinds) > 1:
             return None
-        terms.append(replace(same[0], sums=added_up([term.sums for term in same])))
-    return replace(first, terms=tuple(terms), lengths=sum((one.lengths for one in fits), Fitted()))
+        terms.append(replace(same[0], sums=added_up(every)))
+    return replace(first, terms=tuple(terms), lengths=sum((one.lengths.of_all for one in fits), Fitted()), layers=1)
 
 
 def _lengths(sample: Sample, index: Index) -> Fitted:
     """Balanced factors have rows of the same lengths, whatever the heads."""
     found = Fitted()
     for wide, narrow in (("q", "k"), ("o", "v")):
-        values = [sample.lengths[index[part].ravel()].astype(np.float64) for part in (wide, narrow) if part in index]
-        if len(values) == 2 and len(values[0]) == len(values[1]):
-            x, y = values
-            sums = np.array([x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
-            found += fitted(float(len(x)), sums)
+        values = [
+            sample.lengths[..., index[part].ravel()].astype(np.float64) for part in (wide, narrow) if part in index
+        ]
+        if len(values) == 2 and values[0].shape == values[1].shape:
+            found += _fitted(*values)
         else:
             for x in values:
-                found += fitted(float(len(x)), np.array([x.sum(), (x * x).sum()]))
+                found += _fitted(x)
     return found
+
+
+def _fitted(*values: Array) -> Fitted:
+    products = [one * one for one in values] + ([values[0] * values[1]] if len(values) == 2 else [])
+    return fitted(float(values[0].shape[-1]), np.array([one.sum(axis=-1) for one in (*values, *products)]))
 
 
 _ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"))
@@ -312,6 +334,7 @@ def _among_shared(sample: Sample, rows: Array, share: int) -> Term:
 
 def _stack(scores: Array, share: int, width: int) -> Array:
     """Sum over the query heads that share a kv head: what stays balanced with that kv head."""
-    kv_heads = len(scores) // (share * width)
-    parted = scores.reshape(kv_heads, share, width, kv_heads, share, width)
-    return np.einsum("arxbry->axby", parted).reshape(kv_heads * width, kv_heads * width)
+    kv_heads = scores.shape[-1] // (share * width)
+    layers = scores.shape[:-2]
+    parted = scores.reshape(*layers, kv_heads, share, width, kv_heads, share, width)
+    return np.einsum("...arxbry->...axby", parted).reshape(*layers, kv_heads * width, kv_heads * width)

@@ -14,11 +14,12 @@ from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
-from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
+from qkvinspect.inspection.evidence.gram import lengths_of, normal_ranks, normal_scores
 from qkvinspect.inspection.evidence.zeros import in_blocks, too_few
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
 from qkvinspect.sources.briefly import AT_ONCE, is_filling
+from qkvinspect.weights.reading import numbers, stored_words
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import value_tiles
 from qkvinspect.weights.weight import Matrix, Weight
@@ -33,14 +34,17 @@ _MADE = 512  # of a few packings with every number of heads, of which each takes
 
 _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
 
+_ROOM = 1 << 20
+"""Similarities of layers that are weighed at once: of more, what is made of them no longer stays in the cache."""
+
 MAX_COLUMNS = 2048
 """Columns that are looked at of each row."""
 
 _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encoding
 _EVEN = 2.1
 """The fourth moment by the square of the second, up to which values are spread evenly."""
-_AHEAD = 128 << 10
-"""Bytes that a system reads at least."""
+_AHEAD = 32 << 10
+"""Bytes that are read as quickly as two rows by themselves."""
 
 _FIRST_ROWS = 32
 _PAIRS = 6
@@ -48,13 +52,18 @@ _UPRIGHT = 0.1
 """How far rows may be from right angles to each other, as a share of what is usual at random, to be made orthogonal."""
 
 
+np.empty(31 << 20, np.uint8)
+"""Memory of up to as much is kept from now on where it is dropped, as glibc has it once it has seen so much dropped.
+Else it goes back to the system each time, which clears it anew: half of the time of a small sample."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """Which entries of a bias tensor belong to which rows of a weight."""
+    """Which entries of a bias tensor belong to which rows of a weight, run by run."""
 
     weight: Weight
-    rows: Sequence[int]
-    entries: Sequence[int]
+    rows: tuple[range, ...]
+    entries: tuple[range, ...]
 
 
 Lying = tuple[Weight, Orientation, tuple[Bias, ...]]
@@ -79,7 +88,7 @@ class LayerWeights:
     def key(self) -> Hashable:
         """The same for all hypotheses that look at the same numbers of it."""
         weights = tuple(
-            (weight.name, orientation, tuple((one.weight.name, *one.rows, -1, *one.entries) for one in biases))
+            (weight.name, orientation, tuple((one.weight.name, one.rows, one.entries) for one in biases))
             for weight, orientation, biases in self.weights
         )
         return self.layer, weights, self.out and (self.out[0].name, self.out[1])
@@ -101,10 +110,11 @@ class _MadeOfSample:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The similarities of a layer's sampled rows.
+    """The similarities of a layer's sampled rows; or those of several layers alike in form, which are weighed at once.
 
     Attributes:
-        scores: normal scores among the rows of all weights and, after them, the columns of the output projection.
+        scores: normal scores, [rows, rows] or [layers, rows, rows], among the rows of all weights and, after them, the
+            columns of the output projection.
         spaces: for each of these, which others it can be compared with: those with the same number. The rows of Q,
             K and V read from the same stream that the output projection writes to.
         columns: where the columns of the output projection begin; None where they say nothing.
@@ -119,6 +129,10 @@ class Sample:
     lengths: Array
     stride: int
     _memory: _MadeOfSample = field(default_factory=_MadeOfSample, repr=False, compare=False)
+
+    @property
+    def layers(self) -> int:
+        return 1 if self.scores.ndim == 2 else len(self.scores)
 
     def among(self, rows: Array, tied: Array | None = None) -> Products:
         """The similarities among some rows, with those among the rows tied to them."""
@@ -225,7 +239,7 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
             scores = own
         else:
             scores[np.ix_(places, places)] = own
-    lengths = np.concatenate([np.linalg.norm(values.astype(np.float64), axis=1) for values in found])
+    lengths = np.concatenate([lengths_of(values) for values in found])
     return Sample(layer, scores, spaces, columns, normal_ranks(lengths), stride)
 
 
@@ -270,8 +284,8 @@ def _read(weight: Weight, orientation: Orientation, stride: int, *, columns: boo
         return None
     thin = -(-matrix.cols // MAX_COLUMNS)
     if not matrix.by_columns or matrix.rows == 1:
-        return _lines(matrix, stride)[:, ::thin]
-    return np.ascontiguousarray(_lines(matrix.transposed, thin)[:, ::stride].T)
+        return _lines(matrix, stride, thin)
+    return np.ascontiguousarray(_lines(matrix.transposed, thin, stride).T)
 
 
 def _several_to_a_byte(dtype: DType) -> bool:
@@ -279,22 +293,42 @@ def _several_to_a_byte(dtype: DType) -> bool:
     return dtype.kind != "float" or (mini is not None and 1 + mini.exponent + mini.mantissa < 8)
 
 
-def _lines(matrix: Matrix, step: int) -> Array:
-    """Every ``step``-th row of a matrix whose rows lie together in the file, and little between them.
+def _lines(matrix: Matrix, step: int, thin: int) -> Array:
+    """Every ``step``-th row of a matrix whose rows lie together in the file, and every ``thin``-th value of each.
 
     Rows that lie near each other on this machine are read together: the system reads ahead anyway.
     """
     wanted: list[Matrix] = [matrix.take(range(0, matrix.rows, step))]
     if step > 1 and not (isinstance(matrix, StridedMatrix) and _near(matrix, step)):
+        if (found := _one_by_one(wanted[0])) is not None:
+            return found[:, ::thin]
         wanted = [matrix.take(range(row, row + 1)) for row in range(0, matrix.rows, step)]
-    values = np.empty((sum(part.rows for part in wanted), matrix.cols), np.float32)
+    values = np.empty((sum(part.rows for part in wanted), -(-matrix.cols // thin)), np.float32)
     start = 0
     for part in wanted:
         for tile in value_tiles(part, AT_ONCE if _is_here(part) else BLOCK):
+            first = -tile.cols.start % thin
+            cols = slice(-(-tile.cols.start // thin), -(-tile.cols.stop // thin))
             with np.errstate(all="ignore"):  # float64 beyond float32, and signalling NaN: neither says anything
-                values[start + tile.rows.start : start + tile.rows.stop, tile.cols] = tile.read_briefly()[0]
+                values[start + tile.rows.start : start + tile.rows.stop, cols] = tile.read_briefly()[0][:, first::thin]
         start += part.rows
     return values
+
+
+def _one_by_one(matrix: Matrix) -> Array | None:
+    """The rows of a matrix in a file of this machine, each read by itself to where it will be; None elsewhere."""
+    if not isinstance(matrix, StridedMatrix) or matrix.col_stride != 1 or matrix.unit != matrix.info.dtype.bits:
+        return None
+    place = matrix.info.region.place(0) if _is_here(matrix) else None
+    if place is None or not is_filling(place[0]):
+        return None
+    source, size = place[0], matrix.unit // 8
+    words = np.empty((matrix.rows, matrix.cols), stored_words(matrix.info.dtype, matrix.unit, matrix.info.byteorder))
+    room = memoryview(words.view(np.uint8).ravel())
+    source.read_apart(place[1] + matrix.offset * size, matrix.row_stride * size, matrix.cols * size, room)
+    words = words if words.dtype.isnative else words.astype(words.dtype.newbyteorder("="))
+    with np.errstate(all="ignore"):
+        return np.asarray(numbers(words, matrix.info.dtype)[0], np.float32)
 
 
 def _near(matrix: StridedMatrix, step: int) -> bool:
@@ -311,6 +345,34 @@ def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
     column = np.zeros((count * stride, 1), np.float32)
     for bias in biases:
         values = _read(bias.weight, "out_in", 1)
-        if values is not None and len(values) > max(bias.entries, default=-1):
-            column[list(bias.rows), 0] = values[list(bias.entries), 0]
+        if values is None or len(values) <= max((run[-1] for run in bias.entries if run), default=-1):
+            continue
+        for rows, entries in zip(bias.rows, bias.entries, strict=True):
+            column[_slice(rows), 0] = values[_slice(entries), 0]
     return column[::stride]
+
+
+def _slice(run: range) -> slice:
+    return slice(run.start, run.stop, run.step)
+
+
+def at_once(samples: Sequence[Sample]) -> list[Sample]:
+    """The same, with neighbours that are alike in form put together as long as they do not take much room."""
+    found: list[list[Sample]] = []
+    for sample in samples:
+        alike = found[-1] if found else []
+        if alike and _alike(alike[0], sample) and (len(alike) + 1) * sample.scores.size <= _ROOM:
+            alike.append(sample)
+        else:
+            found.append([sample])
+    return [_put_together(alike) if len(alike) > 1 else alike[0] for alike in found]
+
+
+def _alike(one: Sample, other: Sample) -> bool:
+    return (one.columns, one.stride) == (other.columns, other.stride) and np.array_equal(one.spaces, other.spaces)
+
+
+def _put_together(alike: Sequence[Sample]) -> Sample:
+    first = alike[0]
+    scores, lengths = np.stack([one.scores for one in alike]), np.stack([one.lengths for one in alike])
+    return Sample(first.layer, scores, first.spaces, first.columns, lengths, first.stride)
