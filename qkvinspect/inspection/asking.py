@@ -122,7 +122,7 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import samples_of, stride_for, weigh_heads, weigh_packings
+    from qkvinspect.inspection.evidence import samples_of, stride_for, weigh_heads, weigh_packings, weighable
 
     own = of.variants(lambda _: layout, of.counts())
     cut = next(iter(own.values()), None)
@@ -135,6 +135,8 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
     others = _packings(of, layout, own, [one.num_heads for one in heads.weighed[:2]])
     if len(others) == 1:
         return Evidence(heads)
+    if not all(weighable(cut, heads.stride) for cut in others.values() if cut):
+        return None
     found = weigh_packings(others, samples)
     if found is None or not found.decided or found.best.label != next(iter(others)):
         return None
@@ -270,10 +272,17 @@ def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
 
 
 def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
-    """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from."""
+    """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from.
+
+    Without those of which no sample shows the heads, as it has but one row in several.
+    """
+    from qkvinspect.inspection.evidence import stride_for
+
+    stride = stride_for(next(iter(own.values())))
     others = {
-        label: of.variants(lambda _, other=other: other, counts)
+        label: of.repacked(own, other, counts)
         for label, other in alternatives.packings(layout).items()
+        if stride == 1 or other is layout or alternatives.in_runs(other)
     }
     cuts = alternatives.cuts(layout).items()
     return others | {label: found for label, packing in cuts if (found := cut_from(own, packing))}

@@ -12,6 +12,7 @@ from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.match import Match
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.sizes import rows_of
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Packing
@@ -66,6 +67,16 @@ class Hypotheses:
                 found[count] = one
         return found
 
+    def repacked(self, own: Variants, layout: Layout, counts: Sequence[int]) -> Variants:
+        """``variants`` of another packing of the same tensors: the same heads lie in other rows."""
+        if layout.subheads or any(one.geometry is None or one.geometry.subheads for one in own.values()):
+            return self.variants(lambda _: layout, counts)
+        found = dict(self.variants(lambda _: layout, [count for count in counts if count not in own]))
+        for count in counts:
+            if count in own and (one := _in_rows_of(own[count], layout)) is not None:
+                found[count] = one
+        return {count: found[count] for count in counts if count in found}
+
     def layers(self, layout: Callable[[Match], Layout], first: Attention) -> list[Attention]:
         """All layers, cut as the first is; without an output projection that has another shape."""
         assert first.heads is not None
@@ -83,6 +94,27 @@ class Hypotheses:
         return split(
             unsplit(match), candidate, self.names, [HeadFact("weights", count, kv_heads, said_by=SaidBy.WEIGHTS)]
         )[0]
+
+
+def _in_rows_of(own: Attention, layout: Layout) -> Attention | None:
+    """The same heads of the same tensors in the rows that another packing gives them, if they fit."""
+    assert own.layout is not None
+    assert own.geometry is not None
+    totals = [
+        weight.as_shape(stored.orientation)[0] for stored, weight in zip(own.layout.weights, own.weights, strict=True)
+    ]
+    try:
+        rows = rows_of(layout, own.geometry, totals)
+    except LayoutError:
+        return None
+    placed = {
+        part: (weight, heads) for weight, some in zip(own.weights, rows, strict=True) for part, heads in some.items()
+    }
+    if any(part.name not in placed for part in own.parts):
+        return None
+    parts = tuple(replace(part, weight=placed[part.name][0], heads=placed[part.name][1]) for part in own.parts)
+    repacked = replace(own, layout=layout, parts=parts)
+    return repacked if _thick(repacked) else None
 
 
 def cut_from(own: Variants, packing: Packing) -> Variants:

@@ -220,10 +220,14 @@ def block_sums(products: Products, width: int, share: int = 1) -> BlockSums:
     """
     moments = products.add_up(width, width)
     heads = moments.shape[-1]
-    counts: Array = np.full((heads, heads), float(width * width)) - width * np.eye(heads)
+    counts = _counts(heads, width)
     if share == 1:
         return BlockSums(counts, moments)
-    moments, rows = moments.copy(), np.arange(heads * width, dtype=np.int64).reshape(heads, width)
+    counts, moments, rows = (
+        counts.copy(),
+        moments.copy(),
+        np.arange(heads * width, dtype=np.int64).reshape(heads, width),
+    )
     shared: Array = np.kron(np.eye(heads // share), np.ones((share, share))) - np.eye(heads)
     one, other = shared.nonzero()
     tied = products.at(rows[one], rows[other]).astype(np.float64)
@@ -231,6 +235,12 @@ def block_sums(products: Products, width: int, share: int = 1) -> BlockSums:
     moments[..., one, other] -= sums
     counts[one, other] -= width
     return BlockSums(counts, moments, (len(one) * width / 2, sums.sum(axis=-1) / 2))
+
+
+@lru_cache(maxsize=64)
+def _counts(heads: int, width: int) -> Array:
+    """How many entries the blocks of symmetric matrices have."""
+    return np.full((heads, heads), float(width * width)) - width * np.eye(heads)
 
 
 def cross_sums(products: Products, width: int, other: int, share: int) -> BlockSums:

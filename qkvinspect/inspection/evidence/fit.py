@@ -59,8 +59,20 @@ class Term:
             thinned: with fewer entries where heads share a kv head, which is seen again in each of them: to weigh
                 numbers of heads. Packings are weighed by all entries, of which they have as many whatever is shared.
         """
-        classes = self._own_classes if order is None else self._classes(self.sums.of(*self._alike(order)))
-        weight = self._thin if thinned else self.weight
+        if order is None:
+            return self._own_thinned if thinned else self._own
+        classes = self._classes(self.sums.of(*self._alike(order)))
+        return self._of_classes(classes, self._thin if thinned else self.weight)
+
+    @cached_property
+    def _own(self) -> Fitted:
+        return self._of_classes(self._own_classes, self.weight)
+
+    @cached_property
+    def _own_thinned(self) -> Fitted:
+        return self._own if self._thin == self.weight else self._of_classes(self._own_classes, self._thin)
+
+    def _of_classes(self, classes: Sequence[tuple[float, Array]], weight: float) -> Fitted:
         return sum((fitted(n * weight, sums * weight, given=self.given) for n, sums in classes), self._paired)
 
     @property
@@ -189,7 +201,11 @@ class Fit:
         Args:
             order: as if the kv heads that carry the same number in it were one head.
         """
-        return self._fitted(order, thinned=True) - self._without_heads
+        return self._gain if order is None else self._fitted(order, thinned=True) - self._without_heads
+
+    @cached_property
+    def _gain(self) -> Fitted:
+        return self._fitted(None, thinned=True) - self._without_heads
 
     def gains_of_halves(self) -> tuple[Fitted, Fitted]:
         """``gain`` of Q and K by themselves, and of V and the output projection."""
