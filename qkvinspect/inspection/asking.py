@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.fast_dataclass import replace
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 GLANCE = 8
 """The factor by which the quick check of known heads does less work than a full answer."""
 
-_NEAR = 4
+NEAR = 4
 """Numbers of heads that differ by no more than this factor could be mistaken for each other."""
 
 STRETCH = 4
 """How many times more layers are weighed where the first do not settle it."""
 
-_AT_ONCE = 32
-"""Layers of which small samples are weighed at once."""
 
 GLIMPSE = 320
 """Rows of a layer that are sampled to see whether it contradicts the others of its stack."""
@@ -89,14 +87,14 @@ def weigh(
         counts = [one.num_heads for one in heads.weighed[:2]]
     stride = samples[0].stride
     counts = [n for n in counts if n == known or _thinnest(own[n]) >= 2 * stride]
-    others = _packings(of, layout, own, counts)
+    others = packings_of(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = None
     if len(others) > 1 and not thorough:
         cut = own[known or (heads.best.num_heads if heads else next(iter(own)))]
-        coarsest = _coarsest(cut)
-        if heads is not None and _expected(heads, stride_for(cut, GLIMPSE, coarsest)) > _REFUTED:
-            others, packings = _glimpsed(others, samples_of(layers[:enough], GLIMPSE, coarsest))
+        few = coarsest(cut)
+        if heads is not None and expected(heads, stride_for(cut, GLIMPSE, few)) > _REFUTED:
+            others, packings = _glimpsed(others, samples_of(layers[:enough], GLIMPSE, few))
     if len(others) > 1:
         packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
@@ -130,9 +128,9 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
         return None
     samples = samples_of(of.layers(lambda _: layout, cut), GLIMPSE)
     heads = weigh_heads(own, samples)
-    if heads is None or not heads.decided or not _seen(own, heads.best.num_heads, samples[0].stride):
+    if heads is None or not heads.decided or not seen(own, heads.best.num_heads, samples[0].stride):
         return None
-    others = _packings(of, layout, own, [one.num_heads for one in heads.weighed[:2]])
+    others = packings_of(of, layout, own, [one.num_heads for one in heads.weighed[:2]])
     if len(others) == 1:
         return Evidence(heads)
     if not all(weighable(cut, heads.stride) for cut in others.values() if cut):
@@ -144,12 +142,12 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
     return None if near else Evidence(heads, found)
 
 
-def _seen(own: Variants, heads: int, stride: int) -> bool:
+def seen(own: Variants, heads: int, stride: int) -> bool:
     """Whether a coarser sample shows all numbers of heads that a full one does, but for much larger multiples."""
     from qkvinspect.inspection.evidence import stride_for, weighable
 
     missing = weighable(own, stride_for(own[heads])) - weighable(own, stride)
-    return all(n % heads == 0 and n >= _NEAR * heads for n in missing)
+    return all(n % heads == 0 and n >= NEAR * heads for n in missing)
 
 
 def _by_their_rows(layout: Layout, own: Variants, samples: Sequence[Sample]) -> Verdict | None:
@@ -175,103 +173,22 @@ def _confirmed(of: Hypotheses, layout: Layout, own: Variants) -> Evidence | None
     cut = own.get(known) if known is not None else None
     if cut is None or known is None:
         return None
-    samples = samples_of(of.layers(lambda _: layout, cut), GLIMPSE, _coarsest(cut))
+    samples = samples_of(of.layers(lambda _: layout, cut), GLIMPSE, coarsest(cut))
     heads = None
     for sample in samples:
         heads = weigh_heads(own, [sample])
         if heads is None or not heads.decided or heads.best.num_heads != known:
             return None
-    left, packings = _glimpsed(_packings(of, layout, own, [known]), samples)
+    left, packings = _glimpsed(packings_of(of, layout, own, [known]), samples)
     return Evidence(heads, packings) if heads is not None and len(left) == 1 else None
 
 
-def claim_of(said: Evidence) -> Verdict | None:
-    """The verdict that will be reported for every layer of a stack: transposed, its packing, or its heads."""
-    claim = said.turned or (said.heads if said.as_declared else said.packings)
-    return claim if claim is not None and claim.decided else None
-
-
-def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> Sequence[str]:
-    """The layers that, each weighed alone, contradict the verdict of their stack.
-
-    Raises:
-        CheckpointError: the bytes cannot be read.
-    """
-    from qkvinspect.inspection.evidence import APART, CHANCE, LIKELY, unless_apart
-
-    claim = claim_of(said)
-    if claim is None:
-        return ()
-    other = alternatives.turned(layout) if said.turned is not None else None
-    every = list(layers)
-    for chance in (LIKELY, CHANCE):
-        rest = every
-        for most in (GLIMPSE, 2 * GLIMPSE):
-            rest = _not_sure(other or layout, claim, rest, most, chance)
-        own = [verdict for one in rest if (verdict := _alone(one, other or layout, claim)) is not None]
-        if other is not None and any(verdict.confidence <= APART for verdict in own):
-            return [verdict.layers[0] for verdict in own if verdict.confidence <= APART]
-        found = [layer for layer, _ in unless_apart(claim, own).apart]
-        if not found:
-            break
-    return found
-
-
-def _not_sure(
-    layout: Layout, said: Verdict, layers: Sequence[Hypotheses], most: int, chance: float
-) -> list[Hypotheses]:
-    """The layers of which a small sample is not as sure of the verdict of their stack: all where none will be."""
-    from qkvinspect.inspection.evidence import agreeing, samples_of, stride_for
-
-    found: list[Hypotheses] = []
-    for some in (layers[start : start + _AT_ONCE] for start in range(0, len(layers), _AT_ONCE)):
-        together = replace(some[0], matches=[match for one in some for match in one.matches])
-        own = together.variants(lambda _: layout, _near(together, said))
-        cut = own.get(said.best.num_heads)
-        sure: set[str] = set()
-        stride = stride_for(cut, most, _coarsest(cut)) if cut is not None else 1
-        if cut is not None and _promised(said, stride) and _seen(own, said.best.num_heads, stride):
-            samples = samples_of(together.layers(lambda _: layout, cut), most, _coarsest(cut))
-            sure = agreeing(_rivals(together, layout, own, said), samples, said.best, chance)
-        found += [one for one in some if one.matches[0].candidates[0].layer not in sure]
-    return found
-
-
-def _promised(said: Verdict, stride: int) -> bool:
-    """Whether a layer's sample will do, if the layer is as those that were weighed: noise grows with their root."""
-    return _expected(said, stride) > said.noise / len(said.layers) ** 0.5
-
-
-def _expected(said: Verdict, stride: int) -> float:
+def expected(said: Verdict, stride: int) -> float:
     """The score of one layer's sample: it grows with the pairs of rows that are compared."""
     return said.best.score / len(said.layers) * (said.stride / stride) ** 2
 
 
-def _near(of: Hypotheses, said: Verdict) -> list[int]:
-    """The numbers of heads that could be mistaken for the stack's; its own where packings are weighed."""
-    heads = said.best.num_heads
-    return [heads] if said.best.label else [n for n in of.counts() if heads <= n * _NEAR and n <= heads * _NEAR]
-
-
-def _rivals(of: Hypotheses, layout: Layout, own: Variants, said: Verdict) -> Mapping[str, Variants]:
-    """The packings to be weighed where the verdict is of packings; else the heads only."""
-    return _packings(of, layout, own, [said.best.num_heads]) if said.best.label else {"": own}
-
-
-def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
-    """The verdict of one layer, from as large a sample as any."""
-    from qkvinspect.inspection.evidence import weigh_heads, weigh_packings
-
-    own = one.variants(lambda _: layout, _near(one, said))
-    if said.best.num_heads not in own:
-        return None
-    samples = _samples(one, lambda _: layout, own)
-    if said.best.label:
-        return weigh_packings(_rivals(one, layout, own, said), samples)
-    return weigh_heads(own, samples)
-
-
-def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
+def packings_of(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
     """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from.
 
     Without those of which no sample shows the heads, as it has but one row in several.
@@ -307,9 +224,9 @@ def _glimpsed(
     return (packings, None) if found is None else ({k: v for k, v in packings.items() if k not in labels}, found)
 
 
-def _coarsest(cut: Attention) -> int:
+def coarsest(cut: Attention) -> int:
     """The greatest step between sampled rows that leaves a few of each head."""
-    return _thinnest(cut) // _NEAR
+    return _thinnest(cut) // NEAR
 
 
 def _thinnest(cut: Attention) -> int:
@@ -317,7 +234,7 @@ def _thinnest(cut: Attention) -> int:
     return min(len(run) for part in cut.parts for run in part.heads[:1])
 
 
-def _samples(of: Hypotheses, layout: Callable[[Match], Layout], own: Variants) -> list[Sample]:
+def samples_at_length(of: Hypotheses, layout: Callable[[Match], Layout], own: Variants) -> list[Sample]:
     from qkvinspect.inspection.evidence import samples_of
 
     return samples_of(of.layers(layout, next(iter(own.values())))) if own else []
@@ -332,56 +249,7 @@ def _turned(of: Hypotheses, layout: Layout, heads: Verdict | None) -> Verdict | 
     if not square or other is None or (heads is not None and heads.decided):
         return None
     variants = of.variants(lambda _: other, of.counts())
-    verdict = weigh_heads(variants, _samples(of, lambda _: other, variants))
+    verdict = weigh_heads(variants, samples_at_length(of, lambda _: other, variants))
     if verdict is None or not verdict.decided:
         return None
     return verdict if heads is None or verdict.best.score > 2 * heads.best.score else None
-
-
-def settle(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Verdict | None:
-    """Weigh the layouts that the names leave open, with the numbers of heads that are known, or all.
-
-    Those that read the tensors the other way round explain other entries, so their likelihoods do not compare: one way
-    is right where heads stand out from noise in it and in no other.
-    """
-    from qkvinspect.inspection.evidence import weigh_packings
-
-    visible: list[Verdict | None] = []
-    for alike in _read_alike(of, ids):
-        choices = _choices(of, alike, counts or of.counts())
-        usable = [name for name, cut in choices.items() if cut]
-        verdict = weigh_packings(choices, _samples(of, _named(usable[0]), choices[usable[0]])) if usable else None
-        visible += [verdict] if verdict is not None and verdict.confidence else []
-    return visible[0] if len(visible) == 1 else None
-
-
-def _read_alike(of: Hypotheses, ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    """The layouts of each way in which the tensors may lie."""
-    ways: dict[tuple[str, ...], list[str]] = {}
-    for name in ids:
-        stored = _layout(of.matches[0], name).weights
-        ways.setdefault(tuple(one.orientation for one in stored), []).append(name)
-    return ways.values()
-
-
-def unsettled(one: Hypotheses, ids: Sequence[str], said: Verdict) -> bool:
-    """Whether a layer alone speaks for another layout than its stack."""
-    from qkvinspect.inspection.evidence import unless_apart, weigh_packings
-
-    alike = next(some for some in _read_alike(one, ids) if said.best.label in some)
-    choices = _choices(one, alike, [said.best.num_heads])
-    samples = _samples(one, _named(said.best.label), choices.get(said.best.label, {}))
-    own = weigh_packings(choices, samples)
-    return own is not None and bool(unless_apart(said, [own]).apart)
-
-
-def _choices(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Mapping[str, Variants]:
-    return {name: of.variants(_named(name), counts) for name in ids}
-
-
-def _named(id: str) -> Callable[[Match], Layout]:
-    return lambda match: _layout(match, id)
-
-
-def _layout(match: Match, id: str) -> Layout:
-    return next(candidate.layout for candidate in match.candidates if candidate.layout.id == id)

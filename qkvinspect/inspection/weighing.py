@@ -8,10 +8,11 @@ from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives
-from qkvinspect.inspection.asking import GLANCE, STRETCH, affordable, differing, glimpsed, settle, unsettled, weigh
+from qkvinspect.inspection.asking import GLANCE, STRETCH, affordable, glimpsed, weigh
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.contradictions import contradicts, divided, outvoted
 from qkvinspect.inspection.differential import is_differential
+from qkvinspect.inspection.each_alone import differing
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.kept_samples import keeping_samples
@@ -19,6 +20,7 @@ from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence, said_of_none
 from qkvinspect.inspection.pairing import with_pairing
 from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.settling import settle, unsettled
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others
 from qkvinspect.inspection.untouched import untouched
@@ -160,12 +162,9 @@ class _WeighedTogether:
 
     def _weighed(self, layout: Layout, thorough: bool) -> Evidence | None:
         """What some of the layers say, or more of them where that may settle it."""
-        few, more = (self._few(count)._hypotheses for count in (max(self._affordable, 2), STRETCH * self._affordable))
+        count = affordable(self._hypotheses)
+        few, more = (self._few(some)._hypotheses for some in (max(count, 2), STRETCH * count))
         return weigh(few, layout, thorough=thorough, further=more)
-
-    @property
-    def _affordable(self) -> int:
-        return affordable(self._hypotheses)
 
     def _of_most(self, evidence: Evidence, against: Sequence[str], others: Iterable[Hypotheses]) -> Evidence | None:
         """The evidence with the heads that nearly all layers of one block after the other have; None if there are none.

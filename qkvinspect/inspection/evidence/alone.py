@@ -31,7 +31,7 @@ def with_heads(fits: Fits, said: Weighed, sure: float, chance: float = CHANCE) -
     own = scores[best]
     others = [np.zeros(len(own)), *(score for heads, score in scores.items() if heads != best)]
     found = (own > _noise(fits, chance)) & (_shares(own, others) > sure)
-    if best.tiled:
+    if best.tiled or not found.any():
         return found
     near = {heads.number: of for heads, of in fits.items() if not heads.tiled}
     return found & standing(best.number, {heads: scores[HeadsInOrder(heads)] for heads in near}, near)
@@ -67,4 +67,4 @@ def _noise(fits: Fits, chance: float) -> Array:
 
 def _shares(top: Array, others: Sequence[Array]) -> Array:
     """As ``share_of``, of each layer."""
-    return 1 / (1 + sum(np.exp(np.minimum((one - top) / 2 / TEMPERATURE, 50.0)) for one in others))
+    return 1 / sum((np.exp(np.minimum((one - top) / 2 / TEMPERATURE, 50.0)) for one in others), np.ones(len(top)))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.blocksums import Fitted
 from qkvinspect.inspection.evidence.fit import Fit
+from qkvinspect.inspection.evidence.likelihood import Fitted
 
 Array = NDArray[Any]
 Fits = Mapping[int, Sequence[Fit]]

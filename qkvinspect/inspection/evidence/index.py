@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.sample import Bias, LayerWeights, Lying
+from qkvinspect.inspection.evidence.sampled_rows import Bias, LayerWeights, Lying
 from qkvinspect.inspection.report import Attention, Part
 
 Array = NDArray[Any]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import gcd
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.checkpoint import BLOCK, Orientation
-from qkvinspect.dtypes import DType
-from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
 from qkvinspect.inspection.evidence.gram import lengths_of, normal_ranks, normal_scores
+from qkvinspect.inspection.evidence.sampled_rows import LayerWeights, biases_of, read
 from qkvinspect.inspection.evidence.zeros import in_blocks, too_few
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
-from qkvinspect.sources.briefly import AT_ONCE, is_filling
-from qkvinspect.weights.reading import numbers, stored_words
-from qkvinspect.weights.strided import StridedMatrix
-from qkvinspect.weights.values import value_tiles
-from qkvinspect.weights.weight import Matrix, Weight
+from qkvinspect.weights.weight import Weight
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -37,14 +31,10 @@ _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever 
 _ROOM = 1 << 20
 """Similarities of layers that are weighed at once: of more, what is made of them no longer stays in the cache."""
 
-MAX_COLUMNS = 2048
-"""Columns that are looked at of each row."""
 
 _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encoding
 _EVEN = 2.1
 """The fourth moment by the square of the second, up to which values are spread evenly."""
-_AHEAD = 32 << 10
-"""Bytes that are read as quickly as two rows by themselves."""
 
 _FIRST_ROWS = 32
 _PAIRS = 6
@@ -55,48 +45,6 @@ _UPRIGHT = 0.1
 np.empty(31 << 20, np.uint8)
 """Memory of up to as much is kept from now on where it is dropped, as glibc has it once it has seen so much dropped.
 Else it goes back to the system each time, which clears it anew: half of the time of a small sample."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bias:
-    """Which entries of a bias tensor belong to which rows of a weight, run by run."""
-
-    weight: Weight
-    rows: tuple[range, ...]
-    entries: tuple[range, ...]
-
-
-Lying = tuple[Weight, Orientation, tuple[Bias, ...]]
-"""A weight, its orientation, and its biases."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """The stored tensors of one layer.
-
-    Attributes:
-        weights: with how they lie and their biases; their rows, one weight after the other, are what a
-            hypothesis divides.
-        out: the output projection, whose columns are tied to V's rows.
-    """
-
-    layer: str
-    weights: tuple[Lying, ...]
-    out: tuple[Weight, Orientation] | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """The same for all hypotheses that look at the same numbers of it."""
-        weights = tuple(
-            (weight.name, orientation, tuple((one.weight.name, one.rows, one.entries) for one in biases))
-            for weight, orientation, biases in self.weights
-        )
-        return self.layer, weights, self.out and (self.out[0].name, self.out[1])
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """The number of rows of each weight."""
-        return tuple(weight.as_shape(orientation)[0] for weight, orientation, _ in self.weights)
 
 
 class _MadeOfSample:
@@ -200,12 +148,12 @@ def _take(source: LayerWeights, stride: int) -> Sample | None:
     announce(region for weight in _stored(source) for region in weight.regions)
     found: list[Array] = []
     for weight, orientation, biases in source.weights:
-        values = _read(weight, orientation, stride)
+        values = read(weight, orientation, stride)
         if values is None or (weight.encoding is not None and _spread_evenly(values)):
             return None
-        found.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1))
+        found.append(np.concatenate([values, biases_of(biases, len(values), stride)], axis=1))
     columns = sum(map(len, found))
-    out = _read(*source.out, stride, columns=True) if source.out is not None else None
+    out = read(*source.out, stride, columns=True) if source.out is not None else None
     if out is None or not np.isfinite(out).all() or too_few(out):
         return _sample(source.layer, found, None, stride)
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
@@ -269,91 +217,6 @@ def _orthogonal(values: Array) -> bool:
         return False
     pairs = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
     return len(pairs) >= _PAIRS and bool((pairs**2).mean() * rows.shape[1] < _UPRIGHT**2)
-
-
-def _read(weight: Weight, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
-    """Every ``stride``-th row (or column) and a share of the other axis: float32 [sampled, others]."""
-    if weight.no_values or (weight.encoding is None and _several_to_a_byte(weight.dtype)):
-        return None
-    try:
-        matrix = weight.as_matrix(orientation)
-    except LayoutError:
-        return None
-    matrix = matrix.transposed if columns else matrix
-    if not matrix.rows or not matrix.cols:
-        return None
-    thin = -(-matrix.cols // MAX_COLUMNS)
-    if not matrix.by_columns or matrix.rows == 1:
-        return _lines(matrix, stride, thin)
-    return np.ascontiguousarray(_lines(matrix.transposed, thin, stride).T)
-
-
-def _several_to_a_byte(dtype: DType) -> bool:
-    mini = dtype.mini
-    return dtype.kind != "float" or (mini is not None and 1 + mini.exponent + mini.mantissa < 8)
-
-
-def _lines(matrix: Matrix, step: int, thin: int) -> Array:
-    """Every ``step``-th row of a matrix whose rows lie together in the file, and every ``thin``-th value of each.
-
-    Rows that lie near each other on this machine are read together: the system reads ahead anyway.
-    """
-    wanted: list[Matrix] = [matrix.take(range(0, matrix.rows, step))]
-    if step > 1 and not (isinstance(matrix, StridedMatrix) and _near(matrix, step)):
-        if (found := _one_by_one(wanted[0])) is not None:
-            return found[:, ::thin]
-        wanted = [matrix.take(range(row, row + 1)) for row in range(0, matrix.rows, step)]
-    values = np.empty((sum(part.rows for part in wanted), -(-matrix.cols // thin)), np.float32)
-    start = 0
-    for part in wanted:
-        for tile in value_tiles(part, AT_ONCE if _is_here(part) else BLOCK):
-            first = -tile.cols.start % thin
-            cols = slice(-(-tile.cols.start // thin), -(-tile.cols.stop // thin))
-            with np.errstate(all="ignore"):  # float64 beyond float32, and signalling NaN: neither says anything
-                values[start + tile.rows.start : start + tile.rows.stop, cols] = tile.read_briefly()[0][:, first::thin]
-        start += part.rows
-    return values
-
-
-def _one_by_one(matrix: Matrix) -> Array | None:
-    """The rows of a matrix in a file of this machine, each read by itself to where it will be; None elsewhere."""
-    if not isinstance(matrix, StridedMatrix) or matrix.col_stride != 1 or matrix.unit != matrix.info.dtype.bits:
-        return None
-    place = matrix.info.region.place(0) if _is_here(matrix) else None
-    if place is None or not is_filling(place[0]):
-        return None
-    source, size = place[0], matrix.unit // 8
-    words = np.empty((matrix.rows, matrix.cols), stored_words(matrix.info.dtype, matrix.unit, matrix.info.byteorder))
-    room = memoryview(words.view(np.uint8).ravel())
-    source.read_apart(place[1] + matrix.offset * size, matrix.row_stride * size, matrix.cols * size, room)
-    words = words if words.dtype.isnative else words.astype(words.dtype.newbyteorder("="))
-    with np.errstate(all="ignore"):
-        return np.asarray(numbers(words, matrix.info.dtype)[0], np.float32)
-
-
-def _near(matrix: StridedMatrix, step: int) -> bool:
-    return _is_here(matrix) and step * matrix.row_stride * matrix.unit // 8 <= _AHEAD
-
-
-def _is_here(matrix: Matrix) -> bool:
-    """Whether it lies in a file of this machine as it is."""
-    return isinstance(matrix, StridedMatrix) and is_filling(matrix.info.region.source)
-
-
-def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
-    """The bias of every sampled row as a column; 0 where there is none."""
-    column = np.zeros((count * stride, 1), np.float32)
-    for bias in biases:
-        values = _read(bias.weight, "out_in", 1)
-        if values is None or len(values) <= max((run[-1] for run in bias.entries if run), default=-1):
-            continue
-        for rows, entries in zip(bias.rows, bias.entries, strict=True):
-            column[_slice(rows), 0] = values[_slice(entries), 0]
-    return column[::stride]
-
-
-def _slice(run: range) -> slice:
-    return slice(run.start, run.stop, run.step)
 
 
 def at_once(samples: Sequence[Sample]) -> list[Sample]:

@@ -88,16 +88,15 @@ def agreeing(packings: Mapping[str, Variants], samples: Sequence[Sample], said: 
 
     Args:
         chance: with which noise may seem to have these heads.
-        packings: among which the packing is weighed; where it is the heads, one of any name.
+        packings: among which the packing is weighed; where it is the heads, one with no name.
     """
     batches = at_once(samples)
     fits = {label: own for label, variants in packings.items() if (own := every_way(variants, batches))}
-    if said.label:
-        alike = as_packed(fits, said, APART) if said.label in fits else ()
-    else:
-        (own,) = fits.values() or [{}]
-        alike = with_heads(own, said, APART, chance) if HeadsInOrder(said.num_heads, said.tiled) in own else ()
-    return {sample.layer for sample, agrees in zip(samples, alike, strict=False) if agrees}
+    own = fits.get(said.label)
+    if own is None or HeadsInOrder(said.num_heads, said.tiled) not in own:
+        return set()
+    alike = as_packed(fits, said, APART) if said.label else with_heads(own, said, APART, chance)
+    return {sample.layer for sample, agrees in zip(samples, alike.tolist(), strict=True) if agrees}
 
 
 def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Verdict | None:
