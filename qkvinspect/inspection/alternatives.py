@@ -28,6 +28,12 @@ def packings(layout: Layout) -> dict[str, Layout]:
     return found
 
 
+def in_runs(layout: Layout) -> bool:
+    """Whether the rows of a head lie together: of others, one row in several is in no head's place."""
+    packings = [stored.packing for stored in layout.weights]
+    return not any(one.slot_innermost or one.heads_innermost or one.groups == "rows" for one in packings)
+
+
 def describe(layout: Layout) -> str:
     """A layout's packing in words: ``q, k, v in blocks``; ``q, k and v apart`` where each has its own tensor."""
     if len(layout.weights) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.fast_dataclass import replace
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 GLANCE = 8
 """The factor by which the quick check of known heads does less work than a full answer."""
 
-_NEAR = 4
+NEAR = 4
 """Numbers of heads that differ by no more than this factor could be mistaken for each other."""
+
+STRETCH = 4
+"""How many times more layers are weighed where the first do not settle it."""
+
 
 GLIMPSE = 320
 """Rows of a layer that are sampled to see whether it contradicts the others of its stack."""
-
-_CLEARLY = 1.5
-"""The score that a sample must promise, as a multiple of noise, to be worth its reading."""
 
 _REFUTED = 100.0
 """The score by which a small sample refutes a packing: odds of over 200,000, at the temperature of ``weigh``."""
@@ -41,7 +42,13 @@ def affordable(of: Hypotheses, less: int = 1) -> int:
 
 
 def weigh(
-    of: Hypotheses, layout: Layout, *, thorough: bool = False, glance: bool = False, counts: Sequence[int] = ()
+    of: Hypotheses,
+    layout: Layout,
+    *,
+    thorough: bool = False,
+    glance: bool = False,
+    counts: Sequence[int] = (),
+    further: Hypotheses | None = None,
 ) -> Evidence | None:
     """Weigh the layers together; None where they have no values to compare.
 
@@ -49,6 +56,7 @@ def weigh(
         thorough: also which rows rotary embeddings turn, and the picture of the ties.
         glance: packings only with the number of heads that is known.
         counts: numbers of heads to weigh, if not all.
+        further: more layers, which are weighed instead if they may settle what these do not.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -58,13 +66,18 @@ def weigh(
     own = of.variants(lambda _: layout, counts or of.counts())
     if glance and (sure := _confirmed(of, layout, own)):
         return sure
-    samples = _samples(own)
+    if not own:
+        return None
+    layers = of.layers(lambda _: layout, next(iter(own.values())))
+    samples = samples_of(layers)
     if not samples:
         return None
     known = of.attention.heads.num_heads if of.attention.heads else None
     if known is not None and known not in own:
         return None  # what is known cannot be compared with anything, as for V of another width
     heads = weigh_heads(own, samples)
+    if further is not None and heads is not None and _promising(heads):
+        return weigh(further, layout, thorough=thorough)
     counts = list(own)
     if glance and known is not None:
         counts = [known]
@@ -74,15 +87,14 @@ def weigh(
         counts = [one.num_heads for one in heads.weighed[:2]]
     stride = samples[0].stride
     counts = [n for n in counts if n == known or _thinnest(own[n]) >= 2 * stride]
-    others = _packings(of, layout, own, counts)
+    others = packings_of(of, layout, own, counts)
     enough = max(affordable(of, GLANCE), 2)  # each is cut in many ways
     packings = None
     if len(others) > 1 and not thorough:
         cut = own[known or (heads.best.num_heads if heads else next(iter(own)))]
-        coarsest = _coarsest(cut)
-        share = stride_for(cut[0]) / stride_for(cut[0], GLIMPSE, coarsest)
-        if heads is not None and _score_of_part(heads, share) > _REFUTED:
-            others, packings = _glimpsed(others, samples_of(cut[:enough], GLIMPSE, coarsest))
+        few = coarsest(cut)
+        if heads is not None and expected(heads, stride_for(cut, GLIMPSE, few)) > _REFUTED:
+            others, packings = _glimpsed(others, samples_of(layers[:enough], GLIMPSE, few))
     if len(others) > 1:
         packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
@@ -93,6 +105,49 @@ def weigh(
     if not thorough or shown not in own:
         return evidence
     return replace(evidence, turns=weigh_turns(own[shown], samples), profile=draw(own[shown], samples))
+
+
+def _promising(heads: Verdict) -> bool:
+    """Whether more layers may settle what these do not: the score grows with them, the noise with their root."""
+    return not heads.decided and heads.best.score > heads.noise / STRETCH
+
+
+def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
+    """What small samples of some layers say of heads that are not known; None where they do not settle everything.
+
+    They do where heads stand out of which a larger number was weighed as well, and every other packing is refuted.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    from qkvinspect.inspection.evidence import samples_of, stride_for, weigh_heads, weigh_packings, weighable
+
+    own = of.variants(lambda _: layout, of.counts())
+    cut = next(iter(own.values()), None)
+    if cut is None or stride_for(cut, GLIMPSE) == stride_for(cut):
+        return None
+    samples = samples_of(of.layers(lambda _: layout, cut), GLIMPSE)
+    heads = weigh_heads(own, samples)
+    if heads is None or not heads.decided or not seen(own, heads.best.num_heads, samples[0].stride):
+        return None
+    others = packings_of(of, layout, own, [one.num_heads for one in heads.weighed[:2]])
+    if len(others) == 1:
+        return Evidence(heads)
+    if not all(weighable(cut, heads.stride) for cut in others.values() if cut):
+        return None
+    found = weigh_packings(others, samples)
+    if found is None or not found.decided or found.best.label != next(iter(others)):
+        return None
+    near = [one for one in found.weighed[1:] if found.best.score - one.score <= _REFUTED]
+    return None if near else Evidence(heads, found)
+
+
+def seen(own: Variants, heads: int, stride: int) -> bool:
+    """Whether a coarser sample shows all numbers of heads that a full one does, but for much larger multiples."""
+    from qkvinspect.inspection.evidence import stride_for, weighable
+
+    missing = weighable(own, stride_for(own[heads])) - weighable(own, stride)
+    return all(n % heads == 0 and n >= NEAR * heads for n in missing)
 
 
 def _by_their_rows(layout: Layout, own: Variants, samples: Sequence[Sample]) -> Verdict | None:
@@ -116,88 +171,36 @@ def _confirmed(of: Hypotheses, layout: Layout, own: Variants) -> Evidence | None
 
     known = of.attention.heads.num_heads if of.attention.heads else None
     cut = own.get(known) if known is not None else None
-    if not cut or known is None:
+    if cut is None or known is None:
         return None
-    samples = samples_of(cut, GLIMPSE, _coarsest(cut))
+    samples = samples_of(of.layers(lambda _: layout, cut), GLIMPSE, coarsest(cut))
     heads = None
     for sample in samples:
         heads = weigh_heads(own, [sample])
         if heads is None or not heads.decided or heads.best.num_heads != known:
             return None
-    left, packings = _glimpsed(_packings(of, layout, own, [known]), samples)
+    left, packings = _glimpsed(packings_of(of, layout, own, [known]), samples)
     return Evidence(heads, packings) if heads is not None and len(left) == 1 else None
 
 
-def claim_of(said: Evidence) -> Verdict | None:
-    """The verdict that will be reported for every layer of a stack: transposed, its packing, or its heads."""
-    claim = said.turned or (said.heads if said.as_declared else said.packings)
-    return claim if claim is not None and claim.decided else None
+def expected(said: Verdict, stride: int) -> float:
+    """The score of one layer's sample: it grows with the pairs of rows that are compared."""
+    return said.best.score / len(said.layers) * (said.stride / stride) ** 2
 
 
-def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> Sequence[str]:
-    """The layers that, each weighed alone, contradict the verdict of their stack.
+def packings_of(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
+    """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from.
 
-    Raises:
-        CheckpointError: the bytes cannot be read.
+    Without those of which no sample shows the heads, as it has but one row in several.
     """
-    from qkvinspect.inspection.evidence import APART, unless_apart
+    from qkvinspect.inspection.evidence import stride_for
 
-    claim = claim_of(said)
-    if claim is None:
-        return ()
-    other = alternatives.turned(layout) if said.turned is not None else None
-    own = [verdict for one in layers if (verdict := _alone(one, other or layout, claim)) is not None]
-    if other is not None and any(verdict.confidence <= APART for verdict in own):
-        return [verdict.layers[0] for verdict in own if verdict.confidence <= APART]
-    return [layer for layer, _ in unless_apart(claim, own).apart]
-
-
-def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
-    """The verdict of one layer, from a small sample of its rows first, and from larger ones until it is sure.
-
-    Only numbers of heads that could be mistaken for the stack's are weighed.
-    """
-    from qkvinspect.inspection.evidence import APART, weigh_heads, weigh_packings
-
-    heads = said.best.num_heads
-    near = [n for n in one.counts() if heads <= n * _NEAR and n <= heads * _NEAR]
-    own = one.variants(lambda _: layout, [heads] if said.best.label else near)
-    cut = own.get(heads)
-    if not cut:
-        return None
-    verdict = None
-    for samples in _larger_and_larger(cut, said):
-        if said.best.label:
-            found = weigh_packings(_packings(one, layout, own, [heads]), samples)
-        else:
-            found = weigh_heads(own, samples)
-        verdict = found or verdict
-        if verdict is not None and verdict.confidence > APART:
-            break
-    return verdict
-
-
-def _larger_and_larger(cut: Sequence[Attention], said: Verdict) -> Iterator[list[Sample]]:
-    """Samples of one layer, of which those are left out that will not do, if it is as its stack is."""
-    from qkvinspect.inspection.evidence import samples_of, stride_for
-
-    coarsest = _coarsest(cut)
-    finest = stride_for(cut[0])
-    strides = {stride_for(cut[0], most, coarsest): most for most in (GLIMPSE, 2 * GLIMPSE)}
-    for stride, most in strides.items():
-        if stride > finest and _score_of_part(said, finest / stride) > _CLEARLY * said.noise:
-            yield samples_of(cut, most, coarsest)
-    yield samples_of(cut)
-
-
-def _score_of_part(said: Verdict, share: float) -> float:
-    """The score to be expected of a share of one layer's rows: it grows with the pairs of rows that are compared."""
-    return said.best.score / len(said.layers) * share**2
-
-
-def _packings(of: Hypotheses, layout: Layout, own: Variants, counts: Sequence[int]) -> Mapping[str, Variants]:
-    """The layout's own packing first, then all others, and packings of a fused tensor that they may be cut from."""
-    others = {label: of.repacked(own, other, counts) for label, other in alternatives.packings(layout).items()}
+    stride = stride_for(next(iter(own.values())))
+    others = {
+        label: of.repacked(own, other, counts)
+        for label, other in alternatives.packings(layout).items()
+        if stride == 1 or other is layout or alternatives.in_runs(other)
+    }
     cuts = alternatives.cuts(layout).items()
     return others | {label: found for label, packing in cuts if (found := cut_from(own, packing))}
 
@@ -221,20 +224,20 @@ def _glimpsed(
     return (packings, None) if found is None else ({k: v for k, v in packings.items() if k not in labels}, found)
 
 
-def _coarsest(cut: Sequence[Attention]) -> int:
+def coarsest(cut: Attention) -> int:
     """The greatest step between sampled rows that leaves a few of each head."""
-    return _thinnest(cut) // _NEAR
+    return _thinnest(cut) // NEAR
 
 
-def _thinnest(cut: Sequence[Attention]) -> int:
+def _thinnest(cut: Attention) -> int:
     """The fewest rows of a head."""
-    return min(len(run) for attention in cut for part in attention.parts for run in part.heads[:1])
+    return min(len(run) for part in cut.parts for run in part.heads[:1])
 
 
-def _samples(own: Variants) -> list[Sample]:
+def samples_at_length(of: Hypotheses, layout: Callable[[Match], Layout], own: Variants) -> list[Sample]:
     from qkvinspect.inspection.evidence import samples_of
 
-    return samples_of(next(iter(own.values()))) if own else []
+    return samples_of(of.layers(layout, next(iter(own.values())))) if own else []
 
 
 def _turned(of: Hypotheses, layout: Layout, heads: Verdict | None) -> Verdict | None:
@@ -246,51 +249,7 @@ def _turned(of: Hypotheses, layout: Layout, heads: Verdict | None) -> Verdict | 
     if not square or other is None or (heads is not None and heads.decided):
         return None
     variants = of.variants(lambda _: other, of.counts())
-    verdict = weigh_heads(variants, _samples(variants))
+    verdict = weigh_heads(variants, samples_at_length(of, lambda _: other, variants))
     if verdict is None or not verdict.decided:
         return None
     return verdict if heads is None or verdict.best.score > 2 * heads.best.score else None
-
-
-def settle(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Verdict | None:
-    """Weigh the layouts that the names leave open, with the numbers of heads that are known, or all.
-
-    Those that read the tensors the other way round explain other entries, so their likelihoods do not compare: one way
-    is right where heads stand out from noise in it and in no other.
-    """
-    from qkvinspect.inspection.evidence import weigh_packings
-
-    visible: list[Verdict | None] = []
-    for alike in _read_alike(of, ids):
-        choices = _choices(of, alike, counts or of.counts())
-        usable = [cut for cut in choices.values() if cut]
-        verdict = weigh_packings(choices, _samples(usable[0])) if usable else None
-        visible += [verdict] if verdict is not None and verdict.confidence else []
-    return visible[0] if len(visible) == 1 else None
-
-
-def _read_alike(of: Hypotheses, ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    """The layouts of each way in which the tensors may lie."""
-    ways: dict[tuple[str, ...], list[str]] = {}
-    for name in ids:
-        stored = _layout(of.matches[0], name).weights
-        ways.setdefault(tuple(one.orientation for one in stored), []).append(name)
-    return ways.values()
-
-
-def unsettled(one: Hypotheses, ids: Sequence[str], said: Verdict) -> bool:
-    """Whether a layer alone speaks for another layout than its stack."""
-    from qkvinspect.inspection.evidence import unless_apart, weigh_packings
-
-    alike = next(some for some in _read_alike(one, ids) if said.best.label in some)
-    choices = _choices(one, alike, [said.best.num_heads])
-    own = weigh_packings(choices, _samples(choices.get(said.best.label, {})))
-    return own is not None and bool(unless_apart(said, [own]).apart)
-
-
-def _choices(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Mapping[str, Variants]:
-    return {name: of.variants(lambda match, name=name: _layout(match, name), counts) for name in ids}
-
-
-def _layout(match: Match, id: str) -> Layout:
-    return next(candidate.layout for candidate in match.candidates if candidate.layout.id == id)

@@ -11,7 +11,8 @@ from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.match import Match
 from qkvinspect.inspection.names import Names
-from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.sizes import rows_of
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import Packing
@@ -55,30 +56,35 @@ class Hypotheses:
                 continue
 
     def variants(self, layout: Callable[[Match], Layout], counts: Sequence[int]) -> Variants:
-        """For each number of heads that fits, the layers cut into that many."""
-        found: dict[int, list[Attention]] = {}
+        """For each number of heads that fits, the first layer cut into that many: the others have its shapes."""
+        found: dict[int, Attention] = {}
         for count in counts:
-            cut: list[Attention] = []
-            for match in self.matches:
-                try:
-                    one = self._cut(match, layout(match), count)
-                except LayoutError:
-                    break
-                if one.heads is None or one.heads.num_heads != count or not _thick(one):
-                    break
-                cut.append(one)
-            else:
-                found[count] = cut
+            try:
+                one = self._cut(self.matches[0], layout(self.matches[0]), count)
+            except LayoutError:
+                continue
+            if one.heads is not None and one.heads.num_heads == count and _thick(one):
+                found[count] = one
         return found
 
     def repacked(self, own: Variants, layout: Layout, counts: Sequence[int]) -> Variants:
-        """``variants`` of another packing of the same tensors, whose layers have the same heads in other rows."""
-        first = replace(self, matches=self.matches[:1]).variants(lambda _: layout, counts)
-        missing = [count for count in first if count not in own]
-        found = dict(self.variants(lambda _: layout, missing)) if missing else {}
+        """``variants`` of another packing of the same tensors: the same heads lie in other rows."""
+        if layout.subheads or any(one.geometry is None or one.geometry.subheads for one in own.values()):
+            return self.variants(lambda _: layout, counts)
+        found = dict(self.variants(lambda _: layout, [count for count in counts if count not in own]))
         for count in counts:
-            if count in first and count in own:
-                found[count] = [*first[count], *(_with_rows_of(first[count][0], other) for other in own[count][1:])]
+            if count in own and (one := _in_rows_of(own[count], layout)) is not None:
+                found[count] = one
+        return {count: found[count] for count in counts if count in found}
+
+    def layers(self, layout: Callable[[Match], Layout], first: Attention) -> list[Attention]:
+        """All layers, cut as the first is; without an output projection that has another shape."""
+        assert first.heads is not None
+        found = [first]
+        for match in self.matches[1:]:
+            one = self._cut(match, layout(match), first.heads.num_heads)
+            same = one.out is None or first.out is None or one.out.shape == first.out.shape
+            found.append(one if same else replace(one, out=None, output=None))
         return found
 
     def _cut(self, match: Match, layout: Layout, count: int) -> Attention:
@@ -90,24 +96,33 @@ class Hypotheses:
         )[0]
 
 
-def _with_rows_of(repacked: Attention, layer: Attention) -> Attention:
-    """A layer divided as another one is, whose tensors are the same but for their values."""
-    numbers = {weight.name: number for number, weight in enumerate(repacked.weights)}
-    divided = {part.name: part for part in repacked.parts}
-    parts: list[Part] = []
-    for part in layer.parts:
-        like = divided[part.name]
-        weight = layer.weights[numbers[like.weight.name]]
-        parts.append(replace(part, weight=weight, heads=like.heads, in_features=like.in_features))
-    return replace(layer, layout=repacked.layout, geometry=repacked.geometry, parts=tuple(parts))
+def _in_rows_of(own: Attention, layout: Layout) -> Attention | None:
+    """The same heads of the same tensors in the rows that another packing gives them, if they fit."""
+    assert own.layout is not None
+    assert own.geometry is not None
+    totals = [
+        weight.as_shape(stored.orientation)[0] for stored, weight in zip(own.layout.weights, own.weights, strict=True)
+    ]
+    try:
+        rows = rows_of(layout, own.geometry, totals)
+    except LayoutError:
+        return None
+    placed = {
+        part: (weight, heads) for weight, some in zip(own.weights, rows, strict=True) for part, heads in some.items()
+    }
+    if any(part.name not in placed for part in own.parts):
+        return None
+    parts = tuple(replace(part, weight=placed[part.name][0], heads=placed[part.name][1]) for part in own.parts)
+    repacked = replace(own, layout=layout, parts=parts)
+    return repacked if _thick(repacked) else None
 
 
 def cut_from(own: Variants, packing: Packing) -> Variants:
     """The same numbers of heads, of parts that were cut from one tensor as if it held them in blocks."""
-    found: dict[int, Sequence[Attention]] = {}
-    for heads, attentions in own.items():
+    found: dict[int, Attention] = {}
+    for heads, attention in own.items():
         try:
-            found[heads] = [alternatives.cut_from(attention, packing) for attention in attentions]
+            found[heads] = alternatives.cut_from(attention, packing)
         except LayoutError:
             continue
     return found

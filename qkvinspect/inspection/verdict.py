@@ -63,6 +63,7 @@ class Verdict:
         decided: whether that is sure enough to be given as an answer.
         apart: layers whose own weights speak for another answer, and for which; then nothing is decided.
         parted: a larger number of heads that those of the first fall into, if they do; then nothing is decided.
+        stride: one row in so many was looked at.
     """
 
     weighed: tuple[Weighed, ...]
@@ -72,6 +73,7 @@ class Verdict:
     decided: bool
     apart: tuple[tuple[str, Weighed], ...] = ()
     parted: int | None = None
+    stride: int = 1
 
     @property
     def best(self) -> Weighed:
@@ -104,3 +106,9 @@ class Evidence:
     turns: Verdict | None = None
     profile: tuple[tuple[int, float], ...] = ()
     as_declared: bool = True
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Those that were weighed."""
+        asked = self.heads or self.packings
+        return asked.layers if asked is not None else ()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives
-from qkvinspect.inspection.asking import GLANCE, affordable, differing, settle, unsettled, weigh
+from qkvinspect.inspection.asking import GLANCE, STRETCH, affordable, glimpsed, weigh
 from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.contradictions import contradicts, divided, outvoted
 from qkvinspect.inspection.differential import is_differential
+from qkvinspect.inspection.each_alone import differing
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.kept_samples import keeping_samples
@@ -19,21 +20,23 @@ from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence, said_of_none
 from qkvinspect.inspection.pairing import with_pairing
 from qkvinspect.inspection.report import Attention
+from qkvinspect.inspection.settling import settle, unsettled
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others
 from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence
+from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import SHARED
 from qkvinspect.weights.adapters import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
 """Gives the facts about a layer's heads from other sources."""
 
-_STRETCH = 4
-"""How many times more layers are weighed where the first do not settle it."""
-
 _MOST_OF = 8
 """One layer of so many may have the look of other heads than the others of its stack."""
+_GLIMPSED = 8
+"""Layers of which small samples are taken first."""
+
 _LOOKED = 3
 """Layers that are looked at to see whether a stack was trained at all."""
 
@@ -143,21 +146,25 @@ class _WeighedTogether:
             glance = weigh(self._few(affordable(self._hypotheses, GLANCE))._hypotheses, layout, glance=True)
             if glance is None or not self._against(glance):
                 return lambda module: module
-        few = self._few(max(affordable(self._hypotheses), 2))
-        evidence = weigh(few._hypotheses, layout, thorough=thorough)
-        if evidence is not None and _promising(evidence):
-            few = self._few(_STRETCH * affordable(self._hypotheses))
-            evidence = weigh(few._hypotheses, layout, thorough=thorough)
+        glimpse = None if thorough or known is not None else glimpsed(self._few(_GLIMPSED)._hypotheses, layout)
+        evidence = glimpse or self._weighed(layout, thorough)
         if evidence is None:
             return lambda module: module
+        weighed = () if glimpse is not None else evidence.layers
         apart = divided(evidence.heads, evidence.packings)
-        against = () if apart else differing(layout, evidence, self._others(few))
+        against = () if apart else differing(layout, evidence, self._others(weighed))
         if apart or against:
-            most = self._of_most(evidence, against, self._others(few))
+            most = self._of_most(evidence, against, self._others(weighed))
             if most is None:
                 return self._apart(thorough)
             evidence = most
         return lambda module: self._told(module, evidence)
+
+    def _weighed(self, layout: Layout, thorough: bool) -> Evidence | None:
+        """What some of the layers say, or more of them where that may settle it."""
+        count = affordable(self._hypotheses)
+        few, more = (self._few(some)._hypotheses for some in (max(count, 2), STRETCH * count))
+        return weigh(few, layout, thorough=thorough, further=more)
 
     def _of_most(self, evidence: Evidence, against: Sequence[str], others: Iterable[Hypotheses]) -> Evidence | None:
         """The evidence with the heads that nearly all layers of one block after the other have; None if there are none.
@@ -213,10 +220,9 @@ class _WeighedTogether:
         packing = alternatives.describe(layout) if layout else ""
         return list(about_evidence(self._attention, evidence, packing, of_others=self.of_others))
 
-    def _others(self, few: _WeighedTogether) -> Iterator[Hypotheses]:
+    def _others(self, weighed: Collection[str]) -> Iterator[Hypotheses]:
         """Each of the layers that were not weighed yet."""
-        weighed = [id(module) for module in few.modules]
-        return (replace(self, modules=[one])._hypotheses for one in self.modules if id(one) not in weighed)
+        return (replace(self, modules=[one])._hypotheses for one in self.modules if _name(one) not in weighed)
 
     def _apart(self, thorough: bool) -> Callable[[Module], Module]:
         """Weigh smaller stacks where layers of this one contradict each other, or in the end each layer alone."""
@@ -246,7 +252,7 @@ class _WeighedTogether:
             return self._apart(thorough)
         if verdict is None or not verdict.decided:
             return lambda module: module
-        if any(unsettled(other, ids, verdict) for other in self._others(few)):
+        if any(unsettled(other, ids, verdict) for other in self._others([_name(one) for one in few.modules])):
             return self._apart(thorough)
 
         def settled(module: Module) -> Module:
@@ -307,12 +313,6 @@ def _open(module: Module, said: Evidence) -> Module:
             for one in findings
         )
     return replace(module, attention=replace(attention, evidence=said), findings=findings)
-
-
-def _promising(evidence: Evidence) -> bool:
-    """Whether more layers may settle what these do not: the score grows with them, the noise with their root."""
-    heads = evidence.heads
-    return heads is not None and not heads.decided and heads.best.score > heads.noise / _STRETCH
 
 
 def _name(module: Module) -> str:

@@ -32,6 +32,10 @@ class Filling(Protocol):
         """As many bytes from ``offset`` as there is room; CheckpointError if they are not there."""
         ...
 
+    def read_apart(self, offset: int, step: int, length: int, room: memoryview) -> None:
+        """Pieces of ``length`` bytes, each ``step`` bytes after the one before; CheckpointError as well."""
+        ...
+
 
 def is_filling(source: ByteSource | None) -> TypeGuard[Filling]:
     """Whether it does. Quick, as it is asked of every piece."""

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qkvinspect.findings import AGAINST_WEIGHTS
 from qkvinspect.inspection import alternatives
-from qkvinspect.inspection.evidence.weigh import CHANCE
+from qkvinspect.inspection.evidence.odds import CHANCE
 from qkvinspect.inspection.report import Report
 from qkvinspect.inspection.verdict import Verdict
 from qkvinspect.layouts.packing import Packing

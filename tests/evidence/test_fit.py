@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from qkvinspect.inspection.evidence.blocksums import Products, block_sums
-from qkvinspect.inspection.evidence.fit import Fit, Term, fit
+from qkvinspect.inspection.evidence.fit import Fit, fit
 from qkvinspect.inspection.evidence.groups import explained
 from qkvinspect.inspection.evidence.sample import Sample
+from qkvinspect.inspection.evidence.term import Term
 
 Rng = np.random.Generator
 

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from qkvinspect.inspection.evidence import blocksums, gram, profile
-from qkvinspect.inspection.evidence.blocksums import BlockSums, Fitted, Products, added_up, block_sums, cross_sums
+from qkvinspect.inspection.evidence import gram, likelihood, profile
+from qkvinspect.inspection.evidence.blocksums import BlockSums, Products, added_up, block_sums, cross_sums
+from qkvinspect.inspection.evidence.likelihood import Fitted
+from qkvinspect.inspection.evidence.odds import TEMPERATURE, share_of
 from qkvinspect.inspection.evidence.rotary_order import divides_as_q, places_of
 from qkvinspect.inspection.evidence.sample import stride_of
-from qkvinspect.inspection.evidence.weigh import TEMPERATURE, _share
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("x", [0.5, 1, 1.5, 2, 3.5, 5.5, 6, 6.5, 10, 1e3, 1e6])
 def test_digamma_and_trigamma_are_scipy_s(x: float) -> None:
-    assert blocksums._digamma(x) == pytest.approx(special.digamma(x), abs=1e-7, rel=1e-7)
-    assert blocksums._trigamma(x) == pytest.approx(special.polygamma(1, x), rel=1e-7)
+    assert likelihood._digamma(x) == pytest.approx(special.digamma(x), abs=1e-7, rel=1e-7)
+    assert likelihood._trigamma(x) == pytest.approx(special.polygamma(1, x), rel=1e-7)
 
 
 def sums(products: list[np.ndarray], width: int, other: int) -> np.ndarray:
@@ -90,12 +91,12 @@ def moments(*values: np.ndarray) -> np.ndarray:
 def test_how_well_a_normal_distribution_fits() -> None:
     x, y = RNG.normal(size=(2, 50))
     y += x / 2
-    assert blocksums.fitted(50, moments(x)).value == pytest.approx(-50 * math.log(x.var()))
+    assert likelihood.fitted(50, moments(x)).value == pytest.approx(-50 * math.log(x.var()))
     covariance = np.cov(x, y, bias=True)
-    assert blocksums.fitted(50, moments(x, y)).value == pytest.approx(-50 * math.log(np.linalg.det(covariance)))
+    assert likelihood.fitted(50, moments(x, y)).value == pytest.approx(-50 * math.log(np.linalg.det(covariance)))
     left = y - np.polyval(np.polyfit(x, y, 1), x)
-    assert blocksums.fitted(50, moments(x, y), given=True).value == pytest.approx(-50 * math.log(left.var()))
-    assert blocksums.fitted(50, moments(np.ones(50))).value == pytest.approx(-50 * math.log(1e-6))
+    assert likelihood.fitted(50, moments(x, y), given=True).value == pytest.approx(-50 * math.log(left.var()))
+    assert likelihood.fitted(50, moments(np.ones(50))).value == pytest.approx(-50 * math.log(1e-6))
 
 
 @pytest.mark.parametrize("count", [4, 5, 9, 40])
@@ -103,7 +104,7 @@ def test_how_well_a_normal_distribution_fits() -> None:
 def test_on_noise_it_is_what_was_expected(count: int, kind: str) -> None:
     drawn = RNG.normal(size=(6000, 2, count))
     found = [
-        blocksums.fitted(count, moments(*(one[:1] if kind == "one" else one)), given=kind == "given") for one in drawn
+        likelihood.fitted(count, moments(*(one[:1] if kind == "one" else one)), given=kind == "given") for one in drawn
     ]
     values = np.array([one.value for one in found])
     spread = math.sqrt(found[0].variance)
@@ -113,8 +114,8 @@ def test_on_noise_it_is_what_was_expected(count: int, kind: str) -> None:
 
 
 def test_few_entries_are_not_fitted_and_fits_add_up() -> None:
-    assert blocksums.fitted(3, np.ones(2)) == Fitted(0, 0, 0)
-    assert blocksums.fitted(4, np.array([0.0, 1.0])) != Fitted(0, 0, 0)
+    assert likelihood.fitted(3, np.ones(2)) == Fitted(0, 0, 0)
+    assert likelihood.fitted(4, np.array([0.0, 1.0])) != Fitted(0, 0, 0)
     one, other = Fitted(5, 3, 7), Fitted(1, 2, 4)
     assert one + other == Fitted(6, 5, 11)
     assert one - other == Fitted(4, 1, 3)
@@ -205,5 +206,5 @@ def test_one_row_in_how_many_is_taken(rows: list[int], most: int, coarsest: int 
 def test_the_share_of_the_first_is_that_of_likelihoods() -> None:
     for top, others in ((3.0, [0.0]), (5.0, [4.0, 1.0]), (0.0, [])):
         weights = [math.exp(score / 2 / TEMPERATURE) for score in (top, *others)]
-        assert _share(top, others) == pytest.approx(weights[0] / sum(weights))
-    assert 0 < _share(0, [1e9]) < 1e-9
+        assert share_of(top, others) == pytest.approx(weights[0] / sum(weights))
+    assert 0 < share_of(0, [1e9]) < 1e-9

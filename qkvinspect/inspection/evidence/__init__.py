@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from qkvinspect.inspection.evidence.odds import CHANCE, LIKELY
+from qkvinspect.inspection.evidence.ways import weighable
 from qkvinspect.inspection.evidence.weigh import (
     APART,
     SURE,
     WORK,
     Variants,
+    agreeing,
     draw,
     layers_within,
     samples_of,
@@ -19,9 +22,12 @@ from qkvinspect.inspection.evidence.weigh import (
 
 __all__ = [
     "APART",
+    "CHANCE",
+    "LIKELY",
     "SURE",
     "WORK",
     "Variants",
+    "agreeing",
     "draw",
     "layers_within",
     "samples_of",
@@ -30,4 +36,5 @@ __all__ = [
     "weigh_heads",
     "weigh_packings",
     "weigh_turns",
+    "weighable",
 ]

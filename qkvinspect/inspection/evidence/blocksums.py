@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from math import log
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,6 @@ Array = NDArray[Any]
 
 _RUNS_KEPT = 64
 
-FEW = 4
-"""Entries that a class needs; a hypothesis with a smaller one cannot be weighed."""
-
-_FLOOR = 1e-6
-
 
 @dataclass(frozen=True, slots=True)
 class BlockSums:
@@ -28,8 +22,9 @@ class BlockSums:
 
     Attributes:
         counts: float64 [heads, other heads]: how many entries a block has, its diagonal left out.
-        moments: float64 [2 or 5, heads, other heads]: sums of x and x^2, or of x, y, x^2, y^2 and xy.
-        paired: count and sums of x and x^2 of the diagonals left out, where they mean something.
+        moments: float64 [2 or 5, heads, other heads]: sums of x and x^2, or of x, y, x^2, y^2 and xy. Of several layers
+            [2 or 5, layers, heads, other heads].
+        paired: count and sums of x and x^2 of the diagonals left out, where they mean something, [2] or [2, layers].
     """
 
     counts: Array
@@ -38,12 +33,26 @@ class BlockSums:
 
     def of(self, down: Array, across: Array) -> tuple[float, Array]:
         """Count and moments of some blocks, given by arrays of their indices, broadcast together."""
-        chosen = self.moments[:, down, across]
-        return float(self.counts[down, across].sum()), chosen.reshape(len(chosen), -1).sum(axis=1)
+        chosen = self.moments[..., down, across]
+        sums = chosen.reshape(*self.moments.shape[:-2], -1).sum(axis=-1)
+        return float(self.counts[down, across].sum()), sums
 
     def of_diagonal(self) -> tuple[float, Array]:
         """Count and moments of the blocks of each head with itself."""
-        return float(self.counts.trace()), self.moments.trace(axis1=1, axis2=2)
+        return float(self.counts.trace()), self.moments.trace(axis1=-2, axis2=-1)
+
+    def of_layer(self, number: int) -> BlockSums:
+        """Those of one of several layers."""
+        paired = self.paired and (self.paired[0], self.paired[1][:, number])
+        return BlockSums(self.counts, self.moments[:, number], paired)
+
+    def of_all(self) -> BlockSums:
+        """Moments of the entries of several layers, as if each block were one."""
+        if self.moments.ndim == 3:
+            return self
+        layers = self.moments.shape[1]
+        paired = self.paired and (layers * self.paired[0], self.paired[1].sum(axis=1))
+        return BlockSums(layers * self.counts, self.moments.sum(axis=1), paired)
 
 
 def added_up(layers: Sequence[BlockSums]) -> BlockSums:
@@ -56,7 +65,11 @@ def added_up(layers: Sequence[BlockSums]) -> BlockSums:
 
 
 class SumsOverBlocks:
-    """Of the entries of some matrices of one shape; cached, as each block of twice the size is made of four."""
+    """Of the entries of some matrices of one shape; cached, as each block of twice the size is made of four.
+
+    Matrices may be those of several layers: what is said of [matrices, rows, columns] holds of [matrices, layers, rows,
+    columns].
+    """
 
     def __init__(self, values: Array) -> None:
         self._values = values
@@ -70,13 +83,13 @@ class SumsOverBlocks:
 
     def _over(self, width: int, other: int) -> Array:
         if width % 2 or other % 2:
-            _, height, length = self._values.shape
+            height, length = self._values.shape[-2:]
             down, right = np.arange(0, int(height), width), np.arange(0, int(length), other)
-            rows = np.add.reduceat(self._values, down, axis=1, dtype=np.float64)
-            return np.add.reduceat(rows, right, axis=2)
+            rows = np.add.reduceat(self._values, down, axis=-2, dtype=np.float64)
+            return np.add.reduceat(rows, right, axis=-1)
         quarters = self._values if width == other == 2 else self.over(width // 2, other // 2)
-        halves = np.add(quarters[:, ::2], quarters[:, 1::2], dtype=np.float64)
-        return halves[:, :, ::2] + halves[:, :, 1::2]
+        halves = np.add(quarters[..., ::2, :], quarters[..., 1::2, :], dtype=np.float64)
+        return halves[..., ::2] + halves[..., 1::2]
 
 
 class Products:
@@ -95,7 +108,7 @@ class Products:
 
     def at(self, down: Array, across: Array) -> Array:
         """Single entries of the first matrix."""
-        return self.matrix[down, across]
+        return self.matrix[..., down, across]
 
 
 class Whole:
@@ -120,13 +133,13 @@ class Whole:
             their number.
         """
         down, across = self._runs(rows, width), self._runs(columns, width)
-        if down is None or across is None or len(self.scores) % width:
+        if down is None or across is None or self.scores.shape[-1] % width:
             return None
         if self._sums is None:
             self._sums = SumsOverBlocks(np.array([self.scores, self.scores * self.scores]))
         some = self._sums.over(width, width)
-        some = some[:, down] if isinstance(down, slice) else some.take(down, axis=1)
-        return some[:, :, across] if isinstance(across, slice) else some.take(across, axis=2)
+        some = some[..., down, :] if isinstance(down, slice) else some.take(down, axis=-2)
+        return some[..., across] if isinstance(across, slice) else some.take(across, axis=-1)
 
     def _runs(self, rows: Array, width: int) -> Array | slice | None:
         """Which runs of so many rows these are, if they are: kept, as each part is compared with all others."""
@@ -142,8 +155,8 @@ class Whole:
         """The similarities of some rows with others."""
         down, across = _one_run(rows), _one_run(columns)
         if down is not None and across is not None:
-            return self.scores[down, across]
-        return self.scores.take(rows, axis=0).take(columns, axis=1)
+            return self.scores[..., down, across]
+        return self.scores.take(rows, axis=-2).take(columns, axis=-1)
 
 
 def _one_run(rows: Array) -> slice | None:
@@ -171,7 +184,7 @@ class CutProducts(Products):
         return self._whole.cut(self._rows, self._columns)
 
     def at(self, down: Array, across: Array) -> Array:
-        return self._whole.scores[self._rows[down], self._columns[across]]
+        return self._whole.scores[..., self._rows[down], self._columns[across]]
 
     def add_up(self, width: int, other: int) -> Array:
         own = self._whole.over(self._rows, self._columns, width) if width == other else None
@@ -200,18 +213,28 @@ def block_sums(products: Products, width: int, share: int = 1) -> BlockSums:
         share: how many neighbouring heads share a kv head; rows at one place of these are tied to one, and kept apart.
     """
     moments = products.add_up(width, width)
-    heads = moments.shape[1]
-    counts: Array = np.full((heads, heads), float(width * width)) - width * np.eye(heads)
+    heads = moments.shape[-1]
+    counts = _counts(heads, width)
     if share == 1:
         return BlockSums(counts, moments)
-    moments, rows = moments.copy(), np.arange(heads * width, dtype=np.int64).reshape(heads, width)
+    counts, moments, rows = (
+        counts.copy(),
+        moments.copy(),
+        np.arange(heads * width, dtype=np.int64).reshape(heads, width),
+    )
     shared: Array = np.kron(np.eye(heads // share), np.ones((share, share))) - np.eye(heads)
     one, other = shared.nonzero()
     tied = products.at(rows[one], rows[other]).astype(np.float64)
-    sums = np.array([tied.sum(axis=1), (tied * tied).sum(axis=1)])
-    moments[:, one, other] -= sums
+    sums = np.array([tied.sum(axis=-1), (tied * tied).sum(axis=-1)])
+    moments[..., one, other] -= sums
     counts[one, other] -= width
-    return BlockSums(counts, moments, (tied.size / 2, sums.sum(axis=1) / 2))
+    return BlockSums(counts, moments, (len(one) * width / 2, sums.sum(axis=-1) / 2))
+
+
+@lru_cache(maxsize=64)
+def _counts(heads: int, width: int) -> Array:
+    """How many entries the blocks of symmetric matrices have."""
+    return np.full((heads, heads), float(width * width)) - width * np.eye(heads)
 
 
 def cross_sums(products: Products, width: int, other: int, share: int) -> BlockSums:
@@ -225,96 +248,15 @@ def cross_sums(products: Products, width: int, other: int, share: int) -> BlockS
         share: how many heads downwards belong to one across.
     """
     moments = products.add_up(width, other)
-    counts = np.full(moments.shape[1:], float(width * other))
+    counts = np.full(moments.shape[-2:], float(width * other))
     if width != other:
         return BlockSums(counts, moments)
     heads = np.arange(len(counts))
     down = np.arange(len(counts) * width)
-    own = products.at(down, down // width // share * width + down % width).astype(np.float64).reshape(-1, width)
-    sums = np.array([own.sum(axis=1), (own * own).sum(axis=1)])
+    own = products.at(down, down // width // share * width + down % width).astype(np.float64)
+    own = own.reshape(*own.shape[:-1], -1, width)
+    sums = np.array([own.sum(axis=-1), (own * own).sum(axis=-1)])
     moments = moments.copy()
-    moments[:, heads, heads // share] -= sums
+    moments[..., heads, heads // share] -= sums
     counts[heads, heads // share] -= width
-    return BlockSums(counts, moments, (float(own.size), sums.sum(axis=1)))
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """How well a normal distribution fits entries, and how well it would if they were nothing but noise.
-
-    Attributes:
-        value: twice the log-likelihood of the fitted distribution, up to a constant an entry.
-        expected, variance: of that on noise: exact also for few entries, unlike degrees of freedom.
-    """
-
-    value: float = 0.0
-    expected: float = 0.0
-    variance: float = 0.0
-
-    def __add__(self, other: Fitted) -> Fitted:
-        return Fitted(self.value + other.value, self.expected + other.expected, self.variance + other.variance)
-
-    def __sub__(self, other: Fitted) -> Fitted:
-        """The gain over a distribution that this one refines."""
-        return Fitted(self.value - other.value, self.expected - other.expected, self.variance - other.variance)
-
-
-def fitted(count: float, moments: Array, *, given: bool = False) -> Fitted:
-    """Fit entries that share a normal distribution.
-
-    Args:
-        moments: as in ``BlockSums``.
-        given: of y where x is known, for two matrices.
-    """
-    if count < FEW:
-        return Fitted()
-    mean: list[float] = [moment / count for moment in moments.tolist()]  # plain numbers: numpy's are slow one by one
-    if len(mean) == 2:
-        spread = mean[1] - mean[0] ** 2
-        lost = (1,)
-    else:
-        x, y, both = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
-        spread = y - both * both / max(x, _FLOOR) if given else x * y - both * both
-        lost = (2,) if given else (1, 2)
-    value = -count * log(max(spread, _FLOOR ** len(lost)))
-    return Fitted(value, *_on_noise(count, lost))
-
-
-def scores_of(count: float, moments: Array, *, given: bool = False) -> Array:
-    """``value`` less ``expected`` of ``fitted``, for each of several sets of so many entries: a row of moments each."""
-    if count < FEW:
-        return np.zeros(len(moments))
-    mean = moments.T / count
-    if len(mean) == 2:
-        spread = mean[1] - mean[0] ** 2
-        lost = (1,)
-    else:
-        x, y, both = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
-        spread = y - both * both / np.maximum(x, _FLOOR) if given else x * y - both * both
-        lost = (2,) if given else (1, 2)
-    return -count * np.log(np.maximum(spread, _FLOOR ** len(lost))) - _on_noise(count, lost)[0]
-
-
-@lru_cache(maxsize=4096)
-def _on_noise(count: float, lost: tuple[int, ...]) -> tuple[float, float]:
-    """Mean and variance of the fit of so many entries of noise, that lost so many degrees of freedom."""
-    expected = -count * sum(_digamma((count - n) / 2) - log(count / 2) for n in lost)
-    return expected, count * count * sum(_trigamma((count - n) / 2) for n in lost)
-
-
-def _digamma(x: float) -> float:
-    """The mean of the logarithm of a gamma variable."""
-    total = 0.0
-    while x < 6:
-        total -= 1 / x
-        x += 1
-    return total + log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
-
-
-def _trigamma(x: float) -> float:
-    """The variance of the logarithm of a gamma variable."""
-    total = 0.0
-    while x < 6:
-        total += 1 / x**2
-        x += 1
-    return total + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)
+    return BlockSums(counts, moments, (float(down.size), sums.sum(axis=-1)))

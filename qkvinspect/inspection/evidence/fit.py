@@ -13,24 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.blocksums import (
-    FEW,
-    BlockSums,
-    Fitted,
-    Products,
-    added_up,
-    block_sums,
-    cross_sums,
-    fitted,
-    scores_of,
-)
+from qkvinspect.inspection.evidence.blocksums import Products, added_up, block_sums, cross_sums
+from qkvinspect.inspection.evidence.likelihood import FEW, Fitted, fitted
 from qkvinspect.inspection.evidence.sample import Sample
+from qkvinspect.inspection.evidence.term import Term
 
 Array = NDArray[Any]
 Index = Mapping[str, Array]
@@ -38,127 +30,14 @@ Index = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Term:
-    """One matrix of similarities, or two that are correlated, cut into blocks by heads.
-
-    Attributes:
-        share: how many neighbouring blocks downwards, and across, share a kv head.
-        given: the likelihood is that of the second matrix where the first is known.
-        weight: 0.5 for a symmetric matrix, whose entries are counted twice.
-    """
-
-    sums: BlockSums
-    share: tuple[int, int]
-    given: bool = False
-    weight: float = 0.5
-
-    def fitted(self, order: Array | None = None, *, thinned: bool = False) -> Fitted:
-        """With kv heads (or blocks of them) that carry the same number in ``order`` taken together, if it is given.
-
-        Args:
-            thinned: with fewer entries where heads share a kv head, which is seen again in each of them: to weigh
-                numbers of heads. Packings are weighed by all entries, of which they have as many whatever is shared.
-        """
-        classes = self._own_classes if order is None else self._classes(self.sums.of(*self._alike(order)))
-        weight = self._thin if thinned else self.weight
-        return sum((fitted(n * weight, sums * weight, given=self.given) for n, sums in classes), self._paired)
-
-    @property
-    def _thin(self) -> float:
-        return self.weight / max(self.share)
-
-    def smallest(self) -> float:
-        """The number of entries of the smallest class."""
-        return min((count for count, _ in self._own_classes if count), default=0.0) * self.weight
-
-    @cached_property
-    def without_heads(self) -> Fitted:
-        """The fit of the same entries without heads, as many as ``thinned`` ones."""
-        count, moments = self._total
-        if self.given:  # which rows are tied depends on the heads: without heads none are
-            moments = moments[[1, 3]]
-        return fitted(count * self._thin, moments * self._thin) + self._paired
-
-    @cached_property
-    def _own_classes(self) -> list[tuple[float, Array]]:
-        return self._classes(self.sums.of_diagonal() if self.share == (1, 1) else self.sums.of(*self._within()))
-
-    def _classes(self, same: tuple[float, Array]) -> list[tuple[float, Array]]:
-        """Count and moments of the blocks of each class; the last class is what the others leave of all.
-
-        Args:
-            same: those of the blocks of heads that share a kv head.
-        """
-        count, moments = self._total
-        others = count - same[0], moments - same[1]
-        if self.share[0] == 1 or self.share[0] != self.share[1]:
-            return [same, others]
-        own = self.sums.of_diagonal()
-        return [own, (same[0] - own[0], same[1] - own[1]), others]
-
-    def parted(self, order: Array) -> Fitted:
-        """With kv heads that carry the same number taken together, but each more tied to itself than to the others."""
-        count, moments = self._total
-        own, same = self.sums.of(*self._within()), self.sums.of(*self._alike(order))
-        classes = own, (same[0] - own[0], same[1] - own[1]), (count - same[0], moments - same[1])
-        return sum((self._class(*one) for one in classes), self._paired)
-
-    @cached_property
-    def _total(self) -> tuple[float, Array]:
-        return float(self.sums.counts.sum()), self.sums.moments.sum(axis=(1, 2))
-
-    def _within(self) -> tuple[Array, Array]:
-        return _blocks_within(len(self.sums.counts) // self.share[0], *self.share)
-
-    def _alike(self, order: Array) -> tuple[Array, Array]:
-        return _blocks_alike(tuple(order.tolist()), *self.share)
-
-    def _class(self, count: float, moments: Array) -> Fitted:
-        return fitted(count * self.weight, moments * self.weight, given=self.given)
-
-    def scores(self, orders: Array) -> Array:
-        """How well kv heads explain the entries that carry the same number in an order: for each of several orders.
-
-        As ``fitted`` for one, less what noise would give, where no heads share a kv head. Each order is another order
-        of the same numbers, so that all have classes of the same sizes.
-        """
-        count, moments = self._total
-        same = (orders[:, :, None] == orders[:, None, :]).reshape(len(orders), -1).astype(np.float64)
-        own = float(same[0] @ self.sums.counts.ravel())
-        within = same @ self.sums.moments.reshape(len(moments), -1).T
-        found = np.full(len(orders), self._paired.value - self._paired.expected)
-        for size, sums in ((own, within), (count - own, moments - within)):
-            found += scores_of(size * self.weight, sums * self.weight, given=self.given)
-        return found
-
-    @cached_property
-    def _paired(self) -> Fitted:
-        return fitted(*self.sums.paired) if self.sums.paired else Fitted()
-
-
-@lru_cache(maxsize=64)
-def _blocks_within(kv_heads: int, down: int, across: int) -> tuple[Array, Array]:
-    """Where the blocks of two heads that share a kv head are."""
-    first = np.arange(kv_heads)[:, None, None]
-    return first * down + np.arange(down)[:, None], first * across + np.arange(across)
-
-
-@lru_cache(maxsize=64)
-def _blocks_alike(order: tuple[int, ...], down: int, across: int) -> tuple[Array, Array]:
-    """Where the blocks of kv heads with the same number are: the same for all terms and layers."""
-    numbers = np.array(order)
-    rows, columns = np.nonzero(np.repeat(numbers, down)[:, None] == np.repeat(numbers, across))
-    return rows, columns
-
-
-@dataclass(frozen=True)
 class Fit:
-    """A hypothesis applied to one layer.
+    """A hypothesis applied to one layer, or to several that are alike in form, each for itself.
 
     Attributes:
         terms: of the similarities of rows.
         lengths: of how long they are: Q's with K's, V's with the columns of the output projection.
         tied: how many of the terms, the first ones, are of Q with K, and how many after these of V with the output.
+        layers: how many layers these are; of one, they have no axis of layers.
     """
 
     terms: tuple[Term, ...]
@@ -166,6 +45,7 @@ class Fit:
     share: int
     lengths: Fitted
     tied: tuple[int, int] = (0, 0)
+    layers: int = 1
 
     @property
     def usable(self) -> bool:
@@ -184,7 +64,11 @@ class Fit:
         Args:
             order: as if the kv heads that carry the same number in it were one head.
         """
-        return self._fitted(order, thinned=True) - self._without_heads
+        return self._gain if order is None else self._fitted(order, thinned=True) - self._without_heads
+
+    @cached_property
+    def _gain(self) -> Fitted:
+        return self._fitted(None, thinned=True) - self._without_heads
 
     def gains_of_halves(self) -> tuple[Fitted, Fitted]:
         """``gain`` of Q and K by themselves, and of V and the output projection."""
@@ -196,9 +80,15 @@ class Fit:
         return one, other
 
     def gains(self, orders: Array) -> Array:
-        """As ``gain`` less what it is on noise, for each of several orders of the same numbers."""
-        without = self._without_heads.value - self._without_heads.expected
+        """As ``gain`` less what it is on noise, for each of several orders of the same numbers, as ``Term.scores``."""
+        without = np.asarray(self._without_heads.score)[..., None]
         return sum((term.scores(orders) for term in self.terms), np.zeros(len(orders))) - without
+
+    def of_layer(self, number: int) -> Fit:
+        """The same for one of several layers."""
+        terms = tuple(replace(term, sums=term.sums.of_layer(number)) for term in self.terms)
+        lengths = replace(self.lengths, value=float(np.broadcast_to(self.lengths.value, self.layers)[number]))
+        return replace(self, terms=terms, lengths=lengths, layers=1)
 
     def parted(self, together: int) -> Fitted:
         """The gain over taking so many neighbouring kv heads for one."""
@@ -236,7 +126,8 @@ def fit(sample: Sample, index: Index) -> Fit:
     for first, second in _ACROSS:
         if first in placed and second in placed and not np.array_equal(placed[first], placed[second]):
             terms += _across(sample, placed[first], placed[second], kv_heads)
-    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed), (len(of_q), len(of_v)))
+    tied = len(of_q), len(of_v)
+    return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed), tied, sample.layers)
 
 
 def together(fits: Sequence[Fit]) -> Fit | None:
@@ -250,25 +141,35 @@ def together(fits: Sequence[Fit]) -> Fit | None:
         return None
     terms: list[Term] = []
     for same in zip(*(one.terms for one in fits), strict=True):
-        if len({(term.sums.moments.shape, term.share, term.given, term.sums.paired is None) for term in same}) > 1:
+        every = [term.sums.of_all() for term in same]
+        kinds = {
+            (one.moments.shape, term.share, term.given, one.paired is None)
+            for one, term in zip(every, same, strict=True)
+        }
+        if len(kinds) > 1:
             return None
-        terms.append(replace(same[0], sums=added_up([term.sums for term in same])))
-    return replace(first, terms=tuple(terms), lengths=sum((one.lengths for one in fits), Fitted()))
+        terms.append(replace(same[0], sums=added_up(every)))
+    return replace(first, terms=tuple(terms), lengths=sum((one.lengths.of_all for one in fits), Fitted()), layers=1)
 
 
 def _lengths(sample: Sample, index: Index) -> Fitted:
     """Balanced factors have rows of the same lengths, whatever the heads."""
     found = Fitted()
     for wide, narrow in (("q", "k"), ("o", "v")):
-        values = [sample.lengths[index[part].ravel()].astype(np.float64) for part in (wide, narrow) if part in index]
-        if len(values) == 2 and len(values[0]) == len(values[1]):
-            x, y = values
-            sums = np.array([x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
-            found += fitted(float(len(x)), sums)
+        values = [
+            sample.lengths[..., index[part].ravel()].astype(np.float64) for part in (wide, narrow) if part in index
+        ]
+        if len(values) == 2 and values[0].shape == values[1].shape:
+            found += _fitted(*values)
         else:
             for x in values:
-                found += fitted(float(len(x)), np.array([x.sum(), (x * x).sum()]))
+                found += _fitted(x)
     return found
+
+
+def _fitted(*values: Array) -> Fitted:
+    products = [one * one for one in values] + ([values[0] * values[1]] if len(values) == 2 else [])
+    return fitted(float(values[0].shape[-1]), np.array([one.sum(axis=-1) for one in (*values, *products)]))
 
 
 _ACROSS = (("q", "k"), ("q", "v"), ("k", "v"), ("q", "o"), ("o", "k"), ("o", "v"))
@@ -312,6 +213,7 @@ def _among_shared(sample: Sample, rows: Array, share: int) -> Term:
 
 def _stack(scores: Array, share: int, width: int) -> Array:
     """Sum over the query heads that share a kv head: what stays balanced with that kv head."""
-    kv_heads = len(scores) // (share * width)
-    parted = scores.reshape(kv_heads, share, width, kv_heads, share, width)
-    return np.einsum("arxbry->axby", parted).reshape(kv_heads * width, kv_heads * width)
+    kv_heads = scores.shape[-1] // (share * width)
+    layers = scores.shape[:-2]
+    parted = scores.reshape(*layers, kv_heads, share, width, kv_heads, share, width)
+    return np.einsum("...arxbry->...axby", parted).reshape(*layers, kv_heads * width, kv_heads * width)

@@ -18,6 +18,9 @@ _MANY = 200_000
 _ONE_COLUMN = 1.1
 """A row shorter than so many times its largest value is dominated by that value."""
 
+_LEAST, _MOST = 1e-20, 1e30
+"""Squares of lengths that float32 holds as well as others."""
+
 _FLAT = 1e-5
 """Cosines below this are rounding noise: orthogonal or unit rows, which say nothing."""
 
@@ -38,14 +41,13 @@ def normal_scores(rows: Array) -> Array | None:
         finite, or rows that are all orthogonal, all alike, or mostly copies of one column (an identity matrix,
         whose rows say where they come from and not which head they are in).
     """
-    if len(rows) < 4 or not np.isfinite(rows).all():
+    if len(rows) < 4 or not _finite(rows):
         return None
-    largest_values = np.abs(rows).max(axis=1, keepdims=True)
-    unit = rows / np.where(largest_values > 0, largest_values, 1)
-    lengths = np.linalg.norm(unit, axis=1, keepdims=True)
-    if np.mean(lengths < _ONE_COLUMN) > 0.5:
+    largest_values = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    lengths = lengths_of(rows)
+    if np.mean(lengths < _ONE_COLUMN * largest_values) + np.mean(largest_values == 0) > 0.5:
         return None
-    unit /= np.where(lengths > 0, lengths, 1)
+    unit = rows * (1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)[:, None]
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, 0)
     largest = max(float(cosines.max()), -float(cosines.min()))
@@ -62,6 +64,20 @@ def normal_scores(rows: Array) -> Array | None:
         scores[unknown] = noise(len(rows))[unknown]
     np.fill_diagonal(scores, 0)
     return scores
+
+
+def lengths_of(rows: Array) -> Array:
+    """The length of each row of float32, in float64 where its square may be none of float32's."""
+    with np.errstate(all="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+        if not ((squares > _LEAST) & (squares < _MOST)).all():
+            squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+        return np.sqrt(squares)
+
+
+def _finite(rows: Array) -> bool:
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(rows.sum())) or bool(np.isfinite(rows).all())  # what adds up to a number holds no other
 
 
 def normal_ranks(values: Array) -> Array:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.blocksums import Fitted
 from qkvinspect.inspection.evidence.fit import Fit
+from qkvinspect.inspection.evidence.likelihood import Fitted
 
 Array = NDArray[Any]
 Fits = Mapping[int, Sequence[Fit]]
 """For each number of heads, how well it explains every layer, or all of them at once."""
+
+_NEAR = 0.3
+"""The share of a score from which a larger number of heads may explain it."""
 
 _SHUFFLES = 60
 _AS_GOOD = 0.8
@@ -32,7 +36,7 @@ _CHANCE = 15.0
 
 def score_of(fitted: Sequence[Fitted]) -> float:
     """Twice the log-likelihood, less what it would be on noise."""
-    return sum(one.value - one.expected for one in fitted)
+    return float(sum(np.sum(one.score) for one in fitted))
 
 
 def explained(scores: Mapping[int, float], fits: Fits) -> dict[int, int]:
@@ -45,7 +49,9 @@ def explained(scores: Mapping[int, float], fits: Fits) -> dict[int, int]:
     live = dict(scores)
     while live:
         best = max(live, key=lambda heads: live[heads])
-        finer = sorted(heads for heads in live if heads > best and heads % best == 0 and live[heads] > 0.3 * live[best])
+        finer = sorted(
+            heads for heads in live if heads > best and heads % best == 0 and live[heads] > _NEAR * live[best]
+        )
         by = next((heads for heads in finer if _any_order_does(fits[heads], heads // best, scores[best])), None)
         if by is None:
             break
@@ -54,20 +60,50 @@ def explained(scores: Mapping[int, float], fits: Fits) -> dict[int, int]:
     return gone
 
 
+def standing(best: int, scores: Mapping[int, Array], fits: Fits) -> Array:
+    """In which layers heads are neither groups of a larger number of heads nor fall into such: bool [layers].
+
+    Where other orders of these do sometimes as well, that is not clear, and False.
+
+    Args:
+        scores: of every number of heads, [layers].
+    """
+    found = np.ones(len(scores[best]), bool)
+    for heads in (heads for heads in fits if heads > best and heads % best == 0):
+        if any(one.share > 1 for one in fits[heads]):
+            continue
+        parted = np.concatenate([np.broadcast_to(one.parted(heads // best).score, one.layers) for one in fits[heads]])
+        found &= parted <= _PARTED * scores[best] + _CHANCE
+        if (found & (scores[heads] > _NEAR * scores[best])).any():
+            orders = _orders(fits[heads][0].kv_heads, heads // best)[: _SHUFFLES // 4]
+            if not orders:
+                continue
+            gains = [one.gains(np.array(orders)).reshape(one.layers, -1) for one in fits[heads]]
+            reached = np.concatenate(gains).max(axis=1, initial=-np.inf) > _AS_GOOD * scores[best]
+            found &= ~(reached & (scores[heads] > _NEAR * scores[best]))
+    return found
+
+
 def _any_order_does(fits: Sequence[Fit], together: int, score: float) -> bool:
     if any(one.share > 1 for one in fits):  # there the tied rows themselves depend on the number of heads
         return False
-    own = np.arange(fits[0].kv_heads) // together
-    generator = np.random.default_rng(0)
-    orders = [order for order in (generator.permutation(own) for _ in range(_SHUFFLES)) if not _same(order, own)]
+    orders = _orders(fits[0].kv_heads, together)
     reached = tried = 0
     for some in _in_parts(orders, _SHUFFLES // 4):
-        gains = sum(one.gains(np.array(some)) for one in fits)
+        gains = sum(one.gains(np.array(some)).reshape(-1, len(some)).sum(axis=0) for one in fits)
         reached += int(np.count_nonzero(gains > _AS_GOOD * score))
         tried += len(some)
         if tried == _SHUFFLES // 4 and reached in (0, tried):  # it will not become clearer
             break
     return reached > _OFTEN * tried
+
+
+@lru_cache(maxsize=64)
+def _orders(kv_heads: int, together: int) -> list[Array]:
+    """Other groups of so many heads."""
+    own = np.arange(kv_heads) // together
+    generator = np.random.default_rng(0)
+    return [order for order in (generator.permutation(own) for _ in range(_SHUFFLES)) if not _same(order, own)]
 
 
 def _in_parts(orders: Sequence[Array], size: int) -> Iterator[Sequence[Array]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.sample import Bias, LayerWeights, Lying
+from qkvinspect.inspection.evidence.sampled_rows import Bias, LayerWeights, Lying
 from qkvinspect.inspection.report import Attention, Part
 
 Array = NDArray[Any]
@@ -32,14 +32,10 @@ def source_of(attention: Attention) -> LayerWeights | None:
 
 def _biases(attention: Attention, name: str) -> list[Bias]:
     return [
-        Bias(part.bias, _flat(part.heads), _flat(part.bias_heads))
+        Bias(part.bias, tuple(part.heads), tuple(part.bias_heads))
         for part in attention.parts
         if part.bias is not None and part.weight.name == name
     ]
-
-
-def _flat(runs: tuple[range, ...]) -> list[int]:
-    return [row for run in runs for row in run]
 
 
 def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from qkvinspect.inspection.evidence.fit import Fit
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.facts.fact import SaidBy
@@ -32,9 +34,9 @@ def may_be_over_channels(
     """
     if _place(declared.part("q")) != _place(said.part("v")) or declared.layout is None:
         return False
-    told = sum(one.lengths.value - other.lengths.value for one, other in zip(as_said, as_declared, strict=True))
-    rows = sum(len(sample.lengths) // (3 if sample.columns is None else 4) for sample in samples)
-    return not declared.layout.logits.softmax or _has_temperature(declared) or told < _TOLD * rows
+    told = sum(np.sum(one.lengths.value - other.lengths.value) for one, other in zip(as_said, as_declared, strict=True))
+    rows = sum(sample.lengths.size // (3 if sample.columns is None else 4) for sample in samples)
+    return not declared.layout.logits.softmax or _has_temperature(declared) or bool(told < _TOLD * rows)
 
 
 def _place(part: Part | None) -> object:

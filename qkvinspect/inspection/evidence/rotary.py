@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.inspection.evidence.blocksums import fitted
+from qkvinspect.inspection.evidence.likelihood import fitted
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.layouts.layout import Turn
 
@@ -107,7 +107,7 @@ def gain(forward: Array, backward: Array, chosen: Array, rest: Array) -> float:
     first, second = _moments(forward, backward, chosen), _moments(forward, backward, rest)
     together = first[0] + second[0], first[1] + second[1]
     gained = fitted(*first) + fitted(*second) - fitted(*together)
-    return gained.value - gained.expected
+    return float(gained.score)
 
 
 def _moments(forward: Array, backward: Array, mask: Array) -> tuple[float, Array]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import gcd
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkvinspect.checkpoint import BLOCK, Orientation
-from qkvinspect.dtypes import DType
-from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
-from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
+from qkvinspect.inspection.evidence.gram import lengths_of, normal_ranks, normal_scores
+from qkvinspect.inspection.evidence.sampled_rows import LayerWeights, biases_of, read
 from qkvinspect.inspection.evidence.zeros import in_blocks, too_few
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
-from qkvinspect.sources.briefly import AT_ONCE, is_filling
-from qkvinspect.weights.strided import StridedMatrix
-from qkvinspect.weights.values import value_tiles
-from qkvinspect.weights.weight import Matrix, Weight
+from qkvinspect.weights.weight import Weight
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -33,14 +28,13 @@ _MADE = 512  # of a few packings with every number of heads, of which each takes
 
 _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
 
-MAX_COLUMNS = 2048
-"""Columns that are looked at of each row."""
+_ROOM = 1 << 20
+"""Similarities of layers that are weighed at once: of more, what is made of them no longer stays in the cache."""
+
 
 _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encoding
 _EVEN = 2.1
 """The fourth moment by the square of the second, up to which values are spread evenly."""
-_AHEAD = 128 << 10
-"""Bytes that a system reads at least."""
 
 _FIRST_ROWS = 32
 _PAIRS = 6
@@ -48,46 +42,9 @@ _UPRIGHT = 0.1
 """How far rows may be from right angles to each other, as a share of what is usual at random, to be made orthogonal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bias:
-    """Which entries of a bias tensor belong to which rows of a weight."""
-
-    weight: Weight
-    rows: Sequence[int]
-    entries: Sequence[int]
-
-
-Lying = tuple[Weight, Orientation, tuple[Bias, ...]]
-"""A weight, its orientation, and its biases."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """The stored tensors of one layer.
-
-    Attributes:
-        weights: with how they lie and their biases; their rows, one weight after the other, are what a
-            hypothesis divides.
-        out: the output projection, whose columns are tied to V's rows.
-    """
-
-    layer: str
-    weights: tuple[Lying, ...]
-    out: tuple[Weight, Orientation] | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """The same for all hypotheses that look at the same numbers of it."""
-        weights = tuple(
-            (weight.name, orientation, tuple((one.weight.name, *one.rows, -1, *one.entries) for one in biases))
-            for weight, orientation, biases in self.weights
-        )
-        return self.layer, weights, self.out and (self.out[0].name, self.out[1])
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """The number of rows of each weight."""
-        return tuple(weight.as_shape(orientation)[0] for weight, orientation, _ in self.weights)
+np.empty(31 << 20, np.uint8)
+"""Memory of up to as much is kept from now on where it is dropped, as glibc has it once it has seen so much dropped.
+Else it goes back to the system each time, which clears it anew: half of the time of a small sample."""
 
 
 class _MadeOfSample:
@@ -101,10 +58,11 @@ class _MadeOfSample:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The similarities of a layer's sampled rows.
+    """The similarities of a layer's sampled rows; or those of several layers alike in form, which are weighed at once.
 
     Attributes:
-        scores: normal scores among the rows of all weights and, after them, the columns of the output projection.
+        scores: normal scores, [rows, rows] or [layers, rows, rows], among the rows of all weights and, after them, the
+            columns of the output projection.
         spaces: for each of these, which others it can be compared with: those with the same number. The rows of Q,
             K and V read from the same stream that the output projection writes to.
         columns: where the columns of the output projection begin; None where they say nothing.
@@ -119,6 +77,10 @@ class Sample:
     lengths: Array
     stride: int
     _memory: _MadeOfSample = field(default_factory=_MadeOfSample, repr=False, compare=False)
+
+    @property
+    def layers(self) -> int:
+        return 1 if self.scores.ndim == 2 else len(self.scores)
 
     def among(self, rows: Array, tied: Array | None = None) -> Products:
         """The similarities among some rows, with those among the rows tied to them."""
@@ -186,12 +148,12 @@ def _take(source: LayerWeights, stride: int) -> Sample | None:
     announce(region for weight in _stored(source) for region in weight.regions)
     found: list[Array] = []
     for weight, orientation, biases in source.weights:
-        values = _read(weight, orientation, stride)
+        values = read(weight, orientation, stride)
         if values is None or (weight.encoding is not None and _spread_evenly(values)):
             return None
-        found.append(np.concatenate([values, _biases(biases, len(values), stride)], axis=1))
+        found.append(np.concatenate([values, biases_of(biases, len(values), stride)], axis=1))
     columns = sum(map(len, found))
-    out = _read(*source.out, stride, columns=True) if source.out is not None else None
+    out = read(*source.out, stride, columns=True) if source.out is not None else None
     if out is None or not np.isfinite(out).all() or too_few(out):
         return _sample(source.layer, found, None, stride)
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
@@ -225,7 +187,7 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
             scores = own
         else:
             scores[np.ix_(places, places)] = own
-    lengths = np.concatenate([np.linalg.norm(values.astype(np.float64), axis=1) for values in found])
+    lengths = np.concatenate([lengths_of(values) for values in found])
     return Sample(layer, scores, spaces, columns, normal_ranks(lengths), stride)
 
 
@@ -257,60 +219,23 @@ def _orthogonal(values: Array) -> bool:
     return len(pairs) >= _PAIRS and bool((pairs**2).mean() * rows.shape[1] < _UPRIGHT**2)
 
 
-def _read(weight: Weight, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
-    """Every ``stride``-th row (or column) and a share of the other axis: float32 [sampled, others]."""
-    if weight.no_values or (weight.encoding is None and _several_to_a_byte(weight.dtype)):
-        return None
-    try:
-        matrix = weight.as_matrix(orientation)
-    except LayoutError:
-        return None
-    matrix = matrix.transposed if columns else matrix
-    if not matrix.rows or not matrix.cols:
-        return None
-    thin = -(-matrix.cols // MAX_COLUMNS)
-    if not matrix.by_columns or matrix.rows == 1:
-        return _lines(matrix, stride)[:, ::thin]
-    return np.ascontiguousarray(_lines(matrix.transposed, thin)[:, ::stride].T)
+def at_once(samples: Sequence[Sample]) -> list[Sample]:
+    """The same, with neighbours that are alike in form put together as long as they do not take much room."""
+    found: list[list[Sample]] = []
+    for sample in samples:
+        alike = found[-1] if found else []
+        if alike and _alike(alike[0], sample) and (len(alike) + 1) * sample.scores.size <= _ROOM:
+            alike.append(sample)
+        else:
+            found.append([sample])
+    return [_put_together(alike) if len(alike) > 1 else alike[0] for alike in found]
 
 
-def _several_to_a_byte(dtype: DType) -> bool:
-    mini = dtype.mini
-    return dtype.kind != "float" or (mini is not None and 1 + mini.exponent + mini.mantissa < 8)
+def _alike(one: Sample, other: Sample) -> bool:
+    return (one.columns, one.stride) == (other.columns, other.stride) and np.array_equal(one.spaces, other.spaces)
 
 
-def _lines(matrix: Matrix, step: int) -> Array:
-    """Every ``step``-th row of a matrix whose rows lie together in the file, and little between them.
-
-    Rows that lie near each other on this machine are read together: the system reads ahead anyway.
-    """
-    wanted: list[Matrix] = [matrix.take(range(0, matrix.rows, step))]
-    if step > 1 and not (isinstance(matrix, StridedMatrix) and _near(matrix, step)):
-        wanted = [matrix.take(range(row, row + 1)) for row in range(0, matrix.rows, step)]
-    values = np.empty((sum(part.rows for part in wanted), matrix.cols), np.float32)
-    start = 0
-    for part in wanted:
-        for tile in value_tiles(part, AT_ONCE if _is_here(part) else BLOCK):
-            with np.errstate(all="ignore"):  # float64 beyond float32, and signalling NaN: neither says anything
-                values[start + tile.rows.start : start + tile.rows.stop, tile.cols] = tile.read_briefly()[0]
-        start += part.rows
-    return values
-
-
-def _near(matrix: StridedMatrix, step: int) -> bool:
-    return _is_here(matrix) and step * matrix.row_stride * matrix.unit // 8 <= _AHEAD
-
-
-def _is_here(matrix: Matrix) -> bool:
-    """Whether it lies in a file of this machine as it is."""
-    return isinstance(matrix, StridedMatrix) and is_filling(matrix.info.region.source)
-
-
-def _biases(biases: Sequence[Bias], count: int, stride: int) -> Array:
-    """The bias of every sampled row as a column; 0 where there is none."""
-    column = np.zeros((count * stride, 1), np.float32)
-    for bias in biases:
-        values = _read(bias.weight, "out_in", 1)
-        if values is not None and len(values) > max(bias.entries, default=-1):
-            column[list(bias.rows), 0] = values[list(bias.entries), 0]
-    return column[::stride]
+def _put_together(alike: Sequence[Sample]) -> Sample:
+    first = alike[0]
+    scores, lengths = np.stack([one.scores for one in alike]), np.stack([one.lengths for one in alike])
+    return Sample(first.layer, scores, first.spaces, first.columns, lengths, first.stride)

@@ -10,8 +10,8 @@ from qkvinspect.inspection.evidence.index import index_of, tiled
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.report import Attention
 
-Variants = Mapping[int, Sequence[Attention]]
-"""For each number of heads, the same layers cut into that many."""
+Variants = Mapping[int, Attention]
+"""For each number of heads, a layer cut into that many; it stands for all layers of its stack, of one shape."""
 
 
 class HeadsInOrder(NamedTuple):
@@ -26,7 +26,7 @@ class HeadsInOrder(NamedTuple):
 
 
 Fits = Mapping[HeadsInOrder, Sequence[Fit]]
-"""For each way to cut them, how well it explains every layer, or all of them at once."""
+"""For each way to cut them, how well it explains every layer, some at once, or all of them by one law."""
 
 
 def every_way(variants: Variants, samples: Sequence[Sample]) -> Fits:
@@ -34,21 +34,27 @@ def every_way(variants: Variants, samples: Sequence[Sample]) -> Fits:
     return {
         HeadsInOrder(number, is_tiled): fitted
         for is_tiled in (False, True)
-        for number, of in variants.items()
-        if (fitted := _fits(of, samples, is_tiled=is_tiled))
+        for number, cut in variants.items()
+        if (fitted := _fits(cut, samples, is_tiled=is_tiled))
     }
 
 
-def _fits(attentions: Sequence[Attention], samples: Sequence[Sample], *, is_tiled: bool) -> list[Fit]:
+def _fits(cut: Attention, samples: Sequence[Sample], *, is_tiled: bool) -> list[Fit]:
     """The hypothesis applied to every sampled layer; empty where it does not fit one."""
-    by_layer = {attention.layer: attention for attention in attentions}
+    index = index_of(cut, samples[0].stride) if samples else None
+    if index is not None and is_tiled:
+        index = tiled(index)
+    if index is None:
+        return []
     fitted: list[Fit] = []
     for sample in samples:
-        index = index_of(by_layer[sample.layer], sample.stride) if sample.layer in by_layer else None
-        if index is not None and is_tiled:
-            index = tiled(index)
-        one = fit(sample, index) if index is not None else None
-        if one is None or not one.usable:
+        one = fit(sample, index)
+        if not one.usable:
             return []
         fitted.append(one)
     return fitted
+
+
+def weighable(variants: Variants, stride: int) -> set[int]:
+    """The numbers of heads that keep their form when one row in ``stride`` is taken."""
+    return {number for number, cut in variants.items() if index_of(cut, stride) is not None}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp
-from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
+from qkvinspect.inspection.evidence.alone import as_packed, with_heads
 from qkvinspect.inspection.evidence.fit import Fit, together
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
 from qkvinspect.inspection.evidence.index import index_of, source_of
+from qkvinspect.inspection.evidence.odds import noise_of, share_of
 from qkvinspect.inspection.evidence.over_channels import may_be_over_channels
 from qkvinspect.inspection.evidence.profile import profile
-from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, stride_of, take
+from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, at_once, stride_of, take
 from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, every_way
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Verdict, Weighed
@@ -26,23 +27,14 @@ Array = NDArray[Any]
 SURE = 0.99
 """The confidence from which an answer is given."""
 
-CHANCE = 1e-5
-"""The probability with which weights without heads may seem to have some."""
-
 APART = 0.9
 """The confidence of a single layer in another answer from which the stack's answer is withdrawn."""
 
 LEAN = 8.0
 """By how much layers that are sure of nothing may together prefer another answer to that of their stack."""
 
-_VIEWS = 2
-
 _FAINT = 0.5
 """The share of its score with which a larger number of heads may explain the likeliest and still be the answer."""
-
-TEMPERATURE = 4.0
-"""By how much likelihoods overstate their case: real heads are not alike, and entries of a matrix not independent.
-With it no wrong answer among 400 single layers, trained by others and by us, was surer than 0.96."""
 
 WORK = 2 << 20
 """Entries of similarity matrices that are computed for one question, if that settles it."""
@@ -77,17 +69,34 @@ def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: 
 
 def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None:
     """Weigh numbers of heads against each other; None where there is nothing to weigh."""
-    fits = every_way(variants, samples)
+    fits = every_way(variants, at_once(samples))
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
     verdict = _heads(fits, layers)
     if not verdict.confidence and (common := _in_common(fits)):
         verdict = _more_visible(_heads(common, layers), verdict)
+    verdict = replace(verdict, stride=samples[0].stride)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
-    alone = [_heads(_only(fits, [i]), layers[i : i + 1]) for i in range(len(layers))]
-    return unless_apart(verdict, alone)
+    others = np.flatnonzero(~with_heads(fits, verdict.best, APART)).tolist()
+    return unless_apart(verdict, [_heads(_only(fits, i), layers[i : i + 1]) for i in others])
+
+
+def agreeing(packings: Mapping[str, Variants], samples: Sequence[Sample], said: Weighed, chance: float) -> set[str]:
+    """The layers of which each alone is sure of the heads, or the packing, that are said of all.
+
+    Args:
+        chance: with which noise may seem to have these heads.
+        packings: among which the packing is weighed; where it is the heads, one with no name.
+    """
+    batches = at_once(samples)
+    fits = {label: own for label, variants in packings.items() if (own := every_way(variants, batches))}
+    own = fits.get(said.label)
+    if own is None or HeadsInOrder(said.num_heads, said.tiled) not in own:
+        return set()
+    alike = as_packed(fits, said, APART) if said.label else with_heads(own, said, APART, chance)
+    return {sample.layer for sample, agrees in zip(samples, alike.tolist(), strict=True) if agrees}
 
 
 def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Verdict | None:
@@ -96,8 +105,9 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     All of them explain the same entries, so their likelihoods compare as they are.
     """
     fits: dict[str, Fits] = {}
+    batches = at_once(samples)
     for label, variants in packings.items():
-        own = every_way(variants, samples)
+        own = every_way(variants, batches)
         if own:
             fits[label] = own
     if not fits:
@@ -111,8 +121,9 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
         return replace(verdict, decided=False, confidence=0.0)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
-    one_by_one = ({label: _only(own, [i]) for label, own in fits.items()} for i in range(len(layers)))
-    return unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in enumerate(one_by_one)])
+    others = np.flatnonzero(~as_packed(fits, verdict.best)).tolist()
+    one_by_one = ((i, {label: _only(own, i) for label, own in fits.items()}) for i in others)
+    return unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in one_by_one])
 
 
 def _over_channels(
@@ -122,22 +133,31 @@ def _over_channels(
     first = next(iter(fits))
     for heads, as_said in fits[best].items():
         if first != best and not heads.tiled and heads in fits[first]:
-            declared, said = (packings[label][heads.number][0] for label in (first, best))
+            declared, said = (packings[label][heads.number] for label in (first, best))
             return may_be_over_channels(declared, said, fits[first][heads], as_said, samples)
     return False
 
 
 def _in_common(fits: Fits) -> Fits:
     """The layers under one law for all; empty where there is none, or but one layer."""
-    if len(next(iter(fits.values()))) < 2:
+    if sum(one.layers for one in next(iter(fits.values()))) < 2:
         return {}
     shared = {heads: together(of) for heads, of in fits.items()}
     common = {heads: [one] for heads, one in shared.items() if one is not None}
     return common if len(common) == len(fits) else {}
 
 
-def _only(fits: Fits, layers: Sequence[int]) -> Fits:
-    return {heads: [of[i] for i in layers] for heads, of in fits.items()}
+def _only(fits: Fits, number: int) -> Fits:
+    """One layer's."""
+    return {heads: [_of_layer(of, number)] for heads, of in fits.items()}
+
+
+def _of_layer(fits: Sequence[Fit], number: int) -> Fit:
+    for one in fits:
+        if number < one.layers:
+            return one if one.layers == 1 else one.of_layer(number)
+        number -= one.layers
+    raise IndexError(number)
 
 
 def _more_visible(common: Verdict, own: Verdict) -> Verdict:
@@ -185,7 +205,7 @@ def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
     noise = _noise(fits)
     top = scores[order[0]]
     confidence = (
-        _share(top, [0.0, *(scores[heads] for heads in order[1:] if heads not in gone)]) if top > noise else 0.0
+        share_of(top, [0.0, *(scores[heads] for heads in order[1:] if heads not in gone)]) if top > noise else 0.0
     )
     weighed = tuple(Weighed("", heads.number, scores[heads], gone.get(heads), tiled=heads.tiled) for heads in order)
     parted = parts_of(order[0].number, top, near) if confidence and not order[0].tiled else None
@@ -208,8 +228,8 @@ def _halves_differ(fits: Mapping[int, Sequence[Fit]]) -> bool:
         scores = {heads: score_of(of) for heads, of in gains.items()}
         best = max(scores, key=lambda heads: scores[heads])
         others = [score for heads, score in scores.items() if heads != best]
-        noise = _quantile(max(sum(one.variance for one in of) for of in gains.values()), len(gains))
-        if scores[best] > noise and _share(scores[best], others) >= SURE:
+        noise = noise_of(max(sum(one.of_all.variance for one in of) for of in gains.values()), len(gains))
+        if scores[best] > noise and share_of(scores[best], others) >= SURE:
             found.add(best)
     return len(found) > 1
 
@@ -232,14 +252,14 @@ def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
             visible = score_of([one.gain() for one in own[best]]) > noise
     weighed.sort(key=lambda one: -one.score)
     worst = weighed[-1].score
-    confidence = _share(weighed[0].score, [one.score for one in weighed[1:]]) if visible else 0.0
+    confidence = share_of(weighed[0].score, [one.score for one in weighed[1:]]) if visible else 0.0
     relative = tuple(replace(one, score=one.score - worst) for one in weighed)
     return Verdict(relative, layers, noise, confidence, confidence >= SURE)
 
 
-def weigh_turns(attentions: Sequence[Attention], samples: Sequence[Sample]) -> Verdict | None:
+def weigh_turns(attention: Attention, samples: Sequence[Sample]) -> Verdict | None:
     """Weigh which rows of a head a rotary embedding turns together; None where that cannot be asked."""
-    index = index_of(attentions[0], samples[0].stride) if samples else None
+    index = index_of(attention, samples[0].stride) if samples else None
     scores = rotary.score(samples, index) if index else {}
     if not scores:
         return None
@@ -247,30 +267,18 @@ def weigh_turns(attentions: Sequence[Attention], samples: Sequence[Sample]) -> V
     other = max((scores[pairing] for pairing in order if pairing.turn != order[0].turn), default=0.0)
     best = scores[order[0]]
     decided = best >= rotary.ENOUGH and best - other >= rotary.AHEAD
-    confidence = _share(best, [0.0, other]) if decided else 0.0
-    heads = attentions[0].geometry.num_heads if attentions[0].geometry else 0
+    confidence = share_of(best, [0.0, other]) if decided else 0.0
+    heads = attention.geometry.num_heads if attention.geometry else 0
     weighed = tuple(Weighed(one.label, heads, scores[one], turn=one.turn) for one in order)
     return Verdict(weighed, tuple(sample.layer for sample in samples), rotary.ENOUGH, confidence, decided)
 
 
-def draw(attentions: Sequence[Attention], samples: Sequence[Sample]) -> tuple[tuple[int, float], ...]:
+def draw(attention: Attention, samples: Sequence[Sample]) -> tuple[tuple[int, float], ...]:
     """The tie between rows against their distance, for the heads that the layers are cut into."""
-    index = index_of(attentions[0], samples[0].stride) if samples else None
+    index = index_of(attention, samples[0].stride) if samples else None
     return profile(samples, index) if index else ()
 
 
 def _noise(fits: Fits) -> float:
     """The gain that the best of several hypotheses exceeds once in ``1 / CHANCE`` times on noise."""
-    return _quantile(max(sum(one.gain().variance for one in of) for of in fits.values()), len(fits))
-
-
-def _quantile(variance: float, hypotheses: int) -> float:
-    freedom = max(variance / 2, 1.0)
-    step = 2 / (9 * freedom)  # Wilson and Hilferty's approximation of chi-square
-    quantile = freedom * (1 - step + NormalDist().inv_cdf(1 - CHANCE / _VIEWS / hypotheses) * step**0.5) ** 3
-    return quantile - freedom
-
-
-def _share(top: float, others: Sequence[float]) -> float:
-    """The probability of the first, scores being twice a log-likelihood."""
-    return 1 / (1 + sum(exp(min((score - top) / 2 / TEMPERATURE, 50.0)) for score in others))
+    return noise_of(max(sum(one.layers * one.gain().variance for one in of) for of in fits.values()), len(fits))

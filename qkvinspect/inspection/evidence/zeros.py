@@ -42,6 +42,9 @@ def in_blocks(values: Array) -> bool:
     Whole columns of zeros are the same for all rows, and whole rows of zeros anywhere else are a head that was pruned,
     or some units.
     """
+    zeros = values.size - np.count_nonzero(values)
+    if zeros < 2 * values.shape[1] and zeros < _SOME * (values.size - zeros):
+        return False  # too few for two rows, and wherever they lie
     zero = values == 0
     if _padded(zero.all(axis=1)):
         return True
@@ -67,6 +70,8 @@ def _padded(empty: Array) -> bool:
 
 def too_few(values: Array) -> bool:
     """Whether so few values are left that what is alike is by chance: many rows have no column in common."""
+    if np.count_nonzero(values) > (1 - _MOSTLY) * values.size:
+        return False
     held = values != 0
     if 0 < held.mean() < _LEFT and len(np.unique(np.abs(values[held]))) <= _FEW:
         return True
@@ -79,6 +84,8 @@ def too_few(values: Array) -> bool:
 
 def incomparable(values: Array) -> Array | None:
     """Which pairs of rows have no column in common, so that nothing is known of them; None where there are none."""
+    if values.size - np.count_nonzero(values) < min(values.shape[1], (1 - _MOSTLY) * values.size):
+        return None
     held = values != 0
     if float(held.mean()) > 1 - _MOSTLY:
         empty = ~held.any(axis=1)

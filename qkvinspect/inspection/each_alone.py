@@ -1,0 +1,100 @@
+"""Weigh each layer of a stack alone, before a claim is made of it: from small samples where these will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from qkvinspect.fast_dataclass import replace
+from qkvinspect.inspection import alternatives
+from qkvinspect.inspection.asking import GLIMPSE, NEAR, coarsest, expected, packings_of, samples_at_length, seen
+from qkvinspect.inspection.hypotheses import Hypotheses
+from qkvinspect.inspection.verdict import Evidence, Verdict
+from qkvinspect.layouts import Layout
+
+if TYPE_CHECKING:
+    from qkvinspect.inspection.evidence import Variants
+
+_AT_ONCE = 32
+"""Layers of which small samples are weighed at once."""
+
+
+def claim_of(said: Evidence) -> Verdict | None:
+    """The verdict that will be reported for every layer of a stack: transposed, its packing, or its heads."""
+    claim = said.turned or (said.heads if said.as_declared else said.packings)
+    return claim if claim is not None and claim.decided else None
+
+
+def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> Sequence[str]:
+    """The layers that, each weighed alone, contradict the verdict of their stack.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    from qkvinspect.inspection.evidence import APART, CHANCE, LIKELY, unless_apart
+
+    claim = claim_of(said)
+    if claim is None:
+        return ()
+    other = alternatives.turned(layout) if said.turned is not None else None
+    every = list(layers)
+    for chance in (LIKELY, CHANCE):
+        rest = every
+        for most in (GLIMPSE, 2 * GLIMPSE):
+            rest = _not_sure(other or layout, claim, rest, most, chance)
+        own = [verdict for one in rest if (verdict := _alone(one, other or layout, claim)) is not None]
+        if other is not None and any(verdict.confidence <= APART for verdict in own):
+            return [verdict.layers[0] for verdict in own if verdict.confidence <= APART]
+        found = [layer for layer, _ in unless_apart(claim, own).apart]
+        if not found:
+            break
+    return found
+
+
+def _not_sure(
+    layout: Layout, said: Verdict, layers: Sequence[Hypotheses], most: int, chance: float
+) -> list[Hypotheses]:
+    """The layers of which a small sample is not as sure of the verdict of their stack: all where none will be."""
+    from qkvinspect.inspection.evidence import agreeing, samples_of, stride_for
+
+    found: list[Hypotheses] = []
+    for some in (layers[start : start + _AT_ONCE] for start in range(0, len(layers), _AT_ONCE)):
+        together = replace(some[0], matches=[match for one in some for match in one.matches])
+        own = together.variants(lambda _: layout, _near(together, said))
+        cut = own.get(said.best.num_heads)
+        sure: set[str] = set()
+        stride = stride_for(cut, most, coarsest(cut)) if cut is not None else 1
+        if cut is not None and _promised(said, stride) and seen(own, said.best.num_heads, stride):
+            samples = samples_of(together.layers(lambda _: layout, cut), most, coarsest(cut))
+            sure = agreeing(_rivals(together, layout, own, said), samples, said.best, chance)
+        found += [one for one in some if one.matches[0].candidates[0].layer not in sure]
+    return found
+
+
+def _promised(said: Verdict, stride: int) -> bool:
+    """Whether a layer's sample will do, if the layer is as those that were weighed: noise grows with their root."""
+    return expected(said, stride) > said.noise / len(said.layers) ** 0.5
+
+
+def _near(of: Hypotheses, said: Verdict) -> list[int]:
+    """The numbers of heads that could be mistaken for the stack's; its own where packings are weighed."""
+    heads = said.best.num_heads
+    return [heads] if said.best.label else [n for n in of.counts() if heads <= n * NEAR and n <= heads * NEAR]
+
+
+def _rivals(of: Hypotheses, layout: Layout, own: Variants, said: Verdict) -> Mapping[str, Variants]:
+    """The packings to be weighed where the verdict is of packings; else the heads only."""
+    return packings_of(of, layout, own, [said.best.num_heads]) if said.best.label else {"": own}
+
+
+def _alone(one: Hypotheses, layout: Layout, said: Verdict) -> Verdict | None:
+    """The verdict of one layer, from as large a sample as any."""
+    from qkvinspect.inspection.evidence import weigh_heads, weigh_packings
+
+    own = one.variants(lambda _: layout, _near(one, said))
+    if said.best.num_heads not in own:
+        return None
+    samples = samples_at_length(one, lambda _: layout, own)
+    if said.best.label:
+        return weigh_packings(_rivals(one, layout, own, said), samples)
+    return weigh_heads(own, samples)
