@@ -1,0 +1,217 @@
+"""Several layers weighed at once: of each the same is said as of it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from qkvinspect.inspection.evidence import APART, CHANCE, LIKELY, weigh
+from qkvinspect.inspection.evidence.alone import as_packed, with_heads
+from qkvinspect.inspection.evidence.fit import Fit, fit, together
+from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
+from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of, standing
+from qkvinspect.inspection.evidence.likelihood import Fitted
+from qkvinspect.inspection.evidence.sample import Sample, at_once
+from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder
+from qkvinspect.inspection.verdict import Verdict, Weighed
+
+ROWS = 48
+COUNTS = (2, 3, 4, 6, 8, 12)
+Index = Mapping[str, np.ndarray]
+
+
+def drawn(seed: int, heads: int, share: int = 1, *, strength: float = 1.5, width: int = 64) -> dict[str, np.ndarray]:
+    """Q, K, V and the columns of the output projection, of which the rows of a head share three directions."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, np.ndarray] = {}
+    for pair in ("qk", "ov"):
+        kv_heads = heads // share
+        common = rng.normal(size=(kv_heads, 3, width)) * strength
+        for part, each in zip(pair, (share, 1), strict=True):
+            mixed = rng.normal(size=(kv_heads * each, ROWS // heads, 3)) / 3**0.5
+            rows = mixed @ np.repeat(common, each, axis=0)
+            found[part] = rows.reshape(-1, width) + rng.normal(size=(len(rows) * ROWS // heads, width))
+    return found
+
+
+def sampled(parts: Mapping[str, np.ndarray], name: str = "", packed: Sequence[np.ndarray] | None = None) -> Sample:
+    """A layer's sample: Q, K and V one after the other, or in another order of these rows."""
+    rows = np.concatenate([parts[part] for part in "qkv"])
+    if packed is not None:
+        rows = rows[np.argsort(np.concatenate(packed))]
+    every = np.concatenate([rows, parts["o"]]).astype(np.float32)
+    scores = normal_scores(every)
+    assert scores is not None
+    lengths = normal_ranks(np.linalg.norm(every, axis=1))
+    return Sample(name, scores, np.zeros(len(scores)), len(rows), lengths, 1)
+
+
+def index(heads: int, share: int = 1) -> Index:
+    """Where the heads of each part are, in blocks."""
+    wide, narrow = np.arange(ROWS).reshape(heads, -1), np.arange(ROWS // share).reshape(heads // share, -1)
+    return {"q": wide, "k": narrow + ROWS, "v": narrow + ROWS + ROWS // share, "o": wide}
+
+
+def per_head(heads: int) -> Index:
+    """The same parts, of which those of a head lie together."""
+    rows = np.arange(3 * ROWS).reshape(heads, 3, -1)
+    return {part: rows[:, i] for i, part in enumerate("qkv")} | {"o": np.arange(ROWS).reshape(heads, -1)}
+
+
+def cut(samples: Sequence[Sample], one: Index) -> list[Fit]:
+    return [fit(sample, one) for sample in samples]
+
+
+def fits_of(samples: Sequence[Sample], share: int = 1) -> Fits:
+    return {HeadsInOrder(n): cut(samples, index(n, share)) for n in COUNTS if n % share == 0 and n > share}
+
+
+def noise(seed: int) -> dict[str, np.ndarray]:
+    return drawn(seed, 4, strength=0.0)
+
+
+STACKS = {
+    "alike": [drawn(seed, 6) for seed in range(4)],
+    "one with other heads": [drawn(0, 6), drawn(1, 4), drawn(2, 6), drawn(3, 6)],
+    "one of half the heads and one of twice": [drawn(0, 6), drawn(1, 3), drawn(2, 12), drawn(3, 6)],
+    "noise among them": [drawn(0, 6), noise(1), drawn(2, 6), noise(3)],
+    "faint and clear": [drawn(seed, 6, strength=seed / 8) for seed in range(1, 9)],
+}
+
+
+@pytest.fixture(params=STACKS)
+def stack(request: pytest.FixtureRequest) -> list[Sample]:
+    return [sampled(parts, str(i)) for i, parts in enumerate(STACKS[request.param])]
+
+
+def close(one: Fitted, others: Sequence[Fitted]) -> None:
+    """Of each layer what is said of it alone."""
+    np.testing.assert_allclose(np.broadcast_to(one.value, len(others)), [other.value for other in others], rtol=1e-9)
+    assert {(one.expected, one.variance)} == {(other.expected, other.variance) for other in others}
+
+
+@pytest.mark.parametrize("share", [1, 2, 3])
+@pytest.mark.parametrize("heads", [6, 12])
+def test_each_layer_is_fitted_as_if_it_were_alone(share: int, heads: int) -> None:
+    samples = [sampled(drawn(seed, 6, share)) for seed in range(3)]
+    stacked = at_once(samples)
+    assert [one.layers for one in stacked] == [3]
+    (every,), alone = cut(stacked, index(heads, share)), cut(samples, index(heads, share))
+    assert every.usable
+    close(every.fitted, [one.fitted for one in alone])
+    close(every.gain(), [one.gain() for one in alone])
+    order = np.arange(heads // share) % 2
+    close(every.gain(order), [one.gain(order) for one in alone])
+    for half in (0, 1):
+        close(every.gains_of_halves()[half], [one.gains_of_halves()[half] for one in alone])
+    assert score_of([every.gain()]) == pytest.approx(score_of([one.gain() for one in alone]), rel=1e-9)
+    for i, one in enumerate(alone):
+        assert every.of_layer(i).gain().value == pytest.approx(one.gain().value, rel=1e-9)
+        assert every.of_layer(i).fitted.value == pytest.approx(one.fitted.value, rel=1e-9)
+    if share == 1:
+        orders = np.array([order, order[::-1], np.arange(heads) // (heads // 2)])
+        np.testing.assert_allclose(every.gains(orders), [one.gains(orders) for one in alone], rtol=1e-9, atol=1e-7)
+        close(every.parted(2), [one.parted(2) for one in alone])
+
+
+@pytest.mark.parametrize("share", [1, 2, 3])
+def test_all_layers_under_one_law_are_the_same_however_they_were_put_together(share: int) -> None:
+    samples = [sampled(drawn(seed, 6, share)) for seed in range(5)]
+    alone = together(cut(samples, index(6, share)))
+    assert alone is not None
+    for stacked in (at_once(samples), [*at_once(samples[:2]), samples[2], *at_once(samples[3:])]):
+        every = together(cut(stacked, index(6, share)))
+        assert every is not None
+        assert every.layers == 1
+        assert every.fitted.value == pytest.approx(alone.fitted.value, rel=1e-9)
+        assert every.fitted.expected == pytest.approx(alone.fitted.expected, rel=1e-9)
+        assert every.gain().value == pytest.approx(alone.gain().value, rel=1e-9)
+        assert every.gain().variance == pytest.approx(alone.gain().variance, rel=1e-9)
+
+
+def test_layers_of_another_form_are_not_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, same, shared = sampled(drawn(0, 6)), sampled(drawn(1, 6)), sampled(drawn(2, 6, 2))
+    assert [found.layers for found in at_once([one, same, shared, shared, one])] == [2, 2, 1]
+    monkeypatch.setattr("qkvinspect.inspection.evidence.sample._ROOM", 2 * one.scores.size)
+    assert [found.layers for found in at_once([one] * 5)] == [2, 2, 1]
+
+
+def alone(fits: Fits, number: int) -> Verdict:
+    return weigh._heads(weigh._only(fits, number), (str(number),))
+
+
+@pytest.mark.parametrize("chance", [CHANCE, LIKELY])
+@pytest.mark.parametrize("said", [3, 4, 6, 12])
+def test_the_heads_of_each_layer_are_those_that_it_has_alone(stack: list[Sample], said: int, chance: float) -> None:
+    """None is claimed that the layer alone does not have, and of clear ones all are."""
+    stacked = fits_of(at_once(stack))
+    found = with_heads(stacked, Weighed("", said, 1.0), APART, chance).tolist()
+    own = [alone(stacked, i) for i in range(len(stack))]
+    sure = [one.confidence > APART and one.parted is None and one.best.num_heads == said for one in own]
+    assert all(is_sure for is_sure, claimed in zip(sure, found, strict=True) if claimed and chance == CHANCE)
+    clear = [one and verdict.best.score > 3 * verdict.noise for one, verdict in zip(sure, own, strict=True)]
+    assert all(claimed for is_clear, claimed in zip(clear, found, strict=True) if is_clear)
+    one_by_one = [with_heads(fits_of([one]), Weighed("", said, 1.0), APART, chance).tolist() for one in stack]
+    assert [[one] for one in found] == one_by_one
+
+
+def test_layers_of_other_heads_and_noise_are_not_said_to_have_those_of_their_stack() -> None:
+    parts = [drawn(0, 6), drawn(1, 4), noise(2), drawn(3, 6), drawn(4, 12), drawn(5, 3)]
+    fits = fits_of(at_once([sampled(one) for one in parts]))
+    assert with_heads(fits, Weighed("", 6, 1.0), APART).tolist() == [True, False, False, True, False, False]
+    assert with_heads(fits, Weighed("", 4, 1.0), APART).tolist() == [False, True, False, False, False, False]
+
+
+PACKINGS = {"in blocks": index, "per head": per_head}
+
+
+def packed(parts: Mapping[str, np.ndarray], how: str, heads: int) -> Sample:
+    return sampled(parts, packed=[PACKINGS[how](heads)[part].ravel() for part in "qkv"])
+
+
+def packings_of(samples: Sequence[Sample]) -> dict[str, Fits]:
+    some = (2, 3, 4, 6, 12)
+    return {label: {HeadsInOrder(n): cut(samples, of(n)) for n in some} for label, of in PACKINGS.items()}
+
+
+LAYERS = [("in blocks", drawn(0, 6)), ("per head", drawn(1, 6)), ("in blocks", noise(2)), ("in blocks", drawn(3, 6)),
+          ("in blocks", drawn(4, 4)), ("per head", drawn(5, 3)),
+          *(("in blocks", drawn(10 + i, 6, strength=i / 8)) for i in range(1, 6))]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", PACKINGS)
+def test_the_packing_of_each_layer_is_the_one_that_it_has_alone(said: str) -> None:
+    samples = [packed(parts, how, 6) for how, parts in LAYERS]
+    fits = packings_of(at_once(samples))
+    own = [
+        weigh._packings({label: weigh._only(of, i) for label, of in fits.items()}, (str(i),))
+        for i in range(len(samples))
+    ]
+    for sure in (0.0, APART):
+        found = as_packed(fits, Weighed(said, 6, 1.0), sure).tolist()
+        assert found == [one.best.label == said and (not sure or one.confidence > sure) for one in own]
+    assert found[:3] == [said == "in blocks", said == "per head", False]
+
+
+def test_packings_of_the_same_rows_are_no_rivals() -> None:
+    """As where another name means the same packing."""
+    fits = packings_of(at_once([packed(drawn(seed, 6), "per head", 6) for seed in range(3)]))
+    fits["under another name"] = fits["per head"]
+    assert as_packed(fits, Weighed("per head", 6, 1.0), APART).all()
+    assert not as_packed(fits, Weighed("in blocks", 6, 1.0)).any()
+
+
+@pytest.mark.parametrize("best", [3, 4, 6])
+def test_heads_stand_where_neither_groups_nor_parts_explain_them(stack: list[Sample], best: int) -> None:
+    every = {one.number: of for one, of in fits_of(at_once(stack)).items()}
+    own = [{one.number: of for one, of in fits_of([sample]).items()} for sample in stack]
+    scores = {n: np.asarray(of[0].gain().score) for n, of in every.items()}
+    found = standing(best, scores, every).tolist()
+    for i, fits in enumerate(own):
+        alone = {n: float(of[0].gain().score) for n, of in fits.items()}
+        stands = parts_of(best, alone[best], fits) is None and best not in explained(alone, fits)
+        assert not found[i] or stands  # where it is not clear, False
+        if stands and max(alone[n] for n in alone if n > best and n % best == 0) < 0.3 * alone[best]:
+            assert found[i]
