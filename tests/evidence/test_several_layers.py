@@ -89,9 +89,11 @@ STACKS = {
 }
 
 
-@pytest.fixture(params=STACKS)
-def stack(request: pytest.FixtureRequest) -> list[Sample]:
-    return [sampled(parts, str(i)) for i, parts in enumerate(STACKS[request.param])]
+@pytest.fixture(params=STACKS, scope="module")
+def stack(request: pytest.FixtureRequest) -> tuple[Fits, list[Fits]]:
+    """The fits of layers at once, and of each of them alone."""
+    samples = [sampled(parts) for parts in STACKS[request.param]]
+    return fits_of(at_once(samples)), [fits_of([one]) for one in samples]
 
 
 def close(one: Fitted, others: Sequence[Fitted]) -> None:
@@ -147,10 +149,6 @@ def test_layers_of_another_form_are_not_put_together(monkeypatch: pytest.MonkeyP
     assert [found.layers for found in at_once([one] * 5)] == [2, 2, 1]
 
 
-def alone(fits: Fits, number: int) -> Verdict:
-    return weigh._heads(weigh._only(fits, number), (str(number),))
-
-
 def is_clear(own: Verdict) -> bool:
     """Far above noise, and with no multiple near it, of whose heads groups could pass for these."""
     best = own.best
@@ -158,19 +156,20 @@ def is_clear(own: Verdict) -> bool:
     return best.score > 3 * own.noise and max(finer, default=0.0) < 0.3 * best.score
 
 
-@pytest.mark.parametrize("chance", [CHANCE, LIKELY])
 @pytest.mark.parametrize("said", [3, 4, 6, 12])
-def test_the_heads_of_each_layer_are_those_that_it_has_alone(stack: list[Sample], said: int, chance: float) -> None:
+def test_the_heads_of_each_layer_are_those_that_it_has_alone(stack: tuple[Fits, list[Fits]], said: int) -> None:
     """None is claimed that the layer alone does not have, and of clear ones all are."""
-    stacked = fits_of(at_once(stack))
-    found = with_heads(stacked, Weighed("", said, 1.0), APART, chance).tolist()
-    own = [alone(stacked, i) for i in range(len(stack))]
-    sure = [one.confidence > APART and one.parted is None and one.best.num_heads == said for one in own]
-    assert all(is_sure for is_sure, claimed in zip(sure, found, strict=True) if claimed and chance == CHANCE)
-    clear = [one and is_clear(verdict) for one, verdict in zip(sure, own, strict=True)]
-    assert all(claimed for one, claimed in zip(clear, found, strict=True) if one)
-    one_by_one = [with_heads(fits_of([one]), Weighed("", said, 1.0), APART, chance).tolist() for one in stack]
-    assert [[one] for one in found] == one_by_one
+    fits, each = stack
+    best = Weighed("", said, 1.0)
+    found = with_heads(fits, best, APART).tolist()
+    for one, claimed in zip(each, found, strict=True):
+        own = weigh._heads(one, ("",))
+        sure = own.confidence > APART and own.parted is None and own.best.num_heads == said
+        assert sure or not claimed
+        assert claimed or not (sure and is_clear(own))
+    for chance in (CHANCE, LIKELY):
+        alone = [with_heads(one, best, APART, chance).tolist() for one in each]
+        assert [[one] for one in with_heads(fits, best, APART, chance).tolist()] == alone
 
 
 def test_layers_of_other_heads_and_noise_are_not_said_to_have_those_of_their_stack() -> None:
@@ -240,14 +239,12 @@ def test_packings_of_the_same_rows_are_no_rivals() -> None:
 
 
 @pytest.mark.parametrize("best", [3, 4, 6])
-def test_heads_stand_where_neither_groups_nor_parts_explain_them(stack: list[Sample], best: int) -> None:
-    every = {one.number: of for one, of in fits_of(at_once(stack)).items()}
-    own = [{one.number: of for one, of in fits_of([sample]).items()} for sample in stack]
-    scores = {n: np.asarray(of[0].gain().score) for n, of in every.items()}
-    found = standing(best, scores, every).tolist()
-    for i, fits in enumerate(own):
-        alone = {n: float(of[0].gain().score) for n, of in fits.items()}
-        stands = parts_of(best, alone[best], fits) is None and best not in explained(alone, fits)
-        assert not found[i] or stands  # where it is not clear, False
-        if stands and max(alone[n] for n in alone if n > best and n % best == 0) < 0.3 * alone[best]:
-            assert found[i]
+def test_heads_stand_where_neither_groups_nor_parts_explain_them(stack: tuple[Fits, list[Fits]], best: int) -> None:
+    every = {one.number: of for one, of in stack[0].items()}
+    found = standing(best, {n: np.asarray(of[0].gain().score) for n, of in every.items()}, every).tolist()
+    for stands, fits in zip(found, stack[1], strict=True):
+        own = {one.number: of for one, of in fits.items()}
+        scores = {n: float(of[0].gain().score) for n, of in own.items()}
+        alone = parts_of(best, scores[best], own) is None and best not in explained(scores, own)
+        assert alone or not stands  # where it is not clear, False
+        assert stands or not alone or max(scores[n] for n in own if n > best and n % best == 0) > 0.3 * scores[best]
