@@ -16,6 +16,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection.evidence import sampled_rows
 from qkvinspect.sources import LocalFile
 from qkvinspect.weights.weight import plain
+from tests.weights.test_reading import stored
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2)
 Read = Callable[..., NDArray[Any]]
@@ -89,6 +90,14 @@ def test_of_long_rows_one_value_in_several(saved: Read, apart: list[int], monkey
     value = tensor(12, 37)
     np.testing.assert_array_equal(saved(value, "out_in", 2), value[::2, ::4].numpy())
     assert len(apart) == 1
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_rows_of_no_file_of_this_machine(step: int, apart: list[int]) -> None:
+    value = tensor(26, 40)
+    found = sampled_rows.read(plain(stored(value)), "out_in", step)
+    np.testing.assert_array_equal(found, value[::step].numpy())
+    assert not apart
 
 
 @pytest.mark.parametrize("step", [1, 2])
