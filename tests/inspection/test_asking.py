@@ -203,3 +203,21 @@ def test_noise_is_no_head(noise: int, store: Store, opened: Opened) -> None:
         layers[seed] = dict(zip("qkvo", drawn, strict=True))
     said = glimpse(opened(store(layers)))
     assert (said is None) == (noise == 3)
+
+
+@pytest.mark.parametrize("behind", [3000.0, 4000.0])
+def test_every_other_packing_must_be_far_behind(
+    behind: float, store: Store, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one of these is by 3,326."""
+    monkeypatch.setattr(asking, "_REFUTED", behind)
+    said = glimpse(opened(store([layer(seed, 8, 16) for seed in range(3)])))
+    assert (said is None) == (behind == 4000.0)
+
+
+@pytest.mark.parametrize("other", ["heads", "packing"])
+def test_nothing_is_claimed_where_a_layer_contradicts_the_others(other: str, store: Store, opened: Opened) -> None:
+    layers = [layer(seed, 8, 16) for seed in range(4)]
+    last = layers[-1]
+    layers[-1] = layer(3, 4, 32) if other == "heads" else last | {"q": last["v"], "v": last["q"]}
+    assert glimpse(opened(store(layers))) is None
