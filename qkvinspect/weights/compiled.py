@@ -3,7 +3,7 @@
 Nothing here needs numpy, which takes longer to import than the norms of a small model take to sum. On one core
 numkong comes to 8 GB/s for float32, 12 for bfloat16 and float16 and 4 for float8_e4m3fn; numpy, which has no
 arithmetic for the narrow types, to 8, 4, 1.5 and 1 (tests/benchmarks/SUMS.md). float8_e5m2 stays with numpy: numkong
-7.8 takes its infinities and NaN for numbers.
+7.8 takes its infinities and NaN for numbers on some processors.
 """
 
 from __future__ import annotations
