@@ -78,7 +78,7 @@ def require_known(pieces: Sequence[OutputTensor], target: Layout, layers: Sequen
     reason: object = None
     try:
         forced = [(escape(layer), target.id) for layer in layers]
-        found = {match.candidates[0].layer for match in find_attentions(names, LAYOUTS, (), Asked(forced)).matches}
+        found = {match.layer for match in find_attentions(names, LAYOUTS, (), Asked(forced)).matches}
     except LayoutError as error:
         reason, found = error.expected, set[str]()
     for layer in layers:

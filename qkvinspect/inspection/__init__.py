@@ -217,11 +217,11 @@ def _no_such_layer(checkpoint: Checkpoint, asked: Sequence[str], known: Sequence
 def _require_used(options: Options, names: Names, matches: Sequence[match.Match], layouts: Sequence[Layout]) -> None:
     """Refuse a layout that was asked for in this run and fits nowhere."""
     for layout in options.told_now:
-        used = [found.candidates[0].layer for found in matches if found.candidates[0].layout is layout]
+        mine = [found for found in matches if found.candidates[0].layout is layout]
+        used = [found.layer for found in mine]
         if not used:
             raise cannot(names, layout, layout.glob if isinstance(layout.glob, str) else "*")
-        mine = [one for found in matches if (one := found.candidates[0]).layout is layout]
-        if layout.out and not any(names.find(layout.out[0], one.path) for one in mine):
+        if layout.out and not any(names.find(layout.out[0], found.path) for found in mine):
             text = f"the layout {layout.id!r} fits {used[0]}, and no out is called {layout.out[0]} there"
             raise LayoutError(text, hint=WHERE_NAMES_ARE)
         if options.layers and not any(fnmatchcase(layer, glob) for layer in used for glob in options.layers):
@@ -229,7 +229,7 @@ def _require_used(options: Options, names: Names, matches: Sequence[match.Match]
             raise LayoutError(text, expected=" or ".join(options.layers))
     rows = {layout.id: layout for layout in (*LAYOUTS, *layouts, *options.told, *options.told_now)}
     for glob, id in options.layouts:
-        if not any(fnmatchcase(found.candidates[0].layer, glob) for found in matches):
+        if not any(fnmatchcase(found.layer, glob) for found in matches):
             if id in rows:
                 raise cannot(names, rows[id], glob)
             raise LayoutError(f"no layer that {glob!r} names was found by its names, for {id!r} to be its layout")

@@ -26,7 +26,6 @@ NEAR = 4
 STRETCH = 4
 """How many times more layers are weighed where the first do not settle it."""
 
-
 GLIMPSE = 320
 """Rows of a layer that are sampled to see whether it contradicts the others of its stack."""
 

@@ -176,7 +176,7 @@ class Computed:
 
     @staticmethod
     def _finding(module: Module, text: str) -> Finding:
-        return Finding(FindingCode.ROWS_FROM_GRAPH, text, module.match.candidates[0].layer)
+        return Finding(FindingCode.ROWS_FROM_GRAPH, text, module.match.layer)
 
 
 def _weights(one: ComputedAttention) -> set[str]:

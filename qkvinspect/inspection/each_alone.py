@@ -67,7 +67,7 @@ def _not_sure(
         if cut is not None and _promised(said, stride) and seen(own, said.best.num_heads, stride):
             samples = samples_of(together.layers(lambda _: layout, cut), most, coarsest(cut))
             sure = agreeing(_rivals(together, layout, own, said), samples, said.best, chance)
-        found += [one for one in some if one.matches[0].candidates[0].layer not in sure]
+        found += [one for one in some if one.matches[0].layer not in sure]
     return found
 
 

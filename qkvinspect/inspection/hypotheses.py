@@ -113,8 +113,7 @@ def _in_rows_of(own: Attention, layout: Layout) -> Attention | None:
     if any(part.name not in placed for part in own.parts):
         return None
     parts = tuple(replace(part, weight=placed[part.name][0], heads=placed[part.name][1]) for part in own.parts)
-    repacked = replace(own, layout=layout, parts=parts)
-    return repacked if _thick(repacked) else None
+    return replace(own, layout=layout, parts=parts)
 
 
 def cut_from(own: Variants, packing: Packing) -> Variants:

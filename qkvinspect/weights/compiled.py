@@ -25,6 +25,7 @@ Squares = Callable[[Bytes, int], "memoryview[float]"]
 
 _CODES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "float8_e4m3fn": "e4m3"}
 _WORDS: Mapping[str, Literal["f", "H", "B"]] = {"float32": "f", "bfloat16": "H", "float16": "H", "float8_e4m3fn": "B"}
+_BYTES = {"f": 4, "H": 2, "B": 1}
 
 _RUN = {"float16": 512}
 _LONGEST = 2048
@@ -66,7 +67,7 @@ def squares_of_data(name: str, data: Bytes, rows: int) -> memoryview[float] | No
         name: of the dtype.
     """
     squares = squares_of(name)
-    cols = len(data) // {"f": 4, "H": 2, "B": 1}[_WORDS[name]] // rows if squares else 0
+    cols = len(data) // _BYTES[_WORDS[name]] // rows if squares else 0
     if squares is None or not _runs(name, cols):
         return None
     found = squares(data, rows)
@@ -114,7 +115,7 @@ def squares_of(name: str) -> Squares | None:
         norm, multiply, total = numkong.norm, numkong.multiply, numkong.sum
     except (ImportError, AttributeError):  # not installed, or of another version
         return None
-    code, word, width = _CODES[name], _WORDS[name], {"f": 4, "H": 2, "B": 1}[_WORDS[name]]
+    code, word, width = _CODES[name], _WORDS[name], _BYTES[_WORDS[name]]
 
     def squares(data: Bytes, rows: int) -> memoryview[float]:
         cols = len(data) // width // rows
@@ -162,7 +163,7 @@ def _is_right(squares: Squares, name: str) -> bool:
 
 def _patterns(name: str) -> list[bytes]:
     """Bit patterns of every size, and of all that is not finite, as stored."""
-    bits = {"f": 32, "H": 16, "B": 8}[_WORDS[name]]
+    bits = 8 * _BYTES[_WORDS[name]]
     step = max((1 << bits) // _PATTERNS, 1)
     spread = range(0, 1 << bits, step - 1 if step > 1 else 1)
     special = {"float32": (0x7F800000, 0x7FC00001), "bfloat16": (0x7F80, 0x7FC1), "float16": (0x7C00, 0x7E01)}
