@@ -7,20 +7,17 @@ or rows is found by its own count, however little it is of the whole.
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, FrameType
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from qkvinspect.scans import engine
 from tests.cli.test_options import COMMANDS
 from tests.conftest import Run
+from tests.counted import counted
 from tests.hostile.mass_structures import quick
 
 FEW = 14
@@ -88,41 +85,6 @@ INPUTS: dict[str, Made] = {
     "modules": lambda count: (modules(count), {"num_attention_heads": 2}),
     "keys of a config": lambda count: (layers(2), keys(8 * count)),
 }
-
-
-@contextmanager
-def counted() -> Iterator[Counter[tuple[str, int]]]:
-    """How often each line of the package runs. Each piece of code has its own counter: that takes half as long."""
-    found: Counter[tuple[str, int]] = Counter()
-    package = str(Path(engine.__file__).parents[1])
-    tracers: dict[int, tuple[CodeType, Callable[[FrameType, str, object], object] | None]] = {}
-    lines: dict[str, Counter[int]] = {}
-
-    def tracer(code: CodeType) -> Callable[[FrameType, str, object], object] | None:
-        if not code.co_filename.startswith(package):
-            return None
-        own = lines.setdefault(code.co_filename[len(package) :], Counter())
-
-        def count(frame: FrameType, event: str, argument: object) -> object:
-            if event == "line":
-                own[frame.f_lineno] += 1
-            return count
-
-        return count
-
-    def trace(frame: FrameType, event: str, argument: object) -> object:
-        code = frame.f_code
-        if id(code) not in tracers:  # its hash is reckoned from all of it, each time
-            tracers[id(code)] = code, tracer(code)
-        return tracers[id(code)][1]
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield found
-    finally:
-        sys.settrace(before)
-        found.update({(name, line): count for name, own in lines.items() for line, count in own.items()})
 
 
 def steps(made: Made, count: int, line: tuple[str, ...], folder: Path, run: Run) -> Counter[tuple[str, int]]:

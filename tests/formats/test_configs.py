@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from qkvinspect.errors import UsageError
 from qkvinspect.formats import open_checkpoint
 from tests.conftest import Run
+from tests.counted import counted
 
 
 @pytest.fixture
@@ -215,12 +215,11 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize(("data", "why"), BOMBS.values(), ids=BOMBS)
 def test_yaml_that_stands_for_much_is_refused_before_it_is_built(data: bytes, why: str, model: Path) -> None:
     model.with_name("config.yaml").write_bytes(data)
-    began = time.process_time()
-    with open_checkpoint(model) as checkpoint:
+    with counted() as lines, open_checkpoint(model) as checkpoint:
         assert checkpoint.configs == ()
         (finding,) = checkpoint.findings
     assert why in finding.message
-    assert time.process_time() - began < 10  # built, these take minutes or for ever
+    assert sum(lines.values()) < 1_000_000  # built, these take very many or never end
 
 
 def test_anchors_and_merges_of_a_usual_size_are_read(model: Path) -> None:
