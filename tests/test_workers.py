@@ -46,7 +46,7 @@ def test_one_item_needs_no_thread(most: int) -> None:
 
 def test_several_threads_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 3)
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=60)
     assert len(set(in_order(lambda _: (together.wait(), threading.get_ident())[1], range(6)))) == 3
 
 

@@ -234,7 +234,7 @@ def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, number: int, code
         "import os, sys, time, qkvinspect.export.safetensors_file as e\n"
         "del os.O_TMPFILE\n"  # else the file has no name yet
         "real = e.copy\n"
-        "def slow(*a):\n    print('writing', flush=True); time.sleep(30); return real(*a)\n"
+        "def slow(*a):\n    print('writing', flush=True); time.sleep(90); return real(*a)\n"
         "e.copy = slow\nfrom qkvinspect.cli import main\n"
         f"sys.exit(main(['export', '--split', {str(source)!r}, '-o', {str(tmp_path / 'x.safetensors')!r}]))"
     )
@@ -243,7 +243,7 @@ def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, number: int, code
         process.stdout.readline()
         assert len(list(tmp_path.iterdir())) == 2
         process.send_signal(number)
-        assert process.wait(20) == code
+        assert process.wait(60) == code
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]

@@ -146,7 +146,7 @@ def in_time() -> Callable[[str, Path], str]:
                 [sys.executable, "-c", head + body, str(path)],
                 capture_output=True,
                 text=True,
-                timeout=10,
+                timeout=60,
                 check=False,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )

@@ -154,7 +154,7 @@ def test_120_it_is_interrupted_while_it_reads(number: int, code: int, command: s
     slow = (
         "import sys, time\n"
         "from qkvinspect.sources.local import LocalFile\n"
-        "def read(*a):\n    print('reading', flush=True); time.sleep(30)\n"
+        "def read(*a):\n    print('reading', flush=True); time.sleep(90)\n"
         "LocalFile.read = read\nfrom qkvinspect.cli import main\n"
         f"sys.exit(main([{command!r}, {str(sample)!r}]))"
     )
@@ -163,7 +163,7 @@ def test_120_it_is_interrupted_while_it_reads(number: int, code: int, command: s
         assert process.stderr is not None
         process.stdout.readline()
         process.send_signal(number)
-        assert process.wait(20) == code
+        assert process.wait(60) == code
         assert b"Traceback" not in process.stderr.read()
 
 

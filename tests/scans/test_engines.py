@@ -137,7 +137,7 @@ def test_a_killed_scan_goes_on(many: list[str], run) -> None:
     assert 0 < before < 123
     run(*argv, "whole.jsonl")
     assert Path("killed.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     assert workers
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "workers outlive the scan"

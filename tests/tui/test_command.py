@@ -49,7 +49,7 @@ def in_terminal(command: list[str], act: Act | None) -> tuple[int, str, bool]:
             if act is not None and b"all layers" in written:
                 act(process, leader)
                 act = None
-        code = process.wait(10)
+        code = process.wait(60)
     same = termios.tcgetattr(follower) == before
     os.close(leader)
     os.close(follower)
