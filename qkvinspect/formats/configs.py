@@ -223,6 +223,8 @@ def _is_of_a_model(name: str, values: Mapping[str, object]) -> bool:
 def _json(data: bytes, file: str) -> object:
     """Parse JSON with no more values than YAML may have, as every layer looks at all of them."""
     values = strict_json.loads(data, file, Limits())
+    if len(data) <= bounded_yaml.MAX_VALUES:
+        return values  # each takes a byte
     open: list[object] = [values]
     found = 0
     while open:

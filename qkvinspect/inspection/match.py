@@ -248,8 +248,10 @@ def _wherever(layouts: Sequence[Layout], asked: Asked) -> Iterator[Layout]:
 
 def _may_occur(layout: Layout, names: Names) -> bool:
     """Whether all that the layout needs is somewhere in the checkpoint, so that places are asked for it at all."""
-    needed = (*(weight.key for weight in layout.weights), *layout.siblings)
-    return all(names.is_anywhere(key) for key in needed if not key.startswith("//"))
+    for weight in layout.weights:  # of nearly every row the first is nowhere
+        if not names.is_anywhere(weight.key):
+            return False
+    return all(names.is_anywhere(key) for key in layout.siblings if not key.startswith("//"))
 
 
 def _index(layouts: Iterable[Layout]) -> dict[Path, tuple[Layout, ...]]:
