@@ -54,11 +54,24 @@ class Result:
 Run = Callable[..., Result]
 
 
-UNTRACED = tuple(f"tests/{room}/" for room in ("census", "evidence", "hostile", "proofs", "real"))
-"""Rooms whose tests run without the tracer of coverage, which makes them two to three times as slow.
+UNTRACED = (
+    *(f"tests/{room}/" for room in ("census", "evidence", "hostile", "proofs", "real")),
+    "tests/cli/test_goldens.py",
+    "tests/diff/test_packings.py",
+    "tests/formats/test_onnx_order.py",
+    "tests/remote/test_ranges.py",
+    "tests/remote/test_stores.py",
+    "tests/render/html/test_page.py",
+    "tests/scans/test_engines.py",
+    "tests/test_against_torch.py",
+    "tests/tui/test_outline.py",
+    "tests/weights/test_neighbours.py",
+    "tests/weights/test_reading.py",
+)
+"""Rooms and files whose tests run without the tracer of coverage, which makes them two to three times as slow.
 
-They ask the whole tool about many checkpoints, again and again. The lines that they reach are counted for the tests of
-the rooms that these lines are of, which by themselves keep what ``fail_under`` asks for.
+They ask the whole tool about many checkpoints, again and again, or wait for other processes. The lines that they reach
+are counted for the tests of the rooms that these lines are of, which by themselves keep what ``fail_under`` asks for.
 """
 
 TRACED = 1

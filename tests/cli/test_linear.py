@@ -20,7 +20,7 @@ from tests.conftest import Run
 from tests.counted import counted
 from tests.hostile.mass_structures import quick
 
-FEW = 14
+FEW = 8
 OURS = {"A", "B", "shards", "ranks"}
 LINES: dict[str, tuple[str, ...]] = {
     "show": ("show", "A", "--per-head", "--full"),
