@@ -11,6 +11,7 @@ from qkvinspect.checkpoint import ByteSource, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.repeated_entries import UNNUMBERED, RepeatedEntries, beginning, is_of_stack
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_integers, is_mapping, is_texts
 from qkvinspect.tensor_table import BITS, TensorKind, TensorTable
@@ -74,8 +75,17 @@ def read(source: ByteSource, text: bytes, limits: Limits) -> tuple[TensorTable, 
     known: dict[tuple[bytes, bytes], tuple[int, int]] = {}
     places: dict[str, int] = {}
     count, position, in_order, last = 0, 0, True, None
-    for found in _ENTRY.finditer(text, at):
-        if found.start() != at or last is not None:
+    since, layer, own = at, UNNUMBERED, list[int]()  # where the entries of a layer begin, with what, and their kinds
+    while last is None:
+        if not text.startswith(layer, at):
+            if is_of_stack(text, at, layer):
+                alike = RepeatedEntries(layer, _ENTRY.finditer(text, since, at), own)
+                while (some := alike.next(text, at, position, begin)) is not None:
+                    at, count, position = some.stop, count + len(own), position + alike.nbytes
+                    places.update(zip(some.names, some.places, strict=True))
+            since, layer, own = at, beginning(text, at), []
+        found = _ENTRY.match(text, at)
+        if found is None:
             return None
         name, code, sizes, first, stop, last = found.groups()
         number, nbytes = known.get((code, sizes)) or (-1, 0)
@@ -94,6 +104,7 @@ def read(source: ByteSource, text: bytes, limits: Limits) -> tuple[TensorTable, 
             places[name.decode()] = begin + start << BITS | number
         except UnicodeDecodeError:
             return None
+        own.append(number)
         at = found.end()
         count += 1
     if last is None or count != len(places) or METADATA in places or begin + position != source.size:
