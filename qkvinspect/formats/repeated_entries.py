@@ -11,9 +11,10 @@ from re import Match
 from typing import NamedTuple
 
 from qkvinspect.late_pattern import late_pattern
-from qkvinspect.tensor_table import BITS
+from qkvinspect.tensor_table import BITS, Block, BlockForm
 
 _BEGIN = late_pattern(rb'"(?:[^."\\\x00-\x1f]*\.)+?[0-9]+\.')
+_END = late_pattern(rb"\]\}\}[ \t\n\r]*\Z")
 _LONGEST = 20
 """Digits of a number, and the point behind it."""
 
@@ -41,26 +42,27 @@ def _stack(begin: bytes) -> bytes:
 
 
 class Next(NamedTuple):
-    """What the entries of one more layer say.
+    """The entries of one more layer.
 
     Attributes:
         stop: where they end in the header.
-        places: of the tensors, as a ``TensorTable`` has them.
+        ends: whether the header ends there.
     """
 
+    block: Block
     stop: int
-    names: list[str]
-    places: list[int]
+    ends: bool
 
 
 class RepeatedEntries:
     """The entries of one layer, as the pattern of the next.
 
     Attributes:
-        nbytes: of all their tensors, which lie in the file in this order, without a gap.
+        form: their names, and how their bytes lie in the file: in this order, without a gap.
+        nbytes: of all of them.
     """
 
-    __slots__ = ("_before", "_ends", "_form", "_places", "_stack", "_starts", "nbytes")
+    __slots__ = ("_before", "_comma", "_starts", "_text", "form", "nbytes")
 
     def __init__(self, begin: bytes, entries: Iterable[Match[bytes]], kinds: Sequence[int]) -> None:
         """Make it of entries that match: the groups are name, dtype, sizes, and where the bytes begin and end.
@@ -69,28 +71,28 @@ class RepeatedEntries:
             begin: what each of them begins with.
             kinds: the number of the dtype and shape of each.
         """
-        self._before = _stack(begin)
-        self._stack = self._before[1:].decode()
-        self._ends: list[str] = []
+        self._before, self._comma, self.nbytes = _stack(begin), b"", 0
         self._starts: list[int] = []
-        self.nbytes = 0
-        form: list[bytes] = []
+        ends: list[str] = []
+        texts: list[bytes] = []
         for one in entries:
             at = one.start() + len(begin) - 1
             pieces = [self._before, one.string[at : one.start(4)], one.string[one.end(4) : one.start(5)]]
-            before, middle, comma = (piece.replace(b"%", b"%%") for piece in pieces)
-            form.append(b"%b%%b%b%%d%b%%d%b" % (before, middle, comma, one.string[one.end(5) : one.end()]))
-            self._ends.append(one.string[at : one.end(1)].decode())
+            before, middle, between = (piece.replace(b"%", b"%%") for piece in pieces)
+            texts.append(b"%b%b%%b%b%%d%b%%d" % (self._comma, before, middle, between))
+            self._comma = one.string[one.end(5) : one.end()]
+            ends.append(one.string[at : one.end(1)].decode())
             self._starts.append(self.nbytes)
             self.nbytes += int(one[5]) - int(one[4])
-        self._form = b"".join(form)
-        self._places = [start << BITS | kind for start, kind in zip(self._starts, kinds, strict=True)]
+        self._text = b"".join(texts)
+        places = [start << BITS | kind for start, kind in zip(self._starts, kinds, strict=True)]
+        self.form = BlockForm(self._before[1:].decode(), ends, places)
 
-    def next(self, text: bytes, at: int, start: int, begin: int) -> Next | None:
+    def next(self, text: bytes, at: int, start: int, table: tuple[int, int]) -> Next | None:
         """The entries that begin there, if they are such and the bytes of their tensors begin at ``start``.
 
         Args:
-            begin: where the bytes of all tensors begin in the file.
+            table: where the bytes of all tensors begin in the file, and how many names stand before these.
         """
         first = at + len(self._before)
         point = text.find(b".", first, first + _LONGEST)
@@ -100,8 +102,12 @@ class RepeatedEntries:
         starts = [start + one for one in self._starts]
         values: list[bytes | int] = [number] * (3 * len(starts))
         values[1::3], values[2::3] = starts, [*starts[1:], start + self.nbytes]
-        told = self._form % tuple(values)
+        told = self._text % tuple(values)
         if not text.startswith(told, at):
             return None
-        named, base = self._stack + number.decode(), begin + start << BITS
-        return Next(at + len(told), [named + end for end in self._ends], [base + one for one in self._places])
+        begin, position = table
+        block = Block(self.form, number.decode(), begin + start << BITS, position)
+        stop = at + len(told)
+        if text.startswith(self._comma, stop):
+            return Next(block, stop + len(self._comma), ends=False)
+        return Next(block, stop, ends=True) if _END.match(text, stop) else None

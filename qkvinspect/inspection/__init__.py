@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -17,12 +16,13 @@ from qkvinspect.findings import Finding
 from qkvinspect.garbage import none_collected
 from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection import weighing as weights
-from qkvinspect.inspection.account import account
+from qkvinspect.inspection.accounting import account
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.facts.models_apart import each_of_its_own
 from qkvinspect.inspection.head_lists import with_lists
+from qkvinspect.inspection.in_order import by_numbers
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.misfit import WHERE_NAMES_ARE, cannot, why_shapes
 from qkvinspect.inspection.names import Names
@@ -148,7 +148,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     computed = Computed.of(checkpoint, names)
     matches, left = computed.completed(matches, left)
     if checkpoint.sorted_names:
-        matches.sort(key=lambda found: _natural(found.layer))
+        by_numbers(matches)
     lora = adapters_and_wrappers.lora(checkpoint)
 
     sources = Sources(names, flags, checkpoint.configs, checkpoint.modules)
@@ -182,7 +182,6 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
             attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
             attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()
     findings += adapters_and_wrappers.not_shown(attentions, lora)
-    named = (name for attention in attentions for name in attention.tensor_names)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
     left_out = [
         (module.match.candidates[0], finding.message)
@@ -192,7 +191,9 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         if finding.code is FindingCode.UNEXPECTED_SHAPE
     ]
     accounted = (
-        None if options.layers else account(names, checkpoint.tensors, repeats, matches, named, left, odd, left_out)
+        None
+        if options.layers
+        else account(names, checkpoint.tensors, repeats, matches, attentions, left, odd, left_out)
     )
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
@@ -241,8 +242,3 @@ def _not_used(options: Options, names: Names, matches: Sequence[match.Match]) ->
     for layout in options.told:
         if layout not in used and (text := why_shapes(names, layout)):
             yield Finding(FindingCode.UNEXPECTED_SHAPE, f"the layout {layout.id!r} is not used: {text}")
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sorts the numbers in a name as numbers."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d{1,9})", name)]

@@ -11,8 +11,8 @@ from qkvinspect.inspection.candidates import DecidedBy, Match
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_values
+from qkvinspect.inspection.renamed import UnlikeError
 from qkvinspect.inspection.repeated import LikeModules, RepeatedMatch
-from qkvinspect.inspection.repeats import UnlikeError
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.weighing import Facts, Module

@@ -53,19 +53,19 @@ def end_of(header: dict[str, dict[str, object]]) -> int:
 
 STACK = layers("model.layers", range(12))
 HEADERS: dict[str, tuple[Entries, int]] = {
-    "one after another": (STACK, 10),
-    "sorted as text": (layers("h", [0, 1, 10, 100, 11, 2, 20, 3]), 6),
+    "one after another": (STACK, 11),
+    "sorted as text": (layers("h", [0, 1, 10, 100, 11, 2, 20, 3]), 7),
     "a few beside them": ([("wte", "F32", [4]), *STACK, ("norm.weight", "F32", [2]), ("lm_head", "F32", [4])], 11),
-    "two stacks": ([*layers("encoder.h", range(5)), *layers("decoder.h", range(5), 4)], 7),
-    "one of another dtype": ([*layers("h", range(4)), *layers("h", [4], dtype="F16"), *layers("h", range(5, 9))], 5),
-    "one with more": ([*layers("h", range(4)), ("h.3.more", "F32", [1]), *layers("h", range(4, 9))], 6),
-    "one with less": ([*layers("h", range(4)), *[*layer("h", 4)][:2], *layers("h", range(5, 9))], 5),
-    "words in the place of numbers": (layers("h", ["first", "second", "3", "4", "5"]), 1),
-    "leading zeros": (layers("h", ["00", "01", "02", "03"]), 2),
-    "other letters": (layers("schicht_ü.键", range(4)), 2),
+    "two stacks": ([*layers("encoder.h", range(5)), *layers("decoder.h", range(5), 4)], 8),
+    "one of another dtype": ([*layers("h", range(4)), *layers("h", [4], dtype="F16"), *layers("h", range(5, 9))], 6),
+    "one with more": ([*layers("h", range(4)), ("h.3.more", "F32", [1]), *layers("h", range(4, 9))], 7),
+    "one with less": ([*layers("h", range(4)), *[*layer("h", 4)][:2], *layers("h", range(5, 9))], 6),
+    "words in the place of numbers": (layers("h", ["first", "second", "3", "4", "5"]), 2),
+    "leading zeros": (layers("h", ["00", "01", "02", "03"]), 3),
+    "other letters": (layers("schicht_ü.键", range(4)), 3),
     "numbers without an end": (layers("h", [10**30 + one for one in range(4)]), 0),
-    "numbers before": (layers("3.layers", range(5)), 3),
-    "nothing but numbers": (layers("7", range(5)), 3),
+    "numbers before": (layers("3.layers", range(5)), 4),
+    "nothing but numbers": (layers("7", range(5)), 4),
 }
 
 
@@ -80,15 +80,15 @@ def test_says_what_each_entry_says(
     found: list[Next] = []
     real = RepeatedEntries.next
 
-    def noted(self: RepeatedEntries, text: bytes, at: int, start: int, begin: int) -> Next | None:
-        some = real(self, text, at, start, begin)
+    def noted(self: RepeatedEntries, text: bytes, at: int, start: int, table: tuple[int, int]) -> Next | None:
+        some = real(self, text, at, start, table)
         found.extend([] if some is None else [some])
         return some
 
     monkeypatch.setattr(RepeatedEntries, "next", noted)
     with open_checkpoint(path) as quickly:
         assert isinstance(quickly.tensors, TensorTable)
-        assert len(found) == repeated  # the last layer ends with the header, and is read
+        assert len(found) == repeated
         monkeypatch.setattr(plain_header, "is_of_stack", lambda *_: False)
         with open_checkpoint(path) as each:
             assert isinstance(each.tensors, TensorTable)

@@ -16,8 +16,9 @@ from qkvinspect.fast_dataclass import replace as fast_replace
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect, match
 from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.renamed import Renamed
 from qkvinspect.inspection.repeated import RepeatedAttention, norms_of
-from qkvinspect.inspection.repeats import Renamed, Repeats
+from qkvinspect.inspection.repeats import Repeats
 from qkvinspect.inspection.report import Attention, Part
 from tests.conftest import Run
 from tests.inspection.conventions import CONVENTIONS
