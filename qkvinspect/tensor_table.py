@@ -74,7 +74,7 @@ class BlockForm:
         return self._numbers.get(end)
 
 
-class Block(Sequence[str]):
+class NamedBlock(Sequence[str]):
     """The names of a block.
 
     Attributes:
@@ -116,7 +116,7 @@ class TensorTable(Mapping[str, TensorInfo]):
     __slots__ = ("_places", "_size", "_unlike", "blocks", "kinds", "source")
 
     def __init__(
-        self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int], blocks: Mapping[str, Block]
+        self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int], blocks: Mapping[str, NamedBlock]
     ) -> None:
         self.source, self.kinds, self._places, self.blocks = source, kinds, places, blocks
         self._size = len(places) + sum(map(len, blocks.values()))
@@ -147,16 +147,16 @@ class TensorTable(Mapping[str, TensorInfo]):
     def placed(self) -> Iterator[tuple[str, int]]:
         """Every name with its place, in the order of the file."""
         for part in self.parts():
-            yield from part.placed() if isinstance(part, Block) else part
+            yield from part.placed() if isinstance(part, NamedBlock) else part
 
-    def parts(self) -> Iterator[Block | list[tuple[str, int]]]:
+    def parts(self) -> Iterator[NamedBlock | list[tuple[str, int]]]:
         """Blocks, and between them names that are in none, with their places; in the order of the file."""
         alone, done = iter(self._places.items()), 0
         for block in self.blocks.values():
             if block.position > done:
                 yield [*islice(alone, block.position - done)]
             yield block
-            done = block.position + len(block)
+            done = block.position + len(block.form.ends)  # its own length takes longer to ask for
         yield [*alone]
 
     def described(self) -> Iterator[tuple[str, TensorInfo]]:
@@ -182,7 +182,7 @@ class TensorTable(Mapping[str, TensorInfo]):
         whose number is shortest.
         """
         if not self._unlike:
-            shortest: dict[int, Block] = {}
+            shortest: dict[int, NamedBlock] = {}
             for block in self.blocks.values():
                 known = shortest.setdefault(id(block.form), block)
                 if len(block.begin) < len(known.begin):
@@ -196,8 +196,8 @@ class TensorTable(Mapping[str, TensorInfo]):
         found: dict[str, int] = {}
         position = 0
         for part in self.parts():
-            if not isinstance(part, Block) or part.begin in begins:
-                held = part if isinstance(part, Block) else [name for name, _ in part]
+            if not isinstance(part, NamedBlock) or part.begin in begins:
+                held = part if isinstance(part, NamedBlock) else [name for name, _ in part]
                 found |= {name: position + at for at, name in enumerate(held) if name in names}
             position += len(part)
         return found

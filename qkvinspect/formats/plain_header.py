@@ -15,7 +15,7 @@ from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.repeated_entries import UNNUMBERED, RepeatedEntries, beginning, is_of_stack
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_integers, is_mapping, is_texts
-from qkvinspect.tensor_table import BITS, KIND, Block, TensorKind, TensorTable
+from qkvinspect.tensor_table import BITS, KIND, NamedBlock, TensorKind, TensorTable
 
 CODES: dict[str, str] = {
     "F64": "float64",
@@ -103,7 +103,7 @@ class _Scan:
         self._known: dict[tuple[bytes, bytes], int] = {}
         self.kinds: list[TensorKind] = []
         self.places: dict[str, int] = {}
-        self.blocks: dict[str, Block] = {}
+        self.blocks: dict[str, NamedBlock] = {}
         self.count, self.position, self.in_order = 0, 0, True
 
     def read(self, at: int) -> bool:
@@ -127,15 +127,14 @@ class _Scan:
 
     def _layers(self, alike: RepeatedEntries, at: int) -> tuple[int, bool]:
         """Read the layers that begin there and are like one; where they end, and whether the header does."""
-        text, begin, last, nbytes, size = self._text, self._begin, False, alike.nbytes, len(alike.form.ends)
-        while not last and (some := alike.next(text, at, self.position, (begin, self.count))) is not None:
-            block, at, last = some
-            self.position += nbytes
-            self.count += size
-            if block.begin in self.blocks:
+        count, last, blocks = 0, False, self.blocks
+        for block, stop, ends in alike.layers(self._text, at, self.position, (self._begin, self.count)):
+            at, last = stop, ends
+            count += 1
+            if blocks.setdefault(block.begin, block) is not block:
                 self.places.update(block.placed())
-            else:
-                self.blocks[block.begin] = block
+        self.position += count * alike.nbytes
+        self.count += count * len(alike.form.ends)
         return at, last
 
     def _entry(self, found: Match[bytes]) -> int | None:

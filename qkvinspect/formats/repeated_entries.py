@@ -6,12 +6,12 @@ a third of the time of reading them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from re import Match
 from typing import NamedTuple
 
 from qkvinspect.late_pattern import late_pattern
-from qkvinspect.tensor_table import BITS, Block, BlockForm
+from qkvinspect.tensor_table import BITS, BlockForm, NamedBlock
 
 _BEGIN = late_pattern(rb'"(?:[^."\\\x00-\x1f]*\.)+?[0-9]+\.')
 _END = late_pattern(rb"\]\}\}[ \t\n\r]*\Z")
@@ -41,17 +41,17 @@ def _stack(begin: bytes) -> bytes:
     return begin[:-1].rstrip(b"0123456789")
 
 
-class Next(NamedTuple):
-    """The entries of one more layer.
+class RepeatedLayer(NamedTuple):
+    """One more layer.
 
     Attributes:
-        stop: where they end in the header.
-        ends: whether the header ends there.
+        stop: where its entries end in the header.
+        last: whether the header ends there.
     """
 
-    block: Block
+    block: NamedBlock
     stop: int
-    ends: bool
+    last: bool
 
 
 class RepeatedEntries:
@@ -88,26 +88,36 @@ class RepeatedEntries:
         places = [start << BITS | kind for start, kind in zip(self._starts, kinds, strict=True)]
         self.form = BlockForm(self._before[1:].decode(), ends, places)
 
-    def next(self, text: bytes, at: int, start: int, table: tuple[int, int]) -> Next | None:
-        """The entries that begin there, if they are such and the bytes of their tensors begin at ``start``.
+    def layers(self, text: bytes, at: int, start: int, table: tuple[int, int]) -> Iterator[RepeatedLayer]:
+        """One after another, the layers whose entries begin there, if they are such.
 
         Args:
+            start: where the bytes of the first one's tensors must begin.
             table: where the bytes of all tensors begin in the file, and how many names stand before these.
         """
-        first = at + len(self._before)
-        point = text.find(b".", first, first + _LONGEST)
-        number = text[first : max(point, first)]
-        if not number.isdigit():
-            return None
-        starts = [start + one for one in self._starts]
-        values: list[bytes | int] = [number] * (3 * len(starts))
-        values[1::3], values[2::3] = starts, [*starts[1:], start + self.nbytes]
-        told = self._text % tuple(values)
-        if not text.startswith(told, at):
-            return None
-        begin, position = table
-        block = Block(self.form, number.decode(), begin + start << BITS, position)
-        stop = at + len(told)
-        if text.startswith(self._comma, stop):
-            return Next(block, stop + len(self._comma), ends=False)
-        return Next(block, stop, ends=True) if _END.match(text, stop) else None
+        form, starts, nbytes, told = self.form, self._starts, self.nbytes, self._text
+        size = len(self._before)
+        values: list[bytes | int] = [b""] * (3 * len(starts))
+        (begin, position), last = table, False
+        while not last:
+            first = at + size
+            point = text.find(b".", first, first + _LONGEST)
+            number = text[first : max(point, first)]
+            if not number.isdigit():
+                return
+            places = [start + one for one in starts]
+            places.append(start + nbytes)
+            values[::3], values[1::3], values[2::3] = [number] * len(starts), places[:-1], places[1:]
+            entries = told % tuple(values)
+            if not text.startswith(entries, at):
+                return
+            at += len(entries)
+            if text.startswith(self._comma, at):
+                at += len(self._comma)
+            elif _END.match(text, at):
+                last = True
+            else:
+                return
+            yield RepeatedLayer(NamedBlock(form, number.decode(), begin + start << BITS, position), at, last)
+            start += nbytes
+            position += len(starts)

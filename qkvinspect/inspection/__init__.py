@@ -174,10 +174,14 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         *adapters_and_wrappers.findings(checkpoint, stored, repeats.firsts),
     ]
     attentions: list[Attention] = []
+    lost: dict[int, bool] = {}  # by the module that others repeat
     for module in modules:
         findings += module.findings
         if module.attention is not None:
-            if any(weight.why for weight in like(module.attention).weights):
+            first = like(module.attention)
+            if id(first) not in lost:
+                lost[id(first)] = any(weight.why for weight in first.weights)
+            if lost[id(first)]:
                 findings += about_values(module.attention.layer, module.attention.weights)
             attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
             attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()

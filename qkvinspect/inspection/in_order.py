@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from qkvinspect.inspection.candidates import Match
 from qkvinspect.inspection.repeated import RepeatedMatch
-from qkvinspect.tensor_table import Block, TensorTable
+from qkvinspect.tensor_table import NamedBlock, TensorTable
 from qkvinspect.weights.encodings import Weights
 
 _FIGURES = 9
@@ -39,7 +39,7 @@ def by_numbers(matches: list[Match]) -> None:
 def _key(match: Match) -> Key:
     if isinstance(match, RepeatedMatch):
         block, layer = match.renamed.held, match.layer
-        if isinstance(block, Block) and layer.startswith(block.begin):
+        if isinstance(block, NamedBlock) and layer.startswith(block.begin):
             stack = block.form.stack
             number = block.begin[len(stack) :]
             if len(number) <= _FIGURES:  # which stands alone: a point before it, and a point behind it or nothing

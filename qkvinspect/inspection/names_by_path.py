@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, ItemsView, Iterator, Mapping, ValuesView
 from operator import eq
 
-from qkvinspect.tensor_table import Block, TensorTable
+from qkvinspect.tensor_table import NamedBlock, TensorTable
 
 Path = tuple[str, ...]
 
@@ -43,7 +43,7 @@ class TablePaths(Mapping[str, Path]):
         """Every name with its path, in the order of the file; each component that blocks share is kept once."""
         ends: dict[int, list[Path]] = {}
         for part in self.table.parts():
-            if isinstance(part, Block):
+            if isinstance(part, NamedBlock):
                 form, begin = part.form, tuple(part.begin.split("."))
                 below = ends.get(id(form)) or ends.setdefault(id(form), paths_below(form.ends))
                 yield from zip(part, [begin + end for end in below], strict=True)

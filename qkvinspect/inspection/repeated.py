@@ -14,7 +14,7 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Match
 from qkvinspect.inspection.report import Attention, Measure, Part
-from qkvinspect.tensor_table import Block
+from qkvinspect.tensor_table import NamedBlock
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.names import Path
@@ -74,7 +74,7 @@ class RepeatedMatch(Match):
     def position(self) -> int | None:
         """How many names stand before its first weight in the file, where the block says it."""
         held = self.renamed.held
-        return held.position + self._begins if isinstance(held, Block) else None
+        return held.position + self._begins if isinstance(held, NamedBlock) else None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.names_by_path import TablePaths
 from qkvinspect.inspection.renamed import FirstBlock, Renamed
 from qkvinspect.inspection.words import speaks_of_attention, word_of
-from qkvinspect.tensor_table import Block, TensorTable
+from qkvinspect.tensor_table import NamedBlock, TensorTable
 from qkvinspect.weights.head_list import heads_of
 
 
@@ -38,46 +38,44 @@ class Repeats:
             self._compare()
 
     def _compare(self) -> None:
-        kinds: dict[Path, list[int]] = {}
+        kinds: dict[Path, Sequence[int]] = {}
         for block, some, kind in self._stretches():
-            if not block:
-                continue
             known = self._held.setdefault(block, some)
             if known is some:
                 kinds[block] = kind
-                continue
-            if not isinstance(known, list):
-                self._held[block] = known = [*known]
-                kinds[block] = [*kinds[block]]  # which all of its form share
-            known.extend(some)
-            kinds[block].extend(kind)
+            elif block:
+                own = kinds[block]
+                if not isinstance(known, list) or not isinstance(own, list):
+                    self._held[block], kinds[block] = known, own = [*known], [*own]
+                known.extend(some)
+                own.extend(kind)
+        self._held.pop((), None)
         first: dict[tuple[Path, tuple[int, ...]], Path] = {}
-        again: set[Path] = set()
         for block, kind in kinds.items():
             one = first.setdefault((block[:-1], tuple(kind)), block)
             if one is not block:
-                self._alike.add(one)
                 self._of.setdefault(one, []).append(block)
-                again.add(block)
-        self._alike |= again
+        again = {block for others in self._of.values() for block in others}
+        self._alike = again.union(self._of)
         if again:
             self.firsts = dict(self._outside(again))
 
-    def _stretches(self) -> Iterator[tuple[Path, Sequence[str], list[int]]]:
+    def _stretches(self) -> Iterator[tuple[Path, Sequence[str], Sequence[int]]]:
         """Names that stand together in the file and lie in one block, () where in none, and what is the same of each
         in blocks that are alike.
         """
         numbers: dict[object, int] = {}
-        forms: dict[int, tuple[Path, list[int]]] = {}
+        forms: dict[int, tuple[Path, Sequence[int]]] = {}
         for part in _parts(self._names):
-            if not isinstance(part, Block):
+            if not isinstance(part, NamedBlock):
                 yield from self._of_names(part, numbers)
                 continue
             form = part.form
             if id(form) not in forms:
                 stack = tuple(form.stack.split(".")[:-1])
                 first = [*self._of_names(_with_paths(part), numbers)]
-                forms[id(form)] = (stack, first[0][2]) if len(first) == 1 and first[0][0][:-1] == stack else ((), [])
+                as_one = len(first) == 1 and first[0][0][:-1] == stack
+                forms[id(form)] = (stack, tuple(first[0][2])) if as_one else ((), ())
             stack, kind = forms[id(form)]
             if stack:
                 yield (*stack, part.begin[len(form.stack) :]), part, kind
@@ -112,12 +110,12 @@ class Repeats:
     def _outside(self, again: Set[Path]) -> Iterator[tuple[str, Path]]:
         """What is in none of some blocks: a set of the names that are would take as much room as a table of all."""
         sizes = {len(block) for block in again}
+        begins = set(map(".".join, again))
         for part in _parts(self._names):
-            if isinstance(part, Block):
-                path = tuple(part.begin.split("."))
-                if not any(path[:size] in again for size in sizes):
-                    yield from _with_paths(part)
+            if isinstance(part, NamedBlock) and part.begin in begins:
                 continue
+            if isinstance(part, NamedBlock):
+                part = _with_paths(part)  # noqa: PLW2901
             block, within = (), False
             for name, path in part:
                 if not within or path[: len(block)] != block:  # neighbours mostly share a block
@@ -196,13 +194,13 @@ class Repeats:
             yield Renamed(first, other, self._held[other])
 
 
-def _parts(names: Names) -> Iterable[Block | Iterable[tuple[str, Path]]]:
+def _parts(names: Names) -> Iterable[NamedBlock | Iterable[tuple[str, Path]]]:
     """The names in the order of the file, those of a table in its blocks; others with their paths."""
     paths = names.paths
     if not isinstance(paths, TablePaths):
         return [paths.items()]
     parts = paths.table.parts()
-    return (part if isinstance(part, Block) else _with_paths([name for name, _ in part]) for part in parts)
+    return (part if isinstance(part, NamedBlock) else _with_paths([name for name, _ in part]) for part in parts)
 
 
 def _with_paths(names: Iterable[str]) -> list[tuple[str, Path]]:

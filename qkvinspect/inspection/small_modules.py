@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, repeat
 from math import sqrt
+from operator import itemgetter
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.repeated import Figures, RepeatedAttention, with_norms
 from qkvinspect.inspection.report import Attention, Part
-from qkvinspect.tensor_table import BITS, Block
+from qkvinspect.tensor_table import BITS, NamedBlock
 from qkvinspect.weights.many_small import SmallForm, SmallForms, Squares, squares_of_columns
 from qkvinspect.weights.weight import Weight
 
@@ -46,7 +47,7 @@ class Reading(NamedTuple):
     def starts(self, modules: Sequence[Attention]) -> list[list[int]]:
         """Where each weight and bias begins in the file, of each module."""
         blocks = [one.renamed.held for one in modules if isinstance(one, RepeatedAttention)]
-        known = [block for block in blocks if isinstance(block, Block)]
+        known = [block for block in blocks if isinstance(block, NamedBlock)]
         if len(known) == len(modules) and len({id(block.form) for block in known}) == 1:
             within, bases = known[0].form.places, [block.base for block in known]
             return [[base + start >> BITS for base in bases] for start in map(within.__getitem__, self.places)]
@@ -121,17 +122,8 @@ def _norms(columns: Sequence[Sequence[Squares]], of: NormOf | None, count: int) 
     """
     if of is None:
         return repeat(None, count)
-    if len(of.runs) == 1:
-        run = of.runs[0]
-        return [sqrt(sum(rows[run], 0.0)) for rows in columns[of.weight]]
-    return [_norm(rows, of.runs) for rows in columns[of.weight]]
-
-
-def _norm(rows: Sequence[float], runs: Sequence[slice]) -> float:
-    squares = 0.0
-    for run in runs:
-        squares += sum(rows[run], 0.0)
-    return sqrt(squares)
+    sums = [map(sum, map(itemgetter(run), columns[of.weight])) for run in of.runs]
+    return map(sqrt, sums[0] if len(sums) == 1 else map(sum, zip(*sums, strict=True)))
 
 
 def _with(one: Attention, figures: Figures) -> Attention:

@@ -15,12 +15,23 @@ from qkvinspect.render.alike_names import name, stem, together, varied
 from qkvinspect.render.model import in_short
 from qkvinspect.weights.weight import Weight
 
+_LEAST, _MOST = 0.1, 1e7
+"""Of numbers whose first three decimals say enough."""
+
 
 def number(value: float) -> str:
     """Three decimals, or three digits where that says more."""
     if not math.isfinite(value) or value == 0:
         return str(value) if value else "0"
-    return f"{value:.3f}" if 0.1 <= abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:.3f}" if _LEAST <= abs(value) < _MOST else f"{value:.3g}"
+
+
+def figures(norms: Sequence[float | None]) -> list[str]:
+    """``number`` of each of many norms; ``-`` for None."""
+    return [
+        "-" if norm is None else f"{norm:.3f}" if _LEAST <= norm < _MOST else number(norm)  # asked of a million
+        for norm in norms
+    ]
 
 
 def norm(measure: Measure | None) -> str:

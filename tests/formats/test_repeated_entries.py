@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint, plain_header
-from qkvinspect.formats.repeated_entries import Next, RepeatedEntries
+from qkvinspect.formats.repeated_entries import RepeatedEntries, RepeatedLayer
 from qkvinspect.tensor_table import TensorTable
 
 Entries = Iterable[tuple[str, str, list[int]]]
@@ -77,15 +78,17 @@ def test_says_what_each_entry_says(
     entries, repeated = HEADERS[name]
     header = described(entries)
     path = written(tmp_path, json.dumps(header, separators=separators, ensure_ascii=False), end_of(header))
-    found: list[Next] = []
-    real = RepeatedEntries.next
+    found: list[RepeatedLayer] = []
+    real = RepeatedEntries.layers
 
-    def noted(self: RepeatedEntries, text: bytes, at: int, start: int, table: tuple[int, int]) -> Next | None:
-        some = real(self, text, at, start, table)
-        found.extend([] if some is None else [some])
-        return some
+    def noted(
+        self: RepeatedEntries, text: bytes, at: int, start: int, table: tuple[int, int]
+    ) -> Iterator[RepeatedLayer]:
+        for one in real(self, text, at, start, table):
+            found.append(one)
+            yield one
 
-    monkeypatch.setattr(RepeatedEntries, "next", noted)
+    monkeypatch.setattr(RepeatedEntries, "layers", noted)
     with open_checkpoint(path) as quickly:
         assert isinstance(quickly.tensors, TensorTable)
         assert len(found) == repeated
@@ -94,8 +97,34 @@ def test_says_what_each_entry_says(
             assert isinstance(each.tensors, TensorTable)
             assert len(found) == repeated
             assert quickly.tensors.kinds == each.tensors.kinds
-            assert [*quickly.tensors] == [*each.tensors] == [*header]
-            assert [*map(quickly.tensors.place, header)] == [*map(each.tensors.place, header)]
+            _are_the_same(quickly.tensors, each.tensors, [*header])
+
+
+def _are_the_same(some: TensorTable, others: TensorTable, names: list[str]) -> None:
+    assert [*some] == [*others] == names
+    assert [name for name, _ in some.items()] == [one.name for one in some.values()] == names
+    assert len(some) == len(others) == len(names)
+    assert some.counted() == others.counted()
+    assert [*map(some.place, names)] == [*map(others.place, names)]
+    assert [*map(some.kind_number, names)] == [*map(others.kind_number, names)]
+    assert some.starts(names) == others.starts(names)
+    for name in (*names, *(f"{name}.more" for name in names), *(name[:-1] for name in names), "", "h.7", "h.7."):
+        assert (name in some) == (name in others), name
+        assert (some.get(name) is None) == (others.get(name) is None) == (name not in others)
+        assert some.kind_number(name) == others.kind_number(name)
+    for asked in (names, names[:1], names[-1:], names[1::4], []):
+        assert some.positions({*asked}) == {name: at for at, name in enumerate(names) if name in asked}
+    without_numbers = [{re.sub(r"\d+", "#", name) for name in held} for held in (some.unlike(), others.unlike())]
+    assert without_numbers[0] == without_numbers[1]
+    assert {*some.unlike()} <= {*names}
+
+
+def test_of_alike_layers_the_one_with_the_shortest_number_stands_for_all(tmp_path: Path) -> None:
+    header = described(layers("h", [100, 1000, 10, 12345, 11, 2000]))
+    with open_checkpoint(written(tmp_path, json.dumps(header), end_of(header))) as checkpoint:
+        assert isinstance(checkpoint.tensors, TensorTable)
+        numbers = [name.split(".")[1] for name in checkpoint.tensors.unlike()]
+        assert numbers == ["100"] * 3 + ["10"] * 3  # the first is in no block
 
 
 def test_bytes_in_another_order_than_the_entries_are_read(tmp_path: Path) -> None:
