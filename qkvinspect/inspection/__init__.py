@@ -17,6 +17,7 @@ from qkvinspect.garbage import none_collected
 from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.accounting import account
+from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
@@ -161,7 +162,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         return not options.layers or any(fnmatchcase(found.layer, glob) for glob in options.layers)
 
     if options.evidence == "none":
-        modules = [told(found) for found in matches if wanted(found)]
+        modules = map(told, filter(wanted, matches) if options.layers else matches)
     else:
         thorough = options.evidence in ("thorough", "each")
         every = [told(found) for found in matches]
@@ -173,27 +174,9 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         *_not_used(options, names, matches),
         *adapters_and_wrappers.findings(checkpoint, stored, repeats.firsts),
     ]
-    attentions: list[Attention] = []
-    lost: dict[int, bool] = {}  # by the module that others repeat
-    for module in modules:
-        findings += module.findings
-        if module.attention is not None:
-            first = like(module.attention)
-            if id(first) not in lost:
-                lost[id(first)] = any(weight.why for weight in first.weights)
-            if lost[id(first)]:
-                findings += about_values(module.attention.layer, module.attention.weights)
-            attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
-            attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()
+    attentions, left_out = _told_of(modules, findings, checkpoint, lora)
     findings += adapters_and_wrappers.not_shown(attentions, lora)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
-    left_out = [
-        (module.match.candidates[0], finding.message)
-        for module in modules
-        if module.attention is None
-        for finding in module.findings
-        if finding.code is FindingCode.UNEXPECTED_SHAPE
-    ]
     accounted = (
         None
         if options.layers
@@ -205,6 +188,29 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     if options.layers and not attentions:
         raise _no_such_layer(checkpoint, options.layers, [found.layer for found in matches])
     return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
+
+
+def _told_of(
+    modules: Iterable[weights.Module], findings: list[Finding], checkpoint: Checkpoint, lora: adapters_and_wrappers.Lora
+) -> tuple[list[Attention], list[tuple[Candidate, str]]]:
+    """The modules that are shown, and those that are left out with the reason; adds what is said of each."""
+    attentions: list[Attention] = []
+    left_out: list[tuple[Candidate, str]] = []
+    lost: dict[int, tuple[Attention, bool]] = {}  # modules that others repeat, and whether they have no values
+    for module in modules:
+        findings += module.findings
+        if module.attention is None:
+            shapes = (finding for finding in module.findings if finding.code is FindingCode.UNEXPECTED_SHAPE)
+            left_out += ((module.match.candidates[0], finding.message) for finding in shapes)
+        else:
+            first = like(module.attention)
+            if id(first) not in lost:
+                lost[id(first)] = first, any(weight.why for weight in first.weights)
+            if lost[id(first)][1]:
+                findings += about_values(module.attention.layer, module.attention.weights)
+            attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
+            attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()
+    return attentions, left_out
 
 
 def _no_such_layer(checkpoint: Checkpoint, asked: Sequence[str], known: Sequence[str]) -> UsageError:

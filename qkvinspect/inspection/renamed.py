@@ -155,7 +155,7 @@ class Renamed:
         """Of a finding about the layer called ``first``."""
         if one.layer != first or first in one.message:
             raise UnlikeError(first)
-        return replace(one, layer=layer)
+        return one.of(layer)
 
 
 def _seen_as(one: Weight, other: Weight) -> Weight:

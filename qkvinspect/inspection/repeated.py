@@ -210,8 +210,8 @@ def with_norms(parts: Sequence[Part], figures: Figures) -> Iterator[Part]:
 
 def norms_of(one: Attention, names: Sequence[str]) -> tuple[float | None, ...]:
     """The norms of the parts of these names, then of their biases; None for what has none."""
-    if isinstance(one, RepeatedAttention) and one.norms is not None and one.stack.parts == names:
-        return one.norms[: 2 * len(names)]
+    if isinstance(one, RepeatedAttention) and one.stack.parts == names:
+        return (None,) * (2 * len(names)) if one.norms is None else one.norms[: 2 * len(names)]
     parts = [one.part(name) for name in names]
     measures = [*(part and part.measured for part in parts), *(part and part.bias_measured for part in parts)]
     return tuple([measure and measure.norm for measure in measures])
@@ -219,8 +219,8 @@ def norms_of(one: Attention, names: Sequence[str]) -> tuple[float | None, ...]:
 
 def nonfinite_of(one: Attention, names: Sequence[str]) -> int | None:
     """How many values of these parts and of their biases are not finite; None where none was looked at."""
-    if isinstance(one, RepeatedAttention) and one.norms is not None:
-        return 0
+    if isinstance(one, RepeatedAttention):
+        return None if one.norms is None else 0
     parts = [part for name in names if (part := one.part(name)) is not None]
     counted = [one.nonfinite for part in parts for one in (part.measured, part.bias_measured) if one is not None]
     return sum(counted) if counted else None

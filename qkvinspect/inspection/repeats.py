@@ -51,8 +51,11 @@ class Repeats:
                 own.extend(kind)
         self._held.pop((), None)
         first: dict[tuple[Path, tuple[int, ...]], Path] = {}
+        of_form: dict[int, Path] = {}
         for block, kind in kinds.items():
-            one = first.setdefault((block[:-1], tuple(kind)), block)
+            one = of_form.get(id(kind))
+            if one is None:
+                one = of_form[id(kind)] = first.setdefault((block[:-1], tuple(kind)), block)
             if one is not block:
                 self._of.setdefault(one, []).append(block)
         again = {block for others in self._of.values() for block in others}

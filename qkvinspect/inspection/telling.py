@@ -74,9 +74,9 @@ def _stack(first: Module, found: RepeatedMatch) -> LikeModules | None:
 
 def _repeated(first: Module, stack: LikeModules, found: RepeatedMatch) -> Module:
     """A module that repeats another."""
-    layer, renamed = found.layer, found.renamed
-    findings = tuple([renamed.finding(one, stack.first.layer, layer) for one in first.findings])
-    return Module(found, stack.attention(layer, renamed), findings)
+    layer = found.layer
+    findings = tuple([one.of(layer) for one in first.findings]) if first.findings else ()
+    return Module(found, stack.attention(layer, found.renamed), findings)
 
 
 def _require_shareable(attention: Attention) -> None:

@@ -29,8 +29,8 @@ def number(value: float) -> str:
 def figures(norms: Sequence[float | None]) -> list[str]:
     """``number`` of each of many norms; ``-`` for None."""
     return [
-        "-" if norm is None else f"{norm:.3f}" if _LEAST <= norm < _MOST else number(norm)  # asked of a million
-        for norm in norms
+        "-" if norm is None else f"{norm:.3f}" if _LEAST <= norm < _MOST else number(norm) if norm else "0"
+        for norm in norms  # of which there may be a million
     ]
 
 
@@ -124,7 +124,7 @@ def findings(found: Sequence[Finding]) -> list[tuple[Finding, str]]:
 def _of_any_layer(finding: Finding) -> str:
     """What is said, without the numbers of the layer's own name."""
     layer = finding.layer
-    return finding.message.replace(layer, stem(layer)) if layer else finding.message
+    return finding.message.replace(layer, stem(layer)) if layer and layer in finding.message else finding.message
 
 
 def heads(attention: Attention) -> str:

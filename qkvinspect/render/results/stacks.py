@@ -91,7 +91,7 @@ def _of_one_name(groups: Sequence[list[Attention]]) -> Iterator[tuple[int, Alike
     for group, own in zip(groups, numbers, strict=True):
         first = group[0].layer
         name = alike_names.name(first, differs) if len(group) > 1 else first
-        labels = tuple([alike_names.label_of(some, differs) for some in own])
+        labels = tuple(alike_names.labels_of(own, differs))
         yield id(group), AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
 
 
@@ -204,7 +204,7 @@ def _table(stack: AlikeLayers, columns: Sequence[NormColumn], rows: int | None) 
     every += [_in_rows(column.norms, size, text.figures, _range) for column in columns]
     every += [_in_rows(odd, size, _counts, _total)]
     lines = [*zip(*every, strict=True)]
-    curves = ("", *(spark([_number(norm) for norm in column.norms], _WIDE) for column in columns), "")
+    curves = ("", *(spark(_numbers(column.norms), _WIDE) for column in columns), "")
     spare = tuple(number for number, title in enumerate(titles) if title.endswith("bias"))
     right = (False, *(True for _ in titles[1:]))
     return DataTable(titles, [*lines, curves], right, _stands_out, ruled=False, spare=spare)
@@ -244,5 +244,5 @@ def _total(counts: Sequence[int | None]) -> str:
     return _count(sum(known) if known else None)
 
 
-def _number(norm: float | None) -> float:
-    return math.nan if norm is None else norm
+def _numbers(norms: Sequence[float | None]) -> list[float]:
+    return [math.nan if norm is None else norm for norm in norms]
