@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache, cached_property
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
@@ -163,7 +163,7 @@ class Names:
         """The tensors whose paths end so, by their paths without numbers."""
         if end not in self._by_stack:
             if not self._by_end:
-                for path, name in self._by_path.items():
+                for path, name in chain(self.aliases.items(), ((path, name) for name, path in self.paths.items())):
                     self._by_end.setdefault(path[-2:], []).append((path, name))
             same = self._by_end.get(end, ())
             if len(end) == 1:
