@@ -113,7 +113,7 @@ class TensorTable(Mapping[str, TensorInfo]):
         blocks: those that are like others, by what their names begin with.
     """
 
-    __slots__ = ("_places", "_size", "_unlike", "blocks", "kinds", "source")
+    __slots__ = ("_asked", "_places", "_size", "_unlike", "blocks", "kinds", "source")
 
     def __init__(
         self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int], blocks: Mapping[str, NamedBlock]
@@ -121,6 +121,7 @@ class TensorTable(Mapping[str, TensorInfo]):
         self.source, self.kinds, self._places, self.blocks = source, kinds, places, blocks
         self._size = len(places) + sum(map(len, blocks.values()))
         self._unlike: Sequence[str] = ()
+        self._asked: NamedBlock | None = None
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._made(name, self._place(name))
@@ -207,13 +208,19 @@ class TensorTable(Mapping[str, TensorInfo]):
         return self._in_block(name) if place is None else place
 
     def _in_block(self, name: str) -> int | None:
-        """The place of a tensor of a block; None where it is in none."""
-        found = _BEGIN.match(name) if self.blocks else None
-        block = None if found is None else self.blocks.get(found[0])
-        if block is None:
+        """The place of a tensor of a block; None where it is in none. Neighbours are mostly asked for together."""
+        block = self._asked
+        number = (
+            None if block is None or not name.startswith(block.begin) else block.form.number(name[len(block.begin) :])
+        )
+        if number is None:
+            found = _BEGIN.match(name) if self.blocks else None
+            block = None if found is None else self.blocks.get(found[0])
+            number = None if block is None else block.form.number(name[len(block.begin) :])
+        if block is None or number is None:
             return None
-        number = block.form.number(name[len(block.begin) :])
-        return None if number is None else block.base + block.form.places[number]
+        self._asked = block
+        return block.base + block.form.places[number]
 
     def _place(self, name: str) -> int:
         place = self._found(name)

@@ -32,7 +32,7 @@ class Repeats:
         self._names = names
         self._held: dict[Path, Sequence[str]] = {}
         self._of: dict[Path, list[Path]] = {}
-        self._alike: set[Path] = set()
+        self._again: set[Path] = set()
         self.firsts = names.paths
         if compare:
             self._compare()
@@ -58,10 +58,9 @@ class Repeats:
                 one = of_form[id(kind)] = first.setdefault((block[:-1], tuple(kind)), block)
             if one is not block:
                 self._of.setdefault(one, []).append(block)
-        again = {block for others in self._of.values() for block in others}
-        self._alike = again.union(self._of)
-        if again:
-            self.firsts = dict(self._outside(again))
+        self._again.update(*self._of.values())
+        if self._again:
+            self.firsts = dict(self._outside(self._again))
 
     def _stretches(self) -> Iterator[tuple[Path, Sequence[str], Sequence[int]]]:
         """Names that stand together in the file and lie in one block, () where in none, and what is the same of each
@@ -152,7 +151,8 @@ class Repeats:
 
     def begins(self, path: Path) -> str:
         """The first tensor of the block that holds a path, if it repeats another or others repeat it; else ""."""
-        return self._held[block][0] if (block := path[: _first_number(path) + 1]) in self._alike else ""
+        block = path[: _first_number(path) + 1]
+        return self._held[block][0] if block in self._of or block in self._again else ""
 
     def repeated(self) -> Iterator[tuple[Sequence[str], Sequence[Sequence[str]]]]:
         """What each block holds that others repeat, and what these hold."""
