@@ -1,7 +1,7 @@
 """Entries of a header that are those before them, but for a layer's number and the places of the bytes.
 
 What follows a layer is nearly always one more like it. To write down how its entries must read, and to compare, takes
-a third of the time of reading them.
+half the time of reading them.
 """
 
 from __future__ import annotations

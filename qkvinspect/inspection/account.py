@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence, Set
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.finding_codes import FindingCode
@@ -17,9 +17,6 @@ from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
-
-if TYPE_CHECKING:
-    pass
 
 Status = Literal["attention", "other", "unrecognised"]
 
