@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from qkvinspect.errors import clean
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode, FindingKind, Severity
@@ -38,6 +40,12 @@ class Finding:
         object.__setattr__(self, "severity", severity or code.severity)
         object.__setattr__(self, "message", clean(message))
         object.__setattr__(self, "layer", layer)
+
+    def of(self, layer: str) -> Finding:
+        """The same of another layer."""
+        made: Any = object.__new__(Finding)
+        made.code, made.severity, made.message, made.layer = self.code, self.severity, self.message, layer
+        return made
 
     def to_dict(self) -> dict[str, object]:
         """Its form in every JSON contract."""

@@ -7,16 +7,21 @@ asked for no more than their name and shape.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import NamedTuple
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Region, TensorInfo
 from qkvinspect.dtypes import DType
+from qkvinspect.late_pattern import late_pattern
 
 BITS = 20
 """Those of a place that say which kind it is; the others are the offset of the first byte."""
 
-_KIND = (1 << BITS) - 1
+KIND = (1 << BITS) - 1
+
+_BEGIN = late_pattern(r"(?:[^.]*\.)+?[0-9]+(?=\.)")
+"""What the names of a block begin with."""
 
 
 class TensorKind(NamedTuple):
@@ -48,37 +53,91 @@ class LoneRegion(Region):
         return self.start, self.nbytes
 
 
+class BlockForm:
+    """What blocks that are alike have in common. A *block* is what lies below the first number in names.
+
+    Attributes:
+        stack: what its names begin with, up to the number.
+        ends: what follows the number in each.
+        places: of each, if the bytes of the first began at 0.
+    """
+
+    __slots__ = ("_numbers", "ends", "places", "stack")
+
+    def __init__(self, stack: str, ends: Sequence[str], places: Sequence[int]) -> None:
+        self.stack, self.ends, self.places = stack, ends, places
+        self._numbers: Mapping[str, int] = {}
+
+    def number(self, end: str) -> int | None:
+        """Which of the ends this is; None where it is none."""
+        self._numbers = self._numbers or {one: number for number, one in enumerate(self.ends)}
+        return self._numbers.get(end)
+
+
+class NamedBlock(Sequence[str]):
+    """The names of a block.
+
+    Attributes:
+        begin: what all of them begin with, the number included.
+        base: what the places of the form are counted from.
+        position: how many names stand before it in the file.
+    """
+
+    __slots__ = ("base", "begin", "form", "position")
+
+    def __init__(self, form: BlockForm, number: str, base: int, position: int) -> None:
+        self.form, self.begin, self.base, self.position = form, form.stack + number, base, position
+
+    def __getitem__(self, at: Any) -> Any:
+        ends = self.form.ends[at]
+        return self.begin + ends if isinstance(ends, str) else [self.begin + end for end in ends]
+
+    def __len__(self) -> int:
+        return len(self.form.ends)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([self.begin + end for end in self.form.ends])
+
+    def placed(self) -> Iterator[tuple[str, int]]:
+        """Each name with its place."""
+        base = self.base
+        return zip(self, [base + place for place in self.form.places], strict=True)
+
+
 class TensorTable(Mapping[str, TensorInfo]):
     """Tensors by name, each described when it is asked for.
 
     Args:
         kinds: each kind once.
-        places: of each tensor, ``start << BITS | kind``.
+        places: of each tensor, ``start << BITS | kind``, but for those in blocks.
+        blocks: those that are like others, by what their names begin with.
     """
 
-    __slots__ = ("_places", "kinds", "source")
+    __slots__ = ("_asked", "_places", "_size", "_unlike", "blocks", "kinds", "source")
 
-    def __init__(self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int]) -> None:
-        self.source, self.kinds, self._places = source, kinds, places
+    def __init__(
+        self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int], blocks: Mapping[str, NamedBlock]
+    ) -> None:
+        self.source, self.kinds, self._places, self.blocks = source, kinds, places, blocks
+        self._size = len(places) + sum(map(len, blocks.values()))
+        self._unlike: Sequence[str] = ()
+        self._asked: NamedBlock | None = None
 
     def __getitem__(self, name: str) -> TensorInfo:
-        return self._made(name, self._places[name])
+        return self._made(name, self._place(name))
 
     def get(self, key: str, default: TensorInfo | None = None) -> TensorInfo | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        place = self._places.get(key)
+        place = self._found(key)
         return default if place is None else self._made(key, place)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self._places or (isinstance(name, str) and self._in_block(name) is not None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return (name for name, _ in self.placed()) if self.blocks else iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    def keys(self) -> KeysView[str]:
-        return self._places.keys()
+        return self._size
 
     def items(self) -> ItemsView[str, TensorInfo]:
         return _TableItems(self)
@@ -86,38 +145,115 @@ class TensorTable(Mapping[str, TensorInfo]):
     def values(self) -> ValuesView[TensorInfo]:
         return _TableValues(self)
 
+    def placed(self) -> Iterator[tuple[str, int]]:
+        """Every name with its place, in the order of the file."""
+        for part in self.parts():
+            yield from part.placed() if isinstance(part, NamedBlock) else part
+
+    def parts(self) -> Iterator[NamedBlock | list[tuple[str, int]]]:
+        """Blocks, and between them names that are in none, with their places; in the order of the file."""
+        alone, done = iter(self._places.items()), 0
+        for block in self.blocks.values():
+            if block.position > done:
+                yield [*islice(alone, block.position - done)]
+            yield block
+            done = block.position + len(block.form.ends)  # its own length takes longer to ask for
+        yield [*alone]
+
     def described(self) -> Iterator[tuple[str, TensorInfo]]:
         """Every name with its tensor, each description for as long as it is held."""
-        for name, place in self._places.items():
+        for name, place in self.placed():
             yield name, self._made(name, place)
 
     def counted(self) -> list[tuple[str, tuple[int, ...], int]]:
         """As ``counted_kinds``."""
-        counted = Counter(place & _KIND for place in self._places.values())
-        return [(self.kinds[at].dtype.name, self.kinds[at].shape, count) for at, count in counted.items()]
+        forms = Counter(id(block.form) for block in self.blocks.values())
+        counted = Counter(place & KIND for place in self._places.values())
+        for form in self.forms():
+            for place in form.places:
+                counted[place & KIND] += forms[id(form)]
+        return [(kind.dtype.name, kind.shape, counted[at]) for at, kind in enumerate(self.kinds)]
+
+    def forms(self) -> list[BlockForm]:
+        """Those of its blocks."""
+        return [*{id(block.form): block.form for block in self.blocks.values()}.values()]
+
+    def unlike(self) -> Sequence[str]:
+        """Names that stand for all but for the number of a block: those in none, and those of the block of each form
+        whose number is shortest.
+        """
+        if not self._unlike:
+            shortest: dict[int, NamedBlock] = {}
+            for block in self.blocks.values():
+                known = shortest.setdefault(id(block.form), block)
+                if len(block.begin) < len(known.begin):
+                    shortest[id(block.form)] = block
+            self._unlike = [*self._places, *chain.from_iterable(shortest.values())]
+        return self._unlike
+
+    def positions(self, names: Set[str]) -> dict[str, int]:
+        """How many names stand before each of some."""
+        begins = {begin[0] for name in names if (begin := _BEGIN.match(name))} if self.blocks else set[str]()
+        found: dict[str, int] = {}
+        position = 0
+        for part in self.parts():
+            if not isinstance(part, NamedBlock) or part.begin in begins:
+                held = part if isinstance(part, NamedBlock) else [name for name, _ in part]
+                found |= {name: position + at for at, name in enumerate(held) if name in names}
+            position += len(part)
+        return found
+
+    def _found(self, name: str) -> int | None:
+        place = self._places.get(name)
+        return self._in_block(name) if place is None else place
+
+    def _in_block(self, name: str) -> int | None:
+        """The place of a tensor of a block; None where it is in none. Neighbours are mostly asked for together."""
+        block = self._asked
+        number = (
+            None if block is None or not name.startswith(block.begin) else block.form.number(name[len(block.begin) :])
+        )
+        if number is None:
+            found = _BEGIN.match(name) if self.blocks else None
+            block = None if found is None else self.blocks.get(found[0])
+            number = None if block is None else block.form.number(name[len(block.begin) :])
+        if block is None or number is None:
+            return None
+        self._asked = block
+        return block.base + block.form.places[number]
+
+    def _place(self, name: str) -> int:
+        place = self._found(name)
+        if place is None:
+            raise KeyError(name)
+        return place
 
     def _made(self, name: str, place: int) -> TensorInfo:
-        dtype, shape, strides, nbytes = self.kinds[place & _KIND]
+        dtype, shape, strides, nbytes = self.kinds[place & KIND]
         region = LoneRegion(self.source, place >> BITS, nbytes)  # whose number of bytes is kept once for all of a kind
         return TensorInfo(name, dtype, shape, strides, region, 0, "little", (name,))
 
     def starts(self, names: Iterable[str]) -> list[int]:
         """The offsets of their first bytes."""
-        places = self._places
-        return [places[name] >> BITS for name in names]
+        return [self._place(name) >> BITS for name in names]
 
     def place(self, name: str) -> tuple[int, int]:
         """The offset of its first byte, and the place of its kind in ``kinds``."""
-        place = self._places[name]
-        return place >> BITS, place & _KIND
+        place = self._place(name)
+        return place >> BITS, place & KIND
 
     def kind(self, name: str) -> TensorKind:
-        return self.kinds[self._places[name] & _KIND]
+        return self.kinds[self._place(name) & KIND]
 
     def kind_number(self, name: str) -> int | None:
         """Its place in ``kinds``; None where there is no such tensor."""
-        place = self._places.get(name)
-        return None if place is None else place & _KIND
+        place = self._found(name)
+        return None if place is None else place & KIND
+
+
+def unlike_names(tensors: Mapping[str, TensorInfo]) -> Iterable[str]:
+    """Names that stand for all where the number of a layer says nothing."""
+    return tensors.unlike() if isinstance(tensors, TensorTable) else tensors
 
 
 class _TableItems(ItemsView[str, TensorInfo]):

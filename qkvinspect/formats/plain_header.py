@@ -6,14 +6,16 @@ Whatever is written in another way, or has any fault, is left to that parser, wh
 from __future__ import annotations
 
 from math import prod
+from re import Match
 
 from qkvinspect.checkpoint import ByteSource, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import strict_json
 from qkvinspect.formats.limits import Limits
+from qkvinspect.formats.repeated_entries import UNNUMBERED, RepeatedEntries, beginning, is_of_stack
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_integers, is_mapping, is_texts
-from qkvinspect.tensor_table import BITS, TensorKind, TensorTable
+from qkvinspect.tensor_table import BITS, KIND, NamedBlock, TensorKind, TensorTable
 
 CODES: dict[str, str] = {
     "F64": "float64",
@@ -70,41 +72,92 @@ def read(source: ByteSource, text: bytes, limits: Limits) -> tuple[TensorTable, 
         if not is_mapping(metadata) or not is_texts(metadata):
             return None
         texts, at = dict(metadata), said.end()
-    kinds: list[TensorKind] = []
-    known: dict[tuple[bytes, bytes], tuple[int, int]] = {}
-    places: dict[str, int] = {}
-    count, position, in_order, last = 0, 0, True, None
-    for found in _ENTRY.finditer(text, at):
-        if found.start() != at or last is not None:
-            return None
-        name, code, sizes, first, stop, last = found.groups()
-        number, nbytes = known.get((code, sizes)) or (-1, 0)
-        if number < 0:
-            kind = _kind(code, sizes, source.name, limits)
-            if kind is None or len(kinds) >> BITS:
-                return None
-            number, nbytes = known[code, sizes] = len(kinds), kind.nbytes
-            kinds.append(kind)
-        start = int(first)
-        if int(stop) != start + nbytes:
-            return None
-        in_order = in_order and start == position
-        position += nbytes
-        try:
-            places[name.decode()] = begin + start << BITS | number
-        except UnicodeDecodeError:
-            return None
-        at = found.end()
-        count += 1
-    if last is None or count != len(places) or METADATA in places or begin + position != source.size:
+    scan = _Scan(source, text, limits)
+    if not scan.read(at):
         return None
-    if not in_order:
+    table = TensorTable(source, scan.kinds, scan.places, scan.blocks)
+    if scan.count != len(table) or METADATA in scan.places or begin + scan.position != source.size:
+        return None
+    if scan.blocks and any(map(TensorTable(source, scan.kinds, {}, scan.blocks).__contains__, scan.places)):
+        return None
+    if not scan.in_order:
         position = begin
-        for place in sorted(places.values()):  # those without bytes may come after others that start there
+        for place in sorted(place for _, place in table.placed()):  # without bytes: behind others that start there
             if place >> BITS != position:
                 return None
-            position += kinds[place & (1 << BITS) - 1].nbytes
-    return TensorTable(source, kinds, places), texts
+            position += scan.kinds[place & KIND].nbytes
+    return table, texts
+
+
+class _Scan:
+    """What was read of a header.
+
+    Attributes:
+        count, position: of the tensors, and the bytes that all of them have.
+        in_order: whether they lie as they are listed.
+    """
+
+    def __init__(self, source: ByteSource, text: bytes, limits: Limits) -> None:
+        self._file, self._text, self._limits = source.name, text, limits
+        self._begin = 8 + len(text)
+        self._known: dict[tuple[bytes, bytes], int] = {}
+        self.kinds: list[TensorKind] = []
+        self.places: dict[str, int] = {}
+        self.blocks: dict[str, NamedBlock] = {}
+        self.count, self.position, self.in_order = 0, 0, True
+
+    def read(self, at: int) -> bool:
+        """Read all entries from there; whether they are as writers make them."""
+        text, last = self._text, False
+        since, layer, own = at, UNNUMBERED, list[int]()  # where the entries of a layer begin, how, and their kinds
+        while not last:
+            if not text.startswith(layer, at):
+                if is_of_stack(text, at, layer):
+                    at, last = self._layers(RepeatedEntries(layer, _ENTRY.finditer(text, since, at), own), at)
+                    if last:
+                        break
+                since, layer, own = at, beginning(text, at), []
+            found = _ENTRY.match(text, at)
+            number = None if found is None else self._entry(found)
+            if found is None or number is None:
+                return False
+            own.append(number)
+            at, last = found.end(), found[6] is not None
+        return True
+
+    def _layers(self, alike: RepeatedEntries, at: int) -> tuple[int, bool]:
+        """Read the layers that begin there and are like one; where they end, and whether the header does."""
+        count, last, blocks = 0, False, self.blocks
+        for block, stop, ends in alike.layers(self._text, at, self.position, (self._begin, self.count)):
+            at, last = stop, ends
+            count += 1
+            if blocks.setdefault(block.begin, block) is not block:
+                self.places.update(block.placed())
+        self.position += count * alike.nbytes
+        self.count += count * len(alike.form.ends)
+        return at, last
+
+    def _entry(self, found: Match[bytes]) -> int | None:
+        """Take the tensor of an entry; the number of its kind, or None where it has a fault."""
+        name, code, sizes, first, stop, _ = found.groups()
+        number = self._known.get((code, sizes))
+        if number is None:
+            kind = _kind(code, sizes, self._file, self._limits)
+            if kind is None or len(self.kinds) >> BITS:
+                return None
+            number = self._known[code, sizes] = len(self.kinds)
+            self.kinds.append(kind)
+        start, nbytes = int(first), self.kinds[number].nbytes
+        if int(stop) != start + nbytes:
+            return None
+        self.in_order = self.in_order and start == self.position
+        self.position += nbytes
+        self.count += 1
+        try:
+            self.places[name.decode()] = self._begin + start << BITS | number
+        except UnicodeDecodeError:
+            return None
+        return number
 
 
 def _kind(code: bytes, sizes: bytes, file: str, limits: Limits) -> TensorKind | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -17,12 +16,14 @@ from qkvinspect.findings import Finding
 from qkvinspect.garbage import none_collected
 from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection import weighing as weights
-from qkvinspect.inspection.account import account
+from qkvinspect.inspection.accounting import account
+from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.facts.flags import parse_flag
 from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.facts.models_apart import each_of_its_own
 from qkvinspect.inspection.head_lists import with_lists
+from qkvinspect.inspection.in_order import by_numbers
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.misfit import WHERE_NAMES_ARE, cannot, why_shapes
 from qkvinspect.inspection.names import Names
@@ -148,7 +149,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     computed = Computed.of(checkpoint, names)
     matches, left = computed.completed(matches, left)
     if checkpoint.sorted_names:
-        matches.sort(key=lambda found: _natural(found.layer))
+        by_numbers(matches)
     lora = adapters_and_wrappers.lora(checkpoint)
 
     sources = Sources(names, flags, checkpoint.configs, checkpoint.modules)
@@ -161,7 +162,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         return not options.layers or any(fnmatchcase(found.layer, glob) for glob in options.layers)
 
     if options.evidence == "none":
-        modules = [told(found) for found in matches if wanted(found)]
+        modules = map(told, filter(wanted, matches) if options.layers else matches)
     else:
         thorough = options.evidence in ("thorough", "each")
         every = [told(found) for found in matches]
@@ -173,26 +174,13 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         *_not_used(options, names, matches),
         *adapters_and_wrappers.findings(checkpoint, stored, repeats.firsts),
     ]
-    attentions: list[Attention] = []
-    for module in modules:
-        findings += module.findings
-        if module.attention is not None:
-            if any(weight.why for weight in like(module.attention).weights):
-                findings += about_values(module.attention.layer, module.attention.weights)
-            attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
-            attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()
+    attentions, left_out = _told_of(modules, findings, checkpoint, lora)
     findings += adapters_and_wrappers.not_shown(attentions, lora)
-    named = (name for attention in attentions for name in attention.tensor_names)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
-    left_out = [
-        (module.match.candidates[0], finding.message)
-        for module in modules
-        if module.attention is None
-        for finding in module.findings
-        if finding.code is FindingCode.UNEXPECTED_SHAPE
-    ]
     accounted = (
-        None if options.layers else account(names, checkpoint.tensors, repeats, matches, named, left, odd, left_out)
+        None
+        if options.layers
+        else account(names, checkpoint.tensors, repeats, matches, attentions, left, odd, left_out)
     )
     if accounted is not None:
         findings += adapters_and_wrappers.undecoded(stored, findings)
@@ -200,6 +188,29 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     if options.layers and not attentions:
         raise _no_such_layer(checkpoint, options.layers, [found.layer for found in matches])
     return Report(checkpoint, tuple(attentions), tuple(findings), bool(options.layers), stored, accounted)
+
+
+def _told_of(
+    modules: Iterable[weights.Module], findings: list[Finding], checkpoint: Checkpoint, lora: adapters_and_wrappers.Lora
+) -> tuple[list[Attention], list[tuple[Candidate, str]]]:
+    """The modules that are shown, and those that are left out with the reason; adds what is said of each."""
+    attentions: list[Attention] = []
+    left_out: list[tuple[Candidate, str]] = []
+    lost: dict[int, tuple[Attention, bool]] = {}  # modules that others repeat, and whether they have no values
+    for module in modules:
+        findings += module.findings
+        if module.attention is None:
+            shapes = (finding for finding in module.findings if finding.code is FindingCode.UNEXPECTED_SHAPE)
+            left_out += ((module.match.candidates[0], finding.message) for finding in shapes)
+        else:
+            first = like(module.attention)
+            if id(first) not in lost:
+                lost[id(first)] = first, any(weight.why for weight in first.weights)
+            if lost[id(first)][1]:
+                findings += about_values(module.attention.layer, module.attention.weights)
+            attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
+            attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()
+    return attentions, left_out
 
 
 def _no_such_layer(checkpoint: Checkpoint, asked: Sequence[str], known: Sequence[str]) -> UsageError:
@@ -241,8 +252,3 @@ def _not_used(options: Options, names: Names, matches: Sequence[match.Match]) ->
     for layout in options.told:
         if layout not in used and (text := why_shapes(names, layout)):
             yield Finding(FindingCode.UNEXPECTED_SHAPE, f"the layout {layout.id!r} is not used: {text}")
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sorts the numbers in a name as numbers."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d{1,9})", name)]

@@ -1,39 +1,24 @@
-"""Account for every tensor of a checkpoint: attention, something else, or not understood."""
+"""Where every tensor of a checkpoint belongs: attention, something else, or not understood."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from qkvinspect.fast_dataclass import dataclass, field, replace
+from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.leftovers import Leftover
-from qkvinspect.inspection.look_alikes import looking_alike
-from qkvinspect.inspection.mixing import mixing_tokens
 from qkvinspect.inspection.names import Names, Path, numberless
 from qkvinspect.inspection.suggest import Suggestion, suggested
-from qkvinspect.inspection.unclaimed import Unclaimed, unclaimed
-from qkvinspect.inspection.undotted import Copies, copies, undotted
+from qkvinspect.inspection.undotted import Copies
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
 
-if TYPE_CHECKING:
-    from qkvinspect.inspection.candidates import Candidate, Match
-    from qkvinspect.inspection.repeats import Repeats
-
 Status = Literal["attention", "other", "unrecognised"]
-
-
-_UNDOTTED = "a row looks for names with dots: load the weights under the names of the model, and save those"
-
-
-_NAMED = "its names say already what it is, and its shapes are others"
 
 
 def _of_an_adapter(name: str) -> bool:
@@ -197,100 +182,3 @@ def _likeness(path: Path, shape: Sequence[int]) -> int:
         return said - 3
     rows, cols = shape[0], prod(shape[1:])
     return said + (rows == 3 * cols) + (rows == cols)
-
-
-def account(
-    names: Names,
-    stored: Collection[str],
-    repeats: Repeats,
-    matches: Iterable[Match],
-    split: Iterable[str],
-    left: Sequence[Leftover],
-    said: Iterable[str] = (),
-    left_out: Iterable[tuple[Candidate, str]] = (),
-) -> Account:
-    """Say of every tensor where it belongs.
-
-    Args:
-        stored: the names in the file.
-        repeats: which blocks are alike.
-        matches: the modules that were found.
-        split: the names of the tensors of those of them that could be split.
-        left: what the names' patterns left over.
-        said: modules of which something is said already.
-        left_out: modules that were found and are not shown, each with the reason, which a finding says.
-    """
-    places = {match.path for match in matches}
-    known = set(split).union(*(match.names for match in matches))
-    told = [path for path in places if any(map(speaks_of_attention, path[:-3:-1]))]  # the last first, no number mostly
-    inside = _inside(names, frozenset(told))
-    lone = any(some.lone for some in left)
-    above = {path[:size] for path in places for size in range(len(path))} if lone else set[Path]()
-    kinds = {numberless(path) for path in places} if left else set[Path]()
-    stacks = {
-        numberless(c.path): {numberless(names.paths[w.name]) for w in c.weights if w.name in names.paths}
-        for match in (matches if lone else ())
-        for c in match.candidates
-    }
-    strange = [
-        _incomplete(
-            Unrecognised(some.module, tensors, some.why, names, some.no_row, mixed=numberless(some.path) in kinds),
-            stacks.get(numberless(some.path)),
-        )
-        for some in left
-        if (tensors := tuple(info for info in some.tensors if info.name not in known))
-        and not (some.lone and (some.path in above or all(info.name in inside for info in tensors)))
-    ]
-    strange += [Unrecognised(one.layer, one.weights, why, names, _NAMED, told=True) for one, why in left_out]
-    known |= inside  # in place: sets of all tensors take much room
-    del inside
-    taken = {info.name for found in strange for info in found.tensors}
-    twice: Sequence[Copies] = ()
-    first = unclaimed(names, repeats.without_likes(known, taken))
-    if first.undotted or any(_looked_for(names, first)):
-        free = unclaimed(names, names.paths, known, taken)
-        twice = copies(names, free.undotted)
-        strange += _looked_for(names, free, {found.module for found in strange}.union(said), twice)
-    known.difference_update(info.name for found in strange for info in found.tensors)
-    return Account(names.weights, stored, known, tuple(strange), tuple(twice))
-
-
-def _looked_for(
-    names: Names, free: Unclaimed, told_of: Set[str] = frozenset(), twice: Sequence[Copies] = ()
-) -> Iterator[Unrecognised]:
-    """What looks like attention among tensors that nobody knows.
-
-    Args:
-        told_of: modules of which something is said already.
-        twice: what is kept under other names as well.
-    """
-    taken: set[str] = set()
-    for found in looking_alike(names, free.called):
-        if not any(module in told_of for module in (found[0], re.sub(r"[./][^./]*$", "", found[0]))):
-            taken.update(info.name for info in found[1])
-            yield Unrecognised(*found, names)
-    for found in mixing_tokens(names, free.mixing, taken):
-        taken.update(info.name for info in found[1])
-        yield Unrecognised(*found, names)
-    taken.update(name for some in twice for name in some.tensors)
-    for found in undotted(names, free.undotted, taken):
-        yield Unrecognised(*found, names, _UNDOTTED)
-
-
-def _incomplete(found: Unrecognised, complete: Set[Path] | None) -> Unrecognised:
-    """The module, marked where its like in other layers has more projections, these among them.
-
-    Args:
-        complete: the numberless paths of the projections of its like in other layers; None where there is none.
-    """
-    own = {numberless(found.names.paths[tensor.name]) for tensor in found.tensors}
-    if complete is None or not own < complete or len(own) < 2:  # Q alone may use keys and values of another layer
-        return found
-    lost = " and ".join(sorted(".".join(path[-2:]) for path in complete - own))
-    return replace(found, why=f"other layers of its stack have {lost} as well: {found.why}", incomplete=True)
-
-
-def _inside(names: Names, places: frozenset[Path]) -> set[str]:
-    """The tensors of modules that are attention as a whole: norms, tables, outputs."""
-    sizes = sorted({len(path) for path in places})
-    return {name for name, path in names.paths.items() for size in sizes if path[:size] in places}

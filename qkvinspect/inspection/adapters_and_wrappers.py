@@ -17,6 +17,7 @@ from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.parsed import is_mapping
+from qkvinspect.tensor_table import unlike_names
 from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors, not_summed
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
@@ -93,8 +94,12 @@ _RANK = late_pattern(r"mp_rank_\d+|(?:^|[/_.-])tp_?rank_?\d+|layer_\d+-model_\d+
 
 def without_values(weights: Weights) -> set[str]:
     """Names of weights whose shape is lost (bitsandbytes 4-bit): they cannot be split at all."""
-    states = (name for name in weights.tensors if ".weight." in name)
-    return {found[1] + ".weight" for name in states if (found := DISGUISES[0].names.match(name))}
+
+    def lost(names: Iterable[str]) -> Iterator[str]:
+        states = (name for name in names if ".weight." in name)
+        return (found[1] + ".weight" for name in states if (found := DISGUISES[0].names.match(name)))
+
+    return {*lost(weights.tensors)} if any(lost(unlike_names(weights.tensors))) else set()
 
 
 def findings(checkpoint: Checkpoint, weights: Weights, firsts: Collection[str]) -> Iterator[Finding]:
@@ -104,7 +109,9 @@ def findings(checkpoint: Checkpoint, weights: Weights, firsts: Collection[str]) 
         firsts: names of weights, but those of blocks that repeat another: what numbers are in a name says nothing here.
     """
     disguised = list(_disguised(firsts, weights))
-    if disguised or weights.order or any("/" in name for name in checkpoint.tensors):  # which divides as "." does
+    if (
+        disguised or weights.order or any("/" in name for name in unlike_names(checkpoint.tensors))
+    ):  # which divides as "." does
         disguised = list(_disguised(checkpoint.tensors, weights))
     for disguise in DISGUISES:
         modules = [found[1] for name in disguised if (found := disguise.names.match(name))]

@@ -71,6 +71,11 @@ def unwrapped(name: str) -> Path:
     return canonical(path) if LIST in name else _without_wrappers(path)
 
 
+def is_written(name: str) -> bool:
+    """Whether a name is nothing but its components as ``unwrapped`` has them."""
+    return unwrapped(name) == tuple(name.split("."))
+
+
 def _is_plain(end: str) -> bool:
     """Whether all components of the end of a name stay as they are, whatever stands before it."""
     parts = end.split(".")

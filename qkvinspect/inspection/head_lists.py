@@ -126,11 +126,19 @@ def _modules(names: Names) -> Iterable[_ListsOfModule]:
     """Every module with lists of projections, with all that stands beside these."""
     lists: dict[Path, dict[Path, dict[int, str]]] = {}
     listed, called = set[str](), set[Path]()
-    telling = {part for part in set(chain.from_iterable(names.paths.values())) if _may_tell(part)}
-    for name, path in names.paths.items():
+    paths = names.unlike_paths()
+    telling = {part for part in set(chain.from_iterable(paths)) if _may_tell(part)}
+
+    def entry_of(path: Path) -> _PlaceInList | None:
         end = path[-_DEEPEST:]
-        entry = None if telling.isdisjoint(end) else _entry(end)
+        return None if telling.isdisjoint(end) else _entry(end)
+
+    if not any(map(entry_of, paths)):
+        return ()
+    for name, path in names.paths.items():
+        entry = entry_of(path)
         if entry is not None:
+            end = path[-_DEEPEST:]
             home = (*path[: -len(end)], *entry.home)
             lists.setdefault(home, {}).setdefault(entry.key, {})[entry.number] = name
             listed.add(name)

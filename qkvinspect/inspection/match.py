@@ -17,14 +17,16 @@ from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.decide import candidates_of, decide
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
 from qkvinspect.inspection.forced import Forced
+from qkvinspect.inspection.in_order import as_in_file
 from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.no_scores import said_instead
 from qkvinspect.inspection.one_for_all_heads import with_one_head
 from qkvinspect.inspection.read_as_stored import as_read
+from qkvinspect.inspection.renamed import UnlikeError
 from qkvinspect.inspection.repeated import repeated_matches
-from qkvinspect.inspection.repeats import Repeats, UnlikeError
+from qkvinspect.inspection.repeats import Repeats
 from qkvinspect.inspection.size_conditions import sizes_fit, with_shared_kv
 from qkvinspect.inspection.three_axes import as_told
 from qkvinspect.inspection.wide_v import with_wide_v
@@ -77,10 +79,7 @@ def find_attentions(
         found = _repeated(_find(names, rows, configs, asked, repeats), names, repeats)
     except UnlikeError:
         found = _find(names, rows, configs, asked, Repeats(names, compare=False))
-    begin = {match.begins for match in found.matches}
-    order = {name: position for position, name in enumerate(names.weights) if name in begin}
-    matches = sorted(found.matches, key=lambda match: order[match.begins])
-    return found._replace(matches=matches)
+    return found._replace(matches=as_in_file(found.matches, names.weights))
 
 
 def _holds_for_alike_layers(layouts: Iterable[Layout], configs: Sequence[Config], asked: Asked) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache, cached_property
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
@@ -16,12 +16,14 @@ from qkvinspect.inspection.components import (
     VARIABLES,
     WRAPPERS,
     canonical,
+    is_written,
     paths_of,
     split_path,
 )
-from qkvinspect.inspection.names_by_path import JoinedPaths, Path, names_by_path
+from qkvinspect.inspection.names_by_path import JoinedPaths, Path, TablePaths, names_by_path
 from qkvinspect.inspection.words import is_projection
 from qkvinspect.late_pattern import late_pattern
+from qkvinspect.tensor_table import TensorTable
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.weight import Weight
 
@@ -50,16 +52,17 @@ class Names:
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        stripped = paths_of(weights)
+        stripped = _paths(weights)
         self._by_path: Mapping[Path, str] = names_by_path(stripped)
         if len(self._by_path) != len(stripped):  # both x and module.x: nothing may be stripped
             stripped = {name: split_path(name.split(".")) for name in stripped}
             self._by_path = names_by_path(stripped)
         self.paths = stripped
         self.as_written = isinstance(self._by_path, JoinedPaths)
-        inner = ((name, path) for name, path in stripped.items() if len(path) > 2 and path[-2] in _INNER)
-        self.aliases = {short: name for name, path in inner if (short := self._shorter(path))}
-        if self.aliases:
+        self.aliases: Mapping[Path, str] = {}
+        if any(len(path) > 2 and path[-2] in _INNER and self._shorter(path) for path in self.unlike_paths()):
+            inner = ((name, path) for name, path in stripped.items() if len(path) > 2 and path[-2] in _INNER)
+            self.aliases = {short: name for name, path in inner if (short := self._shorter(path))}
             self._by_path = {**self.aliases, **self._by_path}
         self._by_stack: dict[Path, dict[Path, str]] = {}
         self._by_end: dict[Path, list[tuple[Path, str]]] = {}
@@ -67,6 +70,15 @@ class Names:
         self._sorted: list[str] = []
         self._numbers: dict[str, dict[int, int]] = {}
         self._words: frozenset[str] | None = None
+
+    def unlike_paths(self) -> Collection[Path]:
+        """Paths that stand for all where the number of a layer says nothing."""
+        paths = self.paths
+        return (
+            [tuple(name.split(".")) for name in paths.table.unlike()]
+            if isinstance(paths, TablePaths)
+            else paths.values()
+        )
 
     def _shorter(self, path: Path) -> Path | None:
         """The path without the component between a projection and its weight, if it is that of a projection."""
@@ -115,7 +127,9 @@ class Names:
     @cached_property
     def _all_ends(self) -> frozenset[Path]:
         """The last component of every path, and the last two."""
-        last_two = {path[-2:] for path in self._by_path}
+        last_two = {path[-2:] for path in (*self.unlike_paths(), *self.aliases)}
+        if isinstance(self.paths, TablePaths):
+            last_two.update(self.paths.last_two())
         return frozenset(last_two | {end[-1:] for end in last_two})
 
     def find_path(self, path: Path) -> Weight | None:
@@ -149,7 +163,7 @@ class Names:
         """The tensors whose paths end so, by their paths without numbers."""
         if end not in self._by_stack:
             if not self._by_end:
-                for path, name in self._by_path.items():
+                for path, name in chain(self.aliases.items(), ((path, name) for name, path in self.paths.items())):
                     self._by_end.setdefault(path[-2:], []).append((path, name))
             same = self._by_end.get(end, ())
             if len(end) == 1:
@@ -220,6 +234,14 @@ class Names:
             length -= len(last) + 1
             components -= not (wrapped and last in WRAPPERS)
         return name[: max(length, 0)]
+
+
+def _paths(weights: Weights) -> Mapping[str, Path]:
+    """The paths of all names: of a table those that are asked for, where the names are nothing but their components."""
+    table = weights.tensors
+    if not isinstance(table, TensorTable) or not table.blocks or weights.encoded or weights.order:
+        return paths_of(weights)
+    return TablePaths(table) if all(map(is_written, table.unlike())) else paths_of(weights)
 
 
 def shape_of(weight: Weight, orientation: Orientation) -> tuple[int, int]:

@@ -14,10 +14,11 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Match
 from qkvinspect.inspection.report import Attention, Measure, Part
+from qkvinspect.tensor_table import NamedBlock
 
 if TYPE_CHECKING:
     from qkvinspect.inspection.names import Path
-    from qkvinspect.inspection.repeats import Renamed
+    from qkvinspect.inspection.renamed import Renamed
 
 Some = Callable[[Sequence[str]], tuple[str, ...]]
 """Takes some of the names that a block holds."""
@@ -45,7 +46,7 @@ class RepeatedMatch(Match):
     __slots__ = ("_begins", "_layer", "_names", "like", "renamed")
     like: Match
     renamed: Renamed
-    _begins: str
+    _begins: int
     _layer: str
     _names: Some
 
@@ -54,7 +55,7 @@ class RepeatedMatch(Match):
         return Match(*values, **named)
 
     @staticmethod
-    def of(like: Match, renamed: Renamed, layer: str, begins: str, names: Some) -> RepeatedMatch:
+    def of(like: Match, renamed: Renamed, layer: str, begins: int, names: Some) -> RepeatedMatch:
         """One of the block that is called so; the last two say what it has there."""
         made: Any = object.__new__(RepeatedMatch)
         made.decided_by, made.config, made.like, made.renamed = like.decided_by, like.config, like, renamed
@@ -67,7 +68,13 @@ class RepeatedMatch(Match):
 
     @property
     def begins(self) -> str:
-        return self._begins
+        return self.renamed.held[self._begins]
+
+    @property
+    def position(self) -> int | None:
+        """How many names stand before its first weight in the file, where the block says it."""
+        held = self.renamed.held
+        return held.position + self._begins if isinstance(held, NamedBlock) else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,7 +107,7 @@ def repeated_matches(one: Match, blocks: Iterable[Renamed]) -> Iterator[Match]:
             names = some_of([renamed.place(name) for name in one.names])
             place, (cut, tail) = renamed.place(one.begins), renamed.cut(one.layer, one.begins)
         begins = renamed.held[place]
-        yield RepeatedMatch.of(one, renamed, begins[:cut] + tail, begins, names)
+        yield RepeatedMatch.of(one, renamed, begins[:cut] + tail, place, names)
 
 
 class LikeModules:
@@ -203,8 +210,8 @@ def with_norms(parts: Sequence[Part], figures: Figures) -> Iterator[Part]:
 
 def norms_of(one: Attention, names: Sequence[str]) -> tuple[float | None, ...]:
     """The norms of the parts of these names, then of their biases; None for what has none."""
-    if isinstance(one, RepeatedAttention) and one.norms is not None and one.stack.parts == names:
-        return one.norms[: 2 * len(names)]
+    if isinstance(one, RepeatedAttention) and one.stack.parts == names:
+        return (None,) * (2 * len(names)) if one.norms is None else one.norms[: 2 * len(names)]
     parts = [one.part(name) for name in names]
     measures = [*(part and part.measured for part in parts), *(part and part.bias_measured for part in parts)]
     return tuple([measure and measure.norm for measure in measures])
@@ -212,8 +219,8 @@ def norms_of(one: Attention, names: Sequence[str]) -> tuple[float | None, ...]:
 
 def nonfinite_of(one: Attention, names: Sequence[str]) -> int | None:
     """How many values of these parts and of their biases are not finite; None where none was looked at."""
-    if isinstance(one, RepeatedAttention) and one.norms is not None:
-        return 0
+    if isinstance(one, RepeatedAttention):
+        return None if one.norms is None else 0
     parts = [part for name in names if (part := one.part(name)) is not None]
     counted = [one.nonfinite for part in parts for one in (part.measured, part.bias_measured) if one is not None]
     return sum(counted) if counted else None

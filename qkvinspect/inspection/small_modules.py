@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, repeat
 from math import sqrt
+from operator import itemgetter
 from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import replace
-from qkvinspect.inspection.repeated import Figures, RepeatedAttention, Some, some_of, with_norms
+from qkvinspect.inspection.repeated import Figures, RepeatedAttention, with_norms
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.tensor_table import BITS, NamedBlock
 from qkvinspect.weights.many_small import SmallForm, SmallForms, Squares, squares_of_columns
 from qkvinspect.weights.weight import Weight
 
@@ -29,12 +31,12 @@ class Reading(NamedTuple):
     """What is read of a module, and of all that repeat it.
 
     Attributes:
-        taken: gives the names of the weights and biases, of those of the block of a module that repeats another.
+        places: of the weights and biases, among what is in the block of a module that repeats another.
         norms: what each of the ``Figures`` is the norm of.
     """
 
     names: tuple[str, ...]
-    taken: Some | None
+    places: tuple[int, ...]
     forms: tuple[SmallForm, ...]
     norms: tuple[NormOf | None, ...]
 
@@ -42,11 +44,15 @@ class Reading(NamedTuple):
     def nbytes(self) -> int:
         return sum(form.nbytes for form in self.forms)
 
-    def names_of(self, one: Attention) -> tuple[str, ...]:
-        """Those names of a module."""
-        if self.taken is not None and isinstance(one, RepeatedAttention):
-            return self.taken(one.renamed.held)
-        return self.names
+    def starts(self, modules: Sequence[Attention]) -> list[list[int]]:
+        """Where each weight and bias begins in the file, of each module."""
+        blocks = [one.renamed.held for one in modules if isinstance(one, RepeatedAttention)]
+        known = [block for block in blocks if isinstance(block, NamedBlock)]
+        if len(known) == len(modules) and len({id(block.form) for block in known}) == 1:
+            within, bases = known[0].form.places, [block.base for block in known]
+            return [[base + start >> BITS for base in bases] for start in map(within.__getitem__, self.places)]
+        held = [self.names] if not blocks else [[block[place] for place in self.places] for block in blocks]
+        return [form.table.starts(names) for form, names in zip(self.forms, zip(*held, strict=True), strict=True)]
 
 
 class SmallModules:
@@ -64,7 +70,7 @@ class SmallModules:
         if key not in self._known:
             first = self._of(one.stack.first.parts)
             places = () if first is None else [one.renamed.place(name) for name in first.names]
-            self._known[key] = first and first._replace(taken=some_of(places))
+            self._known[key] = first and first._replace(places=tuple(places))
         return self._known[key]
 
     def _of(self, parts: Sequence[Part]) -> Reading | None:
@@ -83,7 +89,7 @@ class SmallModules:
         wholes = [norm(part.weight, part.rows) for part in parts]
         biases = [norm(part.bias, part.bias_heads) for part in parts]
         heads = [norm(part.weight, (run,)) for part in parts if not part.weight.no_values for run in part.heads]
-        return Reading(tuple(read), None, known, (*wholes, *biases, *heads))
+        return Reading(tuple(read), (), known, (*wholes, *biases, *heads))
 
 
 def read_for(part: Part) -> Iterator[tuple[Weight, Orientation]]:
@@ -100,9 +106,7 @@ def measured_together(modules: Sequence[Attention], reading: Reading) -> Iterato
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    named = zip(*map(reading.names_of, modules), strict=True)
-    starts = [form.table.starts(names) for form, names in zip(reading.forms, named, strict=True)]
-    own = squares_of_columns([*zip(reading.forms, starts, strict=True)])
+    own = squares_of_columns([*zip(reading.forms, reading.starts(modules), strict=True)])
     fine = [None not in some for some in zip(*own, strict=True)]
     columns = [[rows for rows in compress(column, fine) if rows is not None] for column in own]
     figures = zip(*(_norms(columns, of, sum(fine)) for of in reading.norms), strict=True)
@@ -118,17 +122,8 @@ def _norms(columns: Sequence[Sequence[Squares]], of: NormOf | None, count: int) 
     """
     if of is None:
         return repeat(None, count)
-    if len(of.runs) == 1:
-        run = of.runs[0]
-        return [sqrt(sum(rows[run], 0.0)) for rows in columns[of.weight]]
-    return [_norm(rows, of.runs) for rows in columns[of.weight]]
-
-
-def _norm(rows: Sequence[float], runs: Sequence[slice]) -> float:
-    squares = 0.0
-    for run in runs:
-        squares += sum(rows[run], 0.0)
-    return sqrt(squares)
+    sums = [map(sum, map(itemgetter(run), columns[of.weight])) for run in of.runs]
+    return map(sqrt, sums[0] if len(sums) == 1 else map(sum, zip(*sums, strict=True)))
 
 
 def _with(one: Attention, figures: Figures) -> Attention:

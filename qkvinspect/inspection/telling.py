@@ -11,8 +11,8 @@ from qkvinspect.inspection.candidates import DecidedBy, Match
 from qkvinspect.inspection.computed import Computed
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_values
+from qkvinspect.inspection.renamed import UnlikeError
 from qkvinspect.inspection.repeated import LikeModules, RepeatedMatch
-from qkvinspect.inspection.repeats import UnlikeError
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.weighing import Facts, Module
@@ -74,9 +74,9 @@ def _stack(first: Module, found: RepeatedMatch) -> LikeModules | None:
 
 def _repeated(first: Module, stack: LikeModules, found: RepeatedMatch) -> Module:
     """A module that repeats another."""
-    layer, renamed = found.layer, found.renamed
-    findings = tuple([renamed.finding(one, stack.first.layer, layer) for one in first.findings])
-    return Module(found, stack.attention(layer, renamed), findings)
+    layer = found.layer
+    findings = tuple([one.of(layer) for one in first.findings]) if first.findings else ()
+    return Module(found, stack.attention(layer, found.renamed), findings)
 
 
 def _require_shareable(attention: Attention) -> None:

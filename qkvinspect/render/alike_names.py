@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import compress
+from operator import itemgetter
 
 from qkvinspect.late_pattern import late_pattern
 
@@ -61,6 +62,13 @@ def label(layer: str, differs: Sequence[bool]) -> str:
 def label_of(numbers: Sequence[str], differs: Sequence[bool]) -> str:
     """The same, of the numbers of a name."""
     return ".".join(compress(numbers, differs))
+
+
+def labels_of(numbers: Iterable[Sequence[str]], differs: Sequence[bool]) -> list[str]:
+    """The same, of each of many names."""
+    if differs.count(True) == 1:
+        return list(map(itemgetter(differs.index(True)), numbers))
+    return [label_of(some, differs) for some in numbers]
 
 
 def numbers(labels: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ def spark(values: Sequence[float], width: int) -> str:
     Of values that share a character, the one farthest from their middle is drawn, so that no peak is lost; those
     that are not finite are left blank.
     """
-    known = [value for value in values if math.isfinite(value)]
+    known = values if all(map(math.isfinite, values)) else [value for value in values if math.isfinite(value)]
     if not known:
         return ""
     low, high = min(known), max(known)

@@ -15,12 +15,23 @@ from qkvinspect.render.alike_names import name, stem, together, varied
 from qkvinspect.render.model import in_short
 from qkvinspect.weights.weight import Weight
 
+_LEAST, _MOST = 0.1, 1e7
+"""Of numbers whose first three decimals say enough."""
+
 
 def number(value: float) -> str:
     """Three decimals, or three digits where that says more."""
     if not math.isfinite(value) or value == 0:
         return str(value) if value else "0"
-    return f"{value:.3f}" if 0.1 <= abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:.3f}" if _LEAST <= abs(value) < _MOST else f"{value:.3g}"
+
+
+def figures(norms: Sequence[float | None]) -> list[str]:
+    """``number`` of each of many norms; ``-`` for None."""
+    return [
+        "-" if norm is None else f"{norm:.3f}" if _LEAST <= norm < _MOST else number(norm) if norm else "0"
+        for norm in norms  # of which there may be a million
+    ]
 
 
 def norm(measure: Measure | None) -> str:
@@ -113,7 +124,7 @@ def findings(found: Sequence[Finding]) -> list[tuple[Finding, str]]:
 def _of_any_layer(finding: Finding) -> str:
     """What is said, without the numbers of the layer's own name."""
     layer = finding.layer
-    return finding.message.replace(layer, stem(layer)) if layer else finding.message
+    return finding.message.replace(layer, stem(layer)) if layer and layer in finding.message else finding.message
 
 
 def heads(attention: Attention) -> str:

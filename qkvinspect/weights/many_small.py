@@ -74,6 +74,9 @@ def squares_of_columns(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> li
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    step = _step(columns)
+    if step:
+        return _in_step(columns, step)
     found: list[list[Squares | None]] = [[None] * len(starts) for _, starts in columns]
     places = [(start, number, at) for number, (_, starts) in enumerate(columns) for at, start in enumerate(starts)]
     for run in _runs(sorted(places), [form.nbytes for form, _ in columns]):
@@ -86,6 +89,34 @@ def squares_of_columns(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> li
             pieces = [data[start - begin : start - begin + form.nbytes] for start, _, _ in some]
             for (_, _, at), squares in zip(some, _of_pieces(form, pieces), strict=True):
                 sums[at] = squares
+    return found
+
+
+def _step(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> int:
+    """By how many bytes the weights of each module lie behind those of the one before; 0 where that is not one number,
+    or they lie too far apart to be read at once.
+    """
+    first = columns[0][1]
+    step = first[1] - first[0] if len(first) > 1 else 0
+    if step <= 0 or any(starts != [*range(starts[0], starts[0] + step * len(starts), step)] for _, starts in columns):
+        return 0
+    places = [(starts[at], number, at) for number, (_, starts) in enumerate(columns) for at in (0, 1)]
+    runs = [*_runs(sorted(places), [form.nbytes for form, _ in columns])]
+    return step if len(runs) == 1 else 0
+
+
+def _in_step(columns: Sequence[tuple[SmallForm, Sequence[int]]], step: int) -> list[list[Squares | None]]:
+    """The sums of weights that lie so."""
+    found: list[list[Squares | None]] = [[] for _ in columns]
+    least = min(starts[0] for _, starts in columns)
+    size = max(starts[0] + form.nbytes for form, starts in columns) - least
+    count, most = len(columns[0][1]), max((AT_ONCE - size) // step, 0) + 1
+    for done in range(0, count, most):
+        some = min(most, count - done)
+        data = memoryview(read_briefly(columns[0][0].table.source, least + done * step, (some - 1) * step + size))
+        for (form, starts), sums in zip(columns, found, strict=True):
+            places = range(starts[0] - least, starts[0] - least + some * step, step)
+            sums.extend(_of_pieces(form, [data[start : start + form.nbytes] for start in places]))
     return found
 
 

@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.fast_dataclass import replace as fast_replace
-from qkvinspect.formats import open_checkpoint
+from qkvinspect.formats import open_checkpoint, plain_header
 from qkvinspect.inspection import Options, inspect, match
 from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.renamed import Renamed
 from qkvinspect.inspection.repeated import RepeatedAttention, norms_of
-from qkvinspect.inspection.repeats import Renamed, Repeats
+from qkvinspect.inspection.repeats import Repeats
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.tensor_table import TensorTable
 from tests.conftest import Run
 from tests.inspection.conventions import CONVENTIONS
 from tests.inspection.repositories import DECOYS
@@ -131,6 +133,33 @@ def test_heads_that_each_module_holds_are_named_after_it(monkeypatch: pytest.Mon
     repeated, each = both(replace(plain, modules=held), Options(norms=False), monkeypatch)
     assert repeated == each
     assert [one.heads_from for one in repeated[1]] == [f"checkpoint:{name}.num_heads" for name in held]
+
+
+BESIDE: Shapes = {
+    "net.norm.weight": (64,),
+    "net.blocks.2.more.weight": (64, 64),
+    "net.self_attn.query.weight": (64, 64),
+}
+
+
+@pytest.mark.parametrize("beside", [{}, BESIDE], ids=["alone", "with more"])
+@pytest.mark.parametrize("shapes", MODULES)
+def test_a_table_of_blocks_is_told_as_one_of_names_is(
+    shapes: Shapes, beside: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file whose layers are held by the layer, the report is that of one whose tensors are held one by one."""
+    every = {**stacked(shapes, 5), **beside, **stacked(shapes, 2, "other.11.layers")}
+    save_file({name: torch.ones(shape) for name, shape in every.items()}, tmp_path / "m.safetensors")
+    told: list[Any] = []
+    for _ in range(2):
+        with open_checkpoint(tmp_path / "m.safetensors") as made:
+            assert isinstance(made.tensors, TensorTable)
+            assert bool(made.tensors.blocks) is not bool(told)
+            found = inspect(made, Options())
+            named = [(one.layer, one.tensor_names) for one in found.attentions]
+            told.append((found.to_dict(tensors=True), named, found.account and found.account.groups()))
+        monkeypatch.setattr(plain_header, "is_of_stack", lambda *_: False)
+    assert told[0] == told[1]
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:

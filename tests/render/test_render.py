@@ -204,6 +204,7 @@ def test_no_attention_is_said_in_words(tmp_path: Path, run) -> None:
 )  # fmt: skip
 def test_numbers(value: float, shown: str) -> None:
     assert text.number(value) == shown
+    assert text.figures([value, None, abs(value)]) == [shown, "-", text.number(abs(value))]
 
 
 @pytest.mark.parametrize(("nbytes", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (176_600_000, "176.6 MB"),

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.sources import LocalFile
+from qkvinspect.sources.briefly import AT_ONCE
 from qkvinspect.weights.compiled import squares_of
 from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.many_small import SmallForms, squares_of_columns
@@ -76,6 +77,37 @@ def test_what_lies_far_apart_is_read_alone(tmp_path: Path) -> None:
         assert [[one is not None for one in read] for read in in_runs(pieces)] == [[True] * 2, [False], [True] * 2]
         assert [len(read) for read in in_runs([pieces[0], pieces[4]])] == [1, 1]
         assert [len(read) for read in in_runs([pieces[1], pieces[0]])] == [1, 1]  # not in the order of the file
+
+
+@pytest.mark.parametrize("between", [0, 5, 10_000])
+def test_weights_of_modules_in_step_are_summed_as_those_in_any_order(
+    between: int, tmp_path: Path, reads: list[int]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    state = {
+        name: torch.randn(shape)
+        for n in range(700)
+        for name, shape in {f"{n:03}.a": (7, 33), f"{n:03}.b": (between,), f"{n:03}.c": (3, 5)}.items()
+    }
+    state["123.a"][2, 0] = torch.inf
+    state["456.c"].zero_()
+    save_file(state, path)
+    with open_checkpoint(path) as checkpoint:
+        weights, forms = weights_of(checkpoint), SmallForms()
+        columns = [[name for name in weights if name.endswith(end)] for end in "ac"]
+        named = [(forms.of(weights[names[0]], "out_in"), names) for names in columns]
+        known = [(form, form.table.starts(names)) for form, names in named if form is not None]
+        if len(known) < 2:
+            pytest.skip("numpy sums them here")
+        reads.clear()
+        found = squares_of_columns(known)
+        bytes_of_all = 700 * 4 * (7 * 33 + between + 15)
+        assert len(reads) <= (bytes_of_all // AT_ONCE + 2 if between < 10_000 else 1500)
+        turned = squares_of_columns([(form, starts[::-1]) for form, starts in known])
+        assert found == [every[::-1] for every in turned]
+        assert [column.count(None) for column in found] == [1, 0]
+        assert found[0][123] is None
+        assert squares_of_columns([(form, starts[:1]) for form, starts in known]) == [every[:1] for every in found]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -91,7 +91,7 @@ def _of_one_name(groups: Sequence[list[Attention]]) -> Iterator[tuple[int, Alike
     for group, own in zip(groups, numbers, strict=True):
         first = group[0].layer
         name = alike_names.name(first, differs) if len(group) > 1 else first
-        labels = tuple([alike_names.label_of(some, differs) for some in own])
+        labels = tuple(alike_names.labels_of(own, differs))
         yield id(group), AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
 
 
@@ -200,11 +200,11 @@ def _table(stack: AlikeLayers, columns: Sequence[NormColumn], rows: int | None) 
     size = math.ceil(len(stack.layers) / rows) if rows else 1
     names = _parts(stack)
     odd = [nonfinite_of(one, names) for one in stack.layers]
-    every = [_in_rows(stack.labels, size, str, folding.label)]
-    every += [_in_rows(column.norms, size, _figure, _range) for column in columns]
-    every += [_in_rows(odd, size, _count, _total)]
+    every = [_in_rows(stack.labels, size, list, folding.label)]
+    every += [_in_rows(column.norms, size, text.figures, _range) for column in columns]
+    every += [_in_rows(odd, size, _counts, _total)]
     lines = [*zip(*every, strict=True)]
-    curves = ("", *(spark([_number(norm) for norm in column.norms], _WIDE) for column in columns), "")
+    curves = ("", *(spark(_numbers(column.norms), _WIDE) for column in columns), "")
     spare = tuple(number for number, title in enumerate(titles) if title.endswith("bias"))
     right = (False, *(True for _ in titles[1:]))
     return DataTable(titles, [*lines, curves], right, _stands_out, ruled=False, spare=spare)
@@ -219,16 +219,12 @@ Of = TypeVar("Of")
 
 
 def _in_rows(
-    values: Sequence[Of], size: int, alone: Callable[[Of], str], joined: Callable[[Sequence[Of]], str]
+    values: Sequence[Of], size: int, each: Callable[[Sequence[Of]], list[str]], joined: Callable[[Sequence[Of]], str]
 ) -> list[str]:
     """The cells of a column of which so many neighbours share a row."""
     if size == 1:
-        return list(map(alone, values))
+        return each(values)
     return [joined(values[start : start + size]) for start in range(0, len(values), size)]
-
-
-def _figure(norm: float | None) -> str:
-    return "-" if norm is None else text.number(norm)
 
 
 def _range(norms: Sequence[float | None]) -> str:
@@ -239,10 +235,14 @@ def _count(nonfinite: int | None) -> str:
     return "-" if nonfinite is None else str(nonfinite)
 
 
+def _counts(nonfinite: Sequence[int | None]) -> list[str]:
+    return list(map(_count, nonfinite))
+
+
 def _total(counts: Sequence[int | None]) -> str:
     known = [count for count in counts if count is not None]
     return _count(sum(known) if known else None)
 
 
-def _number(norm: float | None) -> float:
-    return math.nan if norm is None else norm
+def _numbers(norms: Sequence[float | None]) -> list[float]:
+    return [math.nan if norm is None else norm for norm in norms]

@@ -129,8 +129,10 @@ class Page:
             wrapping.padded(column, size, right=flush)
             for column, size, flush in zip(columns, sizes, right, strict=True)
         ]
+        between = " " * gap
         for row, style in zip(zip(*cells, strict=True), styles, strict=True):
-            self._add(self._styled(f"{indent}{(' ' * gap).join(row)}".rstrip(), style))
+            line = f"{indent}{between.join(row)}".rstrip()
+            self._lines.append(self._styled(line, style) if style else line)
 
     def __str__(self) -> str:
         return "\n".join((*self._lines, ""))  # in one go: of a long page a copy more takes much room

@@ -8,11 +8,12 @@ Most files hold none, so nothing but these questions is imported before a name s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qkvinspect.checkpoint import Checkpoint
+from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.computed_rows import ComputedSum
+from qkvinspect.tensor_table import unlike_names
 from qkvinspect.weights.weight import Weight
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from qkvinspect.weights.adapters.low_rank import LowRank
 
 
-def may_hold_factors(names: Iterable[str]) -> bool:
+def may_hold_factors(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether any name could be that of a factor: all tools put ``lora`` into them."""
-    return any("lora" in name for name in names)
+    return any("lora" in name for name in unlike_names(tensors))
 
 
 def is_adapter(checkpoint: Checkpoint) -> bool:

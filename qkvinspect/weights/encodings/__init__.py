@@ -12,7 +12,7 @@ from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, replace
-from qkvinspect.tensor_table import TensorTable, each_kind, shape_in
+from qkvinspect.tensor_table import TensorTable, each_kind, shape_in, unlike_names
 from qkvinspect.weights.adapters import may_hold_factors, not_summed
 from qkvinspect.weights.named_formats import BESIDE, FACTORS
 from qkvinspect.weights.table_weight import from_table
@@ -235,7 +235,8 @@ def _stored(checkpoint: Checkpoint) -> Weights:
     tensors = checkpoint.tensors
     found: dict[str, Weight] = {}
     blocks = any(kind.dtype.block > 1 for kind in each_kind(tensors))
-    for name in tensors:
+    marked = blocks or any(name.rpartition(".")[2] in _BY_MARKER for name in unlike_names(tensors))
+    for name in tensors if marked else ():
         if blocks and tensors[name].dtype.block > 1:
             from qkvinspect.weights.encodings import ggml_blocks
 
