@@ -121,7 +121,7 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
     """
     from qkvinspect.inspection.evidence import samples_of, stride_for, weigh_heads, weigh_packings, weighable
 
-    own = of.variants(lambda _: layout, of.counts())
+    own = of.variants(lambda _: layout, _shown(of, layout))
     cut = next(iter(own.values()), None)
     if cut is None or stride_for(cut, GLIMPSE) == stride_for(cut):
         return None
@@ -139,6 +139,17 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
         return None
     near = [one for one in found.weighed[1:] if found.best.score - one.score <= _REFUTED]
     return None if near else Evidence(heads, found)
+
+
+def _shown(of: Hypotheses, layout: Layout) -> list[int]:
+    """The numbers of heads without those of which no sample has two rows of each: many heads take long to cut."""
+    from qkvinspect.inspection.evidence import stride_for
+
+    counts = of.counts()
+    cuts = (cut for count in counts for cut in of.variants(lambda _: layout, [count]).values())
+    cut = next(cuts, None)
+    rows = sum(part.shape[0] for part in cut.parts) // stride_for(cut) if cut is not None else 0
+    return [count for count in counts if rows >= 2 * count]
 
 
 def seen(own: Variants, heads: int, stride: int) -> bool:

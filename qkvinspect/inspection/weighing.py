@@ -34,8 +34,8 @@ Facts = Callable[[Candidate], Sequence[HeadFact]]
 
 _MOST_OF = 8
 """One layer of so many may have the look of other heads than the others of its stack."""
-_GLIMPSED = 8
-"""Layers of which small samples are taken first."""
+_GLIMPSED = (4, 8)
+"""Layers of which small samples are taken first, and of how many where these do not settle it."""
 
 _LOOKED = 3
 """Layers that are looked at to see whether a stack was trained at all."""
@@ -146,7 +146,7 @@ class _WeighedTogether:
             glance = weigh(self._few(affordable(self._hypotheses, GLANCE))._hypotheses, layout, glance=True)
             if glance is None or not self._against(glance):
                 return lambda module: module
-        glimpse = None if thorough or known is not None else glimpsed(self._few(_GLIMPSED)._hypotheses, layout)
+        glimpse = None if thorough or known is not None else self._glimpsed(layout)
         evidence = glimpse or self._weighed(layout, thorough)
         if evidence is None:
             return lambda module: module
@@ -159,6 +159,11 @@ class _WeighedTogether:
                 return self._apart(thorough)
             evidence = most
         return lambda module: self._told(module, evidence)
+
+    def _glimpsed(self, layout: Layout) -> Evidence | None:
+        """What small samples say of a few layers, or of some more; None where neither settle everything."""
+        few = dict.fromkeys(min(count, len(self.modules)) for count in _GLIMPSED)
+        return next(filter(None, (glimpsed(self._few(count)._hypotheses, layout) for count in few)), None)
 
     def _weighed(self, layout: Layout, thorough: bool) -> Evidence | None:
         """What some of the layers say, or more of them where that may settle it."""

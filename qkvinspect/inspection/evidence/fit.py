@@ -12,24 +12,22 @@ of all entries under a hypothesis is its score.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.evidence.blocksums import Products, added_up, block_sums, cross_sums
 from qkvinspect.inspection.evidence.likelihood import FEW, Fitted, fitted
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.evidence.term import Term
+from qkvinspect.weights.reading import Array
 
-Array = NDArray[Any]
 Index = Mapping[str, Array]
 """For each part, the sampled rows of its heads: int [heads, rows of a head]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=False)
 class Fit:
     """A hypothesis applied to one layer, or to several that are alike in form, each for itself.
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.sampled_rows import Bias, LayerWeights, Lying
 from qkvinspect.inspection.report import Attention, Part
-
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 
 def source_of(attention: Attention) -> LayerWeights | None:

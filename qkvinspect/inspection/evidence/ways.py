@@ -42,13 +42,13 @@ def every_way(variants: Variants, samples: Sequence[Sample]) -> Fits:
 def _fits(cut: Attention, samples: Sequence[Sample], *, is_tiled: bool) -> list[Fit]:
     """The hypothesis applied to every sampled layer; empty where it does not fit one."""
     index = index_of(cut, samples[0].stride) if samples else None
-    if index is not None and is_tiled:
-        index = tiled(index)
-    if index is None:
+    index = tiled(index) if index is not None and is_tiled else index
+    placed = samples[0].placed(index) if index is not None else None
+    if not placed:
         return []
     fitted: list[Fit] = []
     for sample in samples:
-        one = fit(sample, index)
+        one = fit(sample, placed)
         if not one.usable:
             return []
         fitted.append(one)

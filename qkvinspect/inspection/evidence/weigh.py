@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.alone import as_packed, with_heads
+from qkvinspect.inspection.evidence.excerpt import Excerpt
 from qkvinspect.inspection.evidence.fit import Fit, together
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
 from qkvinspect.inspection.evidence.index import index_of, source_of
@@ -21,8 +20,6 @@ from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, at_once, str
 from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, every_way
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Verdict, Weighed
-
-Array = NDArray[Any]
 
 SURE = 0.99
 """The confidence from which an answer is given."""
@@ -46,24 +43,36 @@ def layers_within(rows: Sequence[int], work: int) -> int:
     return max(work // max(with_out, 1) ** 2, 1)
 
 
-def stride_for(attention: Attention, most: int = MAX_ROWS, coarsest: int | None = None) -> int:
-    """One row in how many a sample of a layer has."""
+def stride_for(
+    attention: Attention, most: int = MAX_ROWS, coarsest: int | None = None, excerpt: Excerpt | None = None
+) -> int:
+    """One row in how many a sample of a layer has, or one of an excerpt."""
     source = source_of(attention)
-    return stride_of(source.rows, most, coarsest) if source is not None else 1
+    wanted = None if excerpt is None else excerpt.count(attention)
+    return stride_of(source.rows, most, coarsest, wanted) if source is not None else 1
 
 
-def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: int | None = None) -> list[Sample]:
+def samples_of(
+    attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: int | None = None, excerpt: Excerpt | None = None
+) -> list[Sample]:
     """Read a sample of each layer that has values to compare.
 
     Args:
         most: rows of a layer.
         coarsest: one row in so many at the least.
+        excerpt: the rows that are taken; None for all, and columns of the output projection.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    if not attentions:
+        return []
+    stride = stride_for(attentions[0], most, coarsest, excerpt)
+    rows = None if excerpt is None else excerpt.rows(attentions[0], stride)
+    if excerpt is not None and rows is None:
+        return []
     sources = [source for attention in attentions if (source := source_of(attention)) is not None]
-    taken = (take(source, stride_of(source.rows, most, coarsest)) for source in sources)
+    taken = (take(source, stride, rows) for source in sources)
     return [sample for sample in taken if sample is not None]
 
 
