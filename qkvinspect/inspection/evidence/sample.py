@@ -27,7 +27,7 @@ _MADE = 512  # of a few packings with every number of heads, of which each takes
 
 _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
 
-_ROOM = 1 << 20
+_ROOM = 2 << 20
 """Similarities of layers that are weighed at once: of more, what is made of them no longer stays in the cache."""
 
 
@@ -101,6 +101,13 @@ class Sample:
         if self.spaces[rows.flat[0]] != self.spaces[others.flat[0]]:
             return None
         return self._products(rows, others, None)
+
+    def forget(self) -> None:
+        """What was made of it, which takes several times the room of it."""
+        memory = self._memory
+        memory.whole = None
+        memory.products.clear()
+        memory.made.clear()
 
     def remembered(self, key: object, make: Callable[[], list[T]]) -> list[T]:
         """What was made of the sample before, as packings that share rows share what is made of these."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.alone import as_packed, with_heads
 from qkvinspect.inspection.evidence.excerpt import Excerpt
-from qkvinspect.inspection.evidence.fit import Fit, together
+from qkvinspect.inspection.evidence.fit import Fit, are_alike, together
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
 from qkvinspect.inspection.evidence.index import index_of, source_of
 from qkvinspect.inspection.evidence.odds import noise_of, share_of
@@ -122,9 +122,9 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
-    verdict = _packings(fits, layers)
-    common = {} if verdict.confidence else {label: _in_common(own) for label, own in fits.items()}
-    if common and all(common.values()):
+    verdict = _packings(fits.items(), layers)
+    if not verdict.confidence and all(map(_has_common_law, fits.values())):
+        common = ((label, _in_common(own)) for label, own in fits.items())  # one at a time: they take room
         verdict = _more_visible(_packings(common, layers), verdict)
     if verdict.decided and _over_channels(packings, fits, samples, verdict.best.label):
         return replace(verdict, decided=False, confidence=0.0)
@@ -132,7 +132,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
         return verdict
     others = np.flatnonzero(~as_packed(fits, verdict.best)).tolist()
     one_by_one = ((i, {label: _only(own, i) for label, own in fits.items()}) for i in others)
-    return unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in one_by_one])
+    return unless_apart(verdict, [_packings(one.items(), layers[i : i + 1]) for i, one in one_by_one])
 
 
 def _over_channels(
@@ -149,11 +149,14 @@ def _over_channels(
 
 def _in_common(fits: Fits) -> Fits:
     """The layers under one law for all; empty where there is none, or but one layer."""
-    if sum(one.layers for one in next(iter(fits.values()))) < 2:
+    if not _has_common_law(fits):
         return {}
-    shared = {heads: together(of) for heads, of in fits.items()}
-    common = {heads: [one] for heads, one in shared.items() if one is not None}
-    return common if len(common) == len(fits) else {}
+    return {heads: [one] for heads, of in fits.items() if (one := together(of)) is not None}
+
+
+def _has_common_law(fits: Fits) -> bool:
+    """Whether there are several layers, which may follow one law."""
+    return sum(one.layers for one in next(iter(fits.values()))) > 1 and all(map(are_alike, fits.values()))
 
 
 def _only(fits: Fits, number: int) -> Fits:
@@ -243,11 +246,11 @@ def _halves_differ(fits: Mapping[int, Sequence[Fit]]) -> bool:
     return len(found) > 1
 
 
-def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
+def _packings(fits: Iterable[tuple[str, Fits]], layers: tuple[str, ...]) -> Verdict:
     weighed: list[Weighed] = []
     visible = False
     noise = 0.0
-    for label, own in fits.items():
+    for label, own in fits:
         scores = {heads: score_of([one.fitted for one in of]) for heads, of in own.items()}
         best = max(scores, key=lambda heads: scores[heads])
         alike = [abs(scores[best] - one.score) < 1e-6 and one.num_heads == best.number for one in weighed]
