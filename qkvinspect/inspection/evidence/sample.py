@@ -15,7 +15,7 @@ from qkvinspect.inspection.evidence.sampled_rows import LayerWeights, Lying, bia
 from qkvinspect.inspection.evidence.zeros import hardly_any, in_blocks, too_few
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
-from qkvinspect.weights.reading import Array
+from qkvinspect.weights.reading import Array, keep_dropped_memory
 from qkvinspect.weights.weight import Weight
 
 T = TypeVar("T")
@@ -28,8 +28,7 @@ _MADE = 512  # of a few packings with every number of heads, of which each takes
 _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
 
 _ROOM = 2 << 20
-"""Similarities of layers that are weighed at once: of more, what is made of them no longer stays in the cache."""
-
+"""Similarities of layers that are weighed at once: of more, what is made of them takes too much memory."""
 
 _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encoding
 _EVEN = 2.1
@@ -40,10 +39,7 @@ _PAIRS = 6
 _UPRIGHT = 0.1
 """How far rows may be from right angles to each other, as a share of what is usual at random, to be made orthogonal."""
 
-
-np.empty(31 << 20, np.uint8)
-"""Memory of up to as much is kept from now on where it is dropped, as glibc has it once it has seen so much dropped.
-Else it goes back to the system each time, which clears it anew: half of the time of a small sample."""
+keep_dropped_memory()
 
 
 class _MadeOfSample:
