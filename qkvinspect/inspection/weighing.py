@@ -22,12 +22,11 @@ from qkvinspect.inspection.pairing import with_pairing
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.settling import settle, unsettled
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others
+from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others, without_values
 from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import SHARED
-from qkvinspect.weights.adapters import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
 """Gives the facts about a layer's heads from other sources."""
@@ -92,7 +91,7 @@ def _asked(
 ) -> list[Module]:
     stacks: dict[object, list[Module]] = {}
     for module in modules:
-        if module.attention is not None and not _without_values(module.attention):
+        if module.attention is not None and not without_values(module.attention):
             stacks.setdefault(stack_of(module.attention), []).append(module)
     told: dict[int, Module] = {}
     of_others = with_number_of_others([first.attention for first, *_ in stacks.values() if first.attention is not None])
@@ -118,11 +117,6 @@ def _nothing_said(module: Module) -> Module:
     """The module whose weights were asked and say nothing."""
     assert module.attention is not None
     return replace(module, attention=replace(module.attention, evidence=Evidence(None)))
-
-
-def _without_values(attention: Attention) -> bool:
-    """Whether they cannot show the heads: an adapter's update has the rank that it was given, whatever the heads."""
-    return any(weight.no_values or is_update(weight) for weight in attention.weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,9 @@ def normal_scores(rows: Array, lengths: Array | None = None) -> Array | None:
     largest_values = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     if np.mean(lengths < _ONE_COLUMN * largest_values) + np.mean(largest_values == 0) > 0.5:
         return None
-    cosines = _cosines(rows, lengths)
+    unit = rows * (1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)[:, None]
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, 0)
     largest = max(float(cosines.max()), -float(cosines.min()))
     if largest < _FLAT:
         return None
@@ -69,28 +71,11 @@ def normal_scores(rows: Array, lengths: Array | None = None) -> Array | None:
     return scores
 
 
-def _cosines(rows: Array, lengths: Array) -> Array:
-    """Of every two rows; 0 on the diagonal."""
-    inverse = (1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    if not _held(lengths * lengths):
-        rows, inverse = rows * inverse[:, None], np.ones_like(inverse)
-    cosines = rows @ rows.T
-    cosines *= inverse  # which are fewer numbers than the rows, and stay in the cache
-    cosines *= inverse[:, None]
-    np.fill_diagonal(cosines, 0)
-    return cosines
-
-
-def _held(squares: Array) -> bool:
-    """Whether float32 holds all of them well."""
-    return bool(((squares > _LEAST) & (squares < _MOST)).all())
-
-
 def lengths_of(rows: Array) -> Array:
     """The length of each row of float32, in float64 where its square may be none of float32's."""
     with np.errstate(all="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)
-        if not _held(squares):
+        if not ((squares > _LEAST) & (squares < _MOST)).all():
             squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
         return np.sqrt(squares)
 
