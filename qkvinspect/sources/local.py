@@ -186,13 +186,10 @@ class LocalFile:
         require_within(self.name, self.size, offset, (count - 1) * step + length)
         with self._descriptor() as fd:
             for number in range(count):
-                start, piece = offset + number * step, room[number * length : (number + 1) * length]
-                try:
-                    at = os.preadv(fd, (piece,), start)
-                except (OSError, AttributeError):
-                    at = 0
+                piece = room[number * length : (number + 1) * length]
+                at = self._some(_fill, fd, piece, offset + number * step)
                 if at < length:
-                    self.read_into(start + at, piece[at:])
+                    self.read_into(offset + number * step + at, piece[at:])
             self._compare(os.fstat(fd))
 
     def _some(self, read: Callable[[int, Asked, int], Some], fd: int, asked: Asked, offset: int) -> Some:
