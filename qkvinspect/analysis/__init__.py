@@ -63,7 +63,9 @@ def analyze(
     """
     from qkvinspect.analysis.bounds import Bounds
     from qkvinspect.analysis.layer import Wanted, figures
+    from qkvinspect.weights.reading import keep_dropped_memory
 
+    keep_dropped_memory()
     chosen = report.attentions if attentions is None else attentions
     needs = None if columns is None else frozenset(one.needs for one in columns)
     wanted = Wanted() if needs is None or "" in needs else Wanted(needs, parts=False)

@@ -14,6 +14,8 @@ are elsewhere, where they belong:
 - ``late_pattern`` compiles a regular expression when it is first used: 14.
 - ``settings`` parses a ``pyproject.toml`` only if it may hold a table of ours, and imports ``tomllib`` only then: 5.
 - ``pathlib`` is imported without ``urllib.parse``, which it needs for ``as_uri`` alone: 3.
+- numpy, where it is needed, is imported without ``inspect`` and ``numpy._typing``, of which it takes signatures for
+  documentation and names for annotations: 40 of its 150.
 - What is imported late has a typed function that imports it (``formats``, ``weights.encodings``, which saves 12
   together with the adapters, and the public names of the package); ``shutil``, ``textwrap``, ``difflib`` and ``urllib``
   are imported where a function needs them: 6.
@@ -24,9 +26,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import NoReturn
 
@@ -60,10 +63,64 @@ def _import_pathlib() -> None:
 _import_pathlib()  # at once: all that is imported next needs it
 
 
+class _ForDocumentation(ModuleType):
+    """In the place of a module that another imports to describe itself; it is imported after all for anything else."""
+
+    def __init__(self, name: str, **given: object) -> None:
+        super().__init__(name)
+        self.__dict__.update(given)
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
+class _Numpy:
+    """Finds numpy, and has it imported without what describes it."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, _: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "numpy":
+            return None
+        sys.meta_path.remove(self)
+        found = PathFinder.find_spec(name, path)
+        if found is not None and found.loader is not None:
+            load = found.loader.exec_module
+            found.loader.exec_module = lambda module: _undescribed(lambda: load(module))  # of this one loader
+        return found
+
+
+def _as_it_is(doc: str) -> str:
+    return doc
+
+
+def _no_signature(_: object) -> None:
+    return None
+
+
+def _undescribed(load: Callable[[], None]) -> None:
+    placed = (
+        _ForDocumentation("inspect", cleandoc=_as_it_is, signature=_no_signature),
+        _ForDocumentation("numpy._typing", NDArray=list),
+    )
+    own = {one.__name__: one for one in placed if one.__name__ not in sys.modules}
+    sys.modules.update(own)
+    try:
+        load()
+    finally:
+        for name, one in own.items():
+            if sys.modules.get(name) is one:
+                del sys.modules[name]
+
+
 def prepare(words: Sequence[str]) -> None:
     """Settings of a process that runs one command."""
     if words[:1] == ["show"] and "--no-norms" not in words:
         _load_numkong()
+    if "numpy" not in sys.modules:
+        sys.meta_path.insert(0, _Numpy())
     if _LASTING.isdisjoint(words[:1]):
         gc.disable()  # what these commands make, they need: 57, where norms are read
     if _LASTING.isdisjoint(words[:1]) or 0 < _size(words[1:]) < _SMALL:

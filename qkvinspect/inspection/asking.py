@@ -62,7 +62,7 @@ def weigh(
     """
     from qkvinspect.inspection.evidence import draw, samples_of, stride_for, weigh_heads, weigh_packings, weigh_turns
 
-    own = of.variants(lambda _: layout, counts or of.counts())
+    own = of.variants(lambda _: layout, counts or _shown(of, layout))
     if glance and (sure := _confirmed(of, layout, own)):
         return sure
     if not own:
@@ -121,7 +121,7 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
     """
     from qkvinspect.inspection.evidence import samples_of, stride_for, weigh_heads, weigh_packings, weighable
 
-    own = of.variants(lambda _: layout, of.counts())
+    own = of.variants(lambda _: layout, _shown(of, layout))
     cut = next(iter(own.values()), None)
     if cut is None or stride_for(cut, GLIMPSE) == stride_for(cut):
         return None
@@ -139,6 +139,19 @@ def glimpsed(of: Hypotheses, layout: Layout) -> Evidence | None:
         return None
     near = [one for one in found.weighed[1:] if found.best.score - one.score <= _REFUTED]
     return None if near else Evidence(heads, found)
+
+
+def _shown(of: Hypotheses, layout: Layout) -> list[int]:
+    """The numbers of heads; where none is known without those of which no sample has two rows: they are slow to cut."""
+    from qkvinspect.inspection.evidence import stride_for
+
+    counts = of.counts()
+    if of.attention.heads is not None:
+        return counts
+    cuts = (cut for count in counts for cut in of.variants(lambda _: layout, [count]).values())
+    cut = next(cuts, None)
+    rows = sum(part.shape[0] for part in cut.parts) // stride_for(cut) if cut is not None else 0
+    return [count for count in counts if rows >= 2 * count]
 
 
 def seen(own: Variants, heads: int, stride: int) -> bool:

@@ -15,6 +15,14 @@ from qkvinspect.layouts import Layout
 if TYPE_CHECKING:
     from qkvinspect.inspection.evidence import Variants
 
+_GLANCES = ((4, GLIMPSE // 2), (2, GLIMPSE), (0, GLIMPSE), (0, 2 * GLIMPSE))
+"""Samples that are taken of a layer until one is sure: of one head of Q and K in how many, or of all there is, and how
+many rows. Q and K by themselves show as much of the heads as V with the output projection, of which all must be read
+for a few columns."""
+
+_HALF = 0.5
+"""The share of the evidence that is expected of Q and K."""
+
 _AT_ONCE = 32
 """Layers of which small samples are weighed at once."""
 
@@ -40,8 +48,8 @@ def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> S
     every = list(layers)
     for chance in (LIKELY, CHANCE):
         rest = every
-        for most in (GLIMPSE, 2 * GLIMPSE):
-            rest = _not_sure(other or layout, claim, rest, most, chance)
+        for share, most in _GLANCES:
+            rest = _not_sure(other or layout, claim, rest, share, most, chance)
         own = [verdict for one in rest if (verdict := _alone(one, other or layout, claim)) is not None]
         if other is not None and any(verdict.confidence <= APART for verdict in own):
             return [verdict.layers[0] for verdict in own if verdict.confidence <= APART]
@@ -52,10 +60,15 @@ def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> S
 
 
 def _not_sure(
-    layout: Layout, said: Verdict, layers: Sequence[Hypotheses], most: int, chance: float
+    layout: Layout, said: Verdict, layers: Sequence[Hypotheses], share: int, most: int, chance: float
 ) -> list[Hypotheses]:
     """The layers of which a small sample is not as sure of the verdict of their stack: all where none will be."""
-    from qkvinspect.inspection.evidence import agreeing, samples_of, stride_for
+    from qkvinspect.inspection.evidence import Excerpt, agreeing, samples_of, stride_for
+
+    if share and said.best.label:
+        return list(layers)  # whose packing is in question
+    excerpt = Excerpt("qk", share) if share else None
+    weight = _HALF / share if share else 1.0
 
     found: list[Hypotheses] = []
     for some in (layers[start : start + _AT_ONCE] for start in range(0, len(layers), _AT_ONCE)):
@@ -63,17 +76,22 @@ def _not_sure(
         own = together.variants(lambda _: layout, _near(together, said))
         cut = own.get(said.best.num_heads)
         sure: set[str] = set()
-        stride = stride_for(cut, most, coarsest(cut)) if cut is not None else 1
-        if cut is not None and _promised(said, stride) and seen(own, said.best.num_heads, stride):
-            samples = samples_of(together.layers(lambda _: layout, cut), most, coarsest(cut))
+        stride = stride_for(cut, most, coarsest(cut), excerpt) if cut is not None else 1
+        if (
+            cut is not None
+            and _promised(said, stride, weight)
+            and seen(own, said.best.num_heads, stride)
+            and (excerpt is None or excerpt.tells(own, said.best.num_heads, stride))
+        ):
+            samples = samples_of(together.layers(lambda _: layout, cut), most, coarsest(cut), excerpt)
             sure = agreeing(_rivals(together, layout, own, said), samples, said.best, chance)
         found += [one for one in some if one.matches[0].layer not in sure]
     return found
 
 
-def _promised(said: Verdict, stride: int) -> bool:
+def _promised(said: Verdict, stride: int, share: float) -> bool:
     """Whether a layer's sample will do, if the layer is as those that were weighed: noise grows with their root."""
-    return expected(said, stride) > said.noise / len(said.layers) ** 0.5
+    return share * expected(said, stride) > said.noise / len(said.layers) ** 0.5
 
 
 def _near(of: Hypotheses, said: Verdict) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from qkvinspect.inspection.report import Attention
 from qkvinspect.late_pattern import late_pattern
+from qkvinspect.weights.adapters import is_update
 
 Layer = TypeVar("Layer")
 
@@ -49,3 +50,8 @@ def finer(layers: Iterable[Layer], name: Callable[[Layer], str]) -> list[list[La
 def one_after_another(names: Iterable[str]) -> bool:
     """Whether names differ in their last number only, as those of layers that follow one another do."""
     return len({(tuple(_NUMBER.findall(name)[:-1]), tuple(_NUMBER.split(name))) for name in names}) == 1
+
+
+def without_values(attention: Attention) -> bool:
+    """Whether they cannot show the heads: an adapter's update has the rank that it was given, whatever the heads."""
+    return any(weight.no_values or is_update(weight) for weight in attention.weights)

@@ -22,20 +22,19 @@ from qkvinspect.inspection.pairing import with_pairing
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.settling import settle, unsettled
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others
+from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others, without_values
 from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import SHARED
-from qkvinspect.weights.adapters import is_update
 
 Facts = Callable[[Candidate], Sequence[HeadFact]]
 """Gives the facts about a layer's heads from other sources."""
 
 _MOST_OF = 8
 """One layer of so many may have the look of other heads than the others of its stack."""
-_GLIMPSED = 8
-"""Layers of which small samples are taken first."""
+_GLIMPSED = (4, 8)
+"""Layers of which small samples are taken first, and of how many where these do not settle it."""
 
 _LOOKED = 3
 """Layers that are looked at to see whether a stack was trained at all."""
@@ -92,7 +91,7 @@ def _asked(
 ) -> list[Module]:
     stacks: dict[object, list[Module]] = {}
     for module in modules:
-        if module.attention is not None and not _without_values(module.attention):
+        if module.attention is not None and not without_values(module.attention):
             stacks.setdefault(stack_of(module.attention), []).append(module)
     told: dict[int, Module] = {}
     of_others = with_number_of_others([first.attention for first, *_ in stacks.values() if first.attention is not None])
@@ -120,11 +119,6 @@ def _nothing_said(module: Module) -> Module:
     return replace(module, attention=replace(module.attention, evidence=Evidence(None)))
 
 
-def _without_values(attention: Attention) -> bool:
-    """Whether they cannot show the heads: an adapter's update has the rank that it was given, whatever the heads."""
-    return any(weight.no_values or is_update(weight) for weight in attention.weights)
-
-
 @dataclass(frozen=True, slots=True)
 class _WeighedTogether:
     """Layers that are supposed to share their heads and packing: those that are weighed."""
@@ -146,7 +140,7 @@ class _WeighedTogether:
             glance = weigh(self._few(affordable(self._hypotheses, GLANCE))._hypotheses, layout, glance=True)
             if glance is None or not self._against(glance):
                 return lambda module: module
-        glimpse = None if thorough or known is not None else glimpsed(self._few(_GLIMPSED)._hypotheses, layout)
+        glimpse = None if thorough or known is not None else self._glimpsed(layout)
         evidence = glimpse or self._weighed(layout, thorough)
         if evidence is None:
             return lambda module: module
@@ -159,6 +153,11 @@ class _WeighedTogether:
                 return self._apart(thorough)
             evidence = most
         return lambda module: self._told(module, evidence)
+
+    def _glimpsed(self, layout: Layout) -> Evidence | None:
+        """What small samples say of a few layers, or of some more; None where neither settle everything."""
+        few = dict.fromkeys(min(count, len(self.modules)) for count in _GLIMPSED)
+        return next(filter(None, (glimpsed(self._few(count)._hypotheses, layout) for count in few)), None)
 
     def _weighed(self, layout: Layout, thorough: bool) -> Evidence | None:
         """What some of the layers say, or more of them where that may settle it."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.weights.reading import Array, numbers, words_of
 from qkvinspect.weights.sums_of_squares import row_squares, value_squares
 from qkvinspect.weights.tiles import Tile
 from qkvinspect.weights.values import ValueTile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Odd = Mapping[int, tuple[int, int]]
 """Of each row that has values which are not finite, how many these are, and how many are NaN."""

@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from threading import local
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.dtypes import DType
 from qkvinspect.weights.reading import Array, numbers
 
-Sums = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Sums = NDArray[np.float64]
 
 _RUN = 256  # float32 squares that BLAS sums; it keeps at least four sums, so a norm stays within 1e-6
 _DEEP = 32  # float32 squares that are summed one after the other

@@ -136,6 +136,27 @@ def test_paths_know_how_to_become_urls_though_nothing_for_that_is_imported_at_th
     assert result.stdout.split() == ["False", "file:///a%20b", "True"]
 
 
+def test_numpy_is_imported_without_what_describes_it_which_is_there_when_it_is_asked_for() -> None:
+    code = """
+import sys
+from qkvinspect.cli import startup
+sys.modules.pop("inspect", None)
+startup.prepare(["check"])
+import numpy
+print(*sorted({"inspect", "numpy._typing"} & sys.modules.keys()), numpy.__version__ != "", "|")
+import numpy.random, numpy.typing
+from numpy._core import overrides
+print(overrides.inspect.isfunction(startup.prepare), "inspect" in sys.modules, "|")
+import inspect
+print(*inspect.signature(numpy.linalg.norm).parameters, numpy.typing.NDArray[numpy.float32], "|")
+print(numpy.random.default_rng(0).permutation(3), numpy.linalg.eigh(numpy.eye(2)).eigenvalues)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = [" ".join(one.split()) for one in result.stdout.split("|")]
+    array = "numpy.ndarray[tuple[typing.Any, ...], numpy.dtype[numpy.float32]]"
+    assert found == ["True", "True True", f"x ord axis keepdims {array}", "[2 0 1] [1. 1.]"]
+
+
 def test_verify_says_that_it_needs_torch(samples: Path) -> None:
     result = without(["torch"], ["explain", samples / "transformer.pt", "--verify"])
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)

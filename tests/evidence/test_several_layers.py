@@ -221,7 +221,7 @@ def test_the_packing_of_each_layer_is_the_one_that_it_has_alone(said: str) -> No
     samples = [packed(parts, how, 6) for how, parts in LAYERS]
     fits = packings_of(at_once(samples))
     own = [
-        weigh._packings({label: weigh._only(of, i) for label, of in fits.items()}, (str(i),))
+        weigh._packings(((label, weigh._only(of, i)) for label, of in fits.items()), (str(i),))
         for i in range(len(samples))
     ]
     for sure in (0.0, 0.99, APART):

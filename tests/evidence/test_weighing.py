@@ -254,7 +254,7 @@ def test_packings_of_other_rows_are_others_however_near_their_scores(rng: Rng) -
     fits = {str(seed): {HeadsInOrder(4): [fit(sample, cut_at_random(seed))]} for seed in range(40)}
     scores = sorted(next(iter(one.values()))[0].fitted.value for one in fits.values())
     assert min(np.diff(scores)) < 0.1
-    found = weigh._packings(fits | {"0 again": fits["0"]}, ("a",))
+    found = weigh._packings((fits | {"0 again": fits["0"]}).items(), ("a",))
     assert sorted(one.label for one in found.weighed) == sorted(fits)
     assert [(one.label, one.same_rows) for one in found.weighed if one.same_rows] == [("0", "0 again")]
 

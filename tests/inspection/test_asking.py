@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from qkvinspect.formats import open_checkpoint
-from qkvinspect.inspection import Options, Report, asking, inspect, weighing
+from qkvinspect.inspection import Options, Report, asking, each_alone, inspect, weighing
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.match import Asked, find_attentions
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.split import unsplit
-from qkvinspect.inspection.verdict import Evidence
-from qkvinspect.layouts import LAYOUTS
+from qkvinspect.inspection.verdict import Evidence, Verdict
+from qkvinspect.layouts import LAYOUTS, Layout
 from qkvinspect.layouts.packing import Geometry, Groups, Packing, split_rows
 from qkvinspect.weights.encodings import weights_of
 
@@ -221,3 +222,37 @@ def test_nothing_is_claimed_where_a_layer_contradicts_the_others(other: str, sto
     last = layers[-1]
     layers[-1] = layer(3, 4, 32) if other == "heads" else last | {"q": last["v"], "v": last["q"]}
     assert glimpse(opened(store(layers))) is None
+
+
+def swapped(parts: Parts) -> Parts:
+    return parts | {"q": parts["v"], "v": parts["q"]}
+
+
+ODD = {
+    "half as many heads": (layer(23, 4, 128), False),
+    "twice as many": (layer(23, 16, 32), False),
+    "none in Q and K": (layer(23, 8, 64) | {"q": layer(5, 512, 1)["q"], "k": layer(6, 512, 1)["k"]}, False),
+    "as many, Q and V swapped": (swapped(layer(23, 8, 64)), True),
+}
+"""A layer among others of 8 heads, and whether its weights have these."""
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_layer_of_many_is_weighed_by_its_own_rows(odd: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few heads of Q and K are sure of the others alone; what is then said is what larger samples of each say."""
+    one, alike = ODD[odd]
+    path = store([*(layer(seed, 8, 64) for seed in range(4)), one, *(layer(seed, 8, 64) for seed in (7, 8))])
+    left: dict[int, int] = {}
+    real = each_alone._not_sure
+
+    def noted(layout: Layout, said: Verdict, layers: Sequence[Hypotheses], share: int, *how: Any) -> list[Hypotheses]:
+        found = real(layout, said, layers, share, *how)
+        left.setdefault(share, len(found))
+        return found
+
+    monkeypatch.setattr(each_alone, "_not_sure", noted)
+    briefly = asked(path)
+    assert left.get(4, 0) == (not alike)
+    monkeypatch.setattr(each_alone, "_GLANCES", ())
+    assert told(asked(path)) == told(briefly)
+    assert {heads.num_heads for one in briefly.attentions if (heads := one.heads)} >= {8}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qkvinspect.inspection.evidence.excerpt import Excerpt
 from qkvinspect.inspection.evidence.odds import CHANCE, LIKELY
 from qkvinspect.inspection.evidence.ways import weighable
 from qkvinspect.inspection.evidence.weigh import (
@@ -26,6 +27,7 @@ __all__ = [
     "LIKELY",
     "SURE",
     "WORK",
+    "Excerpt",
     "Variants",
     "agreeing",
     "draw",

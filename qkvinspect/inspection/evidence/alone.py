@@ -6,18 +6,15 @@ A layer that is not among them is weighed alone by the same rules as a stack.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.fit import Fit
 from qkvinspect.inspection.evidence.groups import standing
 from qkvinspect.inspection.evidence.odds import CHANCE, TEMPERATURE, noise_of
 from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder
 from qkvinspect.inspection.verdict import Weighed
-
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 
 def with_heads(fits: Fits, said: Weighed, sure: float, chance: float = CHANCE) -> Array:

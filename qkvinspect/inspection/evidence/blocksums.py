@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import dataclass
-
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 _RUNS_KEPT = 64
 

@@ -12,24 +12,22 @@ of all entries under a hypothesis is its score.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.evidence.blocksums import Products, added_up, block_sums, cross_sums
 from qkvinspect.inspection.evidence.likelihood import FEW, Fitted, fitted
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.evidence.term import Term
+from qkvinspect.weights.reading import Array
 
-Array = NDArray[Any]
 Index = Mapping[str, Array]
 """For each part, the sampled rows of its heads: int [heads, rows of a head]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=False)
 class Fit:
     """A hypothesis applied to one layer, or to several that are alike in form, each for itself.
 
@@ -136,20 +134,26 @@ def together(fits: Sequence[Fit]) -> Fit | None:
     One distribution for all has fewer parameters than one for each, so that many layers with weak evidence decide
     together what none of them does alone.
     """
-    first = fits[0]
-    if any(len(one.terms) != len(first.terms) for one in fits):
+    if not are_alike(fits):
         return None
-    terms: list[Term] = []
-    for same in zip(*(one.terms for one in fits), strict=True):
-        every = [term.sums.of_all() for term in same]
-        kinds = {
-            (one.moments.shape, term.share, term.given, one.paired is None)
-            for one, term in zip(every, same, strict=True)
-        }
-        if len(kinds) > 1:
-            return None
-        terms.append(replace(same[0], sums=added_up(every)))
+    first = fits[0]
+    terms = [
+        replace(same[0], sums=added_up([term.sums.of_all() for term in same]))
+        for same in zip(*(one.terms for one in fits), strict=True)
+    ]
     return replace(first, terms=tuple(terms), lengths=sum((one.lengths.of_all for one in fits), Fitted()), layers=1)
+
+
+def are_alike(fits: Sequence[Fit]) -> bool:
+    """Whether their entries are, so that they may follow one law."""
+    kinds = {
+        tuple(
+            (len(one.sums.moments), one.sums.counts.shape, one.share, one.given, one.sums.paired is None)
+            for one in each.terms
+        )
+        for each in fits
+    }
+    return len(kinds) == 1
 
 
 def _lengths(sample: Sample, index: Index) -> Fitted:

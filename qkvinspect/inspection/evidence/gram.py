@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qkvinspect.inspection.evidence.odds import normal_quantile
 from qkvinspect.inspection.evidence.zeros import incomparable, noise
-
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 _LEVELS = 1 << 16
 _MANY = 200_000
@@ -25,7 +22,7 @@ _FLAT = 1e-5
 """Cosines below this are rounding noise: orthogonal or unit rows, which say nothing."""
 
 
-def normal_scores(rows: Array) -> Array | None:
+def normal_scores(rows: Array, lengths: Array | None = None) -> Array | None:
     """The cosine of every two rows, replaced by the normal quantile of its rank.
 
     Ranks make the statistics that follow distributed as their theory says, however heavy the tails of the
@@ -35,16 +32,17 @@ def normal_scores(rows: Array) -> Array | None:
 
     Args:
         rows: float32 [n, columns].
+        lengths: of these, where they are known.
 
     Returns:
         float32 [n, n], symmetric, 0 on the diagonal; None where the rows say nothing: a value that is not
         finite, or rows that are all orthogonal, all alike, or mostly copies of one column (an identity matrix,
         whose rows say where they come from and not which head they are in).
     """
-    if len(rows) < 4 or not _finite(rows):
+    lengths = lengths_of(rows) if lengths is None else lengths
+    if len(rows) < 4 or not np.isfinite(lengths).all():
         return None
     largest_values = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-    lengths = lengths_of(rows)
     if np.mean(lengths < _ONE_COLUMN * largest_values) + np.mean(largest_values == 0) > 0.5:
         return None
     unit = rows * (1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)[:, None]
@@ -56,10 +54,17 @@ def normal_scores(rows: Array) -> Array | None:
     levels = _levels(cosines, largest)
     unknown = incomparable(rows)
     some = _some_above(len(rows))
-    counts = np.bincount(levels[some] if unknown is None else levels[some][~unknown[some]], minlength=_LEVELS)
-    if np.count_nonzero(counts) < len(rows):
+    counted = levels.take(some) if unknown is None else levels.take(some)[~unknown.take(some)]
+    counts = np.bincount(counted, minlength=_LEVELS)
+    found = np.flatnonzero(counts > 0)
+    if len(found) < len(rows):
         return None
-    scores = np.take(_quantiles((np.cumsum(counts) - counts / 2) / counts.sum()), levels)
+    if len(some) < _pairs(len(rows)):  # a pair that was not counted may have any level
+        found = np.arange(_LEVELS)
+    counts = counts[found]
+    quantiles = np.zeros(_LEVELS, np.float32)
+    quantiles[found] = _quantiles((np.cumsum(counts) - counts / 2) / counts.sum())
+    scores = quantiles.take(levels)
     if unknown is not None:
         scores[unknown] = noise(len(rows))[unknown]
     np.fill_diagonal(scores, 0)
@@ -75,11 +80,6 @@ def lengths_of(rows: Array) -> Array:
         return np.sqrt(squares)
 
 
-def _finite(rows: Array) -> bool:
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(rows.sum())) or bool(np.isfinite(rows).all())  # what adds up to a number holds no other
-
-
 def normal_ranks(values: Array) -> Array:
     """The normal quantile of each value's rank: float32, of the same shape as the values; equal ones have the same."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -91,17 +91,22 @@ def _levels(cosines: Array, largest: float) -> Array:
     half = (_LEVELS - 1) / 2
     cosines *= half / largest
     cosines += half
-    return np.clip(cosines, 0, _LEVELS - 1, out=cosines).astype(np.intp)
+    return cosines.astype(np.intp)
+
+
+def _pairs(count: int) -> int:
+    """Of so many rows."""
+    return count * (count - 1) // 2
 
 
 @lru_cache(4)
-def _some_above(count: int) -> tuple[Array, Array]:
-    """Where entries above the diagonal of a matrix of so many rows are, row by row; of very many, one in several."""
+def _some_above(count: int) -> Array:
+    """Which entries of a matrix of so many rows are above its diagonal, row by row; of very many, one in several."""
     ends: Array = np.cumsum(np.arange(count - 1, -1, -1))
-    every = int(ends[-1])
+    every = _pairs(count)
     places: Array = np.arange(0, every, every // _MANY + 1)
     rows: Array = np.searchsorted(ends, places, side="right")
-    return rows, places - ends[rows] + count
+    return rows * count + places - ends[rows] + count
 
 
 def _quantiles(ranks: Array) -> Array:
@@ -114,4 +119,4 @@ def _quantiles(ranks: Array) -> Array:
 def _normal() -> tuple[Array, Array]:
     """Probabilities and their normal quantiles."""
     grid = np.linspace(0, 1, 2049)
-    return grid, np.array([NormalDist().inv_cdf(min(max(p, 1e-4), 1 - 1e-4)) for p in grid.tolist()])
+    return grid, np.array([normal_quantile(min(max(p, 1e-4), 1 - 1e-4)) for p in grid.tolist()])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.sampled_rows import Bias, LayerWeights, Lying
-from qkvinspect.inspection.report import Attention, Part
-
-Array = NDArray[Any]
+from qkvinspect.inspection.report import Attention
+from qkvinspect.layouts.packing import merge
+from qkvinspect.weights.reading import Array
 
 
 def source_of(attention: Attention) -> LayerWeights | None:
@@ -32,10 +31,17 @@ def source_of(attention: Attention) -> LayerWeights | None:
 
 def _biases(attention: Attention, name: str) -> list[Bias]:
     return [
-        Bias(part.bias, tuple(part.heads), tuple(part.bias_heads))
+        Bias(part.bias, *_joined(part.heads, part.bias_heads))
         for part in attention.parts
         if part.bias is not None and part.weight.name == name
     ]
+
+
+def _joined(rows: Sequence[range], entries: Sequence[range]) -> tuple[tuple[range, ...], tuple[range, ...]]:
+    """Runs of both that belong together, neighbours joined where they are neighbours in both."""
+    joined = merge(rows), merge(entries)
+    alike = [len(run) for run in joined[0]] == [len(run) for run in joined[1]]
+    return joined if alike else (tuple(rows), tuple(entries))
 
 
 def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:
@@ -51,7 +57,7 @@ def index_of(attention: Attention, stride: int) -> dict[str, Array] | None:
     starts = _starts(attention)
     index: dict[str, Array] = {}
     for part in attention.parts:
-        rows = _sampled(part, stride)
+        rows = _sampled(tuple(part.heads), stride)
         if rows is None:
             return None
         index[part.name] = rows + starts[part.weight.name] // stride
@@ -89,9 +95,11 @@ def _starts(attention: Attention) -> dict[str, int]:
     return dict(zip(names, accumulate(totals, initial=0), strict=False))
 
 
-def _sampled(part: Part, stride: int) -> Array | None:
-    first = part.heads[0]
-    rows = np.array([run.start for run in part.heads])[:, None] + np.arange(0, len(first) * first.step, first.step)
+@lru_cache(256)
+def _sampled(heads: tuple[range, ...], stride: int) -> Array | None:
+    """The rows that a stride leaves of each head: many packings and questions share them."""
+    first = heads[0]
+    rows = np.array([run.start for run in heads])[:, None] + np.arange(0, len(first) * first.step, first.step)
     if stride == 1:
         return rows
     kept = rows[:, ::stride]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import log
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import dataclass
-
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 FEW = 4
 """Entries that a class needs; a hypothesis with a smaller one cannot be weighed."""

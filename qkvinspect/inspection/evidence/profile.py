@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.sample import Sample
-
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 _BARS = 24
 _FLOOR = 1e-3

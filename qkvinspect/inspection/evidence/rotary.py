@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.likelihood import fitted
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.layouts.layout import Turn
-
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 ENOUGH = 30.0
 """The score from which a pairing counts as real: in models without rotary embeddings none was over 15."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.weights.reading import Array
 from qkvinspect.weights.values import rows_of_values
-
-Array = NDArray[Any]
 
 _MOST_COLUMNS = 2048
 _MOST_LAYERS = 6

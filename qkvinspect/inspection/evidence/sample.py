@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import gcd
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
 from qkvinspect.inspection.evidence.gram import lengths_of, normal_ranks, normal_scores
-from qkvinspect.inspection.evidence.sampled_rows import LayerWeights, biases_of, read
-from qkvinspect.inspection.evidence.zeros import in_blocks, too_few
+from qkvinspect.inspection.evidence.sampled_rows import LayerWeights, Lying, biases_of, read
+from qkvinspect.inspection.evidence.zeros import hardly_any, in_blocks, too_few
 from qkvinspect.inspection.kept_samples import kept_samples
 from qkvinspect.sources import announce
+from qkvinspect.weights.reading import Array, keep_dropped_memory
 from qkvinspect.weights.weight import Weight
 
-Array = NDArray[Any]
 T = TypeVar("T")
 
 MAX_ROWS = 1280
@@ -28,9 +27,8 @@ _MADE = 512  # of a few packings with every number of heads, of which each takes
 
 _KEPT = 8  # products of matrices: as many as a packing in blocks has, whatever its heads
 
-_ROOM = 1 << 20
-"""Similarities of layers that are weighed at once: of more, what is made of them no longer stays in the cache."""
-
+_ROOM = 2 << 20
+"""Similarities of layers that are weighed at once: of more, what is made of them takes too much memory."""
 
 _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encoding
 _EVEN = 2.1
@@ -41,10 +39,7 @@ _PAIRS = 6
 _UPRIGHT = 0.1
 """How far rows may be from right angles to each other, as a share of what is usual at random, to be made orthogonal."""
 
-
-np.empty(31 << 20, np.uint8)
-"""Memory of up to as much is kept from now on where it is dropped, as glibc has it once it has seen so much dropped.
-Else it goes back to the system each time, which clears it anew: half of the time of a small sample."""
+keep_dropped_memory()
 
 
 class _MadeOfSample:
@@ -68,6 +63,8 @@ class Sample:
         columns: where the columns of the output projection begin; None where they say nothing.
         lengths: normal scores of how long each row and, after them, each column is, among all of them.
         stride: one row in so many was taken.
+        places: of each row that the stride leaves, which one of the sample it is, or -1 where it was not taken; None
+            where all were.
     """
 
     layer: str
@@ -76,11 +73,20 @@ class Sample:
     columns: int | None
     lengths: Array
     stride: int
+    places: Array | None = None
     _memory: _MadeOfSample = field(default_factory=_MadeOfSample, repr=False, compare=False)
 
     @property
     def layers(self) -> int:
         return 1 if self.scores.ndim == 2 else len(self.scores)
+
+    def placed(self, index: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The heads of which all rows were taken, each row by its place; nothing where others were taken, too."""
+        if self.places is None:
+            return index
+        found = {part: self.places[rows] for part, rows in index.items() if part != "o"}
+        found = {part: whole for part, rows in found.items() if (whole := rows[(rows >= 0).all(axis=1)]).size}
+        return found if sum(rows.size for rows in found.values()) == self.scores.shape[-1] else {}
 
     def among(self, rows: Array, tied: Array | None = None) -> Products:
         """The similarities among some rows, with those among the rows tied to them."""
@@ -91,6 +97,13 @@ class Sample:
         if self.spaces[rows.flat[0]] != self.spaces[others.flat[0]]:
             return None
         return self._products(rows, others, None)
+
+    def forget(self) -> None:
+        """What was made of it, which takes several times the room of it."""
+        memory = self._memory
+        memory.whole = None
+        memory.products.clear()
+        memory.made.clear()
 
     def remembered(self, key: object, make: Callable[[], list[T]]) -> list[T]:
         """What was made of the sample before, as packings that share rows share what is made of these."""
@@ -114,29 +127,35 @@ class Sample:
         return memory.products[key]
 
 
-def stride_of(rows: Sequence[int], most: int = MAX_ROWS, coarsest: int | None = None) -> int:
+def stride_of(rows: Sequence[int], most: int = MAX_ROWS, coarsest: int | None = None, wanted: int | None = None) -> int:
     """One row in how many is taken of weights with so many rows, if at most so many are to be weighed.
 
     Args:
         coarsest: a stride that is not exceeded for that.
+        wanted: how many of the rows are, if not all.
     """
     stride = 1
     common = gcd(*rows)
-    while sum(rows) > most * stride and common % (2 * stride) == 0 and (coarsest is None or 2 * stride <= coarsest):
+    count = sum(rows) if wanted is None else wanted
+    while count > most * stride and common % (2 * stride) == 0 and (coarsest is None or 2 * stride <= coarsest):
         stride *= 2
     return stride
 
 
-def take(source: LayerWeights, stride: int) -> Sample | None:
+def take(source: LayerWeights, stride: int, rows: Array | None = None) -> Sample | None:
     """Read a layer's sample; None where it says nothing or has no values of its own.
+
+    Args:
+        rows: those that are read of all that the stride leaves, in their order, and then nothing of the output
+            projection.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    kept, key = kept_samples(), (stride, source.key)
+    kept, key = kept_samples(), (stride, source.key, None if rows is None else rows.tobytes())
     found = kept.get(key) if kept is not None else None
     if found is None:
-        sample = _take(source, stride)
+        sample = _take(source, stride) if rows is None else _take_some(source, stride, rows)
         if kept is not None:
             kept.keep(key, sample, sample.scores.nbytes if sample is not None else 0)
     else:
@@ -147,16 +166,54 @@ def take(source: LayerWeights, stride: int) -> Sample | None:
 def _take(source: LayerWeights, stride: int) -> Sample | None:
     announce(region for weight in _stored(source) for region in weight.regions)
     found: list[Array] = []
-    for weight, orientation, biases in source.weights:
-        values = read(weight, orientation, stride)
-        if values is None or (weight.encoding is not None and _spread_evenly(values)):
+    for lying in source.weights:
+        values = _values(lying, stride)
+        if values is None:
             return None
-        found.append(np.concatenate([values, biases_of(biases, len(values), stride)], axis=1))
+        found.append(values)
     columns = sum(map(len, found))
     out = read(*source.out, stride, columns=True) if source.out is not None else None
     if out is None or not np.isfinite(out).all() or too_few(out):
         return _sample(source.layer, found, None, stride)
     return _sample(source.layer, [*found, np.pad(out, ((0, 0), (0, 1)))], columns, stride)
+
+
+def _take_some(source: LayerWeights, stride: int, rows: Array) -> Sample | None:
+    """Of the weights alone, and of these no more than some rows."""
+    found: list[Array] = []
+    start = 0
+    for lying, count in zip(source.weights, source.rows, strict=True):
+        stop = start + count // stride
+        if runs := _in_runs(rows[(rows >= start) & (rows < stop)] - start):
+            values = _values(lying, stride, runs)
+            if values is None:
+                return None
+            found.append(values)
+        start = stop
+    sample = _sample(source.layer, found, None, stride)
+    if sample is None:
+        return None
+    places = np.full(start, -1)
+    places[rows] = np.arange(len(rows))
+    return replace(sample, places=places)
+
+
+def _in_runs(rows: Array) -> list[range]:
+    """Numbers in their order as runs of neighbours."""
+    ends = np.flatnonzero(np.diff(rows) != 1) + 1
+    return [range(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, ends) if run.size]
+
+
+def _values(lying: Lying, stride: int, runs: Sequence[range] = ()) -> Array | None:
+    """Rows of a weight, each with its bias; None where they say nothing."""
+    weight, orientation, biases = lying
+    values = read(weight, orientation, stride, runs=runs)
+    if values is None or (weight.encoding is not None and _spread_evenly(values)):
+        return None
+    added = biases_of(biases, weight.as_shape(orientation)[0] // stride, stride)
+    if runs:
+        added = np.concatenate([added[run.start : run.stop] for run in runs])
+    return np.concatenate([values, added], axis=1)
 
 
 def _stored(source: LayerWeights) -> Iterator[Weight]:
@@ -173,22 +230,28 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
     Nor where the places of zeros would speak instead of the values: in blocks, or where hardly any are left. Their last
     column is the biases.
     """
-    if any(_orthogonal(values) or in_blocks(values) or too_few(values[:, :-1]) for values in found):
+    if any(map(_orthogonal, found)) or not all(map(_with_values, found)):
         return None
     spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
+    lengths = np.concatenate([lengths_of(values) for values in found])
     scores = np.zeros((len(spaces), len(spaces)), np.float32)
     widths = set(spaces.tolist())
     for width in widths:
         (places,) = np.nonzero(spaces == width)
-        own = normal_scores(np.concatenate([values for values in found if values.shape[1] == width]))
+        alike = [values for values in found if values.shape[1] == width]
+        own = normal_scores(alike[0] if len(alike) == 1 else np.concatenate(alike), lengths[places])
         if own is None:
             return None
         if len(widths) == 1:
             scores = own
         else:
             scores[np.ix_(places, places)] = own
-    lengths = np.concatenate([lengths_of(values) for values in found])
     return Sample(layer, scores, spaces, columns, normal_ranks(lengths), stride)
+
+
+def _with_values(values: Array) -> bool:
+    """Whether values speak and not the places of zeros."""
+    return hardly_any(values) or not (in_blocks(values) or too_few(values[:, :-1]))
 
 
 def _spread_evenly(values: Array) -> bool:
@@ -209,14 +272,16 @@ def _orthogonal(values: Array) -> bool:
 
     They are then less alike within the matrix than with the rows of any other, which looks like an effect of heads.
     """
-    with np.errstate(all="ignore"):  # infinite and signalling values are looked for below
+    with np.errstate(all="ignore"):  # infinite and signalling values
         rows = values[:_FIRST_ROWS].astype(np.float64)
-        lengths = np.linalg.norm(rows, axis=1)
-        rows = rows[lengths > 0] / lengths[lengths > 0, None]
-    if not np.isfinite(rows).all():
+        products = rows @ rows.T
+        lengths = products.diagonal()
+        squares = (products**2 / lengths / lengths[:, None])[lengths > 0][:, lengths > 0]
+    if not np.isfinite(squares).all():
         return False
-    pairs = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
-    return len(pairs) >= _PAIRS and bool((pairs**2).mean() * rows.shape[1] < _UPRIGHT**2)
+    count = len(squares)
+    pairs = count * (count - 1)
+    return pairs >= 2 * _PAIRS and bool((squares.sum() - count) / pairs * rows.shape[1] < _UPRIGHT**2)
 
 
 def at_once(samples: Sequence[Sample]) -> list[Sample]:
@@ -232,10 +297,14 @@ def at_once(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _alike(one: Sample, other: Sample) -> bool:
-    return (one.columns, one.stride) == (other.columns, other.stride) and np.array_equal(one.spaces, other.spaces)
+    if (one.columns, one.stride) != (other.columns, other.stride) or not np.array_equal(one.spaces, other.spaces):
+        return False
+    if one.places is None or other.places is None:
+        return one.places is other.places
+    return np.array_equal(one.places, other.places)
 
 
 def _put_together(alike: Sequence[Sample]) -> Sample:
     first = alike[0]
     scores, lengths = np.stack([one.scores for one in alike]), np.stack([one.lengths for one in alike])
-    return Sample(first.layer, scores, first.spaces, first.columns, lengths, first.stride)
+    return Sample(first.layer, scores, first.spaces, first.columns, lengths, first.stride, first.places)

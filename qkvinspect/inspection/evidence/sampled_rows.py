@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.checkpoint import BLOCK, Orientation
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.sources.briefly import AT_ONCE, is_filling
-from qkvinspect.weights.reading import numbers, stored_words
+from qkvinspect.weights.reading import Array, numbers, stored_words
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import value_tiles
 from qkvinspect.weights.weight import Matrix, Weight
-
-Array = NDArray[Any]
 
 MAX_COLUMNS = 2048
 """Columns that are looked at of each row."""
 
 
-_AHEAD = 32 << 10
+_AHEAD = 16 << 10
 """Bytes that are read as quickly as two rows by themselves."""
 
 
@@ -70,8 +66,14 @@ class LayerWeights:
         return tuple(weight.as_shape(orientation)[0] for weight, orientation, _ in self.weights)
 
 
-def read(weight: Weight, orientation: Orientation, stride: int, *, columns: bool = False) -> Array | None:
-    """Every ``stride``-th row (or column) and a share of the other axis: float32 [sampled, others]."""
+def read(
+    weight: Weight, orientation: Orientation, stride: int, *, runs: Sequence[range] = (), columns: bool = False
+) -> Array | None:
+    """Every ``stride``-th row (or column) and a share of the other axis: float32 [sampled, others].
+
+    Args:
+        runs: of the rows that the stride leaves, those that are read; all if there are none.
+    """
     if weight.no_values or (weight.encoding is None and _several_to_a_byte(weight.dtype)):
         return None
     try:
@@ -81,6 +83,17 @@ def read(weight: Weight, orientation: Orientation, stride: int, *, columns: bool
     matrix = matrix.transposed if columns else matrix
     if not matrix.rows or not matrix.cols:
         return None
+    if runs:
+        return np.concatenate([_sampled(matrix.take(_before(run, stride)), stride) for run in runs])
+    return _sampled(matrix, stride)
+
+
+def _before(run: range, stride: int) -> range:
+    """The rows of which a stride leaves a run."""
+    return range(run.start * stride, run.stop * stride)
+
+
+def _sampled(matrix: Matrix, stride: int) -> Array:
     thin = -(-matrix.cols // MAX_COLUMNS)
     if not matrix.by_columns or matrix.rows == 1:
         return _lines(matrix, stride, thin)
@@ -142,8 +155,11 @@ def _is_here(matrix: Matrix) -> bool:
 def biases_of(biases: Sequence[Bias], count: int, stride: int) -> Array:
     """The bias of every sampled row as a column; 0 where there is none."""
     column = np.zeros((count * stride, 1), np.float32)
+    known: dict[str, Array | None] = {}  # one tensor has those of Q, K and V where one weight has these
     for bias in biases:
-        values = read(bias.weight, "out_in", 1)
+        if bias.weight.name not in known:
+            known[bias.weight.name] = read(bias.weight, "out_in", 1)
+        values = known[bias.weight.name]
         if values is None or len(values) <= max((run[-1] for run in bias.entries if run), default=-1):
             continue
         for rows, entries in zip(bias.rows, bias.entries, strict=True):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.inspection.evidence.blocksums import BlockSums
 from qkvinspect.inspection.evidence.likelihood import Fitted, fitted, scores_of
+from qkvinspect.weights.reading import Array
 
-Array = NDArray[Any]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=False)
 class Term:
     """One matrix of similarities, or two that are correlated, cut into blocks by heads.
 

@@ -9,9 +9,14 @@ from qkvinspect.inspection.evidence.fit import Fit, fit
 from qkvinspect.inspection.evidence.index import index_of, tiled
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.report import Attention
+from qkvinspect.weights.reading import Array
 
 Variants = Mapping[int, Attention]
 """For each number of heads, a layer cut into that many; it stands for all layers of its stack, of one shape."""
+
+
+_REMEMBERED = 2
+"""Samples that other packings are going to ask, too."""
 
 
 class HeadsInOrder(NamedTuple):
@@ -30,29 +35,31 @@ Fits = Mapping[HeadsInOrder, Sequence[Fit]]
 
 
 def every_way(variants: Variants, samples: Sequence[Sample]) -> Fits:
-    """Every number of heads that fits, with the heads that share a kv head side by side, and tiled."""
-    return {
-        HeadsInOrder(number, is_tiled): fitted
+    """Every number of heads that fits all layers, with the heads that share a kv head side by side, and tiled."""
+    ways = {
+        HeadsInOrder(number, is_tiled): index
         for is_tiled in (False, True)
         for number, cut in variants.items()
-        if (fitted := _fits(cut, samples, is_tiled=is_tiled))
+        if samples and (index := _placed(cut, samples[0], is_tiled=is_tiled))
     }
+    found: dict[HeadsInOrder, list[Fit]] = {way: [] for way in ways}
+    for number, sample in enumerate(samples):
+        for way, fitted in list(found.items()):
+            one = fit(sample, ways[way])
+            if one.usable:
+                fitted.append(one)
+            else:
+                del found[way]
+        if number >= _REMEMBERED:
+            sample.forget()
+    return found
 
 
-def _fits(cut: Attention, samples: Sequence[Sample], *, is_tiled: bool) -> list[Fit]:
-    """The hypothesis applied to every sampled layer; empty where it does not fit one."""
-    index = index_of(cut, samples[0].stride) if samples else None
-    if index is not None and is_tiled:
-        index = tiled(index)
-    if index is None:
-        return []
-    fitted: list[Fit] = []
-    for sample in samples:
-        one = fit(sample, index)
-        if not one.usable:
-            return []
-        fitted.append(one)
-    return fitted
+def _placed(cut: Attention, sample: Sample, *, is_tiled: bool) -> Mapping[str, Array] | None:
+    """Which rows of a sample are in which head of which part; None where they do not show these."""
+    index = index_of(cut, sample.stride)
+    index = tiled(index) if index is not None and is_tiled else index
+    return index and sample.placed(index)
 
 
 def weighable(variants: Variants, stride: int) -> set[int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.alone import as_packed, with_heads
-from qkvinspect.inspection.evidence.fit import Fit, together
+from qkvinspect.inspection.evidence.excerpt import Excerpt
+from qkvinspect.inspection.evidence.fit import Fit, are_alike, together
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
 from qkvinspect.inspection.evidence.index import index_of, source_of
 from qkvinspect.inspection.evidence.odds import noise_of, share_of
@@ -21,8 +20,6 @@ from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, at_once, str
 from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, every_way
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Verdict, Weighed
-
-Array = NDArray[Any]
 
 SURE = 0.99
 """The confidence from which an answer is given."""
@@ -46,24 +43,36 @@ def layers_within(rows: Sequence[int], work: int) -> int:
     return max(work // max(with_out, 1) ** 2, 1)
 
 
-def stride_for(attention: Attention, most: int = MAX_ROWS, coarsest: int | None = None) -> int:
-    """One row in how many a sample of a layer has."""
+def stride_for(
+    attention: Attention, most: int = MAX_ROWS, coarsest: int | None = None, excerpt: Excerpt | None = None
+) -> int:
+    """One row in how many a sample of a layer has, or one of an excerpt."""
     source = source_of(attention)
-    return stride_of(source.rows, most, coarsest) if source is not None else 1
+    wanted = None if excerpt is None else excerpt.count(attention)
+    return stride_of(source.rows, most, coarsest, wanted) if source is not None else 1
 
 
-def samples_of(attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: int | None = None) -> list[Sample]:
+def samples_of(
+    attentions: Sequence[Attention], most: int = MAX_ROWS, coarsest: int | None = None, excerpt: Excerpt | None = None
+) -> list[Sample]:
     """Read a sample of each layer that has values to compare.
 
     Args:
         most: rows of a layer.
         coarsest: one row in so many at the least.
+        excerpt: the rows that are taken; None for all, and columns of the output projection.
 
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    if not attentions:
+        return []
+    stride = stride_for(attentions[0], most, coarsest, excerpt)
+    rows = None if excerpt is None else excerpt.rows(attentions[0], stride)
+    if excerpt is not None and rows is None:
+        return []
     sources = [source for attention in attentions if (source := source_of(attention)) is not None]
-    taken = (take(source, stride_of(source.rows, most, coarsest)) for source in sources)
+    taken = (take(source, stride, rows) for source in sources)
     return [sample for sample in taken if sample is not None]
 
 
@@ -113,9 +122,9 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
-    verdict = _packings(fits, layers)
-    common = {} if verdict.confidence else {label: _in_common(own) for label, own in fits.items()}
-    if common and all(common.values()):
+    verdict = _packings(fits.items(), layers)
+    if not verdict.confidence and all(map(_has_common_law, fits.values())):
+        common = ((label, _in_common(own)) for label, own in fits.items())  # one at a time: they take room
         verdict = _more_visible(_packings(common, layers), verdict)
     if verdict.decided and _over_channels(packings, fits, samples, verdict.best.label):
         return replace(verdict, decided=False, confidence=0.0)
@@ -123,7 +132,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
         return verdict
     others = np.flatnonzero(~as_packed(fits, verdict.best)).tolist()
     one_by_one = ((i, {label: _only(own, i) for label, own in fits.items()}) for i in others)
-    return unless_apart(verdict, [_packings(one, layers[i : i + 1]) for i, one in one_by_one])
+    return unless_apart(verdict, [_packings(one.items(), layers[i : i + 1]) for i, one in one_by_one])
 
 
 def _over_channels(
@@ -140,11 +149,14 @@ def _over_channels(
 
 def _in_common(fits: Fits) -> Fits:
     """The layers under one law for all; empty where there is none, or but one layer."""
-    if sum(one.layers for one in next(iter(fits.values()))) < 2:
+    if not _has_common_law(fits):
         return {}
-    shared = {heads: together(of) for heads, of in fits.items()}
-    common = {heads: [one] for heads, one in shared.items() if one is not None}
-    return common if len(common) == len(fits) else {}
+    return {heads: [one] for heads, of in fits.items() if (one := together(of)) is not None}
+
+
+def _has_common_law(fits: Fits) -> bool:
+    """Whether there are several layers, which may follow one law."""
+    return sum(one.layers for one in next(iter(fits.values()))) > 1 and all(map(are_alike, fits.values()))
 
 
 def _only(fits: Fits, number: int) -> Fits:
@@ -234,11 +246,11 @@ def _halves_differ(fits: Mapping[int, Sequence[Fit]]) -> bool:
     return len(found) > 1
 
 
-def _packings(fits: Mapping[str, Fits], layers: tuple[str, ...]) -> Verdict:
+def _packings(fits: Iterable[tuple[str, Fits]], layers: tuple[str, ...]) -> Verdict:
     weighed: list[Weighed] = []
     visible = False
     noise = 0.0
-    for label, own in fits.items():
+    for label, own in fits:
         scores = {heads: score_of([one.fitted for one in of]) for heads, of in own.items()}
         best = max(scores, key=lambda heads: scores[heads])
         alike = [abs(scores[best] - one.score) < 1e-6 and one.num_heads == best.number for one in weighed]

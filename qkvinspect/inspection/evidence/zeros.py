@@ -6,12 +6,9 @@ padded head and the few values that coarse rounding leaves all look like heads o
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from qkvinspect.weights.reading import Array
 
 _SOME = 0.05
 """The share of zeros from which their places are looked at."""
@@ -36,13 +33,27 @@ _FEW, _LEFT = 16, 0.1
 layers had other heads."""
 
 
+def hardly_any(values: Array) -> bool:
+    """Whether zeros are too few for two rows and for any share that counts, wherever they lie: nearly always.
+
+    Then none of what follows is the case. It takes a fifth of the time.
+    """
+    zeros = _count(values)
+    return zeros < min(values.shape[1], _SOME * (values.size - zeros))
+
+
+def _count(values: Array) -> int:
+    """Of zeros: numpy compares numbers and counts what is true in less time than it counts what is not zero."""
+    return int(np.count_nonzero(values == 0))
+
+
 def in_blocks(values: Array) -> bool:
     """Whether zeros lie in blocks, or in runs along a row or a column, or in some rows of every head.
 
     Whole columns of zeros are the same for all rows, and whole rows of zeros anywhere else are a head that was pruned,
     or some units.
     """
-    zeros = values.size - np.count_nonzero(values)
+    zeros = _count(values)
     if zeros < 2 * values.shape[1] and zeros < _SOME * (values.size - zeros):
         return False  # too few for two rows, and wherever they lie
     zero = values == 0
@@ -70,7 +81,7 @@ def _padded(empty: Array) -> bool:
 
 def too_few(values: Array) -> bool:
     """Whether so few values are left that what is alike is by chance: many rows have no column in common."""
-    if np.count_nonzero(values) > (1 - _MOSTLY) * values.size:
+    if _count(values) < _MOSTLY * values.size:
         return False
     held = values != 0
     if 0 < held.mean() < _LEFT and len(np.unique(np.abs(values[held]))) <= _FEW:
@@ -84,7 +95,7 @@ def too_few(values: Array) -> bool:
 
 def incomparable(values: Array) -> Array | None:
     """Which pairs of rows have no column in common, so that nothing is known of them; None where there are none."""
-    if values.size - np.count_nonzero(values) < min(values.shape[1], (1 - _MOSTLY) * values.size):
+    if _count(values) < min(values.shape[1], (1 - _MOSTLY) * values.size):
         return None
     held = values != 0
     if float(held.mean()) > 1 - _MOSTLY:
