@@ -82,6 +82,8 @@ def about_evidence(
     yield from about_pairing(attention, heads)
     if packings is not None and packings.decided and not evidence.as_declared:
         text = f"the layout says {packing}, the weights say {packings.best.words(known and known.num_heads)}"
+        if {"q", "k"} <= {*packings.best.label.replace(",", " ").split()}:
+            text += ", or that with Q and K exchanged, as only their product is used"
         yield Finding(FindingCode.PACKING_AGAINST_WEIGHTS, f"{text} {_sure(packings)}", layer)
     elif heads is None or not heads.decided:
         return

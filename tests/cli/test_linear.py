@@ -20,7 +20,7 @@ from tests.conftest import Run
 from tests.counted import counted
 from tests.hostile.mass_structures import quick
 
-FEW = 8
+FEW = 14
 OURS = {"A", "B", "shards", "ranks"}
 LINES: dict[str, tuple[str, ...]] = {
     "show": ("show", "A", "--per-head", "--full"),

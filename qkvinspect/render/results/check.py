@@ -63,18 +63,18 @@ def _readable(one: Checked) -> Chapter:
     across = max((len(remark.label) for remark in remarks), default=0)
     entries = tuple(replace(remark, label_width=max(across, 7)) for remark in remarks)
     first = next((f for f, _ in said if f.severity != "info" and f.layer), None)
-    hint = (CodeBlock((_hint(one.path, first),), "look closer:"),) if first else ()
+    strange = {f.layer for f in one.findings if f.code == FindingCode.UNRECOGNISED_ATTENTION}
+    known = first is not None and one.num_attentions > 0 and first.layer not in strange
+    hint = (CodeBlock((_hint(one.path, first, known=known),), "look closer:"),) if first else ()
     return Chapter(f"{one.path}  {counted}{'' if said else '  ok'}", (Items(entries), *hint), compact=True)
 
 
-def _hint(path: str, finding: Finding) -> str:
-    """The command that shows more of a finding."""
+def _hint(path: str, finding: Finding, *, known: bool) -> str:
+    """The command that shows more of a finding; --layer takes the names of ``known`` modules only."""
     path = clean(path)
     name = shlex.quote(path) if len(path) <= _ASIDE else "PATH"
     layer = shlex.quote(clean(finding.layer or ""))
-    shown = f"show --per-head {name} --layer {layer}"
-    if finding.code == FindingCode.UNRECOGNISED_ATTENTION:  # a module that --layer does not know
-        shown = f"show {name}"
+    shown = f"show --per-head {name} --layer {layer}" if known else f"show {name}"
     command = f"explain --evidence {name} {layer}" if finding.code in AGAINST_WEIGHTS else shown
     return f"qkvinspect {command}"
 
