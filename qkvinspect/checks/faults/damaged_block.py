@@ -12,6 +12,7 @@ names the tensor, the heads and the bytes, counted from where the tensor begins,
   larger than any weight's tell anything;
 - one to four values of 256 and more that are a hundred times larger than all others of their weight or bias;
 - a half, a quarter or an eighth of the columns that are zero, or another such share, where other layers' are not;
+- a part whose heads have the norms and ranks of numbers drawn once, where other layers' are trained;
 - of codes of eight bits, blocks of 2 KiB and more whose codes are rare in the rest of the tensor.
 
 The thresholds were set on trained checkpoints by others, in five dtypes: none has such a block. Blocks from 4 KiB on
@@ -81,6 +82,7 @@ class _Seen:
 def find(subject: Subject) -> Iterator[Fault]:
     from qkvinspect.checks.damage import odd_codes
     from qkvinspect.checks.damage.copied_runs import rarity
+    from qkvinspect.checks.damage.drawn_anew import drawn_anew
     from qkvinspect.checks.damage.lone_values import with_large_tails
     from qkvinspect.checks.damage.lost_columns import lost_columns
     from qkvinspect.checks.damage.lost_columns import told as lost_words
@@ -114,6 +116,7 @@ def find(subject: Subject) -> Iterator[Fault]:
         yield tensor.layer, f"{tensor.info.name.removeprefix(f'{tensor.layer}.')}: {lost_words(lost)}"
     yield from (fault for fault, what in odd if what == LARGE or not coded)
     yield from _copied(subject, tensors, marks)
+    yield from drawn_anew(subject)
 
 
 def _lone(tensor: StoredTensor, seen: Sequence[_Seen], *, in_tail: bool) -> Iterator[Fault]:
