@@ -38,6 +38,7 @@ def attention_names(
     known = {one.stored for one in names.values()} - _bare(flow, names)
     times = Counter(use.stored.name for use in uses.all)
     done = {(name.rpartition(".")[0], one.stored) for name, one in names.items() if is_generated(one.stored)}
+    partly: dict[tuple[int, str], bool] = {}  # whether modules of the same attention have names for a weight
     for number, one, modules, own, taken in islice(_in_each_module(flow, uses), _MOST):
         cut = [None if use is None else piece_added(uses, use, pieces) for use in taken]
         home = _multihead(taken, cut, names, own[0])
@@ -45,7 +46,9 @@ def attention_names(
             place = scope or f"attention.{number}"
             if (place, view.weight) in done:
                 continue
-            if view.weight in known and not any((other, view.weight) in done for other in modules):
+            if (number, view.weight) not in partly:
+                partly[number, view.weight] = any((other, view.weight) in done for other in modules)
+            if view.weight in known and not partly[number, view.weight]:
                 continue
             if use is None:  # cut before its product
                 known.add(view.weight)
@@ -95,16 +98,26 @@ def _in_each_module(flow: Flow, uses: Uses) -> Iterator[_Placed]:
             products.setdefault(use.stored.name, {})[calls.module(use.node)] = use
     times = Counter(flow.met)
     by_queries = Counter(one.q.weight for one in times)
+    shared: dict[tuple[str, ...], list[str]] = {}
     for number, one in enumerate(times):
-        q, k, v = (products.get(view.weight, {}) for view in (one.q, one.k, one.v))
-        modules = [path for path in q if path in k and path in v]
-        if modules and by_queries[one.q.weight] == 1 and times[one] >= len(q) >= len({**k, **v}):
+        weights = (one.q.weight, one.k.weight, one.v.weight)
+        q, k, v = every = [products.get(weight, {}) for weight in weights]
+        if weights not in shared:
+            shared[weights] = [path for path in min(every, key=len) if all(path in each for each in every)]
+        modules = shared[weights]
+        if (
+            modules
+            and by_queries[one.q.weight] == 1
+            and times[one] >= len(q)
+            and k.keys() <= q.keys()
+            and v.keys() <= q.keys()
+        ):
             modules = [*q]
         for path in modules:
-            taken = [every.get(path) or next(iter(every.values())) for every in (q, k, v)]
+            taken = [each.get(path) or next(iter(each.values())) for each in every]
             yield _Placed(number, one, modules, [path] * 3, taken)
         if not modules:
-            last = [next(reversed(every.items()), ("", None)) for every in (q, k, v)]
+            last = [next(reversed(each.items()), ("", None)) for each in every]
             yield _Placed(number, one, (), [path for path, _ in last], [use for _, use in last])
 
 
@@ -125,16 +138,15 @@ def cut_biases(uses: Uses, names: Mapping[str, Named], pieces: Mapping[str, Piec
     """The biases of products whose weights have names, where they are pieces of a vector."""
     if not pieces:
         return
-    by_stored: dict[str, list[str]] = {}
-    for name, named in names.items():
-        if named.part is None and name.endswith(".weight"):
-            by_stored.setdefault(named.stored, []).append(name)
+    by_stored = {one.stored: name for name, one in names.items() if one.part is None and name.endswith(".weight")}
     for use in uses.all:
-        if use.slot != PRODUCTS.get(use.node.op):
+        stored = use.stored.name
+        if use.slot != PRODUCTS.get(use.node.op) or stored not in by_stored:
             continue
-        every = by_stored.get(use.stored.name, [])
-        own = [name for name in every if use.node.scope and name.startswith(f"{use.node.scope}.")]
-        for name in own or every[-1:]:
+        scope = use.node.scope
+        own = [f"{scope}.weight", f"{scope}.{stored.replace('.', '_')}.weight"] if scope else []
+        own = [name for name in own if name in names and names[name].stored == stored]
+        for name in own or [by_stored[stored]]:
             piece = piece_added(uses, use, pieces)
             if piece is not None and f"{name[:-6]}bias" not in names:
                 yield Named(f"{name[:-6]}bias", piece.stored, part=(piece.start, piece.stop))
