@@ -65,7 +65,8 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
     pieces = pieces_of_vectors(graph, flow.sizes)
     unnamed = [*attention_names(flow, uses, names, pieces)]
     for named in unnamed:
-        if named.part is None and named.stored in names and names[named.stored].stored == named.stored:
+        bare = names.get(named.stored) if named.part is None and "." not in named.stored else None
+        if bare is not None and bare.stored == named.stored:
             names.pop(named.stored)
         names.setdefault(named.name, named)
     names = with_decoded(uses, names)

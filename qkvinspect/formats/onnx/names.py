@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.formats.onnx.biases import bias_of
+from qkvinspect.formats.onnx.calls import Calls
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored
 from qkvinspect.formats.onnx.labels import before_quantising, is_generated, own_name
 from qkvinspect.formats.onnx.paths import Paths, is_short_for
@@ -243,7 +244,7 @@ def _folded(uses: Uses) -> set[str]:
 def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> Iterator[tuple[Use, str]]:
     """The names of the matrices of Linears."""
     by_scope: dict[str, list[Use]] = {}
-    paths = Paths(_known_paths(uses))
+    paths, calls = Paths(_known_paths(uses)), Calls(uses.all)
     for use in products:
         known = own_name(use.label)
         if known is not None:
@@ -251,11 +252,12 @@ def _product_names(uses: Uses, products: list[Use], own: Mapping[str, str]) -> I
             continue
         bias = bias_of(uses, use)
         label = _in_scope(bias, own) if bias is not None else None
-        scope = use.node.scope
+        scope = calls.module(use.node)
         if label is not None and label.endswith("bias") and _is_of(label, use.node):
             yield use, f"{label[:-4]}weight"
         elif scope:
-            by_scope.setdefault(scope if use.node.told else paths.whole(scope), []).append(use)
+            known_path = use.node.told or scope != use.node.scope
+            by_scope.setdefault(scope if known_path else paths.whole(scope), []).append(use)
     labels = dict(uses.labels)
     homes = {".".join(label.split(".")[:-2]) for label in labels}
     for scope, alike in by_scope.items():

@@ -16,7 +16,7 @@ _MOST_KNOWN = 1 << 12
 """Paths that are compared with each that is sought."""
 
 
-def _parted(scope: str) -> tuple[tuple[str, ...], int]:
+def parted(scope: str) -> tuple[tuple[str, ...], int]:
     """(the components of a path, how many nodes of the same name come before)."""
     *before, last = scope.split(".")
     found = _COUNTED.fullmatch(last)
@@ -42,7 +42,17 @@ def _places(short: Sequence[str], whole: Sequence[str]) -> list[int] | None:
 def is_short_for(scope: str, path: str) -> bool:
     """Whether the path in the name of a node is that of a module without those around it, perhaps counted."""
     whole = path.split(".")
-    return any(_places(short, whole) is not None for short in (_parted(scope)[0], scope.split(".")))
+    return any(_places(short, whole) is not None for short in (parted(scope)[0], scope.split(".")))
+
+
+def module_in(label: str, scope: str) -> str | None:
+    """The path of the module that a node was traced in, where the name of what it uses begins with that."""
+    if label.startswith(f"{scope}."):
+        return scope
+    short, _ = parted(scope)
+    whole = label.split(".")[:-1]
+    ends = [at for at, part in enumerate(whole, 1) if part == short[-1] and _places(short, whole[:at]) is not None]
+    return ".".join(whole[: ends[0]]) if len(ends) == 1 else None
 
 
 class Paths:
@@ -55,7 +65,7 @@ class Paths:
     def __init__(self, known: Iterable[tuple[str, str]]) -> None:
         self._known: dict[int, dict[tuple[str, ...], tuple[list[int], list[str]]]] = {}
         for scope, path in known:
-            short, number = _parted(scope)
+            short, number = parted(scope)
             whole = path.split(".")
             places = _places(short, whole)
             if places is not None and len(whole) > len(short):
@@ -65,7 +75,7 @@ class Paths:
 
     def whole(self, scope: str) -> str:
         """The whole path of a module, where those beside it tell; else what the name of its node has."""
-        short, number = _parted(scope)
+        short, number = parted(scope)
         found: dict[int, set[str]] = {}
         for other, (places, path) in self._known.get(number, {}).items():
             most = min(len(other), len(short)) - 1
