@@ -133,6 +133,8 @@ def _short(name: str, attention: Attention) -> str:
 
 def _heads(attention: Attention) -> str:
     geometry = attention.heads
+    if geometry is None and attention.layout is not None and attention.layout.heads_on_all_rows:
+        return "no rows are those of one head alone, so that no number of heads cuts them."
     if geometry is None:
         possible = ", ".join(map(str, attention.possible_heads[:16]))
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.account import Account, Unrecognised
@@ -12,6 +12,7 @@ from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.look_alikes import looking_alike
 from qkvinspect.inspection.mixing import mixing_tokens
 from qkvinspect.inspection.names import Names, Path, numberless
+from qkvinspect.inspection.qk_norms import NO_ROW, beside_norms
 from qkvinspect.inspection.repeated import RepeatedMatch
 from qkvinspect.inspection.repeats import Repeats
 from qkvinspect.inspection.report import Attention
@@ -52,8 +53,9 @@ def account(
         places = {match.path for match in matches if not isinstance(match, RepeatedMatch)}
         known = frozenset(own | _inside(repeats.firsts, places))
         free = unclaimed(names, repeats.without_likes(known, frozenset(), alike=True))
-        if not free.undotted and not any(_looked_for(names, free)):
-            return Account(names.weights, stored, NamesWithLikes(known, repeats), ())
+        every = NamesWithLikes(known, repeats)
+        if not free.undotted and not any(_looked_for(names, free, (every,))):
+            return Account(names.weights, stored, every, ())
     places = {match.path for match in matches}
     known = {name for one in split for name in one.tensor_names}.union(*(match.names for match in matches))
     inside = _inside(names.paths, places)
@@ -80,20 +82,26 @@ def account(
     taken = {info.name for found in strange for info in found.tensors}
     twice: Sequence[Copies] = ()
     first = unclaimed(names, repeats.without_likes(known, taken))
-    if first.undotted or any(_looked_for(names, first)):
+    understood = (known, taken)
+    if first.undotted or any(_looked_for(names, first, understood)):
         free = unclaimed(names, names.paths, known, taken)
         twice = copies(names, free.undotted)
-        strange += _looked_for(names, free, {found.module for found in strange}.union(said), twice)
+        strange += _looked_for(names, free, understood, {found.module for found in strange}.union(said), twice)
     known.difference_update(info.name for found in strange for info in found.tensors)
     return Account(names.weights, stored, known, tuple(strange), tuple(twice))
 
 
 def _looked_for(
-    names: Names, free: Unclaimed, told_of: Set[str] = frozenset(), twice: Sequence[Copies] = ()
+    names: Names,
+    free: Unclaimed,
+    understood: Sequence[Container[str]],
+    told_of: Set[str] = frozenset(),
+    twice: Sequence[Copies] = (),
 ) -> Iterator[Unrecognised]:
     """What looks like attention among tensors that nobody knows.
 
     Args:
+        understood: names of tensors that need no more looking at.
         told_of: modules of which something is said already.
         twice: what is kept under other names as well.
     """
@@ -105,6 +113,10 @@ def _looked_for(
     for found in mixing_tokens(names, free.mixing, taken):
         taken.update(info.name for info in found[1])
         yield Unrecognised(*found, names)
+    for found in beside_norms(names, free.normed, (*understood, taken)):
+        if found[0] not in told_of:
+            taken.update(info.name for info in found[1])
+            yield Unrecognised(*found, names, NO_ROW)
     taken.update(name for some in twice for name in some.tensors)
     for found in undotted(names, free.undotted, taken):
         yield Unrecognised(*found, names, _UNDOTTED)

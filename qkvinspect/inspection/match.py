@@ -22,7 +22,7 @@ from qkvinspect.inspection.leftovers import Leftover
 from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.no_scores import said_instead
-from qkvinspect.inspection.one_for_all_heads import with_one_head
+from qkvinspect.inspection.one_for_all_heads import with_heads_that_share
 from qkvinspect.inspection.read_as_stored import as_read
 from qkvinspect.inspection.renamed import UnlikeError
 from qkvinspect.inspection.repeated import repeated_matches
@@ -270,7 +270,7 @@ def _at(names: Names, name: str, path: Path, index: Mapping[Path, tuple[Layout, 
     rows = (*index.get(end[-1:], ()), *index.get(end, ()))
     if len(end) == 2 and end[0].isdecimal():
         rows += index.get(("#", end[1]), ())
-    return with_one_head((found for layout in rows for found in _candidates(names, name, path, layout)), names)
+    return with_heads_that_share((found for layout in rows for found in _candidates(names, name, path, layout)), names)
 
 
 def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator[Candidate]:

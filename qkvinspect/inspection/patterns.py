@@ -31,7 +31,9 @@ from qkvinspect.inspection.two_steps import IN_TWO_STEPS, first_steps, products,
 from qkvinspect.inspection.unexplained import (
     EVEN,
     FEW,
+    HEADS_OF_TASKS,
     are_moments,
+    are_three_words,
     has_more_axes,
     is_additive,
     is_low_rank,
@@ -43,10 +45,6 @@ from qkvinspect.weights.head_stack import Axes
 
 _OTHER_KINDS = frozenset({"A_log", "dt_bias", "conv1d", "conv", "D", "short_filter", "filter_fn"})
 """What stands beside an ``in_proj`` that is a state space's or a convolution's (Hyena has filters)."""
-
-
-_HEADS_OF_TASKS = frozenset({"head", "heads"})
-"""What follows the word where ``q_head`` estimates Q, as of a critic."""
 
 _ADAPTERS = frozenset({"processor", "adapter", "ip"})
 
@@ -251,15 +249,20 @@ def _may_stand_alone(projections: Sequence[Projection], module: ProjectingModule
         all(one.plain for one in projections)
         and (all(count >= FEW and count % EVEN == 0 for count in rows) or _score_with_few(projections))
         and len({one.word.label for one in projections}) < 3
-        and not any(_HEADS_OF_TASKS.intersection(one.word.after) for one in projections)
+        and not any(HEADS_OF_TASKS.intersection(one.word.after) for one in projections)
         and not any(map(is_no_projection, module.path[-1:]))
     )
 
 
 def _score_with_few(projections: Sequence[Projection]) -> bool:
-    """Whether they are those of SAGAN: 1x1 convolutions, V as wide as its input, Q and K an equal fraction of it."""
+    """Whether they are those of SAGAN: V as wide as its input, Q and K an equal fraction of it.
+
+    As 1x1 convolutions, or as layers whose names differ in nothing but the three words.
+    """
     shapes = {one.parts: one.weight.shape for one in projections}
-    if shapes.keys() != set("qkv") or any(len(shape) != 4 for shape in shapes.values()):
+    if not (all(len(shape) == 4 for shape in shapes.values()) or are_three_words(projections)):
+        return False
+    if shapes.keys() != set("qkv"):
         return False
     (few, wide), same, (rows, cols) = shapes["q"][:2], shapes["k"][:2], shapes["v"][:2]
     return same == (few, wide) and rows == cols == wide and few > 1 and wide % few == 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.names import Names, Path, shape_of
-from qkvinspect.inspection.one_for_all_heads import heads_share
+from qkvinspect.inspection.one_for_all_heads import heads_that_share, shared_by
 from qkvinspect.inspection.outputs import has_an_output_each, output_of
 from qkvinspect.inspection.projections import ProjectingModule, Projection
 from qkvinspect.inspection.three_axes import bias_keys
@@ -30,8 +30,8 @@ def layouts_of(
         turns: how the tensors may lie.
     """
     is_head = projections[0].is_head and not has_an_output_each(module, projections)
-    shared = heads_share([part.weight.shape for part in projections], [info.shape for _, info in module.outputs])
-    one = 1 if is_head or shared or _is_one_head(module) else None
+    shared = heads_that_share([part.weight.shape for part in projections], [info.shape for _, info in module.outputs])
+    one = 1 if is_head or _is_one_head(module) else None
     lists = any(heads_of(one.weight) for one in projections)
     keys = tuple(".".join(one.key) for one in projections)
     forms = [
@@ -39,11 +39,12 @@ def layouts_of(
         for turn in turns
     ]
     open = len(turns) > 1  # several packings never agree, but one orientation may have an output projection alone
-    return tuple(
+    found = (
         layout
         for form in forms
         for layout in _layouts(keys, *_with_output(module, projections, form), one, lists, open)
     )
+    return tuple([shared_by(layout, shared) if shared else layout for layout in found])
 
 
 def layout_of_three_axes(projections: Sequence[Projection], heads: int, out: str) -> Layout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from qkvinspect.errors import LayoutError
@@ -10,6 +10,7 @@ from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.fact_against_rows import HeldRows, SeveralExplanationsError, Sizes, fitted
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
+from qkvinspect.inspection.one_for_all_heads import why_not_cut
 from qkvinspect.inspection.sizes import geometry_of, part_rows_of, possible_heads, shared_unlike
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import HEADED, Geometry
@@ -27,7 +28,8 @@ class Solution:
         rejected: facts that the shapes contradict, and why.
         disagreeing: facts that fit the shapes but say otherwise than the chosen one.
         explained: why the layer holds other heads than the chosen fact says of the model; "" where it does not.
-        unlike: why no number of heads fits, where K and V have different ones; "" where they have not.
+        unlike: why no number of heads fits, where K and V have different ones, or all heads the same rows; "" where
+            neither is so.
     """
 
     geometry: Geometry | None
@@ -79,6 +81,11 @@ def _solve(
     def sizes(fact: HeadFact) -> Geometry:
         return geometry_of(layout, totals, part_rows, out_features, fact)
 
+    if layout.heads_on_all_rows:
+        why = why_not_cut(layout)
+        others = [fact for fact in facts if fact.num_heads != layout.heads_on_all_rows]
+        flags = [(fact, why) for fact in others if fact.said_by is SaidBy.FLAG]
+        return Solution(_whole(layout, part_rows), None, (), tuple(flags), unlike=why)
     fixed = _fixed(facts, sizes)
     settled = True
     for fact in facts:
@@ -118,10 +125,15 @@ def _solve(
         ]
     unlike = shared_unlike(layout, part_rows, out_features)
     possible = possible_heads(part_rows) if not unlike else ()
-    whole = None
-    if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} == part_rows.keys():
-        whole = Geometry(1, 1, part_rows.get("q", 1), widths=part_rows)
+    whole = _whole(layout, part_rows)
     return Solution(whole, None, possible, tuple(rejected), tuple(disagreeing), unlike=unlike)
+
+
+def _whole(layout: Layout, part_rows: Mapping[str, int]) -> Geometry | None:
+    """One "head" a part, where the shapes tell the parts apart."""
+    if {part for stored in layout.weights for part in stored.packing.parts if part in HEADED} != {*part_rows}:
+        return None
+    return Geometry(1, 1, part_rows.get("q", 1), widths=part_rows)
 
 
 _ANOTHER_PART = "as the config of another part of the model says, which its rows fit"

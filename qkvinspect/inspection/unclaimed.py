@@ -8,6 +8,7 @@ from typing import NamedTuple
 from qkvinspect.inspection.look_alikes import attention_above, may_project
 from qkvinspect.inspection.mixing import mixer_above
 from qkvinspect.inspection.names import Names, Path
+from qkvinspect.inspection.qk_norms import normed_above
 from qkvinspect.inspection.undotted import is_undotted
 
 
@@ -17,11 +18,13 @@ class Unclaimed(NamedTuple):
     Attributes:
         called: matrices of modules that are called attention.
         mixing: matrices of modules that mix tokens, or that have names of their own for it.
+        normed: norms of Q and K, by the module that they are for.
         undotted: projections under names without dots.
     """
 
     called: dict[Path, list[str]]
     mixing: dict[Path, list[str]]
+    normed: dict[Path, list[str]]
     undotted: dict[Path, list[str]]
 
 
@@ -34,7 +37,7 @@ def unclaimed(
         paths: of the tensors that are looked at.
         known, taken: those of them that need no more looking at.
     """
-    found = Unclaimed({}, {}, {})
+    found = Unclaimed({}, {}, {}, {})
     for name, path in paths.items():
         if name in known or name in taken:
             continue
@@ -44,6 +47,9 @@ def unclaimed(
         at = mixer_above(path)
         if at and sum(size > 1 for size in names.shape(name)) > 1:
             found.mixing.setdefault(path[:at], []).append(name)
+        at = normed_above(path)
+        if at:
+            found.normed.setdefault(path[:at], []).append(name)
         if is_undotted(path[-1]):
             found.undotted.setdefault(path[:-1], []).append(name)
     return found

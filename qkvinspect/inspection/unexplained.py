@@ -34,6 +34,10 @@ FEW = 16
 """Rows below which a name must say that it is attention: a classifier has as few."""
 
 
+HEADS_OF_TASKS = frozenset({"head", "heads"})
+"""What follows the word where ``q_head`` estimates Q, as of a critic."""
+
+
 EVEN = 8
 """What the rows of a projection are a multiple of, where no name says that it is attention."""
 
@@ -52,7 +56,8 @@ def unexplained(module: ProjectingModule, sets: Sequence[Sequence[Projection]]) 
     for some in (some for some in sets if not any(some[0] in others for others in listed)):
         by_name = len(some) == 1 and len(some[0].parts) == 3 and some[0].key[0] != "in_proj"
         mixed = mix_three(some) and not _are_looked_up(some)
-        if called or by_name or mixed or _are_few(some, module) or _lack_a_query(some, module):
+        beside = _are_few(some, module) or _lack_a_query(some, module) or _score_with_others(some, module)
+        if called or by_name or mixed or beside:
             lone = len(parts_of(some)) < 3 or (is_low_rank(some) and not mix_three(some))
             no_row = OF_FACTORS if is_low_rank(some) else ""
             yield leftover(module, some, _why(some, module, lone=lone), lone=lone, no_row=no_row)
@@ -98,6 +103,32 @@ def _lists_of_each(sets: Sequence[Sequence[Projection]]) -> list[list[Projection
         and len({one.weight.shape for one in some}) == 1
         and (len(some) == 3 or not some[0].is_head)
     ]
+
+
+def are_three_words(some: Sequence[Projection]) -> bool:
+    """Whether these are one layer for each of Q, K and V, and their names differ in nothing but the word for it."""
+    return (
+        sorted(one.parts for one in some) == ["k", "q", "v"]
+        and all(one.plain and one.key[-1] in LEAVES for one in some)
+        and len({(one.word.affix, one.word.spelling, one.key[1:]) for one in some}) == 1
+        and not are_moments(some)
+    )
+
+
+def _score_with_others(some: Sequence[Projection], module: ProjectingModule) -> bool:
+    """Whether three layers read one width, and Q and K are as wide as each other: so they are scored.
+
+    V is as wide as what it reads, or all rows are even; classifiers of three kinds have any number of them.
+    """
+    shapes = {one.parts: one.weight.shape[:2] for one in some}
+    return (
+        are_three_words(some)
+        and shapes["q"] == shapes["k"]
+        and len({cols for _, cols in shapes.values()}) == 1
+        and (shapes["v"][0] == shapes["v"][1] or all(rows % EVEN == 0 for rows, _ in shapes.values()))
+        and not any(HEADS_OF_TASKS.intersection(one.word.after) for one in some)
+        and not any(map(is_no_projection, module.path[-1:]))
+    )
 
 
 def _lack_a_query(some: Sequence[Projection], module: ProjectingModule) -> bool:

@@ -108,6 +108,8 @@ class Layout:
         subheads_apart: whether the first of these come for all heads of the module, then the second ([q1; q2]).
         num_heads, num_kv_heads: of a module, where the layout itself fixes them (a module a head).
         head_dim: rows of a head of K, where the library fixes them.
+        heads_on_all_rows: how many heads use all rows of each projection, each on its own share of the input; 0 where
+            each has rows of its own.
         kv_heads: how many kv heads the library allows; where a row does not say, as many as heads if one tensor
             holds all parts, else any number.
         tiled_in: globs for names of modules in which head h uses kv head h % kv heads, where libraries that share the
@@ -195,6 +197,7 @@ class Layout:
     num_heads: int | None = None
     num_kv_heads: int | None = None
     head_dim: int | None = None
+    heads_on_all_rows: int = 0
     glob: str | frozenset[str] = "*"
     found_by: FoundBy = "layout"
     note: str = ""

@@ -36,6 +36,17 @@ SQUARES = {f"enc.{i}.attn.fcs.{n}.weight": (E, E) for i in (0, 1) for n in range
 HALF = {"layer.attn.qk_odd.weight": (2 * E, E), "layer.attn.gate.weight": (E, E)}
 TRIPLE = {"layer.self_attn.inner.weight": (3 * E, E), "layer.self_attn.outer.weight": (E, E)}
 STRANGE = {"layer.attn.fc_q.weight": (5, E), "layer.attn.fc_k.weight": (7, E), "layer.attn.fc_v.weight": (E, E)}
+FLUX = {
+    f"blocks.{i}.{name}": shape
+    for i in (0, 1)
+    for name, shape in {
+        "linear1.weight": (7 * E, E),
+        "linear2.weight": (E, 5 * E),
+        "modulation.lin.weight": (3 * E, E),
+        "norm.query_norm.scale": (4,),
+        "norm.key_norm.scale": (4,),
+    }.items()
+}
 
 
 @pytest.mark.parametrize(
@@ -46,8 +57,10 @@ STRANGE = {"layer.attn.fc_q.weight": (5, E), "layer.attn.fc_k.weight": (7, E), "
         (TRIPLE, ["layer.self_attn"], "three times as many rows"),
         (STRANGE, ["layer.attn"], "shapes are not those of Q, K and V"),
         (HALF, ["layer.attn"], "no Q, K and V of one kind"),
+        (FLUX, ["blocks.0", "blocks.1"], "norm.query_norm.scale [4] and norm.key_norm.scale [4]"),
+        ({"b.q_norm.weight": (4,), "b.knorm.weight": (4,), "b.in.weight": (48, E)}, ["b"], "norms of Q and K"),
     ],
-    ids=["rwkv", "squares", "triple", "strange", "half"],
+    ids=["rwkv", "squares", "triple", "strange", "half", "flux", "norms"],
 )
 def test_what_was_not_understood_is_said(tmp_path: Path, shapes: Shapes, modules: list[str], why: str) -> None:
     found = report(tmp_path, {**shapes, "head.weight": (10, E)})
@@ -57,6 +70,19 @@ def test_what_was_not_understood_is_said(tmp_path: Path, shapes: Shapes, modules
     assert all(why in strange.why for strange in found.account.unrecognised)
     assert {f.layer for f in found.findings if f.code == "unrecognised-attention"} == set(modules)
     assert sum(found.account.counts().values()) == len(shapes) + 1
+
+
+def test_norms_of_q_and_k_name_what_they_stand_beside(tmp_path: Path) -> None:
+    account = report(tmp_path, FLUX).account
+    assert account is not None
+    assert [[info.name for info in one.tensors] for one in account.unrecognised] == [
+        [f"blocks.{i}.linear{n}.weight" for n in (1, 2)] for i in (0, 1)
+    ]
+    assert {(one.suggestion, "flux-single" in one.no_row) for one in account.unrecognised} == {("", True)}
+    told = report(tmp_path, FLUX, layouts=(("*", "flux-single"),))
+    assert [one.layout and one.layout.id for one in told.attentions] == ["flux-single"] * 2
+    assert told.account is not None
+    assert told.account.unrecognised == ()
 
 
 @pytest.mark.parametrize(
@@ -70,8 +96,13 @@ def test_what_was_not_understood_is_said(tmp_path: Path, shapes: Shapes, modules
         {f"l.attn.{n}_proj.weight": (E, E) for n in "qkvo"}
         | {f"l.attn.{n}.weight": (E, E) for n in ("rel_pos", "w2e_query")},
         {"attention/output/dense/kernel": (E, E)},
+        {"b.q_norm.weight": (4,), "b.k_norm.weight": (4,), "b.ff.0.weight": (4 * E, E), "b.pos_embed": (9, E)},
+        {"b.q_norm.weight": (4,), "b.q_norm.bias": (4,), "b.up.weight": (4 * E, E)},
+        {"b.norms.q_norm.weight": (4,), "b.norms.k_norm.weight": (4,), "b.up.weight": (4 * E, E)}
+        | {f"b.core.{n}_proj.weight": (E, E) for n in "qkv"},
     ],
-    ids=["mlp", "deformable", "actor and critic", "state space", "inside of what was found", "one, with slashes"],
+    ids=["mlp", "deformable", "actor and critic", "state space", "inside of what was found", "one, with slashes",
+         "norms beside no matrix of their module", "a norm of Q alone", "norms of what was found"],
 )  # fmt: skip
 def test_nothing_is_said_of_what_is_no_attention(tmp_path: Path, shapes: Shapes) -> None:
     found = report(tmp_path, shapes)

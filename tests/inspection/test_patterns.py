@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import qkvinspect
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES
+from qkvinspect.errors import UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
@@ -219,6 +220,47 @@ def test_projections_of_few_rows_are_said() -> None:
     assert [(one.module, one.why[:8]) for one in told.account.unrecognised] == [("b.0.nl", "few rows")]
 
 
+SAGANS = {
+    "linear layers": {f"net.0.blk.{part}.weight": (6, E) for part in ("query", "key")}
+    | {"net.0.blk.value.weight": (E, E)},
+    "1x1 convolutions of sequences": {f"b.mixer.{part}_conv.weight": (6, E, 1) for part in ("query", "key")}
+    | {"b.mixer.value_conv.weight": (E, E, 1)},
+    "letters of one stem": {f"m.{part}_proj.weight": (8, E) for part in "qk"} | {"m.v_proj.weight": (E, E)},
+}
+
+
+@pytest.mark.parametrize("shapes", SAGANS.values(), ids=SAGANS)
+def test_few_rows_that_score_a_v_as_wide_as_its_input_are_found(shapes: dict[str, tuple[int, ...]]) -> None:
+    (found,) = report(shapes).attentions
+    assert {info.name for info in found.weights} == set(shapes)
+
+
+@pytest.mark.parametrize("rows", [18, 32, 40])
+def test_rows_that_fit_no_number_of_heads_are_said(rows: int) -> None:
+    """They do not divide those of V; the words stand beside each other all the same."""
+    shapes = {f"net.0.blk.{part}.weight": (rows, E) for part in ("query", "key")} | {"net.0.blk.value.weight": (E, E)}
+    told = report(shapes)
+    assert told.attentions == ()
+    assert told.account is not None
+    assert [{info.name for info in one.tensors} for one in told.account.unrecognised] == [set(shapes)]
+
+
+SILENT: dict[str, dict[str, tuple[int, ...]]] = {
+    "another word among them": {"m.query.weight": (8, E), "m.key_points.weight": (8, E), "m.value.weight": (E, E)},
+    "Q and K of other widths": {"m.query.weight": (20, E), "m.key.weight": (12, E), "m.value.weight": (E, E)},
+    "ten classes and twelve": {"m.query.weight": (10, E), "m.key.weight": (10, E), "m.value.weight": (12, E)},
+    "heads of tasks": {"m.q_head.weight": (8, E), "m.k_head.weight": (8, E), "m.v_head.weight": (E, E)},
+    "moments": {"m.query_mean.weight": (8, E), "m.key_mean.weight": (8, E), "m.value_mean.weight": (E, E)},
+}
+
+
+@pytest.mark.parametrize("shapes", SILENT.values(), ids=SILENT)
+def test_few_rows_that_score_nothing_are_none(shapes: dict[str, tuple[int, ...]]) -> None:
+    told = report(shapes)
+    assert told.account is not None
+    assert (told.attentions, told.account.unrecognised) == ((), ())
+
+
 @pytest.mark.parametrize(("rows", "known"), [(66, True), (63, True), (64, False), (21, False)])
 def test_thirds_of_any_size_that_are_wider_than_their_input_may_be_q_k_and_v(rows: int, known: bool) -> None:
     """Where the name says it and no output projection says how wide V is: 24 inputs."""
@@ -239,9 +281,13 @@ def test_projections_that_every_head_uses_are_not_cut(names: tuple[str, ...]) ->
     shapes = {f"{name}.weight": (16, 16) for name in names[:3]} | {f"{names[3]}.weight": (E, E)}
     told = report(shapes)
     (attention,) = told.attentions
-    assert attention.heads is not None
-    assert (attention.heads.num_heads, attention.heads.head_dim) == (1, 16)
-    assert all(part.heads == (range(16),) for part in attention.parts)
+    assert (attention.heads, attention.possible_heads) == (None, ())
+    assert [(part.shape, part.rows) for part in attention.parts] == [((16, 16), (range(16),))] * 3
+    why = "each of 3 heads uses all rows of Q, K and V, on its own share of the input"
+    assert [finding.message for finding in told.findings] == [f"{why}: no rows are those of one head alone"]
+    assert report(shapes, heads=3).attentions[0].heads is None
+    with pytest.raises(UsageError, match="each of 3 heads uses all rows"):
+        report(shapes, heads=4)
 
 
 def _three(names: str, *sizes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

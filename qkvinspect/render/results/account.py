@@ -38,7 +38,8 @@ def closing(report: Report) -> Iterator[Block]:
     modules = [text.layer(found.module) for found in account.unrecognised]
     named = ", ".join(modules[:_NAMED]) + (", ..." if len(modules) > _NAMED else "")
     where = text.count(len(modules), "module")
-    yield TextLine(f"{text.count(tensors, 'tensor')} in {where} look like attention and were not understood: {named}")
+    said = "looks like attention and was" if tensors == 1 else "look like attention and were"
+    yield TextLine(f"{text.count(tensors, 'tensor')} in {where} {said} not understood: {named}")
     told = [found for found in account.unrecognised if found.module not in report.undecoded]
     rows = list(dict.fromkeys(found.suggestion for found in told if found.suggestion))
     if rows:

@@ -93,6 +93,12 @@ def _weight_norm() -> EncodingModule:
     return weight_norm
 
 
+def _spectral_norm() -> EncodingModule:
+    from qkvinspect.weights.encodings import spectral_norm
+
+    return spectral_norm
+
+
 def _comfy_quant() -> EncodingModule:
     from qkvinspect.weights.encodings import comfy_quant
 
@@ -125,6 +131,7 @@ ENCODINGS: tuple[tuple[Callable[[], EncodingModule], frozenset[str]], ...] = (
     (_mlx_floats, frozenset({"scales"})),
     (_matmul_nbits, frozenset({"nbits_codes"})),
     (_weight_norm, frozenset({"weight_g", "original0"})),
+    (_spectral_norm, frozenset({"weight_orig"})),
     (_comfy_quant, frozenset({"comfy_quant", "weight_scale"})),
     (
         _known_by_name,
