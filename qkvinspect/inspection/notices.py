@@ -153,10 +153,10 @@ def about_values(layer: str, weights: Iterable[Weight]) -> Iterator[Finding]:
 def about_inputs(attention: Attention) -> Iterator[Finding]:
     """Report K and V of one layer that take different inputs.
 
-    They read the same place, but for nn.MultiheadAttention's kdim and vdim. Q may read another one: the other stream,
-    or what a first step made smaller, as in latent attention.
+    They read the same place, but for nn.MultiheadAttention's kdim and vdim, and for what a graph shows. Q may read
+    another one: the other stream, or what a first step made smaller, as in latent attention.
     """
-    if attention.layout is None or attention.layout.id == _OTHER_INPUTS:
+    if attention.layout is None or attention.layout.id == _OTHER_INPUTS or attention.layout.found_by == "graph":
         return
     taken = {part.name: part.shape[1] for part in attention.parts if part.name in ("q", "k", "v")}
     if "k" in taken and "v" in taken and taken["k"] != taken["v"]:

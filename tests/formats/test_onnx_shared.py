@@ -42,6 +42,7 @@ def test_there_is_one_for_each_file() -> None:
 def test_every_module_has_its_rows(name: str, tmp_path: Path, run: Callable[..., Any]) -> None:
     found = json.loads(run("show", SHARED / f"{name}.onnx", "-f", "json").out)
     assert sorted(one["layer"] for one in found["attentions"]) == LAYERS[name]
+    assert not [one for one in found["findings"] if one["severity"] == "error"]
     out = tmp_path / "parts.safetensors"
     done = run("export", "--split", SHARED / f"{name}.onnx", "-o", out, "--verify")
     assert done.code == 0, done.err
