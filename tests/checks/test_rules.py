@@ -106,6 +106,13 @@ FAULTS: list[tuple[str, str, int | None, Callable[[State], None], str]] = [
         "equal-heads",
         "warning",
         3,
+        edit(3, K, lambda w: torch.cat([w[head(K, 0)] for _ in range(HEADS)])),
+        "heads 0, 1, 2 and 3 of K hold the same values",
+    ),
+    (
+        "equal-heads",
+        "warning",
+        3,
         edit(3, K, lambda w: torch.cat([w[head(K, n % 2)] for n in range(HEADS)])),
         "heads 0 and 2 of K hold the same values",
     ),
