@@ -60,8 +60,8 @@ def _points(attention: Attention) -> Iterator[tuple[str, str]]:
     lost = dict.fromkeys(weight.why for weight in attention.weights if weight.why)
     if lost:
         yield "Numbers", f"cannot be decoded: {'; '.join(lost)}."
-    says = f"what {layout.source} say" if layout.found_by == "pattern" else f"how {layout.source} stores it"
-    yield "Why", layout.why or f"this is {says}."
+    does = {"pattern": "what {} say", "graph": "what {} do"}.get(layout.found_by, "how {} stores it")
+    yield "Why", layout.why or f"this is {does.format(layout.source)}."
     if attention.parts:
         yield "Biases", _biases(attention)
     yield "Heads", _heads(attention)
