@@ -58,11 +58,10 @@ class HeadStack:
     def decode(self, rows: range, cols: range) -> Array:
         import numpy as np
 
-        from qkvinspect.weights.values import rows_of_values
+        from qkvinspect.weights.values import tile_of_values
 
         found = [
-            rows_of_values(self._head(head).transposed.take(cols).transposed, [part])
-            for head, part in _by_head(rows, self.info.shape[self.axes[1]])
+            tile_of_values(self._head(head), part, cols) for head, part in _by_head(rows, self.info.shape[self.axes[1]])
         ]
         return np.concatenate(found) if found else np.zeros((0, len(cols)), np.float32)
 

@@ -95,9 +95,9 @@ class MixedHeads:
     def _values(self, rows: range, cols: range) -> Array:
         import numpy as np
 
-        from qkvinspect.weights.values import rows_of_values
+        from qkvinspect.weights.values import tile_of_values
 
-        return rows_of_values(self.matrix.transposed.take(cols).transposed, [rows]).astype(np.float64)
+        return tile_of_values(self.matrix, rows, cols).astype(np.float64)
 
 
 def mixed(

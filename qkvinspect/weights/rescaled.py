@@ -47,10 +47,9 @@ class Rescaled:
         return self.matrix.by_columns
 
     def decode(self, rows: range, cols: range) -> Array:
-        from qkvinspect.weights.values import rows_of_values
+        from qkvinspect.weights.values import tile_of_values
 
-        values = rows_of_values(self.matrix.transposed.take(cols).transposed, [rows])
-        return values * self._factors(rows, cols)
+        return tile_of_values(self.matrix, rows, cols) * self._factors(rows, cols)
 
     def slack(self, rows: range, cols: range) -> Array:
         import numpy as np

@@ -91,6 +91,11 @@ def rows_of_values(matrix: Matrix, runs: Iterable[range]) -> Array:
     return found[0] if len(found) == 1 else np.concatenate(found) if found else np.zeros((0, columns(matrix)))
 
 
+def tile_of_values(matrix: Matrix, rows: range, cols: range) -> Array:
+    """The numbers of some rows and columns, as ``rows_of_values``: only these are decoded."""
+    return rows_of_values(matrix.transposed.take(cols).transposed, [rows])
+
+
 def whole(matrix: Matrix) -> Array:
     """All numbers of a matrix, as ``rows_of_values``."""
     kept: Array | None = None

@@ -225,10 +225,9 @@ def _plain_numbers(info: TensorInfo, rows: range, cols: range) -> Array:
     """Some rows and columns of a stored tensor: float64."""
     import numpy as np
 
-    from qkvinspect.weights.values import rows_of_values
+    from qkvinspect.weights.values import tile_of_values
 
-    matrix = strided_matrix(info, "out_in")
-    return rows_of_values(matrix.transposed.take(cols).transposed, [rows]).astype(np.float64)
+    return tile_of_values(strided_matrix(info, "out_in"), rows, cols).astype(np.float64)
 
 
 def _numbers(base: Weight, rows: range, cols: range) -> Array:

@@ -49,10 +49,9 @@ class SpectralNorm:
     def decode(self, rows: range, cols: range) -> Array:
         import numpy as np
 
-        from qkvinspect.weights.values import rows_of_values
+        from qkvinspect.weights.values import tile_of_values
 
-        whole = strided_matrix(self.original, "out_in")
-        values = rows_of_values(whole.transposed.take(cols).transposed, [rows]).astype(np.float64)
+        values = tile_of_values(strided_matrix(self.original, "out_in"), rows, cols).astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):  # a matrix of zeros has no direction, as torch finds
             return values / np.float64(_sigma(self)[0])
 

@@ -55,10 +55,9 @@ class WeightNorm:
     def decode(self, rows: range, cols: range) -> Array:
         import numpy as np
 
-        from qkvinspect.weights.values import rows_of_values
+        from qkvinspect.weights.values import tile_of_values
 
-        v = strided_matrix(self.v, "out_in")
-        values = rows_of_values(v.transposed.take(cols).transposed, [rows]).astype(np.float64)
+        values = tile_of_values(strided_matrix(self.v, "out_in"), rows, cols).astype(np.float64)
         with np.errstate(invalid="ignore"):
             return values * self._factors(rows, cols)
 
