@@ -15,7 +15,6 @@ from qkvinspect.inspection.each_alone import differing
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.kept_samples import keeping_samples
-from qkvinspect.inspection.mixed_heads import are_mixed
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence, said_of_none
 from qkvinspect.inspection.pairing import with_pairing
@@ -23,6 +22,7 @@ from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.settling import settle, unsettled
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others, without_values
+from qkvinspect.inspection.tied_heads import are_tied
 from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.layouts import Layout
@@ -97,7 +97,7 @@ def _asked(
     of_others = with_number_of_others([first.attention for first, *_ in stacks.values() if first.attention is not None])
     for key, stack in stacks.items():
         chosen = [module for module in stack if wanted(module.match)]
-        if chosen and not are_mixed(names, _name(stack[0])):
+        if chosen and not are_tied(names, _name(stack[0])):
             answer = _WeighedTogether(stack, names, facts, key in of_others).answer(thorough)
             told |= {id(module): answer(module) for module in chosen}
             if each and len(stack) > 1:

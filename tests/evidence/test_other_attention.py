@@ -95,14 +95,14 @@ def test_heads_that_share_a_wider_v_are_no_smaller_heads(tmp_path: Path, config:
     assert against(report) == []
 
 
-MIXED = (
+TYING = (
     *("lam", "lambda_q1", "lambda_init"),
     *("proj_l.weight", "mix_heads_pre_attn", "pre_softmax_talking_heads.weight", "reattn_weights"),
 )
 """Factors of a second attention, and mixtures of the attention of all heads."""
 
 
-@pytest.mark.parametrize("factor", MIXED)
+@pytest.mark.parametrize("factor", TYING)
 def test_heads_that_are_not_apart_are_left_open(tmp_path: Path, factor: str) -> None:
     """Whatever the values: those of tiled heads are sure of 8."""
     tensors = stored("tiled", KNOWN)

@@ -1,4 +1,4 @@
-"""Heads that are not apart: what ties rows of different heads, so that weights tell no one number for all."""
+"""What ties rows of different heads, so that weights tell no one number for all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MIXING = r"proj_[lw]\.\w+|(?:\w+_)?talking_heads?\w*(?:\.\w+)*|mix_heads_\w+|re
 """Talking heads, whose logits or probabilities a matrix mixes: timm cait.py, TalkingHeadAttn; x-transformers, Attend;
 vit-pytorch cait.py and deepvit.py (re-attention)."""
 
-_MIXED = late_pattern(f"(?:{_FACTOR}|{_MIXING})")
+_TYING = late_pattern(f"(?:{_FACTOR}|{_MIXING})")
 
 
-def are_mixed(names: Names, layer: str) -> bool:
+def are_tied(names: Names, layer: str) -> bool:
     """Whether a module has what subtracts the attention of one head from another's, or adds them up."""
     start = len(layer) + 1 if layer else 0
-    return any(_MIXED.fullmatch(name[start:]) for name in names.below(layer))
+    return any(_TYING.fullmatch(name[start:]) for name in names.below(layer))
