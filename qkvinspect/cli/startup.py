@@ -36,6 +36,9 @@ from typing import NoReturn
 _LASTING = frozenset({"analyze", "lineage", "report", "browse", "scan", "trend"})
 """Commands that multiply large matrices, on all cores, or work for so long that what they drop must go."""
 
+_NORMS = frozenset({"q_norm", "k_norm", "v_norm"})
+"""Columns of ``analyze`` that are sums of squares alone."""
+
 _SMALL = 2 << 30
 """Bytes of files whose matrices are too small for all cores: threads of BLAS that wait for work burn more than they do.
 ``analyze`` of two layers of width 512 took 5.4 seconds of processor time with them on a busy machine, 0.2 without."""
@@ -117,14 +120,23 @@ def _undescribed(load: Callable[[], None]) -> None:
 
 def prepare(words: Sequence[str]) -> None:
     """Settings of a process that runs one command."""
-    if words[:1] == ["show"] and "--no-norms" not in words:
+    summing = words[:1] == ["show"] or _draws_norms(words)
+    lasting = words[:1] and words[0] in _LASTING and not summing
+    if summing and "--no-norms" not in words:
         _load_numkong()
     if "numpy" not in sys.modules:
         sys.meta_path.insert(0, _Numpy())
-    if _LASTING.isdisjoint(words[:1]):
+    if not lasting:
         gc.disable()  # what these commands make, they need: 57, where norms are read
-    if _LASTING.isdisjoint(words[:1]) or 0 < _size(words[1:]) < _SMALL:
+    if not lasting or 0 < _size(words[1:]) < _SMALL:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts no threads that nobody needs: 24
+
+
+def _draws_norms(words: Sequence[str]) -> bool:
+    """Whether it is ``analyze --heat`` of a norm, which asks for no more than ``show`` does."""
+    return words[:1] == ["analyze"] and not _NORMS.isdisjoint(
+        words[words.index("--heat") + 1 :][:1] if "--heat" in words else ()
+    )
 
 
 def _load_numkong() -> None:
