@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from functools import lru_cache
 from math import prod
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Literal, Protocol, Self
 
 from qkvinspect.computed_rows import Computed
 from qkvinspect.dtypes import DType
 from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import dataclass, field
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.findings import Finding
 
 BLOCK = 8 << 20

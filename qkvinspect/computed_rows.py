@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from qkvinspect.fast_tuple import NamedTuple
 
 
 class ComputedPart(NamedTuple):

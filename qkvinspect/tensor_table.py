@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from qkvinspect.checkpoint import ByteSource, Region, TensorInfo
 from qkvinspect.dtypes import DType
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.late_pattern import late_pattern
 
 BITS = 20

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts.packing import merge
 from qkvinspect.progress import Progress, counter

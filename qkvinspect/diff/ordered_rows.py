@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 
 from qkvinspect.checkpoint import Region
 from qkvinspect.dtypes import DTYPES, DType
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.weights.reading import Array, gather, numbers
 from qkvinspect.weights.strided import StridedMatrix
 from qkvinspect.weights.values import columns, rows_of_values

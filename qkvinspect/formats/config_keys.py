@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.parsed import is_size
 
 Meaning = Literal["num_heads", "num_kv_heads", "head_dim", "embed_dim", "nope_dim", "rope_dim"]

@@ -6,11 +6,11 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Config
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats import bounded_yaml, config_keys, strict_json

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from re import Match
-from typing import NamedTuple
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.tensor_table import BITS, BlockForm, NamedBlock
 

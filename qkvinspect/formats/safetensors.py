@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Config, Container, Region, TensorInfo, contiguous_strides
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats import plain_header, strict_json
 from qkvinspect.formats import safetensors_parts as parts
 from qkvinspect.formats.damaged import damaged

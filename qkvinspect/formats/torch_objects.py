@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
-from typing import Literal, NamedTuple, TypeGuard
+from typing import Literal, TypeGuard
 
 from qkvinspect.checkpoint import TensorInfo
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle import Call, Global, TensorCall, is_dict, is_sequence
 from qkvinspect.formats.torch_storages import FindStorage, StorageId, malformed, storage_id, storage_region

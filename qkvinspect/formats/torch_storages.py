@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Region
 from qkvinspect.dtypes import DTYPES, DType
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.pickle import Global, Loaded, Persistent, TensorCall, is_sequence
 
 STORAGES: dict[str, DType | None] = {

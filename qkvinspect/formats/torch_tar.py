@@ -5,11 +5,11 @@ legacy_load).
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Region
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats import pickle, tardir, torch_state
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.pickle.tensor_calls import REBUILD

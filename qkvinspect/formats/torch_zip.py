@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from qkvinspect.checkpoint import ByteSource, Checkpoint, Region
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.formats import foreign_parts, pickle, torch_state, zipdir, zipentry

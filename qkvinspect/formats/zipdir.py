@@ -10,11 +10,11 @@ import stat
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.limits import Limits
 from qkvinspect.formats.trailing import follows
 

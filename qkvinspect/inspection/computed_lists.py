@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from qkvinspect.computed_rows import Computed, ComputedAttention, ComputedPart, ComputedUnknown
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.names import Names
 from qkvinspect.weights.head_list import HeadList
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import chain
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.components import LIST, unlisted, unwrapped
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.inspection.projections import LEAVES

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, product
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import patterns

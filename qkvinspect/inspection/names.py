@@ -6,9 +6,9 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache, cached_property
 from itertools import chain, product
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.components import (
     LIST,
     SEPARATORS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.names import Names, Path, shape_of
 from qkvinspect.inspection.one_for_all_heads import heads_that_share, shared_by
 from qkvinspect.inspection.outputs import has_an_output_each, output_of

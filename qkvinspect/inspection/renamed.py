@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.leftovers import Leftover

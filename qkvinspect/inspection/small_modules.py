@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, repeat
 from math import sqrt
 from operator import itemgetter
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import replace
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.repeated import Figures, RepeatedAttention, with_norms
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.tensor_table import BITS, NamedBlock

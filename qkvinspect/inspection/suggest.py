@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.beside_mlp import holding_mlp, is_of_mlp
 from qkvinspect.inspection.two_steps import without_first_steps
 from qkvinspect.inspection.words import MORE, Word, is_output, tokens, word_of

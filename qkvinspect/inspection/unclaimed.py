@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.look_alikes import attention_above, may_project
 from qkvinspect.inspection.mixing import mixer_above
 from qkvinspect.inspection.names import Names, Path

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.names import Names, Path
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.weights.weight import Weight

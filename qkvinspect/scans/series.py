@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from io import TextIOWrapper
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, TextIO, TypeGuard
+from typing import TextIO, TypeGuard
 
 from qkvinspect.analysis.columns import BY_KEY
 from qkvinspect.errors import UsageError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.parsed import is_mapping
 from qkvinspect.scans.rows import FLOATS, HEAD
 from qkvinspect.small_files import opened

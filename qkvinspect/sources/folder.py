@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from qkvinspect.checkpoint import ByteSource
 from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.sources.local import LocalFile
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
+
+from qkvinspect.fast_tuple import NamedTuple
 
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a second change shows in a folder's time: some file systems store whole seconds."""

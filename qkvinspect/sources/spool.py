@@ -6,9 +6,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from typing import NamedTuple
 
 from qkvinspect.errors import UsageError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.sources.range_map import Runs
 
 _LEAST, _MOST = 256 << 20, 8 << 30

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.sources.briefly import AT_ONCE, is_filling, read_briefly
 from qkvinspect.tensor_table import TensorTable
 from qkvinspect.weights.compiled import squares_of, squares_of_data

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteOrder, ByteSource, Region, TensorInfo, contiguous_strides
 from qkvinspect.error_codes import Code
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.gguf.cursor import Cursor
 from qkvinspect.formats.gguf.metadata import UINT32, Value, read_metadata

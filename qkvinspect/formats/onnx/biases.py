@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.onnx.graph import Graph
 from qkvinspect.formats.onnx.products import holds_codes, size_of
 from qkvinspect.formats.onnx.shapes import slices

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from qkvinspect.computed_rows import ComputedAttention
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.onnx.names import Named, Uses
 from qkvinspect.formats.onnx.operators import heads_of_operator, holds_projections, upstream
 from qkvinspect.formats.onnx.products import PRODUCTS

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.onnx.graph import Graph, Node
 from qkvinspect.formats.onnx.products import is_plain, size_of
 from qkvinspect.formats.onnx.tensors import number_of

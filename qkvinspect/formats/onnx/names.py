@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.onnx.biases import bias_of
 from qkvinspect.formats.onnx.calls import Calls
 from qkvinspect.formats.onnx.graph import Graph, Node, Stored

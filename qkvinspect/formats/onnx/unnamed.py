@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.onnx.biases import PieceOfVector, bias_of, piece_added
 from qkvinspect.formats.onnx.calls import Calls
 from qkvinspect.formats.onnx.flow import Flow, Met

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import product
 from math import prod
-from typing import NamedTuple
 
 from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.fast_tuple import NamedTuple
 
 Dim = int | str
 """A size, or a name for one that is not known: equal names are equal sizes."""

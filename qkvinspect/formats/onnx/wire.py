@@ -6,10 +6,10 @@ Skipped fields are not read, so a message with two gigabytes of weights costs on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import ByteSource
 from qkvinspect.error_codes import Code
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.damaged import damaged
 from qkvinspect.formats.limits import Limits
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.evidence.likelihood import fitted
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.layouts.layout import Turn

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.evidence.rotary_sample import (
     Array,
     Samples,

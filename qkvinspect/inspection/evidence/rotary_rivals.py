@@ -7,10 +7,10 @@ its own in smaller turns; or only some rows of each head turn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.evidence.rotary_order import AHEAD, ENOUGH, places_of
 from qkvinspect.inspection.evidence.rotary_sample import (
     Array,

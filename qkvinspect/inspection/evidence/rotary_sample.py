@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import NamedTuple
 
 import numpy as np
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.evidence.gram import normal_scores
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.weights.reading import Array

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.evidence.fit import Fit, fit
 from qkvinspect.inspection.evidence.index import index_of, tiled
 from qkvinspect.inspection.evidence.sample import Sample

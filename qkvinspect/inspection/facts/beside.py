@@ -9,8 +9,9 @@ triangular_attention/attention.py; coqui-tts TTS/tts/layers/delightful_tts/confo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.inspection.facts.fact import HeadFact, is_count
 from qkvinspect.inspection.facts.module import HeadedModule
 

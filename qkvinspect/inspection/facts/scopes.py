@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.parsed import is_mapping
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 from qkvinspect.checkpoint import Config
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.formats.config_keys import ConfigKey, Meaning, sizes
 from qkvinspect.inspection.facts.fact import is_count
 from qkvinspect.inspection.facts.scopes import Claim, claim, says_nothing, split_words

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from os.path import commonprefix
-from typing import NamedTuple
 
 from qkvinspect.analysis import Analysis, Column, HeadFigures, LayerFigures, Similar, column
+from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.render import alike_names, folding, text
 from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
 
