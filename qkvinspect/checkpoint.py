@@ -21,13 +21,12 @@ BLOCK = 8 << 20
 
 ByteOrder = Literal["little", "big", "unknown"]  # unknown only where blocks' scales do not tell
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
-"""The order of a stored weight's axes: ``nn.Linear`` [out, in] (1x1 convolutions too), GPT-2's Conv1D [in, out],
-XLNet's [in, num_heads, head_dim]."""
+"""A stored weight's axes: of ``nn.Linear`` and 1x1 convolution, of GPT-2's Conv1D, XLNet's [in, num_heads, head_dim]."""
 Role = Literal["model", "ema", "optimizer"]
 
 Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors", "gguf", "onnx", "memory"]
-"""What loads such a file into Python: torch.load, safetensors, or torch.distributed.checkpoint, which reads folders
-of its own files and of safetensors; ``memory``: it was given by a Python program."""
+"""What loads such a file into Python: torch.load, safetensors, or torch.distributed.checkpoint, for folders of its own
+files and of safetensors; ``memory``: it was given by a Python program."""
 
 
 class ByteSource(Protocol):

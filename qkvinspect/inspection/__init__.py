@@ -15,7 +15,6 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.garbage import none_collected
 from qkvinspect.inspection import adapters_and_wrappers, match
-from qkvinspect.inspection import weighing as weights
 from qkvinspect.inspection.accounting import account
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.computed import Computed
@@ -26,6 +25,7 @@ from qkvinspect.inspection.head_lists import with_lists
 from qkvinspect.inspection.in_order import by_numbers
 from qkvinspect.inspection.match import Asked
 from qkvinspect.inspection.misfit import WHERE_NAMES_ARE, cannot, why_shapes
+from qkvinspect.inspection.module import Module
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_inputs, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
@@ -164,9 +164,11 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     if options.evidence == "none":
         modules = map(told, filter(wanted, matches) if options.layers else matches)
     else:
+        from qkvinspect.inspection import weighing
+
         thorough = options.evidence in ("thorough", "each")
         every = [told(found) for found in matches]
-        modules = weights.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
+        modules = weighing.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
     findings = [
         *checkpoint.findings,
         *about_emptiness(checkpoint.tensors),
@@ -191,7 +193,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
 
 
 def _told_of(
-    modules: Iterable[weights.Module], findings: list[Finding], checkpoint: Checkpoint, lora: adapters_and_wrappers.Lora
+    modules: Iterable[Module], findings: list[Finding], checkpoint: Checkpoint, lora: adapters_and_wrappers.Lora
 ) -> tuple[list[Attention], list[tuple[Candidate, str]]]:
     """The modules that are shown, and those that are left out with the reason; adds what is said of each."""
     attentions: list[Attention] = []

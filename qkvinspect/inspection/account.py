@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence, Set
 from math import prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qkvinspect.fast_dataclass import dataclass, field
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.names import Names, Path, numberless
-from qkvinspect.inspection.suggest import Suggestion, suggested
 from qkvinspect.inspection.undotted import Copies
 from qkvinspect.inspection.words import is_no_projection, speaks_of_attention, word_of
 from qkvinspect.weights.encodings import Weights
 from qkvinspect.weights.head_list import heads_of
 from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
+
+if TYPE_CHECKING:
+    from qkvinspect.inspection.suggest import Suggestion
 
 Status = Literal["attention", "other", "unrecognised"]
 
@@ -62,6 +64,8 @@ class Unrecognised:
 
     @property
     def _row_or_why_not(self) -> Suggestion:
+        from qkvinspect.inspection.suggest import Suggestion, suggested
+
         if self.without_row:
             return Suggestion("", self.without_row)
         if any(_of_an_adapter(tensor.name) for tensor in self.tensors):

@@ -16,10 +16,10 @@ from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
 from qkvinspect.inspection.computed_lists import in_lists
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.leftovers import Leftover
+from qkvinspect.inspection.module import Facts, Module
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.weighing import Facts, Module
 from qkvinspect.layouts.layout import Layout, StoredWeight, Turn
 from qkvinspect.layouts.packing import Geometry, Groups, Packing, merge, span, split_rows
 from qkvinspect.weights.weight import Weight

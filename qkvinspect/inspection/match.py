@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import chain, product
 
@@ -12,7 +13,6 @@ from qkvinspect.fast_dataclass import replace
 from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection import patterns
 from qkvinspect.inspection.candidates import Candidate, Match
 from qkvinspect.inspection.decide import candidates_of, decide
 from qkvinspect.inspection.facts.sections import says_the_same_of_alike_layers
@@ -23,6 +23,7 @@ from qkvinspect.inspection.misfit import why
 from qkvinspect.inspection.names import Names, Path, ends_with, pattern
 from qkvinspect.inspection.no_scores import said_instead
 from qkvinspect.inspection.one_for_all_heads import with_heads_that_share
+from qkvinspect.inspection.projections import modules_of
 from qkvinspect.inspection.read_as_stored import as_read
 from qkvinspect.inspection.renamed import UnlikeError
 from qkvinspect.inspection.repeated import repeated_matches
@@ -145,7 +146,11 @@ def _find(
                 take(free)
 
     def by_pattern() -> list[Leftover]:
-        found, left = patterns.find(names, firsts, claimed | superseded, layers)
+        if not (modules := list(modules_of(names, firsts, claimed | superseded))):
+            return []
+        from qkvinspect.inspection.patterns import find
+
+        found, left = find(modules, names, firsts, claimed | superseded, layers)
         for candidates in found:
             take(candidates)
         return left
@@ -301,17 +306,15 @@ def _candidates(names: Names, name: str, path: Path, layout: Layout) -> Iterator
         return
     stored = names.stored_layer(name, count + len(names.paths[name]) - len(path))
     label = f"{stored}.{layout.label}".lstrip(".") if layout.label else stored
-    if layout.glob != "*" and not (
-        fnmatchcase(label, layout.glob) if isinstance(layout.glob, str) else label in layout.glob
-    ):
+    glob = layout.glob
+    if glob != "*" and not (fnmatchcase(label, glob) if isinstance(glob, str) else label in glob):
         return
     settled = any(names.has(key, layer) for key in layout.settled_by)
     yield Candidate(with_shared_kv(layout, names, layer, weights), layer, label, weights, settled)
 
 
 def _fits(candidate: Candidate) -> bool:
-    try:
+    with suppress(LayoutError):
         candidate.require_square()
-    except LayoutError:
-        return False
-    return True
+        return True
+    return False

@@ -24,7 +24,7 @@ from qkvinspect.inspection.possible_layouts import (
     turns_of,
     width_of,
 )
-from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection, modules_of
+from qkvinspect.inspection.projections import LEAVES, ProjectingModule, Projection
 from qkvinspect.inspection.stacked_layers import StackedLayers
 from qkvinspect.inspection.three_axes import Stream, as_matrices, have_three, in_words, mix_three, out_of, readings
 from qkvinspect.inspection.two_steps import IN_TWO_STEPS, first_steps, products, projections_of
@@ -50,11 +50,16 @@ _ADAPTERS = frozenset({"processor", "adapter", "ip"})
 
 
 def find(
-    names: Names, paths: Mapping[str, Path], claimed: Collection[str], layers: Collection[str]
+    modules: Sequence[ProjectingModule],
+    names: Names,
+    paths: Mapping[str, Path],
+    claimed: Collection[str],
+    layers: Collection[str],
 ) -> tuple[list[list[Candidate]], list[Leftover]]:
-    """Every module whose unclaimed tensors look like projections of attention, with what it may be; what is left.
+    """Each of some modules whose tensors look like projections of attention, with what it may be; what is left.
 
     Args:
+        modules: all that have unclaimed tensors of such names.
         paths: where it is looked for: paths by stored name.
         claimed: tensors that belong to modules that are known.
         layers: the names of those modules.
@@ -63,7 +68,6 @@ def find(
     found: list[list[Candidate]] = []
     left: list[Leftover] = []
     silent: list[ProjectingModule] = []
-    modules = list(modules_of(names, paths, claimed))
     layers_of, stream = StackedLayers(names, paths, modules), Stream(names, paths, modules)
     for module in modules:
         stacked = {id(some): why for some in module.sets if (why := layers_of.why(module, some))}

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 from qkvinspect.checkpoint import Config
 from qkvinspect.fast_dataclass import replace
-from qkvinspect.inspection.alternatives import turned
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.words import is_no_projection, tokens
@@ -75,6 +74,8 @@ def _norms_beside(one: Candidate, names: Names) -> Iterator[int]:
 
 @lru_cache
 def _other(layout: Layout) -> Layout:
+    from qkvinspect.inspection.alternatives import turned
+
     return turned(layout) or layout
 
 

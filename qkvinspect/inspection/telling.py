@@ -9,13 +9,13 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection.candidates import DecidedBy, Match
 from qkvinspect.inspection.computed import Computed
+from qkvinspect.inspection.module import Facts, Module
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_values
 from qkvinspect.inspection.renamed import UnlikeError
 from qkvinspect.inspection.repeated import LikeModules, RepeatedMatch
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.weighing import Facts, Module
 from qkvinspect.inspection.wide_v import by_heads
 
 

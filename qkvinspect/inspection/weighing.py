@@ -9,12 +9,13 @@ from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
 from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.asking import GLANCE, STRETCH, affordable, glimpsed, weigh
-from qkvinspect.inspection.candidates import Candidate, DecidedBy, Match
+from qkvinspect.inspection.candidates import DecidedBy, Match
 from qkvinspect.inspection.contradictions import contradicts, divided, outvoted
 from qkvinspect.inspection.each_alone import differing
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.kept_samples import keeping_samples
+from qkvinspect.inspection.module import Facts, Module
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_evidence, said_of_none
 from qkvinspect.inspection.pairing import with_pairing
@@ -28,9 +29,6 @@ from qkvinspect.inspection.verdict import Evidence
 from qkvinspect.layouts import Layout
 from qkvinspect.layouts.packing import SHARED
 
-Facts = Callable[[Candidate], Sequence[HeadFact]]
-"""Gives the facts about a layer's heads from other sources."""
-
 _MOST_OF = 8
 """One layer of so many may have the look of other heads than the others of its stack."""
 _GLIMPSED = (4, 8)
@@ -38,19 +36,6 @@ _GLIMPSED = (4, 8)
 
 _LOOKED = 3
 """Layers that are looked at to see whether a stack was trained at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """An attention module on its way into the report.
-
-    Attributes:
-        attention: None where its shapes contradict its layout.
-    """
-
-    match: Match
-    attention: Attention | None
-    findings: tuple[Finding, ...]
 
 
 def ask(

@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from qkvinspect.checkpoint import Config
-from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.candidates import Candidate
-from qkvinspect.inspection.facts import any_config, keyed
+from qkvinspect.inspection.facts.bare_formats import FORMATS
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy, is_count
 from qkvinspect.inspection.facts.flags import HeadFlag
-from qkvinspect.inspection.facts.libraries import FORMATS, LIBRARIES
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection, says_the_same_of_alike_layers, sections
-from qkvinspect.inspection.facts.shares import pruned, ranks
 from qkvinspect.inspection.names import Names, numberless
 from qkvinspect.weights.head_list import heads_of
 
@@ -54,14 +51,20 @@ class Sources:
         if own.num_heads is not None:
             yield HeadFact(own.found_by, own.num_heads, own.num_kv_heads, own.head_dim, said_by=SaidBy.ROW)
         module = HeadedModule.of(candidate, self._names)
-        for number in range(len(self._configs)):
-            yield from self._of_config(number, module, _of_config)
+        yield from self._of_configs(module, other_parts=False)
         yield from self._of_modules(candidate)
         yield from self._of_tensors(candidate)
         for format in FORMATS:
             yield from format(module)
-        for number in range(len(self._configs)):
-            yield from self._of_config(number, module, _of_other_parts)
+        yield from self._of_configs(module, other_parts=True)
+
+    def _of_configs(self, module: HeadedModule, *, other_parts: bool) -> Iterator[HeadFact]:
+        if self._configs:
+            from qkvinspect.inspection.facts import configs  # late, as all that knows the libraries
+
+            ask = configs.of_other_parts if other_parts else configs.of_config
+            for number in range(len(self._configs)):
+                yield from self._of_config(number, module, ask)
 
     def _of_config(self, number: int, module: HeadedModule, ask: Ask) -> Iterable[HeadFact]:
         """What a config says, read once for layers whose names differ in numbers only, where these count nothing."""
@@ -103,21 +106,3 @@ class Sources:
                 yield HeadFact(origin, size, said_by=SaidBy.TENSOR)
             elif size < candidate.first_size:  # a norm over all heads at once says nothing
                 yield HeadFact(origin, head_dim=size, said_by=SaidBy.TENSOR)
-
-
-def _of_other_parts(config: Config, parts: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
-    return any_config.of_other_parts(config.origin, parts, module)
-
-
-def _of_config(config: Config, parts: Sequence[ConfigSection], module: HeadedModule) -> Iterator[HeadFact]:
-    """What a config says: as its library reads it where that is known, else by its words."""
-    keys = module.candidate.layout.head_keys
-    found = next((list(said) for library in LIBRARIES if (said := library(config, parts, module)) is not None), None)
-    if found is None and keys:
-        found = list(keyed.facts(config.origin, parts, module, keys))
-    elif found is None:
-        found = list(any_config.facts(config.origin, parts, module))
-    said_by = SaidBy.CHECKPOINT if config.inside else SaidBy.CONFIG
-    share, removed = ranks(config), pruned(config, module)
-    for fact in found:
-        yield replace(fact, said_by=said_by, config=config.origin, ranks=share, pruned=removed)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from qkvinspect.checkpoint import Config
-from qkvinspect.inspection.facts import beside, diffusers, open_clip, openai, segment_anything, timm, transformers
+from qkvinspect.inspection.facts import diffusers, open_clip, openai, timm, transformers
 from qkvinspect.inspection.facts.fact import HeadFact
 from qkvinspect.inspection.facts.module import HeadedModule
 from qkvinspect.inspection.facts.sections import ConfigSection
@@ -25,14 +25,3 @@ class Library(Protocol):
 
 
 LIBRARIES: tuple[Library, ...] = (diffusers.facts, open_clip.facts, openai.whisper, timm.facts, transformers.facts)
-
-
-class BareFormat(Protocol):
-    """Reads the heads of a module where a format has no config and its tensors say whose it is."""
-
-    def __call__(self, module: HeadedModule, /) -> Iterable[HeadFact]:
-        """The facts; none where they are another model's."""
-        ...
-
-
-FORMATS: tuple[BareFormat, ...] = (openai.clip, beside.facts, segment_anything.facts)

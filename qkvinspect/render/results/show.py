@@ -20,7 +20,7 @@ from qkvinspect.render.document import (
     TextLine,
     Title,
 )
-from qkvinspect.render.results import account, families, stacks
+from qkvinspect.render.results import account, stacks
 
 COLUMNS = (
     "layer",
@@ -123,18 +123,21 @@ def _tensor_blocks(report: Report) -> Iterator[Block]:
 def _stacks(report: Report, lines: int | None) -> Iterator[Block]:
     found = stacks.stacks(report.attentions)
     room = None if lines is None else lines - _TOP - _FINDING * len(text.findings(report.findings))
-    if room is not None and stacks.least(found) > room:
-        groups = families.families(found)
-        rows = families.rows_for(groups, room)
-    else:
-        groups = [[stack] for stack in found]
+    if room is None or stacks.least(found) <= room:
         rows = None if room is None else stacks.rows_for(found, room)
+        yield from (_stack(stack, rows) for stack in found)
+        return
+    from qkvinspect.render.results import families
+
+    groups = families.families(found)
+    rows = families.rows_for(groups, room)
     for group in groups:
-        first, *others = group[0].layers
-        if len(group) > 1:
-            yield families.chapter(group, rows or 0)
-        else:
-            yield stacks.chapter(group[0], rows) if others else _chapter(first, False, group[0].unlike)
+        yield families.chapter(group, rows or 0) if len(group) > 1 else _stack(group[0], rows)
+
+
+def _stack(stack: stacks.AlikeLayers, rows: int | None) -> Chapter:
+    first, *others = stack.layers
+    return stacks.chapter(stack, rows) if others else _chapter(first, False, stack.unlike)
 
 
 def _layers(report: Report, of_layer: Callable[[Attention], Iterable[Block]]) -> Iterator[Chapter]:
