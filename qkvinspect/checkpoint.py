@@ -21,7 +21,7 @@ BLOCK = 8 << 20
 
 ByteOrder = Literal["little", "big", "unknown"]  # unknown only where blocks' scales do not tell
 Orientation = Literal["out_in", "in_out", "in_heads_dim"]
-"""A stored weight's axes: of ``nn.Linear`` and 1x1 convolution, of GPT-2's Conv1D, XLNet's [in, num_heads, head_dim]."""
+"""A stored weight's axes: ``nn.Linear``'s and 1x1 convolutions', GPT-2 Conv1D's, XLNet's [in, num_heads, head_dim]."""
 Role = Literal["model", "ema", "optimizer"]
 
 Loader = Literal["torch", "safetensors", "distributed", "distributed-safetensors", "gguf", "onnx", "memory"]
