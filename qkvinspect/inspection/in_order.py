@@ -33,18 +33,42 @@ def as_in_file(matches: Sequence[Match], weights: Weights) -> list[Match]:
 
 def by_numbers(matches: list[Match]) -> None:
     """Sort them by their layers' names, the numbers in these as numbers."""
-    matches.sort(key=_key)
+    if not _are_sorted(matches):
+        matches.sort(key=_key)
+
+
+def _are_sorted(matches: Sequence[Match]) -> bool:
+    """Whether they are, as nearly all are: of neighbours whose names differ in one number, that number tells."""
+    last, known = None, None
+    for match in matches:
+        own = _at_number(match)
+        if known is not None and own is not None and own[0] == known[0] and own[2] == known[2]:
+            if own[1] < known[1]:
+                return False
+        elif last is not None and _key(match) < _key(last):
+            return False
+        last, known = match, own
+    return True
 
 
 def _key(match: Match) -> Key:
+    parted = _at_number(match)
+    if parted is None:
+        return [*_parts(match.layer)]
+    before, number, behind = parted
+    return [*_parted(before), number, *_parted(behind)]
+
+
+def _at_number(match: Match) -> tuple[str, int, str] | None:
+    """The layer's name before the number of its block, that number, and what is behind it; None where it has none."""
     if isinstance(match, RepeatedMatch):
         block, layer = match.renamed.held, match.layer
         if isinstance(block, NamedBlock) and layer.startswith(block.begin):
             stack = block.form.stack
             number = block.begin[len(stack) :]
             if len(number) <= _FIGURES:  # which stands alone: a point before it, and a point behind it or nothing
-                return [*_parted(stack), int(number), *_parted(layer[len(block.begin) :])]
-    return [*_parts(match.layer)]
+                return stack, int(number), layer[len(block.begin) :]
+    return None
 
 
 def _parts(name: str) -> Key:

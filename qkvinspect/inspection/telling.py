@@ -32,11 +32,11 @@ class Telling:
 
     def module(self, found: Match) -> Module:
         """What is said of it."""
-        if self._each or not isinstance(found, RepeatedMatch) or found.decided_by is DecidedBy.NOTHING:
+        if self._each or not isinstance(found, RepeatedMatch) or found.stack.first.decided_by is DecidedBy.NOTHING:
             return self._computed.told(_module(found, self._names, self._facts), self._facts)
-        key = id(found.like)
+        key = id(found.stack)
         if key not in self._firsts:
-            first = _module(found.like, self._names, self._facts)
+            first = _module(found.stack.first, self._names, self._facts)
             self._firsts[key] = first, _stack(first, found)
         first, stack = self._firsts[key]
         return _module(found, self._names, self._facts) if stack is None else _repeated(first, stack, found)

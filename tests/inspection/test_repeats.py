@@ -213,8 +213,10 @@ def test_a_layer_that_repeats_one_is_an_attention_module_like_any_other(tmp_path
     one, other = report.attentions[1], again.attentions[1]
     assert isinstance(one, RepeatedAttention)
     assert one.tensor_names == {name for name in one.tensors.values() if name}
-    assert norms_of(one, ["q", "k", "v"]) == norms_of(replace(one), ["q", "k", "v"])
-    assert norms_of(one, ["v"]) == (one.parts[2].measured.norm, one.parts[2].bias_measured.norm)  # pyright: ignore
+    every = [*report.attentions, replace(one), one, one, *report.attentions[::-1]]
+    for names in (["q", "k", "v"], ["v"]):
+        assert norms_of(every, names) == norms_of([*map(replace, every)], names)
+    assert norms_of([one], ["v"]).columns == [[one.parts[2].measured.norm], [one.parts[2].bias_measured.norm]]  # pyright: ignore
     assert (one, repr(one)) == (other, repr(other))
     assert replace(one) == one == fast_replace(one)
     assert type(replace(one)) is type(fast_replace(one, layer="x")) is Attention
