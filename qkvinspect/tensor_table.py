@@ -119,7 +119,7 @@ class TensorTable(Mapping[str, TensorInfo]):
         self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int], blocks: Mapping[str, NamedBlock]
     ) -> None:
         self.source, self.kinds, self._places, self.blocks = source, kinds, places, blocks
-        self._size = len(places) + sum(map(len, blocks.values()))
+        self._size = len(places) + sum([len(block.form.ends) for block in blocks.values()])
         self._unlike: Sequence[str] = ()
         self._asked: NamedBlock | None = None
 
@@ -200,6 +200,8 @@ class TensorTable(Mapping[str, TensorInfo]):
             if not isinstance(part, NamedBlock) or part.begin in begins:
                 held = part if isinstance(part, NamedBlock) else [name for name, _ in part]
                 found |= {name: position + at for at, name in enumerate(held) if name in names}
+            if len(found) == len(names):
+                break
             position += len(part)
         return found
 

@@ -7,7 +7,6 @@ are asked for is the layer's name, the names of tensors and the norms.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from math import sqrt
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -212,9 +211,14 @@ def like(one: Attention) -> Attention:
     return one.stack.first if isinstance(one, RepeatedAttention) else one
 
 
-def written_like(one: Attention) -> Attention:
-    """As ``like``, where its names differ from those of that one in nothing but a number; else itself."""
-    return one.stack.first if isinstance(one, RepeatedAttention) and one.renamed.first.as_written else one
+def in_written_runs(modules: Iterable[Attention]) -> Iterator[tuple[Attention, list[Attention]]]:
+    """As ``in_runs``, where names differ from those of that one in nothing but a number; else each by itself."""
+    for first, some in in_runs(modules):
+        last = some[-1]
+        if isinstance(last, RepeatedAttention) and not last.renamed.first.as_written:
+            yield from ((one, [one]) for one in some)
+        else:
+            yield first, some
 
 
 Figures = tuple[float | None, ...]
@@ -241,7 +245,7 @@ class FiguresOfMany:
     def column(self, number: int, places: slice) -> Sequence[float] | None:
         """One figure of several modules."""
         column = self._squares[number]
-        return None if column is None else [*map(sqrt, column[places])]
+        return None if column is None else [*map(sqrt, column[places].tolist())]
 
 
 def with_norms(parts: Sequence[Part], figures: Figures) -> Iterator[Part]:
@@ -301,15 +305,32 @@ def norms_of(modules: Sequence[Attention], names: Sequence[str]) -> NormsOfLayer
 
 def _measured_together(modules: Sequence[Attention], first: int, names: Sequence[str]) -> int:
     """How many modules from there on are such of which nothing but norms need be known, and these stand together."""
-    norms, place = None, 0
-    for number, one in enumerate(islice(modules, first, None)):
-        if not isinstance(one, RepeatedAttention) or one.stack.parts != names:
-            return number
-        if number == 0:
-            norms, place = one.norms, one.place
-        elif one.norms is not norms or (norms is not None and one.place != place + number):
-            return number
+    one = modules[first]
+    if not isinstance(one, RepeatedAttention) or one.stack.parts != names:
+        return 0
+    stack, norms, place = one.stack, one.norms, one.place
+    for number in range(first + 1, len(modules)):
+        other = modules[number]
+        place += 1
+        if not isinstance(other, RepeatedAttention) or other.stack is not stack or other.norms is not norms:
+            return number - first
+        if norms is not None and other.place != place:
+            return number - first
     return len(modules) - first
+
+
+def in_runs(modules: Iterable[Attention]) -> Iterator[tuple[Attention, list[Attention]]]:
+    """Neighbours that repeat one module, behind that one, which may be the first of them."""
+    first, run = None, list[Attention]()
+    for one in modules:
+        own = one.stack.first if isinstance(one, RepeatedAttention) else one
+        if own is not first:
+            if first is not None:
+                yield first, run
+            first, run = own, []
+        run.append(one)
+    if first is not None:
+        yield first, run
 
 
 About = Callable[[Attention], Iterable[Finding]]
@@ -318,11 +339,11 @@ About = Callable[[Attention], Iterable[Finding]]
 def of_each(modules: Iterable[Attention], about: About) -> Iterator[Finding]:
     """What is to be said about modules, of which those of a stack are asked only if the first has something to say."""
     quiet: dict[int, bool] = {}
-    for one in modules:
-        first = like(one)
-        if first is not one:
-            if id(first) not in quiet:
-                quiet[id(first)] = not any(True for _ in about(first))
-            if quiet[id(first)]:
-                continue
-        yield from about(one)
+    for first, some in in_runs(modules):
+        if len(some) == 1 and some[0] is first:
+            yield from about(first)
+            continue
+        if id(first) not in quiet:
+            quiet[id(first)] = not any(True for _ in about(first))
+        for one in () if quiet[id(first)] else some:
+            yield from about(one)

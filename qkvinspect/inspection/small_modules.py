@@ -36,10 +36,7 @@ class Reading(NamedTuple):
     places: tuple[int, ...]
     forms: tuple[SmallForm, ...]
     norms: tuple[NormOf | None, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(form.nbytes for form in self.forms)
+    nbytes: int
 
     def starts(self, modules: Sequence[Attention]) -> list[list[int]]:
         """Where each weight and bias begins in the file, of each module."""
@@ -86,7 +83,7 @@ class SmallModules:
         wholes = [norm(part.weight, part.rows) for part in parts]
         biases = [norm(part.bias, part.bias_heads) for part in parts]
         heads = [norm(part.weight, (run,)) for part in parts if not part.weight.no_values for run in part.heads]
-        return Reading(tuple(read), (), known, (*wholes, *biases, *heads))
+        return Reading(tuple(read), (), known, (*wholes, *biases, *heads), sum(form.nbytes for form in known))
 
 
 def read_for(part: Part) -> Iterator[tuple[Weight, Orientation]]:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TypeVar
 
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.repeated import NormsOfLayers, norms_of, written_like
+from qkvinspect.inspection.repeated import NormsOfLayers, in_written_runs, norms_of
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.render import alike_names, folding, text
 from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
@@ -45,14 +45,13 @@ def stacks(attentions: Sequence[Attention]) -> list[AlikeLayers]:
     named: dict[str, dict[Hashable, list[Attention]]] = {}
     known: dict[int, list[Attention]] = {}
     place: dict[int, int] = {}
-    for number, attention in enumerate(attentions):
-        first = written_like(attention)
+    for first, some in in_written_runs(attentions):
         group = known.get(id(first))
         if group is None:
             groups = named.setdefault(alike_names.stem(first.layer), {})
             group = known[id(first)] = groups.setdefault(_stored(first), [])
-            place.setdefault(id(group), number)
-        group.append(attention)
+            place.setdefault(id(group), len(place))
+        group += some
     found = [stack for groups in named.values() for stack in _of_one_name(list(groups.values()))]
     return [stack for _, stack in sorted(found, key=lambda one: place[one[0]])]
 
