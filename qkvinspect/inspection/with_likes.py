@@ -40,8 +40,9 @@ class NamesWithLikes(Set[str]):
 
     def _made(self) -> frozenset[str]:
         if self._every is None:
-            likes = ((held[place] for held in blocks for place in places) for places, blocks in self._likes())
-            self._every = self._names.union(*likes)
+            self._every = self._names.union(
+                held[place] for places, blocks in self._likes() for held in blocks for place in places
+            )
         return self._every
 
     def _likes(self) -> Iterator[tuple[Sequence[int], Sequence[Sequence[str]]]]:

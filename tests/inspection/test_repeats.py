@@ -148,7 +148,8 @@ def test_a_table_of_blocks_is_told_as_one_of_names_is(
     shapes: Shapes, beside: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a file whose layers are held by the layer, the report is that of one whose tensors are held one by one."""
-    every = {**stacked(shapes, 5), **beside, **stacked(shapes, 2, "other.11.layers")}
+    third = stacked({"a.up.weight": (64, 64), **shapes, "z.weight": (64,)}, 3, "third.layers")
+    every = {**stacked(shapes, 5), **beside, **stacked(shapes, 2, "other.11.layers"), **third}
     save_file({name: torch.ones(shape) for name, shape in every.items()}, tmp_path / "m.safetensors")
     told: list[Any] = []
     for _ in range(2):
