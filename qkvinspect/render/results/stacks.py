@@ -84,13 +84,13 @@ def rows_for(found: Sequence[AlikeLayers], lines: int) -> int:
 
 def _of_one_name(groups: Sequence[list[Attention]]) -> Iterator[tuple[int, AlikeLayers]]:
     """The stacks of layers whose names differ in numbers only, each with the id of the group that it is."""
-    numbers = [[alike_names.NUMBER.findall(one.layer) for one in group] for group in groups]
-    differs = alike_names.differing(chain.from_iterable(numbers))
+    numbers = [alike_names.columns([one.layer for one in group]) for group in groups]
+    differs = [alike_names.are_different(chain(*same)) for same in zip(*numbers, strict=True)]
     main = max(groups, key=len)
     for group, own in zip(groups, numbers, strict=True):
         first = group[0].layer
         name = alike_names.name(first, differs) if len(group) > 1 else first
-        labels = tuple(alike_names.labels_of(own, differs))
+        labels = tuple(alike_names.labels(own, differs)) or ("",) * len(group)
         yield id(group), AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
 
 
