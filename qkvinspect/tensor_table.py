@@ -21,6 +21,9 @@ BITS = 20
 
 KIND = (1 << BITS) - 1
 
+_LATELY = 256
+"""Descriptions that are kept: who compares two layers asks for each several times."""
+
 _BEGIN = late_pattern(r"(?:[^.]*\.)+?[0-9]+(?=\.)")
 """What the names of a block begin with."""
 
@@ -114,18 +117,25 @@ class TensorTable(Mapping[str, TensorInfo]):
         blocks: those that are like others, by what their names begin with.
     """
 
-    __slots__ = ("_asked", "_places", "_size", "_unlike", "blocks", "kinds", "source")
+    __slots__ = ("_asked", "_lately", "_places", "_size", "_unlike", "blocks", "kinds", "source")
 
     def __init__(
         self, source: ByteSource, kinds: Sequence[TensorKind], places: dict[str, int], blocks: Mapping[str, NamedBlock]
     ) -> None:
         self.source, self.kinds, self._places, self.blocks = source, kinds, places, blocks
-        self._size = len(places) + sum(map(len, blocks.values()))
+        self._size = len(places) + sum([len(block.form.ends) for block in blocks.values()])
         self._unlike: Sequence[str] = ()
         self._asked: NamedBlock | None = None
+        self._lately: dict[str, TensorInfo] = {}
 
     def __getitem__(self, name: str) -> TensorInfo:
-        return self._made(name, self._place(name))
+        made = self._lately.get(name)
+        if made is None:
+            made = self._made(name, self._place(name))
+            if len(self._lately) >= _LATELY:
+                self._lately.clear()
+            self._lately[name] = made
+        return made
 
     def get(self, key: str, default: TensorInfo | None = None) -> TensorInfo | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         place = self._found(key)
@@ -201,6 +211,8 @@ class TensorTable(Mapping[str, TensorInfo]):
             if not isinstance(part, NamedBlock) or part.begin in begins:
                 held = part if isinstance(part, NamedBlock) else [name for name, _ in part]
                 found |= {name: position + at for at, name in enumerate(held) if name in names}
+            if len(found) == len(names):
+                break
             position += len(part)
         return found
 

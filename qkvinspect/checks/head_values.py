@@ -144,13 +144,16 @@ def _stored(part: Part, matrix: StridedMatrix) -> Iterator[tuple[bytes, Array | 
             continue
         data = b"".join(read_rows(matrix, merge(heads)))  # which mostly lie side by side
         words = np.frombuffer(data, stored_words(dtype, matrix.unit)).reshape(count, matrix.cols)
-        start = 0
+        is_real = dtype.kind not in ("opaque", "complex")
+        every = numbers(words, dtype)[0] if is_real and len(data) <= _TOGETHER else None  # small ones at once
+        view, start = memoryview(data), 0
         for rows in heads:
             stop = start + len(rows)
-            digest = _digest(memoryview(data)[start * width : stop * width])
-            single = dtype.kind not in ("opaque", "complex")
-            values = numbers(words[start:stop], dtype)[0] if single else words[:0]
-            yield digest, values
+            if every is not None:
+                values = every[start:stop]
+            else:
+                values = numbers(words[start:stop], dtype)[0] if is_real else words[:0]
+            yield _digest(view[start * width : stop * width]), values
             start = stop
 
 

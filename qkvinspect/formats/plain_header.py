@@ -127,12 +127,13 @@ class _Scan:
 
     def _layers(self, alike: RepeatedEntries, at: int) -> tuple[int, bool]:
         """Read the layers that begin there and are like one; where they end, and whether the header does."""
-        count, last, blocks = 0, False, self.blocks
-        for block, stop, ends in alike.layers(self._text, at, self.position, (self._begin, self.count)):
+        count, last, known = 0, False, self.blocks
+        for blocks, stop, ends in alike.layers(self._text, at, self.position, (self._begin, self.count)):
             at, last = stop, ends
-            count += 1
-            if blocks.setdefault(block.begin, block) is not block:
-                self.places.update(block.placed())
+            count += len(blocks)
+            for block in blocks:
+                if known.setdefault(block.begin, block) is not block:
+                    self.places.update(block.placed())
         self.position += count * alike.nbytes
         self.count += count * len(alike.form.ends)
         return at, last

@@ -29,7 +29,7 @@ from qkvinspect.inspection.module import Module
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_emptiness, about_inputs, about_numbers, about_values
 from qkvinspect.inspection.ranks import with_ranks
-from qkvinspect.inspection.repeated import like, of_each
+from qkvinspect.inspection.repeated import RepeatedAttention, like, of_each
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.inspection.telling import Telling
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
@@ -156,18 +156,18 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     facts = each_of_its_own(sources.facts, matches, checkpoint.configs)
 
     by_position = bool(checkpoint.modules or checkpoint.computed) or any(flag.glob != "*" for flag in flags)
-    told = Telling(names, facts, computed, each=by_position).module
+    telling = Telling(names, facts, computed, each=by_position)
 
     def wanted(found: match.Match) -> bool:
         return not options.layers or any(fnmatchcase(found.layer, glob) for glob in options.layers)
 
     if options.evidence == "none":
-        modules = map(told, filter(wanted, matches) if options.layers else matches)
+        modules = telling.each(filter(wanted, matches) if options.layers else matches)
     else:
         from qkvinspect.inspection import weighing
 
         thorough = options.evidence in ("thorough", "each")
-        every = [told(found) for found in matches]
+        every = [telling.module(found) for found in matches]
         modules = weighing.ask(every, wanted, names, facts, thorough=thorough, each=options.evidence == "each")
     findings = [
         *checkpoint.findings,
@@ -193,25 +193,34 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
 
 
 def _told_of(
-    modules: Iterable[Module], findings: list[Finding], checkpoint: Checkpoint, lora: adapters_and_wrappers.Lora
+    modules: Iterable[Module | RepeatedAttention],
+    findings: list[Finding],
+    checkpoint: Checkpoint,
+    lora: adapters_and_wrappers.Lora,
 ) -> tuple[list[Attention], list[tuple[Candidate, str]]]:
     """The modules that are shown, and those that are left out with the reason; adds what is said of each."""
     attentions: list[Attention] = []
     left_out: list[tuple[Candidate, str]] = []
-    lost: dict[int, tuple[Attention, bool]] = {}  # modules that others repeat, and whether they have no values
+    first, lost = None, False  # the module that those repeat which come next, and whether it has no values
     for module in modules:
-        findings += module.findings
-        if module.attention is None:
+        if isinstance(module, RepeatedAttention):
+            attention = module
+        elif module.attention is None:
             shapes = (finding for finding in module.findings if finding.code is FindingCode.UNEXPECTED_SHAPE)
             left_out += ((module.match.candidates[0], finding.message) for finding in shapes)
+            findings += module.findings
+            continue
         else:
-            first = like(module.attention)
-            if id(first) not in lost:
-                lost[id(first)] = first, any(weight.why for weight in first.weights)
-            if lost[id(first)][1]:
-                findings += about_values(module.attention.layer, module.attention.weights)
-            attentions += [with_ranks(module.attention, checkpoint.shares) if checkpoint.shares else module.attention]
-            attentions += adapters_and_wrappers.adapters(module.attention, lora) if lora else ()
+            attention = module.attention
+            findings += module.findings
+        if like(attention) is not first:
+            first = like(attention)
+            lost = any(weight.why for weight in first.weights)
+        if lost:
+            findings += about_values(attention.layer, attention.weights)
+        attentions.append(with_ranks(attention, checkpoint.shares) if checkpoint.shares else attention)
+        if lora:
+            attentions += adapters_and_wrappers.adapters(attention, lora)
     return attentions, left_out
 
 

@@ -25,26 +25,58 @@ def as_in_file(matches: Sequence[Match], weights: Weights) -> list[Match]:
         order = {name: position for position, name in enumerate(weights) if name in begin}
         return sorted(matches, key=lambda match: order[match.begins])
     known = [match.position if isinstance(match, RepeatedMatch) else None for match in matches]
-    begin = {match.begins for match, position in zip(matches, known, strict=True) if position is None}
-    order = table.positions(begin)
+    order = table.positions({match.begins for match, at in zip(matches, known, strict=True) if at is None})
     positions = [order[match.begins] if at is None else at for match, at in zip(matches, known, strict=True)]
     return [matches[at] for at in sorted(range(len(matches)), key=positions.__getitem__)]
 
 
 def by_numbers(matches: list[Match]) -> None:
     """Sort them by their layers' names, the numbers in these as numbers."""
-    matches.sort(key=_key)
+    if not _are_sorted(matches):
+        matches.sort(key=_key)
+
+
+def _are_sorted(matches: Sequence[Match]) -> bool:
+    """Whether they are, as nearly all are; of blocks that are alike, their numbers tell."""
+    last: Match | None = None
+    stack, form, size, number = None, None, 0, -1
+    for match in matches:
+        held = match.renamed.held if isinstance(match, RepeatedMatch) else None
+        own = _number(held, size) if isinstance(held, NamedBlock) and held.form is form else -1
+        alike = number >= 0 <= own and isinstance(match, RepeatedMatch) and match.stack is stack
+        if own < number if alike else last is not None and _key(match) < _key(last):
+            return False
+        if isinstance(match, RepeatedMatch) and isinstance(held, NamedBlock) and not alike:
+            stack, form, size = match.stack, held.form, len(held.form.stack)
+            own = _number(held, size) if match.layer.startswith(held.begin) else -1
+        last, number = match, own
+    return True
+
+
+def _number(block: NamedBlock, size: int) -> int:
+    """What follows so many characters of its names; -1 if that is not read as one number."""
+    number = block.begin[size:]
+    return int(number) if len(number) <= _FIGURES else -1
 
 
 def _key(match: Match) -> Key:
+    parted = _at_number(match)
+    if parted is None:
+        return [*_parts(match.layer)]
+    before, number, behind = parted
+    return [*_parted(before), number, *_parted(behind)]
+
+
+def _at_number(match: Match) -> tuple[str, int, str] | None:
+    """The layer's name before the number of its block, that number, and what is behind it; None where it has none."""
     if isinstance(match, RepeatedMatch):
         block, layer = match.renamed.held, match.layer
         if isinstance(block, NamedBlock) and layer.startswith(block.begin):
             stack = block.form.stack
-            number = block.begin[len(stack) :]
-            if len(number) <= _FIGURES:  # which stands alone: a point before it, and a point behind it or nothing
-                return [*_parted(stack), int(number), *_parted(layer[len(block.begin) :])]
-    return [*_parts(match.layer)]
+            number = _number(block, len(stack))
+            if number >= 0:  # which stands alone: a point before it, and a point behind it or nothing
+                return stack, number, layer[len(block.begin) :]
+    return None
 
 
 def _parts(name: str) -> Key:

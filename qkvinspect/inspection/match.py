@@ -175,7 +175,7 @@ def _repeated(found: Found, names: Names, repeats: Repeats) -> Found:
         raise UnlikeError
     matches, left = list(found.matches), list(found.left)
     for block, (some, others) in _by_block(found, repeats).items():
-        blocks = list(repeats.others(block))
+        blocks = repeats.others(block)
         for one in some:
             matches += repeated_matches(one, blocks)
         left += [renamed.leftover(one) for renamed in blocks for one in others]

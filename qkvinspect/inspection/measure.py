@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qkvinspect.checkpoint import Region
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.report import Attention, Measure, Part
-from qkvinspect.inspection.small_modules import Reading, SmallModules, measured_together, read_for
+from qkvinspect.inspection.small_modules import SmallModules, measured_together, read_for
 from qkvinspect.progress import Progress, counter
 from qkvinspect.sources import announce
 from qkvinspect.sources.briefly import is_filling
@@ -34,8 +34,15 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
     small = SmallModules()
     large: deque[Attention] = deque()
     total = 0
+    alike: list[int] = []  # how many are read in the same way, one behind another
+    last = None
     for one in attentions:
         reading = small.reading(one)
+        if alike and reading is last:
+            alike[-1] += 1
+        else:
+            alike.append(1)
+            last = reading
         if reading is None:
             large.append(one)
         else:
@@ -43,26 +50,18 @@ def measured(attentions: deque[Attention], progress: Progress | None) -> Iterato
     requests, shared = _requests(large)
     advance = counter(total + sum(request.weight.nbytes for request in requests), progress)
     streamed = _streamed(large, requests, shared, advance)
-    while attentions:
+    for count in alike:
         reading = small.reading(attentions[0])
-        if reading is None:
-            attentions.popleft()
-            yield next(streamed)
-            continue
-        some = _alike(attentions, reading, small)
-        for one, found in zip(some, measured_together(some, reading), strict=True):
-            yield found or next(_streamed(deque([one]), *_requests([one]), lambda _: None))
-        advance(len(some) * reading.nbytes)
+        most = 1 if reading is None else min(_TOGETHER, _ENOUGH // reading.nbytes)
+        for done in range(0, count, most):
+            some = [attentions.popleft() for _ in range(min(most, count - done))]
+            if reading is None:
+                yield next(streamed)
+                continue
+            for one, found in zip(some, measured_together(some, reading), strict=True):
+                yield found or next(_streamed(deque([one]), *_requests([one]), lambda _: None))
+            advance(len(some) * reading.nbytes)
     deque(streamed, maxlen=0)  # nothing is left of it but its end
-
-
-def _alike(attentions: deque[Attention], reading: Reading, small: SmallModules) -> list[Attention]:
-    """Take those that come next and are read alike, as many as are measured at once."""
-    found = [attentions.popleft()]
-    most = min(_TOGETHER, _ENOUGH // reading.nbytes)
-    while attentions and len(found) < most and small.reading(attentions[0]) is reading:
-        found.append(attentions.popleft())
-    return found
 
 
 def _requests(attentions: Iterable[Attention]) -> tuple[list[StreamRequest], Counter[str]]:

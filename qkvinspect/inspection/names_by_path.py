@@ -57,7 +57,8 @@ class TablePaths(Mapping[str, Path]):
             form = block.form
             if id(form) not in ends:
                 ends[id(form)] = [end for end in paths_below(form.ends) if len(end) == 1]
-            yield from ((block.begin.rpartition(".")[2], *end) for end in ends[id(form)])
+            if ends[id(form)]:
+                yield from ((block.begin.rpartition(".")[2], *end) for end in ends[id(form)])
 
 
 class _PathItems(ItemsView[str, Path]):

@@ -29,12 +29,14 @@ class FirstBlock(NamedTuple):
 
     Attributes:
         places: of the names that it holds.
+        paths: of all names of the checkpoint.
         as_written: whether names differ from its own in nothing but the number of the block.
     """
 
     weights: Weights
     path: Path
     places: Mapping[str, int]
+    paths: Mapping[str, Path]
     as_written: bool
 
 
@@ -45,14 +47,13 @@ class Renamed:
 
     Args:
         first: that one.
-        other: the path of the one that repeats it.
-        held: the names in this.
+        held: the names in the one that repeats it.
     """
 
-    __slots__ = ("_other", "first", "held")
+    __slots__ = ("first", "held")
 
-    def __init__(self, first: FirstBlock, other: Path, held: Sequence[str]) -> None:
-        self.first, self._other, self.held = first, other, held
+    def __init__(self, first: FirstBlock, held: Sequence[str]) -> None:
+        self.first, self.held = first, held
 
     def place(self, name: str) -> int:
         """Of a stored tensor among those of each block."""
@@ -75,7 +76,7 @@ class Renamed:
         first = self.first.path
         if path[: len(first)] != first:
             raise UnlikeError(".".join(path))
-        return (*self._other, *path[len(first) :])
+        return (*self.first.paths[self.held[0]][: len(first)], *path[len(first) :])
 
     def cut(self, layer: str, name: str) -> tuple[int | None, str]:
         """Where a layer's stored name ends in that of one of its tensors, and what it adds to that."""

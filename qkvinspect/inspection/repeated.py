@@ -7,8 +7,9 @@ are asked for is the layer's name, the names of tensors and the norms.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import sqrt
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.findings import Finding
@@ -36,30 +37,40 @@ def some_of(places: Sequence[int]) -> Some:
     return taken
 
 
+class LikeMatches(NamedTuple):
+    """What the matches that repeat one have in common: that one, and which names of their blocks are theirs.
+
+    Attributes:
+        begins: the place of the first of them.
+    """
+
+    first: Match
+    begins: int
+    names: Some
+
+
 class RepeatedMatch(Match):
     """A match like that of an earlier block.
 
     Attributes:
-        like: that one; renamed: what is called how in its own block.
+        stack: what it shares with others.
+        renamed: what is called how in its own block.
     """
 
-    __slots__ = ("_begins", "_layer", "_names", "like", "renamed")
-    like: Match
+    __slots__ = ("_layer", "renamed", "stack")
+    stack: LikeMatches
     renamed: Renamed
-    _begins: int
     _layer: str
-    _names: Some
 
     def __new__(cls, *values: Any, **named: Any) -> Any:
         """One that was given values of its own is like no other."""
         return Match(*values, **named)
 
     @staticmethod
-    def of(like: Match, renamed: Renamed, layer: str, begins: int, names: Some) -> RepeatedMatch:
-        """One of the block that is called so; the last two say what it has there."""
+    def of(stack: LikeMatches, renamed: Renamed, layer: str) -> RepeatedMatch:
+        """One of the block that is called so."""
         made: Any = object.__new__(RepeatedMatch)
-        made.decided_by, made.config, made.like, made.renamed = like.decided_by, like.config, like, renamed
-        made._layer, made._begins, made._names = layer, begins, names
+        made.stack, made.renamed, made._layer = stack, renamed, layer
         return made
 
     @property
@@ -68,46 +79,56 @@ class RepeatedMatch(Match):
 
     @property
     def begins(self) -> str:
-        return self.renamed.held[self._begins]
+        return self.renamed.held[self.stack.begins]
 
     @property
     def position(self) -> int | None:
         """How many names stand before its first weight in the file, where the block says it."""
         held = self.renamed.held
-        return held.position + self._begins if isinstance(held, NamedBlock) else None
+        return held.position + self.stack.begins if isinstance(held, NamedBlock) else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self._names(self.renamed.held)
+        return self.stack.names(self.renamed.held)
 
     @property
     def path(self) -> Path:
-        return self.renamed.path(self.like.path)
+        return self.renamed.path(self.stack.first.path)
 
     def __getattr__(self, name: str) -> Any:
-        """Nothing but the candidates is missing."""
-        if name != "candidates":
+        """Nothing but these is missing."""
+        if name == "candidates":
+            value = self.renamed.candidates(self.stack.first)
+        elif name in ("decided_by", "config"):
+            value = getattr(self.stack.first, name)
+        else:
             raise AttributeError(name)
-        made: Any = self
-        made.candidates = self.renamed.candidates(self.like)
-        return self.candidates
+        setattr(self, name, value)
+        return value
 
 
-def repeated_matches(one: Match, blocks: Iterable[Renamed]) -> Iterator[Match]:
+def repeated_matches(one: Match, blocks: Sequence[Renamed]) -> Iterator[RepeatedMatch]:
     """The likes of a module in blocks that repeat its own.
 
     Raises:
         UnlikeError: it does not lie in its block alone.
     """
-    names: Some | None = None
-    place, cut, tail = 0, None, ""
+    if not blocks:
+        return
+    renamed = blocks[0]
+    renamed.candidates(one)  # what can be said of one can be said of all
+    stack = LikeMatches(one, renamed.place(one.begins), some_of([renamed.place(name) for name in one.names]))
+    (cut, tail), form, end = renamed.cut(one.layer, one.begins), None, None
     for renamed in blocks:
-        if names is None:
-            renamed.candidates(one)  # what can be said of one can be said of all
-            names = some_of([renamed.place(name) for name in one.names])
-            place, (cut, tail) = renamed.place(one.begins), renamed.cut(one.layer, one.begins)
-        begins = renamed.held[place]
-        yield RepeatedMatch.of(one, renamed, begins[:cut] + tail, place, names)
+        held = renamed.held
+        if isinstance(held, NamedBlock):
+            if held.form is not form:
+                form, layer = held.form, held[stack.begins][:cut] + tail
+                end = layer.removeprefix(held.begin) if layer.startswith(held.begin) else None
+            layer = held[stack.begins][:cut] + tail if end is None else held.begin + end
+        else:
+            layer = held[stack.begins][:cut] + tail
+        yield RepeatedMatch.of(stack, renamed, layer)
 
 
 class LikeModules:
@@ -125,10 +146,16 @@ class LikeModules:
         self.first, self.parts = first, [part.name for part in first.parts]
         self.names = some_of([renamed.place(name) for name in first.tensor_names])
 
-    def attention(self, layer: str, renamed: Renamed, norms: Figures | None = None) -> RepeatedAttention:
-        """One of them."""
+    def attention(
+        self, layer: str, renamed: Renamed, norms: FiguresOfMany | None = None, place: int = 0
+    ) -> RepeatedAttention:
+        """One of them.
+
+        Args:
+            place: of its norms among those of many.
+        """
         made: Any = object.__new__(RepeatedAttention)
-        made.layer, made.stack, made.renamed, made.norms = layer, self, renamed, norms
+        made.layer, made.stack, made.renamed, made.norms, made.place = layer, self, renamed, norms, place
         return made
 
 
@@ -138,13 +165,14 @@ class RepeatedAttention(Attention):
     Attributes:
         stack: what it shares with others.
         renamed: what is called how in its own block.
-        norms: its ``figures``, where it was measured.
+        norms: where it was measured, its figures among those of others; place: which of them.
     """
 
-    __slots__ = ("norms", "renamed", "stack")
+    __slots__ = ("norms", "place", "renamed", "stack")
     stack: LikeModules
     renamed: Renamed
-    norms: Figures | None
+    norms: FiguresOfMany | None
+    place: int
 
     def __new__(cls, *values: Any, **named: Any) -> Any:
         """One that was given values of its own is like no other."""
@@ -159,7 +187,7 @@ class RepeatedAttention(Attention):
             raise AttributeError(name)
         made = self.renamed.attention(self.stack.first)
         if self.norms is not None:
-            made = replace(made, parts=tuple(with_norms(made.parts, self.norms)))
+            made = replace(made, parts=tuple(with_norms(made.parts, self.norms.of(self.place))))
         for slot in Attention.__slots__:
             setattr(self, slot, getattr(made, slot))
         return getattr(self, name)
@@ -183,14 +211,41 @@ def like(one: Attention) -> Attention:
     return one.stack.first if isinstance(one, RepeatedAttention) else one
 
 
-def written_like(one: Attention) -> Attention:
-    """As ``like``, where its names differ from those of that one in nothing but a number; else itself."""
-    return one.stack.first if isinstance(one, RepeatedAttention) and one.renamed.first.as_written else one
+def in_written_runs(modules: Iterable[Attention]) -> Iterator[tuple[Attention, list[Attention]]]:
+    """As ``in_runs``, where names differ from those of that one in nothing but a number; else each by itself."""
+    for first, some in in_runs(modules):
+        last = some[-1]
+        if isinstance(last, RepeatedAttention) and not last.renamed.first.as_written:
+            yield from ((one, [one]) for one in some)
+        else:
+            yield first, some
 
 
 Figures = tuple[float | None, ...]
 """Norms of a module whose values are all finite: of the weights of its parts, of their biases, then of every head of
 every weight; None for what has none."""
+
+
+class FiguresOfMany:
+    """The figures of many modules that are alike.
+
+    Args:
+        squares: the square of each figure, of each module.
+    """
+
+    __slots__ = ("_squares",)
+
+    def __init__(self, squares: Sequence[memoryview[float] | None]) -> None:
+        self._squares = squares
+
+    def of(self, place: int) -> Figures:
+        """Those of one module."""
+        return tuple([None if column is None else sqrt(column[place]) for column in self._squares])
+
+    def column(self, number: int, places: slice) -> Sequence[float] | None:
+        """One figure of several modules."""
+        column = self._squares[number]
+        return None if column is None else [*map(sqrt, column[places].tolist())]
 
 
 def with_norms(parts: Sequence[Part], figures: Figures) -> Iterator[Part]:
@@ -208,22 +263,74 @@ def with_norms(parts: Sequence[Part], figures: Figures) -> Iterator[Part]:
         )
 
 
-def norms_of(one: Attention, names: Sequence[str]) -> tuple[float | None, ...]:
-    """The norms of the parts of these names, then of their biases; None for what has none."""
-    if isinstance(one, RepeatedAttention) and one.stack.parts == names:
-        return (None,) * (2 * len(names)) if one.norms is None else one.norms[: 2 * len(names)]
-    parts = [one.part(name) for name in names]
-    measures = [*(part and part.measured for part in parts), *(part and part.bias_measured for part in parts)]
-    return tuple([measure and measure.norm for measure in measures])
+class NormsOfLayers(NamedTuple):
+    """What is shown of each of some modules.
+
+    Attributes:
+        columns: the norms of each part, then of their biases; None for what has none.
+        nonfinite: how many values of the parts and of their biases are not finite; None where none was looked at.
+    """
+
+    columns: Sequence[Sequence[float | None]]
+    nonfinite: Sequence[int | None]
 
 
-def nonfinite_of(one: Attention, names: Sequence[str]) -> int | None:
-    """How many values of these parts and of their biases are not finite; None where none was looked at."""
-    if isinstance(one, RepeatedAttention):
-        return None if one.norms is None else 0
-    parts = [part for name in names if (part := one.part(name)) is not None]
-    counted = [one.nonfinite for part in parts for one in (part.measured, part.bias_measured) if one is not None]
-    return sum(counted) if counted else None
+def norms_of(modules: Sequence[Attention], names: Sequence[str]) -> NormsOfLayers:
+    """Those of modules, one after another.
+
+    Args:
+        names: of the parts.
+    """
+    columns: list[list[float | None]] = [[] for _ in range(2 * len(names))]
+    nonfinite: list[int | None] = []
+    done = 0
+    while done < len(modules):
+        one, count = modules[done], _measured_together(modules, done, names)
+        if isinstance(one, RepeatedAttention) and count:
+            places = slice(one.place, one.place + count)
+            for number, column in enumerate(columns):
+                norms = None if one.norms is None else one.norms.column(number, places)
+                column.extend([None] * count if norms is None else norms)
+            nonfinite += [None if one.norms is None else 0] * count
+        else:
+            parts = [one.part(name) for name in names]
+            measures = [*(part and part.measured for part in parts), *(part and part.bias_measured for part in parts)]
+            for column, measure in zip(columns, measures, strict=True):
+                column.append(measure and measure.norm)
+            counted = [measure.nonfinite for measure in measures if measure is not None]
+            nonfinite.append(sum(counted) if counted else None)
+        done += count or 1
+    return NormsOfLayers(columns, nonfinite)
+
+
+def _measured_together(modules: Sequence[Attention], first: int, names: Sequence[str]) -> int:
+    """How many modules from there on are such of which nothing but norms need be known, and these stand together."""
+    one = modules[first]
+    if not isinstance(one, RepeatedAttention) or one.stack.parts != names:
+        return 0
+    stack, norms, place = one.stack, one.norms, one.place
+    for number in range(first + 1, len(modules)):
+        other = modules[number]
+        place += 1
+        if not isinstance(other, RepeatedAttention) or other.stack is not stack or other.norms is not norms:
+            return number - first
+        if norms is not None and other.place != place:
+            return number - first
+    return len(modules) - first
+
+
+def in_runs(modules: Iterable[Attention]) -> Iterator[tuple[Attention, list[Attention]]]:
+    """Neighbours that repeat one module, behind that one, which may be the first of them."""
+    first, run = None, list[Attention]()
+    for one in modules:
+        own = one.stack.first if isinstance(one, RepeatedAttention) else one
+        if own is not first:
+            if first is not None:
+                yield first, run
+            first, run = own, []
+        run.append(one)
+    if first is not None:
+        yield first, run
 
 
 About = Callable[[Attention], Iterable[Finding]]
@@ -232,11 +339,11 @@ About = Callable[[Attention], Iterable[Finding]]
 def of_each(modules: Iterable[Attention], about: About) -> Iterator[Finding]:
     """What is to be said about modules, of which those of a stack are asked only if the first has something to say."""
     quiet: dict[int, bool] = {}
-    for one in modules:
-        first = like(one)
-        if first is not one:
-            if id(first) not in quiet:
-                quiet[id(first)] = not any(True for _ in about(first))
-            if quiet[id(first)]:
-                continue
-        yield from about(one)
+    for first, some in in_runs(modules):
+        if len(some) == 1 and some[0] is first:
+            yield from about(first)
+            continue
+        if id(first) not in quiet:
+            quiet[id(first)] = not any(True for _ in about(first))
+        for one in () if quiet[id(first)] else some:
+            yield from about(one)

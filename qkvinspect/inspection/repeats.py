@@ -17,6 +17,9 @@ from qkvinspect.inspection.words import speaks_of_attention, word_of
 from qkvinspect.tensor_table import NamedBlock, TensorTable
 from qkvinspect.weights.head_list import heads_of
 
+_Stretch = tuple[Path, Sequence[str], Sequence[int], Sequence[NamedBlock]]
+"""A block; names in it; what is the same of each in blocks that are alike; others that are nothing else."""
+
 
 class Repeats:
     """Which blocks of a checkpoint repeat which.
@@ -31,18 +34,22 @@ class Repeats:
         """Compare the blocks, or, where ``compare`` is false, take none for alike."""
         self._names = names
         self._held: dict[Path, Sequence[str]] = {}
-        self._of: dict[Path, list[Path]] = {}
+        self._of: dict[Path, list[Sequence[str]]] = {}
         self._again: set[Path] = set()
+        self._blocks: dict[str, NamedBlock] = {}  # others that repeat one, by what their names begin with
         self.firsts = names.paths
         if compare:
             self._compare()
 
     def _compare(self) -> None:
         kinds: dict[Path, Sequence[int]] = {}
-        for block, some, kind in self._stretches():
+        more: dict[Path, Sequence[NamedBlock]] = {}
+        for block, some, kind, others in self._stretches():
             known = self._held.setdefault(block, some)
             if known is some:
                 kinds[block] = kind
+                if others:
+                    more[block] = others
             elif block:
                 own = kinds[block]
                 if not isinstance(known, list) or not isinstance(own, list):
@@ -51,42 +58,49 @@ class Repeats:
                 own.extend(kind)
         self._held.pop((), None)
         first: dict[tuple[Path, tuple[int, ...]], Path] = {}
-        of_form: dict[int, Path] = {}
         for block, kind in kinds.items():
-            one = of_form.get(id(kind))
-            if one is None:
-                one = of_form[id(kind)] = first.setdefault((block[:-1], tuple(kind)), block)
+            one = first.setdefault((block[:-1], tuple(kind)), block)
+            others = more.get(block, ())
             if one is not block:
-                self._of.setdefault(one, []).append(block)
-        self._again.update(*self._of.values())
-        if self._again:
+                self._again.add(block)
+                self._of.setdefault(one, []).append(self._held[block])
+            if others:
+                self._of.setdefault(one, []).extend(others)
+                self._blocks.update({other.begin: other for other in others})
+        if self._of:
             self.firsts = dict(self._outside(self._again))
 
-    def _stretches(self) -> Iterator[tuple[Path, Sequence[str], Sequence[int]]]:
-        """Names that stand together in the file and lie in one block, () where in none, and what is the same of each
-        in blocks that are alike.
+    def _stretches(self) -> Iterator[_Stretch]:
+        """Names that stand together in the file and lie in one block, () where in none; of blocks that are held as
+        such and are alike, those of the first.
         """
         numbers: dict[object, int] = {}
-        forms: dict[int, tuple[Path, Sequence[int]]] = {}
+        found: list[_Stretch | list[NamedBlock]] = []
+        mixed: set[str] = set()
         for part in _parts(self._names):
+            last = found[-1] if found else None
             if not isinstance(part, NamedBlock):
-                yield from self._of_names(part, numbers)
-                continue
-            form = part.form
-            if id(form) not in forms:
-                stack = tuple(form.stack.split(".")[:-1])
-                first = [*self._of_names(_with_paths(part), numbers)]
-                as_one = len(first) == 1 and first[0][0][:-1] == stack
-                forms[id(form)] = (stack, tuple(first[0][2])) if as_one else ((), ())
-            stack, kind = forms[id(form)]
-            if stack:
-                yield (*stack, part.begin[len(form.stack) :]), part, kind
+                some = [*self._of_names(part, numbers)]
+                mixed.update(".".join(block) for block, _, _, _ in some)
+                found += some
+            elif isinstance(last, list) and last[0].form is part.form:
+                last.append(part)
             else:
-                yield from self._of_names(_with_paths(part), numbers)
+                found.append([part])
+        for some in found:
+            if not isinstance(some, list):
+                yield some
+                continue
+            stack = tuple(some[0].form.stack.split(".")[:-1])
+            first = [*self._of_names(_with_paths(some[0]), numbers)]
+            alone = [block for block in some if block.begin in mixed] if stack and first[0][0][:-1] == stack else some
+            alike = [block for block in some if block.begin not in mixed] if alone is not some else []
+            if alike:
+                yield (*stack, alike[0].begin[len(some[0].form.stack) :]), alike[0], first[0][2], alike[1:]
+            for block in alone:
+                yield from self._of_names(_with_paths(block), numbers)
 
-    def _of_names(
-        self, names: Iterable[tuple[str, Path]], numbers: dict[object, int]
-    ) -> Iterator[tuple[Path, list[str], list[int]]]:
+    def _of_names(self, names: Iterable[tuple[str, Path]], numbers: dict[object, int]) -> Iterator[_Stretch]:
         """The same, of names with their paths.
 
         Args:
@@ -99,7 +113,7 @@ class Repeats:
         for name, path in names:
             if not size or path[:size] != block:  # neighbours mostly share a block
                 if held:
-                    yield block, held, kind
+                    yield block, held, kind, ()
                 at = _first_number(path)
                 size = at + 1 if at > 0 and _holds_layers(path[:at]) else 0
                 block, kind, held = path[:size], [], []
@@ -107,12 +121,12 @@ class Repeats:
             kind.append(numbers.setdefault((path[size:], alike), len(numbers)))
             held.append(name)
         if held:
-            yield block, held, kind
+            yield block, held, kind, ()
 
     def _outside(self, again: Set[Path]) -> Iterator[tuple[str, Path]]:
         """What is in none of some blocks: a set of the names that are would take as much room as a table of all."""
         sizes = {len(block) for block in again}
-        begins = set(map(".".join, again))
+        begins = self._blocks.keys() | set(map(".".join, again))
         for part in _parts(self._names):
             if isinstance(part, NamedBlock) and part.begin in begins:
                 continue
@@ -152,12 +166,15 @@ class Repeats:
     def begins(self, path: Path) -> str:
         """The first tensor of the block that holds a path, if it repeats another or others repeat it; else ""."""
         block = path[: _first_number(path) + 1]
-        return self._held[block][0] if block in self._of or block in self._again else ""
+        if block in self._of or block in self._again:
+            return self._held[block][0]
+        held = self._blocks.get(".".join(block))
+        return "" if held is None else held[0]
 
     def repeated(self) -> Iterator[tuple[Sequence[str], Sequence[Sequence[str]]]]:
         """What each block holds that others repeat, and what these hold."""
         for first, others in self._of.items():
-            yield self._held[first], [self._held[other] for other in others]
+            yield self._held[first], others
 
     def times(self, block: Path) -> int:
         """How many blocks repeat one."""
@@ -179,22 +196,20 @@ class Repeats:
             free = [place for place, name in enumerate(held) if name in found]
             within = all(len(paths[held[place]]) > len(first) + 1 for place in free)
             if alike:
-                likes = (self._held[other][place] for other in (() if within else others) for place in free)
+                likes = (held[place] for held in (() if within else others) for place in free)
                 found |= {name: paths[name] for name in likes}
                 continue
             of_first = [list(map(some.__contains__, held)) for some in (known, taken)]
-            for other in others:
-                held = self._held[other]
+            for held in others:
                 if not within or [list(map(some.__contains__, held)) for some in (known, taken)] != of_first:
                     found |= {name: paths[name] for name in held if name not in known and name not in taken}
         return found
 
-    def others(self, block: Path) -> Iterator[Renamed]:
+    def others(self, block: Path) -> Sequence[Renamed]:
         """How what is in a block is called in each that repeats it."""
         places = {name: place for place, name in enumerate(self._held.get(block, ()))}
-        first = FirstBlock(self._names.weights, block, places, self._names.as_written)
-        for other in self._of.get(block, ()):
-            yield Renamed(first, other, self._held[other])
+        first = FirstBlock(self._names.weights, block, places, self._names.paths, self._names.as_written)
+        return [Renamed(first, held) for held in self._of.get(block, ())]
 
 
 def _parts(names: Names) -> Iterable[NamedBlock | Iterable[tuple[str, Path]]]:

@@ -5,18 +5,15 @@ A weight of some kilobytes takes several times as long to be described, cut into
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress, repeat
-from math import sqrt
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.fast_tuple import NamedTuple
-from qkvinspect.inspection.repeated import Figures, RepeatedAttention, with_norms
+from qkvinspect.inspection.repeated import FiguresOfMany, RepeatedAttention, with_norms
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.tensor_table import BITS, NamedBlock
-from qkvinspect.weights.many_small import SmallForm, SmallForms, Squares, squares_of_columns
+from qkvinspect.weights.many_small import SmallForm, SmallForms, squares_of_columns
 from qkvinspect.weights.weight import Weight
 
 
@@ -24,7 +21,7 @@ class NormOf(NamedTuple):
     """Which rows of which weight a norm is of."""
 
     weight: int
-    runs: tuple[slice, ...]
+    runs: tuple[range, ...]
 
 
 class Reading(NamedTuple):
@@ -39,10 +36,7 @@ class Reading(NamedTuple):
     places: tuple[int, ...]
     forms: tuple[SmallForm, ...]
     norms: tuple[NormOf | None, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(form.nbytes for form in self.forms)
+    nbytes: int
 
     def starts(self, modules: Sequence[Attention]) -> list[list[int]]:
         """Where each weight and bias begins in the file, of each module."""
@@ -84,12 +78,12 @@ class SmallModules:
         def norm(weight: Weight | None, runs: Sequence[range]) -> NormOf | None:
             if weight is None or weight.no_values:
                 return None
-            return NormOf(places[weight.name], tuple([slice(run.start, run.stop, run.step) for run in runs]))
+            return NormOf(places[weight.name], tuple(runs))
 
         wholes = [norm(part.weight, part.rows) for part in parts]
         biases = [norm(part.bias, part.bias_heads) for part in parts]
         heads = [norm(part.weight, (run,)) for part in parts if not part.weight.no_values for run in part.heads]
-        return Reading(tuple(read), (), known, (*wholes, *biases, *heads))
+        return Reading(tuple(read), (), known, (*wholes, *biases, *heads), sum(form.nbytes for form in known))
 
 
 def read_for(part: Part) -> Iterator[tuple[Weight, Orientation]]:
@@ -107,26 +101,13 @@ def measured_together(modules: Sequence[Attention], reading: Reading) -> Iterato
         CheckpointError: the bytes cannot be read.
     """
     own = squares_of_columns([*zip(reading.forms, reading.starts(modules), strict=True)])
-    fine = [None not in some for some in zip(*own, strict=True)]
-    columns = [[rows for rows in compress(column, fine) if rows is not None] for column in own]
-    figures = zip(*(_norms(columns, of, sum(fine)) for of in reading.norms), strict=True)
-    for one, is_fine in zip(modules, fine, strict=True):
-        yield _with(one, next(figures)) if is_fine else None
+    odd = set[int]().union(*(squares.odd for squares in own))
+    figures = FiguresOfMany([None if of is None else own[of.weight].sums(of.runs) for of in reading.norms])
+    for place, one in enumerate(modules):
+        yield None if place in odd else _with(one, figures, place)
 
 
-def _norms(columns: Sequence[Sequence[Squares]], of: NormOf | None, count: int) -> Iterable[float | None]:
-    """One norm of each module.
-
-    Args:
-        columns: of each weight, what each module has of it.
-    """
-    if of is None:
-        return repeat(None, count)
-    sums = [map(sum, map(itemgetter(run), columns[of.weight])) for run in of.runs]
-    return map(sqrt, sums[0] if len(sums) == 1 else map(sum, zip(*sums, strict=True)))
-
-
-def _with(one: Attention, figures: Figures) -> Attention:
+def _with(one: Attention, figures: FiguresOfMany, place: int) -> Attention:
     if isinstance(one, RepeatedAttention):
-        return one.stack.attention(one.layer, one.renamed, figures)
-    return replace(one, parts=tuple(with_norms(one.parts, figures)))
+        return one.stack.attention(one.layer, one.renamed, figures, place)
+    return replace(one, parts=tuple(with_norms(one.parts, figures.of(place))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from math import gcd
 
 from qkvinspect.errors import LayoutError
@@ -13,7 +14,7 @@ from qkvinspect.inspection.module import Facts, Module
 from qkvinspect.inspection.names import Names
 from qkvinspect.inspection.notices import about_values
 from qkvinspect.inspection.renamed import UnlikeError
-from qkvinspect.inspection.repeated import LikeModules, RepeatedMatch
+from qkvinspect.inspection.repeated import LikeModules, RepeatedAttention, RepeatedMatch
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.split import split, unsplit
 from qkvinspect.inspection.wide_v import by_heads
@@ -30,16 +31,33 @@ class Telling:
         self._names, self._facts, self._computed, self._each = names, facts, computed, each
         self._firsts: dict[int, tuple[Module, LikeModules | None]] = {}  # by the match that others repeat
 
+    def each(self, matches: Iterable[Match]) -> Iterator[Module | RepeatedAttention]:
+        """What is said of modules; one that repeats another as such, where no more is to be said of it."""
+        known, stack = None, None
+        for found in matches:
+            if stack is not None and isinstance(found, RepeatedMatch) and found.stack is known:
+                yield stack.attention(found.layer, found.renamed)
+                continue
+            yield self.module(found)
+            if isinstance(found, RepeatedMatch):
+                first, stack = self._firsts.get(id(found.stack)) or (None, None)
+                known, stack = found.stack, None if first is None or first.findings else stack
+
     def module(self, found: Match) -> Module:
         """What is said of it."""
-        if self._each or not isinstance(found, RepeatedMatch) or found.decided_by is DecidedBy.NOTHING:
+        if self._each or not isinstance(found, RepeatedMatch) or found.stack.first.decided_by is DecidedBy.NOTHING:
             return self._computed.told(_module(found, self._names, self._facts), self._facts)
-        key = id(found.like)
+        key = id(found.stack)
         if key not in self._firsts:
-            first = _module(found.like, self._names, self._facts)
+            first = _module(found.stack.first, self._names, self._facts)
             self._firsts[key] = first, _stack(first, found)
         first, stack = self._firsts[key]
-        return _module(found, self._names, self._facts) if stack is None else _repeated(first, stack, found)
+        if stack is None:
+            return _module(found, self._names, self._facts)
+        layer, findings = found.layer, first.findings
+        if findings:
+            findings = tuple([one.of(layer) for one in findings])
+        return Module(found, stack.attention(layer, found.renamed), findings)
 
 
 def _module(found: Match, names: Names, facts: Facts) -> Module:
@@ -70,13 +88,6 @@ def _stack(first: Module, found: RepeatedMatch) -> LikeModules | None:
         return LikeModules(first.attention, found.renamed)
     except UnlikeError:
         return None
-
-
-def _repeated(first: Module, stack: LikeModules, found: RepeatedMatch) -> Module:
-    """A module that repeats another."""
-    layer = found.layer
-    findings = tuple([one.of(layer) for one in first.findings]) if first.findings else ()
-    return Module(found, stack.attention(layer, found.renamed), findings)
 
 
 def _require_shareable(attention: Attention) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 from qkvinspect.inspection.candidates import Match
-from qkvinspect.inspection.repeated import RepeatedAttention, RepeatedMatch
+from qkvinspect.inspection.repeated import RepeatedAttention, RepeatedMatch, in_runs
 from qkvinspect.inspection.repeats import Repeats
 from qkvinspect.inspection.report import Attention
 
@@ -40,8 +40,9 @@ class NamesWithLikes(Set[str]):
 
     def _made(self) -> frozenset[str]:
         if self._every is None:
-            likes = ((held[place] for held in blocks for place in places) for places, blocks in self._likes())
-            self._every = self._names.union(*likes)
+            self._every = self._names.union(
+                held[place] for places, blocks in self._likes() for held in blocks for place in places
+            )
         return self._every
 
     def _likes(self) -> Iterator[tuple[Sequence[int], Sequence[Sequence[str]]]]:
@@ -62,12 +63,13 @@ def names_of_firsts(matches: Iterable[Match], attentions: Iterable[Attention], r
     by_layer: dict[str, set[str]] = {}
     counted: Counter[int] = Counter()
     repeated: dict[int, RepeatedAttention] = {}
-    for one in attentions:
-        if isinstance(one, RepeatedAttention):
-            counted[id(one.stack)] += 1
-            repeated.setdefault(id(one.stack), one)
-        else:
-            by_layer[one.layer] = one.tensor_names
+    for first, some in in_runs(attentions):
+        last, others = some[-1], len(some) - (some[0] is first)
+        if isinstance(last, RepeatedAttention):
+            counted[id(last.stack)] += others
+            repeated.setdefault(id(last.stack), last)
+        if others < len(some):
+            by_layer[first.layer] = first.tensor_names
     named.update(*by_layer.values())
     if not named <= repeats.firsts.keys():
         return None

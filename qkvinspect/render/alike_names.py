@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import compress
-from operator import itemgetter
 
 from qkvinspect.late_pattern import late_pattern
 
@@ -33,19 +32,27 @@ def together(layers: Sequence[str], few: int = _FEW) -> list[str]:
 
 
 def _of_all(layers: Sequence[str]) -> str:
-    differs = varied(layers)
+    every = columns(layers)
+    differs = list(map(are_different, every))
     shown = name(layers[0], differs)
-    return shown if len(layers) == 1 else f"{shown} ({numbers([label(layer, differs) for layer in layers])})"
+    return shown if len(layers) == 1 else f"{shown} ({numbers(labels(every, differs) or [''] * len(layers))})"
+
+
+def columns(layers: Sequence[str]) -> list[list[str]]:
+    """The numbers in names of one stem: the first of each name, then the second of each, and so on."""
+    found: list[str] = NUMBER.findall("\n".join(layers))
+    count = len(found) // max(len(layers), 1)
+    return [found[place::count] for place in range(count)]
+
+
+def are_different(numbers: Iterable[str]) -> bool:
+    """Whether some of them differ."""
+    return len(set(numbers)) > 1
 
 
 def varied(layers: Sequence[str]) -> list[bool]:
     """Which of the numbers in names of one stem differ."""
-    return differing([NUMBER.findall(layer) for layer in layers])
-
-
-def differing(numbers: Iterable[Sequence[str]]) -> list[bool]:
-    """The same, of the numbers of each name."""
-    return [len(set(column)) > 1 for column in zip(*numbers, strict=True)]
+    return list(map(are_different, columns(layers)))
 
 
 def name(layer: str, differs: Sequence[bool]) -> str:
@@ -56,19 +63,13 @@ def name(layer: str, differs: Sequence[bool]) -> str:
 
 def label(layer: str, differs: Sequence[bool]) -> str:
     """Those numbers: ``3``, or ``0.3`` where there are two."""
-    return label_of(NUMBER.findall(layer), differs)
+    return ".".join(compress(NUMBER.findall(layer), differs))
 
 
-def label_of(numbers: Sequence[str], differs: Sequence[bool]) -> str:
-    """The same, of the numbers of a name."""
-    return ".".join(compress(numbers, differs))
-
-
-def labels_of(numbers: Iterable[Sequence[str]], differs: Sequence[bool]) -> list[str]:
-    """The same, of each of many names."""
-    if differs.count(True) == 1:
-        return list(map(itemgetter(differs.index(True)), numbers))
-    return [label_of(some, differs) for some in numbers]
+def labels(columns: Sequence[Sequence[str]], differs: Sequence[bool]) -> Sequence[str]:
+    """The same, of each of many names, of whose numbers some differ."""
+    some = [*compress(columns, differs)]
+    return some[0] if len(some) == 1 else [*map(".".join, zip(*some, strict=True))]
 
 
 def numbers(labels: Sequence[str]) -> str:

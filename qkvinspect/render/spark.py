@@ -17,9 +17,9 @@ def spark(values: Sequence[float], width: int) -> str:
     known = values if all(map(math.isfinite, values)) else [value for value in values if math.isfinite(value)]
     if not known:
         return ""
-    low, high = min(known), max(known)
+    ordered = sorted(known)
+    low, middle, high = ordered[0], ordered[len(known) // 2], ordered[-1]
     count = min(width, len(values))
-    middle = sorted(known)[len(known) // 2]
     shown = ""
     for number in range(count):
         run = values[number * len(values) // count : (number + 1) * len(values) // count]

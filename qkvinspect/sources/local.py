@@ -82,6 +82,7 @@ class LocalFile:
         self._kept = kept
         self._closed = False
         self._fd, self._status = self._open()
+        self._identity = _identity(self._status)
         if not kept:
             os.close(self._fd)
 
@@ -152,14 +153,16 @@ class LocalFile:
             os.close(fd)
 
     def _read(self, fd: int, offset: int, length: int) -> bytes:
-        pieces: list[bytes] = []
-        while length:
-            piece = self._some(os.pread, fd, min(length, _MAX_READ), offset)
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
+        found = self._some(os.pread, fd, min(length, _MAX_READ), offset) if length else b""
+        if len(found) < length:
+            pieces = [found]
+            done = len(found)
+            while done < length:
+                pieces.append(self._some(os.pread, fd, min(length - done, _MAX_READ), offset + done))
+                done += len(pieces[-1])
+            found = b"".join(pieces)
         self._compare(os.fstat(fd))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return found
 
     def read_into(self, offset: int, room: memoryview) -> None:
         length = len(room)
@@ -221,13 +224,8 @@ class LocalFile:
             raise changed(self.name, self.size, f"none: {error.strerror}") from error
 
     def _compare(self, now: os.stat_result) -> None:
-        then = self._status
-        if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_dev) != (
-            then.st_ino,
-            then.st_size,
-            then.st_mtime_ns,
-            then.st_dev,
-        ):
+        if _identity(now) != self._identity:
+            then = self._status
             same = now.st_ino == then.st_ino and now.st_dev == then.st_dev
             found = f"one of {now.st_size} bytes, written to since" if same else "another in its place"
             raise changed(self.name, self.size, found)
@@ -267,6 +265,11 @@ class LocalFile:
         """Nobody reads it any more: in a notebook, nobody closes it either."""
         if hasattr(self, "_status"):
             self.close()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What is the same of a file as long as nobody writes to it."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_dev
 
 
 def _check_kind(mode: int, name: str) -> None:

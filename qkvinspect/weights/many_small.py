@@ -9,7 +9,7 @@ from qkvinspect.errors import LayoutError
 from qkvinspect.fast_tuple import NamedTuple
 from qkvinspect.sources.briefly import AT_ONCE, is_filling, read_briefly
 from qkvinspect.tensor_table import TensorTable
-from qkvinspect.weights.compiled import squares_of, squares_of_data
+from qkvinspect.weights.compiled import added, squares_of, squares_of_data
 from qkvinspect.weights.strided import shape_as_rows
 from qkvinspect.weights.table_weight import table_of
 from qkvinspect.weights.weight import Weight
@@ -58,15 +58,55 @@ def _form(table: TensorTable, weight: Weight, orientation: Orientation) -> Small
         return None  # whoever reads it alone says what is wrong
 
 
-Squares = Sequence[float]
-"""The sum of squares of each row."""
+class SquaresOfMany:
+    """The sum of squares of each row of many weights of one form.
+
+    Attributes:
+        values: of the first weight, then of the next.
+        odd: which weights must be looked at by numpy.
+    """
+
+    __slots__ = ("_form", "odd", "values")
+
+    def __init__(self, form: SmallForm, count: int) -> None:
+        self._form, self.odd = form, set[int]()
+        self.values = memoryview(bytearray(8 * form.rows * count)).cast("d")
+
+    def __iter__(self) -> Iterator[list[float] | None]:
+        """Those of each weight; None for one that is odd."""
+        rows = self._form.rows
+        for place in range(len(self.values) // rows):
+            yield None if place in self.odd else self._of(place).tolist()
+
+    def _of(self, place: int) -> memoryview[float]:
+        return self.values[place * self._form.rows : (place + 1) * self._form.rows]
+
+    def put(self, places: Sequence[int], pieces: Sequence[memoryview]) -> None:
+        """Sum weights, of which each is given as it is stored."""
+        form, rows = self._form, self._form.rows
+        squares = squares_of_data(form.dtype, b"".join(pieces), rows * len(pieces)) if pieces else None
+        if squares is not None and isinstance(places, range):
+            self.values[places[0] * rows : (places[-1] + 1) * rows] = squares
+            return
+        for number, (place, piece) in enumerate(zip(places, pieces, strict=True)):
+            one = squares_of_data(form.dtype, piece, rows) if squares is None else squares[number * rows :][:rows]
+            if one is None:
+                self.odd.add(place)
+            else:
+                self._of(place)[:] = one
+
+    def sums(self, runs: Sequence[range]) -> memoryview[float]:
+        """Of each weight the sum over some of its rows."""
+        each = [added([self.values[row :: self._form.rows] for row in run]) for run in runs]
+        return each[0] if len(each) == 1 else added(each)
+
 
 _Place = tuple[int, int, int]
 """Where a weight begins, the number of its column, and its place there."""
 
 
-def squares_of_columns(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> list[list[Squares | None]]:
-    """The sums of weights of one table; None of one that must be looked at by numpy.
+def squares_of_columns(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> list[SquaresOfMany]:
+    """The sums of weights of one table.
 
     Args:
         columns: weights of one form, by where each begins.
@@ -74,10 +114,11 @@ def squares_of_columns(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> li
     Raises:
         CheckpointError: the bytes cannot be read.
     """
+    found = [SquaresOfMany(form, len(starts)) for form, starts in columns]
     step = _step(columns)
     if step:
-        return _in_step(columns, step)
-    found: list[list[Squares | None]] = [[None] * len(starts) for _, starts in columns]
+        _put_in_step(columns, step, found)
+        return found
     places = [(start, number, at) for number, (_, starts) in enumerate(columns) for at, start in enumerate(starts)]
     for run in _runs(sorted(places), [form.nbytes for form, _ in columns]):
         begin, stop = run[0][0], run[-1][0] + columns[run[-1][1]][0].nbytes
@@ -87,8 +128,7 @@ def squares_of_columns(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> li
             of_column[place[1]].append(place)
         for (form, _), some, sums in zip(columns, of_column, found, strict=True):
             pieces = [data[start - begin : start - begin + form.nbytes] for start, _, _ in some]
-            for (_, _, at), squares in zip(some, _of_pieces(form, pieces), strict=True):
-                sums[at] = squares
+            sums.put([at for _, _, at in some], pieces)
     return found
 
 
@@ -105,9 +145,8 @@ def _step(columns: Sequence[tuple[SmallForm, Sequence[int]]]) -> int:
     return step if len(runs) == 1 else 0
 
 
-def _in_step(columns: Sequence[tuple[SmallForm, Sequence[int]]], step: int) -> list[list[Squares | None]]:
-    """The sums of weights that lie so."""
-    found: list[list[Squares | None]] = [[] for _ in columns]
+def _put_in_step(columns: Sequence[tuple[SmallForm, Sequence[int]]], step: int, found: Sequence[SquaresOfMany]) -> None:
+    """Sum weights that lie so."""
     least = min(starts[0] for _, starts in columns)
     size = max(starts[0] + form.nbytes for form, starts in columns) - least
     count, most = len(columns[0][1]), max((AT_ONCE - size) // step, 0) + 1
@@ -116,18 +155,7 @@ def _in_step(columns: Sequence[tuple[SmallForm, Sequence[int]]], step: int) -> l
         data = memoryview(read_briefly(columns[0][0].table.source, least + done * step, (some - 1) * step + size))
         for (form, starts), sums in zip(columns, found, strict=True):
             places = range(starts[0] - least, starts[0] - least + some * step, step)
-            sums.extend(_of_pieces(form, [data[start : start + form.nbytes] for start in places]))
-    return found
-
-
-def _of_pieces(form: SmallForm, pieces: Sequence[memoryview]) -> Iterable[Squares | None]:
-    rows = form.rows
-    squares = squares_of_data(form.dtype, b"".join(pieces), rows * len(pieces)) if pieces else None
-    if squares is None:  # some of them are odd
-        alone = [squares_of_data(form.dtype, piece, rows) for piece in pieces]
-        return [None if one is None else one.tolist() for one in alone]
-    every = squares.tolist()
-    return [every[at : at + rows] for at in range(0, len(every), rows)]
+            sums.put(range(done, done + some), [data[start : start + form.nbytes] for start in places])
 
 
 def _runs(places: Iterable[_Place], sizes: Sequence[int]) -> Iterator[list[_Place]]:

@@ -11,8 +11,8 @@ import pytest
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint, plain_header
-from qkvinspect.formats.repeated_entries import RepeatedEntries, RepeatedLayer
-from qkvinspect.tensor_table import TensorTable
+from qkvinspect.formats.repeated_entries import RepeatedEntries, RepeatedLayers
+from qkvinspect.tensor_table import NamedBlock, TensorTable
 
 Entries = Iterable[tuple[str, str, list[int]]]
 SIZES = {"F32": 4, "F16": 2, "U8": 1}
@@ -78,14 +78,14 @@ def test_says_what_each_entry_says(
     entries, repeated = HEADERS[name]
     header = described(entries)
     path = written(tmp_path, json.dumps(header, separators=separators, ensure_ascii=False), end_of(header))
-    found: list[RepeatedLayer] = []
+    found: list[NamedBlock] = []
     real = RepeatedEntries.layers
 
     def noted(
         self: RepeatedEntries, text: bytes, at: int, start: int, table: tuple[int, int]
-    ) -> Iterator[RepeatedLayer]:
+    ) -> Iterator[RepeatedLayers]:
         for one in real(self, text, at, start, table):
-            found.append(one)
+            found.extend(one.blocks)
             yield one
 
     monkeypatch.setattr(RepeatedEntries, "layers", noted)

@@ -148,7 +148,8 @@ def test_a_table_of_blocks_is_told_as_one_of_names_is(
     shapes: Shapes, beside: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a file whose layers are held by the layer, the report is that of one whose tensors are held one by one."""
-    every = {**stacked(shapes, 5), **beside, **stacked(shapes, 2, "other.11.layers")}
+    third = stacked({"a.up.weight": (64, 64), **shapes, "z.weight": (64,)}, 3, "third.layers")
+    every = {**stacked(shapes, 5), **beside, **stacked(shapes, 2, "other.11.layers"), **third}
     save_file({name: torch.ones(shape) for name, shape in every.items()}, tmp_path / "m.safetensors")
     told: list[Any] = []
     for _ in range(2):
@@ -213,8 +214,10 @@ def test_a_layer_that_repeats_one_is_an_attention_module_like_any_other(tmp_path
     one, other = report.attentions[1], again.attentions[1]
     assert isinstance(one, RepeatedAttention)
     assert one.tensor_names == {name for name in one.tensors.values() if name}
-    assert norms_of(one, ["q", "k", "v"]) == norms_of(replace(one), ["q", "k", "v"])
-    assert norms_of(one, ["v"]) == (one.parts[2].measured.norm, one.parts[2].bias_measured.norm)  # pyright: ignore
+    every = [*report.attentions, replace(one), one, one, *report.attentions[::-1]]
+    for names in (["q", "k", "v"], ["v"]):
+        assert norms_of(every, names) == norms_of([*map(replace, every)], names)
+    assert norms_of([one], ["v"]).columns == [[one.parts[2].measured.norm], [one.parts[2].bias_measured.norm]]  # pyright: ignore
     assert (one, repr(one)) == (other, repr(other))
     assert replace(one) == one == fast_replace(one)
     assert type(replace(one)) is type(fast_replace(one, layer="x")) is Attention

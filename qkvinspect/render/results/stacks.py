@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TypeVar
 
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.repeated import nonfinite_of, norms_of, written_like
+from qkvinspect.inspection.repeated import NormsOfLayers, in_written_runs, norms_of
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.render import alike_names, folding, text
 from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
@@ -45,14 +45,13 @@ def stacks(attentions: Sequence[Attention]) -> list[AlikeLayers]:
     named: dict[str, dict[Hashable, list[Attention]]] = {}
     known: dict[int, list[Attention]] = {}
     place: dict[int, int] = {}
-    for number, attention in enumerate(attentions):
-        first = written_like(attention)
+    for first, some in in_written_runs(attentions):
         group = known.get(id(first))
         if group is None:
             groups = named.setdefault(alike_names.stem(first.layer), {})
             group = known[id(first)] = groups.setdefault(_stored(first), [])
-            place.setdefault(id(group), number)
-        group.append(attention)
+            place.setdefault(id(group), len(place))
+        group += some
     found = [stack for groups in named.values() for stack in _of_one_name(list(groups.values()))]
     return [stack for _, stack in sorted(found, key=lambda one: place[one[0]])]
 
@@ -85,13 +84,13 @@ def rows_for(found: Sequence[AlikeLayers], lines: int) -> int:
 
 def _of_one_name(groups: Sequence[list[Attention]]) -> Iterator[tuple[int, AlikeLayers]]:
     """The stacks of layers whose names differ in numbers only, each with the id of the group that it is."""
-    numbers = [[alike_names.NUMBER.findall(one.layer) for one in group] for group in groups]
-    differs = alike_names.differing(chain.from_iterable(numbers))
+    numbers = [alike_names.columns([one.layer for one in group]) for group in groups]
+    differs = [alike_names.are_different(chain(*same)) for same in zip(*numbers, strict=True)]
     main = max(groups, key=len)
     for group, own in zip(groups, numbers, strict=True):
         first = group[0].layer
         name = alike_names.name(first, differs) if len(group) > 1 else first
-        labels = tuple(alike_names.labels_of(own, differs))
+        labels = tuple(alike_names.labels(own, differs)) or ("",) * len(group)
         yield id(group), AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
 
 
@@ -128,9 +127,11 @@ def _blocks(stack: AlikeLayers, rows: int | None) -> Iterator[Block]:
     yield FactList((f"{text.stored(first)}{': ' * bool(first.parts)}{_cut(first)}",))
     if stack.unlike:
         yield TextLine(stack.unlike, "yellow")
-    columns = [column for column in _columns(stack) if any(norm is not None for norm in column.norms)]
+    names = [part.name for part in first.parts]
+    found = norms_of(stack.layers, names)
+    columns = [*_columns(names, found)]
     if columns:
-        yield _table(stack, columns, rows)
+        yield _table(stack, columns, found.nonfinite, rows)
 
 
 def _cut(attention: Attention) -> str:
@@ -183,26 +184,21 @@ class NormColumn:
     norms: Sequence[float | None]
 
 
-def _columns(stack: AlikeLayers) -> Iterator[NormColumn]:
-    names = _parts(stack)
+def _columns(names: Sequence[str], found: NormsOfLayers) -> Iterator[NormColumn]:
     titles = [*(f"{name.upper()} norm" for name in names), *(f"{name.upper()} bias" for name in names)]
-    rows = [norms_of(one, names) for one in stack.layers]
-    for title, norms in zip(titles, zip(*rows, strict=True), strict=True):
-        yield NormColumn(title, norms)
+    for title, norms in zip(titles, found.columns, strict=True):
+        if any(norm is not None for norm in norms):
+            yield NormColumn(title, norms)
 
 
-def _parts(stack: AlikeLayers) -> list[str]:
-    return [part.name for part in stack.layers[0].parts]
-
-
-def _table(stack: AlikeLayers, columns: Sequence[NormColumn], rows: int | None) -> DataTable:
+def _table(
+    stack: AlikeLayers, columns: Sequence[NormColumn], nonfinite: Sequence[int | None], rows: int | None
+) -> DataTable:
     titles = ("layer", *(column.title for column in columns), "non-finite")
     size = math.ceil(len(stack.layers) / rows) if rows else 1
-    names = _parts(stack)
-    odd = [nonfinite_of(one, names) for one in stack.layers]
     every = [_in_rows(stack.labels, size, list, folding.label)]
     every += [_in_rows(column.norms, size, text.figures, _range) for column in columns]
-    every += [_in_rows(odd, size, _counts, _total)]
+    every += [_in_rows(nonfinite, size, _counts, _total)]
     lines = [*zip(*every, strict=True)]
     curves = ("", *(spark(_numbers(column.norms), _WIDE) for column in columns), "")
     spare = tuple(number for number, title in enumerate(titles) if title.endswith("bias"))

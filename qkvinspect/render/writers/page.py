@@ -130,8 +130,8 @@ class Page:
             for column, size, flush in zip(columns, sizes, right, strict=True)
         ]
         between = " " * gap
-        for row, style in zip(zip(*cells, strict=True), styles, strict=True):
-            line = f"{indent}{between.join(row)}".rstrip()
+        lines = map(str.rstrip, map(indent.__add__, map(between.join, zip(*cells, strict=True))))
+        for line, style in zip(lines, styles, strict=True):
             self._lines.append(self._styled(line, style) if style else line)
 
     def __str__(self) -> str:
