@@ -38,14 +38,13 @@ def every_value(cases: Iterable[Any], axes: Callable[[Any], Iterable[Hashable]] 
     A case is a tuple of values, each on an axis of its own; ``axes`` gives those of other cases.
     """
     cases = list(cases)
-    values = [set(enumerate(axes(value(case)))) for case in cases]
-    missing = set[tuple[int, Hashable]]().union(*values)
-    kept: set[int] = set()
-    while missing:
-        most = max(range(len(cases)), key=lambda number: len(values[number] & missing))
-        kept.add(most)
-        missing -= values[most]
-    return _kept(kept, cases)
+    return _kept(_covering(cases, axes), cases)
+
+
+def covering(cases: Iterable[Any]) -> list[Any]:
+    """What ``every_value`` leaves in every run, for a test that goes through its cases itself."""
+    cases = list(cases)
+    return [cases[number] for number in sorted(_covering(cases, tuple))]
 
 
 def crossed(**axes: Sequence[Any]) -> pytest.MarkDecorator:
@@ -74,3 +73,14 @@ def value(case: Any) -> Any:
 def _kept(numbers: Iterable[int], cases: list[Any]) -> list[Any]:
     kept = set(numbers)
     return [case if number in kept else mass(case) for number, case in enumerate(cases)]
+
+
+def _covering(cases: list[Any], axes: Callable[[Any], Iterable[Hashable]]) -> set[int]:
+    values = [set(enumerate(axes(value(case)))) for case in cases]
+    missing = set[tuple[int, Hashable]]().union(*values)
+    kept: set[int] = set()
+    while missing:
+        most = max(range(len(cases)), key=lambda number: len(values[number] & missing))
+        kept.add(most)
+        missing -= values[most]
+    return kept
