@@ -12,9 +12,12 @@ from playwright.sync_api import Browser, expect
 from safetensors.torch import load_file, save_file
 
 from qkvinspect.analysis import LayerFigures, analyze, column
+from qkvinspect.cli import main
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from tests.conftest import ROOT
 from tests.render.html.pages import cell, chromium, hovered, opened, rows
+from tests.some import first
 
 Run = Callable[..., Any]
 
@@ -33,16 +36,26 @@ def browser() -> Generator[Browser]:
         yield found
 
 
-@pytest.fixture
-def trained(run: Run, samples: Path, tmp_path: Path) -> Path:
-    result = run("report", samples / "trained.safetensors", "-o", tmp_path / "report.html", "--heads", "4")
-    assert (result.code, result.err) == (0, "")
-    return tmp_path / "report.html"
+SAMPLE, OTHER = (ROOT / "sample_checkpoints" / f"{name}.safetensors" for name in ("trained", "miswritten"))
 
 
-@pytest.fixture
-def figures(samples: Path) -> list[LayerFigures]:
-    with open_checkpoint(samples / "trained.safetensors") as checkpoint:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("one") / "report.html"
+    assert main(["report", str(SAMPLE), "-o", str(target), "--heads", "4"]) == 0
+    return target
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("two") / "report.html"
+    assert main(["report", str(SAMPLE), str(OTHER), "-o", str(target), "--heads", "4"]) == 0
+    return target
+
+
+@pytest.fixture(scope="module")
+def figures() -> list[LayerFigures]:
+    with open_checkpoint(SAMPLE) as checkpoint:
         return list(analyze(inspect(checkpoint, Options(heads=("4",), norms=False))))
 
 
@@ -82,13 +95,14 @@ def test_a_change_of_theme_is_drawn(browser: Browser, trained: Path) -> None:
         expect(tick).to_have_css("fill", "rgb(227, 232, 238)")
 
 
-@pytest.mark.parametrize("key", ["q_norm", "logit_bound", "similar_ov"])
-def test_hovering_shows_the_number(browser: Browser, trained: Path, figures: list[LayerFigures], key: str) -> None:
-    wanted = column(key)
+def test_hovering_shows_the_number(browser: Browser, trained: Path, figures: list[LayerFigures]) -> None:
+    """Of every head in the first figure, and of some in each other."""
     with opened(browser, trained) as page:
-        page.select_option("#figure", key)
-        for place, layer in enumerate(figures):
-            for head in layer.heads:
+        for key, every in (("q_norm", 1), ("logit_bound", 3), ("similar_ov", 3)):
+            wanted = column(key)
+            page.select_option("#figure", key)
+            for place, head in [(n, head) for n, layer in enumerate(figures) for head in layer.heads][::every]:
+                layer = figures[place]
                 lines = hovered(page, (place, head.head), (2, 4))
                 assert lines[:2] == [layer.layer, f"head {head.head}"]
                 like = f" (head {head.similar_ov.head})" if key == "similar_ov" and head.similar_ov else ""
@@ -159,10 +173,8 @@ def test_the_table_shows_the_columns_that_are_chosen(
         assert page.locator("#every thead th").all_text_contents()[2:] == ["symmetric share of QK"]
 
 
-def test_every_control_is_reached_with_tab(browser: Browser, run: Run, samples: Path, tmp_path: Path) -> None:
-    files = [samples / "trained.safetensors", samples / "miswritten.safetensors"]
-    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
-    with opened(browser, tmp_path / "a.html") as page:
+def test_every_control_is_reached_with_tab(browser: Browser, pair: Path) -> None:
+    with opened(browser, pair) as page:
         wanted = page.evaluate(
             """() => {
               window.reached = new Set();
@@ -192,7 +204,7 @@ def test_two_checkpoints_stand_side_by_side(browser: Browser, run: Run, samples:
     changed[16:32] *= 2  # Q of head 1
     save_file({**state, name: changed}, tmp_path / "b.safetensors")
     files = [samples / "trained.safetensors", tmp_path / "b.safetensors"]
-    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
+    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4", "--no-evidence").code == 0
     with opened(browser, tmp_path / "a.html") as page:
         expect(page.locator("#caption-0")).to_have_text("B against A: greatest relative change")
         expect(page.locator("#caption-1")).to_be_hidden()
@@ -221,7 +233,7 @@ def test_layers_that_one_side_has_not_are_gaps(browser: Browser, run: Run, sampl
     state = load_file(samples / "trained.safetensors")
     save_file({key: value for key, value in state.items() if "layers.0" in key}, tmp_path / "b.safetensors")
     files = [samples / "trained.safetensors", tmp_path / "b.safetensors"]
-    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
+    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4", "--no-evidence").code == 0
     with opened(browser, tmp_path / "a.html") as page:
         page.select_option("#figure", "q_norm")
         assert len(rows(page)) == 8
@@ -331,11 +343,9 @@ def test_the_strip_is_drawn_to_scale(browser: Browser, run: Run, tmp_path: Path)
         assert page.locator("#packing .qi-ticks span").all_text_contents() == ["0", "32", "48", "64 rows"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_cut_off_on_a_phone(browser: Browser, run: Run, samples: Path, tmp_path: Path, scheme: Any) -> None:
-    files = [samples / "trained.safetensors", samples / "miswritten.safetensors"]
-    assert run("report", *files, "-o", tmp_path / "a.html", "--heads", "4").code == 0
-    with opened(browser, tmp_path / "a.html", scheme) as page:
+@pytest.mark.parametrize("scheme", first(1, ["light", "dark"]))
+def test_nothing_is_cut_off_on_a_phone(browser: Browser, pair: Path, scheme: Any) -> None:
+    with opened(browser, pair, scheme) as page:
         page.set_viewport_size({"width": 375, "height": 800})
         for one in page.locator("details").all():
             one.evaluate("one => { one.open = true; }")
