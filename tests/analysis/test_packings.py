@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 import qkvinspect
 from qkvinspect import Options
 from tests.proofs.test_proofs import CAPTURED, CASES, attentions_of, heads_of, truth_of
+from tests.some import spread
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", spread(60, CASES))
 @pytest.mark.no_cover
 def test_the_figures_are_those_of_the_true_rows(case: str) -> None:
     truth = truth_of(case)

@@ -81,7 +81,7 @@ def lines(name: str, at: str, *, brief: bool, every: bool) -> list[list[str]]:
             found.append([*whole, *quick, option, at])
     if name == "check":
         found += [[*given, "-f", form, *quick] for form in ("json", "junit", "sarif", "github")]
-        found += [[*given, "--write-baseline", "b.json"], [*given, "--hub", "a/b"]]
+        found += [[*given, *quick, "--write-baseline", "b.json"], [*given, *quick, "--hub", "a/b"]]
     return found
 
 
