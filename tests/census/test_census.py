@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 
 
 @cache
-def asked(step: int = 1) -> Asked:
+def asked(step: int) -> Asked:
     """One model in so many of each library, once for all tests. A fixture would run under the tracer."""
     found = Asked([], [], Counter())
     with TemporaryDirectory() as name:
@@ -60,7 +60,7 @@ def test_every_module_is_right_or_its_reason_is_known(step: int) -> None:
 
 @pytest.mark.mass
 def test_every_reason_is_still_needed() -> None:
-    used = {id(left(verdict)) for verdict in asked().verdicts}
+    used = {id(left(verdict)) for verdict in asked(1).verdicts}
     assert [one.where for one in LEFT if id(one) not in used] == []
 
 
@@ -71,10 +71,10 @@ def test_nothing_else_is_taken_for_attention(step: int) -> None:
 
 @pytest.mark.mass
 def test_every_exception_is_still_needed() -> None:
-    assert [glob for glob, _ in ALARMS if not any(fnmatchcase(alarm, glob) for alarm in asked().alarms)] == []
+    assert [glob for glob, _ in ALARMS if not any(fnmatchcase(alarm, glob) for alarm in asked(1).alarms)] == []
 
 
 @pytest.mark.mass
 def test_the_docs_have_these_figures() -> None:
     """After a change of the data, ``python -m tests.census.report`` prints the table."""
-    assert table(asked().verdicts, asked().models) in DOCS.read_text()
+    assert table(asked(1).verdicts, asked(1).models) in DOCS.read_text()
