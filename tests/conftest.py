@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from qkvinspect.cli import main
+from tests.here import kept_commands, scans_here
 
 ROOT = Path(__file__).parent.parent
 
@@ -101,7 +102,13 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def workers() -> AbstractContextManager[None]:
+    """Where scans have their workers: here, which need not be started."""
+    return scans_here()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], workers: AbstractContextManager[None]) -> Iterator[Run]:
     """Run a command line in this process: exit code, stdout, stderr."""
 
     def run(*argv: object) -> Result:
@@ -110,7 +117,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         out, err = capsys.readouterr()
         return Result(code, out, err)
 
-    return run
+    with workers, kept_commands():
+        yield run
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,9 +9,20 @@ from safetensors.torch import load_file
 import qkvinspect
 from qkvinspect import Options
 from tests.proofs.test_proofs import CAPTURED, CASES, attentions_of, heads_of, truth_of
+from tests.some import one_of_each
 
 
-@pytest.mark.parametrize("case", CASES)
+def form(case: str) -> tuple[object, ...]:
+    """How its parts are divided into rows, and what of it is known."""
+    truth = truth_of(case)
+    return (
+        *(str(truth[key]) for key in ("layout_flag", "subheads", "proven")),
+        truth["num_heads"] == truth["num_kv_heads"],
+        *(str(truth["parts"].get(name, {}).get("heads", [])) for name in "qk"),
+    )
+
+
+@pytest.mark.parametrize("case", one_of_each(form, CASES))
 @pytest.mark.no_cover
 def test_the_figures_are_those_of_the_true_rows(case: str) -> None:
     truth = truth_of(case)

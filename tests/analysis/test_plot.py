@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.some import crossed
 
-@pytest.mark.parametrize("command", ["show", "analyze"])
-@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_a_picture_is_written(run, samples: Path, tmp_path: Path, command: str, suffix: str, magic: bytes) -> None:
+
+@crossed(command=["show", "analyze"], form=[("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_picture_is_written(run, samples: Path, tmp_path: Path, command: str, form: tuple[str, bytes]) -> None:
+    suffix, magic = form
     target = tmp_path / f"map.{suffix}"
-    line = (command, samples / "trained.safetensors", "--heads", "4", "--heat", "q_norm", "--plot", target)
+    line = (command, samples / "trained.safetensors", "--heads", "4", "--heat", "q_norm", "--no-evidence")
+    line = (*line, "--plot", target)
     result = run(*line)
     assert (result.code, result.out, result.err) == (0, "", "")
     assert target.read_bytes().startswith(magic)

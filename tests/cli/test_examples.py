@@ -18,6 +18,7 @@ import typer
 from safetensors.torch import save_file
 
 from qkvinspect.cli import app, main
+from tests.some import every_value
 
 GROUP: Any = typer.main.get_command(app)
 ELSEWHERE = ("hf://org/model", "openai-community/gpt2", "tcp://scheduler:8786")
@@ -121,15 +122,34 @@ def model(name: str) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": value.detach() for key, value in module.state_dict().items()}
 
 
+def asked(example: str) -> set[tuple[str, str]]:
+    """The options that an example has, each with its command."""
+    command, *words = shlex.split(example)[1:]
+    return {(command, ""), *((command, word) for word in words if word.startswith("-"))}
+
+
+EVERY = sorted(set().union(*map(asked, examples())))
+
+
+def parsed(argv: list[str]) -> None:
+    GROUP.commands[argv[0]].make_context(argv[0], argv[1:])
+
+
 @pytest.mark.parametrize("example", examples())
+def test_an_example_is_a_command_line(example: str) -> None:
+    parsed(shlex.split(example)[1:])
+
+
+@pytest.mark.parametrize("example", every_value(examples(), lambda one: [pair in asked(one) for pair in EVERY]))
 @pytest.mark.no_cover
 def test_an_example_runs(example: str, world: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    """Each option of each command in every run; all of them with ``-m mass``."""
     monkeypatch.chdir(world)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setattr("qkvinspect.workers.cores", lambda: 1)
     argv = shlex.split(os.path.expandvars(example).replace("rows-*.jsonl", "rows-2.jsonl"))[1:]  # as a shell does
     if argv[0] == "browse" or any(place in argv for place in ELSEWHERE):
-        GROUP.commands[argv[0]].make_context(argv[0], argv[1:])
+        parsed(argv)
         return
     for flag, target in pairwise(argv):
         if flag in ("-o", "--plot", "--write-baseline"):

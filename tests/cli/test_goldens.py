@@ -1,6 +1,7 @@
 """What every command prints in a terminal of 80 and of 200 columns, in a pipe, and in colour: one file a command.
 
-``python tests/cli/test_goldens.py`` writes the files anew; read what changed. Escapes are shown as ``<1;32>``.
+``python tests/cli/test_goldens.py`` writes the files anew; read what changed. Escapes are shown as ``<1;32>``. Every
+run prints each line in one view, the views by turns; ``-m mass`` prints each in all.
 """
 
 from __future__ import annotations
@@ -86,21 +87,45 @@ def printed(line: str, columns: int, colour: bool, out: str) -> str:
     return re.sub("\x1b\\[([0-9;]*)m", r"<\1>", text.replace(out, "OUT")) + f"exit code {code}\n"
 
 
+def in_view(line: str, view: str) -> str:
+    with tempfile.TemporaryDirectory() as out:
+        return printed(line, *VIEWS[view], out)
+
+
 def golden(command: str) -> str:
     """All command lines of a command in all views; a view that prints what the one before does is only named."""
     found: list[str] = []
     for line in GOLDENS[command]:
         shown: dict[str, list[str]] = {}
-        for name, (columns, colour) in VIEWS.items():
-            with tempfile.TemporaryDirectory() as out:
-                shown.setdefault(printed(line, columns, colour, out), []).append(name)
+        for view in VIEWS:
+            shown.setdefault(in_view(line, view), []).append(view)
         for text, names in shown.items():
             found.append(f"=== {line}\n=== {', '.join(names)}\n{text}")
     return "\n".join(found)
 
 
+def goldens() -> dict[tuple[str, str], str]:
+    """What stands in the files for each line in each view."""
+    found: dict[tuple[str, str], str] = {}
+    for command in GOLDENS:
+        text = (HERE / "goldens" / f"{command}.txt").read_text()
+        for section in re.split(r"^(?==== .*\n=== )", text, flags=re.MULTILINE)[1:]:
+            line, views, body = section.split("\n", 2)
+            found |= {(line[4:], view): body for view in views[4:].split(", ")}
+    return found
+
+
+LINES = [line for command in GOLDENS for line in GOLDENS[command]]
+
+
+@pytest.mark.parametrize(("line", "view"), [(line, [*VIEWS][n % len(VIEWS)]) for n, line in enumerate(LINES)])
+def test_it_prints_its_golden(line: str, view: str) -> None:
+    assert in_view(line, view).rstrip("\n") == goldens()[line, view].rstrip("\n")
+
+
+@pytest.mark.mass
 @pytest.mark.parametrize("command", GOLDENS)
-def test_it_prints_its_golden(command: str) -> None:
+def test_it_prints_its_golden_in_every_view(command: str) -> None:
     assert golden(command) == (HERE / "goldens" / f"{command}.txt").read_text()
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from qkvinspect.cli import plain
 from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.with_typer import whole
+from tests.some import first
 
 VALUES = (
     "model.pt",
@@ -70,13 +71,17 @@ def lines(name: str) -> st.SearchStrategy[tuple[str, list[str]]]:
     return st.lists(st.sampled_from([*names, *names, *joined, *VALUES, *VALUES])).map(lambda words: (name, words))
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from(COMMANDS).flatmap(lines))
-def test_what_is_plain_is_what_typer_reads(line: tuple[str, list[str]]) -> None:
-    name, words = line
-    read = plain.call(command(name), words)
-    if read is not None:
-        assert read == with_typer(name, words)
+@pytest.mark.parametrize("count", first(1, [300, 3000]))
+def test_what_is_plain_is_what_typer_reads(count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.sampled_from(COMMANDS).flatmap(lines))
+    def holds(line: tuple[str, list[str]]) -> None:
+        name, words = line
+        read = plain.call(command(name), words)
+        if read is not None:
+            assert read == with_typer(name, words)
+
+    holds()
 
 
 @pytest.mark.parametrize(

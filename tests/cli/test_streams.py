@@ -150,7 +150,7 @@ def test_a_process_of_its_own_in_such_an_encoding(tmp_path: Path, variables: dic
 
 def test_utf8_is_drawn_as_ever() -> None:
     sample = ROOT / "sample_checkpoints" / "trained.safetensors"
-    assert "────" in printed("diff", sample, sample, PYTHONIOENCODING="utf-8")[1].decode()
+    assert "────" in printed("diff", sample, sample, "--no-evidence", PYTHONIOENCODING="utf-8")[1].decode()
 
 
 def test_a_fault_of_ours_is_one_line_and_not_the_exit_code_of_a_difference() -> None:

@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 
 from qkvinspect.diff.fingerprint import _mixed
 from qkvinspect.diff.head_losses import _over
+from tests.some import first
 
 State = dict[str, torch.Tensor]
 HEADS, KV, DIM, WIDTH = 8, 4, 16, 128
 ROWS = {"q": HEADS * DIM, "k": KV * DIM, "v": KV * DIM, "o": WIDTH}
 COLS = {"q": WIDTH, "k": WIDTH, "v": WIDTH, "o": HEADS * DIM}
-TRIALS = [pytest.param(trial, marks=() if trial < 24 else pytest.mark.mass) for trial in range(100)]
+TRIALS = first(24, range(100))
 NF4 = torch.tensor(
     [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
      -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,

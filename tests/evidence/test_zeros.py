@@ -13,6 +13,7 @@ from qkvinspect.findings import AGAINST_WEIGHTS
 from qkvinspect.inspection.evidence import zeros
 from tests.evidence import cases
 from tests.real import wheels
+from tests.some import crossed
 
 LABELS = "sceptr/SCEPTR", "sapiens/checkpoint_vl", "anarcii/tcr_4_1_128_512"
 Change = Callable[[np.ndarray], np.ndarray]
@@ -76,20 +77,17 @@ def said(layers: list[cases.Layer], path: Path, heads: int) -> tuple[set[int | N
     return {one.heads.num_heads if one.heads else None for one in found[0].attentions}, against
 
 
-@pytest.mark.parametrize("label", LABELS)
-@pytest.mark.parametrize(("tall", "wide"), [(8, 8), (16, 16), (32, 32), (1, 32), (16, 1)])
-@pytest.mark.parametrize("share", [0.3, 0.8])
+@crossed(label=LABELS, block=[(8, 8), (16, 16), (32, 32), (1, 32), (16, 1)], share=[0.3, 0.8])
 def test_of_zeros_in_blocks_nothing_is_said(
-    others, label: str, tall: int, wide: int, share: float, tmp_path: Path
+    others, label: str, block: tuple[int, int], share: float, tmp_path: Path
 ) -> None:
     one = others[label]
-    layers = [changed(layer, blocks(tall, wide, share)) for layer in cases.layers(one.path)[:2]]
+    layers = [changed(layer, blocks(*block, share)) for layer in cases.layers(one.path)[:2]]
     heads, against = said(layers, tmp_path / "blocks.safetensors", one.heads)
     assert (heads - {one.heads, None}, against) == (set(), set())
 
 
-@pytest.mark.parametrize("label", LABELS)
-@pytest.mark.parametrize("share", [2, 3, 4, 8])
+@crossed(label=LABELS, share=[2, 3, 4, 8])
 def test_padded_heads_are_not_others(others, label: str, share: int, tmp_path: Path) -> None:
     one = others[label]
     layers = cases.layers(one.path)[:2]
@@ -98,8 +96,7 @@ def test_padded_heads_are_not_others(others, label: str, share: int, tmp_path: P
     assert said(padding, tmp_path / "padded.safetensors", one.heads) == ({None}, set())
 
 
-@pytest.mark.parametrize("label", LABELS)
-@pytest.mark.parametrize("levels", [1, 2, 3, 7])
+@crossed(label=LABELS, levels=[1, 2, 3, 7])
 def test_few_values_make_no_other_heads(others, label: str, levels: int, tmp_path: Path) -> None:
     one = others[label]
     layers = [changed(layer, rounded(levels)) for layer in cases.layers(one.path)[:2]]
@@ -107,8 +104,7 @@ def test_few_values_make_no_other_heads(others, label: str, levels: int, tmp_pat
     assert (heads - {one.heads, None}, against) == (set(), set())
 
 
-@pytest.mark.parametrize("label", LABELS)
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
+@crossed(label=LABELS, share=[0.3, 0.6, 0.8])
 def test_values_that_are_pruned_one_by_one_still_tell_the_heads(
     others, label: str, share: float, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS, Layout, by_id
 from qkvinspect.layouts.packing import HEADED, Geometry, Packing
+from tests.some import one_of_each
 
 ODD = {"timm-efficientformer": (1, 4), "stable-audio3": (2, 1), "ultralytics-psa": (1, 2)}
 """Layouts that want a head of V in a fixed proportion to one of K: (K, V)."""
@@ -34,17 +35,17 @@ def form(layout: Layout) -> tuple[object, ...]:
 
 
 def every_layout() -> Iterator[Any]:
-    """One of each form in every run; those that have other names only, in a mass run."""
-    seen: set[str] = set()
     for layout in LAYOUTS:
         held = {part for stored in layout.weights for part in stored.packing.parts}
         if layout.q_rows is not None or held == {"q", "k"}:  # one row has no heads; without V nothing is packed again
             continue
         if layout.subheads_apart and "v" in dict(layout.subheads):  # the file's own sizes tell: diff/test_llama_cpp.py
             continue
-        alike = repr(form(layout)) in seen
-        seen.add(repr(form(layout)))
-        yield pytest.param(layout, id=layout.id, marks=[pytest.mark.mass] if alike else [])
+        yield pytest.param(layout, id=layout.id)
+
+
+EVERY = one_of_each(lambda layout: repr(form(layout)), every_layout())
+"""One of each form in every run; those that have other names only, in a mass run."""
 
 
 MLP = 6
@@ -114,7 +115,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("layout", list(every_layout()))
+@pytest.mark.parametrize("layout", EVERY)
 @pytest.mark.no_cover
 def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
     @SAFE
@@ -133,7 +134,7 @@ def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
     holds()
 
 
-@pytest.mark.parametrize("layout", list(every_layout()))
+@pytest.mark.parametrize("layout", EVERY)
 @pytest.mark.no_cover
 def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
     """Through layouts of other kinds that can hold it; at least one can, but for a few that are alone.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import gc
 import json
 import multiprocessing
@@ -26,16 +25,13 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from qkvinspect.cli import plain
-from qkvinspect.scans import engine
+from tests.here import kept_commands, scans_here
 from tests.hostile import mutants, side_files
 from tests.hostile.memory import MemoryFile
-from tests.hostile.structures import COMMANDS, DTYPES, NAMES, SIZES, kept_commands, tried
+from tests.hostile.structures import COMMANDS, DTYPES, NAMES, SIZES, tried
 from tests.hostile.test_quantised_mutations import MODELS, written
 from tests.hostile.writers import models
 
@@ -260,44 +256,15 @@ def _unasked(chance: random.Random, words: list[str]) -> tuple[str, ...]:
     return tuple(words if asked else [*words, "--no-evidence"])
 
 
-class _Here(Executor):
-    """Does what a scan's workers would, in this process: to start one takes a thousand times as long."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
-
-
-class _HereEngine:
-    batch = 1
-
-    def executor(self) -> Executor:
-        return _Here()
-
-    def width(self) -> int:
-        return 1
-
-    def broken(self, error: BaseException) -> None:
-        raise error
-
-
-@contextlib.contextmanager
-def _here(jobs: int) -> Iterator[engine.Engine]:
-    yield _HereEngine()
-
-
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
     """Without what takes time and is not tried here: a scan's processes, waiting for disks, tables of options."""
-    processes, sync, hints = engine.processes, os.fsync, plain.get_type_hints
-    engine.processes, os.fsync = _here, lambda descriptor: None  # type: ignore[assignment]
-    plain.get_type_hints = functools.cache(hints)
+    sync, os.fsync = os.fsync, lambda descriptor: None  # type: ignore[assignment]
     try:
-        with kept_commands():
+        with scans_here(), kept_commands():
             yield
     finally:
-        engine.processes, os.fsync, plain.get_type_hints = processes, sync, hints
+        os.fsync = sync
 
 
 def run(mutations: int, start: int, step: int = 1, seconds: float = 1e9) -> Tally:

@@ -28,12 +28,10 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-import typer
-import typer.main
-
 from qkvinspect.cli import main
 from qkvinspect.formats.safetensors import CODES
 from qkvinspect.layouts import LAYOUTS
+from tests.here import kept_commands
 from tests.hostile.bounds import HANG, bounded_memory, no_hang
 
 DTYPES = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "U32": 32}
@@ -245,24 +243,6 @@ def _wrong(words: list[str], code: int, said: str, problems: str) -> Iterator[st
         yield "a line that GitHub's runner obeys"
     if "\x1b" in said + problems:
         yield "an escape of a terminal"
-
-
-@contextlib.contextmanager
-def kept_commands() -> Iterator[None]:
-    """Build each of typer's commands once: that takes half of the time of one on a small file."""
-    build, kept = typer.main.get_command, {}
-
-    def get_command(app: typer.Typer) -> typer.core.TyperGroup:
-        names = tuple(id(one.callback) for one in app.registered_commands)
-        if names not in kept:
-            kept[names] = build(app)
-        return kept[names]
-
-    typer.main.get_command = get_command
-    try:
-        yield
-    finally:
-        typer.main.get_command = build
 
 
 def run(mutations: int, seed: int, commands: int, layers: int = 3, seconds: float = 1e9) -> Tally:

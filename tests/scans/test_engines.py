@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,12 @@ def address() -> Iterator[str]:
     with cluster() as (found, _):
         assert found.startswith("tcp://")
         yield found
+
+
+@pytest.fixture
+def workers() -> AbstractContextManager[None]:
+    """Processes of their own: that is what is tested."""
+    return nullcontext()
 
 
 @pytest.fixture
@@ -58,15 +64,15 @@ def test_a_killed_process_loses_nothing(many: list[str]) -> None:
     found: list[Scanned] = []
     killed: list[int | None] = []
     with processes(2) as engine:
-        for one in scan_all(many, ScanJob(), engine):
+        for one in scan_all(many[:20], ScanJob(), engine):
             found.append(one)
-            if len(found) in (10, 25):
+            if len(found) in (5, 12):
                 victim = multiprocessing.active_children()[0]
                 assert victim.pid is not None
                 killed.append(victim.pid)
                 os.kill(victim.pid, signal.SIGKILL)
     assert len(set(killed)) == 2
-    assert lines(found) == expected(many)
+    assert lines(found) == expected(many[:20])
 
 
 def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> None:
@@ -118,8 +124,7 @@ def done(journal: str) -> int:
 
 def test_a_killed_scan_goes_on(many: list[str], run) -> None:
     for path in map(Path, many):
-        for copy in "ab":
-            os.link(path, path.with_name(f"{copy}-{path.name}"))
+        os.link(path, path.with_name(f"a-{path.name}"))
     argv = ["scan", "run", "--jobs", "1", "-o"]
     process = subprocess.Popen([*COMMITS_OFTEN, *argv, "killed.jsonl"], stderr=subprocess.DEVNULL)
     workers: list[int] = []
@@ -133,8 +138,8 @@ def test_a_killed_scan_goes_on(many: list[str], run) -> None:
     assert not Path("killed.jsonl").exists()
     resumed = run(*argv, "killed.jsonl", "--resume")
     assert resumed.code == 0
-    before = int(resumed.err.partition("123 checkpoints, ")[2].partition(" of them before")[0])
-    assert 0 < before < 123
+    before = int(resumed.err.partition("82 checkpoints, ")[2].partition(" of them before")[0])
+    assert 0 < before < 82
     run(*argv, "whole.jsonl")
     assert Path("killed.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
     deadline = time.monotonic() + 60
@@ -159,8 +164,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(many: list[str], r
 
 def test_a_scheduler_that_goes_away_is_one_line_and_the_scan_can_go_on(many: list[str], run) -> None:
     for path in map(Path, many):
-        for copy in "abcd":
-            os.link(path, path.with_name(f"{copy}-{path.name}"))
+        os.link(path, path.with_name(f"a-{path.name}"))
     argv = ["scan", "run", "-o", "x.jsonl"]
     with cluster() as (address, process):
         scan = subprocess.Popen([*COMMITS_OFTEN, *argv, "--dask", address], stderr=subprocess.PIPE, text=True)
@@ -170,7 +174,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_scan_can_go_on(many: lis
         _, error = scan.communicate(timeout=120)
     assert (scan.returncode, error) == (2, "error: the Dask scheduler is gone; --resume goes on\n")
     assert run(*argv, "--resume").code == 0
-    assert Path("x.jsonl").read_bytes().count(b"\n") == 205 * 45
+    assert Path("x.jsonl").read_bytes().count(b"\n") == 82 * 45
 
 
 def test_dask_prints_nothing_of_its_own(address: str) -> None:

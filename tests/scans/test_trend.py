@@ -15,6 +15,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 from tests.scans.training import HEADS, LAYERS, Q, name, rows_of, ruined, save, train
+from tests.some import first
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/results/trend.schema.json").read_text())
 
@@ -34,14 +35,18 @@ def said(found: dict[str, Any]) -> list[tuple[str, str | None, str]]:
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("seed", "options"),
-    [
-        pytest.param(1, {}, marks=pytest.mark.mass),
-        pytest.param(2, {"optimizer": "adam"}, marks=pytest.mark.mass),
-        (3, {"optimizer": "sgd"}),
-        pytest.param(4, {"rate": 1e-2}, marks=pytest.mark.mass),
-        (5, {"norm_first": False}),
-        (6, {"every": 20, "rate": 6e-3}),
-    ],
+    first(
+        1,
+        [
+            (7, {"optimizer": "sgd", "norm_first": False, "every": 20}),
+            (1, {}),
+            (2, {"optimizer": "adam"}),
+            (3, {"optimizer": "sgd"}),
+            (4, {"rate": 1e-2}),
+            (5, {"norm_first": False}),
+            (6, {"every": 20, "rate": 6e-3}),
+        ],
+    ),
 )
 def test_a_run_that_went_well_has_no_findings(tmp_path: Path, run, seed: int, options: dict[str, Any]) -> None:
     save(tmp_path / "run", train(seed, 240, **options), ".safetensors")
@@ -210,7 +215,7 @@ def test_a_plot(trained_rows: list[dict[str, Any]], tmp_path: Path, run) -> None
     out = tmp_path / "run.png"
     assert run("trend", path, "--plot", out).code == 0
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert run("trend", path, "--plot", tmp_path / "run.svg").code == 0
+    assert run("trend", path, "--plot", tmp_path / "run.svg", "--layer", "*.2.*").code == 0
     assert run("trend", path, "--plot", out).code == 2
     assert ".png or .svg" in run("trend", path, "--plot", tmp_path / "run.txt").err
 

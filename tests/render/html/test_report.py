@@ -54,12 +54,24 @@ class Text(HTMLParser):
             self.words.append(data)
 
 
+@pytest.fixture(scope="module")
+def pages() -> dict[tuple[str, ...], str]:
+    """What a command line has written before."""
+    return {}
+
+
 @pytest.fixture
-def report(run: Run, tmp_path: Path) -> Callable[..., str]:
-    def report(*argv: object) -> str:
-        result = run("report", *argv, "-o", tmp_path / "report.html", "--force")
-        assert (result.code, result.err) == (0, "")
-        return (tmp_path / "report.html").read_text()
+def report(run: Run, tmp_path: Path, pages: dict[tuple[str, ...], str]) -> Callable[..., str]:
+    def report(*argv: object, anew: bool = False) -> str:
+        line = tuple(map(str, argv))
+        if anew or line not in pages:
+            result = run("report", *line, "-o", tmp_path / "report.html", "--force")
+            assert (result.code, result.err) == (0, "")
+            written = (tmp_path / "report.html").read_text()
+            if anew:
+                return written
+            pages[line] = written
+        return pages[line]
 
     return report
 
@@ -70,7 +82,7 @@ def data(page: str) -> Any:
 
 
 def test_every_figure_is_in_it(report: Callable[..., str], samples: Path) -> None:
-    held = data(report(samples / "trained.safetensors", "--heads", "4"))
+    held = data(report(samples / "trained.safetensors", "--heads", "4", "--no-evidence"))
     with open_checkpoint(samples / "trained.safetensors") as checkpoint:
         figures = list(analyze(inspect(checkpoint, Options(heads=("4",), norms=False))))
     assert list(held["columns"]) == [one.key for one in COLUMNS]
@@ -155,9 +167,10 @@ def test_the_settings_of_check_count(
     report: Callable[..., str], samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "equal-parts" in report(samples / "miswritten.safetensors")
+    quick = (samples / "miswritten.safetensors", "--no-evidence", "--no-analysis")
+    assert "equal-parts" in report(*quick, anew=True)
     (tmp_path / "qkvinspect.toml").write_text('[check]\nignore = ["equal-parts"]\n')
-    assert "equal-parts" not in report(samples / "miswritten.safetensors")
+    assert "equal-parts" not in report(*quick, anew=True)
 
 
 def test_what_the_weights_say_is_in_it(report: Callable[..., str], samples: Path) -> None:
@@ -170,7 +183,9 @@ def test_what_the_weights_say_is_in_it(report: Callable[..., str], samples: Path
 
 
 def test_verdicts_of_two_are_in_it(report: Callable[..., str], samples: Path) -> None:
-    page = Text(report(samples / "trained.safetensors", samples / "miswritten.safetensors", "--heads", "4"))
+    page = Text(
+        report(samples / "trained.safetensors", samples / "miswritten.safetensors", "--heads", "4", "--no-evidence")
+    )
     assert "different: 2 layers (1 identical, 1 changed)" in page.words
     assert "K of B is V of A (in encoder.layers.1.self_attn)" in page.words
     assert ["encoder.layers.1.self_attn", "layers.1.self_attn", "changed", "1.397", "K, K bias"] in page.rows
@@ -179,7 +194,7 @@ def test_verdicts_of_two_are_in_it(report: Callable[..., str], samples: Path) ->
 def test_layers_can_be_chosen_by_the_names_of_either_side(report: Callable[..., str], samples: Path) -> None:
     files = (samples / "trained.safetensors", samples / "miswritten.safetensors")
     for glob in ("encoder.layers.1.*", "layers.1.*"):
-        page = report(*files, "--layer", glob, "--heads", "4")
+        page = report(*files, "--layer", glob, "--heads", "4", "--no-evidence", "--no-analysis")
         (row,) = data(page)["rows"]
         assert [side["name"] for side in row["sides"]] == ["encoder.layers.1.self_attn", "layers.1.self_attn"]
         assert "layers.0.self_attn" not in page
@@ -217,7 +232,7 @@ def test_only_its_own_scripts_may_run_and_nothing_is_fetched(report: Callable[..
 
 
 def test_the_same_checkpoint_gives_the_same_file(report: Callable[..., str], samples: Path) -> None:
-    assert report(samples / "trained.safetensors") == report(samples / "trained.safetensors")
+    assert report(samples / "trained.safetensors") == report(samples / "trained.safetensors", anew=True)
 
 
 def test_the_file_is_not_replaced_unless_asked(run: Run, samples: Path, tmp_path: Path) -> None:
@@ -285,7 +300,7 @@ def test_the_first_screen_has_the_packing_the_digest_and_the_day(
     report: Callable[..., str], samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    page = report(samples / "transformer.pt", "--heads", "2", "--no-evidence")
+    page = report(samples / "transformer.pt", "--heads", "2", "--no-evidence", anew=True)
     assert re.findall('<section id="([a-z]+)"', page) == ["packing", "maps", "findings", "evidence", "heads", "summary"]
     assert "<time>2023-11-14</time>" in page
     digest = hashlib.sha256((samples / "transformer.pt").read_bytes()).hexdigest()

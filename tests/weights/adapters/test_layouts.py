@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.some import those
 from tests.weights.adapters.cases import placed
 
 HEADS = {"llama": "4/2", "qwen2": "4/2", "mistral": "4/2", "phi3": "4/2"}
@@ -49,9 +50,7 @@ EACH = {
 """For every run."""
 
 
-@pytest.mark.parametrize(
-    ("case", "target"), [pytest.param(*pair, marks=[] if pair in EACH else pytest.mark.mass) for pair in MOVED]
-)
+@pytest.mark.parametrize(("case", "target"), those(EACH.__contains__, MOVED))
 def test_merging_before_and_after_is_the_same(case: str, target: str, tmp_path: Path, run) -> None:
     adapter, base = placed(case, tmp_path)
     heads, _, kv = HEADS.get(case.partition("-")[0], "4").partition("/")
