@@ -1,6 +1,6 @@
 """Every model of the census is answered rightly, or it is known and said why not.
 
-Every run asks one in three of each library's; ``-m mass`` asks all, and holds the lists of reasons and the docs to it.
+Every run asks one in three of each library's; the gate asks all, and holds the lists of reasons and the docs to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from tests.census.judging import Verdict, alarms, answer, judge
 from tests.census.kept import built
 from tests.census.known import ALARMS, LEFT, left
 from tests.census.report import table
-from tests.some import first
 
 DOCS = Path(__file__).parents[2] / "docs" / "layouts.md"
 
@@ -51,30 +50,30 @@ def asked(step: int) -> Asked:
     return found
 
 
-@pytest.mark.parametrize("step", first(1, [3, 1]))
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.gate)])
 def test_every_module_is_right_or_its_reason_is_known(step: int) -> None:
     verdicts = asked(step).verdicts
     assert [verdict for verdict in verdicts if verdict.said != "right" and left(verdict) is None] == []
     assert sum(verdict.said == "right" for verdict in verdicts) > 0.85 * len(verdicts)
 
 
-@pytest.mark.mass
+@pytest.mark.gate
 def test_every_reason_is_still_needed() -> None:
     used = {id(left(verdict)) for verdict in asked(1).verdicts}
     assert [one.where for one in LEFT if id(one) not in used] == []
 
 
-@pytest.mark.parametrize("step", first(1, [3, 1]))
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.gate)])
 def test_nothing_else_is_taken_for_attention(step: int) -> None:
     assert [alarm for alarm in asked(step).alarms if not any(fnmatchcase(alarm, glob) for glob, _ in ALARMS)] == []
 
 
-@pytest.mark.mass
+@pytest.mark.gate
 def test_every_exception_is_still_needed() -> None:
     assert [glob for glob, _ in ALARMS if not any(fnmatchcase(alarm, glob) for alarm in asked(1).alarms)] == []
 
 
-@pytest.mark.mass
+@pytest.mark.gate
 def test_the_docs_have_these_figures() -> None:
     """After a change of the data, ``python -m tests.census.report`` prints the table."""
     assert table(asked(1).verdicts, asked(1).models) in DOCS.read_text()
