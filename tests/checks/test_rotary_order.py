@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import qkvinspect
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.evidence.rotary_order import places_of, smoothness
 from tests.some import crossed
@@ -234,15 +233,16 @@ def test_the_norms_of_rows_tell_in_which_order_they_lie() -> None:
     assert abs(np.mean([smoothness(rng.standard_normal((4, 32)), np.arange(32)) for _ in range(300)])) < 0.5
 
 
-def test_one_layer_that_was_forgotten_is_named_alone(tmp_path: Path) -> None:
+def test_one_layer_that_was_forgotten_is_named_alone(tmp_path: Path, run: Callable[..., Any]) -> None:
     layers = turning()
     right = converted(layers, lambda q: permuted(q, HEADS), lambda k: permuted(k, KV_HEADS))
     for forgotten in range(LAYERS):
         mixed = [layers[n] if n == forgotten else right[n] for n in range(LAYERS)]
         path = as_gguf(tmp_path / f"{forgotten}.gguf", mixed)
-        found = [f for f in qkvinspect.check(path, evidence=False) if f.code == CODE]
-        assert [f.layer for f in found] == [f"blk.{forgotten}"]
-        assert "Q has its rows in halves and K has its rows in halves" in found[0].message
+        told = run("check", path, "-f", "json", "--no-evidence", "--select", CODE).json()
+        (found,) = told["checkpoints"][0]["findings"]
+        assert found["layer"] == f"blk.{forgotten}"
+        assert "Q has its rows in halves and K has its rows in halves" in found["message"]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "starcoder2"])
