@@ -28,8 +28,8 @@ MODELS = Path(__file__).parent / "models"
 
 CUT_ANYWHERE = ("bnb_int8", "ct_int8", "ct_mxfp4", "ct_nvfp4", "modelopt", "mlx", "quanto", "torchao", "ct_int")
 
-TOO_FEW_ROWS = [f"ct_int{bits}_zeros" for bits in (2, 3, 5, 6, 7)]
-"""Only 16 or 32 rows of zero points fill whole words."""
+TOO_FEW_ROWS = [*(f"ct_int{bits}_zeros" for bits in (2, 3, 5, 6, 7)), "comfy_mxfp8", "comfy_nvfp4"]
+"""Only 16 or 32 rows of zero points fill whole words, and scales lie in tiles of 128 rows."""
 
 
 def cut_out(checkpoint: Checkpoint, weight: Weight, runs: Sequence[range]) -> Weight:
