@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import wraps
+from inspect import Parameter, signature
 from typing import Any
 
 import pytest
 
+Test = Callable[..., None]
 PARAM = type(pytest.param())
 
 
@@ -54,6 +57,27 @@ def crossed(**axes: Sequence[Any]) -> pytest.MarkDecorator:
     of = list(itertools.product(*(range(len(axis)) for axis in axes.values())))
     kept = {at for at, numbers in enumerate(of) if numbers in some}
     return pytest.mark.parametrize(tuple(axes), _kept(kept, list(itertools.product(*axes.values()))))
+
+
+def tried(given: Callable[[Test], Test], few: int, many: int, **options: Any) -> Callable[[Test], Test]:
+    """What hypothesis gives a test: few examples in every run, many in a mass run."""
+    from hypothesis import settings
+
+    def decorated(test: Test) -> Test:
+        runs = {count: settings(max_examples=count, deadline=None, **options)(given(test)) for count in (few, many)}
+
+        @wraps(test)
+        def some(examples: int, **shared: Any) -> None:
+            runs[examples](**shared)
+
+        whole = signature(runs[few])
+        examples = Parameter("examples", Parameter.POSITIONAL_OR_KEYWORD)
+        some.__signature__ = whole.replace(  # pyright: ignore[reportAttributeAccessIssue]
+            parameters=[examples, *whole.parameters.values()]
+        )
+        return pytest.mark.parametrize("examples", first(1, runs))(some)
+
+    return decorated
 
 
 def mass(case: Any) -> Any:

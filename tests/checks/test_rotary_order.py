@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import qkvinspect
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.inspection.evidence.rotary_order import places_of, smoothness
+from tests.some import crossed
 
 HEADS, KV_HEADS, WIDTH, COLUMNS, LAYERS = 4, 2, 16, 64, 3
 MODELS = Path(__file__).parent / "rotary_models"
@@ -125,8 +125,7 @@ COUNTS = {"half": (HEADS // 2, KV_HEADS // 2), "double": (2 * HEADS, 2 * KV_HEAD
 """Numbers of heads that the permutation took both to have."""
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0"])
-@pytest.mark.parametrize("counts", COUNTS)
+@crossed(counts=[*COUNTS], kind=["F32", "F16", "Q8_0", "Q4_0"])
 def test_other_numbers_of_heads_are_named(
     counts: str, kind: str, tmp_path: Path, judged: Callable[[Path], list[str]]
 ) -> None:
@@ -147,8 +146,7 @@ def test_a_right_conversion_is_no_finding(kind: str, tmp_path: Path, judged: Cal
     assert not judged(as_gguf(tmp_path / "q.gguf", turning(), "qwen2", kind))
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0"])
-@pytest.mark.parametrize("wrong", WRONG)
+@crossed(wrong=[*WRONG], kind=["F32", "F16", "Q8_0", "Q4_0"])
 def test_a_wrong_one_is_named(wrong: str, kind: str, tmp_path: Path, judged: Callable[[Path], list[str]]) -> None:
     how, said = WRONG[wrong]
     messages = judged(as_gguf(tmp_path / "m.gguf", converted(turning(), *how), kind=kind))
@@ -235,15 +233,16 @@ def test_the_norms_of_rows_tell_in_which_order_they_lie() -> None:
     assert abs(np.mean([smoothness(rng.standard_normal((4, 32)), np.arange(32)) for _ in range(300)])) < 0.5
 
 
-def test_one_layer_that_was_forgotten_is_named_alone(tmp_path: Path) -> None:
+def test_one_layer_that_was_forgotten_is_named_alone(tmp_path: Path, run: Callable[..., Any]) -> None:
     layers = turning()
     right = converted(layers, lambda q: permuted(q, HEADS), lambda k: permuted(k, KV_HEADS))
     for forgotten in range(LAYERS):
         mixed = [layers[n] if n == forgotten else right[n] for n in range(LAYERS)]
         path = as_gguf(tmp_path / f"{forgotten}.gguf", mixed)
-        found = [f for f in qkvinspect.check(path) if f.code == CODE]
-        assert [f.layer for f in found] == [f"blk.{forgotten}"]
-        assert "Q has its rows in halves and K has its rows in halves" in found[0].message
+        told = run("check", path, "-f", "json", "--no-evidence", "--select", CODE).json()
+        (found,) = told["checkpoints"][0]["findings"]
+        assert found["layer"] == f"blk.{forgotten}"
+        assert "Q has its rows in halves and K has its rows in halves" in found["message"]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "starcoder2"])

@@ -61,7 +61,7 @@ def test_it_is_the_same_but_for_rounding(tmp_path: Path, run: Callable[..., Any]
     state = original(tmp_path / "hf")
     path = converted(tmp_path / "m.gguf", state, Type[kind], RIGHT)
     for sides in ((tmp_path / "hf", path), (path, tmp_path / "hf")):
-        found = run("diff", *sides, "-f", "json")
+        found = run("diff", *sides, "-f", "json", *([] if kind == "Q8_0" else ["--no-evidence"]))
         difference = json.loads(found.out)
         assert {part["status"] for part in difference["layers"][0]["parts"]} == {status}
         assert found.code == 0
@@ -73,7 +73,7 @@ def test_rows_that_were_permuted_otherwise_are_changed(
     tmp_path: Path, run: Callable[..., Any], heads: dict[str, int]
 ) -> None:
     path = converted(tmp_path / "m.gguf", original(tmp_path / "hf"), Type.F32, heads)
-    found = run("diff", tmp_path / "hf", path, "-f", "json")
+    found = run("diff", tmp_path / "hf", path, "-f", "json", "--no-evidence")
     parts = {part["part"]: part["status"] for part in json.loads(found.out)["layers"][0]["parts"]}
     assert found.code == 1
     assert parts["k"] == "changed"

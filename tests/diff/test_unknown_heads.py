@@ -8,9 +8,10 @@ from typing import Any
 
 import gguf
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import save_file
+
+from tests.some import crossed
 
 HEADS = {"q": 6, "k": 2}
 
@@ -51,8 +52,7 @@ def written(folder: Path, told: tuple[int, int] | None) -> list[Path]:
     return [folder / "hf", folder / "model.gguf"]
 
 
-@pytest.mark.parametrize("first", ["hf", "gguf"])
-@pytest.mark.parametrize("told", [None, (5, 5)], ids=["no number", "one that does not fit"])
+@crossed(first=["hf", "gguf"], told=[None, (5, 5)])
 def test_heads_of_the_other_side_order_the_rows(
     tmp_path: Path, run: Any, first: str, told: tuple[int, int] | None
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
@@ -23,6 +23,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.rounding import rounded
 from qkvinspect.weights.weight import plain
+from tests.some import tried
 
 NARROW = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 
@@ -35,8 +36,7 @@ def compared(folder: Path, a: torch.Tensor, b: torch.Tensor, tolerance: float | 
 
 
 @pytest.mark.parametrize("name", NARROW)
-@settings(max_examples=60, deadline=None)
-@given(arrays(np.float32, 50, elements=st.floats(width=32, allow_nan=False)))
+@tried(given(values=arrays(np.float32, 50, elements=st.floats(width=32, allow_nan=False))), few=15, many=60)
 def test_rounding_is_that_of_torch(name: str, values: np.ndarray) -> None:
     theirs = torch.from_numpy(values).to(getattr(torch, name)).to(torch.float32).numpy()
     ours = rounded(values, DTYPES[name])
@@ -243,7 +243,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     from qkvinspect.inspection import Options, inspect
 
     peaks = []
-    for rows in (768, 1920):  # six times the bytes
+    for rows in (761, 1531):  # four times the bytes; primes, so that few numbers of heads are possible
         a = {"l.0.in_proj_weight": torch.randn(3 * rows, rows), "other": torch.randn(rows, rows)}
         save_file(a, tmp_path / "a.safetensors")
         save_file({name: (tensor + 1).bfloat16() for name, tensor in a.items()}, tmp_path / "b.safetensors")
@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert max(peaks) < 40_000_000
-    assert peaks[1] < 1.6 * peaks[0]
+    assert peaks[1] < 1.25 * peaks[0]
 
 
 def test_zeros_on_both_sides_are_no_difference_of_any_size(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from qkvinspect import atomic
+from tests.some import crossed
 
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("kill", Path(__file__).parent / "kill.py")
@@ -60,13 +61,13 @@ class Failing:
             raise OSError(self._number, os.strerror(self._number))
 
 
-@pytest.mark.parametrize(("number", "nameless"), [(errno.ENOSPC, True), (errno.EIO, False)])
-@pytest.mark.parametrize("kind", TARGETS)
+@crossed(kind=[*TARGETS], failure=[(errno.ENOSPC, True), (errno.EIO, False)])
 @pytest.mark.no_cover
 def test_every_write_may_fail(
-    samples: Path, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, nameless: bool
+    samples: Path, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, failure: tuple[int, bool]
 ) -> None:
     """The first, the second ... until one export has no failure left; closing, linking and syncing are calls too."""
+    number, nameless = failure
     if not nameless:
         monkeypatch.delattr(os, "O_TMPFILE")
     left = [0]

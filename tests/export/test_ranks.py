@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from qkvinspect.cli import app, main
 from tests.formats import ranks
+from tests.some import crossed, every_value
 
 WIDTH, HEADS, DIM = 64, 8, 8
 
@@ -72,7 +73,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(("to", "kv_heads"), LAYOUTS)
+@pytest.mark.parametrize(("to", "kv_heads"), every_value(LAYOUTS))
 def test_1_4_8_2_1(to: str, kv_heads: int, tmp_path: Path) -> None:
     """Separate, blocked, grouped, per head, row by row: the same bytes after every number of ranks."""
     save_file(llama(kv_heads), tmp_path / "own.safetensors")
@@ -85,8 +86,7 @@ def test_1_4_8_2_1(to: str, kv_heads: int, tmp_path: Path) -> None:
     require_equal(state(after), state(tmp_path / "1.safetensors"))
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-@pytest.mark.parametrize("kv_heads", [1, 2, 8])
+@crossed(kv_heads=[1, 2, 8], count=[8, 4, 2])
 def test_shares_of_megatron_core(kv_heads: int, count: int, tmp_path: Path) -> None:
     whole = ranks.megatron_core(HEADS, kv_heads, DIM, 2)
     save_file(whole, tmp_path / "own.safetensors")
@@ -114,9 +114,7 @@ def test_shares_of_older_megatron(version: int, tmp_path: Path) -> None:
     assert saved["iteration"] == 0
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-@pytest.mark.parametrize("kv_heads", [1, 2, 8])
-@pytest.mark.parametrize("to", ["phi3", "qkv-proj"])
+@crossed(to=["phi3", "qkv-proj"], kv_heads=[1, 2, 8], count=[8, 4, 2])
 def test_shares_of_vllm(to: str, kv_heads: int, count: int, tmp_path: Path) -> None:
     whole = llama(kv_heads)
     save_file(whole, tmp_path / "own.safetensors")

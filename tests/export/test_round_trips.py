@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,19 @@ from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS, Layout, by_id
 from qkvinspect.layouts.packing import HEADED, Geometry, Packing
-from tests.some import one_of_each
+from tests.some import every_value
 
 ODD = {"timm-efficientformer": (1, 4), "stable-audio3": (2, 1), "ultralytics-psa": (1, 2)}
 """Layouts that want a head of V in a fixed proportion to one of K: (K, V)."""
 
 
-def form(layout: Layout) -> tuple[object, ...]:
+def form(layout: Layout) -> tuple[Hashable, ...]:
     """What a layout is but for the names of its tensors."""
-    stored = [tuple((one.packing, one.orientation) for one in tensors) for tensors in (layout.weights, layout.biases)]
-    sizes = layout.ndim, layout.kv_heads, layout.subheads, layout.v_ratio
-    return *stored, bool(layout.out), layout.out_orientation, len(layout.siblings), len(layout.settled_by), *sizes
+    weights = tuple((one.packing, one.orientation) for one in layout.weights)
+    biases = tuple(one.packing for one in layout.biases)
+    sizes = layout.ndim, layout.kv_heads, tuple(layout.subheads), layout.v_ratio
+    out = bool(layout.out), layout.out_orientation
+    return weights, biases, *out, len(layout.siblings), len(layout.settled_by), *sizes
 
 
 def every_layout() -> Iterator[Any]:
@@ -39,18 +41,20 @@ def every_layout() -> Iterator[Any]:
         held = {part for stored in layout.weights for part in stored.packing.parts}
         if layout.q_rows is not None or held == {"q", "k"}:  # one row has no heads; without V nothing is packed again
             continue
+        if layout.rewritten_by and (layout.paired or layout.by_fours):  # made of nothing else: test_undo_permute.py
+            continue
         if layout.subheads_apart and "v" in dict(layout.subheads):  # the file's own sizes tell: diff/test_llama_cpp.py
             continue
         yield pytest.param(layout, id=layout.id)
 
 
-EVERY = one_of_each(lambda layout: repr(form(layout)), every_layout())
-"""One of each form in every run; those that have other names only, in a mass run."""
+EVERY = every_value(every_layout(), form)
+"""All that a layout may be in every run; what is put together of that otherwise, or has other names, in a mass run."""
 
 
 MLP = 6
 SAFE = settings(
-    deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None, max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -144,7 +148,7 @@ def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
     through = ("bert", "gpt2", "torch-mha", "megatron-core", "megatron-v1", "bloom", "codegen", "xlnet", "phi3", "mla")
     first = LAYOUTS.index(layout) % len(through)
 
-    @settings(SAFE, max_examples=2)
+    @SAFE
     @given(geometries(layout))
     def holds(sizes: Geometry) -> None:
         state = state_of(layout, sizes)

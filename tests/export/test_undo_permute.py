@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from qkvinspect.explain.snippet import python
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import inspect
+from tests.some import crossed
 
 CONVERTED = Path(__file__).parents[1] / "diff" / "llama_cpp"
 
@@ -21,6 +22,7 @@ SEPARATE = (
     *("llama", "mistral", "mixtral", "arcee", "smollm3", "granite", "granitehybrid", "olmo", "chameleon"),
     *("internlm3", "minicpm", "deepseek", "arctic", "deci", "llada", "llava", "xverse"),
 )
+
 EVERY = (*SEPARATE, "internlm2", "bailingmoe", "baichuan", "kimi-k25", "qwen35")
 """Models whose rows the converter puts in another order, one for each row of the table."""
 
@@ -60,7 +62,7 @@ def test_of_each_architecture_the_rows_are_those_of_the_model(
     name: str, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     path, out = CONVERTED / f"{name}.gguf", tmp_path / "out.safetensors"
-    done = run("export", "--split", path, "-o", out, "--undo-permute", "--verify")
+    done = run("export", "--split", path, "-o", out, "--undo-permute", "--verify", "--no-evidence")
     assert done.code == 0, done.err
     written = load_file(out)
     with open_checkpoint(path) as checkpoint:
@@ -100,7 +102,7 @@ def test_biases_that_the_converter_left_alone_are_left_alone(
 ) -> None:
     """In heads apart too; of the others whose fixtures have biases they are put back."""
     out = tmp_path / "out.safetensors"
-    done = run("export", "--heads-split", CONVERTED / f"{name}.gguf", "-o", out, "--undo-permute")
+    done = run("export", "--heads-split", CONVERTED / f"{name}.gguf", "-o", out, "--undo-permute", "--no-evidence")
     assert done.code == 0, done.err
     assert "in biases they are left" in run("explain", CONVERTED / f"{name}.gguf").out
     written, parts = load_file(out), expected(name)
@@ -116,7 +118,17 @@ def test_biases_that_the_converter_left_alone_are_left_alone(
 @pytest.mark.parametrize("name", ["llama", "internlm2", "deci", "mistral", "kimi-k25"])
 def test_in_a_whole_checkpoint_too(name: str, tmp_path: Path, run: Callable[..., Any]) -> None:
     out = tmp_path / "out.safetensors"
-    done = run("export", "--split", "--all", CONVERTED / f"{name}.gguf", "-o", out, "--undo-permute", "--verify")
+    done = run(
+        "export",
+        "--split",
+        "--all",
+        CONVERTED / f"{name}.gguf",
+        "-o",
+        out,
+        "--undo-permute",
+        "--verify",
+        "--no-evidence",
+    )
     assert done.code == 0, done.err
     found = load_file(out)
     layer = "v.blk.0" if name == "kimi-k25" else "blk.0"
@@ -127,7 +139,7 @@ def test_in_a_whole_checkpoint_too(name: str, tmp_path: Path, run: Callable[...,
 def test_biases_and_heads_apart(tmp_path: Path, run: Callable[..., Any]) -> None:
     out, apart = tmp_path / "out.safetensors", tmp_path / "apart.safetensors"
     for file, more in ((out, ["--split"]), (apart, ["--heads-split"])):
-        done = run("export", *more, CONVERTED / "llama.gguf", "-o", file, "--undo-permute")
+        done = run("export", *more, CONVERTED / "llama.gguf", "-o", file, "--undo-permute", "--no-evidence")
         assert done.code == 0, done.err
     state = load_file(CONVERTED / "llama" / "model.safetensors")
     whole, heads = load_file(out), load_file(apart)
@@ -163,16 +175,17 @@ def test_where_nothing_was_permuted_that_is_said(name: str, tmp_path: Path, run:
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "arcee", "olmo"])
-@pytest.mark.parametrize(("command", "target"), [("convert", "qkv-proj"), ("convert", "megatron-core"),
-                                                 ("pack", "megatron-core")])  # fmt: skip
+@crossed(
+    name=["llama", "mistral", "arcee", "olmo"],
+    line=[("convert", "qkv-proj"), ("convert", "megatron-core"), ("pack", "megatron-core")],
+)
 def test_in_the_layout_of_another_library_rows_lie_as_in_the_model(
-    name: str, command: str, target: str, tmp_path: Path, run: Callable[..., Any]
+    name: str, line: tuple[str, str], tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     """The same is made of the GGUF file and of what it was converted from."""
     of_model, of_gguf = tmp_path / "model.safetensors", tmp_path / "gguf.safetensors"
     for path, out in ((CONVERTED / name, of_model), (CONVERTED / f"{name}.gguf", of_gguf)):
-        done = run(command, path, "--to", target, "-o", out)
+        done = run(line[0], path, "--to", line[1], "-o", out)
         assert done.code == 0, done.err
         assert ("permuted lie in transformers' order" in done.err) == (out == of_gguf)
     parts = ("q_proj", "k_proj", "v_proj", "linear_qkv")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from qkvinspect.errors import UsageError
 from qkvinspect.formats import open_checkpoint
@@ -270,12 +270,18 @@ WRITTEN_HERE = {
 }
 
 
+@pytest.fixture
+def attention(tmp_path: Path) -> Path:
+    path = tmp_path / "m.safetensors"
+    save_file({f"h.0.self_attn.{part}_proj.weight": torch.randn(8, 8) for part in "qkvo"}, path)
+    return path
+
+
 @pytest.mark.parametrize("command", WRITTEN_HERE.values(), ids=WRITTEN_HERE)
 def test_what_this_tool_wrote_beside_a_checkpoint_is_no_config(
-    command: tuple[str, ...], run: Run, samples: Path, tmp_path: Path
+    command: tuple[str, ...], run: Run, attention: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / "m.safetensors"
-    shutil.copy(samples / "trained.safetensors", model)
+    model = attention
     out = str(tmp_path / "out" / "o.safetensors")
     Path(out).parent.mkdir()
     result = run(*({"M": str(model), "OUT": out}.get(word, word) for word in command))
@@ -285,9 +291,8 @@ def test_what_this_tool_wrote_beside_a_checkpoint_is_no_config(
         assert checkpoint.configs == ()
 
 
-def test_a_baseline_beside_a_checkpoint_is_no_config(run: Run, samples: Path, tmp_path: Path) -> None:
-    model = tmp_path / "m.safetensors"
-    shutil.copy(samples / "trained.safetensors", model)
+def test_a_baseline_beside_a_checkpoint_is_no_config(run: Run, attention: Path, tmp_path: Path) -> None:
+    model = attention
     baseline = tmp_path / "model.json"
     assert run("check", model, "--write-baseline", baseline).code in (0, 1)
     assert baseline.exists()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.checkpoint import save as dcp_save
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 from qkvinspect.checkpoint import Region, TensorInfo
 from qkvinspect.dtypes import DTYPES
@@ -30,34 +34,37 @@ from tests.hostile.writers import dcp, pickles
 pytestmark = pytest.mark.filterwarnings("ignore")
 Refused = Callable[..., Any]
 
-TWO_RANKS = """
-import os, sys, warnings, torch, torch.distributed as dist, torch.distributed.checkpoint as checkpoint
-from torch.distributed.checkpoint import HuggingFaceStorageWriter
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
-warnings.simplefilter("ignore")
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-mesh = init_device_mesh("cpu", (2,))
-torch.manual_seed(0)
-whole = torch.nn.MultiheadAttention(8, 2).state_dict() | {
-    "columns": torch.randn(6, 7), "uneven": torch.randn(5, 3), "one": torch.randn(1, 3),
-    "conv": torch.randn(3, 4, 2, 2), "half": torch.randn(6, 4).bfloat16(), "long": torch.arange(7),
-}
-cut = {name: Shard(0) for name in whole} | {"columns": Shard(1), "conv": Shard(1), "half": Shard(1),
-       "in_proj_bias": Replicate(), "out_proj.bias": None}
-model = {name: distribute_tensor(value, mesh, [cut[name]]) if cut[name] else value for name, value in whole.items()}
-turned = distribute_tensor(torch.randn(4, 6).t(), mesh, [Shard(0)])
-checkpoint.save({"model": {**model, "turned": turned}, "step": 3}, checkpoint_id=f"{folder}/dcp")
-del model["long"]  # which torch does not consolidate
-checkpoint.save(model, storage_writer=HuggingFaceStorageWriter(
-    f"{folder}/joined", save_distributed=True, enable_consolidation=True))
-if rank == 0:
-    torch.save(whole, f"{folder}/whole.pt")
-dist.barrier()
-sys.stdout.flush()
-os._exit(0)  # gloo's threads abort some processes that end in the usual way
-"""
+
+def save_as(rank: int, folder: Path) -> None:
+    """What one of two ranks saves."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    torch.manual_seed(0)
+    whole = torch.nn.MultiheadAttention(8, 2).state_dict() | {
+        "columns": torch.randn(6, 7), "uneven": torch.randn(5, 3), "one": torch.randn(1, 3),
+        "conv": torch.randn(3, 4, 2, 2), "half": torch.randn(6, 4).bfloat16(), "long": torch.arange(7),
+    }  # fmt: skip
+    cut: dict[str, Any] = {name: Shard(0) for name in whole} | {
+        "columns": Shard(1), "conv": Shard(1), "half": Shard(1), "in_proj_bias": Replicate(), "out_proj.bias": None,
+    }  # fmt: skip
+    model = {name: distribute_tensor(value, mesh, [cut[name]]) if cut[name] else value for name, value in whole.items()}
+    turned = distribute_tensor(torch.randn(4, 6).t(), mesh, [Shard(0)])
+    dcp_save({"model": {**model, "turned": turned}, "step": 3}, checkpoint_id=folder / "dcp")
+    del model["long"]  # which torch does not consolidate
+    joined = HuggingFaceStorageWriter(f"{folder}/joined", save_distributed=True, enable_consolidation=True)
+    dcp_save(model, storage_writer=joined)
+    if rank == 0:
+        torch.save(whole, folder / "whole.pt")
+    dist.barrier()
+
+
+def save_and_end(rank: int, folder: Path) -> NoReturn:
+    try:
+        save_as(rank, folder)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # gloo's threads abort some processes that end in the usual way
 
 
 def same(path: Path, expected: Mapping[str, torch.Tensor], content: Any, tensor_bytes: Any, **options: Any) -> None:
@@ -71,8 +78,13 @@ def same(path: Path, expected: Mapping[str, torch.Tensor], content: Any, tensor_
 def test_what_two_ranks_saved_is_what_torch_joins(
     tmp_path: Path, content: Any, tensor_bytes: Any, refused: Refused, run: Any
 ) -> None:
-    ranks = [subprocess.Popen([sys.executable, "-c", TWO_RANKS, str(n), str(tmp_path)]) for n in range(2)]
-    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    fork = multiprocessing.get_context("fork")  # which imports nothing again
+    ranks = [fork.Process(target=save_and_end, args=(rank, tmp_path), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     whole = torch.load(tmp_path / "whole.pt", weights_only=True)
     dcp_to_torch_save(tmp_path / "dcp", tmp_path / "torch.pt")
     joined = torch.load(tmp_path / "torch.pt", weights_only=True)["model"]

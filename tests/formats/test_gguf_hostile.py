@@ -31,6 +31,7 @@ from tests.hostile.writers.ggufs import (
     Value,
     Writer,
 )
+from tests.some import first
 
 DATA = bytes(range(96))
 ENTRIES = (Entry(b"a", (4, 2), F32, 0), Entry(b"b", (8,), F32, 32), Entry(b"c", (16, 1), F16, 64))
@@ -182,7 +183,7 @@ def _is_refused(data: bytes, codes: tuple[Code, ...]) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", first(2, range(8)))
 @pytest.mark.no_cover
 def test_mutations_are_read_or_refused(seed: int) -> None:
     rng, refusals = random.Random(seed), set[Code | None]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.limits import NAMES, Limits, limits_for, parse
 from qkvinspect.formats.pickle import load
+from tests.some import mass
 
 HEAD = b"\x80\x02"
 
@@ -34,35 +36,43 @@ def equal() -> bytes:
     return b"".join(b"\x8a\x14%bN" % (n * (2**61 - 1) << 60).to_bytes(20, "little") for n in range(40_000))
 
 
-def numbers() -> bytes:
-    return b"".join(b"r" + n.to_bytes(4, "little") for n in range(2 * 10**6))
+def numbers(count: int) -> bytes:
+    return b"".join(b"r" + n.to_bytes(4, "little") for n in range(count))
 
 
-BOMBS: dict[str, tuple[Callable[[], bytes], set[Code] | None]] = {
-    "a million lists in each other": (lambda: b"]" * 10**6 + b"a" * (10**6 - 1), {Code.LIMIT_STACK}),
-    "a million tuples in each other": (lambda: b"N" + b"\x85" * 10**6, {Code.LIMIT_OBJECTS}),
-    "a quarter million tuples in each other": (lambda: b"N" + b"\x85" * 250_000, None),
-    "a million marks": (lambda: b"(" * 10**6 + b"t" * 10**6, {Code.LIMIT_STACK}),
-    "twenty million lists": (lambda: b"]0" * 10**7 + b"N", {Code.LIMIT_OBJECTS, Code.LIMIT_OPCODES}),
-    "ten million sets": (lambda: b"\x8f0" * 10**7 + b"N", {Code.LIMIT_OBJECTS, Code.LIMIT_OPCODES}),
-    "ten million steps": (lambda: b"N0" * 5 * 10**6 + b"N", {Code.LIMIT_OPCODES}),
-    "ten million DUP": (lambda: b"N" + b"2" * 10**7, {Code.LIMIT_STACK}),
-    "DUP and TUPLE2": (lambda: b"N" + b"2\x86" * 10**5, None),
-    "memo doubling": (lambda: doubled(5000), {Code.PICKLE_STOP}),
-    "LONG4 of 2 GB": (lambda: b"\x8b\xff\xff\xff\x7f" + b"a" * 1000, {Code.LIMIT_INTEGER}),
-    "text of 4 GB": (lambda: b"X\xff\xff\xff\xff" + b"a" * 1000, {Code.PICKLE_LENGTH}),
-    "a memo of two million": (lambda: b"N" + numbers(), {Code.LIMIT_MEMO}),
-    "keys whose hashes are equal": (lambda: b"}(" + equal() + b"u", {Code.LIMIT_KEY}),
+SMALL = {"objects": 40_000, "opcodes": 400_000, "memo": 100_000}
+BOMBS: dict[str, tuple[Callable[[], bytes], set[Code] | None, dict[str, int]]] = {
+    "a million lists in each other": (lambda: b"]" * 10**6 + b"a" * (10**6 - 1), {Code.LIMIT_STACK}, {}),
+    "a million tuples in each other": (lambda: b"N" + b"\x85" * 10**6, {Code.LIMIT_OBJECTS}, {}),
+    "a hundred thousand tuples in each other": (lambda: b"N" + b"\x85" * 100_000, None, {}),
+    "a million marks": (lambda: b"(" * 10**6 + b"t" * 10**6, {Code.LIMIT_STACK}, {}),
+    "a million lists": (lambda: b"]0" * 10**6 + b"N", {Code.LIMIT_OBJECTS}, SMALL),
+    "a million sets": (lambda: b"\x8f0" * 10**6 + b"N", {Code.LIMIT_OBJECTS}, SMALL),
+    "a million steps": (lambda: b"N0" * 10**6 + b"N", {Code.LIMIT_OPCODES}, SMALL),
+    "twenty million lists": (lambda: b"]0" * 10**7 + b"N", {Code.LIMIT_OBJECTS, Code.LIMIT_OPCODES}, {}),
+    "ten million sets": (lambda: b"\x8f0" * 10**7 + b"N", {Code.LIMIT_OBJECTS, Code.LIMIT_OPCODES}, {}),
+    "ten million steps": (lambda: b"N0" * 5 * 10**6 + b"N", {Code.LIMIT_OPCODES}, {}),
+    "ten million DUP": (lambda: b"N" + b"2" * 10**7, {Code.LIMIT_STACK}, {}),
+    "DUP and TUPLE2": (lambda: b"N" + b"2\x86" * 10**5, None, {}),
+    "memo doubling": (lambda: doubled(5000), {Code.PICKLE_STOP}, {}),
+    "LONG4 of 2 GB": (lambda: b"\x8b\xff\xff\xff\x7f" + b"a" * 1000, {Code.LIMIT_INTEGER}, {}),
+    "text of 4 GB": (lambda: b"X\xff\xff\xff\xff" + b"a" * 1000, {Code.PICKLE_LENGTH}, {}),
+    "a memo of two hundred thousand": (lambda: b"N" + numbers(200_000), {Code.LIMIT_MEMO}, SMALL),
+    "a memo of two million": (lambda: b"N" + numbers(2 * 10**6), {Code.LIMIT_MEMO}, {}),
+    "keys whose hashes are equal": (lambda: b"}(" + equal() + b"u", {Code.LIMIT_KEY}, {}),
 }
 """What makes each, between the head and the end, when it is its turn: together they are 100 MB."""
+CASES = [pytest.param(*case, id=name) for name, case in BOMBS.items()]
+LONG = ("twenty million lists", "ten million sets", "ten million steps", "a memo of two million")
+"""Those of which every run has a tenth, against a tenth of the limits."""
 
 WATCH = """
-import resource, sys
+import json, resource, sys
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    open_checkpoint(sys.argv[1])
+    open_checkpoint(sys.argv[1], limits=json.loads(sys.argv[2]))
     outcome = "read"
 except CheckpointError as error:
     outcome = error.code
@@ -70,10 +80,10 @@ print(outcome, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1
 """
 
 
-def watched(path: Path) -> tuple[str, float]:
+def watched(path: Path, limits: dict[str, int] | None = None) -> tuple[str, float]:
     """Outcome and megabytes of opening a file in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", WATCH, str(path)],
+        [sys.executable, "-c", WATCH, str(path), json.dumps(limits or {})],
         capture_output=True,
         text=True,
         check=False,
@@ -85,10 +95,12 @@ def watched(path: Path) -> tuple[str, float]:
     return outcome, float(megabytes)
 
 
-@pytest.mark.parametrize(("made", "codes"), BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize(("made", "codes", "limits"), [mass(one) if one.id in LONG else one for one in CASES])
 @pytest.mark.no_cover
-def test_bombs_end_small(made: Callable[[], bytes], codes: set[Code] | None, zipped: Any) -> None:
-    outcome, megabytes = watched(zipped(HEAD + made() + b"."))
+def test_bombs_end_small(
+    made: Callable[[], bytes], codes: set[Code] | None, limits: dict[str, int], zipped: Any
+) -> None:
+    outcome, megabytes = watched(zipped(HEAD + made() + b"."), limits)
     assert outcome in (codes or {Code.NO_WEIGHTS})
     assert megabytes < 256
 

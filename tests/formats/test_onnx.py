@@ -23,6 +23,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.onnx.tensors import ONNX_TYPES
 from qkvinspect.inspection import inspect
 from tests.hostile.writers.onnxes import message, number, tensor
+from tests.some import crossed, first
 
 MODELS = Path(__file__).parent / "onnx_models"
 EXPORTED = sorted(path.stem for path in MODELS.glob("*.onnx"))
@@ -101,17 +102,19 @@ def test_the_code_gives_the_weights_of_the_model(name: str) -> None:
                 )
 
 
-@pytest.mark.parametrize("command", ["show", "explain", "check", "analyze"])
-def test_every_command_takes_it(command: str, run: Callable[..., Any]) -> None:
-    for name in ("encoder-dynamo", "bert-eager-attention", "llama-torchscript"):
-        found = run(command, MODELS / f"{name}.onnx")
-        assert found.code == 0, found
-        assert not found.err
+@crossed(
+    command=["show", "explain", "check", "analyze"],
+    name=["encoder-dynamo", "bert-eager-attention", "llama-torchscript"],
+)
+def test_every_command_takes_it(command: str, name: str, run: Callable[..., Any]) -> None:
+    found = run(command, MODELS / f"{name}.onnx")
+    assert found.code == 0, found
+    assert not found.err
 
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_it_is_the_model_that_it_was_made_of(name: str, run: Callable[..., Any]) -> None:
-    found = run("diff", stem(name), MODELS / f"{name}.onnx", "-f", "json")
+    found = run("diff", stem(name), MODELS / f"{name}.onnx", "-f", "json", "--no-evidence")
     assert found.code == (1 if name in FOLDED | BUFFERS else 0), found
     difference = json.loads(found.out)
     assert {layer["status"] for layer in difference["layers"]} == {"identical"}
@@ -264,14 +267,15 @@ def test_numbers_of_every_type(kind: int, raw: bool, tmp_path: Path, content: An
             assert content(info) == numbers.astype(dtype).tobytes()
 
 
-def test_two_gigabytes_take_no_memory(tmp_path: Path) -> None:
-    """A file of holes: a Linear of 2^29 bytes three times over, and what stands around it."""
-    path, hole = tmp_path / "m.onnx", 1 << 29
+@pytest.mark.parametrize("hole", first(1, [1 << 27, 1 << 29]))
+def test_gigabytes_take_no_memory(hole: int, tmp_path: Path) -> None:
+    """A file of holes: a Linear of so many bytes three times over, and what stands around it."""
+    path = tmp_path / "m.onnx"
     rows = hole // 4 // 4096
     pieces: list[bytes | int] = []
     for part in "qkv":
         head = tensor(f"attn.{part}_proj.weight".encode(), (rows, 4096), 1, None)
-        length = len(head) + 6 + hole
+        length = len(head) + 1 + len(number(hole)) + hole
         pieces += [number(5 << 3 | 2) + number(length) + head + number(9 << 3 | 2) + number(hole), hole]
     size = sum(piece if isinstance(piece, int) else len(piece) for piece in pieces)
     with path.open("wb") as file:

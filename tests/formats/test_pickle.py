@@ -22,6 +22,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.formats.pickle import Call, Global, Loaded, Persistent, TensorCall, load, load_prefix, load_whole
 from qkvinspect.formats.pickle.keys import Keys, MalformedError
 from tests.batches import batched
+from tests.some import spread, tried
 
 walk = sys.modules["qkvinspect.formats.pickle.walk"]
 
@@ -85,8 +86,7 @@ def plain(original: Any) -> Any:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@given(original=PLAIN)
-@settings(max_examples=60, deadline=None)
+@tried(given(original=PLAIN), few=8, many=60)
 @pytest.mark.no_cover
 def test_plain_data_of_every_protocol(protocol: int, original: object) -> None:
     assert repr(value(load(pickle.dumps(original, protocol), "f"))) == repr(plain(original))
@@ -392,7 +392,7 @@ def test_memo_entries_counted_in_two_ways() -> None:
         load(many_tensors()[:-1] + b"\x94.", "f")
 
 
-@pytest.mark.parametrize("place", range(0, 90, 3))
+@pytest.mark.parametrize("place", spread(10, range(0, 90, 3)))
 @pytest.mark.no_cover
 def test_a_tensor_with_a_changed_byte_is_read_as_the_opcodes_say(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = bytearray(many_tensors())
@@ -441,11 +441,14 @@ class Inert(pickle._Unpickler):
         raise pickle.UnpicklingError(module, name)
 
 
-@given(
-    protocol=st.sampled_from(PROTOCOLS),
-    cuts=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
+@tried(
+    given(
+        protocol=st.sampled_from(PROTOCOLS),
+        cuts=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
+    ),
+    few=200,
+    many=1500,
 )
-@settings(max_examples=1500, deadline=None)
 @pytest.mark.no_cover
 def test_changed_bytes_read_as_the_real_pickle_reads_them_or_are_refused(
     protocol: int, cuts: list[tuple[int, int]]
@@ -465,8 +468,7 @@ def test_changed_bytes_read_as_the_real_pickle_reads_them_or_are_refused(
         assert repr(node) == repr(Inert(io.BytesIO(data), encoding="latin-1").load())
 
 
-@given(st.binary(max_size=60))
-@settings(max_examples=1500, deadline=None)
+@tried(given(st.binary(max_size=60)), few=200, many=1500)
 @pytest.mark.no_cover
 def test_any_bytes_give_a_value_or_one_kind_of_error(data: bytes) -> None:
     for candidate in (data, data + b".", b"(" + data + b"t."):

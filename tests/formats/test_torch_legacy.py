@@ -74,9 +74,9 @@ def test_a_pickled_module(tmp_path: Path) -> None:
 
 @pytest.mark.no_cover
 def test_pickles_of_over_a_megabyte(tmp_path: Path) -> None:
-    content = {f"a_rather_long_name_of_a_tensor_{i:0100d}": torch.full((1,), float(i)) for i in range(12000)}
+    content = {f"a_rather_long_name_of_a_tensor_{i:01000d}": torch.full((1,), float(i)) for i in range(2200)}
     assert len(save(content, tmp_path / "m.pt")) > 2_000_000
-    assert read(tmp_path / "m.pt", list(content)[4321]) == raw(torch.tensor([4321.0]))
+    assert read(tmp_path / "m.pt", list(content)[1321]) == raw(torch.tensor([1321.0]))
 
 
 def test_views_of_storages_as_old_torch_wrote_them(tmp_path: Path) -> None:

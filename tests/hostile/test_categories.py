@@ -16,6 +16,7 @@ from tests.hostile.categories.catalogue import CASES
 from tests.hostile.memory import MemoryFile
 from tests.hostile.oracles import accepts, disagreements
 from tests.hostile.reading import Outcome, Read, clean, content
+from tests.some import mass
 
 pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
 
@@ -57,13 +58,21 @@ def _refuse(source: MemoryFile, expected: Refused) -> None:
 LARGE = 1 << 10
 """Megabytes beyond which a case is one for a mass run; a smaller one of its kind is in every run."""
 
+LONG = {
+    *("metadata up to the limit", "metadata, one byte over the limit", "5,000,000 DUP and POP", "100,007 entries"),
+    *(label for _, case in CASES if (label := case.label).startswith("100,000 tensors")),
+    "1000000 calls in each other",
+    "60,000 keys of one hash",
+}
+"""What takes over a second, of which every run has a smaller one, here or in ``formats/test_limits.py``."""
+
 
 def _categories() -> Iterator[Any]:
     """The cases of each category together, and those of a mass run by themselves."""
     usual: dict[int, list[tuple[str, Case]]] = {}
     for number, case in CASES:
-        if case.megabytes > LARGE:
-            yield pytest.param([(case.label, case)], id=f"{number}: {case.label}", marks=[pytest.mark.mass])
+        if case.megabytes > LARGE or case.label in LONG:
+            yield mass(pytest.param([(case.label, case)], id=f"{number}: {case.label}"))
         else:
             usual.setdefault(number, []).append((case.label, case))
     for number, cases in usual.items():

@@ -14,6 +14,7 @@ from tests.conftest import Run
 from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.writers import onnxes
 from tests.inspection.test_heads import codes, heads, report
+from tests.some import crossed
 
 ROOT = Path(__file__).parents[2]
 LISTED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", Path(__file__).with_name("FAULTS.md").read_text())
@@ -40,11 +41,9 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("command", ["show", "explain", "analyze", "check", "diff", "lineage", "report", "scan"])
-@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_shapes_that_no_attention_has(
-    shapes: dict[str, tuple[int, ...]], command: str, tmp_path: Path, run: Run
-) -> None:
+@crossed(kind=[*SHAPES], command=["show", "explain", "analyze", "check", "diff", "lineage", "report", "scan"])
+def test_shapes_that_no_attention_has(kind: str, command: str, tmp_path: Path, run: Run) -> None:
+    shapes = SHAPES[kind]
     path = tmp_path / "m.safetensors"
     save_file({name: torch.ones(shape) for name, shape in shapes.items()}, path)
     second = [path] if command in ("diff", "lineage") else []

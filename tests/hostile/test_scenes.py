@@ -22,6 +22,7 @@ from tests.hostile.categories.catalogue import SCENES, SHOWN
 from tests.hostile.categories.output import Shown
 from tests.hostile.categories.scenes import Scene
 from tests.hostile.reading import clean, content
+from tests.some import crossed
 
 HERE = Path(__file__).parents[2]
 
@@ -86,7 +87,7 @@ def test_scene(scene: Scene, tmp_path: Path) -> None:
 def test_shown(shown: Shown, tmp_path: Path, run) -> None:
     path = tmp_path / "model"
     path.write_bytes(shown.build())
-    result = run(*shown.command, path)
+    result = run(*shown.command, path, "--no-evidence")
     assert (result.code, result.err) == (0, "")
     for line in result.out.split("\n"):
         clean(line or " ")
@@ -111,8 +112,7 @@ def sample(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("most", [0, 1, 100])
+@crossed(suffix=[".safetensors", ".pt"], most=[0, 1, 100])
 def test_120_the_disk_is_full(suffix: str, most: int, sample: Path, tmp_path: Path) -> None:
     target = tmp_path / "out" / f"x{suffix}"
     target.parent.mkdir()
@@ -148,9 +148,9 @@ def test_120_nobody_reads_on(format: str, sample: Path) -> None:
     assert len(done.stdout) == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("command", ["show", "explain"])
-def test_120_it_is_interrupted_while_it_reads(number: int, code: int, command: str, sample: Path) -> None:
+@crossed(ended=[(signal.SIGINT, 130), (signal.SIGTERM, 143)], command=["show", "explain"])
+def test_120_it_is_interrupted_while_it_reads(ended: tuple[int, int], command: str, sample: Path) -> None:
+    number, code = ended
     slow = (
         "import sys, time\n"
         "from qkvinspect.sources.local import LocalFile\n"

@@ -6,9 +6,10 @@ import pytest
 
 from tests.hostile import mass_structures
 from tests.hostile.structures import run
+from tests.some import first
 
 
-@pytest.mark.parametrize("seed", [0, 1000, 2000])
+@pytest.mark.parametrize("seed", first(1, [0, 1000, 2000]))
 def test_no_shape_dtype_or_name_brings_a_command_down(seed: int) -> None:
     assert run(35, seed, 3).faults == []
 
@@ -17,8 +18,9 @@ def test_many_layers_of_nonsense_do_not_either() -> None:
     assert run(60, 1_000_000, 3, layers=24).faults == []
 
 
-def test_no_small_change_in_any_format_brings_a_command_down() -> None:
-    found = mass_structures.run(1200, 2_000_000_000)
+@pytest.mark.parametrize("count", first(1, [600, 1200]))
+def test_no_small_change_in_any_format_brings_a_command_down(count: int) -> None:
+    found = mass_structures.run(count, 2_000_000_000)
     assert not found.faults
     assert len(found.kinds) == 19
     assert len(found.commands) > 9

@@ -103,7 +103,7 @@ def test_what_the_command_exports_are_those_rows(case: str, tmp_path: Path) -> N
         flags += ["--layer", attention.layer or "*"]
     target = tmp_path / "heads.safetensors"
     source = CAPTURED / case / "model.safetensors"
-    quick = [] if case in CASES[::4] else ["--no-evidence"]  # what the weights say is asked of a model in four
+    quick = [] if case in CASES[::16] else ["--no-evidence"]  # what the weights say is asked of a model in sixteen
     assert main(["export", "--heads-split", str(source), "-o", str(target), *flags, *quick]) == 0
     exported, stored = load_file(target), load_file(source)
     origins = {part.name: (attention, part) for attention in mine for part in attention.parts}

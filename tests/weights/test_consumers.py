@@ -9,8 +9,9 @@ import asyncio
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import qkvinspect
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.weights.encodings import weights_of
+from tests.some import mass
 
 State = dict[str, torch.Tensor]
 Parts = dict[str, torch.Tensor]
@@ -212,21 +214,27 @@ def report(case: Case, run: Any) -> Answer:
     return by_kind(rows, lambda values, part: values[f"{part}_norm"])
 
 
-def browse(case: Case, run: Any) -> Answer:
+PAGED = tuple(KINDS)[::5]
+"""A layer of each form, whose pages every run looks at."""
+
+
+def browse(case: Case, run: Any, kinds: Sequence[str] = PAGED) -> Answer:
     """What the page of each layer shows."""
     from qkvinspect.tui.app import Browser
     from qkvinspect.tui.session import Session
     from tests.tui.test_browser import look_at, shown
 
     options = Options(norms=False, heads=HEADS)
-    norms: dict[str, dict[str, list[float]]] = {}
+    norms: Answer = {}
 
     async def go() -> None:
         with open_checkpoint(case.encoded) as checkpoint:
             app = Browser(Session(inspect(checkpoint, options), options))
             async with app.run_test(size=(80, 24)) as pilot:
                 await pilot.pause()
-                for number, layer in enumerate(LAYERS.values()):
+                for number, kind in enumerate(LAYERS):
+                    if kind not in kinds:
+                        continue
                     await look_at(app, pilot, number)
                     rows = [line.split() for line in shown(app, "#text").splitlines()]
                     heads = [
@@ -234,10 +242,17 @@ def browse(case: Case, run: Any) -> Answer:
                         for head in range(HEADS)
                     ]
                     numbers = [[float(cell) for cell in row[1:] if ":" not in cell] for row in heads]
-                    norms[layer] = {part: [row[at] for row in numbers] for at, part in enumerate("qkv")}
+                    norms[kind] = {
+                        part: torch.tensor([row[at] for row in numbers], dtype=torch.float64)
+                        for at, part in enumerate("qkv")
+                    }
 
     asyncio.run(go())
-    return by_kind(norms, lambda layer, part: layer[part])
+    return norms
+
+
+def browse_the_others(case: Case, run: Any) -> Answer:
+    return browse(case, run, [kind for kind in KINDS if kind not in PAGED])
 
 
 def python(case: Case, run: Any) -> Answer:
@@ -263,6 +278,7 @@ CONSUMERS: dict[Callable[[Case, Any], Answer], float] = {
     scan: 1e-6,
     report: 1e-5,
     browse: 1e-5,
+    browse_the_others: 1e-5,
     python: 1e-6,
 }
 """Each with how far it may be off, relative: the digits that it prints, or a rounding of float32."""
@@ -272,8 +288,14 @@ def head_norms(values: torch.Tensor) -> torch.Tensor:
     return values.double().reshape(HEADS, -1).norm(dim=1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("consumer", CONSUMERS, ids=lambda consumer: consumer.__name__)
+def asked() -> Iterator[Any]:
+    for consumer, kind in product(CONSUMERS, KINDS):
+        if consumer not in (browse, browse_the_others) or (consumer is browse) == (kind in PAGED):
+            case = pytest.param(consumer, kind, id=f"{consumer.__name__}-{kind}")
+            yield mass(case) if consumer is browse_the_others else case
+
+
+@pytest.mark.parametrize(("consumer", "kind"), [*asked()])
 def test_all_agree_with_torch(consumer: Callable[[Case, Any], Answer], kind: str, case: Case, run: Any) -> None:
     if consumer.__name__ not in case.answers:
         case.answers[consumer.__name__] = consumer(case, run)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qkvinspect.errors import CheckpointError
@@ -18,6 +18,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights import norms as stats
 from qkvinspect.weights.norms import RowStats, StreamRequest, stream
 from qkvinspect.weights.weight import plain
+from tests.some import crossed, tried
 
 FLOATS = [
     *("float64", "float32", "float16", "bfloat16"),
@@ -89,14 +90,17 @@ def test_norms(name: str, transposed: bool, limit: int | None, folder: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["float64", "float32", "bfloat16"])
-@given(
-    seed=st.integers(0, 1000),
-    exponent=st.floats(-30, 30),
-    spread=st.floats(0, 6),
-    transposed=st.booleans(),
-    cut=st.sampled_from(LIMITS),
+@tried(
+    given(
+        seed=st.integers(0, 1000),
+        exponent=st.floats(-30, 30),
+        spread=st.floats(0, 6),
+        transposed=st.booleans(),
+        cut=st.sampled_from(LIMITS),
+    ),
+    few=12,
+    many=50,
 )
-@settings(max_examples=50, deadline=None)
 def test_norms_of_any_scale(
     name: str, seed: int, exponent: float, spread: float, transposed: bool, cut: int | None, folder: Path
 ) -> None:
@@ -123,8 +127,7 @@ def test_rows_of_one_scale_beside_rows_of_another(name: str, exponent: int, fold
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("cols", [64, 2048, 5000, 4099])  # the last cannot be divided
-@pytest.mark.parametrize("value", [0.1, 1 / 3, 1.1, 7e-13, 1e-20])
-@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+@crossed(name=["float32", "float16", "bfloat16"], value=[0.1, 1 / 3, 1.1, 7e-13, 1e-20])
 def test_rows_of_equal_values(name: str, value: float, cols: int, transposed: bool, folder: Path) -> None:
     """Where rounding errors do not cancel out: a new embedding, a LayerNorm, a constant initialisation."""
     tensor = torch.full((cols, 6) if transposed else (6, cols), value).to(getattr(torch, name))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qkvinspect.checkpoint import Region, TensorInfo, contiguous_strides
@@ -17,6 +17,7 @@ from qkvinspect.errors import CheckpointError, LayoutError
 from qkvinspect.weights.reading import blocks, numbers, read_rows
 from qkvinspect.weights.strided import StridedMatrix, strided_matrix, strided_shape
 from qkvinspect.weights.tiles import tiles
+from tests.some import tried
 
 
 class Memory:
@@ -118,8 +119,13 @@ def test_tiles_that_are_plain_hold_their_values_and_nothing_else(tensor: torch.T
             assert tile.stored() == plain_bytes(tensor[tile.rows, tile.cols])
 
 
-@given(tensor=views(), limit=st.integers(1, 200), byteorder=st.sampled_from(["little", "big"]), start=st.integers(0, 9))
-@settings(max_examples=300, deadline=None)
+@tried(
+    given(
+        tensor=views(), limit=st.integers(1, 200), byteorder=st.sampled_from(["little", "big"]), start=st.integers(0, 9)
+    ),
+    few=80,
+    many=300,
+)
 def test_any_view_by_any_limit(
     tensor: torch.Tensor, limit: int, byteorder: Literal["little", "big"], start: int
 ) -> None:
@@ -129,8 +135,7 @@ def test_any_view_by_any_limit(
     assert from_blocks(matrix, limit) == plain_bytes(tensor)
 
 
-@given(tensor=views(), data=st.data())
-@settings(max_examples=150, deadline=None)
+@tried(given(tensor=views(), data=st.data()), few=40, many=150)
 def test_some_rows_and_the_other_orientation(tensor: torch.Tensor, data: st.DataObject) -> None:
     info = stored(tensor)
     for matrix, expected in ((strided_matrix(info, "out_in"), tensor), (strided_matrix(info, "in_out"), tensor.T)):

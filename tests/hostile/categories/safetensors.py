@@ -129,16 +129,20 @@ def _many(count: int, last: bytes = b"") -> bytes:
 
 
 def a_hundred_thousand_tensors() -> Iterator[Case]:
-    count = 100_000
-    some = {f"t{n}": bytes([n & 0xFF]) for n in (0, 1, 255, 256, 99_999)}
-    yield Case("100,000 tensors", partial(_many, count), Reads(some, count))
+    for count in (25_000, 100_000):
+        yield from _so_many_tensors(count)
+
+
+def _so_many_tensors(count: int) -> Iterator[Case]:
+    some = {f"t{n}": bytes([n & 0xFF]) for n in (0, 1, 255, 256, count - 1)}
+    yield Case(f"{count:,} tensors", partial(_many, count), Reads(some, count))
     entry = b',"%b":{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}'
     for label, code, more in (
         ("the last is called as the first", Code.SAFETENSORS_DUPLICATE, entry % (b"t0", count - 1, count)),
         ("one more shares the last's bytes", Code.SAFETENSORS_OVERLAP, entry % (b"more", count - 1, count)),
         ("one more lies behind the file", Code.SAFETENSORS_RANGE, entry % (b"more", count, count + 1)),
     ):
-        yield Case(f"100,000 tensors, {label}", partial(_many, count, more), Refused(code))
+        yield Case(f"{count:,} tensors, {label}", partial(_many, count, more), Refused(code))
 
 
 def a_million_tensors() -> Iterator[Case]:

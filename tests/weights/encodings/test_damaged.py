@@ -15,7 +15,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError, QkvInspectError
 from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.weight import Weight
-from tests.weights.encodings.test_decoded import NAMES, decoded, opened
+from tests.weights.encodings.test_decoded import EVERY_KIND, decoded, opened
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _use(weight: Weight) -> None:
         encoding.cut([range(rows)])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_KIND)
 def test_each_damage_is_told_in_words(name: str) -> None:
     """A first module of each file: all that can be done to its tensors."""
     with opened(name) as checkpoint:

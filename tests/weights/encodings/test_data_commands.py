@@ -10,16 +10,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import qkvinspect
+from tests.some import those
 from tests.weights.encodings.test_decoded import DATA, NAMES, decoded, opened, pairs
 
 LAYER = "model.layers.0.self_attn"
 SOME = {"bnb_nf4_nested", "gptq_v1_4bit", "awq_group32", "mlx_3bit", "fp8_deepseek"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in SOME else pytest.mark.mass) for name in NAMES if name != "gpt_oss_mxfp4"],
-)
+@pytest.mark.parametrize("name", those(SOME.__contains__, [name for name in NAMES if name != "gpt_oss_mxfp4"]))
 def test_every_command(name: str, tmp_path: Path, run) -> None:
     """All but gpt-oss's, which quantises experts only."""
     with opened(name) as checkpoint:

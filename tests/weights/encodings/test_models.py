@@ -1,6 +1,6 @@
 """A trained model as each library quantises it, through every command (``make_models.py`` is the recipe).
 
-In every run the numbers that the library decodes, and what ``diff`` says; with ``-m mass`` all else.
+In every run the numbers that the library decodes, and of each kind what ``diff`` says; with ``-m mass`` all else.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import qkvinspect
 from qkvinspect.checkpoint import Config, Region
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.encodings import weights_of
+from tests.some import those
 from tests.weights.encodings.test_damaged import Bytes
 from tests.weights.encodings.test_decoded import decoded
 
@@ -30,6 +31,10 @@ MODELS = Path(__file__).parent / "models"
 NAMES = sorted(path.stem for path in MODELS.glob("*.json"))
 NOT_DECODED = {"hqq_4bit": "HQQ's codes nbits 4 group_size 32", "quanto_int4": "quanto's packed integers"}
 DECODED = [name for name in NAMES if name not in NOT_DECODED]
+EACH = {"awq", "bnb_int8", "bnb_nf4_nested", "comfy_nvfp4", "ct_float8_block", "ct_int4_zeros", "ct_int8_packed",
+        "fp8_transformers", "gptq_4bit_act_order", "gptq_v2_3bit_act_order", "mlx_3bit", "mlx_mxfp4",
+        "modelopt_nvfp4", "quanto_int8", "torchao_float8"}  # fmt: skip
+"""A model of each kind, of which every run asks more than its numbers."""
 ORIGINAL = MODELS / "original.safetensors"
 HEADS = ("--heads", "8", "--no-evidence")
 
@@ -84,7 +89,7 @@ def test_numbers_are_those_of_the_library(name: str, model) -> None:
         assert np.linalg.norm(flat) == pytest.approx(expected["norm"], rel=exact(name))
 
 
-@pytest.mark.parametrize("name", DECODED)
+@pytest.mark.parametrize("name", those(EACH.__contains__, DECODED))
 def test_diff_says_that_rounding_explains_it(name: str, model, run) -> None:
     found = run("diff", ORIGINAL, model(name), *HEADS, "-f", "json").json()
     layers = {layer["a"]: layer for layer in found["layers"]}
@@ -217,7 +222,7 @@ def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
     save_file(state, file)
 
 
-@pytest.mark.parametrize("name", DECODED)
+@pytest.mark.parametrize("name", those(EACH.__contains__, DECODED))
 def test_one_code_at_the_other_end_is_more_than_rounding(name: str, model, run) -> None:
     """Of 4,096 codes in a weight, of which all others are as they were; the honest copy is held above."""
     folder, parameter = model(name), "model.layers.1.self_attn.k_proj.weight"

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 import qkvinspect
+from tests.some import those
 from tests.weights.encodings.test_decoded import DATA
 
 DECODED = ["torchao_float8", "torchao_int8", "torchao_intx", "quanto_int8", "quanto_float8"]
@@ -30,9 +31,7 @@ def test_what_is_not_decoded_is_named(name: str, run) -> None:
     assert NAMED[name] in found.out
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "torchao_int8" else pytest.mark.mass) for name in DECODED]
-)
+@pytest.mark.parametrize("name", those("torchao_int8".__eq__, DECODED))
 def test_every_command(name: str, tmp_path, run) -> None:
     path = DATA / f"{name}.pt"
     sound = "float8" not in name  # theirs of a row of zeros is NaN
