@@ -100,8 +100,9 @@ def added(columns: Sequence[memoryview[float]]) -> memoryview[float]:
     """The sums of the numbers that stand in the same place of columns, added from the first column to the last."""
     add = _add()
     if add is None or len(columns) < 2:
-        return memoryview(array("d", map(sum, zip(*columns, strict=True)))).cast("B").cast("d")
-    found = columns[0]
+        made: Any = memoryview(array("d", map(sum, zip(*columns, strict=True))))
+        return made
+    found: Any = columns[0]
     for column in columns[1:]:
         found = memoryview(add(found, column))
     return found

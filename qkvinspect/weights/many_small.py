@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
@@ -70,13 +71,15 @@ class SquaresOfMany:
 
     def __init__(self, form: SmallForm, count: int) -> None:
         self._form, self.odd = form, set[int]()
-        self.values = memoryview(bytearray(8 * form.rows * count)).cast("d")
+        empty: Any = memoryview(bytearray(8 * form.rows * count))
+        self.values: memoryview[float] = empty.cast("d")
 
     def __iter__(self) -> Iterator[list[float] | None]:
         """Those of each weight; None for one that is odd."""
         rows = self._form.rows
         for place in range(len(self.values) // rows):
-            yield None if place in self.odd else self._of(place).tolist()
+            squares: Any = self._of(place)
+            yield None if place in self.odd else squares.tolist()
 
     def _of(self, place: int) -> memoryview[float]:
         return self.values[place * self._form.rows : (place + 1) * self._form.rows]

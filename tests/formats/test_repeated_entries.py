@@ -67,6 +67,11 @@ HEADERS: dict[str, tuple[Entries, int]] = {
     "numbers without an end": (layers("h", [10**30 + one for one in range(4)]), 0),
     "numbers before": (layers("3.layers", range(5)), 4),
     "nothing but numbers": (layers("7", range(5)), 4),
+    "over a thousand": (layers("h", range(1100)), 1099),
+    "some left out": (layers("h", [*range(40), *range(700, 90, -7), *range(2000, 2050)]), 40 + 88 + 50 - 2 + 1),
+    "without bytes": ([(f"h.{number}.empty", "F32", [0]) for number in range(40)], 39),
+    "a word among them": (layers("h", [*range(10, 40), "4x", *range(40, 60)]), 29 + 19),
+    "figures that are no digits": (layers("h", [*range(10, 40), "4²", *range(40, 60)]), 29 + 19),
 }
 
 

@@ -16,8 +16,9 @@ from qkvinspect.fast_dataclass import replace as fast_replace
 from qkvinspect.formats import open_checkpoint, plain_header
 from qkvinspect.inspection import Options, inspect, match
 from qkvinspect.inspection.names import Names
+from qkvinspect.inspection.norms_of_layers import norms_of
 from qkvinspect.inspection.renamed import Renamed
-from qkvinspect.inspection.repeated import RepeatedAttention, norms_of
+from qkvinspect.inspection.repeated import RepeatedAttention
 from qkvinspect.inspection.repeats import Repeats
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.tensor_table import TensorTable

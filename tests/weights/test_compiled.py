@@ -9,6 +9,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,3 +196,18 @@ def test_show_needs_no_numpy_where_heads_are_known(dtype: str, tmp_path: Path) -
     for part, rows in zip("qkv", state["a.in_proj_weight"].double().chunk(3), strict=True):
         expected = [head.norm().item() for head in rows.chunk(4)]
         assert [head["norm"] for head in attention[part]["heads"]] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("add", ["right", "wrong", "missing"])
+def test_columns_are_added_as_python_adds_them(add: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [memoryview(np.random.default_rng(seed).random(100))[seed % 2 : 80 : 2] for seed in range(9)]
+    adders = {"right": numkong.add, "wrong": lambda one, other: memoryview(np.add(one, other) * 1.1)}
+    found = SimpleNamespace(add=adders[add]) if add in adders else SimpleNamespace()
+    monkeypatch.setattr(compiled, "import_module", lambda _: found)
+    compiled._add.cache_clear()
+    try:
+        assert (compiled._add() is not None) is (add == "right")
+        assert [*compiled.added(columns)] == [sum(some) for some in zip(*columns, strict=True)]
+        assert [*compiled.added(columns[:1])] == [*columns[0]]
+    finally:
+        compiled._add.cache_clear()

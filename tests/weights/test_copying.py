@@ -46,6 +46,7 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """What the system makes of a request to copy."""
     monkeypatch.setattr(copying, "_SMALL", 64)
     monkeypatch.setattr(copying, "_STEP", 8192)
+    monkeypatch.setattr(copying, "_PAGE", 1)  # so that the system is asked wherever they lie
     match request.param:
         case "missing":
             monkeypatch.delattr(os, "copy_file_range")
@@ -110,3 +111,29 @@ def test_a_file_that_changes_is_an_error(system: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         copied(info, (range(90),), tmp_path / "out")
     checkpoint.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "major"), reason="devices have no numbers here")
+@pytest.mark.parametrize(
+    ("start", "device", "asked"), [(0, 8, True), (8192, 8, True), (10, 8, False), (4095, 8, False), (10, 0, True)]
+)
+def test_the_system_copies_what_lies_alike_within_a_page(
+    start: int, device: int, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all of what is on no disk of this machine: a server may copy it."""
+    calls: list[int] = []
+
+    def noted(source: int, target: int, count: int, offset: int) -> int:
+        calls.append(count)
+        return real(source, target, count, offset)
+
+    monkeypatch.setattr(os, "copy_file_range", noted)
+    monkeypatch.setattr(os, "major", lambda _: device)
+    data = os.urandom(300_000)
+    (tmp_path / "raw").write_bytes(data)
+    source = LocalFile(tmp_path / "raw")
+    with (tmp_path / "out").open("w+b") as file:
+        copying.copy_range(Region(source, 0, len(data)), start, 200_000, file, lambda _: None)
+    assert (tmp_path / "out").read_bytes() == data[start : start + 200_000]
+    assert bool(calls) is asked
+    source.close()

@@ -8,7 +8,8 @@ from itertools import chain
 from typing import TypeVar
 
 from qkvinspect.fast_dataclass import dataclass
-from qkvinspect.inspection.repeated import NormsOfLayers, in_written_runs, norms_of
+from qkvinspect.inspection.norms_of_layers import NormsOfLayers, norms_of
+from qkvinspect.inspection.repeated import in_written_runs
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.render import alike_names, folding, text
 from qkvinspect.render.document import Block, Chapter, DataTable, FactList, TextLine
