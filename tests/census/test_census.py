@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from qkvinspect.inspection.report import Report
 from tests.census.judging import Verdict, alarms, answer, judge
 from tests.census.kept import built
 from tests.census.known import ALARMS, LEFT, left
@@ -23,17 +24,22 @@ DOCS = Path(__file__).parents[2] / "docs" / "layouts.md"
 
 
 class Asked(NamedTuple):
-    """What was said of all models: a verdict for each module, and the modules that nothing was seen in."""
+    """What was said of all models: a verdict for each module, and the modules that nothing was seen in.
+
+    Attributes:
+        unaccounted: tensors of modules that are shown, which the account of all tensors does not call attention.
+    """
 
     verdicts: list[Verdict]
     alarms: list[str]
     models: Counter[str]
+    unaccounted: list[str]
 
 
 @cache
 def asked(step: int) -> Asked:
     """One model in so many of each library, once for all tests. A fixture would run under the tracer."""
-    found = Asked([], [], Counter())
+    found = Asked([], [], Counter(), [])
     with TemporaryDirectory() as name:
         folder = Path(name)
         seen = Counter[str]()
@@ -46,8 +52,16 @@ def asked(step: int) -> Asked:
             found.models[line["lib"]] += 1
             report = answer(line, folder)
             found.verdicts.extend(judge(line, report))
+            found.unaccounted.extend(f"{line['lib']}/{line['name']} {tensor}" for tensor in unaccounted(report))
             found.alarms.extend(f"{line['lib']}/{line['name']} {layer}" for layer in alarms(line, report))
     return found
+
+
+def unaccounted(report: Report) -> list[str]:
+    assert report.account is not None
+    statuses = report.account.statuses()
+    shown = {name for attention in report.attentions for name in attention.tensor_names}
+    return sorted(name for name in shown if statuses[name] != "attention")
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.gate)])
@@ -55,6 +69,11 @@ def test_every_module_is_right_or_its_reason_is_known(step: int) -> None:
     verdicts = asked(step).verdicts
     assert [verdict for verdict in verdicts if verdict.said != "right" and left(verdict) is None] == []
     assert sum(verdict.said == "right" for verdict in verdicts) > 0.85 * len(verdicts)
+
+
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.gate)])
+def test_the_tensors_of_every_module_are_attention(step: int) -> None:
+    assert asked(step).unaccounted == []
 
 
 @pytest.mark.gate
