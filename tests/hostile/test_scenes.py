@@ -15,6 +15,7 @@ import pytest
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
+from tests.batches import batched
 from tests.hostile import seeds
 from tests.hostile.bounds import no_hang
 from tests.hostile.categories.case import Reads, Refused
@@ -83,7 +84,7 @@ def test_scene(scene: Scene, tmp_path: Path) -> None:
     assert str(tmp_path) in line or str(path) in line or "\0" in str(path)
 
 
-@pytest.mark.parametrize("shown", [pytest.param(shown, id=f"{number}: {shown.label!r}") for number, shown in SHOWN])
+@batched("shown", {f"{number}, {place}: {shown.label!r}": shown for place, (number, shown) in enumerate(SHOWN)})
 def test_shown(shown: Shown, tmp_path: Path, run) -> None:
     path = tmp_path / "model"
     path.write_bytes(shown.build())
