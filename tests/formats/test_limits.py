@@ -144,7 +144,9 @@ def test_a_number_of_elements_costs_nothing(zipped: Any, watched: Watched) -> No
     ],
     ids=["many lists", "deep", "rank 100,000"],
 )
-def test_headers_that_would_take_memory(header: bytes, codes: set[Code], raw_safetensors: Any, watched: Watched) -> None:
+def test_headers_that_would_take_memory(
+    header: bytes, codes: set[Code], raw_safetensors: Any, watched: Watched
+) -> None:
     outcome, megabytes = watched(raw_safetensors(header))
     assert outcome in codes
     assert megabytes < 256
