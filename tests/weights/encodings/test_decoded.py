@@ -86,7 +86,7 @@ def test_there_are_many() -> None:
     assert kinds >= {"FourBitBlocks", "ScaledInteger", "Gptq", "Awq", "PackedIntegers", "MicroFloat", "MlxAffine"}
 
 
-@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize("name", those(EACH.__contains__, NAMES))
 def test_any_rows_and_columns_are_those_of_the_whole(name: str) -> None:
     for weight, _, _ in pairs(name):
         every, encoding = decoded(weight), weight.encoding
