@@ -192,9 +192,6 @@ def test_120_nobody_reads_on(sample: Path) -> None:
     for writer in places:
         os.close(writer)
     assert [line.split()[0] for line in said.splitlines()] == [*FORMATS], said
-
-
-def test_120_one_reads_a_character(sample: Path) -> None:
     command = f"{sys.executable} -m qkvinspect show {sample} | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60, cwd=HERE)
     assert done.stderr == ""
