@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,21 @@ def name(layer: int, tensor: str = "in_proj_weight") -> str:
 
 
 @pytest.fixture
-def sound() -> State:
+def sound(seeded: None) -> State:
+    """A copy of it for each test, and the random numbers that come after it."""
+    state, after = _sound()
+    torch.default_generator.set_state(after)
+    return {key: value.clone() for key, value in state.items()}
+
+
+@functools.cache
+def _sound() -> tuple[State, torch.Tensor]:
     """nn.TransformerEncoder's own names and initialisation, other values in every layer, and no zero bias."""
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(WIDTH, HEADS, 64, batch_first=True)
     encoder = torch.nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-    return {key: value + 0.01 * torch.randn_like(value) for key, value in encoder.state_dict().items()}
+    state = {key: value + 0.01 * torch.randn_like(value) for key, value in encoder.state_dict().items()}
+    return state, torch.default_generator.get_state()
 
 
 @pytest.fixture

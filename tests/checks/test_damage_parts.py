@@ -20,6 +20,7 @@ from qkvinspect.checks.damage.stored_bytes import StoredTensor, overlap, stored_
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.weights.encodings import weights_of
+from tests.batches import batched
 
 WORDS = [1, 2, 4, 8]
 
@@ -50,7 +51,7 @@ def test_blocks_of_one_word(itemsize: int) -> None:
 
 
 @pytest.mark.parametrize("itemsize", WORDS)
-@pytest.mark.parametrize("run", [(0, 1024), (1000, 2304), (3072, 4096), (1016, 1800), (0, 4096), (3000, 4096)])
+@batched("run", [(0, 1024), (1000, 2304), (3072, 4096), (1016, 1800), (0, 4096), (3000, 4096)])
 def test_the_ends_of_a_run_are_found_to_the_word(run: tuple[int, int], itemsize: int) -> None:
     data = with_runs(itemsize, {run: 3})
     ((start, stop),) = constant_blocks(data, itemsize)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from qkvinspect.checks import digests
+from tests.batches import batched
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def lines(model: Path, form: str = "{digest}  {name}", end: str = "\n") -> str:
     return "".join(form.format(digest=digest, DIGEST=digest.upper(), name=name) + end for name, digest in sums.items())
 
 
-@pytest.mark.parametrize(
+@batched(
     "form",
     [
         "{digest} *{name}",

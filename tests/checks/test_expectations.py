@@ -12,6 +12,7 @@ import torch
 
 from qkvinspect.checks import parse_policy
 from qkvinspect.errors import UsageError
+from tests.batches import batched
 from tests.checks.conftest import State, name
 
 EIGHT = 'num_layers = 8\nembed_dim = 32\nnum_heads = 4\nnum_kv_heads = 4\nhead_dim = 8\ndtype = "float32"\n'
@@ -88,7 +89,7 @@ def test_pyproject_has_the_same_table(tmp_path: Path, sound: State, check: Any, 
     assert len(check(sound, code=1)) == 8
 
 
-@pytest.mark.parametrize(
+@batched(
     "text",
     [
         "check = 1",

@@ -140,7 +140,7 @@ def test_a_report_never_replaces_what_is_checked(
     os.link(model, tmp_path / "same.json")
     for target in ("model.pt", "config.json", "other.safetensors", "same.json"):
         before = (tmp_path / target).read_bytes()
-        result = run("check", model, flag, tmp_path / target, "-f", "json", *force)
+        result = run("check", "--no-evidence", model, flag, tmp_path / target, "-f", "json", *force)
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
         assert (tmp_path / target).read_bytes() == before
 
@@ -149,16 +149,16 @@ def test_a_report_never_replaces_what_is_checked(
 def test_a_file_that_is_there_is_replaced_only_by_force(flag: str, samples: Path, tmp_path: Path, run: Any) -> None:
     out = tmp_path / "report.json"
     out.write_text("mine")
-    refused = run("check", samples / "transformer.pt", flag, out)
+    refused = run("check", "--no-evidence", samples / "transformer.pt", flag, out)
     assert (refused.code, out.read_text()) == (2, "mine")
     assert "exists already" in refused.err
-    run("check", samples / "transformer.pt", flag, out, "--force")
+    run("check", "--no-evidence", samples / "transformer.pt", flag, out, "--force")
     assert out.read_text() != "mine"
 
 
 def test_both_outputs_in_one_file(samples: Path, tmp_path: Path, run: Any) -> None:
     out = tmp_path / "report.json"
-    assert run("check", samples / "transformer.pt", "-o", out, "--write-baseline", out).code == 2
+    assert run("check", "--no-evidence", samples / "transformer.pt", "-o", out, "--write-baseline", out).code == 2
     assert not out.exists()
 
 
@@ -166,12 +166,12 @@ def test_annotations_come_by_themselves_on_githubs_runners(
     samples: Path, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    out = run("check", samples / "damaged.pt").out
+    out = run("check", "--no-evidence", samples / "damaged.pt").out
     assert "::error file=" in out
     assert "1 checkpoint: 1 error, 1 warning" in out
-    assert "::" not in run("check", samples / "damaged.pt", "--format", "json").out.replace("\\u", "")
+    assert "::" not in run("check", "--no-evidence", samples / "damaged.pt", "--format", "json").out.replace("\\u", "")
     target = tmp_path / "checks.xml"
-    out = run("check", samples / "damaged.pt", "--format", "junit", "-o", target).out
+    out = run("check", "--no-evidence", samples / "damaged.pt", "--format", "junit", "-o", target).out
     assert "1 checkpoint: 1 error" in out
     assert JUnitXml.fromfile(str(target)).failures == 1
 

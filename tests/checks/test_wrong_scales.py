@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.batches import batched
 from tests.some import those
 from tests.weights.encodings.test_models import EACH
 
@@ -80,7 +81,7 @@ def test_what_a_library_writes_is_sound(name: str, tmp_path: Path, run) -> None:
     assert "0 errors, 0 warnings" in found_in(*state_of(name), tmp_path, run)
 
 
-@pytest.mark.parametrize(("name", "leaf", "place", "where"), PLACES)
+@batched("name leaf place where", PLACES)
 def test_a_scale_that_is_zero(name: str, leaf: str, place: int, where: str, tmp_path: Path, run) -> None:
     said = found_in(*changed(name, leaf, place, "zero"), tmp_path, run)
     assert f"a scale of qkv.{leaf} ({where}" in said, said
@@ -88,7 +89,7 @@ def test_a_scale_that_is_zero(name: str, leaf: str, place: int, where: str, tmp_
     assert "negative" not in said
 
 
-@pytest.mark.parametrize(("name", "leaf", "place", "where"), PLACES)
+@batched("name leaf place where", PLACES)
 def test_a_scale_that_is_negative(name: str, leaf: str, place: int, where: str, tmp_path: Path, run) -> None:
     said = found_in(*changed(name, leaf, place, "negative"), tmp_path, run)
     if name.startswith("mlx_3"):  # of which about half are

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import re
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from qkvinspect.render import results
 from qkvinspect.render.results.diff import document
 from qkvinspect.render.view import ViewOptions
 from qkvinspect.render.writers import WRITERS, written
+from tests.batches import batched
 
 FOLDER = Path(results.__file__).parent
 SCHEMA = Draft202012Validator(json.loads((FOLDER / "difference.schema.json").read_text()))
@@ -112,7 +115,7 @@ def test_a_layer_alone_is_compared(run, pair) -> None:
 
 def test_the_tolerance_forgives_what_is_changed_a_little(run, pair, samples: Path) -> None:
     a = samples / "training.pt"
-    models = ("--container", "model_state_dict", "--container", "model_ema")
+    models = ("--container", "model_state_dict", "--container", "model_ema", "--no-evidence")
     assert run("diff", a, a, *models).code == 1
     assert run("diff", a, a, *models, "--tolerance", "0.11").code == 0
     assert "tolerated" in run("diff", a, a, *models, "--tolerance", "0.11").out
@@ -214,15 +217,20 @@ def test_a_file_that_cannot_be_used_is_exit_code_2(run, pair, tmp_path: Path) ->
     assert run("diff", tmp_path / "x.safetensors", tmp_path / "x.safetensors").code == 0
 
 
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("width", [None, 80, 40])
-@pytest.mark.parametrize("colour", [False, True])
-def test_a_name_can_do_nothing(tmp_path: Path, name: str, width: int | None, colour: bool) -> None:
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A difference of modules whose names act."""
+    tmp_path = tmp_path_factory.mktemp("hostile")
     for file, value in (("a", 1.0), ("b", 2.0)):
         state = {f"{HOSTILE}.in_proj_weight": torch.full((24, 8), value), f"{HOSTILE}.other": torch.full((3,), value)}
         save_file(state | {f"{file}{HOSTILE}.in_proj_weight": torch.ones(48, 16)}, tmp_path / f"{file}.safetensors")
-    found = difference(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "2")
-    out = written(document(found, per_head=True), name, ViewOptions(width=width, colour=colour))
+    return difference(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "2")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@batched("width colour", [*product([None, 80, 40], [False, True])])
+def test_a_name_can_do_nothing(hostile: Any, name: str, width: int | None, colour: bool) -> None:
+    out = written(document(hostile, per_head=True), name, ViewOptions(width=width, colour=colour))
     for sequence in ("\x1b[31m\x1b", "\x1b]", "\x07", "\u202e", "\u200b", "\x00", "d\ne"):
         assert sequence not in out
     if not colour:

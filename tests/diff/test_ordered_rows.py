@@ -11,6 +11,7 @@ import torch
 from qkvinspect.diff.ordered_rows import Lines, flip
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.weight import plain
+from tests.batches import batched
 
 STORED = {
     "rows": lambda x: x,
@@ -24,7 +25,7 @@ RUNS = [(range(12),), (range(2, 7),), (range(6), range(6, 12)), (range(1, 12, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.uint8])
-@pytest.mark.parametrize("name", STORED)
+@batched("name", [*STORED])
 def test_one_run_holds_the_words(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     values = torch.arange(72).reshape(12, 6).to(dtype)
     torch.save({"x": STORED[name](values)}, tmp_path / "x.pt")

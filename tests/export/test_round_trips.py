@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from qkvinspect.errors import LayoutError
@@ -21,7 +21,7 @@ from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Report
 from qkvinspect.layouts import LAYOUTS, Layout, by_id
 from qkvinspect.layouts.packing import HEADED, Geometry, Packing
-from tests.some import every_value
+from tests.some import every_value, tried
 
 ODD = {"timm-efficientformer": (1, 4), "stable-audio3": (2, 1), "ultralytics-psa": (1, 2)}
 """Layouts that want a head of V in a fixed proportion to one of K: (K, V)."""
@@ -53,20 +53,20 @@ EVERY = every_value(every_layout(), form)
 
 
 MLP = 6
-SAFE = settings(
-    deadline=None, max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+SAFE = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
 @st.composite
 def geometries(draw: Any, layout: Layout) -> Geometry:
-    kv_heads = draw(st.integers(1, 3))
-    share = draw(st.integers(1, 3)) if layout.kv_heads != "equal" else 1
+    """The first, which is all that hypothesis tries in every run, has several heads of several numbers."""
+    turned = LAYOUTS.index(layout) % 2
+    kv_heads = draw(st.sampled_from((3 - turned, 2 + turned, 1)))
+    share = draw(st.sampled_from((2 + turned, 3 - turned, 1))) if layout.kv_heads != "equal" else 1
     if layout.kv_heads == "one":
         kv_heads = 1
     heads = kv_heads * share
     groups = next((s.packing.groups for s in layout.weights if isinstance(s.packing.groups, int)), 1)
-    dim = 2 * draw(st.integers(1, 4))
+    dim = 2 * draw(st.sampled_from((4 - turned, 3 + turned, 2, 1)))
     k, v = ODD.get(layout.id, (1, 1))
     return Geometry(
         heads * groups, kv_heads * groups, dim * k, dim * v if k != v else None, subheads=dict(layout.subheads)
@@ -120,57 +120,47 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("layout", EVERY)
+@tried(given(data=st.data()), 1, 4, **SAFE)
 @pytest.mark.no_cover
-def test_split_then_pack(tmp_path: Path, layout: Layout) -> None:
-    @SAFE
-    @given(geometries(layout))
-    def holds(sizes: Geometry) -> None:
-        state = state_of(layout, sizes)
-        target = Target(layout, sizes.num_heads, sizes.num_kv_heads)
-        torch.save(state, tmp_path / "a.pt")
-        rewritten(tmp_path / "a.pt", tmp_path / "b.pt", layout, flag(target), partial(split_whole, names="hf"))
-        rewritten(tmp_path / "b.pt", tmp_path / "c.pt", None, None, partial(pack_whole, target=target))
-        again = read(tmp_path / "c.pt")
-        assert again.keys() == state.keys()
-        for name, tensor in state.items():
-            assert torch.equal(again[name].flatten(), tensor.flatten()), name
-
-    holds()
+def test_split_then_pack(tmp_path: Path, layout: Layout, data: st.DataObject) -> None:
+    sizes = data.draw(geometries(layout))
+    state = state_of(layout, sizes)
+    target = Target(layout, sizes.num_heads, sizes.num_kv_heads)
+    torch.save(state, tmp_path / "a.pt")
+    rewritten(tmp_path / "a.pt", tmp_path / "b.pt", layout, flag(target), partial(split_whole, names="hf"))
+    rewritten(tmp_path / "b.pt", tmp_path / "c.pt", None, None, partial(pack_whole, target=target))
+    again = read(tmp_path / "c.pt")
+    assert again.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(again[name].flatten(), tensor.flatten()), name
 
 
 @pytest.mark.parametrize("layout", EVERY)
+@tried(given(data=st.data()), 1, 4, **SAFE)
 @pytest.mark.no_cover
-def test_there_and_back(tmp_path: Path, layout: Layout) -> None:
+def test_there_and_back(tmp_path: Path, layout: Layout, data: st.DataObject) -> None:
     """Through layouts of other kinds that can hold it; at least one can, but for a few that are alone.
 
     Each goes through two of them, and each of them is gone through by many.
     """
     through = ("bert", "gpt2", "torch-mha", "megatron-core", "megatron-v1", "bloom", "codegen", "xlnet", "phi3", "mla")
     first = LAYOUTS.index(layout) % len(through)
-
-    @SAFE
-    @given(geometries(layout))
-    def holds(sizes: Geometry) -> None:
-        state = state_of(layout, sizes)
-        back = Target(layout, sizes.num_heads, sizes.num_kv_heads, zero_bias=True)
-        torch.save(state, tmp_path / "a.pt")
-        held.clear()
-        for other in map(by_id, (*through[first:], *through[:first])):
-            if len(held) == 2:
-                break
-            there = replace(back, layout=other)
-            try:
-                rewritten(
-                    tmp_path / "a.pt", tmp_path / "b.pt", layout, flag(back), partial(convert_whole, target=there)
-                )
-            except LayoutError:
-                continue
-            held.add(other.id)
-            rewritten(tmp_path / "b.pt", tmp_path / "c.pt", other, flag(back), partial(convert_whole, target=back))
-            again = [tensor.flatten() for tensor in read(tmp_path / "c.pt").values() if tensor.any()]
-            assert sorted(t.numpy().tobytes() for t in again) == sorted(t.numpy().tobytes() for t in state.values())
-
-    held: set[str] = set()
-    holds()
+    sizes = data.draw(geometries(layout))
+    state = state_of(layout, sizes)
+    back = Target(layout, sizes.num_heads, sizes.num_kv_heads, zero_bias=True)
+    torch.save(state, tmp_path / "a.pt")
+    held = 0
+    for other in map(by_id, (*through[first:], *through[:first])):
+        if held == 2:
+            break
+        there = replace(back, layout=other)
+        try:
+            rewritten(tmp_path / "a.pt", tmp_path / "b.pt", layout, flag(back), partial(convert_whole, target=there))
+        except LayoutError:
+            continue
+        held += 1
+        rewritten(tmp_path / "b.pt", tmp_path / "c.pt", other, flag(back), partial(convert_whole, target=back))
+        again = [tensor.flatten() for tensor in read(tmp_path / "c.pt").values() if tensor.any()]
+        assert sorted(t.numpy().tobytes() for t in again) == sorted(t.numpy().tobytes() for t in state.values())
     parts = set().union(*(stored.packing.parts for stored in layout.weights))
     assert held or parts != {"q", "k", "v"} or layout.subheads or layout.v_ratio

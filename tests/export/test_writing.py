@@ -26,6 +26,7 @@ from qkvinspect.layouts import LAYOUTS
 from qkvinspect.layouts.packing import Geometry, Packing, split_rows
 from qkvinspect.weights.strided import strided_matrix
 from qkvinspect.weights.weight import Weight, plain
+from tests.batches import batched
 from tests.weights.test_reading import plain_bytes, stored
 
 PACKINGS = [
@@ -42,7 +43,7 @@ def weight(name: str, rows: int) -> Weight:
     return Weight(name, (rows, 1), DTYPES["float32"], None, None)
 
 
-@pytest.mark.parametrize(("packing", "geometry"), PACKINGS)
+@batched("packing geometry", PACKINGS)
 @pytest.mark.parametrize("cut", [1, 2, 5, 100])
 def test_rows_are_put_where_the_packing_has_them(packing: Packing, geometry: Geometry, cut: int) -> None:
     """Each part's rows lie in several runs of a tensor of its own, with one row between."""

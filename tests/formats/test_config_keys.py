@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qkvinspect.formats.config_keys import read
+from tests.batches import batched
 
 HEADS = [
     "num_attention_heads", "n_head", "n_heads", "num_heads", "head_count", "nhead", "nheads", "heads", "numHeads",
@@ -26,8 +27,8 @@ OTHER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("means", "key"),
+@batched(
+    "means key",
     [
         *(("num_heads", key) for key in HEADS),
         *(("num_kv_heads", key) for key in KV_HEADS),

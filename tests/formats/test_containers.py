@@ -16,6 +16,7 @@ from torch import nn
 
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import open_checkpoint
+from tests.batches import batched
 
 
 def weights(*names: str) -> dict[str, torch.Tensor]:
@@ -211,7 +212,7 @@ HYPER: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("key", ["hyper_parameters", "args", "model_args", "config", "cfg"])
-@pytest.mark.parametrize(("stored", "expected"), HYPER.values(), ids=HYPER)
+@batched("stored expected", HYPER)
 def test_hyper_parameters_beside_the_state_dict(stored: Any, expected: Any, key: str, saved: Any) -> None:
     with open_checkpoint(saved({"state_dict": SD, key: stored})) as checkpoint:
         (config,) = checkpoint.configs

@@ -16,6 +16,7 @@ from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.pickle import Global
 from qkvinspect.formats.pickle.dangers import is_dangerous
+from tests.batches import batched
 from tests.hostile import seeds
 from tests.hostile.writers import legacy, pickles, zips
 
@@ -136,7 +137,7 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize(("module", "name"), DANGEROUS)
+@batched("module name", DANGEROUS)
 def test_dangerous(module: str, name: str) -> None:
     assert is_dangerous(Global(module, name))
 

@@ -26,6 +26,7 @@ import torch.package
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import FORMATS, open_checkpoint
+from tests.batches import batched
 
 
 def a_tar() -> bytes:
@@ -103,7 +104,7 @@ FOREIGN: dict[str, tuple[bytes, str, str, Code]] = {
 }
 
 
-@pytest.mark.parametrize(("data", "match", "hint", "code"), FOREIGN.values(), ids=FOREIGN)
+@batched("data match hint code", FOREIGN)
 def test_foreign_files_are_named(data: bytes, match: str, hint: str, code: Code, tmp_path: Path, refused: Any) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(data)
@@ -117,7 +118,7 @@ def test_the_first_bytes_of_an_unknown_file_are_shown(tmp_path: Path, refused: A
     assert refused(tmp_path / "model.pt", "not a checkpoint").found == "bytes c8 c9 ca cb cc cd ce cf"
 
 
-@pytest.mark.parametrize(("data", "match", "hint", "code"), FOREIGN.values(), ids=FOREIGN)
+@batched("data match hint code", FOREIGN)
 def test_so_are_they_as_shards(data: bytes, match: str, hint: str, code: Code, tmp_path: Path, refused: Any) -> None:
     (tmp_path / "shard.bin").write_bytes(data)
     index = tmp_path / "pytorch_model.bin.index.json"

@@ -14,6 +14,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.gguf.types import GGML_TYPES
+from tests.batches import batched
 from tests.counted import counted
 from tests.hostile.writers.ggufs import STRING, Writer
 
@@ -96,7 +97,7 @@ def _kinds() -> list[gguf.GGMLQuantizationType]:
     return [gguf.GGMLQuantizationType(n) for n, dtype in GGML_TYPES.items() if dtype.block > 1]
 
 
-@pytest.mark.parametrize("kind", _kinds(), ids=lambda kind: kind.name)
+@batched("kind", {kind.name: kind for kind in _kinds()})
 def test_a_quantised_tensor_has_the_shape_of_its_numbers(kind: Any, tmp_path: Path, content: Any) -> None:
     block, size = gguf.GGML_QUANT_SIZES[kind]
     data = RNG.integers(0, 256, (4, 2 * size), dtype=np.uint8)

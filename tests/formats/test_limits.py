@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,45 +67,63 @@ LONG = ("twenty million lists", "ten million sets", "ten million steps", "a memo
 """Those of which every run has a tenth, against a tenth of the limits."""
 
 WATCH = """
-import json, resource, sys
+import json, os, resource, signal, sys
 from qkvinspect.errors import CheckpointError
-from qkvinspect.formats import open_checkpoint
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    open_checkpoint(sys.argv[1], limits=json.loads(sys.argv[2]))
-    outcome = "read"
-except CheckpointError as error:
-    outcome = error.code
-print(outcome, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+from qkvinspect.formats import open_checkpoint, safetensors, torch_zip
+for line in sys.stdin:
+    path, limits = json.loads(line)
+    if child := os.fork():
+        if status := os.waitpid(child, 0)[1]:
+            print("ended with", status, flush=True)
+        continue
+    signal.alarm(60)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        open_checkpoint(path, limits=limits)
+        outcome = "read"
+    except CheckpointError as error:
+        outcome = error.code
+    print(outcome, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, flush=True)
+    os._exit(0)
 """
 
+Watched = Callable[..., tuple[str, float]]
 
-def watched(path: Path, limits: dict[str, int] | None = None) -> tuple[str, float]:
-    """Outcome and megabytes of opening a file in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", WATCH, str(path), json.dumps(limits or {})],
-        capture_output=True,
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Watched]:
+    """Outcome and megabytes of opening a file in a process of its own, each a fork of one that has the imports."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCH],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=60,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == 0, done.stderr[-600:]
-    outcome, megabytes = done.stdout.split()
-    return outcome, float(megabytes)
+    ) as process:
+        asked, answers = process.stdin, process.stdout
+        assert asked
+        assert answers
+
+        def watched(path: Path, limits: dict[str, int] | None = None) -> tuple[str, float]:
+            asked.write(json.dumps([str(path), limits or {}]) + "\n")
+            asked.flush()
+            outcome, megabytes = answers.readline().split()
+            return outcome, float(megabytes)
+
+        yield watched
 
 
 @pytest.mark.parametrize(("made", "codes", "limits"), [mass(one) if one.id in LONG else one for one in CASES])
 @pytest.mark.no_cover
 def test_bombs_end_small(
-    made: Callable[[], bytes], codes: set[Code] | None, limits: dict[str, int], zipped: Any
+    made: Callable[[], bytes], codes: set[Code] | None, limits: dict[str, int], zipped: Any, watched: Watched
 ) -> None:
     outcome, megabytes = watched(zipped(HEAD + made() + b"."), limits)
     assert outcome in (codes or {Code.NO_WEIGHTS})
     assert megabytes < 256
 
 
-def test_a_number_of_elements_costs_nothing(zipped: Any) -> None:
+def test_a_number_of_elements_costs_nothing(zipped: Any, watched: Watched) -> None:
     """A storage of 2^62 elements that the file does not hold."""
     storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu\x8a\x08" + bytes(7) + b"\x40tQ"
     data = HEAD + b"}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0K\x01\x85K\x01\x85\x89NtRs."
@@ -126,13 +144,15 @@ def test_a_number_of_elements_costs_nothing(zipped: Any) -> None:
     ],
     ids=["many lists", "deep", "rank 100,000"],
 )
-def test_headers_that_would_take_memory(header: bytes, codes: set[Code], raw_safetensors: Any) -> None:
+def test_headers_that_would_take_memory(
+    header: bytes, codes: set[Code], raw_safetensors: Any, watched: Watched
+) -> None:
     outcome, megabytes = watched(raw_safetensors(header))
     assert outcome in codes
     assert megabytes < 256
 
 
-def test_a_wide_tree_of_names(saved: Any) -> None:
+def test_a_wide_tree_of_names(saved: Any, watched: Watched) -> None:
     """2^28 names of one tensor in a kilobyte."""
     node: Any = {"w": torch.ones(1)}
     for _ in range(28):

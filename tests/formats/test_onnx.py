@@ -22,6 +22,7 @@ from qkvinspect.explain.snippet import python
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.onnx.tensors import ONNX_TYPES
 from qkvinspect.inspection import inspect
+from tests.batches import batched
 from tests.hostile.writers.onnxes import message, number, tensor
 from tests.some import crossed, first
 
@@ -244,7 +245,7 @@ def test_types_are_those_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("raw", [True, False])
-@pytest.mark.parametrize("kind", _kinds(), ids=TensorProto.DataType.Name)
+@batched("kind", {TensorProto.DataType.Name(kind): kind for kind in _kinds()})
 def test_numbers_of_every_type(kind: int, raw: bool, tmp_path: Path, content: Any) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     numbers = np.arange(48).reshape(6, 8) % 2

@@ -47,20 +47,15 @@ def test_there_are_many_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_graph_is_followed_to_attention(name: str) -> None:
+def test_the_graph_is_followed_to_attention_and_its_rows_are_reported(name: str) -> None:
     with open_checkpoint(GRAPHS / f"{name}.onnx") as checkpoint:
-        found = [one for one in checkpoint.computed if isinstance(one, ComputedAttention)]
+        computed = [one for one in checkpoint.computed if isinstance(one, ComputedAttention)]
         rows = [
             {part: (one.weight, [[*head] for head in one.heads]) for part, one in module.parts.items()}
-            for module in found
+            for module in computed
         ]
-    assert rows == truth(name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_its_rows_are_reported(name: str) -> None:
-    with open_checkpoint(GRAPHS / f"{name}.onnx") as checkpoint:
         report = inspect(checkpoint)
+    assert rows == truth(name)
     said = [finding.message for finding in report.findings if finding.code == "rows-from-graph"]
     assert {finding.code for finding in report.findings} <= {"names-from-graph", "rows-from-graph"}
     case = name.rpartition("-")[0]

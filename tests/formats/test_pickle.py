@@ -125,8 +125,8 @@ def test_nested_tuples_are_keys_too(protocol: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
-@pytest.mark.parametrize(
-    ("data", "expected"),
+@batched(
+    "data expected",
     [
         (b"S'a\\x41\\n'\n.", "aA\n"),
         (b'S"it\'s"\n.', "it's"),

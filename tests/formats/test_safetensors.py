@@ -19,11 +19,12 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.formats.safetensors import CODES
+from tests.batches import batched
 
 BYTES = np.random.default_rng(0).integers(0, 256, 480, np.uint8).tobytes()
 
 
-@pytest.mark.parametrize("code", CODES)
+@batched("code", [*CODES])
 def test_every_dtype_of_the_format(code: str, raw_safetensors: Any, content: Any) -> None:
     bits = DTYPES[CODES[code]].bits
     data = bytes(byte % 2 for byte in BYTES) if code == "BOOL" else BYTES
@@ -223,7 +224,7 @@ MALFORMED: dict[str, tuple[bytes, bytes, str] | tuple[bytes, bytes, str, bool]] 
 }
 
 
-@pytest.mark.parametrize("case", MALFORMED.values(), ids=MALFORMED)
+@batched("case", MALFORMED)
 def test_malformed(case: Any, raw_safetensors: Any, refused: Any) -> None:
     header, data, match, *accepted = case
     path = raw_safetensors(header, data)

@@ -13,6 +13,7 @@ import torch
 from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
+from tests.batches import batched
 from tests.hostile.writers import pickles, tars
 
 KINDS = {
@@ -209,7 +210,7 @@ DAMAGED: dict[str, tuple[list[tars.Member], Code]] = {
 }
 
 
-@pytest.mark.parametrize(("members", "code"), DAMAGED.values(), ids=DAMAGED)
+@batched("members code", DAMAGED)
 def test_damage_is_named(tmp_path: Path, members: list[tars.Member], code: Code, refused) -> None:
     assert refused(save(tmp_path / "m.pt", members)).code is code
 

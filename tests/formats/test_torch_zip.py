@@ -15,6 +15,7 @@ import torch
 
 from qkvinspect.errors import CheckpointError, LayoutError
 from qkvinspect.formats import open_checkpoint
+from tests.batches import batched
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental"),
@@ -61,7 +62,7 @@ def some(dtype: str, rows: int = 4) -> torch.Tensor:
     return raw.view(getattr(torch, dtype)).view(rows, -1)
 
 
-@pytest.mark.parametrize("name", PLAIN_DTYPES)
+@batched("name", PLAIN_DTYPES)
 def test_every_dtype(name: str, saved: Any, content: Any, tensor_bytes: Any) -> None:
     tensor = some(name)
     path = saved({"w": tensor, "tail": tensor[1:]})
@@ -139,7 +140,7 @@ VIEWS: dict[str, torch.Tensor] = {
 }
 
 
-@pytest.mark.parametrize("tensor", VIEWS.values(), ids=VIEWS)
+@batched("tensor", VIEWS)
 def test_views(tensor: torch.Tensor, saved: Any, content: Any, tensor_bytes: Any) -> None:
     with open_checkpoint(saved({"w": tensor})) as checkpoint:
         info = checkpoint.tensors["w"]
@@ -264,8 +265,8 @@ def test_a_storage_that_was_on_a_gpu(saved: Any, entry: Any, rezip: Any, content
         assert content(checkpoint.tensors["w"]) == tensor_bytes(tensor)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "width"),
+@batched(
+    "dtype width",
     [
         ("float64", 8),
         ("float32", 4),
@@ -621,7 +622,7 @@ HOSTILE: dict[str, dict[str, bytes]] = {
 }
 
 
-@pytest.mark.parametrize("parts", HOSTILE.values(), ids=HOSTILE)
+@batched("parts", HOSTILE)
 def test_hostile_tensors(parts: dict[str, bytes], zipped: Any, refused: Any) -> None:
     refused(zipped(tensor_pickle(**parts), {"0": bytes(24)}))
 

@@ -61,8 +61,9 @@ LARGE = 1 << 10
 LONG = {
     *("metadata up to the limit", "metadata, one byte over the limit", "5,000,000 DUP and POP", "100,007 entries"),
     *(label for _, case in CASES if (label := case.label).startswith("100,000 tensors")),
-    "1000000 calls in each other",
-    "60,000 keys of one hash",
+    *(f"1000000 {what} in each other" for what in ("calls", "references", "tuples")),
+    *("60,000 keys of one hash", "1,100,000 memo entries", "50000 states in each other"),
+    *("spaces up to the limit", "spaces, one byte over the limit"),
 }
 """What takes over a second, of which every run has a smaller one, here or in ``formats/test_limits.py``."""
 

@@ -15,6 +15,7 @@ import pytest
 
 from qkvinspect.errors import CheckpointError
 from qkvinspect.formats import open_checkpoint
+from tests.batches import batched
 from tests.hostile import seeds
 from tests.hostile.bounds import no_hang
 from tests.hostile.categories.case import Reads, Refused
@@ -57,20 +58,33 @@ def _as(user: int, path: Path | str) -> tuple[int, str]:
     return os.waitpid(child, 0)[1], line
 
 
-@pytest.mark.parametrize("scene", [pytest.param(scene, id=f"{number}: {scene.label}") for number, scene in SCENES])
-def test_scene(scene: Scene, tmp_path: Path) -> None:
+OTHERS = [(number, scene) for number, scene in SCENES if scene.user is not None]
+"""Those of another user."""
+
+
+@pytest.mark.parametrize("scene", [pytest.param(scene, id=f"{number}: {scene.label}") for number, scene in OTHERS])
+def test_scene_of_another_user(scene: Scene, tmp_path: Path) -> None:
     path = scene.arrange(tmp_path)
-    if scene.user is not None:
-        if os.getuid():
-            pytest.skip("only root can be another user")
-        for folder in (tmp_path, *tmp_path.parents):
-            if not folder.stat().st_mode & 0o001 and folder.is_relative_to("/tmp/"):
-                folder.chmod(folder.stat().st_mode | 0o711)
-        status, line = _as(scene.user, path)
-        assert status == 0
-        assert line.endswith(f"[{scene.outcome.code}]" if isinstance(scene.outcome, Refused) else ""), line
-        assert bool(line) == isinstance(scene.outcome, Refused)
-        return
+    if os.getuid():
+        pytest.skip("only root can be another user")
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001 and folder.is_relative_to("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o711)
+    assert scene.user is not None
+    status, line = _as(scene.user, path)
+    assert status == 0
+    assert line.endswith(f"[{scene.outcome.code}]" if isinstance(scene.outcome, Refused) else ""), line
+    assert bool(line) == isinstance(scene.outcome, Refused)
+
+
+@batched(
+    "place scene",
+    {f"{number}: {one.label}, {place}": (place, one) for place, (number, one) in enumerate(SCENES) if one.user is None},
+)
+def test_scene(place: int, scene: Scene, tmp_path: Path) -> None:
+    tmp_path /= str(place)
+    tmp_path.mkdir()
+    path = scene.arrange(tmp_path)
     with no_hang() as within:
         if isinstance(scene.outcome, Reads):
             assert within(_opened, path, scene) == scene.outcome.tensors
@@ -83,7 +97,7 @@ def test_scene(scene: Scene, tmp_path: Path) -> None:
     assert str(tmp_path) in line or str(path) in line or "\0" in str(path)
 
 
-@pytest.mark.parametrize("shown", [pytest.param(shown, id=f"{number}: {shown.label!r}") for number, shown in SHOWN])
+@batched("shown", {f"{number}, {place}: {shown.label!r}": shown for place, (number, shown) in enumerate(SHOWN)})
 def test_shown(shown: Shown, tmp_path: Path, run) -> None:
     path = tmp_path / "model"
     path.write_bytes(shown.build())
@@ -130,19 +144,55 @@ def test_120_the_disk_is_full(suffix: str, most: int, sample: Path, tmp_path: Pa
     assert not list(target.parent.iterdir())
 
 
-@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown"])
-def test_120_stdout_is_full(format: str, sample: Path) -> None:
+FORMATS = ("table", "json", "csv", "markdown")
+SHOWS = """
+import os, sys
+from qkvinspect.cli import run
+for place, form in enumerate(sys.argv[2:]):
+    if os.fork():
+        print(form, os.waitstatus_to_exitcode(os.wait()[1]), file=sys.stderr, flush=True)
+        continue
+    os.dup2(int(os.environ["TO"].split()[place]), 1)
+    os.closerange(3, 100)
+    sys.argv[1:] = ["show", sys.argv[1], "-f", form]
+    sys.exit(run())
+"""
+"""Shows a file in several forms, each by a fork of one process that has the imports, and each to a place of its own."""
+
+
+def _shows(path: Path, places: list[int]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", SHOWS, str(path), *FORMATS],
+        env={**os.environ, "TO": " ".join(map(str, places))},
+        pass_fds=places,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=HERE,
+    )
+    assert not done.stdout
+    return done.stderr
+
+
+def test_120_stdout_is_full(sample: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "qkvinspect", "show", str(sample), "-f", format]
-        done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60, cwd=HERE
-        )
-    assert (done.returncode, done.stderr) == (2, "error: the output cannot be written: No space left on device\n")
+        said = _shows(sample, [full.fileno()] * len(FORMATS))
+    error = "error: the output cannot be written: No space left on device\n"
+    assert said == "".join(f"{error}{form} 2\n" for form in FORMATS)
 
 
-@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown"])
-def test_120_nobody_reads_on(format: str, sample: Path) -> None:
-    command = f"{sys.executable} -m qkvinspect show {sample} -f {format} | head -c 1"
+def test_120_nobody_reads_on(sample: Path) -> None:
+    places: list[int] = []
+    for _ in FORMATS:
+        reader, writer = os.pipe()
+        os.close(reader)
+        places.append(writer)
+    said = _shows(sample, places)
+    for writer in places:
+        os.close(writer)
+    assert [line.split()[0] for line in said.splitlines()] == [*FORMATS], said
+    command = f"{sys.executable} -m qkvinspect show {sample} | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60, cwd=HERE)
     assert done.stderr == ""
     assert len(done.stdout) == 1

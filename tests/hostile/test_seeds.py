@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.batches import batched
 from tests.hostile import seeds
 from tests.hostile.memory import MemoryFile
 from tests.hostile.oracles import disagreements
@@ -22,7 +23,7 @@ FILES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+@batched("name", [*FILES])
 def test_sound(name: str) -> None:
     found = outcome(MemoryFile(FILES[name]))
     assert found.refusal is None

@@ -16,6 +16,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError
 from qkvinspect.sources import LocalFile, Window, local
 from qkvinspect.sources.briefly import AT_ONCE, is_filling, read_briefly, read_region_briefly
+from tests.batches import batched
 
 DATA = Random(0).randbytes(AT_ONCE + 1000)
 
@@ -33,7 +34,7 @@ def file(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     opened.close()
 
 
-@pytest.mark.parametrize("offset", [0, 1, 63, 64, 65, 999])
+@batched("offset", [0, 1, 63, 64, 65, 999])
 @pytest.mark.parametrize("length", [0, 1, 64, 4097, AT_ONCE])
 def test_it_reads_what_is_there(file: LocalFile, offset: int, length: int) -> None:
     assert bytes(read_briefly(file, offset, length)) == DATA[offset : offset + length]

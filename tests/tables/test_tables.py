@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qkvinspect.inspection.facts import tables
 from qkvinspect.inspection.facts.tables import open_clip_heads, timm_heads, timm_kv_heads
+from tests.batches import batched
 from tests.tables.folding import fold
 
 FOLDER = Path(tables.__file__).parent
@@ -49,8 +50,8 @@ def test_every_answer_is_a_number_a_list_by_one_number_or_a_timm_architecture(li
             assert any(numbers) or not {"*", "#"} & set(pattern)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "layer", "heads"),
+@batched(
+    "architecture layer heads",
     [
         ("vit_base_patch16_224", "blocks.0.attn", 12),
         ("vit_base_patch16_224", "blocks.11.attn", 12),
@@ -88,8 +89,8 @@ def test_known_heads_of_timm(architecture: str, layer: str, heads: int) -> None:
     assert timm_heads(architecture, layer) == heads
 
 
-@pytest.mark.parametrize(
-    ("model", "layer", "heads"),
+@batched(
+    "model layer heads",
     [
         ("ViT-B-32", "visual.transformer.resblocks.0.attn", 12),
         ("ViT-B-32", "transformer.resblocks.0.attn", 8),

@@ -9,9 +9,8 @@ import asyncio
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ import qkvinspect
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.weights.encodings import weights_of
-from tests.some import mass
+from tests.batches import each
+from tests.some import those
 
 State = dict[str, torch.Tensor]
 Parts = dict[str, torch.Tensor]
@@ -90,14 +90,13 @@ LAYERS = {kind: f"l.{number}.self_attn" for number, kind in enumerate(KINDS)}
 
 
 class Case:
-    """The encoded file, its twin in float32, the numbers that torch has, and what was answered of them."""
+    """The encoded file, its twin in float32, and the numbers that torch has."""
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
         self.folder = folder
         self.encoded, self.twin = folder / "encoded.safetensors", folder / "twin.safetensors"
         self.values: Answer = {}
-        self.answers: dict[str, Answer] = {}
         stored: State = {}
         for kind, make in KINDS.items():
             self.values[kind] = {}
@@ -288,22 +287,19 @@ def head_norms(values: torch.Tensor) -> torch.Tensor:
     return values.double().reshape(HEADS, -1).norm(dim=1)
 
 
-def asked() -> Iterator[Any]:
-    for consumer, kind in product(CONSUMERS, KINDS):
-        if consumer not in (browse, browse_the_others) or (consumer is browse) == (kind in PAGED):
-            case = pytest.param(consumer, kind, id=f"{consumer.__name__}-{kind}")
-            yield mass(case) if consumer is browse_the_others else case
+@pytest.mark.parametrize("consumer", those(lambda consumer: consumer is not browse_the_others, CONSUMERS))
+def test_all_agree_with_torch(consumer: Callable[[Case, Any], Answer], case: Case, run: Any) -> None:
+    answer = consumer(case, run)
 
+    def agrees(kind: str) -> None:
+        for part in "qkv":
+            found, values = answer[kind][part], case.values[kind][part]
+            expected = {0: values.double().norm(), 1: head_norms(values), 2: values.double()}[found.ndim]
+            torch.testing.assert_close(found.double(), expected, rtol=CONSUMERS[consumer], atol=0)
 
-@pytest.mark.parametrize(("consumer", "kind"), [*asked()])
-def test_all_agree_with_torch(consumer: Callable[[Case, Any], Answer], kind: str, case: Case, run: Any) -> None:
-    if consumer.__name__ not in case.answers:
-        case.answers[consumer.__name__] = consumer(case, run)
-    answer = case.answers[consumer.__name__][kind]
-    for part in "qkv":
-        found, values = answer[part], case.values[kind][part]
-        expected = {0: values.double().norm(), 1: head_norms(values), 2: values.double()}[found.ndim]
-        torch.testing.assert_close(found.double(), expected, rtol=CONSUMERS[consumer], atol=0)
+    others = [kind for kind in KINDS if kind not in PAGED]
+    kinds = {browse: PAGED, browse_the_others: others}.get(consumer, KINDS)
+    each(((kind, kind) for kind in kinds), agrees)
 
 
 def projections(shape: tuple[int, ...], leaf: str) -> State:

@@ -18,6 +18,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights import norms as stats
 from qkvinspect.weights.norms import RowStats, StreamRequest, stream
 from qkvinspect.weights.weight import plain
+from tests.batches import batched
 from tests.some import crossed, tried
 
 FLOATS = [
@@ -81,7 +82,7 @@ def check(result: RowStats, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("name", FLOATS)
+@batched("name", FLOATS)
 def test_norms(name: str, transposed: bool, limit: int | None, folder: Path) -> None:
     torch.manual_seed(0)
     tensor = torch.randn(18, 25).to(getattr(torch, name))
@@ -142,7 +143,7 @@ def test_a_large_matrix(transposed: bool, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("name", FLOATS)
+@batched("name", FLOATS)
 def test_counts_of_what_is_not_finite(name: str, transposed: bool, limit: int | None, folder: Path) -> None:
     dtype = getattr(torch, name)
     torch.manual_seed(1)

@@ -17,6 +17,7 @@ from qkvinspect.errors import CheckpointError, LayoutError
 from qkvinspect.weights.reading import blocks, numbers, read_rows
 from qkvinspect.weights.strided import StridedMatrix, strided_matrix, strided_shape
 from qkvinspect.weights.tiles import tiles
+from tests.batches import batched
 from tests.some import tried
 
 
@@ -239,7 +240,7 @@ def narrow(name: str, rows: int, cols: int) -> tuple[TensorInfo, bytes]:
     return info, data
 
 
-@pytest.mark.parametrize("limit", [1, 2, 4, 5, 7, 16, 1 << 20])
+@batched("limit", [1, 2, 4, 5, 7, 16, 1 << 20])
 @pytest.mark.parametrize("name", ["float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"])
 def test_types_under_a_byte_are_read_as_bytes(name: str, limit: int) -> None:
     info, data = narrow(name, 6, 16)
@@ -252,7 +253,7 @@ def test_types_under_a_byte_are_read_as_bytes(name: str, limit: int) -> None:
     )
 
 
-@pytest.mark.parametrize("limit", [1, 2, 4, 5, 7, 16, 1 << 20])
+@batched("limit", [1, 2, 4, 5, 7, 16, 1 << 20])
 @pytest.mark.parametrize("name", ["float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"])
 def test_numbers_of_types_under_a_byte_by_any_limit(name: str, limit: int) -> None:
     """A block must not end in the middle of a number: four 6-bit floats share three bytes."""

@@ -10,6 +10,7 @@ from qkvinspect.weights import sums_of_squares as squares
 from qkvinspect.weights.reading import numbers
 from qkvinspect.weights.sums_of_squares import row_squares
 from tests.batches import batched
+from tests.some import crossed
 
 SMALL = [
     *("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
@@ -23,9 +24,7 @@ def every(name: str) -> np.ndarray:
     return np.repeat(np.arange(1 << bits, dtype=f"u{bits // 8}")[:, None], 4, axis=1)
 
 
-@pytest.mark.parametrize("subnormal", [False, True])
-@pytest.mark.parametrize("form", ["rows", "columns", "odd", "gaps"])
-@pytest.mark.parametrize("name", SMALL)
+@crossed(name=SMALL, form=["rows", "columns", "odd", "gaps"], subnormal=[False, True])
 def test_every_value(name: str, form: str, subnormal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(squares, "_subnormal", lambda _: subnormal)
     words = every(name)

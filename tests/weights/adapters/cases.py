@@ -12,7 +12,7 @@ CASES = sorted(path.name.removesuffix(".merged.safetensors") for path in DATA.gl
 def placed(case: str, folder: Path) -> tuple[Path, Path]:
     """The adapter as PEFT names its files, and the base."""
     adapter = folder / "adapter"
-    adapter.mkdir()
+    adapter.mkdir(parents=True)
     shutil.copy(DATA / f"{case}.adapter.safetensors", adapter / "adapter_model.safetensors")
     shutil.copy(DATA / f"{case}.adapter.json", adapter / "adapter_config.json")
     return adapter, DATA / f"{case}.base.safetensors"

@@ -13,6 +13,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.adapters import is_sum
 from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.values import whole
+from tests.batches import batched
 from tests.weights.adapters.cases import CASES, DATA, placed
 
 
@@ -20,9 +21,9 @@ def test_there_are_twenty_layouts() -> None:
     assert len(CASES) >= 20
 
 
-@pytest.mark.parametrize("case", CASES)
+@batched("case", [*CASES])
 def test_the_sum_is_pefts_own(case: str, tmp_path: Path) -> None:
-    adapter, base = placed(case, tmp_path)
+    adapter, base = placed(case, tmp_path / case)
     merged = load_file(DATA / f"{case}.merged.safetensors")
     with open_checkpoint(adapter, base=base) as checkpoint:
         weights = weights_of(checkpoint)
@@ -41,9 +42,9 @@ def test_the_sum_is_pefts_own(case: str, tmp_path: Path) -> None:
                 assert far.max() > 0
 
 
-@pytest.mark.parametrize("case", CASES)
+@batched("case", [*CASES])
 def test_what_is_printed_as_python_gives_the_sum(case: str, tmp_path: Path) -> None:
-    adapter, base = placed(case, tmp_path)
+    adapter, base = placed(case, tmp_path / case)
     state = {**load_file(base), **load_file(adapter / "adapter_model.safetensors")}
     merged = load_file(DATA / f"{case}.merged.safetensors")
     with open_checkpoint(adapter, base=base) as checkpoint:
@@ -56,9 +57,9 @@ def test_what_is_printed_as_python_gives_the_sum(case: str, tmp_path: Path) -> N
             torch.testing.assert_close(scope["weight"], expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("case", CASES)
+@batched("case", [*CASES])
 def test_some_rows_and_columns_are_those_of_the_whole(case: str, tmp_path: Path) -> None:
-    adapter, base = placed(case, tmp_path)
+    adapter, base = placed(case, tmp_path / case)
     with open_checkpoint(adapter, base=base) as checkpoint:
         weights = weights_of(checkpoint)
         for name in (name for name in weights if is_sum(weights[name])):
@@ -73,7 +74,7 @@ def test_some_rows_and_columns_are_those_of_the_whole(case: str, tmp_path: Path)
 @pytest.mark.parametrize("case", CASES)
 def test_the_adapter_alone_is_the_difference(case: str, tmp_path: Path) -> None:
     """But for DoRA, whose lengths are those of the sum."""
-    adapter, base = placed(case, tmp_path)
+    adapter, base = placed(case, tmp_path / case)
     if "dora" in case or case == "bert":
         pytest.skip("DoRA's lengths are those of the sum")
     before, merged = load_file(base), load_file(DATA / f"{case}.merged.safetensors")

@@ -293,30 +293,35 @@ def broken(llama, **change: torch.Tensor | None) -> Path:
     return adapter
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"lora_B": None}, "B (lora_B, up) is missing"),
-        ({"lora_A": None}, "A (lora_A, down) is missing"),
-        ({"lora_B": torch.ones(16, 3)}, "has another rank"),
-        ({"lora_B": torch.ones(12, 4)}, "do not fit it"),
-        ({"lora_A": torch.ones(4, 12)}, "do not fit it"),
-        ({"lora_B": torch.ones(16)}, "has another shape"),
-        ({"lora_B": torch.ones(16, 0)}, "has another shape"),
-        ({"lora_B": torch.ones(16, 4, dtype=torch.int8)}, "has another dtype"),
-        ({"lora_A": torch.ones(2, 16), "lora_B": torch.ones(16, 2)}, "says rank 4"),
-        ({"lora_mid": torch.ones(4, 4)}, "is not decoded"),
-    ],
-)
+NONE = [
+    ({"lora_B": None}, "B (lora_B, up) is missing"),
+    ({"lora_A": None}, "A (lora_A, down) is missing"),
+    ({"lora_B": torch.ones(16, 3)}, "has another rank"),
+    ({"lora_B": torch.ones(12, 4)}, "do not fit it"),
+    ({"lora_A": torch.ones(4, 12)}, "do not fit it"),
+    ({"lora_B": torch.ones(16)}, "has another shape"),
+    ({"lora_B": torch.ones(16, 0)}, "has another shape"),
+    ({"lora_B": torch.ones(16, 4, dtype=torch.int8)}, "has another dtype"),
+    ({"lora_A": torch.ones(2, 16), "lora_B": torch.ones(16, 2)}, "says rank 4"),
+    ({"lora_mid": torch.ones(4, 4)}, "is not decoded"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), NONE)
 def test_factors_that_are_none(change, said: str, llama, run) -> None:
     _, base = llama
     adapter = broken(llama, **change)
     found = run("check", adapter, "--base", base, "--heads", "4/2", "--no-evidence")
     assert (found.code, "Traceback" in found.err) == (1, False)
     assert said in found.out
-    for command in ("show", "explain", "analyze"):
-        for options in ((), ("--base", base)):
-            assert run(command, adapter, "--heads", "4/2", *options, "--no-evidence").code in (0, 2)
+
+
+@crossed(change=[change for change, _ in NONE], command=["show", "explain", "analyze"], summed=[True, False])
+def test_commands_take_factors_that_are_none(change, command: str, summed: bool, llama, run) -> None:
+    _, base = llama
+    adapter = broken(llama, **change)
+    options = ("--base", base) if summed else ()
+    assert run(command, adapter, "--heads", "4/2", *options, "--no-evidence").code in (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -380,17 +385,9 @@ WRITERS = (
 )
 
 
-@pytest.mark.parametrize("command", WRITERS)
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"lora_B": None}, "B (lora_B, up) is missing"),
-        ({"lora_B": torch.ones(16, 3)}, "has another rank"),
-        ({"lora_mid": torch.ones(4, 4)}, "is not decoded"),
-    ],
-)
-def test_one_module_that_cannot_be_added(change, said: str, command: tuple[str, ...], llama, tmp_path, run) -> None:
-    _, base = llama
+@crossed(command=WRITERS, none=[NONE[0], NONE[2], NONE[-1]])
+def test_one_module_that_cannot_be_added(none, command: tuple[str, ...], llama, tmp_path, run) -> None:
+    (change, said), (_, base) = none, llama
     adapter, out = broken(llama, **change), tmp_path / "out.safetensors"
     for options in (("--base", base), ()):
         found = run(*command, adapter, "-o", out, "--heads", "4/2", *options)
@@ -398,9 +395,9 @@ def test_one_module_that_cannot_be_added(change, said: str, command: tuple[str, 
         assert said in found.err or "cannot be stored" in found.err
 
 
-@pytest.mark.parametrize("command", WRITERS)
-@pytest.mark.parametrize(
-    "change", [{"peft_type": "ADALORA"}, {"init_lora_weights": "pissa"}, {"lora_bias": True}, {"lora_alpha": None}]
+@crossed(
+    command=WRITERS,
+    change=[{"peft_type": "ADALORA"}, {"init_lora_weights": "pissa"}, {"lora_bias": True}, {"lora_alpha": None}],
 )
 def test_an_adapter_that_cannot_be_added(change: dict[str, object], command, llama, tmp_path: Path, run) -> None:
     adapter, base = llama

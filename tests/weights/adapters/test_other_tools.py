@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import qkvinspect
 from qkvinspect.weights.encodings import ENCODINGS
 from qkvinspect.weights.named_formats import FACTORS
+from tests.batches import batched
 
 LAYER = "model.layers.0.self_attn"
 
@@ -70,7 +71,7 @@ def test_each_leaf_of_other_kinds_is_looked_for() -> None:
     assert any(markers >= frozenset(FACTORS) for _, markers in ENCODINGS)
 
 
-@pytest.mark.parametrize("leaf", sorted(FACTORS))
+@batched("leaf", sorted(FACTORS))
 @pytest.mark.parametrize(
     ("module", "layer"),
     [

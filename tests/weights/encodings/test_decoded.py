@@ -20,6 +20,7 @@ from qkvinspect.weights.rounding import rounded
 from qkvinspect.weights.strided import strided_matrix
 from qkvinspect.weights.values import whole
 from qkvinspect.weights.weight import Weight
+from tests.batches import batched
 from tests.some import those
 
 DATA = Path(__file__).parent / "data"
@@ -55,7 +56,7 @@ def pairs(name: str) -> Iterator[tuple[Weight, Array, str]]:
             yield weights[parameter], whole(strided_matrix(info, "out_in")), info.dtype.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@batched("name", NAMES)
 def test_every_value_is_that_of_the_library(name: str) -> None:
     for weight, expected, dtype in pairs(name):
         found = decoded(weight)
@@ -85,7 +86,7 @@ def test_there_are_many() -> None:
     assert kinds >= {"FourBitBlocks", "ScaledInteger", "Gptq", "Awq", "PackedIntegers", "MicroFloat", "MlxAffine"}
 
 
-@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize("name", those(EACH.__contains__, NAMES))
 def test_any_rows_and_columns_are_those_of_the_whole(name: str) -> None:
     for weight, _, _ in pairs(name):
         every, encoding = decoded(weight), weight.encoding
@@ -107,7 +108,7 @@ def test_any_rows_and_columns_are_those_of_the_whole(name: str) -> None:
             np.testing.assert_array_equal(encoding.slack(down, across), slack[some])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@batched("name", NAMES)
 def test_what_is_to_be_pasted_gives_the_same(name: str) -> None:
     import torch
     from safetensors.torch import load_file
@@ -123,7 +124,7 @@ def test_what_is_to_be_pasted_gives_the_same(name: str) -> None:
         np.testing.assert_array_equal(found.float().reshape(encoding.shape).numpy(), decoded(weight).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@batched("name", NAMES)
 def test_all_that_is_stored_belongs_to_a_weight(name: str) -> None:
     with opened(name) as checkpoint:
         weights = weights_of(checkpoint)

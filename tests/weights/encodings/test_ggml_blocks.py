@@ -17,6 +17,7 @@ from qkvinspect.weights.encodings import weights_of
 from qkvinspect.weights.encodings.ggml_blocks import _CODES
 from qkvinspect.weights.encodings.ggml_scales import HALVES
 from qkvinspect.weights.values import whole
+from tests.batches import batched
 
 TYPES = sorted(one.name for one in quants._type_traits if one.name != "BF16")
 WRITTEN = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"]
@@ -40,7 +41,7 @@ def some_blocks(kind: str, rows: int, cols: int) -> np.ndarray:
     return np.random.default_rng(len(kind)).integers(0, 256, rows * cols // count * size, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@batched("kind", TYPES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the package's own, of scales that are not finite
 def test_every_value_is_that_of_the_package(tmp_path: Path, kind: str) -> None:
     shape = (24, 768)
