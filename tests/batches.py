@@ -22,6 +22,8 @@ def each(cases: Iterable[tuple[Any, ...]], check: Callable[..., None]) -> None:
     for name, *case in cases:
         try:
             check(*case)
+        except pytest.skip.Exception as skipped:
+            raise AssertionError(f"the case {name!r} skips ({skipped}), and with it all that follow") from None
         except BaseException as error:
             error.add_note(f"the case is {name!r}")
             raise
