@@ -22,15 +22,26 @@ import qkvinspect
 ORIGINAL = Path(qkvinspect.__file__).parent
 
 
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys
+import qkvinspect
+from qkvinspect.cli import main
+found = [qkvinspect.__file__]
+for line in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = main(line)
+    found.append({"code": code, "out": out.getvalue()})
+print(json.dumps(found))
+"""
+
+
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the package, to which things are added."""
+    """A copy of the package, to which things are added, and a folder to try them in."""
 
     folder: Path
 
-    @property
-    def package(self) -> Path:
-        return self.folder / "qkvinspect"
+    package: Path
 
     def add(self, name: str, text: str) -> None:
         path = self.package / name
@@ -44,30 +55,33 @@ class Copy:
         assert text.count(after) == 1, f"{name}: {after!r}"
         path.write_text(text.replace(after, after + line))
 
-    def run(self, *argv: object, code: int = 0) -> str:
-        command = [sys.executable, "-m", "qkvinspect", *map(str, argv)]
-        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+    def run(self, *lines: tuple[str, ...], code: int = 0) -> list[str]:
+        """What command lines print, one after the other in one process, which takes most of the time."""
+        environment = {**os.environ, "PYTHONPATH": str(self.package.parent)}
+        command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)]
         done = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
-        assert done.returncode == code, done.stderr
-        return done.stdout
+        assert done.returncode == 0, done.stderr
+        where, *found = json.loads(done.stdout)
+        assert Path(where).parent == self.package
+        assert [one["code"] for one in found] == [code] * len(lines), done.stderr
+        return [one["out"] for one in found]
 
-    def touched(self) -> set[str]:
-        """The files of the package that are new or are not what they were."""
-        names = (path.relative_to(self.package) for path in self.package.rglob("*.py"))
-        return {
-            str(name)
-            for name in names
-            if not (ORIGINAL / name).exists() or (ORIGINAL / name).read_bytes() != (self.package / name).read_bytes()
-        }
+    def contents(self) -> dict[str, bytes]:
+        """The files of the package."""
+        return {str(path.relative_to(self.package)): path.read_bytes() for path in self.package.rglob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With what is compiled already, which takes most of the time where it is not. Every kind is added to this one."""
+    return Path(shutil.copytree(ORIGINAL, tmp_path_factory.mktemp("copy") / "qkvinspect"))
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Copy:
-    """With what is compiled already, which takes most of the time where it is not."""
-    shutil.copytree(ORIGINAL, tmp_path / "qkvinspect")
-    return Copy(tmp_path)
+def copy(package: Path, tmp_path: Path) -> Copy:
+    return Copy(tmp_path, package)
 
 
 def layout(copy: Copy) -> None:
@@ -75,7 +89,8 @@ def layout(copy: Copy) -> None:
     weight = torch.randn(24, 8)
     save_file({"blocks.0.sesame.weight": weight}, copy.folder / "one.safetensors")
     show = ("show", "one.safetensors", "--heads", "2", "--format", "json")
-    assert json.loads(copy.run(*show))["attentions"] == []
+    (before,) = copy.run(show)
+    assert json.loads(before)["attentions"] == []
     row = """
     Layout(
         id="sesame",
@@ -85,10 +100,11 @@ def layout(copy: Copy) -> None:
         proof="source",
     ),"""
     copy.insert("layouts/torch.py", "LAYOUTS = (", row)
-    (attention,) = json.loads(copy.run(*show))["attentions"]
+    shown, listed = copy.run(show, ("layouts",))
+    (attention,) = json.loads(shown)["attentions"]
     assert attention["layout"] == "sesame"
     assert attention["k"]["norm"] == pytest.approx(weight[8:16].double().norm().item())
-    assert "sesame" in copy.run("layouts")
+    assert "sesame" in listed
 
 
 ENCODING = '''
@@ -156,11 +172,13 @@ def encoding(copy: Copy) -> None:
     )
     line = '(_halved, frozenset({"in_proj_weight_half"})),'
     (copy.package / "weights/encodings/__init__.py").write_text(f"{before}{loader}\n\n{listed}\n    {line}{after}")
-    shown = copy.run("show", "half.safetensors", "--heads", "2", "--format", "json")
+    shown, compared = copy.run(
+        ("show", "half.safetensors", "--heads", "2", "--format", "json"),
+        ("diff", "half.safetensors", "plain.safetensors", "--heads", "2", "-f", "json"),
+    )
     (attention,) = json.loads(shown)["attentions"]
     assert attention["v"]["norm"] == pytest.approx(weight[16:].double().norm().item())
-    compared = json.loads(copy.run("diff", "half.safetensors", "plain.safetensors", "--heads", "2", "-f", "json"))
-    assert compared["same"]
+    assert json.loads(compared)["same"]
 
 
 FORMAT = '''
@@ -192,13 +210,13 @@ def file_format(copy: Copy) -> None:
     """Opened by every command, whatever the file is called."""
     weight = torch.randn(24, 8)
     (copy.folder / "one.any").write_bytes(b"TOYTOY" + weight.numpy().tobytes())
-    copy.run("show", "one.any", code=2)
+    copy.run(("show", "one.any"), code=2)
     copy.add("formats/toy.py", FORMAT)
     loader = "def _toy() -> Format:\n    from qkvinspect.formats import toy\n\n    return toy\n\n\n"
     text = (copy.package / "formats/__init__.py").read_text()
     before, list_of_formats, after = text.partition("FORMATS: tuple[Callable[[], Format], ...] = (")
     (copy.package / "formats/__init__.py").write_text(f"{before}{loader}{list_of_formats}\n    _toy,{after}")
-    shown = json.loads(copy.run("show", "one.any", "--heads", "2", "--format", "json"))
+    shown = json.loads(*copy.run(("show", "one.any", "--heads", "2", "--format", "json")))
     assert shown["checkpoint"]["format"] == "toy"
     assert shown["attentions"][0]["q"]["norm"] == pytest.approx(weight[:8].double().norm().item())
 
@@ -234,10 +252,10 @@ def check(copy: Copy) -> None:
     copy.add("checks/faults/few_heads.py", CHECK)
     copy.insert("checks/faults/__init__.py", "from qkvinspect.checks.faults import (", "\n    few_heads,")
     copy.insert("checks/faults/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
-    checked = copy.run("check", "one.safetensors", "--heads", "2", "--format", "json", code=1)
+    (checked,) = copy.run(("check", "one.safetensors", "--heads", "2", "--format", "json"), code=1)
     assert "few-heads" in {one["code"] for one in json.loads(checked)["checkpoints"][0]["findings"]}
-    copy.run("check", "one.safetensors", "--heads", "4", "--select", "few-heads")
-    assert "few-heads" in copy.run("check", "--list")
+    _, listed = copy.run(("check", "one.safetensors", "--heads", "4", "--select", "few-heads"), ("check", "--list"))
+    assert "few-heads" in listed
 
 
 def figure(copy: Copy) -> None:
@@ -255,13 +273,17 @@ def figure(copy: Copy) -> None:
     ),"""
     copy.insert("analysis/columns.py", "COLUMNS: tuple[Column, ...] = (", line)
     q, k = (tensors["a.in_proj_weight"][rows].double() for rows in (slice(4), slice(8, 12)))
-    rows = list(csv.DictReader(io.StringIO(copy.run("analyze", "one.safetensors", "--heads", "2", "-f", "csv"))))
+    analyze = ("analyze", "one.safetensors", "--heads", "2")
+    plain, ordered, drawn = copy.run(
+        (*analyze, "-f", "csv"),
+        (*analyze, "--sort", "k_over_q", "--format", "json"),
+        (*analyze, "--heat", "k_over_q"),
+    )
+    rows = list(csv.DictReader(io.StringIO(plain)))
     assert float(rows[0]["k_over_q"]) == pytest.approx((k.norm() / q.norm()).item())
-    ranked = json.loads(
-        copy.run("analyze", "one.safetensors", "--heads", "2", "--sort", "k_over_q", "--format", "json")
-    )["ranked"]
+    ranked = json.loads(ordered)["ranked"]
     assert ranked[0]["value"] >= ranked[1]["value"]
-    assert "norm of K over that of Q" in copy.run("analyze", "one.safetensors", "--heads", "2", "--heat", "k_over_q")
+    assert "norm of K over that of Q" in drawn
 
 
 LIBRARY = '''
@@ -290,7 +312,7 @@ def library(copy: Copy) -> None:
     copy.add("inspection/facts/twins.py", LIBRARY)
     copy.insert("inspection/facts/libraries.py", "from qkvinspect.inspection.facts import ", "twins, ")
     copy.insert("inspection/facts/libraries.py", "LIBRARIES: tuple[Library, ...] = (", "twins.facts, ")
-    (attention,) = json.loads(copy.run("show", "one.safetensors", "--format", "json"))["attentions"]
+    (attention,) = json.loads(*copy.run(("show", "one.safetensors", "--format", "json")))["attentions"]
     assert (attention["num_heads"], attention["num_heads_from"]) == (4, "config:config.json:twins")
 
 
@@ -316,8 +338,9 @@ def writer(copy: Copy) -> None:
     text = (copy.package / "render/writers/__init__.py").read_text()
     before, listed, after = text.partition("WRITERS: Mapping[str, Callable[[], Writer]] = {")
     (copy.package / "render/writers/__init__.py").write_text(f'{before}{loader}{listed}"tabs": _tabs, {after}')
-    for command in (("show", "one.safetensors"), ("diff", "one.safetensors", "one.safetensors"), ("layouts",)):
-        tabs, commas = (copy.run(*command, "--format", form) for form in ("tabs", "csv"))
+    commands = ("show", "one.safetensors"), ("diff", "one.safetensors", "one.safetensors"), ("layouts",)
+    found = copy.run(*((*command, "--format", form) for command in commands for form in ("tabs", "csv")))
+    for tabs, commas in zip(found[::2], found[1::2], strict=True):
         assert tabs.splitlines()[0].split("\t") == next(csv.reader(io.StringIO(commas)))
         assert len(tabs.splitlines()) == len(list(csv.reader(io.StringIO(commas))))
 
@@ -336,5 +359,7 @@ KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
 
 @pytest.mark.parametrize(("add", "files"), KINDS, ids=[add.__name__ for add, _ in KINDS])
 def test_one_of_each_kind_takes_a_file_and_its_line(copy: Copy, add: Callable[[Copy], None], files: set[str]) -> None:
+    before = copy.contents()
     add(copy)
-    assert copy.touched() == files
+    assert {name for name, text in copy.contents().items() if before.get(name) != text} == files
+    assert before.keys() <= copy.contents().keys()

@@ -22,7 +22,7 @@ from tests.counted import counted
 from tests.hostile.mass_structures import quick
 from tests.some import those
 
-FEW = 14
+FEW = 12
 OURS = {"A", "B", "shards", "ranks"}
 LINES: dict[str, tuple[str, ...]] = {
     "show": ("show", "A", "--per-head", "--full"),

@@ -66,11 +66,11 @@ def commands(samples: Path) -> dict[str, list[str]]:
     """A command line of each command that prints a result."""
     model, other = str(samples / "transformer.pt"), str(samples / "trained.safetensors")
     return {
-        "show": [model, "--heads", "2"],
-        "explain": [model, "--heads", "2"],
-        "analyze": [model, "--heads", "2"],
-        "diff": [model, model, "--attention-only"],
-        "lineage": [model, model, "--heads", "2"],
+        "show": [model, "--heads", "2", "--no-evidence"],
+        "explain": [model, "--heads", "2", "--no-evidence"],
+        "analyze": [model, "--heads", "2", "--no-evidence"],
+        "diff": [model, model, "--attention-only", "--no-evidence"],
+        "lineage": [model, model, "--heads", "2", "--no-evidence"],
         "check": [model, other, "--heads", "2", "--no-evidence"],
         "trend": [str(ROWS)],
         "layouts": [],

@@ -162,6 +162,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(many: list[str], r
     assert Path("x.jsonl").read_bytes().count(b"\n") == 41 * 45
 
 
+@pytest.mark.gate
 def test_a_scheduler_that_goes_away_is_one_line_and_the_scan_can_go_on(many: list[str], run) -> None:
     for path in map(Path, many):
         os.link(path, path.with_name(f"a-{path.name}"))

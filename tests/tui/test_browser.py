@@ -51,6 +51,12 @@ SAMPLES = [
 """The first by what is stored: in one tensor, with fewer kv heads, in a tensor each, of other widths."""
 
 
+@pytest.fixture(autouse=True)
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks: what is drawn anew sixty times a second takes most of the time."""
+    monkeypatch.setattr("textual.screen.UPDATE_PERIOD", 0.2)
+
+
 def browse(path: Path, act: Act, size: tuple[int, int] = (80, 24), options: Options = SHAPES) -> None:
     """Open a checkpoint in the browser and do something there."""
 
@@ -71,7 +77,7 @@ async def until(pilot: Pilot[None], ready: Callable[[], bool]) -> None:
         if ready():
             await pilot.pause()
             return
-        await pilot.pause(0.02)
+        await asyncio.sleep(0.02)  # the pilot's own pause asks every widget whether it is done
     raise AssertionError("it never came")
 
 

@@ -88,6 +88,12 @@ def dark(browser: Browser, trained: Path) -> Generator[Page]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def both(browser: Browser, pair: Path) -> Generator[Page]:
+    with opened(browser, pair) as page:
+        yield page
+
+
 @pytest.mark.parametrize(("scheme", "page_is"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(15, 19, 24)")])
 def test_it_opens_in_light_and_dark(request: pytest.FixtureRequest, scheme: Any, page_is: str) -> None:
     page = request.getfixturevalue(scheme)
@@ -96,16 +102,17 @@ def test_it_opens_in_light_and_dark(request: pytest.FixtureRequest, scheme: Any,
     expect(page.locator("#profile-0 .bars .point").first).to_be_visible()
 
 
-def test_a_change_of_theme_is_drawn(browser: Browser, trained: Path) -> None:
-    with opened(browser, trained) as page:
-        tick = page.locator("#map-0 .xtick text").first
-        expect(tick).to_have_css("fill", "rgb(28, 33, 40)")
-        page.emulate_media(color_scheme="dark")
-        expect(tick).to_have_css("fill", "rgb(227, 232, 238)")
-        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        expect(tick).to_have_css("fill", "rgb(0, 0, 0)")
-        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-        expect(tick).to_have_css("fill", "rgb(227, 232, 238)")
+def test_a_change_of_theme_is_drawn(light: Page) -> None:
+    tick = light.locator("#map-0 .xtick text").first
+    expect(tick).to_have_css("fill", "rgb(28, 33, 40)")
+    light.emulate_media(color_scheme="dark")
+    expect(tick).to_have_css("fill", "rgb(227, 232, 238)")
+    light.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    expect(tick).to_have_css("fill", "rgb(0, 0, 0)")
+    light.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    expect(tick).to_have_css("fill", "rgb(227, 232, 238)")
+    light.emulate_media(color_scheme="light")
+    expect(tick).to_have_css("fill", "rgb(28, 33, 40)")
 
 
 def test_hovering_shows_the_number(light: Page, figures: list[LayerFigures]) -> None:
@@ -153,60 +160,56 @@ def test_the_filter_filters(light: Page, figures: list[LayerFigures]) -> None:
     assert len(rows(light)) == 8
 
 
-def test_sorting_sorts(browser: Browser, trained: Path, figures: list[LayerFigures]) -> None:
+def test_sorting_sorts(light: Page, figures: list[LayerFigures]) -> None:
     norms = sorted(head.v.norm for layer in figures for head in layer.heads if head.v)
-    with opened(browser, trained) as page:
-        heading = page.locator("#every thead th", has_text="V Frobenius norm")
-        expect(heading).to_have_attribute("aria-sort", "none")
-        for state, expected in (("ascending", norms), ("descending", norms[::-1])):
-            heading.get_by_role("button").press("Enter")
-            expect(heading).to_have_attribute("aria-sort", state)
-            assert [row[4] for row in rows(page)] == list(map(shown, expected))
-        page.get_by_role("button", name="layer").click()
-        assert [row[0][-11] for row in rows(page)] == list("00001111")
+    heading = light.locator("#every thead th", has_text="V Frobenius norm")
+    expect(heading).to_have_attribute("aria-sort", "none")
+    for state, expected in (("ascending", norms), ("descending", norms[::-1])):
+        heading.get_by_role("button").press("Enter")
+        expect(heading).to_have_attribute("aria-sort", state)
+        assert [row[4] for row in rows(light)] == list(map(shown, expected))
+    light.get_by_role("button", name="layer").click()
+    assert [row[0][-11] for row in rows(light)] == list("00001111")
 
 
-def test_the_table_shows_the_columns_that_are_chosen(
-    browser: Browser, trained: Path, figures: list[LayerFigures]
-) -> None:
-    with opened(browser, trained) as page:
-        page.select_option("#group", "QK circuit")
-        titles = page.locator("#every thead th").all_text_contents()
-        assert titles == [
-            "layer",
-            "head",
-            *(f"QK {one}" for one in ("Frobenius norm", "spectral norm", "stable rank", "effective rank")),
-        ]
-        circuit = figures[1].heads[3].qk
-        assert circuit is not None
-        assert rows(page)[7][2:5] == [shown(circuit.norm), shown(circuit.largest), shown(circuit.stable_rank)]
-        page.select_option("#group", "Figure of the heat maps")
-        page.select_option("#figure", "symmetric")
-        assert page.locator("#every thead th").all_text_contents()[2:] == ["symmetric share of QK"]
+def test_the_table_shows_the_columns_that_are_chosen(light: Page, figures: list[LayerFigures]) -> None:
+    before = {name: light.input_value(name) for name in ("#group", "#figure")}
+    light.select_option("#group", "QK circuit")
+    titles = light.locator("#every thead th").all_text_contents()
+    assert titles == [
+        "layer",
+        "head",
+        *(f"QK {one}" for one in ("Frobenius norm", "spectral norm", "stable rank", "effective rank")),
+    ]
+    circuit = figures[1].heads[3].qk
+    assert circuit is not None
+    assert rows(light)[7][2:5] == [shown(circuit.norm), shown(circuit.largest), shown(circuit.stable_rank)]
+    light.select_option("#group", "Figure of the heat maps")
+    light.select_option("#figure", "symmetric")
+    assert light.locator("#every thead th").all_text_contents()[2:] == ["symmetric share of QK"]
+    for name, chosen in before.items():
+        light.select_option(name, chosen)
 
 
-def test_every_control_is_reached_with_tab(browser: Browser, pair: Path) -> None:
-    with opened(browser, pair) as page:
-        wanted = page.evaluate(
-            """() => {
-              window.reached = new Set();
-              document.addEventListener("focusin", (event) => window.reached.add(event.target));
-              const all = document.querySelectorAll("a, button, select, input, summary, [tabindex='0']");
-              window.wanted = [...all].filter((one) => one.checkVisibility() && !one.disabled);
-              return window.wanted.length;
-            }"""
-        )
-        assert wanted > 30
-        for _ in range(wanted + 5):
-            page.keyboard.press("Tab")
-        assert (
-            page.evaluate("window.wanted.filter((one) => !window.reached.has(one)).map((one) => one.outerHTML)") == []
-        )
-        unnamed = page.evaluate(
-            "window.wanted.filter((one) => !(one.textContent.trim() || one.getAttribute('aria-label')"
-            " || (one.labels && one.labels.length))).map((one) => one.outerHTML)"
-        )
-        assert unnamed == []
+def test_every_control_is_reached_with_tab(both: Page) -> None:
+    wanted = both.evaluate(
+        """() => {
+          window.reached = new Set();
+          document.addEventListener("focusin", (event) => window.reached.add(event.target));
+          const all = document.querySelectorAll("a, button, select, input, summary, [tabindex='0']");
+          window.wanted = [...all].filter((one) => one.checkVisibility() && !one.disabled);
+          return window.wanted.length;
+        }"""
+    )
+    assert wanted > 30
+    for _ in range(wanted + 5):
+        both.keyboard.press("Tab")
+    assert both.evaluate("window.wanted.filter((one) => !window.reached.has(one)).map((one) => one.outerHTML)") == []
+    unnamed = both.evaluate(
+        "window.wanted.filter((one) => !(one.textContent.trim() || one.getAttribute('aria-label')"
+        " || (one.labels && one.labels.length))).map((one) => one.outerHTML)"
+    )
+    assert unnamed == []
 
 
 def test_two_checkpoints_stand_side_by_side(browser: Browser, run: Run, samples: Path, tmp_path: Path) -> None:
@@ -356,20 +359,27 @@ def test_the_strip_is_drawn_to_scale(browser: Browser, run: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("scheme", first(1, ["light", "dark"]))
-def test_nothing_is_cut_off_on_a_phone(browser: Browser, pair: Path, scheme: Any) -> None:
-    with opened(browser, pair, scheme) as page:
-        page.set_viewport_size({"width": 375, "height": 800})
-        for one in page.locator("details").all():
-            one.evaluate("one => { one.open = true; }")
-        page.wait_for_timeout(200)
-        assert page.evaluate("document.documentElement.scrollWidth") == 375
-        cut = page.evaluate(
-            """() => [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility()
-              && !one.closest("svg, thead, caption, .qi-run, .map") && one.scrollWidth > one.clientWidth + 1
-              && getComputedStyle(one).display !== "inline" && getComputedStyle(one).overflowX !== "visible")
-              .map((one) => one.outerHTML.slice(0, 200))"""
-        )
-        assert cut == []
+def test_nothing_is_cut_off_on_a_phone(both: Page, scheme: Any) -> None:
+    both.emulate_media(color_scheme=scheme)
+    before, shut = both.viewport_size, both.locator("details:not([open])").element_handles()
+    assert before is not None
+    both.set_viewport_size({"width": 375, "height": 800})
+    for one in shut:
+        one.evaluate("one => { one.open = true; }")
+    both.wait_for_timeout(200)
+    assert both.locator("details:not([open])").count() == 0
+    assert both.evaluate("document.documentElement.scrollWidth") == 375
+    cut = both.evaluate(
+        """() => [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility()
+          && !one.closest("svg, thead, caption, .qi-run, .map") && one.scrollWidth > one.clientWidth + 1
+          && getComputedStyle(one).display !== "inline" && getComputedStyle(one).overflowX !== "visible")
+          .map((one) => one.outerHTML.slice(0, 200))"""
+    )
+    assert cut == []
+    for one in shut:
+        one.evaluate("one => { one.open = false; }")
+    both.set_viewport_size(before)
+    both.emulate_media(color_scheme="light")
 
 
 def test_on_paper_everything_is_dark_on_white_and_whole(dark: Page) -> None:

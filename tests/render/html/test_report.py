@@ -198,7 +198,7 @@ def test_layers_can_be_chosen_by_the_names_of_either_side(report: Callable[..., 
         (row,) = data(page)["rows"]
         assert [side["name"] for side in row["sides"]] == ["encoder.layers.1.self_attn", "layers.1.self_attn"]
         assert "layers.0.self_attn" not in page
-    (row,) = data(report(files[0], "--layer", "*.1.*"))["rows"]
+    (row,) = data(report(files[0], "--layer", "*.1.*", "--heads", "4", "--no-evidence", "--no-analysis"))["rows"]
     assert row["name"] == "encoder.layers.1.self_attn"
 
 
@@ -238,11 +238,11 @@ def test_the_same_checkpoint_gives_the_same_file(report: Callable[..., str], sam
 def test_the_file_is_not_replaced_unless_asked(run: Run, samples: Path, tmp_path: Path) -> None:
     target = tmp_path / "a.html"
     target.write_text("mine")
-    result = run("report", samples / "trained.safetensors", "-o", target)
+    result = run("report", samples / "trained.safetensors", "-o", target, "--no-evidence", "--no-analysis")
     assert (result.code, result.out) == (2, "")
     assert "exists already" in result.err
     assert target.read_text() == "mine"
-    result = run("report", samples / "trained.safetensors", "-o", target, "--force")
+    result = run("report", samples / "trained.safetensors", "-o", target, "--force", "--no-evidence", "--no-analysis")
     assert result.code == 0
     assert re.fullmatch(r".*a\.html: 2 attention modules, \d findings?, 4\.9 MB\n", result.out)
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
