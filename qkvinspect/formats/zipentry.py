@@ -36,7 +36,7 @@ class EntryRegion(Region):
                 code=Code.ZIP_ENCRYPTED if entry.flags & _ENCRYPTED else Code.ZIP_COMPRESSED,
                 file=source.name,
                 expected="a stored entry, as torch.save writes",
-                found=f"method {entry.method}, flags {entry.flags:#x}",
+                found=f"method {entry.method}, flags {entry.flags:#x}, {entry.stored_size:,} bytes for {entry.size:,}",
                 hint="unpack the file and zip it again without compression",
             )
         super().__init__(source, lambda: _data_start(source, entry), entry.size)
