@@ -80,7 +80,7 @@ def test_norms_of_q_and_k(together: bool, biased: bool, tmp_path: Path) -> None:
     biases = {f"{name}_norm.bias": torch.randn(size) for name, size in sizes.items()}
     state = llama(**norms, **(biases if biased else {}))
     found = figures(state, tmp_path, {"model_type": "qwen3"})
-    inputs = torch.randn(1500, EMBED, dtype=torch.float64)
+    inputs = torch.randn(700, EMBED, dtype=torch.float64)
 
     def behind(name: str, heads: int) -> Tensor:
         rows = projected(state, inputs, name, heads)
@@ -109,7 +109,7 @@ def test_norms_of_q_and_k(together: bool, biased: bool, tmp_path: Path) -> None:
 def test_the_scale(config: dict[str, Any], scale: float, tmp_path: Path) -> None:
     state = llama()
     found = figures(state, tmp_path, config)
-    inputs = normalize(torch.randn(2000, EMBED, dtype=torch.float64), dim=1) * EMBED**0.5
+    inputs = normalize(torch.randn(700, EMBED, dtype=torch.float64), dim=1) * EMBED**0.5
     greatest = logits(projected(state, inputs, "q", HEADS), projected(state, inputs, "k", KV), scale)
     for one, most in zip(found.heads, greatest, strict=True):
         assert one.qk is not None

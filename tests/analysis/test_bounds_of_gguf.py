@@ -19,7 +19,7 @@ NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.
 
 
 def bounds(run: Callable[..., Any], path: Path) -> tuple[list[float], str]:
-    (layer,) = run("analyze", path, "-f", "json").json()["layers"]
+    (layer,) = run("analyze", path, "--no-evidence", "-f", "json").json()["layers"]
     return [head["logit_bound"] for head in layer["heads"]], layer["logit_bound_from"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from qkvinspect.analysis import HeadFigures, Similar, Spectrum, analyze
@@ -15,6 +15,7 @@ from qkvinspect.analysis.spectra import spectra_of_grams
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from tests.real.test_real import SCEPTR, folder
+from tests.some import tried
 
 
 def spectrum(matrix: torch.Tensor) -> tuple[float, float, float]:
@@ -69,16 +70,21 @@ def similar(found: list[Similar | None], circuits: torch.Tensor) -> None:
         assert float(others.max() - others[one.head]) < 1e-9
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(
-    groups=st.integers(1, 3),
-    shared=st.integers(1, 3),
-    dim=st.integers(2, 9),
-    extra=st.integers(0, 20),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
-    form=st.sampled_from(["torch", "llama", "gpt2", "neox"]),
-    bare=st.booleans(),
-    seed=st.integers(0, 1000),
+@tried(
+    given(
+        groups=st.integers(1, 3),
+        shared=st.integers(1, 3),
+        dim=st.integers(2, 9),
+        extra=st.integers(0, 20),
+        dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+        form=st.sampled_from(["torch", "llama", "gpt2", "neox"]),
+        bare=st.booleans(),
+        seed=st.integers(0, 1000),
+    ),
+    20,
+    40,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
 )
 def test_against_torch(
     groups: int,

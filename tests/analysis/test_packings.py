@@ -28,7 +28,7 @@ def test_the_figures_are_those_of_the_true_rows(case: str) -> None:
     truth = truth_of(case)
     source = CAPTURED / case / "model.safetensors"
     stored = load_file(source)
-    names = [(a.layer, a.layout.id if a.layout else "") for a in attentions_of(truth, case, truth["layout_flag"])]
+    names = [(a.layer, a.layout.id if a.layout else "") for a in attentions_of(case, truth["layout_flag"])]
     heads = (f"{truth['num_heads']}/{truth['num_kv_heads']}",) if truth["heads_flag"] else ()
     with qkvinspect.open(source) as checkpoint:
         options = Options(heads=heads, layouts=tuple(names), norms=False)

@@ -19,6 +19,7 @@ from qkvinspect.inspection.report import Report
 from qkvinspect.inspection.verdict import Evidence, Verdict, Weighed
 from qkvinspect.render.rows import head_rows
 from tests.evidence.other_attention import stored
+from tests.some import crossed, first
 
 KNOWN = "blocks.{layer}.self_attn.{part}_proj.{name}"
 X_TRANSFORMERS = "attn_layers.layers.{layer}.1.to_{part}.{name}"
@@ -47,7 +48,7 @@ def uses(report: Report) -> list[list[int]]:
 TILED = [0, 1, 2, 3, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("names", [KNOWN, X_TRANSFORMERS, SHARED])
+@pytest.mark.parametrize("names", first(1, [SHARED, KNOWN, X_TRANSFORMERS]))
 def test_tiled_heads_are_not_taken_for_others(tmp_path: Path, names: str) -> None:
     report = said(stored("tiled", names), tmp_path)
     assert len(report.attentions) == 2
@@ -76,8 +77,7 @@ def test_names_that_libraries_share_do_not_tell_the_pairing(tmp_path: Path) -> N
     assert shown == ["0", "0 or 1", "1 or 2", "1 or 3", "0 or 2", "1 or 2", "2 or 3", "3"]
 
 
-@pytest.mark.parametrize("factor", [False, True], ids=["", "with a temperature"])
-@pytest.mark.parametrize("names", [KNOWN, "blocks.{layer}.mix.{part}_projection.{name}"])
+@crossed(names=[KNOWN, "blocks.{layer}.mix.{part}_projection.{name}"], factor=[False, True])
 def test_attention_over_channels_has_no_swapped_parts(tmp_path: Path, names: str, factor: bool) -> None:
     tensors = stored("channels", names)
     if factor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection.evidence import sampled_rows
 from qkvinspect.sources import LocalFile
 from qkvinspect.weights.weight import plain
+from tests.batches import batched
 from tests.weights.test_reading import stored
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2)
@@ -117,10 +119,7 @@ def test_values_beyond_float32_are_read_as_they_are(saved: Read, apart: list[int
     assert len(apart) == 1
 
 
-@pytest.mark.parametrize("room", [64, 1000, 1 << 20])
-@pytest.mark.parametrize("thin", [1, 3])
-@pytest.mark.parametrize("step", [1, 2, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@batched("dtype step thin room", product([torch.float32, torch.bfloat16], [1, 2, 5], [1, 3], [64, 1000, 1 << 20]))
 def test_columns_are_picked_tile_by_tile(
     dtype: torch.dtype, step: int, thin: int, room: int, saved: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:

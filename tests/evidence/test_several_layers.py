@@ -17,6 +17,7 @@ from qkvinspect.inspection.evidence.odds import share_of
 from qkvinspect.inspection.evidence.sample import Sample, at_once
 from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder
 from qkvinspect.inspection.verdict import Verdict, Weighed
+from tests.batches import batched
 
 ROWS = 48
 COUNTS = (2, 3, 4, 6, 8, 12)
@@ -156,7 +157,7 @@ def is_clear(own: Verdict) -> bool:
     return best.score > 3 * own.noise and max(finer, default=0.0) < 0.3 * best.score
 
 
-@pytest.mark.parametrize("said", [3, 4, 6, 12])
+@batched("said", [3, 4, 6, 12])
 def test_the_heads_of_each_layer_are_those_that_it_has_alone(stack: tuple[Fits, list[Fits]], said: int) -> None:
     """None is claimed that the layer alone does not have, and of clear ones all are."""
     fits, each = stack
@@ -238,7 +239,7 @@ def test_packings_of_the_same_rows_are_no_rivals() -> None:
     assert not as_packed(fits, Weighed("in blocks", 6, 1.0)).any()
 
 
-@pytest.mark.parametrize("best", [2, 3, 4, 6])
+@batched("best", [2, 3, 4, 6])
 def test_heads_stand_where_neither_groups_nor_parts_explain_them(stack: tuple[Fits, list[Fits]], best: int) -> None:
     """As of each layer alone where these heads are the likeliest."""
     every = {one.number: of for one, of in stack[0].items()}

@@ -14,6 +14,7 @@ from qkvinspect.inspection.evidence.likelihood import Fitted
 from qkvinspect.inspection.evidence.odds import TEMPERATURE, share_of
 from qkvinspect.inspection.evidence.rotary_order import divides_as_q, places_of
 from qkvinspect.inspection.evidence.sample import stride_of
+from tests.some import crossed
 
 RNG = np.random.default_rng(0)
 
@@ -99,8 +100,7 @@ def test_how_well_a_normal_distribution_fits() -> None:
     assert likelihood.fitted(50, moments(np.ones(50))).value == pytest.approx(-50 * math.log(1e-6))
 
 
-@pytest.mark.parametrize("count", [4, 5, 9, 40])
-@pytest.mark.parametrize("kind", ["one", "two", "given"])
+@crossed(count=[4, 5, 9, 40], kind=["one", "two", "given"])
 def test_on_noise_it_is_what_was_expected(count: int, kind: str) -> None:
     drawn = RNG.normal(size=(6000, 2, count))
     found = [

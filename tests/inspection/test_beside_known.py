@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.batches import batched
 from tests.inspection.test_patterns import report
 
 E, H, D = 48, 4, 12
@@ -60,7 +61,7 @@ SAID: Mapping[str, tuple[Shapes, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("shapes", "words"), SAID.values(), ids=SAID)
+@batched("shapes words", SAID)
 @pytest.mark.parametrize("beside", [KNOWN, {}], ids=["beside known", "alone"])
 def test_it_is_said(shapes: Shapes, words: str, beside: Shapes) -> None:
     told = report({**beside, **shapes})
@@ -153,7 +154,7 @@ SILENT: dict[str, Shapes] = {
 }
 
 
-@pytest.mark.parametrize("shapes", SILENT.values(), ids=SILENT)
+@batched("shapes", SILENT)
 def test_it_is_said_beside_another_attention(shapes: Shapes) -> None:
     told = report(
         {"encoder.self_attn.in_proj_weight": (192, 64), "encoder.self_attn.out_proj.weight": (64, 64), **shapes}

@@ -13,6 +13,7 @@ from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contig
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
+from tests.batches import batched
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -92,9 +93,7 @@ CASES: list[tuple[str, Shapes, Mapping[str, object] | None, str | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("shapes", "config", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
-)
+@batched("shapes config expected", {name: case for name, *case in CASES})
 def test_lookalikes(shapes: Shapes, config: Mapping[str, object] | None, expected: str | None) -> None:
     tensors = {
         name: TensorInfo(name, DTYPES["float32"], shape, contiguous_strides(shape), Region(None, 0, 0))

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.report import Attention
+from tests.some import crossed
 
 IN, OUT, HEADS = 96, 64, 4
 
@@ -21,12 +22,11 @@ def attentions(path: Path, state: dict[str, np.ndarray]) -> tuple[Attention, ...
         return inspect(checkpoint, Options(evidence="wanted")).attentions
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(IN, OUT), (OUT, IN), (16, 32), (128, 64)])
-@pytest.mark.parametrize("output", [False, True])
-@pytest.mark.parametrize("layers", [1, 3])
+@crossed(sizes=[(IN, OUT), (OUT, IN), (16, 32), (128, 64)], output=[False, True], layers=[1, 3])
 def test_weights_without_heads_leave_it_open(
-    tmp_path: Path, rows: int, columns: int, *, output: bool, layers: int
+    tmp_path: Path, sizes: tuple[int, int], *, output: bool, layers: int
 ) -> None:
+    rows, columns = sizes
     random = np.random.default_rng(0)
     shapes = {"w_q": (rows, columns), "w_k": (rows, columns), "w_v": (rows, columns)}
     shapes |= {"w_o": (columns, rows)} if output else {}

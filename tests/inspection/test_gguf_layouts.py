@@ -16,6 +16,7 @@ from qkvinspect.explain.snippet import python
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import inspect
 from qkvinspect.weights.values import whole
+from tests.batches import batched
 
 HEADS = {"q": 4, "k": 2}
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -45,8 +46,8 @@ def written(path: Path, architecture: str, kv: int | list[int] = 2, quantised: b
     return original
 
 
-@pytest.mark.parametrize(
-    ("architecture", "row"),
+@batched(
+    "architecture row",
     [
         *(("llama", "gguf-permuted"), ("qwen2", "gguf-renamed"), ("baichuan", "gguf-unpacked-permuted")),
         # names that are a numbered part, a part, or another thing than attention elsewhere

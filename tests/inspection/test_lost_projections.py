@@ -31,7 +31,7 @@ def _checkpoint(folder: Path, without_v: tuple[int, ...], config: dict[str, obje
 
 
 def _shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
-    main(["show", str(folder), "--format", "json"])
+    main(["show", str(folder), "--no-evidence", "--format", "json"])
     return json.loads(capsys.readouterr().out)["attentions"]
 
 
@@ -50,7 +50,7 @@ def test_v_that_is_lost_is_never_k(
     folder = _checkpoint(tmp_path, lost, config, scalar)
     found = _shown(folder, capsys)
     assert [one["layer"] for one in found] == [f"model.layers.{n}.self_attn" for n in range(3) if n not in lost]
-    assert main(["check", str(folder)]) == 1
+    assert main(["check", str(folder), "--no-evidence"]) == 1
     said = capsys.readouterr().out
     assert "error" in said
     assert "looks like attention and was not understood" in said

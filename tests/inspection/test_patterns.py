@@ -33,7 +33,7 @@ def report(shapes: Mapping[str, tuple[int, ...]], config: dict[str, object] | No
     return inspect(Checkpoint("model", "test", 0, tensors, configs=configs), Options(norms=False, **options))
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda convention: convention.seen)
+@batched("convention", {convention.seen: convention for convention in CONVENTIONS})
 def test_every_convention_is_found(convention: Convention) -> None:
     found = report({**convention.tensors, **convention.beside})
     by_layer = {attention.layer: attention for attention in found.attentions}
@@ -47,8 +47,8 @@ def test_every_convention_is_found(convention: Convention) -> None:
             assert len(attention.candidates) > 1
 
 
-@pytest.mark.parametrize(
-    ("component", "parts"),
+@batched(
+    "component parts",
     [
         ("q", "q"),
         ("q_proj", "q"),

@@ -22,9 +22,11 @@ from qkvinspect.inspection.repeated import RepeatedAttention
 from qkvinspect.inspection.repeats import Repeats
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.tensor_table import TensorTable
+from tests.batches import batched
 from tests.conftest import Run
 from tests.inspection.conventions import CONVENTIONS
 from tests.inspection.repositories import DECOYS
+from tests.some import first
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -43,11 +45,12 @@ def _none_is_alike(names: Names, *, compare: bool) -> Repeats:
     return Repeats(names, compare=False)
 
 
-def both(made: Checkpoint, options: Options, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+def both(made: Checkpoint, options: Options) -> tuple[Any, Any]:
     """What is told with blocks that repeat another, and by looking at each."""
     repeated = inspect(made, options)
-    monkeypatch.setattr(match, "Repeats", _none_is_alike)
-    each = inspect(made, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(match, "Repeats", _none_is_alike)
+        each = inspect(made, options)
     return (repeated.to_dict(tensors=True), repeated.attentions), (each.to_dict(tensors=True), each.attentions)
 
 
@@ -62,16 +65,13 @@ LAYER: Shapes = {
     "self_attn.out_proj.bias": (64,),
     "linear1.weight": (256, 64),
 }
-MODULES = [
-    *(pytest.param({**one.tensors, **one.beside}, id=one.seen) for one in CONVENTIONS),
-    *(pytest.param(shapes, id=name) for name, shapes in DECOYS.items()),
-]
+MODULES: dict[str, Shapes] = {**{one.seen: {**one.tensors, **one.beside} for one in CONVENTIONS}, **DECOYS}
 
 
-@pytest.mark.parametrize("shapes", MODULES)
-def test_a_stack_of_any_modules_is_told_as_each_of_them_is(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
+@batched("shapes", MODULES)
+def test_a_stack_of_any_modules_is_told_as_each_of_them_is(shapes: Shapes) -> None:
     made = checkpoint(stacked(shapes, 3), {"num_attention_heads": 4})
-    one, other = both(made, Options(norms=False), monkeypatch)
+    one, other = both(made, Options(norms=False))
     assert one == other
     assert len(Repeats(Names(inspect(made, Options(norms=False)).weights)).firsts) <= len(shapes)
 
@@ -97,8 +97,8 @@ def test_a_stack_of_any_modules_is_told_as_each_of_them_is(shapes: Shapes, monke
         pytest.param(stacked({**LAYER, "self_attn.kv_strange.weight": (77, 64)}, 5), id="some left over"),
     ],
 )
-def test_lists_that_are_no_stacks_are_looked_at_as_a_whole(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = both(checkpoint(shapes), Options(norms=False), monkeypatch)
+def test_lists_that_are_no_stacks_are_looked_at_as_a_whole(shapes: Shapes) -> None:
+    one, other = both(checkpoint(shapes), Options(norms=False))
     assert one == other
 
 
@@ -115,10 +115,8 @@ def test_lists_that_are_no_stacks_are_looked_at_as_a_whole(shapes: Shapes, monke
         ({"num_heads": 4}, Options(layouts=(("*.2.*", "torch-mha"),), norms=False)),
     ],
 )
-def test_what_goes_by_a_layer_s_number_or_name_is_asked_for_each(
-    config: dict[str, object], options: Options, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, other = both(checkpoint(stacked(LAYER, 4), config), options, monkeypatch)
+def test_what_goes_by_a_layer_s_number_or_name_is_asked_for_each(config: dict[str, object], options: Options) -> None:
+    one, other = both(checkpoint(stacked(LAYER, 4), config), options)
     assert one == other
 
 
@@ -127,11 +125,11 @@ def test_only_one_block_of_a_stack_is_looked_at() -> None:
     assert set(Repeats(names).firsts) == set(stacked(LAYER, 1))
 
 
-def test_heads_that_each_module_holds_are_named_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_that_each_module_holds_are_named_after_it() -> None:
     """As a pickled nn.Module has them."""
     plain = checkpoint(stacked(LAYER, 4))
     held = {f"net.blocks.{number}.self_attn": {"num_heads": 4} for number in range(4)}
-    repeated, each = both(replace(plain, modules=held), Options(norms=False), monkeypatch)
+    repeated, each = both(replace(plain, modules=held), Options(norms=False))
     assert repeated == each
     assert [one.heads_from for one in repeated[1]] == [f"checkpoint:{name}.num_heads" for name in held]
 
@@ -143,24 +141,27 @@ BESIDE: Shapes = {
 }
 
 
-@pytest.mark.parametrize("beside", [{}, BESIDE], ids=["alone", "with more"])
-@pytest.mark.parametrize("shapes", MODULES)
-def test_a_table_of_blocks_is_told_as_one_of_names_is(
-    shapes: Shapes, beside: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a file whose layers are held by the layer, the report is that of one whose tensors are held one by one."""
+@pytest.mark.parametrize("turn", first(1, [0, 1]))
+@batched("number shapes", {name: (number, shapes) for number, (name, shapes) in enumerate(MODULES.items())})
+def test_a_table_of_blocks_is_told_as_one_of_names_is(number: int, shapes: Shapes, turn: int, tmp_path: Path) -> None:
+    """Of a file whose layers are held by the layer, the report is that of one whose tensors are held one by one.
+
+    Every other one has more beside its blocks; with ``-m mass`` the others have.
+    """
+    beside = BESIDE if (number + turn) % 2 else {}
     third = stacked({"a.up.weight": (64, 64), **shapes, "z.weight": (64,)}, 3, "third.layers")
     every = {**stacked(shapes, 5), **beside, **stacked(shapes, 2, "other.11.layers"), **third}
     save_file({name: torch.ones(shape) for name, shape in every.items()}, tmp_path / "m.safetensors")
     told: list[Any] = []
-    for _ in range(2):
-        with open_checkpoint(tmp_path / "m.safetensors") as made:
-            assert isinstance(made.tensors, TensorTable)
-            assert bool(made.tensors.blocks) is not bool(told)
-            found = inspect(made, Options())
-            named = [(one.layer, one.tensor_names) for one in found.attentions]
-            told.append((found.to_dict(tensors=True), named, found.account and found.account.groups()))
-        monkeypatch.setattr(plain_header, "is_of_stack", lambda *_: False)
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in range(2):
+            with open_checkpoint(tmp_path / "m.safetensors") as made:
+                assert isinstance(made.tensors, TensorTable)
+                assert bool(made.tensors.blocks) is not bool(told)
+                found = inspect(made, Options())
+                named = [(one.layer, one.tensor_names) for one in found.attentions]
+                told.append((found.to_dict(tensors=True), named, found.account and found.account.groups()))
+            patch.setattr(plain_header, "is_of_stack", lambda *_: False)
     assert told[0] == told[1]
 
 

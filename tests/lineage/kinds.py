@@ -278,7 +278,8 @@ def every() -> Iterator[tuple[str, ...]]:
 def make(model: Model, seed: int, kinds: tuple[str, ...], chance: int) -> Made:
     """Do to a model what the kinds say."""
     first = tuple(kind for kind in kinds if kind in _TRAINING)
-    made, generator = start(_trained(model, seed, first), seed), torch.Generator().manual_seed(chance)
+    made = Made(model.recipe, seed, _trained(model, seed, first))  # what follows only takes the weights out of it
+    generator = torch.Generator().manual_seed(chance)
     for kind in kinds[len(first) :]:
         KINDS[kind](made, generator)
     made.settle()
@@ -291,6 +292,8 @@ _TRAINING = ("distilled", "fine-tuned", "LoRA")
 
 @cache
 def _trained(model: Model, seed: int, kinds: tuple[str, ...]) -> Model:
+    if not kinds:
+        return model
     made, generator = start(model, seed), torch.Generator().manual_seed(seed)
     for kind in kinds:
         KINDS[kind](made, generator)

@@ -15,6 +15,7 @@ from tests.lineage import kinds
 from tests.lineage.tiny import Attention, Model, Recipe
 
 LEARNED, ROTARY = Recipe(), Recipe(positions="rotary", norm="rms", kv_heads=3)
+QUICK = "--no-evidence"
 EXACT = ("permuted", "rotated", "rescaled")
 
 
@@ -37,7 +38,7 @@ def test_heads_are_brought_into_the_order_and_basis_of_another(
     kinds.make(model, 0, (), 0).save(tmp_path / "a")
     kinds.make(model, 0, EXACT, 3).save(tmp_path / "b")
     out = tmp_path / "out.safetensors"
-    result = run("convert", tmp_path / "b", "--align-to", tmp_path / "a", "--rotary", rotary, "-o", out)
+    result = run("convert", QUICK, tmp_path / "b", "--align-to", tmp_path / "a", "--rotary", rotary, "-o", out)
     assert result.code == 0, result.err
     a, b, made = (
         load_file(tmp_path / "a/model.safetensors"),
@@ -102,10 +103,12 @@ def test_multihead_attention_of_torch_computes_the_same_biases_included(tmp_path
     a = saved_multihead(modules, tmp_path / "a.safetensors")
     b = saved_multihead([moved(one) for one in modules], tmp_path / "b.safetensors")
     out = tmp_path / "out.safetensors"
-    assert run("convert", b, "--align-to", a, "--no-evidence", "-o", out).code == 2  # no heads are known
-    result = run("convert", b, "--align-to", a, "--heads", "4", "-o", out)
+    assert run("convert", QUICK, b, "--align-to", a, "-o", out).code == 2  # no heads are known
+    result = run("convert", QUICK, b, "--align-to", a, "--heads", "4", "-o", out)
     assert result.code == 0, result.err
-    again = run("convert", b, "--align-to", a, "--heads", "4", "--align-heads", "2", "-o", tmp_path / "two.safetensors")
+    again = run(
+        "convert", QUICK, b, "--align-to", a, "--heads", "4", "--align-heads", "2", "-o", tmp_path / "two.safetensors"
+    )
     assert again.code == 2
     assert "its heads" in again.err
     one, other, made = (load_file(path) for path in (a, b, out))
@@ -186,7 +189,7 @@ def test_the_llama_of_transformers_computes_the_same(tmp_path: Path, run) -> Non
     module.load_state_dict(moved_llama(module, 4, shared=1))
     b = saved_llama(module, tmp_path / "b", 4)
     out = tmp_path / "out.safetensors"
-    assert run("convert", b, "--align-to", a, "-o", out).code == 0
+    assert run("convert", QUICK, b, "--align-to", a, "-o", out).code == 0
     expected = of_llama(b / "model.safetensors", 4)
     assert torch.allclose(expected, of_llama(a / "model.safetensors", 4), atol=1e-5)
     assert torch.allclose(expected, of_llama(out, 4), atol=1e-5)
@@ -201,7 +204,7 @@ def test_heads_that_are_alike_but_for_a_rotation_are_merged_without_loss(tmp_pat
     module.load_state_dict(moved_llama(module, 8, shared=2))
     a = saved_llama(module, tmp_path / "a", 8)
     out = tmp_path / "out.safetensors"
-    result = run("convert", a, "--kv-heads", 4, "-o", out, "--format", "json")
+    result = run("convert", QUICK, a, "--kv-heads", 4, "-o", out, "--format", "json")
     assert result.code == 0, result.err
     (layer,) = json.loads(result.out)["heads"]["merged"]
     assert [group["kv_heads"] for group in layer["groups"]] == [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -220,7 +223,9 @@ def test_the_error_of_each_group_is_that_of_its_circuits(
     made.save(tmp_path / "a")
     out = tmp_path / "out.safetensors"
     to = ("--to", "qkv-proj")
-    result = run("convert", tmp_path / "a", "--kv-heads", 2, "--rotary", rotary, *to, "-o", out, "--format", "json")
+    result = run(
+        "convert", QUICK, tmp_path / "a", "--kv-heads", 2, "--rotary", rotary, *to, "-o", out, "--format", "json"
+    )
     assert result.code == 0, result.err
     said = json.loads(result.out)["heads"]["merged"]
     state = load_file(out)
@@ -259,7 +264,7 @@ def test_what_is_not_known_is_asked_for(tmp_path: Path, run, more: tuple[str, ..
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps({**config, "model_type": "tiny"}))
     how = more if "--kv-heads" in more else ("--align-to", place, *more)
-    result = run("convert", place, *how, "-o", tmp_path / "out.safetensors")
+    result = run("convert", QUICK, place, *how, "-o", tmp_path / "out.safetensors")
     assert result.code == 2
     assert said in result.err
     assert not (tmp_path / "out.safetensors").exists()
@@ -275,7 +280,7 @@ def test_tensors_that_hang_on_the_order_or_basis_of_heads_forbid_both(
     place = kinds.make(Model(LEARNED, 1), 0, (), 0).save(tmp_path / "a")
     state = load_file(place / "model.safetensors")
     save_file({**state, f"model.layers.1.self_attn.{name}": torch.ones(shape)}, place / "model.safetensors")
-    result = run("convert", place, "--kv-heads", 2, "--rotary", "none", "-o", tmp_path / "out.safetensors")
+    result = run("convert", QUICK, place, "--kv-heads", 2, "--rotary", "none", "-o", tmp_path / "out.safetensors")
     assert result.code == 2
     assert said in result.err
 
@@ -283,11 +288,11 @@ def test_tensors_that_hang_on_the_order_or_basis_of_heads_forbid_both(
 def test_heads_are_merged_into_one_tensor_as_they_are_apart(tmp_path: Path, run) -> None:
     place = kinds.make(Model(LEARNED, 1), 0, ("packed",), 3).save(tmp_path / "a")
     how = ("--kv-heads", 2, "--rotary", "none", "-o")
-    refused = run("convert", place, *how, tmp_path / "no.safetensors")
+    refused = run("convert", QUICK, place, *how, tmp_path / "no.safetensors")
     assert refused.code == 2
     assert "torch-mha holds as many heads of K and V as of Q" in refused.err
     for to in ("qkv-proj", "phi3", "internlm2"):
-        assert run("convert", place, *how, tmp_path / f"{to}.safetensors", "--to", to).code == 0
+        assert run("convert", QUICK, place, *how, tmp_path / f"{to}.safetensors", "--to", to).code == 0
     apart, one, grouped = (load_file(tmp_path / f"{to}.safetensors") for to in ("qkv-proj", "phi3", "internlm2"))
     layer = "model.layers.1"
     q, k, v = (apart[f"{layer}.self_attn.{part}.weight"] for part in (kinds.Q, kinds.K, kinds.V))
@@ -298,7 +303,7 @@ def test_heads_are_merged_into_one_tensor_as_they_are_apart(tmp_path: Path, run)
 
 def test_strangers_are_not_aligned(tmp_path: Path, run) -> None:
     a, b = (kinds.make(Model(LEARNED, seed), 0, (), 0).save(tmp_path / str(seed)) for seed in (1, 2))
-    result = run("convert", b, "--align-to", a, "--rotary", "none", "-o", tmp_path / "out.safetensors")
+    result = run("convert", QUICK, b, "--align-to", a, "--rotary", "none", "-o", tmp_path / "out.safetensors")
     assert result.code == 2
     assert "no kin: unrelated" in result.err
 
@@ -307,6 +312,6 @@ def test_a_layout_that_is_not_known_is_said_to_be_so(tmp_path: Path, run) -> Non
     names = {"c_attn.weight": (64, 48), "c_attn.bias": (48,), "c_proj.weight": (16, 64), "c_proj.bias": (64,)}
     save_file({f"h.0.attn.{name}": torch.ones(shape) for name, shape in names.items()}, tmp_path / "a.safetensors")
     path = tmp_path / "a.safetensors"
-    result = run("convert", path, "--align-to", path, "-o", tmp_path / "b.safetensors")
+    result = run("convert", QUICK, path, "--align-to", path, "-o", tmp_path / "b.safetensors")
     assert result.code == 2
     assert "how its layers are stored is not known; --to says" in result.err

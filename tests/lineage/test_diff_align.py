@@ -14,6 +14,7 @@ from tests.lineage import kinds
 from tests.lineage.tiny import Model, Recipe
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/results/difference.schema.json").read_text())
+QUICK = "--no-evidence"
 ROTARY = Recipe(positions="rotary", norm="rms", kv_heads=3)
 
 
@@ -29,8 +30,8 @@ def made(model: Model, some: tuple[str, ...], folder: Path) -> Path:
 @pytest.mark.parametrize("some", [("permuted", "rescaled"), ("rotated", "packed")])
 def test_what_changes_no_output_is_no_difference(model: Model, some: tuple[str, ...], tmp_path: Path, run) -> None:
     a, b = made(model, (), tmp_path / "a"), made(model, some, tmp_path / "b")
-    assert run("diff", a, b, "--attention-only").code == 1
-    result = run("diff", a, b, "--align", "--attention-only")
+    assert run("diff", QUICK, a, b, "--attention-only").code == 1
+    result = run("diff", QUICK, a, b, "--align", "--attention-only")
     assert result.code == 0, result.out
     assert "undone in model.layers.0.self_attn: " in result.out
     assert ("rotated 3" in result.out) == ("rotated" in some)
@@ -38,7 +39,7 @@ def test_what_changes_no_output_is_no_difference(model: Model, some: tuple[str, 
 
 def test_heads_that_were_only_put_in_another_order_are_bit_for_bit_the_same(model: Model, tmp_path: Path, run) -> None:
     a, b = made(model, (), tmp_path / "a"), made(model, ("permuted",), tmp_path / "b")
-    found = json.loads(run("diff", a, b, "--align", "--format", "json").out)
+    found = json.loads(run("diff", QUICK, a, b, "--align", "--format", "json").out)
     jsonschema.validate(found, SCHEMA)
     assert {part["status"] for layer in found["layers"] for part in layer["parts"]} == {"identical"}
     assert all("another place" in layer["undone"][0] for layer in found["layers"])
@@ -49,7 +50,7 @@ def test_layers_and_heads_that_were_cut_off_are_removed_and_the_rest_is_the_same
 ) -> None:
     a = made(model, (), tmp_path / "a")
     pruned = kinds.make(model, 0, ("heads pruned", "layer pruned", "rotated"), 3)
-    result = run("diff", a, pruned.save(tmp_path / "b"), "--align", "--format", "json")
+    result = run("diff", QUICK, a, pruned.save(tmp_path / "b"), "--align", "--format", "json")
     assert result.code == 1
     found = json.loads(result.out)
     jsonschema.validate(found, SCHEMA)
@@ -71,7 +72,7 @@ def test_a_head_that_was_changed_is_seen_where_it_stood_in_a(model: Model, tmp_p
     moved = kinds.make(model, 0, ("permuted", "rotated"), 3)
     place = moved.origins[1][1].index(4)
     moved.attention[1][kinds.Q][place * 8 : place * 8 + 8] *= 1.2
-    found = json.loads(run("diff", a, moved.save(tmp_path / "b"), "--align", "--format", "json").out)
+    found = json.loads(run("diff", QUICK, a, moved.save(tmp_path / "b"), "--align", "--format", "json").out)
     (q,) = (part for part in found["layers"][1]["parts"] if part["part"] == "q")
     assert [head["head"] for head in q["heads"] if head["status"] == "changed"] == [4]
     assert q["heads"][4]["relative_l2"] == pytest.approx(0.2, rel=0.15)
@@ -85,16 +86,16 @@ def test_what_training_moved_is_left_as_it_is(model: Model, tmp_path: Path, run)
         for name, value in weights.items():
             weights[name] = value + 0.2 * value.std() * torch.randn(value.shape, generator=generator)
     b = near.save(tmp_path / "b")
-    found = json.loads(run("diff", a, b, "--align", "--format", "json").out)
+    found = json.loads(run("diff", QUICK, a, b, "--align", "--format", "json").out)
     assert not any("undone" in layer for layer in found["layers"])
-    plain = json.loads(run("diff", a, b, "--format", "json").out)
+    plain = json.loads(run("diff", QUICK, a, b, "--format", "json").out)
     assert [layer["parts"] for layer in found["layers"]] == [layer["parts"] for layer in plain["layers"]]
     assert not any("rotated" in note for note in found["notes"])
 
 
 def test_strangers_are_not_aligned(model: Model, tmp_path: Path, run) -> None:
     a, b = made(model, (), tmp_path / "a"), made(Model(ROTARY, 2), (), tmp_path / "b")
-    result = run("diff", a, b, "--align")
+    result = run("diff", QUICK, a, b, "--align")
     assert result.code == 2
     assert "no kin: unrelated" in result.err
 

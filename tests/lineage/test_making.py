@@ -18,8 +18,9 @@ from tests.lineage.compare import compared, kinship
 from tests.lineage.test_kinship import nudged, saved
 from tests.lineage.tiny import Model, Recipe, trained
 
-RECIPES = {"learned": Recipe(), "rotary": Recipe(positions="rotary", norm="rms", kv_heads=3)}
+RECIPES = {"learned": Recipe(layers=2), "rotary": Recipe(positions="rotary", norm="rms", kv_heads=3, layers=2)}
 State = dict[str, Tensor]
+QUICK = "--no-evidence"
 
 
 @pytest.fixture(scope="module", params=["rotary", pytest.param("learned", marks=pytest.mark.mass)])
@@ -48,10 +49,18 @@ def test_two_that_were_trained_from_a_third_are_kin_however_near(model: Model, s
     assert {(one.verdict, one.descendant) for one in found.kinships} == {("kin", None)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training_that_hardly_moved_anything_is_no_rounding(model: Model, dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def hardly_moved(model: Model) -> Model:
     other = copy.deepcopy(model)
     trained(other, steps=20, rate=1e-7)
+    return other
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_that_hardly_moved_anything_is_no_rounding(
+    model: Model, hardly_moved: Model, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    other = hardly_moved
     a, b = saved(model, tmp_path / "a"), saved(other, tmp_path / "b")
     rounded = changed(as_dtype(dtype), b, tmp_path / "c")
     for pair in ((a, rounded), (rounded, a)):
@@ -217,11 +226,11 @@ def test_identical_is_said_of_all_values_alone(model: Model, tmp_path: Path) -> 
 
 def test_the_base_of_the_command_line_becomes_the_first(model: Model, tmp_path: Path, run) -> None:
     paths = ladder(model, tmp_path)
-    result = run("lineage", paths["child"], paths["other"], "--base", paths["parent"], "--format", "json")
+    result = run("lineage", paths["child"], paths["other"], "--base", paths["parent"], "--format", "json", QUICK)
     found = json.loads(result.out)
     assert found["base"] == 0
     assert [pair["verdict"] for pair in found["pairs"]] == ["derived", "derived", "common ancestor"]
-    expect = ("--base", paths["parent"], "--expect")
+    expect = (QUICK, "--base", paths["parent"], "--expect")
     assert run("lineage", paths["child"], paths["other"], *expect, "common-ancestor").code == 0
     assert run("lineage", paths["child"], paths["other"], *expect, "derived").code == 1
     assert run("lineage", paths["child"], *expect, "derived").code == 0
@@ -242,7 +251,7 @@ def test_an_adapter_and_what_it_was_merged_into_are_the_same(model: Model, tmp_p
     save_file(low, tmp_path / "adapter/adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(config))
-    result = run("lineage", merged, tmp_path / "adapter", "--base", base, "--format", "json")
+    result = run("lineage", merged, tmp_path / "adapter", "--base", base, "--format", "json", QUICK)
     assert result.code == 0, result.err
     pairs = [(pair["verdict"], pair["descendant"]) for pair in json.loads(result.out)["pairs"]]
     assert pairs == [("derived", "b"), ("derived", "b"), ("derived", None)]

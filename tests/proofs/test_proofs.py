@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from safetensors.numpy import load_file
 import qkvinspect
 from qkvinspect import Attention, Options, Part
 from qkvinspect.checkpoint import Checkpoint, Config, Region, TensorInfo, contiguous_strides
-from qkvinspect.cli import main
 from qkvinspect.dtypes import DTYPES
 from qkvinspect.errors import LayoutError
 from qkvinspect.explain.snippet import python
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.layouts.packing import Geometry, Groups, Packing, split_rows
+from tests.batches import batched, each
+from tests.conftest import Run
+from tests.some import first
 
 CAPTURED = Path(__file__).parent / "captured"
 CASES = sorted(path.name.removesuffix(".truth.json") for path in CAPTURED.glob("*.truth.json"))
@@ -32,6 +35,7 @@ Heads = tuple[tuple[int, ...], ...]
 Split = dict[str, Heads]
 
 
+@cache
 def truth_of(case: str) -> dict[str, Any]:
     return json.loads((CAPTURED / f"{case}.truth.json").read_text())
 
@@ -52,9 +56,11 @@ def wrong_rows(truth: dict[str, Any], found: dict[str, Part]) -> list[str]:
     ]
 
 
-def attentions_of(truth: dict[str, Any], case: str, layout: str = "") -> list[Attention]:
-    """What inspection finds at the truth's tensors. Only what nothing in the files tells is given."""
-    heads = (f"{truth['num_heads']}/{truth['num_kv_heads']}",) if truth["heads_flag"] else ()
+@cache
+def attentions_of(case: str, layout: str = "", *, told: bool = True) -> list[Attention]:
+    """What inspection finds at the truth's tensors. Only what nothing in the files tells is given, if that is."""
+    truth = truth_of(case)
+    heads = (f"{truth['num_heads']}/{truth['num_kv_heads']}",) if told and truth["heads_flag"] else ()
     wanted = set(truth["tensors"])
     with qkvinspect.open(CAPTURED / case / "model.safetensors") as checkpoint:
         report = qkvinspect.inspect(checkpoint, Options(norms=False, heads=() if truth["layout_flag"] else heads))
@@ -66,10 +72,10 @@ def attentions_of(truth: dict[str, Any], case: str, layout: str = "") -> list[At
     return mine
 
 
-@pytest.mark.parametrize("case", CASES)
+@batched("case", CASES)
 def test_the_rows_are_those_that_the_library_uses(case: str) -> None:
     truth = truth_of(case)
-    mine = attentions_of(truth, case, truth["layout_flag"])
+    mine = attentions_of(case, truth["layout_flag"])
     assert mine, f"no attention was found at {truth['tensors']}"
     for attention in mine:
         assert attention.layout is not None, attention.candidates
@@ -91,12 +97,29 @@ def test_the_rows_are_those_that_the_library_uses(case: str) -> None:
     assert sizes.width("v") == truth["v_head_dim"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_what_the_command_exports_are_those_rows(case: str, tmp_path: Path) -> None:
-    """The whole command, from the library's file to a file that safetensors reads: every head, bit for bit."""
+def kind_of(case: str) -> Hashable:
+    """The layouts of its attention, and what has to be said of them."""
+    truth = truth_of(case)
+    found = attentions_of(case, truth["layout_flag"])
+    return *(one.layout and one.layout.id for one in found), truth["layout_flag"], truth["heads_flag"]
+
+
+@pytest.mark.parametrize("others", first(1, [False, True]))
+def test_what_the_command_exports_are_those_rows(others: bool, tmp_path: Path, run: Run) -> None:
+    """The whole command, from the library's file to a file that safetensors reads: every head, bit for bit.
+
+    Of a model of each kind, and with ``-m mass`` of the others.
+    """
+    some = {kind_of(case): case for case in CASES}.values()
+    asked = [case for case in CASES if (case in some) != others]
+    assert asked
+    each(((case, case, tmp_path, run) for case in asked), exported_as_the_library_uses)
+
+
+def exported_as_the_library_uses(case: str, tmp_path: Path, run: Run) -> None:
     truth = truth_of(case)
     flags = ["--heads", f"{truth['num_heads']}/{truth['num_kv_heads']}"] if truth["heads_flag"] else []
-    mine = attentions_of(truth, case, truth["layout_flag"])
+    mine = attentions_of(case, truth["layout_flag"])
     for attention in mine:
         if truth["layout_flag"]:
             flags += ["--layout", f"{attention.layer}={truth['layout_flag']}"]
@@ -104,7 +127,8 @@ def test_what_the_command_exports_are_those_rows(case: str, tmp_path: Path) -> N
     target = tmp_path / "heads.safetensors"
     source = CAPTURED / case / "model.safetensors"
     quick = [] if case in CASES[::16] else ["--no-evidence"]  # what the weights say is asked of a model in sixteen
-    assert main(["export", "--heads-split", str(source), "-o", str(target), *flags, *quick]) == 0
+    result = run("export", "--heads-split", source, "-o", target, "--force", *flags, *quick)
+    assert result.code == 0, result.err
     exported, stored = load_file(target), load_file(source)
     origins = {part.name: (attention, part) for attention in mine for part in attention.parts}
     for name in truth["proven"]:
@@ -116,12 +140,12 @@ def test_what_the_command_exports_are_those_rows(case: str, tmp_path: Path) -> N
             assert np.array_equal(exported[f"{prefix}{name}_proj.heads.{head}.weight"], weight[list(rows)])
 
 
-@pytest.mark.parametrize("case", CASES)
+@batched("case", CASES)
 def test_the_code_that_explain_prints_slices_those_rows(case: str) -> None:
     """The lines are run as printed, with safetensors' own reader and torch's own slicing."""
     truth = truth_of(case)
     with qkvinspect.open(CAPTURED / case / "model.safetensors") as checkpoint:
-        for attention in attentions_of(truth, case, truth["layout_flag"]):
+        for attention in attentions_of(case, truth["layout_flag"]):
             scope: dict[str, Any] = {"torch": torch, "safetensors": safetensors}
             exec("\n".join(python(attention, checkpoint)), scope)
             for part in attention.parts:
@@ -131,20 +155,20 @@ def test_the_code_that_explain_prints_slices_those_rows(case: str) -> None:
                 assert torch.equal(scope[part.name].flatten(1), stored[rows])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if truth_of(case)["layout_flag"]])
+@batched("case", [case for case in CASES if truth_of(case)["layout_flag"]])
 def test_lookalikes_are_not_guessed(case: str) -> None:
     """Without --layout there is no answer, or the right one."""
     truth = truth_of(case)
-    for attention in attentions_of(truth, case):
+    for attention in attentions_of(case):
         if attention.layout is not None and attention.heads is not None:
             assert wrong_rows(truth, {part.name: part for part in attention.parts}) == []
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if truth_of(case)["heads_flag"]])
+@batched("case", [case for case in CASES if truth_of(case)["heads_flag"]])
 def test_q_k_and_v_are_right_without_heads(case: str) -> None:
     """Where the number of heads is unknown, Q, K and V are given as a whole, or not at all."""
     truth = truth_of(case)
-    for attention in attentions_of({**truth, "heads_flag": False}, case):
+    for attention in attentions_of(case, told=False):
         for part in attention.parts if not truth["layout_flag"] else ():
             if part.name in truth["proven"] and part.weight.name == truth["parts"][part.name]["tensor"]:
                 expected = sorted(row for head in heads_of(truth["parts"][part.name]) for row in head)
@@ -194,7 +218,7 @@ def same(one: Packing, other: Packing, geometry: Geometry) -> bool:
     return (parts(one), count(one), one.slot_innermost) == (parts(other), count(other), other.slot_innermost)
 
 
-@pytest.mark.parametrize("case", CASES)
+@batched("case", CASES)
 def test_no_other_packing_gives_these_rows(case: str) -> None:
     """Of all packings that fill the tensor, those that give the true rows are one and the same division.
 
@@ -239,7 +263,7 @@ class _Nothing:
 _NOWHERE = Region(_Nothing(), 0, 1 << 40)
 
 
-@pytest.mark.parametrize("decoy", sorted(DECOYS))
+@batched("decoy", sorted(DECOYS))
 @pytest.mark.parametrize("with_config", [True, False])
 def test_what_is_no_attention_is_not_reported(decoy: str, with_config: bool) -> None:
     entry = DECOYS[decoy]
@@ -260,7 +284,7 @@ def test_every_row_that_says_proven_was_shown_on_a_library() -> None:
     shown = {"torch-ao-mha"}
     for case in CASES:
         truth = truth_of(case)
-        found = attentions_of(truth, case, truth["layout_flag"])
+        found = attentions_of(case, truth["layout_flag"])
         shown |= {attention.layout.id for attention in found if attention.layout}
     for path in (CAPTURED.parent.parent / "families").glob("*.json"):
         found = _report(json.loads(path.read_text())).attentions

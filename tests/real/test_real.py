@@ -63,7 +63,7 @@ VARIANTS = [
 SIZES = {"SCEPTR_large": (128, 4), "SCEPTR_small": (32, 3), "SCEPTR_tiny": (16, 3)}
 
 
-@pytest.mark.parametrize("variant", wheels.spared(VARIANTS))
+@pytest.mark.parametrize("variant", wheels.spared(VARIANTS, ("SCEPTR", *SIZES)))
 def test_sceptr(run, variant: str) -> None:
     path = folder("sceptr") / SCEPTR / variant
     report = run("show", path, "-f", "json").json()
@@ -90,7 +90,7 @@ ANARCII = {
 }
 
 
-@pytest.mark.parametrize("file", wheels.spared(ANARCII))
+@pytest.mark.parametrize("file", wheels.spared(ANARCII, wheels.KINDS))
 def test_anarcii(run, file: str) -> None:
     path = folder("anarcii") / "anarcii" / file
     report = run("show", path, "-f", "json").json()

@@ -45,14 +45,14 @@ def stored(source: Path) -> dict[str, tuple[np.ndarray, Any]]:
     return found
 
 
-def written(path: Path, source: Path, heads: bool, permuted: int = 1) -> Path:
+def written(path: Path, source: Path, heads: bool, permuted: int = 1, layers: range = LAYERS) -> Path:
     """Some of its layers, with Q and K permuted so many times. Rows are whole blocks: the values stay as they are."""
     writer = gguf.GGUFWriter(path, "llama")
     if heads:
         writer.add_head_count(9)
         writer.add_head_count_kv(3)
     tensors = stored(source)
-    for layer, place in enumerate(LAYERS):
+    for layer, place in enumerate(layers):
         for part, count in (("attn_q", 9), ("attn_k", 3), ("attn_v", 0), ("attn_output", 0)):
             whole, kind = tensors[f"blk.{place}.{part}.weight"]
             data: Any = whole
@@ -91,7 +91,8 @@ def test_without_metadata_its_heads_are_told_by_the_weights(smollm2: Path, tmp_p
 
 @pytest.mark.parametrize(("permuted", "said"), [(1, ""), (0, "in halves"), (2, "put in turns twice")])
 def test_its_rotary_order_is_judged(permuted: int, said: str, smollm2: Path, tmp_path: Path) -> None:
-    with open_checkpoint(written(tmp_path / "m.gguf", smollm2, True, permuted)) as checkpoint:
+    few = LAYERS[::3]
+    with open_checkpoint(written(tmp_path / "m.gguf", smollm2, True, permuted, few)) as checkpoint:
         found = [message for _, message in find(Subject(inspect(checkpoint, QUICK)))]
-    assert len(found) == (len(LAYERS) if said else 0)
+    assert len(found) == (len(few) if said else 0)
     assert all(said in message for message in found)

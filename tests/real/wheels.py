@@ -48,11 +48,12 @@ def spared(rows: Iterable[Any], kept: Container[str] | None = None) -> list[Any]
     """The parameters of a test: those of files that are like others are for ``-m mass``, or all but these."""
     from tests.some import those
 
-    def wanted(row: str | tuple[str, ...]) -> bool:
-        words = [word for text in ((row,) if isinstance(row, str) else row) for word in text.split("/")]
-        return ALIKE.isdisjoint(words) if kept is None else any(word in kept for word in words)
+    return those(lambda row: not is_of(row, ALIKE) if kept is None else is_of(row, kept), rows)
 
-    return those(wanted, rows)
+
+def is_of(row: str | tuple[str, ...], names: Container[str]) -> bool:
+    """Whether a folder or file of a row has one of these names."""
+    return any(word in names for text in ((row,) if isinstance(row, str) else row) for word in text.split("/"))
 
 
 @contextmanager

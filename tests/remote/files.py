@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-WIDTH = 1024
+WIDTH = 512
 HOLE = 1 << 28
 """Values of an MLP's weight: half a gigabyte that nobody may fetch."""
 
-CONFIG = {"num_attention_heads": 16, "num_key_value_heads": 16, "hidden_size": WIDTH}
+CONFIG = {"num_attention_heads": 8, "num_key_value_heads": 8, "hidden_size": WIDTH}
 
 
 def shapes(layers: range) -> dict[str, tuple[int, ...]]:
@@ -58,5 +58,5 @@ def attention_bytes(tensors: dict[str, tuple[int, ...]]) -> int:
 def small(seed: int = 0) -> dict[str, torch.Tensor]:
     """Two layers of nn.TransformerEncoder, 512 kB."""
     torch.manual_seed(seed)
-    layer = torch.nn.TransformerEncoderLayer(128, 4, 256, batch_first=True)
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 512, batch_first=True)
     return torch.nn.TransformerEncoder(layer, 2).state_dict()

@@ -133,22 +133,28 @@ def bucket() -> Iterator[Any]:
 
 
 LINES = """
-import json, sys
+import json, os, sys
 sys.modules.update(dict.fromkeys(json.loads(sys.argv[2])))
 from qkvinspect.cli import main
 for line in json.loads(sys.argv[1]):
+    if isinstance(line, dict):
+        os.environ.update(line)
+        continue
     code = main(line)
     print(f"\\x00{code}\\x00", end="", flush=True)
     print("\\x00", end="", file=sys.stderr, flush=True)
 """
 
 
-def cli(*lines: Sequence[object], without: Iterable[str] = ()) -> list[Result]:
+def cli(*lines: Sequence[object] | dict[str, str], without: Iterable[str] = ()) -> list[Result]:
     """Command lines in a process of their own, where some packages are not installed.
 
     The event loops of these libraries outlive a test.
+
+    Args:
+        lines: or variables of the environment for those that follow.
     """
-    asked = json.dumps([[str(argument) for argument in line] for line in lines])
+    asked = json.dumps([line if isinstance(line, dict) else [str(argument) for argument in line] for line in lines])
     done = subprocess.run(
         [sys.executable, "-c", LINES, asked, json.dumps([*without])],
         capture_output=True,
@@ -173,10 +179,12 @@ def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
         "s3://models/llama/model.safetensors.index.json": samples / "sharded",
         "s3://models/one/model.pt": tmp_path / "model.pt",
     }
-    *results, exported, missing = cli(
+    *results, exported, missing, nonsense, nameless = cli(
         *(("show", place, "-f", "json") for place in places),
         ("export", "--split", "--all", "s3://models/one/model.pt", "-o", tmp_path / "x.safetensors", "--verify"),
         ("show", "s3://models/none.pt"),
+        ("show", "nonsense://x/y.pt"),
+        ("show", "s3://"),
     )
     for (place, here), result in zip(places.items(), results, strict=True):
         assert (result.code, result.err) == (0, "")
@@ -188,6 +196,8 @@ def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
     assert (missing.code, missing.err.count("\n")) == (2, 1)
     assert "QKV-F001" in missing.err
     assert SECRET not in missing.err
+    for result in (nonsense, nameless):
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 def test_s3_without_credentials(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -244,21 +254,24 @@ def test_the_hub(run, web: Web, samples: Path, monkeypatch: pytest.MonkeyPatch, 
     expected = shown(run, samples / "sharded")
     revisions = {"main": "hf://org/tiny", "v1": "hf://org/tiny@v1"}
     places = [f"{place}{file}" for place in revisions.values() for file in ("", "/model.safetensors.index.json")]
-    none = ("hf://org/none", "hf://org/none@v1")
-    results = cli(*(("show", place, "-f", "json") for place in places), *(("show", place) for place in none))
+    none = ("hf://org/none", "hf://org/none@v1", "hf://one-word")
+    *results, refused = cli(
+        *(("show", place, "-f", "json") for place in places),
+        *(("show", place) for place in none),
+        {"HF_TOKEN": "another"},
+        ("show", "hf://org/tiny"),
+    )
     for place, result in zip(places, results, strict=False):
         assert (result.code, result.err) == (0, ""), web.asked
         report = result.json()
         assert report["checkpoint"].pop("path").startswith(place)
         assert report == expected
-    assert [(one.code, one.err.count("\n")) for one in results[len(places) :]] == [(2, 1)] * len(none)
+    assert [(one.code, one.out, one.err.count("\n")) for one in results[len(places) :]] == [(2, "", 1)] * len(none)
     fetched = [asked for asked in web.asked if asked.name.endswith(".safetensors")]
     assert all(asked.range for asked in fetched)
     for revision in revisions:
         assert sum(f"/resolve/{revision}/" in asked.target for asked in fetched) >= 2
     assert all("/resolve/main/" in asked.target or "/resolve/v1/" in asked.target for asked in fetched)
-    monkeypatch.setenv("HF_TOKEN", "another")
-    (refused,) = cli(("show", "hf://org/tiny"))
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "another" not in refused.err + "".join(one.err for one in results)
 
@@ -278,11 +291,6 @@ def test_a_missing_package_is_named() -> None:
     for (url, extra), result in zip(MISSING.values(), results, strict=True):
         assert (result.code, result.err.count("\n")) == (2, 1), url
         assert f"pip install 'qkvinspect[{extra}]'" in result.err, url
-
-
-def test_what_is_no_url_of_a_store() -> None:
-    for result in cli(*(("show", url) for url in ("nonsense://x/y.pt", "hf://one-word", "s3://"))):
-        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 def test_what_is_secret_is_shown_nowhere(run, web: Web, tmp_path: Path) -> None:

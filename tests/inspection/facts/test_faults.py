@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pytest
 
@@ -11,6 +12,7 @@ from qkvinspect.dtypes import DTYPES
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.inspection.json_values import row_ranges
 from qkvinspect.inspection.report import Attention, Report
+from tests.batches import batched
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -107,7 +109,7 @@ def test_pruned_heads_are_left_out() -> None:
     assert all_sizes(found) == [(12, 12, 32), (6, 6, 32)]
 
 
-@pytest.mark.parametrize("left", range(1, 12))
+@batched("left", range(1, 12))
 def test_any_number_of_heads_may_have_been_pruned(left: int) -> None:
     pruned = {"0": list(range(12 - left))}
     found = report(
@@ -117,8 +119,7 @@ def test_any_number_of_heads_may_have_been_pruned(left: int) -> None:
     assert all_sizes(found) == [(left, left, 32)]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-@pytest.mark.parametrize("kv_heads", [1, 2, 8])
+@batched("ranks kv_heads", product([1, 2, 4, 8], [1, 2, 8]))
 @pytest.mark.parametrize("said", [True, False])
 def test_the_share_of_a_rank(ranks: int, kv_heads: int, said: bool) -> None:
     """Where there are more ranks than kv heads, each holds a copy of one."""

@@ -10,6 +10,7 @@ import pytest
 
 from qkvinspect.inspection.facts import tables
 from qkvinspect.inspection.facts.tables.transformers import HeadKeys, head_keys
+from tests.batches import batched
 
 TABLE = Path(tables.__file__).with_name("transformers.json")
 
@@ -92,7 +93,7 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("model_type", "layer", "said"), KNOWN, ids=[f"{m}-{name}" for m, name, _ in KNOWN])
+@batched("model_type layer said", KNOWN)
 def test_known_answers(model_type: str, layer: str, said: HeadKeys) -> None:
     assert head_keys(model_type, layer) == said
 
