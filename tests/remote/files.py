@@ -58,5 +58,5 @@ def attention_bytes(tensors: dict[str, tuple[int, ...]]) -> int:
 def small(seed: int = 0) -> dict[str, torch.Tensor]:
     """Two layers of nn.TransformerEncoder, 512 kB."""
     torch.manual_seed(seed)
-    layer = torch.nn.TransformerEncoderLayer(64, 4, 512, batch_first=True)
+    layer = torch.nn.TransformerEncoderLayer(128, 4, 256, batch_first=True)
     return torch.nn.TransformerEncoder(layer, 2).state_dict()
