@@ -11,6 +11,8 @@ from contextlib import contextmanager
 def none_collected() -> Generator[None]:
     """Without the collector of cycles, which walks through all that lives each time that it runs.
 
+    A pickle makes millions of nodes, and a checkpoint may have as many layers.
+
     What nobody refers to any more goes all the same. A caller that has turned the collector off finds it off.
     """
     on = gc.isenabled()

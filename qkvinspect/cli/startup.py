@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from itertools import pairwise
 from types import ModuleType
 from typing import NoReturn
 
@@ -42,7 +43,7 @@ _LASTING = frozenset({"analyze", "lineage", "report", "browse", "scan", "trend"}
 _PACKAGE = "qkvinspect."
 
 _NORMS = frozenset({"q_norm", "k_norm", "v_norm"})
-"""Columns of ``analyze`` that are sums of squares alone."""
+"""``analysis.grid.NORMS``, which takes longer to import than this saves."""
 
 _SMALL = 2 << 30
 """Bytes of files whose matrices are too small for all cores: threads of BLAS that wait for work burn more than they do.
@@ -151,7 +152,7 @@ def _undescribed(load: Callable[[], None]) -> None:
 def prepare(words: Sequence[str]) -> None:
     """Settings of a process that runs one command."""
     summing = words[:1] == ["show"] or _draws_norms(words)
-    lasting = words[:1] and words[0] in _LASTING and not summing
+    lasting = not (summing or _LASTING.isdisjoint(words[:1]))
     if summing and "--no-norms" not in words:
         _load_numkong()
     if "numpy" not in sys.modules:
@@ -165,9 +166,7 @@ def prepare(words: Sequence[str]) -> None:
 
 def _draws_norms(words: Sequence[str]) -> bool:
     """Whether it is ``analyze --heat`` of a norm, which asks for no more than ``show`` does."""
-    return words[:1] == ["analyze"] and not _NORMS.isdisjoint(
-        words[words.index("--heat") + 1 :][:1] if "--heat" in words else ()
-    )
+    return words[:1] == ["analyze"] and any(word == "--heat" and key in _NORMS for word, key in pairwise(words))
 
 
 def _load_numkong() -> None:

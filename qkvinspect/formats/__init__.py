@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ from qkvinspect.findings import Finding
 from qkvinspect.formats import configs, directory, foreign
 from qkvinspect.formats.limits import limits_for
 from qkvinspect.formats.request import Format, OpenRequest
+from qkvinspect.garbage import none_collected
 from qkvinspect.progress import Progress
 from qkvinspect.sources import LocalFile, is_remote, local_path
 from qkvinspect.sources.folder import Folder, LocalFolder
@@ -126,7 +126,7 @@ def open_checkpoint(
         return _joined(found, container, own, limits or {})
     source, findings = found
     try:
-        with _without_collector():
+        with none_collected():
             checkpoint = _open(source, container, limits or {})
         beside, config_findings = configs.beside(source)
     except CheckpointError:
@@ -150,7 +150,7 @@ def _joined(files: RankFiles, container: str | None, own: tuple[Config, ...], li
     from qkvinspect.formats.ranks import opening
 
     beside, findings = configs.within(files.around)
-    with _without_collector():
+    with none_collected():
         checkpoint = opening.open(
             files,
             lambda source: _open(source, container, limits),
@@ -218,15 +218,3 @@ def _open(
                 source, OpenRequest(container, lambda shard: _open(shard, container, limits, is_shard=True), own)
             )
     raise foreign.refuse(source, head)
-
-
-@contextmanager
-def _without_collector() -> Generator[None]:
-    """Pause the garbage collector: a pickle makes millions of nodes that all stay, and scanning them takes longest."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -205,14 +205,13 @@ def _told_of(
     for module in modules:
         if isinstance(module, RepeatedAttention):
             attention = module
-        elif module.attention is None:
-            shapes = (finding for finding in module.findings if finding.code is FindingCode.UNEXPECTED_SHAPE)
-            left_out += ((module.match.candidates[0], finding.message) for finding in shapes)
-            findings += module.findings
-            continue
         else:
             attention = module.attention
             findings += module.findings
+            if attention is None:
+                shapes = (finding for finding in module.findings if finding.code is FindingCode.UNEXPECTED_SHAPE)
+                left_out += ((module.match.candidates[0], finding.message) for finding in shapes)
+                continue
         if like(attention) is not first:
             first = like(attention)
             lost = any(weight.why for weight in first.weights)

@@ -60,23 +60,14 @@ def _number(block: NamedBlock, size: int) -> int:
 
 
 def _key(match: Match) -> Key:
-    parted = _at_number(match)
-    if parted is None:
-        return [*_parts(match.layer)]
-    before, number, behind = parted
-    return [*_parted(before), number, *_parted(behind)]
-
-
-def _at_number(match: Match) -> tuple[str, int, str] | None:
-    """The layer's name before the number of its block, that number, and what is behind it; None where it has none."""
     if isinstance(match, RepeatedMatch):
         block, layer = match.renamed.held, match.layer
         if isinstance(block, NamedBlock) and layer.startswith(block.begin):
             stack = block.form.stack
             number = _number(block, len(stack))
             if number >= 0:  # which stands alone: a point before it, and a point behind it or nothing
-                return stack, number, layer[len(block.begin) :]
-    return None
+                return [*_parted(stack), number, *_parted(layer[len(block.begin) :])]
+    return [*_parts(match.layer)]
 
 
 def _parts(name: str) -> Key:

@@ -268,7 +268,7 @@ def in_runs(modules: Iterable[Attention]) -> Iterator[tuple[Attention, list[Atte
     """Neighbours that repeat one module, behind that one, which may be the first of them."""
     first, run = None, list[Attention]()
     for one in modules:
-        own = one.stack.first if isinstance(one, RepeatedAttention) else one
+        own = like(one)
         if own is not first:
             if first is not None:
                 yield first, run

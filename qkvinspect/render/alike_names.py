@@ -35,7 +35,7 @@ def _of_all(layers: Sequence[str]) -> str:
     every = columns(layers)
     differs = list(map(are_different, every))
     shown = name(layers[0], differs)
-    return shown if len(layers) == 1 else f"{shown} ({numbers(labels(every, differs) or [''] * len(layers))})"
+    return shown if len(layers) == 1 else f"{shown} ({numbers(labels(every, differs, len(layers)))})"
 
 
 def columns(layers: Sequence[str]) -> list[list[str]]:
@@ -66,10 +66,12 @@ def label(layer: str, differs: Sequence[bool]) -> str:
     return ".".join(compress(NUMBER.findall(layer), differs))
 
 
-def labels(columns: Sequence[Sequence[str]], differs: Sequence[bool]) -> Sequence[str]:
-    """The same, of each of many names, of whose numbers some differ."""
+def labels(columns: Sequence[Sequence[str]], differs: Sequence[bool], count: int) -> Sequence[str]:
+    """The same, of each of so many names."""
     some = [*compress(columns, differs)]
-    return some[0] if len(some) == 1 else [*map(".".join, zip(*some, strict=True))]
+    if len(some) < 2:
+        return some[0] if some else [""] * count
+    return [*map(".".join, zip(*some, strict=True))]
 
 
 def numbers(labels: Sequence[str]) -> str:

@@ -153,16 +153,14 @@ class LocalFile:
             os.close(fd)
 
     def _read(self, fd: int, offset: int, length: int) -> bytes:
-        found = self._some(os.pread, fd, min(length, _MAX_READ), offset) if length else b""
-        if len(found) < length:
-            pieces = [found]
-            done = len(found)
-            while done < length:
-                pieces.append(self._some(os.pread, fd, min(length - done, _MAX_READ), offset + done))
-                done += len(pieces[-1])
-            found = b"".join(pieces)
+        pieces: list[bytes] = []
+        while length:
+            piece = self._some(os.pread, fd, min(length, _MAX_READ), offset)
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
         self._compare(os.fstat(fd))
-        return found
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_into(self, offset: int, room: memoryview) -> None:
         length = len(room)

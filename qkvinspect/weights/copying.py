@@ -42,9 +42,9 @@ def copy_range(region: Region, offset: int, length: int, file: BinaryIO, advance
         CheckpointError: the bytes cannot be read.
     """
     source, start = region.place(offset) or (None, 0)
-    if is_copying(source) and length >= _SMALL:
+    if is_copying(source) and length >= _SMALL and _lie_alike(start, file):
         file.flush()
-        while _lie_alike(start, file) and (copied := source.copy(start, min(length, _STEP), file.fileno())):
+        while copied := source.copy(start, min(length, _STEP), file.fileno()):
             offset, start, length = offset + copied, start + copied, length - copied
             advance(copied)
     while length:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import qkvinspect
+from qkvinspect.analysis import grid
 from qkvinspect.cli import main, startup
 from qkvinspect.cli.progress import Bar
 
@@ -384,6 +385,10 @@ def test_export_uses_what_the_weights_tell(run, samples: Path, tmp_path: Path) -
     assert refused.code == 2
 
 
+def test_the_norms_that_are_drawn_without_numpy_are_those_of_a_report() -> None:
+    assert {*grid.NORMS} == startup._NORMS  # pyright: ignore[reportPrivateUsage]
+
+
 @pytest.mark.parametrize(
     ("words", "alone"),
     [
@@ -401,5 +406,6 @@ def test_small_matrices_are_for_one_core(
             file.truncate(size)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     startup.prepare(words)
     assert (os.environ.get("OPENBLAS_NUM_THREADS") == "1") == alone

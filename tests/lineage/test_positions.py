@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from qkvinspect.lineage.positions import ABSOLUTE, HALVES, NEIGHBOURS, Positions, positions
 
@@ -25,7 +26,6 @@ def modelling(model: str, what: str = "modeling") -> ModuleType:
 
 @pytest.mark.parametrize("model", ROTARY)
 def test_transformers_turns_the_rows_that_the_table_says(model: str) -> None:
-    torch = pytest.importorskip("torch")
     module: Any = modelling(model)
     turn = module.rotate_every_two if hasattr(module, "rotate_every_two") else module.rotate_half
     moved = turn(torch.arange(1.0, 9.0).reshape(1, 1, 1, 8)).flatten().tolist()

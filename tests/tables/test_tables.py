@@ -195,7 +195,6 @@ def _agrees_with_timm(architecture: str) -> None:
 
 
 def _installed(library: str) -> None:
-    pytest.importorskip("torch")
     from tests.tables.modules import library as prepare
 
     prepare()

@@ -177,7 +177,7 @@ class CutProducts(Products):
         self._all: Products | None = None
 
     @cached_property
-    def matrix(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def matrix(self) -> Array:
         return self._whole.cut(self._rows, self._columns)
 
     def at(self, down: Array, across: Array) -> Array:

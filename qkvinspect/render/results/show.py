@@ -132,7 +132,7 @@ def _stacks(report: Report, lines: int | None) -> Iterator[Block]:
     groups = families.families(found)
     rows = families.rows_for(groups, room)
     for group in groups:
-        yield families.chapter(group, rows or 0) if len(group) > 1 else _stack(group[0], rows)
+        yield families.chapter(group, rows) if len(group) > 1 else _stack(group[0], rows)
 
 
 def _stack(stack: stacks.AlikeLayers, rows: int | None) -> Chapter:

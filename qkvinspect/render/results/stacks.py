@@ -91,7 +91,7 @@ def _of_one_name(groups: Sequence[list[Attention]]) -> Iterator[tuple[int, Alike
     for group, own in zip(groups, numbers, strict=True):
         first = group[0].layer
         name = alike_names.name(first, differs) if len(group) > 1 else first
-        labels = tuple(alike_names.labels(own, differs)) or ("",) * len(group)
+        labels = tuple(alike_names.labels(own, differs, len(group)))
         yield id(group), AlikeLayers(tuple(group), name, labels, _difference(group, main), len(groups) > 1)
 
 

@@ -71,12 +71,10 @@ def test_some_rows_and_columns_are_those_of_the_whole(case: str, tmp_path: Path)
                 np.testing.assert_allclose(encoding.decode(down, across), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if "dora" not in case and case != "bert"])
 def test_the_adapter_alone_is_the_difference(case: str, tmp_path: Path) -> None:
     """But for DoRA, whose lengths are those of the sum."""
     adapter, base = placed(case, tmp_path / case)
-    if "dora" in case or case == "bert":
-        pytest.skip("DoRA's lengths are those of the sum")
     before, merged = load_file(base), load_file(DATA / f"{case}.merged.safetensors")
     with open_checkpoint(adapter) as checkpoint:
         weights = weights_of(checkpoint)
