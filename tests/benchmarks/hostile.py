@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qkvinspect import formats
 from qkvinspect.errors import CheckpointError
+from qkvinspect.garbage import none_collected
 from tests.formats.test_limits import BOMBS
 from tests.hostile.categories.case import Reads
 from tests.hostile.categories.catalogue import CASES
@@ -44,7 +45,7 @@ def inputs() -> Iterator[tuple[str, Callable[[], MemoryFile], Collection[str] | 
 def seconds(source: MemoryFile, names: Collection[str] | None) -> float:
     began = time.process_time()
     try:
-        with formats._without_collector(), formats._open(source, None, {}) as checkpoint:
+        with none_collected(), formats._open(source, None, {}) as checkpoint:
             for name in checkpoint.tensors if names is None else names:
                 content(checkpoint.tensors[name])
     except CheckpointError:

@@ -9,6 +9,7 @@ import pytest
 
 from qkvinspect import formats
 from qkvinspect.errors import CheckpointError
+from qkvinspect.garbage import none_collected
 from tests.batches import SIZE, batches, each
 from tests.hostile.bounds import bounded_memory, no_hang
 from tests.hostile.categories.case import Case, Reads, Refused
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and 
 
 
 def _read(source: MemoryFile, expected: Reads) -> tuple[Outcome, tuple[str, ...]]:
-    with formats._without_collector(), formats._open(source, None, {}) as checkpoint:
+    with none_collected(), formats._open(source, None, {}) as checkpoint:
         assert len(checkpoint.tensors) == (len(expected.tensors) if expected.count is None else expected.count)
         tensors = {}
         for name, wanted in expected.tensors.items():
@@ -36,7 +37,7 @@ def _read(source: MemoryFile, expected: Reads) -> tuple[Outcome, tuple[str, ...]
 
 
 def _read_all(source: MemoryFile) -> None:
-    with formats._without_collector(), formats._open(source, None, {}) as checkpoint:
+    with none_collected(), formats._open(source, None, {}) as checkpoint:
         for info in checkpoint.tensors.values():
             content(info)
 
