@@ -224,11 +224,10 @@ def _glimpsed(
 
     They refute the others only where each layer alone is sure of the declared one, the first, and far ahead of them.
     """
-    from qkvinspect.inspection.evidence import weigh_packings
+    from qkvinspect.inspection.evidence import each_by_itself
 
     found, labels = None, set(packings)
-    for sample in samples if len(packings) > 1 else ():
-        found = weigh_packings(packings, [sample])
+    for found in each_by_itself(packings, samples) if len(packings) > 1 else ():
         if found is None or not found.decided or found.best.label != next(iter(packings)):
             return packings, None
         gone = [one for one in found.weighed if found.best.score - one.score > _REFUTED]

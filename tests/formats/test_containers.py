@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,20 @@ class Node:
 
 SD = weights("a.weight", "a.bias")
 
-CONTAINERS: dict[str, tuple[Any, str, list[str]]] = {
-    "plain": (SD, "", ["a.weight", "a.bias"]),
-    "ordered": (OrderedDict(SD), "", ["a.weight", "a.bias"]),
-    "dict subclass": (Config(SD), "", ["a.weight", "a.bias"]),
-    "defaultdict": (defaultdict(list, SD), "", ["a.weight", "a.bias"]),
-    "with a number beside": ({**SD, "epoch": 3, "name": "x"}, "", ["a.weight", "a.bias"]),
-    "state_dict": ({"state_dict": SD, "optimizer": optimizer_state()}, "state_dict", ["a.weight", "a.bias"]),
-    "optimizer first": ({"optimizer": optimizer_state(), "state_dict": SD}, "state_dict", ["a.weight", "a.bias"]),
+CONTAINERS: dict[str, tuple[Callable[[], Any], str, list[str]]] = {
+    "plain": (lambda: SD, "", ["a.weight", "a.bias"]),
+    "ordered": (lambda: OrderedDict(SD), "", ["a.weight", "a.bias"]),
+    "dict subclass": (lambda: Config(SD), "", ["a.weight", "a.bias"]),
+    "defaultdict": (lambda: defaultdict(list, SD), "", ["a.weight", "a.bias"]),
+    "with a number beside": (lambda: {**SD, "epoch": 3, "name": "x"}, "", ["a.weight", "a.bias"]),
+    "state_dict": (lambda: {"state_dict": SD, "optimizer": optimizer_state()}, "state_dict", ["a.weight", "a.bias"]),
+    "optimizer first": (
+        lambda: {"optimizer": optimizer_state(), "state_dict": SD},
+        "state_dict",
+        ["a.weight", "a.bias"],
+    ),
     "lightning": (
-        {
+        lambda: {
             "epoch": 1,
             "global_step": 5,
             "state_dict": SD,
@@ -65,19 +70,23 @@ CONTAINERS: dict[str, tuple[Any, str, list[str]]] = {
         "state_dict",
         ["a.weight", "a.bias"],
     ),
-    "model": ({"model": SD, "model_ema": weights("a.weight", "a.bias"), "args": None}, "model", ["a.weight", "a.bias"]),
-    "ema first": ({"state_dict_ema": SD, "state_dict": SD}, "state_dict", ["a.weight", "a.bias"]),
-    "ema only": ({"ema": SD, "optimizer": optimizer_state()}, "ema", ["a.weight", "a.bias"]),
-    "module": ({"module": SD, "optimizer": optimizer_state()}, "module", ["a.weight", "a.bias"]),
-    "model state_dict": ({"model": {"state_dict": SD}}, "model/state_dict", ["a.weight", "a.bias"]),
-    "list": ([SD, {"epoch": 1}], "0", ["a.weight", "a.bias"]),
+    "model": (
+        lambda: {"model": SD, "model_ema": weights("a.weight", "a.bias"), "args": None},
+        "model",
+        ["a.weight", "a.bias"],
+    ),
+    "ema first": (lambda: {"state_dict_ema": SD, "state_dict": SD}, "state_dict", ["a.weight", "a.bias"]),
+    "ema only": (lambda: {"ema": SD, "optimizer": optimizer_state()}, "ema", ["a.weight", "a.bias"]),
+    "module": (lambda: {"module": SD, "optimizer": optimizer_state()}, "module", ["a.weight", "a.bias"]),
+    "model state_dict": (lambda: {"model": {"state_dict": SD}}, "model/state_dict", ["a.weight", "a.bias"]),
+    "list": (lambda: [SD, {"epoch": 1}], "0", ["a.weight", "a.bias"]),
     "sub-models": (
-        {"generator": SD, "discriminator": weights("d.weight"), "g_optim": optimizer_state()},
+        lambda: {"generator": SD, "discriminator": weights("d.weight"), "g_optim": optimizer_state()},
         "",
         ["generator.a.weight", "generator.a.bias", "discriminator.d.weight"],
     ),
     "megatron": (
-        {
+        lambda: {
             "args": argparse.Namespace(num_attention_heads=4),
             "iteration": 100,
             "model": {
@@ -96,13 +105,13 @@ CONTAINERS: dict[str, tuple[Any, str, list[str]]] = {
             "encoder.final_layernorm.weight",
         ],
     ),
-    "keys that are numbers": ({0: torch.ones(2), 1: torch.ones(2)}, "", ["0", "1"]),
+    "keys that are numbers": (lambda: {0: torch.ones(2), 1: torch.ones(2)}, "", ["0", "1"]),
 }
 
 
 @pytest.mark.parametrize(("whole", "container", "names"), CONTAINERS.values(), ids=CONTAINERS)
-def test_the_model_is_found(whole: Any, container: str, names: list[str], saved: Any) -> None:
-    with open_checkpoint(saved(whole)) as checkpoint:
+def test_the_model_is_found(whole: Callable[[], Any], container: str, names: list[str], saved: Any) -> None:
+    with open_checkpoint(saved(whole())) as checkpoint:
         assert checkpoint.container == container
         assert list(checkpoint.tensors) == names
         assert not checkpoint.findings
@@ -110,9 +119,9 @@ def test_the_model_is_found(whole: Any, container: str, names: list[str], saved:
 
 @pytest.mark.parametrize(("whole", "container", "names"), CONTAINERS.values(), ids=CONTAINERS)
 def test_keys_lead_to_the_tensor_that_torch_loads(
-    whole: Any, container: str, names: list[str], saved: Any, content: Any, tensor_bytes: Any
+    whole: Callable[[], Any], container: str, names: list[str], saved: Any, content: Any, tensor_bytes: Any
 ) -> None:
-    path = saved(whole)
+    path = saved(whole())
     loaded = torch.load(path, weights_only=False)
     with open_checkpoint(path) as checkpoint:
         for name in names:

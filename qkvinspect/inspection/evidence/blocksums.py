@@ -61,6 +61,21 @@ def added_up(layers: Sequence[BlockSums]) -> BlockSums:
     return BlockSums(counts, moments, paired)
 
 
+def side_by_side(layers: Sequence[BlockSums]) -> BlockSums:
+    """Those of blocks of the same sizes as of so many layers, each for itself."""
+    first = layers[0]
+    moments = np.concatenate([_of_several(one.moments, first.counts.ndim) for one in layers], axis=1)
+    if first.paired is None:
+        return BlockSums(first.counts, moments)
+    pairs = [_of_several(one.paired[1], 0) for one in layers if one.paired is not None]
+    return BlockSums(first.counts, moments, (first.paired[0], np.concatenate(pairs, axis=1)))
+
+
+def _of_several(moments: Array, axes: int) -> Array:
+    """With an axis of layers, of which there may be but one."""
+    return moments if moments.ndim > axes + 1 else moments[:, None]
+
+
 class SumsOverBlocks:
     """Of the entries of some matrices of one shape; cached, as each block of twice the size is made of four.
 
@@ -245,15 +260,23 @@ def cross_sums(products: Products, width: int, other: int, share: int) -> BlockS
         share: how many heads downwards belong to one across.
     """
     moments = products.add_up(width, other)
-    counts = np.full(moments.shape[-2:], float(width * other))
+    heads, others = moments.shape[-2:]
     if width != other:
-        return BlockSums(counts, moments)
-    heads = np.arange(len(counts))
-    down = np.arange(len(counts) * width)
-    own = products.at(down, down // width // share * width + down % width).astype(np.float64)
+        return BlockSums(np.full((heads, others), float(width * other)), moments)
+    counts, down, across = _of_own_head(heads, others, width, share)
+    own = products.at(down, across).astype(np.float64)
     own = own.reshape(*own.shape[:-1], -1, width)
     sums = np.array([own.sum(axis=-1), (own * own).sum(axis=-1)])
     moments = moments.copy()
-    moments[..., heads, heads // share] -= sums
-    counts[heads, heads // share] -= width
+    moments[..., down[::width] // width, across[::width] // width] -= sums
     return BlockSums(counts, moments, (float(down.size), sums.sum(axis=-1)))
+
+
+@lru_cache(maxsize=64)
+def _of_own_head(heads: int, others: int, width: int, share: int) -> tuple[Array, Array, Array]:
+    """How many entries blocks have without those of rows at one place of a head and of its own other one; and these."""
+    down = np.arange(heads * width)
+    across = down // width // share * width + down % width
+    counts = np.full((heads, others), float(width * width))
+    counts[np.arange(heads), np.arange(heads) // share] -= width
+    return counts, down, across

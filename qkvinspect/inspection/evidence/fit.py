@@ -17,11 +17,14 @@ from functools import cached_property
 import numpy as np
 
 from qkvinspect.fast_dataclass import dataclass, replace
-from qkvinspect.inspection.evidence.blocksums import Products, added_up, block_sums, cross_sums
+from qkvinspect.inspection.evidence.blocksums import Products, added_up, block_sums, cross_sums, side_by_side
 from qkvinspect.inspection.evidence.likelihood import FEW, Fitted, fitted
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.evidence.term import Term
 from qkvinspect.weights.reading import Array
+
+_ROOM = 1 << 20
+"""Moments of hypotheses that are worked out at once."""
 
 Index = Mapping[str, Array]
 """For each part, the sampled rows of its heads: int [heads, rows of a head]."""
@@ -45,7 +48,7 @@ class Fit:
     tied: tuple[int, int] = (0, 0)
     layers: int = 1
 
-    @property
+    @cached_property
     def usable(self) -> bool:
         """Whether there are heads to tell apart, and entries enough in every class."""
         enough = all(term.smallest() >= FEW for term in self.terms)
@@ -83,10 +86,11 @@ class Fit:
         return sum((term.scores(orders) for term in self.terms), np.zeros(len(orders))) - without
 
     def of_layer(self, number: int) -> Fit:
-        """The same for one of several layers."""
+        """The same for one of several layers, with what all of them together were asked for."""
         terms = tuple(replace(term, sums=term.sums.of_layer(number)) for term in self.terms)
-        lengths = replace(self.lengths, value=float(np.broadcast_to(self.lengths.value, self.layers)[number]))
-        return replace(self, terms=terms, lengths=lengths, layers=1)
+        one = replace(self, terms=terms, lengths=self.lengths.of_layer(number), layers=1)
+        vars(one).update(fitted=self.fitted.of_layer(number), _gain=self._gain.of_layer(number))
+        return one
 
     def parted(self, together: int) -> Fitted:
         """The gain over taking so many neighbouring kv heads for one."""
@@ -128,6 +132,36 @@ def fit(sample: Sample, index: Index) -> Fit:
     return Fit(tuple(terms), kv_heads, share, _lengths(sample, placed), tied, sample.layers)
 
 
+def know(fits: Sequence[Fit]) -> None:
+    """Work out what each is worth, those that are alike in form at once: numpy takes as long over one as over many."""
+    alike: dict[object, list[Fit]] = {}
+    for one in fits:
+        of_terms = tuple((len(term.sums.moments), term.sums.counts.shape, term.share) for term in one.terms)
+        alike.setdefault((of_terms, one.tied, one.kv_heads, one.layers), []).append(one)
+    for some in alike.values():
+        step = max(_ROOM // max(sum(term.sums.moments.size for term in some[0].terms), 1), 1)
+        for start in range(0, len(some), step):
+            _know_at_once(some[start : start + step])
+
+
+def _know_at_once(fits: Sequence[Fit]) -> None:
+    """As if these were so many more layers."""
+    first = fits[0]
+    if len(fits) == 1:
+        return
+    terms = tuple(
+        replace(same[0], sums=side_by_side([term.sums for term in same]))
+        for same in zip(*(one.terms for one in fits), strict=True)
+    )
+    lengths = np.concatenate([np.broadcast_to(one.lengths.value, one.layers) for one in fits])
+    lengths = Fitted(lengths, first.lengths.expected, first.lengths.variance)
+    whole = replace(first, terms=terms, lengths=lengths, layers=len(fits) * first.layers)
+    for number, one in enumerate(fits):
+        start, count = number * first.layers, first.layers
+        fitted_, gain = (known.of_layers(start, count) for known in (whole.fitted, whole.gain()))
+        vars(one).update(usable=whole.usable, fitted=fitted_, _gain=gain)
+
+
 def together(fits: Sequence[Fit]) -> Fit | None:
     """The same hypothesis applied to several layers that follow one law; None where their entries are not alike.
 
@@ -157,7 +191,13 @@ def are_alike(fits: Sequence[Fit]) -> bool:
 
 
 def _lengths(sample: Sample, index: Index) -> Fitted:
-    """Balanced factors have rows of the same lengths, whatever the heads."""
+    """Balanced factors have rows of the same lengths, whatever the heads: the same for whatever puts parts there."""
+    key = tuple((part, rows.tobytes()) for part, rows in index.items())
+    (found,) = sample.remembered(key, lambda: [_fitted_lengths(sample, index)])
+    return found
+
+
+def _fitted_lengths(sample: Sample, index: Index) -> Fitted:
     found = Fitted()
     for wide, narrow in (("q", "k"), ("o", "v")):
         values = [

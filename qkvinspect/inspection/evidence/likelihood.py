@@ -43,6 +43,17 @@ class Fitted:
         """Twice the log-likelihood, less what it would be on noise."""
         return self.value - self.expected
 
+    def of_layer(self, number: int) -> Fitted:
+        """That of one of several layers; of what all have in common, the same."""
+        return self.of_layers(number, 1)
+
+    def of_layers(self, start: int, count: int) -> Fitted:
+        """That of some of several layers, side by side."""
+        value = self.value
+        if isinstance(value, np.ndarray):
+            value = float(value[start]) if count == 1 else value[start : start + count]
+        return Fitted(value, self.expected, self.variance)
+
     @property
     def of_all(self) -> Fitted:
         """That of all layers together."""

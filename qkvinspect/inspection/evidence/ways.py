@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qkvinspect.fast_tuple import NamedTuple
-from qkvinspect.inspection.evidence.fit import Fit, fit
+from qkvinspect.inspection.evidence.fit import Fit, fit, know
 from qkvinspect.inspection.evidence.index import index_of, tiled
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.report import Attention
@@ -13,10 +13,6 @@ from qkvinspect.weights.reading import Array
 
 Variants = Mapping[int, Attention]
 """For each number of heads, a layer cut into that many; it stands for all layers of its stack, of one shape."""
-
-
-_REMEMBERED = 2
-"""Samples that other packings are going to ask, too."""
 
 
 class HeadsInOrder(NamedTuple):
@@ -36,23 +32,30 @@ Fits = Mapping[HeadsInOrder, Sequence[Fit]]
 
 def every_way(variants: Variants, samples: Sequence[Sample]) -> Fits:
     """Every number of heads that fits all layers, with the heads that share a kv head side by side, and tiled."""
+    return every_packing({"": variants}, samples).get("", {})
+
+
+def every_packing(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Mapping[str, Fits]:
+    """The same of each of several packings, of those that have any."""
     ways = {
-        HeadsInOrder(number, is_tiled): index
+        (label, HeadsInOrder(number, is_tiled)): index
+        for label, variants in packings.items()
         for is_tiled in (False, True)
         for number, cut in variants.items()
         if samples and (index := _placed(cut, samples[0], is_tiled=is_tiled))
     }
-    found: dict[HeadsInOrder, list[Fit]] = {way: [] for way in ways}
-    for number, sample in enumerate(samples):
-        for way, fitted in list(found.items()):
-            one = fit(sample, ways[way])
+    found: dict[tuple[str, HeadsInOrder], list[Fit]] = {way: [] for way in ways}
+    for sample in samples:
+        fits = {way: fit(sample, ways[way]) for way in found}
+        know([*fits.values()])
+        for way, one in fits.items():
             if one.usable:
-                fitted.append(one)
+                found[way].append(one)
             else:
                 del found[way]
-        if number >= _REMEMBERED:
-            sample.forget()
-    return found
+        sample.forget()
+    labels = dict.fromkeys(label for label, _ in found)
+    return {label: {heads: of for (own, heads), of in found.items() if own == label} for label in labels}
 
 
 def _placed(cut: Attention, sample: Sample, *, is_tiled: bool) -> Mapping[str, Array] | None:

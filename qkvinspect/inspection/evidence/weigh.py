@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from qkvinspect.inspection.evidence.odds import noise_of, share_of
 from qkvinspect.inspection.evidence.over_channels import may_be_over_channels
 from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, at_once, stride_of, take
-from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, every_way
+from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, every_packing, every_way
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Verdict, Weighed
 
@@ -99,8 +99,7 @@ def agreeing(packings: Mapping[str, Variants], samples: Sequence[Sample], said: 
         chance: with which noise may seem to have these heads.
         packings: among which the packing is weighed; where it is the heads, one with no name.
     """
-    batches = at_once(samples)
-    fits = {label: own for label, variants in packings.items() if (own := every_way(variants, batches))}
+    fits = every_packing(packings, at_once(samples))
     own = fits.get(said.label)
     if own is None or HeadsInOrder(said.num_heads, said.tiled) not in own:
         return set()
@@ -113,12 +112,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
 
     All of them explain the same entries, so their likelihoods compare as they are.
     """
-    fits: dict[str, Fits] = {}
-    batches = at_once(samples)
-    for label, variants in packings.items():
-        own = every_way(variants, batches)
-        if own:
-            fits[label] = own
+    fits = every_packing(packings, at_once(samples))
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
@@ -133,6 +127,22 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     others = np.flatnonzero(~as_packed(fits, verdict.best)).tolist()
     one_by_one = ((i, {label: _only(own, i) for label, own in fits.items()}) for i in others)
     return unless_apart(verdict, [_packings(one.items(), layers[i : i + 1]) for i, one in one_by_one])
+
+
+def each_by_itself(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Iterator[Verdict | None]:
+    """As ``weigh_packings`` of each layer alone, one after the other; layers alike in form are compared at once."""
+    for batch in at_once(samples):
+        fits = every_packing(packings, [batch])
+        for number in range(batch.layers):
+            own = {label: _only(ways, number) for label, ways in fits.items()}
+            sample, *samples = samples
+            if not own:
+                yield None
+                continue
+            verdict = _packings(own.items(), (sample.layer,))
+            if verdict.decided and _over_channels(packings, own, [sample], verdict.best.label):
+                verdict = replace(verdict, decided=False, confidence=0.0)
+            yield verdict
 
 
 def _over_channels(
