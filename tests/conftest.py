@@ -55,39 +55,9 @@ class Result:
 Run = Callable[..., Result]
 
 
-UNTRACED = (
-    *(f"tests/{room}/" for room in ("census", "evidence", "hostile", "proofs", "real")),
-    "tests/cli/test_goldens.py",
-    "tests/diff/test_packings.py",
-    "tests/formats/test_onnx_order.py",
-    "tests/remote/test_ranges.py",
-    "tests/remote/test_stores.py",
-    "tests/render/html/test_page.py",
-    "tests/scans/test_engines.py",
-    "tests/test_against_torch.py",
-    "tests/tui/test_outline.py",
-    "tests/weights/test_neighbours.py",
-    "tests/weights/test_reading.py",
-)
-"""Rooms and files whose tests run without the tracer of coverage, which makes them two to three times as slow.
-
-They ask the whole tool about many checkpoints, again and again, or wait for other processes. The lines that they reach
-are counted for the tests of the rooms that these lines are of, which by themselves keep what ``fail_under`` asks for.
-"""
-
-TRACED = 1
-"""Cases of a test that run with the tracer: those that follow try other values with the same lines."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first: at the end, one process would do it alone while the others have nothing left."""
     items.sort(key=lambda item: item.path.name != "test_gate.py")
-    cases = Counter[str]()
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        cases[test] += 1
-        if cases[test] > TRACED or item.nodeid.startswith(UNTRACED):
-            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.hookimpl(wrapper=True)

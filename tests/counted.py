@@ -26,7 +26,7 @@ def counted() -> Iterator[Counter[tuple[str, int]]]:
         own = lines.setdefault(code.co_filename[len(package) :], Counter())
 
         def count(frame: FrameType, event: str, argument: object) -> object:
-            if event == "line":
+            if event == "line" and frame.f_lineno:  # what measures coverage puts code on a line 0
                 own[frame.f_lineno] += 1
             return count
 

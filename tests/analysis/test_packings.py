@@ -23,7 +23,6 @@ def form(case: str) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("case", one_of_each(form, CASES))
-@pytest.mark.no_cover
 def test_the_figures_are_those_of_the_true_rows(case: str) -> None:
     truth = truth_of(case)
     source = CAPTURED / case / "model.safetensors"

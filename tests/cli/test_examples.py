@@ -141,7 +141,6 @@ def test_an_example_is_a_command_line(example: str) -> None:
 
 
 @pytest.mark.parametrize("example", every_value(examples(), lambda one: [pair in asked(one) for pair in EVERY]))
-@pytest.mark.no_cover
 def test_an_example_runs(example: str, world: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """Each option of each command in every run; all of them with ``-m mass``."""
     monkeypatch.chdir(world)

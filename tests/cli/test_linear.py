@@ -120,7 +120,6 @@ CASES = those(lambda case: case[1] == "layers" or case in SOME, product(LINES, I
 
 
 @pytest.mark.parametrize(("line", "made"), CASES)
-@pytest.mark.no_cover  # it counts lines itself
 def test_twice_the_input_is_twice_the_steps(line: str, made: str, tmp_path: Path, run: Run) -> None:
     with quick():
         once = steps(INPUTS[made], FEW, LINES[line], tmp_path / "once", run)

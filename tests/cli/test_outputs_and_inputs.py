@@ -120,7 +120,6 @@ def cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize("every", first(1, [False, True]))
 @pytest.mark.parametrize(("name", "option"), [*cases()])
-@pytest.mark.no_cover
 def test_no_output_takes_the_place_of_an_input(
     name: str, option: str, every: bool, prepared: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,7 +159,6 @@ def test_rows_of_k_and_v_are_read_once_for_all_heads_that_share_them(tmp_path: P
 
 
 @pytest.mark.parametrize("trial", first(12, TRIALS))
-@pytest.mark.no_cover
 def test_the_damaged_head_is_first(trial: int, tmp_path: Path, run) -> None:
     """The first twelve are each way of encoding with each kind of damage."""
     choose = random.Random(trial)
@@ -185,7 +184,6 @@ def test_the_damaged_head_is_first(trial: int, tmp_path: Path, run) -> None:
 
 
 @pytest.mark.parametrize("trial", first(6, TRIALS))
-@pytest.mark.no_cover
 def test_the_damaged_head_is_first_beside_parts_that_are_no_codes(trial: int, tmp_path: Path, run) -> None:
     """One part is kept in float16, of an original in bfloat16; the codes are nf4's, int8's, or real GPTQ's.
 

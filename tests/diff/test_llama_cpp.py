@@ -70,7 +70,6 @@ def assert_identical(difference: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", SAID)
-@pytest.mark.no_cover
 def test_the_values_are_the_same_and_the_transformation_is_named(name: str, run: Callable[..., Any]) -> None:
     quick = () if name in ASKED else ("--no-evidence",)
     difference = json.loads(run("diff", FOLDER / name, FOLDER / f"{name}.gguf", "-f", "json", *quick).out)

@@ -121,7 +121,6 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("layout", EVERY)
 @tried(given(data=st.data()), 1, 4, **SAFE)
-@pytest.mark.no_cover
 def test_split_then_pack(tmp_path: Path, layout: Layout, data: st.DataObject) -> None:
     sizes = data.draw(geometries(layout))
     state = state_of(layout, sizes)
@@ -137,7 +136,6 @@ def test_split_then_pack(tmp_path: Path, layout: Layout, data: st.DataObject) ->
 
 @pytest.mark.parametrize("layout", EVERY)
 @tried(given(data=st.data()), 1, 4, **SAFE)
-@pytest.mark.no_cover
 def test_there_and_back(tmp_path: Path, layout: Layout, data: st.DataObject) -> None:
     """Through layouts of other kinds that can hold it; at least one can, but for a few that are alone.
 

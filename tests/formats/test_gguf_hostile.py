@@ -184,7 +184,6 @@ def _is_refused(data: bytes, codes: tuple[Code, ...]) -> None:
 
 
 @pytest.mark.parametrize("seed", first(2, range(8)))
-@pytest.mark.no_cover
 def test_mutations_are_read_or_refused(seed: int) -> None:
     rng, refusals = random.Random(seed), set[Code | None]()
     whole = sound(Writer("<>"[seed % 2]))

@@ -114,7 +114,6 @@ def watched() -> Iterator[Watched]:
 
 
 @pytest.mark.parametrize(("made", "codes", "limits"), [mass(one) if one.id in LONG else one for one in CASES])
-@pytest.mark.no_cover
 def test_bombs_end_small(
     made: Callable[[], bytes], codes: set[Code] | None, limits: dict[str, int], zipped: Any, watched: Watched
 ) -> None:

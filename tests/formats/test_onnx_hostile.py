@@ -193,7 +193,6 @@ def _is_refused(data: bytes, codes: tuple[Code, ...]) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.no_cover  # it counts lines itself
 def test_many_readers_of_many_products_take_no_time() -> None:
     """Each of which might be the bias of each."""
     count = 500
@@ -206,7 +205,6 @@ def test_many_readers_of_many_products_take_no_time() -> None:
 
 
 @pytest.mark.parametrize("seed", first(1, range(8)))
-@pytest.mark.no_cover
 def test_mutations_are_read_or_refused(seed: int) -> None:
     rng, refusals, whole = random.Random(seed), set[Code | None](), 0
     with no_hang() as within, bounded_memory(128 << 20):

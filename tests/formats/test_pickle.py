@@ -87,7 +87,6 @@ def plain(original: Any) -> Any:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @tried(given(original=PLAIN), few=8, many=60)
-@pytest.mark.no_cover
 def test_plain_data_of_every_protocol(protocol: int, original: object) -> None:
     assert repr(value(load(pickle.dumps(original, protocol), "f"))) == repr(plain(original))
 
@@ -393,7 +392,6 @@ def test_memo_entries_counted_in_two_ways() -> None:
 
 
 @pytest.mark.parametrize("place", spread(10, range(0, 90, 3)))
-@pytest.mark.no_cover
 def test_a_tensor_with_a_changed_byte_is_read_as_the_opcodes_say(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = bytearray(many_tensors())
     data[data.index(b"X\x03\0\0\x00150r") + place - 20] ^= 1 << place % 8
@@ -408,7 +406,6 @@ def test_a_tensor_with_a_changed_byte_is_read_as_the_opcodes_say(place: int, mon
     assert outcomes[0] == outcomes[1]
 
 
-@pytest.mark.no_cover
 def test_truncated_at_every_byte() -> None:
     data = real_pickle()
     assert isinstance(load(data, "f"), dict)
@@ -418,7 +415,6 @@ def test_truncated_at_every_byte() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.no_cover
 def test_truncated_at_every_byte_by_protocol(protocol: int) -> None:
     data = pickle.dumps({"a": [1, 2.5, b"x", None, True, (1, 2, 3, 4)], "b": {"c": 2**70}, "s": {1}}, protocol)
     for end in range(len(data)):
@@ -449,7 +445,6 @@ class Inert(pickle._Unpickler):
     few=200,
     many=1500,
 )
-@pytest.mark.no_cover
 def test_changed_bytes_read_as_the_real_pickle_reads_them_or_are_refused(
     protocol: int, cuts: list[tuple[int, int]]
 ) -> None:
@@ -469,7 +464,6 @@ def test_changed_bytes_read_as_the_real_pickle_reads_them_or_are_refused(
 
 
 @tried(given(st.binary(max_size=60)), few=200, many=1500)
-@pytest.mark.no_cover
 def test_any_bytes_give_a_value_or_one_kind_of_error(data: bytes) -> None:
     for candidate in (data, data + b".", b"(" + data + b"t."):
         try:

@@ -298,7 +298,6 @@ def test_every_byte_of_the_header_changed_is_read_as_the_library_reads_it_or_ref
     assert read  # a changed name, say
 
 
-@pytest.mark.no_cover
 def test_many_tensors(raw_safetensors: Any, content: Any) -> None:
     header = {f"layers.{n}.w": entry("U8", [1], [n, n + 1]) for n in range(30_000)}
     with open_checkpoint(raw_safetensors(header, bytes(n % 251 for n in range(30_000)))) as checkpoint:

@@ -72,7 +72,6 @@ def test_a_pickled_module(tmp_path: Path) -> None:
     assert read(tmp_path / "m.pt", "in_proj_weight") == raw(module.in_proj_weight.detach())
 
 
-@pytest.mark.no_cover
 def test_pickles_of_over_a_megabyte(tmp_path: Path) -> None:
     content = {f"a_rather_long_name_of_a_tensor_{i:01000d}": torch.full((1,), float(i)) for i in range(2200)}
     assert len(save(content, tmp_path / "m.pt")) > 2_000_000
@@ -92,7 +91,6 @@ def test_views_of_storages_as_old_torch_wrote_them(tmp_path: Path) -> None:
     assert torch.equal(torch.load(tmp_path / "m.pt", weights_only=False)["w"], root[3:7])
 
 
-@pytest.mark.no_cover
 def test_truncated_anywhere(tmp_path: Path) -> None:
     data = save({"w": torch.randn(2, 3), "b": torch.randn(3)}, tmp_path / "m.pt")
     for size in range(15, len(data)):
@@ -120,7 +118,6 @@ def test_damage_is_named(tmp_path: Path, change, words: str) -> None:
         open_checkpoint(tmp_path / "m.pt")
 
 
-@pytest.mark.no_cover
 def test_flipped_bits_give_a_checkpoint_or_one_kind_of_error(tmp_path: Path) -> None:
     data = save({"state_dict": {"w": torch.randn(3, 3)}, "args": {"heads": 2}}, tmp_path / "m.pt")
     chance, outcomes = random.Random(0), set()

@@ -682,7 +682,6 @@ def test_a_huge_expanded_tensor_is_refused_or_at_least_not_allotted(zipped: Any)
         list(stream([StreamRequest(plain(checkpoint.tensors["w"]), "out_in")], lambda _: None))
 
 
-@pytest.mark.no_cover
 def test_flipped_bits_give_a_checkpoint_or_one_kind_of_error(saved: Any, tmp_path: Path, content: Any) -> None:
     data = saved({"state_dict": {"w": torch.randn(3, 3), "b": torch.randn(3)}, "args": {"heads": 2}}).read_bytes()
     path = tmp_path / "flipped.pt"

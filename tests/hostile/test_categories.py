@@ -19,8 +19,6 @@ from tests.hostile.oracles import accepts, disagreements
 from tests.hostile.reading import Outcome, Read, clean, content
 from tests.some import mass
 
-pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
-
 
 def _read(source: MemoryFile, expected: Reads) -> tuple[Outcome, tuple[str, ...]]:
     with none_collected(), formats._open(source, None, {}) as checkpoint:

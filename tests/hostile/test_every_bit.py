@@ -25,7 +25,6 @@ from tests.some import first
 Make = Callable[[bytes], MemoryFile]
 
 
-pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
 
 
 def _saved(**options: object) -> bytes:

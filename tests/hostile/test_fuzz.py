@@ -19,8 +19,6 @@ from tests.hostile.oracles import disagreements
 from tests.hostile.reading import Outcome, outcome
 from tests.some import first, tried
 
-pytestmark = pytest.mark.no_cover  # a tracer makes it three times as slow, and the rest covers the same
-
 SOME = 200
 COUNT = int(os.environ.get("QKVINSPECT_FUZZ", "50000"))
 

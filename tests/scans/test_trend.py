@@ -32,7 +32,6 @@ def said(found: dict[str, Any]) -> list[tuple[str, str | None, str]]:
     return [(one["code"], one["layer"], one["message"]) for one in found["findings"]]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("seed", "options"),
     first(
