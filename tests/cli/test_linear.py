@@ -116,7 +116,12 @@ def steps(made: Made, count: int, line: tuple[str, ...], folder: Path, run: Run)
 
 
 SOME = {("diff", "modules"), ("show", "modules"), ("show", "keys of a config")}
-CASES = those(lambda case: case[1] == "layers" or case in SOME, product(LINES, INPUTS))
+LONG = {("report", "layers"), ("diff", "modules"), ("lineage", "layers")}
+"""A third of the time of all: what the gate has besides."""
+CASES = [
+    pytest.param(*case, marks=pytest.mark.gate) if case in LONG else case
+    for case in those(lambda case: case[1] == "layers" or case in SOME, product(LINES, INPUTS))
+]
 
 
 @pytest.mark.parametrize(("line", "made"), CASES)

@@ -25,8 +25,6 @@ from tests.some import first
 Make = Callable[[bytes], MemoryFile]
 
 
-
-
 def _saved(**options: object) -> bytes:
     buffer = io.BytesIO()
     torch.save({"weight": torch.arange(6.0).reshape(2, 3).T, "index": torch.tensor([3, -1])}, buffer, **options)
