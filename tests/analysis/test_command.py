@@ -21,22 +21,17 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "qkvinspect/render/results/anal
 LAYERS = ("encoder.layers.0.self_attn", "encoder.layers.1.self_attn")
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     layer = torch.nn.TransformerEncoderLayer(24, 4, 32)
-    torch.save(
-        {
-            f"encoder.{name}": value
-            for name, value in torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).state_dict().items()
-        },
-        tmp_path / "m.pt",
-    )
-    state = torch.load(tmp_path / "m.pt")
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     state[f"{LAYERS[1]}.in_proj_weight"] = torch.randn(72, 24)
     state[f"{LAYERS[1]}.in_proj_weight"][:6] = 0
-    torch.save(state, tmp_path / "m.pt")
-    return tmp_path / "m.pt"
+    path = tmp_path_factory.mktemp("model") / "m.pt"
+    torch.save(state, path)
+    return path
 
 
 def output(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
@@ -109,7 +104,7 @@ def test_values(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
             counts = torch.histc(values, 24, float(values.min()), float(values.max()))
             assert one["histogram"] == counts.tolist()
     assert sum(one["head"] is None for one in parts) == 3
-    assert output(capsys, model, "--values").count(" all ") == 6
+    assert output(capsys, model, "--values", "--no-evidence").count(" all ") == 6
     assert len(list(csv.reader(io.StringIO(output(capsys, model, "--values", "--format", "csv", "--heads", 4))))) == 31
 
 
@@ -147,7 +142,7 @@ def test_what_a_person_reads(format: str, model: Path, capsys: pytest.CaptureFix
     text = output(capsys, model, "--heads", 4, "--format", format)
     assert text.count(f"{spectral(model, LAYERS[0], 0, 0):.3f}") >= 1
     assert "1/sqrt" in text
-    assert "histogram" in output(capsys, model, "--values", "--format", format)
+    assert "histogram" in output(capsys, model, "--values", "--no-evidence", "--format", format)
     assert "no figures: the number of heads is not known" in output(capsys, model, "--no-evidence")
 
 

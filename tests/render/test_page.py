@@ -40,13 +40,12 @@ def test_a_line_is_wrapped_as_rich_wraps_it(parts: list[tuple[str, str]], width:
     assert [plain(line) for line in str(page).removesuffix("\n").split("\n")] == [plain(line) for line in expected]
 
 
-@given(
-    st.lists(st.text("ab.-", min_size=1, max_size=9), min_size=1, max_size=9), st.integers(12, 40), st.integers(0, 4)
-)
+FACTS = ["a", "ab.", "a b", "ab a", "ababab", "ab ab.", "a abab.", "abab aba", "ababababa", "ab ab ab."]
+
+
+@given(st.lists(st.sampled_from(FACTS), min_size=1, max_size=9), st.integers(13, 40), st.integers(0, 4))
 def test_lines_are_broken_between_facts_and_stay_indented(facts: list[str], width: int, indent: int) -> None:
     """A fact of two words is on one line if it has room on one."""
-    facts = [fact.replace("-", " a").strip() for fact in facts]
-    assume(all(facts) and max(map(len, facts)) <= width - indent)
     page = Page(ViewOptions(width=width))
     page.line((" " * indent + "  ".join(facts), ""))
     lines = str(page).removesuffix("\n").split("\n")

@@ -53,8 +53,11 @@ SAMPLES = [
 
 @pytest.fixture(autouse=True)
 def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks: what is drawn anew sixty times a second takes most of the time."""
+    """Nobody looks: what is drawn anew sixty times a second takes most of the time. Nor does anyone need to rest."""
     monkeypatch.setattr("textual.screen.UPDATE_PERIOD", 0.2)
+    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.01)  # twice for each key
+    monkeypatch.setattr("qkvinspect.tui.app._REST", 0.01)
+    monkeypatch.setattr("qkvinspect.tui.app._TICK", 1.0)
 
 
 def browse(path: Path, act: Act, size: tuple[int, int] = (80, 24), options: Options = SHAPES) -> None:
@@ -71,13 +74,12 @@ def browse(path: Path, act: Act, size: tuple[int, int] = (80, 24), options: Opti
     asyncio.run(go())
 
 
-async def until(pilot: Pilot[None], ready: Callable[[], bool]) -> None:
-    """Wait for what a thread does."""
-    for _ in range(400):
+async def until(ready: Callable[[], bool]) -> None:
+    """Wait for what a thread does, or for a message."""
+    for _ in range(800):
         if ready():
-            await pilot.pause()
             return
-        await asyncio.sleep(0.02)  # the pilot's own pause asks every widget whether it is done
+        await asyncio.sleep(0.01)  # the pilot's own pause asks every widget whether it is done, and draws what is new
     raise AssertionError("it never came")
 
 
@@ -102,10 +104,10 @@ def read_by_show(path: Path) -> Report:
         return inspect(checkpoint, Options())
 
 
-async def look_at(app: Browser, pilot: Pilot[None], number: int) -> None:
+async def look_at(app: Browser, number: int) -> None:
     """Go to a layer and wait until it has been read."""
     app.query_one(Layers).look_at(number)
-    await until(pilot, lambda: app.branch.layers == (number,) and number in app.session.measured)
+    await until(lambda: app.branch.layers == (number,) and number in app.session.measured)
 
 
 @pytest.mark.parametrize("sample", first(4, SAMPLES))
@@ -118,7 +120,7 @@ def test_the_tree_has_all_layers_and_their_pages_the_norms_of_show(samples: Path
         assert sorted(found) == list(range(len(layers)))
         assert app.session.measured == set()
         for number, attention in enumerate(layers):
-            await look_at(app, pilot, number)
+            await look_at(app, number)
             lines = [words(line) for line in shown(app, "#text").splitlines()]
             assert shown(app, "#text").splitlines()[0].rstrip() == text.layer(attention["layer"])
             for part in "qkv":
@@ -138,12 +140,12 @@ def test_sceptr(run) -> None:
     path = folder("sceptr") / SCEPTR / "SCEPTR"
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
-        await look_at(app, pilot, 0)
+        await look_at(app, 0)
         page = shown(app, "#text")
         assert all(norm in page for norm in ("41.509", "24.213", "9.007"))
         assert "8 heads x 8 (config.json:model.self_attention_stack.initargs.nhead)" in page
         await pilot.press("e")
-        await until(pilot, lambda: app.session.attentions[0].evidence is not None)
+        await until(lambda: app.session.attentions[0].evidence is not None)
         assert "the weights say 8 heads (99.99 % sure" in re.sub(r"\s+", " ", shown(app, "#text"))
         assert "41.509" in shown(app, "#text")
 
@@ -154,8 +156,8 @@ def test_the_weights_tell_the_heads_when_asked(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         assert all(attention.heads is None for attention in app.session.attentions)
         await pilot.press("e")
-        await until(pilot, lambda: all(attention.heads is not None for attention in app.session.attentions))
-        await look_at(app, pilot, 1)
+        await until(lambda: all(attention.heads is not None for attention in app.session.attentions))
+        await look_at(app, 1)
         assert "4 heads x 16 (the weights, 99.99 % sure)" in shown(app, "#text")
 
     browse(samples / "trained.safetensors", act)
@@ -163,19 +165,20 @@ def test_the_weights_tell_the_heads_when_asked(samples: Path) -> None:
 
 def test_the_filter_filters(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
-        tree = app.query_one(Layers)
+        tree, words = app.query_one(Layers), app.query_one(Input)
+        await pilot.press("slash", *"dec")
         for typed, layers in (("dec", {1, 2}), ("MULTI", {2}), ("mha enc", {0}), ("xyz", set())):
-            await pilot.press("slash", *(typed if typed == "dec" else ()))
-            app.query_one(Input).value = typed
+            words.value = typed
             await pilot.pause()
             assert {number for leaf in leaves(tree.root) if leaf.data for number in leaf.data.layers} == layers
-            await pilot.press("enter", "m")
-            await pilot.pause()
             assert len(app.chosen) == len(layers)
-            await pilot.press("m", "escape")
-            await pilot.pause()
-            assert len(leaves(tree.root)) == len(app.session.attentions) == 3
-            assert app.query_one(Input).value == ""
+            if typed in ("dec", "xyz"):  # and go to what was found, to its map, and back to all
+                await pilot.press("enter", "m")
+                assert shown(app, "#cell").startswith("head 0: " if layers else "no layer")
+                await pilot.press("m", "escape")
+                assert len(leaves(tree.root)) == len(app.session.attentions) == 3
+                assert words.value == ""
+                await pilot.press("slash")
 
     browse(samples / "transformer.pt", act, options=Options(norms=False, heads=("2",)))
 
@@ -186,19 +189,19 @@ def test_the_map_shows_the_norm_of_every_head(samples: Path, size: tuple[int, in
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         await pilot.press("m")
-        await until(pilot, lambda: len(app.session.measured) == len(report.attentions))
+        await until(lambda: len(app.session.measured) == len(report.attentions))
         cells = app.query_one(HeatMap)
         for row, attention in enumerate(report.attentions):
             part = attention.part("q")
             assert part is not None
             for head, measure in enumerate(part.head_measures):
                 cells.look_at(row, head)
-                await pilot.pause()
-                assert words(shown(app, "#cell")) == ["head", f"{head}:", text.number(measure.norm), attention.layer]
+                said = ["head", f"{head}:", text.number(measure.norm), attention.layer]
+                await until(lambda said=said: words(shown(app, "#cell")) == said)
                 line = "".join(segment.text for segment in cells.render_line(row + 1))
                 assert f"{measure.norm:#.3g}" in line
         await pilot.press("enter")
-        await until(pilot, lambda: app.branch.layers == (len(report.attentions) - 1,))
+        await until(lambda: app.branch.layers == (len(report.attentions) - 1,))
 
     browse(samples / "sharded", act, size)
 
@@ -217,7 +220,7 @@ def test_keys_move_in_the_map_and_choose_its_column(samples: Path) -> None:
         assert "symmetric share of QK" in shown(app, "#title")
         assert "not read" in shown(app, "#cell")
         await pilot.press("a")
-        await until(pilot, lambda: len(app.session.figures) == len(figures))
+        await until(lambda: len(app.session.figures) == len(figures))
         await pilot.press("down", "right", "right")
         await pilot.pause()
         expected = figures[1].heads[2].symmetric
@@ -235,10 +238,10 @@ def test_analysis_is_that_of_analyze(samples: Path) -> None:
         expected = list(analyze(report))
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
-        await look_at(app, pilot, 1)
+        await look_at(app, 1)
         assert app.session.figures == {}
         await pilot.press("a")
-        await until(pilot, lambda: 1 in app.session.figures)
+        await until(lambda: 1 in app.session.figures)
         assert app.session.figures == {1: expected[1]}
         page = shown(app, "#text")
         after = page[page.index("Analysis") :]
@@ -266,12 +269,13 @@ def test_names_from_a_file_stay_text(tmp_path: Path) -> None:
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         for number, attention in enumerate(app.session.attentions):
-            await look_at(app, pilot, number)
+            await look_at(app, number)
             page = shown(app, "#text")
             assert page.splitlines()[0].rstrip() == text.layer(attention.layer)
             assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", page)
         await pilot.press("a", "e")
-        await until(pilot, lambda: len(app.session.figures) == 1 and app.work.running is None)
+        await until(lambda: len(app.session.figures) == 1 and app.work.running is None)
+        await pilot.pause()
         for _ in range(2):
             picture = app.export_screenshot()
             assert "[red]x[/red]" in picture.replace("&#160;", " ")
@@ -342,9 +346,9 @@ def test_a_layer_that_is_left_is_not_read_on(tmp_path: Path, counted: list[int])
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         before = sum(counted)
         app.query_one(Layers).look_at(0)
-        await until(pilot, lambda: app.work.running is not None and sum(counted) > before)
-        await pilot.press("home")
-        await until(pilot, lambda: app.work.running is None)
+        await until(lambda: app.work.running is not None and sum(counted) > before)
+        app.simulate_key("home")  # the pilot would wait until this process has nothing to do
+        await until(lambda: app.work.running is None)
         assert sum(counted) < 3e9 < 3 * 2 * 32768**2
         assert app.session.measured == set()
 
@@ -371,7 +375,7 @@ def test_a_file_that_changes_is_a_line_in_the_app(samples: Path, tmp_path: Path,
             await pilot.press(key)
         else:
             app.query_one(Layers).look_at(1)
-        await until(pilot, lambda: "error: " in shown(app, "#status"))
+        await until(lambda: "error: " in shown(app, "#status"))
         assert re.search(r"was changed or replaced|became shorter", shown(app, "#status"))
         assert shown(app, "#status").count("[QKV-F") == 1
         assert app.work.running is None
@@ -385,10 +389,10 @@ def test_a_file_that_changes_is_a_line_in_the_app(samples: Path, tmp_path: Path,
 def test_findings_are_on_the_page_of_their_layer_and_of_all(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         assert "NaN" not in shown(app, "#text")
-        await look_at(app, pilot, 0)
+        await look_at(app, 0)
         assert "warning: layers.0.self_attn: K holds 1 NaN or infinite value" in shown(app, "#text")
         await pilot.press("home")
-        await until(pilot, lambda: len(app.branch.children) > 0)
+        await until(lambda: len(app.branch.children) > 0)
         assert "warning: layers.0.self_attn: K holds 1 NaN or infinite value" in shown(app, "#text")
 
     browse(samples / "damaged.pt", act)
@@ -399,32 +403,34 @@ def test_what_a_file_would_run_is_on_the_first_page(samples: Path) -> None:
         assert "also holds 'model_ema' (ema, 24 tensors)" in shown(app, "#text")
         text = "this file would run os.system"
         app.session.others.append(Finding(FindingCode.DANGEROUS_GLOBAL, text, severity="error"))
-        await look_at(app, pilot, 1)
+        await look_at(app, 1)
         assert "os.system" not in shown(app, "#text")
         await pilot.press("home")
-        await until(pilot, lambda: len(app.branch.children) > 0)
+        await until(lambda: len(app.branch.children) > 0)
         assert "error: this file would run os.system" in shown(app, "#text")
 
     browse(samples / "training.pt", act)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (40, 10), (160, 50)])
-def test_the_keys_are_in_the_footer_and_the_help(samples: Path, size: tuple[int, int]) -> None:
+def test_the_keys_are_in_the_footer_and_the_help(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         def keys() -> bool:
             picture = app.export_screenshot().replace("&#160;", " ")
             names = ("Filter", "Map", "Column", "Analyze", "Evidence", "Copy code", "Help", "Quit")
             return all(name in picture for name in names)
 
-        if size[0] >= 80:
-            await until(pilot, keys)
-        await pilot.press("question_mark")
-        await pilot.pause()
-        assert "another layer" in app.export_screenshot().replace("&#160;", " ")
-        await pilot.press("escape", "q")
+        for width, height in ((80, 24), (40, 10), (160, 50)):
+            await pilot.resize_terminal(width, height)
+            if width >= 80:
+                await until(keys)
+            await pilot.press("question_mark")
+            await pilot.pause()
+            assert "another layer" in app.export_screenshot().replace("&#160;", " ")
+            await pilot.press("escape")
+        await pilot.press("q")
         assert app.return_code == 0
 
-    browse(samples / "transformer.pt", act, size)
+    browse(samples / "transformer.pt", act)
 
 
 def test_nothing_to_see(tmp_path: Path) -> None:
@@ -445,7 +451,7 @@ def test_a_key_copies_the_code_that_slices_the_layer(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         await pilot.press("y")
         assert "encoder.layers.0" in app.clipboard
-        await look_at(app, pilot, 1)
+        await look_at(app, 1)
         await pilot.press("y")
         names: dict[str, torch.Tensor] = {}
         exec(app.clipboard, names)
@@ -461,7 +467,7 @@ def test_the_strip_has_the_colours_of_its_parts(samples: Path) -> None:
     """A third of the columns for each of Q, K and V, every other head darker; numbers where one ends."""
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
-        await look_at(app, pilot, 0)
+        await look_at(app, 0)
         console = Console(width=48, color_system="truecolor", force_terminal=True)
         lines = console.render_lines(ColouredStrips(app.session.attentions[0]), console.options)
         name, bar, numbers = ("".join(segment.text for segment in line).rstrip() for line in lines)
@@ -488,9 +494,9 @@ def test_no_column_is_all_dashes(samples: Path, sample: str) -> None:
 
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         assert not any(set(column) == {"-"} for column in columns(shown(app, "#text")))
-        await look_at(app, pilot, 0)
+        await look_at(app, 0)
         await pilot.press("a")
-        await until(pilot, lambda: bool(app.session.figures))
+        await until(lambda: bool(app.session.figures))
         assert len(columns(shown(app, "#text"))) > 4
         assert not any(set(column) == {"-"} for column in columns(shown(app, "#text")))
 

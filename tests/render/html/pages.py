@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = (
@@ -22,6 +22,15 @@ ARGUMENTS = (
     "--disable-sync",
 )
 
+Scheme = Literal["light", "dark"]
+
+VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
+
+_DATA = b'<script type="application/json" id="data">'
+"""The line before the library."""
+
+_LINE = 1000
+"""The number that it gets, by blank lines."""
 
 _PATIENCE = 60_000
 """Milliseconds: a page of 5 MB takes long on a machine that does much else."""
@@ -41,22 +50,64 @@ def chromium() -> Generator[Browser]:
         browser.close()
 
 
+class Tab:
+    """One tab in which every page is opened, at the same address and with the library on the same line.
+
+    To compile plotly takes three seconds. Chromium does so once for a text, an address and a line, while the tab lives.
+    """
+
+    def __init__(self, context: BrowserContext, place: Path) -> None:
+        self._place = place
+        self._shown: tuple[Path, Scheme] | None = None
+        self._told: list[str] = []
+        self._page = context.new_page()
+        self._page.set_default_timeout(_PATIENCE)
+        self._page.on("console", lambda message: self._told.append(f"console: {message.text}"))
+        self._page.on("pageerror", lambda error: self._told.append(f"error: {error}"))
+        self._page.on("dialog", lambda dialog: self._told.append(f"dialog: {dialog.message}"))
+        self._page.on("popup", lambda popup: self._told.append(f"popup: {popup.url}"))
+        self._page.on("request", lambda request: self._told.append(request.url))
+
+    def show(self, file: Path, scheme: Scheme = "light") -> Page:
+        """A page, opened unless the tab has it already: who uses it leaves it as it was."""
+        if (file, scheme) != self._shown:
+            self.leave()
+            before, data, after = file.read_bytes().partition(_DATA)
+            lines = before.count(b"\n")
+            assert data
+            assert lines < _LINE
+            self._place.write_bytes(before + b"\n" * (_LINE - lines) + data + after)
+            self._page.emulate_media(color_scheme=scheme)
+            self._page.goto(self._place.as_uri())
+            self._shown = file, scheme
+        return self._page
+
+    def told(self) -> list[str]:
+        """What the page has said on the console, asked for and opened, but for itself and pictures that it holds."""
+        self._page.wait_for_timeout(100)
+        first, *told = self._told
+        assert first == self._place.as_uri()
+        return [one for one in told if not one.startswith("data:image/png;")]
+
+    def leave(self, *, expected: bool = False) -> None:
+        """Forget the page: it has said nothing on the console, asked for nothing and opened no dialog.
+
+        Args:
+            expected: whether it was made to say something.
+        """
+        if self._shown is not None:
+            assert bool(told := self.told()) == expected, (self._shown, told)
+        self._shown = None
+        self._told.clear()
+
+
 @contextmanager
-def opened(browser: Browser, file: Path, scheme: Literal["light", "dark"] = "light", **options: Any) -> Generator[Page]:
-    """The page; at the end it has said nothing on the console, asked for nothing and opened no dialog."""
-    told: list[str] = []
-    with browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}, **options) as context:
+def bare(browser: Browser, file: Path) -> Generator[Page]:
+    """The page where no script may run, watched for nothing."""
+    with browser.new_context(viewport=VIEWPORT, java_script_enabled=False) as context:
         page = context.new_page()
-        page.set_default_timeout(_PATIENCE)
-        page.on("console", lambda message: told.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: told.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: told.append(f"dialog: {dialog.message}"))
-        page.on("popup", lambda popup: told.append(f"popup: {popup.url}"))
-        page.on("request", lambda request: told.append(request.url))
         page.goto(file.as_uri())
         yield page
-        page.wait_for_timeout(100)
-        assert [one for one in told if not one.startswith("data:image/png;")] == [file.as_uri()]
 
 
 def cell(page: Page, place: tuple[int, int], sizes: tuple[int, int], number: int = 0) -> tuple[float, float]:

@@ -94,11 +94,15 @@ def test_every_figure_is_in_it(report: Callable[..., str], samples: Path) -> Non
             assert row["sides"][0]["values"][one.key] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("sample", ["trained.safetensors", "sharded", "training.pt"])
+@pytest.mark.parametrize(
+    ("sample", "heads"), [("trained.safetensors", ("--heads", "4")), ("sharded", ()), ("training.pt", ())]
+)
 def test_norms_without_analysis_are_those_of_the_analysis(
-    report: Callable[..., str], samples: Path, sample: str
+    report: Callable[..., str], samples: Path, sample: str, heads: tuple[str, ...]
 ) -> None:
-    whole, quick = (data(report(samples / sample, *flag)) for flag in ([], ["--no-analysis"]))
+    flags = (*heads, "--no-evidence")
+    whole, quick = (data(report(samples / sample, *flags, *more)) for more in ([], ["--no-analysis"]))
+    assert len(whole["rows"]) == len(quick["rows"]) == 2
     assert list(quick["columns"]) == ["q_norm", "k_norm", "v_norm"]
     for one, other in zip(whole["rows"], quick["rows"], strict=True):
         assert one["sides"][0]["kv"] == other["sides"][0]["kv"]
