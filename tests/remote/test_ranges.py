@@ -143,8 +143,8 @@ def test_no_byte_is_fetched_twice(run, tmp_path: Path, web: Web) -> None:
     for command in (
         ["explain", "--evidence"],
         ["check", "--fail-on", "error"],
-        ["show", "--per-head"],
-        ["diff", tmp_path / "model.pt"],
+        ["show", "--per-head", "--no-evidence"],
+        ["diff", tmp_path / "model.pt", "--no-evidence"],
     ):
         assert run(command[0], f"{web.url}/model.pt", *command[1:]).code == 0
         ranges = sorted(asked.range for asked in web.of("model.pt") if asked.range)
