@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 import qkvinspect
+from tests.conftest import Result, Run
 
 ORIGINAL = Path(qkvinspect.__file__).parent
 
@@ -55,7 +57,7 @@ class Copy:
         assert text.count(after) == 1, f"{name}: {after!r}"
         path.write_text(text.replace(after, after + line))
 
-    def run(self, *lines: tuple[str, ...], code: int = 0) -> list[str]:
+    def run(self, *lines: tuple[str, ...], codes: tuple[int, ...] = ()) -> list[str]:
         """What command lines print, one after the other in one process, which takes most of the time."""
         environment = {**os.environ, "PYTHONPATH": str(self.package.parent)}
         command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)]
@@ -65,7 +67,7 @@ class Copy:
         assert done.returncode == 0, done.stderr
         where, *found = json.loads(done.stdout)
         assert Path(where).parent == self.package
-        assert [one["code"] for one in found] == [code] * len(lines), done.stderr
+        assert tuple(one["code"] for one in found) == (codes or (0,) * len(lines)), done.stderr
         return [one["out"] for one in found]
 
     def contents(self) -> dict[str, bytes]:
@@ -84,13 +86,18 @@ def copy(package: Path, tmp_path: Path) -> Copy:
     return Copy(tmp_path, package)
 
 
-def layout(copy: Copy) -> None:
+def before_it(run: Run, copy: Copy, *line: str) -> Result:
+    """What a command line does without what is added: in this process."""
+    with contextlib.chdir(copy.folder):
+        return run(*line)
+
+
+def layout(copy: Copy, run: Run) -> None:
     """A row for a library that calls its packed weight ``sesame``; without it, nothing is found."""
     weight = torch.randn(24, 8)
     save_file({"blocks.0.sesame.weight": weight}, copy.folder / "one.safetensors")
     show = ("show", "one.safetensors", "--heads", "2", "--format", "json")
-    (before,) = copy.run(show)
-    assert json.loads(before)["attentions"] == []
+    assert before_it(run, copy, *show).json()["attentions"] == []
     row = """
     Layout(
         id="sesame",
@@ -157,7 +164,7 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
 '''.lstrip()
 
 
-def encoding(copy: Copy) -> None:
+def encoding(copy: Copy, run: Run) -> None:
     """Decoded wherever numbers are asked for: shown, and found equal to the plain twin."""
     weight = torch.randn(24, 8)
     save_file({"a.in_proj_weight_half": weight / 2}, copy.folder / "half.safetensors")
@@ -206,11 +213,11 @@ def open(source: ByteSource, request: OpenRequest) -> Checkpoint:
 '''.lstrip()
 
 
-def file_format(copy: Copy) -> None:
+def file_format(copy: Copy, run: Run) -> None:
     """Opened by every command, whatever the file is called."""
     weight = torch.randn(24, 8)
     (copy.folder / "one.any").write_bytes(b"TOYTOY" + weight.numpy().tobytes())
-    copy.run(("show", "one.any"), code=2)
+    assert before_it(run, copy, "show", "one.any").code == 2
     copy.add("formats/toy.py", FORMAT)
     loader = "def _toy() -> Format:\n    from qkvinspect.formats import toy\n\n    return toy\n\n\n"
     text = (copy.package / "formats/__init__.py").read_text()
@@ -246,19 +253,23 @@ def find(subject: Subject) -> Iterator[Fault]:
 '''.lstrip()
 
 
-def check(copy: Copy) -> None:
+def check(copy: Copy, run: Run) -> None:
     """It brings its code along: ``check --list``, the settings and the exit code follow."""
     save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
     copy.add("checks/faults/few_heads.py", CHECK)
     copy.insert("checks/faults/__init__.py", "from qkvinspect.checks.faults import (", "\n    few_heads,")
     copy.insert("checks/faults/__init__.py", "CHECKS: tuple[Check, ...] = (", "\n    few_heads,")
-    (checked,) = copy.run(("check", "one.safetensors", "--heads", "2", "--format", "json"), code=1)
+    checked, _, listed = copy.run(
+        ("check", "one.safetensors", "--heads", "2", "--format", "json"),
+        ("check", "one.safetensors", "--heads", "4", "--select", "few-heads"),
+        ("check", "--list"),
+        codes=(1, 0, 0),
+    )
     assert "few-heads" in {one["code"] for one in json.loads(checked)["checkpoints"][0]["findings"]}
-    _, listed = copy.run(("check", "one.safetensors", "--heads", "4", "--select", "few-heads"), ("check", "--list"))
     assert "few-heads" in listed
 
 
-def figure(copy: Copy) -> None:
+def figure(copy: Copy, run: Run) -> None:
     """One that follows from what is known of a head: in CSV, as a rank, and in a map of heads."""
     torch.manual_seed(1)
     tensors = {"a.in_proj_weight": torch.randn(24, 8), "a.out_proj.weight": torch.randn(8, 8)}
@@ -305,7 +316,7 @@ def facts(config: Config, _: Sequence[ConfigSection], module: HeadedModule) -> I
 '''.lstrip()
 
 
-def library(copy: Copy) -> None:
+def library(copy: Copy, run: Run) -> None:
     """How its config speaks of heads."""
     save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
     (copy.folder / "config.json").write_text(json.dumps({"twins": 2}))
@@ -330,7 +341,7 @@ def write(document: Document, view: ViewOptions) -> str:
 '''.lstrip()
 
 
-def writer(copy: Copy) -> None:
+def writer(copy: Copy, run: Run) -> None:
     """A form for the results of every command: those of show, check and diff have the records of their CSV."""
     save_file({"a.in_proj_weight": torch.randn(24, 8)}, copy.folder / "one.safetensors")
     copy.add("render/writers/tabs.py", WRITER)
@@ -345,7 +356,7 @@ def writer(copy: Copy) -> None:
         assert len(tabs.splitlines()) == len(list(csv.reader(io.StringIO(commas))))
 
 
-KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
+KINDS: list[tuple[Callable[[Copy, Run], None], set[str]]] = [
     (layout, {"layouts/torch.py"}),
     (encoding, {"weights/encodings/halved.py", "weights/encodings/__init__.py"}),
     (file_format, {"formats/toy.py", "formats/__init__.py"}),
@@ -358,8 +369,10 @@ KINDS: list[tuple[Callable[[Copy], None], set[str]]] = [
 
 
 @pytest.mark.parametrize(("add", "files"), KINDS, ids=[add.__name__ for add, _ in KINDS])
-def test_one_of_each_kind_takes_a_file_and_its_line(copy: Copy, add: Callable[[Copy], None], files: set[str]) -> None:
+def test_one_of_each_kind_takes_a_file_and_its_line(
+    copy: Copy, run: Run, add: Callable[[Copy, Run], None], files: set[str]
+) -> None:
     before = copy.contents()
-    add(copy)
+    add(copy, run)
     assert {name for name, text in copy.contents().items() if before.get(name) != text} == files
     assert before.keys() <= copy.contents().keys()

@@ -18,6 +18,7 @@ import typer
 from safetensors.torch import save_file
 
 from qkvinspect.cli import app, main
+from tests.here import scans_here
 from tests.some import every_value
 
 GROUP: Any = typer.main.get_command(app)
@@ -89,7 +90,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "merged"):
         shutil.copy(LINEAGE / "tuned" / "model.safetensors", folder / f"{name}.safetensors")
     (folder / "SHA256SUMS").write_text("")
-    main(["scan", str(folder / "run"), "-o", str(folder / "run.jsonl"), "--jobs", "1"])
+    with scans_here():
+        main(["scan", str(folder / "run"), "-o", str(folder / "run.jsonl"), "--jobs", "1"])
     shutil.copy(folder / "run.jsonl", folder / "rows-2.jsonl")
     main(["check", str(folder / "model.pt"), "--write-baseline", str(folder / "attention.json")])
     return folder

@@ -19,6 +19,7 @@ import pytest
 from rich.cells import cell_len
 
 from qkvinspect.cli import app, main
+from tests.here import kept_commands, scans_here
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parents[1] / "sample_checkpoints"
@@ -77,6 +78,8 @@ def printed(line: str, columns: int, colour: bool, out: str) -> str:
         "FORCE_COLOR": "",
     }
     with (
+        scans_here(),
+        kept_commands(),
         contextlib.chdir(SAMPLES),
         mock.patch.dict(os.environ, surroundings),
         contextlib.redirect_stdout(stdout),

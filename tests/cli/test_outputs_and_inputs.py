@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from tests.cli.test_options import COMMANDS, options
 from tests.conftest import Run
+from tests.here import scans_here
 from tests.some import covering, first
 
 WRITES = {"--output", "--plot", "--write-baseline"}
@@ -106,7 +107,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["check", "model.safetensors.index.json", "--write-baseline", "before.json"]) in (0, 1)
         for step in (1, 2):
             shutil.copy("other.safetensors", f"step{step}.safetensors")
-        assert main(["scan", "step1.safetensors", "step2.safetensors", "-o", "rows.jsonl", "--jobs", "1"]) == 0
+        with scans_here():
+            assert main(["scan", "step1.safetensors", "step2.safetensors", "-o", "rows.jsonl", "--jobs", "1"]) == 0
     finally:
         os.chdir(before)
     return folder

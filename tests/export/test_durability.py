@@ -130,6 +130,11 @@ def test_a_file_that_may_not_grow(samples: Path, tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kill.source(tmp_path_factory.mktemp("killed"), layers=2)
+
+
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
@@ -139,9 +144,8 @@ def test_a_file_that_may_not_grow(samples: Path, tmp_path: Path) -> None:
         (signal.SIGHUP, "shards"),
     ],
 )
-def test_a_signal_at_any_moment(tmp_path: Path, number: int, kind: str) -> None:
+def test_a_signal_at_any_moment(path: Path, number: int, kind: str) -> None:
     """Those that can be caught are caught alike. ``python tests/export/kill.py`` does this 300 times."""
-    path = kill.source(tmp_path, layers=2)
     code = kill.NAMED if kind == "named" else kill.NAMELESS
     target, options = ("out", ("--max-shard-size", "2MB")) if kind == "shards" else ("out.safetensors", ())
     kill.attack(path, code, target, options, number, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.here import kept_commands, scans_here
 from tests.hostile import mass_structures
 from tests.hostile.structures import run
 from tests.some import first
@@ -11,11 +12,13 @@ from tests.some import first
 
 @pytest.mark.parametrize("seed", first(1, [0, 1000, 2000]))
 def test_no_shape_dtype_or_name_brings_a_command_down(seed: int) -> None:
-    assert run(35, seed, 3).faults == []
+    with scans_here(), kept_commands():
+        assert run(35, seed, 3).faults == []
 
 
 def test_many_layers_of_nonsense_do_not_either() -> None:
-    assert run(60, 1_000_000, 3, layers=24).faults == []
+    with scans_here(), kept_commands():
+        assert run(60, 1_000_000, 3, layers=24).faults == []
 
 
 @pytest.mark.parametrize("count", first(1, [600, 1200]))

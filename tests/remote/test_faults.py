@@ -137,7 +137,7 @@ def trickle_of_headers(handler: Handler, asked: Asked) -> bool:
     for number in range(40):
         handler.wfile.write(b"X-%d: y\r\n" % number)
         handler.wfile.flush()
-        time.sleep(0.1)
+        time.sleep(0.05)
     return True
 
 
@@ -153,7 +153,7 @@ def trickle(handler: Handler, asked: Asked) -> bool:
     for at in range(start, start + 60):
         handler.body(asked, path, at, at + 1)
         handler.wfile.flush()
-        time.sleep(0.1)
+        time.sleep(0.05)
     return True
 
 
@@ -192,6 +192,9 @@ def test_what_is_mended(run, web: Web, model: Path, kind: str) -> None:
     assert web.sent < (4 << 20) * len(web.asked)
 
 
+SLOW = ("silent", "trickle", "trickle of headers")
+"""What takes as long as the tool is patient, with each of its tries."""
+
 REFUSED = {
     "truncated always": (after(half), "F017", "cannot be fetched"),
     "reset always": (after(reset), "F017", "cannot be fetched: the connection broke"),
@@ -216,9 +219,9 @@ REFUSED = {
     "redirect to a file": (after(redirect_to("file:///etc/passwd"), at=1), "F019", "is redirected to where"),
     "redirect to ftp": (after(redirect_to("ftp://127.0.0.1/x"), at=1), "F019", "is redirected to where"),
     "redirect to nowhere": (after(redirect_to("http://[::1/"), at=1), "F019", "is redirected to where"),
-    "silent": (after(silent), "F017", "silent for 0.5 seconds"),
-    "trickle": (after(trickle), "F017", "bytes came in 0.5 seconds"),
-    "trickle of headers": (after(trickle_of_headers), "F017", "nothing has come"),
+    SLOW[0]: (after(silent), "F017", "silent for 0.2 seconds"),
+    SLOW[1]: (after(trickle), "F017", "bytes came in 0.2 seconds"),
+    SLOW[2]: (after(trickle_of_headers), "F017", "nothing has come"),
     "404": (after(answers(404), at=1), "F001", "is not there"),
     "404 later": (after(answers(404)), "F001", "is not there"),
     "403": (after(answers(403), at=1), "F002", "may not be read"),
@@ -228,8 +231,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused(run, web: Web, kind: str) -> None:
+def test_what_is_refused(run, web: Web, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     web.fault, code, words = REFUSED[kind]
+    if kind in SLOW:
+        monkeypatch.setenv("QKVINSPECT_TIMEOUT", "0.2")
     begun = time.monotonic()
     result = run("show", "--no-evidence", f"{web.url}/{NAME}")
     assert (result.code, result.out) == (2, "")

@@ -143,8 +143,8 @@ def test_no_byte_is_fetched_twice(run, tmp_path: Path, web: Web) -> None:
     for command in (
         ["explain", "--evidence"],
         ["check", "--fail-on", "error"],
-        ["show", "--per-head"],
-        ["diff", tmp_path / "model.pt"],
+        ["show", "--per-head", "--no-evidence"],
+        ["diff", tmp_path / "model.pt", "--no-evidence"],
     ):
         assert run(command[0], f"{web.url}/model.pt", *command[1:]).code == 0
         ranges = sorted(asked.range for asked in web.of("model.pt") if asked.range)
@@ -169,8 +169,8 @@ def test_export_is_that_of_the_file(run, tmp_path: Path, web: Web, suffix: str, 
 
 
 def test_every_command_takes_a_url(run, tmp_path: Path, web: Web) -> None:
-    torch.save(files.small(), tmp_path / "a.pt")
-    torch.save(files.small(1), tmp_path / "b.pt")
+    torch.save(files.tiny(), tmp_path / "a.pt")
+    torch.save(files.tiny(1), tmp_path / "b.pt")
     a, b = f"{web.url}/a.pt", f"{web.url}/b.pt"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/given.yaml").write_text("nhead: 4")

@@ -30,7 +30,7 @@ def redirected(handler: Handler, asked: Asked) -> bool:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where files are to be had, with all that is secret; the current folder is another."""
     (tmp_path / "web").mkdir()
-    torch.save(files.small(), tmp_path / "web" / "model.pt")
+    torch.save(files.tiny(), tmp_path / "web" / "model.pt")
     (tmp_path / "web" / "broken.pt").write_bytes((tmp_path / "web" / "model.pt").read_bytes()[:-9])
     (tmp_path / "web" / "config.json").write_text('{"num_attention_heads": 2}')
     (tmp_path / "here").mkdir()

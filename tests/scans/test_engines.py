@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import pytest
-from distributed import Client
 
 from qkvinspect.scans.engine import dask, processes, scan_all
 from qkvinspect.scans.rows import ScanJob, Scanned
+from tests.here import scans_here
 from tests.scans.cluster import Poison, cluster
 
 
@@ -62,20 +62,22 @@ def test_dask_and_processes_find_the_same(many: list[str], address: str, run) ->
 
 def test_a_killed_process_loses_nothing(many: list[str]) -> None:
     found: list[Scanned] = []
-    killed: list[int | None] = []
+    killed = 0
     with processes(2) as engine:
         for one in scan_all(many[:20], ScanJob(), engine):
             found.append(one)
-            if len(found) in (5, 12):
+            if len(found) == 5:
                 victim = multiprocessing.active_children()[0]
                 assert victim.pid is not None
-                killed.append(victim.pid)
                 os.kill(victim.pid, signal.SIGKILL)
-    assert len(set(killed)) == 2
+                killed = victim.pid
+    assert killed
     assert lines(found) == expected(many[:20])
 
 
 def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> None:
+    from distributed import Client
+
     found: list[Scanned] = []
     with Client(address, set_as_default=False) as client:
         pids = client.run(os.getpid)
@@ -92,7 +94,7 @@ def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> No
 @pytest.mark.parametrize("kind", ["processes", "dask"])
 def test_a_checkpoint_that_kills_its_worker_is_given_up_and_no_other(many: list[str], kind: str, request) -> None:
     paths = [*many[:10], Poison("/run/step=7.pt"), *many[10:20]]
-    engine = processes(2) if kind == "processes" else dask(request.getfixturevalue("address"))
+    engine = processes(1) if kind == "processes" else dask(request.getfixturevalue("address"))
     with engine as chosen:
         found = list(scan_all(paths, ScanJob(), chosen))
     bad = [one for one in found if one.error]
@@ -140,7 +142,8 @@ def test_a_killed_scan_goes_on(many: list[str], run) -> None:
     assert resumed.code == 0
     before = int(resumed.err.partition("82 checkpoints, ")[2].partition(" of them before")[0])
     assert 0 < before < 82
-    run(*argv, "whole.jsonl")
+    with scans_here():
+        assert run(*argv, "whole.jsonl").code == 0
     assert Path("killed.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
     deadline = time.monotonic() + 60
     assert workers
@@ -158,7 +161,8 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(many: list[str], r
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "")
-    assert run(*argv, "--resume").code == 0
+    with scans_here():
+        assert run(*argv, "--resume").code == 0
     assert Path("x.jsonl").read_bytes().count(b"\n") == 41 * 45
 
 

@@ -322,6 +322,11 @@ def tar_members() -> Iterator[Case]:
         yield Case(label, partial(tars.archive, made), Refused(code))
 
 
+def _of_rank(rank: int) -> bytes:
+    view = tensor(storage("0", 16, view=pickles.NONE), 0, (1,) * rank, (1,) * rank)
+    return _file(STORED[:1], whole(named({"w": view})))
+
+
 def ranks() -> Iterator[Case]:
     sound = tars.Tensor(3, 1, (4, 4), (4, 1))
     for rank in (65, 1000, 10**6, 2**31 - 1, -1, -(2**31)):
@@ -338,10 +343,9 @@ def ranks() -> Iterator[Case]:
             f"{rank} dimensions in a tar", partial(_tar, [replace(sound, size=ones, stride=ones)]), Reads({"w": None})
         )
     for rank in (65, 1000, 100_000):
-        root = whole(named({"w": tensor(storage("0", 16, view=pickles.NONE), 0, (1,) * rank, (1,) * rank)}))
         yield Case(
             f"{rank} dimensions in the format before 1.6",
-            partial(_file, STORED[:1], root),
+            partial(_of_rank, rank),
             Refused(Code.TENSOR_SHAPE),
             "torch has no limit but its memory",
         )

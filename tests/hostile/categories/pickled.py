@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -39,9 +39,9 @@ def _file(data_pkl: bytes) -> bytes:
     return torch_archive(data_pkl, seeds.KEYS)
 
 
-def _beside(value: bytes, protocol: int = 2) -> bytes:
-    """A state_dict of one tensor, with something under another key."""
-    return _file(whole(named({"w": WEIGHT, "x": value}), protocol))
+def _beside(value: bytes | Callable[[], bytes], protocol: int = 2) -> bytes:
+    """A state_dict of one tensor, with something under another key; what is large is made only now."""
+    return _file(whole(named({"w": WEIGHT, "x": value() if callable(value) else value}), protocol))
 
 
 def _only(value: bytes) -> bytes:
@@ -52,7 +52,9 @@ def _pickle(label: str, data: bytes, code: Code, trusted: str = "") -> Case:
     return Case(label, partial(_file, data), Refused(code), trusted)
 
 
-def _x(label: str, value: bytes, outcome: Code | Reads, trusted: str = "", protocol: int = 2) -> Case:
+def _x(
+    label: str, value: bytes | Callable[[], bytes], outcome: Code | Reads, trusted: str = "", protocol: int = 2
+) -> Case:
     expected = Refused(outcome) if isinstance(outcome, Code) else outcome
     return Case(label, partial(_beside, value, protocol), expected, trusted)
 
@@ -207,8 +209,11 @@ def huge_memo_indexes() -> Iterator[Case]:
     for digits in (257, 300, 10_000):
         number = b"1" * digits + b"\n"
         yield _x(f"a memo entry of {digits} digits", b"Np" + number, Code.LIMIT_INTEGER)
-    many = b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(1_100_000))
-    yield _x("1,100,000 memo entries", many, Code.LIMIT_MEMO, "torch has no limit")
+    yield _x("1,100,000 memo entries", _memo_entries, Code.LIMIT_MEMO, "torch has no limit")
+
+
+def _memo_entries() -> bytes:
+    return b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(1_100_000))
 
 
 def huge_lengths() -> Iterator[Case]:
@@ -344,8 +349,11 @@ def unhashable_keys() -> Iterator[Case]:
         )
     for count in (201, 100_000):
         yield _x(f"a tuple of {count} as a key", b"}(" + b"K\1" * count + b"tNs", Code.LIMIT_KEY, "torch has no limit")
-    collide = b"}" + b"".join(number(n * ((1 << 61) - 1)) + b"Ns" for n in range(5, 60_000))
-    yield _x("60,000 keys of one hash", collide, Code.LIMIT_KEY, "torch takes minutes over it")
+    yield _x("60,000 keys of one hash", _colliding, Code.LIMIT_KEY, "torch takes minutes over it")
+
+
+def _colliding() -> bytes:
+    return b"}" + b"".join(number(n * ((1 << 61) - 1)) + b"Ns" for n in range(5, 60_000))
 
 
 def other_keys() -> Iterator[Case]:
