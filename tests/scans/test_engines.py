@@ -52,6 +52,7 @@ def expected(many: list[str]) -> dict[str, bytes]:
     return {path: scan_one(path, ScanJob()).rows() for path in many}
 
 
+@pytest.mark.gate
 def test_dask_and_processes_find_the_same(many: list[str], address: str, run) -> None:
     argv = ("scan", "run", "--column", "logit_bound", "-o")
     assert run(*argv, "processes.jsonl").code == 0
@@ -75,6 +76,7 @@ def test_a_killed_process_loses_nothing(many: list[str]) -> None:
     assert lines(found) == expected(many[:20])
 
 
+@pytest.mark.gate
 def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> None:
     from distributed import Client
 
@@ -91,7 +93,7 @@ def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> No
     assert lines(found) == expected(many)
 
 
-@pytest.mark.parametrize("kind", ["processes", "dask"])
+@pytest.mark.parametrize("kind", ["processes", pytest.param("dask", marks=pytest.mark.gate)])
 def test_a_checkpoint_that_kills_its_worker_is_given_up_and_no_other(many: list[str], kind: str, request) -> None:
     paths = [*many[:10], Poison("/run/step=7.pt"), *many[10:20]]
     engine = processes(1) if kind == "processes" else dask(request.getfixturevalue("address"))
@@ -182,6 +184,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_scan_can_go_on(many: lis
     assert Path("x.jsonl").read_bytes().count(b"\n") == 82 * 45
 
 
+@pytest.mark.gate
 def test_dask_prints_nothing_of_its_own(address: str) -> None:
     """What its event loop meets while a scheduler goes away depends on when; none of it is for a user."""
     with dask(address):

@@ -234,7 +234,7 @@ def browse(case: Case, run: Any, kinds: Sequence[str] = PAGED) -> Answer:
                 for number, kind in enumerate(LAYERS):
                     if kind not in kinds:
                         continue
-                    await look_at(app, pilot, number)
+                    await look_at(app, number)
                     rows = [line.split() for line in shown(app, "#text").splitlines()]
                     heads = [
                         next(row for row in rows if row[:1] == [str(head)] and "rows" not in row)

@@ -100,6 +100,7 @@ def both(tab: Tab, pair: Path) -> Page:
     return tab.show(pair)
 
 
+@pytest.mark.gate
 def test_on_paper_everything_is_dark_on_white_and_whole(dark: Page) -> None:
     dark.emulate_media(media="print", color_scheme="dark")
     dark.evaluate("window.dispatchEvent(new Event('beforeprint'))")
@@ -134,6 +135,7 @@ def test_a_change_of_theme_is_drawn(light: Page) -> None:
     expect(tick).to_have_css("fill", "rgb(28, 33, 40)")
 
 
+@pytest.mark.gate
 def test_hovering_shows_the_number(light: Page, figures: list[LayerFigures]) -> None:
     """Of every head in the first figure, and of some in each other."""
     before = light.input_value("#figure")
@@ -234,6 +236,7 @@ def test_nothing_could_leave_or_be_slipped_in(tab: Tab, light: Page) -> None:
     tab.leave(expected=True)
 
 
+@pytest.mark.gate
 def test_every_control_is_reached_with_tab(both: Page) -> None:
     wanted = both.evaluate(
         """() => {
@@ -255,6 +258,7 @@ def test_every_control_is_reached_with_tab(both: Page) -> None:
     assert unnamed == []
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("scheme", first(1, ["light", "dark"]))
 def test_nothing_is_cut_off_on_a_phone(both: Page, scheme: Any) -> None:
     both.emulate_media(color_scheme=scheme)
@@ -279,6 +283,7 @@ def test_nothing_is_cut_off_on_a_phone(both: Page, scheme: Any) -> None:
     both.emulate_media(color_scheme="light")
 
 
+@pytest.mark.gate
 def test_two_checkpoints_stand_side_by_side(tab: Tab, run: Run, samples: Path, tmp_path: Path) -> None:
     state = load_file(samples / "trained.safetensors")
     name = "encoder.layers.1.self_attn.in_proj_weight"
@@ -311,6 +316,7 @@ def test_two_checkpoints_stand_side_by_side(tab: Tab, run: Run, samples: Path, t
     assert "different: 2 layers (1 identical, 1 changed)" in page.locator("#differences").inner_text()
 
 
+@pytest.mark.gate
 def test_layers_that_one_side_has_not_are_gaps(tab: Tab, run: Run, samples: Path, tmp_path: Path) -> None:
     state = load_file(samples / "trained.safetensors")
     save_file({key: value for key, value in state.items() if "layers.0" in key}, tmp_path / "b.safetensors")
@@ -354,6 +360,7 @@ def test_without_scripts_the_words_are_there(browser: Browser, trained: Path) ->
         assert "need JavaScript" in page.locator("main").inner_text()
 
 
+@pytest.mark.gate
 def test_pages_of_many_heads(tab: Tab, run: Run, tmp_path: Path) -> None:
     """32 layers of 32 heads, analysed, are under 6 MB."""
     state = {f"h.{place}.attn.in_proj_weight": torch.randn(192, 64) for place in range(32)}
@@ -377,6 +384,7 @@ def test_pages_of_many_heads(tab: Tab, run: Run, tmp_path: Path) -> None:
     assert hovered(page, (31, 31), (32, 32))[:2] == ["h.31.attn", "head 31"]
 
 
+@pytest.mark.gate
 def test_the_strip_is_drawn_to_scale(tab: Tab, run: Run, tmp_path: Path) -> None:
     """Q of four heads beside K and V of two: a share of the strip each as of the rows, a line before each head."""
     layer, file = "model.layers.0.self_attn", tmp_path / "a.safetensors"
