@@ -22,6 +22,11 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs":
 _TELLING = ("ETag", "etag", "md5Hash", "generation", "blob_id", "content_settings", "LastModified", "last_modified")
 """Keys of a file's info that change when the file does; ``mtime`` and ``created`` where there is nothing better."""
 
+_MISSING = Code.FILE_MISSING, "is not there"
+_FORBIDDEN = Code.FILE_PERMISSION, "may not be read"
+_REFUSALS = {401: _FORBIDDEN, 403: _FORBIDDEN, 404: _MISSING, 410: _MISSING}
+"""What no second try changes, by the status of a web server's answer."""
+
 _PATIENCE = 20
 """The factor by which the timeout is longer than that of a web server: requests here report nothing before they end."""
 
@@ -132,10 +137,13 @@ class StoredFile:
         try:
             return ask()
         except (FileNotFoundError, NotADirectoryError):
-            raise self._wrong(Code.FILE_MISSING, "is not there") from None
+            raise self._wrong(*_MISSING) from None
         except PermissionError:
-            raise self._wrong(Code.FILE_PERMISSION, "may not be read") from None
+            raise self._wrong(*_FORBIDDEN) from None
         except OSError as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status in _REFUSALS:  # as huggingface_hub says it
+                raise self._wrong(*_REFUSALS[status]) from None
             raise TemporaryError(f"the file system fails ({type(error).__name__})") from None
         except Exception as error:
             raise failed(self.name, "cannot be fetched", type(error).__name__) from None

@@ -277,6 +277,7 @@ def test_the_hub(run, web: Web, samples: Path, monkeypatch: pytest.MonkeyPatch, 
         assert sum(f"/resolve/{revision}/" in asked.target for asked in fetched) >= 2
     assert all("/resolve/main/" in asked.target or "/resolve/v1/" in asked.target for asked in fetched)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "[QKV-F002]" in refused.err  # at once: the token will be no better the next time
     assert "another" not in refused.err + "".join(one.err for one in results)
 
 
