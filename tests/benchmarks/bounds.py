@@ -44,10 +44,21 @@ def starts(folder: Path, rounds: int) -> Mapping[str, float]:
         "python -c pass": (*python, "pass"),
         "import numpy": (*python, "import numpy"),
         "import torch": (*python, "import torch"),
+        "what show --no-norms imports, and no more": (*python, f"import {imported(small)}"),
         "show --no-norms of a small file": (*QKVINSPECT, "show", "--no-norms", small),
         "show of a small file, heads known": (*QKVINSPECT, "show", "--heads", "2", "--no-evidence", small),
     }
     return {name: taken.processor for name, taken in interleaved(commands, rounds, folder / "cache").items()}
+
+
+def imported(small: Path) -> str:
+    """The modules that a command has in the end, in their order."""
+    code = (
+        "import sys; own = {*sys.modules}; from qkvinspect.cli import main; main(['show', '--no-norms', sys.argv[1]]);"
+        " print(*(name for name in sys.modules if name not in own), sep=', ', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(small)], capture_output=True, text=True, check=True)
+    return done.stderr
 
 
 def copied(folder: Path) -> Mapping[str, Callable[[], object]]:
