@@ -1,4 +1,7 @@
-"""Some of many cases in every run, the rest with ``-m mass``: MASS.md lists what they are and how they went."""
+"""Some of many cases in every run, the rest with ``-m mass``: MASS.md lists what they are and how they went.
+
+What .ci/run has besides is marked ``gate``: what takes half a second and more and is not what a change breaks first.
+"""
 
 from __future__ import annotations
 
@@ -80,11 +83,20 @@ def tried(given: Callable[[Test], Test], few: int, many: int, **options: Any) ->
     return decorated
 
 
+def long(wanted: Callable[[Any], object], cases: Iterable[Any]) -> list[Any]:
+    """Those that are wanted for the gate, the others as they are."""
+    return [_marked(case, pytest.mark.gate) if wanted(value(case)) else case for case in cases]
+
+
 def mass(case: Any) -> Any:
     """The case, for a mass run only."""
+    return _marked(case, pytest.mark.mass)
+
+
+def _marked(case: Any, mark: pytest.MarkDecorator) -> Any:
     if isinstance(case, PARAM):
-        return pytest.param(*case.values, marks=[*case.marks, pytest.mark.mass], id=case.id)
-    return pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.mass)
+        return pytest.param(*case.values, marks=[*case.marks, mark], id=case.id)
+    return pytest.param(*(case if isinstance(case, tuple) else [case]), marks=mark)
 
 
 def value(case: Any) -> Any:

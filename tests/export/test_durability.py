@@ -63,6 +63,7 @@ class Failing:
 
 
 @crossed(kind=[*TARGETS], failure=[(errno.ENOSPC, True), (errno.EIO, False)])
+@pytest.mark.gate
 def test_every_write_may_fail(
     run, tmp_path_factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, failure: tuple[int, bool]
 ) -> None:

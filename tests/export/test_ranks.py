@@ -74,6 +74,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("to", "kv_heads"), every_value(LAYOUTS))
+@pytest.mark.gate
 def test_1_4_8_2_1(to: str, kv_heads: int, tmp_path: Path) -> None:
     """Separate, blocked, grouped, per head, row by row: the same bytes after every number of ranks."""
     save_file(llama(kv_heads), tmp_path / "own.safetensors")

@@ -149,6 +149,7 @@ def test_what_one_process_saved(tmp_path: Path, content: Any, tensor_bytes: Any)
     same(tmp_path / "dcp", moments, content, tensor_bytes, container="optimizer")
 
 
+@pytest.mark.gate
 def test_rows_of_all_shapes_and_cuts() -> None:
     """Every range of bytes of a tensor that is cut along three axes, some pieces stored in another order."""
     shape, cuts = (4, 5, 3), ((0, 1, 4), (0, 3, 5), (0, 2, 3))

@@ -193,6 +193,7 @@ def _is_refused(data: bytes, codes: tuple[Code, ...]) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.gate
 def test_many_readers_of_many_products_take_no_time() -> None:
     """Each of which might be the bias of each."""
     count = 500

@@ -43,6 +43,7 @@ def test_they_are_followed_as_those_in_order(name: str, order: str, tmp_path: Pa
     assert seen(tmp_path / "m.onnx") == seen(GRAPHS / f"{name}.onnx")
 
 
+@pytest.mark.gate
 def test_a_circle_is_left_as_it_stands(tmp_path: Path) -> None:
     nodes = [onnx.helper.make_node("Add", [f"v{(place + 1) % 20000}", "x"], [f"v{place}"]) for place in range(20000)]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [])), tmp_path / "m.onnx")

@@ -124,6 +124,7 @@ def watched(tmp_path: Path, files: Iterator[MemoryFile]) -> Any:
 
 
 @pytest.mark.parametrize("amount", first(1, AMOUNTS))
+@pytest.mark.gate
 def test_nothing_runs(amount: str, tmp_path: Path) -> None:
     seen = watched(tmp_path, corpus(*AMOUNTS[amount]))
     assert seen["violations"] == []

@@ -133,6 +133,7 @@ def asked(seed: int, folder: Path, run) -> None:
 
 
 @pytest.mark.parametrize("part", first(1, range(20)))
+@pytest.mark.gate
 def test_mutations(part: int, tmp_path: Path, run) -> None:
     count = 6 if part == 0 else 105
     for seed in range(part * 1000, part * 1000 + count):

@@ -10,6 +10,7 @@ from tests.some import first
 
 
 @pytest.mark.parametrize(("count", "seed"), first(1, [(12, 0), (25, 0), (25, 1_000_000)]))
+@pytest.mark.gate
 def test_no_file_beside_a_checkpoint_brings_a_command_down(count: int, seed: int) -> None:
     with scans_here(), kept_commands():
         assert run(count, seed) == []

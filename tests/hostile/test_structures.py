@@ -22,6 +22,7 @@ def test_many_layers_of_nonsense_do_not_either() -> None:
 
 
 @pytest.mark.parametrize("count", first(1, [600, 1200]))
+@pytest.mark.gate
 def test_no_small_change_in_any_format_brings_a_command_down(count: int) -> None:
     found = mass_structures.run(count, 2_000_000_000)
     assert not found.faults

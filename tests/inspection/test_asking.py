@@ -238,6 +238,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD)
+@pytest.mark.gate
 def test_one_layer_of_many_is_weighed_by_its_own_rows(odd: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few heads of Q and K are sure of the others alone; what is then said is what larger samples of each say."""
     one, alike = ODD[odd]

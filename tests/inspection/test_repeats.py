@@ -143,6 +143,7 @@ BESIDE: Shapes = {
 
 @pytest.mark.parametrize("turn", first(1, [0, 1]))
 @batched("number shapes", {name: (number, shapes) for number, (name, shapes) in enumerate(MODULES.items())})
+@pytest.mark.gate
 def test_a_table_of_blocks_is_told_as_one_of_names_is(number: int, shapes: Shapes, turn: int, tmp_path: Path) -> None:
     """Of a file whose layers are held by the layer, the report is that of one whose tensors are held one by one.
 

@@ -93,6 +93,7 @@ def test_reads_of_all_kinds(web: Web, noise: bytes) -> None:
         file.read(0, 1)
 
 
+@pytest.mark.gate
 def test_readers_in_several_threads(web: Web, noise: bytes) -> None:
     file = opened(web, "noise")
     wrong: list[int] = []
@@ -138,6 +139,7 @@ def test_nobody_runs_far_ahead_of_the_reader(web: Web, tmp_path: Path, monkeypat
     file.close()
 
 
+@pytest.mark.gate
 def test_nothing_is_left_behind(run, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "temporary"
     place.mkdir()

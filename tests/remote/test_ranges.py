@@ -92,6 +92,7 @@ def test_a_large_zip(run, tmp_path: Path, web: Web) -> None:
     assert len(web.of("model.pt")) <= 2 + 3 * 16
 
 
+@pytest.mark.gate
 def test_forty_shards(run, tmp_path: Path, web: Web) -> None:
     overhead = attention = 0
     index: dict[str, str] = {}
@@ -138,6 +139,7 @@ def test_a_pickle_longer_than_the_first_request(run, tmp_path: Path, web: Web) -
     assert shown(run, f"{web.url}/model.pt") == shown(run, tmp_path / "model.pt")
 
 
+@pytest.mark.gate
 def test_no_byte_is_fetched_twice(run, tmp_path: Path, web: Web) -> None:
     torch.save(files.small(), tmp_path / "model.pt")
     for command in (

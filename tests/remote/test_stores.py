@@ -173,6 +173,7 @@ def cli(*lines: Sequence[object] | dict[str, str | None], without: Iterable[str]
     return [Result(int(code), out, err) for out, code, err in zip(said[::2], said[1::2], errors, strict=True)]
 
 
+@pytest.mark.gate
 def test_s3(run, bucket: Any, samples: Path, tmp_path: Path) -> None:
     for path in (samples / "sharded").iterdir():
         bucket.upload_file(str(path), "models", f"llama/{path.name}")

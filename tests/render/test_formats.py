@@ -103,6 +103,7 @@ def test_every_form_of_a_result_is_well_formed(command: str, samples: Path, run)
     assert all(line == line.rstrip() for line in results["table"].out.splitlines())
 
 
+@pytest.mark.gate
 def test_a_new_form_is_one_module_and_its_lines_for_all_results(samples: Path, tmp_path: Path) -> None:
     copy = tmp_path / "qkvinspect"
     shutil.copytree(PACKAGE, copy)

@@ -85,6 +85,7 @@ def test_names_stay_text(tmp_path: Path) -> None:
 
 
 @crossed(ending=["png", "svg", "pdf"], picture=["map", "profiles"])
+@pytest.mark.gate
 def test_the_same_picture_is_the_same_file(tmp_path: Path, ending: str, picture: str) -> None:
     for name in ("a", "b"):
         path = tmp_path / f"{name}.{ending}"
@@ -105,6 +106,7 @@ def test_own_settings_of_matplotlib_do_not_count(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+@pytest.mark.gate
 def test_many_layers_and_heads_have_room(tmp_path: Path) -> None:
     for layers, heads in ((250, 2), (2, 250)):
         rows = tuple(tuple(float(head) for head in range(heads)) for _ in range(layers))

@@ -61,6 +61,7 @@ def test_dask_and_processes_find_the_same(many: list[str], address: str, run) ->
     assert Path("dask.jsonl").read_bytes().count(b"\n") == 41 * 3 * (3 * 5 + 4)
 
 
+@pytest.mark.gate
 def test_a_killed_process_loses_nothing(many: list[str]) -> None:
     found: list[Scanned] = []
     killed = 0
@@ -93,7 +94,8 @@ def test_a_killed_dask_worker_loses_nothing(many: list[str], address: str) -> No
     assert lines(found) == expected(many)
 
 
-@pytest.mark.parametrize("kind", ["processes", pytest.param("dask", marks=pytest.mark.gate)])
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+@pytest.mark.gate
 def test_a_checkpoint_that_kills_its_worker_is_given_up_and_no_other(many: list[str], kind: str, request) -> None:
     paths = [*many[:10], Poison("/run/step=7.pt"), *many[10:20]]
     engine = processes(1) if kind == "processes" else dask(request.getfixturevalue("address"))
@@ -126,6 +128,7 @@ def done(journal: str) -> int:
         return 0
 
 
+@pytest.mark.gate
 def test_a_killed_scan_goes_on(many: list[str], run) -> None:
     for path in map(Path, many):
         os.link(path, path.with_name(f"a-{path.name}"))

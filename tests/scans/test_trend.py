@@ -215,6 +215,7 @@ def test_the_rows_of_the_readme(run) -> None:
     assert [one[:2] for one in found] == [("norm-spike", name(1)), ("dying-head", name(2))]
 
 
+@pytest.mark.gate
 def test_a_plot(trained_rows: list[dict[str, Any]], tmp_path: Path, run) -> None:
     rows = [{**row, "layer": f"$\\frac{{{row['layer']}}}$"} for row in trained_rows]
     path = written(tmp_path, rows)

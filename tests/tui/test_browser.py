@@ -136,6 +136,7 @@ def test_the_tree_has_all_layers_and_their_pages_the_norms_of_show(samples: Path
     browse(samples / sample, act)
 
 
+@pytest.mark.gate
 def test_sceptr(run) -> None:
     path = folder("sceptr") / SCEPTR / "SCEPTR"
 
@@ -322,6 +323,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.gate
 def test_100_gigabytes_open_at_once(tmp_path: Path, counted: list[int]) -> None:
     path = tmp_path / "model.safetensors"
     sparse(path, 200, 8192)
@@ -339,6 +341,7 @@ def test_100_gigabytes_open_at_once(tmp_path: Path, counted: list[int]) -> None:
     browse(path, act)
 
 
+@pytest.mark.gate
 def test_a_layer_that_is_left_is_not_read_on(tmp_path: Path, counted: list[int]) -> None:
     path = tmp_path / "model.safetensors"
     sparse(path, 2, 32768)
@@ -412,6 +415,7 @@ def test_what_a_file_would_run_is_on_the_first_page(samples: Path) -> None:
     browse(samples / "training.pt", act)
 
 
+@pytest.mark.gate
 def test_the_keys_are_in_the_footer_and_the_help(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         def keys() -> bool:
@@ -433,6 +437,7 @@ def test_the_keys_are_in_the_footer_and_the_help(samples: Path) -> None:
     browse(samples / "transformer.pt", act)
 
 
+@pytest.mark.gate
 def test_nothing_to_see(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"x.weight": torch.ones(2, 2)}, path)

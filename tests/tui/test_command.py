@@ -70,6 +70,7 @@ def press(*keys: bytes) -> Act:
     [(press(b"m", b"q"), 0), (lambda process, _: process.send_signal(signal.SIGTERM), 143)],
     ids=["q", "SIGTERM"],
 )
+@pytest.mark.gate
 def test_the_terminal_is_left_as_it_was(samples: Path, act: Act, code: int) -> None:
     command = ["-m", "qkvinspect", "browse", str(samples / "transformer.pt"), "--heads", "2"]
     found, written, same = in_terminal(command, act)

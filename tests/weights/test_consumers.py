@@ -25,7 +25,7 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.weights.encodings import weights_of
 from tests.batches import each
-from tests.some import those
+from tests.some import long, those
 
 State = dict[str, torch.Tensor]
 Parts = dict[str, torch.Tensor]
@@ -287,7 +287,9 @@ def head_norms(values: torch.Tensor) -> torch.Tensor:
     return values.double().reshape(HEADS, -1).norm(dim=1)
 
 
-@pytest.mark.parametrize("consumer", those(lambda consumer: consumer is not browse_the_others, CONSUMERS))
+@pytest.mark.parametrize(
+    "consumer", long({browse, report}.__contains__, those(lambda one: one is not browse_the_others, CONSUMERS))
+)
 def test_all_agree_with_torch(consumer: Callable[[Case, Any], Answer], case: Case, run: Any) -> None:
     answer = consumer(case, run)
 

@@ -354,6 +354,7 @@ def test_names_stay_text(tab: Tab, run: Run, tmp_path: Path) -> None:
     assert page.evaluate("[...document.links].every((link) => link.getAttribute('href').startsWith('#'))")
 
 
+@pytest.mark.gate
 def test_without_scripts_the_words_are_there(browser: Browser, trained: Path) -> None:
     with bare(browser, trained) as page:
         assert "torch-mha (fused)" in page.locator("#summary").inner_text()

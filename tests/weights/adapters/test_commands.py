@@ -40,6 +40,7 @@ def test_show_has_the_norm_of_the_product_of_each_head(llama, run) -> None:
 
 
 @pytest.mark.parametrize("case", ["llama-all", "gpt2", "timm", "llama-dora"])
+@pytest.mark.gate
 def test_with_its_base_every_command_sees_the_sum(case: str, tmp_path: Path, run) -> None:
     adapter, base = placed(case, tmp_path)
     twin = tmp_path / "twin.safetensors"

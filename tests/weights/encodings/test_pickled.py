@@ -32,6 +32,7 @@ def test_what_is_not_decoded_is_named(name: str, run) -> None:
 
 
 @pytest.mark.parametrize("name", those("torchao_int8".__eq__, DECODED))
+@pytest.mark.gate
 def test_every_command(name: str, tmp_path, run) -> None:
     path = DATA / f"{name}.pt"
     sound = "float8" not in name  # theirs of a row of zeros is NaN
