@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
+
+try:
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
+except ImportError:
+    pytest.skip("pages want playwright: pip install -c constraints.txt -e '.[gate]'", allow_module_level=True)
+
+__all__ = ["VIEWPORT", "Browser", "Page", "Scheme", "Tab", "bare", "cell", "chromium", "expect", "hovered", "rows"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = (

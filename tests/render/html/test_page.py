@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
 
 from qkvinspect.analysis import LayerFigures, analyze, column
@@ -16,8 +15,10 @@ from qkvinspect.cli import main
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from tests.conftest import ROOT
-from tests.render.html.pages import VIEWPORT, Scheme, Tab, bare, cell, chromium, hovered, rows
+from tests.render.html.pages import VIEWPORT, Browser, Page, Scheme, Tab, bare, cell, chromium, expect, hovered, rows
 from tests.some import first
+
+pytestmark = pytest.mark.gate
 
 Run = Callable[..., Any]
 
@@ -100,7 +101,6 @@ def both(tab: Tab, pair: Path) -> Page:
     return tab.show(pair)
 
 
-@pytest.mark.gate
 def test_on_paper_everything_is_dark_on_white_and_whole(dark: Page) -> None:
     dark.emulate_media(media="print", color_scheme="dark")
     dark.evaluate("window.dispatchEvent(new Event('beforeprint'))")
@@ -135,7 +135,6 @@ def test_a_change_of_theme_is_drawn(light: Page) -> None:
     expect(tick).to_have_css("fill", "rgb(28, 33, 40)")
 
 
-@pytest.mark.gate
 def test_hovering_shows_the_number(light: Page, figures: list[LayerFigures]) -> None:
     """Of every head in the first figure, and of some in each other."""
     before = light.input_value("#figure")
@@ -236,7 +235,6 @@ def test_nothing_could_leave_or_be_slipped_in(tab: Tab, light: Page) -> None:
     tab.leave(expected=True)
 
 
-@pytest.mark.gate
 def test_every_control_is_reached_with_tab(both: Page) -> None:
     wanted = both.evaluate(
         """() => {
@@ -258,7 +256,6 @@ def test_every_control_is_reached_with_tab(both: Page) -> None:
     assert unnamed == []
 
 
-@pytest.mark.gate
 @pytest.mark.parametrize("scheme", first(1, ["light", "dark"]))
 def test_nothing_is_cut_off_on_a_phone(both: Page, scheme: Any) -> None:
     both.emulate_media(color_scheme=scheme)
@@ -283,7 +280,6 @@ def test_nothing_is_cut_off_on_a_phone(both: Page, scheme: Any) -> None:
     both.emulate_media(color_scheme="light")
 
 
-@pytest.mark.gate
 def test_two_checkpoints_stand_side_by_side(tab: Tab, run: Run, samples: Path, tmp_path: Path) -> None:
     state = load_file(samples / "trained.safetensors")
     name = "encoder.layers.1.self_attn.in_proj_weight"
@@ -316,7 +312,6 @@ def test_two_checkpoints_stand_side_by_side(tab: Tab, run: Run, samples: Path, t
     assert "different: 2 layers (1 identical, 1 changed)" in page.locator("#differences").inner_text()
 
 
-@pytest.mark.gate
 def test_layers_that_one_side_has_not_are_gaps(tab: Tab, run: Run, samples: Path, tmp_path: Path) -> None:
     state = load_file(samples / "trained.safetensors")
     save_file({key: value for key, value in state.items() if "layers.0" in key}, tmp_path / "b.safetensors")
@@ -354,14 +349,12 @@ def test_names_stay_text(tab: Tab, run: Run, tmp_path: Path) -> None:
     assert page.evaluate("[...document.links].every((link) => link.getAttribute('href').startsWith('#'))")
 
 
-@pytest.mark.gate
 def test_without_scripts_the_words_are_there(browser: Browser, trained: Path) -> None:
     with bare(browser, trained) as page:
         assert "torch-mha (fused)" in page.locator("#summary").inner_text()
         assert "need JavaScript" in page.locator("main").inner_text()
 
 
-@pytest.mark.gate
 def test_pages_of_many_heads(tab: Tab, run: Run, tmp_path: Path) -> None:
     """32 layers of 32 heads, analysed, are under 6 MB."""
     state = {f"h.{place}.attn.in_proj_weight": torch.randn(192, 64) for place in range(32)}
@@ -385,7 +378,6 @@ def test_pages_of_many_heads(tab: Tab, run: Run, tmp_path: Path) -> None:
     assert hovered(page, (31, 31), (32, 32))[:2] == ["h.31.attn", "head 31"]
 
 
-@pytest.mark.gate
 def test_the_strip_is_drawn_to_scale(tab: Tab, run: Run, tmp_path: Path) -> None:
     """Q of four heads beside K and V of two: a share of the strip each as of the rows, a line before each head."""
     layer, file = "model.layers.0.self_attn", tmp_path / "a.safetensors"
