@@ -9,7 +9,7 @@ import pytest
 
 from qkvinspect.inspection.evidence import APART, CHANCE, LIKELY, weigh
 from qkvinspect.inspection.evidence.alone import _noise, _shares, as_packed, with_heads
-from qkvinspect.inspection.evidence.fit import Fit, fit, together
+from qkvinspect.inspection.evidence.fit import Fit, fit, know, together
 from qkvinspect.inspection.evidence.gram import normal_ranks, normal_scores
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of, standing
 from qkvinspect.inspection.evidence.likelihood import Fitted
@@ -126,6 +126,32 @@ def test_each_layer_is_fitted_as_if_it_were_alone(share: int, heads: int) -> Non
         np.testing.assert_allclose(alone[0].gains(orders), [alone[0].gain(one).score for one in orders])
         np.testing.assert_allclose(every.gains(orders), [one.gains(orders) for one in alone], rtol=1e-9, atol=1e-7)
         close(every.parted(2), [one.parted(2) for one in alone])
+
+
+def of_other_widths(heads: int) -> Index:
+    """As many heads of each part, V's four times as wide as Q's: what is counted has the same shape, not the sizes."""
+    ends = (0, ROWS // 2, ROWS, 3 * ROWS)
+    return {part: np.arange(*ends[i : i + 2]).reshape(heads, -1) for i, part in enumerate("qkv")}
+
+
+def without_out(one: Index) -> Index:
+    return {part: one[part] for part in "qkv"}
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_hypotheses_worked_out_together_are_worth_what_each_is_alone(layers: int) -> None:
+    (sample,) = at_once([sampled(drawn(seed, 6)) for seed in range(layers)])
+    blocks, mixed = without_out(index(6)), without_out(per_head(6))
+    indices = [of_other_widths(6), blocks, mixed, index(12), of_other_widths(12), per_head(12), index(3)]
+    worked_out, alone = ([fit(sample, one) for one in indices] for _ in range(2))
+    know(worked_out)
+    assert sum("fitted" in vars(one) for one in worked_out) == 4  # six heads and twelve of one width, in two orders
+    for one, own in zip(worked_out, alone, strict=True):
+        assert one.usable is own.usable
+        for said, expected in ((one.fitted, own.fitted), (one.gain(), own.gain())):
+            np.testing.assert_allclose(said.value, expected.value, rtol=1e-9)
+            assert np.shape(said.value) == (() if layers == 1 else (layers,))
+            assert (said.expected, said.variance) == (expected.expected, expected.variance)
 
 
 @pytest.mark.parametrize("share", [1, 2, 3])

@@ -28,6 +28,12 @@ class BlockSums:
     moments: Array
     paired: tuple[float, Array] | None = None
 
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What those have in common whose blocks are as many and as large: all counts follow from it."""
+        sizes = float(self.counts[0, 0]), float(self.counts[0, -1])
+        return len(self.moments), self.counts.shape, sizes, self.paired and self.paired[0]
+
     def of(self, down: Array, across: Array) -> tuple[float, Array]:
         """Count and moments of some blocks, given by arrays of their indices, broadcast together."""
         chosen = self.moments[..., down, across]

@@ -136,8 +136,8 @@ def know(fits: Sequence[Fit]) -> None:
     """Work out what each is worth, those that are alike in form at once: numpy takes as long over one as over many."""
     alike: dict[object, list[Fit]] = {}
     for one in fits:
-        of_terms = tuple((len(term.sums.moments), term.sums.counts.shape, term.share) for term in one.terms)
-        alike.setdefault((of_terms, one.tied, one.kv_heads, one.layers), []).append(one)
+        of_terms = tuple((term.sums.form, term.share, term.given) for term in one.terms)
+        alike.setdefault((of_terms, one.lengths.expected, one.layers), []).append(one)
     for some in alike.values():
         step = max(_ROOM // max(sum(term.sums.moments.size for term in some[0].terms), 1), 1)
         for start in range(0, len(some), step):
@@ -156,10 +156,10 @@ def _know_at_once(fits: Sequence[Fit]) -> None:
     lengths = np.concatenate([np.broadcast_to(one.lengths.value, one.layers) for one in fits])
     lengths = Fitted(lengths, first.lengths.expected, first.lengths.variance)
     whole = replace(first, terms=terms, lengths=lengths, layers=len(fits) * first.layers)
+    known = {"fitted": whole.fitted, "_gain": whole.gain()}
     for number, one in enumerate(fits):
-        start, count = number * first.layers, first.layers
-        fitted_, gain = (known.of_layers(start, count) for known in (whole.fitted, whole.gain()))
-        vars(one).update(usable=whole.usable, fitted=fitted_, _gain=gain)
+        own = {name: of.of_layers(number * first.layers, first.layers) for name, of in known.items()}
+        vars(one).update(own, usable=whole.usable)
 
 
 def together(fits: Sequence[Fit]) -> Fit | None:
