@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 
 from qkvinspect.diff.pairing import Pair, Renames, about_pairing, pair_names
 from qkvinspect.errors import UsageError
+from tests.counted import counted
 
 
 def pairs(a: list[str], b: list[str], *maps: str) -> dict[str, tuple[str, str]]:
@@ -37,20 +37,10 @@ def test_twice_the_names_are_twice_the_steps(a: Callable[[int], list[str]], b: C
     """Steps are lines that run, which a busy machine does not change."""
 
     def steps(n: int) -> int:
-        names, count = (a(n), b(n)), 0
-
-        def trace(frame: object, event: str, argument: object) -> object:
-            nonlocal count
-            count += event == "line"
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
+        names = a(n), b(n)
+        with counted() as found:
             pair_names(*names, Renames(()))
-        finally:
-            sys.settrace(before)
-        return count
+        return sum(found.values())
 
     assert steps(400) < 2.6 * steps(200)
 

@@ -381,7 +381,7 @@ def test_a_file_that_changes_is_a_line_in_the_app(samples: Path, tmp_path: Path,
         await until(lambda: "error: " in shown(app, "#status"))
         assert re.search(r"was changed or replaced|became shorter", shown(app, "#status"))
         assert shown(app, "#status").count("[QKV-F") == 1
-        assert app.work.running is None
+        await until(lambda: app.work.running is None)
         if not key:  # and goes on
             await pilot.press("m", "question_mark", "escape", "slash", "x", "escape")
 
