@@ -16,16 +16,11 @@ from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.sources import urls
 from qkvinspect.sources.fetching import patiently
 from qkvinspect.sources.folder import Entries
-from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout
+from qkvinspect.sources.transport import REFUSED, Answer, TemporaryError, failed, timeout
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
 _TELLING = ("ETag", "etag", "md5Hash", "generation", "blob_id", "content_settings", "LastModified", "last_modified")
 """Keys of a file's info that change when the file does; ``mtime`` and ``created`` where there is nothing better."""
-
-_MISSING = Code.FILE_MISSING, "is not there"
-_FORBIDDEN = Code.FILE_PERMISSION, "may not be read"
-_REFUSALS = {401: _FORBIDDEN, 403: _FORBIDDEN, 404: _MISSING, 410: _MISSING}
-"""What no second try changes, by the status of a web server's answer."""
 
 _PATIENCE = 20
 """The factor by which the timeout is longer than that of a web server: requests here report nothing before they end."""
@@ -137,13 +132,13 @@ class StoredFile:
         try:
             return ask()
         except (FileNotFoundError, NotADirectoryError):
-            raise self._wrong(*_MISSING) from None
+            raise self._wrong(Code.FILE_MISSING, "is not there") from None
         except PermissionError:
-            raise self._wrong(*_FORBIDDEN) from None
+            raise self._wrong(Code.FILE_PERMISSION, "may not be read") from None
         except OSError as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
-            if status in _REFUSALS:  # as huggingface_hub says it
-                raise self._wrong(*_REFUSALS[status]) from None
+            if status in REFUSED:  # as huggingface_hub says it
+                raise self._wrong(*REFUSED[status]) from None
             raise TemporaryError(f"the file system fails ({type(error).__name__})") from None
         except Exception as error:
             raise failed(self.name, "cannot be fetched", type(error).__name__) from None

@@ -17,7 +17,7 @@ from qkvinspect.error_codes import Code
 from qkvinspect.errors import CheckpointError, UsageError
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.sources import urls
-from qkvinspect.sources.transport import Answer, TemporaryError, failed, timeout
+from qkvinspect.sources.transport import REFUSED, Answer, TemporaryError, failed, timeout
 from qkvinspect.version import __version__
 
 try:
@@ -36,12 +36,6 @@ _MOST_REDIRECTS = 5
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _RANGE = late_pattern(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _NUMBER = late_pattern(r"\d{1,18}")
-_REFUSED = {
-    401: (Code.FILE_PERMISSION, "may not be read: the server asks who you are"),
-    403: (Code.FILE_PERMISSION, "may not be read"),
-    404: (Code.FILE_MISSING, "is not there"),
-    410: (Code.FILE_MISSING, "is not there any more"),
-}
 
 
 class HttpFile:
@@ -115,8 +109,8 @@ class HttpFile:
         status, headers = response.status_code, response.headers
         if status in _BUSY:
             raise TemporaryError(f"the server answers {status}", _wait(headers.get("Retry-After", "")))
-        if status in _REFUSED:
-            raise self._wrong(*_REFUSED[status], f"status {status}")
+        if status in REFUSED:
+            raise self._wrong(*REFUSED[status], f"status {status}")
         if status == 416 and not start and headers.get("Content-Range", "").endswith("*/0"):
             return Answer(0, _validator(headers), iter(()))
         if status in (412, 416):

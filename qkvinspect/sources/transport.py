@@ -13,6 +13,14 @@ from qkvinspect.errors import CheckpointError, UsageError
 
 _TIMEOUT = "QKVINSPECT_TIMEOUT"
 
+REFUSED = {
+    401: (Code.FILE_PERMISSION, "may not be read: the server asks who you are"),
+    403: (Code.FILE_PERMISSION, "may not be read"),
+    404: (Code.FILE_MISSING, "is not there"),
+    410: (Code.FILE_MISSING, "is not there any more"),
+}
+"""What no second try changes, by the status of a web server's answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
 @cache
 def asked(step: int) -> Asked:
-    """One model in so many of each library, once for all tests. A fixture would run under the tracer."""
+    """One model in so many of each library, once for all tests."""
     found = Asked([], [], Counter(), [])
     with TemporaryDirectory() as name:
         folder = Path(name)

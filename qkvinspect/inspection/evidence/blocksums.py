@@ -67,19 +67,13 @@ def added_up(layers: Sequence[BlockSums]) -> BlockSums:
     return BlockSums(counts, moments, paired)
 
 
-def side_by_side(layers: Sequence[BlockSums]) -> BlockSums:
-    """Those of blocks of the same sizes as of so many layers, each for itself."""
-    first = layers[0]
-    moments = np.concatenate([_of_several(one.moments, first.counts.ndim) for one in layers], axis=1)
-    if first.paired is None:
-        return BlockSums(first.counts, moments)
-    pairs = [_of_several(one.paired[1], 0) for one in layers if one.paired is not None]
-    return BlockSums(first.counts, moments, (first.paired[0], np.concatenate(pairs, axis=1)))
-
-
-def _of_several(moments: Array, axes: int) -> Array:
-    """With an axis of layers, of which there may be but one."""
-    return moments if moments.ndim > axes + 1 else moments[:, None]
+def side_by_side(several: Sequence[BlockSums]) -> BlockSums:
+    """Those of blocks of the same sizes, as of so many layers, each for itself."""
+    first = several[0]
+    moments = [one.moments.reshape(len(one.moments), -1, *first.counts.shape) for one in several]
+    pairs = [one.paired[1].reshape(2, -1) for one in several if one.paired is not None]
+    paired = first.paired and (first.paired[0], np.concatenate(pairs, axis=1))
+    return BlockSums(first.counts, np.concatenate(moments, axis=1), paired)
 
 
 class SumsOverBlocks:

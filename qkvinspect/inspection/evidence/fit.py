@@ -11,13 +11,13 @@ of all entries under a hypothesis is its score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from qkvinspect.fast_dataclass import dataclass, replace
-from qkvinspect.inspection.evidence.blocksums import Products, added_up, block_sums, cross_sums, side_by_side
+from qkvinspect.inspection.evidence.blocksums import BlockSums, Products, added_up, block_sums, cross_sums, side_by_side
 from qkvinspect.inspection.evidence.likelihood import FEW, Fitted, fitted
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.evidence.term import Term
@@ -138,21 +138,16 @@ def know(fits: Sequence[Fit]) -> None:
     for one in fits:
         of_terms = tuple((term.sums.form, term.share, term.given) for term in one.terms)
         alike.setdefault((of_terms, one.lengths.expected, one.layers), []).append(one)
-    for some in alike.values():
+    for some in alike.values():  # what is alone is worked out when it is asked for
         step = max(_ROOM // max(sum(term.sums.moments.size for term in some[0].terms), 1), 1)
         for start in range(0, len(some), step):
-            _know_at_once(some[start : start + step])
+            if len(part := some[start : start + step]) > 1:
+                _know_at_once(part)
 
 
 def _know_at_once(fits: Sequence[Fit]) -> None:
     """As if these were so many more layers."""
-    first = fits[0]
-    if len(fits) == 1:
-        return
-    terms = tuple(
-        replace(same[0], sums=side_by_side([term.sums for term in same]))
-        for same in zip(*(one.terms for one in fits), strict=True)
-    )
+    first, terms = fits[0], _term_by_term(fits, side_by_side)
     lengths = np.concatenate([np.broadcast_to(one.lengths.value, one.layers) for one in fits])
     lengths = Fitted(lengths, first.lengths.expected, first.lengths.variance)
     whole = replace(first, terms=terms, lengths=lengths, layers=len(fits) * first.layers)
@@ -171,11 +166,14 @@ def together(fits: Sequence[Fit]) -> Fit | None:
     if not are_alike(fits):
         return None
     first = fits[0]
-    terms = [
-        replace(same[0], sums=added_up([term.sums.of_all() for term in same]))
-        for same in zip(*(one.terms for one in fits), strict=True)
-    ]
-    return replace(first, terms=tuple(terms), lengths=sum((one.lengths.of_all for one in fits), Fitted()), layers=1)
+    terms = _term_by_term(fits, lambda sums: added_up([one.of_all() for one in sums]))
+    return replace(first, terms=terms, lengths=sum((one.lengths.of_all for one in fits), Fitted()), layers=1)
+
+
+def _term_by_term(fits: Sequence[Fit], made: Callable[[Sequence[BlockSums]], BlockSums]) -> tuple[Term, ...]:
+    """Of terms in the same place one, with what is made of the sums of all."""
+    every = zip(*(one.terms for one in fits), strict=True)
+    return tuple(replace(same[0], sums=made([term.sums for term in same])) for same in every)
 
 
 def are_alike(fits: Sequence[Fit]) -> bool:

@@ -54,8 +54,10 @@ def every_packing(packings: Mapping[str, Variants], samples: Sequence[Sample]) -
             else:
                 del found[way]
         sample.forget()
-    labels = dict.fromkeys(label for label, _ in found)
-    return {label: {heads: of for (own, heads), of in found.items() if own == label} for label in labels}
+    by_label: dict[str, dict[HeadsInOrder, list[Fit]]] = {}
+    for (label, heads), fitted in found.items():
+        by_label.setdefault(label, {})[heads] = fitted
+    return by_label
 
 
 def _placed(cut: Attention, sample: Sample, *, is_tiled: bool) -> Mapping[str, Array] | None:

@@ -120,8 +120,7 @@ def weigh_packings(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
     if not verdict.confidence and all(map(_has_common_law, fits.values())):
         common = ((label, _in_common(own)) for label, own in fits.items())  # one at a time: they take room
         verdict = _more_visible(_packings(common, layers), verdict)
-    if verdict.decided and _over_channels(packings, fits, samples, verdict.best.label):
-        return replace(verdict, decided=False, confidence=0.0)
+    verdict = _unless_over_channels(verdict, packings, fits, samples)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
     others = np.flatnonzero(~as_packed(fits, verdict.best)).tolist()
@@ -139,10 +138,16 @@ def each_by_itself(packings: Mapping[str, Variants], samples: Sequence[Sample]) 
             if not own:
                 yield None
                 continue
-            verdict = _packings(own.items(), (sample.layer,))
-            if verdict.decided and _over_channels(packings, own, [sample], verdict.best.label):
-                verdict = replace(verdict, decided=False, confidence=0.0)
-            yield verdict
+            yield _unless_over_channels(_packings(own.items(), (sample.layer,)), packings, own, [sample])
+
+
+def _unless_over_channels(
+    verdict: Verdict, packings: Mapping[str, Variants], fits: Mapping[str, Fits], samples: Sequence[Sample]
+) -> Verdict:
+    """The verdict, withdrawn where what speaks for it may be attention over channels."""
+    if verdict.decided and _over_channels(packings, fits, samples, verdict.best.label):
+        return replace(verdict, decided=False, confidence=0.0)
+    return verdict
 
 
 def _over_channels(

@@ -108,12 +108,12 @@ class Tab:
 
 
 @contextmanager
-def bare(browser: Browser, file: Path) -> Generator[Page]:
-    """The page where no script may run, watched for nothing."""
+def bare(browser: Browser, file: Path, place: Path) -> Generator[Page]:
+    """The page where no script may run."""
     with browser.new_context(viewport=VIEWPORT, java_script_enabled=False) as context:
-        page = context.new_page()
-        page.goto(file.as_uri())
-        yield page
+        tab = Tab(context, place)
+        yield tab.show(file)
+        tab.leave()
 
 
 def cell(page: Page, place: tuple[int, int], sizes: tuple[int, int], number: int = 0) -> tuple[float, float]:

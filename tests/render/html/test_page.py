@@ -349,8 +349,8 @@ def test_names_stay_text(tab: Tab, run: Run, tmp_path: Path) -> None:
     assert page.evaluate("[...document.links].every((link) => link.getAttribute('href').startsWith('#'))")
 
 
-def test_without_scripts_the_words_are_there(browser: Browser, trained: Path) -> None:
-    with bare(browser, trained) as page:
+def test_without_scripts_the_words_are_there(browser: Browser, trained: Path, tmp_path: Path) -> None:
+    with bare(browser, trained, tmp_path / "page.html") as page:
         assert "torch-mha (fused)" in page.locator("#summary").inner_text()
         assert "need JavaScript" in page.locator("main").inner_text()
 
