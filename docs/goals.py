@@ -161,8 +161,8 @@ def _parts(told: str) -> str:
     if found is None:
         return ""
     minutes, seconds, tests, alone = map(int, found.groups())
-    install = 60 * minutes + seconds - alone
-    return f"the install takes {install} s; {tests} tests take {1e3 * alone / tests:.0f} ms each of two slow cores"
+    rest = 60 * minutes + seconds - alone
+    return f"the install and all else takes {rest} s; {tests} tests take {1e3 * alone / tests:.0f} ms each of two slow cores"
 
 
 def table(out: Callable[[str], None]) -> None:

@@ -30,7 +30,8 @@ def main() -> None:
                 done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
                 minutes, seconds = divmod(round(time.monotonic() - began), 60)
             lines = [one.strip("= ") for one in done.stdout.splitlines() if " passed" in one and " in " in one]
-            outcome = lines[-1] if lines else f"exit code {done.returncode}, without an outcome"
+            outcome = lines[-1] if lines else "without an outcome"
+            outcome += f", exit code {done.returncode}" if done.returncode else ""
             say(f"{name}: {minutes} min {seconds} s ({outcome})")
 
 
