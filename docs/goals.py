@@ -162,7 +162,7 @@ def _parts(told: str) -> str:
         return ""
     minutes, seconds, tests, alone = map(int, found.groups())
     rest = 60 * minutes + seconds - alone
-    return f"the install and all else takes {rest} s; {tests} tests take {1e3 * alone / tests:.0f} ms each of two slow cores"
+    return f"all but the tests takes {rest} s; {tests} tests take {1e3 * alone / tests:.0f} ms each of two slow cores"
 
 
 def table(out: Callable[[str], None]) -> None:

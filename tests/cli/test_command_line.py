@@ -386,7 +386,7 @@ def test_export_uses_what_the_weights_tell(run, samples: Path, tmp_path: Path) -
 
 
 def test_the_norms_that_are_drawn_without_numpy_are_those_of_a_report() -> None:
-    assert {*grid.NORMS} == startup._NORMS  # pyright: ignore[reportPrivateUsage]
+    assert {*grid.NORMS} == startup._NORMS
 
 
 @pytest.mark.parametrize(
