@@ -266,7 +266,9 @@ def test_a_signal_while_writing_leaves_nothing(tmp_path: Path, number: int, code
         "import os, sys, time, qkvinspect.export.safetensors_file as e\n"
         "del os.O_TMPFILE\n"  # else the file has no name yet
         "real = e.copy\n"
-        "def slow(*a):\n    print('writing', flush=True); time.sleep(90); return real(*a)\n"
+        "def slow(*a):\n    print('writing', flush=True)\n"
+        "    for _ in range(900): time.sleep(0.1)\n"  # Python acts on a signal between two naps, not just before one
+        "    return real(*a)\n"
         "e.copy = slow\nfrom qkvinspect.cli import main\n"
         f"sys.exit(main(['export', '--split', {str(source)!r}, '-o', {str(tmp_path / 'x.safetensors')!r}]))"
     )

@@ -204,7 +204,8 @@ def test_120_it_is_interrupted_while_it_reads(ended: tuple[int, int], command: s
     slow = (
         "import sys, time\n"
         "from qkvinspect.sources.local import LocalFile\n"
-        "def read(*a):\n    print('reading', flush=True); time.sleep(90)\n"
+        "def read(*a):\n    print('reading', flush=True)\n"
+        "    for _ in range(900): time.sleep(0.1)\n"  # Python acts on a signal between two naps, not just before one
         "LocalFile.read = read\nfrom qkvinspect.cli import main\n"
         f"sys.exit(main([{command!r}, {str(sample)!r}]))"
     )
