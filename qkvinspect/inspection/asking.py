@@ -60,7 +60,15 @@ def weigh(
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    from qkvinspect.inspection.evidence import draw, samples_of, stride_for, weigh_heads, weigh_packings, weigh_turns
+    from qkvinspect.inspection.evidence import (
+        draw,
+        rows_move,
+        samples_of,
+        stride_for,
+        weigh_heads,
+        weigh_packings,
+        weigh_turns,
+    )
 
     own = of.variants(lambda _: layout, counts or _shown(of, layout))
     if glance and (sure := _confirmed(of, layout, own)):
@@ -79,7 +87,7 @@ def weigh(
         return weigh(further, layout, thorough=thorough)
     counts = list(own)
     if glance and known is not None:
-        counts = [known]
+        counts = list({known, heads.best.num_heads if heads is not None and heads.decided else known})
     elif (
         all(len(stored.packing.order) == 1 for stored in layout.weights) and heads is not None
     ):  # whose heads lie the same way, whoever is who
@@ -97,8 +105,8 @@ def weigh(
     if len(others) > 1:
         packings = weigh_packings(others, samples[:enough])
     as_declared = packings is None or packings.best.label == next(iter(others))
-    if packings is not None and packings.decided and as_declared and (heads is None or not heads.decided):
-        heads = _by_their_rows(layout, own, samples[:enough]) or heads
+    if heads is not None and rows_move(own) and packings is not None and not (packings.decided and as_declared):
+        heads = replace(heads, decided=False)  # in wrong rows any number may seem likely
     evidence = Evidence(heads, packings, _turned(of, layout, heads), as_declared=as_declared)
     shown = known or (heads.best.num_heads if heads else 0)
     if not thorough or shown not in own:
@@ -160,21 +168,6 @@ def seen(own: Variants, heads: int, stride: int) -> bool:
 
     missing = weighable(own, stride_for(own[heads])) - weighable(own, stride)
     return all(n % heads == 0 and n >= NEAR * heads for n in missing)
-
-
-def _by_their_rows(layout: Layout, own: Variants, samples: Sequence[Sample]) -> Verdict | None:
-    """The number of heads, where each number puts the parts into other rows; None where these do not tell it.
-
-    Heads that are alike in twos pass for half as many, but not where a part lies in each head's own rows.
-    """
-    from qkvinspect.inspection.evidence import weigh_packings
-
-    if not any(stored.packing.groups in ("heads", "kv_heads", "rows") for stored in layout.weights):
-        return None
-    found = weigh_packings({str(heads): {heads: cut} for heads, cut in own.items()}, samples)
-    if found is None or not found.decided:
-        return None
-    return replace(found, weighed=tuple(replace(one, label="", same_rows="") for one in found.weighed))
 
 
 def _confirmed(of: Hypotheses, layout: Layout, own: Variants) -> Evidence | None:

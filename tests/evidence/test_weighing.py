@@ -302,3 +302,40 @@ def test_one_layer_of_many_may_look_turned(confidence: float, said: list[str]) -
     attention: Any = SimpleNamespace(layer="layers.682.self_attn")
     evidence: Any = SimpleNamespace(turned=SimpleNamespace(confidence=confidence))
     assert [finding.code for finding in about_evidence(attention, evidence, "")] == said
+
+
+def packed_by_heads(width: int, heads: int, seed: int) -> dict[str, torch.Tensor]:
+    """A layer whose every head has Q, K and V in rows of its own, and ties its rows by an eighth as many directions."""
+    random = torch.Generator().manual_seed(seed)
+    rows = width // heads
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random)
+
+    def tied() -> list[torch.Tensor]:
+        common = drawn(heads, rows, rows // 8) / (rows // 8) ** 0.5
+        return [(drawn(heads, rows, width) + common @ drawn(heads, rows // 8, width)) / width**0.5 for _ in "12"]
+
+    (q, k), (v, out) = tied(), tied()
+    return {
+        "query_key_value.weight": torch.cat([q, k, v], 1).reshape(3 * width, width),
+        "dense.weight": out.reshape(width, width).T.contiguous(),
+    }
+
+
+@pytest.mark.parametrize("heads", [(2,), (4,), (8, 8), (2, 2), (8, 8, 2)], ids=str)
+@pytest.mark.parametrize("claimed", [False, True])
+def test_heads_are_compared_where_each_number_puts_the_parts_into_other_rows(
+    heads: tuple[int, ...], claimed: bool, tmp_path: Path
+) -> None:
+    """Parts in wrong rows gain much by heads, and are less likely all the same."""
+    layers = {f"layers.{i}.attention.": packed_by_heads(128, number, i) for i, number in enumerate(heads)}
+    save_file(
+        {start + name: value for start, layer in layers.items() for name, value in layer.items()},
+        tmp_path / "m.safetensors",
+    )
+    with open_checkpoint(str(tmp_path / "m.safetensors")) as checkpoint:
+        report = inspect(checkpoint, Options(heads=("2",) if claimed else (), evidence="auto"))
+    told = [layer.heads.num_heads if layer.heads else None for layer in report.attentions]
+    against = [finding.code for finding in report.findings if finding.severity == "warning"]
+    assert (told, len(against)) == (([2] * len(heads), sum(n != 2 for n in heads)) if claimed else ([*heads], 0))

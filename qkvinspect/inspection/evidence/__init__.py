@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qkvinspect.inspection.evidence.excerpt import Excerpt
 from qkvinspect.inspection.evidence.odds import CHANCE, LIKELY
-from qkvinspect.inspection.evidence.ways import weighable
+from qkvinspect.inspection.evidence.ways import rows_move, weighable
 from qkvinspect.inspection.evidence.weigh import (
     APART,
     SURE,
@@ -34,6 +34,7 @@ __all__ = [
     "draw",
     "each_by_itself",
     "layers_within",
+    "rows_move",
     "samples_of",
     "stride_for",
     "unless_apart",

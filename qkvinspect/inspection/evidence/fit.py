@@ -39,6 +39,7 @@ class Fit:
         lengths: of how long they are: Q's with K's, V's with the columns of the output projection.
         tied: how many of the terms, the first ones, are of Q with K, and how many after these of V with the output.
         layers: how many layers these are; of one, they have no axis of layers.
+        elsewhere: whether it is weighed against some that put the parts into other rows: ``over_one_base``.
     """
 
     terms: tuple[Term, ...]
@@ -47,6 +48,7 @@ class Fit:
     lengths: Fitted
     tied: tuple[int, int] = (0, 0)
     layers: int = 1
+    elsewhere: bool = False
 
     @cached_property
     def usable(self) -> bool:
@@ -59,8 +61,13 @@ class Fit:
         """The fit of every entry and every row's length; comparable between hypotheses about the same ones."""
         return self._entries + self.lengths
 
+    @property
+    def without_heads(self) -> Fitted:
+        """As ``fitted``, if there are no heads."""
+        return sum((term.all_without_heads for term in self.terms), self.lengths)
+
     def gain(self, order: Array | None = None) -> Fitted:
-        """The gain over the hypothesis that there are no heads.
+        """The gain over the hypothesis that there are no heads, or the one that ``over_one_base`` gave it.
 
         Args:
             order: as if the kv heads that carry the same number in it were one head.
@@ -70,6 +77,13 @@ class Fit:
     @cached_property
     def _gain(self) -> Fitted:
         return self._fitted(None, thinned=True) - self._without_heads
+
+    @property
+    def nests(self) -> bool:
+        """Whether fewer heads only take its heads together: not where the tied rows depend on how many share a kv head,
+        nor where the parts lie elsewhere.
+        """
+        return self.share == 1 and not self.elsewhere
 
     def gains_of_halves(self) -> tuple[Fitted, Fitted]:
         """``gain`` of Q and K by themselves, and of V and the output projection."""
@@ -155,6 +169,17 @@ def _know_at_once(fits: Sequence[Fit]) -> None:
     for number, one in enumerate(fits):
         own = {name: of.of_layers(number * first.layers, first.layers) for name, of in known.items()}
         vars(one).update(own, usable=whole.usable)
+
+
+def over_one_base(fits: Sequence[Fit]) -> None:
+    """Let hypotheses that put the parts into other rows gain over the likeliest of these without heads.
+
+    What each gains over its own parts says nothing beside what another does: wrong rows gain much over little.
+    """
+    base = np.max([one.without_heads.score for one in fits], axis=0)
+    for one in fits:
+        gain = one.fitted - one.without_heads
+        vars(one).update(elsewhere=True, _gain=replace(gain, value=one.fitted.score - base + gain.expected))
 
 
 def together(fits: Sequence[Fit]) -> Fit | None:

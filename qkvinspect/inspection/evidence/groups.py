@@ -68,7 +68,7 @@ def standing(best: int, scores: Mapping[int, Array], fits: Fits) -> Array:
     """
     found = np.ones(len(scores[best]), bool)
     for heads in (heads for heads in fits if heads > best and heads % best == 0):
-        if any(one.share > 1 for one in fits[heads]):
+        if not all(one.nests for one in fits[heads]):
             continue
         parted = np.concatenate([np.broadcast_to(one.parted(heads // best).score, one.layers) for one in fits[heads]])
         found &= parted <= _PARTED * scores[best] + _CHANCE
@@ -83,7 +83,7 @@ def standing(best: int, scores: Mapping[int, Array], fits: Fits) -> Array:
 
 
 def _any_order_does(fits: Sequence[Fit], together: int, score: float) -> bool:
-    if any(one.share > 1 for one in fits):  # there the tied rows themselves depend on the number of heads
+    if not all(one.nests for one in fits):
         return False
     orders = _orders(fits[0].kv_heads, together)
     reached = tried = 0
@@ -129,7 +129,7 @@ def parts_of(best: int, score: float, fits: Fits) -> int | None:
     """A larger number of heads, if those of a hypothesis fall into parts that are less tied to each other."""
     finer = sorted(heads for heads in fits if heads > best and heads % best == 0)
     for heads in finer:
-        if any(one.share > 1 for one in fits[heads]):
+        if not all(one.nests for one in fits[heads]):
             continue
         if score_of([one.parted(heads // best) for one in fits[heads]]) > _PARTED * score + _CHANCE:
             return heads

@@ -62,10 +62,18 @@ class Term:
     @cached_property
     def without_heads(self) -> Fitted:
         """The fit of the same entries without heads, as many as ``thinned`` ones."""
+        return self._without_heads(self._thin)
+
+    @property
+    def all_without_heads(self) -> Fitted:
+        """The fit of all entries without heads."""
+        return self._without_heads(self.weight)
+
+    def _without_heads(self, weight: float) -> Fitted:
         count, moments = self._total
         if self.given:  # which rows are tied depends on the heads: without heads none are
             moments = moments[[1, 3]]
-        return fitted(count * self._thin, moments * self._thin) + self._paired
+        return fitted(count * weight, moments * weight) + self._paired
 
     @cached_property
     def _own_classes(self) -> list[tuple[float, Array]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qkvinspect.fast_tuple import NamedTuple
-from qkvinspect.inspection.evidence.fit import Fit, fit, know
+from qkvinspect.inspection.evidence.fit import Fit, fit, know, over_one_base
 from qkvinspect.inspection.evidence.index import index_of, tiled
 from qkvinspect.inspection.evidence.sample import Sample
 from qkvinspect.inspection.report import Attention
@@ -32,7 +32,20 @@ Fits = Mapping[HeadsInOrder, Sequence[Fit]]
 
 def every_way(variants: Variants, samples: Sequence[Sample]) -> Fits:
     """Every number of heads that fits all layers, with the heads that share a kv head side by side, and tiled."""
-    return every_packing({"": variants}, samples).get("", {})
+    return comparable(every_packing({"": variants}, samples).get("", {}), variants)
+
+
+def rows_move(variants: Variants) -> bool:
+    """Whether each number of heads puts the parts into other rows."""
+    return len({tuple(part.rows for part in cut.parts) for cut in variants.values()}) > 1
+
+
+def comparable(fits: Fits, variants: Variants) -> Fits:
+    """The same, with gains that compare also where each number of heads puts the parts into other rows."""
+    if rows_move(variants):
+        for same_layers in zip(*fits.values(), strict=True):
+            over_one_base(same_layers)
+    return fits
 
 
 def every_packing(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Mapping[str, Fits]:

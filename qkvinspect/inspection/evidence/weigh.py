@@ -17,7 +17,7 @@ from qkvinspect.inspection.evidence.odds import noise_of, share_of
 from qkvinspect.inspection.evidence.over_channels import may_be_over_channels
 from qkvinspect.inspection.evidence.profile import profile
 from qkvinspect.inspection.evidence.sample import MAX_ROWS, Sample, at_once, stride_of, take
-from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, every_packing, every_way
+from qkvinspect.inspection.evidence.ways import Fits, HeadsInOrder, Variants, comparable, every_packing, every_way
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.verdict import Verdict, Weighed
 
@@ -84,7 +84,7 @@ def weigh_heads(variants: Variants, samples: Sequence[Sample]) -> Verdict | None
     layers = tuple(sample.layer for sample in samples)
     verdict = _heads(fits, layers)
     if not verdict.confidence and (common := _in_common(fits)):
-        verdict = _more_visible(_heads(common, layers), verdict)
+        verdict = _more_visible(_heads(comparable(common, variants), layers), verdict)
     verdict = replace(verdict, stride=samples[0].stride)
     if len(layers) < 2 or not verdict.confidence:
         return verdict
@@ -103,6 +103,8 @@ def agreeing(packings: Mapping[str, Variants], samples: Sequence[Sample], said: 
     own = fits.get(said.label)
     if own is None or HeadsInOrder(said.num_heads, said.tiled) not in own:
         return set()
+    if not said.label:
+        own = comparable(own, packings[""])
     alike = as_packed(fits, said, APART) if said.label else with_heads(own, said, APART, chance)
     return {sample.layer for sample, agrees in zip(samples, alike.tolist(), strict=True) if agrees}
 
@@ -247,7 +249,7 @@ def _halves_differ(fits: Mapping[int, Sequence[Fit]]) -> bool:
     are divided further.
     """
     halves = [
-        {heads: [one.gains_of_halves()[half] for one in of] for heads, of in fits.items() if of[0].share == 1}
+        {heads: [one.gains_of_halves()[half] for one in of] for heads, of in fits.items() if of[0].nests}
         for half in (0, 1)
     ]
     found: set[int] = set()
