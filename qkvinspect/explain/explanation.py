@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qkvinspect.checkpoint import Checkpoint
@@ -11,7 +11,7 @@ from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.report import Attention, Part
 from qkvinspect.layouts import Layout, StoredWeight
 from qkvinspect.layouts.layout import tiled_by_name
-from qkvinspect.layouts.packing import Geometry, describe, span
+from qkvinspect.layouts.packing import Geometry, describe, merge, span
 
 _NAMES = {"q": "Q (query)", "k": "K (key)", "v": "V (value)"}
 
@@ -103,11 +103,14 @@ def _stored(attention: Attention, layout: Layout) -> Iterator[str]:
 
 
 def _rows(part: Part, attention: Attention) -> str:
-    runs = part.rows
-    shown = ", ".join(map(span, runs[:4]))
-    more = f" and {len(runs) - 4} more runs" if len(runs) > 4 else ""
     axis = {"out_in": "rows", "in_out": "columns", "in_heads_dim": "flattened [head, dim] columns"}
-    return f"{_NAMES[part.name]}: {axis[part.orientation]} {shown}{more} of {_short(part.weight.name, attention)}."
+    where = f"{axis[part.orientation]} {_runs(part.rows)} of {_short(part.weight.name, attention)}"
+    return f"{_NAMES[part.name]}: {where}."
+
+
+def _runs(runs: Sequence[range]) -> str:
+    more = f" and {len(runs) - 4} more runs" if len(runs) > 4 else ""
+    return f"{', '.join(map(span, runs[:4]))}{more}"
 
 
 def _biases(attention: Attention) -> str:
@@ -115,15 +118,15 @@ def _biases(attention: Attention) -> str:
     if not parts:
         return "none are stored (bias=False)."
     where = [
-        f"{part.name.upper()} in {_short(part.bias.name, attention)}{_entries(part)}" for part in parts if part.bias
+        f"{part.name.upper()} in {_entries(part, _short(part.bias.name, attention))}" for part in parts if part.bias
     ]
     without = [part.name.upper() for part in attention.parts if part.bias is None]
     return f"{', '.join(where)}." + (f" {' and '.join(without)} has none." if without else "")
 
 
-def _entries(part: Part) -> str:
-    first, last = part.bias_heads[0], part.bias_heads[-1]
-    return f"[{first.start}:{last.stop}]" if first.step == 1 else " (interleaved)"
+def _entries(part: Part, bias: str) -> str:
+    runs = merge(part.bias_heads)
+    return f"{bias}[{span(runs[0])}]" if len(runs) == 1 else f"entries {_runs(runs)} of {bias}"
 
 
 def _short(name: str, attention: Attention) -> str:

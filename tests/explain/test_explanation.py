@@ -104,6 +104,16 @@ def test_it_says_what_bias_k_is(samples: Path, run) -> None:
     assert "this proves the rows, not the heads" in out
 
 
+def test_biases_of_heads_apart_are_told_in_runs(run, tmp_path: Path) -> None:
+    """They lie as the rows do; from the first to the last of Q there is more than Q."""
+    start = "gpt_neox.layers.0.attention."
+    state = {f"{start}query_key_value.weight": torch.ones(48, 16), f"{start}query_key_value.bias": torch.ones(48)}
+    torch.save(state | {f"{start}dense.weight": torch.ones(16, 16)}, tmp_path / "model.pt")
+    out = run("explain", tmp_path / "model.pt", "--layout", "*=gpt-neox", "--heads", "2").out
+    assert "Q in entries 0:8, 24:32 of query_key_value.bias, K in entries 8:16, 32:40 of query_key_value.bias" in out
+    assert "Q (query): rows 0:8, 24:32 of query_key_value.weight" in out
+
+
 def test_missing_biases_are_said(samples: Path, run) -> None:
     assert "none are stored (bias=False)" in run("explain", samples / "no_bias.safetensors").out
 
