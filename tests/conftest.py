@@ -69,6 +69,7 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
     finally:
         gc.enable()
         gc.freeze()
+        gc.set_threshold(50_000, 20, 50)  # tests leave little behind, and looking for it takes a twentieth of the time
 
 
 @pytest.fixture

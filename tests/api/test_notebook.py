@@ -45,16 +45,24 @@ def test_the_cells_of_the_notebook_print_what_they_are_committed_with(monkeypatc
 
 def here(source: str, names: dict[str, Any]) -> list[dict[str, str]]:
     """What a cell prints, and what its last line is, in all the forms that a notebook keeps."""
-    from IPython.core.formatters import DisplayFormatter
-
     body, out = ast.parse(source), io.StringIO()
     last = ast.Expression(body.body.pop().value) if isinstance(body.body[-1], ast.Expr) else None
     with redirect_stdout(out):
         exec(compile(body, "cell", "exec"), names)
         value = eval(compile(last, "cell", "eval"), names) if last else None
     told = [{"text": out.getvalue()}] if out.getvalue() else []
-    told += [DisplayFormatter().format(value)[0]] if value is not None else []
+    told += [shown(value)] if value is not None else []
     return [{kind: NUMBER.sub(rounded, text) for kind, text in one.items()} for one in told]
+
+
+def shown(value: Any) -> dict[str, str]:
+    """As IPython's DisplayFormatter, of what these cells end with."""
+    html = getattr(value, "_repr_html_", lambda: None)()
+    text = repr(value)
+    if isinstance(value, tuple | dict) and len(text) > 79:
+        items = (f"{key!r}: {own!r}" for key, own in value.items()) if isinstance(value, dict) else map(repr, value)
+        text = text[0] + ",\n ".join(items) + text[-1]
+    return {"text/plain": text} | ({"text/html": html} if html else {})
 
 
 @pytest.mark.gate

@@ -302,7 +302,7 @@ def in_terminal(argv: list[str], columns: int, **environment: str) -> str:
     return b"".join(pieces).decode()
 
 
-@pytest.mark.parametrize("command", ["show", "explain"])
+@pytest.mark.parametrize("command", ["show", pytest.param("explain", marks=pytest.mark.gate)])
 def test_a_terminal_gets_its_width_and_colour(samples: Path, command: str) -> None:
     argv = [command, str(samples / "sharded"), "--no-evidence"]
     plain = in_terminal(argv, 70, NO_COLOR="1")

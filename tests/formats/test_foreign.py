@@ -171,6 +171,7 @@ def test_torch_package(tmp_path: Path, refused: Any) -> None:
     assert (error.code, "load_pickle" in error.hint) == (Code.IS_PACKAGE, True)
 
 
+@pytest.mark.gate
 @pytest.mark.filterwarnings("ignore")
 def test_torch_export(tmp_path: Path, refused: Any) -> None:
     torch.export.save(torch.export.export(Small(), (torch.ones(1, 2),)), tmp_path / "m.pt2")

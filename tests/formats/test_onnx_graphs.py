@@ -317,7 +317,9 @@ def hostile(kind: str) -> list[Any]:
     return [first, *scores, *(helper.make_node("MatMul", ["p", "v0"], [f"o{n}"]) for n in range(20_000))]
 
 
-@pytest.mark.parametrize("kind", ["cycle", "many axes", "huge sizes", "long shapes", "many meetings"])
+@pytest.mark.parametrize(
+    "kind", ["cycle", "many axes", "huge sizes", "long shapes", pytest.param("many meetings", marks=pytest.mark.gate)]
+)
 def test_nothing_in_a_graph_takes_long(kind: str, tmp_path: Path) -> None:
     stored = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
     onnx.save(helper.make_model(helper.make_graph(hostile(kind), "g", [], [], [stored])), tmp_path / "m.onnx")

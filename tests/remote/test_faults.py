@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from tests.remote import files
 from tests.remote.server import Asked, Fault, Handler, Web
+from tests.some import long
 
 Outcome = Callable[..., Any]
 NAME = "model.safetensors"
@@ -230,7 +231,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", long({"trickle"}.__contains__, REFUSED))
 def test_what_is_refused(run, web: Web, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     web.fault, code, words = REFUSED[kind]
     if kind in SLOW:

@@ -86,7 +86,7 @@ def lines(name: str, at: str, *, brief: bool, every: bool) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("every", first(1, [False, True]))
-@pytest.mark.parametrize("name", long({"check", "convert", "lineage", "report"}.__contains__, NAMES))
+@pytest.mark.parametrize("name", long({"check", "convert", "diff", "lineage", "report", "scan"}.__contains__, NAMES))
 def test_no_command_tells_a_secret(name: str, every: bool, place: str, run: Run) -> None:
     """Each option and each form once in every run; ``-m mass`` has each option with each command."""
     for number, file in enumerate(FILES):

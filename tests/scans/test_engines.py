@@ -198,6 +198,7 @@ def test_dask_prints_nothing_of_its_own(address: str) -> None:
     assert kinds == {logging.NullHandler}
 
 
+@pytest.mark.gate
 def test_no_scheduler(training: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
     monkeypatch.setattr("qkvinspect.scans.engine._PATIENCE", 0.5)
     result = run("scan", "run", "-o", "x.jsonl", "--dask", "tcp://127.0.0.1:1")

@@ -110,7 +110,7 @@ async def look_at(app: Browser, number: int) -> None:
     await until(lambda: app.branch.layers == (number,) and number in app.session.measured)
 
 
-@pytest.mark.parametrize("sample", first(4, SAMPLES))
+@pytest.mark.parametrize("sample", first(2, SAMPLES))
 def test_the_tree_has_all_layers_and_their_pages_the_norms_of_show(samples: Path, run, sample: str) -> None:
     report = run("show", samples / sample, "-f", "json", "--no-evidence").json()
 
@@ -153,6 +153,7 @@ def test_sceptr(run) -> None:
     browse(path, act)
 
 
+@pytest.mark.gate
 def test_the_weights_tell_the_heads_when_asked(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         assert all(attention.heads is None for attention in app.session.attentions)
@@ -184,7 +185,7 @@ def test_the_filter_filters(samples: Path) -> None:
     browse(samples / "transformer.pt", act, options=Options(norms=False, heads=("2",)))
 
 
-@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+@pytest.mark.parametrize("size", [(80, 24), pytest.param((160, 50), marks=pytest.mark.gate)])
 def test_the_map_shows_the_norm_of_every_head(samples: Path, size: tuple[int, int]) -> None:
     report = read_by_show(samples / "sharded")
 
@@ -231,6 +232,7 @@ def test_keys_move_in_the_map_and_choose_its_column(samples: Path) -> None:
     browse(path, act)
 
 
+@pytest.mark.gate
 def test_analysis_is_that_of_analyze(samples: Path) -> None:
     path = samples / "trained.safetensors"
     options = Options(norms=False, heads=("4",))
@@ -264,6 +266,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.gate
 def test_names_from_a_file_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({f"{name}.in_proj_weight": torch.ones(24, 8) for name in HOSTILE}, path)
