@@ -176,7 +176,7 @@ def over_one_base(fits: Sequence[Fit]) -> None:
 
     What each gains over its own parts says nothing beside what another does: wrong rows gain much over little.
     """
-    base = np.max([one.without_heads.score for one in fits], axis=0)
+    base = np.max([np.asarray(one.without_heads.score) for one in fits], axis=0)
     for one in fits:
         gain = one.fitted - one.without_heads
         vars(one).update(elsewhere=True, _gain=replace(gain, value=one.fitted.score - base + gain.expected))
