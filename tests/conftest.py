@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from qkvinspect.cli import main
+from tests import compiler
 from tests.here import kept_commands, scans_here
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,9 @@ if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":  # first what the other worke
     for _name in ("sympy", "scipy.stats", "pandas"):
         with suppress(ImportError):
             import_module(_name)
+
+
+compiler.leave_out()
 
 
 def _no_wait(_: int) -> None: ...
@@ -103,6 +107,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def reason(told: object) -> str:
     """Why a test was skipped."""
     return (told[2] if isinstance(told, tuple) else str(told)).removeprefix("Skipped: ")
+
+
+@pytest.fixture
+def torch_compiler() -> None:
+    compiler.take()
 
 
 @pytest.fixture(autouse=True)

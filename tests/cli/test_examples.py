@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from qkvinspect.cli import app, main
 from tests.here import scans_here
-from tests.some import every_value
+from tests.some import every_value, long
 
 GROUP: Any = typer.main.get_command(app)
 ELSEWHERE = ("hf://org/model", "openai-community/gpt2", "tcp://scheduler:8786")
@@ -142,7 +142,10 @@ def test_an_example_is_a_command_line(example: str) -> None:
     parsed(shlex.split(example)[1:])
 
 
-@pytest.mark.parametrize("example", every_value(examples(), lambda one: [pair in asked(one) for pair in EVERY]))
+@pytest.mark.parametrize(
+    "example",
+    long(lambda one: "--plot" in one, every_value(examples(), lambda one: [pair in asked(one) for pair in EVERY])),
+)
 def test_an_example_runs(example: str, world: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """Each option of each command in every run; all of them with ``-m mass``."""
     monkeypatch.chdir(world)

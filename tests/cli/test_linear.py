@@ -116,7 +116,7 @@ def steps(made: Made, count: int, line: tuple[str, ...], folder: Path, run: Run)
 
 
 SOME = {("diff", "modules"), ("show", "modules"), ("show", "keys of a config")}
-SHORT = {"show", "show --tensors", "explain", "analyze", "check", "export", "trend", "layouts"}
+SHORT = {"show", "show --tensors", "explain", "export", "layouts"}
 CASES = long(
     lambda case: case[0] not in SHORT or case[1] != "layers",
     those(lambda case: case[1] == "layers" or case in SOME, product(LINES, INPUTS)),

@@ -117,7 +117,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cases() -> Iterator[Any]:
     for name, line in LINES.items():
         for option in sorted(WRITES & options(COMMANDS[line[0]]).keys()):
-            yield pytest.param(name, option, id=f"{name} {option}")
+            long = (option == "--plot" and name != "show") or name in ("convert", "report")
+            yield pytest.param(name, option, id=f"{name} {option}", marks=[pytest.mark.gate] * long)
 
 
 @pytest.mark.parametrize("every", first(1, [False, True]))

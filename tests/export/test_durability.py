@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +138,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
-        *product([signal.SIGKILL], ["nameless", "named", "shards"]),
-        (signal.SIGTERM, "nameless"),
+        (signal.SIGKILL, "nameless"),
+        *(pytest.param(signal.SIGKILL, kind, marks=pytest.mark.gate) for kind in ("named", "shards")),
+        pytest.param(signal.SIGTERM, "nameless", marks=pytest.mark.gate),
         (signal.SIGINT, "named"),
         (signal.SIGHUP, "shards"),
     ],

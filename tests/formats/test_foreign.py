@@ -173,6 +173,7 @@ def test_torch_package(tmp_path: Path, refused: Any) -> None:
 
 @pytest.mark.gate
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("torch_compiler")
 def test_torch_export(tmp_path: Path, refused: Any) -> None:
     torch.export.save(torch.export.export(Small(), (torch.ones(1, 2),)), tmp_path / "m.pt2")
     error = refused(tmp_path / "m.pt2", "program of torch.export")

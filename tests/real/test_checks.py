@@ -139,6 +139,7 @@ def test_heads_that_were_not_taken_apart(sceptr: Any, run: Any) -> None:
     assert "the weights say" in looked.out
 
 
+@pytest.mark.gate
 def test_one_layer_whose_heads_were_not_taken_apart(sceptr: Any, run: Any) -> None:
     """The layers of a stack are weighed together: this one is told by itself."""
 

@@ -37,6 +37,7 @@ def centre(path: Path, colour: tuple[float, ...]) -> tuple[float, float]:
     return float(np.median(across)), float(np.median(down))
 
 
+@pytest.mark.gate
 def test_a_value_has_its_colour_in_its_place(tmp_path: Path) -> None:
     plots.save(heat("symmetric", (0.1, 0.9), (0.5, 0.3)), "a.pt", tmp_path / "a.png", force=False)
     colours = mpl.colormaps["cividis"]

@@ -157,6 +157,7 @@ def test_a_killed_scan_goes_on(many: list[str], run) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.gate
 def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(many: list[str], run) -> None:
     argv = ["scan", "run", "--jobs", "2", "-o", "x.jsonl"]
     process = subprocess.Popen([sys.executable, "-m", "qkvinspect", *argv], stderr=subprocess.PIPE, text=True)

@@ -471,6 +471,7 @@ def test_a_key_copies_the_code_that_slices_the_layer(samples: Path) -> None:
     browse(samples / "transformer.pt", act, options=Options(norms=False, heads=("2",)))
 
 
+@pytest.mark.gate
 def test_the_strip_has_the_colours_of_its_parts(samples: Path) -> None:
     """A third of the columns for each of Q, K and V, every other head darker; numbers where one ends."""
 

@@ -278,6 +278,7 @@ def test_whatever_is_not_markup_is_text() -> None:
     assert tag("input", disabled=True, hidden=False) == "<input disabled>"
 
 
+@pytest.mark.gate
 def test_what_quantisation_did_is_a_map(report: Callable[..., str], run: Run) -> None:
     """The figures of ``diff``, a head each, on the side of B; on all columns' list, and in a group of their own."""
     models = Path(__file__).parents[2] / "weights" / "encodings" / "models"
