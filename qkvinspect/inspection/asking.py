@@ -87,7 +87,8 @@ def weigh(
         return weigh(further, layout, thorough=thorough)
     counts = list(own)
     if glance and known is not None:
-        counts = list({known, heads.best.num_heads if heads is not None and heads.decided else known})
+        said = heads.best.num_heads if heads is not None and heads.decided else known
+        counts = [n for n in own if n in (known, said)]
     elif (
         all(len(stored.packing.order) == 1 for stored in layout.weights) and heads is not None
     ):  # whose heads lie the same way, whoever is who

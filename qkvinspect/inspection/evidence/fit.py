@@ -62,7 +62,7 @@ class Fit:
         return self._entries + self.lengths
 
     @property
-    def without_heads(self) -> Fitted:
+    def all_without_heads(self) -> Fitted:
         """As ``fitted``, if there are no heads."""
         return sum((term.all_without_heads for term in self.terms), self.lengths)
 
@@ -176,9 +176,9 @@ def over_one_base(fits: Sequence[Fit]) -> None:
 
     What each gains over its own parts says nothing beside what another does: wrong rows gain much over little.
     """
-    base = np.max([np.asarray(one.without_heads.score) for one in fits], axis=0)
+    base = np.max([np.asarray(one.all_without_heads.score) for one in fits], axis=0)
     for one in fits:
-        gain = one.fitted - one.without_heads
+        gain = one.fitted - one.all_without_heads
         vars(one).update(elsewhere=True, _gain=replace(gain, value=one.fitted.score - base + gain.expected))
 
 
