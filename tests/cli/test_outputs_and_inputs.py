@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from tests.cli.test_options import COMMANDS, options
 from tests.conftest import Run
 from tests.here import scans_here
-from tests.some import covering, first
+from tests.some import covering, first, long
 
 WRITES = {"--output", "--plot", "--write-baseline"}
 READS = {"--config", "--base", "--baseline", "--sha256", "--align-to"}
@@ -117,12 +117,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cases() -> Iterator[Any]:
     for name, line in LINES.items():
         for option in sorted(WRITES & options(COMMANDS[line[0]]).keys()):
-            long = (option == "--plot" and name != "show") or name in ("convert", "report")
-            yield pytest.param(name, option, id=f"{name} {option}", marks=[pytest.mark.gate] * long)
+            yield pytest.param(name, option, id=f"{name} {option}")
+
+
+def takes_long(case: tuple[str, str]) -> bool:
+    name, option = case
+    return name in ("convert", "report") or (option == "--plot" and name != "show")
 
 
 @pytest.mark.parametrize("every", first(1, [False, True]))
-@pytest.mark.parametrize(("name", "option"), [*cases()])
+@pytest.mark.parametrize(("name", "option"), long(takes_long, cases()))
 def test_no_output_takes_the_place_of_an_input(
     name: str, option: str, every: bool, prepared: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
