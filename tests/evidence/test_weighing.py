@@ -335,7 +335,7 @@ def test_heads_are_compared_where_each_number_puts_the_parts_into_other_rows(
         tmp_path / "m.safetensors",
     )
     with open_checkpoint(str(tmp_path / "m.safetensors")) as checkpoint:
-        report = inspect(checkpoint, Options(heads=("2",) if claimed else (), evidence="auto"))
+        report = inspect(checkpoint, Options(heads=("2",) if claimed else (), evidence="wanted"))
     told = [layer.heads.num_heads if layer.heads else None for layer in report.attentions]
     against = [finding.code for finding in report.findings if finding.severity == "warning"]
     assert (told, len(against)) == (([2] * len(heads), sum(n != 2 for n in heads)) if claimed else ([*heads], 0))
