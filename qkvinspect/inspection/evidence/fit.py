@@ -176,10 +176,10 @@ def over_one_base(fits: Sequence[Fit]) -> None:
 
     What each gains over its own parts says nothing beside what another does: wrong rows gain much over little.
     """
-    base = np.max([np.asarray(one.all_without_heads.score) for one in fits], axis=0)
-    for one in fits:
-        gain = one.fitted - one.all_without_heads
-        vars(one).update(elsewhere=True, _gain=replace(gain, value=one.fitted.score - base + gain.expected))
+    own = [one.all_without_heads for one in fits]
+    base = np.max([np.asarray(without.score) for without in own], axis=0)
+    for one, without in zip(fits, own, strict=True):
+        vars(one).update(elsewhere=True, _gain=one.fitted - replace(without, value=base + without.expected))
 
 
 def together(fits: Sequence[Fit]) -> Fit | None:

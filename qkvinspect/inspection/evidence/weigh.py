@@ -103,9 +103,9 @@ def agreeing(packings: Mapping[str, Variants], samples: Sequence[Sample], said: 
     own = fits.get(said.label)
     if own is None or HeadsInOrder(said.num_heads, said.tiled) not in own:
         return set()
-    if not said.label:
-        own = comparable(own, packings[""])
-    alike = as_packed(fits, said, APART) if said.label else with_heads(own, said, APART, chance)
+    alike = (
+        as_packed(fits, said, APART) if said.label else with_heads(comparable(own, packings[""]), said, APART, chance)
+    )
     return {sample.layer for sample, agrees in zip(samples, alike.tolist(), strict=True) if agrees}
 
 
