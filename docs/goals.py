@@ -152,8 +152,8 @@ def goals() -> Iterator[tuple[str, str, str, str]]:
             "" if took_ <= seconds and megabytes <= 500 else f"{each:.3f} ms and {room:.2f} kB each",
         )
     suite = dict(line.split(": ") for line in (BENCHMARKS / "SUITE.md").read_text().splitlines() if ": " in line)
+    cores = f"two cores that import torch in {took(START, TORCH_ITSELF, 1):.1f} s"
     for name, minutes in (("the test command", 5), ("the gate", 8)):
-        cores = f"two cores that import torch in {took(START, TORCH_ITSELF, 1):.1f} s"
         yield name, f"{minutes} minutes", suite[name], _parts(suite[name], cores)
 
 
