@@ -38,6 +38,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert {path.name for path in PAGES} - {"README.md"} == set(linked)
 
 
+@pytest.mark.gate
 def test_the_picture_is_what_show_prints() -> None:
     specification = importlib.util.spec_from_file_location("picture", ROOT / "docs" / "picture.py")
     assert specification is not None

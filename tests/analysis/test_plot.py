@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from tests.some import crossed
+from tests.some import every_value, long
+
+COMMANDS = ("show", "analyze")
+PDF = ("pdf", b"%PDF")
+FORMS = (("png", b"\x89PNG"), ("svg", b"<?xml"), PDF)
 
 
-@crossed(command=["show", "analyze"], form=[("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+@pytest.mark.parametrize(("command", "form"), long(lambda case: case[1] is PDF, every_value(product(COMMANDS, FORMS))))
 def test_a_picture_is_written(run, samples: Path, tmp_path: Path, command: str, form: tuple[str, bytes]) -> None:
     suffix, magic = form
     target = tmp_path / f"map.{suffix}"

@@ -128,6 +128,7 @@ def test_what_is_none_of_these_is_refused(source: Any, said: str) -> None:
         qkvinspect.analyze(qkvinspect.inspect({}), heads=3)
 
 
+@pytest.mark.gate
 def test_torch_and_pandas_are_imported_only_by_what_needs_them(samples: Path) -> None:
     code = f"""
 import sys, qkvinspect

@@ -64,6 +64,7 @@ def test_without_a_path(run: Any) -> None:
     assert [line.split()[1] for line in listed] == [rule.code for rule in rules()]
 
 
+@pytest.mark.gate
 def test_the_action_passes_each_path_as_it_is(tmp_path: Path, samples: Path) -> None:
     """The last step of action.yml, as a runner runs it."""
     action = yaml.safe_load((ROOT / "action.yml").read_text())
@@ -99,11 +100,13 @@ def test_the_action_passes_each_path_as_it_is(tmp_path: Path, samples: Path) -> 
     ("schema", "file"),
     [("vendor.github-actions", "action.yml"), ("vendor.github-workflows", ".github/workflows/gate.yml")],
 )
+@pytest.mark.gate
 def test_github_files_keep_their_schema(schema: str, file: str) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(ROOT / file)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.gate
 def test_the_hook_is_sound(tmp_path: Path) -> None:
     """Read by prek; that it runs is shown with ``-m slow``, as that installs the package anew."""
     command = [sys.executable, "-m", "prek", "validate-manifest", str(ROOT / ".pre-commit-hooks.yaml")]

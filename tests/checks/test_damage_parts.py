@@ -73,7 +73,9 @@ def test_the_information_of_codes_is_that_of_those_that_are_not_near() -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize(("many", "first"), [(64, 30), (64, 0), (64, 60), (8192 + 64, 8192 + 20)])
+@pytest.mark.parametrize(
+    ("many", "first"), [(64, 30), (64, 0), (64, 60), pytest.param(8192 + 64, 8192 + 20, marks=pytest.mark.gate)]
+)
 def test_blocks_of_noise_among_codes_of_a_quantiser(many: int, first: int, alone: bool) -> None:
     chance = np.random.default_rng(0)
     codes = np.abs(np.arange(256) - 128)

@@ -199,7 +199,10 @@ def test_the_rules_are_the_codes_that_check_can_report() -> None:
     assert [rule.code for rule in rules()][: len(CHECKS)] == [module.CODE for module in CHECKS]
 
 
-@pytest.mark.parametrize("sample", ["damaged.pt", "miswritten.safetensors", "trained.safetensors", "sharded"])
+@pytest.mark.parametrize(
+    "sample",
+    ["damaged.pt", "miswritten.safetensors", pytest.param("trained.safetensors", marks=pytest.mark.gate), "sharded"],
+)
 def test_what_is_noticed_is_as_severe_as_its_code_says(sample: str, samples: Path) -> None:
     """``show`` reports it with one severity, ``check`` with that before a release."""
     own = {module.CODE for module in CHECKS}
@@ -275,7 +278,7 @@ def test_one_of_two_heads_is_named(check: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("part", ["q", "k", "v"])
+@pytest.mark.parametrize("part", ["q", *(pytest.param(part, marks=pytest.mark.gate) for part in "kv")])
 def test_a_part_that_begins_as_zeros_is_no_error_until_the_rest_is_trained(part: str, check: Any) -> None:
     torch.manual_seed(0)
     names = [f"layers.{layer}.self_attn.{{}}_proj.weight" for layer in range(3)]

@@ -42,6 +42,7 @@ def without(names: list[str], *lines: Sequence[object]) -> subprocess.CompletedP
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.gate
 def test_no_torch_is_needed(samples: Path) -> None:
     """All in one process, as none of them could have imported what cannot be."""
     lines = [
@@ -68,7 +69,7 @@ def test_no_torch_is_needed(samples: Path) -> None:
     assert not rest
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.gate)])
 def test_export_needs_no_torch(samples: Path, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"x{suffix}"
     result = without(["torch", "safetensors"], ["export", "--split", samples / "transformer.pt", "-o", target])
@@ -105,7 +106,7 @@ print(*sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)
         ),
         (["show kdim_vdim.pt --no-norms"], "yaml"),
         (["show transformer.pt --per-head --no-evidence"], "numpy"),
-        (
+        pytest.param(
             [
                 "show transformer.pt --per-head",
                 "show sharded -f markdown",
@@ -113,6 +114,7 @@ print(*sorted({LARGE!r} & sys.modules.keys()), file=sys.stderr)
                 "export --split sharded -o OUT.safetensors",
             ],
             "numpy",
+            marks=pytest.mark.gate,
         ),
     ],
     ids=["nothing", "yaml", "numpy", "numpy, for the evidence"],
@@ -348,6 +350,7 @@ def test_main_returns_codes() -> None:
     assert main(["--version"]) == 0
 
 
+@pytest.mark.gate
 def test_the_weights_tell_and_say_how_sure(run, samples: Path) -> None:
     path = samples / "trained.safetensors"
     shown = run("show", path)

@@ -144,7 +144,10 @@ def test_an_example_is_a_command_line(example: str) -> None:
 
 @pytest.mark.parametrize(
     "example",
-    long(lambda one: "--plot" in one, every_value(examples(), lambda one: [pair in asked(one) for pair in EVERY])),
+    long(
+        lambda one: "--plot" in one or "base/" in one,
+        every_value(examples(), lambda one: [pair in asked(one) for pair in EVERY]),
+    ),
 )
 def test_an_example_runs(example: str, world: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """Each option of each command in every run; all of them with ``-m mass``."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qkvinspect.cli import plain
 from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.with_typer import whole
-from tests.some import first
+from tests.some import mass
 
 VALUES = (
     "model.pt",
@@ -71,7 +71,7 @@ def lines(name: str) -> st.SearchStrategy[tuple[str, list[str]]]:
     return st.lists(st.sampled_from([*names, *names, *joined, *VALUES, *VALUES])).map(lambda words: (name, words))
 
 
-@pytest.mark.parametrize("count", first(1, [300, 3000]))
+@pytest.mark.parametrize("count", [100, pytest.param(300, marks=pytest.mark.gate), mass(3000)])
 def test_what_is_plain_is_what_typer_reads(count: int) -> None:
     @settings(max_examples=count, deadline=None)
     @given(st.sampled_from(COMMANDS).flatmap(lines))

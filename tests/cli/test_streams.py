@@ -92,6 +92,7 @@ def place(folder: Path) -> dict[str, str]:
     return {**places, "RUN": str(ROOT / "tests/scans/run.jsonl")}
 
 
+@pytest.mark.gate
 def test_every_command_in_every_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same exit code as ever, no traceback, and what is drawn is drawn in ASCII where the encoding is ASCII."""
     places = place(tmp_path)

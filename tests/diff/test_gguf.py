@@ -55,7 +55,12 @@ RIGHT = {"q": HEADS, "k": KV_HEADS}
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [("F32", "identical"), *((kind, "rounding") for kind in ("Q8_0", "Q4_0", "MXFP4"))]
+    ("kind", "status"),
+    [
+        ("F32", "identical"),
+        ("Q4_0", "rounding"),
+        *(pytest.param(kind, "rounding", marks=pytest.mark.gate) for kind in ("Q8_0", "MXFP4")),
+    ],
 )
 def test_it_is_the_same_but_for_rounding(tmp_path: Path, run: Callable[..., Any], kind: str, status: str) -> None:
     state = original(tmp_path / "hf")

@@ -71,6 +71,7 @@ def test_heads_of_checkpoints_trained_by_others(others, some: bool) -> None:
 
 
 @pytest.mark.parametrize("turn", first(1, [0, 1]))
+@pytest.mark.gate
 def test_a_wrong_config_is_contradicted_and_a_right_one_never(others, turn: int) -> None:
     """table.py asks all of them; these are one of each kind, and the two weakest, with one config each by turns."""
     wrong = {}
@@ -166,6 +167,7 @@ def test_cut_from_a_tensor_of_another_packing(others, tmp_path: Path, label: str
         assert f"cut from a tensor that is packed q, k, v {words}" in finding.message
 
 
+@pytest.mark.gate
 def test_swapped_and_turned_projections(others, tmp_path: Path) -> None:
     one = others["sceptr/SCEPTR"]
     layers = cases.layers(one.path)[:2]
@@ -181,6 +183,7 @@ def test_swapped_and_turned_projections(others, tmp_path: Path) -> None:
     assert answers(cases.weigh(path)) == {(None, "unknown")}
 
 
+@pytest.mark.gate
 def test_layers_of_two_modules_are_not_one_stack(others, tmp_path: Path) -> None:
     """Of one shape, without numbers in their names: each has its own heads, and a right --heads is no error."""
     four, eight = (cases.layers(others[label].path)[0] for label in ("anarcii/classifii", "sapiens/checkpoint_vh"))

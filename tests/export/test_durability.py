@@ -121,6 +121,7 @@ for limit in {LIMITS}:
 """
 
 
+@pytest.mark.gate
 def test_a_file_that_may_not_grow(samples: Path, tmp_path: Path) -> None:
     """The system itself refuses the write."""
     command = [sys.executable, "-c", GROWS, "export", "--split", "--all", str(samples / "transformer.pt"), "-o"]
@@ -138,11 +139,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
-        (signal.SIGKILL, "nameless"),
-        *(pytest.param(signal.SIGKILL, kind, marks=pytest.mark.gate) for kind in ("named", "shards")),
+        *(pytest.param(signal.SIGKILL, kind, marks=pytest.mark.gate) for kind in ("nameless", "named", "shards")),
         pytest.param(signal.SIGTERM, "nameless", marks=pytest.mark.gate),
         (signal.SIGINT, "named"),
-        (signal.SIGHUP, "shards"),
+        pytest.param(signal.SIGHUP, "shards", marks=pytest.mark.gate),
     ],
 )
 def test_a_signal_at_any_moment(path: Path, number: int, kind: str) -> None:

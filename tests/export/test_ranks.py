@@ -240,6 +240,7 @@ def test_what_torch_alone_has_goes_into_torch_s_files_and_no_others(to: str, kep
         assert torch.equal(own["odd"], odd)
 
 
+@pytest.mark.gate
 def test_export_takes_the_whole_of_ranks(tmp_path: Path) -> None:
     whole = ranks.megatron_core(HEADS, 2, DIM, 2)
     ranks.save_megatron(tmp_path / "run", whole, 4, num_attention_heads=HEADS, num_query_groups=2, kv_channels=DIM)

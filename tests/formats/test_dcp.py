@@ -76,6 +76,7 @@ def same(path: Path, expected: Mapping[str, torch.Tensor], content: Any, tensor_
 
 
 @pytest.mark.usefixtures("torch_compiler")
+@pytest.mark.gate
 def test_what_two_ranks_saved_is_what_torch_joins(
     tmp_path: Path, content: Any, tensor_bytes: Any, refused: Refused, run: Any
 ) -> None:

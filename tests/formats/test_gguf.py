@@ -145,6 +145,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     assert caught.value.code is Code.GGUF_SPLIT
 
 
+@pytest.mark.gate
 def test_words_take_no_memory_and_three_lines_each(tmp_path: Path) -> None:
     writer = Writer()
     words = writer.array(STRING, [writer.text(b"word%d" % n) for n in range(WORDS)])

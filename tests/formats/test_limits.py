@@ -224,5 +224,6 @@ def test_the_flag_reaches_the_reader(saved: Any, run: Any) -> None:
     assert run("show", path, "--limit", "tensors=1").code == 0
 
 
+@pytest.mark.gate
 def test_a_pickle_alone_has_the_limits_of_a_small_file() -> None:
     assert load(HEAD + b"]" * 50_000 + b"a" * 49_999 + b".", "f")

@@ -269,6 +269,7 @@ def test_numbers_of_every_type(kind: int, raw: bool, tmp_path: Path, content: An
 
 
 @pytest.mark.parametrize("hole", first(1, [1 << 27, 1 << 29]))
+@pytest.mark.gate
 def test_gigabytes_take_no_memory(hole: int, tmp_path: Path) -> None:
     """A file of holes: a Linear of so many bytes three times over, and what stands around it."""
     path = tmp_path / "m.onnx"

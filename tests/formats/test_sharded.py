@@ -103,6 +103,7 @@ def test_tensors_that_the_index_omits(kind: str, tmp_path: Path) -> None:
     assert "layers.1.weight" in finding.message
 
 
+@pytest.mark.gate
 def test_more_shards_than_a_process_may_have_files(tmp_path: Path) -> None:
     code = f"""
 import resource, sys

@@ -238,6 +238,7 @@ def test_what_fills_a_block_is_zeros(tmp_path: Path, refused) -> None:
     assert refused(tmp_path / "m.pt").code is Code.TAR_TRAILING
 
 
+@pytest.mark.gate
 def test_many_storages_open_at_once(tmp_path: Path) -> None:
     stored = [tars.Storage(key, "FloatStorage", 1, NUMBERS[:4]) for key in range(2500)]
     described = [tars.Tensor(2500 + key, key, (1,), (1,)) for key in range(2500)]

@@ -57,6 +57,9 @@ def _refuse(source: MemoryFile, expected: Refused) -> None:
 LARGE = 1 << 10
 """Megabytes beyond which a case is one for a mass run; a smaller one of its kind is in every run."""
 
+SLOW = (65, 67)
+"""Categories of the gate: their siblings reach the same limits sooner."""
+
 LONG = {
     *("metadata up to the limit", "metadata, one byte over the limit", "5,000,000 DUP and POP", "100,007 entries"),
     *(label for _, case in CASES if (label := case.label).startswith("100,000 tensors")),
@@ -77,7 +80,8 @@ def _categories() -> Iterator[Any]:
             usual.setdefault(number, []).append((case.label, case))
     for number, cases in usual.items():
         for place, some in enumerate(batches(cases)):
-            yield pytest.param(some, id=f"{number}" + f" ({place + 1})" * (len(cases) > SIZE))
+            marks = [pytest.mark.gate] if number in SLOW else []
+            yield pytest.param(some, id=f"{number}" + f" ({place + 1})" * (len(cases) > SIZE), marks=marks)
 
 
 @pytest.mark.parametrize("cases", list(_categories()))

@@ -182,6 +182,7 @@ def test_120_stdout_is_full(sample: Path) -> None:
     assert said == "".join(f"{error}{form} 2\n" for form in FORMATS)
 
 
+@pytest.mark.gate
 def test_120_nobody_reads_on(sample: Path) -> None:
     places: list[int] = []
     for _ in FORMATS:

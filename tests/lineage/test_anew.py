@@ -285,6 +285,7 @@ def test_tensors_that_hang_on_the_order_or_basis_of_heads_forbid_both(
     assert said in result.err
 
 
+@pytest.mark.gate
 def test_heads_are_merged_into_one_tensor_as_they_are_apart(tmp_path: Path, run) -> None:
     place = kinds.make(Model(LEARNED, 1), 0, ("packed",), 3).save(tmp_path / "a")
     how = ("--kv-heads", 2, "--rotary", "none", "-o")

@@ -33,7 +33,7 @@ def test_the_plain_mean_of_neighbours(tmp_path: Path) -> None:
     assert "averaged" in there.why
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("positions", ["rotary", pytest.param("learned", marks=pytest.mark.gate)])
 def test_the_mean_of_heads_that_were_turned_upon_each_other(positions: str, tmp_path: Path, run) -> None:
     a = start(tmp_path / "a", positions)
     (tmp_path / "b").mkdir()

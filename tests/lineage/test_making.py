@@ -56,7 +56,7 @@ def hardly_moved(model: Model) -> Model:
     return other
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.gate), torch.bfloat16])
 def test_training_that_hardly_moved_anything_is_no_rounding(
     model: Model, hardly_moved: Model, dtype: torch.dtype, tmp_path: Path
 ) -> None:
@@ -121,8 +121,11 @@ DERIVED: dict[str, tuple[tuple[str, ...], bool]] = {
 }
 """Ways to make one model of another, and whether they tell which came first."""
 
+LONG = {"NF4", "Q4", "int8 and heads in another order"}
+"""Those of the gate: other codes are made and told in the same way."""
 
-@pytest.mark.parametrize("name", DERIVED)
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.gate) if one in LONG else one for one in DERIVED])
 def test_what_holds_nothing_new_is_derived_whatever_the_order_of_the_two(
     model: Model, name: str, tmp_path: Path
 ) -> None:
@@ -224,6 +227,7 @@ def test_identical_is_said_of_all_values_alone(model: Model, tmp_path: Path) -> 
     assert kinship(a, changed(one_off, a, tmp_path / "c")).verdict != "identical"
 
 
+@pytest.mark.gate
 def test_the_base_of_the_command_line_becomes_the_first(model: Model, tmp_path: Path, run) -> None:
     paths = ladder(model, tmp_path)
     result = run("lineage", paths["child"], paths["other"], "--base", paths["parent"], "--format", "json", QUICK)

@@ -30,7 +30,7 @@ def test_families_of_units_are_independent() -> None:
     assert fixed_points([3, 4]) == pytest.approx(counted / (6 * 24))
 
 
-@pytest.mark.parametrize("sizes", [[24], [8, 8, 8, 8]])
+@pytest.mark.parametrize("sizes", [[24], pytest.param([8, 8, 8, 8], marks=pytest.mark.gate)])
 def test_p_values_of_noise_are_uniform(sizes: list[int]) -> None:
     generator = np.random.default_rng(0)
     found = [order_test([generator.normal(size=(n, n)) for n in sizes]).p_value for _ in range(100)]

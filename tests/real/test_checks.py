@@ -120,6 +120,7 @@ def test_zeros_for_k_and_v(tmp_path: Path, run: Any) -> None:
     assert key.removesuffix(".key.weight") in {layer for _, _, layer in found}
 
 
+@pytest.mark.gate
 def test_heads_that_were_not_taken_apart(sceptr: Any, run: Any) -> None:
     """Rows per head, q k v in turn, under the name of blocks: as a Megatron checkpoint that was only renamed."""
 

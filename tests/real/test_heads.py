@@ -20,6 +20,7 @@ def found() -> dict[str, tuple[LayerFigures, ...]]:
         return {one.label.partition("/")[2]: figures(one) for one in cases.others()}
 
 
+@pytest.mark.gate
 def test_every_checkpoint_is_on_the_page(found: dict[str, tuple[LayerFigures, ...]]) -> None:
     text = PAGE.read_text()
     for label, layers in found.items():

@@ -89,7 +89,14 @@ def test_without_metadata_its_heads_are_told_by_the_weights(smollm2: Path, tmp_p
     )
 
 
-@pytest.mark.parametrize(("permuted", "said"), [(1, ""), (0, "in halves"), (2, "put in turns twice")])
+@pytest.mark.parametrize(
+    ("permuted", "said"),
+    [
+        pytest.param(1, "", marks=pytest.mark.gate),
+        (0, "in halves"),
+        pytest.param(2, "put in turns twice", marks=pytest.mark.gate),
+    ],
+)
 def test_its_rotary_order_is_judged(permuted: int, said: str, smollm2: Path, tmp_path: Path) -> None:
     few = LAYERS[::3]
     with open_checkpoint(written(tmp_path / "m.gguf", smollm2, True, permuted, few)) as checkpoint:

@@ -53,7 +53,7 @@ def real(tmp_path: Path, form: str) -> tuple[Path, int]:
     return target, zip_overhead(target)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pt"])
+@pytest.mark.parametrize("form", ["safetensors", pytest.param("pt", marks=pytest.mark.gate)])
 def test_a_real_checkpoint(run, tmp_path: Path, web: Web, form: str) -> None:
     path, overhead = real(tmp_path, form)
     assert shown(run, f"{web.url}/{path.name}") == shown(run, path)
@@ -133,6 +133,7 @@ def test_a_header_longer_than_the_first_request(run, tmp_path: Path, web: Web) -
     assert [asked.range for asked in web.of("model.safetensors")] == [(0, 1 << 17), (1 << 17, length)]
 
 
+@pytest.mark.gate
 def test_a_pickle_longer_than_the_first_request(run, tmp_path: Path, web: Web) -> None:
     state = {f"a.{'x' * 200}.{number}": torch.zeros(1) for number in range(2000)} | files.small()
     torch.save(state, tmp_path / "model.pt")
@@ -170,6 +171,7 @@ def test_export_is_that_of_the_file(run, tmp_path: Path, web: Web, suffix: str, 
     assert all(torch.equal(tensor, written[1][name]) for name, tensor in written[0].items())
 
 
+@pytest.mark.gate
 def test_every_command_takes_a_url(run, tmp_path: Path, web: Web) -> None:
     torch.save(files.tiny(), tmp_path / "a.pt")
     torch.save(files.tiny(1), tmp_path / "b.pt")

@@ -246,6 +246,7 @@ def hub(folder: Path) -> Any:
     return answer
 
 
+@pytest.mark.gate
 def test_the_hub(run, web: Web, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     web.folder = samples
     web.fault = hub(samples / "sharded")

@@ -48,6 +48,7 @@ def test_a_value_has_its_colour_in_its_place(tmp_path: Path) -> None:
     assert y1 < y3
 
 
+@pytest.mark.gate
 def test_a_cosine_of_zero_is_in_the_middle_of_its_scale(tmp_path: Path) -> None:
     plots.save(heat("similar_qk", (0.0, 0.6)), "a.pt", tmp_path / "a.png", force=False)
     colours = mpl.colormaps["RdBu_r"]
@@ -138,6 +139,7 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch:
         plots.save(heat("q_norm", (1.0,)), "", tmp_path / "a.png", force=False)
 
 
+@pytest.mark.gate
 def test_explain_plots_where_heads_end(run: Run, samples: Path, tmp_path: Path) -> None:
     plain = run("explain", samples / "trained.safetensors")
     result = run("explain", samples / "trained.safetensors", "--plot", tmp_path / "a.svg")

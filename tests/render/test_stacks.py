@@ -60,7 +60,7 @@ def test_a_model_of_twelve_layers_says_all_that_full_says(tmp_path: Path) -> Non
     assert "encoder.layer.0.attention.self" in full
 
 
-@pytest.mark.parametrize("layers", [48, 600])
+@pytest.mark.parametrize("layers", [48, pytest.param(600, marks=pytest.mark.gate)])
 def test_eighty_lines_are_enough_for_any_depth(tmp_path: Path, layers: int) -> None:
     """Of many layers, neighbours share a row, with the range of their norms; in a pipe each has its own."""
     found = report(tmp_path, bert(layers, width=4), "2")

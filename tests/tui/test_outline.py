@@ -54,11 +54,13 @@ NAMES = st.lists(st.lists(st.sampled_from(["", "a", "b", "0", "1", "*", "#"]), m
 
 
 @given(NAMES)
+@pytest.mark.gate
 def test_every_layer_is_there_once(names: list[str]) -> None:
     found = outline(attentions(*names), range(len(names)))
     assert sorted(leaves(found)) == list(range(len(names)))
 
 
+@pytest.mark.gate
 def test_a_tree_is_never_deep() -> None:
     names = [".".join(string.ascii_letters[: 1 + length % 52] * (1 + length // 52)) for length in range(2000)]
 

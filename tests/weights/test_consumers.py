@@ -289,7 +289,9 @@ def head_norms(values: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "consumer",
-    long({analyze, browse, diff, report}.__contains__, those(lambda one: one is not browse_the_others, CONSUMERS)),
+    long(
+        {analyze, browse, check, diff, report}.__contains__, those(lambda one: one is not browse_the_others, CONSUMERS)
+    ),
 )
 def test_all_agree_with_torch(consumer: Callable[[Case, Any], Answer], case: Case, run: Any) -> None:
     answer = consumer(case, run)

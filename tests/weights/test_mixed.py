@@ -30,6 +30,7 @@ def mixed(tmp_path: Path) -> tuple[Path, State]:
     return tmp_path, state
 
 
+@pytest.mark.gate
 def test_a_mixed_checkpoint(mixed, tmp_path: Path, run) -> None:
     folder, state = mixed
     (tmp_path / "plain").mkdir()
