@@ -1,6 +1,7 @@
 """Some of many cases in every run, the rest with ``-m mass``: MASS.md lists what they are and how they went.
 
-What .ci/run has besides is marked ``gate``: what takes a third of a second and more and is not what a change breaks first.
+What .ci/run has besides is marked ``gate``: what takes a third of a second and more and is not what a change breaks
+first.
 """
 
 from __future__ import annotations

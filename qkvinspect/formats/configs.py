@@ -57,7 +57,8 @@ _MAX_FILES = 20
 def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]:
     """The configs beside a checkpoint, the most trusted first: same name, usual name, any other.
 
-    A file that cannot be parsed is a finding, not an error: it may have nothing to do with the model.
+    A file that cannot be parsed is a finding, not an error: it may have nothing to do with the model. Several that are
+    not called as a config is are one.
     """
     own = _stem(PurePath(source.name).name)
     siblings = source.siblings()
@@ -69,7 +70,7 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
     ]
     names.sort(key=lambda name: (_stem(name) != own, _rank(name), name))
     configs: list[Config] = []
-    findings: list[Finding] = list(_no_files(source.name, siblings))
+    unused: dict[str, str] = {}
     for name in names[:_MAX_FILES]:
         try:
             file = source.relative(name)
@@ -80,19 +81,39 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
             if config is not None and (_stem(name) == own or name in USUAL or _is_of_a_model(name, config.values)):
                 configs.append(config)
             elif config is not None:
-                said = "it says no more of a model than its heads; --config names it if it is the config"
-                findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{name} beside it is not used: {said}"))
+                unused[name] = "it says no more of a model than its heads; --config names it if it is the config"
         except CheckpointError as error:
-            findings.append(Finding(FindingCode.CONFIG_UNREADABLE, f"{name} beside it is not used: {error.message}"))
-    return tuple(configs), tuple(findings)
+            unused[name] = error.message
+    told = [*_no_files(source.name, siblings), *_unused(unused, own), *_more(names[_MAX_FILES:])]
+    return tuple(configs), tuple(Finding(FindingCode.CONFIG_UNREADABLE, text) for text in told)
 
 
-def _no_files(path: str, siblings: Collection[str]) -> Iterator[Finding]:
+def _unused(why: Mapping[str, str], own: str) -> Iterator[str]:
+    """Say why files are not used; of those with any name together, as a folder of data may have many."""
+    some = [name for name in why if _stem(name) != own and name not in USUAL]
+    for name, reason in why.items():
+        if len(some) < 3 or name not in some:
+            yield f"{name} beside it is not used: {reason}"
+    if len(some) > 2:
+        yield f"{some[0]} beside it is not used: {why[some[0]]}; nor are {_listed(some[1:])}, for this or other reasons"
+
+
+def _more(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"not looked at beside it, where many lie: {_listed(names)}; --config names the config"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """One or two names, and how many more there are."""
+    shown, rest = list(names[:2]), len(names) - 2
+    return ", ".join(shown) + f" and {rest} more" if rest > 0 else " and ".join(shown)
+
+
+def _no_files(path: str, siblings: Collection[str]) -> Iterator[str]:
     """Say of what is called as a config is, and is no file that can be read, that it is not used."""
     for name in USUAL if siblings and not is_remote(path) else ():
         if name not in siblings and os.path.lexists(Path(path).with_name(name)):
-            text = f"{name} beside it is not used: it is no regular file, or a link to none"
-            yield Finding(FindingCode.CONFIG_UNREADABLE, text)
+            yield f"{name} beside it is not used: it is no regular file, or a link to none"
 
 
 def within(folders: Sequence[Folder]) -> tuple[tuple[Config, ...], tuple[Finding, ...]]:

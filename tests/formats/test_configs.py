@@ -318,3 +318,25 @@ def test_a_file_that_only_counts_heads_is_no_config_unless_its_name_says_so(mode
     model.with_name("my_hparams.json").rename(model.with_name("any.json"))
     model.with_name("any.json").write_text('{"heads": 2, "hidden_size": 8}')
     assert origins(model) == ["config:any.json"]
+
+
+def test_many_files_that_are_no_configs_are_one_line(model: Path) -> None:
+    for number in range(25):
+        model.with_name(f"data-{number:02}.json").write_text("{")
+    model.with_name("config.json").write_text("{")
+    with open_checkpoint(model) as checkpoint:
+        own, rest, more = (finding.message for finding in checkpoint.findings)
+    assert own.startswith("config.json beside it is not used: cannot be parsed")
+    assert rest.startswith("data-00.json beside it is not used: cannot be parsed")
+    assert rest.endswith("; nor are data-01.json, data-02.json and 16 more, for this or other reasons")
+    assert more == (
+        "not looked at beside it, where many lie: data-19.json, data-20.json and 4 more; --config names the config"
+    )
+
+
+def test_two_files_that_are_no_configs_are_told_by_themselves(model: Path) -> None:
+    for name in ("data.json", "notes.yaml"):
+        model.with_name(name).write_text("{")
+    with open_checkpoint(model) as checkpoint:
+        said = [finding.message for finding in checkpoint.findings]
+    assert [text.partition(" beside it is not used: ")[0] for text in said] == ["data.json", "notes.yaml"]

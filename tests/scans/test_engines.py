@@ -207,7 +207,6 @@ def test_no_scheduler(training: Path, monkeypatch: pytest.MonkeyPatch, run) -> N
     assert "there is no Dask scheduler" in result.err
 
 
-@pytest.mark.gate
 def test_what_is_not_installed(training: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
     for name, argv in (("distributed", ("x.jsonl", "--dask", "tcp://h:1")), ("pyarrow.parquet", ("x.parquet",))):
         monkeypatch.setitem(sys.modules, name, None)
