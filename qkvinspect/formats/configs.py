@@ -84,7 +84,7 @@ def beside(source: ByteSource) -> tuple[tuple[Config, ...], tuple[Finding, ...]]
                 unused[name] = "it says no more of a model than its heads; --config names it if it is the config"
         except CheckpointError as error:
             unused[name] = error.message
-    told = [*_no_files(source.name, siblings), *_unused(unused, own), *_more(names[_MAX_FILES:])]
+    told = [*_no_files(source.name, siblings), *_unused(unused, own)]
     return tuple(configs), tuple(Finding(FindingCode.CONFIG_UNREADABLE, text) for text in told)
 
 
@@ -96,11 +96,6 @@ def _unused(why: Mapping[str, str], own: str) -> Iterator[str]:
             yield f"{name} beside it is not used: {reason}"
     if len(some) > 2:
         yield f"{some[0]} beside it is not used: {why[some[0]]}; nor are {_listed(some[1:])}, for this or other reasons"
-
-
-def _more(names: Sequence[str]) -> Iterator[str]:
-    if names:
-        yield f"not looked at beside it, where many lie: {_listed(names)}; --config names the config"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 
 from qkvinspect.checkpoint import Orientation
 from qkvinspect.errors import LayoutError
@@ -18,13 +19,23 @@ STRIPES = (2, 4, 8)
 def packings(layout: Layout) -> dict[str, Layout]:
     """The layout as it is, and with every other packing of the formula, by the packing in words.
 
-    The order of Q and K is left as it is where they have as many rows: the weights cannot tell these two from each
-    other.
+    The order of Q and K is left as it is where they have as many rows, or are beside each other in every group: the
+    weights hardly tell these two from each other.
     """
     found = {describe(layout): layout}
     for weights in _others(layout):
         other = replace(layout, weights=weights, subheads=())
         found.setdefault(describe(other), other)
+    return found
+
+
+def of_any_order(layout: Layout) -> dict[str, Layout]:
+    """The layout of one tensor in blocks and in groups of kv heads, with Q, K and V in every order, by the packing."""
+    found: dict[str, Layout] = {}
+    for order in permutations(("q", "k", "v")):
+        for groups in ("one", "kv_heads"):
+            other = replace(layout, weights=(replace(layout.weights[0], packing=Packing(order, groups=groups)),))
+            found[describe(other)] = other
     return found
 
 
@@ -67,25 +78,33 @@ def _others(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:
     if len(held) == 1 and sorted(held[0].order) == ["k", "q", "v"]:
         grouped = "heads" if layout.kv_heads == "equal" else "kv_heads"
         first, second = (part for part in held[0].order if part != "v")
-        for order in ((first, second, "v"), (first, "v", second), ("v", first, second)):
+        for order in _orders(first, second):
             for packing in (
                 Packing(order),
                 Packing(order, groups=grouped),
                 Packing(order, groups="heads", slot_innermost=True),
                 Packing(order, groups="rows"),
+                Packing(order, groups="rows", slot_innermost=True),
                 Packing(order, heads_innermost=True),
                 *(Packing(order, groups=stripes) for stripes in STRIPES),
             ):
                 yield (replace(layout.weights[0], packing=packing),)
-        if layout.found_by == "pattern" and layout.kv_heads != "equal":  # a name is no order
-            for order in ((second, first, "v"), (second, "v", first), ("v", second, first)):
-                yield (replace(layout.weights[0], packing=Packing(order)),)
+        for order in _orders(second, first) if layout.kv_heads != "equal" else ():
+            yield (replace(layout.weights[0], packing=Packing(order)),)
+            if layout.found_by == "pattern":  # a name is no order
                 yield (replace(layout.weights[0], packing=Packing(order, groups=grouped)),)
     elif sorted(sorted(packing.order) for packing in held) in ([["k", "v"], ["q"]], [["k", "q"], ["v"]]):
         yield from _of_pairs(layout)
     elif [packing.order for packing in held] in [[("q",), ("k",), ("v",)], [("k",), ("v",), ("q",)]]:
         for one, other in (("k", "v"), ("q", "v")):
             yield tuple(replace(stored, packing=_swapped(stored.packing, one, other)) for stored in layout.weights)
+
+
+def _orders(first: str, second: str) -> Iterator[tuple[str, str, str]]:
+    """Those in which V may stand beside Q and K."""
+    yield first, second, "v"
+    yield first, "v", second
+    yield "v", first, second
 
 
 def _of_pairs(layout: Layout) -> Iterator[tuple[StoredWeight, ...]]:

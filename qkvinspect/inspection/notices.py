@@ -12,7 +12,7 @@ from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.pairing import about_pairing
 from qkvinspect.inspection.report import Attention
-from qkvinspect.inspection.verdict import Evidence, Verdict
+from qkvinspect.inspection.verdict import Evidence, Verdict, exchanged
 from qkvinspect.layouts.packing import describe
 from qkvinspect.tensor_table import each_kind
 from qkvinspect.weights.weight import Weight
@@ -82,8 +82,9 @@ def about_evidence(
     yield from about_pairing(attention, heads)
     if packings is not None and packings.decided and not evidence.as_declared:
         text = f"the layout says {packing}, the weights say {packings.best.words(known and known.num_heads)}"
-        if {"q", "k"} <= {*packings.best.label.replace(",", " ").split()}:
-            text += ", or that with Q and K exchanged, as only their product is used"
+        said = packings.best.label
+        if {"q", "k"} <= {*said.replace(",", " ").split()} and not packings.weighs(exchanged(said)):
+            text += ", or that with Q and K exchanged"
         yield Finding(FindingCode.PACKING_AGAINST_WEIGHTS, f"{text} {_sure(packings)}", layer)
     elif heads is None or not heads.decided:
         return
@@ -114,7 +115,7 @@ def said_of_none(packings: Verdict, *, equal: bool) -> str:
         equal: whether Q has as many rows as K, so that nothing tells which is which.
     """
     said = packings.best.label
-    order = said[: said.rindex(", ") + 3] if ", " in said else said[:1]
+    order = ", ".join(word[:1] for word in said.split(", ", 2))
     other = order.translate(str.maketrans("qk", "kq"))
     both = f"{order} or {other}{said[len(order) :]}" if equal else said
     return f"none of these is what the weights say, {both} {_sure(packings)}"

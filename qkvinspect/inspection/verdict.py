@@ -46,6 +46,12 @@ class Weighed:
         return self.same_rows if num_heads is not None else f"{self.label}, or, in the same rows, {self.same_rows}"
 
 
+def exchanged(label: str) -> str:
+    """A packing in words, with Q and K each in the place of the other."""
+    order = len("q, k, v")
+    return label[:order].translate(str.maketrans("qk", "kq")) + label[order:]
+
+
 _CLEAR = 60.0
 """The difference of two scores that stands for odds of over a thousand, as likelihoods overstate them."""
 
@@ -78,6 +84,10 @@ class Verdict:
     @property
     def best(self) -> Weighed:
         return self.weighed[0]
+
+    def weighs(self, label: str) -> bool:
+        """Whether a packing was told from the others."""
+        return any(one.label == label for one in self.weighed)
 
     def tiled(self, num_heads: int) -> bool | None:
         """Whether so many heads that share kv heads are tiled; None where the weights do not tell."""

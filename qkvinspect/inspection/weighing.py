@@ -236,6 +236,8 @@ class _WeighedTogether:
             return self._apart(thorough)
         if verdict is None or not verdict.decided:
             return lambda module: module
+        if verdict.best.label not in ids:
+            return lambda module: _open(module, Evidence(None, verdict, as_declared=False))
         if any(unsettled(other, ids, verdict) for other in self._others([_name(one) for one in few.modules])):
             return self._apart(thorough)
 

@@ -116,7 +116,7 @@ def test_every_packing_is_recognised(others, tmp_path: Path, name: str) -> None:
 def test_every_packing_of_the_formula_is_one_of_them(others) -> None:
     layers = cases.layers(others["sceptr/SCEPTR_small"].path)
     assert cases.packings(8, layers[0].out.shape[1]) == PACKINGS
-    assert len(PACKINGS) == 21
+    assert len(PACKINGS) == 24
 
 
 @pytest.mark.parametrize("groups", ["one", "heads"])

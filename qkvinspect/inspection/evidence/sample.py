@@ -34,6 +34,10 @@ _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encodin
 _EVEN = 2.1
 """The fourth moment by the square of the second, up to which values are spread evenly."""
 
+_COPIES = 0.2
+"""The share of rows that are copies from which they are more than a head or two: of 4 kv heads for 8 heads a third."""
+_LED_BY = 4  # values of rows that are compared before the rest
+
 _FIRST_ROWS = 32
 _PAIRS = 6
 _UPRIGHT = 0.1
@@ -227,10 +231,12 @@ def _stored(source: LayerWeights) -> Iterator[Weight]:
 def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int) -> Sample | None:
     """Compare the rows of matrices of the same width with each other; None if one is an orthogonal one, untrained.
 
-    Nor where the places of zeros would speak instead of the values: in blocks, or where hardly any are left. Their last
-    column is the biases.
+    Nor where the places of zeros would speak instead of the values: in blocks, or where hardly any are left; nor where
+    K and V were written once for each head that shares them. Their last column is the biases.
     """
     if any(map(_orthogonal, found)) or not all(map(_with_values, found)):
+        return None
+    if _written_again(found if columns is None else found[:-1]):
         return None
     spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
     lengths = np.concatenate([lengths_of(values) for values in found])
@@ -252,6 +258,15 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
 def _with_values(values: Array) -> bool:
     """Whether values speak and not the places of zeros."""
     return hardly_any(values) or not (in_blocks(values) or too_few(values[:, :-1]))
+
+
+def _written_again(found: Sequence[Array]) -> bool:
+    """Whether many rows are copies of others: how often each was written is then what ties them, and not the heads."""
+    first = np.concatenate([values[:, :_LED_BY] for values in found])
+    if len(first) - len({row.tobytes() for row in first}) < _COPIES * len(first):
+        return False
+    rows = [row.tobytes() for values in found for row in values[values.any(axis=1)]]
+    return len(rows) - len({*rows}) >= _COPIES * len(rows) > 0
 
 
 def _spread_evenly(values: Array) -> bool:
